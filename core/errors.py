@@ -1,0 +1,77 @@
+"""What went wrong, in the shape OpenAI's clients read.
+
+A `Problem` is the value that is stored with a job, sent in an event and written to an error file; `ApiError` is the same
+thing on its way out of a handler. Source of the fields and types: the error object of OpenAI's API description.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+INVALID_REQUEST: Final = "invalid_request_error"
+SERVER_ERROR: Final = "server_error"
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One failure: an HTTP status and the four fields of the error envelope."""
+
+    status: int
+    message: str
+    type: str = INVALID_REQUEST
+    code: str | None = None
+    param: str | None = None
+
+    def envelope(self) -> dict[str, Any]:
+        """`{"error": {message, type, param, code}}`, all four always there."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def to_json(self) -> str:
+        """As a `problem` column holds it."""
+        return msgspec.json.encode(self).decode()
+
+    @staticmethod
+    def from_json(stored: str) -> Problem:
+        """The value of a `problem` column."""
+        return msgspec.json.decode(stored, type=Problem)
+
+
+class MillraceError(Exception):
+    """Something failed in a way we can name."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (self.__doc__ or "").splitlines()[0])
+
+
+class ConfigError(MillraceError):
+    """A setting or a model file is wrong; the message names the key."""
+
+
+class SchemaMismatch(MillraceError):
+    """The database schema is not the one this code needs. Run `millrace db upgrade`."""
+
+
+class ApiError(MillraceError):
+    """A request is answered with a problem."""
+
+    def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem.message)
+        self.problem = problem
+        self.headers = headers or {}
+
+
+def bad_request(message: str, *, code: str, param: str | None = None) -> ApiError:
+    """400: the caller must change something."""
+    return ApiError(Problem(status=400, message=message, code=code, param=param))
+
+
+def not_found(message: str, *, code: str | None = None, param: str | None = None) -> ApiError:
+    """404: unknown, or somebody else's, which must look the same."""
+    return ApiError(Problem(status=404, message=message, code=code, param=param))
+
+
+def unavailable(message: str, *, retry_after_seconds: int = 5) -> ApiError:
+    """503: nothing is wrong with the request; come back shortly."""
+    problem = Problem(status=503, message=message, type=SERVER_ERROR, code="service_unavailable")
+    return ApiError(problem, {"Retry-After": str(retry_after_seconds)})

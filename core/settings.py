@@ -1,0 +1,114 @@
+"""Settings: one class, read once by each process at its entry point. This file is the operator's manual.
+
+Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_URL`/`REDIS_URL`), `millrace.toml`, defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import AliasChoices, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from core.errors import ConfigError
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+MIB: Final = 1 << 20
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="MILLRACE_", toml_file="millrace.toml", extra="forbid", populate_by_name=True, frozen=True
+    )
+
+    state_dir: Path = Field(ROOT / ".state", description="Where the single-machine stack keeps data, sockets and logs.")
+    models_dir: Path = Field(ROOT / "models", description="The folder of model files: one YAML per served model.")
+    files_dir: Path | None = Field(None, description="Uploaded and produced files; default: `files` in state_dir.")
+    database_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("MILLRACE_DATABASE_URL", "DATABASE_URL"),
+        description="A Postgres to use instead of the bundled one: postgresql://user@host/name.",
+    )
+    redis_url: str | None = Field(
+        None,
+        validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL"),
+        description="A Valkey or Redis (6.2 or later) to use instead of the bundled one: redis://host:6379/0.",
+    )
+    key_prefix: str = Field(
+        "millrace:", description="Starts every key and channel, so that deployments can share a Redis."
+    )
+    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+
+    host: str = Field("127.0.0.1", description="The address the api listens on.")
+    port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
+    body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
+    file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
+    batch_file_bytes: int = Field(200 * MIB, ge=1024, description="Largest uploaded batch input file in bytes.")
+    batch_lines: int = Field(50_000, ge=1, description="Most lines in one batch.")
+    line_bytes: int = Field(MIB, ge=1024, description="Longest line of a batch input file in bytes.")
+    error_lines: int = Field(100, ge=1, description="Most bad lines listed in the errors of a failed batch.")
+    keep_alive_seconds: float = Field(
+        15, gt=0, description="A silent stream sends a comment, and checks the row, this often."
+    )
+    chat_timeout_seconds: float = Field(
+        570, gt=0, description="A chat waits this long for its answer; SDKs give up at 600."
+    )
+
+    slots: int = Field(
+        8, ge=1, le=256, description="Sequences an engine decodes side by side, unless the model file says."
+    )
+    chat_threads: int = Field(32, ge=1, le=512, description="Chat jobs one worker takes at a time.")
+    batch_lanes: int = Field(
+        2, ge=1, le=8, description="Shards of a model a worker runs at a time, so slots never run dry."
+    )
+    shard_lines: int = Field(128, ge=1, description="Lines a shard holds: what a worker takes under one lease.")
+    lease_seconds: float = Field(
+        60, ge=1, description="A shard or job unheard of for this long is given to another worker."
+    )
+    heartbeat_seconds: float = Field(10, gt=0, description="How often a worker renews its leases.")
+    commit_lines: int = Field(32, ge=1, description="Results written in one transaction at most.")
+    commit_seconds: float = Field(0.5, gt=0, description="A finished line waits at most this long to be written.")
+    line_attempts: int = Field(3, ge=1, description="Engine crashes a line survives before it fails with engine_crash.")
+    job_attempts: int = Field(3, ge=1, description="Workers that may die under a chat job before it fails.")
+    engine_restart_seconds: float = Field(
+        0.5, gt=0, description="Pause before a crashed engine restarts; doubles up to 30 s."
+    )
+
+    sweep_seconds: float = Field(
+        5, gt=0, description="How often the clerk looks for lost tickets, leases and deadlines."
+    )
+    ticket_seconds: float = Field(15, gt=0, description="Work not begun this long after its ticket gets another one.")
+    poll_seconds: float = Field(
+        20, gt=0, description="How often a worker looks for work itself, in case Redis is deaf."
+    )
+    drain_seconds: float = Field(25, ge=1, description="A process told to stop has this long before it leaves.")
+    file_days: float = Field(30, gt=0, description="Batch input and output files without an expiry are kept this long.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, TOML: in this order, and no .env file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @property
+    def files_root(self) -> Path:
+        """The directory of the file store."""
+        return self.files_dir or self.state_dir / "files"
+
+
+def load_settings(**overrides: Any) -> Settings:  # Any: the fields' own types, checked by the class
+    """Read the settings, or say which one is wrong and why."""
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ConfigError(f"Settings are wrong: {wrong}. See core/settings.py for what each one means.") from None

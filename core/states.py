@@ -1,0 +1,77 @@
+"""The states of jobs, batches and shards, and which may follow which.
+
+Knows names only. `db/tables.py` repeats the finality of these in CHECKs and each move is one conditional UPDATE in `db/`.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class JobState(StrEnum):
+    """A job waits, runs under a lease, and ends once.
+
+    A batch line never shows RUNNING: its shard holds the lease, so it goes from QUEUED to its end in one write.
+    """
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+class BatchState(StrEnum):
+    """OpenAI's batch statuses; see `BATCH_MOVES`."""
+
+    VALIDATING = "validating"
+    IN_PROGRESS = "in_progress"
+    FINALIZING = "finalizing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+
+
+class ShardState(StrEnum):
+    """READY may be claimed, RUNNING is under a lease, DONE has no line left to run."""
+
+    READY = "ready"
+    RUNNING = "running"
+    DONE = "done"
+
+
+JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
+    JobState.QUEUED: frozenset(
+        {JobState.RUNNING, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}
+    ),
+    JobState.RUNNING: frozenset({JobState.QUEUED, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED}),
+    JobState.COMPLETED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.EXPIRED: frozenset(),
+}
+
+BATCH_MOVES: Final[dict[BatchState, frozenset[BatchState]]] = {
+    BatchState.VALIDATING: frozenset({BatchState.IN_PROGRESS, BatchState.FAILED, BatchState.CANCELLING}),
+    BatchState.IN_PROGRESS: frozenset({BatchState.FINALIZING, BatchState.CANCELLING}),
+    BatchState.FINALIZING: frozenset({BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLING}),
+    BatchState.CANCELLING: frozenset({BatchState.CANCELLED}),
+    BatchState.COMPLETED: frozenset(),
+    BatchState.FAILED: frozenset(),
+    BatchState.EXPIRED: frozenset(),
+    BatchState.CANCELLED: frozenset(),
+}
+
+FINAL_JOB_STATES: Final = tuple(state for state, moves in JOB_MOVES.items() if not moves)
+FINAL_BATCH_STATES: Final = tuple(state for state, moves in BATCH_MOVES.items() if not moves)
+
+
+def sources(
+    state: BatchState,
+) -> tuple[BatchState, ...]:
+    """The states a batch may come from when it enters `state`."""
+    return tuple(source for source, moves in BATCH_MOVES.items() if state in moves)

@@ -1,0 +1,52 @@
+"""The one JSON parser for everything that comes from outside: request bodies and batch lines.
+
+Refuses what JSON or our storage cannot hold: NaN and infinities (1e400 too), NUL characters, lone surrogates, bad UTF-8,
+nesting and digits without end. Duplicate keys: the last one wins, as everywhere.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any, Final
+
+import pydantic_core
+
+# Only these spellings can hide a NUL or a number that becomes infinite; a body without them needs no walk.
+_SUSPICIOUS: Final = re.compile(rb"\\u0000|\d[eE]\+?\d{3}|\d{300}")
+
+
+class InvalidJson(ValueError):
+    """The bytes are not JSON we accept; the message says why and never repeats the content."""
+
+
+def parse_json(raw: bytes) -> Any:  # Any: it may be any JSON value; a wire type makes it something
+    """Parse one JSON document."""
+    try:
+        value = pydantic_core.from_json(raw, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidJson(_reason(error)) from None
+    if _SUSPICIOUS.search(raw):
+        _check(value)
+    return value
+
+
+def _reason(error: ValueError) -> str:
+    text = str(error).split("\n", 1)[0]
+    return text if len(text) < 200 else text[:200]
+
+
+def _check(value: Any) -> None:  # Any: a parsed JSON value
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        match item:
+            case str() if "\0" in item:
+                raise InvalidJson("the character U+0000 is not allowed in any string")
+            case float() if not math.isfinite(item):
+                raise InvalidJson("a number is too large to represent")
+            case dict():
+                stack.extend(item.keys())
+                stack.extend(item.values())
+            case list():
+                stack.extend(item)

@@ -1,0 +1,137 @@
+"""The body of a chat completion: what is accepted, within which limits, and what is refused on purpose.
+
+Knows nothing of models: defaults that a model sets are `None` here. Fields OpenAI defines and we may ignore are not listed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import Field, StringConstraints, field_validator, model_validator
+
+from core.wire.validation import Unsupported, WireModel
+
+MAX_MESSAGES: Final = 2048
+MAX_TOKENS: Final = 1 << 20
+
+_DANGEROUS: Final = ("chat_template", "grammar", "api_base", "base_url", "n_discard", "lora", "mmproj")
+# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do yet.
+_NOT_YET: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+    "n": (1,),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "typical_p": (1, 1.0),
+    "mirostat": (0,),
+}
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+
+
+class TextPart(WireModel):
+    """A piece of text content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(WireModel):
+    """One turn. Content is text, or a list of text parts; only an assistant that called tools may have none."""
+
+    role: Role
+    content: str | list[TextPart] | None = None
+    name: str | None = Field(None, max_length=64)
+    tool_calls: list[dict[str, Any]] | None = None  # Any: shown to the template as it came
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        """A list of other parts gets the message that helps, instead of a union's complaints."""
+        for part in value if isinstance(value, list) else ():
+            if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text":
+                raise Unsupported(f"Content parts of type '{part['type'][:32]}' are not supported; send text.")
+        return value
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError(f"a message of role '{self.role}' needs content")
+        return self
+
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class StreamOptions(WireModel):
+    """What a stream adds."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ChatRequest(WireModel):
+    """`POST /v1/chat/completions`, `POST /v1/jobs`, and the body of a batch line."""
+
+    model: str = Field(min_length=1, max_length=256)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1 << 20)
+    min_p: float | None = Field(None, ge=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    repeat_penalty: float | None = Field(None, gt=0, le=2)
+    ignore_eos: bool | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: object) -> object:
+        """Say no to what would be dangerous, or silently not done."""
+        if not isinstance(body, dict):
+            return body
+        for name in _DANGEROUS:
+            if body.get(name) is not None:
+                message = f"'{name}' cannot be set by a request; it belongs to the server's model file."
+                raise Unsupported(message, param=name)
+        for name, harmless in _NOT_YET.items():
+            if body.get(name) is not None and body[name] not in harmless:
+                raise Unsupported(f"'{name}' with this value is not supported by this server.", param=name)
+        return body
+
+    @model_validator(mode="after")
+    def _stream_options_need_stream(self) -> ChatRequest:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("'stream_options' is only allowed when 'stream' is true")
+        return self
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def include_usage(self) -> bool:
+        """Does the stream end with a usage chunk?"""
+        return bool(self.stream_options and self.stream_options.include_usage)

@@ -1,0 +1,182 @@
+"""Statements on single jobs: a chat request's way from queued to its end. The clock is the database's."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Insert, Select, Update, and_, func, insert, select, update
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+from core.states import JobState
+from db.tables import Job, UsageDaily
+
+
+def insert_job(job_id: str, tenant_id: str, model: str, body: str) -> Insert:
+    """A queued chat job."""
+    return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body)
+
+
+def find_job(job_id: str, tenant_id: str) -> Select[Job]:
+    """A chat job of this tenant; batch lines are not found here."""
+    return select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id, Job.batch_id.is_(None))
+
+
+def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate of the columns a worker needs
+    """Take a queued job, or return no row: somebody has it, or it has ended."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.state == JobState.QUEUED)
+        .values(
+            state=JobState.RUNNING,
+            owner=owner,
+            lease_until=func.now() + lease,
+            fence=Job.fence + 1,
+            attempt=Job.attempt + 1,
+            started_at=func.coalesce(Job.started_at, func.now()),
+        )
+        .returning(Job.id, Job.tenant_id, Job.model, Job.body, Job.attempt, Job.fence, Job.created_at)
+    )
+
+
+def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Select[str, str]:
+    """Queued chat jobs (id, model) whose ticket must have been lost."""
+    return (
+        select(Job.id, Job.model)
+        .where(
+            Job.model.in_(models),
+            Job.state == JobState.QUEUED,
+            Job.batch_id.is_(None),
+            Job.dispatched_at < func.now() - age,
+        )
+        .order_by(Job.created_at)
+        .limit(limit)
+    )
+
+
+def mark_jobs_dispatched(job_ids: list[str]) -> Update:
+    """Another ticket is on its way."""
+    return update(Job).where(Job.id.in_(job_ids), Job.state == JobState.QUEUED).values(dispatched_at=func.now())
+
+
+def renew_jobs(owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Renew every lease of a worker; the rows say which jobs it still holds and which shall stop."""
+    return (
+        update(Job)
+        .where(Job.owner == owner, Job.state == JobState.RUNNING)
+        .values(lease_until=func.now() + lease)
+        .returning(Job.id, Job.fence, Job.cancel_requested)
+    )
+
+
+def complete_job(
+    job_id: str, fence: int, *, answer: str, tokens: tuple[int, int, int], build: str, model_hash: str | None
+) -> Any:  # Any: ReturningUpdate
+    """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached."""
+    prompt, completion, cached = tokens
+    return _end(job_id, fence).values(
+        state=JobState.COMPLETED,
+        answer=answer,
+        prompt_tokens=prompt,
+        completion_tokens=completion,
+        cached_tokens=cached,
+        engine_build=build,
+        model_hash=model_hash,
+    )
+
+
+def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: ReturningUpdate
+    """The stored problem of a running job, if its lease is still ours."""
+    return _end(job_id, fence).values(state=JobState.FAILED, problem=problem)
+
+
+def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: ReturningUpdate
+    """A running job stopped as it was asked to."""
+    return _end(job_id, fence).values(state=JobState.CANCELLED)
+
+
+def _end(job_id: str, fence: int) -> Any:  # Any: ReturningUpdate, before its values
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.fence == fence, Job.state == JobState.RUNNING)
+        .values(owner=None, lease_until=None, finished_at=func.now())
+        .returning(Job.id)
+    )
+
+
+def cancel_queued_job(job_id: str) -> Any:  # Any: ReturningUpdate
+    """A job nobody has begun ends at once."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.state == JobState.QUEUED)
+        .values(state=JobState.CANCELLED, cancel_requested=True, finished_at=func.now())
+        .returning(Job.id)
+    )
+
+
+def request_cancel(job_id: str) -> Update:
+    """Ask the worker that runs it; it sees this with its next heartbeat if the hint by Redis is lost."""
+    return update(Job).where(Job.id == job_id, Job.state == JobState.RUNNING).values(cancel_requested=True)
+
+
+def release_job(job_id: str, fence: int) -> Any:  # Any: ReturningUpdate
+    """Give a running job back unfinished, its attempt unspent: the worker is leaving."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, Job.fence == fence, Job.state == JobState.RUNNING)
+        .values(state=JobState.QUEUED, owner=None, lease_until=None, attempt=Job.attempt - 1)
+        .returning(Job.id, Job.model)
+    )
+
+
+def requeue_lost_jobs(max_attempts: int) -> Any:  # Any: ReturningUpdate
+    """Running jobs whose worker has gone silent wait again, unless they were asked to stop or have tried enough."""
+    return (
+        update(Job)
+        .where(_lost(), Job.attempt < max_attempts, Job.cancel_requested.is_(False))
+        .values(state=JobState.QUEUED, owner=None, lease_until=None, dispatched_at=func.now())
+        .returning(Job.id, Job.model)
+    )
+
+
+def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: ReturningUpdate
+    """Running jobs whose worker has gone silent too often end as failed."""
+    return (
+        update(Job)
+        .where(_lost(), Job.attempt >= max_attempts, Job.cancel_requested.is_(False))
+        .values(state=JobState.FAILED, problem=problem, owner=None, lease_until=None, finished_at=func.now())
+        .returning(Job.id, Job.attempt)
+    )
+
+
+def cancel_lost_jobs() -> Any:  # Any: ReturningUpdate
+    """Running jobs whose worker has gone silent after they were asked to stop."""
+    return (
+        update(Job)
+        .where(_lost(), Job.cancel_requested.is_(True))
+        .values(state=JobState.CANCELLED, owner=None, lease_until=None, finished_at=func.now())
+        .returning(Job.id, Job.attempt)
+    )
+
+
+def _lost() -> Any:  # Any: a SQL condition
+    return and_(Job.state == JobState.RUNNING, Job.lease_until < func.now())
+
+
+def add_usage(
+    tenant_id: str, model: str, *, requests: int, prompt_tokens: int, completion_tokens: int, cached_tokens: int
+) -> PostgresInsert:
+    """Raise today's usage. Always the last statement of its transaction: many meet on this row."""
+    counts = {
+        "requests": requests,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "cached_tokens": cached_tokens,
+    }
+    today = func.timezone("UTC", func.now()).cast(UsageDaily.day.type)
+    new = postgres_insert(UsageDaily).values(tenant_id=tenant_id, model=model, day=today, **counts)
+    return new.on_conflict_do_update(
+        index_elements=[UsageDaily.tenant_id, UsageDaily.model, UsageDaily.day],
+        set_={name: UsageDaily.__table__.c[name] + new.excluded[name] for name in counts},
+    )

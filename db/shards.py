@@ -1,0 +1,196 @@
+"""Statements on shards: claim, renew, write results under the fence, release, finish. Only the database's clock counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from sqlalchemy import (
+    Select,
+    TextClause,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+    true,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, TEXT
+from sqlalchemy.orm import aliased
+
+from core.states import BatchState, JobState, ShardState
+from db.tables import Batch, Job, Shard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineResult:
+    """How one line ended: an answer with its tokens, or a problem (JSON text of `core.errors.Problem`)."""
+
+    job_id: str
+    answer: str | None = None
+    problem: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def is_completed(self) -> bool:
+        """Does the line go to the output file?"""
+        return self.answer is not None
+
+
+def _claimable() -> Any:  # Any: a SQL condition
+    return or_(
+        Shard.state == ShardState.READY,
+        and_(Shard.state == ShardState.RUNNING, Shard.lease_until < func.now()),
+    )
+
+
+def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate of Shard
+    """Take the most urgent shard of a model: earliest deadline (by the hour), then the tenant with the least running work.
+
+    Looks at the first open shard of each open batch, so the cost grows with batches, not with their lines. No row: nothing
+    to take. Two workers never get the same one (SKIP LOCKED, then the condition again).
+    """
+    held = aliased(Shard)
+    running_of_tenant = (
+        select(func.count())
+        .where(held.tenant_id == Batch.tenant_id, held.state == ShardState.RUNNING)
+        .correlate(Batch)
+        .scalar_subquery()
+    )
+    first_of_batch = (
+        select(Shard.id)
+        .where(Shard.batch_id == Batch.id, Shard.model == model, _claimable())
+        .order_by(Shard.position)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .correlate(Batch)
+        .lateral()
+    )
+    best = (
+        select(first_of_batch.c.id)
+        .select_from(Batch)
+        .join(first_of_batch, true())
+        .where(Batch.status == BatchState.IN_PROGRESS)
+        .order_by(func.date_trunc("hour", Batch.expires_at), running_of_tenant, Batch.expires_at)
+        .limit(1)
+        .scalar_subquery()
+    )
+    return (
+        update(Shard)
+        .where(Shard.id == best, _claimable())
+        .values(
+            state=ShardState.RUNNING,
+            owner=owner,
+            fence=Shard.fence + 1,
+            attempt=Shard.attempt + 1,
+            lease_until=func.now() + lease,
+        )
+        .returning(Shard.id, Shard.batch_id, Shard.tenant_id, Shard.model, Shard.fence, Shard.lines)
+    )
+
+
+def queued_lines(shard_id: str) -> Select[str, str]:
+    """Lines (id, body) of a shard that have no result yet, in input order."""
+    return select(Job.id, Job.body).where(Job.shard_id == shard_id, Job.state == JobState.QUEUED).order_by(Job.line)
+
+
+def renew_shards(owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Renew every lease of a worker; the rows say what it still holds, and whether the batch still wants it."""
+    status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
+    return (
+        update(Shard)
+        .where(Shard.owner == owner, Shard.state == ShardState.RUNNING)
+        .values(lease_until=func.now() + lease)
+        .returning(Shard.id, Shard.fence, status)
+    )
+
+
+_WRITE_LINES: Final = text(
+    """
+    UPDATE jobs SET
+        state = CASE WHEN new.answer IS NULL THEN 'failed' ELSE 'completed' END,
+        answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
+        prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens, cached_tokens = new.cached_tokens,
+        engine_build = :build, model_hash = :model_hash, finished_at = now()
+    FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached)
+        AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens)
+    WHERE jobs.id = new.id AND jobs.shard_id = :shard_id AND jobs.state = 'queued'
+    RETURNING jobs.id
+    """
+).bindparams(
+    bindparam("ids", type_=ARRAY(TEXT)),
+    bindparam("answers", type_=ARRAY(TEXT)),
+    bindparam("problems", type_=ARRAY(TEXT)),
+    bindparam("prompt", type_=ARRAY(INTEGER)),
+    bindparam("completion", type_=ARRAY(INTEGER)),
+    bindparam("cached", type_=ARRAY(INTEGER)),
+)
+
+
+def write_lines(shard_id: str, results: list[LineResult], *, build: str, model_hash: str | None) -> TextClause:
+    """Store results of a shard's lines; the rows are those that were still open. Follow with `count_lines`."""
+    return _WRITE_LINES.bindparams(
+        shard_id=shard_id,
+        build=build,
+        model_hash=model_hash,
+        ids=[result.job_id for result in results],
+        answers=[result.answer for result in results],
+        problems=[result.problem for result in results],
+        prompt=[result.prompt_tokens for result in results],
+        completion=[result.completion_tokens for result in results],
+        cached=[result.cached_tokens for result in results],
+    )
+
+
+def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Any:  # Any: ReturningUpdate
+    """Add what `write_lines` stored, under the fence, and tell the batch's status.
+
+    No row: the lease is lost, and the transaction must be rolled back.
+    """
+    completed = sum(result.is_completed for result in written)
+    status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
+    return (
+        update(Shard)
+        .where(Shard.id == shard_id, Shard.fence == fence, Shard.state == ShardState.RUNNING)
+        .values(
+            lines_completed=Shard.lines_completed + completed,
+            lines_failed=Shard.lines_failed + len(written) - completed,
+            prompt_tokens=Shard.prompt_tokens + sum(result.prompt_tokens for result in written),
+            completion_tokens=Shard.completion_tokens + sum(result.completion_tokens for result in written),
+            cached_tokens=Shard.cached_tokens + sum(result.cached_tokens for result in written),
+        )
+        .returning(status)
+    )
+
+
+def leave_shard(shard_id: str, fence: int) -> Any:  # Any: ReturningUpdate of the new state
+    """Give a shard up: done when no line is open, else ready for the next, its attempt unspent."""
+    open_line = exists().where(Job.shard_id == shard_id, Job.state == JobState.QUEUED)
+    return (
+        update(Shard)
+        .where(Shard.id == shard_id, Shard.fence == fence, Shard.state == ShardState.RUNNING)
+        .values(
+            state=case((open_line, ShardState.READY), else_=ShardState.DONE),
+            attempt=case((open_line, Shard.attempt - 1), else_=Shard.attempt),
+            owner=None,
+            lease_until=None,
+        )
+        .returning(Shard.state, Shard.batch_id)
+    )
+
+
+def models_with_claimable_shards() -> Select[str]:
+    """Models whose workers should look for shards."""
+    return (
+        select(Shard.model)
+        .join(Batch, Batch.id == Shard.batch_id)
+        .where(_claimable(), Batch.status == BatchState.IN_PROGRESS)
+        .distinct()
+    )

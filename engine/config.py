@@ -1,0 +1,36 @@
+"""How one engine is set up. The engine takes this and never looks at the environment."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Backend(StrEnum):
+    """What decodes: llama.cpp, or the deterministic stand-in that ships with the code."""
+
+    LLAMA = "llama"
+    FAKE = "fake"
+
+
+class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine: one model on one device, `slots` sequences side by side.
+
+    `context_size` is the room of one sequence in tokens; `endpoint` is a directory that holds the engine's Unix sockets.
+    `stopwords` end every answer of this model. `step_seconds` is the fake's time per step.
+    """
+
+    model: str
+    endpoint: str
+    backend: Backend = Backend.LLAMA
+    model_path: str = ""
+    context_size: int = 2048
+    slots: int = 8
+    threads: int = 0
+    gpu_layers: int = 0
+    batch_tokens: int = 2048
+    ubatch_tokens: int = 512
+    chat_template: str | None = None
+    stopwords: list[str] = []
+    step_seconds: float = 0.0

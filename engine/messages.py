@@ -1,0 +1,178 @@
+"""What an engine is asked and what it answers: the values that cross its socket.
+
+Knows shapes only. Every value is frozen, encodes to msgpack, and means the same in the engine process and in its clients.
+Token counts are in the model's own tokens; times never cross (each side has its own clock).
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+
+class FinishReason(StrEnum):
+    """Why a sequence ended, in OpenAI's words; CANCELLED is ours and never reaches a client."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next token is chosen. Temperature 0 is greedy and deterministic; the defaults change nothing."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    repeat_penalty: float = 1.0
+
+
+class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
+    """Messages for the model's chat template: `role` and text `content`, as the wire types left them."""
+
+    messages: list[dict[str, Any]]  # Any: a message's further fields belong to the template
+    template_kwargs: dict[str, Any] = {}  # Any: booleans and short strings, checked at the edge
+
+
+class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
+    """Raw text: no template; special-token spellings stay text."""
+
+    text: str
+
+
+class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
+    """Token ids, each checked against the vocabulary."""
+
+    tokens: list[int]
+
+
+class Priority(StrEnum):
+    """Chat is admitted before batch."""
+
+    CHAT = "chat"
+    BATCH = "batch"
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One generation. `id` is chosen by the client and unique among its running requests.
+
+    `max_tokens` None means: until the model stops or the context is full.
+    `stream` asks for a `Delta` per step; without it only the `Finished` comes, with the whole text.
+    """
+
+    id: str
+    prompt: ChatPrompt | TextPrompt | TokenPrompt
+    sampling: Sampling = Sampling()
+    max_tokens: int | None = None
+    stop: list[str] = []
+    ignore_eos: bool = False
+    stream: bool = False
+    priority: Priority = Priority.CHAT
+    tenant: str = ""
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens of one request. `cached_tokens` of the prompt were not computed again."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = 0
+
+
+# --- client → engine -------------------------------------------------------------------------------------------------
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
+    """A client is here; repeated until the engine's `Welcome` arrives."""
+
+    client: str
+
+
+class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
+    """Work for the engine that booted as `boot_id`; another boot drops it, since its client already counts it lost."""
+
+    client: str
+    boot_id: str
+    requests: list[Request]
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
+    """Stop these; each still ends with a `Finished` whose reason is CANCELLED. Unknown ids are ignored."""
+
+    client: str
+    boot_id: str
+    request_ids: list[str]
+
+
+ToEngine = Hello | Submit | Cancel
+
+
+# --- engine → client -------------------------------------------------------------------------------------------------
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is running: sent once to each client."""
+
+    model: str
+    build: str
+    context_size: int
+    slots: int
+    num_vocab: int
+
+
+class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+    """The engine knows this client; the model is loaded."""
+
+    boot_id: str
+    info: EngineInfo
+
+
+class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
+    """The loop turned: sent by the loop's own thread about twice a second, busy or idle. A hung decode sends none."""
+
+    boot_id: str
+    num_steps: int
+    num_running: int
+    num_waiting: int
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
+    """New text of one streamed request: whole characters, nothing that may still become a stop string."""
+
+    request_id: str
+    text: str
+    num_tokens: int
+
+
+class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
+    """The end of a request. `text` is the whole answer, streamed or not."""
+
+    request_id: str
+    reason: FinishReason
+    text: str
+    usage: Usage
+
+
+class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
+    """The request could not be run; the engine is fine. `code` and `param` are what an API error needs."""
+
+    request_id: str
+    code: str
+    message: str
+    param: str | None = None
+
+
+class Outputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):
+    """Everything one step has for one client, in order."""
+
+    boot_id: str
+    items: list[Delta | Finished | Failed]
+
+
+FromEngine = Welcome | Tick | Outputs
