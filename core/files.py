@@ -40,7 +40,7 @@ class FileStore:
         temporary = final.with_name(f"{file_id}.{os.getpid()}{_TEMPORARY}")
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         try:
-            with open(os.open(temporary, flags, 0o600), "wb") as stream:
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -52,7 +52,7 @@ class FileStore:
 
     def open(self, file_id: str) -> BinaryIO:
         """Raises FileNotFoundError when there is no such content."""
-        return open(os.open(self.path(file_id), os.O_RDONLY | os.O_NOFOLLOW), "rb")
+        return os.fdopen(os.open(self.path(file_id), os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
     def size(self, file_id: str) -> int:
         """Bytes of the content."""

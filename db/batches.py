@@ -59,6 +59,19 @@ def move(batch_id: str, to: BatchState, **columns: Any) -> Any:  # Any: the colu
     )
 
 
+def start(batch_id: str, *, lines: int, lines_failed: int, model: str | None) -> Any:  # Any: ReturningUpdate
+    """The file was good: the batch runs, and its window counts from its creation."""
+    window = func.make_interval(0, 0, 0, 0, 0, 0, Batch.window_seconds)
+    return move(
+        batch_id,
+        BatchState.IN_PROGRESS,
+        lines=lines,
+        lines_failed=lines_failed,
+        model=model,
+        expires_at=Batch.created_at + window,
+    )
+
+
 def begin_finalizing(batch_id: str) -> Any:  # Any: ReturningUpdate
     """All shards are done: the batch goes on to its files. No row: some are not, or it is past this point."""
     open_shard = exists().where(Shard.batch_id == batch_id, Shard.state != ShardState.DONE)
@@ -71,6 +84,17 @@ def has_running_shard(batch_id: str) -> Select[bool]:
     """Does a live worker still hold lines of this batch?"""
     held = exists().where(Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now())
     return select(held)
+
+
+def is_clerks_turn(batch_id: str) -> Select[bool]:
+    """Is the batch closing, with no live worker on it? Then finalize may run."""
+    held = exists().where(
+        Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now()
+    )
+    closing = exists().where(
+        Batch.id == batch_id, Batch.status.in_((BatchState.FINALIZING, BatchState.CANCELLING))
+    )
+    return select(closing & ~held)
 
 
 def expire_batches() -> Any:  # Any: ReturningUpdate

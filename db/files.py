@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Insert, Select, exists, func, insert, select, update
+from sqlalchemy import Delete, Insert, Select, delete, exists, func, insert, select, update
 
 from core.states import FINAL_BATCH_STATES
 from db.tables import Batch, File
@@ -64,3 +64,8 @@ def removable_files(limit: int) -> Select[str]:
     """Hidden files that no open batch reads: their bytes and rows may go."""
     in_use = exists().where(Batch.input_file_id == File.id, Batch.status.not_in(FINAL_BATCH_STATES))
     return select(File.id).where(File.deleted_at.is_not(None), ~in_use).limit(limit)
+
+
+def forget_files(file_ids: list[str]) -> Delete:
+    """Rows of files whose bytes are gone."""
+    return delete(File).where(File.id.in_(file_ids), File.deleted_at.is_not(None))

@@ -60,11 +60,11 @@ def mark_jobs_dispatched(job_ids: list[str]) -> Update:
     return update(Job).where(Job.id.in_(job_ids), Job.state == JobState.QUEUED).values(dispatched_at=func.now())
 
 
-def renew_jobs(owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
-    """Renew every lease of a worker; the rows say which jobs it still holds and which shall stop."""
+def renew_jobs(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Renew a worker's leases on jobs of these models; the rows say which it still holds and which shall stop."""
     return (
         update(Job)
-        .where(Job.owner == owner, Job.state == JobState.RUNNING)
+        .where(Job.owner == owner, Job.model.in_(models), Job.state == JobState.RUNNING)
         .values(lease_until=func.now() + lease)
         .returning(Job.id, Job.fence, Job.cancel_requested)
     )

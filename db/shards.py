@@ -101,12 +101,12 @@ def queued_lines(shard_id: str) -> Select[str, str]:
     return select(Job.id, Job.body).where(Job.shard_id == shard_id, Job.state == JobState.QUEUED).order_by(Job.line)
 
 
-def renew_shards(owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
-    """Renew every lease of a worker; the rows say what it still holds, and whether the batch still wants it."""
+def renew_shards(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Renew a worker's leases on shards of these models; the rows say what it still holds and the batch's status."""
     status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
     return (
         update(Shard)
-        .where(Shard.owner == owner, Shard.state == ShardState.RUNNING)
+        .where(Shard.owner == owner, Shard.model.in_(models), Shard.state == ShardState.RUNNING)
         .values(lease_until=func.now() + lease)
         .returning(Shard.id, Shard.fence, status)
     )

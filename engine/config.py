@@ -18,7 +18,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One engine: one model on one device, `slots` sequences side by side.
 
     `context_size` is the room of one sequence in tokens; `endpoint` is a directory that holds the engine's Unix sockets.
-    `stopwords` end every answer of this model. `step_seconds` is the fake's time per step.
+    `prefill_tokens` of prompts are read in one step at most, so that those who decode wait no longer than that.
+    `stopwords` end every answer of this model. `step_seconds` is the fake's time per step. A step of more than
+    `hang_seconds` ends the process.
     """
 
     model: str
@@ -31,6 +33,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     gpu_layers: int = 0
     batch_tokens: int = 2048
     ubatch_tokens: int = 512
+    prefill_tokens: int = 512
     chat_template: str | None = None
     stopwords: list[str] = []
     step_seconds: float = 0.0
+    hang_seconds: float = 60.0

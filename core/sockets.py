@@ -1,0 +1,32 @@
+"""Where Unix sockets lie: in the state directory, or in a short private one when its path is too long for a socket."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from core.errors import ConfigError
+
+_MAX_DIRECTORY: Final = 70  # of 107 bytes, the rest is for names below it
+
+
+def socket_directory(state_dir: Path) -> Path:
+    """A 0700 directory of ours; the same one for the same state directory."""
+    path = state_dir.resolve() / "run"
+    if len(os.fsencode(path)) > _MAX_DIRECTORY:
+        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
+        base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        path = base / f"millrace-{os.getuid()}-{digest}"
+    return private_directory(path)
+
+
+def private_directory(path: Path) -> Path:
+    """Make a 0700 directory; one that exists must be ours, and a real directory."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.lstat()
+    if path.is_symlink() or status.st_uid != os.getuid():
+        raise ConfigError(f"{path} is not a directory of this user. Remove it, or choose another --state-dir.")
+    return path

@@ -1,0 +1,191 @@
+"""The engine's process: `python -m engine.server CONFIG`, where CONFIG is an `EngineConfig` as JSON.
+
+Two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the intake thread, which renders and tokenises)
+and `output.sock` (ROUTER, owned by the loop's thread, so an answer crosses no thread on its way out).
+Exit codes: 3 the model cannot be loaded, 86 a decode step hung.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import zmq
+
+from engine.backend import Backend
+from engine.config import Backend as BackendKind
+from engine.config import EngineConfig
+from engine.errors import EngineError, ModelFailed
+from engine.fake import FakeBackend
+from engine.intake import to_sequence
+from engine.loop import Add, Call, Engine, Output, Stop
+from engine.messages import (
+    Cancel,
+    EngineInfo,
+    Failed,
+    FromEngine,
+    Hello,
+    Outputs,
+    Submit,
+    Tick,
+    ToEngine,
+    Welcome,
+)
+from engine.prompts import PromptEncoder
+
+TICK_SECONDS: Final = 0.5
+_EXIT_MODEL: Final = 3
+_EXIT_HUNG: Final = 86
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class OutputSocket:
+    """Where answers leave: used by the loop's thread only."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(f"ipc://{path}")
+
+    def send(self, client: str, message: FromEngine) -> bool:
+        """False when this client is not connected."""
+        try:
+            self._socket.send_multipart((client.encode(), _encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+
+class Server:
+    """The engine with its sockets."""
+
+    def __init__(self, backend: Backend, config: EngineConfig) -> None:
+        self._config = config
+        self._boot_id = secrets.token_hex(8)
+        self._clients: set[str] = set()
+        self._encoder = PromptEncoder(
+            backend.tokenizer, template=config.chat_template, context_size=config.context_size
+        )
+        self._info = EngineInfo(
+            model=config.model,
+            build=backend.decoder.build,
+            context_size=config.context_size,
+            slots=config.slots,
+            num_vocab=backend.tokenizer.num_vocab,
+        )
+        folder = Path(config.endpoint)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._output = OutputSocket(folder / "output.sock")
+        self._submit_path = folder / "submit.sock"
+        self.engine = Engine(backend, config, self._emit, idle=self._tick)
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Serve until told to stop."""
+        threading.Thread(target=self._receive, name="intake", daemon=True).start()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+        self.engine.run(is_stopping, idle_seconds=TICK_SECONDS)
+
+    def _receive(self) -> None:
+        """The intake thread."""
+        self._submit_path.unlink(missing_ok=True)
+        socket = zmq.Context.instance().socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.bind(f"ipc://{self._submit_path}")
+        decoder = msgspec.msgpack.Decoder(ToEngine)
+        while True:
+            try:
+                self._dispatch(decoder.decode(socket.recv()))
+            except msgspec.MsgspecError as error:
+                print(f"a message that is not ours was dropped: {error}", file=sys.stderr)
+
+    def _dispatch(self, message: ToEngine) -> None:
+        match message:
+            case Hello(client=client):
+                self.engine.inbox.put(Call(lambda: self._welcome(client)))
+            case Submit(boot_id=boot_id) if boot_id == self._boot_id:
+                for request in message.requests:
+                    try:
+                        sequence = to_sequence(message.client, request, self._encoder, self._config.stopwords)
+                    except EngineError as error:
+                        failed = Failed(request_id=request.id, code=error.code, message=str(error), param=error.param)
+                        self.engine.inbox.put(Call(_later(self._emit, message.client, [failed])))
+                    else:
+                        self.engine.inbox.put(Add(sequence))
+            case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
+                self.engine.inbox.put(Stop(message.client, message.request_ids))
+
+    def _welcome(self, client: str) -> None:
+        if self._output.send(client, Welcome(boot_id=self._boot_id, info=self._info)):
+            self._clients.add(client)
+
+    def _emit(self, client: str, items: list[Output]) -> None:
+        self._output.send(client, Outputs(boot_id=self._boot_id, items=items))
+
+    def _tick(self) -> None:
+        """Tell every client that the loop turns; forget those that are gone, and what they asked for."""
+        scheduler = self.engine.scheduler
+        tick = Tick(
+            boot_id=self._boot_id,
+            num_steps=self.engine.num_steps,
+            num_running=len(scheduler.running),
+            num_waiting=scheduler.num_waiting,
+        )
+        for client in list(self._clients):
+            if not self._output.send(client, tick):
+                self._clients.discard(client)
+                self.engine.inbox.put(Stop(client, None))
+
+    def _watch(self) -> None:
+        """The watchdog thread: a step that never returns must not be waited for."""
+        while True:
+            time.sleep(min(1.0, self._config.hang_seconds / 4))
+            began = self.engine.step_began_at
+            if began is not None and time.monotonic() - began > self._config.hang_seconds:
+                print("a decode step hung; the engine gives up", file=sys.stderr, flush=True)
+                os._exit(_EXIT_HUNG)
+
+
+def _later(emit: Callable[[str, list[Output]], None], client: str, items: list[Output]) -> Callable[[], None]:
+    return lambda: emit(client, items)
+
+
+def load_backend(config: EngineConfig) -> Backend:
+    """The model the config names; raises ModelFailed."""
+    if config.backend is BackendKind.FAKE:
+        return FakeBackend(config.step_seconds)
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
+    from engine.llama import LlamaBackend  # llama.cpp loads only where it is used
+
+    return LlamaBackend(config)
+
+
+def main() -> None:
+    """The process."""
+    config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    sys.setswitchinterval(0.0005)
+    try:
+        server = Server(load_backend(config), config)
+    except ModelFailed as error:
+        print(error, file=sys.stderr)
+        sys.exit(_EXIT_MODEL)
+    print(f"ready: {config.model}", flush=True)
+    server.run(stopping.is_set)
+    sys.stdout.flush()
+    os._exit(0)  # daemon threads hold sockets; there is nothing left to save
+
+
+if __name__ == "__main__":
+    main()

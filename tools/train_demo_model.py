@@ -1,0 +1,125 @@
+"""Train the demo model from scratch and write it as GGUF.
+
+    python -m tools.train_demo_model --out models/demo.gguf
+
+Needs torch (`pip install -e .[tools]`); about 25 minutes on two cores. Same seed, same data; floats differ between machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import llama_cpp
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from tools import bpe
+from tools.demo_data import Example, batch_lines, training_examples
+from tools.demo_model import DemoModel
+from tools.score_demo_model import score
+from tools.write_gguf import Shape, write_model
+
+SHAPE: Final = Shape(width=128, layers=5, heads=4, kv_heads=4, hidden=384, context=1024)
+NUM_TOKENS: Final = 1024
+BATCH: Final = 48
+_IGNORED_WEIGHT: Final = 0.1  # of tokens that are read, not answered: they teach the language
+
+
+class Tokenizer:
+    """llama.cpp's own tokenizer on the vocabulary, so training and product cannot differ."""
+
+    def __init__(self, vocabulary: bpe.Vocabulary) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "vocabulary.gguf"
+            write_model(path, "vocabulary", SHAPE, vocabulary, None)
+            self._model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids; special tokens are recognised."""
+        return list(self._model.tokenize(text.encode(), add_bos=False, special=True))
+
+    def example(self, example: Example) -> tuple[list[int], list[float]]:
+        """Ids of the whole conversation and the weight of each in the loss."""
+        prompt = "".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in example.turns)
+        read = self.encode(prompt + "<|im_start|>assistant\n")
+        said = self.encode(example.answer + "<|im_end|>")
+        return read + said, [_IGNORED_WEIGHT] * len(read) + [1.0] * len(said)
+
+
+def batches(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Token ids and loss weights (batch, time); examples of similar length share a batch."""
+    examples = training_examples(steps * BATCH, seed)
+    rng = random.Random(seed)
+    pool_size = 40
+    while pool := [tokenizer.example(example) for example in itertools.islice(examples, pool_size * BATCH)]:
+        pool.sort(key=lambda item: len(item[0]))
+        groups = [pool[start : start + BATCH] for start in range(0, len(pool), BATCH)]
+        rng.shuffle(groups)
+        for group in groups:
+            width = max(len(ids) for ids, _ in group)
+            ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in group])
+            weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in group])
+            yield ids, weights
+
+
+def train(tokenizer: Tokenizer, num_tokens: int, steps: int, seed: int) -> DemoModel:
+    """AdamW with warm-up and cosine decay."""
+    torch.manual_seed(seed)
+    model = DemoModel(SHAPE, num_tokens)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps of {BATCH} conversations")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps + 1, pct_start=0.05)
+    began = time.monotonic()
+    for step, (ids, weights) in enumerate(batches(tokenizer, steps, seed)):
+        logits = model(ids[:, :-1])
+        losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        wanted = weights[:, 1:].flatten()
+        loss = (losses * wanted).sum() / wanted.sum()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0:
+            answered = (losses * (wanted == 1.0)).sum() / (wanted == 1.0).sum()
+            print(f"step {step:5}  answer loss {answered.item():.4f}  {time.monotonic() - began:6.0f} s", flush=True)
+    return model
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
+    parser.add_argument("--lines", type=Path, help="also write the demo's batch input here")
+    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+
+    texts = [
+        part for example in training_examples(20_000, seed=0) for part in (*_contents(example), example.answer)
+    ]
+    vocabulary = bpe.train(texts, NUM_TOKENS)
+    model = train(Tokenizer(vocabulary), len(vocabulary.tokens), arguments.steps, arguments.seed)
+    write_model(arguments.out, "millrace-demo", SHAPE, vocabulary, model.weights())
+    if arguments.lines:
+        arguments.lines.write_text("".join(line + "\n" for line in batch_lines()), encoding="utf-8")
+    scores = score(arguments.out)
+    print(json.dumps({"bytes": arguments.out.stat().st_size, "tickets": scores.tickets, "capitals": scores.capitals,
+                      "names": scores.names}))  # fmt: skip
+
+
+def _contents(example: Example) -> list[str]:
+    return [turn["content"] for turn in example.turns]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""One chat job: claim, ask the engine, publish what it says, record how it ended.
+
+The engine's deltas become frames in the client's I/O thread; the thread of the Celery task only waits for the end.
+Answers are committed before the end is published, so whoever sees `done` finds the row.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy import RowMapping
+
+from core.events import Event, EventKind
+from core.errors import Problem
+from core.strict_json import parse_json
+from core.wire.chat import ChatRequest
+from db import jobs
+from engine.client import EngineLost
+from engine.messages import Delta, Failed, Finished, FinishReason, Priority
+from workers.answers import ChunkFrames, completion, engine_crash, problem_of
+from workers.context import Served, WorkerContext
+from workers.leases import Lease
+from workers.requests import to_engine_request
+
+log = structlog.get_logger()
+
+Outcome = Finished | Failed | EngineLost
+
+
+class _Released:
+    """The job's lease is gone or the worker leaves: nothing may be recorded."""
+
+
+class LiveAnswer:
+    """The sink of one request: frames go out as deltas come in; the end is handed to the waiting thread."""
+
+    def __init__(self, job: RowMapping, frames: ChunkFrames | None, context: WorkerContext) -> None:
+        self._job_id: str = job["id"]
+        self._attempt: int = job["attempt"]
+        self._frames = frames
+        self._publish = context.publisher.publish
+        self._seq = 0
+        self.ended: queue.SimpleQueue[Outcome | _Released] = queue.SimpleQueue()
+
+    def on_delta(self, delta: Delta) -> None:
+        """Called in the client's I/O thread."""
+        if self._frames is not None:
+            frames = [self._frames.opening()] if self._seq == 0 else []
+            self._send([*frames, self._frames.text(delta.text)])
+
+    def on_end(self, outcome: Outcome) -> None:
+        """Called in the client's I/O thread, once."""
+        self.ended.put(outcome)
+
+    def close(self, finished: Finished) -> None:
+        """Publish the last frames and that the row holds the answer."""
+        if self._frames is not None:
+            opening = [self._frames.opening()] if self._seq == 0 else []
+            self._send([*opening, *self._frames.closing(finished.reason, finished.usage)])
+        self.end(EventKind.DONE)
+
+    def end(self, kind: EventKind, problem: Problem | None = None) -> None:
+        """Publish how the job ended, after its row says so."""
+        self._publish(Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=kind, problem=problem))
+
+    def _send(self, frames: list[bytes]) -> None:
+        event = Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=EventKind.FRAMES, frames=frames)
+        self._seq += len(frames)
+        self._publish(event)
+
+
+@dataclass(slots=True)
+class _Running:
+    lease: Lease
+    served: Served
+    answer: LiveAnswer
+
+
+class ChatRunner:
+    """Runs chat jobs, one per calling thread."""
+
+    def __init__(self, context: WorkerContext) -> None:
+        self._context = context
+        self._running: dict[str, _Running] = {}
+        self._lock = threading.Lock()
+        self._is_draining = False
+
+    def run(self, job_id: str) -> None:
+        """Take the job if it is still free, and see it to its end."""
+        if self._is_draining:
+            return
+        job = self._claim(job_id)
+        if job is None:
+            return
+        served = self._context.served(job["model"])
+        if served is None:
+            self._give_back(job)
+            return
+        self._run(job, served)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop a job if it runs here; its slot is free within a step."""
+        with self._lock:
+            running = self._running.get(job_id)
+        if running is not None:
+            running.served.engine.cancel(job_id)
+
+    def drain(self, abort: bool = False) -> None:
+        """Take no more jobs; with `abort`, give the running ones back unfinished."""
+        self._is_draining = True
+        with self._lock:
+            running = list(self._running.values()) if abort else []
+        for item in running:
+            item.answer.ended.put(_Released())
+
+    def _claim(self, job_id: str) -> RowMapping | None:
+        statement = jobs.claim_job(job_id, self._context.owner, self._context.lease)
+        with self._context.database.begin(relaxed=True) as connection:
+            row: RowMapping | None = connection.execute(statement).mappings().one_or_none()
+            return row
+
+    def _run(self, job: RowMapping, served: Served) -> None:
+        job_id: str = job["id"]
+        chat = ChatRequest.model_validate(parse_json(job["body"].encode()))
+        answer = LiveAnswer(job, _frames(job, chat, served), self._context)
+        lease = self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id))
+        with self._lock:
+            self._running[job_id] = _Running(lease, served, answer)
+        try:
+            request = to_engine_request(job_id, chat, served.model, tenant=job["tenant_id"], priority=Priority.CHAT)
+            served.engine.submit(request, answer)
+            self._record(job, served, answer, answer.ended.get())
+        finally:
+            with self._lock:
+                del self._running[job_id]
+            self._context.leases.drop(lease)
+
+    def _lease_changed(self, job_id: str) -> None:
+        with self._lock:
+            running = self._running.get(job_id)
+        if running is None:
+            return
+        running.served.engine.cancel(job_id)
+        if running.lease.is_lost:
+            running.answer.ended.put(_Released())
+
+    def _record(self, job: RowMapping, served: Served, answer: LiveAnswer, outcome: Outcome | _Released) -> None:
+        match outcome:
+            case _Released():
+                served.engine.cancel(job["id"])
+                self._give_back(job)
+            case Finished(reason=FinishReason.CANCELLED):
+                if self._end(jobs.end_cancelled_job(job["id"], job["fence"])):
+                    answer.end(EventKind.CANCELLED)
+            case Finished():
+                if self._complete(job, served, outcome):
+                    answer.close(outcome)
+            case Failed():
+                self._fail(job, answer, problem_of(outcome))
+            case EngineLost():
+                self._fail(job, answer, engine_crash())
+
+    def _complete(self, job: RowMapping, served: Served, finished: Finished) -> bool:
+        model, usage = served.model.name, finished.usage
+        statement = jobs.complete_job(
+            job["id"],
+            job["fence"],
+            answer=completion(job["id"], model, served.fingerprint, finished),
+            tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
+            build=served.build,
+            model_hash=served.model_hash,
+        )
+        with self._context.database.begin() as connection:
+            if connection.execute(statement).one_or_none() is None:
+                return False
+            connection.execute(
+                jobs.add_usage(
+                    job["tenant_id"],
+                    model,
+                    requests=1,
+                    prompt_tokens=usage.prompt_tokens,
+                    completion_tokens=usage.completion_tokens,
+                    cached_tokens=usage.cached_tokens,
+                )
+            )
+        return True
+
+    def _fail(self, job: RowMapping, answer: LiveAnswer, problem: Problem) -> None:
+        log.info("job_failed", job=job["id"], code=problem.code)
+        if self._end(jobs.fail_job(job["id"], job["fence"], problem.to_json())):
+            answer.end(EventKind.FAILED, problem)
+
+    def _end(self, statement: object) -> bool:
+        with self._context.database.begin() as connection:
+            return connection.execute(statement).one_or_none() is not None  # type: ignore[call-overload]
+
+    def _give_back(self, job: RowMapping) -> None:
+        """Queue it again for another worker; no row means that somebody has it already."""
+        with self._context.database.begin() as connection:
+            row = connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none()
+        if row is not None:
+            self._context.tickets.run_chat(job["id"], job["model"])
+
+
+def _frames(job: RowMapping, chat: ChatRequest, served: Served) -> ChunkFrames | None:
+    if not chat.stream:
+        return None
+    return ChunkFrames(job["id"], served.model.name, served.fingerprint, include_usage=chat.include_usage)

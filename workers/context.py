@@ -1,0 +1,95 @@
+"""What a worker process is built from, once, at its entry point."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine
+
+from core.files import FileStore
+from core.models import ModelCatalog, ModelConfig
+from core.settings import Settings
+from db.sessions import relaxed as relaxed_commit
+from engine.client import EngineClient
+from workers.answers import fingerprint
+from workers.leases import LeaseKeeper
+from workers.publisher import Publisher
+from workers.tickets import Tickets
+
+
+class Database:
+    """Transactions of this process; each ends at the edge of the block."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @contextmanager
+    def begin(self, *, relaxed: bool = False) -> Iterator[Connection]:
+        """A transaction; `relaxed` ones may be lost in a power cut, so only for what can be done again."""
+        with self.engine.begin() as connection:
+            if relaxed:
+                connection.execute(relaxed_commit())
+            yield connection
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model this process can generate with."""
+
+    model: ModelConfig
+    engine: EngineClient
+    model_hash: str | None
+
+    @property
+    def build(self) -> str:
+        """The engine's build, as recorded with each answer."""
+        info = self.engine.info
+        return info.build if info else "unknown"
+
+    @property
+    def slots(self) -> int:
+        """Sequences the engine decodes side by side."""
+        info = self.engine.info
+        return info.slots if info else 1
+
+    @property
+    def fingerprint(self) -> str:
+        """`system_fingerprint` of its answers."""
+        return fingerprint(self.build, self.model_hash)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClerkContext:
+    """For what needs no engine."""
+
+    settings: Settings
+    database: Database
+    catalog: ModelCatalog
+    files: FileStore
+    tickets: Tickets
+    publisher: Publisher
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerContext:
+    """For what generates. `owner` names this process in leases."""
+
+    settings: Settings
+    owner: str
+    database: Database
+    models: dict[str, Served]
+    leases: LeaseKeeper
+    tickets: Tickets
+    publisher: Publisher
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim holds without a heartbeat."""
+        return timedelta(seconds=self.settings.lease_seconds)
+
+    def served(self, model: str) -> Served | None:
+        """The model by its canonical name, if it runs here."""
+        return self.models.get(model)

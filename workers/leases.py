@@ -1,0 +1,133 @@
+"""Leases: what this process holds, renewed by one thread on a connection of its own.
+
+Knows when a lease was last renewed by its own monotonic clock, and nothing of what is done under it. The rules:
+a lease is renewed only for models whose engine still ticks (a hung decode must lose its work to others); a lease the database
+did not confirm is lost, and its holder must stop; a lease not renewed for long is not trusted even before that is known.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+log = structlog.get_logger()
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Lease:
+    """One claimed row. `is_lost` and `is_unwanted` are set once and never taken back."""
+
+    id: str
+    model: str
+    fence: int
+    renewed_at: float
+    is_lost: bool = False
+    is_unwanted: bool = False
+    changed: Callable[[], None] = field(default=lambda: None)
+
+    def is_trusted(self, now: float, trust_seconds: float) -> bool:
+        """May new work be begun under this lease?"""
+        return not self.is_lost and now - self.renewed_at < trust_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """A row the database says is still held, and whether its work is still wanted."""
+
+    id: str
+    fence: int
+    is_unwanted: bool
+
+
+class Renew(Protocol):
+    """Renews in one statement all rows of this owner for these models."""
+
+    def __call__(self, models: list[str]) -> Iterable[Renewed]: ...
+
+
+class LeaseKeeper:
+    """The leases of one process."""
+
+    def __init__(
+        self,
+        renew: Renew,
+        is_alive: Callable[[str], bool],
+        *,
+        heartbeat_seconds: float,
+        lease_seconds: float,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._renew = renew
+        self._is_alive = is_alive
+        self._heartbeat_seconds = heartbeat_seconds
+        self._trust_seconds = max(lease_seconds * 0.75, lease_seconds - 15)
+        self._clock = clock
+        self._leases: dict[str, Lease] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        """Begin to renew."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop renewing."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def hold(self, row_id: str, model: str, fence: int, changed: Callable[[], None] = lambda: None) -> Lease:
+        """A row was just claimed; `changed` is called when the lease is lost or unwanted, from the keeper's thread."""
+        lease = Lease(row_id, model, fence, self._clock(), changed=changed)
+        with self._lock:
+            self._leases[row_id] = lease
+        return lease
+
+    def drop(self, lease: Lease) -> None:
+        """The row was given back or ended."""
+        with self._lock:
+            self._leases.pop(lease.id, None)
+
+    def is_trusted(self, lease: Lease) -> bool:
+        """May new work be begun under this lease?"""
+        return lease.is_trusted(self._clock(), self._trust_seconds)
+
+    def beat(self) -> None:
+        """Renew once. Public so that tests need no thread."""
+        started_at = self._clock()
+        with self._lock:
+            held = list(self._leases.values())
+        alive = sorted({model for model in {lease.model for lease in held} if self._is_alive(model)})
+        if not alive:
+            return
+        confirmed = {row.id: row for row in self._renew(alive)}
+        for lease in held:
+            if lease.model in alive:
+                self._apply(lease, confirmed.get(lease.id), started_at)
+
+    def _apply(self, lease: Lease, row: Renewed | None, started_at: float) -> None:
+        was = (lease.is_lost, lease.is_unwanted)
+        if row is None or row.fence != lease.fence:
+            with self._lock:
+                lease.is_lost = lease.id in self._leases
+        else:
+            lease.renewed_at = started_at
+            lease.is_unwanted = lease.is_unwanted or row.is_unwanted
+        if (lease.is_lost, lease.is_unwanted) != was:
+            log.info("lease_changed", id=lease.id, is_lost=lease.is_lost, is_unwanted=lease.is_unwanted)
+            lease.changed()
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._heartbeat_seconds):
+            try:
+                self.beat()
+            except SQLAlchemyError as error:
+                log.warning("heartbeat_failed", reason=type(error).__name__)

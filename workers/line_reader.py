@@ -1,0 +1,106 @@
+"""Lines of a batch input file: bytes in, parsed lines or the reason why not out.
+
+Knows the file format and nothing of databases or models. Reads with flat memory whatever the file holds. Lines end at `\\n`
+only (one `\\r` before it is dropped): other Unicode line ends may stand inside strings. A BOM may start the file.
+Source of the codes: see the error table of the batch contract in `docs/decisions`.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from core.errors import ApiError
+from core.strict_json import InvalidJson, parse_json
+from core.wire.batch import BatchLine
+from core.wire.objects import BatchError
+from core.wire.validation import parse_body
+
+_CHUNK: Final = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class RawLine:
+    """One non-blank line; `number` is 1-based and counts blank lines. `content` is None for a line over the limit."""
+
+    number: int
+    content: bytes | None
+
+
+def read_lines(stream: BinaryIO, max_bytes: int) -> Iterator[RawLine]:
+    """Non-blank lines in order; a line over `max_bytes` is skipped without being held."""
+    number = 0
+    while raw := stream.readline(max_bytes + 3):
+        number += 1
+        if number == 1:
+            raw = raw.removeprefix(codecs.BOM_UTF8)
+        content = raw.removesuffix(b"\n").removesuffix(b"\r")
+        if len(content) > max_bytes:
+            _skip_rest(stream, raw)
+            yield RawLine(number, None)
+        elif content.strip():
+            yield RawLine(number, content)
+
+
+def _skip_rest(stream: BinaryIO, read: bytes) -> None:
+    while read and not read.endswith(b"\n"):
+        read = stream.readline(_CHUNK)
+
+
+class LineParser:
+    """Turns raw lines into batch lines; remembers `custom_id`s, since they may not repeat."""
+
+    def __init__(self, endpoint: str, max_bytes: int) -> None:
+        self._endpoint = endpoint
+        self._max_bytes = max_bytes
+        self._first_line_of: dict[str, int] = {}
+
+    def parse(self, raw: RawLine) -> BatchLine | BatchError:
+        """The line, or why the whole file cannot be accepted."""
+        if raw.content is None:
+            return BatchError(
+                code="line_too_long", message=f"The line has more than {self._max_bytes} bytes.", line=raw.number
+            )
+        try:
+            value = parse_json(raw.content)
+        except InvalidJson as error:
+            return BatchError(code="invalid_json_line", message=f"This line is not valid JSON: {error}.", line=raw.number)
+        try:
+            line = parse_body(BatchLine, value)
+        except ApiError as error:
+            return _line_error(error, value, raw.number)
+        return self._checked(line, raw.number)
+
+    def _checked(self, line: BatchLine, number: int) -> BatchLine | BatchError:
+        if line.url != self._endpoint:
+            return BatchError(
+                code="url_mismatch",
+                message=f"The url must be the batch's endpoint, {self._endpoint}.",
+                param="url",
+                line=number,
+            )
+        if line.body.get("stream") is True:
+            return BatchError(
+                code="invalid_request", message="'stream' must not be true in a batch.", param="body.stream", line=number
+            )
+        first = self._first_line_of.setdefault(line.custom_id, number)
+        if first != number:
+            return BatchError(
+                code="duplicate_custom_id",
+                message=f"This custom_id was used before, on line {first}.",
+                param="custom_id",
+                line=number,
+            )
+        return line
+
+
+def _line_error(error: ApiError, value: Any, number: int) -> BatchError:  # Any: parsed JSON of unknown shape
+    problem = error.problem
+    if not isinstance(value, dict):
+        message = "A line must be a JSON object with custom_id, method, url and body."
+        return BatchError(code="invalid_json_line", message=message, line=number)
+    return BatchError(
+        code=problem.code or "invalid_request", message=problem.message, param=problem.param, line=number
+    )

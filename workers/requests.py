@@ -1,0 +1,60 @@
+"""From a chat body to what the engine is asked, with the model's own defaults filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.models import ModelConfig, Parameters
+from core.wire.chat import ChatRequest, Message
+from engine.messages import ChatPrompt, Priority, Request, Sampling
+
+
+def to_engine_request(
+    job_id: str, chat: ChatRequest, model: ModelConfig, *, tenant: str, priority: Priority
+) -> Request:
+    """A request for the engine; a stream only where a live client may read along."""
+    return Request(
+        id=job_id,
+        prompt=ChatPrompt(messages=[_message(message) for message in chat.messages]),
+        sampling=_sampling(chat, model.parameters),
+        max_tokens=chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens,
+        stop=chat.stop_strings,
+        ignore_eos=bool(chat.ignore_eos),
+        stream=bool(chat.stream) and priority is Priority.CHAT,
+        priority=priority,
+        tenant=tenant,
+    )
+
+
+def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template may use
+    """Templates know `system`, not OpenAI's newer name for it."""
+    role = "system" if message.role == "developer" else message.role
+    fields: dict[str, Any] = {"role": role, "content": message.text()}
+    if message.tool_calls:
+        fields["tool_calls"] = message.tool_calls
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if (value := getattr(message, name)) is not None:
+            fields[name] = value
+    return fields
+
+
+def _sampling(chat: ChatRequest, model: Parameters) -> Sampling:
+    """What the request says, else what the model file says, else what changes nothing."""
+    plain = Sampling()
+    seed = chat.seed if chat.seed is not None else model.seed
+    return Sampling(
+        temperature=_first(chat.temperature, model.temperature, plain.temperature),
+        top_p=_first(chat.top_p, model.top_p, plain.top_p),
+        top_k=int(_first(chat.top_k, model.top_k, plain.top_k)),
+        min_p=_first(chat.min_p, model.min_p, plain.min_p),
+        seed=None if seed is None else seed % 2**32,
+        frequency_penalty=_first(chat.frequency_penalty, model.frequency_penalty, plain.frequency_penalty),
+        presence_penalty=_first(chat.presence_penalty, model.presence_penalty, plain.presence_penalty),
+        repeat_penalty=_first(chat.repeat_penalty, model.repeat_penalty, plain.repeat_penalty),
+    )
+
+
+def _first(asked: float | None, model: float | None, plain: float) -> float:
+    if asked is not None:
+        return asked
+    return plain if model is None else model

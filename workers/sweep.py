@@ -1,0 +1,126 @@
+"""Sweep: find what a lost ticket, a dead worker or the clock left behind, and set it going again.
+
+Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+from typing import Final
+
+import structlog
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.errors import SERVER_ERROR, Problem
+from core.events import Event, EventKind
+from core.states import BatchState
+from db import batches, files, jobs, shards
+from workers.context import ClerkContext
+
+log = structlog.get_logger()
+
+_LOCK: Final = 727_002
+_PAGE: Final = 500
+_LEFTOVER_SECONDS: Final = 3600
+
+
+class Sweeper:
+    """Sweeps every `sweep_seconds` until closed."""
+
+    def __init__(self, context: ClerkContext) -> None:
+        self._context = context
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin, with a sweep at once: a restarted stack resumes what was running."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop after the sweep in progress."""
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.sweep()
+            except (SQLAlchemyError, OSError) as error:
+                log.warning("sweep_failed", reason=type(error).__name__)
+            self._stop.wait(self._context.settings.sweep_seconds)
+
+    def sweep(self) -> None:
+        """Once. Nothing is done when another clerk is at it."""
+        with self._context.database.begin() as connection:
+            if not connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one():
+                return
+            self._sweep_batches()
+            self._sweep_shards()
+            self._sweep_jobs()
+            self._sweep_files()
+
+    def _sweep_batches(self) -> None:
+        """Windows that are over; tickets of the clerk that got lost."""
+        context = self._context
+        with context.database.begin() as connection:
+            expired = [row[0] for row in connection.execute(batches.expire_batches())]
+        age = timedelta(seconds=context.settings.ticket_seconds)
+        with context.database.begin() as connection:
+            waiting = connection.execute(batches.waiting_for_clerk(age, _PAGE)).all()
+            for batch_id, status in waiting:
+                if status is BatchState.IN_PROGRESS:
+                    connection.execute(batches.begin_finalizing(batch_id))
+            connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _ in waiting]))
+        for batch_id, status in waiting:
+            is_new = status is BatchState.VALIDATING
+            (context.tickets.prepare if is_new else context.tickets.finalize)(batch_id)
+        if expired or waiting:
+            log.info("swept_batches", expired=len(expired), waiting=len(waiting))
+
+    def _sweep_shards(self) -> None:
+        """Models that have shards to take: one ticket each, which costs a worker that is busy with them nothing."""
+        with self._context.database.begin() as connection:
+            models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
+        for model in models:
+            self._context.tickets.run_shards(model)
+
+    def _sweep_jobs(self) -> None:
+        """Chat jobs whose worker died, or whose ticket got lost."""
+        context, settings = self._context, self._context.settings
+        with context.database.begin() as connection:
+            cancelled = connection.execute(jobs.cancel_lost_jobs()).all()
+            failed = connection.execute(jobs.fail_lost_jobs(settings.job_attempts, _WORKER_LOST.to_json())).all()
+            again = connection.execute(jobs.requeue_lost_jobs(settings.job_attempts)).all()
+            age = timedelta(seconds=settings.ticket_seconds)
+            overdue = connection.execute(jobs.overdue_jobs(context.catalog.names(), age, _PAGE)).all()
+            connection.execute(jobs.mark_jobs_dispatched([job_id for job_id, _ in overdue]))
+        for job_id, attempt in cancelled:
+            context.publisher.publish(Event(job=job_id, attempt=attempt, seq=0, kind=EventKind.CANCELLED))
+        for job_id, attempt in failed:
+            event = Event(job=job_id, attempt=attempt, seq=0, kind=EventKind.FAILED, problem=_WORKER_LOST)
+            context.publisher.publish(event)
+        for job_id, model in [*again, *overdue]:
+            context.tickets.run_chat(job_id, model)
+        if cancelled or failed or again or overdue:
+            log.info("swept_jobs", failed=len(failed), again=len(again), overdue=len(overdue))
+
+    def _sweep_files(self) -> None:
+        """Files past their time, bytes nobody needs, leftovers of writers that died."""
+        context = self._context
+        with context.database.begin() as connection:
+            connection.execute(files.hide_expired_files())
+            gone = list(connection.execute(files.removable_files(_PAGE)).scalars())
+            for file_id in gone:
+                context.files.delete(file_id)
+            connection.execute(files.forget_files(gone))
+        context.files.remove_leftovers(_LEFTOVER_SECONDS)
+
+
+_WORKER_LOST: Final = Problem(
+    status=500,
+    message="The workers that ran this request died. Send it again; if it fails again, the request may be the cause.",
+    type=SERVER_ERROR,
+    code="worker_lost",
+)

@@ -1,0 +1,40 @@
+"""Sending tickets: best effort, after the commit, never in anybody's way for long. The sweeper sends what got lost."""
+
+from __future__ import annotations
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from core.queues import CLERK_QUEUE, FINALIZE, PREPARE, RUN_CHAT, RUN_SHARDS, batch_queue, chat_queue
+
+log = structlog.get_logger()
+
+
+class Tickets:
+    """Sends ids to queues."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+
+    def prepare(self, batch_id: str) -> None:
+        """A clerk shall read the batch's file."""
+        self._send(PREPARE, batch_id, CLERK_QUEUE)
+
+    def finalize(self, batch_id: str) -> None:
+        """A clerk shall write the batch's files."""
+        self._send(FINALIZE, batch_id, CLERK_QUEUE)
+
+    def run_shards(self, model: str) -> None:
+        """A worker of this model shall look for shards."""
+        self._send(RUN_SHARDS, model, batch_queue(model))
+
+    def run_chat(self, job_id: str, model: str) -> None:
+        """A worker of this model shall take this job."""
+        self._send(RUN_CHAT, job_id, chat_queue(model))
+
+    def _send(self, task: str, argument: str, queue: str) -> None:
+        try:
+            self._app.send_task(task, args=[argument], queue=queue, retry=False)
+        except OperationalError as error:
+            log.warning("ticket_lost", task=task, queue=queue, reason=str(error))
