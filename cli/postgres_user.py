@@ -111,4 +111,3 @@ def _works(binaries: Path, prepare: Callable[[], None]) -> bool:
         return subprocess.run(command, preexec_fn=prepare, capture_output=True, check=False, cwd="/").returncode == 0
     except (OSError, subprocess.SubprocessError):
         return False
-

@@ -113,10 +113,9 @@ class Child:
 
     def log_tail(self, lines: int = 15) -> str:
         """The end of its log."""
-        with suppress(OSError):
-            with self.log.open("rb") as stream:
-                stream.seek(max(0, self.log.stat().st_size - 8192))
-                return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+        with suppress(OSError), self.log.open("rb") as stream:
+            stream.seek(max(0, self.log.stat().st_size - 8192))
+            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
         return ""
 
     def obituary(self) -> str:

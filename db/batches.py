@@ -88,12 +88,8 @@ def has_running_shard(batch_id: str) -> Select[bool]:
 
 def is_clerks_turn(batch_id: str) -> Select[bool]:
     """Is the batch closing, with no live worker on it? Then finalize may run."""
-    held = exists().where(
-        Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now()
-    )
-    closing = exists().where(
-        Batch.id == batch_id, Batch.status.in_((BatchState.FINALIZING, BatchState.CANCELLING))
-    )
+    held = exists().where(Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now())
+    closing = exists().where(Batch.id == batch_id, Batch.status.in_((BatchState.FINALIZING, BatchState.CANCELLING)))
     return select(closing & ~held)
 
 

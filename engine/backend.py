@@ -11,11 +11,25 @@ from engine.sequence import Sequence
 class Tokenizer(Protocol):
     """Text to token ids and back. Every method may be called from any thread."""
 
-    num_vocab: int
-    bos_text: str
-    eos_text: str
-    special_texts: tuple[str, ...]
-    chat_template: str | None
+    @property
+    def num_vocab(self) -> int:
+        """Token ids are below this."""
+
+    @property
+    def bos_text(self) -> str:
+        """Spelling of the token that begins a text; empty when there is none."""
+
+    @property
+    def eos_text(self) -> str:
+        """Spelling of the token that ends one."""
+
+    @property
+    def special_texts(self) -> tuple[str, ...]:
+        """Spellings of all control tokens."""
+
+    @property
+    def chat_template(self) -> str | None:
+        """The model's own Jinja template."""
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         """Token ids. With `special`, spellings of control tokens become those tokens; `add_bos` lets the model add its own."""
@@ -30,7 +44,9 @@ class Tokenizer(Protocol):
 class Decoder(Protocol):
     """Computes steps. Used by the loop's thread only."""
 
-    build: str
+    @property
+    def build(self) -> str:
+        """What computes, with its version."""
 
     def open(self, sequence: Sequence) -> None:
         """A sequence has got its slot; the slot's memory is empty."""
@@ -48,5 +64,10 @@ class Decoder(Protocol):
 class Backend(Protocol):
     """A loaded model."""
 
-    tokenizer: Tokenizer
-    decoder: Decoder
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Text to ids and back."""
+
+    @property
+    def decoder(self) -> Decoder:
+        """Computes steps."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 import time
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -207,5 +206,3 @@ class EngineClient:
 
 def _end(sink: Sink, request_id: str) -> None:
     sink.on_end(EngineLost(request_id=request_id))
-
-

@@ -248,7 +248,7 @@ def _sampler_chain(sequence: Sequence) -> Any:  # Any: a pointer
     return chain
 
 
-def _view(pointer: Any, length: int, kind: type[np.generic]) -> NDArray[Any]:  # Any: a pointer, and any scalar type
+def _view(pointer: Any, length: int, kind: Any) -> NDArray[Any]:  # Any: a pointer, and any scalar type
     size = length * np.dtype(kind).itemsize
     memory = (ctypes.c_char * size).from_address(ctypes.addressof(pointer.contents))
-    return np.frombuffer(memory, dtype=kind)
+    return np.frombuffer(memoryview(memory), dtype=kind)

@@ -134,9 +134,7 @@ class Engine:
             completion_tokens=sequence.num_generated,
             cached_tokens=sequence.num_cached,
         )
-        finished = Finished(
-            request_id=sequence.request_id, reason=reason, text=text.text if text else "", usage=usage
-        )
+        finished = Finished(request_id=sequence.request_id, reason=reason, text=text.text if text else "", usage=usage)
         self._say(sequence, finished)
         self._release(sequence)
 

@@ -102,7 +102,8 @@ class Scheduler:
 
     def plan(self) -> Plan:
         """The next step; empty when nothing is in a slot."""
-        decoding, reading = [], []
+        decoding: list[Sequence] = []
+        reading: list[Sequence] = []
         for sequence in self._slots:
             if sequence is not None:
                 (decoding if sequence.num_todo == 1 else reading).append(sequence)

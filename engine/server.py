@@ -52,7 +52,7 @@ class OutputSocket:
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-        self._socket = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.SNDHWM, 0)
         self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._socket.setsockopt(zmq.LINGER, 0)
@@ -99,7 +99,7 @@ class Server:
     def _receive(self) -> None:
         """The intake thread."""
         self._submit_path.unlink(missing_ok=True)
-        socket = zmq.Context.instance().socket(zmq.PULL)
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.bind(f"ipc://{self._submit_path}")
         decoder = msgspec.msgpack.Decoder(ToEngine)
@@ -107,7 +107,7 @@ class Server:
             try:
                 self._dispatch(decoder.decode(socket.recv()))
             except msgspec.MsgspecError as error:
-                print(f"a message that is not ours was dropped: {error}", file=sys.stderr)
+                sys.stderr.write(f"a message that is not ours was dropped: {error}\n")
 
     def _dispatch(self, message: ToEngine) -> None:
         match message:
@@ -152,7 +152,8 @@ class Server:
             time.sleep(min(1.0, self._config.hang_seconds / 4))
             began = self.engine.step_began_at
             if began is not None and time.monotonic() - began > self._config.hang_seconds:
-                print("a decode step hung; the engine gives up", file=sys.stderr, flush=True)
+                sys.stderr.write("a decode step hung; the engine gives up\n")
+                sys.stderr.flush()
                 os._exit(_EXIT_HUNG)
 
 
@@ -179,11 +180,9 @@ def main() -> None:
     try:
         server = Server(load_backend(config), config)
     except ModelFailed as error:
-        print(error, file=sys.stderr)
+        sys.stderr.write(f"{error}\n")
         sys.exit(_EXIT_MODEL)
-    print(f"ready: {config.model}", flush=True)
     server.run(stopping.is_set)
-    sys.stdout.flush()
     os._exit(0)  # daemon threads hold sockets; there is nothing left to save
 
 

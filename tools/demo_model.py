@@ -9,7 +9,7 @@ from torch.nn import functional
 from tools.write_gguf import Shape, Weights
 
 
-class Block(nn.Module):
+class Block(nn.Module):  # type: ignore[misc,unused-ignore]  # torch need not be installed
     """One layer."""
 
     def __init__(self, shape: Shape) -> None:
@@ -40,7 +40,7 @@ class Block(nn.Module):
         return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
 
 
-class DemoModel(nn.Module):
+class DemoModel(nn.Module):  # type: ignore[misc,unused-ignore]
     """Token ids (batch, time) to logits (batch, time, vocabulary)."""
 
     def __init__(self, shape: Shape, num_tokens: int) -> None:

@@ -1,6 +1,6 @@
 """Held-out scores of a demo model file: shares of right answers, generated greedily by llama.cpp.
 
-    python -m tools.score_demo_model models/demo.gguf
+python -m tools.score_demo_model models/demo.gguf
 """
 
 from __future__ import annotations

@@ -104,9 +104,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
 
-    texts = [
-        part for example in training_examples(20_000, seed=0) for part in (*_contents(example), example.answer)
-    ]
+    texts = [part for example in training_examples(20_000, seed=0) for part in (*_contents(example), example.answer)]
     vocabulary = bpe.train(texts, NUM_TOKENS)
     model = train(Tokenizer(vocabulary), len(vocabulary.tokens), arguments.steps, arguments.seed)
     write_model(arguments.out, "millrace-demo", SHAPE, vocabulary, model.weights())

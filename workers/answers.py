@@ -89,7 +89,9 @@ def problem_of(failed: Failed) -> Problem:
 
 def engine_crash() -> Problem:
     """The engine died with this request in it."""
-    message = "The engine stopped while it ran this request. Send it again; if it fails again, the request is the cause."
+    message = (
+        "The engine stopped while it ran this request. Send it again; if it fails again, the request is the cause."
+    )
     return Problem(status=500, message=message, type=SERVER_ERROR, code="engine_crash")
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import structlog
 from sqlalchemy import RowMapping
 
-from core.events import Event, EventKind
 from core.errors import Problem
+from core.events import Event, EventKind
 from core.strict_json import parse_json
 from core.wire.chat import ChatRequest
 from db import jobs
@@ -115,6 +115,10 @@ class ChatRunner:
             running = list(self._running.values()) if abort else []
         for item in running:
             item.answer.ended.put(_Released())
+
+    def is_idle(self) -> bool:
+        """Does no job run here?"""
+        return not self._running
 
     def _claim(self, job_id: str) -> RowMapping | None:
         statement = jobs.claim_job(job_id, self._context.owner, self._context.lease)

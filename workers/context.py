@@ -12,12 +12,12 @@ from sqlalchemy import Connection, Engine
 from core.files import FileStore
 from core.models import ModelCatalog, ModelConfig
 from core.settings import Settings
+from core.tickets import Tickets
 from db.sessions import relaxed as relaxed_commit
 from engine.client import EngineClient
 from workers.answers import fingerprint
 from workers.leases import LeaseKeeper
 from workers.publisher import Publisher
-from workers.tickets import Tickets
 
 
 class Database:

@@ -123,7 +123,8 @@ def _result_lines(connection: Connection, batch_id: str) -> Iterator[_Line]:
     after = 0
     while page := connection.execute(batches.result_rows(batch_id, after, _PAGE_LINES)).all():
         for line, job_id, custom_id, _, answer, problem in page:
-            assert line is not None and custom_id is not None, "batch lines have both"
+            assert line is not None, "batch lines have a number"
+            assert custom_id is not None, "batch lines have an id"
             after = line
             if answer is not None:
                 yield _Line(answered_line(job_id, custom_id, answer), True)

@@ -66,7 +66,9 @@ class LineParser:
         try:
             value = parse_json(raw.content)
         except InvalidJson as error:
-            return BatchError(code="invalid_json_line", message=f"This line is not valid JSON: {error}.", line=raw.number)
+            return BatchError(
+                code="invalid_json_line", message=f"This line is not valid JSON: {error}.", line=raw.number
+            )
         try:
             line = parse_body(BatchLine, value)
         except ApiError as error:
@@ -83,7 +85,10 @@ class LineParser:
             )
         if line.body.get("stream") is True:
             return BatchError(
-                code="invalid_request", message="'stream' must not be true in a batch.", param="body.stream", line=number
+                code="invalid_request",
+                message="'stream' must not be true in a batch.",
+                param="body.stream",
+                line=number,
             )
         first = self._first_line_of.setdefault(line.custom_id, number)
         if first != number:
@@ -101,6 +106,4 @@ def _line_error(error: ApiError, value: Any, number: int) -> BatchError:  # Any:
     if not isinstance(value, dict):
         message = "A line must be a JSON object with custom_id, method, url and body."
         return BatchError(code="invalid_json_line", message=message, line=number)
-    return BatchError(
-        code=problem.code or "invalid_request", message=problem.message, param=problem.param, line=number
-    )
+    return BatchError(code=problem.code or "invalid_request", message=problem.message, param=problem.param, line=number)

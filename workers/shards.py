@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 from sqlalchemy import Row
@@ -99,10 +100,13 @@ class Progress:
 class ShardRun:
     """One claimed shard, from its first line to `leave`."""
 
-    def __init__(self, context: WorkerContext, claim: Row[tuple[str, str, str, str, int, int]], served: Served) -> None:
+    def __init__(self, context: WorkerContext, claim: Row[*tuple[Any, ...]], served: Served) -> None:
         self._context = context
         self._served = served
-        self.id, self._batch_id, self._tenant_id, _, self._fence, _ = claim
+        self.id: str = claim.id
+        self._batch_id: str = claim.batch_id
+        self._tenant_id: str = claim.tenant_id
+        self._fence: int = claim.fence
         self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._progress = Progress(deque(), {})
@@ -123,7 +127,7 @@ class ShardRun:
         try:
             with self._context.database.begin() as connection:
                 rows = connection.execute(shards.queued_lines(self.id)).all()
-            self._progress.bodies = {line: body for line, body in rows}
+            self._progress.bodies = dict(rows)
             self._progress.waiting.extend(self._progress.bodies)
             self._generate()
             self._leave()

@@ -12,29 +12,31 @@ log = structlog.get_logger()
 
 
 class Tickets:
-    """Sends ids to queues."""
+    """Sends ids to queues; every method says whether the broker took the ticket."""
 
     def __init__(self, app: Celery) -> None:
         self._app = app
 
-    def prepare(self, batch_id: str) -> None:
+    def prepare(self, batch_id: str) -> bool:
         """A clerk shall read the batch's file."""
-        self._send(PREPARE, batch_id, CLERK_QUEUE)
+        return self._send(PREPARE, batch_id, CLERK_QUEUE)
 
-    def finalize(self, batch_id: str) -> None:
+    def finalize(self, batch_id: str) -> bool:
         """A clerk shall write the batch's files."""
-        self._send(FINALIZE, batch_id, CLERK_QUEUE)
+        return self._send(FINALIZE, batch_id, CLERK_QUEUE)
 
-    def run_shards(self, model: str) -> None:
+    def run_shards(self, model: str) -> bool:
         """A worker of this model shall look for shards."""
-        self._send(RUN_SHARDS, model, batch_queue(model))
+        return self._send(RUN_SHARDS, model, batch_queue(model))
 
-    def run_chat(self, job_id: str, model: str) -> None:
+    def run_chat(self, job_id: str, model: str) -> bool:
         """A worker of this model shall take this job."""
-        self._send(RUN_CHAT, job_id, chat_queue(model))
+        return self._send(RUN_CHAT, job_id, chat_queue(model))
 
-    def _send(self, task: str, argument: str, queue: str) -> None:
+    def _send(self, task: str, argument: str, queue: str) -> bool:
         try:
             self._app.send_task(task, args=[argument], queue=queue, retry=False)
         except OperationalError as error:
             log.warning("ticket_lost", task=task, queue=queue, reason=str(error))
+            return False
+        return True

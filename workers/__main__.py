@@ -1,0 +1,5 @@
+"""`python -m workers`: see `workers.launcher`."""
+
+from workers.launcher import main
+
+main()

@@ -1,0 +1,152 @@
+"""One Celery consumer process: `python -m workers.consumer chat|batch|clerk --models a,b --device cpu`.
+
+Builds what its kind needs, once, and hands itself to Celery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Final
+
+import redis
+from celery import Celery, signals
+
+from core import ids
+from core.broker import make_celery
+from core.children import notify_ready
+from core.errors import MillraceError
+from core.files import FileStore
+from core.logs import configure_logging
+from core.models import ModelCatalog, load_models
+from core.settings import Settings, load_settings
+from core.states import BatchState
+from core.tickets import Tickets
+from db import jobs, shards
+from db.schema import check_schema
+from db.sessions import database_engine
+from engine.client import EngineClient
+from workers.consumers import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
+from workers.context import ClerkContext, Database, Served, WorkerContext
+from workers.drain import Drain
+from workers.endpoints import engine_endpoint, model_hash
+from workers.leases import LeaseKeeper, Renew, Renewed
+from workers.publisher import Publisher
+
+_ENGINE_READY_SECONDS: Final = 600
+_TICK_IS_OLD_SECONDS: Final = 5.0
+
+
+def _worker_context(
+    settings: Settings,
+    catalog: ModelCatalog,
+    names: list[str],
+    device: str,
+    kind: str,
+    app: Celery,
+    client: redis.Redis,
+) -> WorkerContext:
+    owner = f"{ids.new_id(ids.WORKER)}@{socket.gethostname()}:{os.getpid()}"
+    database = Database(database_engine(settings.database_url or "", pool_size=10))
+    models = {name: _served(settings, catalog, name, device, owner) for name in names}
+    for served in models.values():
+        served.engine.wait_ready(_ENGINE_READY_SECONDS)
+
+    def is_alive(model: str) -> bool:
+        return models[model].engine.seconds_since_tick(time.monotonic()) < _TICK_IS_OLD_SECONDS
+
+    return WorkerContext(
+        settings=settings,
+        owner=owner,
+        database=database,
+        models=models,
+        leases=LeaseKeeper(
+            _renewal(settings, kind, owner),
+            is_alive,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            lease_seconds=settings.lease_seconds,
+        ),
+        tickets=Tickets(app),
+        publisher=Publisher(client, settings.key_prefix),
+    )
+
+
+def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, owner: str) -> Served:
+    model = catalog.get(name)
+    assert model is not None, "the launcher names models of this catalog"
+    client = EngineClient(engine_endpoint(settings, name, device), owner)
+    return Served(model=model, engine=client, model_hash=model_hash(settings, model.parameters.model))
+
+
+def _renewal(settings: Settings, kind: str, owner: str) -> Renew:
+    """The heartbeat's statement, on a connection nobody else can use up."""
+    own = Database(database_engine(settings.database_url or "", pool_size=1))
+    lease = timedelta(seconds=settings.lease_seconds)
+
+    def renew(models: list[str]) -> Iterable[Renewed]:
+        with own.begin() as connection:
+            if kind == "chat":
+                return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(owner, models, lease))]
+            rows = connection.execute(shards.renew_shards(owner, models, lease)).all()
+            return [Renewed(row[0], row[1], row[2] != BatchState.IN_PROGRESS) for row in rows]
+
+    return renew
+
+
+def _build(kind: str, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
+    catalog = load_models(settings.models_dir)
+    client = redis.Redis.from_url(settings.redis_url or "", socket_timeout=None, socket_connect_timeout=3)
+    if kind == "clerk":
+        database = Database(database_engine(settings.database_url or "", pool_size=5))
+        check_schema(database.engine)
+        context = ClerkContext(
+            settings=settings,
+            database=database,
+            catalog=catalog,
+            files=FileStore(settings.files_root),
+            tickets=Tickets(app),
+            publisher=Publisher(client, settings.key_prefix),
+        )
+        return ClerkConsumer(app, context)
+    worker = _worker_context(settings, catalog, names, device, kind, app, client)
+    check_schema(worker.database.engine)
+    return ChatConsumer(app, worker, client) if kind == "chat" else BatchConsumer(app, worker)
+
+
+def main() -> None:
+    """The process."""
+    parser = argparse.ArgumentParser(description="One Celery consumer of a Millrace worker.")
+    parser.add_argument("kind", choices=["chat", "batch", "clerk"])
+    parser.add_argument("--models", default="", help="names, separated by commas")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    app = make_celery(settings)
+    try:
+        consumer = _build(arguments.kind, arguments.models.split(","), arguments.device, settings, app)
+    except (MillraceError, TimeoutError) as error:
+        sys.exit(f"millrace {arguments.kind}: {error}")
+    drain = Drain(consumer, settings.drain_seconds)
+
+    def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, drain.on_signal)
+        consumer.start()
+        notify_ready()
+
+    signals.worker_ready.connect(on_ready, weak=False)
+    name = f"{arguments.kind}-{os.getpid()}@{socket.gethostname()}"
+    flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    queues = ",".join(consumer.queues)
+    app.worker_main(["worker", "-P", "threads", "-c", str(consumer.threads), "-Q", queues, "-n", name, *flags])
+
+
+if __name__ == "__main__":
+    main()

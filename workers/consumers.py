@@ -1,0 +1,223 @@
+"""The three kinds of consumer. One pool of threads shared by long and short tasks would starve the short.
+
+Each registers its tasks, says which queues feed it, and looks for work itself now and then, in case Redis is deaf.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Protocol
+
+import redis
+import structlog
+from celery import Celery
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.queues import (
+    CANCEL_CHANNEL,
+    CLERK_QUEUE,
+    FINALIZE,
+    PREPARE,
+    RUN_CHAT,
+    RUN_SHARDS,
+    batch_queue,
+    chat_queue,
+)
+from db import jobs, shards
+from workers.chat import ChatRunner
+from workers.context import ClerkContext, WorkerContext
+from workers.finalize import finalize
+from workers.prepare import prepare
+from workers.shards import Lanes
+from workers.sweep import Sweeper
+
+log = structlog.get_logger()
+
+
+class Consumer(Protocol):
+    """What a kind of consumer adds to the process."""
+
+    queues: list[str]
+    threads: int
+
+    def start(self) -> None:
+        """The broker is there: begin what runs beside the tasks."""
+
+    def drain(self, *, abort: bool) -> None:
+        """Begin nothing new; with `abort`, give back what runs."""
+
+    def is_idle(self) -> bool:
+        """Is nothing running?"""
+
+    def close(self) -> None:
+        """Last words."""
+
+
+class Every(threading.Thread):
+    """Calls something now and then until closed; a sick database is only logged."""
+
+    def __init__(self, seconds: float, action: Callable[[], None], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._seconds = seconds
+        self._action = action
+        self._stop_event = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_event.is_set():
+            try:
+                self._action()
+            except SQLAlchemyError as error:
+                log.warning("poll_failed", thread=self.name, reason=type(error).__name__)
+            self._stop_event.wait(self._seconds)
+
+    def close(self) -> None:
+        """Not again."""
+        self._stop_event.set()
+
+
+class ChatConsumer:
+    """Single jobs: a thread each, for as long as the job runs."""
+
+    def __init__(self, app: Celery, context: WorkerContext, client: redis.Redis) -> None:
+        settings = context.settings
+        self.queues = [chat_queue(model) for model in context.models]
+        self.threads = settings.chat_threads
+        self._context = context
+        self._runner = ChatRunner(context)
+        self._cancels = threading.Thread(target=self._listen, args=(client,), name="cancels", daemon=True)
+        self._poll = Every(settings.poll_seconds, self._take_overdue, "chat-poll")
+        self._helpers = ThreadPoolExecutor(4, "chat-overdue")
+
+        @app.task(name=RUN_CHAT)  # type: ignore[untyped-decorator]
+        def run_chat(job_id: str) -> None:
+            self._runner.run(job_id)
+
+    def start(self) -> None:
+        """Heartbeats, cancel hints, and a look for jobs whose tickets never came."""
+        self._context.leases.start()
+        self._cancels.start()
+        self._poll.start()
+
+    def drain(self, *, abort: bool) -> None:
+        """See `Consumer`."""
+        self._poll.close()
+        self._runner.drain(abort=abort)
+
+    def is_idle(self) -> bool:
+        """See `Consumer`."""
+        return self._runner.is_idle()
+
+    def close(self) -> None:
+        """See `Consumer`."""
+        self._context.publisher.close()
+
+    def _take_overdue(self) -> None:
+        """Even if Redis is deaf: what waits for long is taken without a ticket."""
+        age = timedelta(seconds=self._context.settings.ticket_seconds)
+        with self._context.database.begin() as connection:
+            overdue = connection.execute(jobs.overdue_jobs(list(self._context.models), age, 16)).all()
+        for job_id, _ in overdue:
+            self._helpers.submit(self._runner.run, job_id)
+
+    def _listen(self, client: redis.Redis) -> None:
+        channel = self._context.settings.key_prefix + CANCEL_CHANNEL
+        while True:
+            try:
+                with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
+                    subscription.subscribe(channel)
+                    for message in subscription.listen():
+                        self._runner.cancel(message["data"].decode(errors="replace"))
+            except redis.RedisError as error:
+                log.warning("cancel_channel_lost", reason=str(error))
+                time.sleep(1)
+
+
+class BatchConsumer:
+    """Shards: a few lanes per model."""
+
+    def __init__(self, app: Celery, context: WorkerContext) -> None:
+        self.queues = [batch_queue(model) for model in context.models]
+        self.threads = (context.settings.batch_lanes + 1) * len(context.models)
+        self._context = context
+        self._lanes = {name: Lanes(context, served) for name, served in context.models.items()}
+        self._poll = Every(context.settings.poll_seconds, self._look, "batch-poll")
+
+        @app.task(name=RUN_SHARDS)  # type: ignore[untyped-decorator]
+        def run_shards(model: str) -> None:
+            if (lanes := self._lanes.get(model)) is not None:
+                lanes.work()
+
+    def start(self) -> None:
+        """Heartbeats, and a look for shards at once: a restarted worker resumes what was running."""
+        self._context.leases.start()
+        self._poll.start()
+
+    def drain(self, *, abort: bool) -> None:
+        """See `Consumer`."""
+        self._poll.close()
+        for lanes in self._lanes.values():
+            lanes.drain(abort=abort)
+
+    def is_idle(self) -> bool:
+        """See `Consumer`."""
+        return all(lanes.is_idle() for lanes in self._lanes.values())
+
+    def close(self) -> None:
+        """See `Consumer`."""
+        self._context.publisher.close()
+
+    def _look(self) -> None:
+        with self._context.database.begin() as connection:
+            waiting = set(connection.execute(shards.models_with_claimable_shards()).scalars())
+        for name in waiting & set(self._lanes):
+            for _ in range(self._context.settings.batch_lanes):
+                threading.Thread(target=self._lanes[name].work, name=f"lane-{name}", daemon=True).start()
+
+
+class ClerkConsumer:
+    """Prepare, finalize, sweep: no engine."""
+
+    def __init__(self, app: Celery, context: ClerkContext) -> None:
+        self.queues = [CLERK_QUEUE]
+        self.threads = 2
+        self._context = context
+        self._sweeper = Sweeper(context)
+        self._running = 0
+        self._lock = threading.Lock()
+
+        @app.task(name=PREPARE)  # type: ignore[untyped-decorator]
+        def run_prepare(batch_id: str) -> None:
+            self._work(prepare, batch_id)
+
+        @app.task(name=FINALIZE)  # type: ignore[untyped-decorator]
+        def run_finalize(batch_id: str) -> None:
+            self._work(finalize, batch_id)
+
+    def start(self) -> None:
+        """See `Consumer`."""
+        self._sweeper.start()
+
+    def drain(self, *, abort: bool) -> None:  # noqa: ARG002 - its transactions roll back by themselves
+        """See `Consumer`."""
+        self._sweeper.close()
+
+    def is_idle(self) -> bool:
+        """See `Consumer`."""
+        return self._running == 0
+
+    def close(self) -> None:
+        """See `Consumer`."""
+        self._context.publisher.close()
+
+    def _work(self, task: Callable[[ClerkContext, str], None], batch_id: str) -> None:
+        with self._lock:
+            self._running += 1
+        try:
+            task(self._context, batch_id)
+        finally:
+            with self._lock:
+                self._running -= 1

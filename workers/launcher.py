@@ -1,0 +1,222 @@
+"""A worker of one device: `python -m workers --device cpu --models a,b`.
+
+Starts an engine per model and the consumers that feed them, restarts what dies, and takes all of it down in order.
+The device is pinned by the environment before anything of CUDA loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from core.children import Child, ChildFailed, notify_ready
+from core.errors import ConfigError, MillraceError
+from core.logs import configure_logging
+from core.models import ModelBackend, ModelConfig, load_models
+from core.settings import Settings, load_settings
+from core.sockets import private_directory
+from db.schema import check_schema
+from db.sessions import database_engine
+from engine.client import EngineClient
+from engine.config import Backend, EngineConfig
+from workers.endpoints import engine_endpoint, model_hash
+
+log = structlog.get_logger()
+
+_READY_SECONDS: Final = 600.0
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_STEADY_SECONDS: Final = 60.0
+
+
+def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
+    """What a model file and the settings mean to an engine."""
+    slots = model.slots or settings.slots
+    return EngineConfig(
+        model=model.name,
+        endpoint=engine_endpoint(settings, model.name, device),
+        backend=Backend.FAKE if model.backend is ModelBackend.FAKE else Backend.LLAMA,
+        model_path=model.parameters.model,
+        context_size=model.context_size,
+        slots=slots,
+        threads=model.threads,
+        gpu_layers=0 if device == "cpu" else model.gpu_layers,
+        batch_tokens=max(model.batch_tokens, slots),
+        chat_template=model.chat_template,
+        stopwords=list(model.stopwords),
+        step_seconds=model.step_seconds,
+    )
+
+
+def default_device() -> str:
+    """The first GPU, or the CPU where there is none."""
+    gpus = Path("/proc/driver/nvidia/gpus")
+    return "cuda:0" if gpus.is_dir() and any(gpus.iterdir()) else "cpu"
+
+
+def device_environment(device: str) -> dict[str, str]:
+    """What pins a process to its device; raises ConfigError for a device we do not know."""
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not number.isdigit():
+        raise ConfigError(f"Unknown device {device!r}: use cpu, cuda:0, cuda:1, …")
+    return {"CUDA_VISIBLE_DEVICES": number}
+
+
+@dataclass(slots=True)
+class Supervised:
+    """A command that is kept running; each quick death doubles the pause before the next start."""
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    first_pause_seconds: float
+    child: Child | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    num_deaths: int = field(default=0)
+
+    def start(self) -> Child:
+        """Start it now."""
+        self.child = Child(self.name, self.command, self.log, env={**os.environ, **self.environment})
+        self.started_at = time.monotonic()
+        return self.child
+
+    def tend(self, now: float) -> None:
+        """Start it again when it has died and its pause is over."""
+        if self.child is not None and self.child.exit_code() is not None:
+            log.warning("child_died", name=self.name, exit_code=self.child.exit_code())
+            self.child.stop(signal.SIGKILL, 0)
+            self.child = None
+            self.num_deaths = 1 if now - self.started_at > _STEADY_SECONDS else self.num_deaths + 1
+            pause = self.first_pause_seconds * 2 ** (self.num_deaths - 1)
+            self.restart_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
+        elif self.child is None and now >= self.restart_at:
+            self.start()
+
+
+class WorkerLauncher:
+    """The engines and consumers of one device."""
+
+    def __init__(self, settings: Settings, models: list[ModelConfig], device: str) -> None:
+        self._settings = settings
+        self._device = device
+        self._models = models
+        logs = private_directory(settings.state_dir / "logs")
+        environment = device_environment(device)
+        pause = settings.engine_restart_seconds
+        self._engines = [
+            Supervised(
+                f"engine-{model.name}",
+                [sys.executable, "-m", "engine.server", _json(engine_config(settings, model, device))],
+                logs / f"engine-{model.name}.log",
+                environment,
+                pause,
+            )
+            for model in models
+        ]
+        names = ",".join(model.name for model in models)
+        self._consumers = [
+            Supervised(
+                kind,
+                [sys.executable, "-m", "workers.consumer", kind, "--models", names, "--device", device],
+                logs / f"{kind}.log",
+                environment,
+                pause,
+            )
+            for kind in ("chat", "batch")
+        ]
+
+    def run(self, is_stopping: threading.Event) -> None:
+        """Until told to stop; children are started by this thread, which must be the main one."""
+        try:
+            self._start()
+            notify_ready()
+            log.info("worker_ready", device=self._device, models=[model.name for model in self._models])
+            while not is_stopping.wait(0.1):
+                for child in (*self._engines, *self._consumers):
+                    child.tend(time.monotonic())
+        finally:
+            self._stop()
+
+    def _start(self) -> None:
+        engines = [engine.start() for engine in self._engines]
+        for model in self._models:
+            model_hash(self._settings, model.parameters.model)
+        for model, child in zip(self._models, engines, strict=True):
+            self._wait_engine(model, child)
+        consumers = [consumer.start() for consumer in self._consumers]
+        for child in consumers:
+            child.wait_ready(_READY_SECONDS)
+
+    def _wait_engine(self, model: ModelConfig, child: Child) -> None:
+        client = EngineClient(engine_endpoint(self._settings, model.name, self._device), f"launcher-{os.getpid()}")
+        deadline = time.monotonic() + _READY_SECONDS
+        try:
+            while True:
+                try:
+                    client.wait_ready(0.2)
+                    return
+                except TimeoutError:
+                    if child.exit_code() is not None or time.monotonic() > deadline:
+                        raise ChildFailed(f"The model {model.name} did not load. {child.obituary()}") from None
+        finally:
+            client.close()
+
+    def _stop(self) -> None:
+        """Consumers first: they give back what they hold while the engines still answer."""
+        running = [child.child for child in self._consumers if child.child is not None]
+        for child in running:
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + self._settings.drain_seconds + 2
+        for child in running:
+            child.stop(signal.SIGTERM, max(0.1, deadline - time.monotonic()))
+        for engine in self._engines:
+            if engine.child is not None:
+                engine.child.stop(signal.SIGTERM, 2)
+
+
+def _json(config: EngineConfig) -> str:
+    return msgspec.json.encode(config).decode()
+
+
+def main() -> None:
+    """The process."""
+    parser = argparse.ArgumentParser(description="A Millrace worker: the engines of one device and what feeds them.")
+    parser.add_argument("--device", default=default_device(), help="cpu, cuda:0, cuda:1, …")
+    parser.add_argument("--models", default="", help="names, separated by commas; default: all in the models folder")
+    arguments = parser.parse_args()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        check_schema(database_engine(settings.database_url or "", pool_size=1))
+        WorkerLauncher(settings, _models(settings, arguments.models), arguments.device).run(stopping)
+    except MillraceError as error:
+        sys.exit(f"millrace worker: {error}")
+
+
+def _models(settings: Settings, names: str) -> list[ModelConfig]:
+    catalog = load_models(settings.models_dir)
+    if not catalog.models:
+        raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
+    chosen = []
+    for name in names.split(",") if names else catalog.names():
+        model = catalog.get(name)
+        if model is None:
+            raise ConfigError(f"There is no model {name!r}; there are: {', '.join(catalog.names())}.")
+        chosen.append(model)
+    return chosen
