@@ -1,0 +1,61 @@
+"""The api's process: `python -m api`. Prints where it listens, tells whoever started it, drains on SIGTERM."""
+
+from __future__ import annotations
+
+import socket
+import sys
+
+import uvicorn
+
+from api.app import create_app
+from core.children import notify_ready
+from core.errors import MillraceError
+from core.logs import configure_logging
+from core.settings import load_settings
+
+_IDLE_SECONDS = 75
+
+
+class Server(uvicorn.Server):
+    """Uvicorn that says when it is ready."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once the app has started."""
+        await super().startup(sockets)
+        if self.started:
+            notify_ready()
+
+
+def main() -> None:
+    """The process."""
+    try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        app = create_app(settings)
+    except MillraceError as error:
+        sys.exit(f"millrace api: {error}")
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        sys.exit(
+            f"millrace api: cannot listen on {settings.host}:{settings.port} ({error.strerror}). Choose another port."
+        )
+    print(f"listening on http://{settings.host}:{listener.getsockname()[1]}", flush=True)
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        log_level="warning",
+        timeout_keep_alive=_IDLE_SECONDS,
+        timeout_graceful_shutdown=int(settings.drain_seconds),
+        server_header=False,
+    )
+    server = Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        sys.exit(3)
+
+
+if __name__ == "__main__":
+    main()

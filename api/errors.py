@@ -1,0 +1,78 @@
+"""Every failure leaves as OpenAI's error envelope. FastAPI's own handlers would lose its fields, or echo a prompt."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from starlette.exceptions import HTTPException
+
+from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
+
+log = structlog.get_logger()
+
+_MESSAGES: Final = {
+    404: ("There is no such endpoint. See README.md for those that exist.", "unknown_url"),
+    405: ("This endpoint does not take this method.", "method_not_allowed"),
+    413: ("The request body is too large.", "request_too_large"),
+}
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The envelope; client errors other than waiting are not worth a retry, and the SDKs obey this header."""
+    extra = {"x-should-retry": "false"} if problem.status in (400, 409) else {}
+    return JSONResponse(problem.envelope(), problem.status, {**extra, **(headers or {})})
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Replace all handlers."""
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(_: Request, error: ApiError) -> JSONResponse:
+        return problem_response(error.problem, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        message = f"Invalid value for '{param}': {first['msg']}."
+        return problem_response(Problem(status=400, message=message, code="invalid_value", param=param))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+        message, code = _MESSAGES.get(error.status_code, (str(error.detail), None))
+        return problem_response(Problem(status=error.status_code, message=message, code=code))
+
+    @app.exception_handler(DBAPIError)
+    async def on_database_error(request: Request, error: DBAPIError) -> JSONResponse:
+        if not (error.connection_invalidated or _is_passing(error)):
+            return await on_unknown_error(request, error)
+        log.warning("database_unavailable", reason=type(error.orig).__name__)
+        return _database_unavailable()
+
+    @app.exception_handler(PoolTimeout)
+    async def on_pool_timeout(_: Request, error: PoolTimeout) -> JSONResponse:
+        log.warning("database_unavailable", reason=type(error).__name__)
+        return _database_unavailable()
+
+    @app.exception_handler(Exception)
+    async def on_unknown_error(request: Request, error: Exception) -> JSONResponse:
+        log.error("request_failed", route=request.url.path, exc_info=error)
+        message = "The server failed to answer this request. Its log says why, under the request id."
+        return problem_response(Problem(status=500, message=message, type=SERVER_ERROR))
+
+
+def _is_passing(error: DBAPIError) -> bool:
+    """Connections, timeouts and locks: worth another try."""
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return type(error).__name__ == "OperationalError" or state[:2] in {"08", "40", "53", "55", "57"}
+
+
+def _database_unavailable() -> JSONResponse:
+    error = unavailable("The database does not answer. Nothing was lost; try again shortly.")
+    return problem_response(error.problem, error.headers)

@@ -1,0 +1,30 @@
+"""Numbers of this process, in Prometheus's text form. Counted where things happen, formatted only when asked for."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """One registry per process."""
+
+    def __init__(self) -> None:
+        registry = CollectorRegistry()
+        self.requests = Counter(
+            "millrace_http_requests_total", "Requests answered.", ["route", "status"], registry=registry
+        )
+        self.first_event_seconds = Histogram(
+            "millrace_chat_first_event_seconds",
+            "From a chat request to the first event of its job.",
+            registry=registry,
+            buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
+        )
+        self.open_streams = Gauge("millrace_open_streams", "Streams being relayed.", registry=registry)
+        self.dropped_subscribers = Counter(
+            "millrace_dropped_subscribers_total", "Streams that read too slowly.", registry=registry
+        )
+        self._registry = registry
+
+    def text(self) -> bytes:
+        """The exposition format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,154 @@
+"""The relay: one pub/sub connection per process, fanned out to whoever follows a job.
+
+Knows channels and events, forwards frames unread. A subscriber that does not keep up is dropped, the others never notice.
+Whatever is lost here (a reconnect, a restart of the broker) is a gap that `api.following` fills from the replay list or the row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Final
+
+import msgspec
+import redis.asyncio as redis
+import structlog
+from redis.exceptions import RedisError
+
+from core.events import Event, decode_event
+from core.queues import CANCEL_CHANNEL, job_channel, replay_key
+
+log = structlog.get_logger()
+
+QUEUE_EVENTS: Final = 2048
+_RECONNECT_SECONDS: Final = 0.5
+
+
+class Subscription:
+    """A follower's queue. Use as a context manager; leaving it unsubscribes."""
+
+    def __init__(self, relay: Relay, job_id: str) -> None:
+        self.job_id = job_id
+        self._relay = relay
+        self._queue: asyncio.Queue[Event] = asyncio.Queue(QUEUE_EVENTS)
+        self.is_overflowed = False
+
+    async def get(self, timeout_seconds: float) -> Event:
+        """The next event; raises TimeoutError after a silence."""
+        with suppress(asyncio.QueueEmpty):
+            return self._queue.get_nowait()
+        async with asyncio.timeout(timeout_seconds):
+            return await self._queue.get()
+
+    def put(self, event: Event) -> None:
+        """Never blocks: a full queue marks the follower as too slow."""
+        try:
+            self._queue.put_nowait(event)
+        except asyncio.QueueFull:
+            self.is_overflowed = True
+
+    async def __aenter__(self) -> Subscription:
+        await self._relay.add(self)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._relay.remove(self)
+
+
+class Relay:
+    """Started once with the process."""
+
+    def __init__(self, url: str, key_prefix: str) -> None:
+        self._prefix = key_prefix
+        self.client = redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=2)
+        self._listener = redis.Redis.from_url(url, socket_timeout=None, socket_connect_timeout=2)
+        self._pubsub: Any = None  # Any: redis-py's pub/sub has no types
+        self._followers: dict[str, set[Subscription]] = {}
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self.is_connected = False
+
+    async def start(self) -> None:
+        """Begin to listen; a broker that is not there yet is waited for in the background."""
+        self._task = asyncio.create_task(self._run(), name="relay")
+
+    async def close(self) -> None:
+        """Stop listening."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self.client.aclose()
+        await self._listener.aclose()
+
+    def follow(self, job_id: str) -> Subscription:
+        """A subscription to a job's events, open inside its `async with`."""
+        return Subscription(self, job_id)
+
+    async def replay(self, job_id: str) -> list[Event]:
+        """The events of a job so far, oldest first; empty when they are gone."""
+        try:
+            stored = await self.client.lrange(self._prefix + replay_key(job_id), 0, -1)
+        except RedisError:
+            return []
+        return [decode_event(data) for data in stored]
+
+    async def send_cancel(self, job_id: str) -> None:
+        """Hint to the workers; the row already says it, and they see that with their next heartbeat."""
+        with suppress(RedisError):
+            await self.client.publish(self._prefix + CANCEL_CHANNEL, job_id)
+
+    async def add(self, subscription: Subscription) -> None:
+        """Subscribe; nothing is raised when the broker is away, its return resubscribes everything."""
+        followers = self._followers.setdefault(subscription.job_id, set())
+        followers.add(subscription)
+        if len(followers) == 1:
+            await self._command("subscribe", subscription.job_id)
+
+    async def remove(self, subscription: Subscription) -> None:
+        """Unsubscribe."""
+        followers = self._followers.get(subscription.job_id, set())
+        followers.discard(subscription)
+        if not followers:
+            self._followers.pop(subscription.job_id, None)
+            await self._command("unsubscribe", subscription.job_id)
+
+    async def _command(self, name: str, job_id: str) -> None:
+        async with self._lock:
+            if self.is_connected:
+                with suppress(RedisError, OSError):
+                    await getattr(self._pubsub, name)(self._prefix + job_channel(job_id))
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._connect()
+                async for message in self._pubsub.listen():
+                    if message["type"] == "message":
+                        self._dispatch(message["data"])
+            except (RedisError, OSError) as error:
+                log.warning("relay_lost", reason=str(error))
+            self.is_connected = False
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _connect(self) -> None:
+        async with self._lock:
+            if self._pubsub is not None:
+                with suppress(RedisError, OSError):
+                    await self._pubsub.aclose()
+            self._pubsub = self._listener.pubsub()
+            channels = [self._prefix + job_channel(job_id) for job_id in self._followers]
+            await self._pubsub.subscribe(self._prefix + "relay", *channels)
+            self.is_connected = True
+
+    def _dispatch(self, data: bytes) -> None:
+        try:
+            event = decode_event(data)
+        except msgspec.MsgspecError:
+            log.warning("foreign_event")
+            return
+        for follower in self._followers.get(event.job, ()):
+            follower.put(event)

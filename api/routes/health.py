@@ -1,0 +1,52 @@
+"""Is it alive, is it ready, what does it count. For machines that watch machines; no key needed."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.state import ApiState, StateDep
+from db.schema import current_version, needed_version
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+async def readyz(state: StateDep) -> JSONResponse:
+    """What it needs answers too; what does not is named."""
+    checks = {"database": await _database(state), "queue": await _queue(state)}
+    is_ready = all(answer == "ok" for answer in checks.values())
+    return JSONResponse({"status": "ok" if is_ready else "unavailable", "checks": checks}, 200 if is_ready else 503)
+
+
+@router.get("/metrics")
+async def metrics(state: StateDep) -> Response:
+    """Prometheus's text format."""
+    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _database(state: ApiState) -> str:
+    try:
+        async with state.database.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+            have = await connection.run_sync(current_version)
+    except (SQLAlchemyError, OSError) as error:
+        return f"does not answer ({type(error).__name__})"
+    return "ok" if have == needed_version() else f"schema is {have}, this api needs {needed_version()}"
+
+
+async def _queue(state: ApiState) -> str:
+    try:
+        await state.relay.client.ping()
+    except (RedisError, OSError) as error:
+        return f"does not answer ({type(error).__name__})"
+    return "ok" if state.relay.is_connected else "events do not arrive yet"

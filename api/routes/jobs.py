@@ -1,0 +1,110 @@
+"""`/v1/jobs`: a chat request that is answered later; polled, or followed with `Last-Event-ID`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from fastapi import APIRouter, Header, Request
+from fastapi.responses import Response
+from sqlalchemy import Row
+
+from api.following import Ended, Follower, Frames, Silence, read_row
+from api.frames import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
+from api.state import ApiState, StateDep, TenantDep
+from api.streams import EventStream
+from api.submitting import cancel, cancelled_problem, read_submission, submit
+from core.errors import Problem, bad_request, not_found
+from core.events import EventKind
+from core.ids import is_id
+from core.states import JobState
+from core.wire.objects import JobObject
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post("/v1/jobs", status_code=202)
+async def create_job(request: Request, state: StateDep, tenant: TenantDep) -> JobObject:
+    """Take a chat body and answer later; what was accepted survives anything."""
+    submission = await read_submission(request, state, tenant)
+    await submit(state, submission, durable=True)
+    return to_job_object(await _find(state, submission.job_id, tenant))
+
+
+@router.get("/v1/jobs/{job_id}")
+async def get_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObject:
+    """The job, with its answer or error once it has ended."""
+    return to_job_object(await _find(state, job_id, tenant))
+
+
+@router.post("/v1/jobs/{job_id}/cancel")
+async def cancel_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObject:
+    """Stop it; a job that has ended stays as it is."""
+    await _find(state, job_id, tenant)
+    await cancel(state, job_id)
+    return to_job_object(await _find(state, job_id, tenant))
+
+
+@router.get("/v1/jobs/{job_id}/events")
+async def get_job_events(
+    job_id: str, state: StateDep, tenant: TenantDep, last_event_id: str | None = Header(None)
+) -> Response:
+    """Its frames as they come, numbered; a reader that comes back says the last number it saw."""
+    job = await _find(state, job_id, tenant)
+    if last_event_id is not None and not last_event_id.isdigit():
+        raise bad_request(
+            "'Last-Event-ID' must be a number this stream sent.", code="invalid_value", param="Last-Event-ID"
+        )
+    next_seq = int(last_event_id[:9]) + 1 if last_event_id else 0
+    return EventStream(_events(state, job, tenant, next_seq))
+
+
+async def _events(state: ApiState, job: Row[*tuple[Any, ...]], tenant: str, next_seq: int) -> AsyncIterator[bytes]:
+    body = json.loads(job.body)
+    options = body.get("stream_options") or {}
+    async with state.relay.follow(job.id) as subscription:
+        follower = Follower(state, subscription, tenant, next_seq=next_seq)
+        async for item in follower.items(from_replay=True):
+            match item:
+                case Frames(seq=seq, frames=frames):
+                    yield numbered_events(seq, frames)
+                case Silence():
+                    yield PING_WITH_IDS
+                case Ended(kind=EventKind.DONE):
+                    if follower.next_seq == 0:
+                        row = item.row or await read_row(state, job.id, tenant)
+                        assert row is not None, "a job that is done has a row"
+                        include_usage = bool(options.get("include_usage"))
+                        yield numbered_events(0, chunks_of(str(row.answer), include_usage=include_usage))
+                    yield DONE
+                case Ended(problem=problem):
+                    yield error_event(problem or cancelled_problem())
+
+
+async def _find(state: ApiState, job_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+    row = await read_row(state, job_id, tenant) if is_id(job_id) else None
+    if row is None:
+        raise not_found(f"There is no job '{job_id[:64]}'.", param="job_id")
+    return row
+
+
+def to_job_object(row: Row[*tuple[Any, ...]]) -> JobObject:
+    """The row as clients see it."""
+    problem = Problem.from_json(row.problem).envelope()["error"] if row.problem else None
+    return JobObject(
+        id=row.id,
+        status="cancelling" if row.cancel_requested and row.state == JobState.RUNNING else str(row.state),
+        model=row.model,
+        created_at=_seconds(row.created_at) or 0,
+        started_at=_seconds(row.started_at),
+        finished_at=_seconds(row.finished_at),
+        attempt=row.attempt,
+        response=json.loads(row.answer) if row.answer else None,
+        error=problem,
+    )
+
+
+def _seconds(moment: datetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp())

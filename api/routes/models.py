@@ -1,0 +1,31 @@
+"""`/v1/models`: what is served."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from api.state import ApiState, StateDep, TenantDep
+from core.errors import not_found
+from core.wire.objects import ListObject, ModelObject
+
+router = APIRouter(tags=["models"])
+
+
+@router.get("/v1/models")
+async def list_models(state: StateDep, _: TenantDep) -> ListObject:
+    """Every model by name; aliases are not listed."""
+    models = [_to_object(state, name) for name in state.catalog.names()]
+    return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
+
+
+@router.get("/v1/models/{name}")
+async def get_model(name: str, state: StateDep, _: TenantDep) -> ModelObject:
+    """A model by name or alias."""
+    model = state.catalog.get(name)
+    if model is None:
+        raise not_found(f"The model '{name[:96]}' does not exist here.", code="model_not_found", param="model")
+    return _to_object(state, model.name)
+
+
+def _to_object(state: ApiState, name: str) -> ModelObject:
+    return ModelObject(id=name, created=state.started_at)

@@ -1,0 +1,54 @@
+"""A streaming response that notices at once when its reader has gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+from fastapi.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+
+
+async def disconnected(receive: Receive) -> None:
+    """Returns when the client has gone."""
+    while True:
+        message: Message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+
+
+class EventStream(Response):
+    """Sends what `events` yields. When the client leaves, the iterator is closed, so its `finally` runs."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(headers=_HEADERS)
+        del self.headers["content-length"]
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One stream."""
+        sending = asyncio.create_task(self._send(send))
+        leaving = asyncio.create_task(disconnected(receive))
+        try:
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+                with suppress(asyncio.CancelledError, OSError):
+                    await task
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        try:
+            async for data in self._events:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            closing = getattr(self._events, "aclose", None)
+            if closing is not None:
+                await closing()

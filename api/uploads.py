@@ -1,0 +1,120 @@
+"""From a multipart body to a file in the store, at flat memory. Knows forms and bytes; rows are the endpoint's."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import anyio.to_thread
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from api.state import ApiState
+from core.errors import SERVER_ERROR, ApiError, Problem, bad_request
+from core.files import READ_BYTES
+
+PURPOSES: Final = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+_MAX_FIELD_BYTES: Final = 64 * 1024
+_MAX_FILENAME: Final = 255
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A checked upload, its content still in the form's temporary file."""
+
+    content: UploadFile
+    size: int
+    filename: str
+    purpose: str
+    expires_at: datetime | None
+
+
+async def read_form(request: Request) -> FormData:
+    """Parse the multipart body; the file goes to a temporary one as it comes in."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        message = "Send the file as multipart/form-data with the fields 'file' and 'purpose'."
+        raise ApiError(Problem(status=415, message=message, code="unsupported_media_type"))
+    try:
+        return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
+    except HTTPException as error:
+        if error.status_code == 413:
+            raise
+        raise bad_request(f"The multipart body is not valid: {error.detail}", code="invalid_multipart") from None
+
+
+def check_upload(form: FormData, state: ApiState) -> Upload:
+    """What the form says, or the 4xx that names the field."""
+    purpose = form.get("purpose")
+    if purpose is None:
+        raise bad_request("Missing required parameter: 'purpose'.", code="missing_required_parameter", param="purpose")
+    if purpose not in PURPOSES:
+        message = f"Invalid value for 'purpose': use one of {', '.join(PURPOSES)}."
+        raise bad_request(message, code="invalid_value", param="purpose")
+    content = form.get("file")
+    if not isinstance(content, UploadFile) or not content.filename:
+        message = "Missing required parameter: 'file', with a file name."
+        raise bad_request(message, code="missing_required_parameter", param="file")
+    size = content.size or 0
+    _check_limits(str(purpose), content.filename, size, state)
+    return Upload(
+        content=content,
+        size=size,
+        filename=clean_filename(content.filename),
+        purpose=str(purpose),
+        expires_at=_expiry(form, str(purpose), state),
+    )
+
+
+def _check_limits(purpose: str, filename: str, size: int, state: ApiState) -> None:
+    limit = state.settings.file_bytes
+    if purpose == "batch":
+        limit = min(limit, state.settings.batch_file_bytes)
+        if not filename.lower().endswith(".jsonl"):
+            message = "A batch input file is JSON Lines: its name must end in '.jsonl'."
+            raise bad_request(message, code="invalid_file_format", param="file")
+    if size > limit:
+        message = f"The file has {size} bytes; the limit for this purpose is {limit}. Split it."
+        raise ApiError(Problem(status=413, message=message, code="file_too_large", param="file"))
+
+
+def _expiry(form: FormData, purpose: str, state: ApiState) -> datetime | None:
+    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        kept = timedelta(days=state.settings.file_days)
+        return datetime.now(UTC) + kept if purpose == "batch" else None
+    if anchor != "created_at":
+        message = "Invalid value for 'expires_after[anchor]': use 'created_at'."
+        raise bad_request(message, code="invalid_value", param="expires_after[anchor]")
+    if not isinstance(seconds, str) or not seconds.isdigit() or not 3600 <= int(seconds[:9]) <= 2_592_000:
+        message = "Invalid value for 'expires_after[seconds]': use 3600 to 2592000."
+        raise bad_request(message, code="invalid_value", param="expires_after[seconds]")
+    return datetime.now(UTC) + timedelta(seconds=int(seconds))
+
+
+def clean_filename(name: str) -> str:
+    """Inert text: no control or direction characters, no surrogates, at most 255 characters."""
+    kept = "".join(char for char in name if unicodedata.category(char) not in {"Cc", "Cf", "Cs"})
+    return kept[:_MAX_FILENAME] or "file"
+
+
+async def store(upload: Upload, state: ApiState, file_id: str) -> None:
+    """Copy into the store in a thread: synced and whole, or not there."""
+
+    def copy() -> None:
+        upload.content.file.seek(0)
+        with state.files.write(file_id) as target:
+            shutil.copyfileobj(upload.content.file, target, READ_BYTES)
+
+    try:
+        await anyio.to_thread.run_sync(copy)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        problem = Problem(status=507, message="The server's disk is full.", type=SERVER_ERROR, code="disk_full")
+        raise ApiError(problem) from None
