@@ -17,13 +17,18 @@ _IDLE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that says when it is ready."""
+    """Uvicorn that says when it is ready, and where."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the app has started."""
         await super().startup(sockets)
         if self.started:
-            notify_ready()
+            print(f"listening on {self._url}", flush=True)
+            notify_ready(self._url)
 
 
 def main() -> None:
@@ -42,7 +47,7 @@ def main() -> None:
         sys.exit(
             f"millrace api: cannot listen on {settings.host}:{settings.port} ({error.strerror}). Choose another port."
         )
-    print(f"listening on http://{settings.host}:{listener.getsockname()[1]}", flush=True)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -51,7 +56,7 @@ def main() -> None:
         timeout_graceful_shutdown=int(settings.drain_seconds),
         server_header=False,
     )
-    server = Server(config)
+    server = Server(config, f"http://{host}:{listener.getsockname()[1]}")
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(3)

@@ -120,9 +120,8 @@ class Follower:
         if event.seq > self.next_seq:
             yield await self._ended_row() or Ended(EventKind.FAILED, _LOST_TRACK)
             return
-        item = self._fresh(event)
-        if item is not None:
-            yield item
+        if (fresh := self._fresh(event)) is not None:
+            yield fresh
 
     def _is_of_older_attempt(self, event: Event) -> bool:
         return self._attempt is not None and event.attempt < self._attempt

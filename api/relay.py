@@ -94,7 +94,7 @@ class Relay:
             stored = await self.client.lrange(self._prefix + replay_key(job_id), 0, -1)
         except RedisError:
             return []
-        return [decode_event(data) for data in stored]
+        return [decode_event(data) for data in stored if isinstance(data, bytes)]
 
     async def send_cancel(self, job_id: str) -> None:
         """Hint to the workers; the row already says it, and they see that with their next heartbeat."""

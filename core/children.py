@@ -78,12 +78,14 @@ class Child:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
-    def wait_ready(self, timeout_seconds: float) -> None:
-        """Return when the child said it is ready; raise ChildFailed with its last words when it will not."""
+    def wait_ready(self, timeout_seconds: float) -> str:
+        """Return the child's status when it said it is ready; raise ChildFailed with its last words when it will not."""
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
-            if select.select([self._ready], [], [], 0.05)[0] and b"READY=1" in self._ready.recv(4096):
-                return
+            if select.select([self._ready], [], [], 0.05)[0]:
+                said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
+                if said.get("READY") == "1":
+                    return said.get("STATUS", "")
             if self.exit_code() is not None:
                 raise ChildFailed(self.obituary())
         raise ChildFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{self.log_tail()}")
@@ -123,11 +125,11 @@ class Child:
         return f"{self.name} ended with exit code {self.exit_code()}. Its log ({self.log}) ends:\n{self.log_tail()}"
 
 
-def notify_ready() -> None:
-    """Tell whoever started this process that it is ready; nothing happens when nobody asked."""
+def notify_ready(status: str = "") -> None:
+    """Tell whoever started this process that it is ready, with one line of status; nothing happens when nobody asked."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stream, suppress(OSError):
         stream.connect("\0" + address[1:] if address.startswith("@") else address)
-        stream.send(b"READY=1")
+        stream.send(f"READY=1\nSTATUS={status}".encode())

@@ -68,10 +68,3 @@ BATCH_MOVES: Final[dict[BatchState, frozenset[BatchState]]] = {
 
 FINAL_JOB_STATES: Final = tuple(state for state, moves in JOB_MOVES.items() if not moves)
 FINAL_BATCH_STATES: Final = tuple(state for state, moves in BATCH_MOVES.items() if not moves)
-
-
-def sources(
-    state: BatchState,
-) -> tuple[BatchState, ...]:
-    """The states a batch may come from when it enters `state`."""
-    return tuple(source for source, moves in BATCH_MOVES.items() if state in moves)

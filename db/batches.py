@@ -80,12 +80,6 @@ def begin_finalizing(batch_id: str) -> Any:  # Any: ReturningUpdate
     )
 
 
-def has_running_shard(batch_id: str) -> Select[bool]:
-    """Does a live worker still hold lines of this batch?"""
-    held = exists().where(Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now())
-    return select(held)
-
-
 def is_clerks_turn(batch_id: str) -> Select[bool]:
     """Is the batch closing, with no live worker on it? Then finalize may run."""
     held = exists().where(Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now())

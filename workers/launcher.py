@@ -12,7 +12,6 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -25,6 +24,7 @@ from core.logs import configure_logging
 from core.models import ModelBackend, ModelConfig, load_models
 from core.settings import Settings, load_settings
 from core.sockets import private_directory
+from core.supervised import Supervised
 from db.schema import check_schema
 from db.sessions import database_engine
 from engine.client import EngineClient
@@ -34,8 +34,6 @@ from workers.endpoints import engine_endpoint, model_hash
 log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
-_LONGEST_PAUSE_SECONDS: Final = 30.0
-_STEADY_SECONDS: Final = 60.0
 
 
 def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
@@ -73,39 +71,6 @@ def device_environment(device: str) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": number}
 
 
-@dataclass(slots=True)
-class Supervised:
-    """A command that is kept running; each quick death doubles the pause before the next start."""
-
-    name: str
-    command: list[str]
-    log: Path
-    environment: dict[str, str]
-    first_pause_seconds: float
-    child: Child | None = None
-    started_at: float = 0.0
-    restart_at: float = 0.0
-    num_deaths: int = field(default=0)
-
-    def start(self) -> Child:
-        """Start it now."""
-        self.child = Child(self.name, self.command, self.log, env={**os.environ, **self.environment})
-        self.started_at = time.monotonic()
-        return self.child
-
-    def tend(self, now: float) -> None:
-        """Start it again when it has died and its pause is over."""
-        if self.child is not None and self.child.exit_code() is not None:
-            log.warning("child_died", name=self.name, exit_code=self.child.exit_code())
-            self.child.stop(signal.SIGKILL, 0)
-            self.child = None
-            self.num_deaths = 1 if now - self.started_at > _STEADY_SECONDS else self.num_deaths + 1
-            pause = self.first_pause_seconds * 2 ** (self.num_deaths - 1)
-            self.restart_at = now + min(pause, _LONGEST_PAUSE_SECONDS)
-        elif self.child is None and now >= self.restart_at:
-            self.start()
-
-
 class WorkerLauncher:
     """The engines and consumers of one device."""
 
@@ -119,7 +84,7 @@ class WorkerLauncher:
         self._engines = [
             Supervised(
                 f"engine-{model.name}",
-                [sys.executable, "-m", "engine.server", _json(engine_config(settings, model, device))],
+                [sys.executable, "-P", "-m", "engine.server", _json(engine_config(settings, model, device))],
                 logs / f"engine-{model.name}.log",
                 environment,
                 pause,
@@ -130,7 +95,7 @@ class WorkerLauncher:
         self._consumers = [
             Supervised(
                 kind,
-                [sys.executable, "-m", "workers.consumer", kind, "--models", names, "--device", device],
+                [sys.executable, "-P", "-m", "workers.consumer", kind, "--models", names, "--device", device],
                 logs / f"{kind}.log",
                 environment,
                 pause,

@@ -1,0 +1,1 @@
+"""How fast, how much memory: measured against the limit, never asserted in a test."""

@@ -1,0 +1,28 @@
+"""How a command ends: exit codes, and the errors that carry them."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from core.errors import MillraceError
+
+
+class ExitCode(IntEnum):
+    """What scripts may rely on."""
+
+    FINE = 0
+    ERROR = 1
+    USAGE = 2
+    SOME_LINES_FAILED = 3
+    BATCH_DID_NOT_COMPLETE = 4
+    UNREACHABLE = 5
+    NOT_ALLOWED = 6
+    INTERRUPTED = 130
+
+
+class CommandFailed(MillraceError):
+    """The command could not do what it was asked."""
+
+    def __init__(self, message: str, code: ExitCode = ExitCode.ERROR) -> None:
+        super().__init__(message)
+        self.code = code
