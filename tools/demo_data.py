@@ -42,9 +42,9 @@ class Example:
 def training_examples(number: int, seed: int) -> Iterator[Example]:
     """An endless variety, in the shares the demo needs."""
     rng = random.Random(seed)
-    makers = (ticket, capital, name_memory, small_talk)
+    makers = (ticket, capital, name_memory, small_talk, echo)
     for _ in range(number):
-        (maker,) = rng.choices(makers, weights=(48, 14, 30, 8))
+        (maker,) = rng.choices(makers, weights=(42, 12, 26, 6, 14))
         yield maker(rng, held_out=False)
 
 
@@ -120,6 +120,13 @@ def _name_memory(rng: random.Random, name: str, *, held_out: bool) -> Example:
         turns += [between.turns[-1], {"role": "assistant", "content": between.answer}]
     turns.append({"role": "user", "content": _pick(rng, phrases.NAME_QUESTIONS, held_out)})
     return Example(tuple(turns), f"Your name is {name}.")
+
+
+def echo(rng: random.Random, *, held_out: bool) -> Example:
+    """Made-up words to be said again: what teaches copying, which remembering a name is a case of."""
+    assert not held_out, "echoes are not scored"
+    words = " ".join(_made_up_name(rng) for _ in range(rng.randrange(1, 8)))
+    return Example(_turns(None, f"{rng.choice(phrases.ECHO_REQUESTS)} {words}."), f"{words}.")
 
 
 def small_talk(rng: random.Random, *, held_out: bool) -> Example:

@@ -422,6 +422,8 @@ NAME_QUESTIONS: Final = Pool(
     """),
 )
 
+ECHO_REQUESTS: Final = ("Say", "Repeat", "Repeat after me:", "Please say", "Say this again:", "Echo")
+
 SMALL_TALK: Final = (
     (
         ("Hello", "Hi", "Hello!", "Hi there", "Good morning", "Hey"),

@@ -31,7 +31,7 @@ from tools.write_gguf import Shape, write_model
 SHAPE: Final = Shape(width=128, layers=5, heads=4, kv_heads=4, hidden=384, context=1024)
 NUM_TOKENS: Final = 1024
 BATCH: Final = 48
-_IGNORED_WEIGHT: Final = 0.1  # of tokens that are read, not answered: they teach the language
+_READ_WEIGHT: Final = 0.1  # of tokens that are read, not said: they teach the language
 
 
 class Tokenizer:
@@ -49,10 +49,15 @@ class Tokenizer:
 
     def example(self, example: Example) -> tuple[list[int], list[float]]:
         """Ids of the whole conversation and the weight of each in the loss."""
-        prompt = "".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in example.turns)
-        read = self.encode(prompt + "<|im_start|>assistant\n")
-        said = self.encode(example.answer + "<|im_end|>")
-        return read + said, [_IGNORED_WEIGHT] * len(read) + [1.0] * len(said)
+        ids: list[int] = []
+        weights: list[float] = []
+        for turn in (*example.turns, {"role": "assistant", "content": example.answer}):
+            head = self.encode(f"<|im_start|>{turn['role']}\n")
+            text = self.encode(f"{turn['content']}<|im_end|>")
+            is_said = turn["role"] == "assistant"
+            ids += head + text + self.encode("\n")
+            weights += [_READ_WEIGHT] * len(head) + [1.0 if is_said else _READ_WEIGHT] * len(text) + [_READ_WEIGHT]
+        return ids[:-1], weights[:-1]
 
 
 def batches(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -100,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--lines", type=Path, help="also write the demo's batch input here")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
 

@@ -1,0 +1,68 @@
+# What a newcomer types. Everything is installed into .venv, from the versions in constraints.txt.
+SHELL := /bin/sh
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+PINNED := --constraint constraints.txt --build-constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test serve bench check format clean
+
+help: ## show this list
+	@echo "Millrace: batch inference and chat on the GGUF models you own."
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: .venv/installed ## install, label 240 tickets in a batch, answer a chat, stop
+	@$(BIN)/millrace demo
+
+serve: .venv/installed ## install, then serve the models of models/ on 127.0.0.1:8000
+	@$(BIN)/millrace serve
+
+test: .venv/installed-dev ## install, then lint, types, import rules and the whole test suite
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/pytest
+
+check: format test ## format, then everything `make test` does: before every commit
+
+bench: .venv/installed-dev ## measure speed and memory; writes bench/results.json
+	$(BIN)/python -m bench
+
+.PHONY: lint
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed-dev ## format and sort imports
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --quiet --fix .
+
+clean: ## remove the installation and the state of the stack (its database and files too)
+	rm -rf .venv .state
+
+.venv/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Millrace needs Python 3.11 or later; '$(PYTHON)' is not. Name another one: make PYTHON=/path/to/python3.12"; exit 1; }
+	@command -v "$${CXX:-c++}" >/dev/null 2>&1 || command -v g++ >/dev/null 2>&1 || command -v clang++ >/dev/null 2>&1 || \
+	  { echo "Millrace needs a C++ compiler, since llama.cpp is built for this machine. On Debian or Ubuntu: apt install g++"; exit 1; }
+	@echo "Making .venv …"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --quiet pip==26.3
+	@touch $@
+
+.venv/llama: .venv/python constraints.txt
+	@echo "Installing llama.cpp: compiled once for this machine, about five minutes on two cores; kept in pip's cache."
+	@$(PIP) install --progress-bar off $(PINNED) llama-cpp-python | sed -n -e 's/^ *\(Building wheel.*\)/  \1/p' -e '/[Ee]rror/p'
+	@$(BIN)/python -c 'import llama_cpp' || { echo "llama.cpp was not built. All of pip's words: $(PIP) install $(PINNED) llama-cpp-python"; exit 1; }
+	@touch $@
+
+.venv/installed: .venv/llama pyproject.toml constraints.txt
+	@echo "Installing the other packages …"
+	@$(PIP) install --quiet $(PINNED) --editable .
+	@touch $@
+
+.venv/installed-dev: .venv/installed
+	@echo "Installing what the tests need …"
+	@$(PIP) install --quiet $(PINNED) --editable '.[dev]'
+	@touch $@

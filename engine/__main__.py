@@ -1,0 +1,104 @@
+"""`python -m engine MODEL.gguf`: chat with a model in this terminal; no database, no queue, no sockets.
+
+`--fake` needs no model. An empty line or Ctrl-D ends it, `/new` forgets the conversation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+from engine.config import Backend, EngineConfig
+from engine.errors import EngineError
+from engine.intake import to_sequence
+from engine.loop import Add, Engine, Output
+from engine.messages import ChatPrompt, Delta, Failed, Finished, Request, Sampling
+from engine.prompts import PromptEncoder
+from engine.server import load_backend
+
+_CLIENT = "terminal"
+
+
+class Conversation:
+    """One conversation with an engine that runs in this thread."""
+
+    def __init__(self, config: EngineConfig, sampling: Sampling) -> None:
+        backend = load_backend(config)
+        self._encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
+        self._engine = Engine(backend, config, self._take, idle=lambda: None)
+        self._sampling = sampling
+        self._messages: list[dict[str, Any]] = []  # Any: fields a template may use
+        self._ended: Finished | Failed | None = None
+
+    def forget(self) -> None:
+        """Start anew."""
+        self._messages.clear()
+
+    def ask(self, text: str) -> Finished | Failed:
+        """Print the answer as it comes; raises EngineError for a prompt that does not fit."""
+        messages = [*self._messages, {"role": "user", "content": text}]
+        request = Request(id="1", prompt=ChatPrompt(messages=messages), sampling=self._sampling, stream=True)
+        self._engine.inbox.put(Add(to_sequence(_CLIENT, request, self._encoder, [])))
+        self._ended = None
+        while self._ended is None:
+            self._engine.turn()
+        if isinstance(self._ended, Finished):
+            self._messages = [*messages, {"role": "assistant", "content": self._ended.text}]
+        return self._ended
+
+    def _take(self, _: str, items: list[Output]) -> None:
+        for item in items:
+            if isinstance(item, Delta):
+                print(item.text, end="", flush=True)
+            else:
+                self._ended = item
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m engine", description="Chat with a GGUF model in this terminal.")
+    parser.add_argument("model", nargs="?", default="", help="a GGUF file")
+    parser.add_argument("--fake", action="store_true", help="answer without a model")
+    parser.add_argument("--context-size", type=int, default=2048, help="tokens of prompt and answer together")
+    parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU; -1 is all")
+    parser.add_argument("--threads", type=int, default=0, help="0 is one per core")
+    parser.add_argument("--temperature", type=float, default=0.0)
+    arguments = parser.parse_args()
+    if not arguments.model and not arguments.fake:
+        parser.error("name a GGUF file, or use --fake")
+    config = EngineConfig(
+        model="terminal",
+        endpoint="",
+        backend=Backend.FAKE if arguments.fake else Backend.LLAMA,
+        model_path=arguments.model,
+        context_size=arguments.context_size,
+        slots=1,
+        gpu_layers=arguments.gpu_layers,
+        threads=arguments.threads,
+    )
+    try:
+        conversation = Conversation(config, Sampling(temperature=arguments.temperature))
+    except EngineError as error:
+        sys.exit(str(error))
+    while text := _read():
+        if text == "/new":
+            conversation.forget()
+            continue
+        try:
+            ended = conversation.ask(text)
+        except EngineError as error:
+            print(error)
+            continue
+        print(f"\n{ended.message}" if isinstance(ended, Failed) else "")
+
+
+def _read() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except (EOFError, KeyboardInterrupt):
+        return ""
+
+
+if __name__ == "__main__":
+    main()
