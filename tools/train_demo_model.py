@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--lines", type=Path, help="also write the demo's batch input here")
-    parser.add_argument("--steps", type=int, default=3600)
+    parser.add_argument("--steps", type=int, default=5200)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
 

@@ -47,8 +47,10 @@ def parse_body(kind: type[_Wire], body: Any) -> _Wire:  # Any: parsed JSON of un
 
 def to_api_error(error: ValidationError) -> ApiError:
     """The first complaint, as a 400."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    param = _path(first["loc"])
+    complaints = error.errors(include_input=False, include_url=False)
+    param = _path(complaints[0]["loc"])
+    # of a union's complaints about one field, the one that is not "wrong type" was closest to fitting
+    first = next((c for c in complaints if _path(c["loc"]) == param and not c["type"].endswith("_type")), complaints[0])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Unsupported):
         return bad_request(str(cause), code="unsupported_parameter", param=cause.param or param)

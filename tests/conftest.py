@@ -1,0 +1,75 @@
+"""Real services for every test: a Postgres and a Valkey of our own launcher, in a temporary folder, gone with the session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import Connection, Engine, text
+
+from cli.services import Services
+from core.settings import Settings
+from db.schema import upgrade
+from db.sessions import database_engine
+from workers.context import Database
+
+FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    with Services(tmp_path_factory.mktemp("services")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def models_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "fake.yaml").write_text(FAKE_MODEL)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def migrated(services: Services) -> Iterator[Engine]:
+    """A pool on the migrated database."""
+    engine = database_engine(services.database_url, pool_size=5)
+    upgrade(engine)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def database(migrated: Engine) -> Database:
+    """An empty database whose transactions are real."""
+    with migrated.begin() as connection:
+        connection.execute(text("TRUNCATE files, batches, shards, jobs, usage_daily CASCADE"))
+    return Database(migrated)
+
+
+@pytest.fixture
+def connection(database: Database) -> Iterator[Connection]:
+    """One transaction, rolled back in the end."""
+    with database.engine.connect() as connection, connection.begin() as transaction:
+        yield connection
+        transaction.rollback()
+
+
+@pytest.fixture
+def valkey(services: Services) -> Iterator[redis.Redis]:
+    """An empty Valkey."""
+    with redis.Redis.from_url(services.redis_url) as client:
+        client.flushall()
+        yield client
+
+
+@pytest.fixture
+def settings(services: Services, models_dir: Path, tmp_path: Path) -> Settings:
+    """For what a test builds in its own process."""
+    return Settings(
+        state_dir=tmp_path / "state",
+        models_dir=models_dir,
+        database_url=services.database_url,
+        redis_url=services.redis_url,
+    )

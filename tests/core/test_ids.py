@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import time
+
+from core import ids
+
+
+def test_ids_of_one_table_sort_by_age() -> None:
+    first = ids.new_id(ids.BATCH)
+    time.sleep(0.002)
+    assert first < ids.new_id(ids.BATCH)
+
+
+def test_an_id_carries_128_random_bits_behind_its_prefix() -> None:
+    made = {ids.new_id(ids.FILE) for _ in range(1000)}
+    assert len(made) == 1000
+    assert all(one.startswith("file-") and len(one) == len("file-") + 36 for one in made)
+
+
+def test_what_cannot_be_an_id_is_known_without_the_database() -> None:
+    assert ids.is_id(ids.new_id(ids.CHAT))
+    for text in ("", "a" * 81, "file/../../etc/passwd", "file-\0", "fïle", "a b", "x;y", "…"):
+        assert not ids.is_id(text), text

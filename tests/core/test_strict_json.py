@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.strict_json import InvalidJson, parse_json
+
+REFUSED = {
+    "nothing": b"",
+    "half an object": b'{"a": 1',
+    "two documents": b"{} {}",
+    "NaN": b'{"a": NaN}',
+    "infinity": b'{"a": -Infinity}',
+    "a number that becomes infinite": b'{"a": 1e400}',
+    "a number of 400 digits and a point": b"[" + b"9" * 400 + b".0]",
+    "an escaped NUL": rb'{"a": "x\u0000y"}',
+    "an escaped NUL in a key": rb'{"x\u0000y": 1}',
+    "a raw NUL": b'{"a": "x\0y"}',
+    "a lone surrogate": rb'{"a": "\ud800"}',
+    "bad UTF-8": b'{"a": "\xff"}',
+    "endless nesting": b"[" * 100_000 + b"]" * 100_000,
+    "single quotes": b"{'a': 1}",
+    "UTF-16": '{"a": 1}'.encode("utf-16"),
+    "a comment": b"{} // no",
+}
+
+
+@pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
+def test_what_json_or_our_storage_cannot_hold_is_refused(raw: bytes) -> None:
+    with pytest.raises(InvalidJson) as caught:
+        parse_json(raw)
+    assert 0 < len(str(caught.value)) <= 200
+
+
+def test_a_complaint_does_not_repeat_the_content() -> None:
+    with pytest.raises(InvalidJson) as caught:
+        parse_json(b'{"secret prompt": oh}')
+    assert "secret" not in str(caught.value)
+
+
+def test_the_last_of_two_equal_keys_wins() -> None:
+    assert parse_json(b'{"a": 1, "a": 2}') == {"a": 2}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), inner),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(json_values)
+def test_every_other_value_comes_through_unchanged(value: object) -> None:
+    assert parse_json(json.dumps(value).encode()) == value
+    assert parse_json(json.dumps(value, ensure_ascii=False).encode()) == value
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_can_raise_anything_else(raw: bytes) -> None:
+    try:
+        parse_json(raw)
+    except InvalidJson:
+        pass
