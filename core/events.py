@@ -23,7 +23,7 @@ class EventKind(StrEnum):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One message of a job's channel."""
+    """One message of a job's channel. `attempt` is the fence of the claim: no two generations share one."""
 
     job: str
     attempt: int

@@ -146,7 +146,7 @@ def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: ReturningUpd
         update(Job)
         .where(_lost(), Job.attempt >= max_attempts, Job.cancel_requested.is_(False))
         .values(state=JobState.FAILED, problem=problem, owner=None, lease_until=None, finished_at=func.now())
-        .returning(Job.id, Job.attempt)
+        .returning(Job.id, Job.fence)
     )
 
 
@@ -156,7 +156,7 @@ def cancel_lost_jobs() -> Any:  # Any: ReturningUpdate
         update(Job)
         .where(_lost(), Job.cancel_requested.is_(True))
         .values(state=JobState.CANCELLED, owner=None, lease_until=None, finished_at=func.now())
-        .returning(Job.id, Job.attempt)
+        .returning(Job.id, Job.fence)
     )
 
 

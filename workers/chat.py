@@ -39,7 +39,7 @@ class LiveAnswer:
 
     def __init__(self, job: RowMapping, frames: ChunkFrames | None, context: WorkerContext) -> None:
         self._job_id: str = job["id"]
-        self._attempt: int = job["attempt"]
+        self._attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
         self._frames = frames
         self._publish = context.publisher.publish
         self._seq = 0

@@ -1,0 +1,88 @@
+"""The schema: reversible, equal to the tables, and true to its own rules."""
+
+from __future__ import annotations
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import IntegrityError
+
+from cli.services import Services
+from core.errors import SchemaMismatch
+from core.states import JobState
+from db.schema import check_schema, current_version, downgrade, needed_version, upgrade
+from db.sessions import database_engine
+from db.tables import Base
+
+
+@pytest.fixture
+def empty(services: Services, migrated: Engine):
+    """A database of its own, without a schema."""
+    with migrated.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        admin.execute(text("DROP DATABASE IF EXISTS empty"))
+        admin.execute(text("CREATE DATABASE empty"))
+    engine = database_engine(services.database_url.replace("/millrace?", "/empty?"), pool_size=1)
+    yield engine
+    engine.dispose()
+
+
+def tables(engine: Engine) -> set[str]:
+    with engine.connect() as connection:
+        return set(connection.execute(text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars())
+
+
+def test_migrations_go_up_and_all_the_way_down(empty: Engine) -> None:
+    upgrade(empty)
+    assert {"tenants", "jobs", "batches", "shards", "files", "usage_daily"} <= tables(empty)
+    check_schema(empty)
+    downgrade(empty, "base")
+    assert tables(empty) == {"alembic_version"}
+    upgrade(empty)
+    check_schema(empty)
+
+
+def test_the_migrated_database_is_what_the_tables_say(migrated: Engine) -> None:
+    with migrated.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, Base.metadata) == []
+        assert current_version(connection) == needed_version()
+
+
+def test_a_database_that_is_behind_is_refused_with_what_to_do(empty: Engine) -> None:
+    with pytest.raises(SchemaMismatch, match="millrace db upgrade"):
+        check_schema(empty)
+
+
+JOB = "INSERT INTO jobs (id, tenant_id, model, body, state"
+BATCH = "INSERT INTO batches (id, tenant_id, endpoint, input_file_id, completion_window, window_seconds, status"
+SHARD = "INSERT INTO shards (id, batch_id, tenant_id, model, position, lines"
+
+IMPOSSIBLE = {
+    "a job in no known state": f"{JOB}) VALUES ('a', 'default', 'm', '', 'resting')",
+    "a job that ended at no time": f"{JOB}) VALUES ('a', 'default', 'm', '', 'cancelled')",
+    "a waiting job that ended": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'queued', now())",
+    "a completed job without an answer": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'completed', now())",
+    "a failed job without a reason": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'failed', now())",
+    "a running job that nobody holds": f"{JOB}) VALUES ('a', 'default', 'm', '', 'running')",
+    "a line without a batch": f"{JOB}, line) VALUES ('a', 'default', 'm', '', 'queued', 1)",
+    "a batch in no known state": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'lost')",
+    "a completed batch without a time": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'completed')",
+    "a batch that finalizes to nothing": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'finalizing')",
+    "a batch of a tenant nobody knows": f"{BATCH}) VALUES ('b', 'nobody', '/', 'f', '24h', 1, 'validating')",
+    "more lines done than there are": f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)",
+    "a shard without a batch": f"{SHARD}) VALUES ('s', 'none', 'default', 'm', 0, 1)",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("statement", IMPOSSIBLE.values(), ids=IMPOSSIBLE.keys())
+def test_the_database_refuses(connection: Connection, statement: str) -> None:
+    with pytest.raises(IntegrityError):
+        connection.execute(text(statement))
+
+
+def test_text_that_jsonb_would_change_is_kept(connection: Connection) -> None:
+    body = '{"z": 1, "a": 1.50, "z2": "\\u0041"}'
+    connection.execute(text(f"{JOB}) VALUES ('a', 'default', 'm', :body, 'queued')"), {"body": body})
+    stored = connection.execute(text("SELECT body, state FROM jobs WHERE id = 'a'")).one()
+    assert tuple(stored) == (body, JobState.QUEUED)
