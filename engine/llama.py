@@ -138,6 +138,7 @@ class LlamaDecoder:
         self._memory = llama.llama_get_memory(self._context)
         self._batch = _Batch(config.batch_tokens)
         self._num_vocab = tokenizer.num_vocab
+        self._context_size = config.context_size
         self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
         self._chains: dict[int, Any] = {}  # Any: pointers, by slot
 
@@ -145,7 +146,7 @@ class LlamaDecoder:
         """Sequences that are not plainly greedy get a sampler chain of their own."""
         assert sequence.slot is not None, "opened with a slot"
         if not _is_plainly_greedy(sequence.sampling):
-            self._chains[sequence.slot] = _sampler_chain(sequence)
+            self._chains[sequence.slot] = _sampler_chain(sequence, self._num_vocab, self._context_size)
 
     def run(self, plan: Plan) -> list[int]:
         """Decode, then sample: greedy rows together, the others by their chains."""
@@ -213,7 +214,7 @@ def _has_penalty(sampling: Sampling) -> bool:
     return sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
 
 
-def _sampler_chain(sequence: Sequence) -> Any:  # Any: a pointer
+def _sampler_chain(sequence: Sequence, num_vocab: int, context_size: int) -> Any:  # Any: a pointer
     """llama.cpp's samplers in its own usual order.
 
     `repeat_penalty` looks at the prompt's last tokens too, as llama.cpp's users know it; OpenAI's two penalties count
@@ -226,13 +227,13 @@ def _sampler_chain(sequence: Sequence) -> Any:  # Any: a pointer
         llama.llama_sampler_chain_add(chain, sampler)
 
     if sampling.repeat_penalty != 1:
-        repeat = llama.llama_sampler_init_penalties(_PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
+        repeat = llama.llama_sampler_init_penalties(num_vocab, _PENALTY_WINDOW, sampling.repeat_penalty, 0.0, 0.0)
         for token in sequence.tokens[-_PENALTY_WINDOW:]:
             llama.llama_sampler_accept(repeat, token)
         add(repeat)
     if _has_penalty(sampling):
         penalties = (sampling.frequency_penalty, sampling.presence_penalty)
-        add(llama.llama_sampler_init_penalties(1 << 20, 1.0, *penalties))
+        add(llama.llama_sampler_init_penalties(num_vocab, context_size, 1.0, *penalties))
     if sampling.temperature == 0:
         add(llama.llama_sampler_init_greedy())
         return chain

@@ -44,10 +44,10 @@ class TextStream:
         if not self._stop:
             shown, self._held = self._held, ""
             return self._show(shown)
-        found = [at for word in self._stop if (at := self._held.find(word)) >= 0]
-        if found:
+        found = [(at + len(word), at) for word in self._stop if (at := self._held.find(word)) >= 0]
+        if found:  # the one that is complete first, so that it does not matter how text falls into tokens
             self.is_stopped = True
-            shown, self._held = self._held[: min(found)], ""
+            shown, self._held = self._held[: min(found)[1]], ""
         else:
             keep = self._num_held_back()
             shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]

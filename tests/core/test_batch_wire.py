@@ -14,7 +14,16 @@ CREATE = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "comple
 
 @pytest.mark.parametrize(
     ("window", "seconds"),
-    [("24h", 86400), ("90m", 5400), ("7d", 604800), ("31d", None), ("0h", None), ("24", None), ("", None), ("1w", None)],
+    [
+        ("24h", 86400),
+        ("90m", 5400),
+        ("7d", 604800),
+        ("31d", None),
+        ("0h", None),
+        ("24", None),
+        ("", None),
+        ("1w", None),
+    ],
 )
 def test_windows(window: str, seconds: int | None) -> None:
     assert window_seconds(window) == seconds

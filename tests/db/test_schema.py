@@ -70,7 +70,9 @@ IMPOSSIBLE = {
     "a completed batch without a time": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'completed')",
     "a batch that finalizes to nothing": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'finalizing')",
     "a batch of a tenant nobody knows": f"{BATCH}) VALUES ('b', 'nobody', '/', 'f', '24h', 1, 'validating')",
-    "more lines done than there are": f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)",
+    "more lines done than there are": (
+        f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)"
+    ),
     "a shard without a batch": f"{SHARD}) VALUES ('s', 'none', 'default', 'm', 0, 1)",
 }  # fmt: skip
 

@@ -173,7 +173,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 
         try:
             if condition():
                 return
-        except Exception:  # noqa: BLE001 - the server may be away for a moment
+        except Exception:
             time.sleep(0.2)
         time.sleep(0.05)
     raise AssertionError(f"not within {timeout_seconds:.0f} s: {what}")

@@ -1,0 +1,67 @@
+"""Engines and sequences for tests; no model needed."""
+
+from __future__ import annotations
+
+from engine.backend import Backend
+from engine.config import Backend as BackendKind
+from engine.config import EngineConfig
+from engine.fake import FakeBackend
+from engine.intake import to_sequence
+from engine.loop import Add, Engine, Output
+from engine.messages import ChatPrompt, Finished, FinishReason, Priority, Request, Sampling
+from engine.prompts import PromptEncoder
+from engine.sequence import Sequence
+
+
+def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequence:
+    values: dict[str, object] = {
+        "client": "c",
+        "request_id": request_id,
+        "tokens": list(tokens),
+        "num_prompt_tokens": len(tokens),
+        "max_tokens": None,
+        "sampling": Sampling(),
+        "stop": [],
+        "ignore_eos": False,
+        "stream": False,
+        "priority": Priority.CHAT,
+    }
+    return Sequence(**{**values, **given})  # type: ignore[arg-type]
+
+
+def chat(text: str, request_id: str = "r", **given: object) -> Request:
+    prompt = ChatPrompt(messages=[{"role": "user", "content": text}])
+    return Request(id=request_id, prompt=prompt, sampling=Sampling(temperature=0), **given)  # type: ignore[arg-type]
+
+
+class Bench:
+    """An engine that is stepped by hand, and everything it said."""
+
+    def __init__(self, backend: Backend | None = None, **config: object) -> None:
+        self.backend = backend or FakeBackend()
+        values: dict[str, object] = {"model": "m", "endpoint": "", "backend": BackendKind.FAKE, "slots": 4}
+        self.config = EngineConfig(**{**values, **config})  # type: ignore[arg-type]
+        self.encoder = PromptEncoder(
+            self.backend.tokenizer, template=self.config.chat_template, context_size=self.config.context_size
+        )
+        self.outputs: list[Output] = []
+        self.engine = Engine(self.backend, self.config, lambda _, items: self.outputs.extend(items), idle=lambda: None)
+
+    def add(self, request: Request) -> None:
+        self.engine.inbox.put(Add(to_sequence("c", request, self.encoder, list(self.config.stopwords))))
+
+    def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
+        """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""
+        self.outputs.clear()
+        for _ in range(max_steps):
+            if not self.engine.turn():
+                break
+            self.engine.scheduler.check_integrity()
+        return {item.request_id: item for item in self.outputs if isinstance(item, Finished)}
+
+    def ask(self, text: str, **given: object) -> Finished:
+        self.add(chat(text, **given))
+        return self.run()["r"]
+
+
+__all__ = ["Bench", "FinishReason", "chat", "make_sequence"]

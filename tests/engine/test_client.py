@@ -1,0 +1,215 @@
+"""The engine as a process, seen through its client."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.client import EngineClient, EngineLost
+from engine.config import Backend, EngineConfig
+from engine.messages import Delta, Failed, Finished, FinishReason, Request
+from tests.engine.make import chat
+
+
+class Recorder:
+    """A sink that remembers; `ended` is set at the end."""
+
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+        self.outcomes: list[Finished | Failed | EngineLost] = []
+        self.began = threading.Event()
+        self.ended = threading.Event()
+
+    def on_delta(self, delta: Delta) -> None:
+        self.deltas.append(delta)
+        self.began.set()
+
+    def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
+        self.outcomes.append(outcome)
+        self.ended.set()
+
+    @property
+    def outcome(self) -> Finished | Failed | EngineLost:
+        assert self.ended.wait(20), "the request did not end"
+        assert len(self.outcomes) == 1, "a request ends once"
+        return self.outcomes[0]
+
+
+class EngineProcess:
+    """`python -m engine.server` on the fake model."""
+
+    def __init__(self, folder: Path, **config: object) -> None:
+        values = {"model": "fake", "endpoint": str(folder), "backend": Backend.FAKE, "slots": 4, **config}
+        self._config = msgspec.json.encode(EngineConfig(**values)).decode()
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "engine.server", self._config], stderr=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("e")
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[EngineProcess]:
+    process = EngineProcess(folder, step_seconds=0.002)
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[EngineClient]:
+    client = EngineClient(str(folder), "tester")
+    yield client
+    client.close()
+
+
+def submit(client: EngineClient, request: Request) -> Recorder:
+    recorder = Recorder()
+    client.submit(request, recorder)
+    return recorder
+
+
+def test_an_answer_comes_in_deltas_and_ends_once(engine: EngineProcess, client: EngineClient) -> None:
+    assert client.wait_ready(20).model == "fake"
+    recorder = submit(client, chat("hello", stream=True))
+    finished = recorder.outcome
+    assert isinstance(finished, Finished)
+    assert finished.text == "".join(delta.text for delta in recorder.deltas)
+
+
+def test_many_requests_from_many_threads_all_end(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    recorders: list[Recorder] = []
+
+    def work(thread: int) -> None:
+        for n in range(25):
+            recorders.append(submit(client, chat(f"hello {thread} {n}", f"{thread}-{n}")))  # noqa: PERF401
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(isinstance(recorder.outcome, Finished) for recorder in recorders)
+    assert len(recorders) == 100
+
+
+def test_a_bad_request_fails_alone(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    bad = submit(client, chat("x" * 10_000, "bad")).outcome
+    assert isinstance(bad, Failed)
+    assert bad.code == "context_length_exceeded"
+    assert isinstance(submit(client, chat("hello", "good")).outcome, Finished)
+
+
+def test_a_cancelled_request_ends_as_cancelled(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    recorder = submit(client, chat("hello", stream=True, ignore_eos=True))
+    assert recorder.began.wait(20)
+    client.cancel("r")
+    outcome = recorder.outcome
+    assert isinstance(outcome, Finished)
+    assert outcome.reason is FinishReason.CANCELLED
+    client.cancel("r")
+
+
+def test_a_killed_engine_loses_its_requests_and_the_next_one_takes_new_ones(
+    engine: EngineProcess, client: EngineClient
+) -> None:
+    client.wait_ready(20)
+    running = submit(client, chat("hello", stream=True, ignore_eos=True))
+    assert running.began.wait(20)
+    engine.kill()
+    assert isinstance(running.outcome, EngineLost)
+    waiting = submit(client, chat("hello again", "later"))
+    engine.start()
+    assert isinstance(waiting.outcome, Finished)
+
+
+def test_a_request_sent_before_there_is_an_engine_waits_for_it(folder: Path, client: EngineClient) -> None:
+    recorder = submit(client, chat("hello"))
+    dropped = submit(client, chat("never mind", "dropped"))
+    client.cancel("dropped")
+    assert isinstance(dropped.outcome, EngineLost)
+    process = EngineProcess(folder)
+    try:
+        assert isinstance(recorder.outcome, Finished)
+    finally:
+        process.kill()
+
+
+def test_a_stopped_engine_stops_ticking(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    assert client.seconds_since_tick(time.monotonic()) < 5
+    os.kill(engine.process.pid, signal.SIGSTOP)
+    try:
+        frozen_at = time.monotonic()
+        while client.seconds_since_tick(time.monotonic()) < 1.5:
+            assert time.monotonic() - frozen_at < 20
+            time.sleep(0.05)
+    finally:
+        os.kill(engine.process.pid, signal.SIGCONT)
+
+
+def test_a_client_that_leaves_takes_its_requests_along(
+    engine: EngineProcess, folder: Path, client: EngineClient
+) -> None:
+    client.wait_ready(20)
+    other = EngineClient(str(folder), "other")
+    other.wait_ready(20)
+    lost = submit(other, chat("hello", "o", ignore_eos=True))
+    for n in range(8):
+        submit(client, chat("hello", f"mine-{n}"))
+    other.close()
+    assert isinstance(lost.outcome, EngineLost)
+    assert isinstance(submit(client, chat("hello", "after")).outcome, Finished)
+
+
+def test_a_decode_that_hangs_ends_the_process(folder: Path) -> None:
+    process = EngineProcess(folder, step_seconds=30, hang_seconds=0.2)
+    client = EngineClient(str(folder), "tester")
+    try:
+        client.wait_ready(20)
+        assert isinstance(submit(client, chat("hello")).outcome, EngineLost)
+        assert process.process.wait(10) == 86
+    finally:
+        process.kill()
+        client.close()
+
+
+def test_a_model_that_cannot_be_loaded_is_said_and_ends_with_code_3(folder: Path) -> None:
+    (folder / "bad.gguf").write_bytes(b"not a model")
+    config = msgspec.json.decode(msgspec.json.encode(EngineConfig(model="m", endpoint=str(folder))))
+    config["model_path"] = str(folder / "bad.gguf")
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.server", json.dumps(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "bad.gguf is not a model" in done.stderr
+
+
+def test_the_terminal_chat_needs_no_model_with_fake() -> None:
+    command = [sys.executable, "-m", "engine", "--fake"]
+    done = subprocess.run(command, input="hello\n/new\nhello\n", capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert len(first) > 20

@@ -1,0 +1,147 @@
+"""The engine on the fake model: scheduling, text and endings together."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
+from engine.fake import FakeBackend, FakeDecoder
+from engine.loop import Stop
+from engine.messages import Delta, Failed, FinishReason, Priority, Request, TextPrompt, TokenPrompt
+from engine.scheduler import Plan
+from tests.engine.make import Bench, chat
+
+
+def test_an_answer_does_not_depend_on_what_shares_the_steps() -> None:
+    alone = {f"r{n}": Bench().ask(f"question {n}").text for n in range(12)}
+    together = Bench(slots=3)
+    for n in range(12):
+        together.add(chat(f"question {n}", f"r{n}", priority=Priority.BATCH if n % 2 else Priority.CHAT))
+    assert {key: item.text for key, item in together.run().items()} == alone
+    assert len(set(alone.values())) > 6
+
+
+def test_deltas_add_up_to_the_answer() -> None:
+    bench = Bench()
+    finished = bench.ask("hello", stream=True)
+    deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+    assert "".join(delta.text for delta in deltas) == finished.text
+    assert len(deltas) > 10
+
+
+def test_without_stream_there_is_only_the_end() -> None:
+    bench = Bench()
+    bench.ask("hello")
+    assert len(bench.outputs) == 1
+
+
+def test_a_stop_string_across_token_borders_ends_the_answer_before_itself() -> None:
+    whole = Bench().ask("hello").text
+    word = whole[10:16]
+    finished = Bench().ask("hello", stop=[word])
+    assert finished.reason is FinishReason.STOP
+    assert finished.text == whole[: whole.index(word)]
+
+
+def test_stopwords_of_the_model_end_every_answer() -> None:
+    whole = Bench().ask("hello").text
+    assert Bench(stopwords=[whole[5:8]]).ask("hello").text == whole[: whole.index(whole[5:8])]
+
+
+def test_usage_counts_what_was_read_and_what_was_said() -> None:
+    finished = Bench().ask("hello", max_tokens=7)
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.usage.completion_tokens == 7 == len(finished.text.encode())
+    assert finished.usage.prompt_tokens > 5
+    assert finished.usage.cached_tokens == 0
+
+
+def test_a_full_context_is_an_honest_length() -> None:
+    bench = Bench(context_size=64)
+    finished = bench.ask("hello", ignore_eos=True)
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.usage.prompt_tokens + finished.usage.completion_tokens == 64
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_it_costs_anything() -> None:
+    bench = Bench(context_size=64)
+    with pytest.raises(PromptTooLong, match="64") as caught:
+        bench.add(chat("x" * 100))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    assert bench.engine.scheduler.num_waiting == 0
+
+
+def test_raw_text_and_tokens_are_prompts_too() -> None:
+    bench = Bench()
+    bench.add(Request(id="text", prompt=TextPrompt(text="abc"), max_tokens=3))
+    bench.add(Request(id="tokens", prompt=TokenPrompt(tokens=[256, 97, 98, 99]), max_tokens=3))
+    finished = bench.run()
+    assert finished["text"].text == finished["tokens"].text
+    assert finished["text"].usage.prompt_tokens == 4
+    for tokens in ([], [258], [-1]):
+        with pytest.raises(InvalidPrompt):
+            bench.add(Request(id="bad", prompt=TokenPrompt(tokens=tokens)))
+
+
+def test_a_cancelled_request_ends_as_cancelled_and_the_others_go_on() -> None:
+    bench = Bench(slots=1)
+    bench.add(chat("one", "a"))
+    bench.add(chat("two", "b"))
+    for _ in range(5):
+        bench.engine.turn()
+    bench.engine.inbox.put(Stop("c", ["a", "unknown"]))
+    finished = bench.run()
+    assert finished["a"].reason is FinishReason.CANCELLED
+    assert finished["b"].reason is FinishReason.STOP
+
+
+def test_what_a_client_asked_for_goes_with_it() -> None:
+    bench = Bench(slots=1)
+    bench.add(chat("one", "a"))
+    bench.add(chat("two", "b"))
+    bench.engine.turn()
+    bench.engine.inbox.put(Stop("c", None))
+    assert bench.run() == {}
+    assert bench.engine.scheduler.running == []
+
+
+class _FailsOnce(FakeDecoder):
+    def __init__(self) -> None:
+        super().__init__(0)
+        self.num_resets = 0
+        self.is_failing = True
+
+    def run(self, plan: Plan) -> list[int]:
+        if self.is_failing:
+            self.is_failing = False
+            raise DecodeFailed("llama_decode returned -3")
+        return super().run(plan)
+
+    def reset(self) -> None:
+        self.num_resets += 1
+
+
+def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
+    backend = FakeBackend()
+    backend.decoder = decoder = _FailsOnce()
+    bench = Bench(backend, slots=1)
+    bench.add(chat("one", "a"))
+    bench.add(chat("two", "b"))
+    finished = bench.run()
+    failed = [item for item in bench.outputs if isinstance(item, Failed)]
+    assert [(item.request_id, item.code) for item in failed] == [("a", "engine_error")]
+    assert list(finished) == ["b"]
+    assert decoder.num_resets == 1
+
+
+def test_spellings_of_control_tokens_in_user_text_stay_text() -> None:
+    bench = Bench(chat_template="{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    tokens = bench.encoder.encode(chat("a</s>b<s>"))
+    assert tokens == [256, *b"[a</s>b<s>]"]
+
+
+def test_a_template_may_write_control_tokens_itself_and_the_beginning_is_not_doubled() -> None:
+    bench = Bench(chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    assert bench.encoder.encode(chat("a")) == [256, 97, 257]
+    without = Bench(chat_template="{{ messages[0].content }}")
+    assert without.encoder.encode(chat("a")) == [256, 97]
