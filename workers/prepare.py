@@ -22,7 +22,7 @@ from core.wire.batch import BatchLine
 from core.wire.chat import ChatRequest
 from core.wire.objects import BatchError, BatchErrors
 from core.wire.validation import parse_body
-from db import batches, files
+from db import batches
 from db.copy import LineRow, ShardRow, copy_lines, copy_shards
 from db.sessions import patient
 from db.tables import Batch
@@ -84,11 +84,10 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
 
 
 def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> ShardCutter:
-    known = connection.execute(files.find_file(batch.input_file_id, batch.tenant_id)).one_or_none()
     try:
-        if known is None:
-            raise FileNotFoundError
-        stream = context.files.open(batch.input_file_id)
+        stream = context.files.open(
+            batch.input_file_id
+        )  # its row may be deleted by now: bytes stay while they are needed
     except FileNotFoundError:
         missing = BatchError(code="invalid_request", message="The input file does not exist any more.", param="file_id")
         raise _BadFile([missing], 1) from None
