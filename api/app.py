@@ -7,10 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api.errors import install_error_handlers
 from api.metrics import Metrics
-from api.middleware import AnswerHeaders
+from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.relay import Relay
 from api.routes import batches, chat, health, jobs, models
 from api.routes.files import add_file_routes
@@ -57,11 +58,12 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Millrace",
         lifespan=lifespan,
-        max_body_size=settings.body_bytes,
         redirect_slashes=False,
         docs_url="/docs",
         redoc_url=None,
     )
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # innermost; routes may raise it
+    app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
     for router in (chat.router, batches.router, jobs.router, models.router, health.router):

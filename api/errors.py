@@ -19,8 +19,10 @@ log = structlog.get_logger()
 _MESSAGES: Final = {
     404: ("There is no such endpoint. See README.md for those that exist.", "unknown_url"),
     405: ("This endpoint does not take this method.", "method_not_allowed"),
-    413: ("The request body is too large.", "request_too_large"),
 }
+TOO_LARGE: Final = Problem(
+    status=413, message="The request body is larger than this server takes.", code="request_too_large"
+)
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -45,6 +47,8 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == TOO_LARGE.status:
+            return problem_response(TOO_LARGE)
         message, code = _MESSAGES.get(error.status_code, (str(error.detail), None))
         return problem_response(Problem(status=error.status_code, message=message, code=code))
 

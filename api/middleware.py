@@ -1,4 +1,5 @@
-"""Headers of every answer, and one count of it. Plain ASGI, so streams pass untouched."""
+"""Around every answer: its headers, one count of it, and the envelope where the framework has none. Plain ASGI, so streams
+pass untouched."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.errors import TOO_LARGE, problem_response
 from api.metrics import Metrics
 from core import ids
 
@@ -38,3 +40,25 @@ class AnswerHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+
+
+class TooLargeEnvelope:
+    """The framework answers a body over the limit in plain text, past all handlers; this makes it OpenAI's envelope."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        is_replaced = False
+
+        async def send_envelope(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start" and message["status"] == 413:
+                is_replaced = dict(message["headers"]).get(b"content-type", b"").startswith(b"text/plain")
+                if is_replaced:
+                    await problem_response(TOO_LARGE)(scope, receive, send)
+            if not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, send_envelope)

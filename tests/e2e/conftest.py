@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import StackProcess
+from tests.stack import StackProcess
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
+from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

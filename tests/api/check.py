@@ -1,0 +1,20 @@
+"""What every failing answer must look like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+
+
+def check_problem(response: httpx2.Response, status: int, code: str | None, param: str | None = None) -> dict[str, Any]:
+    """The envelope with all four fields, and the headers of every answer."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert list(body) == ["error"]
+    error: dict[str, Any] = body["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert (error["code"], error["param"]) == (code, param)
+    assert error["message"]
+    assert response.headers["x-request-id"].startswith("req_")
+    return error
