@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 import redis
+from openai import OpenAI
 from sqlalchemy import Connection, Engine, text
 
 from cli.services import Services
 from core.settings import Settings
 from db.schema import upgrade
 from db.sessions import database_engine
+from tests.stack import StackProcess
 from workers.context import Database
 
 FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
@@ -73,3 +76,32 @@ def settings(services: Services, models_dir: Path, tmp_path: Path) -> Settings:
         database_url=services.database_url,
         redis_url=services.redis_url,
     )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
+    """A running stack: the real processes, a quick fake model and a slow one."""
+    folder = tmp_path_factory.mktemp("server")
+    models = folder / "models"
+    models.mkdir()
+    (models / "fake.yaml").write_text(FAKE_MODEL)
+    (models / "slow.yaml").write_text("name: slow\nbackend: fake\nslots: 2\nstep_seconds: 0.02\n")
+    limits = {"MILLRACE_BODY_BYTES": "100000", "MILLRACE_BATCH_FILE_BYTES": "200000", "MILLRACE_FILE_BYTES": "300000"}
+    process = StackProcess(folder, models, **limits)
+    process.start()
+    yield process
+    process.close()
+
+
+@pytest.fixture
+def client(server: StackProcess) -> Iterator[OpenAI]:
+    """The official client."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def http(server: StackProcess) -> Iterator[httpx2.Client]:
+    """For what the official client would never send."""
+    with httpx2.Client(base_url=server.url, timeout=30) as client:
+        yield client

@@ -2,7 +2,7 @@
 
     python -m tools.train_demo_model --out models/demo.gguf
 
-Needs torch (`pip install -e .[tools]`); about 25 minutes on two cores. Same seed, same data; floats differ between machines.
+Needs torch (`pip install -e .[tools]`); about 20 minutes on two cores. Same seed, same data; floats differ between machines.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--lines", type=Path, help="also write the demo's batch input here")
-    parser.add_argument("--steps", type=int, default=5200)
+    parser.add_argument("--steps", type=int, default=3600)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
 

@@ -15,7 +15,7 @@ from workers.consumers import Consumer
 
 log = structlog.get_logger()
 
-_FLUSH_SECONDS: Final = 8.0
+_FLUSH_SECONDS: Final = 8.0  # at most; a third of a short deadline
 
 
 class Drain:
@@ -40,7 +40,7 @@ class Drain:
         began = time.monotonic()
         self._consumer.drain(abort=False)
         celery_state.should_stop = 0
-        self._wait_idle(began + max(0.0, self._seconds - _FLUSH_SECONDS))
+        self._wait_idle(began + self._seconds - min(_FLUSH_SECONDS, self._seconds / 3))
         if not self._consumer.is_idle():
             self._consumer.drain(abort=True)
             self._is_hurried.clear()

@@ -146,7 +146,8 @@ class WorkerLauncher:
             child.send(signal.SIGTERM)
         deadline = time.monotonic() + self._settings.drain_seconds + 2
         for child in running:
-            child.stop(signal.SIGTERM, max(0.1, deadline - time.monotonic()))
+            child.wait(max(0.1, deadline - time.monotonic()))  # a second signal would hurry it
+            child.stop(signal.SIGTERM, 0.1)
         for engine in self._engines:
             if engine.child is not None:
                 engine.child.stop(signal.SIGTERM, 2)
