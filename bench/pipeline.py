@@ -1,0 +1,134 @@
+"""The way of a batch through everything but a model: upload, prepare, shards, results, download. And what it takes of memory."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+from bench.stack import running_stack
+from cli.client import Client
+
+_ENDED = ("completed", "failed", "expired", "cancelled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineRun:
+    """Seconds of each leg of one batch."""
+
+    lines: int
+    upload_seconds: float
+    prepare_seconds: float
+    total_seconds: float
+
+    @property
+    def lines_per_second(self) -> float:
+        """From the first byte of the upload to the last of the download."""
+        return self.lines / self.total_seconds
+
+
+def write_input(path: Path, lines: int, *, padding: int = 0) -> int:
+    """Lines of one token each; `padding` characters make them long. Returns the file's bytes."""
+    filler = "x" * padding
+    with path.open("w") as stream:
+        for number in range(lines):
+            messages = [{"role": "user", "content": f"Question {number}? {filler}"}]
+            body = {"model": "fake", "messages": messages, "max_tokens": 1}
+            line = {"custom_id": f"line-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+            stream.write(json.dumps(line) + "\n")
+    return path.stat().st_size
+
+
+def run_batch(client: Client, source: Path, output: Path, lines: int) -> PipelineRun:
+    """One batch, checked: every line is answered."""
+    began = time.perf_counter()
+    file_id = client.upload(source)
+    uploaded = time.perf_counter()
+    batch = client.create_batch(file_id, "/v1/chat/completions", "24h")
+    prepared = None
+    while batch["status"] not in _ENDED:
+        time.sleep(0.05)
+        batch = client.batch(batch["id"])
+        if prepared is None and batch["status"] != "validating":
+            prepared = time.perf_counter()
+    client.download(batch["output_file_id"], output)
+    ended = time.perf_counter()
+    with output.open("rb") as stream:
+        answered = sum(1 for _ in stream)
+    assert (batch["status"], answered) == ("completed", lines), batch
+    return PipelineRun(
+        lines=lines,
+        upload_seconds=uploaded - began,
+        prepare_seconds=(prepared or ended) - uploaded,
+        total_seconds=ended - began,
+    )
+
+
+def pipeline(folder: Path, lines: int = 20_000, runs: int = 3) -> list[PipelineRun]:
+    """Batches one after the other through one stack."""
+    source = folder / "pipeline.jsonl"
+    write_input(source, lines)
+    with running_stack() as stack, Client(f"{stack.url}/v1", "bench") as client:
+        warm = folder / "warm.jsonl"
+        write_input(warm, 200)
+        run_batch(client, warm, folder / "warm.out", 200)
+        return [run_batch(client, source, folder / "out.jsonl", lines) for _ in range(runs)]
+
+
+@dataclass(slots=True)
+class PeakMemory:
+    """The largest resident set of each of our processes, by name, in bytes."""
+
+    peaks: dict[str, int] = field(default_factory=dict)
+
+    def look(self, root: psutil.Process) -> None:
+        """Note what they hold now."""
+        for process in root.children(recursive=True):
+            try:
+                name, rss = _name(process.cmdline()), process.memory_info().rss
+            except psutil.Error:
+                continue
+            if name:
+                self.peaks[name] = max(self.peaks.get(name, 0), rss)
+
+
+@contextmanager
+def watched_memory() -> Iterator[PeakMemory]:
+    """Looks twenty times a second at every descendant."""
+    peak, stopping = PeakMemory(), threading.Event()
+
+    def watch() -> None:
+        while not stopping.wait(0.05):
+            peak.look(psutil.Process())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def _name(command: list[str]) -> str | None:
+    """Of our own processes; Postgres and Valkey are not ours."""
+    if "-m" not in command:
+        return None
+    module, *rest = command[command.index("-m") + 1 :]
+    return f"{module} {rest[0]}" if module == "workers.consumer" else module
+
+
+def big_file(folder: Path, lines: int = 50_000, size: int = 200 * 1024 * 1024) -> tuple[PipelineRun, PeakMemory]:
+    """As large a file as is accepted, to its end."""
+    source = folder / "big.jsonl"
+    plain = write_input(source, 1)
+    written = write_input(source, lines, padding=size // lines - plain - 8)
+    assert size * 0.99 <= written <= size, written
+    with watched_memory() as peak, running_stack() as stack, Client(f"{stack.url}/v1", "bench") as client:
+        return run_batch(client, source, folder / "big.out", lines), peak
