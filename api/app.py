@@ -39,6 +39,7 @@ def create_app(settings: Settings) -> FastAPI:
         state = ApiState(
             settings=settings,
             database=async_database_engine(settings.database_url, pool_size=10),
+            relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True),
             catalog=load_models(settings.models_dir),
             files=FileStore(settings.files_root),
             relay=Relay(settings.redis_url, settings.key_prefix),
@@ -54,6 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
             await state.relay.close()
             state.sender.close()
             await state.database.dispose()
+            await state.relaxed.dispose()
 
     app = FastAPI(
         title="Millrace",

@@ -44,10 +44,11 @@ class TicketSender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiState:
-    """Everything that lives as long as the process."""
+    """Everything that lives as long as the process. `relaxed` is a pool of `db.sessions`' second kind."""
 
     settings: Settings
     database: AsyncEngine
+    relaxed: AsyncEngine
     catalog: ModelCatalog
     files: FileStore
     relay: Relay

@@ -16,7 +16,6 @@ from core.models import ModelConfig
 from core.wire.chat import ChatRequest
 from core.wire.validation import parse_body
 from db import jobs
-from db.sessions import relaxed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +47,7 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     A job somebody waits for may be lost in a power cut, as its connection is; one that is answered later may not.
     """
     body = pydantic_core.to_json(submission.body).decode()
-    async with state.database.begin() as connection:
-        if not durable:
-            await connection.execute(relaxed())
+    async with (state.database if durable else state.relaxed).begin() as connection:
         await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, submission.model.name, body))
     tickets = state.sender.tickets
     return await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))

@@ -65,7 +65,8 @@ class _Connection:
             "ignore_eos": True,
         }
         raw = json.dumps(body).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        head += f"Content-Length: {len(raw)}\r\n\r\n"
         self._writer.write(head.encode() + raw)
         began = time.perf_counter()
         await self._reader.readuntil(b"\r\n\r\n")

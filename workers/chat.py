@@ -122,7 +122,7 @@ class ChatRunner:
 
     def _claim(self, job_id: str) -> RowMapping | None:
         statement = jobs.claim_job(job_id, self._context.owner, self._context.lease)
-        with self._context.database.begin(relaxed=True) as connection:
+        with self._context.claims.begin() as connection:
             row: RowMapping | None = connection.execute(statement).mappings().one_or_none()
             return row
 

@@ -65,6 +65,7 @@ def _worker_context(
         settings=settings,
         owner=owner,
         database=database,
+        claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True)),
         models=models,
         leases=LeaseKeeper(
             _renewal(settings, kind, owner),

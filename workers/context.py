@@ -13,7 +13,6 @@ from core.files import FileStore
 from core.models import ModelCatalog, ModelConfig
 from core.settings import Settings
 from core.tickets import Tickets
-from db.sessions import relaxed as relaxed_commit
 from engine.client import EngineClient
 from workers.answers import fingerprint
 from workers.leases import LeaseKeeper
@@ -27,11 +26,9 @@ class Database:
         self.engine = engine
 
     @contextmanager
-    def begin(self, *, relaxed: bool = False) -> Iterator[Connection]:
-        """A transaction; `relaxed` ones may be lost in a power cut, so only for what can be done again."""
+    def begin(self) -> Iterator[Connection]:
+        """A transaction; on a relaxed pool, each statement is one."""
         with self.engine.begin() as connection:
-            if relaxed:
-                connection.execute(relaxed_commit())
             yield connection
 
 
@@ -75,11 +72,12 @@ class ClerkContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """For what generates. `owner` names this process in leases."""
+    """For what generates. `owner` names this process in leases; `claims` is the relaxed pool (see `db.sessions`)."""
 
     settings: Settings
     owner: str
     database: Database
+    claims: Database
     models: dict[str, Served]
     leases: LeaseKeeper
     tickets: Tickets

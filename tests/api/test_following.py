@@ -61,6 +61,7 @@ class World:
             state: Any = ApiState(
                 settings=self._settings.model_copy(update={"keep_alive_seconds": keep_alive_seconds}),
                 database=database,
+                relaxed=database,
                 catalog=None,  # type: ignore[arg-type]
                 files=None,  # type: ignore[arg-type]
                 relay=relay,

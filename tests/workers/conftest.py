@@ -122,6 +122,7 @@ def worker(
         settings=settings,
         owner="me",
         database=database,
+        claims=database,
         models={"fake": Served(model=model, engine=engine, model_hash="hash")},  # type: ignore[arg-type]
         leases=LeaseKeeper(renew, lambda _: True, heartbeat_seconds=3600, lease_seconds=60),
         tickets=Tickets(celery_app),
