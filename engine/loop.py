@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from engine.backend import Backend
 from engine.config import EngineConfig
 from engine.errors import DecodeFailed, EngineError
-from engine.messages import Delta, Failed, Finished, FinishReason, Usage
+from engine.messages import Choice, Delta, Failed, Finished, FinishReason, Usage
 from engine.scheduler import Plan, Scheduler
 from engine.sequence import Sequence
 from engine.text import TextStream
@@ -134,7 +134,8 @@ class Engine:
             completion_tokens=sequence.num_generated,
             cached_tokens=sequence.num_cached,
         )
-        finished = Finished(request_id=sequence.request_id, reason=reason, text=text.text if text else "", usage=usage)
+        choice = Choice(reason=reason, text=text.text if text else "")
+        finished = Finished(request_id=sequence.request_id, choices=[choice], usage=usage)
         self._say(sequence, finished)
         self._release(sequence)
 

@@ -17,6 +17,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"
     LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
 
 
@@ -27,16 +28,51 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     top_p: float = 1.0
     top_k: int = 0
     min_p: float = 0.0
+    typical_p: float = 1.0
     seed: int | None = None
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     repeat_penalty: float = 1.0
+    logit_bias: dict[int, float] = {}
+
+
+class ConstraintKind(StrEnum):
+    """What the text of a `Constraint` is written in."""
+
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    CHOICE = "choice"
+    GRAMMAR = "grammar"
+
+
+class Constraint(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer must look like. `text` is the schema's JSON, the regex, a JSON list of choices, or a Lark grammar."""
+
+    kind: ConstraintKind
+    text: str = ""
+
+
+class ToolMode(StrEnum):
+    """May, must or must not the answer call tools?"""
+
+    NONE = "none"
+    AUTO = "auto"
+    REQUIRED = "required"
+
+
+class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
+    """OpenAI's `tool_choice`; with REQUIRED, `name` is the one tool that may be called."""
+
+    mode: ToolMode = ToolMode.AUTO
+    name: str | None = None
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
     """Messages for the model's chat template: `role` and text `content`, as the wire types left them."""
 
     messages: list[dict[str, Any]]  # Any: a message's further fields belong to the template
+    tools: list[dict[str, Any]] = []  # Any: OpenAI's tool objects, shown to the template as they came
     template_kwargs: dict[str, Any] = {}  # Any: booleans and short strings, checked at the edge
 
 
@@ -62,27 +98,36 @@ class Priority(StrEnum):
 class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One generation. `id` is chosen by the client and unique among its running requests.
 
-    `max_tokens` None means: until the model stops or the context is full.
+    `max_tokens` None means: until the model stops or the context is full. `n` answers are generated from one prompt.
+    `logprobs` None asks for none, 0 for the chosen tokens', more for as many alternatives beside each.
     `stream` asks for a `Delta` per step; without it only the `Finished` comes, with the whole text.
+    Only requests of one `tenant` share computed prefixes. Batch requests of one `group` are begun before those of the next.
     """
 
     id: str
     prompt: ChatPrompt | TextPrompt | TokenPrompt
     sampling: Sampling = Sampling()
     max_tokens: int | None = None
+    n: int = 1
     stop: list[str] = []
     ignore_eos: bool = False
+    logprobs: int | None = None
+    constraint: Constraint | None = None
+    tool_choice: ToolChoice = ToolChoice()
+    parallel_tool_calls: bool = True
     stream: bool = False
     priority: Priority = Priority.CHAT
     tenant: str = ""
+    group: str = ""
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one request. `cached_tokens` of the prompt were not computed again."""
+    """Tokens of one request. `cached_tokens` of the prompt were not computed again; `reasoning_tokens` are of the answer."""
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
 
 
 # --- client → engine -------------------------------------------------------------------------------------------------
@@ -142,21 +187,70 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
     num_waiting: int
 
 
-class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta"):
-    """New text of one streamed request: whole characters, nothing that may still become a stop string."""
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
+    """A token's natural logarithm of probability, before temperature and filters; `top` are the likeliest in its place."""
+
+    piece: bytes
+    logprob: float
+    top: list[TokenLogprob] = []
+
+
+class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
+    """A call of a tool; `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """More of the call number `index` of an answer: first its `id` and `name`, then pieces of `arguments`."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta", omit_defaults=True):
+    """New text of one streamed answer: whole characters, nothing that may still become a stop string."""
 
     request_id: str
-    text: str
     num_tokens: int
+    index: int = 0
+    text: str = ""
+    reasoning: str = ""
+    tool_calls: list[ToolCallDelta] = []
+    logprobs: list[TokenLogprob] = []
+
+
+class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One answer, streamed or not. `logprobs` is None where none were asked for."""
+
+    reason: FinishReason
+    text: str
+    index: int = 0
+    reasoning: str = ""
+    tool_calls: list[ToolCall] = []
+    logprobs: list[TokenLogprob] | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The end of a request. `text` is the whole answer, streamed or not."""
+    """The end of a request: its `n` answers by index, and what all of them used."""
 
     request_id: str
-    reason: FinishReason
-    text: str
+    choices: list[Choice]
     usage: Usage
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why the first answer ended; the only one of most requests."""
+        return self.choices[0].reason
+
+    @property
+    def text(self) -> str:
+        """The first answer."""
+        return self.choices[0].text
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):

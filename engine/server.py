@@ -166,7 +166,7 @@ def load_backend(config: EngineConfig) -> Backend:
     if config.backend is BackendKind.FAKE:
         return FakeBackend(config.step_seconds)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
-    from engine.llama import LlamaBackend  # llama.cpp loads only where it is used
+    from engine.llama.backend import LlamaBackend  # llama.cpp loads only where it is used
 
     return LlamaBackend(config)
 

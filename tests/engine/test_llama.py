@@ -8,7 +8,7 @@ import pytest
 from core.settings import ROOT
 from engine.config import EngineConfig
 from engine.errors import ModelFailed
-from engine.llama import LlamaBackend
+from engine.llama.backend import LlamaBackend
 from engine.messages import ChatPrompt, Delta, FinishReason, Request, Sampling
 from tests.engine.make import Bench, chat
 

@@ -19,7 +19,7 @@ from core.states import BatchState
 from core.tickets import Tickets
 from db import shards
 from engine.client import EngineLost, Sink
-from engine.messages import EngineInfo, Failed, Finished, FinishReason, Request, Usage
+from engine.messages import Choice, EngineInfo, Failed, Finished, FinishReason, Request, Usage
 from workers.context import ClerkContext, Database, Served, WorkerContext
 from workers.leases import LeaseKeeper, Renewed
 from workers.publisher import Publisher
@@ -31,7 +31,7 @@ def echo(request: Request) -> Finished:
     """Says what it was asked."""
     text = request.prompt.messages[-1]["content"]  # type: ignore[union-attr]
     usage = Usage(prompt_tokens=3, completion_tokens=2, cached_tokens=1)
-    return Finished(request_id=request.id, reason=FinishReason.STOP, text=text, usage=usage)
+    return Finished(request_id=request.id, choices=[Choice(reason=FinishReason.STOP, text=text)], usage=usage)
 
 
 class ScriptedEngine:
@@ -65,7 +65,8 @@ class ScriptedEngine:
 
     def cancel(self, request_id: str) -> None:
         usage = Usage(prompt_tokens=3, completion_tokens=0)
-        self.end(request_id, Finished(request_id=request_id, reason=FinishReason.CANCELLED, text="", usage=usage))
+        cancelled = Choice(reason=FinishReason.CANCELLED, text="")
+        self.end(request_id, Finished(request_id=request_id, choices=[cancelled], usage=usage))
 
     def close(self) -> None:
         self._queue.put(None)

@@ -1,0 +1,60 @@
+"""The GGUF's vocabulary: text to token ids and back."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Final
+
+import llama_cpp as llama
+
+_MAX_PIECE: Final = 512
+
+
+class LlamaTokenizer:
+    """The GGUF's vocabulary. llama.cpp only reads it, so any thread may use it."""
+
+    def __init__(self, model: Any) -> None:  # Any: a pointer
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.num_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
+        self._pieces: list[bytes | None] = [None] * self.num_vocab
+        self._ends = {token for token in range(self.num_vocab) if llama.llama_vocab_is_eog(self._vocab, token)}
+        self.bos_text = self._text(llama.llama_vocab_bos(self._vocab))
+        self.eos_text = self._text(llama.llama_vocab_eos(self._vocab))
+        self.special_texts = tuple(
+            text for token in range(self.num_vocab) if self._is_control(token) and (text := self._text(token))
+        )
+        template = llama.llama_model_chat_template(model, None)
+        self.chat_template = template.decode() if template else None
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Every token that ends a generation."""
+        return sorted(self._ends)
+
+    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        """See `engine.backend.Tokenizer`."""
+        data = text.encode()
+        room = len(data) + 8
+        tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, add_bos, special)
+        assert count >= 0, "a token is at least a byte"
+        return tokens[:count]
+
+    def piece(self, token: int) -> bytes:
+        """See `engine.backend.Tokenizer`."""
+        known = self._pieces[token]
+        if known is None:
+            buffer = ctypes.create_string_buffer(_MAX_PIECE)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE, 0, False)
+            known = self._pieces[token] = buffer.raw[: max(size, 0)]
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """See `engine.backend.Tokenizer`."""
+        return token in self._ends
+
+    def _is_control(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_control(self._vocab, token)) or token in self._ends
+
+    def _text(self, token: int) -> str:
+        return llama.llama_vocab_get_text(self._vocab, token).decode(errors="replace") if token >= 0 else ""
