@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from engine.scheduler import Plan
+from engine.plan import Plan, Sampled, Shift
 from engine.sequence import Sequence
+from engine.slots import Fork, MemoryTraits
 
 
 class Tokenizer(Protocol):
@@ -48,17 +49,42 @@ class Decoder(Protocol):
     def build(self) -> str:
         """What computes, with its version."""
 
+    @property
+    def slots(self) -> int:
+        """Sequences that run side by side."""
+
+    @property
+    def spare_slots(self) -> int:
+        """Slots beyond those."""
+
+    @property
+    def traits(self) -> MemoryTraits:
+        """What its memory allows."""
+
+    @property
+    def max_drafts(self) -> int:
+        """Most guessed tokens of one sequence in a step; 0 where guessing does not pay."""
+
+    def oldest(self, slot: int) -> int:
+        """The first position that a slot's memory still has."""
+
     def open(self, sequence: Sequence) -> None:
-        """A sequence has got its slot; the slot's memory is empty."""
+        """A sequence will be sampled; called again when it had lost its slot."""
 
-    def run(self, plan: Plan) -> list[int]:
-        """Compute a step; one token for each sampled entry, in order. Raises DecodeFailed."""
+    def close(self, sequence: Sequence) -> None:
+        """It will not be any more; nothing happens when it never was opened."""
 
-    def release(self, sequence: Sequence) -> None:
-        """A sequence leaves its slot: clear the slot's memory."""
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """Copy, trim, clear and shift slots, in order."""
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """Compute a step's entries; one result for each sampled one, in order.
+
+        Raises NoRoom when memory is short and nothing was computed, DecodeFailed when the step is lost.
+        """
 
     def reset(self) -> None:
-        """Clear everything after a failed step."""
+        """Clear every slot: at the beginning, and after a failed step."""
 
 
 class Backend(Protocol):

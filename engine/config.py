@@ -14,6 +14,22 @@ class Backend(StrEnum):
     FAKE = "fake"
 
 
+class KvLayout(StrEnum):
+    """How llama.cpp keeps the memory of several sequences: all in one, or a stream for each."""
+
+    AUTO = "auto"
+    UNIFIED = "unified"
+    SPLIT = "split"
+
+
+class Switch(StrEnum):
+    """On, off, or as measurement says."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One engine: one model on one device, `slots` sequences side by side.
 
@@ -29,11 +45,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str = ""
     context_size: int = 2048
     slots: int = 8
+    spare_slots: int | None = None
+    kv_layout: KvLayout = KvLayout.AUTO
     threads: int = 0
     gpu_layers: int = 0
     batch_tokens: int = 2048
     ubatch_tokens: int = 512
     prefill_tokens: int = 512
+    context_shift: bool = False
+    speculation: Switch = Switch.AUTO
+    jump_forward: bool = True
     chat_template: str | None = None
     stopwords: list[str] = []
     step_seconds: float = 0.0

@@ -24,8 +24,8 @@ from engine.backend import Backend
 from engine.config import Backend as BackendKind
 from engine.config import EngineConfig
 from engine.errors import EngineError, ModelFailed
-from engine.fake import FakeBackend
-from engine.intake import to_sequence
+from engine.fake import FakeBackend, FakeDecoder
+from engine.intake import to_sequences
 from engine.loop import Add, Call, Engine, Output, Stop
 from engine.messages import (
     Cancel,
@@ -81,7 +81,7 @@ class Server:
             model=config.model,
             build=backend.decoder.build,
             context_size=config.context_size,
-            slots=config.slots,
+            slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
         )
         folder = Path(config.endpoint)
@@ -116,12 +116,12 @@ class Server:
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
                     try:
-                        sequence = to_sequence(message.client, request, self._encoder, self._config.stopwords)
+                        sequences = to_sequences(message.client, request, self._encoder, self._config.stopwords)
                     except EngineError as error:
                         failed = Failed(request_id=request.id, code=error.code, message=str(error), param=error.param)
                         self.engine.inbox.put(Call(_later(self._emit, message.client, [failed])))
                     else:
-                        self.engine.inbox.put(Add(sequence))
+                        self.engine.inbox.put(Add(sequences))
             case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
                 self.engine.inbox.put(Stop(message.client, message.request_ids))
 
@@ -138,7 +138,7 @@ class Server:
         tick = Tick(
             boot_id=self._boot_id,
             num_steps=self.engine.num_steps,
-            num_running=len(scheduler.running),
+            num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
         )
         for client in list(self._clients):
@@ -164,7 +164,8 @@ def _later(emit: Callable[[str, list[Output]], None], client: str, items: list[O
 def load_backend(config: EngineConfig) -> Backend:
     """The model the config names; raises ModelFailed."""
     if config.backend is BackendKind.FAKE:
-        return FakeBackend(config.step_seconds)
+        spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+        return FakeBackend(FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare))
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
     from engine.llama.backend import LlamaBackend  # llama.cpp loads only where it is used
 
