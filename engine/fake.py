@@ -11,6 +11,10 @@ import zlib
 from array import array
 from typing import Final
 
+import numpy as np
+
+from engine.embedding import Vectors, normalised
+from engine.errors import PromptTooLong
 from engine.scheduler import Plan
 from engine.sequence import Sequence
 
@@ -89,3 +93,21 @@ class FakeBackend:
     def __init__(self, step_seconds: float = 0.0) -> None:
         self.tokenizer = FakeTokenizer()
         self.decoder = FakeDecoder(step_seconds)
+
+
+class FakeEmbedder:
+    """See `engine.embedding.Embedder`: a random direction for each byte, added up, so texts of like letters are near."""
+
+    dimensions = 64
+    max_tokens = 2048
+
+    def __init__(self) -> None:
+        self._directions = np.random.default_rng(0).standard_normal((FakeTokenizer.num_vocab, self.dimensions))
+
+    def embed(self, prompts: list[list[int]]) -> Vectors:
+        """See `engine.embedding.Embedder`."""
+        longest = max(map(len, prompts), default=0)
+        if longest > self.max_tokens:
+            raise PromptTooLong(f"An input has {longest} tokens, and the fake embeds {self.max_tokens}.", param="input")
+        sums = [self._directions[prompt].sum(axis=0) for prompt in prompts]
+        return normalised(np.array(sums, np.float32).reshape(len(prompts), self.dimensions))

@@ -270,3 +270,24 @@ class Outputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):
 
 
 FromEngine = Welcome | Tick | Outputs
+
+
+# --- embeddings: one request in, one answer out ----------------------------------------------------------------------
+
+
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
+    """A vector for each input, in order. `dimensions` keeps that many of a vector's first numbers; None keeps all."""
+
+    id: str
+    inputs: list[TextPrompt | TokenPrompt]
+    dimensions: int | None = None
+    priority: Priority = Priority.CHAT
+    tenant: str = ""
+
+
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
+    """The vectors of a request, each of length 1: little-endian float32, ready for OpenAI's base64."""
+
+    request_id: str
+    vectors: list[bytes]
+    usage: Usage

@@ -6,7 +6,6 @@ import ctypes
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import gguf
 import llama_cpp as llama
 import numpy as np
 import pytest
@@ -15,32 +14,19 @@ from engine.config import LoraAdapter
 from engine.errors import ModelFailed
 from engine.llama.lora import attach
 from tests.engine.loaded import loaded
-from tests.engine.tiny_models import WIDTH, TinyModel
+from tests.engine.tiny_models import WIDTH, TinyModel, write_tiny_lora
 
-RANK = 4
-MATRIX = "blk.0.attn_output.weight"
 TOKENS = [70, 71, 72, 73]
-
-
-def write_lora(path: Path, *, architecture: str = "llama", width: int = WIDTH, tensor: str = MATRIX) -> LoraAdapter:
-    random = np.random.default_rng(1)
-    writer = gguf.GGUFWriter(str(path), architecture)
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(RANK))
-    writer.add_tensor(f"{tensor}.lora_a", random.standard_normal((RANK, width)).astype(np.float32))
-    writer.add_tensor(f"{tensor}.lora_b", random.standard_normal((WIDTH, RANK)).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return LoraAdapter(path=str(path))
 
 
 @pytest.fixture
 def model(tiny_models: Mapping[TinyModel, Path]) -> Iterator[ctypes.c_void_p]:
     with loaded(tiny_models[TinyModel.LLAMA]) as model:
         yield model
+
+
+def write(path: Path, **given: object) -> LoraAdapter:
+    return LoraAdapter(path=str(write_tiny_lora(path, **given)))  # type: ignore[arg-type]
 
 
 def logits(model: ctypes.c_void_p, *adapters: LoraAdapter) -> np.ndarray:
@@ -63,7 +49,7 @@ def scaled(adapter: LoraAdapter, scale: float) -> LoraAdapter:
 
 
 def test_an_adapter_changes_what_the_model_says_as_much_as_its_scale(model: ctypes.c_void_p, tmp_path: Path) -> None:
-    adapter = write_lora(tmp_path / "a.gguf")
+    adapter = write(tmp_path / "a.gguf")
     plain = logits(model)
     changes = [np.abs(logits(model, scaled(adapter, scale)) - plain).max() for scale in (0.0, 0.05, 1.0)]
     assert changes[0] == 0
@@ -71,14 +57,14 @@ def test_an_adapter_changes_what_the_model_says_as_much_as_its_scale(model: ctyp
 
 
 def test_several_adapters_add_up(model: ctypes.c_void_p, tmp_path: Path) -> None:
-    adapter = write_lora(tmp_path / "a.gguf")
-    twice = logits(model, scaled(adapter, 0.5), scaled(write_lora(tmp_path / "b.gguf"), 0.5))
+    adapter = write(tmp_path / "a.gguf")
+    twice = logits(model, scaled(adapter, 0.5), scaled(write(tmp_path / "b.gguf"), 0.5))
     assert np.allclose(twice, logits(model, adapter), atol=1e-3)
 
 
 def test_a_context_without_adapters_is_left_alone(model: ctypes.c_void_p, tmp_path: Path) -> None:
     before = logits(model)
-    logits(model, write_lora(tmp_path / "a.gguf"))
+    logits(model, write(tmp_path / "a.gguf"))
     assert np.array_equal(logits(model), before)
 
 
@@ -86,9 +72,9 @@ def test_an_adapter_that_does_not_fit_is_said_by_name(model: ctypes.c_void_p, tm
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF and nothing more")
     wrong = [
-        write_lora(tmp_path / "shape.gguf", width=WIDTH * 2),
-        write_lora(tmp_path / "tensor.gguf", tensor="blk.9.attn_q.weight"),
-        write_lora(tmp_path / "architecture.gguf", architecture="gemma3"),
+        write(tmp_path / "shape.gguf", width=WIDTH * 2),
+        write(tmp_path / "tensor.gguf", tensor="blk.9.attn_q.weight"),
+        write(tmp_path / "architecture.gguf", architecture="gemma3"),
         LoraAdapter(path=str(broken)),
     ]
     for adapter in wrong:
