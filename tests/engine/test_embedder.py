@@ -88,11 +88,12 @@ def test_left_to_the_model_tokens_are_averaged_where_it_does_not_say(tiny_models
         assert np.array_equal(automatic.embed(PROMPTS), mean.embed(PROMPTS))
 
 
-def test_more_prompts_than_a_batch_holds_keep_their_order(tiny_models: Models) -> None:
+@pytest.mark.parametrize("model", TinyModel)
+def test_a_batch_remembers_nothing_of_the_last_and_keeps_its_order(tiny_models: Models, model: TinyModel) -> None:
     many = PROMPTS * 20
-    with embedder(tiny_models[TinyModel.LLAMA]) as opened:
+    with embedder(tiny_models[model]) as opened:
         vectors = opened.embed(many)
-        assert np.allclose(vectors, np.tile(opened.embed(PROMPTS), (20, 1)), atol=1e-3)
+        assert np.allclose(vectors, np.tile(opened.embed(PROMPTS), (20, 1)), atol=2e-3)
         assert opened.embed([]).shape == (0, WIDTH)
 
 
