@@ -51,7 +51,7 @@ class Conversation:
         for item in items:
             if isinstance(item, Delta):
                 print(item.text, end="", flush=True)
-            else:
+            elif isinstance(item, (Finished, Failed)):
                 self._ended = item
 
 

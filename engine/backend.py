@@ -1,8 +1,11 @@
-"""The seam between the engine and what decodes: a tokenizer and a decoder, real or fake."""
+"""The seam between the engine and what computes: a tokenizer, a decoder and an embedder, real or fake."""
 
 from __future__ import annotations
 
 from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from engine.plan import Plan, Sampled, Shift
 from engine.sequence import Sequence
@@ -87,6 +90,21 @@ class Decoder(Protocol):
         """Clear every slot: at the beginning, and after a failed step."""
 
 
+class Embedder(Protocol):
+    """Computes vectors. Used by the loop's thread only."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt."""
+
+    def embed(self, prompts: list[list[int]]) -> NDArray[np.float32]:
+        """(prompts, dimensions), each of length 1. Raises PromptTooLong before anything is computed, or DecodeFailed."""
+
+
 class Backend(Protocol):
     """A loaded model."""
 
@@ -97,3 +115,7 @@ class Backend(Protocol):
     @property
     def decoder(self) -> Decoder:
         """Computes steps."""
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """Computes vectors, where the model file asks for that."""

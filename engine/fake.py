@@ -12,7 +12,10 @@ import zlib
 from array import array
 from typing import Final
 
-from engine.errors import NoRoom
+import numpy as np
+
+from engine.embedding import Vectors, normalised
+from engine.errors import NoRoom, PromptTooLong
 from engine.plan import Entry, Plan, Sampled, Shift
 from engine.sequence import Sequence
 from engine.slots import Fork, MemoryTraits
@@ -144,9 +147,28 @@ class FakeDecoder:
         return _WORDS[(start + index) % len(_WORDS)]
 
 
+class FakeEmbedder:
+    """See `engine.backend.Embedder`: a random direction for each byte, added up, so texts of like letters are near."""
+
+    dimensions = 64
+    max_tokens = 2048
+
+    def __init__(self) -> None:
+        self._directions = np.random.default_rng(0).standard_normal((FakeTokenizer.num_vocab, self.dimensions))
+
+    def embed(self, prompts: list[list[int]]) -> Vectors:
+        """See `engine.backend.Embedder`."""
+        longest = max(map(len, prompts), default=0)
+        if longest > self.max_tokens:
+            raise PromptTooLong(f"An input has {longest} tokens, and the fake embeds {self.max_tokens}.", param="input")
+        sums = [self._directions[prompt].sum(axis=0) for prompt in prompts]
+        return normalised(np.array(sums, np.float32).reshape(len(prompts), self.dimensions))
+
+
 class FakeBackend:
     """The fake, loaded."""
 
-    def __init__(self, decoder: FakeDecoder | None = None) -> None:
+    def __init__(self, decoder: FakeDecoder | None = None, *, embeds: bool = False) -> None:
         self.tokenizer = FakeTokenizer()
         self.decoder = decoder or FakeDecoder()
+        self.embedder = FakeEmbedder() if embeds else None

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from engine.answers import Answers
 from engine.backend import Backend
 from engine.config import EngineConfig
+from engine.embedding import EmbeddingJobs
 from engine.errors import DecodeFailed, EngineError, NoRoom
-from engine.messages import Delta, Failed, Finished, FinishReason
+from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason
 from engine.plan import Plan, Sampled
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
 
-Output = Delta | Finished | Failed
+Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
 
 
@@ -31,6 +32,15 @@ class Add:
     """The sequences of one request: one for each answer it asks for."""
 
     sequences: list[Sequence]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Inputs to embed, encoded."""
+
+    client: str
+    request: EmbedRequest
+    prompts: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +58,7 @@ class Call:
     action: Callable[[], None]
 
 
-Command = Add | Stop | Call
+Command = Add | Embed | Stop | Call
 
 
 class Engine:
@@ -73,6 +83,7 @@ class Engine:
         self.num_steps = 0
         self.step_began_at: float | None = None
         self._answers = Answers(backend.tokenizer)
+        self._embeddings = EmbeddingJobs(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
         self._idle = idle
         self._outputs: dict[str, list[Output]] = {}
@@ -91,7 +102,7 @@ class Engine:
         """Take what is in the inbox and do one step; False when there was nothing to compute."""
         self._drain_inbox()
         try:
-            did_step = self.step()
+            did_step = self._embed() | self.step()
         except Exception as error:  # whatever it is, it must not take the other requests' engine down
             self._recover(error)
             did_step = True
@@ -108,6 +119,16 @@ class Engine:
         for sequence, tokens, sampled in self.scheduler.apply(plan, self._decode(plan)):
             self._grow(sequence, tokens, sampled)
         self.num_steps += 1
+        return True
+
+    def _embed(self) -> bool:
+        """A piece of what is to be embedded."""
+        turn = self._embeddings.turn() if self._embeddings is not None else None
+        if turn is None:
+            return False
+        client, ended = turn
+        if ended is not None:
+            self._outputs.setdefault(client, []).append(ended)
         return True
 
     def _decode(self, plan: Plan) -> list[Sampled]:
@@ -157,16 +178,27 @@ class Engine:
                     self._answers.begin(sequences)
                     for sequence in sequences:
                         self.scheduler.add(sequence)
+            case Embed(client=client, request=request, prompts=prompts):
+                assert self._embeddings is not None, "checked before it came here"
+                self._embeddings.add(client, request, prompts)
             case Stop(client=client, request_ids=None):
+                self._forget_embeddings(client, None)
                 for sequence in self.scheduler.of_client(client):
                     self._answers.forget(sequence)
                     self._release(sequence)
             case Stop(client=client, request_ids=request_ids):
+                self._forget_embeddings(client, request_ids)
                 for request_id in request_ids or ():
                     for sequence in self.scheduler.find(client, request_id):
                         self._finish(sequence, FinishReason.CANCELLED)
             case Call(action=action):
                 action()
+
+    def _forget_embeddings(self, client: str, request_ids: list[str] | None) -> None:
+        if self._embeddings is not None:
+            for request_id in self._embeddings.forget(client, request_ids):
+                cancelled = Failed(request_id=request_id, code="cancelled", message="The request was cancelled.")
+                self._outputs.setdefault(client, []).append(cancelled)
 
     def _recover(self, error: Exception) -> None:
         """A step failed: what ran is told so, the memory is cleared, those who waited go on."""

@@ -15,6 +15,8 @@ import numpy as np
 from engine.config import EngineConfig, KvLayout, Switch
 from engine.errors import DecodeFailed, ModelFailed, NoRoom
 from engine.llama.batch import Batch
+from engine.llama.kv import set_kv
+from engine.llama.lora import attach
 from engine.llama.sampling import Sampler
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.plan import Plan, Sampled, Shift
@@ -35,6 +37,7 @@ class LlamaDecoder:
         self.traits = _traits(model, is_split=config.kv_layout is not KvLayout.UNIFIED)
         self.max_drafts = _DRAFTS if config.speculation is Switch.ON else 0
         self._context = _context(model, config, self.slots + self.spare_slots, self.max_drafts)
+        attach(self._context, model, config.lora)
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)
         self._num_vocab = tokenizer.num_vocab
@@ -112,8 +115,10 @@ def _context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) 
     parameters.n_batch = config.batch_tokens
     parameters.n_ubatch = config.ubatch_tokens
     parameters.n_outputs_max = num_slots * (1 + max_drafts)  # else room for the logits of a whole step is reserved
-    parameters.n_threads = parameters.n_threads_batch = threads
-    parameters.swa_full = False
+    parameters.n_threads = threads
+    parameters.n_threads_batch = config.threads_batch or threads
+    parameters.swa_full = False  # a window's layers keep little more than the window
+    set_kv(parameters, config)
     context = llama.llama_init_from_model(model, parameters)
     if not context:
         raise ModelFailed(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import llama_cpp as llama
@@ -12,22 +11,12 @@ import numpy as np
 import pytest
 
 from engine.llama.tokenizer import LlamaTokenizer
+from tests.engine.loaded import loaded
 from tests.engine.tiny_models import WINDOW, TinyModel, write_tiny_model
 
 Models = Mapping[TinyModel, Path]
 GENERATORS = [model for model in TinyModel if model is not TinyModel.BERT]
 PROMPT = "What does the miller count, one by one, in the mill by the river?"
-
-
-@contextmanager
-def loaded(path: Path) -> Iterator[ctypes.c_void_p]:
-    llama.llama_backend_init()
-    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
-    assert model, "llama.cpp does not load it"
-    try:
-        yield model
-    finally:
-        llama.llama_model_free(model)
 
 
 class PlainRun:

@@ -31,6 +31,7 @@ _KERNEL: Final = 4
 _STEP_RANK: Final = 4
 _SHORT_KERNEL: Final = 3
 _LOGIT_GAIN: Final = 4.0
+_LORA_RANK: Final = 4
 _TEXT: Final = (
     "the mill by the river grinds the grain of the whole valley and the miller counts the sacks, one by one. "
 )
@@ -63,11 +64,30 @@ def write_tiny_model(path: Path, model: TinyModel) -> Path:
     write_vocabulary(writer, vocabulary)
     for name, values in _weights(model, vocabulary).items():
         writer.add_tensor(name, values)
+    _write_all(writer)
+    return path
+
+
+def write_tiny_lora(
+    path: Path, *, architecture: str = "llama", width: int = WIDTH, tensor: str = "blk.0.attn_output.weight"
+) -> Path:
+    """Write an adapter that changes a (WIDTH, width) matrix of a tiny model, by more than the matrix itself is."""
+    random = np.random.default_rng(1)
+    writer = gguf.GGUFWriter(str(path), architecture)
+    writer.add_type("adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", float(_LORA_RANK))
+    writer.add_tensor(f"{tensor}.lora_a", random.standard_normal((_LORA_RANK, width)).astype(np.float32))
+    writer.add_tensor(f"{tensor}.lora_b", random.standard_normal((WIDTH, _LORA_RANK)).astype(np.float32))
+    _write_all(writer)
+    return path
+
+
+def _write_all(writer: gguf.GGUFWriter) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return path
 
 
 def _write_shape(writer: gguf.GGUFWriter, model: TinyModel) -> None:
