@@ -1,7 +1,4 @@
-"""The engine against the bare loop: the same model, the same prompts, alternating, the ratio of medians.
-
-The model has random weights and the shape of a 135M Llama: its speed is real, what it says is not.
-"""
+"""The engine against the bare loop: the same model, the same prompts, alternating, the ratio of medians."""
 
 from __future__ import annotations
 
@@ -9,63 +6,34 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 import msgspec
-import numpy as np
 
 from bench.bare_loop import BareLoop
+from bench.models import random_prompts
 from engine.client import EngineClient, EngineLost
 from engine.config import EngineConfig
 from engine.messages import Delta, Failed, Finished, Priority, Request, Sampling, TokenPrompt
-from tools.bpe import SPECIAL_TOKENS, Vocabulary, byte_alphabet
-from tools.write_gguf import Shape, Weights, write_model
 
-_SHAPE: Final = Shape(width=576, layers=30, heads=9, kv_heads=3, hidden=1536, context=32768)
-_NUM_TOKENS: Final = 49_152
-_PROMPT_TOKENS: Final = 64
-_GENERATED: Final = 48
-_CONTEXT: Final = 128
 _PAIRS: Final = 3
+_GENERATED: Final = 48
 
 
-def write_random_model(path: Path) -> None:
-    """About 145 MB of Q8_0."""
-    rng = np.random.default_rng(0)
-    alphabet = list(byte_alphabet().values())
-    filler = [f"token{number}" for number in range(_NUM_TOKENS - len(alphabet) - len(SPECIAL_TOKENS))]
-    vocabulary = Vocabulary((*alphabet, *filler, *SPECIAL_TOKENS), ((alphabet[0], alphabet[1]),))
-    kv_width = _SHAPE.width // _SHAPE.heads * _SHAPE.kv_heads
-    shapes = {
-        "attn_q": (_SHAPE.width, _SHAPE.width),
-        "attn_k": (kv_width, _SHAPE.width),
-        "attn_v": (kv_width, _SHAPE.width),
-        "attn_output": (_SHAPE.width, _SHAPE.width),
-        "ffn_gate": (_SHAPE.hidden, _SHAPE.width),
-        "ffn_up": (_SHAPE.hidden, _SHAPE.width),
-        "ffn_down": (_SHAPE.width, _SHAPE.hidden),
-    }
-
-    def random(*shape: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
-
-    ones = np.ones(_SHAPE.width, np.float32)
-    weights: Weights = {"token_embd.weight": random(_NUM_TOKENS, _SHAPE.width), "output_norm.weight": ones}
-    for layer in range(_SHAPE.layers):
-        weights |= {f"blk.{layer}.{name}.weight": random(*shape) for name, shape in shapes.items()}
-        weights |= {f"blk.{layer}.attn_norm.weight": ones, f"blk.{layer}.ffn_norm.weight": ones}
-    write_model(path, "random", _SHAPE, vocabulary, weights)
-
-
-class _Countdown:
+class Countdown:
     """A sink for a run's requests; `done` is set with the last one."""
 
     def __init__(self, number: int) -> None:
         self._left = number
         self.num_tokens = 0
+        self.num_cached = 0
         self.done = threading.Event()
 
     def on_delta(self, delta: Delta) -> None:
@@ -75,60 +43,94 @@ class _Countdown:
         """In the client's thread."""
         assert isinstance(outcome, Finished), outcome
         self.num_tokens += outcome.usage.completion_tokens
+        self.num_cached += outcome.usage.cached_tokens
         self._left -= 1
         if not self._left:
             self.done.set()
 
 
-def _run_engine(client: EngineClient, prompts: list[list[int]]) -> float:
-    """Generated tokens per second, sent and received over the engine's sockets."""
-    countdown = _Countdown(len(prompts))
-    began = perf_counter()
-    for number, prompt in enumerate(prompts):
-        request = Request(
+@dataclass(frozen=True, slots=True)
+class RunningEngine:
+    """An engine process and its client."""
+
+    client: EngineClient
+    process: subprocess.Popen[bytes]
+
+    def run(self, requests: list[Request]) -> tuple[float, Countdown]:
+        """Seconds until all have ended, sent and received over the engine's sockets."""
+        countdown = Countdown(len(requests))
+        began = perf_counter()
+        for request in requests:
+            self.client.submit(request, countdown)
+        assert countdown.done.wait(900), "the engine did not finish"
+        return perf_counter() - began, countdown
+
+
+@contextmanager
+def running_engine(path: Path, **config: Any) -> Iterator[RunningEngine]:  # Any: fields of EngineConfig
+    """Started with a model, and stopped behind."""
+    with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
+        values = {"model": "bench", "endpoint": folder, "model_path": str(path), **config}
+        encoded = msgspec.json.encode(EngineConfig(**values)).decode()
+        process = subprocess.Popen([sys.executable, "-m", "engine.server", encoded])
+        client = EngineClient(folder, "bench")
+        try:
+            client.wait_ready(120)
+            yield RunningEngine(client, process)
+        finally:
+            client.close()
+            process.terminate()
+            process.wait()
+
+
+def greedy(prompts: list[list[int]], max_tokens: int, **given: Any) -> list[Request]:  # Any: fields of Request
+    """Batch requests of a fixed length."""
+    return [
+        Request(
             id=str(number),
             prompt=TokenPrompt(tokens=prompt),
             sampling=Sampling(temperature=0),
-            max_tokens=_GENERATED,
+            max_tokens=max_tokens,
             ignore_eos=True,
             priority=Priority.BATCH,
+            **given,
         )
-        client.submit(request, countdown)
-    assert countdown.done.wait(600), "the engine did not finish"
-    return countdown.num_tokens / (perf_counter() - began)
+        for number, prompt in enumerate(prompts)
+    ]
 
 
-def compare(folder: Path, slots: int) -> float:
-    """The engine's rate over the bare loop's."""
-    path = folder / "random.gguf"
-    if not path.exists():
-        write_random_model(path)
-    rng = np.random.default_rng(1)
-    prompts = [rng.integers(300, _NUM_TOKENS - 8, _PROMPT_TOKENS).tolist() for _ in range(max(4, 3 * slots))]
-    threads = len(os.sched_getaffinity(0))
-    endpoint = folder / f"engine-{slots}"
-    config = EngineConfig(
-        model="random",
-        endpoint=str(endpoint),
-        model_path=str(path),
-        context_size=_CONTEXT,
-        slots=slots,
-        threads=threads,
-    )
-    process = subprocess.Popen([sys.executable, "-m", "engine.server", msgspec.json.encode(config).decode()])
-    bare = BareLoop(str(path), slots, _CONTEXT, threads)
-    client = EngineClient(str(endpoint), "bench")
+def alternate(first: Any, second: Any, pairs: int = _PAIRS) -> tuple[float, float]:  # Any: callables giving a rate
+    """Medians of two rates that are measured in turn, so that a noisy machine is as noisy for both."""
+    rates = [(first(), second()) for _ in range(pairs)]
+    return statistics.median(a for a, _ in rates), statistics.median(b for _, b in rates)
+
+
+def compare(num_tokens: int, path: Path, slots: int, *, shared: int = 0, own: int = 64) -> tuple[float, float]:
+    """Tokens per second of the engine and of the bare loop; `shared` tokens begin every prompt."""
+    number, below = max(4, 3 * slots), num_tokens - 8
+    start = random_prompts(1, shared, below=below, seed=2)[0] if shared else []
+    prompts = random_prompts(number, own, below=below)
+    threads, context_size = len(os.sched_getaffinity(0)), shared + own + _GENERATED + 16
+    bare = BareLoop(path, slots, context_size, threads)
+    requests = greedy([[*start, *prompt] for prompt in prompts], _GENERATED)
     try:
-        client.wait_ready(120)
-        bare.run(prompts[:slots], 4)
-        _run_engine(client, prompts[:slots])
-        ratios = []
-        for _ in range(_PAIRS):
-            limit = bare.run(list(prompts), _GENERATED)
-            ratios.append(_run_engine(client, prompts) / limit)
-        return statistics.median(ratios)
+        with running_engine(path, slots=slots, context_size=context_size, threads=threads) as engine:
+            engine.run(greedy(prompts[:slots], 2))
+            bare.run(prompts[:slots], 2)
+
+            def run_engine() -> float:
+                seconds, countdown = engine.run(_salted(requests))
+                return countdown.num_tokens / seconds
+
+            return alternate(run_engine, lambda: bare.run(prompts, _GENERATED, start))
     finally:
-        client.close()
-        process.terminate()
-        process.wait()
         bare.close()
+
+
+_salt = iter(range(1 << 30))
+
+
+def _salted(requests: list[Request]) -> list[Request]:
+    """For another tenant each time, since the engine remembers what the last run computed."""
+    tenant = f"tenant-{next(_salt)}"
+    return [msgspec.structs.replace(request, tenant=tenant) for request in requests]

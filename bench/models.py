@@ -1,0 +1,102 @@
+"""Models for measuring speed: random weights in the shapes of real ones, written once into `.bench/models`.
+
+Their speed is real, what they say is not. The vocabulary is a small one of ours, filled up to the real size; a folder named by
+MILLRACE_BENCH_MODELS is looked in first for files of the same names, for those who have some with a real vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from core.settings import ROOT
+from tools.bpe import SPECIAL_TOKENS, Vocabulary, train
+from tools.demo_data import training_examples
+from tools.write_gguf import Shape, Weights, write_model
+
+FOLDER: Final = Path(".bench") / "models"
+DEMO: Final = ROOT / "models" / "demo.gguf"
+_LEARNED_TOKENS: Final = 1200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BenchModel:
+    """A shape to measure."""
+
+    name: str
+    shape: Shape
+    num_tokens: int
+
+    def path(self) -> Path:
+        """The file; written on first use, which takes some seconds."""
+        ready = Path(os.environ.get("MILLRACE_BENCH_MODELS", "")) / f"{self.name}.gguf"
+        if ready.is_file():
+            return ready
+        path = FOLDER / f"{self.name}.gguf"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(self, path)
+        return path
+
+
+SMOL135: Final = BenchModel(
+    name="smol135",
+    shape=Shape(width=576, layers=30, heads=9, kv_heads=3, hidden=1536, context=32768),
+    num_tokens=49_152,
+)
+QWEN05: Final = BenchModel(
+    name="qwen05",
+    shape=Shape(width=896, layers=24, heads=14, kv_heads=2, hidden=4864, context=32768),
+    num_tokens=151_936,
+)
+
+
+def random_prompts(number: int, length: int, *, below: int, seed: int = 1) -> list[list[int]]:
+    """Token ids without rhyme or reason; no two prompts share a start."""
+    rng = np.random.default_rng(seed)
+    prompts: list[list[int]] = rng.integers(0, below, (number, length)).tolist()
+    return prompts
+
+
+def _write(model: BenchModel, path: Path) -> None:
+    print(f"writing {path} …", flush=True)
+    partial = path.with_suffix(".part")
+    vocabulary = _filled_vocabulary(model.num_tokens)
+    write_model(partial, model.name, model.shape, vocabulary, _weights(model.shape, model.num_tokens))
+    partial.rename(path)
+
+
+def _filled_vocabulary(number: int) -> Vocabulary:
+    """Words of our own training data, then tokens that no text has."""
+    learned = train((example.answer for example in training_examples(20_000, seed=1)), _LEARNED_TOKENS)
+    words = learned.tokens[: -len(SPECIAL_TOKENS)]
+    filler = [f"token{index}" for index in range(number - len(words) - len(SPECIAL_TOKENS))]
+    return Vocabulary((*words, *filler, *SPECIAL_TOKENS), learned.merges)
+
+
+def _weights(shape: Shape, num_tokens: int) -> Weights:
+    rng = np.random.default_rng(0)
+
+    def random(*size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        return rng.standard_normal(size, dtype=np.float32) * np.float32(0.02)
+
+    kv_width = shape.width // shape.heads * shape.kv_heads
+    sizes = {
+        "attn_q": (shape.width, shape.width),
+        "attn_k": (kv_width, shape.width),
+        "attn_v": (kv_width, shape.width),
+        "attn_output": (shape.width, shape.width),
+        "ffn_gate": (shape.hidden, shape.width),
+        "ffn_up": (shape.hidden, shape.width),
+        "ffn_down": (shape.width, shape.hidden),
+    }
+    ones = np.ones(shape.width, np.float32)
+    weights: Weights = {"token_embd.weight": random(num_tokens, shape.width), "output_norm.weight": ones}
+    for layer in range(shape.layers):
+        weights |= {f"blk.{layer}.{name}.weight": random(*size) for name, size in sizes.items()}
+        weights |= {f"blk.{layer}.attn_norm.weight": ones, f"blk.{layer}.ffn_norm.weight": ones}
+    return weights
