@@ -97,8 +97,8 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
 
 
 def queued_lines(shard_id: str) -> Select[str, str]:
-    """Lines (id, body) of a shard that have no result yet, in input order."""
-    return select(Job.id, Job.body).where(Job.shard_id == shard_id, Job.state == JobState.QUEUED).order_by(Job.line)
+    """Lines (id, body) of a shard that have no result yet, in the plan's order."""
+    return select(Job.id, Job.body).where(Job.shard_id == shard_id, Job.state == JobState.QUEUED).order_by(Job.position)
 
 
 def renew_shards(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: ReturningUpdate
