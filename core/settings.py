@@ -65,6 +65,9 @@ class Settings(BaseSettings):
         2, ge=1, le=8, description="Shards of a model a worker runs at a time, so slots never run dry."
     )
     shard_lines: int = Field(128, ge=1, description="Lines a shard holds: what a worker takes under one lease.")
+    share_identical_lines: bool = Field(
+        True, description="Lines of a batch with the same body and temperature 0 run once and share the answer."
+    )
     lease_seconds: float = Field(
         60, ge=1, description="A shard or job unheard of for this long is given to another worker."
     )

@@ -22,6 +22,7 @@ class LineRow(NamedTuple):
     tenant_id: str
     batch_id: str
     shard_id: str | None
+    position: int | None
     line: int
     custom_id: str
     model: str

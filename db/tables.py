@@ -194,6 +194,7 @@ class Shard(Base):
 class Job(Base):
     """One generation: a chat request, or one line of a batch (then `batch_id`, `line` and `custom_id` are set).
 
+    `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     """
 
@@ -202,6 +203,7 @@ class Job(Base):
     tenant_id: Mapped[str]
     batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
     shard_id: Mapped[str | None]
+    position: Mapped[int | None] = mapped_column(Integer)
     line: Mapped[int | None] = mapped_column(Integer)
     custom_id: Mapped[str | None]
     model: Mapped[str]
@@ -235,11 +237,12 @@ class Job(Base):
         CheckConstraint(
             "(batch_id IS NULL) = (line IS NULL) AND (batch_id IS NULL) = (custom_id IS NULL)", name="batch_line"
         ),
+        CheckConstraint("(shard_id IS NULL) = (position IS NULL)", name="position"),
         Index("uq_jobs_batch_id_line", "batch_id", "line", unique=True, postgresql_where=text("batch_id IS NOT NULL")),
         Index(
             "ix_jobs_shard_queue",
             "shard_id",
-            "line",
+            "position",
             postgresql_where=text("state = 'queued' AND shard_id IS NOT NULL"),
         ),
         Index(

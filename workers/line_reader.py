@@ -10,7 +10,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 from core.errors import ApiError
 from core.strict_json import InvalidJson, parse_json
@@ -21,32 +21,55 @@ from core.wire.validation import parse_body
 _CHUNK: Final = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class RawLine:
-    """One non-blank line; `number` is 1-based and counts blank lines. `content` is None for a line over the limit."""
+class Place(NamedTuple):
+    """Where a line is: its 1-based number, which counts blank lines, and its first byte and length in the file."""
 
     number: int
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class RawLine:
+    """One non-blank line. `content` is None for a line over the limit."""
+
+    place: Place
     content: bytes | None
+
+    @property
+    def number(self) -> int:
+        """Its 1-based number."""
+        return self.place.number
 
 
 def read_lines(stream: BinaryIO, max_bytes: int) -> Iterator[RawLine]:
     """Non-blank lines in order; a line over `max_bytes` is skipped without being held."""
-    number = 0
+    number = offset = 0
     while raw := stream.readline(max_bytes + 3):
         number += 1
-        if number == 1:
-            raw = raw.removeprefix(codecs.BOM_UTF8)
+        begin, offset = offset, offset + len(raw)
+        if number == 1 and raw.startswith(codecs.BOM_UTF8):
+            begin, raw = begin + len(codecs.BOM_UTF8), raw.removeprefix(codecs.BOM_UTF8)
         content = raw.removesuffix(b"\n").removesuffix(b"\r")
         if len(content) > max_bytes:
-            _skip_rest(stream, raw)
-            yield RawLine(number, None)
+            offset += _skip_rest(stream, raw)
+            yield RawLine(Place(number, begin, offset - begin), None)
         elif content.strip():
-            yield RawLine(number, content)
+            yield RawLine(Place(number, begin, len(content)), content)
 
 
-def _skip_rest(stream: BinaryIO, read: bytes) -> None:
+def read_again(stream: BinaryIO, place: Place) -> bytes:
+    """The content of a line that `read_lines` found."""
+    stream.seek(place.offset)
+    return stream.read(place.length)
+
+
+def _skip_rest(stream: BinaryIO, read: bytes) -> int:
+    skipped = 0
     while read and not read.endswith(b"\n"):
         read = stream.readline(_CHUNK)
+        skipped += len(read)
+    return skipped
 
 
 class LineParser:

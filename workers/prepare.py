@@ -1,33 +1,33 @@
-"""Prepare: read a batch's file once, make its lines jobs and its jobs shards, or fail it with every bad line named.
+"""Prepare: read a batch's file, plan it, make its lines jobs and its jobs shards, or fail it with every bad line named.
 
-Everything happens in one transaction, so a clerk that dies leaves nothing behind and the next one starts afresh.
-A line whose envelope is wrong fails the file; a line whose body the endpoint would refuse is a failed job.
+The file is read twice: once in order, when every line is checked and only small numbers of it are kept, and once in the
+plan's order, when lines are copied into rows. Everything happens in one transaction, so a clerk that dies leaves nothing
+behind and the next one starts afresh. A line whose envelope is wrong fails the file; a line whose body the endpoint would
+refuse is a failed job.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from typing import BinaryIO
 
 import psycopg
-import pydantic_core
 import structlog
 from sqlalchemy import Connection, Row, select
 
 from core import ids
-from core.errors import ApiError, Problem
-from core.models import ModelCatalog
+from core.errors import Problem
 from core.states import BatchState, JobState
-from core.wire.batch import BatchLine
-from core.wire.chat import ChatRequest
+from core.wire.batch import BatchLine, read_checked_line
 from core.wire.objects import BatchError, BatchErrors
-from core.wire.validation import parse_body
 from db import batches
 from db.copy import LineRow, ShardRow, copy_lines, copy_shards
 from db.sessions import patient
 from db.tables import Batch
 from workers.context import ClerkContext
-from workers.line_reader import LineParser, RawLine, read_lines
+from workers.judge import Judge, Refused
+from workers.line_reader import LineParser, Place, RawLine, read_again, read_lines
+from workers.plan import PlanLine, PlannedShard, plan_shards
 
 log = structlog.get_logger()
 
@@ -43,28 +43,6 @@ class _BadFile(Exception):
         self.num_errors = num_errors
 
 
-@dataclass(slots=True)
-class ShardCutter:
-    """Cuts lines into shards as they come: consecutive lines of a model, `size` to a shard."""
-
-    batch_id: str
-    tenant_id: str
-    size: int
-    shards: list[ShardRow] = field(default_factory=list)
-    _open: dict[str, int] = field(default_factory=dict)
-
-    def shard_for(self, model: str) -> str:
-        """The shard that takes the next line of this model."""
-        index = self._open.get(model)
-        if index is None or self.shards[index].lines >= self.size:
-            index = self._open[model] = len(self.shards)
-            shard_id = ids.new_id(ids.SHARD)
-            self.shards.append(ShardRow(shard_id, self.batch_id, self.tenant_id, model, index, 0))
-        shard = self.shards[index]
-        self.shards[index] = shard._replace(lines=shard.lines + 1)
-        return shard.id
-
-
 def prepare(context: ClerkContext, batch_id: str) -> None:
     """Bring a validating batch to in_progress (or failed); does nothing when it is past that or in other hands."""
     try:
@@ -75,121 +53,143 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
             batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
             if batch is None or batch.status != BatchState.VALIDATING:
                 return
-            cutter = _copy_file(context, connection, batch)
+            shards = _copy_file(context, connection, batch)
     except _BadFile as bad:
         _fail(context, batch_id, bad)
         return
-    log.info("batch_prepared", batch=batch_id, shards=len(cutter.shards))
-    _send_tickets(context, batch_id, cutter)
+    log.info("batch_prepared", batch=batch_id, shards=len(shards))
+    _send_tickets(context, batch_id, shards)
 
 
-def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> ShardCutter:
-    try:
-        stream = context.files.open(
-            batch.input_file_id
-        )  # its row may be deleted by now: bytes stay while they are needed
-    except FileNotFoundError:
-        missing = BatchError(code="invalid_request", message="The input file does not exist any more.", param="file_id")
-        raise _BadFile([missing], 1) from None
-    cutter = ShardCutter(batch.id, batch.tenant_id, context.settings.shard_lines)
-    with stream, copy_lines(connection) as copy:
-        reader = _Reader(context, batch, cutter, copy)
+def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> list[ShardRow]:
+    """All rows of a batch; none, and no shards, when it was cancelled meanwhile."""
+    with _open(context, batch.input_file_id) as stream, copy_lines(connection) as copy:
+        rows = _Rows(batch, copy)
+        reading = _FirstReading(context, batch.endpoint, rows)
         for raw in read_lines(stream, context.settings.line_bytes):
-            reader.take(raw)
-        reader.check()
-    copy_shards(connection, cutter.shards)
-    models = list(reader.models)
+            reading.take(raw)
+        reading.check()
+        planned = plan_shards(reading.lines, context.settings.shard_lines)
+        shards = [rows.write_shard(n, shard, reading.places, stream) for n, shard in enumerate(planned)]
+    copy_shards(connection, shards)
+    models = list(reading.models)
     moved = connection.execute(
         batches.start(
             batch.id,
-            lines=reader.models.total(),
-            lines_failed=reader.num_refused,
+            lines=reading.num_lines,
+            lines_failed=reading.num_lines - len(reading.lines),
             model=models[0] if len(models) == 1 else None,
         )
     ).one_or_none()
     if moved is None:
         connection.rollback()
-        cutter.shards.clear()
-    return cutter
+        return []
+    return shards
 
 
-class _Reader:
-    """Takes raw lines, copies rows, collects complaints."""
+def _open(context: ClerkContext, file_id: str) -> BinaryIO:
+    """The file's row may be deleted by now: its bytes stay while they are needed."""
+    try:
+        return context.files.open(file_id)
+    except FileNotFoundError:
+        missing = BatchError(code="invalid_request", message="The input file does not exist any more.", param="file_id")
+        raise _BadFile([missing], 1) from None
 
-    def __init__(
-        self, context: ClerkContext, batch: Row[tuple[object, ...]], cutter: ShardCutter, copy: psycopg.Copy
-    ) -> None:
-        self._settings = context.settings
-        self._catalog: ModelCatalog = context.catalog
+
+class _Rows:
+    """Writes the rows of one batch."""
+
+    def __init__(self, batch: Row[tuple[object, ...]], copy: psycopg.Copy) -> None:
         self._batch = batch
-        self._cutter = cutter
         self._copy = copy
-        self._parser = LineParser(batch.endpoint, context.settings.line_bytes)
-        self._now = batch.created_at.isoformat()
-        self.errors: list[BatchError] = []
-        self.num_errors = 0
-        self.num_refused = 0
-        self.models: Counter[str] = Counter()
+        self._num_placed = 0
+
+    def write_refused(self, raw: RawLine, refused: Refused) -> None:
+        """A line that ends before it could begin."""
+        assert raw.content is not None, "a line without content fails its file"
+        self._write(raw.number, raw.content, model=refused.model, problem=refused.problem)
+
+    def write_shard(self, position: int, planned: PlannedShard, places: list[Place], stream: BinaryIO) -> ShardRow:
+        """The lines of a shard, in its order; returns the row of the shard itself."""
+        shard_id = ids.new_id(ids.SHARD)
+        for index in planned.lines:
+            place = places[index]
+            self._write(place.number, read_again(stream, place), model=planned.model, shard_id=shard_id)
+        batch = self._batch
+        return ShardRow(shard_id, batch.id, batch.tenant_id, planned.model, position, len(planned.lines))
+
+    def _write(
+        self, number: int, content: bytes, *, model: str, shard_id: str | None = None, problem: Problem | None = None
+    ) -> None:
+        line = read_checked_line(content)
+        self._copy.write_row(
+            LineRow(
+                id=ids.new_id(ids.BATCH_LINE),
+                tenant_id=self._batch.tenant_id,
+                batch_id=self._batch.id,
+                shard_id=shard_id,
+                position=self._num_placed if shard_id else None,
+                line=number,
+                custom_id=line.custom_id,
+                model=model,
+                state=JobState.FAILED if problem else JobState.QUEUED,
+                priority=_BATCH_PRIORITY,
+                body=line.body,
+                problem=problem.to_json() if problem else None,
+                finished_at="now" if problem else None,
+            )
+        )
+        self._num_placed += shard_id is not None
+
+
+class _FirstReading:
+    """Takes raw lines in order; collects complaints, and of each line that shall run what the plan needs."""
+
+    def __init__(self, context: ClerkContext, endpoint: str, rows: _Rows) -> None:
+        self._settings = context.settings
+        self._rows = rows
+        self._parser = LineParser(endpoint, context.settings.line_bytes)
+        self._judge = Judge(context.catalog, share_identical_lines=context.settings.share_identical_lines)
+        self._errors: list[BatchError] = []
+        self._num_errors = 0
+        self.num_lines = 0
+        self.models: set[str] = set()
+        self.lines: list[PlanLine] = []
+        self.places: list[Place] = []
 
     def take(self, raw: RawLine) -> None:
         """One line of the file."""
         line = self._parser.parse(raw)
         if isinstance(line, BatchError):
             self._complain(line)
-        elif self.models.total() >= self._settings.batch_lines:
+        elif self.num_lines >= self._settings.batch_lines:
             message = f"A batch has at most {self._settings.batch_lines} lines; split the file."
             raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
-        elif not self.num_errors:
-            self._copy.write_row(self._row(raw.number, line))
+        elif not self._num_errors:
+            self._keep(raw, line)
 
     def check(self) -> None:
         """Raise when the file as a whole is bad; the copied rows go with the transaction."""
-        if self.num_errors:
-            raise _BadFile(self.errors, self.num_errors)
-        if not self.models:
+        if self._num_errors:
+            raise _BadFile(self._errors, self._num_errors)
+        if not self.num_lines:
             raise _BadFile([BatchError(code="empty_file", message="The input file has no lines.")], 1)
 
     def _complain(self, error: BatchError) -> None:
-        self.num_errors += 1
-        if len(self.errors) < self._settings.error_lines:
-            self.errors.append(error)
+        self._num_errors += 1
+        if len(self._errors) < self._settings.error_lines:
+            self._errors.append(error)
 
-    def _row(self, number: int, line: BatchLine) -> LineRow:
-        problem, model = self._judge(line)
-        self.models[model] += 1
-        self.num_refused += problem is not None
-        return LineRow(
-            id=ids.new_id(ids.BATCH_LINE),
-            tenant_id=self._batch.tenant_id,
-            batch_id=self._batch.id,
-            shard_id=None if problem else self._cutter.shard_for(model),
-            line=number,
-            custom_id=line.custom_id,
-            model=model,
-            state=JobState.FAILED if problem else JobState.QUEUED,
-            priority=_BATCH_PRIORITY,
-            body=pydantic_core.to_json(line.body).decode(),
-            problem=problem.to_json() if problem else None,
-            finished_at="now" if problem else None,
-        )
-
-    def _judge(self, line: BatchLine) -> tuple[Problem | None, str]:
-        """What the sync endpoint would refuse, and the model's own name."""
-        try:
-            chat = parse_body(ChatRequest, line.body)
-        except ApiError as error:
-            asked = line.body.get("model")
-            return error.problem, asked[:256] if isinstance(asked, str) else ""
-        model = self._catalog.get(chat.model)
-        if model is None:
-            return unknown_model(chat.model, self._catalog), chat.model
-        return None, model.name
-
-
-def unknown_model(name: str, catalog: ModelCatalog) -> Problem:
-    """404 for a model nobody serves."""
-    message = f"The model '{name}' does not exist here. Served models: {', '.join(catalog.names()) or 'none'}."
-    return Problem(status=404, message=message, code="model_not_found", param="model")
+    def _keep(self, raw: RawLine, line: BatchLine) -> None:
+        assert raw.content is not None, "a line without content is an error"
+        judged = self._judge.judge(line, raw.content)
+        self.num_lines += 1
+        self.models.add(judged.model)
+        if isinstance(judged, Refused):
+            self._rows.write_refused(raw, judged)
+        else:
+            self.lines.append(judged)
+            self.places.append(raw.place)
 
 
 def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
@@ -203,12 +203,12 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
 
 
-def _send_tickets(context: ClerkContext, batch_id: str, cutter: ShardCutter) -> None:
+def _send_tickets(context: ClerkContext, batch_id: str, shards: list[ShardRow]) -> None:
     """A few tickets per model wake the workers; they go on by themselves from there."""
-    for model, number in Counter(shard.model for shard in cutter.shards).items():
+    for model, number in Counter(shard.model for shard in shards).items():
         for _ in range(min(number, 2 * context.settings.batch_lanes)):
             context.tickets.run_shards(model)
-    if not cutter.shards:
+    if not shards:
         with context.database.begin() as connection:
             ready = connection.execute(batches.begin_finalizing(batch_id)).one_or_none()
         if ready is not None:

@@ -10,7 +10,7 @@ from engine.messages import ChatPrompt, Priority, Request, Sampling
 
 
 def to_engine_request(
-    job_id: str, chat: ChatRequest, model: ModelConfig, *, tenant: str, priority: Priority
+    job_id: str, chat: ChatRequest, model: ModelConfig, *, tenant: str, priority: Priority, group: str = ""
 ) -> Request:
     """A request for the engine; a stream only where a live client may read along."""
     return Request(
@@ -23,6 +23,7 @@ def to_engine_request(
         stream=bool(chat.stream) and priority is Priority.CHAT,
         priority=priority,
         tenant=tenant,
+        group=group,
     )
 
 

@@ -2,6 +2,7 @@
 
 A lane is a thread that takes one shard after the other; two or three lanes overlap so that slots never run dry.
 A line whose engine died is a suspect: it is run again alone, and fails alone when it has seen too many crashes.
+Lines with the same body run once where one answer serves them all (see `workers.progress`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
+import msgspec
 import structlog
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
@@ -28,11 +30,11 @@ from engine.messages import Delta, Failed, Finished, FinishReason, Priority, Req
 from workers.answers import completion, engine_crash, problem_of
 from workers.context import Served, WorkerContext
 from workers.leases import Lease
+from workers.plan import has_one_answer
+from workers.progress import Ended, Outcome, Progress
 from workers.requests import to_engine_request
 
 log = structlog.get_logger()
-
-Outcome = Finished | Failed | EngineLost
 
 
 class LeaseLost(Exception):
@@ -54,49 +56,6 @@ class _Sink:
         self.inbox.put((self.line, outcome))
 
 
-@dataclass(slots=True)
-class Progress:
-    """Where the lines of a shard are. Each open line is in exactly one of waiting, suspects and running."""
-
-    waiting: deque[str]
-    bodies: dict[str, str]
-    suspects: deque[str] = field(default_factory=deque)
-    running: set[str] = field(default_factory=set)
-    crashes: dict[str, int] = field(default_factory=dict)
-    results: list[LineResult] = field(default_factory=list)
-    oldest_result_at: float = 0.0
-    is_stopping: bool = False
-
-    def next_line(self, window: int) -> str | None:
-        """The line to submit now: suspects first and alone, then as many others as the window holds."""
-        if self.is_stopping:
-            return None
-        if self.suspects:
-            return self.suspects.popleft() if not self.running else None
-        if self.waiting and len(self.running) < window and not self._runs_a_suspect():
-            return self.waiting.popleft()
-        return None
-
-    def crashed(self, line: str) -> int:
-        """A running line's engine died; returns how often that has happened to it."""
-        self.running.discard(line)
-        self.crashes[line] = self.crashes.get(line, 0) + 1
-        return self.crashes[line]
-
-    def is_over(self) -> bool:
-        """Nothing runs and nothing will be begun."""
-        return not self.running and (self.is_stopping or not (self.waiting or self.suspects))
-
-    def check_integrity(self) -> None:
-        """Each open line is in one place."""
-        places = [*self.waiting, *self.suspects, *self.running]
-        assert len(places) == len(set(places)), "a line is in two places"
-        assert set(places) <= set(self.bodies), "a line of another shard"
-
-    def _runs_a_suspect(self) -> bool:
-        return any(line in self.crashes for line in self.running)
-
-
 class ShardRun:
     """One claimed shard, from its first line to `leave`."""
 
@@ -109,7 +68,8 @@ class ShardRun:
         self._fence: int = claim.fence
         self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
-        self._progress = Progress(deque(), {})
+        self._progress = Progress()
+        self._oldest_result_at = 0.0
         self._is_leaving = False
 
     def wake(self) -> None:
@@ -127,8 +87,7 @@ class ShardRun:
         try:
             with self._context.database.begin() as connection:
                 rows = connection.execute(shards.queued_lines(self.id)).all()
-            self._progress.bodies = dict(rows)
-            self._progress.waiting.extend(self._progress.bodies)
+            self._progress.add(((line, body) for line, body in rows), self._is_shared)
             self._generate()
             self._leave()
         except LeaseLost:
@@ -142,24 +101,30 @@ class ShardRun:
         window = max(2, self._served.slots * 2)
         while not self._progress.is_over() and not self._is_leaving:
             self._submit(window)
-            self._receive(settings.commit_seconds)
+            self._receive(0.0 if self._is_due() else settings.commit_seconds)
             self._check_lease()
-            if self._is_due(settings.commit_lines, settings.commit_seconds):
+            if self._is_due():
                 self._commit()
         self._cancel_running()
-        self._commit()
+        while self._progress.ended:
+            self._commit()
 
     def _submit(self, window: int) -> None:
         if not self._context.leases.is_trusted(self._lease):
             return
-        while (line := self._progress.next_line(window)) is not None:
-            self._progress.running.add(line)
+        while (line := self._progress.begin(window)) is not None:
             self._served.engine.submit(self._request(line), _Sink(line, self._inbox))
 
+    def _is_shared(self, body: str) -> bool:
+        settings = self._context.settings
+        return settings.share_identical_lines and has_one_answer(parse_json(body.encode()), self._served.model)
+
     def _request(self, line: str) -> Request:
+        """Lines of one shard are one group: the engine begins them before those of the next."""
         chat = ChatRequest.model_validate(parse_json(self._progress.bodies[line].encode()))
         model: ModelConfig = self._served.model
-        return to_engine_request(line, chat, model, tenant=self._tenant_id, priority=Priority.BATCH)
+        tenant, group = self._tenant_id, self.id
+        return to_engine_request(line, chat, model, tenant=tenant, priority=Priority.BATCH, group=group)
 
     def _receive(self, timeout_seconds: float) -> None:
         """Wait for one message, then take all that are there."""
@@ -178,18 +143,24 @@ class ShardRun:
             return
         match outcome:
             case Finished(reason=FinishReason.CANCELLED):
-                progress.running.discard(line)
-                progress.waiting.append(line)
-            case Finished():
-                self._keep(self._answered(line, outcome))
-            case Failed():
-                self._keep(LineResult(job_id=line, problem=problem_of(outcome).to_json()))
+                progress.give_back(line)
+                return
             case EngineLost():
-                if progress.crashed(line) < self._context.settings.line_attempts:
-                    progress.suspects.append(line)
-                else:
-                    log.warning("line_convicted", line=line, shard=self.id)
-                    self._keep(LineResult(job_id=line, problem=engine_crash().to_json()))
+                if not progress.crashed(line, self._context.settings.line_attempts):
+                    return
+                log.warning("line_convicted", line=line, shard=self.id)
+        if not progress.ended:
+            self._oldest_result_at = time.monotonic()
+        progress.end(line, outcome)
+
+    def _result(self, ended: Ended) -> LineResult:
+        match ended.outcome:
+            case Finished() as finished:
+                return self._answered(ended.line, _from_cache(finished) if ended.is_twin else finished)
+            case Failed() as failed:
+                return LineResult(job_id=ended.line, problem=problem_of(failed).to_json())
+            case EngineLost():
+                return LineResult(job_id=ended.line, problem=engine_crash().to_json())
 
     def _answered(self, line: str, finished: Finished) -> LineResult:
         return LineResult(
@@ -200,39 +171,34 @@ class ShardRun:
             cached_tokens=finished.usage.cached_tokens,
         )
 
-    def _keep(self, result: LineResult) -> None:
-        progress = self._progress
-        progress.running.discard(result.job_id)
-        if not progress.results:
-            progress.oldest_result_at = time.monotonic()
-        progress.results.append(result)
-
     def _check_lease(self) -> None:
         if self._lease.is_lost:
             raise LeaseLost
         if self._lease.is_unwanted:
             self.stop(abort=True)
 
-    def _is_due(self, lines: int, seconds: float) -> bool:
-        results = self._progress.results
-        return len(results) >= lines or bool(results and time.monotonic() - self._progress.oldest_result_at >= seconds)
+    def _is_due(self) -> bool:
+        """Are there results for a full group, or has one waited for long enough?"""
+        settings, ended = self._context.settings, self._progress.ended
+        is_old = time.monotonic() - self._oldest_result_at >= settings.commit_seconds
+        return len(ended) >= settings.commit_lines or (bool(ended) and is_old)
 
     def _commit(self) -> None:
-        """Write what has ended. A sick database is waited for: the fence tells if we were too slow."""
-        while self._progress.results:
-            group = self._progress.results[: self._context.settings.commit_lines]
-            try:
-                status = self._write(group)
-            except DBAPIError as error:
-                log.warning("commit_failed", shard=self.id, reason=type(error).__name__)
-                time.sleep(self._context.settings.commit_seconds)
-                if self._lease.is_lost:
-                    raise LeaseLost from None
-                continue
-            del self._progress.results[: len(group)]
-            self._progress.oldest_result_at = time.monotonic()
-            if status is not BatchState.IN_PROGRESS:
-                self.stop(abort=True)
+        """Write a group of what has ended. A sick database is waited for: the fence tells if we were too slow."""
+        settings = self._context.settings
+        group = [self._result(ended) for ended in islice(self._progress.ended, settings.commit_lines)]
+        try:
+            status = self._write(group)
+        except DBAPIError as error:
+            log.warning("commit_failed", shard=self.id, reason=type(error).__name__)
+            time.sleep(settings.commit_seconds)
+            if self._lease.is_lost:
+                raise LeaseLost from None
+            return
+        self._progress.written(len(group))
+        self._oldest_result_at = time.monotonic()
+        if status is not BatchState.IN_PROGRESS:
+            self.stop(abort=True)
 
     def _write(self, group: list[LineResult]) -> BatchState:
         """One transaction: results, counters, usage. Rolled back as a whole when the fence has moved on."""
@@ -272,6 +238,12 @@ class ShardRun:
     def _cancel_running(self) -> None:
         for line in self._progress.running:
             self._served.engine.cancel(line)
+
+
+def _from_cache(finished: Finished) -> Finished:
+    """A twin's answer: nothing of its prompt was computed."""
+    usage = msgspec.structs.replace(finished.usage, cached_tokens=finished.usage.prompt_tokens)
+    return msgspec.structs.replace(finished, usage=usage)
 
 
 class Lanes:

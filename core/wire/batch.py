@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 from pydantic import Field, field_validator
@@ -130,3 +130,27 @@ class BatchLine(WireModel):
     method: Literal["POST"]
     url: str
     body: dict[str, Any]  # Any: the endpoint's wire type checks it
+
+
+class CheckedLine(NamedTuple):
+    """What is stored of a line that was checked before; `body` is its JSON as the file has it."""
+
+    custom_id: str
+    body: str
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """Raw, since a key may repeat: only the last value need be of the right type."""
+
+    custom_id: msgspec.Raw
+    body: msgspec.Raw
+
+
+_split = msgspec.json.Decoder(_Parts).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def read_checked_line(content: bytes) -> CheckedLine:
+    """Take a line apart again, at a fraction of what checking it cost; of a key that repeats, the last one wins here too."""
+    parts = _split(content)
+    return CheckedLine(_decode_text(parts.custom_id), bytes(parts.body).decode())

@@ -48,15 +48,23 @@ def make_batch(connection: Connection, *, file_id: str | None = None, window_sec
 
 
 def make_running_batch(
-    connection: Connection, shard_sizes: Sequence[int] = (2,), *, model: str = "fake", window_seconds: int = 86400
+    connection: Connection,
+    shard_sizes: Sequence[int] = (2,),
+    *,
+    model: str = "fake",
+    window_seconds: int = 86400,
+    options: str = "",
 ) -> tuple[str, list[str]]:
-    """A batch as prepare leaves it; returns its id and its shards' ids. Lines are numbered from 1."""
+    """A batch as prepare leaves it; returns its id and its shards' ids. Lines are numbered from 1, and ask all the same.
+
+    `options` is JSON text that is added to their bodies.
+    """
     batch_id = make_batch(connection, window_seconds=window_seconds)
     shards = [
         ShardRow(ids.new_id(ids.SHARD), batch_id, DEFAULT_TENANT, model, position, size)
         for position, size in enumerate(shard_sizes)
     ]
-    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]}}'
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]{options}}}'
     number = 0
     with copy_lines(connection) as copy:
         for shard in shards:
@@ -68,6 +76,7 @@ def make_running_batch(
                         tenant_id=DEFAULT_TENANT,
                         batch_id=batch_id,
                         shard_id=shard.id,
+                        position=number,
                         line=number,
                         custom_id=f"line-{number}",
                         model=model,

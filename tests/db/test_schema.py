@@ -13,6 +13,7 @@ from core.errors import SchemaMismatch
 from core.states import JobState
 from db.schema import check_schema, current_version, downgrade, needed_version, upgrade
 from db.sessions import database_engine
+from db.shards import queued_lines
 from db.tables import Base
 
 
@@ -49,6 +50,23 @@ def test_the_migrated_database_is_what_the_tables_say(migrated: Engine) -> None:
         assert current_version(connection) == needed_version()
 
 
+def test_lines_that_wait_when_the_plan_comes_keep_their_order(empty: Engine) -> None:
+    upgrade(empty, "2026_11_23_first")
+    with empty.begin() as connection:
+        connection.execute(text(f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating')"))
+        for line in (3, 1, 2):
+            values = f"('j{line}', 'default', 'm', '', 'queued', 'b', 's', {line}, 'c{line}')"
+            connection.execute(text(f"{JOB}, batch_id, shard_id, line, custom_id) VALUES {values}"))
+        connection.execute(text(f"{JOB}) VALUES ('chat', 'default', 'm', '', 'queued')"))
+    upgrade(empty)
+    with empty.begin() as connection:
+        waiting = connection.execute(queued_lines("s")).all()
+        assert [row[0] for row in waiting] == ["j1", "j2", "j3"]
+        assert connection.execute(text("SELECT position FROM jobs WHERE id = 'chat'")).scalar_one() is None
+    downgrade(empty, "2026_11_23_first")
+    downgrade(empty, "base")
+
+
 def test_a_database_that_is_behind_is_refused_with_what_to_do(empty: Engine) -> None:
     with pytest.raises(SchemaMismatch, match="millrace db upgrade"):
         check_schema(empty)
@@ -66,6 +84,7 @@ IMPOSSIBLE = {
     "a failed job without a reason": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'failed', now())",
     "a running job that nobody holds": f"{JOB}) VALUES ('a', 'default', 'm', '', 'running')",
     "a line without a batch": f"{JOB}, line) VALUES ('a', 'default', 'm', '', 'queued', 1)",
+    "a job in a shard without a place in it": f"{JOB}, shard_id) VALUES ('a', 'default', 'm', '', 'queued', 's')",
     "a batch in no known state": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'lost')",
     "a completed batch without a time": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'completed')",
     "a batch that finalizes to nothing": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'finalizing')",

@@ -118,6 +118,20 @@ def test_a_shard_left_early_waits_for_the_next_with_its_attempt_unspent(connecti
     assert connection.execute(shards.leave_shard(shard_id, 2)).one()[0] == ShardState.DONE
 
 
+def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [5])
+    made = lines_of(connection, shard_id)
+    for place, (job_id, body) in enumerate(zip(reversed(made), ["x", "x", "y", "x", "x"], strict=True)):
+        connection.execute(update(Job).where(Job.id == job_id).values(position=place, body=body))
+    rows = connection.execute(shards.queued_lines(shard_id)).all()
+    assert [row[0] for row in rows] == made[::-1]
+    assert [row[1] for row in rows] == ["x", None, "y", "x", None]
+    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), build="b", model_hash=None))
+    first = connection.execute(shards.queued_lines(shard_id)).first()
+    assert first is not None
+    assert first[1] == "x", "the line it was the same as is not there any more"
+
+
 def test_the_last_shard_lets_the_batch_finalize_and_no_other(connection: Connection) -> None:
     batch_id, made = make_running_batch(connection, [1, 1])
     for shard_id in made:

@@ -10,6 +10,7 @@ import redis
 from sqlalchemy import func, select, update
 
 from core import ids
+from core.models import ModelCatalog, ModelConfig
 from core.states import BatchState, JobState
 from db import batches, files, jobs, shards
 from db.shards import LineResult
@@ -98,6 +99,98 @@ def test_every_good_line_becomes_a_job_in_file_order(clerk: ClerkContext, valkey
     assert sizes == [128, 128, 44]
     assert json.loads(rows[7].body)["messages"][0]["content"] == "l7"
     assert tickets_in(valkey, "batch.fake") == 3
+
+
+def planned(clerk: ClerkContext) -> list[Any]:
+    """Jobs in the order in which they will run; refused ones come last."""
+    with clerk.database.begin() as connection:
+        return list(connection.execute(select(Job).order_by(Job.position)).all())
+
+
+def test_lines_run_in_the_order_of_the_plan_and_keep_their_place_in_the_file(clerk: ClerkContext) -> None:
+    systems = ["Label it.", "Translate it.", "Label it.", "Translate it."]
+    content = [
+        line(f"l{n}", messages=[{"role": "system", "content": system}, {"role": "user", "content": f"{n}"}])
+        for n, system in enumerate(systems)
+    ]
+    prepare(clerk, upload(clerk, "\n".join(["", *content])))
+    assert [(row.position, row.custom_id, row.line) for row in planned(clerk)] == [
+        (0, "l0", 2),
+        (1, "l2", 4),
+        (2, "l1", 3),
+        (3, "l3", 5),
+    ]
+
+
+def test_of_lines_that_start_alike_the_one_that_may_answer_longest_runs_first(clerk: ClerkContext) -> None:
+    limits: list[dict[str, int]] = [{"max_tokens": 5}, {"max_completion_tokens": 50}, {}, {"max_tokens": 50}]
+    messages = [{"role": "system", "content": "Label it."}]
+    content = [
+        line(f"l{n}", messages=[*messages, {"role": "user", "content": f"{n}"}], **limit)
+        for n, limit in enumerate(limits)
+    ]
+    prepare(clerk, upload(clerk, "\n".join(content)))
+    assert [row.custom_id for row in planned(clerk)] == ["l2", "l1", "l3", "l0"]
+
+
+def identical(custom_id: str, **body: Any) -> str:
+    return line(custom_id, messages=[{"role": "user", "content": "the same"}], **body)
+
+
+def test_identical_greedy_lines_are_neighbours_in_one_shard_and_count_once(clerk: ClerkContext) -> None:
+    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"shard_lines": 2}))
+    content = [identical(f"same{n}", temperature=0) for n in range(5)]
+    for n in range(4):
+        content.insert(n + 1, line(f"other{n}", temperature=0))
+    prepare(clerk, upload(clerk, "\n".join(content)))
+    rows = planned(clerk)
+    assert [row.custom_id for row in rows][:6] == [*(f"same{n}" for n in range(5)), "other0"]
+    assert len({row.shard_id for row in rows[:6]}) == 1
+    assert len({row.shard_id for row in rows}) == 3
+
+
+def test_identical_lines_that_may_differ_in_their_answers_count_each(clerk: ClerkContext) -> None:
+    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"shard_lines": 2}))
+    for settings, temperature in (({}, 1.0), ({"share_identical_lines": False}, 0)):
+        object.__setattr__(clerk, "settings", clerk.settings.model_copy(update=settings))
+        content = "\n".join(identical(f"same{n}", temperature=temperature) for n in range(6))
+        batch_id = upload(clerk, content)
+        prepare(clerk, batch_id)
+        with clerk.database.begin() as connection:
+            sizes = connection.execute(select(Shard.lines).where(Shard.batch_id == batch_id)).scalars().all()
+        assert sizes == [2, 2, 2]
+
+
+def test_a_body_is_stored_as_the_file_has_it(clerk: ClerkContext) -> None:
+    body = '{"model" : "fake", "n": null, "n": 1, "messages": [{"role": "user", "content": "\\u00e9 \\/ é"}]}'
+    text = f'{{"custom_id": "a", "body": {{}}, "method": "POST", "url": "{URL}", "b\\u006fdy": {body} }}'
+    batch_id = upload(clerk, b"\xef\xbb\xbf" + text.encode() + b"\r\n")
+    prepare(clerk, batch_id)
+    assert [row.body for row in planned(clerk)] == [body]
+
+
+def test_refused_lines_have_no_place_in_the_plan(clerk: ClerkContext) -> None:
+    prepare(clerk, upload(clerk, "\n".join([line("a"), line("hot", temperature=7), line("b")])))
+    rows = planned(clerk)
+    assert [(row.custom_id, row.position, row.shard_id is None) for row in rows] == [
+        ("a", 0, False),
+        ("b", 1, False),
+        ("hot", None, True),
+    ]
+    assert json.loads(rows[2].body)["temperature"] == 7
+
+
+def test_each_model_of_a_file_has_its_own_shards(clerk: ClerkContext) -> None:
+    both = ModelCatalog([ModelConfig(name="fake", aliases=("also-fake",)), ModelConfig(name="other")])
+    object.__setattr__(clerk, "catalog", both)
+    names = ["fake", "other", "also-fake", "other"]
+    batch_id = upload(clerk, "\n".join(line(f"l{n}", model=name) for n, name in enumerate(names)))
+    prepare(clerk, batch_id)
+    with clerk.database.begin() as connection:
+        made = connection.execute(select(Shard.model, Shard.position, Shard.lines).order_by(Shard.position)).all()
+    assert made == [("fake", 0, 2), ("other", 1, 2)]
+    assert [row.custom_id for row in planned(clerk)] == ["l0", "l2", "l1", "l3"]
+    assert batch_of(clerk, batch_id).model is None
 
 
 def test_preparing_twice_is_preparing_once(clerk: ClerkContext) -> None:

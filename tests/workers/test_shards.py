@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections import deque
 from typing import Any
 
-from hypothesis import settings as hypothesis_settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import func, select, update
 
 from core.states import BatchState, JobState, ShardState
@@ -19,12 +16,19 @@ from engine.messages import Failed, Finished, Request
 from tests.db.make import make_running_batch
 from tests.workers.conftest import ScriptedEngine, echo
 from workers.context import WorkerContext
-from workers.shards import Lanes, Progress
+from workers.shards import Lanes
+
+GREEDY = ', "temperature": 0'
 
 
-def make(worker: WorkerContext, sizes: list[int]) -> str:
+def make(worker: WorkerContext, sizes: list[int], options: str = "") -> str:
     with worker.database.begin() as connection:
-        return make_running_batch(connection, sizes)[0]
+        return make_running_batch(connection, sizes, options=options)[0]
+
+
+def change_body(worker: WorkerContext, line: int, content: str) -> None:
+    with worker.database.begin() as connection:
+        connection.execute(update(Job).where(Job.line == line).values(body=func.replace(Job.body, "hello", content)))
 
 
 def work(worker: WorkerContext) -> None:
@@ -214,48 +218,101 @@ def test_a_lease_that_is_not_trusted_begins_nothing_new(worker: WorkerContext, e
     assert engine.asked == []
 
 
-class ProgressMachine(RuleBasedStateMachine):
-    """Lines are submitted, answered and crashed in any order; each ends once or is convicted once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        lines = [f"l{n}" for n in range(8)]
-        self.progress = Progress(deque(lines), dict.fromkeys(lines, ""))
-        self.ended: list[str] = []
-
-    @rule()
-    def submit(self) -> None:
-        line = self.progress.next_line(3)
-        if line is not None:
-            assert line not in self.ended
-            self.progress.running.add(line)
-            is_suspect = line in self.progress.crashes
-            assert not is_suspect or self.progress.running == {line}, "a suspect runs alone"
-            assert len(self.progress.running) <= 3
-
-    @precondition(lambda self: self.progress.running)
-    @rule(data=st.data())
-    def answer(self, data: st.DataObject) -> None:
-        line = data.draw(st.sampled_from(sorted(self.progress.running)))
-        self.progress.running.discard(line)
-        self.ended.append(line)
-
-    @precondition(lambda self: self.progress.running)
-    @rule()
-    def crash(self) -> None:
-        for line in sorted(self.progress.running):
-            if self.progress.crashed(line) < 3:
-                self.progress.suspects.append(line)
-            else:
-                self.ended.append(line)
-
-    @invariant()
-    def each_line_is_in_one_place(self) -> None:
-        self.progress.check_integrity()
-        assert len(set(self.ended)) == len(self.ended)
-        if self.progress.is_over():
-            assert len(self.ended) == 8
+def test_lines_of_a_shard_are_one_group_for_the_engine(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [3, 2])
+    work(worker)
+    groups = [request.group for request in engine.asked]
+    assert groups == [row.shard_id for row in rows(worker)]
+    assert len(set(groups)) == 2
 
 
-TestProgress = ProgressMachine.TestCase
-TestProgress.settings = hypothesis_settings(max_examples=50, deadline=None)
+def test_identical_greedy_lines_run_once_and_answer_all(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [100], GREEDY)
+    change_body(worker, 60, "another")
+    work(worker)
+    done = rows(worker)
+    assert [request.id for request in engine.asked] == [done[0].id, done[59].id, done[60].id]
+    assert {row.state for row in done} == {JobState.COMPLETED}
+    answers = [json.loads(row.answer) for row in done]
+    assert [answer["id"] for answer in answers] == [row.id for row in done]
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert [text for text in texts if text != "hello"] == ["another"]
+    shard = only(worker, Shard)
+    assert (shard.state, shard.lines_completed) == (ShardState.DONE, 100)
+
+
+def test_a_twin_says_that_its_whole_prompt_was_cached(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [3], GREEDY)
+    work(worker)
+    ran, *twins = rows(worker)
+    assert (ran.prompt_tokens, ran.completion_tokens, ran.cached_tokens) == (3, 2, 1)
+    for twin in twins:
+        assert (twin.prompt_tokens, twin.completion_tokens, twin.cached_tokens) == (3, 2, 3)
+        assert json.loads(twin.answer)["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+    usage = only(worker, UsageDaily)
+    assert (usage.requests, usage.prompt_tokens, usage.cached_tokens) == (3, 9, 7)
+
+
+def test_identical_lines_run_each_when_they_are_sampled_or_when_it_is_set_so(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [5], ', "temperature": 0.5')
+    work(worker)
+    assert len(engine.asked) == 5
+    object.__setattr__(worker, "settings", worker.settings.model_copy(update={"share_identical_lines": False}))
+    make(worker, [5], GREEDY)
+    work(worker)
+    assert len(engine.asked) == 10
+
+
+def test_twins_of_a_line_the_engine_refuses_are_refused_with_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [4], GREEDY)
+    change_body(worker, 1, "another")
+    engine.answer = lambda request: (
+        echo(request)
+        if len(engine.asked) == 1
+        else Failed(request_id=request.id, code="context_length_exceeded", message="too long")
+    )
+    work(worker)
+    assert [row.state for row in rows(worker)] == [JobState.COMPLETED, *[JobState.FAILED] * 3]
+    assert len(engine.asked) == 2
+    assert only(worker, Shard).lines_failed == 3
+
+
+def test_twins_are_convicted_as_one_line(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    """Their body has killed the engine often enough; running each of them would kill it as often again."""
+    make(worker, [6], GREEDY)
+    change_body(worker, 1, "harmless")
+    change_body(worker, 6, "harmless too")
+
+    def answer(request: Request) -> Finished | None:
+        if request.prompt.messages[0]["content"] == "hello":  # type: ignore[union-attr]
+            for key in list(engine.running):
+                engine.end(key, EngineLost(request_id=key))
+            return None
+        return echo(request)
+
+    engine.answer = answer
+    work(worker)
+    done = rows(worker)
+    assert [row.state for row in done] == [JobState.COMPLETED, *[JobState.FAILED] * 4, JobState.COMPLETED]
+    assert all("engine_crash" in row.problem for row in done[1:5])
+    assert sum(request.id == done[1].id for request in engine.asked) == worker.settings.line_attempts
+    assert not {row.id for row in done[2:5]} & {request.id for request in engine.asked}
+
+
+def test_twins_wait_with_a_line_that_was_given_back(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [4], GREEDY)
+    running = threading.Event()
+    engine.answer = lambda request: running.set()
+    lanes = Lanes(worker, worker.models["fake"])
+    thread = threading.Thread(target=lanes.work)
+    thread.start()
+    assert running.wait(20)
+    lanes.drain(abort=True)
+    thread.join(20)
+    assert {row.state for row in rows(worker)} == {JobState.QUEUED}
+    engine.answer = echo
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+    assert len(engine.asked) == 2

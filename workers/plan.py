@@ -1,0 +1,168 @@
+"""The batch plan: in which order a batch's lines run, and where the shards are cut.
+
+Knows texts by their hashes and lines by their place in the file; no files, rows or tokens. Lines whose conversations start
+alike stand together, so that an engine computes a shared start once while it is in a slot. Pictured as a tree: a *group* is
+two lines or more that share so much text, groups lie within groups, and a line belongs to the smallest group around it.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from core.models import ModelConfig
+
+# Characters of a text after which its start is hashed: close together where most instructions end, and about a
+# quarter apart beyond, so that a document is told from its neighbours although all of them follow the same instruction.
+_CUTS: Final = (64, 128, 192, 256, 320, 400, 512, 640, 800, 1024, 1280, 1600, 2048, 2560, 3200, 4096, 5120, 6400, 8192, 10240,
+                12800, 16384)  # fmt: skip
+_MOST_STARTS: Final = 64
+_NEVER: Final = sys.maxsize
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanLine:
+    """What the plan knows of a line; its number is its place in the list.
+
+    `starts` are hashes of growing starts of its conversation: equal up to a place means equal text up to there.
+    `twin_of` is the first line with the same body if one answer serves both, else the line itself.
+    """
+
+    model: str
+    starts: array[int]
+    expected_tokens: int
+    twin_of: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedShard:
+    """A shard: line numbers in the order in which they run."""
+
+    model: str
+    lines: list[int]
+
+
+def plan_shards(lines: Sequence[PlanLine], shard_lines: int) -> list[PlannedShard]:
+    """Every line once: models, then groups, in the order of their first lines; shards of about `shard_lines` bodies."""
+    groups = _groups(lines)
+    order = _order(lines, groups)
+    shards = []
+    for model_lines in _by_model(lines, order):
+        shared = [_NEVER if _is_twin(lines, *pair) else _num_shared(groups, *pair) for pair in pairwise(model_lines)]
+        begin = 0
+        for end in _ends([0, *shared], shard_lines):
+            shards.append(PlannedShard(model=lines[model_lines[0]].model, lines=model_lines[begin:end]))
+            begin = end
+    return shards
+
+
+def hash_starts(model: str, texts: Iterable[str]) -> array[int]:
+    """Hashes of the starts of a conversation: after each text, and within a text after each of some numbers of characters.
+
+    Good within one process; two starts with the same hash by accident only stand beside each other for nothing.
+    """
+    starts = array("q")
+    value = hash(model)
+    for text in texts:
+        begin = 0
+        for cut in _CUTS:
+            if cut >= len(text):
+                break
+            value = hash((value, text[begin:cut]))
+            starts.append(value)
+            begin = cut
+        value = hash((value, text[begin:] if begin else text))
+        starts.append(value)
+        if len(starts) >= _MOST_STARTS:
+            break
+    return starts
+
+
+def has_one_answer(body: dict[str, Any], model: ModelConfig) -> bool:  # Any: a checked chat body
+    """Would the same body get the same answer again? True of a single greedy answer."""
+    temperature = body.get("temperature")
+    if temperature is None:
+        temperature = model.parameters.temperature
+    return temperature == 0 and body.get("n") in (None, 1) and not body.get("stream")
+
+
+def _groups(lines: Sequence[PlanLine]) -> list[list[int]]:
+    """Each line's groups, the widest first; a group is named by its first line. Alone, a line leaves the search."""
+    groups: list[list[int]] = [[] for _ in lines]
+    searching: Sequence[int] = range(len(lines))
+    depth = 0
+    while searching:
+        first_with: dict[int, int] = {}
+        found = [
+            (line, first_with.setdefault(starts[depth], line))
+            for line in searching
+            if depth < len(starts := lines[line].starts)
+        ]
+        with_company = {first for line, first in found if first != line}
+        searching = [line for line, first in found if first in with_company]
+        for line, first in found:
+            if first in with_company:
+                groups[line].append(first)
+        depth += 1
+    return groups
+
+
+def _order(lines: Sequence[PlanLine], groups: list[list[int]]) -> list[int]:
+    """Line numbers in the plan's order.
+
+    Groups come in the order of their first lines. The lines that belong to a group and to none within it run as one block,
+    the longest first. Lines in no group stay where the file has them, between the groups.
+    """
+    first_of_model: dict[str, int] = {}
+    first_of_block: dict[tuple[int, int], int] = {}
+    keys: list[tuple[int, ...]] = []
+    for number, (line, path) in enumerate(zip(lines, groups, strict=True)):
+        model = first_of_model.setdefault(line.model, number)
+        if not path:
+            keys.append((model, number))
+            continue
+        block = first_of_block.setdefault((path[-1], len(path)), number)
+        keys.append((model, *path, block, -line.expected_tokens, line.twin_of, number))
+    return sorted(range(len(lines)), key=keys.__getitem__)
+
+
+def _by_model(lines: Sequence[PlanLine], order: list[int]) -> Iterator[list[int]]:
+    """The order, cut where the model changes."""
+    begin = 0
+    for place in range(1, len(order) + 1):
+        if place == len(order) or lines[order[place]].model != lines[order[begin]].model:
+            yield order[begin:place]
+            begin = place
+
+
+def _is_twin(lines: Sequence[PlanLine], before: int, line: int) -> bool:
+    return lines[before].twin_of == lines[line].twin_of
+
+
+def _num_shared(groups: list[list[int]], before: int, line: int) -> int:
+    """In how many groups are both?"""
+    count = 0
+    for one, other in zip(groups[before], groups[line], strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
+
+
+def _ends(shared: list[int], size: int) -> Iterator[int]:
+    """Where the shards of a model end. `shared[i]` is what line i shares with the one before; twins count as one line.
+
+    Of the places up to half as much again as `size`, the one where least is shared, and of those the nearest to `size`:
+    so no group that fits is ever cut.
+    """
+    bodies = [place for place, share in enumerate(shared) if share != _NEVER]
+    places, shares = [*bodies, len(shared)], [*(shared[place] for place in bodies), 0]
+    begin, last = 0, len(bodies)
+    while begin < last:
+        near, most = begin + size, begin + max(size * 3 // 2, 1)
+        begin = min(range(begin + 1, min(most, last) + 1), key=lambda end: (shares[end], abs(end - near)))
+        yield places[begin]
