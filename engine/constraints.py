@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from engine.constraints_matcher import compile_matcher, explain
 from engine.constraints_text import grammar_text
-from engine.errors import ConstraintFailed, InvalidConstraint
+from engine.errors import ConstraintFailed, EngineError, InvalidConstraint
 from engine.messages import Constraint, ConstraintKind
 from engine.warden import Warden
 
@@ -100,8 +100,10 @@ class Grammars:
                 raise ConstraintFailed(
                     f"The vocabulary has {tokenizer.vocab_size} tokens for constraints and {self._num_vocab} logits."
                 )
-        except Exception as error:
+        except EngineError as error:
             future.set_exception(error)
+        except Exception as error:  # whatever it is, constrained requests fail and the others go on
+            future.set_exception(ConstraintFailed(f"This model's vocabulary cannot be constrained: {error}"))
         else:
             future.set_result(tokenizer)
 

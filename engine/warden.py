@@ -27,6 +27,7 @@ _MEMORY_BYTES: Final = 512 << 20
 _STACK_BYTES: Final = 1 << 20
 _CPU_SECONDS: Final = 2
 _START_SECONDS: Final = 20.0
+_NOT_STARTED: Final = "The process that checks constraints did not start."
 _READY: Final = b"ready"
 _FINE: Final = b"\0"
 
@@ -46,19 +47,14 @@ class Warden:
         return self._helper.pid if self._helper else None
 
     def start(self) -> None:
-        """Start a helper unless one lives; it gets ready beside us."""
+        """Start a helper unless one lives; it gets ready beside us. Raises ConstraintFailed."""
         if self._helper is not None and self._helper.poll() is None:
             return
         self.close()
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._helper = subprocess.Popen(
-                [sys.executable, "-P", "-m", "engine.warden"],
-                stdin=theirs.fileno(),
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,  # a panic's message may quote the grammar
-                start_new_session=True,
-            )
+        try:
+            self._launch()
+        except OSError as error:
+            raise ConstraintFailed(_NOT_STARTED) from error
 
     def check(self, grammar: str) -> None:
         """Compile a grammar in the helper. Raises InvalidConstraint: it is not valid, or it brought the helper down."""
@@ -89,6 +85,17 @@ class Warden:
         self._socket = self._helper = None
         self._is_ready = False
 
+    def _launch(self) -> None:
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._helper = subprocess.Popen(
+                [sys.executable, "-P", "-m", "engine.warden"],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,  # a panic's message may quote the grammar
+                start_new_session=True,
+            )
+
     def _ready_channel(self) -> socket.socket:
         self.start()
         assert self._socket is not None, "started"
@@ -100,7 +107,7 @@ class Warden:
                 self._is_ready = False
             if not self._is_ready:
                 self.close()
-                raise ConstraintFailed("The process that checks constraints did not start.")
+                raise ConstraintFailed(_NOT_STARTED)
         return self._socket
 
 

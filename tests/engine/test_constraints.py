@@ -203,6 +203,17 @@ def test_a_vocabulary_of_another_width_than_the_logits_constrains_nothing() -> N
     grammars.close()
 
 
+def test_a_vocabulary_that_cannot_be_built_fails_the_request_only() -> None:
+    def build():
+        raise RuntimeError("no vocabulary")
+
+    grammars = Grammars(build, num_vocab=FakeTokenizer.num_vocab)
+    for _ in range(2):
+        with pytest.raises(ConstraintFailed, match="no vocabulary"):
+            grammars.compile(constraint("json_object"))
+    grammars.close()
+
+
 def test_random_answers_to_a_schema_always_parse(jumping: Grammars) -> None:
     schema = {
         "type": "object",
