@@ -31,6 +31,18 @@ class PromptTooLong(EngineError):
     code = "context_length_exceeded"
 
 
+class InvalidConstraint(EngineError):
+    """What the answer must look like cannot be understood, is not supported, or is too large."""
+
+    code = "invalid_schema"
+
+
+class ConstraintFailed(EngineError):
+    """The answer could not be held to its constraint."""
+
+    code = "constraint_error"
+
+
 class DecodeFailed(EngineError):
     """llama.cpp could not decode this step."""
 

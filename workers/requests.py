@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
 from core.models import ModelConfig, Parameters
 from core.wire.chat import ChatRequest, Message
-from engine.messages import ChatPrompt, Priority, Request, Sampling
+from core.wire.response_format import ResponseFormat, StructuredOutputs
+from engine.messages import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling
 
 
 def to_engine_request(
@@ -20,6 +23,7 @@ def to_engine_request(
         max_tokens=chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens,
         stop=chat.stop_strings,
         ignore_eos=bool(chat.ignore_eos),
+        constraint=_constraint(chat),
         stream=bool(chat.stream) and priority is Priority.CHAT,
         priority=priority,
         tenant=tenant,
@@ -37,6 +41,35 @@ def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template 
         if (value := getattr(message, name)) is not None:
             fields[name] = value
     return fields
+
+
+def _constraint(chat: ChatRequest) -> Constraint | None:
+    if (outputs := chat.structured_outputs) is not None:
+        return _structured(outputs)
+    match chat.response_format:
+        case ResponseFormat(type="json_object"):
+            return Constraint(kind=ConstraintKind.JSON_OBJECT)
+        case ResponseFormat(json_schema=asked) if asked is not None:
+            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=_json(asked.schema_))
+    return None
+
+
+def _structured(outputs: StructuredOutputs) -> Constraint:
+    """The one that is given."""
+    if outputs.json_ is not None:
+        text = outputs.json_ if isinstance(outputs.json_, str) else _json(outputs.json_)
+        return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text)
+    if outputs.regex is not None:
+        return Constraint(kind=ConstraintKind.REGEX, text=outputs.regex)
+    if outputs.choice is not None:
+        return Constraint(kind=ConstraintKind.CHOICE, text=_json(outputs.choice))
+    if outputs.grammar is not None:
+        return Constraint(kind=ConstraintKind.GRAMMAR, text=outputs.grammar)
+    return Constraint(kind=ConstraintKind.JSON_OBJECT)
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
 
 
 def _sampling(chat: ChatRequest, model: Parameters) -> Sampling:

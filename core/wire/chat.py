@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from core.wire.response_format import ResponseFormat, StructuredOutputs
 from core.wire.validation import Unsupported, WireModel
 
 MAX_MESSAGES: Final = 2048
@@ -25,7 +26,11 @@ _NOT_YET: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "json_schema": (),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
@@ -100,6 +105,8 @@ class ChatRequest(WireModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     repeat_penalty: float | None = Field(None, gt=0, le=2)
     ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -122,6 +129,12 @@ class ChatRequest(WireModel):
     def _stream_options_need_stream(self) -> ChatRequest:
         if self.stream_options is not None and not self.stream:
             raise ValueError("'stream_options' is only allowed when 'stream' is true")
+        return self
+
+    @model_validator(mode="after")
+    def _one_constraint(self) -> ChatRequest:
+        if self.structured_outputs is not None and self.response_format and self.response_format.type != "text":
+            raise ValueError("'response_format' and 'structured_outputs' cannot be used together")
         return self
 
     @property

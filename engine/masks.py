@@ -1,0 +1,64 @@
+"""Bit masks over the vocabulary, applied to a row of logits without a loop over its tokens.
+
+A mask is int32 words, bit `token % 32` of word `token // 32` set where a token is allowed. A byte of it picks eight bounds
+from a table, +inf where allowed and -inf where not, and the minimum with them is the masked row: about 40 us for 152,064
+tokens, however many of them are allowed, where indexing by the mask takes up to 700.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BITS: Final = (np.arange(256)[:, None] >> np.arange(8)) & 1
+_BOUNDS: Final = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # by byte, (256, 8)
+
+
+def best_allowed(logits: NDArray[np.float32], mask: NDArray[np.int32]) -> int:
+    """The allowed token with the greatest logit, the first of equals. Raises ValueError if none is allowed."""
+    best = int(logits.argmax())
+    if mask[best >> 5] >> (best & 31) & 1:
+        return best  # a model mostly agrees with its constraint
+    bounds = _bounds(mask, logits.size)
+    np.minimum(logits, bounds, out=bounds)
+    best = int(bounds.argmax())
+    return best if bounds[best] != -np.inf else _first_allowed(mask, logits.size)
+
+
+def forbid(logits: NDArray[np.float32], mask: NDArray[np.int32]) -> None:
+    """Set the logits of all other tokens to -inf, in place."""
+    np.minimum(logits, _bounds(mask, logits.size), out=logits)
+
+
+def _bounds(mask: NDArray[np.int32], num_vocab: int) -> NDArray[np.float32]:
+    """(num_vocab,), in this thread's scratch memory: valid until the next call."""
+    scratch = _scratch.of(mask.nbytes)
+    np.take(_BOUNDS, mask.view(np.uint8), axis=0, out=scratch, mode="clip")  # clip: unchecked, and a byte always fits
+    return scratch.reshape(-1)[:num_vocab]
+
+
+def _first_allowed(mask: NDArray[np.int32], num_vocab: int) -> int:
+    """Where every allowed logit is -inf."""
+    allowed = np.unpackbits(mask.view(np.uint8), bitorder="little", count=num_vocab)
+    first = int(allowed.argmax())
+    if not allowed[first]:
+        raise ValueError("the mask allows no token")
+    return first
+
+
+class _Scratch(threading.local):
+    """Each thread's own memory, since rows are sampled side by side."""
+
+    def __init__(self) -> None:
+        self._array = np.empty((0, 8), np.float32)
+
+    def of(self, num_bytes: int) -> NDArray[np.float32]:
+        if len(self._array) != num_bytes:
+            self._array = np.empty((num_bytes, 8), np.float32)
+        return self._array
+
+
+_scratch: Final = _Scratch()
