@@ -6,7 +6,7 @@ Knows bytes and strings. What the deltas add up to is always the text as a whole
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class TextStream:
@@ -60,10 +60,13 @@ class TextStream:
         return shown
 
 
-def overlap(text: str, words: Sequence[str]) -> int:
+def overlap(text: str, words: Iterable[str]) -> int:
     """Length of the longest end of `text` that begins one of the words and is not the whole of it."""
-    for length in range(min(len(text), max(map(len, words), default=1) - 1), 0, -1):
-        end = text[-length:]
-        if any(len(word) > length and word.startswith(end) for word in words):
-            return length
-    return 0
+    longest = 0
+    for word in words:
+        at = text.find(word[0], max(0, len(text) - len(word) + 1))
+        while at >= 0 and not word.startswith(text[at:]):
+            at = text.find(word[0], at + 1)
+        if at >= 0:
+            longest = max(longest, len(text) - at)
+    return longest
