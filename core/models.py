@@ -7,15 +7,33 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from core.errors import ConfigError
 
+MAX_SLOTS: Final = 256
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$"
 Name = Annotated[str, Field(pattern=_NAME)]
+KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+
+
+def _on_off(value: object) -> object:
+    """YAML reads `on` and `off` as booleans."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
+def _number_or_auto(value: object) -> object:
+    """One message where a union would give one for each of its members."""
+    if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_SLOTS):
+        return value
+    raise ValueError(f"Input should be a number from 1 to {MAX_SLOTS}, or auto")
+
+
+Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
 
 
 class ModelBackend(StrEnum):
@@ -37,6 +55,7 @@ class Parameters(_Strict):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0)
     min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
     repeat_penalty: float | None = Field(None, gt=0, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
@@ -44,26 +63,66 @@ class Parameters(_Strict):
     seed: int | None = Field(None, ge=0, lt=2**32)
 
 
+class Lora(_Strict):
+    """A low-rank adapter, applied to every request of the model."""
+
+    path: str = Field(min_length=1, description="Path of the adapter's GGUF file, absolute or beside the YAML file.")
+    scale: float = Field(1.0, ge=-100, le=100, description="How much of it is added; 1 as it was trained.")
+
+
 class ModelConfig(_Strict):
     """One model as its file describes it."""
 
-    name: Name
-    backend: ModelBackend = Field(ModelBackend.LLAMA, strict=False)
-    parameters: Parameters = Parameters()
-    context_size: int = Field(2048, ge=64, le=1 << 20, description="Tokens of prompt and answer together.")
-    gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all of them, where there is one.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a decode; 0 is one per core.")
-    slots: int | None = Field(None, ge=1, le=256, description="Sequences side by side; default: the setting `slots`.")
-    batch_tokens: int = Field(2048, ge=32, le=65536, description="Most tokens in one step.")
+    name: Name = Field(description="What requests call it.")
+    aliases: tuple[Name, ...] = Field((), description="Other names a request may use.")
+    backend: ModelBackend = Field(ModelBackend.LLAMA, strict=False, description="What generates: llama or fake.")
+    parameters: Parameters = Field(Parameters(), description="The weights, and what a request that says nothing gets.")
+    lora: tuple[Lora, ...] = Field((), description="Adapters: a list of `path` and `scale`.")
     chat_template: str | None = Field(None, description="A Jinja template instead of the one in the GGUF.")
     stopwords: tuple[str, ...] = Field((), description="Strings that end every answer.")
-    aliases: tuple[Name, ...] = Field((), description="Other names a request may use.")
+    context_size: int = Field(2048, ge=64, le=1 << 20, description="Tokens of prompt and answer together.")
+    context_shift: bool = Field(
+        False, description="Forget the oldest tokens of a full context instead of ending there."
+    )
+    embeddings: bool = Field(False, description="Serve embeddings of this model.")
+    pooling: Literal["auto", "mean", "cls", "last"] = Field(
+        "auto", description="How tokens become one embedding; auto: the model's own way, else the mean."
+    )
+
+    slots: Annotated[int | Literal["auto"] | None, BeforeValidator(_number_or_auto)] = Field(
+        None, description="Sequences side by side; auto: as many as memory holds; default: the setting `slots`."
+    )
+    spare_slots: int | None = Field(
+        None, ge=0, le=MAX_SLOTS, description="Lanes that keep paused and idle histories; default: the engine's choice."
+    )
+    gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all of them, where there is one.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a decode; 0 is one per core.")
+    threads_batch: int = Field(0, ge=0, le=1024, description="CPU threads that read prompts; 0 is as `threads`.")
+    batch_tokens: int = Field(2048, ge=32, le=65536, description="Most tokens in one step.")
+    ubatch_tokens: int = Field(512, ge=32, le=65536, description="Most tokens the device computes at a time.")
+    prefill_tokens: int = Field(512, ge=1, le=65536, description="Most tokens of prompts in one step: bounds its time.")
+    kv_layout: Literal["auto", "unified", "split"] = Field(
+        "auto", description="unified: one memory all slots share; split: one stream per slot."
+    )
+    cache_type_k: KvType = Field("f16", description="How keys are stored: f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.")
+    cache_type_v: KvType = Field("f16", description="How values are stored; quantised needs flash attention.")
+    flash_attention: Switch = Field("auto", description="auto, on or off.")
+    speculation: Switch = Field("auto", description="Guess tokens from the prompt where few decode: auto, on or off.")
+    jump_forward: bool = Field(True, description="Append tokens a constraint forces without sampling them.")
     step_seconds: float = Field(0, ge=0, le=60, description="backend fake: time of one step.")
 
-    @field_validator("stopwords", "aliases", mode="before")
+    @field_validator("stopwords", "aliases", "lora", mode="before")
     @classmethod
     def _lists_are_tuples(cls, value: object) -> object:
         return tuple(value) if isinstance(value, list) else value
+
+    @model_validator(mode="after")
+    def _keys_agree(self) -> Self:
+        if self.cache_type_v.startswith("q") and self.flash_attention == "off":
+            raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
+        if self.pooling != "auto" and not self.embeddings:
+            raise ValueError("pooling: says how to embed, but embeddings is false")
+        return self
 
 
 class ModelCatalog:
@@ -105,17 +164,34 @@ def load_model(path: Path) -> ModelConfig:
     try:
         model = ModelConfig.model_validate(data)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{path.name}: {wrong}") from None
-    return _with_weights(model, path)
+        raise ConfigError(f"{path.name}: {'; '.join(map(_told, error.errors()))}") from None
+    return _with_files(model, path)
 
 
-def _with_weights(model: ModelConfig, path: Path) -> ModelConfig:
+def _told(error: ErrorDetails) -> str:
+    """`key: what is wrong`; an error about several keys names them itself."""
+    key = ".".join(map(str, error["loc"]))
+    message = error["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    return f"{key}: {message}" if key else message
+
+
+def _with_files(model: ModelConfig, path: Path) -> ModelConfig:
+    """The model with absolute paths of weights and adapters, all of which exist."""
     if model.backend is not ModelBackend.LLAMA:
         return model
     if not model.parameters.model:
         raise ConfigError(f"{path.name}: parameters.model: the path of the GGUF file is missing")
-    weights = (path.parent / Path(model.parameters.model).expanduser()).resolve()
-    if not weights.is_file():
-        raise ConfigError(f"{path.name}: parameters.model: there is no file {weights}")
-    return model.model_copy(update={"parameters": model.parameters.model_copy(update={"model": str(weights)})})
+    weights = _found(path, "parameters.model", model.parameters.model)
+    lora = tuple(
+        adapter.model_copy(update={"path": _found(path, f"lora.{index}.path", adapter.path)})
+        for index, adapter in enumerate(model.lora)
+    )
+    parameters = model.parameters.model_copy(update={"model": weights})
+    return model.model_copy(update={"parameters": parameters, "lora": lora})
+
+
+def _found(path: Path, key: str, name: str) -> str:
+    file = (path.parent / Path(name).expanduser()).resolve()
+    if not file.is_file():
+        raise ConfigError(f"{path.name}: {key}: there is no file {file}")
+    return str(file)

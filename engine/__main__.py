@@ -11,7 +11,7 @@ from typing import Any
 
 from engine.config import Backend, EngineConfig
 from engine.errors import EngineError
-from engine.intake import to_sequence
+from engine.intake import to_sequences
 from engine.loop import Add, Engine, Output
 from engine.messages import ChatPrompt, Delta, Failed, Finished, Request, Sampling
 from engine.prompts import PromptEncoder
@@ -39,7 +39,7 @@ class Conversation:
         """Print the answer as it comes; raises EngineError for a prompt that does not fit."""
         messages = [*self._messages, {"role": "user", "content": text}]
         request = Request(id="1", prompt=ChatPrompt(messages=messages), sampling=self._sampling, stream=True)
-        self._engine.inbox.put(Add(to_sequence(_CLIENT, request, self._encoder, [])))
+        self._engine.inbox.put(Add(to_sequences(_CLIENT, request, self._encoder, [])))
         self._ended = None
         while self._ended is None:
             self._engine.turn()
@@ -51,7 +51,7 @@ class Conversation:
         for item in items:
             if isinstance(item, Delta):
                 print(item.text, end="", flush=True)
-            else:
+            elif isinstance(item, (Finished, Failed)):
                 self._ended = item
 
 

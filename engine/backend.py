@@ -1,11 +1,15 @@
-"""The seam between the engine and what decodes: a tokenizer and a decoder, real or fake."""
+"""The seam between the engine and what computes: a tokenizer, a decoder and an embedder, real or fake."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from engine.scheduler import Plan
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.plan import Plan, Sampled, Shift
 from engine.sequence import Sequence
+from engine.slots import Fork, MemoryTraits
 
 
 class Tokenizer(Protocol):
@@ -48,17 +52,57 @@ class Decoder(Protocol):
     def build(self) -> str:
         """What computes, with its version."""
 
+    @property
+    def slots(self) -> int:
+        """Sequences that run side by side."""
+
+    @property
+    def spare_slots(self) -> int:
+        """Slots beyond those."""
+
+    @property
+    def traits(self) -> MemoryTraits:
+        """What its memory allows."""
+
+    @property
+    def max_drafts(self) -> int:
+        """Most guessed tokens of one sequence in a step; 0 where guessing does not pay."""
+
+    def oldest(self, slot: int) -> int:
+        """The first position that a slot's memory still has."""
+
     def open(self, sequence: Sequence) -> None:
-        """A sequence has got its slot; the slot's memory is empty."""
+        """A sequence will be sampled; called again when it had lost its slot."""
 
-    def run(self, plan: Plan) -> list[int]:
-        """Compute a step; one token for each sampled entry, in order. Raises DecodeFailed."""
+    def close(self, sequence: Sequence) -> None:
+        """It will not be any more; nothing happens when it never was opened."""
 
-    def release(self, sequence: Sequence) -> None:
-        """A sequence leaves its slot: clear the slot's memory."""
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """Copy, trim, clear and shift slots, in order."""
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """Compute a step's entries; one result for each sampled one, in order.
+
+        Raises NoRoom when memory is short and nothing was computed, DecodeFailed when the step is lost.
+        """
 
     def reset(self) -> None:
-        """Clear everything after a failed step."""
+        """Clear every slot: at the beginning, and after a failed step."""
+
+
+class Embedder(Protocol):
+    """Computes vectors. Used by the loop's thread only."""
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers of a vector."""
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt."""
+
+    def embed(self, prompts: list[list[int]]) -> NDArray[np.float32]:
+        """(prompts, dimensions), each of length 1. Raises PromptTooLong before anything is computed, or DecodeFailed."""
 
 
 class Backend(Protocol):
@@ -71,3 +115,7 @@ class Backend(Protocol):
     @property
     def decoder(self) -> Decoder:
         """Computes steps."""
+
+    @property
+    def embedder(self) -> Embedder | None:
+        """Computes vectors, where the model file asks for that."""

@@ -10,7 +10,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 import zmq
@@ -19,6 +19,8 @@ import zmq.utils.monitor
 from engine.messages import (
     Cancel,
     Delta,
+    Embedded,
+    EmbedRequest,
     EngineInfo,
     Failed,
     Finished,
@@ -53,6 +55,13 @@ class Sink(Protocol):
         """The end, once."""
 
 
+class EmbedSink(Protocol):
+    """Where the end of a request for embeddings goes."""
+
+    def on_end(self, outcome: Embedded | Failed | EngineLost) -> None:
+        """The end, once."""
+
+
 class EngineClient:
     """One connection to one engine; survives the engine's restarts.
 
@@ -63,8 +72,8 @@ class EngineClient:
         self._name = name
         self._context = zmq.Context()
         self._lock = threading.Lock()
-        self._sinks: dict[str, Sink] = {}
-        self._waiting: list[Request] = []
+        self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for what is to be embedded
+        self._waiting: list[Request | EmbedRequest] = []
         self._boot_id: str | None = None
         self._info: EngineInfo | None = None
         self._last_tick_at = 0.0
@@ -93,13 +102,11 @@ class EngineClient:
 
     def submit(self, request: Request, sink: Sink) -> None:
         """Start a request; its id must not be running here already."""
-        with self._lock:
-            assert request.id not in self._sinks, "request ids are unique while they run"
-            self._sinks[request.id] = sink
-            if self._boot_id is None:
-                self._waiting.append(request)
-            else:
-                self._send(Submit(client=self._name, boot_id=self._boot_id, requests=[request]))
+        self._start(request, sink)
+
+    def embed(self, request: EmbedRequest, sink: EmbedSink) -> None:
+        """Start a request for embeddings; its id must not be running here already."""
+        self._start(request, sink)
 
     def cancel(self, request_id: str) -> None:
         """Stop a request; it still ends through its sink. Nothing happens for unknown ids."""
@@ -133,6 +140,15 @@ class EngineClient:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         socket.connect(f"ipc://{path}")
         return socket
+
+    def _start(self, request: Request | EmbedRequest, sink: Sink | EmbedSink) -> None:
+        with self._lock:
+            assert request.id not in self._sinks, "request ids are unique while they run"
+            self._sinks[request.id] = sink
+            if self._boot_id is None:
+                self._waiting.append(request)
+            else:
+                self._send(Submit(client=self._name, boot_id=self._boot_id, requests=[request]))
 
     def _send(self, message: ToEngine) -> None:
         """Under the lock."""
@@ -180,7 +196,7 @@ class EngineClient:
                 self._waiting = []
         self._is_ready.set()
 
-    def _deliver(self, item: Delta | Finished | Failed) -> None:
+    def _deliver(self, item: Delta | Finished | Embedded | Failed) -> None:
         if isinstance(item, Delta):
             sink = self._sinks.get(item.request_id)
             if sink is not None:
@@ -204,5 +220,5 @@ class EngineClient:
             _end(sink, key)
 
 
-def _end(sink: Sink, request_id: str) -> None:
+def _end(sink: Sink | EmbedSink, request_id: str) -> None:
     sink.on_end(EngineLost(request_id=request_id))

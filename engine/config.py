@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Final
 
 import msgspec
+
+AUTO_SLOTS: Final = 0
 
 
 class Backend(StrEnum):
@@ -14,13 +17,59 @@ class Backend(StrEnum):
     FAKE = "fake"
 
 
+class Switch(StrEnum):
+    """Something that the engine uses where it pays, unless told."""
+
+    AUTO = "auto"
+    ON = "on"
+    OFF = "off"
+
+
+class KvLayout(StrEnum):
+    """One memory that all sequences share, or a stream of its own for each."""
+
+    AUTO = "auto"
+    UNIFIED = "unified"
+    SPLIT = "split"
+
+
+class KvType(StrEnum):
+    """What the numbers of keys or values are stored as, by llama.cpp's names."""
+
+    F32 = "f32"
+    F16 = "f16"
+    Q8_0 = "q8_0"
+    Q5_1 = "q5_1"
+    Q5_0 = "q5_0"
+    Q4_1 = "q4_1"
+    Q4_0 = "q4_0"
+
+
+class Pooling(StrEnum):
+    """How the vectors of a text's tokens become its embedding; AUTO is the model's own way, else the mean."""
+
+    AUTO = "auto"
+    MEAN = "mean"
+    CLS = "cls"
+    LAST = "last"
+
+
+class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):
+    """A GGUF of low-rank changes to the model's matrices, added `scale` times."""
+
+    path: str
+    scale: float = 1.0
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One engine: one model on one device, `slots` sequences side by side.
 
     `context_size` is the room of one sequence in tokens; `endpoint` is a directory that holds the engine's Unix sockets.
-    `prefill_tokens` of prompts are read in one step at most, so that those who decode wait no longer than that.
-    `stopwords` end every answer of this model. `step_seconds` is the fake's time per step. A step of more than
-    `hang_seconds` ends the process.
+    `slots` of AUTO_SLOTS is as many as memory holds; `spare_slots` keep paused and idle histories, None is the engine's choice.
+    A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time; `prefill_tokens` of prompts are
+    read in one step at most, so that those who decode wait no longer than that. `threads` decode and `threads_batch` read
+    prompts; 0 is one per core, and as many as `threads`. `stopwords` end every answer of this model.
+    `step_seconds` is the fake's time per step. A step of more than `hang_seconds` ends the process.
     """
 
     model: str
@@ -29,11 +78,23 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str = ""
     context_size: int = 2048
     slots: int = 8
+    spare_slots: int | None = None
     threads: int = 0
+    threads_batch: int = 0
     gpu_layers: int = 0
     batch_tokens: int = 2048
     ubatch_tokens: int = 512
     prefill_tokens: int = 512
+    kv_layout: KvLayout = KvLayout.AUTO
+    cache_type_k: KvType = KvType.F16
+    cache_type_v: KvType = KvType.F16
+    flash_attention: Switch = Switch.AUTO
+    context_shift: bool = False
+    speculation: Switch = Switch.AUTO
+    jump_forward: bool = True
+    embeddings: bool = False
+    pooling: Pooling = Pooling.AUTO
+    lora: list[LoraAdapter] = []
     chat_template: str | None = None
     stopwords: list[str] = []
     step_seconds: float = 0.0

@@ -35,5 +35,9 @@ class DecodeFailed(EngineError):
     """llama.cpp could not decode this step."""
 
 
+class NoRoom(DecodeFailed):
+    """The memory had no room for a step; nothing of it was computed."""
+
+
 class ModelFailed(EngineError):
     """The model file cannot be loaded."""

@@ -1,7 +1,8 @@
 """A model that needs no weights: its answer is decided by the prompt alone, at a step time you choose.
 
 Ships with the code so that everything above the engine can be tested and measured without llama.cpp.
-Tokens are bytes; answers are short words.
+Tokens are bytes; answers are short words. Its memory is real: an answer is made from what lies in the slot, so a fork that
+copied the wrong thing says something else.
 """
 
 from __future__ import annotations
@@ -11,8 +12,13 @@ import zlib
 from array import array
 from typing import Final
 
-from engine.scheduler import Plan
+import numpy as np
+
+from engine.embedding import Vectors, normalised
+from engine.errors import NoRoom, PromptTooLong
+from engine.plan import Entry, Plan, Sampled, Shift
 from engine.sequence import Sequence
+from engine.slots import Fork, MemoryTraits
 
 _BOS: Final = 256
 _END: Final = 257
@@ -51,41 +57,118 @@ class FakeTokenizer:
 
 
 class FakeDecoder:
-    """Each sequence follows a script drawn from a hash of its prompt, whatever shares the step."""
+    """Each sequence follows a script drawn from a hash of its prompt, whatever shares the step.
 
-    build = "fake-1"
+    `capacity` is the tokens that all slots hold together, as in unified memory; None is no limit.
+    """
 
-    def __init__(self, step_seconds: float) -> None:
+    build = "fake-2"
+
+    def __init__(
+        self,
+        step_seconds: float = 0.0,
+        *,
+        slots: int = 8,
+        spare_slots: int = 2,
+        traits: MemoryTraits | None = None,
+        capacity: int | None = None,
+        max_drafts: int = 0,
+    ) -> None:
+        self.slots = slots
+        self.spare_slots = spare_slots
+        self.traits = traits or MemoryTraits()
+        self.max_drafts = max_drafts
+        self.num_computed = 0
         self._step_seconds = step_seconds
+        self._capacity = capacity
+        self._memory: list[list[int]] = [[] for _ in range(slots + spare_slots)]
+        self._scripts: dict[Sequence, int] = {}
+
+    def oldest(self, slot: int) -> int:
+        """The first position a window leaves."""
+        window = self.traits.window
+        return max(0, len(self._memory[slot]) - window) if window else 0
 
     def open(self, sequence: Sequence) -> None:
         """Nothing to set up."""
 
-    def run(self, plan: Plan) -> list[int]:
-        """One token of its script for each sampled entry."""
+    def close(self, sequence: Sequence) -> None:
+        """Forget its script."""
+        self._scripts.pop(sequence, None)
+
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """Copy lists of tokens."""
+        for fork in forks:
+            source = self._memory[fork.source]
+            assert fork.length <= len(source), "a fork of more than there is"
+            assert self.traits.can_trim or fork.length in (0, len(source)), "this memory cannot be trimmed"
+            self._memory[fork.target] = source[: fork.length]
+        for shift in shifts:
+            del self._memory[shift.slot][shift.keep : shift.keep + shift.discard]
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """One token of its script for each sampled entry, and those of its drafts that the script says too."""
+        held = sum(map(len, self._memory)) + plan.num_tokens
+        if self._capacity is not None and held > self._capacity:
+            raise NoRoom
         if self._step_seconds:
             time.sleep(self._step_seconds)
-        return [_scripted(entry.sequence) for entry in plan.sampled]
-
-    def release(self, sequence: Sequence) -> None:
-        """Nothing to clear."""
+        for entry in plan.entries:
+            memory = self._memory[entry.slot]
+            assert len(memory) == entry.start, "computed somewhere else than at the end of what is there"
+            memory.extend(entry.tokens)
+        self.num_computed += plan.num_tokens
+        return [self._sample(entry) for entry in plan.sampled]
 
     def reset(self) -> None:
-        """Nothing to clear."""
+        """Clear every slot."""
+        self._memory = [[] for _ in self._memory]
+
+    def _sample(self, entry: Entry) -> Sampled:
+        drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
+        tokens = [self._scripted(entry.sequence, 0)]
+        while len(tokens) <= len(drafts) and tokens[-1] == drafts[len(tokens) - 1]:
+            tokens.append(self._scripted(entry.sequence, len(tokens)))
+        wrong = len(drafts) - (len(tokens) - 1)
+        if wrong:
+            del self._memory[entry.slot][-wrong:]
+        return Sampled(tokens, len(tokens) - 1)
+
+    def _scripted(self, sequence: Sequence, ahead: int) -> int:
+        """The next token: letters from a place in the list, 40 to 119 of them, then the end unless that is ignored."""
+        start = self._scripts.get(sequence)
+        if start is None:
+            assert sequence.slot is not None, "sampled in a slot"
+            prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
+            start = self._scripts[sequence] = zlib.crc32(array("i", prompt)) + sequence.index
+        index = sequence.num_generated + ahead
+        if index >= 40 + start % 80 and not sequence.ignore_eos:
+            return _END
+        return _WORDS[(start + index) % len(_WORDS)]
 
 
-def _scripted(sequence: Sequence) -> int:
-    """The next token: letters from a place in the list, 40 to 119 of them, then the end unless that is ignored."""
-    start = zlib.crc32(array("i", sequence.tokens[: sequence.num_prompt_tokens]))
-    index = sequence.num_generated
-    if index >= 40 + start % 80 and not sequence.ignore_eos:
-        return _END
-    return _WORDS[(start + index) % len(_WORDS)]
+class FakeEmbedder:
+    """See `engine.backend.Embedder`: a random direction for each byte, added up, so texts of like letters are near."""
+
+    dimensions = 64
+    max_tokens = 2048
+
+    def __init__(self) -> None:
+        self._directions = np.random.default_rng(0).standard_normal((FakeTokenizer.num_vocab, self.dimensions))
+
+    def embed(self, prompts: list[list[int]]) -> Vectors:
+        """See `engine.backend.Embedder`."""
+        longest = max(map(len, prompts), default=0)
+        if longest > self.max_tokens:
+            raise PromptTooLong(f"An input has {longest} tokens, and the fake embeds {self.max_tokens}.", param="input")
+        sums = [self._directions[prompt].sum(axis=0) for prompt in prompts]
+        return normalised(np.array(sums, np.float32).reshape(len(prompts), self.dimensions))
 
 
 class FakeBackend:
     """The fake, loaded."""
 
-    def __init__(self, step_seconds: float = 0.0) -> None:
+    def __init__(self, decoder: FakeDecoder | None = None, *, embeds: bool = False) -> None:
         self.tokenizer = FakeTokenizer()
-        self.decoder = FakeDecoder(step_seconds)
+        self.decoder = decoder or FakeDecoder()
+        self.embedder = FakeEmbedder() if embeds else None

@@ -1,6 +1,6 @@
 """The engine: inbox → admit → plan → decode → sample → emit, on the one thread that owns the model.
 
-Knows sequences and text; nothing of sockets. Everyone else hands it values through its inbox; what it has to say goes to
+Knows sequences and their outputs; nothing of sockets. Everyone else hands it values through its inbox; what it has to say goes to
 `emit`, once per step and client.
 """
 
@@ -13,23 +13,34 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from engine.answers import Answers
 from engine.backend import Backend
 from engine.config import EngineConfig
-from engine.errors import DecodeFailed, EngineError
-from engine.messages import Choice, Delta, Failed, Finished, FinishReason, Usage
-from engine.scheduler import Plan, Scheduler
+from engine.embedding import EmbeddingJobs
+from engine.errors import DecodeFailed, EngineError, NoRoom
+from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason
+from engine.plan import Plan, Sampled
+from engine.scheduler import Scheduler
 from engine.sequence import Sequence
-from engine.text import TextStream
 
-Output = Delta | Finished | Failed
+Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """A sequence to generate."""
+    """The sequences of one request: one for each answer it asks for."""
 
-    sequence: Sequence
+    sequences: list[Sequence]
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Inputs to embed, encoded."""
+
+    client: str
+    request: EmbedRequest
+    prompts: list[list[int]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,7 @@ class Call:
     action: Callable[[], None]
 
 
-Command = Add | Stop | Call
+Command = Add | Embed | Stop | Call
 
 
 class Engine:
@@ -55,20 +66,26 @@ class Engine:
 
     def __init__(self, backend: Backend, config: EngineConfig, emit: Emit, *, idle: Callable[[], None]) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._decoder = backend.decoder
+        self._decoder.reset()
         self.scheduler = Scheduler(
-            slots=config.slots,
+            slots=self._decoder.slots,
+            spare_slots=self._decoder.spare_slots,
             context_size=config.context_size,
             batch_tokens=config.batch_tokens,
             prefill_tokens=min(config.prefill_tokens, config.batch_tokens),
             is_end=backend.tokenizer.is_end,
+            traits=self._decoder.traits,
+            oldest=self._decoder.oldest,
+            shifts_context=config.context_shift,
+            max_drafts=self._decoder.max_drafts,
         )
         self.num_steps = 0
         self.step_began_at: float | None = None
-        self._tokenizer = backend.tokenizer
-        self._decoder = backend.decoder
+        self._answers = Answers(backend.tokenizer)
+        self._embeddings = EmbeddingJobs(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
         self._idle = idle
-        self._texts: dict[Sequence, TextStream] = {}
         self._outputs: dict[str, list[Output]] = {}
 
     def run(self, is_stopping: Callable[[], bool], *, idle_seconds: float) -> None:
@@ -85,7 +102,7 @@ class Engine:
         """Take what is in the inbox and do one step; False when there was nothing to compute."""
         self._drain_inbox()
         try:
-            did_step = self.step()
+            did_step = self._embed() | self.step()
         except Exception as error:  # whatever it is, it must not take the other requests' engine down
             self._recover(error)
             did_step = True
@@ -95,55 +112,54 @@ class Engine:
     def step(self) -> bool:
         """One decode."""
         for sequence in self.scheduler.admit():
-            self._texts[sequence] = TextStream(sequence.stop)
             self._decoder.open(sequence)
         plan = self.scheduler.plan()
         if not plan.entries:
             return False
-        for sequence in self.scheduler.apply(plan, self._decode(plan)):
-            self._grow(sequence)
+        for sequence, tokens, sampled in self.scheduler.apply(plan, self._decode(plan)):
+            self._grow(sequence, tokens, sampled)
         self.num_steps += 1
         return True
 
-    def _decode(self, plan: Plan) -> list[int]:
+    def _embed(self) -> bool:
+        """A piece of what is to be embedded."""
+        turn = self._embeddings.turn() if self._embeddings is not None else None
+        if turn is None:
+            return False
+        client, ended = turn
+        if ended is not None:
+            self._outputs.setdefault(client, []).append(ended)
+        return True
+
+    def _decode(self, plan: Plan) -> list[Sampled]:
         self.step_began_at = time.monotonic()
         try:
-            return self._decoder.run(plan)
+            self._decoder.arrange(plan.forks, plan.shifts)
+            while True:
+                try:
+                    return self._decoder.run(plan)
+                except NoRoom:
+                    self._decoder.arrange([self.scheduler.evict()], [])
         finally:
             self.step_began_at = None
 
-    def _grow(self, sequence: Sequence) -> None:
-        """A sequence got a token: show its text, and end it where it ends."""
-        text = self._texts[sequence]
-        reason = sequence.finish_reason
-        is_end_token = reason is FinishReason.STOP
-        delta = "" if is_end_token else text.push(self._tokenizer.piece(sequence.tokens[-1]))
-        if text.is_stopped:
-            reason = FinishReason.STOP
-        if reason is not None:
-            delta += text.finish()
-        if delta and sequence.stream:
-            self._say(sequence, Delta(request_id=sequence.request_id, text=delta, num_tokens=sequence.num_generated))
+    def _grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> None:
+        """A sequence got tokens: show their text, and end it where it ends."""
+        delta, reason = self._answers.grow(sequence, tokens, sampled)
+        if delta is not None and sequence.stream:
+            self._say(sequence, delta)
         if reason is not None:
             self._finish(sequence, reason)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        text = self._texts.get(sequence)
-        usage = Usage(
-            prompt_tokens=sequence.num_prompt_tokens,
-            completion_tokens=sequence.num_generated,
-            cached_tokens=sequence.num_cached,
-        )
-        choice = Choice(reason=reason, text=text.text if text else "")
-        finished = Finished(request_id=sequence.request_id, choices=[choice], usage=usage)
-        self._say(sequence, finished)
+        finished = self._answers.finish(sequence, reason)
         self._release(sequence)
+        if finished is not None:
+            self._say(sequence, finished)
 
     def _release(self, sequence: Sequence) -> None:
-        if sequence.slot is not None:
-            self._decoder.release(sequence)
+        self._decoder.close(sequence)
         self.scheduler.release(sequence)
-        self._texts.pop(sequence, None)
 
     def _drain_inbox(self) -> None:
         while not self.inbox.empty():
@@ -157,18 +173,32 @@ class Engine:
 
     def _take(self, command: Command) -> None:
         match command:
-            case Add(sequence=sequence):
-                if self.scheduler.find(*sequence.key) is None:
-                    self.scheduler.add(sequence)
+            case Add(sequences=sequences):
+                if not self.scheduler.find(*sequences[0].key):
+                    self._answers.begin(sequences)
+                    for sequence in sequences:
+                        self.scheduler.add(sequence)
+            case Embed(client=client, request=request, prompts=prompts):
+                assert self._embeddings is not None, "checked before it came here"
+                self._embeddings.add(client, request, prompts)
             case Stop(client=client, request_ids=None):
+                self._forget_embeddings(client, None)
                 for sequence in self.scheduler.of_client(client):
+                    self._answers.forget(sequence)
                     self._release(sequence)
             case Stop(client=client, request_ids=request_ids):
+                self._forget_embeddings(client, request_ids)
                 for request_id in request_ids or ():
-                    if (found := self.scheduler.find(client, request_id)) is not None:
-                        self._finish(found, FinishReason.CANCELLED)
+                    for sequence in self.scheduler.find(client, request_id):
+                        self._finish(sequence, FinishReason.CANCELLED)
             case Call(action=action):
                 action()
+
+    def _forget_embeddings(self, client: str, request_ids: list[str] | None) -> None:
+        if self._embeddings is not None:
+            for request_id in self._embeddings.forget(client, request_ids):
+                cancelled = Failed(request_id=request_id, code="cancelled", message="The request was cancelled.")
+                self._outputs.setdefault(client, []).append(cancelled)
 
     def _recover(self, error: Exception) -> None:
         """A step failed: what ran is told so, the memory is cleared, those who waited go on."""
@@ -176,10 +206,13 @@ class Engine:
         if not isinstance(error, DecodeFailed):
             traceback.print_exc(file=sys.stderr)
         message = str(error) if known else "The engine failed while it ran this request."
-        for sequence in self.scheduler.running:
-            self._say(sequence, Failed(request_id=sequence.request_id, code=EngineError.code, message=message))
-            self.scheduler.release(sequence)
-            self._texts.pop(sequence, None)
+        for key in {sequence.key for sequence in self.scheduler.running}:
+            sequences = self.scheduler.find(*key)
+            self._say(sequences[0], Failed(request_id=key[1], code=EngineError.code, message=message))
+            for sequence in sequences:
+                self._answers.forget(sequence)
+                self._release(sequence)
+        self.scheduler.forget_memory()
         self._decoder.reset()
 
     def _say(self, sequence: Sequence, output: Output) -> None:

@@ -95,7 +95,7 @@ class Priority(StrEnum):
     BATCH = "batch"
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_defaults=True):
     """One generation. `id` is chosen by the client and unique among its running requests.
 
     `max_tokens` None means: until the model stops or the context is full. `n` answers are generated from one prompt.
@@ -121,6 +121,16 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     group: str = ""
 
 
+class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
+    """A vector for each input, in order. `dimensions` keeps that many of a vector's first numbers; None keeps all."""
+
+    id: str
+    inputs: list[TextPrompt | TokenPrompt]
+    dimensions: int | None = None
+    priority: Priority = Priority.CHAT
+    tenant: str = ""
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens of one request. `cached_tokens` of the prompt were not computed again; `reasoning_tokens` are of the answer."""
 
@@ -144,7 +154,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
 
     client: str
     boot_id: str
-    requests: list[Request]
+    requests: list[Request | EmbedRequest]
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
@@ -253,6 +263,14 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
         return self.choices[0].text
 
 
+class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
+    """The vectors of a request, each of length 1: little-endian float32, ready for OpenAI's base64."""
+
+    request_id: str
+    vectors: list[bytes]
+    usage: Usage
+
+
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """The request could not be run; the engine is fine. `code` and `param` are what an API error needs."""
 
@@ -266,7 +284,7 @@ class Outputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):
     """Everything one step has for one client, in order."""
 
     boot_id: str
-    items: list[Delta | Finished | Failed]
+    items: list[Delta | Finished | Embedded | Failed]
 
 
 FromEngine = Welcome | Tick | Outputs

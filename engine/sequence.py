@@ -1,4 +1,4 @@
-"""A request being generated: its tokens, how far they are computed, and where it goes.
+"""A request's answer being generated: its tokens, how far they are computed, and where it goes.
 
 Knows token ids. Owned by the scheduler, which alone changes it.
 """
@@ -6,13 +6,17 @@ Knows token ids. Owned by the scheduler, which alone changes it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from engine.messages import FinishReason, Priority, Sampling
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
-    """`tokens` is prompt and answer; `num_computed` of them are in the slot's memory."""
+    """`tokens` is prompt and answer; `num_computed` of them are in the slot's memory.
+
+    `index` is its place among the answers to one request. `constraint` is opaque here: whoever samples knows what it is.
+    """
 
     client: str
     request_id: str
@@ -24,14 +28,24 @@ class Sequence:
     ignore_eos: bool
     stream: bool
     priority: Priority
+    index: int = 0
+    tenant: str = ""
+    group: str = ""
+    logprobs: int | None = None
+    constraint: Any = None  # Any: an `engine.constraints.Grammar`, which this file needs not know
     slot: int | None = None
     num_computed: int = 0
-    num_cached: int = 0
+    num_cached: int | None = None
+    num_shifted: int = 0
+    read_until: int = 0
+    snapshot_at: int | None = None
+    arrival: int = 0
+    admission: int = 0
     finish_reason: FinishReason | None = field(default=None)
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a cancel names."""
+        """What a cancel names: the request, with all its answers."""
         return self.client, self.request_id
 
     @property
@@ -41,5 +55,10 @@ class Sequence:
 
     @property
     def num_todo(self) -> int:
-        """Tokens that are known and not yet computed: the rest of the prompt, or the one just sampled."""
+        """Tokens that are known and not yet computed: the rest of the prompt, or those just sampled or forced."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def is_reading(self) -> bool:
+        """Is it still reading what it knew when it got its slot?"""
+        return self.num_computed < self.read_until

@@ -23,17 +23,20 @@ import zmq
 from engine.backend import Backend
 from engine.config import Backend as BackendKind
 from engine.config import EngineConfig
-from engine.errors import EngineError, ModelFailed
-from engine.fake import FakeBackend
-from engine.intake import to_sequence
-from engine.loop import Add, Call, Engine, Output, Stop
+from engine.embedding import encode_inputs
+from engine.errors import EngineError, InvalidPrompt, ModelFailed
+from engine.fake import FakeBackend, FakeDecoder
+from engine.intake import to_sequences
+from engine.loop import Add, Call, Command, Embed, Engine, Output, Stop
 from engine.messages import (
     Cancel,
+    EmbedRequest,
     EngineInfo,
     Failed,
     FromEngine,
     Hello,
     Outputs,
+    Request,
     Submit,
     Tick,
     ToEngine,
@@ -72,6 +75,7 @@ class Server:
 
     def __init__(self, backend: Backend, config: EngineConfig) -> None:
         self._config = config
+        self._backend = backend
         self._boot_id = secrets.token_hex(8)
         self._clients: set[str] = set()
         self._encoder = PromptEncoder(
@@ -81,7 +85,7 @@ class Server:
             model=config.model,
             build=backend.decoder.build,
             context_size=config.context_size,
-            slots=config.slots,
+            slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
         )
         folder = Path(config.endpoint)
@@ -116,14 +120,22 @@ class Server:
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
                     try:
-                        sequence = to_sequence(message.client, request, self._encoder, self._config.stopwords)
+                        self.engine.inbox.put(self._command(message.client, request))
                     except EngineError as error:
                         failed = Failed(request_id=request.id, code=error.code, message=str(error), param=error.param)
                         self.engine.inbox.put(Call(_later(self._emit, message.client, [failed])))
-                    else:
-                        self.engine.inbox.put(Add(sequence))
             case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
                 self.engine.inbox.put(Stop(message.client, message.request_ids))
+
+    def _command(self, client: str, request: Request | EmbedRequest) -> Command:
+        """Everything about a request that can be done beside the decoding thread; raises an EngineError."""
+        if isinstance(request, EmbedRequest):
+            if self._backend.embedder is None:
+                raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
+            return Embed(client, request, encode_inputs(request, self._backend.tokenizer))
+        if not self._info.slots:
+            raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
+        return Add(to_sequences(client, request, self._encoder, self._config.stopwords))
 
     def _welcome(self, client: str) -> None:
         if self._output.send(client, Welcome(boot_id=self._boot_id, info=self._info)):
@@ -138,7 +150,7 @@ class Server:
         tick = Tick(
             boot_id=self._boot_id,
             num_steps=self.engine.num_steps,
-            num_running=len(scheduler.running),
+            num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
         )
         for client in list(self._clients):
@@ -164,7 +176,10 @@ def _later(emit: Callable[[str, list[Output]], None], client: str, items: list[O
 def load_backend(config: EngineConfig) -> Backend:
     """The model the config names; raises ModelFailed."""
     if config.backend is BackendKind.FAKE:
-        return FakeBackend(config.step_seconds)
+        spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+        return FakeBackend(
+            FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare), embeds=config.embeddings
+        )
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
     from engine.llama.backend import LlamaBackend  # llama.cpp loads only where it is used
 

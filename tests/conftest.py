@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from db.schema import upgrade
 from db.sessions import database_engine
 from tests.stack import StackProcess
 from workers.context import Database
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command they try it on.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
 

@@ -44,7 +44,7 @@ def write_model(path: Path, name: str, shape: Shape, vocabulary: Vocabulary, wei
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(name)
     _write_shape(writer, shape, len(vocabulary.tokens))
-    _write_vocabulary(writer, vocabulary)
+    write_vocabulary(writer, vocabulary)
     for tensor, values in (weights or {}).items():
         _write_tensor(writer, _rotary(tensor, values, shape), tensor)
     writer.write_header_to_file()
@@ -67,7 +67,8 @@ def _write_shape(writer: gguf.GGUFWriter, shape: Shape, num_tokens: int) -> None
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
+    """The tokenizer keys of a byte-level BPE vocabulary, and the chat template that goes with its special tokens."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(list(vocabulary.tokens))

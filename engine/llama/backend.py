@@ -1,42 +1,48 @@
-"""A GGUF file, loaded: its tokenizer and its decoder."""
+"""A GGUF file, loaded: its tokenizer, its decoder, and what embeds with it."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
 from pathlib import Path
 from typing import Any, Final
 
 import llama_cpp as llama
+import msgspec
 
+from engine.backend import Decoder
 from engine.config import EngineConfig
+from engine.embedding import EmbeddingsOnly
 from engine.errors import ModelFailed
 from engine.llama.decoder import LlamaDecoder
+from engine.llama.embedder import LlamaEmbedder
+from engine.llama.runtime import start_llama
+from engine.llama.sizing import resolve_slots
 from engine.llama.tokenizer import LlamaTokenizer
 
 _ALL_LAYERS: Final = 999
-_ERROR_LEVEL: Final = 4
-
-
-@llama.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
-def _log(level: int, text: bytes, _: Any) -> None:  # Any: a pointer
-    """llama.cpp is talkative; only errors are worth a line. It never prints prompts."""
-    if level == _ERROR_LEVEL:
-        sys.stderr.write(text.decode(errors="replace"))
 
 
 class LlamaBackend:
-    """A GGUF file, loaded."""
+    """See `engine.backend.Backend`."""
 
     def __init__(self, config: EngineConfig) -> None:
-        llama.llama_log_set(_log, ctypes.c_void_p(0))
-        llama.llama_backend_init()
-        if not Path(config.model_path).is_file():
-            raise ModelFailed(f"There is no model file {config.model_path}.")
-        parameters = llama.llama_model_default_params()
-        parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
-        self._model = llama.llama_model_load_from_file(config.model_path.encode(), parameters)
-        if not self._model:
-            raise ModelFailed(f"{config.model_path} is not a model that llama.cpp can load.")
+        start_llama()
+        self._model = _load(config)
+        config = msgspec.structs.replace(config, slots=resolve_slots(self._model, config))
         self.tokenizer = LlamaTokenizer(self._model)
-        self.decoder = LlamaDecoder(self._model, self.tokenizer, config)
+        self.embedder = LlamaEmbedder(self._model, config) if config.embeddings else None
+        self.decoder: Decoder
+        if self.embedder is not None and not self.embedder.has_memory:
+            self.decoder = EmbeddingsOnly()
+        else:
+            self.decoder = LlamaDecoder(self._model, self.tokenizer, config)
+
+
+def _load(config: EngineConfig) -> Any:  # Any: a pointer
+    if not Path(config.model_path).is_file():
+        raise ModelFailed(f"There is no model file {config.model_path}.")
+    parameters = llama.llama_model_default_params()
+    parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
+    model = llama.llama_model_load_from_file(config.model_path.encode(), parameters)
+    if not model:
+        raise ModelFailed(f"{config.model_path} is not a model that llama.cpp can load.")
+    return model

@@ -9,7 +9,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scheduler import Plan
+from engine.plan import Entry, Plan
 
 
 class Batch:
@@ -21,13 +21,15 @@ class Batch:
         self.positions = _view(self.raw.pos, room, np.int32)
         self.wants_logits = _view(self.raw.logits, room, np.int8)
         self.slots = np.zeros(room, np.int32)
-        for index in range(room):  # each token's list of sequence ids is one cell of `slots`
+        for index in range(room):  # each token's list of sequence ids is one cell of `_slots`
             cell = ctypes.cast(self.slots.ctypes.data + 4 * index, ctypes.POINTER(llama.llama_seq_id))
             self.raw.seq_id[index] = cell
         _view(self.raw.n_seq_id, room, np.int32)[:] = 1
 
     def fill(self, plan: Plan) -> list[int]:
-        """Write a step; returns the batch index of each sampled row."""
+        """Write a step; returns the batch index of each sampled entry's first row."""
+        if all(len(entry.tokens) == 1 and entry.num_rows == 1 for entry in plan.entries):
+            return self._fill_singles(plan.entries)
         rows, at = [], 0
         for entry in plan.entries:
             end = at + len(entry.tokens)
@@ -35,12 +37,22 @@ class Batch:
             self.positions[at:end] = range(entry.start, entry.start + len(entry.tokens))
             self.slots[at:end] = entry.slot
             self.wants_logits[at:end] = 0
-            if entry.is_sampled:
-                self.wants_logits[end - 1] = 1
-                rows.append(end - 1)
+            if entry.num_rows:
+                self.wants_logits[end - entry.num_rows : end] = 1
+                rows.append(end - entry.num_rows)
             at = end
         self.raw.n_tokens = at
         return rows
+
+    def _fill_singles(self, entries: list[Entry]) -> list[int]:
+        """The step that is by far the most frequent: everybody decodes one token."""
+        number = len(entries)
+        self.tokens[:number] = [entry.tokens[0] for entry in entries]
+        self.positions[:number] = [entry.start for entry in entries]
+        self.slots[:number] = [entry.slot for entry in entries]
+        self.wants_logits[:number] = 1
+        self.raw.n_tokens = number
+        return list(range(number))
 
 
 def _view(pointer: Any, length: int, kind: Any) -> NDArray[Any]:  # Any: a pointer, and any scalar type

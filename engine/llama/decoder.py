@@ -1,23 +1,30 @@
-"""Steps on llama.cpp: one context, one sequence id per slot, memory split per slot.
+"""Steps on llama.cpp: one context whose sequence ids are the slots, in unified memory or with a stream for each.
 
-Attention of unrelated prompts then walks its own cells only.
+Unified memory shares cells between slots, so that a fork is free, but attention walks the cells of everybody. Split memory
+copies a whole stream for a fork, and attention walks its own cells; `docs/decisions/0004` says when which is better.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
 
 import llama_cpp as llama
 import numpy as np
 
-from engine.config import EngineConfig
-from engine.errors import DecodeFailed, ModelFailed
+from engine.config import EngineConfig, KvLayout, Switch
+from engine.errors import DecodeFailed, ModelFailed, NoRoom
 from engine.llama.batch import Batch
-from engine.llama.sampling import is_plainly_greedy, sampler_chain
+from engine.llama.kv import set_kv
+from engine.llama.lora import attach
+from engine.llama.sampling import Sampler
 from engine.llama.tokenizer import LlamaTokenizer
-from engine.scheduler import Plan
+from engine.plan import Plan, Sampled, Shift
 from engine.sequence import Sequence
+from engine.slots import Fork, MemoryTraits
+
+_NO_ROOM: Final = 1
+_DRAFTS: Final = 4
 
 
 class LlamaDecoder:
@@ -25,68 +32,97 @@ class LlamaDecoder:
 
     def __init__(self, model: Any, tokenizer: LlamaTokenizer, config: EngineConfig) -> None:  # Any: a pointer
         self.build = f"llama-cpp-python-{llama.__version__}"
-        threads = config.threads or len(os.sched_getaffinity(0))
-        parameters = llama.llama_context_default_params()
-        parameters.n_ctx = config.context_size * config.slots
-        parameters.n_seq_max = config.slots
-        parameters.kv_unified = False
-        parameters.n_batch = config.batch_tokens
-        parameters.n_ubatch = config.ubatch_tokens
-        parameters.n_threads = parameters.n_threads_batch = threads
-        self._context = llama.llama_init_from_model(model, parameters)
-        if not self._context:
-            raise ModelFailed(
-                f"There is not enough memory for {config.slots} slots of {config.context_size} tokens. "
-                "Lower `slots` or `context_size` in the model file."
-            )
+        self.slots = config.slots
+        self.spare_slots = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+        self.traits = _traits(model, is_split=config.kv_layout is not KvLayout.UNIFIED)
+        self.max_drafts = _DRAFTS if config.speculation is Switch.ON else 0
+        self._context = _context(model, config, self.slots + self.spare_slots, self.max_drafts)
+        attach(self._context, model, config.lora)
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)
         self._num_vocab = tokenizer.num_vocab
-        self._context_size = config.context_size
-        self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
-        self._chains: dict[int, Any] = {}  # Any: pointers, by slot
+        threads = config.threads or len(os.sched_getaffinity(0))
+        self._sampler = Sampler(self._context, tokenizer, config.context_size, threads)
+
+    def oldest(self, slot: int) -> int:
+        """See `engine.backend.Decoder`."""
+        return int(llama.llama_memory_seq_pos_min(self._memory, slot))
 
     def open(self, sequence: Sequence) -> None:
-        """Sequences that are not plainly greedy get a sampler chain of their own."""
-        assert sequence.slot is not None, "opened with a slot"
-        if not is_plainly_greedy(sequence.sampling):
-            self._chains[sequence.slot] = sampler_chain(sequence, self._num_vocab, self._context_size)
+        """See `engine.backend.Decoder`."""
+        self._sampler.open(sequence)
 
-    def run(self, plan: Plan) -> list[int]:
-        """Decode, then sample: greedy rows together, the others by their chains."""
+    def close(self, sequence: Sequence) -> None:
+        """See `engine.backend.Decoder`."""
+        self._sampler.close(sequence)
+
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """See `engine.backend.Decoder`."""
+        for fork in forks:
+            self._fork(fork)
+        for shift in shifts:
+            end = shift.keep + shift.discard
+            llama.llama_memory_seq_rm(self._memory, shift.slot, shift.keep, end)
+            llama.llama_memory_seq_add(self._memory, shift.slot, end, -1, -shift.discard)
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """Decode, sample, and take back the drafts that were wrong."""
         rows = self._batch.fill(plan)
         code = llama.llama_decode(self._context, self._batch.raw)
+        if code == _NO_ROOM:
+            raise NoRoom
         if code != 0:
             raise DecodeFailed(f"llama_decode returned {code}")
-        if not rows:
+        entries = plan.sampled
+        if not entries:
             return []
-        return self._sample(plan, rows)
-
-    def release(self, sequence: Sequence) -> None:
-        """Clear the slot, recurrent state included, and free its chain."""
-        assert sequence.slot is not None, "released with its slot"
-        llama.llama_memory_seq_rm(self._memory, sequence.slot, -1, -1)
-        if (chain := self._chains.pop(sequence.slot, None)) is not None:
-            llama.llama_sampler_free(chain)
+        pointer = llama.llama_get_logits(self._context)  # waits for the device; rows are in batch order
+        number = sum(entry.num_rows for entry in entries)
+        logits = np.ctypeslib.as_array(pointer, shape=(number, self._num_vocab))
+        sampled = self._sampler.sample(entries, logits, rows)
+        for entry, result in zip(entries, sampled, strict=True):
+            if entry.num_drafts > result.num_accepted:
+                kept = entry.start + len(entry.tokens) - entry.num_drafts + result.num_accepted
+                llama.llama_memory_seq_rm(self._memory, entry.slot, kept, -1)
+        return sampled
 
     def reset(self) -> None:
-        """Clear all slots."""
+        """See `engine.backend.Decoder`."""
         llama.llama_memory_clear(self._memory, True)
-        for chain in self._chains.values():
-            llama.llama_sampler_free(chain)
-        self._chains.clear()
 
-    def _sample(self, plan: Plan, rows: list[int]) -> list[int]:
-        pointer = llama.llama_get_logits(self._context)  # waits for the device; rows are in batch order
-        logits = np.ctypeslib.as_array(pointer, shape=(len(rows), self._num_vocab))
-        for index, entry in enumerate(plan.sampled):
-            if entry.sequence.ignore_eos:
-                logits[index, self._end_tokens] = -np.inf
-        best = logits.argmax(axis=1)
-        if not np.isfinite(logits[np.arange(len(rows)), best]).all():
-            raise DecodeFailed("the model computed a logit that is not a number")
-        tokens: list[int] = best.tolist()
-        for index, entry in enumerate(plan.sampled):
-            if (chain := self._chains.get(entry.slot)) is not None:
-                tokens[index] = llama.llama_sampler_sample(chain, self._context, rows[index])
-        return tokens
+    def _fork(self, fork: Fork) -> None:
+        if fork.length == 0:
+            llama.llama_memory_seq_rm(self._memory, fork.target, -1, -1)
+            return
+        if fork.source != fork.target:
+            llama.llama_memory_seq_rm(self._memory, fork.target, -1, -1)
+            llama.llama_memory_seq_cp(self._memory, fork.source, fork.target, -1, -1)
+        if self.traits.can_trim:
+            llama.llama_memory_seq_rm(self._memory, fork.target, fork.length, -1)
+
+
+def _traits(model: Any, *, is_split: bool) -> MemoryTraits:  # Any: a pointer
+    is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    return MemoryTraits(can_trim=not is_recurrent, window=int(llama.llama_model_n_swa(model)), is_split=is_split)
+
+
+def _context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) -> Any:  # Any: pointers
+    threads = config.threads or len(os.sched_getaffinity(0))
+    parameters = llama.llama_context_default_params()
+    parameters.n_seq_max = num_slots
+    parameters.kv_unified = config.kv_layout is KvLayout.UNIFIED
+    parameters.n_ctx = config.context_size * (config.slots if parameters.kv_unified else num_slots)
+    parameters.n_batch = config.batch_tokens
+    parameters.n_ubatch = config.ubatch_tokens
+    parameters.n_outputs_max = num_slots * (1 + max_drafts)  # else room for the logits of a whole step is reserved
+    parameters.n_threads = threads
+    parameters.n_threads_batch = config.threads_batch or threads
+    parameters.swa_full = False  # a window's layers keep little more than the window
+    set_kv(parameters, config)
+    context = llama.llama_init_from_model(model, parameters)
+    if not context:
+        raise ModelFailed(
+            f"There is not enough memory for {num_slots} slots of {config.context_size} tokens. "
+            "Lower `slots`, `spare_slots` or `context_size` in the model file."
+        )
+    return context

@@ -1,28 +1,193 @@
-"""llama.cpp's sampler chains: how a request's `Sampling` becomes one."""
+"""From a step's logits to tokens: greedy rows all at once, the others by llama.cpp's sampler chains on a few threads.
+
+Knows logits, sampler chains and constraints. Everything heavy here happens in C without Python's lock, so threads help.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Final
 
 import llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
 
-from engine.messages import Sampling
+from engine.errors import DecodeFailed
+from engine.llama.tokenizer import LlamaTokenizer
+from engine.messages import Sampling, TokenLogprob
+from engine.plan import Entry, Sampled
 from engine.sequence import Sequence
 
 _PENALTY_WINDOW: Final = 64
+_THREADED_LOGITS: Final = 1 << 16
+
+Logits = NDArray[np.float32]
 
 
-def is_plainly_greedy(sampling: Sampling) -> bool:
-    """Temperature 0 without penalties: the largest logit, nothing to remember."""
-    return sampling.temperature == 0 and not _has_penalty(sampling) and sampling.repeat_penalty == 1
+@dataclass(slots=True)
+class _Voice:
+    """What one sequence samples with. `chain` is None where the largest logit is all that matters."""
+
+    chain: Any  # Any: a pointer
+    bias_ids: NDArray[np.int64]
+    bias: NDArray[np.float32]
+
+    @property
+    def is_plain(self) -> bool:
+        return self.chain is None and not self.bias_ids.size
+
+
+class Sampler:
+    """The voices of all opened sequences. `rows` of a step lie in `logits` in the order of its entries."""
+
+    def __init__(
+        self, context: Any, tokenizer: LlamaTokenizer, context_size: int, threads: int
+    ) -> None:  # Any: pointer
+        self._context = context
+        self._tokenizer = tokenizer
+        self._context_size = context_size
+        self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
+        self._voices: dict[Sequence, _Voice] = {}
+        self._threads = threads
+        self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
+
+    def open(self, sequence: Sequence) -> None:
+        """Make its chain, unless it has one: what it remembers must outlive a lost slot."""
+        if sequence not in self._voices:
+            self._voices[sequence] = self._voice(sequence)
+
+    def close(self, sequence: Sequence) -> None:
+        """Free its chain."""
+        voice = self._voices.pop(sequence, None)
+        if voice is not None and voice.chain is not None:
+            llama.llama_sampler_free(voice.chain)
+
+    def sample(self, entries: list[Entry], logits: Logits, first_rows: list[int]) -> list[Sampled]:
+        """One result per entry. `first_rows` are llama.cpp's batch indices of each entry's first sampled token."""
+        self._forbid_ends(entries, logits)
+        plain = [self._is_plain(entry) for entry in entries]
+        if all(plain):
+            return [Sampled([token]) for token in _best(logits)]
+        results: list[Sampled | None] = [None] * len(entries)
+        jobs, rows, at = [], [], 0
+        for index, entry in enumerate(entries):
+            if plain[index]:
+                rows.append((index, at))
+            else:
+                jobs.append((index, entry, at, first_rows[index]))
+            at += entry.num_rows
+        if rows:
+            best = _best(logits[[row for _, row in rows]])
+            for (index, _), token in zip(rows, best, strict=True):
+                results[index] = Sampled([token])
+        for index, sampled in self._run(jobs, logits):
+            results[index] = sampled
+        return [result for result in results if result is not None]
+
+    def _forbid_ends(self, entries: list[Entry], logits: Logits) -> None:
+        at = 0
+        for entry in entries:
+            if entry.sequence.ignore_eos:
+                logits[at : at + entry.num_rows, self._end_tokens] = -np.inf
+            at += entry.num_rows
+
+    def _run(self, jobs: list[tuple[int, Entry, int, int]], logits: Logits) -> Iterable[tuple[int, Sampled]]:
+        def work(part: list[tuple[int, Entry, int, int]]) -> list[tuple[int, Sampled]]:
+            return [(index, self._sample(entry, logits, at, row)) for index, entry, at, row in part]
+
+        if self._pool is None or len(jobs) < 2 or len(jobs) * logits.shape[1] < _THREADED_LOGITS:
+            return work(jobs)
+        parts = [jobs[number :: self._threads] for number in range(min(self._threads, len(jobs)))]
+        others = [self._pool.submit(work, part) for part in parts[1:]]
+        done = work(parts[0])
+        return done + [one for other in others for one in other.result()]
+
+    def _sample(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+        """An entry's rows one after the other, as far as its drafts were right."""
+        sequence = entry.sequence
+        voice, state = self._voices[sequence], sequence.constraint
+        drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
+        tokens: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        for number in range(entry.num_rows):
+            line = logits[at + number]
+            before = line.copy() if sequence.logprobs is not None else line
+            token = self._pick(sequence, voice, line, row + number)
+            tokens.append(token)
+            if sequence.logprobs is not None:
+                logprobs.append(self._logprob(before, token, sequence.logprobs))
+            if state is not None:
+                forced = state.accept(token)
+                return Sampled([*tokens, *forced], 0, logprobs, state.is_finished)
+            if number == len(drafts) or token != drafts[number]:
+                break
+        return Sampled(tokens, len(tokens) - 1, logprobs)
+
+    def _pick(self, sequence: Sequence, voice: _Voice, line: Logits, row: int) -> int:
+        if voice.bias_ids.size:
+            line[voice.bias_ids] += voice.bias
+        if sequence.constraint is not None:
+            if voice.chain is None:
+                return int(sequence.constraint.best(line))
+            sequence.constraint.forbid(line)
+        token = int(line.argmax())
+        if not np.isfinite(line[token]):
+            raise DecodeFailed("The model computed a logit that is not a number.")
+        if voice.chain is None:
+            return token
+        return int(llama.llama_sampler_sample(voice.chain, self._context, row))
+
+    def _logprob(self, line: Logits, token: int, num_top: int) -> TokenLogprob:
+        """Natural logarithms of the softmax of a row, before temperature and filters."""
+        largest = float(line.max())
+        total = largest + float(np.log(np.exp(line - largest).sum()))
+        top = []
+        if num_top:
+            likely = np.argpartition(line, -num_top)[-num_top:]
+            likely = likely[np.argsort(-line[likely], kind="stable")]
+            top = [self._named(int(other), float(line[other]) - total) for other in likely]
+        return TokenLogprob(piece=self._piece(token), logprob=float(line[token]) - total, top=top)
+
+    def _named(self, token: int, logprob: float) -> TokenLogprob:
+        return TokenLogprob(piece=self._piece(token), logprob=logprob)
+
+    def _piece(self, token: int) -> bytes:
+        return self._tokenizer.piece(token) or self._tokenizer.text(token).encode()
+
+    def _is_plain(self, entry: Entry) -> bool:
+        sequence = entry.sequence
+        return (
+            entry.num_rows == 1
+            and sequence.constraint is None
+            and sequence.logprobs is None
+            and self._voices[sequence].is_plain
+        )
+
+    def _voice(self, sequence: Sequence) -> _Voice:
+        sampling = sequence.sampling
+        plain = sampling.temperature == 0 and not _has_penalty(sampling) and sampling.repeat_penalty == 1
+        chain = None if plain else _chain(sequence, self._tokenizer.num_vocab, self._context_size)
+        ids = np.array(list(sampling.logit_bias), np.int64)
+        return _Voice(chain, ids, np.array(list(sampling.logit_bias.values()), np.float32))
+
+
+def _best(logits: Logits) -> list[int]:
+    """The largest of each row."""
+    best = logits.argmax(axis=1)
+    if not np.isfinite(logits[np.arange(len(logits)), best]).all():
+        raise DecodeFailed("The model computed a logit that is not a number.")
+    tokens: list[int] = best.tolist()
+    return tokens
 
 
 def _has_penalty(sampling: Sampling) -> bool:
     return sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
 
 
-def sampler_chain(sequence: Sequence, num_vocab: int, context_size: int) -> Any:  # Any: a pointer
+def _chain(sequence: Sequence, num_vocab: int, context_size: int) -> Any:  # Any: a pointer
     """llama.cpp's samplers in its own usual order.
 
     `repeat_penalty` looks at the prompt's last tokens too, as llama.cpp's users know it; OpenAI's two penalties count
@@ -47,6 +212,8 @@ def sampler_chain(sequence: Sequence, num_vocab: int, context_size: int) -> Any:
         return chain
     if sampling.top_k > 0:
         add(llama.llama_sampler_init_top_k(sampling.top_k))
+    if sampling.typical_p < 1:
+        add(llama.llama_sampler_init_typical(sampling.typical_p, 1))
     if sampling.top_p < 1:
         add(llama.llama_sampler_init_top_p(sampling.top_p, 1))
     if sampling.min_p > 0:

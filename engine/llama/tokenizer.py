@@ -18,10 +18,10 @@ class LlamaTokenizer:
         self.num_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self._pieces: list[bytes | None] = [None] * self.num_vocab
         self._ends = {token for token in range(self.num_vocab) if llama.llama_vocab_is_eog(self._vocab, token)}
-        self.bos_text = self._text(llama.llama_vocab_bos(self._vocab))
-        self.eos_text = self._text(llama.llama_vocab_eos(self._vocab))
+        self.bos_text = self.text(llama.llama_vocab_bos(self._vocab))
+        self.eos_text = self.text(llama.llama_vocab_eos(self._vocab))
         self.special_texts = tuple(
-            text for token in range(self.num_vocab) if self._is_control(token) and (text := self._text(token))
+            text for token in range(self.num_vocab) if self._is_control(token) and (text := self.text(token))
         )
         template = llama.llama_model_chat_template(model, None)
         self.chat_template = template.decode() if template else None
@@ -56,5 +56,6 @@ class LlamaTokenizer:
     def _is_control(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_control(self._vocab, token)) or token in self._ends
 
-    def _text(self, token: int) -> str:
+    def text(self, token: int) -> str:
+        """How the vocabulary spells a token; empty for no token."""
         return llama.llama_vocab_get_text(self._vocab, token).decode(errors="replace") if token >= 0 else ""

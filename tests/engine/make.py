@@ -5,8 +5,8 @@ from __future__ import annotations
 from engine.backend import Backend
 from engine.config import Backend as BackendKind
 from engine.config import EngineConfig
-from engine.fake import FakeBackend
-from engine.intake import to_sequence
+from engine.fake import FakeBackend, FakeDecoder
+from engine.intake import to_sequences
 from engine.loop import Add, Engine, Output
 from engine.messages import ChatPrompt, Finished, FinishReason, Priority, Request, Sampling
 from engine.prompts import PromptEncoder
@@ -38,9 +38,9 @@ class Bench:
     """An engine that is stepped by hand, and everything it said."""
 
     def __init__(self, backend: Backend | None = None, **config: object) -> None:
-        self.backend = backend or FakeBackend()
         values: dict[str, object] = {"model": "m", "endpoint": "", "backend": BackendKind.FAKE, "slots": 4}
         self.config = EngineConfig(**{**values, **config})  # type: ignore[arg-type]
+        self.backend = backend or FakeBackend(FakeDecoder(slots=self.config.slots, spare_slots=1))
         self.encoder = PromptEncoder(
             self.backend.tokenizer, template=self.config.chat_template, context_size=self.config.context_size
         )
@@ -48,7 +48,7 @@ class Bench:
         self.engine = Engine(self.backend, self.config, lambda _, items: self.outputs.extend(items), idle=lambda: None)
 
     def add(self, request: Request) -> None:
-        self.engine.inbox.put(Add(to_sequence("c", request, self.encoder, list(self.config.stopwords))))
+        self.engine.inbox.put(Add(to_sequences("c", request, self.encoder, list(self.config.stopwords))))
 
     def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
         """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""
@@ -58,6 +58,9 @@ class Bench:
                 break
             self.engine.scheduler.check_integrity()
         return {item.request_id: item for item in self.outputs if isinstance(item, Finished)}
+
+    def encoder_tokens(self, text: str) -> list[int]:
+        return self.backend.tokenizer.encode(text, special=False, add_bos=False)
 
     def ask(self, text: str, **given: object) -> Finished:
         self.add(chat(text, **given))

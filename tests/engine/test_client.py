@@ -17,7 +17,7 @@ import pytest
 
 from engine.client import EngineClient, EngineLost
 from engine.config import Backend, EngineConfig
-from engine.messages import Delta, Failed, Finished, FinishReason, Request
+from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Request, TextPrompt
 from tests.engine.make import chat
 
 
@@ -111,6 +111,39 @@ def test_many_requests_from_many_threads_all_end(engine: EngineProcess, client: 
         thread.join()
     assert all(isinstance(recorder.outcome, Finished) for recorder in recorders)
     assert len(recorders) == 100
+
+
+class Vectors:
+    """A sink for embeddings."""
+
+    def __init__(self) -> None:
+        self.outcome: Embedded | Failed | EngineLost | None = None
+        self.ended = threading.Event()
+
+    def on_end(self, outcome: Embedded | Failed | EngineLost) -> None:
+        self.outcome = outcome
+        self.ended.set()
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_embeddings_are_computed_where_the_model_file_asks_for_them(
+    folder: Path, client: EngineClient, embeddings: bool
+) -> None:
+    process = EngineProcess(folder, embeddings=embeddings)
+    sink = Vectors()
+    try:
+        client.wait_ready(20)
+        client.embed(EmbedRequest(id="e", inputs=[TextPrompt(text="stone")]), sink)
+        assert sink.ended.wait(20)
+        assert isinstance(submit(client, chat("hello")).outcome, Finished)
+    finally:
+        process.kill()
+    if embeddings:
+        assert isinstance(sink.outcome, Embedded)
+        assert len(sink.outcome.vectors[0]) == 64 * 4
+    else:
+        assert isinstance(sink.outcome, Failed)
+        assert "embeddings: true" in sink.outcome.message
 
 
 def test_a_bad_request_fails_alone(engine: EngineProcess, client: EngineClient) -> None:

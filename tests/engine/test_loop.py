@@ -7,8 +7,8 @@ import pytest
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
 from engine.fake import FakeBackend, FakeDecoder
 from engine.loop import Stop
-from engine.messages import Delta, Failed, FinishReason, Priority, Request, TextPrompt, TokenPrompt
-from engine.scheduler import Plan
+from engine.messages import Delta, Failed, Finished, FinishReason, Priority, Request, TextPrompt, TokenPrompt
+from engine.plan import Plan, Sampled
 from tests.engine.make import Bench, chat
 
 
@@ -102,28 +102,28 @@ def test_what_a_client_asked_for_goes_with_it() -> None:
     bench.engine.turn()
     bench.engine.inbox.put(Stop("c", None))
     assert bench.run() == {}
-    assert bench.engine.scheduler.running == []
+    assert bench.engine.scheduler.num_running == 0
 
 
 class _FailsOnce(FakeDecoder):
     def __init__(self) -> None:
-        super().__init__(0)
+        super().__init__(slots=1, spare_slots=0)
         self.num_resets = 0
         self.is_failing = True
 
-    def run(self, plan: Plan) -> list[int]:
+    def run(self, plan: Plan) -> list[Sampled]:
         if self.is_failing:
             self.is_failing = False
             raise DecodeFailed("llama_decode returned -3")
         return super().run(plan)
 
     def reset(self) -> None:
+        super().reset()
         self.num_resets += 1
 
 
 def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
-    backend = FakeBackend()
-    backend.decoder = decoder = _FailsOnce()
+    backend = FakeBackend(decoder := _FailsOnce())
     bench = Bench(backend, slots=1)
     bench.add(chat("one", "a"))
     bench.add(chat("two", "b"))
@@ -131,7 +131,7 @@ def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
     failed = [item for item in bench.outputs if isinstance(item, Failed)]
     assert [(item.request_id, item.code) for item in failed] == [("a", "engine_error")]
     assert list(finished) == ["b"]
-    assert decoder.num_resets == 1
+    assert decoder.num_resets == 2, "at the start, and after the failure"
 
 
 def test_spellings_of_control_tokens_in_user_text_stay_text() -> None:
@@ -145,3 +145,58 @@ def test_a_template_may_write_control_tokens_itself_and_the_beginning_is_not_dou
     assert bench.encoder.encode(chat("a")) == [256, 97, 257]
     without = Bench(chat_template="{{ messages[0].content }}")
     assert without.encoder.encode(chat("a")) == [256, 97]
+
+
+def test_several_answers_to_one_prompt_end_together_and_count_it_once() -> None:
+    bench = Bench()
+    bench.add(chat("hello", n=3, stream=True))
+    finished = bench.run()["r"]
+    assert [choice.index for choice in finished.choices] == [0, 1, 2]
+    for choice in finished.choices:
+        deltas = [item for item in bench.outputs if isinstance(item, Delta) and item.index == choice.index]
+        assert "".join(delta.text for delta in deltas) == choice.text
+    assert len({choice.text for choice in finished.choices}) == 3
+    decoder = bench.backend.decoder
+    assert decoder.num_computed < 2 * finished.usage.prompt_tokens + finished.usage.completion_tokens
+
+
+def test_cancelling_a_request_cancels_all_its_answers() -> None:
+    bench = Bench(slots=2)
+    bench.add(chat("hello", n=4))
+    bench.engine.turn()
+    bench.engine.inbox.put(Stop("c", ["r"]))
+    assert {choice.reason for choice in bench.run()["r"].choices} == {FinishReason.CANCELLED}
+    assert bench.engine.scheduler.num_running == bench.engine.scheduler.num_waiting == 0
+
+
+def test_a_batch_answer_is_the_same_when_chat_took_its_place_meanwhile() -> None:
+    alone = {f"b{n}": Bench().ask(f"question {n}").text for n in range(6)}
+    for spare in (0, 2):
+        bench = Bench(FakeBackend(FakeDecoder(slots=3, spare_slots=spare)))
+        for n in range(6):
+            bench.add(chat(f"question {n}", f"b{n}", priority=Priority.BATCH))
+        said = {}
+        for n in range(20):
+            for _ in range(5):
+                bench.engine.turn()
+            said |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
+            bench.add(chat(f"chat {n}", f"c{n}"))
+        said |= {key: item.text for key, item in bench.run().items()}
+        assert {key: text for key, text in said.items() if key in alone} == alone
+
+
+def test_where_memory_is_short_histories_give_way_and_nothing_fails() -> None:
+    bench = Bench(FakeBackend(FakeDecoder(slots=2, spare_slots=4, capacity=300)), context_size=150)
+    for n in range(12):
+        bench.add(chat(f"question {n}", f"r{n}"))
+    assert len(bench.run()) == 12
+
+
+def test_guesses_change_nothing_but_the_number_of_steps() -> None:
+    plain, guessing = Bench(), Bench(FakeBackend(FakeDecoder(max_drafts=4)))
+    text = "mill race water wheel stone grain flour river stream gear sack"
+    assert (
+        guessing.ask(text, ignore_eos=True, max_tokens=100).text
+        == plain.ask(text, ignore_eos=True, max_tokens=100).text
+    )
+    assert guessing.engine.num_steps < plain.engine.num_steps

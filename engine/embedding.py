@@ -1,0 +1,151 @@
+"""Embeddings: from a request's inputs to vectors of length 1, cut to the dimensions that were asked for.
+
+Knows token ids and vectors; how they are computed is behind `Embedder`. Vectors are float32, (inputs, dimensions).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.backend import Embedder, Tokenizer
+from engine.errors import EngineError, InvalidPrompt
+from engine.messages import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt, Usage
+from engine.plan import Plan, Sampled, Shift
+from engine.sequence import Sequence
+from engine.slots import Fork, MemoryTraits
+
+Vectors = NDArray[np.float32]
+_TINY: Final = np.float32(1e-12)
+_PIECE: Final = 32
+
+
+def encode_inputs(request: EmbedRequest, tokenizer: Tokenizer) -> list[list[int]]:
+    """Token ids of each input, with the marks the model puts around a text; raises InvalidPrompt. Any thread may call it."""
+    return [_encode(prompt, tokenizer) for prompt in request.inputs]
+
+
+@dataclass(slots=True, eq=False)
+class _Job:
+    client: str
+    request: EmbedRequest
+    prompts: list[list[int]]
+    parts: list[Vectors] = field(default_factory=list)
+
+    @property
+    def num_done(self) -> int:
+        return sum(map(len, self.parts))
+
+
+class EmbeddingJobs:
+    """Requests for embeddings, a few prompts at a time, so that those who generate wait for no more than that."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._jobs: list[_Job] = []
+
+    def add(self, client: str, request: EmbedRequest, prompts: list[list[int]]) -> None:
+        """Queue a request whose inputs are encoded: chat before batch, each in order of arrival."""
+        is_urgent = request.priority is Priority.CHAT
+        waits_behind = [
+            job for job in self._jobs if is_urgent and job.request.priority is Priority.BATCH and not job.parts
+        ]
+        at = self._jobs.index(waits_behind[0]) if waits_behind else len(self._jobs)
+        self._jobs.insert(at, _Job(client, request, prompts))
+
+    def forget(self, client: str, request_ids: list[str] | None) -> list[str]:
+        """Drop a client's requests; None is all of them. Returns the ids of those that were here."""
+        gone = [
+            job for job in self._jobs if job.client == client and (request_ids is None or job.request.id in request_ids)
+        ]
+        for job in gone:
+            self._jobs.remove(job)
+        return [job.request.id for job in gone]
+
+    def turn(self) -> tuple[str, Embedded | Failed | None] | None:
+        """Compute a piece of the first request; returns its client and its end, if that was it. None: nothing to do."""
+        if not self._jobs:
+            return None
+        job = self._jobs[0]
+        ended: Embedded | Failed | None
+        try:
+            ended = self._advance(job)
+        except EngineError as error:
+            ended = Failed(request_id=job.request.id, code=error.code, message=str(error), param=error.param)
+        if ended is not None:
+            self._jobs.remove(job)
+        return job.client, ended
+
+    def _advance(self, job: _Job) -> Embedded | None:
+        dimensions = job.request.dimensions
+        if dimensions is not None and not 1 <= dimensions <= self._embedder.dimensions:
+            most = self._embedder.dimensions
+            raise InvalidPrompt(f"dimensions must be from 1 to {most} for this model.", param="dimensions")
+        done = job.num_done
+        job.parts.append(self._embedder.embed(job.prompts[done : done + _PIECE]))
+        if job.num_done < len(job.prompts):
+            return None
+        vectors = shortened(np.concatenate(job.parts), dimensions)
+        return Embedded(
+            request_id=job.request.id,
+            vectors=[vector.astype("<f4").tobytes() for vector in vectors],
+            usage=Usage(prompt_tokens=sum(map(len, job.prompts)), completion_tokens=0),
+        )
+
+
+class EmbeddingsOnly:
+    """The decoder of a model that generates nothing: it has no slot, so nobody ever runs on it."""
+
+    build = "embeddings"
+    slots = 0
+    spare_slots = 0
+    traits = MemoryTraits()
+    max_drafts = 0
+
+    def oldest(self, slot: int) -> int:
+        """There are no slots."""
+        raise AssertionError(slot)
+
+    def open(self, sequence: Sequence) -> None:
+        """Nobody comes here."""
+
+    def close(self, sequence: Sequence) -> None:
+        """Nobody comes here."""
+
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """There is no memory."""
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """There is nothing to run."""
+        raise AssertionError(plan)
+
+    def reset(self) -> None:
+        """There is no memory."""
+
+
+def normalised(vectors: Vectors) -> Vectors:
+    """Each vector at length 1; one of nothing but zeros stays as it is."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, _TINY), np.float32)
+
+
+def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
+    """The first `dimensions` numbers of each vector, at length 1 again; None keeps all."""
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    return normalised(vectors[:, :dimensions])
+
+
+def _encode(prompt: TextPrompt | TokenPrompt, tokenizer: Tokenizer) -> list[int]:
+    match prompt:
+        case TextPrompt(text=text):
+            tokens = tokenizer.encode(text, special=False, add_bos=True)
+        case TokenPrompt(tokens=tokens):
+            if any(not 0 <= token < tokenizer.num_vocab for token in tokens):
+                raise InvalidPrompt(f"Token ids must be from 0 to {tokenizer.num_vocab - 1}.", param="input")
+    if not tokens:
+        raise InvalidPrompt("An input is empty.", param="input")
+    return list(tokens)

@@ -1,0 +1,138 @@
+"""Embeddings on llama.cpp: a context of its own that pools each sequence's tokens into one vector.
+
+llama.cpp pools what it computes in one go, so a prompt is never split: a batch holds whole prompts, all of it is one
+micro-batch, and the memory is one for all sequences (with a stream for each, unequal lengths would be split after all).
+Encoders such as BERT have no memory and see their text in both directions; llama.cpp takes care of that.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from typing import Any, Final
+
+import llama_cpp as llama
+import numpy as np
+
+from engine.config import EngineConfig, Pooling
+from engine.embedding import Vectors, normalised
+from engine.errors import DecodeFailed, ModelFailed, PromptTooLong
+from engine.llama.batch import Batch
+from engine.llama.kv import set_kv
+from engine.llama.lora import attach
+
+_MAX_SEQUENCES: Final = 32
+_POOLING: Final = {
+    Pooling.AUTO: llama.LLAMA_POOLING_TYPE_UNSPECIFIED,
+    Pooling.MEAN: llama.LLAMA_POOLING_TYPE_MEAN,
+    Pooling.CLS: llama.LLAMA_POOLING_TYPE_CLS,
+    Pooling.LAST: llama.LLAMA_POOLING_TYPE_LAST,
+}
+
+
+class LlamaEmbedder:
+    """See `engine.backend.Embedder`. A batch is as long as the longest prompt may be: `context_size` bounds its memory."""
+
+    def __init__(self, model: Any, config: EngineConfig) -> None:  # Any: a pointer
+        self.dimensions: int = llama.llama_model_n_embd_out(model)
+        self.max_tokens: int = min(config.context_size, llama.llama_model_n_ctx_train(model))
+        self._context = self._new_context(model, config)
+        self._memory = llama.llama_get_memory(self._context)
+        self._compute = llama.llama_encode if llama.llama_model_has_encoder(model) else llama.llama_decode
+        self._batch = Batch(self.max_tokens)
+
+    @property
+    def has_memory(self) -> bool:
+        """Encoders have none, and generate nothing."""
+        return bool(self._memory)
+
+    def embed(self, prompts: list[list[int]]) -> Vectors:
+        """See `engine.backend.Embedder`."""
+        longest = max(map(len, prompts), default=0)
+        if longest > self.max_tokens:
+            raise PromptTooLong(
+                f"An input has {longest} tokens, and this model embeds {self.max_tokens} at most.", param="input"
+            )
+        vectors = np.empty((len(prompts), self.dimensions), np.float32)
+        at = 0
+        for group in self._groups(prompts):
+            self._embed_group(group, vectors[at : at + len(group)])
+            at += len(group)
+        return normalised(vectors)
+
+    def close(self) -> None:
+        """Free the context; the model is somebody else's."""
+        llama.llama_free(self._context)
+
+    def _new_context(self, model: Any, config: EngineConfig) -> Any:  # Any: pointers
+        parameters = llama.llama_context_default_params()
+        parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = self.max_tokens
+        parameters.n_seq_max = _MAX_SEQUENCES
+        parameters.kv_unified = True
+        parameters.embeddings = True
+        parameters.pooling_type = _pooling(model, config.pooling)
+        parameters.n_threads = config.threads or len(os.sched_getaffinity(0))
+        parameters.n_threads_batch = config.threads_batch or parameters.n_threads
+        set_kv(parameters, config)
+        context = llama.llama_init_from_model(model, parameters)
+        if not context:
+            raise ModelFailed(
+                f"There is not enough memory to embed {self.max_tokens} tokens. Lower `context_size` in the model file."
+            )
+        attach(context, model, config.lora)
+        return context
+
+    def _groups(self, prompts: list[list[int]]) -> Iterator[list[list[int]]]:
+        """Prompts in order, as many at a time as one batch holds."""
+        group: list[list[int]] = []
+        num_tokens = 0
+        for prompt in prompts:
+            if group and (len(group) == _MAX_SEQUENCES or num_tokens + len(prompt) > self.max_tokens):
+                yield group
+                group, num_tokens = [], 0
+            group.append(prompt)
+            num_tokens += len(prompt)
+        if group:
+            yield group
+
+    def _embed_group(self, prompts: list[list[int]], vectors: Vectors) -> None:
+        self._fill(prompts)
+        code = self._compute(self._context, self._batch.raw)
+        if code != 0:
+            raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")
+        for index in range(len(prompts)):
+            pooled = llama.llama_get_embeddings_seq(self._context, index)
+            vectors[index] = np.ctypeslib.as_array(pooled, shape=(self.dimensions,))
+        if self._memory:
+            llama.llama_memory_clear(self._memory, False)
+        if not np.isfinite(vectors).all():
+            raise DecodeFailed("the model computed a vector that is not of numbers")
+
+    def _fill(self, prompts: list[list[int]]) -> None:
+        """One sequence for each prompt; every token is pooled."""
+        batch, at = self._batch, 0
+        for index, prompt in enumerate(prompts):
+            end = at + len(prompt)
+            batch.tokens[at:end] = prompt
+            batch.positions[at:end] = range(len(prompt))
+            batch.slots[at:end] = index
+            at = end
+        batch.wants_logits[:at] = 1
+        batch.raw.n_tokens = at
+
+
+def _pooling(model: Any, pooling: Pooling) -> int:  # Any: a pointer
+    """llama.cpp's number for a way to pool. Left to itself it would not pool where the model does not say how."""
+    own = _metadata(model, f"{_metadata(model, 'general.architecture')}.pooling_type")
+    if pooling is Pooling.AUTO and own == str(llama.LLAMA_POOLING_TYPE_RANK):
+        raise ModelFailed("This model ranks texts and has no embeddings, unless `pooling` in its file says how.")
+    if pooling is Pooling.AUTO and own in ("", str(llama.LLAMA_POOLING_TYPE_NONE)):
+        pooling = Pooling.MEAN
+    return _POOLING[pooling]
+
+
+def _metadata(model: Any, key: str) -> str:  # Any: a pointer
+    """A value of the GGUF as text; empty where there is none."""
+    buffer = ctypes.create_string_buffer(64)
+    return buffer.value.decode() if llama.llama_model_meta_val_str(model, key.encode(), buffer, 64) >= 0 else ""

@@ -1,0 +1,65 @@
+"""One step: what is copied between slots, which tokens are computed, and what came of it. Values only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from engine.messages import TokenLogprob
+from engine.sequence import Sequence
+from engine.slots import Fork
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Make room in a full slot: drop `discard` positions after the first `keep`, and move the rest down."""
+
+    slot: int
+    keep: int
+    discard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """`tokens` of a sequence at positions `start`… in its slot; the last `num_rows` of them give logits.
+
+    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same.
+    """
+
+    sequence: Sequence
+    slot: int
+    start: int
+    tokens: list[int]
+    num_rows: int
+    num_drafts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Memory operations in order, then entries in the order of their slots, never more tokens than the budget."""
+
+    entries: list[Entry]
+    forks: list[Fork] = field(default_factory=list)
+    shifts: list[Shift] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole step."""
+        return sum(len(entry.tokens) for entry in self.entries)
+
+    @property
+    def sampled(self) -> list[Entry]:
+        """Entries that give new tokens, in batch order."""
+        return [entry for entry in self.entries if entry.num_rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """New tokens of one entry: accepted drafts, then the one sampled, then those its constraint forces.
+
+    `logprobs` are of the sampled ones, in order, where they were asked for. `is_complete`: the constraint allows no more.
+    """
+
+    tokens: list[int]
+    num_accepted: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    is_complete: bool = False
