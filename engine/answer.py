@@ -6,8 +6,9 @@ back until it is known. However the bytes fall into tokens, the parts add up to 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import msgspec
 
@@ -15,7 +16,7 @@ from engine.messages import Constraint, ToolCall, ToolCallDelta
 from engine.text import TextStream
 from engine.thought import ThoughtMarks, ThoughtSplitter
 from engine.tool_formats import ToolFormat
-from engine.tool_parser import ToolParser
+from engine.tool_parser import ToolParser, add_call
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +49,19 @@ class Part(msgspec.Struct, frozen=True, gc=False):
         return not (self.content or self.reasoning or self.tool_calls)
 
 
-NOTHING = Part()
+NOTHING: Final = Part()
+
+
+def together(parts: Sequence[Part]) -> Part:
+    """What several tokens of one step brought, as one part."""
+    shown = [part for part in parts if not part.is_empty]
+    if len(shown) < 2:
+        return shown[0] if shown else NOTHING
+    calls: list[ToolCallDelta] = []
+    for part in shown:
+        for delta in part.tool_calls:
+            add_call(calls, delta)
+    return Part("".join(part.content for part in shown), "".join(part.reasoning for part in shown), calls)
 
 
 class AnswerStream:
@@ -96,17 +109,14 @@ class AnswerStream:
         """No more tokens will come: show what was held back."""
         if self._is_plain or self.is_stopped:
             return Part(self._content.finish())
-        part = self._take(self._content.decode(b"", is_last=True))
-        reasoning, content, tool_calls = part.reasoning, part.content, part.tool_calls
+        parts = [self._take(self._content.decode(b"", is_last=True))]
         if self._splitter is not None:
-            held = self._splitter.finish()
-            self._reasoning.append(held.reasoning)
-            reasoning += held.reasoning
-            last = self._parse(held.content)
-            content, tool_calls = content + last.content, [*tool_calls, *last.tool_calls]
+            reasoning, content = self._splitter.finish()
+            self._reasoning.append(reasoning)
+            parts += [Part(reasoning=reasoning), self._parse(content)]
         if self._parser is not None:
-            content += self._content.show(self._parser.finish())
-        return Part(content + self._content.finish(), reasoning, tool_calls)
+            parts.append(Part(self._content.show(self._parser.finish())))
+        return together([*parts, Part(self._content.finish())])
 
     def _take(self, text: str) -> Part:
         if self._splitter is None:
@@ -120,6 +130,11 @@ class AnswerStream:
         reasoning, content = splitter.push(text)
         if splitter.has_begun and not was_over:
             self.num_reasoning_tokens = self._num_tokens
+        if (
+            splitter.is_over and not was_over
+        ):  # from now on its marks are what their tokens are to anyone: mostly nothing
+            of_thought = splitter.marks
+            self._marks = {token: mark for token, mark in self._marks.items() if mark.decode() not in of_thought}
         if reasoning:
             self._reasoning.append(reasoning)
         return reasoning, content

@@ -27,8 +27,7 @@ class AnswerFormat:
         self._tokenizer = tokenizer
         self.tool_format = detect(template, tokenizer.special_texts)
         self.thought = thought.detect(template)
-        of_thought = (self.thought.open, self.thought.close) if self.thought else ()
-        self._tokens = mark_tokens(tokenizer, (*of_thought, *self.tool_format.marks))
+        self._tokens = mark_tokens(tokenizer, (*(self.thought or ()), *self.tool_format.marks))
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
 
     def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> AnswerSpec:
@@ -38,6 +37,7 @@ class AnswerFormat:
             return AnswerSpec(stop=stop, constraint=request.constraint)
         tools = callable_tools(request, request.prompt.tools)
         is_inside = self.opens_thought(prompt)
+        expected = (*(self.thought or ()), *(self.tool_format.marks if tools else ()))
         return AnswerSpec(
             stop=stop,
             constraint=self._constraint(request, tools, is_inside=is_inside),
@@ -45,7 +45,7 @@ class AnswerFormat:
             is_inside=is_inside,
             tool_format=self.tool_format if tools else None,
             tool_names=tuple(tool.name for tool in tools),
-            marks=self._marks if tools or self.thought else {},
+            marks={self._tokens[mark]: mark.encode() for mark in expected if mark in self._tokens},
         )
 
     def opens_thought(self, prompt: Sequence[int]) -> bool:

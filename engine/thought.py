@@ -6,15 +6,13 @@ the marks belong to neither side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
 from engine.text import overlap
 
 
-@dataclass(frozen=True, slots=True)
-class ThoughtMarks:
+class ThoughtMarks(NamedTuple):
     """What opens and what closes a thought."""
 
     open: str
@@ -53,7 +51,7 @@ class ThoughtSplitter:
     """Splits one answer. `is_inside` as an argument: the prompt has opened the thought already."""
 
     def __init__(self, marks: ThoughtMarks, *, is_inside: bool) -> None:
-        self._marks = marks
+        self.marks = marks
         self._place = _Place.INSIDE if is_inside else _Place.START
         self._has_begun = is_inside
         self._is_blank = True  # nothing of the thought yet: spaces after its opening are left out
@@ -97,21 +95,21 @@ class ThoughtSplitter:
 
     def _start(self) -> None:
         begin = self._held.lstrip()
-        if begin.startswith(self._marks.open):
-            self._held = begin.removeprefix(self._marks.open)
+        if begin.startswith(self.marks.open):
+            self._held = begin.removeprefix(self.marks.open)
             self._place, self._has_begun = _Place.INSIDE, True
-        elif not self._marks.open.startswith(begin):
+        elif not self.marks.open.startswith(begin):
             self._place = _Place.CONTENT
 
     def _think(self) -> str:
         """What certainly belongs to the thought."""
         if self._is_blank:
             self._held = self._held.lstrip()
-        at = self._held.find(self._marks.close)
-        end = at if at >= 0 else len(self._held) - overlap(self._held, (self._marks.close,))
+        at = self._held.find(self.marks.close)
+        end = at if at >= 0 else len(self._held) - overlap(self._held, (self.marks.close,))
         reasoning = self._held[:end].rstrip()
         if at >= 0:
-            self._held = self._held[at + len(self._marks.close) :]
+            self._held = self._held[at + len(self.marks.close) :]
             self._place = _Place.BEHIND
         else:
             self._held = self._held[len(reasoning) :]

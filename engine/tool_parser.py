@@ -35,13 +35,14 @@ class ToolPart:
     content: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
 
-    def add_arguments(self, index: int, piece: str) -> None:
-        """More arguments of a call: one delta per call is enough."""
-        last = self.calls[-1] if self.calls else None
-        if last is None or last.index != index:
-            self.calls.append(ToolCallDelta(index=index, arguments=piece))
-        else:
-            self.calls[-1] = msgspec.structs.replace(last, arguments=last.arguments + piece)
+
+def add_call(calls: list[ToolCallDelta], delta: ToolCallDelta) -> None:
+    """Append to deltas that leave together: one for each call is enough."""
+    last = calls[-1] if calls else None
+    if last is None or last.index != delta.index:
+        calls.append(delta)
+    else:
+        calls[-1] = msgspec.structs.replace(last, arguments=last.arguments + delta.arguments)
 
 
 class ToolParser:
@@ -158,7 +159,7 @@ class ToolParser:
         piece, self._held = self._held[:end], self._held[end:]
         if piece:
             self._arguments[-1].append(piece)
-            part.add_arguments(len(self._ids) - 1, piece)
+            add_call(part.calls, ToolCallDelta(index=len(self._ids) - 1, arguments=piece))
         if self._object.is_found:
             self._place = _Place.CLOSE
         return self._object.is_found

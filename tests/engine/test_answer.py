@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.answer import AnswerSpec, AnswerStream, Part
+from engine.answer import AnswerSpec, AnswerStream, Part, together
 from engine.answer_format import AnswerFormat
 from engine.fake import FakeTokenizer
 from engine.messages import (
@@ -88,6 +88,14 @@ def test_marks_that_are_control_tokens_without_bytes_are_seen() -> None:
     assert stream.num_reasoning_tokens == 3
 
 
+def test_control_tokens_out_of_place_show_nothing() -> None:
+    stream = AnswerStream(spec(marks={7: b"<think>", 8: b"</think>"}))
+    for token, piece in [(7, b""), (0, b"hm"), (8, b""), (0, b"so"), (8, b""), (7, b""), (0, b" it is")]:
+        stream.push(token, piece)
+    stream.finish()
+    assert (stream.text, stream.reasoning) == ("so it is", "hm")
+
+
 def test_tokens_of_a_thought_are_counted_with_its_marks() -> None:
     stream = AnswerStream(spec())
     counts = []
@@ -104,6 +112,16 @@ def test_stop_strings_are_looked_for_in_content_only() -> None:
     text = b'<think>now</think>I <tool_call>\n{"name": "now", "arguments": {"a":"now"}}\n</tool_call>\nnow'
     content, reasoning, calls = run(AnswerStream(spec(stop=("now",))), pieces_of(text, list(range(0, 99, 3))))
     assert (content, reasoning, calls) == ("I\n", "now", [("now", '{"a":"now"}')])
+
+
+def test_what_leaves_together_is_one_part_with_one_delta_for_each_call() -> None:
+    stream = AnswerStream(spec())
+    parts = [stream.push(0, bytes([byte])) for byte in f"<think>hm</think>Yes. {CALL}\n{CALL}".encode()]
+    joined = together(parts)
+    assert (joined.content, joined.reasoning) == ("Yes.", "hm")
+    assert [(call.index, call.arguments) for call in joined.tool_calls] == [(0, '{"zone":"é"}'), (1, '{"zone":"é"}')]
+    assert [(call.id, call.name) for call in joined.tool_calls] == [(each.id, "now") for each in stream.tool_calls]
+    assert together([]).is_empty
 
 
 FRAGMENTS = st.sampled_from(
