@@ -35,21 +35,31 @@ def error_event(problem: Problem) -> bytes:
 
 
 def chunks_of(answer: str, *, include_usage: bool) -> list[bytes]:
-    """The frames of a stored answer: who speaks, all of the text, why it ended, and what it used if asked for."""
+    """The frames of a stored answer: who speaks, all of what is said, why it ended; then what was used if asked for."""
     body: dict[str, Any] = json.loads(answer)  # Any: our own chat completion
-    choice = body["choices"][0]
     head = {name: body[name] for name in ("id", "created", "model", "system_fingerprint")}
     head["object"] = "chat.completion.chunk"
-
-    def chunk(choices: list[dict[str, Any]], usage: object = None) -> bytes:  # Any: JSON
-        return _encode({**head, "choices": choices, **({"usage": usage} if include_usage else {})})
-
-    def delta(value: dict[str, Any], reason: str | None = None) -> bytes:  # Any: JSON
-        return chunk([{"index": 0, "delta": value, "logprobs": None, "finish_reason": reason}])
-
+    usage = {"usage": None} if include_usage else {}
     frames = [
-        delta({"role": "assistant", "content": "", "refusal": None}),
-        delta({"content": choice["message"]["content"]}),
-        delta({}, choice["finish_reason"]),
+        _encode({**head, "choices": [choice], **usage}) for whole in body["choices"] for choice in _chunk_choices(whole)
     ]
-    return [*frames, chunk([], body["usage"])] if include_usage else frames
+    return [*frames, _encode({**head, "choices": [], "usage": body["usage"]})] if include_usage else frames
+
+
+def _chunk_choices(whole: dict[str, Any]) -> list[dict[str, Any]]:  # Any: JSON
+    """A choice as the three of its chunks; what the message does not have is left out of its delta."""
+    message = whole["message"]
+    said = {name: value for name in ("reasoning_content", "content") if (value := message.get(name)) is not None}
+    if calls := message.get("tool_calls"):
+        said["tool_calls"] = [{"index": index, **call} for index, call in enumerate(calls)]
+    return [
+        _chunk_choice(whole["index"], {"role": "assistant", "content": "", "refusal": None}),
+        _chunk_choice(whole["index"], said, logprobs=whole["logprobs"]),
+        _chunk_choice(whole["index"], {}, reason=whole["finish_reason"]),
+    ]
+
+
+def _chunk_choice(
+    index: int, delta: dict[str, Any], *, logprobs: Any = None, reason: str | None = None
+) -> dict[str, Any]:  # Any: JSON
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}

@@ -11,10 +11,11 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
+from engine.answer_format import AnswerFormat
 from engine.backend import Tokenizer
 from engine.errors import InvalidPrompt, PromptTooLong
-from engine.messages import ChatPrompt, Request, TextPrompt, TokenPrompt
-from engine.template import ChatTemplate, Message
+from engine.messages import ChatPrompt, Request, TextPrompt, TokenPrompt, ToolMode
+from engine.template import ChatTemplate, Tool, with_parsed_arguments
 
 # Noncharacters: no text has a use for them, so those of a user can be dropped.
 _OPEN: Final = "\ufdd0"
@@ -25,7 +26,7 @@ _MIN_CHARACTERS: Final = 1 << 16
 
 
 class PromptEncoder:
-    """Encodes the prompts of one model. Safe for use beside the decoding thread."""
+    """Encodes the prompts of one model; `answers` is what may come back. Safe for use beside the decoding thread."""
 
     def __init__(self, tokenizer: Tokenizer, *, template: str | None, context_size: int) -> None:
         self._tokenizer = tokenizer
@@ -36,14 +37,16 @@ class PromptEncoder:
             eos_text=tokenizer.eos_text,
             max_characters=max(_MIN_CHARACTERS, 64 * context_size),
         )
+        self.answers = AnswerFormat(tokenizer, self._template.source)
         spellings = sorted((re.escape(text) for text in tokenizer.special_texts), key=len, reverse=True)
         self._special = re.compile("|".join(spellings)) if spellings else None
 
     def encode(self, request: Request) -> list[int]:
         """Token ids, at least one, with room left for an answer; raises an EngineError that says what is wrong."""
+        self._check_bias(request)
         match request.prompt:
             case ChatPrompt() as chat:
-                tokens = self._chat(chat)
+                tokens = self._chat(chat, [] if request.tool_choice.mode is ToolMode.NONE else chat.tools)
             case TextPrompt(text=text):
                 tokens = self._tokenizer.encode(text, special=False, add_bos=True)
             case TokenPrompt(tokens=tokens):
@@ -59,9 +62,17 @@ class PromptEncoder:
             )
         return list(tokens)
 
-    def _chat(self, chat: ChatPrompt) -> list[int]:
-        messages, is_fenced = self._fenced(chat.messages)
-        text = self._template.render(messages, chat.template_kwargs)
+    def _check_bias(self, request: Request) -> None:
+        num_vocab = self._tokenizer.num_vocab
+        if any(not 0 <= token < num_vocab for token in request.sampling.logit_bias):
+            raise InvalidPrompt(f"Token ids must be from 0 to {num_vocab - 1}.", param="logit_bias")
+
+    def _chat(self, chat: ChatPrompt, tools: list[Tool]) -> list[int]:
+        # Arguments first: a special token's spelling can hide behind JSON's escapes.
+        said: list[Any] = [with_parsed_arguments(chat.messages), chat.template_kwargs, tools]  # Any: JSON
+        is_fenced = self._special is not None and self._is_dangerous(said)
+        messages, template_kwargs, tools = self._fence(said) if is_fenced else said
+        text = self._template.render(messages, template_kwargs, tools)
         add_bos = not (self._tokenizer.bos_text and text.startswith(self._tokenizer.bos_text))
         if not is_fenced:
             return self._tokenizer.encode(text, special=True, add_bos=add_bos)
@@ -71,12 +82,6 @@ class PromptEncoder:
                 is_plain = index % 2 == 1
                 tokens += self._tokenizer.encode(part, special=not is_plain, add_bos=add_bos and index == 0)
         return tokens
-
-    def _fenced(self, messages: list[Message]) -> tuple[list[Message], bool]:
-        """The messages with every special spelling fenced, and whether there was one."""
-        if self._special is None or not any(self._is_dangerous(message) for message in messages):
-            return messages, False
-        return [self._fence(message) for message in messages], True
 
     def _is_dangerous(self, value: Any) -> bool:  # Any: JSON
         match value:

@@ -17,6 +17,7 @@ from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from engine.errors import TemplateFailed
+from engine.tool_formats import shows_tools
 
 # Of models that bring no template: the one most others follow.
 CHATML: Final = (
@@ -25,29 +26,38 @@ CHATML: Final = (
 )
 _RENDER_SECONDS: Final = 2.0
 
+_NO_TOOLS: Final = (
+    "This model's chat template does not tell the model about tools, so it cannot call any. "
+    "Leave out 'tools', set 'tool_choice' to 'none', or use another model."
+)
+
 Message = dict[str, Any]  # Any: the fields a template may use
+Tool = dict[str, Any]  # Any: OpenAI's tool object
 
 
 class ChatTemplate:
     """One compiled template."""
 
     def __init__(self, source: str | None, *, bos_text: str, eos_text: str, max_characters: int) -> None:
+        self.source = source or CHATML
         environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
         environment.filters["tojson"] = _to_json
         environment.globals.update(raise_exception=_raise, strftime_now=_strftime_now)
         try:
-            self._template = environment.from_string(source or CHATML)
+            self._template = environment.from_string(self.source)
         except jinja2.TemplateError as error:
             raise TemplateFailed(f"The model's chat template is not valid: {error}") from None
         self._tokens = {"bos_token": bos_text, "eos_token": eos_text}
         self._max_characters = max_characters
 
-    def render(self, messages: list[Message], template_kwargs: dict[str, Any]) -> str:
-        """The prompt, ready for the assistant to speak."""
-        values = {**template_kwargs, "messages": _with_parsed_arguments(messages), "add_generation_prompt": True}
+    def render(self, messages: list[Message], template_kwargs: dict[str, Any], tools: list[Tool] | None = None) -> str:
+        """The prompt, ready for the assistant to speak; raises TemplateFailed, also for tools the template ignores."""
+        if tools and not shows_tools(self.source):
+            raise TemplateFailed(_NO_TOOLS, param="tools")
+        values = {**template_kwargs, **self._tokens, "messages": messages, "tools": tools or None}
         parts, length, deadline = [], 0, time.monotonic() + _RENDER_SECONDS
         try:
-            for part in self._template.generate({**values, **self._tokens}):
+            for part in self._template.generate(values, add_generation_prompt=True):
                 parts.append(part)
                 length += len(part)
                 if length > self._max_characters or time.monotonic() > deadline:
@@ -59,7 +69,7 @@ class ChatTemplate:
         return "".join(parts)
 
 
-def _with_parsed_arguments(messages: list[Message]) -> list[Message]:
+def with_parsed_arguments(messages: list[Message]) -> list[Message]:
     """Templates expect the arguments of tool calls as objects; OpenAI sends them as strings."""
     if not any(message.get("tool_calls") for message in messages):
         return messages
@@ -75,9 +85,15 @@ def _with_parsed_arguments(messages: list[Message]) -> list[Message]:
     return messages
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:  # Any: whatever the template holds
-    """Without the HTML escapes of Jinja's own filter."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,  # Any: whatever the template holds
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Without the HTML escapes of Jinja's own filter; the arguments are those that templates are written for."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _raise(message: str) -> NoReturn:

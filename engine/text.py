@@ -6,13 +6,14 @@ Knows bytes and strings. What the deltas add up to is always the text as a whole
 from __future__ import annotations
 
 import codecs
+from collections.abc import Iterable, Sequence
 
 
 class TextStream:
-    """The text of one answer, piece by piece."""
+    """The text of one answer, piece by piece: `decode` makes characters of bytes, `show` looks for stop strings."""
 
-    def __init__(self, stop: list[str]) -> None:
-        self._stop = stop
+    def __init__(self, stop: Sequence[str]) -> None:
+        self._stop = tuple(stop)
         self._decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
         self._held = ""
         self._shown: list[str] = []
@@ -25,44 +26,47 @@ class TextStream:
 
     def push(self, piece: bytes) -> str:
         """Take the bytes of a token; returns what may be shown now. Sets `is_stopped` at a stop string."""
-        return self._take(self._decode(piece))
+        return self.show(self.decode(piece))
 
-    def finish(self) -> str:
-        """No more tokens will come: show what was held back."""
-        if self.is_stopped:
-            return ""
-        delta = self._take(self._decode(b"", True))
-        if not self.is_stopped:
-            delta += self._show(self._held)
-            self._held = ""
-        return delta
+    def decode(self, piece: bytes, *, is_last: bool = False) -> str:
+        """The characters that are complete with these bytes; half of one waits for the rest unless they are the last."""
+        text = self._decode(piece, is_last)
+        return text.replace("\0", "") if "\0" in text else text  # Postgres and C strings cannot hold it
 
-    def _take(self, text: str) -> str:
-        if self.is_stopped:
+    def show(self, text: str) -> str:
+        """Take some text; returns what may be shown now."""
+        if self.is_stopped or not text:
             return ""
-        self._held += text.replace("\0", "")  # Postgres and C strings cannot hold it
         if not self._stop:
-            shown, self._held = self._held, ""
-            return self._show(shown)
+            self._shown.append(text)
+            return text
+        self._held += text
         found = [(at + len(word), at) for word in self._stop if (at := self._held.find(word)) >= 0]
         if found:  # the one that is complete first, so that it does not matter how text falls into tokens
             self.is_stopped = True
-            shown, self._held = self._held[: min(found)[1]], ""
-        else:
-            keep = self._num_held_back()
-            shown, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
-        return self._show(shown)
+            return self._release(min(found)[1], held=0)
+        return self._release(len(self._held), held=overlap(self._held, self._stop))
 
-    def _num_held_back(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = min(len(self._held), max(map(len, self._stop)) - 1)
-        for length in range(longest, 0, -1):
-            end = self._held[-length:]
-            if any(word.startswith(end) for word in self._stop):
-                return length
-        return 0
+    def finish(self) -> str:
+        """No more tokens will come: show what was held back."""
+        delta = self.show(self.decode(b"", is_last=True))
+        return delta if self.is_stopped else delta + self._release(len(self._held), held=0)
 
-    def _show(self, text: str) -> str:
-        if text:
-            self._shown.append(text)
-        return text
+    def _release(self, end: int, *, held: int) -> str:
+        """Show what is held, up to `end`, but for its last `held` characters; what is beyond `end` is dropped."""
+        shown, self._held = self._held[: end - held], self._held[end - held : end]
+        if shown:
+            self._shown.append(shown)
+        return shown
+
+
+def overlap(text: str, words: Iterable[str]) -> int:
+    """Length of the longest end of `text` that begins one of the words and is not the whole of it."""
+    longest = 0
+    for word in words:
+        at = text.find(word[0], max(0, len(text) - len(word) + 1))
+        while at >= 0 and not word.startswith(text[at:]):
+            at = text.find(word[0], at + 1)
+        if at >= 0:
+            longest = max(longest, len(text) - at)
+    return longest

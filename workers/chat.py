@@ -48,8 +48,7 @@ class LiveAnswer:
     def on_delta(self, delta: Delta) -> None:
         """Called in the client's I/O thread."""
         if self._frames is not None:
-            frames = [self._frames.opening()] if self._seq == 0 else []
-            self._send([*frames, self._frames.text(delta.text)])
+            self._send(self._frames.more(delta))
 
     def on_end(self, outcome: Outcome) -> None:
         """Called in the client's I/O thread, once."""
@@ -58,8 +57,7 @@ class LiveAnswer:
     def close(self, finished: Finished) -> None:
         """Publish the last frames and that the row holds the answer."""
         if self._frames is not None:
-            opening = [self._frames.opening()] if self._seq == 0 else []
-            self._send([*opening, *self._frames.closing(finished.reason, finished.usage)])
+            self._send(self._frames.last(finished))
         self.end(EventKind.DONE)
 
     def end(self, kind: EventKind, problem: Problem | None = None) -> None:

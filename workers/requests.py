@@ -9,7 +9,8 @@ import msgspec
 from core.models import ModelConfig, Parameters
 from core.wire.chat import ChatRequest, Message
 from core.wire.response_format import ResponseFormat, StructuredOutputs
-from engine.messages import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling
+from core.wire.tools import NamedTool
+from engine.messages import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling, ToolChoice, ToolMode
 
 
 def to_engine_request(
@@ -18,12 +19,19 @@ def to_engine_request(
     """A request for the engine; a stream only where a live client may read along."""
     return Request(
         id=job_id,
-        prompt=ChatPrompt(messages=[_message(message) for message in chat.messages]),
+        prompt=ChatPrompt(
+            messages=[_message(message) for message in chat.messages],
+            tools=[tool.model_dump(exclude_unset=True) for tool in chat.tools or ()],
+        ),
         sampling=_sampling(chat, model.parameters),
         max_tokens=chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens,
+        n=chat.n or 1,
         stop=chat.stop_strings,
         ignore_eos=bool(chat.ignore_eos),
         constraint=_constraint(chat),
+        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        tool_choice=_tool_choice(chat),
+        parallel_tool_calls=chat.parallel_tool_calls is not False,
         stream=bool(chat.stream) and priority is Priority.CHAT,
         priority=priority,
         tenant=tenant,
@@ -72,6 +80,16 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
+def _tool_choice(chat: ChatRequest) -> ToolChoice:
+    match chat.tool_choice:
+        case None:
+            return ToolChoice()
+        case NamedTool(function=function):
+            return ToolChoice(mode=ToolMode.REQUIRED, name=function.name)
+        case mode:
+            return ToolChoice(mode=ToolMode(mode))
+
+
 def _sampling(chat: ChatRequest, model: Parameters) -> Sampling:
     """What the request says, else what the model file says, else what changes nothing."""
     plain = Sampling()
@@ -81,10 +99,12 @@ def _sampling(chat: ChatRequest, model: Parameters) -> Sampling:
         top_p=_first(chat.top_p, model.top_p, plain.top_p),
         top_k=int(_first(chat.top_k, model.top_k, plain.top_k)),
         min_p=_first(chat.min_p, model.min_p, plain.min_p),
+        typical_p=_first(chat.typical_p, model.typical_p, plain.typical_p),
         seed=None if seed is None else seed % 2**32,
         frequency_penalty=_first(chat.frequency_penalty, model.frequency_penalty, plain.frequency_penalty),
         presence_penalty=_first(chat.presence_penalty, model.presence_penalty, plain.presence_penalty),
         repeat_penalty=_first(chat.repeat_penalty, model.repeat_penalty, plain.repeat_penalty),
+        logit_bias={int(token): bias for token, bias in (chat.logit_bias or {}).items()},
     )
 
 

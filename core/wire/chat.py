@@ -7,23 +7,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, StringConstraints, field_validator, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from core.wire.response_format import ResponseFormat, StructuredOutputs
+from core.wire.tools import Tool, ToolChoice, Tools, check_choice, check_tools
 from core.wire.validation import Unsupported, WireModel
 
 MAX_MESSAGES: Final = 2048
 MAX_TOKENS: Final = 1 << 20
+MAX_CHOICES: Final = 16
+MAX_BIASES: Final = 300
 
 _DANGEROUS: Final = ("chat_template", "grammar", "api_base", "base_url", "n_discard", "lora", "mmproj")
 # Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do yet.
 _NOT_YET: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
-    "n": (1,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
     "functions": ([],),
     "function_call": ("none", "auto"),
     "guided_json": (),
@@ -34,12 +31,13 @@ _NOT_YET: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
-    "typical_p": (1, 1.0),
     "mirostat": (0,),
 }
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TokenKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,6})$")]  # a token id, as JSON's keys must be
+Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class TextPart(WireModel):
@@ -97,6 +95,7 @@ class ChatRequest(WireModel):
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=1 << 20)
     min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
@@ -104,9 +103,16 @@ class ChatRequest(WireModel):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     repeat_penalty: float | None = Field(None, gt=0, le=2)
+    logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=MAX_BIASES)
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -124,6 +130,25 @@ class ChatRequest(WireModel):
             if body.get(name) is not None and body[name] not in harmless:
                 raise Unsupported(f"'{name}' with this value is not supported by this server.", param=name)
         return body
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
+        return value
+
+    @field_validator("tools")
+    @classmethod
+    def _fit_together(cls, value: list[Tool] | None) -> list[Tool] | None:
+        check_tools(value or [])
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _can_be_chosen(cls, value: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        check_choice(value, info.data.get("tools") or [])
+        return value
 
     @model_validator(mode="after")
     def _stream_options_need_stream(self) -> ChatRequest:

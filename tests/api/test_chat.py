@@ -46,6 +46,28 @@ def test_a_stream_says_the_same_as_the_plain_answer(client: OpenAI) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
+def test_several_answers_are_told_apart_by_their_index(client: OpenAI) -> None:
+    plain = client.chat.completions.create(model="fake", messages=HELLO, n=3, seed=1, max_tokens=20)
+    assert [choice.index for choice in plain.choices] == [0, 1, 2]
+    texts, roles = [""] * 3, [0] * 3
+    for chunk in client.chat.completions.create(model="fake", messages=HELLO, n=3, seed=1, max_tokens=20, stream=True):
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            roles[choice.index] += choice.delta.role == "assistant"
+    assert texts == [choice.message.content for choice in plain.choices]
+    assert roles == [1, 1, 1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_tools_of_a_model_that_is_not_told_about_them_are_a_400(client: OpenAI, stream: bool) -> None:
+    tools: Any = [{"type": "function", "function": {"name": "now"}}]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="fake", messages=HELLO, tools=tools, stream=stream)
+    assert caught.value.param == "tools"
+    assert "tool_choice" in caught.value.message
+    client.chat.completions.create(model="fake", messages=HELLO, tools=tools, tool_choice="none", max_tokens=1)
+
+
 def test_the_raw_stream_is_what_naive_decoders_expect(http: httpx2.Client) -> None:
     with http.stream("POST", URL, json=body(stream=True)) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
@@ -94,7 +116,7 @@ BAD = {
     "bad UTF-8": (b'{"model": "\xff"}', 400, "invalid_json", None),
     "no model": (json.dumps({"messages": HELLO}).encode(), 400, "missing_required_parameter", "model"),
     "a wrong type": (json.dumps(body(temperature="warm")).encode(), 400, "invalid_type", "temperature"),
-    "what we do not do": (json.dumps(body(n=3)).encode(), 400, "unsupported_parameter", "n"),
+    "what we do not do": (json.dumps(body(audio={})).encode(), 400, "unsupported_parameter", "audio"),
     "too many bytes": (json.dumps(body(user="x" * 100_000)).encode(), 413, "request_too_large", None),
 }
 

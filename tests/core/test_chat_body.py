@@ -17,6 +17,17 @@ def body(**more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": HELLO, **more}
 
 
+def tool(name: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name, "parameters": parameters or {"type": "object"}}}
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
 BAD: dict[str, tuple[Any, str, str | None]] = {
     "not an object": ([], "invalid_json", None),
     "no model": ({"messages": HELLO}, "missing_required_parameter", "model"),
@@ -38,9 +49,60 @@ BAD: dict[str, tuple[Any, str, str | None]] = {
     "an empty stop string": (body(stop=""), "invalid_value", "stop"),
     "five stop strings": (body(stop=list("abcde")), "invalid_value", "stop"),
     "a huge seed": (body(seed=2**70), "invalid_value", "seed"),
-    "n of two": (body(n=2), "unsupported_parameter", "n"),
-    "logprobs": (body(logprobs=True), "unsupported_parameter", "logprobs"),
-    "tools": (body(tools=[{"type": "function"}]), "unsupported_parameter", "tools"),
+    "no answer": (body(n=0), "invalid_value", "n"),
+    "too many answers": (body(n=17), "invalid_value", "n"),
+    "top_logprobs without logprobs": (body(top_logprobs=3), "invalid_value", "top_logprobs"),
+    "too many top_logprobs": (body(logprobs=True, top_logprobs=21), "invalid_value", "top_logprobs"),
+    "logprobs as in the legacy endpoint": (body(logprobs=3), "invalid_type", "logprobs"),
+    "a typical_p of zero": (body(typical_p=0), "invalid_value", "typical_p"),
+    "a bias that is too strong": (body(logit_bias={"1": 101}), "invalid_value", "logit_bias"),
+    "a bias of no token": (body(logit_bias={"-1": 1}), "invalid_value", "logit_bias"),
+    "a bias of a word": (body(logit_bias={"yes": 1}), "invalid_value", "logit_bias.yes"),
+    "too many biases": (body(logit_bias={str(n): 1 for n in range(301)}), "invalid_value", "logit_bias"),
+    "a tool that is no function": (body(tools=[{"type": "custom"}]), "unsupported_parameter", "tools[0]"),
+    "a function without a name": (
+        body(tools=[{"type": "function", "function": {}}]),
+        "missing_required_parameter",
+        "tools[0].function.name",
+    ),
+    "a function with a bad name": (body(tools=[tool("a b")]), "invalid_value", "tools[0].function.name"),
+    "a function with a long name": (body(tools=[tool("a" * 65)]), "invalid_value", "tools[0].function.name"),
+    "a function of a list": (
+        body(tools=[tool("a", {"type": "array"})]),
+        "invalid_value",
+        "tools[0].function.parameters",
+    ),
+    "a schema without a bottom": (
+        body(tools=[tool("a", nested(40))]),
+        "invalid_value",
+        "tools[0].function.parameters",
+    ),
+    "two tools of one name": (body(tools=[tool("a"), tool("a")]), "invalid_value", "tools"),
+    "too many tools": (body(tools=[tool(f"t{n}") for n in range(129)]), "invalid_value", "tools"),
+    "schemas that are too large": (
+        body(tools=[tool("a", {"description": "x" * 40_000}), tool("b", {"description": "x" * 40_000})]),
+        "invalid_value",
+        "tools",
+    ),
+    "a choice of an unknown tool": (
+        body(tools=[tool("a")], tool_choice={"type": "function", "function": {"name": "b"}}),
+        "invalid_value",
+        "tool_choice",
+    ),
+    "a choice of nobody knows what": (body(tools=[tool("a")], tool_choice="any"), "invalid_value", "tool_choice"),
+    "a choice among other tools": (
+        body(tools=[tool("a")], tool_choice={"type": "allowed_tools"}),
+        "unsupported_parameter",
+        "tool_choice",
+    ),
+    "a choice without a name": (
+        body(tools=[tool("a")], tool_choice={"type": "function", "function": {}}),
+        "missing_required_parameter",
+        "tool_choice.function.name",
+    ),
+    "a required tool without tools": (body(tool_choice="required"), "invalid_value", "tool_choice"),
+    "legacy functions": (body(functions=[{"name": "a"}]), "unsupported_parameter", "functions"),
+    "a legacy choice": (body(function_call={"name": "a"}), "unsupported_parameter", "function_call"),
     "a template of one's own": (body(chat_template="{{ 7*7 }}"), "unsupported_parameter", "chat_template"),
     "a grammar": (body(grammar="root ::= x"), "unsupported_parameter", "grammar"),
     "stream_options without stream": (body(stream_options={"include_usage": True}), "invalid_value", None),
@@ -69,6 +131,15 @@ GOOD: dict[str, dict[str, Any]] = {
     "nulls": body(temperature=None, stop=None, seed=None, stream=None, stream_options=None, n=None, tools=None),
     "fields nobody knows": body(user="u", metadata={"a": "b"}, store=True, service_tier="auto", brand_new=1),
     "whole numbers as floats": body(temperature=1, top_p=1),
+    "several answers with likelihoods": body(n=16, logprobs=True, top_logprobs=20, typical_p=1),
+    "biases": body(logit_bias={"0": -100, "151643": 2.5}),
+    "tools": body(
+        tools=[tool("a", nested(30)), {"type": "function", "function": {"name": "b-_9", "strict": True}}],
+        tool_choice={"type": "function", "function": {"name": "b-_9"}},
+        parallel_tool_calls=False,
+    ),
+    "as many tools as there may be": body(tools=[tool(f"t{n}") for n in range(128)], tool_choice="required"),
+    "effort, which nobody can ask for": body(reasoning_effort="low"),
     "a turn that called a tool": body(messages=[*HELLO, {"role": "assistant", "tool_calls": [{"id": "x"}]}]),
 }
 

@@ -1,0 +1,48 @@
+"""What a chat body becomes for the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.models import ModelConfig, Parameters
+from core.wire.chat import ChatRequest
+from core.wire.validation import parse_body
+from engine.messages import ChatPrompt, Priority, Request, ToolChoice, ToolMode
+from workers.requests import to_engine_request
+
+MODEL = ModelConfig(name="m", parameters=Parameters(typical_p=0.9))
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}, "strict": True}}
+
+
+def ask(**more: Any) -> Request:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], **more}
+    return to_engine_request("r", parse_body(ChatRequest, body), MODEL, tenant="t", priority=Priority.CHAT)
+
+
+def test_a_body_that_asks_for_nothing_special_gets_nothing_special() -> None:
+    plain = ask()
+    assert (plain.n, plain.logprobs, plain.tool_choice, plain.parallel_tool_calls) == (1, None, ToolChoice(), True)
+    assert plain.sampling.logit_bias == {}
+    assert plain.sampling.typical_p == 0.9, "the model file's"
+
+
+def test_tools_reach_the_template_as_they_came() -> None:
+    asked = ask(tools=[{**TOOL, "unknown": 1}], parallel_tool_calls=False)
+    assert isinstance(asked.prompt, ChatPrompt)
+    assert asked.prompt.tools == [TOOL]
+    assert asked.parallel_tool_calls is False
+
+
+def test_each_choice_of_tools_has_its_mode() -> None:
+    named = {"type": "function", "function": {"name": "now"}}
+    assert ask(tools=[TOOL], tool_choice="none").tool_choice == ToolChoice(mode=ToolMode.NONE)
+    assert ask(tools=[TOOL], tool_choice="required").tool_choice == ToolChoice(mode=ToolMode.REQUIRED)
+    assert ask(tools=[TOOL], tool_choice=named).tool_choice == ToolChoice(mode=ToolMode.REQUIRED, name="now")
+
+
+def test_answers_likelihoods_and_biases_are_passed_on() -> None:
+    asked = ask(n=3, logprobs=True, logit_bias={"12": -100}, typical_p=0.5)
+    assert (asked.n, asked.logprobs) == (3, 0)
+    assert ask(logprobs=True, top_logprobs=4).logprobs == 4
+    assert ask(logprobs=False).logprobs is None
+    assert (asked.sampling.logit_bias, asked.sampling.typical_p) == ({12: -100.0}, 0.5)
