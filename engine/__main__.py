@@ -10,8 +10,9 @@ import sys
 from typing import Any
 
 from engine.config import Backend, EngineConfig
+from engine.constraints import Grammars
 from engine.errors import EngineError
-from engine.intake import to_sequences
+from engine.intake import Intake
 from engine.loop import Add, Engine, Output
 from engine.messages import ChatPrompt, Delta, Failed, Finished, Request, Sampling
 from engine.prompts import PromptEncoder
@@ -25,7 +26,9 @@ class Conversation:
 
     def __init__(self, config: EngineConfig, sampling: Sampling) -> None:
         backend = load_backend(config)
-        self._encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
+        encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
+        grammars = Grammars(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
+        self._intake = Intake(encoder, grammars, stopwords=[], context_size=config.context_size)
         self._engine = Engine(backend, config, self._take, idle=lambda: None)
         self._sampling = sampling
         self._messages: list[dict[str, Any]] = []  # Any: fields a template may use
@@ -39,7 +42,7 @@ class Conversation:
         """Print the answer as it comes; raises EngineError for a prompt that does not fit."""
         messages = [*self._messages, {"role": "user", "content": text}]
         request = Request(id="1", prompt=ChatPrompt(messages=messages), sampling=self._sampling, stream=True)
-        self._engine.inbox.put(Add(to_sequences(_CLIENT, request, self._encoder, [])))
+        self._engine.inbox.put(Add(self._intake.sequences(_CLIENT, request)))
         self._ended = None
         while self._ended is None:
             self._engine.turn()

@@ -56,7 +56,9 @@ class AnswerFormat:
         return b"".join(pieces).rstrip().endswith(self.thought.open.encode())
 
     def _constraint(self, request: Request, tools: list[Tool], *, is_inside: bool) -> Constraint | None:
-        layout = Layout(tokens=self._tokens, thought=self.thought, is_inside=is_inside)
+        # where a mark's token shows as text, the grammar spells it
+        tokens = {mark: token for mark, token in self._tokens.items() if not self._tokenizer.piece(token)}
+        layout = Layout(tokens=tokens, thought=self.thought, is_inside=is_inside)
         try:
             if tools:
                 return with_tools(

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.answer import AnswerStream, Part, together
 from engine.backend import Tokenizer
 from engine.messages import Choice, Delta, Finished, FinishReason, TokenLogprob, Usage
 from engine.plan import Sampled
 from engine.sequence import Sequence
-from engine.text import TextStream
 
 
 @dataclass(slots=True)
 class _Answer:
-    stream: TextStream
+    """`num_shown` of its logprobs went out with text; those of text that is held back go with it.
+
+    `unsaid` is what every answer begins with: it is shown with the first token that was sampled.
+    """
+
+    stream: AnswerStream
+    unsaid: list[Part] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    num_shown: int = 0
 
 
 @dataclass(slots=True)
@@ -44,28 +51,45 @@ class Answers:
         """A request came, with a sequence for each answer."""
         self._requests[sequences[0].key] = _Request(len(sequences))
         for sequence in sequences:
-            self._answers[sequence] = _Answer(TextStream(sequence.stop))
+            answer = self._answers[sequence] = _Answer(AnswerStream(sequence.spec))
+            for token in sequence.tokens[sequence.num_prompt_tokens :]:
+                answer.unsaid.append(answer.stream.push(token, self._piece(token)))
+
+    def knows(self, sequence: Sequence) -> bool:
+        """Is it still being written?"""
+        return sequence in self._answers
 
     def grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> tuple[Delta | None, FinishReason | None]:
         """Take new tokens; returns what may be shown of them, and why the answer ends if it does."""
         answer, reason = self._answers[sequence], sequence.finish_reason
-        text = answer.stream
+        stream = answer.stream
         answer.logprobs += sampled.logprobs
-        shown = ""
+        parts, answer.unsaid = answer.unsaid, []
         for token in tokens:
             if sequence.ignore_eos or not self._is_end(token):
-                shown += text.push(self._piece(token))
-                if text.is_stopped:
+                parts.append(stream.push(token, self._piece(token)))
+                if stream.is_stopped:
                     reason = FinishReason.STOP
                     break
         if reason is not None:
-            shown += text.finish()
-        if not shown:
-            return None, reason
-        delta = Delta(
-            request_id=sequence.request_id, num_tokens=sequence.num_generated, index=sequence.index, text=shown
+            parts.append(stream.finish())
+            if reason is FinishReason.STOP and stream.tool_calls:
+                reason = FinishReason.TOOL_CALLS
+        part = parts[0] if len(parts) == 1 else together(parts)
+        return self._delta(sequence, answer, part) if not part.is_empty else None, reason
+
+    def _delta(self, sequence: Sequence, answer: _Answer, part: Part) -> Delta:
+        logprobs = answer.logprobs[answer.num_shown :]
+        answer.num_shown = len(answer.logprobs)
+        return Delta(
+            request_id=sequence.request_id,
+            num_tokens=sequence.num_generated,
+            index=sequence.index,
+            text=part.content,
+            reasoning=part.reasoning,
+            tool_calls=part.tool_calls,
+            logprobs=logprobs,
         )
-        return delta, reason
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> Finished | None:
         """An answer is over; returns the end of its request when it was the last one."""
@@ -75,10 +99,13 @@ class Answers:
                 reason=reason,
                 text=answer.stream.text,
                 index=sequence.index,
+                reasoning=answer.stream.reasoning,
+                tool_calls=answer.stream.tool_calls,
                 logprobs=None if sequence.logprobs is None else answer.logprobs,
             )
         )
         request.completion_tokens += sequence.num_generated
+        request.reasoning_tokens += answer.stream.num_reasoning_tokens
         if sequence.index == 0:
             request.cached_tokens = sequence.num_cached
         request.num_open -= 1

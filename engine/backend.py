@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import numpy as np
+from llguidance import LLTokenizer
 from numpy.typing import NDArray
 
 from engine.plan import Plan, Sampled, Shift
@@ -115,6 +116,9 @@ class Backend(Protocol):
     @property
     def decoder(self) -> Decoder:
         """Computes steps."""
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """The vocabulary for constraints; takes up to a second."""
 
     @property
     def embedder(self) -> Embedder | None:

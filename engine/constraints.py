@@ -10,6 +10,7 @@ answer for the loop's:
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,6 +29,9 @@ from engine.warden import Warden
 
 _JSON_KINDS: Final = frozenset({ConstraintKind.JSON_OBJECT, ConstraintKind.JSON_SCHEMA})
 _Result = TypeVar("_Result")
+# The warden knows bytes only: to it, a mark that is one token is its one control token.
+_TOKEN_ID: Final = re.compile(r"<\[\d+\]>")
+_ANY_CONTROL: Final = "<[256]>"
 
 
 class Grammars:
@@ -62,13 +66,16 @@ class Grammars:
         with self._compiling:
             self._warden.start()
 
-    def compile(self, constraint: Constraint) -> Grammar:
-        """The grammar of a constraint, new or kept. Raises InvalidConstraint, also kept, or ConstraintFailed."""
+    def compile(self, constraint: Constraint, *, is_ours: bool = False) -> Grammar:
+        """The grammar of a constraint, new or kept. Raises InvalidConstraint, also kept, or ConstraintFailed.
+
+        One that is ours was written here around schemas of the caller's, and may be longer than what a caller may write.
+        """
         key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode()).digest()
         outcome = self._outcomes.get(key)
         if outcome is None:
             with self._compiling:  # by one thread at a time: there is one warden
-                outcome = self._outcomes.get(key) or self._outcomes.put(key, self._outcome(constraint))
+                outcome = self._outcomes.get(key) or self._outcomes.put(key, self._outcome(constraint, is_ours))
         if isinstance(outcome, str):
             param = "response_format" if constraint.kind in _JSON_KINDS else "structured_outputs"
             raise InvalidConstraint(outcome, param=param)
@@ -78,10 +85,10 @@ class Grammars:
         """End the warden's process."""
         self._warden.close()
 
-    def _outcome(self, constraint: Constraint) -> Grammar | str:
+    def _outcome(self, constraint: Constraint, is_ours: bool) -> Grammar | str:
         try:
-            text = grammar_text(constraint)
-            self._warden.check(text)
+            text = grammar_text(constraint, is_ours=is_ours)
+            self._warden.check(_TOKEN_ID.sub(_ANY_CONTROL, text) if is_ours else text)
             return Grammar(self._future_tokenizer().result(), text, jump_forward=self._jump_forward)
         except InvalidConstraint as error:
             return str(error)
@@ -122,9 +129,9 @@ class Grammar:
         self._text = text
         self._base = compile_matcher(tokenizer, text)
 
-    def start(self) -> GrammarState:
-        """The state before the first token."""
-        return GrammarState(self, self._base)
+    def start(self, *, jumps: bool = True) -> GrammarState:
+        """The state before the first token; without `jumps`, this answer is forced nothing."""
+        return GrammarState(self, self._base, jumps=jumps and self.jump_forward)
 
     def renewed(self, worn: LLMatcher) -> LLMatcher:
         """A matcher whose lexer is not used up as `worn` is: the present one, or a new one for everybody."""
@@ -140,10 +147,11 @@ class GrammarState:
     hold it any more.
     """
 
-    __slots__ = ("_base", "_grammar", "_is_retried", "_matcher", "_tokens")
+    __slots__ = ("_base", "_grammar", "_is_retried", "_jumps", "_matcher", "_tokens")
 
-    def __init__(self, grammar: Grammar, base: LLMatcher) -> None:
+    def __init__(self, grammar: Grammar, base: LLMatcher, *, jumps: bool) -> None:
         self._grammar = grammar
+        self._jumps = jumps
         self._base = base
         self._matcher = base.deep_copy()
         self._tokens: list[int] = []
@@ -153,6 +161,11 @@ class GrammarState:
     def is_finished(self) -> bool:
         """Can nothing but the end follow? A grammar may also be finished at its start."""
         return self._matcher.is_stopped()
+
+    @property
+    def end_token(self) -> int:
+        """A token that ends the answer."""
+        return min(self._grammar.end_tokens)
 
     @property
     def may_end(self) -> bool:
@@ -189,7 +202,7 @@ class GrammarState:
 
         There may be thousands; the caller cuts them at its own limits, and ends the answer there.
         """
-        if not self._grammar.jump_forward:
+        if not self._jumps:
             return []
         forced = self._run(lambda matcher: matcher.compute_ff_tokens())
         if forced:

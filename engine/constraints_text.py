@@ -24,6 +24,7 @@ MAX_CHOICES: Final = 500
 MAX_CHOICE_BYTES: Final = 16 << 10
 MAX_REGEX_BYTES: Final = 4 << 10
 MAX_GRAMMAR_BYTES: Final = 32 << 10
+MAX_OWN_GRAMMAR_BYTES: Final = 256 << 10  # all the tools of a request, with their schemas
 MAX_REPEAT: Final = 20_000  # a counted string has a lexer state per character; see constraints_matcher.MAX_LEXER_STATES
 
 # Compact JSON: a model that may choose its white space wanders in it, and only fixed text can be jumped over.
@@ -53,8 +54,8 @@ _REPEATS: Final = ("minItems", "maxItems", "minLength", "maxLength", "minPropert
 Schema = dict[str, Any]  # Any: JSON
 
 
-def grammar_text(constraint: Constraint) -> str:
-    """The grammar, in llguidance's own format; raises InvalidConstraint."""
+def grammar_text(constraint: Constraint, *, is_ours: bool = False) -> str:
+    """The grammar, in llguidance's own format; raises InvalidConstraint. One that is ours has a higher limit."""
     text = constraint.text
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
@@ -68,7 +69,7 @@ def grammar_text(constraint: Constraint) -> str:
         case ConstraintKind.CHOICE:
             return LLMatcher.grammar_from_lark(_choice_grammar(text))
         case ConstraintKind.GRAMMAR:
-            _limit(text, MAX_GRAMMAR_BYTES, "The grammar")
+            _limit(text, MAX_OWN_GRAMMAR_BYTES if is_ours else MAX_GRAMMAR_BYTES, "The grammar")
             if not text.strip() or text.lstrip().startswith(
                 "{"
             ):  # JSON would be llguidance's own format, past our limits

@@ -13,9 +13,11 @@ from array import array
 from typing import Final
 
 import numpy as np
+from llguidance import LLTokenizer
 
+from engine.constraints import GrammarState
 from engine.embedding import Vectors, normalised
-from engine.errors import NoRoom, PromptTooLong
+from engine.errors import EngineError, NoRoom, PromptTooLong
 from engine.plan import Entry, Plan, Sampled, Shift
 from engine.sequence import Sequence
 from engine.slots import Fork, MemoryTraits
@@ -125,6 +127,8 @@ class FakeDecoder:
         self._memory = [[] for _ in self._memory]
 
     def _sample(self, entry: Entry) -> Sampled:
+        if entry.sequence.constraint is not None:
+            return self._constrained(entry.sequence, entry.sequence.constraint)
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
         tokens = [self._scripted(entry.sequence, 0)]
         while len(tokens) <= len(drafts) and tokens[-1] == drafts[len(tokens) - 1]:
@@ -133,6 +137,17 @@ class FakeDecoder:
         if wrong:
             del self._memory[entry.slot][-wrong:]
         return Sampled(tokens, len(tokens) - 1)
+
+    def _constrained(self, sequence: Sequence, state: GrammarState) -> Sampled:
+        """What the script says if it may; else the end if that may come; else the first byte that may."""
+        try:
+            if state.is_finished:
+                return Sampled([state.end_token])
+            wanted = (self._scripted(sequence, 0), _END, *range(FakeTokenizer.num_vocab))
+            token = next(token for token in wanted if state.allows(token))
+            return Sampled([token, *state.accept(token)], is_complete=state.is_finished)
+        except EngineError as error:
+            return Sampled([], failure=error)
 
     def _scripted(self, sequence: Sequence, ahead: int) -> int:
         """The next token: letters from a place in the list, 40 to 119 of them, then the end unless that is ignored."""
@@ -172,3 +187,9 @@ class FakeBackend:
         self.tokenizer = FakeTokenizer()
         self.decoder = decoder or FakeDecoder()
         self.embedder = FakeEmbedder() if embeds else None
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """Its bytes, for constraints."""
+        from engine.fake_grammar import fake_grammar_tokenizer  # which needs this file
+
+        return fake_grammar_tokenizer(self.tokenizer)

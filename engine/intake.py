@@ -1,27 +1,73 @@
-"""From a request to its sequences: the work that can be done beside the decoding thread. Knows prompts and limits."""
+"""From a request to its sequences: the work that can be done beside the decoding thread. Knows prompts, constraints, limits."""
 
 from __future__ import annotations
 
 import msgspec
 
+from engine.answer import AnswerSpec
+from engine.constraints import Grammar, Grammars, GrammarState
+from engine.errors import InvalidConstraint
 from engine.messages import Request, Sampling
 from engine.prompts import PromptEncoder
 from engine.sequence import Sequence
 
 
-def to_sequences(client: str, request: Request, encoder: PromptEncoder, stopwords: list[str]) -> list[Sequence]:
-    """Render, tokenise and check; one sequence for each answer asked for. Raises an EngineError that says what is wrong."""
-    tokens = encoder.encode(request)
-    return [
-        Sequence(
+class Intake:
+    """Of one model. Any thread may use it, except the one that decodes."""
+
+    def __init__(self, encoder: PromptEncoder, grammars: Grammars, *, stopwords: list[str], context_size: int) -> None:
+        self._encoder = encoder
+        self._grammars = grammars
+        self._stopwords = stopwords
+        self._context_size = context_size
+
+    def sequences(self, client: str, request: Request) -> list[Sequence]:
+        """Render, tokenise, compile and check; one sequence for each answer asked for.
+
+        Raises an EngineError that says what is wrong with the request.
+        """
+        prompt = self._encoder.encode(request)
+        spec = self._encoder.answers.spec(request, prompt, self._stopwords)
+        grammar = self._grammar(request, spec)
+        return [self._sequence(client, request, index, prompt, spec, grammar) for index in range(request.n)]
+
+    def _grammar(self, request: Request, spec: AnswerSpec) -> Grammar | None:
+        """Compile what the answer must look like; a schema is checked by itself before it becomes part of a grammar of ours."""
+        if request.constraint is not None:
+            grammar = self._grammars.compile(request.constraint)
+            if spec.constraint == request.constraint:
+                return grammar
+        if spec.constraint is None:
+            return None
+        try:
+            return self._grammars.compile(spec.constraint, is_ours=True)
+        except InvalidConstraint as error:
+            param = "tools" if spec.tool_format is not None else error.param
+            raise InvalidConstraint(str(error), param=param) from None
+
+    def _sequence(
+        self,
+        client: str,
+        request: Request,
+        index: int,
+        prompt: list[int],
+        spec: AnswerSpec,
+        grammar: Grammar | None,
+    ) -> Sequence:
+        tokens, state = list(prompt), None
+        if grammar is not None:
+            forced, state = self._begin(request, grammar, self._context_size - len(prompt))
+            tokens += forced
+        return Sequence(
             client=client,
             request_id=request.id,
             index=index,
-            tokens=list(tokens),
-            num_prompt_tokens=len(tokens),
+            tokens=tokens,
+            num_prompt_tokens=len(prompt),
             max_tokens=request.max_tokens,
             sampling=_sampling(request.sampling, index),
-            stop=[*request.stop, *stopwords],
+            spec=spec,
+            constraint=state,
             ignore_eos=request.ignore_eos,
             logprobs=request.logprobs,
             stream=request.stream,
@@ -29,8 +75,18 @@ def to_sequences(client: str, request: Request, encoder: PromptEncoder, stopword
             tenant=request.tenant,
             group=request.group,
         )
-        for index in range(request.n)
-    ]
+
+    def _begin(self, request: Request, grammar: Grammar, room: int) -> tuple[list[int], GrammarState]:
+        """The state before the first token that is sampled, and those that every answer begins with.
+
+        Where logprobs are asked for nothing is forced, since each token must be sampled to have one.
+        """
+        jumps = request.logprobs is None
+        state = grammar.start(jumps=jumps)
+        forced = state.jump()
+        if len(forced) < min(room, request.max_tokens or room):
+            return forced, state
+        return [], grammar.start(jumps=jumps)
 
 
 def _sampling(sampling: Sampling, index: int) -> Sampling:

@@ -117,7 +117,8 @@ class Engine:
         if not plan.entries:
             return False
         for sequence, tokens, sampled in self.scheduler.apply(plan, self._decode(plan)):
-            self._grow(sequence, tokens, sampled)
+            if self._answers.knows(sequence):  # its request may have failed with another answer of this step
+                self._grow(sequence, tokens, sampled)
         self.num_steps += 1
         return True
 
@@ -145,6 +146,9 @@ class Engine:
 
     def _grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> None:
         """A sequence got tokens: show their text, and end it where it ends."""
+        if sampled.failure is not None:
+            self._fail(sequence.key, sampled.failure)
+            return
         delta, reason = self._answers.grow(sequence, tokens, sampled)
         if delta is not None and sequence.stream:
             self._say(sequence, delta)
@@ -207,13 +211,18 @@ class Engine:
             traceback.print_exc(file=sys.stderr)
         message = str(error) if known else "The engine failed while it ran this request."
         for key in {sequence.key for sequence in self.scheduler.running}:
-            sequences = self.scheduler.find(*key)
-            self._say(sequences[0], Failed(request_id=key[1], code=EngineError.code, message=message))
-            for sequence in sequences:
-                self._answers.forget(sequence)
-                self._release(sequence)
+            self._fail(key, EngineError(message))
         self.scheduler.forget_memory()
         self._decoder.reset()
+
+    def _fail(self, key: tuple[str, str], error: EngineError) -> None:
+        """A request ends without an answer, or without the rest of its answers."""
+        client, request_id = key
+        failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
+        self._outputs.setdefault(client, []).append(failed)
+        for sequence in self.scheduler.find(client, request_id):
+            self._answers.forget(sequence)
+            self._release(sequence)
 
     def _say(self, sequence: Sequence, output: Output) -> None:
         self._outputs.setdefault(sequence.client, []).append(output)

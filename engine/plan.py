@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from engine.errors import EngineError
 from engine.messages import TokenLogprob
 from engine.sequence import Sequence
 from engine.slots import Fork
@@ -57,9 +58,11 @@ class Sampled:
     """New tokens of one entry: accepted drafts, then the one sampled, then those its constraint forces.
 
     `logprobs` are of the sampled ones, in order, where they were asked for. `is_complete`: the constraint allows no more.
+    `failure`: the answer cannot go on; the others of the step can.
     """
 
     tokens: list[int]
     num_accepted: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
     is_complete: bool = False
+    failure: EngineError | None = None

@@ -6,8 +6,9 @@ Knows token ids. Owned by the scheduler, which alone changes it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
+from engine.answer import AnswerSpec
+from engine.constraints import GrammarState
 from engine.messages import FinishReason, Priority, Sampling
 
 
@@ -15,7 +16,8 @@ from engine.messages import FinishReason, Priority, Sampling
 class Sequence:
     """`tokens` is prompt and answer; `num_computed` of them are in the slot's memory.
 
-    `index` is its place among the answers to one request. `constraint` is opaque here: whoever samples knows what it is.
+    `index` is its place among the answers to one request, `spec` what these may hold, `constraint` how far this one has come
+    in what it must look like.
     """
 
     client: str
@@ -24,7 +26,7 @@ class Sequence:
     num_prompt_tokens: int
     max_tokens: int | None
     sampling: Sampling
-    stop: list[str]
+    spec: AnswerSpec
     ignore_eos: bool
     stream: bool
     priority: Priority
@@ -32,7 +34,7 @@ class Sequence:
     tenant: str = ""
     group: str = ""
     logprobs: int | None = None
-    constraint: Any = None  # Any: an `engine.constraints.Grammar`, which this file needs not know
+    constraint: GrammarState | None = None
     slot: int | None = None
     num_computed: int = 0
     num_cached: int | None = None

@@ -13,7 +13,10 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,13 +26,15 @@ import zmq
 from engine.backend import Backend
 from engine.config import Backend as BackendKind
 from engine.config import EngineConfig
+from engine.constraints import Grammars
 from engine.embedding import encode_inputs
 from engine.errors import EngineError, InvalidPrompt, ModelFailed
 from engine.fake import FakeBackend, FakeDecoder
-from engine.intake import to_sequences
+from engine.intake import Intake
 from engine.loop import Add, Call, Command, Embed, Engine, Output, Stop
 from engine.messages import (
     Cancel,
+    ChatPrompt,
     EmbedRequest,
     EngineInfo,
     Failed,
@@ -78,9 +83,12 @@ class Server:
         self._backend = backend
         self._boot_id = secrets.token_hex(8)
         self._clients: set[str] = set()
-        self._encoder = PromptEncoder(
-            backend.tokenizer, template=config.chat_template, context_size=config.context_size
+        encoder = PromptEncoder(backend.tokenizer, template=config.chat_template, context_size=config.context_size)
+        self._grammars = Grammars(
+            backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab, jump_forward=config.jump_forward
         )
+        self._intake = Intake(encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size)
+        self._slow_intake = SlowIntake()
         self._info = EngineInfo(
             model=config.model,
             build=backend.decoder.build,
@@ -96,6 +104,7 @@ class Server:
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Serve until told to stop."""
+        self._grammars.prepare()
         threading.Thread(target=self._receive, name="intake", daemon=True).start()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         self.engine.run(is_stopping, idle_seconds=TICK_SECONDS)
@@ -119,23 +128,33 @@ class Server:
                 self.engine.inbox.put(Call(lambda: self._welcome(client)))
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
-                    try:
-                        self.engine.inbox.put(self._command(message.client, request))
-                    except EngineError as error:
-                        failed = Failed(request_id=request.id, code=error.code, message=str(error), param=error.param)
-                        self.engine.inbox.put(Call(_later(self._emit, message.client, [failed])))
+                    take = partial(self._take, message.client, request)
+                    if isinstance(request, Request) and (request.constraint or _shows_tools(request)):
+                        self._slow_intake.put((message.client, request.id), take)
+                    else:
+                        take()
             case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
-                self.engine.inbox.put(Stop(message.client, message.request_ids))
+                for request_id in message.request_ids:
+                    stop = partial(self.engine.inbox.put, Stop(message.client, [request_id]))
+                    self._slow_intake.after((message.client, request_id), stop)
+
+    def _take(self, client: str, request: Request | EmbedRequest) -> None:
+        """Everything about a request that can be done beside the decoding thread."""
+        try:
+            self.engine.inbox.put(self._command(client, request))
+        except EngineError as error:
+            failed = Failed(request_id=request.id, code=error.code, message=str(error), param=error.param)
+            self.engine.inbox.put(Call(partial(self._emit, client, [failed])))
 
     def _command(self, client: str, request: Request | EmbedRequest) -> Command:
-        """Everything about a request that can be done beside the decoding thread; raises an EngineError."""
+        """What the loop is told to do; raises an EngineError."""
         if isinstance(request, EmbedRequest):
             if self._backend.embedder is None:
                 raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
             return Embed(client, request, encode_inputs(request, self._backend.tokenizer))
         if not self._info.slots:
             raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
-        return Add(to_sequences(client, request, self._encoder, self._config.stopwords))
+        return Add(self._intake.sequences(client, request))
 
     def _welcome(self, client: str) -> None:
         if self._output.send(client, Welcome(boot_id=self._boot_id, info=self._info)):
@@ -169,8 +188,36 @@ class Server:
                 os._exit(_EXIT_HUNG)
 
 
-def _later(emit: Callable[[str, list[Output]], None], client: str, items: list[Output]) -> Callable[[], None]:
-    return lambda: emit(client, items)
+class SlowIntake:
+    """A thread beside the intake's for requests with a grammar to compile, which may take a second, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "slow-intake")
+        self._waiting: set[tuple[str, str]] = set()  # the intake's thread adds, this one's removes
+
+    def put(self, key: tuple[str, str], take: Callable[[], None]) -> None:
+        """Take a request here."""
+        self._waiting.add(key)
+        self._pool.submit(self._run, key, take)
+
+    def after(self, key: tuple[str, str], action: Callable[[], None]) -> None:
+        """Do something about a request: now, or when it has been taken."""
+        if key in self._waiting:
+            self._pool.submit(action)
+        else:
+            action()
+
+    def _run(self, key: tuple[str, str], take: Callable[[], None]) -> None:
+        try:
+            take()
+        except Exception:  # one request must not end the thread that all others need
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            self._waiting.discard(key)
+
+
+def _shows_tools(request: Request) -> bool:
+    return isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
 
 
 def load_backend(config: EngineConfig) -> Backend:

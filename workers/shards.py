@@ -27,7 +27,7 @@ from db import batches, jobs, shards
 from db.shards import LineResult
 from engine.client import EngineLost
 from engine.messages import Delta, Failed, Finished, FinishReason, Priority, Request
-from workers.answers import completion, engine_crash, problem_of
+from workers.answers import completion, engine_crash, problem_of, truncated_problem
 from workers.context import Served, WorkerContext
 from workers.leases import Lease
 from workers.plan import has_one_answer
@@ -163,9 +163,14 @@ class ShardRun:
                 return LineResult(job_id=ended.line, problem=engine_crash().to_json())
 
     def _answered(self, line: str, finished: Finished) -> LineResult:
+        """The answer, or why it is none; its tokens were spent either way."""
+        is_cut = any(choice.reason is FinishReason.LENGTH for choice in finished.choices)
+        problem = truncated_problem(self._request(line), finished) if is_cut else None
+        answer = completion(line, self._served.model.name, self._served.fingerprint, finished)
         return LineResult(
             job_id=line,
-            answer=completion(line, self._served.model.name, self._served.fingerprint, finished),
+            answer=answer if problem is None else None,
+            problem=None if problem is None else problem.to_json(),
             prompt_tokens=finished.usage.prompt_tokens,
             completion_tokens=finished.usage.completion_tokens,
             cached_tokens=finished.usage.cached_tokens,

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import llama_cpp as llama
 import msgspec
+from llguidance import LLTokenizer
 
 from engine.backend import Decoder
 from engine.config import EngineConfig
@@ -14,6 +15,7 @@ from engine.embedding import EmbeddingsOnly
 from engine.errors import ModelFailed
 from engine.llama.decoder import LlamaDecoder
 from engine.llama.embedder import LlamaEmbedder
+from engine.llama.grammar import grammar_tokenizer
 from engine.llama.runtime import start_llama
 from engine.llama.sizing import resolve_slots
 from engine.llama.tokenizer import LlamaTokenizer
@@ -35,6 +37,10 @@ class LlamaBackend:
             self.decoder = EmbeddingsOnly()
         else:
             self.decoder = LlamaDecoder(self._model, self.tokenizer, config)
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """See `engine.backend.Backend`."""
+        return grammar_tokenizer(self.tokenizer)
 
 
 def _load(config: EngineConfig) -> Any:  # Any: a pointer

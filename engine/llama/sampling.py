@@ -15,8 +15,10 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import DecodeFailed
+from engine.constraints import GrammarState
+from engine.errors import DecodeFailed, EngineError
 from engine.llama.tokenizer import LlamaTokenizer
+from engine.masks import best_allowed, forbid
 from engine.messages import Sampling, TokenLogprob
 from engine.plan import Entry, Sampled
 from engine.sequence import Sequence
@@ -90,7 +92,7 @@ class Sampler:
     def _forbid_ends(self, entries: list[Entry], logits: Logits) -> None:
         at = 0
         for entry in entries:
-            if entry.sequence.ignore_eos:
+            if entry.sequence.ignore_eos and entry.sequence.constraint is None:
                 logits[at : at + entry.num_rows, self._end_tokens] = -np.inf
             at += entry.num_rows
 
@@ -106,33 +108,57 @@ class Sampler:
         return done + [one for other in others for one in other.result()]
 
     def _sample(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+        if entry.sequence.constraint is None:
+            return self._sample_free(entry, logits, at, row)
+        try:
+            return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[at], row)
+        except EngineError as error:
+            return Sampled([], failure=error)
+
+    def _sample_free(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
         """An entry's rows one after the other, as far as its drafts were right."""
-        sequence = entry.sequence
-        voice, state = self._voices[sequence], sequence.constraint
+        sequence, voice = entry.sequence, self._voices[entry.sequence]
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
         tokens: list[int] = []
         logprobs: list[TokenLogprob] = []
         for number in range(entry.num_rows):
             line = logits[at + number]
-            before = line.copy() if sequence.logprobs is not None else line
-            token = self._pick(sequence, voice, line, row + number)
+            unbiased = self._biased(voice, line, sequence)
+            token = self._pick(voice, line, row + number)
             tokens.append(token)
             if sequence.logprobs is not None:
-                logprobs.append(self._logprob(before, token, sequence.logprobs))
-            if state is not None:
-                forced = state.accept(token)
-                return Sampled([*tokens, *forced], 0, logprobs, state.is_finished)
+                logprobs.append(self._logprob(unbiased, token, sequence.logprobs))
             if number == len(drafts) or token != drafts[number]:
                 break
         return Sampled(tokens, len(tokens) - 1, logprobs)
 
-    def _pick(self, sequence: Sequence, voice: _Voice, line: Logits, row: int) -> int:
+    def _sample_constrained(self, sequence: Sequence, state: GrammarState, line: Logits, row: int) -> Sampled:
+        """The likeliest token is asked about first: a mask is made only where the model disagrees with its constraint."""
+        if state.is_finished:
+            return Sampled([state.end_token])
+        voice = self._voices[sequence]
+        unbiased = self._biased(voice, line, sequence)
+        token = int(line.argmax()) if voice.chain is None else -1
+        if token < 0 or not state.allows(token):
+            mask = np.empty((len(line) + 31) // 32, np.int32)
+            state.fill_mask(mask)
+            if voice.chain is None:
+                token = best_allowed(line, mask)
+            else:
+                forbid(line, mask)
+                token = self._pick(voice, line, row)
+        logprobs = [] if sequence.logprobs is None else [self._logprob(unbiased, token, sequence.logprobs)]
+        forced = state.accept(token)
+        return Sampled([token, *forced], 0, logprobs, state.is_finished)
+
+    def _biased(self, voice: _Voice, line: Logits, sequence: Sequence) -> Logits:
+        """Add the request's bias; returns the row as the model computed it, where somebody will ask for that."""
+        before = line.copy() if sequence.logprobs is not None else line
         if voice.bias_ids.size:
             line[voice.bias_ids] += voice.bias
-        if sequence.constraint is not None:
-            if voice.chain is None:
-                return int(sequence.constraint.best(line))
-            sequence.constraint.forbid(line)
+        return before
+
+    def _pick(self, voice: _Voice, line: Logits, row: int) -> int:
         token = int(line.argmax())
         if not np.isfinite(line[token]):
             raise DecodeFailed("The model computed a logit that is not a number.")

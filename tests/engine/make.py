@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
+from engine.answer import AnswerSpec
 from engine.backend import Backend
 from engine.config import Backend as BackendKind
 from engine.config import EngineConfig
+from engine.constraints import Grammars
 from engine.fake import FakeBackend, FakeDecoder
-from engine.intake import to_sequences
+from engine.intake import Intake
 from engine.loop import Add, Engine, Output
 from engine.messages import ChatPrompt, Finished, FinishReason, Priority, Request, Sampling
 from engine.prompts import PromptEncoder
@@ -21,7 +25,7 @@ def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequen
         "num_prompt_tokens": len(tokens),
         "max_tokens": None,
         "sampling": Sampling(),
-        "stop": [],
+        "spec": AnswerSpec(),
         "ignore_eos": False,
         "stream": False,
         "priority": Priority.CHAT,
@@ -34,6 +38,19 @@ def chat(text: str, request_id: str = "r", **given: object) -> Request:
     return Request(id=request_id, prompt=prompt, sampling=Sampling(temperature=0), **given)  # type: ignore[arg-type]
 
 
+_grammars: WeakKeyDictionary[Backend, dict[bool, Grammars]] = WeakKeyDictionary()
+
+
+def grammars_of(backend: Backend, *, jump_forward: bool) -> Grammars:
+    """One for each backend: its vocabulary takes a while."""
+    known = _grammars.setdefault(backend, {})
+    if jump_forward not in known:
+        known[jump_forward] = Grammars(
+            backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab, jump_forward=jump_forward
+        )
+    return known[jump_forward]
+
+
 class Bench:
     """An engine that is stepped by hand, and everything it said."""
 
@@ -44,11 +61,17 @@ class Bench:
         self.encoder = PromptEncoder(
             self.backend.tokenizer, template=self.config.chat_template, context_size=self.config.context_size
         )
+        self.intake = Intake(
+            self.encoder,
+            grammars_of(self.backend, jump_forward=self.config.jump_forward),
+            stopwords=list(self.config.stopwords),
+            context_size=self.config.context_size,
+        )
         self.outputs: list[Output] = []
         self.engine = Engine(self.backend, self.config, lambda _, items: self.outputs.extend(items), idle=lambda: None)
 
     def add(self, request: Request) -> None:
-        self.engine.inbox.put(Add(to_sequences("c", request, self.encoder, list(self.config.stopwords))))
+        self.engine.inbox.put(Add(self.intake.sequences("c", request)))
 
     def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
         """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""

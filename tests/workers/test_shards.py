@@ -12,7 +12,7 @@ from core.states import BatchState, JobState, ShardState
 from db import batches
 from db.tables import Batch, Job, Shard, UsageDaily
 from engine.client import EngineLost
-from engine.messages import Failed, Finished, Request
+from engine.messages import Choice, Failed, Finished, FinishReason, Request
 from tests.db.make import make_running_batch
 from tests.workers.conftest import ScriptedEngine, echo
 from workers.context import WorkerContext
@@ -316,3 +316,24 @@ def test_twins_wait_with_a_line_that_was_given_back(worker: WorkerContext, engin
     work(worker)
     assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
     assert len(engine.asked) == 2
+
+
+def test_a_structured_answer_that_was_cut_off_is_a_failed_line_and_its_tokens_count(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [2], ', "response_format": {"type": "json_object"}')
+    change_body(worker, 2, "whole")
+
+    def answer(request: Request) -> Finished:
+        finished = echo(request)
+        if finished.text == "whole":
+            return finished
+        cut = Choice(reason=FinishReason.LENGTH, text='{"a":')
+        return Finished(request_id=request.id, choices=[cut], usage=finished.usage)
+
+    engine.answer = answer
+    work(worker)
+    cut, whole = rows(worker)
+    assert (cut.state, whole.state) == (JobState.FAILED, JobState.COMPLETED)
+    assert "incomplete_output" in cut.problem
+    assert cut.completion_tokens == whole.completion_tokens > 0
