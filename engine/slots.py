@@ -124,10 +124,16 @@ class SlotTable:
         """May what follows the match be lost? A state that cannot be trimmed is itself lost when it goes on."""
         return self._traits.can_trim and tail <= max(_SHORT_TAIL, used)
 
-    def _worth(self, slot: Slot, running: set[int]) -> tuple[int, bool, int, int]:
-        """What using this slot for something else would cost: the least is chosen."""
-        gaps = count_runs(running | {slot.index}) if self._traits.is_split else 0
-        return gaps, slot.num_valid > 0, slot.used_at, slot.index
+    def _worth(self, slot: Slot, running: set[int]) -> tuple[int, int, bool, int, int]:
+        """What using this slot for something else would cost: the least is chosen.
+
+        In split memory that is first how scattered those who run would be, gaps between them being filled before the ends.
+        """
+        runs = span = 0
+        if self._traits.is_split:
+            together = running | {slot.index}
+            runs, span = count_runs(together), max(together) - min(together)
+        return runs, span, slot.num_valid > 0, slot.used_at, slot.index
 
 
 def common_prefix(one: list[int], other: list[int], most: int) -> int:

@@ -6,6 +6,7 @@ copies a whole stream for a fork, and attention walks its own cells; `docs/decis
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from engine.errors import DecodeFailed, ModelFailed, NoRoom
 from engine.llama.batch import Batch
 from engine.llama.kv import set_kv
 from engine.llama.lora import attach
-from engine.llama.sampling import Sampler
+from engine.llama.sampling import Logits, Sampler
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.plan import Plan, Sampled, Shift
 from engine.sequence import Sequence
@@ -41,6 +42,8 @@ class LlamaDecoder:
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)
         self._num_vocab = tokenizer.num_vocab
+        self._views: dict[tuple[int, int], Logits] = {}
+        self._address = 0
         threads = config.threads or len(os.sched_getaffinity(0))
         self._sampler = Sampler(self._context, tokenizer, config.context_size, threads)
 
@@ -76,10 +79,7 @@ class LlamaDecoder:
         entries = plan.sampled
         if not entries:
             return []
-        pointer = llama.llama_get_logits(self._context)  # waits for the device; rows are in batch order
-        number = sum(entry.num_rows for entry in entries)
-        logits = np.ctypeslib.as_array(pointer, shape=(number, self._num_vocab))
-        sampled = self._sampler.sample(entries, logits, rows)
+        sampled = self._sampler.sample(entries, self._logits(sum(entry.num_rows for entry in entries)), rows)
         for entry, result in zip(entries, sampled, strict=True):
             if entry.num_drafts > result.num_accepted:
                 kept = entry.start + len(entry.tokens) - entry.num_drafts + result.num_accepted
@@ -89,6 +89,21 @@ class LlamaDecoder:
     def reset(self) -> None:
         """See `engine.backend.Decoder`."""
         llama.llama_memory_clear(self._memory, True)
+
+    def _logits(self, num_rows: int) -> Logits:
+        """The rows of this step, (num_rows, num_vocab), in batch order; waits for the device.
+
+        Views are kept, since making one takes longer than using it.
+        """
+        pointer = llama.llama_get_logits(self._context)
+        key = ctypes.addressof(pointer.contents), num_rows
+        view = self._views.get(key)
+        if view is None:
+            if key[0] != self._address:  # the buffer was made anew, as it is when it grows
+                self._views.clear()
+                self._address = key[0]
+            view = self._views[key] = np.ctypeslib.as_array(pointer, shape=(num_rows, self._num_vocab))
+        return view
 
     def _fork(self, fork: Fork) -> None:
         if fork.length == 0:

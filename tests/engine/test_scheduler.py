@@ -307,6 +307,17 @@ def test_entries_stand_in_the_order_of_their_slots() -> None:
     assert [entry.slot for entry in step(scheduler).entries] == [0, 1, 2]
 
 
+def test_in_split_memory_those_who_run_stay_side_by_side() -> None:
+    scheduler = make_scheduler(
+        slots=4, spare_slots=2, batch_tokens=16, prefill_tokens=16, traits=MemoryTraits(is_split=True)
+    )
+    for n in range(12):
+        scheduler.add(make_sequence(str(n), [n] * 3, max_tokens=2 + n % 2 * 3))
+    while scheduler.num_waiting:
+        slots = [entry.slot for entry in step(scheduler).entries]
+        assert slots == list(range(slots[0], slots[0] + len(slots)))
+
+
 def test_in_split_memory_the_last_ones_move_together() -> None:
     scheduler = make_scheduler(slots=4, batch_tokens=16, prefill_tokens=16, traits=MemoryTraits(is_split=True))
     for name in "abcd":
