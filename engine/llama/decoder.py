@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from typing import Any, Final
 
 import llama_cpp as llama
@@ -42,6 +43,7 @@ class LlamaDecoder:
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)
         self._num_vocab = tokenizer.num_vocab
+        self.decode_seconds = self.sample_seconds = 0.0
         self._views: dict[tuple[int, int], Logits] = {}
         self._address = 0
         threads = config.threads or len(os.sched_getaffinity(0))
@@ -71,6 +73,7 @@ class LlamaDecoder:
     def run(self, plan: Plan) -> list[Sampled]:
         """Decode, sample, and take back the drafts that were wrong."""
         rows = self._batch.fill(plan)
+        began = time.perf_counter()
         code = llama.llama_decode(self._context, self._batch.raw)
         if code == _NO_ROOM:
             raise NoRoom
@@ -78,8 +81,13 @@ class LlamaDecoder:
             raise DecodeFailed(f"llama_decode returned {code}")
         entries = plan.sampled
         if not entries:
+            self.decode_seconds += time.perf_counter() - began
             return []
-        sampled = self._sampler.sample(entries, self._logits(sum(entry.num_rows for entry in entries)), rows)
+        logits = self._logits(sum(entry.num_rows for entry in entries))
+        decoded = time.perf_counter()
+        sampled = self._sampler.sample(entries, logits, rows)
+        self.decode_seconds += decoded - began
+        self.sample_seconds += time.perf_counter() - decoded
         for entry, result in zip(entries, sampled, strict=True):
             if entry.num_drafts > result.num_accepted:
                 kept = entry.start + len(entry.tokens) - entry.num_drafts + result.num_accepted
