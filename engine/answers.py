@@ -25,6 +25,7 @@ class _Answer:
     unsaid: list[Part] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_shown: int = 0
+    echo: str = ""
 
 
 @dataclass(slots=True)
@@ -52,6 +53,9 @@ class Answers:
         self._requests[sequences[0].key] = _Request(len(sequences))
         for sequence in sequences:
             answer = self._answers[sequence] = _Answer(AnswerStream(sequence.spec))
+            if sequence.echo:
+                answer.echo = self._text(sequence.tokens[: sequence.num_prompt_tokens])
+                answer.unsaid.append(Part(answer.echo))
             for token in sequence.tokens[sequence.num_prompt_tokens :]:
                 answer.unsaid.append(answer.stream.push(token, self._piece(token)))
 
@@ -63,6 +67,8 @@ class Answers:
         """Take new tokens; returns what may be shown of them, and why the answer ends if it does."""
         answer, reason = self._answers[sequence], sequence.finish_reason
         stream = answer.stream
+        if not answer.logprobs:
+            answer.logprobs += sequence.prompt_logprobs
         answer.logprobs += sampled.logprobs
         parts, answer.unsaid = answer.unsaid, []
         for token in tokens:
@@ -77,6 +83,9 @@ class Answers:
                 reason = FinishReason.TOOL_CALLS
         part = parts[0] if len(parts) == 1 else together(parts)
         return self._delta(sequence, answer, part) if not part.is_empty else None, reason
+
+    def _text(self, tokens: list[int]) -> str:
+        return b"".join(map(self._piece, tokens)).decode(errors="replace")
 
     def _delta(self, sequence: Sequence, answer: _Answer, part: Part) -> Delta:
         logprobs = answer.logprobs[answer.num_shown :]
@@ -97,7 +106,7 @@ class Answers:
         request.choices.append(
             Choice(
                 reason=reason,
-                text=answer.stream.text,
+                text=answer.echo + answer.stream.text,
                 index=sequence.index,
                 reasoning=answer.stream.reasoning,
                 tool_calls=answer.stream.tool_calls,

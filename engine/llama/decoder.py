@@ -22,6 +22,7 @@ from engine.llama.lora import attach
 from engine.llama.sampling import Logits, Sampler
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.plan import Plan, Sampled, Shift
+from engine.scheduler import SCORED_ROWS
 from engine.sequence import Sequence
 from engine.slots import Fork, MemoryTraits
 
@@ -137,7 +138,8 @@ def _context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) 
     parameters.n_ctx = config.context_size * (config.slots if parameters.kv_unified else num_slots)
     parameters.n_batch = config.batch_tokens
     parameters.n_ubatch = config.ubatch_tokens
-    parameters.n_outputs_max = num_slots * (1 + max_drafts)  # else room for the logits of a whole step is reserved
+    # else room for the logits of a whole step is reserved
+    parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + SCORED_ROWS, config.batch_tokens)
     parameters.n_threads = threads
     parameters.n_threads_batch = config.threads_batch or threads
     parameters.swa_full = False  # a window's layers keep little more than the window
