@@ -50,18 +50,20 @@ class Fork:
 
 @dataclass(slots=True)
 class Slot:
-    """The first `num_valid` of `tokens` are in memory, computed for `tenant`. `holder` runs or is paused here."""
+    """The first `num_valid` of `tokens` are in memory, computed for `tenant`; None is nobody, also where positions do not
+    match the tokens any more. `holder` runs or is paused here.
+    """
 
     index: int
     tokens: list[int] = field(default_factory=list)
     num_valid: int = 0
-    tenant: str = ""
+    tenant: str | None = None
     holder: Sequence | None = None
     used_at: int = 0
 
     def forget(self) -> None:
         """It holds nothing any more."""
-        self.tokens, self.num_valid, self.tenant = [], 0, ""
+        self.tokens, self.num_valid, self.tenant = [], 0, None
 
 
 class SlotTable:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import llama_cpp as llama
 import numpy as np
 
+from engine.composer import SCORED_ROWS
 from engine.config import EngineConfig, KvLayout, Switch
 from engine.errors import DecodeFailed, ModelFailed, NoRoom
 from engine.llama.batch import Batch
@@ -22,7 +23,6 @@ from engine.llama.lora import attach
 from engine.llama.sampling import Logits, Sampler
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.plan import Plan, Sampled, Shift
-from engine.scheduler import SCORED_ROWS
 from engine.sequence import Sequence
 from engine.slots import Fork, MemoryTraits
 

@@ -350,6 +350,29 @@ def test_forced_tokens_end_where_the_answer_must() -> None:
     assert sequence.finish_reason is FinishReason.LENGTH
 
 
+def test_many_forced_tokens_are_read_in_pieces_that_leave_room_for_everybody() -> None:
+    scheduler = make_scheduler(slots=2, batch_tokens=8)
+    for name in "ab":
+        scheduler.add(make_sequence(name, [1]))
+    scheduler.admit()
+    plan = scheduler.plan()
+    scheduler.apply(plan, [Sampled(list(range(10))) for _ in plan.sampled])
+    sizes = []
+    for _ in range(3):
+        plan = step(scheduler)
+        sizes.append([(len(entry.tokens), entry.num_rows) for entry in plan.entries])
+    assert sizes == [[(4, 0), (4, 0)], [(4, 0), (4, 0)], [(2, 1), (2, 1)]]
+
+
+def test_whoever_was_shifted_is_not_paused_since_it_could_not_be_computed_again() -> None:
+    scheduler = make_scheduler(slots=1, spare_slots=1, context_size=8, shifts_context=True)
+    scheduler.add(shifted := batch("b", [1, 2, 3], max_tokens=12))
+    while not shifted.num_shifted:
+        step(scheduler)
+    scheduler.add(make_sequence("chat", [5]))
+    assert step(scheduler).entries[0].sequence is shifted
+
+
 def test_a_complete_constraint_ends_the_answer() -> None:
     scheduler = make_scheduler()
     scheduler.add(sequence := make_sequence("a", [1]))
