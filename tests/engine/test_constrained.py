@@ -224,6 +224,13 @@ def test_tools_that_the_template_does_not_know_are_refused() -> None:
         Bench().add(with_tools(chat("weather?"), WEATHER))
 
 
+def test_a_schema_that_a_tool_cannot_have_is_told_in_the_words_of_who_wrote_it() -> None:
+    odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"x": {"type": "nix"}}}}}
+    with pytest.raises(InvalidConstraint, match=r"^The constraint cannot be used: Invalid type: nix$") as caught:
+        Bench(chat_template=TOOLS_TEMPLATE).add(with_tools(chat("odd?"), odd))
+    assert caught.value.param == "tools"
+
+
 def test_thoughts_are_split_from_the_answer_and_counted() -> None:
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}<think>\n{# </think> #}"
     bench = Bench(FakeBackend(Saying("Hm, let me think.</think>\n\nForty")), chat_template=template, context_size=512)

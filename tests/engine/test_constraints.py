@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -163,6 +164,10 @@ def test_a_refusal_is_kept_too_and_names_the_parameter(grammars: Grammars) -> No
             assert (caught.value.code, caught.value.param) == ("invalid_schema", param)
             messages.add(str(caught.value))
         assert len(messages) == 1
+    for_another_field = msgspec.structs.replace(constraint("json_schema", {"not": {}}), param="structured_outputs")
+    with pytest.raises(InvalidConstraint) as caught:
+        grammars.compile(for_another_field)
+    assert caught.value.param == "structured_outputs"
 
 
 def test_many_threads_may_compile_at_once(grammars: Grammars) -> None:
