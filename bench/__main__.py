@@ -16,9 +16,16 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.chat import first_token, many_streams
+from bench.documents import compare_documents
 from bench.engine import compare
-from bench.models import SMOL135
+from bench.engine_memory import memory
+from bench.interactive import first_token_under_load
+from bench.json_schema import compare_json
+from bench.models import DEMO, QWEN05, SMOL135
+from bench.overhead import milliseconds_per_step
 from bench.pipeline import big_file, pipeline
+from bench.sampling import compare_sampling
+from bench.speculation import compare_speculation
 
 _RESULTS = Path(".bench") / "results.json"
 
@@ -66,12 +73,71 @@ def _chat(_: Path) -> list[Result]:
     ]
 
 
+def _ratio(what: str, value: float, target: float) -> Result:
+    return Result(what=what, value=value, unit="ratio", target=target)
+
+
 def _engine(_: Path) -> list[Result]:
     rows = []
-    for slots in (1, 8, 16, 32):
-        ours, bare = compare(SMOL135.num_tokens, SMOL135.path(), slots)
-        rows.append(Result(what=f"engine over bare loop, {slots} slots", value=ours / bare, unit="ratio", target=0.96))
+    for model, slots in ((SMOL135, 1), (SMOL135, 8), (SMOL135, 16), (SMOL135, 32), (QWEN05, 8)):
+        ours, bare = compare(model.num_tokens, model.path(), slots)
+        rows.append(_ratio(f"{model.name}: unrelated prompts, {slots} slots, over bare loop", ours / bare, 0.96))
+    ours, bare = compare(1000, DEMO, 16)
+    rows.append(_ratio("demo model: unrelated prompts, 16 slots, over bare loop", ours / bare, 0.96))
+    ours, bare = compare(SMOL135.num_tokens, SMOL135.path(), 16, shared=256, own=32)
+    rows.append(_ratio("smol135: one shared prefix of 256, 16 slots, over bare loop", ours / bare, 0.96))
     return rows
+
+
+def _json(_: Path) -> list[Result]:
+    rows = []
+    for model, number, least in ((SMOL135, 32, 1.45), (QWEN05, 12, 1.2)):
+        targets = {"without jumps": least, "bare loop": 0.95, "llama-server": 5.0}
+        ratios = compare_json(model.path(), number)
+        rows += [_ratio(f"{model.name}: JSON by schema, over {what}", ratios[what], targets[what]) for what in ratios]
+    return rows
+
+
+def _documents(folder: Path) -> list[Result]:
+    seconds = compare_documents(SMOL135.path(), folder)
+    if seconds is None:
+        return []
+    ours, theirs = seconds
+    return [_ratio("smol135: 16 documents x 8 questions, whole stack, over llama-server", theirs / ours, 1.3)]
+
+
+def _interactive(_: Path) -> list[Result]:
+    idle, busy, step = first_token_under_load(SMOL135, SMOL135.path())
+    limit = 1000 * (2 * idle + step)
+    what = f"chat's first token while 16 slots work on a batch (idle {1000 * idle:.0f} ms)"
+    return [Result(what=what, value=1000 * busy, unit="ms", target=round(limit), is_limit=True)]
+
+
+def _step(_: Path) -> list[Result]:
+    one_by_one, threads = compare_sampling(QWEN05.path())
+    overhead = milliseconds_per_step(SMOL135, SMOL135.path())
+    return [
+        Result(what="Python per step, 32 sequences", value=overhead, unit="ms", target=0.5, is_limit=True),
+        _ratio(f"sampling 32 x 152k ({threads:.1f} ms), over one by one", one_by_one / threads, 1.6),
+    ]
+
+
+def _engine_memory(_: Path) -> list[Result]:
+    rows = []
+    for name, path, requests, num_tokens in (
+        ("demo model, 50,000 requests", DEMO, 50_000, 1000),
+        ("smol135", SMOL135.path(), 64, SMOL135.num_tokens - 8),
+        ("qwen05", QWEN05.path(), 32, QWEN05.num_tokens - 8),
+    ):
+        over, growth = memory(path, requests, num_tokens=num_tokens)
+        what = f"engine process over model and KV: {name} (grew by {growth:.1f} MiB)"
+        rows.append(Result(what=what, value=over + growth, unit="MiB", target=250, is_limit=True))
+    return rows
+
+
+def _speculation(_: Path) -> list[Result]:
+    ratios = compare_speculation(SMOL135.path(), SMOL135.num_tokens)
+    return [_ratio(f"guessing from the prompt: {kind}", value, 1.0) for kind, value in ratios.items()]
 
 
 _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
@@ -79,6 +145,12 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "memory": _memory,
     "chat": _chat,
     "engine": _engine,
+    "json": _json,
+    "documents": _documents,
+    "interactive": _interactive,
+    "step": _step,
+    "engine-memory": _engine_memory,
+    "speculation": _speculation,
 }
 
 

@@ -13,6 +13,7 @@ from typing import Final
 
 import llama_cpp as llama
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.llama.batch import Batch
 from engine.llama.runtime import start_llama
@@ -31,8 +32,8 @@ class _Lane:
     left: int
 
 
-class BareLoop:
-    """A loaded model."""
+class Bare:
+    """A loaded model with `slots` streams of memory and one more; a step at a time."""
 
     def __init__(self, path: Path, slots: int, context_size: int, threads: int) -> None:
         start_llama()
@@ -52,12 +53,32 @@ class BareLoop:
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        llama.llama_memory_clear(self._memory, False)
+
+    def decode(self, entries: list[Entry]) -> NDArray[np.float32]:
+        """Compute a step; a row of logits for each entry that is sampled."""
+        self._batch.fill(Plan(entries))
+        assert llama.llama_decode(self._context, self._batch.raw) == 0
+        pointer = llama.llama_get_logits(self._context)
+        num_rows = sum(entry.num_rows for entry in entries)
+        return (
+            np.ctypeslib.as_array(pointer, shape=(num_rows, self._num_vocab))
+            if num_rows
+            else np.empty((0, 0), np.float32)
+        )
+
+
+class BareLoop(Bare):
+    """Greedy answers of a fixed length."""
+
     def run(self, prompts: list[list[int]], num_generated: int, shared: list[int] | None = None) -> float:
         """Generated tokens per second; `shared` is the start of every prompt, not repeated in them."""
         waiting = list(reversed(prompts))
         lanes: list[_Lane | None] = [None] * self._slots
         began = time.perf_counter()
-        llama.llama_memory_clear(self._memory, False)
+        self.clear()
         if shared:
             self._decode([_Lane(shared, 0, 0)], self._slots)
         while waiting or any(lanes):
@@ -89,10 +110,7 @@ class BareLoop:
             lane.at += len(tokens)
             if not lane.todo:
                 sampled.append(lane)
-        self._batch.fill(Plan(entries))
-        assert llama.llama_decode(self._context, self._batch.raw) == 0
-        pointer = llama.llama_get_logits(self._context)
+        logits = self.decode(entries)
         if sampled:
-            logits = np.ctypeslib.as_array(pointer, shape=(len(sampled), self._num_vocab))
             for lane, token in zip(sampled, logits.argmax(axis=1).tolist(), strict=True):
                 lane.todo, lane.left = [token], max(0, lane.left - 1)

@@ -119,7 +119,7 @@ def compare(num_tokens: int, path: Path, slots: int, *, shared: int = 0, own: in
             bare.run(prompts[:slots], 2)
 
             def run_engine() -> float:
-                seconds, countdown = engine.run(_salted(requests))
+                seconds, countdown = engine.run(salted(requests))
                 return countdown.num_tokens / seconds
 
             return alternate(run_engine, lambda: bare.run(prompts, _GENERATED, start))
@@ -130,7 +130,7 @@ def compare(num_tokens: int, path: Path, slots: int, *, shared: int = 0, own: in
 _salt = iter(range(1 << 30))
 
 
-def _salted(requests: list[Request]) -> list[Request]:
+def salted(requests: list[Request]) -> list[Request]:
     """For another tenant each time, since the engine remembers what the last run computed."""
     tenant = f"tenant-{next(_salt)}"
     return [msgspec.structs.replace(request, tenant=tenant) for request in requests]

@@ -26,6 +26,7 @@ class _Answer:
     unsaid: list[Part] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_shown: int = 0
+    echo: str = ""
 
 
 @dataclass(slots=True)
@@ -53,6 +54,9 @@ class Answers:
         self._requests[sequences[0].key] = _Request(len(sequences))
         for sequence in sequences:
             answer = self._answers[sequence] = _Answer(AnswerStream(sequence.spec))
+            if sequence.echo:
+                answer.echo = self._text(sequence.tokens[: sequence.num_prompt_tokens])
+                answer.unsaid.append(Part(answer.echo))
             for token in sequence.tokens[sequence.num_prompt_tokens :]:
                 answer.unsaid.append(answer.stream.push(token, self._piece(token)))
 
@@ -64,6 +68,8 @@ class Answers:
         """Take new tokens; returns what may be shown of them, and why the answer ends if it does."""
         answer, reason = self._answers[sequence], sequence.finish_reason
         stream = answer.stream
+        if not answer.logprobs:
+            answer.logprobs += sequence.prompt_logprobs
         parts, answer.unsaid = answer.unsaid, []
         for number, token in enumerate(tokens):
             if sequence.ignore_eos or not self._is_end(token):
@@ -79,6 +85,9 @@ class Answers:
         part = parts[0] if len(parts) == 1 else together(parts)
         is_owed = reason is not None and answer.num_shown < len(answer.logprobs)
         return self._delta(sequence, answer, part) if is_owed or not part.is_empty else None, reason
+
+    def _text(self, tokens: list[int]) -> str:
+        return b"".join(map(self._piece, tokens)).decode(errors="replace")
 
     def _delta(self, sequence: Sequence, answer: _Answer, part: Part) -> Delta:
         logprobs = answer.logprobs[answer.num_shown :]
@@ -99,7 +108,7 @@ class Answers:
         request.choices.append(
             Choice(
                 reason=reason,
-                text=answer.stream.text,
+                text=answer.echo + answer.stream.text,
                 index=sequence.index,
                 reasoning=answer.stream.reasoning,
                 tool_calls=answer.stream.tool_calls,

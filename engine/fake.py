@@ -157,7 +157,7 @@ class FakeDecoder:
             wanted = (self._scripted(sequence, 0), _END, *range(FakeTokenizer.num_vocab))
             token = next(token for token in wanted if state.allows(token))
             forced = state.accept(token)
-            return Sampled([token, *forced], 0, _logprobs(sequence, [token]), state.is_finished)
+            return Sampled([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
         except EngineError as error:
             return Sampled([], failure=error)
 

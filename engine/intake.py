@@ -70,6 +70,7 @@ class Intake:
             constraint=state,
             ignore_eos=request.ignore_eos,
             logprobs=request.logprobs,
+            echo=request.echo,
             stream=request.stream,
             priority=request.priority,
             tenant=request.tenant,

@@ -103,7 +103,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     """One generation. `id` is chosen by the client and unique among its running requests.
 
     `max_tokens` None means: until the model stops or the context is full. `n` answers are generated from one prompt.
-    `logprobs` None asks for none, 0 for the chosen tokens', more for as many alternatives beside each.
+    `logprobs` None asks for none, 0 for the chosen tokens', more for as many alternatives beside each. With `echo` an answer
+    begins with its prompt, and logprobs with those of the prompt's tokens.
     `stream` asks for a `Delta` per step; without it only the `Finished` comes, with the whole text.
     Only requests of one `tenant` share computed prefixes. Batch requests of one `group` are begun before those of the next.
     """
@@ -116,6 +117,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     stop: list[str] = []
     ignore_eos: bool = False
     logprobs: int | None = None
+    echo: bool = False
     constraint: Constraint | None = None
     tool_choice: ToolChoice = ToolChoice()
     parallel_tool_calls: bool = True
@@ -202,7 +204,10 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """A token's natural logarithm of probability, before temperature and filters; `top` are the likeliest in its place."""
+    """A token's natural logarithm of probability, before temperature and filters; `top` are the likeliest in its place.
+
+    The first token of an echoed prompt follows nothing and has none: 0, and no `top`.
+    """
 
     piece: bytes
     logprob: float

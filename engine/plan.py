@@ -23,7 +23,8 @@ class Shift:
 class Entry:
     """`tokens` of a sequence at positions `start`… in its slot; the last `num_rows` of them give logits.
 
-    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same.
+    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same. Where `is_scored`,
+    every token is a row, since the prompt's own probabilities are asked for.
     """
 
     sequence: Sequence
@@ -32,6 +33,7 @@ class Entry:
     tokens: list[int]
     num_rows: int
     num_drafts: int = 0
+    is_scored: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,14 @@ class Plan:
 class Sampled:
     """New tokens of one entry: accepted drafts, then the one sampled, then those its constraint forces.
 
-    `logprobs` are of the sampled ones, in order, where they were asked for. `is_complete`: the constraint allows no more.
+    `logprobs` are of the sampled ones, in order, where they were asked for, `prompt_logprobs` of the tokens that were read. A
+    chunk of a prompt that is only scored brings no token. `is_complete`: the constraint allows no more.
     `failure`: the answer cannot go on; the others of the step can.
     """
 
     tokens: list[int]
     num_accepted: int = 0
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     is_complete: bool = False
     failure: EngineError | None = None

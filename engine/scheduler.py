@@ -30,6 +30,8 @@ _WORTH_WAITING: Final = 16
 _LOOK_AHEAD: Final = 4
 _INTERACTIVE_SHARE: Final = 4
 _MAX_FORCED: Final = 64
+# Rows of logits a step has beyond one (and its drafts) for each slot: for a prompt whose own probabilities are asked for.
+SCORED_ROWS: Final = 32
 
 
 class Scheduler:
@@ -165,7 +167,9 @@ class Scheduler:
             accepted = result.num_accepted if result is not None else 0
             sequence.num_computed += len(entry.tokens) - entry.num_drafts + accepted
             if result is not None:
-                grown.append((sequence, self._append(sequence, result), result))
+                sequence.prompt_logprobs += result.prompt_logprobs
+                if result.tokens or result.failure is not None:
+                    grown.append((sequence, self._append(sequence, result), result))
             slot = self._slots[entry.slot]
             slot.num_valid = sequence.num_computed
             slot.used_at = self._clock
@@ -235,6 +239,8 @@ class Scheduler:
 
     def _is_worth_waiting(self, sequence: Sequence) -> bool:
         """Is somebody just reading what this one needs? Then it waits, and forks."""
+        if sequence.is_scoring:
+            return False
         planned, reader = 0, None
         for other in self._running:
             if other.is_reading and other.tenant == sequence.tenant and other.num_shifted == 0:
@@ -336,6 +342,7 @@ class Scheduler:
         (self._running if sequence in self._running else self._paused).remove(sequence)
         self._vacate(sequence)
         sequence.num_computed = sequence.num_shifted = 0
+        sequence.prompt_logprobs.clear()
         self._waiting.put_back(sequence)
 
     def _vacate(self, sequence: Sequence) -> None:
@@ -388,10 +395,15 @@ class Scheduler:
         reading = [sequence for sequence in self._running if sequence.is_reading]
         chat = [sequence for sequence in reading if _is_chat(sequence)]
         entries = []
+        is_scoring = False
         for sequence in sorted(chat or reading, key=lambda sequence: sequence.admission):
             if budget <= 0:
                 break
-            entry = self._read_entry(sequence, budget)
+            if sequence.is_scoring:
+                if is_scoring:  # rows are dear: one at a time
+                    continue
+                is_scoring = True
+            entry = self._read_entry(sequence, min(budget, SCORED_ROWS) if sequence.is_scoring else budget)
             entries.append(entry)
             budget -= len(entry.tokens)
         return entries
@@ -401,8 +413,15 @@ class Scheduler:
         if sequence.snapshot_at is not None and start < sequence.snapshot_at:
             end = sequence.snapshot_at
         tokens = sequence.tokens[start : min(end, start + budget)]
-        is_last = start + len(tokens) == len(sequence.tokens)
-        return Entry(sequence, self._slot_of(sequence), start - sequence.num_shifted, tokens, int(is_last))
+        rows = len(tokens) if sequence.is_scoring else int(start + len(tokens) == len(sequence.tokens))
+        return Entry(
+            sequence,
+            self._slot_of(sequence),
+            start - sequence.num_shifted,
+            tokens,
+            rows,
+            is_scored=sequence.is_scoring,
+        )
 
     def _shift(self, sequence: Sequence) -> Shift | None:
         """Room for the next token in a full context, where the model file asks for it."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.answer import AnswerSpec
 from engine.constraints import GrammarState
-from engine.messages import FinishReason, Priority, Sampling
+from engine.messages import FinishReason, Priority, Sampling, TokenLogprob
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -34,6 +34,8 @@ class Sequence:
     tenant: str = ""
     group: str = ""
     logprobs: int | None = None
+    echo: bool = False
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     constraint: GrammarState | None = None
     slot: int | None = None
     num_computed: int = 0
@@ -59,6 +61,11 @@ class Sequence:
     def num_todo(self) -> int:
         """Tokens that are known and not yet computed: the rest of the prompt, or those just sampled or forced."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def is_scoring(self) -> bool:
+        """Does it want to know how likely its prompt is? Then all of that is computed, whatever a slot may hold."""
+        return self.echo and self.logprobs is not None
 
     @property
     def is_reading(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from typing import Any, Final
 
 import llama_cpp as llama
@@ -21,6 +22,7 @@ from engine.llama.lora import attach
 from engine.llama.sampling import Logits, Sampler
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.plan import Plan, Sampled, Shift
+from engine.scheduler import SCORED_ROWS
 from engine.sequence import Sequence
 from engine.slots import Fork, MemoryTraits
 
@@ -42,6 +44,7 @@ class LlamaDecoder:
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)
         self._num_vocab = tokenizer.num_vocab
+        self.decode_seconds = self.sample_seconds = 0.0
         self._views: dict[tuple[int, int], Logits] = {}
         self._address = 0
         threads = config.threads or len(os.sched_getaffinity(0))
@@ -71,6 +74,7 @@ class LlamaDecoder:
     def run(self, plan: Plan) -> list[Sampled]:
         """Decode, sample, and take back the drafts that were wrong."""
         rows = self._batch.fill(plan)
+        began = time.perf_counter()
         code = llama.llama_decode(self._context, self._batch.raw)
         if code == _NO_ROOM:
             raise NoRoom
@@ -78,8 +82,13 @@ class LlamaDecoder:
             raise DecodeFailed(f"llama_decode returned {code}")
         entries = plan.sampled
         if not entries:
+            self.decode_seconds += time.perf_counter() - began
             return []
-        sampled = self._sampler.sample(entries, self._logits(sum(entry.num_rows for entry in entries)), rows)
+        logits = self._logits(sum(entry.num_rows for entry in entries))
+        decoded = time.perf_counter()
+        sampled = self._sampler.sample(entries, logits, rows)
+        self.decode_seconds += decoded - began
+        self.sample_seconds += time.perf_counter() - decoded
         for entry, result in zip(entries, sampled, strict=True):
             if entry.num_drafts > result.num_accepted:
                 kept = entry.start + len(entry.tokens) - entry.num_drafts + result.num_accepted
@@ -129,7 +138,8 @@ def _context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) 
     parameters.n_ctx = config.context_size * (config.slots if parameters.kv_unified else num_slots)
     parameters.n_batch = config.batch_tokens
     parameters.n_ubatch = config.ubatch_tokens
-    parameters.n_outputs_max = num_slots * (1 + max_drafts)  # else room for the logits of a whole step is reserved
+    # else room for the logits of a whole step is reserved
+    parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + SCORED_ROWS, config.batch_tokens)
     parameters.n_threads = threads
     parameters.n_threads_batch = config.threads_batch or threads
     parameters.swa_full = False  # a window's layers keep little more than the window

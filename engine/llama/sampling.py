@@ -6,9 +6,10 @@ Knows logits, sampler chains and constraints. Everything heavy here happens in C
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import llama_cpp as llama
@@ -108,6 +109,24 @@ class Sampler:
         return done + [one for other in others for one in other.result()]
 
     def _sample(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+        if entry.is_scored:
+            return self._score(entry, logits, at, row)
+        return self._sample_next(entry, logits, at, row)
+
+    def _score(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+        """How likely each token of a prompt was after those before it; then the next one, if all of it is read."""
+        sequence, top = entry.sequence, entry.sequence.logprobs or 0
+        scored = [] if entry.start else [TokenLogprob(piece=self._piece(entry.tokens[0]), logprob=0.0)]
+        end = entry.start + len(entry.tokens)
+        for number, token in enumerate(sequence.tokens[entry.start + 1 : end + 1]):
+            scored.append(self._logprob(logits[at + number], token, top))
+        if end < len(sequence.tokens):
+            return Sampled([], prompt_logprobs=scored)
+        last = replace(entry, num_rows=1, is_scored=False)
+        sampled = self._sample_next(last, logits, at + entry.num_rows - 1, row + entry.num_rows - 1)
+        return replace(sampled, prompt_logprobs=scored)
+
+    def _sample_next(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
         if entry.sequence.constraint is None:
             return self._sample_free(entry, logits, at, row)
         try:
@@ -140,7 +159,7 @@ class Sampler:
         unbiased = self._biased(voice, line, sequence)
         token = int(line.argmax()) if voice.chain is None else -1
         if token < 0 or not state.allows(token):
-            mask = np.empty((len(line) + 31) // 32, np.int32)
+            mask = _scratch.mask(len(line))
             state.fill_mask(mask)
             if voice.chain is None:
                 token = best_allowed(line, mask)
@@ -149,7 +168,7 @@ class Sampler:
                 token = self._pick(voice, line, row)
         logprobs = [] if sequence.logprobs is None else [self._logprob(unbiased, token, sequence.logprobs)]
         forced = state.accept(token)
-        return Sampled([token, *forced], 0, logprobs, state.is_finished)
+        return Sampled([token, *forced], 0, logprobs, is_complete=state.is_finished)
 
     def _biased(self, voice: _Voice, line: Logits, sequence: Sequence) -> Logits:
         """Add the request's bias; returns the row as the model computed it, where somebody will ask for that."""
@@ -198,6 +217,22 @@ class Sampler:
         chain = None if plain else _chain(sequence, self._tokenizer.num_vocab, self._context_size)
         ids = np.array(list(sampling.logit_bias), np.int64)
         return _Voice(chain, ids, np.array(list(sampling.logit_bias.values()), np.float32))
+
+
+class _Scratch(threading.local):
+    """Each thread's own memory for a mask."""
+
+    def __init__(self) -> None:
+        self._mask = np.empty(0, np.int32)
+
+    def mask(self, num_vocab: int) -> NDArray[np.int32]:
+        num_words = (num_vocab + 31) // 32
+        if len(self._mask) != num_words:
+            self._mask = np.empty(num_words, np.int32)
+        return self._mask
+
+
+_scratch: Final = _Scratch()
 
 
 def _best(logits: Logits) -> list[int]:

@@ -9,7 +9,7 @@ from core.settings import ROOT
 from engine.config import EngineConfig
 from engine.errors import ModelFailed
 from engine.llama.backend import LlamaBackend
-from engine.messages import ChatPrompt, Delta, FinishReason, Request, Sampling
+from engine.messages import ChatPrompt, Delta, FinishReason, Request, Sampling, TextPrompt
 from tests.engine.make import Bench, chat
 
 MODEL = ROOT / "models" / "demo.gguf"
@@ -136,3 +136,34 @@ def test_a_missing_or_broken_file_is_said(tmp_path) -> None:
     for path, said in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):
         with pytest.raises(ModelFailed, match=said):
             LlamaBackend(EngineConfig(model="m", endpoint="", model_path=str(path)))
+
+
+def test_an_echoed_prompt_comes_first_and_is_scored(bench: Bench) -> None:
+    text = "The capital of France is Paris. " * 4
+    request = Request(id="r", prompt=TextPrompt(text=text), sampling=Sampling(temperature=0), max_tokens=4)
+    bench.add(msgspec.structs.replace(request, id="plain", logprobs=1))
+    plain = bench.run()["plain"]
+    bench.add(msgspec.structs.replace(request, echo=True, logprobs=1, stream=True))
+    echoed = bench.run()["r"]
+    assert echoed.text == text + plain.text
+    assert "".join(item.text for item in bench.outputs if isinstance(item, Delta)) == echoed.text
+    logprobs = echoed.choices[0].logprobs
+    assert logprobs is not None
+    num_shown = echoed.usage.completion_tokens - (echoed.reason is FinishReason.STOP)
+    assert len(logprobs) == echoed.usage.prompt_tokens + num_shown
+    assert b"".join(one.piece for one in logprobs).decode().startswith(text)
+    assert (logprobs[0].logprob, logprobs[0].top) == (0, [])
+    assert all(one.logprob < 0 and one.top[0].logprob >= one.logprob for one in logprobs[1:])
+    assert logprobs[1].logprob < -1 < max(one.logprob for one in logprobs[len(logprobs) // 2 :])
+    again = plain.choices[0].logprobs
+    assert again is not None
+    assert [one.logprob for one in logprobs[-len(again) :]] == pytest.approx([one.logprob for one in again], abs=0.05)
+
+
+def test_a_full_context_is_shifted_where_the_model_file_asks_for_it() -> None:
+    sizes = {"context_size": 64, "slots": 1, "spare_slots": 0}
+    config = EngineConfig(model="demo", endpoint="", model_path=str(MODEL), context_shift=True, **sizes)
+    bench = Bench(LlamaBackend(config), context_shift=True, **sizes)
+    finished = bench.ask("Hello", ignore_eos=True, max_tokens=150)
+    assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.LENGTH, 150)
+    assert bench.ask(question("France")).text == "The capital of France is Paris."

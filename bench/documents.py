@@ -1,0 +1,119 @@
+"""Sixteen documents, eight questions on each, shuffled: a batch through everything, against llama-server with the same prompts.
+
+The batch is put in order before it runs, so each document is read once; a server takes requests as they come.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import statistics
+import time
+from pathlib import Path
+from typing import Final
+
+from bench.llama_server import LlamaServer, RunningServer
+from bench.stack import running_stack
+from cli.client import Client
+from engine.llama.vocabulary import load_vocabulary
+
+_DOCUMENTS: Final = 16
+_QUESTIONS: Final = 8
+_DOCUMENT_TOKENS: Final = 384
+_QUESTION_TOKENS: Final = 24
+_ANSWER_TOKENS: Final = 16
+_SLOTS: Final = 8
+_CONTEXT: Final = 512
+_PAIRS: Final = 3
+_WORDS: Final = (
+    "mill",
+    "race",
+    "water",
+    "wheel",
+    "stone",
+    "grain",
+    "flour",
+    "river",
+    "stream",
+    "gear",
+    "sack",
+    "sieve",
+)
+_MODEL: Final = """name: bench
+parameters: {{model: {path}}}
+context_size: {context}
+slots: {slots}
+chat_template: "{{{{ messages[0].content }}}}"
+"""
+
+
+def prompts(path: Path, seed: int) -> list[str]:
+    """Shuffled; each run has others, so that nobody remembers the last one's."""
+    rng = random.Random(seed)
+    tokenizer = load_vocabulary(path)
+
+    def text(num_tokens: int) -> str:
+        words: list[str] = []
+        while len(tokenizer.encode(" ".join(words), special=False, add_bos=False)) < num_tokens:
+            words += rng.choices(_WORDS, k=4)
+        return " ".join(words)
+
+    found = []
+    for _ in range(_DOCUMENTS):
+        document = text(_DOCUMENT_TOKENS)
+        found += [f"{document}\n{text(_QUESTION_TOKENS)}" for _ in range(_QUESTIONS)]
+    rng.shuffle(found)
+    return found
+
+
+def _batch_seconds(client: Client, folder: Path, texts: list[str]) -> float:
+    source, output = folder / "in.jsonl", folder / "out.jsonl"
+    with source.open("w") as stream:
+        for number, text in enumerate(texts):
+            body = {
+                "model": "bench",
+                "messages": [{"role": "user", "content": text}],
+                "max_tokens": _ANSWER_TOKENS,
+                "temperature": 0,
+                "ignore_eos": True,
+            }
+            line = {"custom_id": str(number), "method": "POST", "url": "/v1/chat/completions", "body": body}
+            stream.write(json.dumps(line) + "\n")
+    began = time.perf_counter()
+    batch = client.create_batch(client.upload(source), "/v1/chat/completions", "24h")
+    while batch["status"] not in ("completed", "failed", "expired", "cancelled"):
+        time.sleep(0.5)
+        batch = client.batch(batch["id"])
+    client.download(batch["output_file_id"], output)
+    seconds = time.perf_counter() - began
+    assert batch["request_counts"]["completed"] == len(texts), batch
+    return seconds
+
+
+def _server_seconds(server: RunningServer, texts: list[str]) -> float:
+    return server.run(
+        [{"prompt": text, "n_predict": _ANSWER_TOKENS, "temperature": 0, "ignore_eos": True} for text in texts]
+    )
+
+
+def compare_documents(path: Path, folder: Path) -> tuple[float, float] | None:
+    """Seconds of Millrace, whole stack, and of llama-server; None where there is none."""
+    found = LlamaServer.find()
+    if found is None:
+        return None
+    model = _MODEL.format(path=path.resolve(), context=_CONTEXT, slots=_SLOTS)
+    threads = len(os.sched_getaffinity(0))
+    ours, theirs = [], []
+    with (
+        running_stack(model) as stack,
+        Client(f"{stack.url}/v1", "bench") as client,
+        found.running(path, _SLOTS, _CONTEXT, threads) as server,
+    ):
+        _batch_seconds(client, folder, prompts(path, 99)[:8])
+        _server_seconds(server, prompts(path, 98)[:8])
+        for seed in range(_PAIRS):
+            texts = prompts(path, seed)
+            ours.append(_batch_seconds(client, folder, texts))
+            theirs.append(_server_seconds(server, texts))
+    return statistics.median(ours), statistics.median(theirs)

@@ -1,0 +1,84 @@
+"""Chat while a batch has every slot: time to the first token, against an idle engine."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from bench.engine import RunningEngine, greedy, running_engine
+from bench.models import BenchModel, random_prompts
+from engine.client import EngineLost
+from engine.messages import Delta, Failed, Finished, Request, Sampling, TokenPrompt
+
+_SLOTS: Final = 16
+_PROMPT: Final = 64
+_CHATS: Final = 9
+
+
+class _First:
+    """A sink that notes when the first text came."""
+
+    def __init__(self) -> None:
+        self.at = 0.0
+        self.ended = threading.Event()
+
+    def on_delta(self, delta: Delta) -> None:
+        """In the client's thread."""
+        assert delta.text
+        self.at = self.at or time.perf_counter()
+
+    def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
+        """In the client's thread."""
+        assert isinstance(outcome, Finished), outcome
+        self.at = self.at or time.perf_counter()
+        self.ended.set()
+
+
+class _Nowhere:
+    """A sink for the load, whose answers nobody reads."""
+
+    def on_delta(self, delta: Delta) -> None:
+        """Nothing."""
+
+    def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
+        """Nothing."""
+
+
+def _seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: str) -> list[float]:
+    seconds = []
+    for number, prompt in enumerate(prompts):
+        request = Request(
+            id=f"{prefix}{number}",
+            prompt=TokenPrompt(tokens=prompt),
+            sampling=Sampling(temperature=0),
+            max_tokens=8,
+            ignore_eos=True,
+            stream=True,
+            tenant=f"{prefix}{number}",
+        )
+        first, began = _First(), time.perf_counter()
+        engine.client.submit(request, first)
+        assert first.ended.wait(120), "the chat did not end"
+        seconds.append(first.at - began)
+        time.sleep(0.3)
+    return seconds
+
+
+def first_token_under_load(model: BenchModel, path: Path) -> tuple[float, float, float]:
+    """Median seconds to the first token: idle, and with all slots on a batch; and seconds of a full batch step."""
+    chats = random_prompts(2 * _CHATS, _PROMPT, below=model.num_tokens - 8, seed=5)
+    load = random_prompts(4 * _SLOTS, _PROMPT, below=model.num_tokens - 8, seed=6)
+    with running_engine(path, slots=_SLOTS, context_size=512) as engine:
+        _seconds_to_first(engine, chats[:1], "warm")
+        idle = statistics.median(_seconds_to_first(engine, chats[:_CHATS], "idle"))
+        seconds, _ = engine.run(greedy(load[:_SLOTS], 65))
+        shorter, _ = engine.run(greedy(load[_SLOTS : 2 * _SLOTS], 1))
+        step = (seconds - shorter) / 64
+        for request in greedy(load, 400):
+            engine.client.submit(request, _Nowhere())
+        time.sleep(3)
+        busy = statistics.median(_seconds_to_first(engine, chats[_CHATS:], "busy"))
+    return idle, busy, step

@@ -1,0 +1,81 @@
+"""llama.cpp's own server, where MILLRACE_BENCH_LLAMA_SERVER names its binary: the rival that everybody has."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+
+_READY_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """One that answers at `url`, `slots` requests side by side."""
+
+    url: str
+    slots: int
+
+    def run(self, bodies: list[dict[str, Any]]) -> float:  # Any: JSON
+        """Seconds for all completions, always as many at a time as it has slots."""
+
+        def post(body: dict[str, Any]) -> None:  # Any: JSON
+            client.post(f"{self.url}/completion", json=body).raise_for_status()
+
+        with httpx2.Client(timeout=600) as client, ThreadPoolExecutor(self.slots) as pool:
+            began = time.perf_counter()
+            list(pool.map(post, bodies))
+            return time.perf_counter() - began
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaServer:
+    """A binary."""
+
+    binary: str
+
+    @staticmethod
+    def find() -> LlamaServer | None:
+        """The one that the environment names."""
+        binary = os.environ.get("MILLRACE_BENCH_LLAMA_SERVER")
+        return LlamaServer(binary) if binary else None
+
+    @contextmanager
+    def running(self, model: Path, slots: int, context_size: int, threads: int) -> Iterator[RunningServer]:
+        """Started on a free port of this machine, and stopped behind."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        sizes = ["-np", slots, "-c", context_size * slots, "-t", threads, "-tb", threads, "-b", 2048, "-ub", 512]
+        command = [self.binary, "-m", model, "--host", "127.0.0.1", "--port", port, *sizes]
+        with subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            url = f"http://127.0.0.1:{port}"
+            try:
+                _wait(url, process)
+                yield RunningServer(url, slots)
+            finally:
+                process.terminate()
+
+
+def _wait(url: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _READY_SECONDS
+    while time.monotonic() < deadline:
+        assert process.poll() is None, "llama-server ended"
+        try:
+            if httpx2.get(f"{url}/health").status_code == 200:
+                return
+        except httpx2.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError("llama-server was not ready")

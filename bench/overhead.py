@@ -1,0 +1,42 @@
+"""What Python adds to a step: everything but decoding and sampling, with 32 sequences side by side."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Final
+
+from bench.engine import greedy
+from bench.models import BenchModel, random_prompts
+from engine.config import EngineConfig
+from engine.constraints import Grammars
+from engine.intake import Intake
+from engine.llama.backend import LlamaBackend
+from engine.llama.decoder import LlamaDecoder
+from engine.loop import Add, Engine
+from engine.prompts import PromptEncoder
+
+_SLOTS: Final = 32
+_STEPS: Final = 200
+
+
+def milliseconds_per_step(model: BenchModel, path: Path) -> float:
+    """Of steps in which everybody decodes one token."""
+    config = EngineConfig(model="bench", endpoint="", model_path=str(path), slots=_SLOTS, context_size=_STEPS + 64)
+    backend = LlamaBackend(config)
+    engine = Engine(backend, config, lambda *_: None, idle=lambda: None)
+    encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
+    grammars = Grammars(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
+    intake = Intake(encoder, grammars, stopwords=[], context_size=config.context_size)
+    for request in greedy(random_prompts(_SLOTS, 8, below=model.num_tokens - 8), _STEPS + 32):
+        engine.inbox.put(Add(intake.sequences("bench", request)))
+    for _ in range(16):
+        engine.turn()
+    decoder = backend.decoder
+    assert isinstance(decoder, LlamaDecoder)
+    computed = decoder.decode_seconds + decoder.sample_seconds
+    began = time.perf_counter()
+    for _ in range(_STEPS):
+        engine.turn()
+    total = time.perf_counter() - began
+    return 1000 * (total - (decoder.decode_seconds + decoder.sample_seconds - computed)) / _STEPS

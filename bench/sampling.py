@@ -1,0 +1,70 @@
+"""Sampling on its own: 32 rows over a large vocabulary by threads, against one by one."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from bench.bare_loop import Bare
+from engine.answer import AnswerSpec
+from engine.llama.sampling import Sampler
+from engine.llama.tokenizer import LlamaTokenizer
+from engine.messages import Priority, Sampling
+from engine.plan import Entry
+from engine.sequence import Sequence
+
+_ROWS: Final = 32
+_ROUNDS: Final = 15
+
+
+def _sequence(number: int) -> Sequence:
+    return Sequence(
+        client="bench",
+        request_id=str(number),
+        tokens=[1],
+        num_prompt_tokens=1,
+        max_tokens=None,
+        sampling=Sampling(temperature=0.8, top_k=40, top_p=0.95, seed=number),
+        spec=AnswerSpec(),
+        ignore_eos=False,
+        stream=False,
+        priority=Priority.BATCH,
+    )
+
+
+class _Logits(Bare):
+    """A model that has computed a row for each of its slots."""
+
+    def sampler(self, threads: int) -> tuple[Sampler, list[Entry]]:
+        """One with all sequences opened."""
+        sampler = Sampler(self._context, LlamaTokenizer(self._model), 64, threads)
+        entries = [Entry(_sequence(number), number, 0, [number + 300], 1) for number in range(_ROWS)]
+        for entry in entries:
+            sampler.open(entry.sequence)
+        return sampler, entries
+
+
+def compare_sampling(path: Path) -> tuple[float, float]:
+    """Median milliseconds of a step's sampling: one by one, and on all cores."""
+    threads = len(os.sched_getaffinity(0))
+    model = _Logits(path, _ROWS, 64, threads)
+    alone, entries = model.sampler(1)
+    together, others = model.sampler(threads)
+    logits = model.decode(entries)
+    rng = np.random.default_rng(0)
+    logits[:] = rng.standard_normal(logits.shape, dtype=np.float32) * 4  # random weights give flat rows; text does not
+    rows = list(range(_ROWS))
+    times: list[tuple[float, float]] = []
+    for _ in range(_ROUNDS):
+        began = time.perf_counter()
+        alone.sample(entries, logits, rows)
+        between = time.perf_counter()
+        together.sample(others, logits, rows)
+        times.append((between - began, time.perf_counter() - between))
+    model.close()
+    return 1000 * statistics.median(a for a, _ in times), 1000 * statistics.median(b for _, b in times)

@@ -1,0 +1,75 @@
+"""Guessing from the prompt, for one sequence alone: tokens per second with and without it, where it should help and where not."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any, Final
+
+from bench.engine import RunningEngine, alternate, running_engine, salted
+from bench.models import DEMO, random_prompts
+from engine.messages import ChatPrompt, Request, Sampling, TokenPrompt
+from tools.demo_data import echo, ticket
+
+_NUMBER: Final = 24
+
+
+def _rate(engine: RunningEngine, requests: list[Request]) -> float:
+    """One after the other, as a lone chat is."""
+    tokens, total = 0, 0.0
+    for request in salted(requests):
+        seconds, countdown = engine.run([request])
+        total += seconds
+        tokens += countdown.num_tokens
+    return tokens / total
+
+
+def _demo_requests(maker: Any, *, held_out: bool) -> list[Request]:  # Any: a maker of examples
+    rng = random.Random(3)
+    examples = [maker(rng, held_out=held_out) for _ in range(_NUMBER)]
+    return [
+        Request(
+            id=str(number),
+            prompt=ChatPrompt(messages=[dict(turn) for turn in example.turns]),
+            sampling=Sampling(temperature=0),
+            max_tokens=64,
+        )
+        for number, example in enumerate(examples)
+    ]
+
+
+def _random_requests(temperature: float, num_tokens: int) -> list[Request]:
+    return [
+        Request(
+            id=str(number),
+            prompt=TokenPrompt(tokens=prompt),
+            sampling=Sampling(temperature=temperature, seed=number),
+            max_tokens=96,
+            ignore_eos=True,
+        )
+        for number, prompt in enumerate(random_prompts(4, 64, below=num_tokens - 8))
+    ]
+
+
+def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]:
+    """With over without, by kind of text."""
+    kinds = {
+        "demo model, labels": (DEMO, _demo_requests(ticket, held_out=True)),
+        "demo model, what repeats the prompt": (DEMO, _demo_requests(echo, held_out=False)),
+        "random weights, greedy (falls into loops)": (random_model, _random_requests(0.0, num_tokens)),
+        "random weights, sampled (never repeats)": (random_model, _random_requests(1.0, num_tokens)),
+    }
+    return {kind: _compare(path, requests) for kind, (path, requests) in kinds.items()}
+
+
+def _compare(path: Path, requests: list[Request]) -> float:
+    config = {"slots": 1, "context_size": 512, "threads": len(os.sched_getaffinity(0))}
+    with (
+        running_engine(path, **config, speculation="on") as guessing,
+        running_engine(path, **config, speculation="off") as plain,
+    ):
+        for engine in (guessing, plain):
+            _rate(engine, requests[:1])
+        ours, theirs = alternate(lambda: _rate(guessing, requests), lambda: _rate(plain, requests))
+    return ours / theirs
