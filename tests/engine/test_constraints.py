@@ -34,9 +34,13 @@ def jumping() -> Iterator[Grammars]:
 
 
 GOOD_AND_BAD = {
-    "a schema": (constraint("json_schema", LABELS), '{"topic":"billing","urgent":true}', '{"topic":"other"'),
-    "a schema in compact form": (constraint("json_schema", LABELS), '{"topic":"shipping","urgent":false}', '{ "topic"'),
-    "any object": (constraint("json_object"), '{"a":[1,{"b":"Grüße 😀"}],"c":null}', "[1]"),
+    "a schema": (constraint("json_schema", LABELS), '{"topic": "billing", "urgent": true}', '{"topic": "other"'),
+    "a schema without free space": (
+        constraint("json_schema", LABELS),
+        '{"topic": "shipping", "urgent": false}',
+        '{ "topic"',
+    ),
+    "any object": (constraint("json_object"), '{"a": [1, {"b": "Grüße 😀"}], "c": null}', "[1]"),
     "no more than an object": (constraint("json_object"), "{}", "{}{"),
     "a regex": (constraint("regex", r"[a-c]+/\d{2}"), "abc/12", "abc/1x"),
     "a choice": (constraint("choice", ["yes", 'a "quoted"\n\\ line', "Grüße 😀"]), 'a "quoted"\n\\ line', "yess"),
@@ -47,8 +51,8 @@ GOOD_AND_BAD = {
         constraint(
             "json_schema", {"properties": {"next": {"$ref": "#"}}, "additionalProperties": False, "type": "object"}
         ),
-        '{"next":{"next":{}}}',
-        '{"next":1',
+        '{"next": {"next": {}}}',
+        '{"next": 1',
     ),
 }
 
@@ -62,7 +66,7 @@ def test_only_what_was_asked_for_can_be_said(grammars: Grammars, asked, good: st
 
 def test_the_mask_and_the_cheap_check_agree(grammars: Grammars) -> None:
     state = grammars.compile(constraint("json_schema", LABELS)).start()
-    for byte in b'{"topic":"billing","urgent":true}':
+    for byte in b'{"topic": "billing", "urgent": true}':
         assert allowed_tokens(state) == [token for token in range(END + 1) if state.allows(token)]
         assert byte in allowed_tokens(state)
         state.accept(byte)
@@ -84,8 +88,8 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(grammars: Grammars
 
 def test_a_choice_between_texts_forces_the_rest_of_them(jumping: Grammars) -> None:
     state = jumping.compile(constraint("json_schema", LABELS)).start()
-    assert bytes(state.jump()) == b'{"topic":"'
-    assert bytes(state.accept(ord("s"))) == b'hipping","urgent":'
+    assert bytes(state.jump()) == b'{"topic": "'
+    assert bytes(state.accept(ord("s"))) == b'hipping", "urgent": '
     assert bytes(state.accept(ord("t"))) == b"rue}"
     assert state.is_finished
     assert state.jump() == []
