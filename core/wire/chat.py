@@ -35,6 +35,7 @@ NOT_DONE: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "audio": (),
     "prediction": (),
     "web_search_options": (),
+    "moderation": (),
     "suffix": (),
     "echo": (False,),
     "best_of": (1,),

@@ -61,6 +61,13 @@ def test_a_streamed_answer_is_parsed_too_and_is_the_plain_one(demo: OpenAI) -> N
     assert done.content == plain.choices[0].message.content
 
 
+def test_the_readme_does_what_it_says(demo: OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
+    section = (ROOT / "README.md").read_text().split("## Structured answers")[1]
+    code = section.split("```python\n")[1].split("```")[0]
+    exec(code, {"client": demo, "__name__": __name__})
+    assert capsys.readouterr().out.strip() == code.split("# ")[-1].strip()
+
+
 def test_several_streamed_answers_follow_the_schema_each(demo: OpenAI) -> None:
     answers = ["", "", ""]
     request: Any = by_schema(Label.model_json_schema())
