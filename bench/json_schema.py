@@ -18,6 +18,7 @@ from llguidance import LLMatcher
 from bench.bare_loop import Bare
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.llama_server import LlamaServer
+from engine.constraints_text import SEPARATORS
 from engine.llama.grammar import grammar_tokenizer
 from engine.llama.tokenizer import LlamaTokenizer
 from engine.masks import best_allowed
@@ -60,7 +61,7 @@ class BareJson(Bare):
         super().__init__(path, SLOTS, CONTEXT, threads)
         self._tokenizer = LlamaTokenizer(self._model)
         vocabulary = grammar_tokenizer(self._tokenizer)
-        schema = {**SCHEMA, "x-guidance": {"whitespace_flexible": False}}
+        schema = {**SCHEMA, "x-guidance": SEPARATORS}
         self._base = LLMatcher(vocabulary, LLMatcher.grammar_from_json_schema(json.dumps(schema)))
 
     def run(self, number: int) -> float:

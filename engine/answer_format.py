@@ -71,7 +71,8 @@ class AnswerFormat:
                 )
             return with_thought(request.constraint, layout) if request.constraint is not None else None
         except ValueError:
-            raise InvalidPrompt("The schema of the answer is not JSON.", param="response_format") from None
+            param = request.constraint.param if request.constraint is not None else None
+            raise InvalidPrompt("The schema of the answer is not JSON.", param=param) from None
 
 
 def mark_tokens(tokenizer: Tokenizer, marks: Iterable[str]) -> dict[str, int]:

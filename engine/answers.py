@@ -16,7 +16,8 @@ from engine.sequence import Sequence
 
 @dataclass(slots=True)
 class _Answer:
-    """`num_shown` of its logprobs went out with text; those of text that is held back go with it.
+    """`logprobs` are of all its tokens but the one that ends it. `num_shown` of them went out with text; those of text that
+    is held back go with it, or with the end.
 
     `unsaid` is what every answer begins with: it is shown with the first token that was sampled.
     """
@@ -69,11 +70,11 @@ class Answers:
         stream = answer.stream
         if not answer.logprobs:
             answer.logprobs += sequence.prompt_logprobs
-        answer.logprobs += sampled.logprobs
         parts, answer.unsaid = answer.unsaid, []
-        for token in tokens:
+        for number, token in enumerate(tokens):
             if sequence.ignore_eos or not self._is_end(token):
                 parts.append(stream.push(token, self._piece(token)))
+                answer.logprobs += sampled.logprobs[number : number + 1]
                 if stream.is_stopped:
                     reason = FinishReason.STOP
                     break
@@ -82,7 +83,8 @@ class Answers:
             if reason is FinishReason.STOP and stream.tool_calls:
                 reason = FinishReason.TOOL_CALLS
         part = parts[0] if len(parts) == 1 else together(parts)
-        return self._delta(sequence, answer, part) if not part.is_empty else None, reason
+        is_owed = reason is not None and answer.num_shown < len(answer.logprobs)
+        return self._delta(sequence, answer, part) if is_owed or not part.is_empty else None, reason
 
     def _text(self, tokens: list[int]) -> str:
         return b"".join(map(self._piece, tokens)).decode(errors="replace")

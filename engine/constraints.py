@@ -77,8 +77,8 @@ class Grammars:
             with self._compiling:  # by one thread at a time: there is one warden
                 outcome = self._outcomes.get(key) or self._outcomes.put(key, self._outcome(constraint, is_ours))
         if isinstance(outcome, str):
-            param = "response_format" if constraint.kind in _JSON_KINDS else "structured_outputs"
-            raise InvalidConstraint(outcome, param=param)
+            usual = "response_format" if constraint.kind in _JSON_KINDS else "structured_outputs"
+            raise InvalidConstraint(outcome, param=constraint.param or usual)
         return outcome
 
     def close(self) -> None:

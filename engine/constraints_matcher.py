@@ -28,6 +28,8 @@ LIMITS: Final = LLParserLimits(
 NOTHING_MATCHES: Final = "Nothing can match this constraint."
 TOO_COMPLEX: Final = "The constraint is too complex."
 _MAX_WORDS: Final = 200
+# parser states, and places in a grammar of ours around a schema of the writer's
+_NOT_FOR_THE_WRITER: Final = r'; following special tokens.*|\(at "\\n".*|at \d+\(\d+\): failed to compile JSON schema: '
 
 
 def compile_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -64,5 +66,5 @@ def explain(error: str) -> str:
         return TOO_COMPLEX
     if found := re.search(r"regex parse error:.*?\nerror: ([^\n]*)", error, re.DOTALL):
         return f"The regex is not valid: {found[1][:_MAX_WORDS]}."
-    first = re.sub(r'; following special tokens.*|\(at "\\n".*', "", error.split("\n", 1)[0]).strip()
+    first = re.sub(_NOT_FOR_THE_WRITER, "", error.split("\n", 1)[0]).strip()
     return f"The constraint cannot be used: {first[:_MAX_WORDS]}"

@@ -27,12 +27,13 @@ MAX_GRAMMAR_BYTES: Final = 32 << 10
 MAX_OWN_GRAMMAR_BYTES: Final = 256 << 10  # all the tools of a request, with their schemas
 MAX_REPEAT: Final = 20_000  # a counted string has a lexer state per character; see constraints_matcher.MAX_LEXER_STATES
 
-# Compact JSON: a model that may choose its white space wanders in it, and only fixed text can be jumped over.
+# One fixed way to write JSON: a model that may choose its white space wanders in it, and only fixed text can be jumped over.
+# It is the way that most text in training has it. Without these spaces the demo model, which writes them, labels 21 of 120
+# tickets right instead of 119, in a third more tokens: what it would say next is no longer what it may say.
 # Every option that weakens a schema is set, since the caller's own come in between.
-_COMPACT: Final = {
-    "item_separator": ",",
-    "key_separator": ":",
-    "whitespace_flexible": False,
+SEPARATORS: Final = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
+_OPTIONS: Final = {
+    **SEPARATORS,
     "coerce_one_of": False,
     "lenient": False,
 }
@@ -78,7 +79,7 @@ def grammar_text(constraint: Constraint, *, is_ours: bool = False) -> str:
 
 
 def _json_grammar(schema: bytes) -> str:
-    return LLMatcher.grammar_from_json_schema(schema.decode(), overrides=_COMPACT)  # type: ignore[arg-type]
+    return LLMatcher.grammar_from_json_schema(schema.decode(), overrides=_OPTIONS)  # type: ignore[arg-type]
 
 
 def _limit(text: str, max_bytes: int, what: str) -> None:

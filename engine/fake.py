@@ -1,8 +1,8 @@
 """A model that needs no weights: its answer is decided by the prompt alone, at a step time you choose.
 
 Ships with the code so that everything above the engine can be tested and measured without llama.cpp.
-Tokens are bytes; answers are short words. Its memory is real: an answer is made from what lies in the slot, so a fork that
-copied the wrong thing says something else.
+Tokens are bytes; answers are short words, after a thought where the prompt has opened one. Its memory is real: an answer is
+made from what lies in the slot, so a fork that copied the wrong thing says something else.
 """
 
 from __future__ import annotations
@@ -10,20 +10,24 @@ from __future__ import annotations
 import time
 import zlib
 from array import array
-from typing import Final
+from typing import Final, NamedTuple
 
+import msgspec
 import numpy as np
 from llguidance import LLTokenizer
 
 from engine.constraints import GrammarState
 from engine.embedding import Vectors, normalised
 from engine.errors import EngineError, NoRoom, PromptTooLong
+from engine.messages import TokenLogprob
 from engine.plan import Entry, Plan, Sampled, Shift
 from engine.sequence import Sequence
 from engine.slots import Fork, MemoryTraits
 
 _BOS: Final = 256
 _END: Final = 257
+_THINK: Final = b"<think>"
+_THOUGHT: Final = b"The wheel turns while the water runs.</think>\n\n"
 _WORDS: Final = b"mill race water wheel stone grain flour river stream gear sack sieve cart barn loaf oven "
 
 
@@ -58,13 +62,20 @@ class FakeTokenizer:
         return token == _END
 
 
+class _Script(NamedTuple):
+    """What an answer says: a thought, or nothing, then the words from a place on."""
+
+    thought: bytes
+    start: int
+
+
 class FakeDecoder:
     """Each sequence follows a script drawn from a hash of its prompt, whatever shares the step.
 
     `capacity` is the tokens that all slots hold together, as in unified memory; None is no limit.
     """
 
-    build = "fake-2"
+    build = "fake-3"
 
     def __init__(
         self,
@@ -84,7 +95,7 @@ class FakeDecoder:
         self._step_seconds = step_seconds
         self._capacity = capacity
         self._memory: list[list[int]] = [[] for _ in range(slots + spare_slots)]
-        self._scripts: dict[Sequence, int] = {}
+        self._scripts: dict[Sequence, _Script] = {}
 
     def oldest(self, slot: int) -> int:
         """The first position a window leaves."""
@@ -136,7 +147,7 @@ class FakeDecoder:
         wrong = len(drafts) - (len(tokens) - 1)
         if wrong:
             del self._memory[entry.slot][-wrong:]
-        return Sampled(tokens, len(tokens) - 1)
+        return Sampled(tokens, len(tokens) - 1, _logprobs(entry.sequence, tokens))
 
     def _constrained(self, sequence: Sequence, state: GrammarState) -> Sampled:
         """What the script says if it may; else the end if that may come; else the first byte that may."""
@@ -145,21 +156,38 @@ class FakeDecoder:
                 return Sampled([state.end_token])
             wanted = (self._scripted(sequence, 0), _END, *range(FakeTokenizer.num_vocab))
             token = next(token for token in wanted if state.allows(token))
-            return Sampled([token, *state.accept(token)], is_complete=state.is_finished)
+            forced = state.accept(token)
+            return Sampled([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
         except EngineError as error:
             return Sampled([], failure=error)
 
     def _scripted(self, sequence: Sequence, ahead: int) -> int:
-        """The next token: letters from a place in the list, 40 to 119 of them, then the end unless that is ignored."""
-        start = self._scripts.get(sequence)
-        if start is None:
-            assert sequence.slot is not None, "sampled in a slot"
-            prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
-            start = self._scripts[sequence] = zlib.crc32(array("i", prompt)) + sequence.index
-        index = sequence.num_generated + ahead
-        if index >= 40 + start % 80 and not sequence.ignore_eos:
+        """The next token: a thought's, then letters from a place in the list, 40 to 119 of them, then the end if it may."""
+        script = self._scripts.get(sequence) or self._write(sequence)
+        index = sequence.num_generated + ahead - len(script.thought)
+        if index < 0:
+            return script.thought[index]
+        if index >= 40 + script.start % 80 and not sequence.ignore_eos:
             return _END
-        return _WORDS[(start + index) % len(_WORDS)]
+        return _WORDS[(script.start + index) % len(_WORDS)]
+
+    def _write(self, sequence: Sequence) -> _Script:
+        """From the prompt as its slot holds it."""
+        assert sequence.slot is not None, "sampled in a slot"
+        prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
+        tail = bytes(token for token in prompt[-2 * len(_THINK) :] if token < _BOS)
+        thought = _THOUGHT if tail.rstrip().endswith(_THINK) else b""
+        script = _Script(thought, zlib.crc32(array("i", prompt)) + sequence.index)
+        self._scripts[sequence] = script
+        return script
+
+
+def _logprobs(sequence: Sequence, tokens: list[int]) -> list[TokenLogprob]:
+    """Of a model that has no doubts."""
+    if sequence.logprobs is None:
+        return []
+    certain = [TokenLogprob(piece=bytes((token,)) if token < _BOS else b"", logprob=0.0) for token in tokens]
+    return [msgspec.structs.replace(one, top=[one][: sequence.logprobs]) for one in certain]
 
 
 class FakeEmbedder:

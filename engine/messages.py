@@ -47,10 +47,14 @@ class ConstraintKind(StrEnum):
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer must look like. `text` is the schema's JSON, the regex, a JSON list of choices, or a Lark grammar."""
+    """What an answer must look like. `text` is the schema's JSON, the regex, a JSON list of choices, or a Lark grammar.
+
+    `param` is what the client calls it, for an error about it; None is the usual field of its kind.
+    """
 
     kind: ConstraintKind
     text: str = ""
+    param: str | None = None
 
 
 class ToolMode(StrEnum):

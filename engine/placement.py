@@ -48,7 +48,7 @@ class Placement:
         target.tenant, target.tokens, target.holder = sequence.tenant, sequence.tokens, sequence
         target.num_valid = sequence.num_computed = length
         if sequence.num_cached is None:
-            sequence.num_cached = min(length, sequence.num_prompt_tokens)
+            sequence.num_cached = min(length, sequence.num_prompt_tokens)  # what is forced to follow is no prompt
         sequence.slot, sequence.read_until = target.index, len(sequence.tokens)
         sequence.snapshot_at = None
         return True

@@ -2,7 +2,7 @@
 
 Knows llguidance's dialect and strings; compiles nothing. Marks that the vocabulary holds as one token are written as that
 token (`<[id]>`), since no text lexeme can match it; where a model might spell them out instead, both ways are in the grammar.
-Arguments follow their tool's JSON schema without any free white space, so they always parse.
+Arguments follow their tool's JSON schema without any free white space, so they always parse and never wander.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from engine.constraints_text import SEPARATORS
 from engine.errors import InvalidPrompt
 from engine.messages import Constraint, ConstraintKind
 from engine.thought import ThoughtMarks
@@ -168,11 +169,11 @@ def _schema_of(tool: Tool) -> str:
     schema: Mapping[str, Any] = tool.parameters  # Any: JSON
     if not schema.get("properties") and _SAYS_NOTHING.issuperset(schema):
         schema = _NO_PARAMETERS
-    return _compact({**schema, "type": "object"}, is_lenient=not tool.is_strict)
+    return _json({**schema, "type": "object"}, is_lenient=not tool.is_strict)
 
 
-def _compact(schema: Mapping[str, Any], *, is_lenient: bool = False) -> str:  # Any: JSON
-    options: dict[str, Any] = {"whitespace_flexible": False}  # Any: JSON
+def _json(schema: Mapping[str, Any], *, is_lenient: bool = False) -> str:  # Any: JSON
+    options: dict[str, Any] = dict(SEPARATORS)  # Any: JSON
     if is_lenient:
         options["lenient"] = True
     return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
@@ -182,10 +183,10 @@ def _embedded(constraint: Constraint) -> str:
     """A constraint as the body of a rule."""
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
-            return f"%json {_compact({'type': 'object'})}"
+            return f"%json {_json({'type': 'object'})}"
         case ConstraintKind.JSON_SCHEMA:
             schema = json.loads(constraint.text)
-            return f"%json {_compact(schema) if isinstance(schema, dict) else json.dumps(schema)}"
+            return f"%json {_json(schema) if isinstance(schema, dict) else json.dumps(schema)}"
         case ConstraintKind.REGEX:
             return "/" + re.sub(r"\\.|/", _escaped_slash, constraint.text, flags=re.DOTALL).replace("\n", r"\n") + "/"
         case ConstraintKind.CHOICE:

@@ -22,6 +22,7 @@ def to_engine_request(
         prompt=ChatPrompt(
             messages=[_message(message) for message in chat.messages],
             tools=[tool.model_dump(exclude_unset=True) for tool in chat.tools or ()],
+            template_kwargs=dict(chat.chat_template_kwargs or {}),
         ),
         sampling=_sampling(chat, model.parameters),
         max_tokens=chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens,
@@ -66,14 +67,14 @@ def _structured(outputs: StructuredOutputs) -> Constraint:
     """The one that is given."""
     if outputs.json_ is not None:
         text = outputs.json_ if isinstance(outputs.json_, str) else _json(outputs.json_)
-        return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text)
+        return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text, param="structured_outputs")
     if outputs.regex is not None:
         return Constraint(kind=ConstraintKind.REGEX, text=outputs.regex)
     if outputs.choice is not None:
         return Constraint(kind=ConstraintKind.CHOICE, text=_json(outputs.choice))
     if outputs.grammar is not None:
         return Constraint(kind=ConstraintKind.GRAMMAR, text=outputs.grammar)
-    return Constraint(kind=ConstraintKind.JSON_OBJECT)
+    return Constraint(kind=ConstraintKind.JSON_OBJECT, param="structured_outputs")
 
 
 def _json(value: object) -> str:

@@ -17,10 +17,12 @@ MAX_MESSAGES: Final = 2048
 MAX_TOKENS: Final = 1 << 20
 MAX_CHOICES: Final = 16
 MAX_BIASES: Final = 300
+MAX_TEMPLATE_KWARGS: Final = 16
 
-_DANGEROUS: Final = ("chat_template", "grammar", "api_base", "base_url", "n_discard", "lora", "mmproj")
-# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do yet.
-_NOT_YET: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+# Of the operator alone.
+DANGEROUS: Final = ("chat_template", "api_base", "base_url", "n_discard", "lora", "mmproj")
+# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
+NOT_DONE: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "functions": ([],),
     "function_call": ("none", "auto"),
     "guided_json": (),
@@ -28,15 +30,41 @@ _NOT_YET: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "guided_choice": (),
     "guided_grammar": (),
     "json_schema": (),
+    "grammar": (),
     "modalities": (["text"],),
     "audio": (),
     "prediction": (),
+    "web_search_options": (),
+    "moderation": (),
+    "suffix": (),
+    "echo": (False,),
+    "best_of": (1,),
+    "use_beam_search": (False,),
+    "repetition_penalty": (1,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
     "mirostat": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+}
+_INSTEAD: Final = {
+    "functions": "tools",
+    "function_call": "tool_choice",
+    "guided_json": "structured_outputs",
+    "guided_regex": "structured_outputs",
+    "guided_choice": "structured_outputs",
+    "guided_grammar": "structured_outputs",
+    "grammar": "structured_outputs",
+    "json_schema": "response_format",
+    "repetition_penalty": "repeat_penalty",
+    "best_of": "n",
 }
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 TokenKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,6})$")]  # a token id, as JSON's keys must be
+TemplateKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+TemplateValue = bool | int | Annotated[str, StringConstraints(max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
@@ -113,6 +141,7 @@ class ChatRequest(WireModel):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[TemplateKey, TemplateValue] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -122,13 +151,14 @@ class ChatRequest(WireModel):
         """Say no to what would be dangerous, or silently not done."""
         if not isinstance(body, dict):
             return body
-        for name in _DANGEROUS:
+        for name in DANGEROUS:
             if body.get(name) is not None:
                 message = f"'{name}' cannot be set by a request; it belongs to the server's model file."
                 raise Unsupported(message, param=name)
-        for name, harmless in _NOT_YET.items():
+        for name, harmless in NOT_DONE.items():
             if body.get(name) is not None and body[name] not in harmless:
-                raise Unsupported(f"'{name}' with this value is not supported by this server.", param=name)
+                instead = f"; use '{_INSTEAD[name]}'" if name in _INSTEAD else ""
+                raise Unsupported(f"'{name}' with this value is not supported by this server{instead}.", param=name)
         return body
 
     @field_validator("top_logprobs")
@@ -150,17 +180,20 @@ class ChatRequest(WireModel):
         check_choice(value, info.data.get("tools") or [])
         return value
 
-    @model_validator(mode="after")
-    def _stream_options_need_stream(self) -> ChatRequest:
-        if self.stream_options is not None and not self.stream:
+    @field_validator("stream_options")
+    @classmethod
+    def _needs_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
             raise ValueError("'stream_options' is only allowed when 'stream' is true")
-        return self
+        return value
 
-    @model_validator(mode="after")
-    def _one_constraint(self) -> ChatRequest:
-        if self.structured_outputs is not None and self.response_format and self.response_format.type != "text":
+    @field_validator("structured_outputs")
+    @classmethod
+    def _is_alone(cls, value: StructuredOutputs | None, info: ValidationInfo) -> StructuredOutputs | None:
+        other = info.data.get("response_format")
+        if value is not None and other is not None and other.type != "text":
             raise ValueError("'response_format' and 'structured_outputs' cannot be used together")
-        return self
+        return value
 
     @property
     def stop_strings(self) -> list[str]:

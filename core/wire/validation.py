@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from core.errors import ApiError, bad_request
 
@@ -16,6 +17,12 @@ _CODES: Final = {
     "extra_forbidden": "unknown_parameter",
     "value_error": "invalid_value",
 }
+_IN_JSON: Final = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be a list",
+}
+_BRANCHES: Final = frozenset({"str", "int", "bool", "list"})
 
 
 class WireModel(BaseModel):
@@ -47,18 +54,29 @@ def parse_body(kind: type[_Wire], body: Any) -> _Wire:  # Any: parsed JSON of un
 
 def to_api_error(error: ValidationError) -> ApiError:
     """The first complaint, as a 400."""
-    complaints = error.errors(include_input=False, include_url=False)
-    param = _path(complaints[0]["loc"])
-    # of a union's complaints about one field, the one that is not "wrong type" was closest to fitting
-    first = next((c for c in complaints if _path(c["loc"]) == param and not c["type"].endswith("_type")), complaints[0])
+    first = _closest(error.errors(include_input=False, include_url=False))
+    param = _path(first["loc"])
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, Unsupported):
         return bad_request(str(cause), code="unsupported_parameter", param=cause.param or param)
     if first["type"] == "missing":
         return bad_request(f"Missing required parameter: '{param}'.", code=_CODES["missing"], param=param)
-    message = str(cause) if cause is not None else first["msg"]
+    message = str(cause) if cause is not None else _IN_JSON.get(first["type"], first["msg"])
     code = _CODES.get(first["type"]) or ("invalid_type" if first["type"].endswith("_type") else "invalid_value")
     return bad_request(f"Invalid value for '{param}': {message}." if param else message, code=code, param=param)
+
+
+def _closest(complaints: list[ErrorDetails]) -> ErrorDetails:
+    """The first complaint; of those of a union about one field, that of the branch that came closest to fitting."""
+    param = _path(complaints[0]["loc"])
+    if param is None:
+        return complaints[0]
+    within = [(path, each) for each in complaints if (path := _path(each["loc"])) and _is_within(path, param)]
+    return max(within, key=lambda found: (not found[1]["type"].endswith("_type"), len(found[0])))[1]
+
+
+def _is_within(path: str, param: str) -> bool:
+    return path == param or path.startswith((f"{param}.", f"{param}["))
 
 
 def _path(location: tuple[int | str, ...]) -> str | None:
@@ -67,6 +85,6 @@ def _path(location: tuple[int | str, ...]) -> str | None:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and not part[0].isupper() and part not in {"str", "list", "function-after"}:
+        elif part.isidentifier() and not part[0].isupper() and part not in _BRANCHES:
             path += f".{part}" if path else part
     return path or None

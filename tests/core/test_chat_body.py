@@ -104,8 +104,38 @@ BAD: dict[str, tuple[Any, str, str | None]] = {
     "legacy functions": (body(functions=[{"name": "a"}]), "unsupported_parameter", "functions"),
     "a legacy choice": (body(function_call={"name": "a"}), "unsupported_parameter", "function_call"),
     "a template of one's own": (body(chat_template="{{ 7*7 }}"), "unsupported_parameter", "chat_template"),
-    "a grammar": (body(grammar="root ::= x"), "unsupported_parameter", "grammar"),
-    "stream_options without stream": (body(stream_options={"include_usage": True}), "invalid_value", None),
+    "a grammar of llama.cpp's": (body(grammar="root ::= x"), "unsupported_parameter", "grammar"),
+    "a penalty by another name": (body(repetition_penalty=1.1), "unsupported_parameter", "repetition_penalty"),
+    "an end for the text": (body(suffix="x"), "unsupported_parameter", "suffix"),
+    "an echo": (body(echo=True), "unsupported_parameter", "echo"),
+    "a search": (body(web_search_options={}), "unsupported_parameter", "web_search_options"),
+    "a list for the template": (body(chat_template_kwargs={"a": []}), "invalid_type", "chat_template_kwargs.a"),
+    "a novel for the template": (
+        body(chat_template_kwargs={"a": "x" * 257}),
+        "invalid_value",
+        "chat_template_kwargs.a",
+    ),
+    "an empty stop string of several": (body(stop=["a", ""]), "invalid_value", "stop[1]"),
+    "a part that is no object": (
+        body(messages=[{"role": "user", "content": [5]}]),
+        "invalid_type",
+        "messages[0].content[0]",
+    ),
+    "a part without text": (
+        body(messages=[{"role": "user", "content": [{"type": "text"}]}]),
+        "missing_required_parameter",
+        "messages[0].content[0].text",
+    ),
+    "two constraints": (
+        body(response_format={"type": "json_object"}, structured_outputs={"regex": "a"}),
+        "invalid_value",
+        "structured_outputs",
+    ),
+    "stream_options without stream": (
+        body(stream_options={"include_usage": True}),
+        "invalid_value",
+        "stream_options",
+    ),
     "stream as text": (body(stream="yes"), "invalid_type", "stream"),
 }
 
@@ -116,6 +146,26 @@ def test_a_bad_body_is_a_400_that_names_the_field(value: Any, code: str, param: 
         parse_body(ChatRequest, value)
     problem = caught.value.problem
     assert (problem.status, problem.code, problem.param) == (400, code, param)
+
+
+@pytest.mark.parametrize("name", ["response_format", "structured_outputs", "stream_options", "logit_bias"])
+def test_a_complaint_speaks_of_json_not_of_python(name: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        parse_body(ChatRequest, body(stream=True, **{name: 5}))
+    assert caught.value.problem.message == f"Invalid value for '{name}': Input should be an object."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "instead"),
+    [
+        ("guided_json", {"type": "object"}, "structured_outputs"),
+        ("functions", [{"name": "a"}], "tools"),
+        ("repetition_penalty", 1.1, "repeat_penalty"),
+    ],
+)
+def test_what_has_another_name_here_is_told_it(name: str, value: Any, instead: str) -> None:
+    with pytest.raises(ApiError, match=f"use '{instead}'"):
+        parse_body(ChatRequest, body(**{name: value}))
 
 
 def test_a_complaint_does_not_repeat_the_value() -> None:
@@ -132,6 +182,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "fields nobody knows": body(user="u", metadata={"a": "b"}, store=True, service_tier="auto", brand_new=1),
     "whole numbers as floats": body(temperature=1, top_p=1),
     "several answers with likelihoods": body(n=16, logprobs=True, top_logprobs=20, typical_p=1),
+    "words for the template": body(chat_template_kwargs={"enable_thinking": False, "effort": "low", "budget": 5}),
+    "what other servers know, switched off": body(suffix=None, echo=False, best_of=1, repetition_penalty=1.0),
     "biases": body(logit_bias={"0": -100, "151643": 2.5}),
     "tools": body(
         tools=[tool("a", nested(30)), {"type": "function", "function": {"name": "b-_9", "strict": True}}],

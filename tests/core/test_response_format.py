@@ -45,15 +45,15 @@ GOOD = {
     ),
     "a schema's text": (
         {"structured_outputs": {"json": '{"type":"integer"}'}},
-        Constraint(kind=ConstraintKind.JSON_SCHEMA, text='{"type":"integer"}'),
+        Constraint(kind=ConstraintKind.JSON_SCHEMA, text='{"type":"integer"}', param="structured_outputs"),
     ),
     "a schema as vLLM takes it": (
         {"structured_outputs": {"json": {"type": "integer"}}},
-        Constraint(kind=ConstraintKind.JSON_SCHEMA, text='{"type":"integer"}'),
+        Constraint(kind=ConstraintKind.JSON_SCHEMA, text='{"type":"integer"}', param="structured_outputs"),
     ),
     "any object as vLLM takes it": (
         {"structured_outputs": {"json_object": True}},
-        Constraint(kind=ConstraintKind.JSON_OBJECT),
+        Constraint(kind=ConstraintKind.JSON_OBJECT, param="structured_outputs"),
     ),
     "a regex": ({"structured_outputs": {"regex": "a+"}}, Constraint(kind=ConstraintKind.REGEX, text="a+")),
     "a choice": (
@@ -116,7 +116,7 @@ BAD = {
     "an empty choice": (outputs(choice=["a", ""]), "invalid_value", "structured_outputs.choice[1]"),
     "a choice of numbers": (outputs(choice=[1]), "invalid_type", "structured_outputs.choice[0]"),
     "a long schema's text": (outputs(json="x" * 70_000), "invalid_value", "structured_outputs.json"),
-    "both at once": ({**by_schema(), **outputs(regex="a")}, "invalid_value", None),
+    "both at once": ({**by_schema(), **outputs(regex="a")}, "invalid_value", "structured_outputs"),
     "a raw grammar": ({"grammar": "root ::= x"}, "unsupported_parameter", "grammar"),
     "a guided field of old": ({"guided_json": {}}, "unsupported_parameter", "guided_json"),
 }

@@ -14,6 +14,7 @@ from engine.errors import InvalidConstraint, TemplateFailed
 from engine.fake import FakeBackend, FakeDecoder, FakeTokenizer
 from engine.llama.backend import LlamaBackend
 from engine.messages import (
+    ChatPrompt,
     Constraint,
     ConstraintKind,
     Delta,
@@ -25,6 +26,7 @@ from engine.messages import (
 )
 from engine.sequence import Sequence
 from tests.engine.make import Bench, chat
+from tools.demo_data import held_out_tickets
 
 LABEL = {
     "type": "object",
@@ -75,6 +77,16 @@ def test_an_answer_is_what_its_schema_says(demo: Bench) -> None:
     assert finished.reason is FinishReason.STOP
 
 
+def test_a_schema_that_a_model_follows_anyway_changes_nothing(demo: Bench) -> None:
+    for example in held_out_tickets(6):
+        prompt = ChatPrompt(messages=list(example.turns))
+        free = msgspec.structs.replace(chat(""), prompt=prompt)
+        demo.add(free)
+        demo.add(msgspec.structs.replace(free, id="held", constraint=schema(LABEL)))
+        finished = demo.run()
+        assert finished["held"].text == finished["r"].text == example.answer
+
+
 def test_forced_tokens_are_not_computed_one_by_one_and_change_nothing(backend: LlamaBackend) -> None:
     with_jumps = Bench(backend, context_size=256)
     jumped = with_jumps.ask("I was charged twice.", constraint=schema(LABEL))
@@ -120,13 +132,13 @@ def test_deltas_of_a_constrained_stream_add_up_from_the_first_forced_character(d
     finished = demo.ask("I was charged twice.", constraint=schema(LABEL), stream=True)
     deltas = [item for item in demo.outputs if isinstance(item, Delta)]
     assert "".join(delta.text for delta in deltas) == finished.text
-    assert finished.text.startswith('{"category":"')
+    assert finished.text.startswith('{"category": "')
 
 
 def test_a_limit_below_what_is_forced_cuts_the_answer_there(demo: Bench) -> None:
     finished = demo.ask("I was charged twice.", constraint=schema(LABEL), max_tokens=2)
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.LENGTH, 2)
-    assert '{"category":"billing"'.startswith(finished.text)
+    assert '{"category": "billing"'.startswith(finished.text)
 
 
 def test_with_logprobs_every_token_is_sampled_and_has_one(demo: Bench) -> None:
@@ -224,6 +236,13 @@ def test_tools_that_the_template_does_not_know_are_refused() -> None:
         Bench().add(with_tools(chat("weather?"), WEATHER))
 
 
+def test_a_schema_that_a_tool_cannot_have_is_told_in_the_words_of_who_wrote_it() -> None:
+    odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"x": {"type": "nix"}}}}}
+    with pytest.raises(InvalidConstraint, match=r"^The constraint cannot be used: Invalid type: nix$") as caught:
+        Bench(chat_template=TOOLS_TEMPLATE).add(with_tools(chat("odd?"), odd))
+    assert caught.value.param == "tools"
+
+
 def test_thoughts_are_split_from_the_answer_and_counted() -> None:
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}<think>\n{# </think> #}"
     bench = Bench(FakeBackend(Saying("Hm, let me think.</think>\n\nForty")), chat_template=template, context_size=512)
@@ -258,7 +277,7 @@ def test_logprobs_are_those_of_the_model(demo: Bench) -> None:
         assert one.top[0].piece == one.piece, "greedy takes the likeliest"
         assert one.logprob == pytest.approx(one.top[0].logprob)
         assert [other.logprob for other in one.top] == sorted((other.logprob for other in one.top), reverse=True)
-    assert b"".join(one.piece for one in logprobs).decode().startswith("The capital of France is Paris.")
+    assert b"".join(one.piece for one in logprobs).decode() == "The capital of France is Paris."
     assert sum(2.718281828**other.logprob for other in logprobs[0].top) <= 1.0001
 
 

@@ -7,6 +7,7 @@ import random
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -33,9 +34,13 @@ def jumping() -> Iterator[Grammars]:
 
 
 GOOD_AND_BAD = {
-    "a schema": (constraint("json_schema", LABELS), '{"topic":"billing","urgent":true}', '{"topic":"other"'),
-    "a schema in compact form": (constraint("json_schema", LABELS), '{"topic":"shipping","urgent":false}', '{ "topic"'),
-    "any object": (constraint("json_object"), '{"a":[1,{"b":"Grüße 😀"}],"c":null}', "[1]"),
+    "a schema": (constraint("json_schema", LABELS), '{"topic": "billing", "urgent": true}', '{"topic": "other"'),
+    "a schema without free space": (
+        constraint("json_schema", LABELS),
+        '{"topic": "shipping", "urgent": false}',
+        '{ "topic"',
+    ),
+    "any object": (constraint("json_object"), '{"a": [1, {"b": "Grüße 😀"}], "c": null}', "[1]"),
     "no more than an object": (constraint("json_object"), "{}", "{}{"),
     "a regex": (constraint("regex", r"[a-c]+/\d{2}"), "abc/12", "abc/1x"),
     "a choice": (constraint("choice", ["yes", 'a "quoted"\n\\ line', "Grüße 😀"]), 'a "quoted"\n\\ line', "yess"),
@@ -46,8 +51,8 @@ GOOD_AND_BAD = {
         constraint(
             "json_schema", {"properties": {"next": {"$ref": "#"}}, "additionalProperties": False, "type": "object"}
         ),
-        '{"next":{"next":{}}}',
-        '{"next":1',
+        '{"next": {"next": {}}}',
+        '{"next": 1',
     ),
 }
 
@@ -61,7 +66,7 @@ def test_only_what_was_asked_for_can_be_said(grammars: Grammars, asked, good: st
 
 def test_the_mask_and_the_cheap_check_agree(grammars: Grammars) -> None:
     state = grammars.compile(constraint("json_schema", LABELS)).start()
-    for byte in b'{"topic":"billing","urgent":true}':
+    for byte in b'{"topic": "billing", "urgent": true}':
         assert allowed_tokens(state) == [token for token in range(END + 1) if state.allows(token)]
         assert byte in allowed_tokens(state)
         state.accept(byte)
@@ -83,8 +88,8 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(grammars: Grammars
 
 def test_a_choice_between_texts_forces_the_rest_of_them(jumping: Grammars) -> None:
     state = jumping.compile(constraint("json_schema", LABELS)).start()
-    assert bytes(state.jump()) == b'{"topic":"'
-    assert bytes(state.accept(ord("s"))) == b'hipping","urgent":'
+    assert bytes(state.jump()) == b'{"topic": "'
+    assert bytes(state.accept(ord("s"))) == b'hipping", "urgent": '
     assert bytes(state.accept(ord("t"))) == b"rue}"
     assert state.is_finished
     assert state.jump() == []
@@ -163,6 +168,10 @@ def test_a_refusal_is_kept_too_and_names_the_parameter(grammars: Grammars) -> No
             assert (caught.value.code, caught.value.param) == ("invalid_schema", param)
             messages.add(str(caught.value))
         assert len(messages) == 1
+    for_another_field = msgspec.structs.replace(constraint("json_schema", {"not": {}}), param="structured_outputs")
+    with pytest.raises(InvalidConstraint) as caught:
+        grammars.compile(for_another_field)
+    assert caught.value.param == "structured_outputs"
 
 
 def test_many_threads_may_compile_at_once(grammars: Grammars) -> None:

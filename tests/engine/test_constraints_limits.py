@@ -106,7 +106,7 @@ def test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles(
         grammars.compile(constraint(kind, text))
     assert len(str(caught.value)) < 300
     fresh = {**LABELS, "title": f"after {kind} {said}"}
-    assert accepts(grammars.compile(constraint("json_schema", fresh)), '{"topic":"billing","urgent":true}')
+    assert accepts(grammars.compile(constraint("json_schema", fresh)), '{"topic": "billing", "urgent": true}')
 
 
 @pytest.mark.parametrize("text", [A_RULE_EACH, A_FLOOD], ids=["crash", "flood"])
@@ -180,4 +180,4 @@ def test_names_in_data_are_not_taken_for_keywords(grammars: Grammars) -> None:
         required=["$ref", "not"],
         additionalProperties=False,
     )
-    assert accepts(grammars.compile(constraint("json_schema", text)), '{"$ref":1,"not":{"$ref":"http://x"}}')
+    assert accepts(grammars.compile(constraint("json_schema", text)), '{"$ref": 1, "not": {"$ref": "http://x"}}')

@@ -149,7 +149,8 @@ def test_an_echoed_prompt_comes_first_and_is_scored(bench: Bench) -> None:
     assert "".join(item.text for item in bench.outputs if isinstance(item, Delta)) == echoed.text
     logprobs = echoed.choices[0].logprobs
     assert logprobs is not None
-    assert len(logprobs) == echoed.usage.prompt_tokens + echoed.usage.completion_tokens
+    num_shown = echoed.usage.completion_tokens - (echoed.reason is FinishReason.STOP)
+    assert len(logprobs) == echoed.usage.prompt_tokens + num_shown
     assert b"".join(one.piece for one in logprobs).decode().startswith(text)
     assert (logprobs[0].logprob, logprobs[0].top) == (0, [])
     assert all(one.logprob < 0 and one.top[0].logprob >= one.logprob for one in logprobs[1:])

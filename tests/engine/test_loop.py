@@ -7,7 +7,18 @@ import pytest
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
 from engine.fake import FakeBackend, FakeDecoder
 from engine.loop import Stop
-from engine.messages import Delta, Failed, Finished, FinishReason, Priority, Request, TextPrompt, TokenPrompt
+from engine.messages import (
+    Constraint,
+    ConstraintKind,
+    Delta,
+    Failed,
+    Finished,
+    FinishReason,
+    Priority,
+    Request,
+    TextPrompt,
+    TokenPrompt,
+)
 from engine.plan import Plan, Sampled
 from tests.engine.make import Bench, chat
 
@@ -27,6 +38,32 @@ def test_deltas_add_up_to_the_answer() -> None:
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
     assert "".join(delta.text for delta in deltas) == finished.text
     assert len(deltas) > 10
+
+
+def test_logprobs_of_deltas_add_up_to_those_of_the_answer_which_leave_out_its_end() -> None:
+    whole = Bench().ask("hello").text
+    for stop in ([], [whole[10:16]], ["never said"]):
+        bench = Bench()
+        finished = bench.ask("hello", stream=True, logprobs=1, stop=stop)
+        streamed = [one for item in bench.outputs if isinstance(item, Delta) for one in item.logprobs]
+        assert finished.choices[0].logprobs == streamed
+        assert b"".join(one.piece for one in streamed).decode() == whole[: 16 if stop == [whole[10:16]] else None]
+
+
+def test_what_is_forced_to_follow_a_prompt_is_no_part_of_what_was_cached() -> None:
+    bench = Bench()
+    text = Constraint(kind=ConstraintKind.GRAMMAR, text='start: "a long beginning, " ("a" | "b")')
+    first, second = (bench.ask("hello", constraint=text).usage for _ in range(2))
+    assert first.cached_tokens == 0
+    assert 0 < second.cached_tokens <= second.prompt_tokens
+
+
+def test_a_prompt_that_opens_a_thought_is_answered_with_one_first() -> None:
+    finished = Bench(chat_template="{{ messages[0].content }}<think>\n").ask("hello")
+    (choice,) = finished.choices
+    assert choice.reasoning == "The wheel turns while the water runs."
+    assert 40 <= len(choice.text) < 120
+    assert finished.usage.reasoning_tokens == len(choice.reasoning) + len("</think>")
 
 
 def test_without_stream_there_is_only_the_end() -> None:

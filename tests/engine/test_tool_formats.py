@@ -88,7 +88,7 @@ def calls(tool_format: ToolFormat, *given: tuple[str, str]) -> str:
     return "".join(call(tool_format, *each, is_first=n == 0) for n, each in enumerate(given)) + tool_format.end
 
 
-BERN = ("get_weather", '{"city":"Bern }]\\" <x>"}')
+BERN = ("get_weather", '{"city": "Bern }]\\" <x>"}')
 MARKS_OF_BOTH = pytest.mark.parametrize("marks", [{}, MARK_IDS], ids=["spelled out", "as tokens"])
 
 
@@ -110,8 +110,8 @@ def test_auto_allows_text_and_calls_but_no_broken_call(tool_format: ToolFormat, 
     assert accepts(grammar, calls(tool_format, BERN), marks)
     assert accepts(grammar, calls(tool_format, ("now", "{}")), marks)
     assert not accepts(grammar, calls(tool_format, ("get_weather", "{}")), marks)
-    assert not accepts(grammar, calls(tool_format, ("now", '{"a":1}')), marks)
-    assert not accepts(grammar, calls(tool_format, ("get_weather", '{"city": "Bern"}')), marks), "no free white space"
+    assert not accepts(grammar, calls(tool_format, ("now", '{"a": 1}')), marks)
+    assert not accepts(grammar, calls(tool_format, ("get_weather", '{"city":  "Bern"}')), marks), "no free white space"
     if tool_format.trigger:
         assert accepts(grammar, "Let me see.\n" + calls(tool_format, BERN), marks)
         assert not accepts(grammar, f"so {tool_format.trigger} it", marks)
@@ -153,7 +153,7 @@ def test_a_thought_may_come_first_and_is_free(tool_format: ToolFormat, marks: di
             assert accepts(grammar, one, marks) is not is_inside
             assert accepts(grammar, thought + "It is late.", marks) is not is_required
             assert not accepts(grammar, thought.removesuffix("</think>\n\n"), marks)
-            assert not accepts(grammar, thought + calls(tool_format, ("now", '{"a":1}')), marks)
+            assert not accepts(grammar, thought + calls(tool_format, ("now", '{"a": 1}')), marks)
 
 
 def test_the_mark_of_a_call_inside_a_thought_is_only_a_word() -> None:
@@ -162,8 +162,8 @@ def test_the_mark_of_a_call_inside_a_thought_is_only_a_word() -> None:
 
 
 ANSWERS = {
-    ConstraintKind.JSON_OBJECT: ("", '{"a":[1,{}]}', "[1]"),
-    ConstraintKind.JSON_SCHEMA: (json.dumps(CITY), '{"city":"Bern"}', '{"city": "Bern"}'),
+    ConstraintKind.JSON_OBJECT: ("", '{"a": [1, {}]}', "[1]"),
+    ConstraintKind.JSON_SCHEMA: (json.dumps(CITY), '{"city": "Bern"}', '{"city":"Bern"}'),
     ConstraintKind.REGEX: (r"a/b\/c|\d+", "a/b/c", "a/b"),
     ConstraintKind.CHOICE: ('["yes", "n\\"o"]', 'n"o', "maybe"),
     ConstraintKind.GRAMMAR: ('start: A "}"\nA: /a+/', "aa}", "a"),
@@ -199,7 +199,7 @@ def test_keywords_that_cannot_be_enforced_are_ignored_unless_the_tool_is_strict(
     strict = Tool(name="tag", parameters=schema, is_strict=True)
     layout = Layout(tokens={})
     grammar = with_tools(HERMES, [loose], layout, is_required=True, may_repeat=False)
-    assert accepts(grammar, calls(HERMES, ("tag", '{"tags":["a"]}')), {})
+    assert accepts(grammar, calls(HERMES, ("tag", '{"tags": ["a"]}')), {})
     refused = with_tools(HERMES, [strict], layout, is_required=True, may_repeat=False)
     assert "uniqueItems" in LLMatcher(BYTES, LLMatcher.grammar_from_lark(refused.text), log_level=0).get_error()
 
@@ -207,7 +207,7 @@ def test_keywords_that_cannot_be_enforced_are_ignored_unless_the_tool_is_strict(
 def test_arguments_are_an_object_whatever_the_schema_says() -> None:
     odd = Tool(name="f", parameters={"type": ["object", "null"], "properties": {"a": {"type": "integer"}}})
     grammar = with_tools(GENERIC, [odd], Layout(tokens={}), is_required=True, may_repeat=False)
-    assert accepts(grammar, calls(GENERIC, ("f", '{"a":1}')), {})
+    assert accepts(grammar, calls(GENERIC, ("f", '{"a": 1}')), {})
     assert not accepts(grammar, calls(GENERIC, ("f", "null")), {})
 
 

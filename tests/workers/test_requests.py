@@ -33,6 +33,12 @@ def test_tools_reach_the_template_as_they_came() -> None:
     assert asked.parallel_tool_calls is False
 
 
+def test_words_for_the_template_are_passed_on() -> None:
+    asked = ask(chat_template_kwargs={"enable_thinking": False})
+    assert isinstance(asked.prompt, ChatPrompt)
+    assert asked.prompt.template_kwargs == {"enable_thinking": False}
+
+
 def test_each_choice_of_tools_has_its_mode() -> None:
     named = {"type": "function", "function": {"name": "now"}}
     assert ask(tools=[TOOL], tool_choice="none").tool_choice == ToolChoice(mode=ToolMode.NONE)
