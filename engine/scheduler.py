@@ -271,9 +271,8 @@ class Scheduler:
             sequence.finish_reason = self._finish_reason(sequence, token)
             if sequence.finish_reason is not None:
                 break
-        else:
-            if result.is_complete:
-                sequence.finish_reason = FinishReason.STOP
+        if result.is_complete and len(new) == len(result.tokens):
+            sequence.finish_reason = FinishReason.STOP  # at a limit too: there is no more to come
         sequence.num_computed = min(sequence.num_computed, len(sequence.tokens))
         return new
 

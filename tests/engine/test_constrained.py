@@ -141,6 +141,14 @@ def test_a_limit_below_what_is_forced_cuts_the_answer_there(demo: Bench) -> None
     assert '{"category": "billing"'.startswith(finished.text)
 
 
+def test_a_complete_answer_that_just_fits_its_limit_was_not_cut(demo: Bench) -> None:
+    whole = demo.ask("I was charged twice.", constraint=schema(LABEL))
+    again = demo.ask("I was charged twice.", constraint=schema(LABEL), max_tokens=whole.usage.completion_tokens)
+    assert (again.reason, again.text) == (FinishReason.STOP, whole.text)
+    less = demo.ask("I was charged twice.", constraint=schema(LABEL), max_tokens=whole.usage.completion_tokens - 1)
+    assert (less.reason, less.text) == (FinishReason.LENGTH, whole.text.removesuffix('"}'))
+
+
 def test_with_logprobs_every_token_is_sampled_and_has_one(demo: Bench) -> None:
     finished = demo.ask("I was charged twice.", constraint=schema(LABEL), logprobs=2)
     logprobs = finished.choices[0].logprobs
