@@ -33,7 +33,8 @@ THINKING_TEMPLATE = """\
 def write_models(folder: Path) -> None:
     """The demo model with its own template and with one that knows tools; a fake one that thinks first."""
     weights = ROOT / "models" / "demo.gguf"
-    demo = f"parameters: {{model: {weights}, temperature: 0}}\ncontext_size: 512\nslots: 8\n"
+    # one thread each: engines that spin on the same cores wait for one another
+    demo = f"parameters: {{model: {weights}, temperature: 0}}\ncontext_size: 512\nslots: 8\nthreads: 1\n"
     (folder / "demo.yaml").write_text(f"name: demo\n{demo}")
     (folder / "caller.yaml").write_text(f"name: caller\n{demo}chat_template: |-\n{indented(TOOLS_TEMPLATE)}")
     (folder / "thinker.yaml").write_text(
