@@ -162,7 +162,10 @@ def main() -> None:
     results = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
-            results += _MEASUREMENTS[name](Path(folder))
+            rows = _MEASUREMENTS[name](Path(folder))
+        for row in rows:
+            print(f"{row.what}: {row.value:,.2f} {row.unit}", flush=True)
+        results += rows
     table = Table("what", "measured", "target", "met")
     for one in results:
         sign = "≤" if one.is_limit else "≥"
