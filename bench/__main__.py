@@ -159,7 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[[], *_MEASUREMENTS], help="which; default: all")
     names = parser.parse_args().names or list(_MEASUREMENTS)
-    results = []
+    results: list[Result] = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
             rows = _MEASUREMENTS[name](Path(folder))
@@ -174,8 +174,8 @@ def main() -> None:
         )
     Console(width=110).print(table)
     _RESULTS.parent.mkdir(exist_ok=True)
-    rows = [{"what": r.what, "value": r.value, "unit": r.unit, "target": r.target, "met": r.is_met} for r in results]
-    _RESULTS.write_text(json.dumps({"at": time.time(), "cores": os.cpu_count(), "results": rows}, indent=1) + "\n")
+    record = [{"what": r.what, "value": r.value, "unit": r.unit, "target": r.target, "met": r.is_met} for r in results]
+    _RESULTS.write_text(json.dumps({"at": time.time(), "cores": os.cpu_count(), "results": record}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
