@@ -82,7 +82,7 @@ def _engine(_: Path) -> list[Result]:
     for model, slots in ((SMOL135, 1), (SMOL135, 8), (SMOL135, 16), (SMOL135, 32), (QWEN05, 8)):
         ours, bare = compare(model.num_tokens, model.path(), slots)
         rows.append(_ratio(f"{model.name}: unrelated prompts, {slots} slots, over bare loop", ours / bare, 0.96))
-    ours, bare = compare(1000, DEMO, 16)
+    ours, bare = compare(1000, DEMO, 16, rounds=30)
     rows.append(_ratio("demo model: unrelated prompts, 16 slots, over bare loop", ours / bare, 0.96))
     ours, bare = compare(SMOL135.num_tokens, SMOL135.path(), 16, shared=256, own=32)
     rows.append(_ratio("smol135: one shared prefix of 256, 16 slots, over bare loop", ours / bare, 0.96))

@@ -105,9 +105,11 @@ def alternate(first: Any, second: Any, pairs: int = _PAIRS) -> tuple[float, floa
     return statistics.median(a for a, _ in rates), statistics.median(b for _, b in rates)
 
 
-def compare(num_tokens: int, path: Path, slots: int, *, shared: int = 0, own: int = 64) -> tuple[float, float]:
-    """Tokens per second of the engine and of the bare loop; `shared` tokens begin every prompt."""
-    number, below = max(4, 3 * slots), num_tokens - 8
+def compare(
+    num_tokens: int, path: Path, slots: int, *, shared: int = 0, own: int = 64, rounds: int = 3
+) -> tuple[float, float]:
+    """Tokens per second of the engine and of the bare loop, for `rounds` prompts a slot; `shared` tokens begin every one."""
+    number, below = max(4, rounds * slots), num_tokens - 8
     start = random_prompts(1, shared, below=below, seed=2)[0] if shared else []
     prompts = random_prompts(number, own, below=below)
     threads, context_size = len(os.sched_getaffinity(0)), shared + own + _GENERATED + 16

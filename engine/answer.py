@@ -65,14 +65,14 @@ def together(parts: Sequence[Part]) -> Part:
 
 
 class AnswerStream:
-    """The parts of one answer, token by token."""
+    """The parts of one answer, token by token. One that `is_plain` is content and nothing else."""
 
     def __init__(self, spec: AnswerSpec) -> None:
         self._content = TextStream(spec.stop)
         self._marks = spec.marks
         self._splitter = ThoughtSplitter(spec.thought, is_inside=spec.is_inside) if spec.thought else None
         self._parser = ToolParser(spec.tool_format, spec.tool_names) if spec.tool_format else None
-        self._is_plain = self._splitter is None and self._parser is None
+        self.is_plain = self._splitter is None and self._parser is None
         self._reasoning: list[str] = []
         self._num_tokens = 0
         self.num_reasoning_tokens = 0
@@ -99,15 +99,21 @@ class AnswerStream:
 
     def push(self, token: int, piece: bytes) -> Part:
         """Take a token with its bytes; returns what may be shown now."""
-        if self._is_plain:
+        if self.is_plain:
             content = self._content.push(piece)
             return Part(content) if content else NOTHING
         self._num_tokens += 1
         return self._take(self._content.decode(self._marks.get(token, piece)))
 
+    def take_all(self, piece: bytes) -> None:
+        """Take the bytes of a whole plain answer."""
+        assert self.is_plain, "only then do tokens not matter"
+        self._content.push(piece)
+        self._content.finish()
+
     def finish(self) -> Part:
         """No more tokens will come: show what was held back."""
-        if self._is_plain or self.is_stopped:
+        if self.is_plain or self.is_stopped:
             return Part(self._content.finish())
         parts = [self._take(self._content.decode(b"", is_last=True))]
         if self._splitter is not None:

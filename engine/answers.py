@@ -19,10 +19,12 @@ class _Answer:
     """`logprobs` are of all its tokens but the one that ends it. `num_shown` of them went out with text; those of text that
     is held back go with it, or with the end.
 
-    `unsaid` is what every answer begins with: it is shown with the first token that was sampled.
+    `unsaid` is what every answer begins with: it is shown with the first token that was sampled. Where `waits`, nobody sees
+    the answer grow and nothing in it can end it, so it becomes text all at once, when it is over.
     """
 
     stream: AnswerStream
+    waits: bool
     unsaid: list[Part] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_shown: int = 0
@@ -53,12 +55,14 @@ class Answers:
         """A request came, with a sequence for each answer."""
         self._requests[sequences[0].key] = _Request(len(sequences))
         for sequence in sequences:
-            answer = self._answers[sequence] = _Answer(AnswerStream(sequence.spec))
+            stream = AnswerStream(sequence.spec)
+            waits = stream.is_plain and not (sequence.stream or sequence.spec.stop) and sequence.logprobs is None
+            answer = self._answers[sequence] = _Answer(stream, waits)
             if sequence.echo:
                 answer.echo = self._text(sequence.tokens[: sequence.num_prompt_tokens])
                 answer.unsaid.append(Part(answer.echo))
-            for token in sequence.tokens[sequence.num_prompt_tokens :]:
-                answer.unsaid.append(answer.stream.push(token, self._piece(token)))
+            for token in sequence.tokens[sequence.num_prompt_tokens :] if not waits else ():
+                answer.unsaid.append(stream.push(token, self._piece(token)))
 
     def knows(self, sequence: Sequence) -> bool:
         """Is it still being written?"""
@@ -67,6 +71,8 @@ class Answers:
     def grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> tuple[Delta | None, FinishReason | None]:
         """Take new tokens; returns what may be shown of them, and why the answer ends if it does."""
         answer, reason = self._answers[sequence], sequence.finish_reason
+        if answer.waits:
+            return None, reason
         stream = answer.stream
         if not answer.logprobs:
             answer.logprobs += sequence.prompt_logprobs
@@ -89,6 +95,11 @@ class Answers:
     def _text(self, tokens: list[int]) -> str:
         return b"".join(map(self._piece, tokens)).decode(errors="replace")
 
+    def _bytes(self, sequence: Sequence) -> bytes:
+        """Of the whole answer, but for the token that ended it."""
+        tokens = sequence.tokens[sequence.num_prompt_tokens :]
+        return b"".join(self._piece(token) for token in tokens if sequence.ignore_eos or not self._is_end(token))
+
     def _delta(self, sequence: Sequence, answer: _Answer, part: Part) -> Delta:
         logprobs = answer.logprobs[answer.num_shown :]
         answer.num_shown = len(answer.logprobs)
@@ -105,6 +116,8 @@ class Answers:
     def finish(self, sequence: Sequence, reason: FinishReason) -> Finished | None:
         """An answer is over; returns the end of its request when it was the last one."""
         answer, request = self._answers.pop(sequence), self._requests[sequence.key]
+        if answer.waits:
+            answer.stream.take_all(self._bytes(sequence))
         request.choices.append(
             Choice(
                 reason=reason,

@@ -10,6 +10,7 @@ from typing import Final
 
 from engine.drafts import PromptLookup
 from engine.messages import Priority
+from engine.passes import arranged
 from engine.placement import slot_of
 from engine.plan import Entry
 from engine.sequence import Sequence
@@ -37,14 +38,13 @@ class Composer:
         self._lookups: dict[Sequence, PromptLookup] = {}
 
     def compose(self, running: list[Sequence]) -> list[Entry]:
-        """In the order of slots, which split memory computes in the fewest passes."""
+        """In the order in which split memory computes them in few passes."""
         decoding = [sequence for sequence in running if not sequence.is_reading]
         entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
         budget = self._batch_tokens - sum(len(entry.tokens) for entry in entries)
         reading = [sequence for sequence in running if sequence.is_reading]
         entries += self._read_all(reading, min(budget, self._reading_budget(decoding)))
-        entries.sort(key=lambda entry: entry.slot)
-        return entries
+        return arranged(entries)
 
     def judge(self, sequence: Sequence, num_accepted: int) -> None:
         """So many of its last guesses were right."""

@@ -155,8 +155,11 @@ class Scheduler:
             result = next(results) if entry.num_rows else None
             sequence.num_computed += len(entry.tokens) - entry.num_drafts
             if result is not None:
-                sequence.num_computed += result.num_accepted
-                sequence.prompt_logprobs += result.prompt_logprobs
+                if entry.num_drafts:
+                    sequence.num_computed += result.num_accepted
+                    self._composer.judge(sequence, result.num_accepted)
+                if entry.is_scored:
+                    sequence.prompt_logprobs += result.prompt_logprobs
                 if result.tokens or result.failure is not None:
                     grown.append((sequence, self._append(sequence, result), result))
             self._placement.computed(entry)
@@ -263,7 +266,6 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, result: Sampled) -> list[int]:
         """Add new tokens until one ends the answer; returns those that were added."""
-        self._composer.judge(sequence, result.num_accepted)
         new: list[int] = []
         for token in result.tokens:
             sequence.tokens.append(token)

@@ -9,10 +9,11 @@ import os
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import llama_cpp as llama
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,11 +92,14 @@ class Sampler:
         return [result for result in results if result is not None]
 
     def _forbid_ends(self, entries: list[Entry], logits: Logits) -> None:
+        rows: list[int] = []
         at = 0
         for entry in entries:
             if entry.sequence.ignore_eos and entry.sequence.constraint is None:
-                logits[at : at + entry.num_rows, self._end_tokens] = -np.inf
+                rows += range(at, at + entry.num_rows)
             at += entry.num_rows
+        if rows:
+            logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
 
     def _run(self, jobs: list[tuple[int, Entry, int, int]], logits: Logits) -> Iterable[tuple[int, Sampled]]:
         def work(part: list[tuple[int, Entry, int, int]]) -> list[tuple[int, Sampled]]:
@@ -122,9 +126,9 @@ class Sampler:
             scored.append(self._logprob(logits[at + number], token, top))
         if end < len(sequence.tokens):
             return Sampled([], prompt_logprobs=scored)
-        last = replace(entry, num_rows=1, is_scored=False)
+        last = msgspec.structs.replace(entry, num_rows=1, is_scored=False)
         sampled = self._sample_next(last, logits, at + entry.num_rows - 1, row + entry.num_rows - 1)
-        return replace(sampled, prompt_logprobs=scored)
+        return msgspec.structs.replace(sampled, prompt_logprobs=scored)
 
     def _sample_next(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
         if entry.sequence.constraint is None:

@@ -38,6 +38,8 @@ def test_deltas_add_up_to_the_answer() -> None:
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
     assert "".join(delta.text for delta in deltas) == finished.text
     assert len(deltas) > 10
+    unwatched = Bench().ask("hello")
+    assert (unwatched.text, unwatched.reason, unwatched.usage) == (finished.text, finished.reason, finished.usage)
 
 
 def test_logprobs_of_deltas_add_up_to_those_of_the_answer_which_leave_out_its_end() -> None:
