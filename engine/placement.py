@@ -14,6 +14,8 @@ from engine.slots import Fork, MemoryTraits, Slot, SlotTable, common_prefix, cou
 
 # A history of which less than this would be spared is not worth stopping or waiting for.
 WORTH_WAITING: Final = 16
+# A pass over the weights costs a processor about as much as this many tokens more in another pass.
+_PASS: Final = 16
 
 
 class Placement:
@@ -52,6 +54,28 @@ class Placement:
         sequence.slot, sequence.read_until = target.index, len(sequence.tokens)
         sequence.snapshot_at = None
         return True
+
+    def level(self, placed: list[Sequence]) -> None:
+        """Of those just placed, let some read a few known tokens again, so that as many are left to each.
+
+        Split memory computes only equal lengths side by side: seven questions of 23 to 29 tokens on one document would take a
+        pass each.
+        """
+        if not self.traits.is_split or not self.traits.can_trim or self.traits.window:
+            return
+        goal = 0
+        for sequence in sorted(placed, key=lambda sequence: sequence.num_todo, reverse=True):
+            more = goal - sequence.num_todo
+            if not 0 <= more <= _PASS:
+                goal = sequence.num_todo
+            elif 0 < more <= sequence.num_computed:
+                self._forget_end(sequence, more)
+
+    def _forget_end(self, sequence: Sequence, number: int) -> None:
+        slot = self._slots[slot_of(sequence)]
+        slot.num_valid = sequence.num_computed = sequence.num_computed - number
+        sequence.num_cached = min(sequence.num_cached or 0, slot.num_valid)
+        self._forks.append(Fork(slot.index, slot.index, slot.num_valid))
 
     def vacate(self, sequence: Sequence) -> None:
         """Take the slot back, if it has one; its history stays for whoever begins the same way."""

@@ -132,6 +132,7 @@ class Scheduler:
                 break
             if not self._is_worth_waiting(sequence) and self._place(sequence):
                 admitted.append(sequence)
+        self._placement.level(admitted)
         return admitted
 
     def plan(self) -> Plan:

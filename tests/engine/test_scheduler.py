@@ -318,6 +318,20 @@ def test_in_split_memory_those_who_run_stay_side_by_side() -> None:
         assert slots == list(range(slots[0], slots[0] + len(slots)))
 
 
+def test_in_split_memory_those_that_fork_together_read_as_many_tokens_each() -> None:
+    scheduler = make_scheduler(slots=4, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(is_split=True))
+    document = list(range(100, 140))
+    scheduler.add(batch("a", [*document, 1]))
+    tails = {"b": [2] * 5, "c": [3] * 9, "d": [4] * 7}
+    asked = [batch(name, [*document, *tail]) for name, tail in tails.items()]
+    for sequence in asked:
+        scheduler.add(sequence)
+    assert [len(entry.tokens) for entry in step(scheduler).entries] == [41]
+    read = {entry.sequence.request_id: len(entry.tokens) for entry in step(scheduler).entries}
+    assert read == {"a": 1, "b": 9, "c": 9, "d": 9}
+    assert [sequence.num_cached for sequence in asked] == [36, 40, 38]
+
+
 def test_in_split_memory_the_last_ones_move_together() -> None:
     scheduler = make_scheduler(slots=4, batch_tokens=16, prefill_tokens=16, traits=MemoryTraits(is_split=True))
     for name in "abcd":
