@@ -12,6 +12,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from api.errors import install_error_handlers
 from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
+from api.openapi import ERRORS, install_openapi
 from api.relay import Relay
 from api.routes import batches, chat, health, jobs, models
 from api.routes.files import add_file_routes
@@ -63,7 +64,9 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         docs_url="/docs",
         redoc_url=None,
+        responses=ERRORS,
     )
+    install_openapi(app)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # innermost; routes may raise it
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)

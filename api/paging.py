@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Protocol, TypeVar
 
 from core.wire.objects import ListObject
 
 
-def page(objects: Sequence[Any], limit: int) -> ListObject:  # Any: wire objects of one kind
+class Identified(Protocol):
+    """An object with an id, which is its cursor."""
+
+    @property
+    def id(self) -> str:
+        """Unique among its kind."""
+
+
+_Item = TypeVar("_Item", bound=Identified)
+
+
+def page(objects: Sequence[_Item], limit: int) -> ListObject[_Item]:
     """A page of at most `limit`, given one more than that if there is one."""
     shown = list(objects[:limit])
     return ListObject(

@@ -107,5 +107,6 @@ def client(server: StackProcess) -> Iterator[OpenAI]:
 @pytest.fixture
 def http(server: StackProcess) -> Iterator[httpx2.Client]:
     """For what the official client would never send."""
-    with httpx2.Client(base_url=server.url, timeout=30) as client:
+    hooks = {"response": [server.published.check]}
+    with httpx2.Client(base_url=server.url, timeout=30, event_hooks=hooks) as client:
         yield client

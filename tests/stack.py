@@ -15,7 +15,9 @@ from pathlib import Path
 
 import httpx2
 import psutil
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
+
+from tests.published import Published
 
 READY_SECONDS = 60.0
 
@@ -42,6 +44,7 @@ class StackProcess:
         self._process: subprocess.Popen[str] | None = None
         self.said = ""
         self.url = ""
+        self._published: Published | None = None
 
     def start(self) -> None:
         """Returns when it says that it is ready."""
@@ -80,8 +83,16 @@ class StackProcess:
         return self._process.pid
 
     def client(self) -> OpenAI:
-        """The official client, as its users set it up."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=2, timeout=60)
+        """The official client, as its users set it up; what it is answered must be as published."""
+        http = DefaultHttpxClient(event_hooks={"response": [self.published.check]})
+        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=2, timeout=60, http_client=http)
+
+    @property
+    def published(self) -> Published:
+        """The OpenAPI of the server as it runs now."""
+        if self._published is None or self._published.url != self.url:
+            self._published = Published(self.url)
+        return self._published
 
     def descendants(self) -> list[psutil.Process]:
         """Every process it started, theirs included."""

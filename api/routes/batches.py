@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.bodies import read_wire
+from api.openapi import takes
 from api.paging import page, unix_seconds
 from api.routes.files import find_file
 from api.state import ApiState, StateDep, TenantDep
@@ -36,7 +37,7 @@ _MOMENTS = (
 )  # fmt: skip
 
 
-@router.post("/v1/batches")
+@router.post("/v1/batches", openapi_extra=takes(BatchCreate))
 async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """Take a file's lines; they are checked by a clerk right after."""
     body = await read_wire(request, BatchCreate)
@@ -64,7 +65,7 @@ async def list_batches(
     tenant: TenantDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> ListObject:
+) -> ListObject[BatchObject]:
     """Newest first."""
     async with state.database.connect() as connection:
         if after is not None and await _find(connection, after, tenant) is None:

@@ -12,11 +12,14 @@ from fastapi.responses import Response
 
 from api.following import Ended, Follower, Frames, Item, Silence, read_row
 from api.frames import DONE, PING, chunks_of, data_events, error_event
+from api.openapi import gives, takes
 from api.state import ApiState, StateDep, TenantDep
 from api.streams import EventStream, disconnected
 from api.submitting import Submission, cancel, cancelled_problem, read_submission, submit
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.events import EventKind
+from core.wire.chat import ChatRequest
+from core.wire.chat_objects import ChatCompletion
 
 router = APIRouter(tags=["chat"])
 
@@ -69,7 +72,7 @@ class LiveChat:
         return str(row.answer)
 
 
-@router.post("/v1/chat/completions")
+@router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest), responses=gives(ChatCompletion, streams=True))
 async def create_chat_completion(request: Request, state: StateDep, tenant: TenantDep) -> Response:
     """Answer at once, ahead of any batch; streamed when the body says `stream: true`."""
     submission = await read_submission(request, state, tenant)

@@ -10,9 +10,10 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Row
 
+from api.openapi import gives, takes_form
 from api.paging import page, unix_seconds
 from api.state import ApiState, StateDep, TenantDep
-from api.uploads import check_upload, read_form, store
+from api.uploads import PURPOSES, check_upload, read_form, store
 from core import ids
 from core.errors import bad_request, not_found
 from core.files import READ_BYTES
@@ -22,17 +23,25 @@ from core.wire.objects import DeletedObject, FileObject, ListObject
 from db import files
 
 _FORM_OVERHEAD = 1 << 16
+_FORM = takes_form(
+    {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": list(PURPOSES)}},
+    {
+        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+    },
+)
+_CONTENT = gives(media_type="application/octet-stream")
 
 
 def add_file_routes(app: FastAPI, settings: Settings) -> None:
     """The upload's body limit is a setting, so this router is made with the app."""
     router = APIRouter(tags=["files"])
     limit = max(settings.file_bytes, settings.batch_file_bytes) + _FORM_OVERHEAD
-    router.post("/v1/files", max_body_size=limit)(create_file)
+    router.post("/v1/files", max_body_size=limit, openapi_extra=_FORM)(create_file)
     router.get("/v1/files")(list_files)
     router.get("/v1/files/{file_id}")(get_file)
     router.delete("/v1/files/{file_id}")(delete_file)
-    router.get("/v1/files/{file_id}/content")(get_content)
+    router.get("/v1/files/{file_id}/content", responses=_CONTENT)(get_content)
     app.include_router(router)
 
 
@@ -69,7 +78,7 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
-) -> ListObject:
+) -> ListObject[FileObject]:
     """Newest first unless asked otherwise."""
     if after is not None:
         await _check_cursor(state, after, tenant)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.openapi import gives
 from api.state import ApiState, StateDep
+from core.wire.objects import WireObject
 from db.schema import current_version, needed_version
 
 router = APIRouter(tags=["health"])
@@ -20,7 +24,14 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+class Readiness(WireObject):
+    """`checks` says of each thing that is needed `ok`, or what is wrong with it."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
+@router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(state: StateDep) -> JSONResponse:
     """What it needs answers too; what does not is named."""
     checks = {"database": await _database(state), "queue": await _queue(state)}
@@ -28,7 +39,7 @@ async def readyz(state: StateDep) -> JSONResponse:
     return JSONResponse({"status": "ok" if is_ready else "unavailable", "checks": checks}, 200 if is_ready else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", responses=gives(media_type="text/plain"))
 async def metrics(state: StateDep) -> Response:
     """Prometheus's text format."""
     return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -13,6 +13,7 @@ from sqlalchemy import Row
 
 from api.following import Ended, Follower, Frames, Silence, read_row
 from api.frames import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
+from api.openapi import gives, takes
 from api.state import ApiState, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import cancel, cancelled_problem, read_submission, submit
@@ -20,12 +21,13 @@ from core.errors import Problem, bad_request, not_found
 from core.events import EventKind
 from core.ids import is_id
 from core.states import JobState
+from core.wire.chat import ChatRequest
 from core.wire.objects import JobObject
 
 router = APIRouter(tags=["jobs"])
 
 
-@router.post("/v1/jobs", status_code=202)
+@router.post("/v1/jobs", status_code=202, openapi_extra=takes(ChatRequest))
 async def create_job(request: Request, state: StateDep, tenant: TenantDep) -> JobObject:
     """Take a chat body and answer later; what was accepted survives anything."""
     submission = await read_submission(request, state, tenant)
@@ -47,7 +49,7 @@ async def cancel_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObje
     return to_job_object(await _find(state, job_id, tenant))
 
 
-@router.get("/v1/jobs/{job_id}/events")
+@router.get("/v1/jobs/{job_id}/events", responses=gives(streams=True))
 async def get_job_events(
     job_id: str, state: StateDep, tenant: TenantDep, last_event_id: str | None = Header(None)
 ) -> Response:

@@ -12,7 +12,7 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def list_models(state: StateDep, _: TenantDep) -> ListObject:
+async def list_models(state: StateDep, _: TenantDep) -> ListObject[ModelObject]:
     """Every model by name; aliases are not listed."""
     models = [_to_object(state, name) for name in state.catalog.names()]
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)

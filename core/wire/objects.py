@@ -5,7 +5,7 @@ Times are unix seconds. Every key that OpenAI requires is there, null where it h
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +14,9 @@ class WireObject(BaseModel):
     """Base of answers: built by us, so only frozen and free to have a field called `model_…`."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+
+_Item = TypeVar("_Item")
 
 
 class FileObject(WireObject):
@@ -135,11 +138,11 @@ class JobObject(WireObject):
     error: dict[str, Any] | None = None  # Any: the error object
 
 
-class ListObject(WireObject):
+class ListObject(WireObject, Generic[_Item]):
     """A page; `after` of the next page is `last_id`."""
 
     object: Literal["list"] = "list"
-    data: list[Any]  # Any: objects of one of the kinds above
+    data: list[_Item]
     first_id: str | None = None
     last_id: str | None = None
     has_more: bool = False

@@ -31,13 +31,14 @@ def test_a_file_can_be_stored_seen_read_and_deleted(client: OpenAI) -> None:
 
 
 def test_lists_come_newest_first_in_pages_that_join(client: OpenAI) -> None:
+    before = upload(client, purpose="assistants", name="before.txt").id
     made = [upload(client, purpose="assistants", name=f"{n}.txt").id for n in range(5)]
     newest = [file.id for file in client.files.list(purpose="assistants", limit=2)]
     assert newest[:5] == made[::-1], "the client fetches all pages by itself"
-    page = client.files.list(purpose="assistants", limit=2, order="asc")
+    page = client.files.list(purpose="assistants", limit=2, order="asc", after=before)
     assert page.has_more
     assert [one.id for one in page.data] == made[:2]
-    for one in made:
+    for one in [before, *made]:
         client.files.delete(one)
 
 

@@ -1,0 +1,1 @@
+"""What clients and the published description hold us to."""

@@ -1,0 +1,81 @@
+"""Holds every answer of a server against the OpenAPI that it publishes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import httpx2
+import jsonschema_rs
+
+_Node = dict[str, Any]  # Any: a piece of an OpenAPI document
+
+
+class Published:
+    """The document of one server; `check` is an event hook of an HTTP client."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.document: _Node = httpx2.get(f"{url}/openapi.json").raise_for_status().json()
+        self._validators: dict[str, jsonschema_rs.Draft202012Validator] = {}
+        # What is fixed wins over what is a parameter: /v1/batches/validate is no batch.
+        self._paths = sorted(
+            self.document["paths"], key=lambda path: [part.startswith("{") for part in path.split("/")]
+        )
+
+    def operations(self) -> Iterator[tuple[str, str, _Node]]:
+        """(method, path, operation) of everything that is published."""
+        for path, methods in self.document["paths"].items():
+            for method, operation in methods.items():
+                yield method, path, operation
+
+    def check(self, response: httpx2.Response) -> None:
+        """Raise when an answer is not what was published. Streams are left to whoever reads them."""
+        path = self._path(response.request.url.path)
+        operation = self.document["paths"].get(path, {}).get(response.request.method.lower())
+        if operation is None:
+            assert response.status_code in (404, 405), f"{response.request.method} {path} is not published"
+            return
+        where = f"{response.request.method} {path} -> {response.status_code}"
+        content = self._content(operation, response.status_code, where)
+        kind = response.headers.get("content-type", "").partition(";")[0]
+        if not content and not kind:
+            return
+        assert kind in content, f"{where}: {kind} is not one of {list(content)}"
+        if kind == "application/json":
+            errors = self._validator(content[kind]["schema"]).iter_errors(jsonschema_value(response))
+            assert not (found := [f"{'/'.join(map(str, e.instance_path))}: {e.message}" for e in errors]), (
+                where,
+                found,
+            )
+
+    def _path(self, path: str) -> str:
+        return next((known for known in self._paths if _pattern(known).fullmatch(path)), path)
+
+    def _content(self, operation: _Node, status: int, where: str) -> _Node:
+        for key in (str(status), f"{status // 100}XX"):
+            if key in operation["responses"]:
+                found: _Node = operation["responses"][key].get("content", {})
+                return found
+        raise AssertionError(f"{where}: this status is not published")
+
+    def _validator(self, schema: _Node) -> jsonschema_rs.Draft202012Validator:
+        key = repr(schema)
+        if key not in self._validators:
+            whole = {**schema, "components": self.document["components"]}
+            self._validators[key] = jsonschema_rs.Draft202012Validator(whole)
+        return self._validators[key]
+
+
+def jsonschema_value(response: httpx2.Response) -> Any:  # Any: JSON
+    """The body; read here, since hooks run before it is."""
+    response.read()
+    return response.json()
+
+
+@cache
+def _pattern(path: str) -> re.Pattern[str]:
+    parts = re.split(r"(\{[^}]+\})", path)
+    return re.compile("".join("[^/]+" if part.startswith("{") else re.escape(part) for part in parts))
