@@ -39,6 +39,9 @@ _OPTIONS: Final = {
 }
 _ANY_OBJECT: Final = b'{"type":"object"}'
 
+_COMBINES: Final = frozenset({"anyOf", "oneOf", "$ref"})
+_OPENS: Final = frozenset({"additionalProperties", "patternProperties", "minProperties", "maxProperties"})
+
 _ONE_SCHEMA: Final = ("items", "additionalItems", "additionalProperties")
 _SCHEMAS: Final = ("anyOf", "allOf", "oneOf", "prefixItems")
 _NAMED_SCHEMAS: Final = ("properties", "patternProperties", "$defs", "definitions")
@@ -63,7 +66,7 @@ def grammar_text(constraint: Constraint, *, is_ours: bool = False) -> str:
             return _json_grammar(_ANY_OBJECT)
         case ConstraintKind.JSON_SCHEMA:
             # what was checked is what is compiled: no second parser with its own idea of the text
-            return _json_grammar(msgspec.json.encode(_checked_schema(text)))
+            return _json_grammar(msgspec.json.encode(closed(_checked_schema(text))))
         case ConstraintKind.REGEX:
             _limit(text, MAX_REGEX_BYTES, "The regex")
             return LLMatcher.grammar_from_regex(text)
@@ -99,6 +102,22 @@ def _choice_grammar(text: str) -> str:
     if "" in choices:
         raise InvalidConstraint("A choice cannot be empty.")
     return "start: " + " | ".join(json.dumps(choice) for choice in choices)
+
+
+def closed(schema: Schema) -> Schema:
+    """The schema, changed such that keys it does not name are not written where it says nothing of them.
+
+    JSON Schema allows them, but nobody who asks for two fields wants others, a model that may add some goes on for ever, and
+    what may follow a value could not be jumped over. A schema that combines schemas for one object stays as it is: what one
+    of them does not name, another may.
+    """
+    nodes = [node for node, _, _ in _walk(schema)]
+    if any("allOf" in node or ("properties" in node and _COMBINES & node.keys()) for node in nodes):
+        return schema
+    for node in nodes:
+        if "properties" in node and not _OPENS & node.keys():
+            node["additionalProperties"] = False
+    return schema
 
 
 # --- schemas ---------------------------------------------------------------------------------------------------------

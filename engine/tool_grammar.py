@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
-from engine.constraints_text import SEPARATORS
+from engine.constraints_text import SEPARATORS, closed
 from engine.errors import InvalidPrompt
 from engine.messages import Constraint, ConstraintKind
 from engine.thought import ThoughtMarks
@@ -169,14 +170,14 @@ def _schema_of(tool: Tool) -> str:
     schema: Mapping[str, Any] = tool.parameters  # Any: JSON
     if not schema.get("properties") and _SAYS_NOTHING.issuperset(schema):
         schema = _NO_PARAMETERS
-    return _json({**schema, "type": "object"}, is_lenient=not tool.is_strict)
+    return _json({**deepcopy(dict(schema)), "type": "object"}, is_lenient=not tool.is_strict)
 
 
 def _json(schema: Mapping[str, Any], *, is_lenient: bool = False) -> str:  # Any: JSON
     options: dict[str, Any] = dict(SEPARATORS)  # Any: JSON
     if is_lenient:
         options["lenient"] = True
-    return json.dumps({**schema, "x-guidance": options}, ensure_ascii=False)
+    return json.dumps({**closed(dict(schema)), "x-guidance": options}, ensure_ascii=False)
 
 
 def _embedded(constraint: Constraint) -> str:

@@ -247,3 +247,29 @@ def test_random_answers_to_a_schema_always_parse(jumping: Grammars) -> None:
             parsed = json.loads(bytes(answer))
             assert list(parsed) == ["name", "age", "tags", "mail"]
             assert 0 <= parsed["age"] <= 150
+
+
+def test_keys_that_a_schema_does_not_name_are_not_written(grammars: Grammars) -> None:
+    inner = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    grammar = grammars.compile(
+        constraint("json_schema", {**inner, "properties": {"a": {"type": "integer"}, "b": inner}})
+    )
+    assert accepts(grammar, '{"a": 1, "b": {"a": 2}}')
+    assert not accepts(grammar, '{"a": 1, "c": 2}')
+    assert not accepts(grammar, '{"b": {"c": 2}}')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": True},
+        {"type": "object", "properties": {"a": {"type": "integer"}}, "additionalProperties": {"type": "integer"}},
+        {"allOf": [{"type": "object", "properties": {"a": {"type": "integer"}}}, {"properties": {"c": {}}}]},
+        {"type": "object"},
+    ],
+)
+def test_keys_that_a_schema_does_not_name_are_written_where_it_says_so(
+    schema: dict[str, object], grammars: Grammars
+) -> None:
+    grammar = grammars.compile(constraint("json_schema", schema))
+    assert accepts(grammar, '{"a": 1, "c": 2}')

@@ -1,0 +1,53 @@
+"""Makes the environments of the clients in `.venv/clients`; what cannot be installed is said, and its test is skipped."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+from typing import Final
+
+FOLDER: Final = Path(sys.prefix) / "clients"
+PYTHON: Final = {
+    "langchain": ["langchain-openai==1.7.4"],
+    "litellm": ["litellm==1.110.2"],
+    "instructor": ["instructor==1.17.0"],
+    "pydantic_ai": ["pydantic-ai-slim[openai]==2.68.0"],
+}
+NODE: Final = {"node": ["openai@6.49.0", "ai@6.0.326", "@ai-sdk/openai-compatible@2.0.92", "zod@4.6.7"]}
+
+
+def main() -> None:
+    """Make what is missing."""
+    FOLDER.mkdir(exist_ok=True)
+    for name, packages in {**PYTHON, **NODE}.items():
+        done = FOLDER / name / "installed"
+        if done.exists() and done.read_text() == " ".join(packages):
+            continue
+        print(f"Installing the client {name} …", flush=True)
+        shutil.rmtree(FOLDER / name, ignore_errors=True)
+        try:
+            (_install_python if name in PYTHON else _install_node)(FOLDER / name, packages)
+        except (subprocess.CalledProcessError, OSError) as error:
+            print(f"  not possible here, so its test is skipped: {error}", flush=True)
+        else:
+            done.write_text(" ".join(packages))
+
+
+def _install_python(folder: Path, packages: list[str]) -> None:
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+    subprocess.run([*pip, *packages], check=True)
+
+
+def _install_node(folder: Path, packages: list[str]) -> None:
+    folder.mkdir()
+    (folder / "package.json").write_text('{"private": true}\n')
+    npm = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--no-package-lock", "--save-exact"]
+    subprocess.run([*npm, *packages], cwd=folder, check=True)
+
+
+if __name__ == "__main__":
+    main()
