@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bench.api import idle_readers, lookups, streams
 from bench.chat import first_token, many_streams
 from bench.documents import compare_documents
 from bench.engine import compare
@@ -70,6 +71,32 @@ def _chat(_: Path) -> list[Result]:
         Result(what="first token, one client, p99", value=p99, unit="ms", target=25, is_limit=True),
         Result(what="32 streams of 100 tokens", value=rate, unit="tokens/s", target=5000),
         Result(what="tokens lost in them", value=lost, unit="tokens", target=0, is_limit=True),
+    ]
+
+
+def _api(_: Path) -> list[Result]:
+    rows = [
+        Result(
+            what=f"1,000,000 jobs: {each.what}, p99 (p50 {each.p50:.1f})",
+            value=each.p99,
+            unit="ms",
+            target=50,
+            is_limit=True,
+        )
+        for each in lookups()
+    ]
+    many, memory_mib = streams(), idle_readers()
+    return [
+        *rows,
+        Result(what="200 streams: tokens lost", value=many.tokens_lost, unit="tokens", target=0, is_limit=True),
+        Result(
+            what="200 streams: slowest over median",
+            value=many.slowest_over_median,
+            unit="ratio",
+            target=3,
+            is_limit=True,
+        ),
+        Result(what="api process with 1,000 idle readers", value=memory_mib, unit="MiB", target=150, is_limit=True),
     ]
 
 
@@ -144,6 +171,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "pipeline": _pipeline,
     "memory": _memory,
     "chat": _chat,
+    "api": _api,
     "engine": _engine,
     "json": _json,
     "documents": _documents,

@@ -41,7 +41,7 @@ class ManyStreams:
         return self.tokens / self.seconds
 
 
-class _Connection:
+class Connection:
     """One kept-alive connection."""
 
     def __init__(self, url: str) -> None:
@@ -86,7 +86,7 @@ def first_token(requests: int = 400) -> FirstToken:
     """One client, one request after the other."""
 
     async def run(url: str) -> list[float]:
-        connection = _Connection(url)
+        connection = Connection(url)
         await connection.open()
         for number in range(30):
             await connection.stream(f"warm {number}", 5)
@@ -104,12 +104,12 @@ def many_streams(streams: int = 32, tokens: int = 100, rounds: int = 10) -> Many
     """All at the same time, several times over."""
 
     async def run(url: str) -> tuple[int, float]:
-        connections = [_Connection(url) for _ in range(streams)]
+        connections = [Connection(url) for _ in range(streams)]
         for connection in connections:
             await connection.open()
         await asyncio.gather(*[connection.stream("warm", tokens) for connection in connections])
 
-        async def one(number: int, connection: _Connection) -> int:
+        async def one(number: int, connection: Connection) -> int:
             return sum([(await connection.stream(f"question {number} {n}", tokens))[1] for n in range(rounds)])
 
         began = time.perf_counter()
