@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 from redis.exceptions import RedisError
@@ -13,6 +16,8 @@ from db import webhooks
 from db.schema import current_version, needed_version
 
 router = APIRouter(tags=["health"])
+
+_COUNT_SECONDS: Final = 1.0
 
 
 @router.get("/healthz")
@@ -39,9 +44,9 @@ async def metrics(state: StateDep) -> Response:
 async def _count_webhooks(state: ApiState) -> None:
     """Clerks send, and have no port: their rows tell. A database that is away leaves the numbers as they were."""
     try:
-        async with state.database.connect() as connection:
+        async with asyncio.timeout(_COUNT_SECONDS), state.database.connect() as connection:
             counts = (await connection.execute(webhooks.delivery_counts())).one()
-    except (SQLAlchemyError, OSError):
+    except (SQLAlchemyError, OSError):  # TimeoutError is one
         return
     for name in ("waiting", "retrying", "delivered", "given_up"):
         state.metrics.webhook_events.labels(state=name).set(getattr(counts, name))
