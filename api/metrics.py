@@ -23,6 +23,15 @@ class Metrics:
         self.dropped_subscribers = Counter(
             "millrace_dropped_subscribers_total", "Streams that read too slowly.", registry=registry
         )
+        self.webhook_events = Gauge(
+            "millrace_webhook_events",
+            "Webhook events of all tenants, from the database: waiting (some of them retrying), delivered, given up.",
+            ["state"],
+            registry=registry,
+        )
+        self.webhook_oldest_seconds = Gauge(
+            "millrace_webhook_oldest_seconds", "Age of the oldest webhook event that waits.", registry=registry
+        )
         self._registry = registry
 
     def text(self) -> bytes:

@@ -17,6 +17,8 @@ CHAT: Final = "chatcmpl-"
 SHARD: Final = "shard_"
 REQUEST: Final = "req_"
 WORKER: Final = "worker_"
+WEBHOOK: Final = "we_"
+EVENT: Final = "evt_"
 
 _MAX_LENGTH: Final = 80
 

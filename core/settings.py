@@ -5,16 +5,28 @@ Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_UR
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import ConfigError
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MIB: Final = 1 << 20
+
+
+def split_commas(text: str) -> tuple[str, ...]:
+    """The parts of a setting that names several things."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _check_networks(text: str) -> str:
+    for part in split_commas(text):
+        ip_network(part)
+    return text
 
 
 class Settings(BaseSettings):
@@ -89,6 +101,16 @@ class Settings(BaseSettings):
     )
     drain_seconds: float = Field(25, ge=1, description="A process told to stop has this long before it leaves.")
     file_days: float = Field(30, gt=0, description="Batch input and output files without an expiry are kept this long.")
+
+    webhook_hosts: str = Field(
+        "",
+        description="Hosts webhooks may be sent to, with commas: names, .example.com for all below it, * for all; "
+        "without any, webhooks are off.",
+    )
+    webhook_networks: Annotated[str, AfterValidator(_check_networks)] = Field(
+        "", description="Private networks webhooks may reach all the same, with commas, such as 10.1.0.0/16; http too."
+    )
+    webhook_hours: float = Field(72, gt=0, description="A webhook event that nobody takes is given up after this long.")
 
     @classmethod
     def settings_customise_sources(

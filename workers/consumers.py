@@ -17,9 +17,11 @@ import structlog
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.addresses import address_rules
 from core.queues import (
     CANCEL_CHANNEL,
     CLERK_QUEUE,
+    DELIVER,
     FINALIZE,
     PREPARE,
     RUN_CHAT,
@@ -31,9 +33,11 @@ from db import jobs, shards
 from workers.chat import ChatRunner
 from workers.context import ClerkContext, WorkerContext
 from workers.finalize import finalize
+from workers.posting import Poster
 from workers.prepare import prepare
 from workers.shards import Lanes
 from workers.sweep import Sweeper
+from workers.webhooks import Courier
 
 log = structlog.get_logger()
 
@@ -179,13 +183,14 @@ class BatchConsumer:
 
 
 class ClerkConsumer:
-    """Prepare, finalize, sweep: no engine."""
+    """Prepare, finalize, sweep, webhooks: no engine."""
 
     def __init__(self, app: Celery, context: ClerkContext) -> None:
         self.queues = [CLERK_QUEUE]
         self.threads = 2
         self._context = context
         self._sweeper = Sweeper(context)
+        self._courier = Courier(context.settings, context.database, Poster(address_rules(context.settings)))
         self._running = 0
         self._lock = threading.Lock()
 
@@ -197,13 +202,19 @@ class ClerkConsumer:
         def run_finalize(batch_id: str) -> None:
             self._work(finalize, batch_id)
 
+        @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
+        def run_deliver(_: str) -> None:
+            self._courier.wake()
+
     def start(self) -> None:
         """See `Consumer`."""
         self._sweeper.start()
+        self._courier.start()
 
     def drain(self, *, abort: bool) -> None:  # noqa: ARG002 - its transactions roll back by themselves
         """See `Consumer`."""
         self._sweeper.close()
+        self._courier.close()
 
     def is_idle(self) -> bool:
         """See `Consumer`."""

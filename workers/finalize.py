@@ -19,10 +19,12 @@ from core import ids
 from core.errors import Problem
 from core.states import BatchState, JobState
 from core.wire.batch import answered_line, failed_line, never_ran
+from core.wire.webhooks import EventType
 from db import batches, files
 from db.sessions import patient
 from db.tables import Batch
 from workers.context import ClerkContext
+from workers.webhooks import tell
 
 log = structlog.get_logger()
 
@@ -52,6 +54,12 @@ _ENDINGS: Final = {
     ),
 }
 
+_EVENTS: Final[dict[BatchState, EventType]] = {
+    BatchState.COMPLETED: "batch.completed",
+    BatchState.EXPIRED: "batch.expired",
+    BatchState.CANCELLED: "batch.cancelled",
+}
+
 
 def finalize(context: ClerkContext, batch_id: str) -> None:
     """End a finalizing or cancelling batch; does nothing when it is elsewhere or in other hands."""
@@ -68,8 +76,11 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             problem = ending.problem.to_json()
             connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
         columns = _write_files(context, connection, batch)
-        connection.execute(batches.move(batch_id, to, **columns, **_totals(connection, batch_id)))
+        move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
+        if connection.execute(move).one_or_none() is not None:
+            tell(connection, batch.tenant_id, _EVENTS[to], batch_id)
     log.info("batch_ended", batch=batch_id, status=to)
+    context.tickets.deliver(batch_id)
 
 
 def _totals(connection: Connection, batch_id: str) -> dict[str, int]:

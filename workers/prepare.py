@@ -28,6 +28,7 @@ from workers.context import ClerkContext
 from workers.judge import Judge, Refused
 from workers.line_reader import LineParser, Place, RawLine, read_again, read_lines
 from workers.plan import PlanLine, PlannedShard, plan_shards
+from workers.webhooks import tell
 
 log = structlog.get_logger()
 
@@ -199,8 +200,11 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
         listed = [*listed[:-1], BatchError(code="too_many_errors", message=note)]
     errors = BatchErrors(data=listed).model_dump_json()
     with context.database.begin() as connection:
-        connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors))
+        moved = connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors)).one_or_none()
+        if moved is not None:
+            tell(connection, moved.tenant_id, "batch.failed", batch_id)
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
+    context.tickets.deliver(batch_id)
 
 
 def _send_tickets(context: ClerkContext, batch_id: str, shards: list[ShardRow]) -> None:

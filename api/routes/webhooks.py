@@ -1,0 +1,245 @@
+"""`/v1/webhook_endpoints`: the official client's `webhooks` resource. Sending is the clerk's; this process never does it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import secrets
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.bodies import read_wire
+from api.openapi import takes
+from api.paging import unix_seconds
+from api.state import ApiState, StateDep, TenantDep
+from core import ids
+from core.addresses import AddressRefused, address_rules
+from core.errors import ApiError, Problem, bad_request, not_found, unavailable
+from core.ids import is_id
+from core.wire.objects import DeletedObject
+from core.wire.webhooks import (
+    EVENT_TYPES,
+    EventSubject,
+    WebhookCreate,
+    WebhookEndpointList,
+    WebhookEndpointObject,
+    WebhookEndpointWithSecret,
+    WebhookEvent,
+    WebhookEventTypeList,
+    WebhookRotate,
+    WebhookTest,
+    WebhookTestResult,
+    WebhookUpdate,
+)
+from db import webhooks
+
+router = APIRouter(tags=["webhooks"])
+
+_MAX_ENDPOINTS: Final = 20
+_RESOLVE_SECONDS: Final = 5.0
+_OVERLAP: Final = timedelta(hours=24)
+_TEST_SECONDS: Final = 20.0
+_TEST_LOOK_SECONDS: Final = 0.1
+_resolvers: Final = ThreadPoolExecutor(4, "resolve")
+
+
+@router.post("/v1/webhook_endpoints", openapi_extra=takes(WebhookCreate))
+async def create_webhook(request: Request, state: StateDep, tenant: TenantDep) -> WebhookEndpointWithSecret:
+    """The only answer, beside a rotation's, that has the secret."""
+    body = await read_wire(request, WebhookCreate)
+    await _check_url(state, body.url)
+    secret = _new_secret()
+    statement = webhooks.insert_webhook(
+        id=ids.new_id(ids.WEBHOOK),
+        tenant_id=tenant,
+        name=body.name,
+        url=body.url,
+        secret=secret,
+        events=",".join(body.event_types),
+    )
+    async with state.database.begin() as connection:
+        if (await connection.execute(webhooks.count_webhooks(tenant))).scalar_one() >= _MAX_ENDPOINTS:
+            message = f"There can be {_MAX_ENDPOINTS} webhook endpoints; delete one first."
+            raise bad_request(message, code="too_many_webhook_endpoints")
+        row = (await connection.execute(statement)).one()
+    return _with_secret(row, secret)
+
+
+@router.get("/v1/webhook_endpoints")
+async def list_webhooks(
+    state: StateDep,
+    tenant: TenantDep,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> WebhookEndpointList:
+    """Newest first."""
+    async with state.database.connect() as connection:
+        if after is not None and await _find(connection, after, tenant) is None:
+            message = "Invalid value for 'after': there is no such webhook endpoint."
+            raise bad_request(message, code="invalid_value", param="after")
+        rows = (await connection.execute(webhooks.list_webhooks(tenant, after=after, limit=limit + 1))).all()
+    shown = [_to_object(row) for row in rows[:limit]]
+    return WebhookEndpointList(
+        data=shown,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=len(rows) > limit,
+    )
+
+
+@router.get("/v1/webhook_event_types")
+async def list_event_types(_: TenantDep) -> WebhookEventTypeList:
+    """What an endpoint can subscribe to."""
+    return WebhookEventTypeList(data=list(EVENT_TYPES))
+
+
+@router.get("/v1/webhook_endpoints/{webhook_endpoint_id}")
+async def get_webhook(webhook_endpoint_id: str, state: StateDep, tenant: TenantDep) -> WebhookEndpointObject:
+    """The endpoint, and how its deliveries fare."""
+    async with state.database.connect() as connection:
+        row = await _find(connection, webhook_endpoint_id, tenant)
+    return _to_object(_known(row, webhook_endpoint_id))
+
+
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}", openapi_extra=takes(WebhookUpdate))
+async def update_webhook(
+    webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
+) -> WebhookEndpointObject:
+    """Change what is named. Events that wait go to the new url."""
+    body = await read_wire(request, WebhookUpdate)
+    async with state.database.connect() as connection:
+        _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+    columns = {"name": body.name, "url": body.url, "events": ",".join(body.event_types or ()) or None}
+    if body.url is not None:
+        await _check_url(state, body.url)
+    changes = {name: value for name, value in columns.items() if value is not None}
+    async with state.database.begin() as connection:
+        statement = webhooks.change_webhook(webhook_endpoint_id, tenant, **changes)
+        row = (await connection.execute(statement)).one_or_none()
+    return _to_object(_known(row, webhook_endpoint_id))
+
+
+@router.delete("/v1/webhook_endpoints/{webhook_endpoint_id}")
+async def delete_webhook(webhook_endpoint_id: str, state: StateDep, tenant: TenantDep) -> DeletedObject:
+    """What it has not been told yet, it never will be."""
+    async with state.database.begin() as connection:
+        row = await _find(connection, webhook_endpoint_id, tenant)
+        if row is not None:
+            row = (await connection.execute(webhooks.delete_webhook(webhook_endpoint_id, tenant))).one_or_none()
+    _known(row, webhook_endpoint_id)
+    return DeletedObject(id=webhook_endpoint_id, object="webhook_endpoint.deleted")
+
+
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", openapi_extra=takes(WebhookRotate))
+async def rotate_secret(
+    webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
+) -> WebhookEndpointWithSecret:
+    """Another secret, from the next attempt on; the old one signs along for a day if asked to."""
+    body = await read_wire(request, WebhookRotate) if await request.body() else WebhookRotate()
+    secret = _new_secret()
+    overlap = _OVERLAP if body.keep_old_secret_active_for_24_hours else None
+    async with state.database.begin() as connection:
+        row = await _find(connection, webhook_endpoint_id, tenant)
+        if row is not None:
+            statement = webhooks.rotate_secret(webhook_endpoint_id, tenant, secret, overlap=overlap)
+            row = (await connection.execute(statement)).one_or_none()
+    return _with_secret(_known(row, webhook_endpoint_id), secret)
+
+
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/test", openapi_extra=takes(WebhookTest))
+async def test_webhook(
+    webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
+) -> WebhookTestResult:
+    """Have a clerk send a sample event, and say what the receiver answered."""
+    body = await read_wire(request, WebhookTest)
+    subject = EventSubject(id=ids.new_id(ids.BATCH))
+    event = WebhookEvent(id=ids.new_id(ids.EVENT), type=body.event_type, created_at=int(time.time()), data=subject)
+    async with state.database.begin() as connection:
+        _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+        await connection.execute(
+            webhooks.record_test(webhook_endpoint_id, tenant, event.id, event.type, event.model_dump_json())
+        )
+    await state.sender.send(lambda: state.sender.tickets.deliver(event.id))
+    status_code = await _test_status(state, webhook_endpoint_id, event.id)
+    return WebhookTestResult(
+        webhook_endpoint_id=webhook_endpoint_id, event_type=body.event_type, status_code=status_code
+    )
+
+
+async def _test_status(state: ApiState, webhook_id: str, event_id: str) -> int:
+    """Wait for the row to say how it went."""
+    deadline = time.monotonic() + _TEST_SECONDS
+    while time.monotonic() < deadline:
+        async with state.database.connect() as connection:
+            row = (await connection.execute(webhooks.test_result(webhook_id, event_id))).one_or_none()
+        if row is None:
+            raise _missing(webhook_id)
+        if row.finished_at is not None:
+            if row.status_code is None:
+                raise bad_request(f"The test was not answered. {row.last_error}", code="webhook_delivery_failed")
+            return int(row.status_code)
+        await asyncio.sleep(_TEST_LOOK_SECONDS)
+    raise unavailable("No clerk has sent the test yet; it will be sent when one is there.")
+
+
+async def _check_url(state: ApiState, url: str) -> None:
+    """Say at once what would be refused at every delivery."""
+    rules = address_rules(state.settings)
+    if not rules.hosts:
+        message = "Webhooks are off on this server: its operator has named no hosts that they may be sent to."
+        raise ApiError(Problem(status=403, message=message, code="webhooks_disabled"))
+    loop = asyncio.get_running_loop()
+    try:
+        resolving = loop.run_in_executor(_resolvers, rules.resolve, rules.parse(url))
+        await asyncio.wait_for(resolving, _RESOLVE_SECONDS)
+    except AddressRefused as refused:
+        raise bad_request(f"Invalid value for 'url': {refused}", code="invalid_value", param="url") from None
+    except TimeoutError:
+        raise unavailable("The name service does not answer. Try again shortly.") from None
+
+
+async def _find(connection: AsyncConnection, webhook_id: str, tenant: str) -> Row[Any] | None:  # Any: `_SHOWN`
+    if not is_id(webhook_id):
+        return None
+    return (await connection.execute(webhooks.find_webhook(webhook_id, tenant))).one_or_none()
+
+
+def _known(row: Row[Any] | None, webhook_id: str) -> Row[Any]:  # Any: the columns of `find_webhook`
+    if row is None:
+        raise _missing(webhook_id)
+    return row
+
+
+def _missing(webhook_id: str) -> ApiError:
+    return not_found(f"There is no webhook endpoint '{webhook_id[:64]}'.", param="webhook_endpoint_id")
+
+
+def _new_secret() -> str:
+    """256 bits, as Standard Webhooks spells them."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _to_object(row: Row[Any]) -> WebhookEndpointObject:  # Any: the columns of `find_webhook`
+    return WebhookEndpointObject(
+        id=row.id,
+        created_at=unix_seconds(row.created_at) or 0,
+        updated_at=unix_seconds(row.updated_at) or 0,
+        name=row.name,
+        url=row.url,
+        event_types=row.events.split(","),
+        signing_secret_hint=f"whsec_…{row.secret_end}",
+        failing_since=unix_seconds(row.failing_since),
+        last_error=row.last_error,
+        events_delivered=row.events_delivered,
+        events_given_up=row.events_given_up,
+    )
+
+
+def _with_secret(row: Row[Any], secret: str) -> WebhookEndpointWithSecret:  # Any: the columns of `find_webhook`
+    return WebhookEndpointWithSecret(**dict(_to_object(row)), signing_secret=secret)
