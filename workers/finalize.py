@@ -77,8 +77,13 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
         columns = _write_files(context, connection, batch)
         move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
-        if connection.execute(move).one_or_none() is not None:
-            tell(connection, batch.tenant_id, _EVENTS[to], batch_id)
+        if connection.execute(move).one_or_none() is None:  # cancelled meanwhile: these are not its files
+            connection.rollback()
+            for file_id in columns.values():
+                context.files.delete(file_id)
+            context.tickets.finalize(batch_id)
+            return
+        tell(connection, batch.tenant_id, _EVENTS[to], batch_id)
     log.info("batch_ended", batch=batch_id, status=to)
     context.tickets.deliver(batch_id)
 

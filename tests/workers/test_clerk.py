@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, BinaryIO
 
 import redis
 from sqlalchemy import func, select, update
 
 from core import ids
+from core.files import FileStore
 from core.models import ModelCatalog, ModelConfig
 from core.states import BatchState, JobState
 from db import batches, files, jobs, shards
@@ -286,6 +290,41 @@ def test_results_come_in_input_order_each_in_one_file(clerk: ClerkContext) -> No
     assert (row.purpose, row.bytes) == ("batch_output", clerk.files.size(batch.output_file_id))
     finalize(clerk, batch_id)
     assert batch_of(clerk, batch_id).output_file_id == batch.output_file_id
+
+
+class _CancelledMeanwhile(FileStore):
+    """A store whose first writer is overtaken by a cancel."""
+
+    def __init__(self, clerk: ClerkContext, batch_id: str) -> None:
+        super().__init__(clerk.files.root)
+        self._database = clerk.database
+        self._batch_id = batch_id
+
+    @contextmanager
+    def write(self, file_id: str) -> Iterator[BinaryIO]:
+        with self._database.begin() as connection:
+            connection.execute(batches.move(self._batch_id, BatchState.CANCELLING))
+        with super().write(file_id) as stream:
+            yield stream
+
+
+def test_a_batch_that_is_cancelled_while_its_files_are_written_leaves_no_others_behind(clerk: ClerkContext) -> None:
+    batch_id = upload(clerk, line("a"))
+    prepare(clerk, batch_id)
+    answer_everything(clerk)
+    with clerk.database.begin() as connection:
+        connection.execute(batches.begin_finalizing(batch_id)).one()
+    overtaken = dataclasses.replace(clerk, files=_CancelledMeanwhile(clerk, batch_id))
+    finalize(overtaken, batch_id)
+    assert batch_of(clerk, batch_id).status == BatchState.CANCELLING
+    finalize(clerk, batch_id)
+    batch = batch_of(clerk, batch_id)
+    assert batch.status == BatchState.CANCELLED
+    with clerk.database.begin() as connection:
+        made = connection.execute(select(File.id).where(File.purpose == "batch_output")).scalars().all()
+    assert made == [batch.output_file_id]
+    stored = {path.name for path in clerk.files.root.glob("*/*")}
+    assert stored == {batch.input_file_id, batch.output_file_id}
 
 
 def test_a_cancelled_batch_keeps_what_is_done_and_names_the_rest(clerk: ClerkContext) -> None:
