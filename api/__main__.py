@@ -6,6 +6,7 @@ import socket
 import sys
 
 import uvicorn
+from fastapi import FastAPI
 
 from api.app import create_app
 from core.children import notify_ready
@@ -19,8 +20,9 @@ _IDLE_SECONDS = 75
 class Server(uvicorn.Server):
     """Uvicorn that says when it is ready, and where."""
 
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, url: str) -> None:
         super().__init__(config)
+        self._app = app
         self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -29,6 +31,11 @@ class Server(uvicorn.Server):
         if self.started:
             print(f"listening on {self._url}", flush=True)
             notify_ready(self._url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called once the process was told to stop; streams have some time to end by themselves."""
+        self._app.state.millrace.leaving.set()
+        await super().shutdown(sockets)
 
 
 def main() -> None:
@@ -56,7 +63,7 @@ def main() -> None:
         timeout_graceful_shutdown=int(settings.drain_seconds),
         server_header=False,
     )
-    server = Server(config, f"http://{host}:{listener.getsockname()[1]}")
+    server = Server(config, app, f"http://{host}:{listener.getsockname()[1]}")
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(3)

@@ -85,21 +85,37 @@ class Follower:
                 if isinstance(item, Ended):
                     return
             if (ended := await self._ended_row()) is not None:
-                yield ended
+                yield self._unless_torn(ended)
                 return
         while True:
             try:
                 event = await self._subscription.get(self._state.settings.keep_alive_seconds)
             except TimeoutError:
-                ended = await self._ended_row()
-                yield ended or Silence()
-                if ended is not None:
-                    return
+                async for item in self._after_silence():
+                    yield item
+                    if isinstance(item, Ended):
+                        return
                 continue
             async for item in self._take(event):
                 yield item
                 if isinstance(item, Ended):
                     return
+
+    async def _after_silence(self) -> AsyncIterator[Item]:
+        """Nothing came for a while: did it end without being heard?"""
+        ended = await self._ended_row()
+        if ended is None:
+            yield Silence()
+            return
+        async for item in self._replayed():
+            yield item
+            if isinstance(item, Ended):
+                return
+        yield self._unless_torn(ended)
+
+    def _unless_torn(self, ended: Ended) -> Ended:
+        """An end that the row tells leaves open how many frames there were: after some of them, all may not have come."""
+        return Ended(EventKind.FAILED, _LOST_TRACK) if ended.kind is EventKind.DONE and self.next_seq > 0 else ended
 
     async def _take(self, event: Event) -> AsyncIterator[Item]:
         if self._subscription.is_overflowed:
@@ -118,7 +134,7 @@ class Follower:
                 if isinstance(item, Ended):
                     return
         if event.seq > self.next_seq:
-            yield await self._ended_row() or Ended(EventKind.FAILED, _LOST_TRACK)
+            yield self._unless_torn(await self._ended_row() or Ended(EventKind.FAILED, _LOST_TRACK))
             return
         if (fresh := self._fresh(event)) is not None:
             yield fresh

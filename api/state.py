@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Final
 
 from fastapi import Depends, Request
@@ -44,7 +44,10 @@ class TicketSender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ApiState:
-    """Everything that lives as long as the process. `relaxed` is a pool of `db.sessions`' second kind."""
+    """Everything that lives as long as the process. `relaxed` is a pool of `db.sessions`' second kind.
+
+    `leaving` is set when the process was told to stop: what is cut off from then on was not given up by its client.
+    """
 
     settings: Settings
     database: AsyncEngine
@@ -55,6 +58,7 @@ class ApiState:
     sender: TicketSender
     metrics: Metrics
     started_at: int
+    leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 def get_state(request: Request) -> ApiState:

@@ -58,9 +58,12 @@ class LiveChat:
         return item
 
     async def close(self) -> None:
-        """Leave; safe to call twice."""
+        """Leave, and stop the job, unless it is this process that leaves: then the client may go on at `/v1/jobs/{id}/events`.
+
+        Safe to call twice.
+        """
         await self._stack.aclose()
-        if self._is_submitted and not self._is_ended:
+        if self._is_submitted and not self._is_ended and not self._state.leaving.is_set():
             self._is_ended = True
             await cancel(self._state, self._submission.job_id)
 

@@ -220,3 +220,27 @@ def test_the_relay_comes_back_after_the_broker_dropped_it(world: World, valkey: 
         world.publish(frames(2, "c"), done(3))
 
     assert texts(world.follow(JOB, play)) == ["a", "b", "c"]
+
+
+def test_an_end_that_was_not_told_is_read_and_the_frames_before_it_come_from_the_replay_list(
+    world: World, database: Database
+) -> None:
+    with database.begin() as connection:
+        job_id = completed_job(connection)
+    world.remember(frames(0, "a", job=job_id), frames(1, "b", job=job_id), done(2, job=job_id))
+    items = world.follow(job_id, arriving(frames(0, "a", job=job_id)), keep_alive_seconds=0.05)
+    assert texts(items) == ["a", "b"]
+    assert items[-1].kind is EventKind.DONE  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("from_replay", [False, True])
+def test_a_stream_whose_rest_is_nowhere_does_not_end_as_if_it_were_whole(
+    world: World, database: Database, from_replay: bool
+) -> None:
+    with database.begin() as connection:
+        job_id = completed_job(connection)
+    next_seq = 1 if from_replay else 0
+    play = arriving() if from_replay else arriving(frames(0, "a", job=job_id))
+    items = world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, keep_alive_seconds=0.05)
+    assert items[-1].kind is EventKind.FAILED  # type: ignore[union-attr]
+    assert items[-1].problem.code == "stream_interrupted"  # type: ignore[union-attr]

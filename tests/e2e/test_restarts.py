@@ -1,0 +1,65 @@
+"""A process that is told to go leaves what it had in hand to the next one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.stack import StackProcess, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+_ASKED = {
+    "model": "fake",
+    "messages": [{"role": "user", "content": "Tell me a long story."}],
+    "stream": True,
+    "max_tokens": 1500,
+    "ignore_eos": True,
+}
+
+
+def _content(data: list[str]) -> str:
+    chunks = [json.loads(each) for each in data if each != "[DONE]"]
+    return "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks)
+
+
+@pytest.fixture
+def stack(tmp_path: Path, slow_models: Path) -> Iterator[StackProcess]:
+    """One that does not wait long for its streams when it is told to go."""
+    process = StackProcess(tmp_path, slow_models, MILLRACE_DRAIN_SECONDS="1")
+    process.start()
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+@pytest.mark.parametrize("is_asked_to_go", [True, False], ids=["told to go", "killed"])
+def test_a_chat_stream_goes_on_elsewhere_when_its_api_has_gone(stack: StackProcess, is_asked_to_go: bool) -> None:
+    seen: list[str] = []
+    api = stack.find("-m api")
+    with (
+        httpx2.Client(base_url=stack.url, timeout=60) as http,
+        http.stream("POST", "/v1/chat/completions", json=_ASKED) as stream,
+        pytest.raises(httpx2.RemoteProtocolError),
+    ):
+        for line in stream.iter_lines():
+            if line.startswith("data: "):
+                seen.append(line.removeprefix("data: "))
+            if len(seen) == 20:
+                api.terminate() if is_asked_to_go else api.kill()
+    assert "[DONE]" not in seen
+    job_id = json.loads(seen[0])["id"]
+    wait_for(lambda: httpx2.get(f"{stack.url}/readyz").status_code == 200, "the next api")
+
+    last = {"Last-Event-ID": str(len(seen) - 1)}
+    with httpx2.stream("GET", f"{stack.url}/v1/jobs/{job_id}/events", headers=last, timeout=60) as stream:
+        rest = [line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")]
+    assert rest[-1] == "[DONE]"
+    job = httpx2.get(f"{stack.url}/v1/jobs/{job_id}").json()
+    assert job["status"] == "completed"
+    assert _content(seen + rest) == job["response"]["choices"][0]["message"]["content"]
