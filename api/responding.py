@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -80,7 +81,7 @@ async def prepare(request: ResponsesRequest, state: ApiState, tenant: str, creat
     history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
     if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
-        body["stream"] = True
+        body |= {"stream": True, **_seed(state, request.model)}
     try:
         submission = submission_of(body, state, tenant)
     except ApiError as error:
@@ -102,10 +103,16 @@ async def prepare(request: ResponsesRequest, state: ApiState, tenant: str, creat
         job_id=known.job_id,
         previous_id=request.previous_response_id,
         model=known.model,
-        request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_none=True),
+        request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_unset=True),
         input_items=items_to_json(with_ids(input_items(request), suffix)),
     )
     return known, replace(submission, rows=(row,))
+
+
+def _seed(state: ApiState, model: str) -> dict[str, int]:
+    """A seed of its own, so that a job that is begun anew says the same and its readers can go on in it."""
+    served = state.catalog.get(model)
+    return {"seed": secrets.randbits(31)} if served is not None and served.parameters.seed is None else {}
 
 
 async def _history(state: ApiState, response_id: str, tenant: str) -> list[AnyItem]:

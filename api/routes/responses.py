@@ -127,8 +127,10 @@ async def _answer(request: Request, state: ApiState, known: Known, submission: S
     """Wait for the first event, which decides the status code; then stream, or say all of it."""
     live = LiveChat(state, submission)
     try:
+        began = time.monotonic()
         await live.begin()
         first = await _first_event(request, live, state)
+        state.metrics.first_event_seconds.observe(time.monotonic() - began)
         if first is None:
             await live.close()
             return Response(status_code=499)

@@ -181,4 +181,6 @@ def _tools(request: ResponsesRequest) -> Body:
 
 
 def _tool(tool: FunctionTool) -> Body:
-    return {"type": "function", "function": tool.model_dump(exclude={"type"}, exclude_none=True)}
+    """Null is as if it were not there, but not within a schema."""
+    function = {name: value for name, value in tool.model_dump(exclude={"type"}).items() if value is not None}
+    return {"type": "function", "function": function}

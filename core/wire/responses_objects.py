@@ -128,7 +128,7 @@ def unfinished(
     problem: Problem | None = None,
 ) -> ResponseObject:
     """A response without an answer: not yet, or never."""
-    text = request.text.model_dump(mode="json", by_alias=True, exclude_none=True) if request.text else {}
+    text = request.text.model_dump(mode="json", by_alias=True, exclude_unset=True) if request.text else {}
     choice = request.tool_choice
     return ResponseObject(
         id=response_id,
@@ -148,7 +148,7 @@ def unfinished(
         store=request.is_stored,
         temperature=request.temperature,
         text={"format": {"type": "text"}, **text},
-        tool_choice=choice if isinstance(choice, str) else choice.model_dump(exclude_none=True) if choice else "auto",
+        tool_choice=choice if isinstance(choice, str) else choice.model_dump(exclude_unset=True) if choice else "auto",
         tools=[{"strict": None, "parameters": None, **tool.model_dump()} for tool in request.tools or ()],
         top_logprobs=request.top_logprobs or 0,
         top_p=request.top_p,
