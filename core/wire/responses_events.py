@@ -117,11 +117,7 @@ class EventWriter:
             case Reasoning():
                 events.append(self._event("response.reasoning_text.done", **place, text=item.text))
             case FunctionCall():
-                events.append(
-                    self._event(
-                        "response.function_call_arguments.done", **place, name=item.name, arguments=item.arguments
-                    )
-                )
+                events.append(self._event("response.function_call_arguments.done", **place, arguments=item.arguments))
         if (done := _part(item, None)) is not None:
             events.append(self._event("response.content_part.done", **place, part=done))
         self._item = None

@@ -9,9 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from core.wire.responses import ResponsesRequest
+from core.wire.responses_chat import input_items
 from core.wire.responses_events import LiveEvents, ResponseEvent, after, events_of
+from core.wire.responses_items import items_to_json, with_ids
 from core.wire.responses_objects import response_of, unfinished
 
 REQUEST = ResponsesRequest(model="m", input="hello")
@@ -150,3 +154,44 @@ def test_only_the_last_item_of_an_answer_that_was_cut_off_is_incomplete(
     assert (response.id, response.status) == ("resp_0", status)
     assert [item.status for item in response.output] == of_items
     assert (response.incomplete_details is not None) == (status == "incomplete")
+
+
+def unknown(value: Any) -> set[str]:
+    """The fields that the client's types do not have, as the client reads on without them."""
+    if isinstance(value, list):
+        return {name for each in value for name in unknown(each)}
+    if not hasattr(value, "model_extra"):
+        return set()
+    inside = {name for field in value.model_fields_set for name in unknown(getattr(value, field, None))}
+    return inside | set(value.model_extra or ())
+
+
+def test_responses_and_events_are_what_the_official_clients_types_say() -> None:
+    """The client itself takes anything; its types do not. `store` is in OpenAI's answers, but not in them."""
+    tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
+    more = {"tools": tools, "metadata": {"a": "b"}, "reasoning": {"effort": "low"}}
+    asked = ResponsesRequest.model_validate({"model": "m", "input": "hello", **more})
+    whole = response_of(answer("hm", "Hi", ["{}"]), asked, response_id="resp_0")
+    assert unknown(Response.model_validate_json(whole.model_dump_json(by_alias=True))) == {"store"}
+    events: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    for event in events_of(whole, OPENING).events:
+        name, data = event.encode().removesuffix(b"\n\n").split(b"\ndata: ")
+        parsed = events.validate_json(data)
+        assert name == b"event: " + parsed.type.encode()
+        assert unknown(parsed) <= {"store"}
+
+
+def test_kept_items_are_what_the_official_clients_types_say() -> None:
+    items: TypeAdapter[Any] = TypeAdapter(list[ResponseItem])
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, call]
+    output = {"type": "function_call_output", "call_id": "c", "output": "4"}
+    asked = ResponsesRequest.model_validate({"model": "m", "input": [*turns, output]})
+    parsed = items.validate_json(items_to_json(with_ids(input_items(asked), "0")))
+    assert [type(item).__name__ for item in parsed] == [
+        "ResponseInputMessageItem",
+        "ResponseOutputMessage",
+        "ResponseFunctionToolCallItem",
+        "ResponseFunctionToolCallOutputItem",
+    ]
+    assert not unknown(parsed)
