@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
-from sqlalchemy import Row
+from sqlalchemy import Insert, Row
 
 from api.following import Ended, Frames, Item, Silence, read_row
 from api.frames import PING
@@ -86,27 +86,29 @@ async def prepare(request: ResponsesRequest, state: ApiState, tenant: str, creat
         submission = submission_of(body, state, tenant)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
-    suffix = suffix_of(submission.job_id)
     known = Known(
-        response_id=RESPONSE + suffix,
+        response_id=RESPONSE + suffix_of(submission.job_id),
         job_id=submission.job_id,
         tenant=tenant,
         model=submission.model.name,
         created_at=created_at,
         request=request,
     )
-    if not request.is_stored:
-        return known, submission
-    row = responses.insert_response(
+    return known, replace(submission, rows=(_row(known),)) if request.is_stored else submission
+
+
+def _row(known: Known) -> Insert:
+    """What is kept of a request, in the transaction that makes its job."""
+    request, items = known.request, with_ids(input_items(known.request), suffix_of(known.job_id))
+    return responses.insert_response(
         response_id=known.response_id,
-        tenant_id=tenant,
+        tenant_id=known.tenant,
         job_id=known.job_id,
         previous_id=request.previous_response_id,
         model=known.model,
         request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_unset=True),
-        input_items=items_to_json(with_ids(input_items(request), suffix)),
+        input_items=items_to_json(items),
     )
-    return known, replace(submission, rows=(row,))
 
 
 def _seed(state: ApiState, model: str) -> dict[str, int]:
@@ -116,22 +118,25 @@ def _seed(state: ApiState, model: str) -> dict[str, int]:
 
 
 async def _history(state: ApiState, response_id: str, tenant: str) -> list[AnyItem]:
-    """What was said up to and with a response."""
+    """What was said up to and with a response; raises the 4xx of one that cannot be gone on from."""
+    if not is_id(response_id):
+        raise _no_previous(response_id)
     async with state.database.connect() as connection:
-        turns = (
-            (await connection.execute(responses.conversation(response_id, tenant))).all() if is_id(response_id) else []
-        )
-    param = "previous_response_id"
+        turns = (await connection.execute(responses.conversation(response_id, tenant))).all()
     if not turns or turns[0].previous_id is not None:
-        message = f"Previous response with id '{response_id[:64]}' not found, or one that it goes on from was deleted."
-        raise not_found(message, code="previous_response_not_found", param=param)
+        raise _no_previous(response_id)
     items: list[AnyItem] = []
     for turn in turns:
         if turn.answer is None:
             message = f"The response '{turn.id}' has no answer to go on from."
-            raise bad_request(message, code="previous_response_not_completed", param=param)
+            raise bad_request(message, code="previous_response_not_completed", param="previous_response_id")
         items += [*items_from_json(turn.input_items), *output_items(json.loads(turn.answer), suffix_of(turn.id))]
     return items
+
+
+def _no_previous(response_id: str) -> ApiError:
+    message = f"Previous response with id '{response_id[:64]}' not found, or one that it goes on from was deleted."
+    return not_found(message, code="previous_response_not_found", param="previous_response_id")
 
 
 async def find(state: ApiState, response_id: str, tenant: str) -> Row[*tuple[Any, ...]]:

@@ -243,6 +243,33 @@ def test_one_in_the_background_is_queued_at_once_and_answered_later(client: Open
     assert response.output_text == client.responses.create(model="fake", input="hello").output_text
 
 
+def test_one_that_has_no_answer_yet_cannot_be_gone_on_from(client: OpenAI) -> None:
+    running = client.responses.create(**ENDLESS)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="fake", input="hello", previous_response_id=running.id)
+    assert (caught.value.code, caught.value.param) == ("previous_response_not_completed", "previous_response_id")
+    client.responses.delete(running.id)
+
+
+def test_what_was_asked_is_shown_as_it_was_sent(client: OpenAI) -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": ["b", None], "default": None}}}
+    asked: Any = {
+        "instructions": "Be brief.",
+        "text": {"format": {"type": "json_schema", "name": "s", "schema": schema}},
+        "tools": [{"type": "function", "name": "f", "parameters": schema, "strict": True}],
+        "tool_choice": "none",
+        "temperature": 0.5,
+        "max_output_tokens": 9,
+        "reasoning": {"effort": "low"},
+    }
+    made = client.responses.create(model="fake", input="hello", **asked)
+    for response in (made.to_dict(), client.responses.retrieve(made.id).to_dict()):
+        shown: Any = {name: response[name] for name in asked}
+        assert shown.pop("tools")[0].items() >= asked["tools"][0].items()
+        assert shown.pop("reasoning")["effort"] == "low"
+        assert shown == {name: asked[name] for name in shown}
+
+
 def test_one_in_the_background_that_fails_says_why(client: OpenAI) -> None:
     queued = client.responses.create(model="fake", input="x" * 5000, background=True)
     response = ended(client, queued.id)
