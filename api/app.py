@@ -14,7 +14,7 @@ from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.openapi import ERRORS, install_openapi
 from api.relay import Relay
-from api.routes import batches, chat, health, jobs, models, webhooks
+from api.routes import batches, chat, health, jobs, models, responses, webhooks
 from api.routes.files import add_file_routes
 from api.state import ApiState, TicketSender
 from core.broker import make_celery
@@ -71,7 +71,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
-    for router in (chat.router, batches.router, jobs.router, models.router, webhooks.router, health.router):
-        app.include_router(router)
+    for module in (chat, responses, batches, jobs, models, webhooks, health):
+        app.include_router(module.router)
     add_file_routes(app, settings)
     return app

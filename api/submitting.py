@@ -7,6 +7,7 @@ from typing import Any
 
 import pydantic_core
 from fastapi import Request
+from sqlalchemy import Insert
 
 from api.bodies import read_json
 from api.state import ApiState
@@ -20,18 +21,23 @@ from db import jobs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A checked chat request, not yet a job."""
+    """A checked chat request, not yet a job. `rows` are inserted with it, all or none, and then are to last."""
 
     job_id: str
     tenant: str
     chat: ChatRequest
     model: ModelConfig
     body: Any  # Any: the client's JSON, stored as it came
+    rows: tuple[Insert, ...] = ()
 
 
 async def read_submission(request: Request, state: ApiState, tenant: str) -> Submission:
     """Read and check a chat body; raises the 4xx it deserves."""
-    body = await read_json(request)
+    return submission_of(await read_json(request), state, tenant)
+
+
+def submission_of(body: Any, state: ApiState, tenant: str) -> Submission:  # Any: parsed JSON
+    """Check a chat body; raises the 4xx it deserves."""
     chat = parse_body(ChatRequest, body)
     model = state.catalog.get(chat.model)
     if model is None:
@@ -47,8 +53,10 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     A job somebody waits for may be lost in a power cut, as its connection is; one that is answered later may not.
     """
     body = pydantic_core.to_json(submission.body).decode()
-    async with (state.database if durable else state.relaxed).begin() as connection:
+    async with (state.database if durable or submission.rows else state.relaxed).begin() as connection:
         await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, submission.model.name, body))
+        for row in submission.rows:
+            await connection.execute(row)
     tickets = state.sender.tickets
     return await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))
 

@@ -321,3 +321,20 @@ class UsageDaily(Base):
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     completion_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     cached_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class Response(Base):
+    """A kept `/v1/responses` request: what was asked of a job, and which response it goes on from. Gone with its job.
+
+    The answer is the job's. `request` is the body without its input, `input_items` its items under their own ids.
+    """
+
+    __tablename__ = "responses"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str]
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), unique=True)
+    previous_id: Mapped[str | None]
+    model: Mapped[str]
+    request: Mapped[str]
+    input_items: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

@@ -1,0 +1,197 @@
+"""`/v1/responses`: the same jobs as chat, in the shapes of OpenAI's Responses API; kept, continued, run in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Final, Literal
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from api.bodies import read_wire
+from api.following import Ended, Follower, Item, Silence
+from api.openapi import gives, takes
+from api.responding import Known, find, known_of, prepare, response_events, response_of_row
+from api.routes.chat import LiveChat
+from api.state import ApiState, StateDep, TenantDep
+from api.streams import EventStream, disconnected
+from api.submitting import Submission, cancel, cancelled_problem, submit
+from core.errors import SERVER_ERROR, ApiError, Problem, bad_request
+from core.events import EventKind
+from core.wire.responses import ResponsesRequest
+from core.wire.responses_chat import as_responses_problem
+from core.wire.responses_items import items_from_json
+from core.wire.responses_objects import DeletedResponse, ResponseItemList, ResponseObject
+from db import responses
+
+router = APIRouter(tags=["responses"])
+
+_CANCEL_SECONDS: Final = 2.0
+_TIMED_OUT: Final = Problem(
+    status=503,
+    message="The answer took too long for a request that waits. Use 'stream' or 'background'.",
+    type=SERVER_ERROR,
+    code="request_timeout",
+)
+
+
+@router.post("/v1/responses", openapi_extra=takes(ResponsesRequest), responses=gives(ResponseObject, streams=True))
+async def create_response(request: Request, state: StateDep, tenant: TenantDep) -> Response:
+    """Answer at once, as a stream of typed events with `stream`, or later with `background`."""
+    body = await read_wire(request, ResponsesRequest)
+    known, submission = await prepare(body, state, tenant, int(time.time()))
+    if body.background:
+        await submit(state, submission, durable=True)
+        if body.stream:
+            return EventStream(_followed(state, known, -1))
+        return _json(known.without_answer("queued"))
+    return await _answer(request, state, known, submission)
+
+
+@router.get("/v1/responses/{response_id}", responses=gives(ResponseObject, streams=True))
+async def get_response(
+    response_id: str,
+    state: StateDep,
+    tenant: TenantDep,
+    stream: bool = False,
+    starting_after: int | None = Query(None, ge=0),
+) -> ResponseObject:
+    """The response as it is; or with `stream` its events, those after a number if one is given."""
+    row = await find(state, response_id, tenant)
+    if stream:
+        last = -1 if starting_after is None else starting_after
+        return EventStream(_followed(state, known_of(row, tenant), last))  # type: ignore[return-value]  # not JSON
+    if starting_after is not None:
+        message = "'starting_after' is only allowed with 'stream'."
+        raise bad_request(message, code="invalid_value", param="starting_after")
+    return response_of_row(row, tenant)
+
+
+@router.post("/v1/responses/{response_id}/cancel")
+async def cancel_response(response_id: str, state: StateDep, tenant: TenantDep) -> ResponseObject:
+    """Stop one that runs in the background; one that has ended stays as it is."""
+    row = await find(state, response_id, tenant)
+    if not known_of(row, tenant).request.background:
+        message = "Only responses that were created with 'background' can be cancelled."
+        raise bad_request(message, code="response_not_cancellable", param="response_id")
+    async with state.relay.follow(row.job_id) as subscription:
+        await cancel(state, row.job_id)
+        row = await find(state, response_id, tenant)
+        if response_of_row(row, tenant).status == "in_progress":  # its worker needs a step to see it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CANCEL_SECONDS):
+                    while (await subscription.get(_CANCEL_SECONDS)).kind is EventKind.FRAMES:
+                        pass
+    return response_of_row(await find(state, response_id, tenant), tenant)
+
+
+@router.delete("/v1/responses/{response_id}")
+async def delete_response(response_id: str, state: StateDep, tenant: TenantDep) -> DeletedResponse:
+    """Forget it, with what was asked and answered; one that runs is stopped."""
+    row = await find(state, response_id, tenant)
+    await cancel(state, row.job_id)
+    async with state.database.begin() as connection:
+        await connection.execute(responses.delete_response(response_id, tenant))
+    return DeletedResponse(id=response_id)
+
+
+@router.get("/v1/responses/{response_id}/input_items")
+async def list_input_items(
+    response_id: str,
+    state: StateDep,
+    tenant: TenantDep,
+    limit: int = Query(20, ge=1, le=100),
+    order: Literal["asc", "desc"] = "desc",
+    after: str | None = Query(None, max_length=128),
+) -> ResponseItemList:
+    """What this response was asked; what it goes on from is with the earlier ones."""
+    items = items_from_json((await find(state, response_id, tenant)).input_items)
+    if order == "desc":
+        items.reverse()
+    ids = [item.id for item in items]
+    if after is not None and after not in ids:
+        raise bad_request(f"There is no item '{after[:64]}'.", code="invalid_value", param="after")
+    start = 0 if after is None else ids.index(after) + 1
+    shown = items[start : start + limit]
+    return ResponseItemList(
+        data=shown,
+        first_id=shown[0].id if shown else None,
+        last_id=shown[-1].id if shown else None,
+        has_more=len(items) > start + limit,
+    )
+
+
+async def _answer(request: Request, state: ApiState, known: Known, submission: Submission) -> Response:
+    """Wait for the first event, which decides the status code; then stream, or say all of it."""
+    live = LiveChat(state, submission)
+    try:
+        began = time.monotonic()
+        await live.begin()
+        first = await _first_event(request, live, state)
+        state.metrics.first_event_seconds.observe(time.monotonic() - began)
+        if first is None:
+            await live.close()
+            return Response(status_code=499)
+        if isinstance(first, Ended) and first.kind is not EventKind.DONE:
+            raise ApiError(as_responses_problem(first.problem or cancelled_problem()))
+        if known.request.stream:
+            return EventStream(_live(state, known, live, first))
+        assert isinstance(first, Ended), "a plain request's first event is its last"
+        answer = await live.answer(first)
+    except BaseException:
+        await asyncio.shield(live.close())
+        raise
+    await live.close()
+    return _json(known.with_answer(answer))
+
+
+async def _first_event(request: Request, live: LiveChat, state: ApiState) -> Item | None:
+    """The first event that is not silence; None when the client has gone."""
+    leaving = asyncio.create_task(disconnected(request.receive))
+    deadline = time.monotonic() + state.settings.chat_timeout_seconds
+    try:
+        while time.monotonic() < deadline:
+            heard = asyncio.ensure_future(live.next())
+            await asyncio.wait((heard, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not heard.done():
+                heard.cancel()
+                return None
+            if not isinstance(item := heard.result(), Silence):
+                return item
+    finally:
+        leaving.cancel()
+    raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
+
+
+async def _live(state: ApiState, known: Known, live: LiveChat, first: Item) -> AsyncIterator[bytes]:
+    """The stream of a request that is waited for; its job stops when the reader leaves."""
+
+    async def items() -> AsyncIterator[Item]:
+        item = first
+        yield item
+        while not isinstance(item, Ended):
+            item = await live.next()
+            yield item
+
+    with state.metrics.open_streams.track_inprogress():
+        try:
+            async for data in response_events(state, known, items()):
+                yield data
+        finally:
+            await asyncio.shield(live.close())
+
+
+async def _followed(state: ApiState, known: Known, starting_after: int) -> AsyncIterator[bytes]:
+    """The stream of a kept response; it runs on when the reader leaves."""
+    with state.metrics.open_streams.track_inprogress():
+        async with state.relay.follow(known.job_id) as subscription:
+            items = Follower(state, subscription, known.tenant).items(from_replay=True)
+            async for data in response_events(state, known, items, starting_after):
+                yield data
+
+
+def _json(response: ResponseObject) -> Response:
+    return Response(response.model_dump_json(by_alias=True), media_type="application/json")
