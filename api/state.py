@@ -8,16 +8,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.auth import Caller, KeyRing, not_allowed
+from api.limits import RateLimiter
 from api.metrics import Metrics
 from api.relay import Relay
+from api.stream_slots import StreamSlots
 from core.files import FileStore
+from core.keys import Scope
 from core.models import ModelCatalog
 from core.settings import Settings
 from core.tickets import Tickets
-from db.tables import DEFAULT_TENANT
 
 _TICKET_SECONDS: Final = 2.0
 
@@ -52,6 +56,9 @@ class ApiState:
     catalog: ModelCatalog
     files: FileStore
     relay: Relay
+    keys: KeyRing
+    limiter: RateLimiter
+    streams: StreamSlots
     sender: TicketSender
     metrics: Metrics
     started_at: int
@@ -64,10 +71,42 @@ def get_state(request: Request) -> ApiState:
     return state
 
 
-def get_tenant() -> str:
-    """Whose request this is. One tenant until there are keys; every route asks here and nowhere else."""
-    return DEFAULT_TENANT
-
-
 StateDep = Annotated[ApiState, Depends(get_state)]
+_bearer = HTTPBearer(
+    auto_error=False, description="A key of `millrace keys create`; none is needed while there are none."
+)
+
+
+async def get_caller(
+    request: Request, state: StateDep, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """Who sent this request; raises 401."""
+    peer = request.client.host if request.client else None
+    caller = await state.keys.identify(given.credentials if given else None, peer)
+    request.state.caller = caller
+    return caller
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def get_tenant(request: Request, caller: CallerDep) -> str:
+    """Whose request this is; every route asks here and nowhere else. One that declares no scope needs ADMIN: 403."""
+    if not getattr(request.state, "is_allowed", False) and Scope.ADMIN not in caller.scopes:
+        raise not_allowed(())
+    return caller.tenant
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller, for what lies below a route; only once the route has asked for its tenant."""
+    caller = request.state.caller
+    assert isinstance(caller, Caller)
+    return caller
+
+
+def is_reading(request: Request) -> bool:
+    """Does it change nothing?"""
+    return request.method in ("GET", "HEAD")
+
+
 TenantDep = Annotated[str, Depends(get_tenant)]

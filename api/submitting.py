@@ -8,10 +8,12 @@ from typing import Any
 import pydantic_core
 from fastapi import Request
 
+from api.admission import admit, find_model
+from api.auth import Caller
 from api.bodies import read_json
-from api.state import ApiState
+from api.state import ApiState, caller_of
 from core import ids
-from core.errors import Problem, not_found
+from core.errors import Problem
 from core.models import ModelConfig
 from core.wire.chat import ChatRequest
 from core.wire.validation import parse_body
@@ -24,6 +26,7 @@ class Submission:
 
     job_id: str
     tenant: str
+    caller: Caller
     chat: ChatRequest
     model: ModelConfig
     body: Any  # Any: the client's JSON, stored as it came
@@ -33,12 +36,12 @@ async def read_submission(request: Request, state: ApiState, tenant: str) -> Sub
     """Read and check a chat body; raises the 4xx it deserves."""
     body = await read_json(request)
     chat = parse_body(ChatRequest, body)
-    model = state.catalog.get(chat.model)
-    if model is None:
-        served = ", ".join(state.catalog.names()) or "none"
-        message = f"The model '{chat.model}' does not exist here. Served models: {served}."
-        raise not_found(message, code="model_not_found", param="model")
-    return Submission(job_id=ids.new_id(ids.CHAT), tenant=tenant, chat=chat, model=model, body=body)
+    caller = caller_of(request)
+    model = find_model(state, caller, chat.model)
+    longest = chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens or 0
+    num_bytes = len(await request.body())
+    await admit(request, state, caller, num_bytes=num_bytes, num_answer_tokens=longest * (chat.n or 1))
+    return Submission(job_id=ids.new_id(ids.CHAT), tenant=tenant, caller=caller, chat=chat, model=model, body=body)
 
 
 async def submit(state: ApiState, submission: Submission, *, durable: bool) -> bool:
@@ -48,7 +51,10 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     """
     body = pydantic_core.to_json(submission.body).decode()
     async with (state.database if durable else state.relaxed).begin() as connection:
-        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, submission.model.name, body))
+        key_id = submission.caller.key_id
+        await connection.execute(
+            jobs.insert_job(submission.job_id, submission.tenant, submission.model.name, body, key_id)
+        )
     tickets = state.sender.tickets
     return await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))
 
