@@ -29,13 +29,17 @@ _REST_SECONDS: Final = 5.0
 _MOST_LOCAL: Final = 10_000
 
 # KEYS: the limit. ARGV: now, the seconds that the cost takes to come back, the window. Returns (1 if taken, seconds until full).
+# A moment more than a window ahead is of a clock that was wrong, and is corrected even by who is refused.
 _TAKE: Final = """
 local now, cost, window = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-local debt = math.min(math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0), window)
+local had = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0)
+local debt = math.min(had, window)
 local taken = 0
 if debt + cost <= window + 0.000001 then
     taken = 1
     debt = debt + cost
+end
+if taken == 1 or debt < had then
     redis.call('SET', KEYS[1], string.format('%.6f', now + debt), 'PX', math.ceil(debt * 1000) + 1000)
 end
 return {taken, string.format('%.6f', debt)}
@@ -96,13 +100,16 @@ class RateLimiter:
 
     def _take_here(self, name: str, now: float, cost_seconds: float) -> tuple[bool, float]:
         """The script, in Python."""
-        debt = min(max(self._full_at.get(name, 0.0) - now, 0.0), _WINDOW_SECONDS)
-        if debt + cost_seconds > _WINDOW_SECONDS + _ROUNDING:
-            return False, debt
+        had = max(self._full_at.get(name, 0.0) - now, 0.0)
+        debt = min(had, _WINDOW_SECONDS)
+        is_taken = debt + cost_seconds <= _WINDOW_SECONDS + _ROUNDING
+        if is_taken:
+            debt += cost_seconds
         if len(self._full_at) >= _MOST_LOCAL:
             self._full_at = {known: full_at for known, full_at in self._full_at.items() if full_at > now}
-        self._full_at[name] = now + debt + cost_seconds
-        return True, debt + cost_seconds
+        if is_taken or debt < had:
+            self._full_at[name] = now + debt
+        return is_taken, debt
 
 
 def duration(seconds: float) -> str:
