@@ -5,22 +5,20 @@ Knows callers and limits; the 429s are made here. Whoever makes a job asks `visi
 
 from __future__ import annotations
 
-import math
 from typing import Final
 
 from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.auth import Caller
-from api.limits import Level, duration
+from api.limits import Level, duration, too_many
 from api.state import ApiState
-from core.errors import ApiError, Problem, not_found
+from core.errors import ApiError, not_found
 from core.keys import estimated_tokens
 from core.models import ModelCatalog, ModelConfig
 from db import keys
 
 _RETRY_SECONDS: Final = 20.0  # when it is not known how long: a batch or a stream has to end first
-_MOST_RETRY_SECONDS: Final = 120.0  # SDKs give up when told to wait longer
 
 
 def visible_models(state: ApiState, caller: Caller) -> ModelCatalog:
@@ -71,15 +69,6 @@ async def check_open_batches(connection: AsyncConnection, tenant: str) -> None:
 def no_free_stream(limit: int | None) -> ApiError:
     """The 429 of a key with all its streams open."""
     return too_many("streams", f"This key may have {limit} streams open at a time.", _RETRY_SECONDS)
-
-
-def too_many(kind: str, message: str, retry_seconds: float, *, is_worth_a_retry: bool = True) -> ApiError:
-    """429, with how long to wait in both headers the SDKs read."""
-    seconds = min(retry_seconds, _MOST_RETRY_SECONDS)
-    headers = {"Retry-After": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
-    if not is_worth_a_retry:
-        headers = {"x-should-retry": "false"}
-    return ApiError(Problem(status=429, message=message, type=kind, code="rate_limit_exceeded"), headers)
 
 
 async def _check_queue(state: ApiState, caller: Caller, tokens: int) -> None:

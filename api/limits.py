@@ -20,6 +20,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from core.errors import ApiError, Problem
+
 log = structlog.get_logger()
 
 _WINDOW_SECONDS: Final = 60.0
@@ -27,6 +29,7 @@ _ROUNDING: Final = 1e-6
 _TIMEOUT_SECONDS: Final = 0.5
 _REST_SECONDS: Final = 5.0
 _MOST_LOCAL: Final = 10_000
+_MOST_RETRY_SECONDS: Final = 120.0  # SDKs give up when told to wait longer
 
 # KEYS: the limit. ARGV: now, the seconds that the cost takes to come back, the window. Returns (1 if taken, seconds until full).
 # A moment more than a window ahead is of a clock that was wrong, and is corrected even by who is refused.
@@ -110,6 +113,15 @@ class RateLimiter:
         if is_taken or debt < had:
             self._full_at[name] = now + debt
         return is_taken, debt
+
+
+def too_many(kind: str, message: str, retry_seconds: float, *, is_worth_a_retry: bool = True) -> ApiError:
+    """429, with how long to wait in both headers the SDKs read."""
+    seconds = min(retry_seconds, _MOST_RETRY_SECONDS)
+    headers = {"Retry-After": str(math.ceil(seconds)), "retry-after-ms": str(math.ceil(seconds * 1000))}
+    if not is_worth_a_retry:
+        headers = {"x-should-retry": "false"}
+    return ApiError(Problem(status=429, message=message, type=kind, code="rate_limit_exceeded"), headers)
 
 
 def duration(seconds: float) -> str:

@@ -13,14 +13,15 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import Caller, KeyRing, not_allowed
-from api.limits import RateLimiter
+from api.limits import RateLimiter, too_many
 from api.metrics import Metrics
 from api.relay import Relay
 from api.stream_slots import StreamSlots
+from core.errors import ApiError
 from core.files import FileStore
 from core.keys import Scope
 from core.models import ModelCatalog
-from core.settings import Settings
+from core.settings import Settings, is_loopback
 from core.tickets import Tickets
 
 _TICKET_SECONDS: Final = 2.0
@@ -82,9 +83,22 @@ async def get_caller(
 ) -> Caller:
     """Who sent this request; raises 401."""
     peer = request.client.host if request.client else None
-    caller = await state.keys.identify(given.credentials if given else None, peer)
+    try:
+        caller = await state.keys.identify(given.credentials if given else None, peer)
+    except ApiError:
+        await _count_refusal(state, peer)
+        raise
     request.state.caller = caller
     return caller
+
+
+async def _count_refusal(state: ApiState, peer: str | None) -> None:
+    """Whoever tries keys from elsewhere is told to wait: 429. Valid keys of the same address are not touched by it."""
+    if peer is None or is_loopback(peer):
+        return
+    level = await state.limiter.take(f"refused:{peer}", state.settings.refusals_per_minute, 1)
+    if not level.is_taken:
+        raise too_many("requests", "Too many requests of this address had no valid key.", level.retry_seconds)
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

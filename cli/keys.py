@@ -91,14 +91,15 @@ def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 
 @keys.command()
-def revoke(key_id: KeyId, state_dir: StateDir = None) -> None:
+def revoke(key_id: KeyId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """End a key. Servers that run notice within the setting key_cache_seconds; what it began is finished."""
-    from db.keys import revoke_key
+    from db.keys import find_key, revoke_key
 
     with _transaction(state_dir) as connection:
         if connection.execute(revoke_key(key_id)).one_or_none() is None:
             raise _unknown(key_id)
-    print(f"{key_id} is revoked.")
+        shown = _shown(connection.execute(find_key(key_id)).one())
+    print(json.dumps(shown) if as_json else f"{key_id} is revoked.")
 
 
 @keys.command()
@@ -131,6 +132,7 @@ def cap(
     open_batches: Annotated[int | None, _Limit] = None,
     queued_lines: Annotated[int | None, _Limit] = None,
     state_dir: StateDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Set how much a tenant may have waiting in batches at a time; what is not given is not capped."""
     from db.keys import set_caps
@@ -139,6 +141,9 @@ def cap(
         statement = set_caps(tenant, open_batches=open_batches, queued_lines=queued_lines)
         if connection.execute(statement).one_or_none() is None:
             raise CommandFailed(f"There is no tenant {tenant}. Make it with its first key: millrace keys create")
+    if as_json:
+        print(json.dumps({"tenant": tenant, "open_batches": open_batches, "queued_lines": queued_lines}))
+        return
     print(f"{tenant}: open batches {open_batches or 'no cap'}, queued lines {queued_lines or 'no cap'}.")
 
 

@@ -50,6 +50,9 @@ class Settings(BaseSettings):
     key_cache_seconds: float = Field(
         5, ge=0, le=10, description="An api process asks for a key again this often: a revoked one ends within it."
     )
+    refusals_per_minute: int = Field(
+        60, ge=1, description="An address elsewhere without a valid key is told so this often; then, to wait."
+    )
     port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")

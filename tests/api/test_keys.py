@@ -50,6 +50,16 @@ def test_every_wrong_key_gets_the_same_answer(guarded: Guarded, header: bytes) -
         assert response.headers["www-authenticate"] == "Bearer"
 
 
+def test_who_tries_keys_from_elsewhere_is_slowed_down_and_nobody_else(guarded: Guarded) -> None:
+    elsewhere = {"x-forwarded-for": "203.0.113.77"}
+    with guarded.http("sk-guess") as http:
+        statuses = [http.get("/v1/models", headers=elsewhere).status_code for _ in range(62)]
+        assert statuses[:60] == [401] * 60
+        assert 429 in statuses[60:]
+        check_problem(http.get("/v1/models", headers={"x-forwarded-for": "203.0.113.78"}), 401, "invalid_api_key")
+    assert guarded.owner.http.get("/v1/models", headers=elsewhere).status_code == 200
+
+
 def test_a_key_in_the_query_is_not_looked_at(guarded: Guarded) -> None:
     with guarded.http(None) as http:
         check_problem(http.get(f"/v1/models?api_key={guarded.owner.text}"), 401, "invalid_api_key")
