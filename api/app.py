@@ -9,19 +9,23 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
+from api.auth import KeyRing
 from api.errors import install_error_handlers
+from api.limits import RateLimiter
 from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.openapi import ERRORS, install_openapi
 from api.relay import Relay
-from api.routes import batches, chat, health, jobs, models, responses, webhooks
+from api.routes import batches, chat, health, jobs, models, responses, usage, webhooks
 from api.routes.files import add_file_routes
 from api.state import ApiState, TicketSender
+from api.stream_slots import StreamSlots
 from core.broker import make_celery
 from core.files import FileStore
 from core.models import load_models
 from core.settings import Settings
 from core.tickets import Tickets
+from db.keys import check_exposure
 from db.schema import check_schema
 from db.sessions import async_database_engine, database_engine
 
@@ -36,14 +40,23 @@ def create_app(settings: Settings) -> FastAPI:
         assert settings.redis_url, "a process is started with the addresses it needs"
         checking = database_engine(settings.database_url, pool_size=1)
         check_schema(checking)
+        with checking.connect() as connection:
+            check_exposure(connection, settings)
         checking.dispose()
+        database = async_database_engine(settings.database_url, pool_size=10)
+        limiter = RateLimiter(settings.redis_url, settings.key_prefix)
         state = ApiState(
             settings=settings,
-            database=async_database_engine(settings.database_url, pool_size=10),
+            database=database,
             relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True),
             catalog=load_models(settings.models_dir),
             files=FileStore(settings.files_root),
             relay=Relay(settings.redis_url, settings.key_prefix),
+            keys=KeyRing(
+                database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys
+            ),
+            limiter=limiter,
+            streams=StreamSlots(limiter.client, settings.key_prefix),
             sender=TicketSender(Tickets(make_celery(settings))),
             metrics=metrics,
             started_at=int(time.time()),
@@ -54,6 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             await state.relay.close()
+            await state.limiter.close()
             state.sender.close()
             await state.database.dispose()
             await state.relaxed.dispose()
@@ -71,7 +85,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
-    for module in (chat, responses, batches, jobs, models, webhooks, health):
+    for module in (chat, responses, batches, jobs, models, webhooks, usage, health):
         app.include_router(module.router)
     add_file_routes(app, settings)
     return app

@@ -16,7 +16,8 @@ _API_VERSION = "2020-10-01"  # what OpenAI's own servers send
 
 
 class AnswerHeaders:
-    """Adds `x-request-id` (always ours: a client's is never a key), the processing time and the api version."""
+    """Adds `x-request-id` (always ours: a client's is never a key), the processing time, the api version, and what the
+    request gathered in `state.answer_headers`."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -28,6 +29,7 @@ class AnswerHeaders:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        scope.setdefault("state", {})
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -35,6 +37,8 @@ class AnswerHeaders:
                 headers["x-request-id"] = ids.new_id(ids.REQUEST)
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - began)))
                 headers["openai-version"] = _API_VERSION
+                for name, value in scope["state"].get("answer_headers", {}).items():
+                    headers[name] = value
                 route = getattr(scope.get("route"), "path", "unknown")
                 self._metrics.requests.labels(route, message["status"]).inc()
             await send(message)

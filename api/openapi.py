@@ -18,6 +18,13 @@ _Node = dict[str, Any]  # Any: a piece of an OpenAPI document
 
 _Responses = dict[int | str, _Node]
 
+# What tools for OpenAPI take for the schema of each event of a stream.
+_EVENT: Final = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data")},
+    "required": ["data"],
+}
+
 # Of every operation: the envelope. It also keeps FastAPI from promising its own 422.
 ERRORS: Final[_Responses] = {
     "4XX": {"model": ErrorEnvelope, "description": "The request cannot be answered; the error says why."},
@@ -44,7 +51,7 @@ def gives(kind: type[BaseModel] | None = None, *, streams: bool = False, media_t
         schema = kind.model_json_schema(ref_template=_REF, mode="serialization")
         content["application/json"] = {"schema": schema}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = {"schema": _EVENT}
     if media_type is not None:
         content[media_type] = {"schema": {"type": "string", "format": "binary"}}
     return {200: {"description": "The answer.", "content": content}}

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
+from fastapi import Request
 from sqlalchemy import Insert, Row
 
 from api.following import Ended, Frames, Item, Silence, read_row
@@ -76,14 +77,16 @@ class Known:
         return response_of(json.loads(answer), self.request, response_id=self.response_id, created_at=self.created_at)
 
 
-async def prepare(request: ResponsesRequest, state: ApiState, tenant: str, created_at: int) -> tuple[Known, Submission]:
+async def prepare(
+    http: Request, request: ResponsesRequest, state: ApiState, tenant: str, created_at: int
+) -> tuple[Known, Submission]:
     """The chat job of a request, and the response it will be; raises the 4xx it deserves."""
     history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
     if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
         body |= {"stream": True, **_seed(state, request.model)}
     try:
-        submission = submission_of(body, state, tenant)
+        submission = await submission_of(http, body, state, tenant)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
     known = Known(

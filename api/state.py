@@ -8,16 +8,21 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Annotated, Final
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.auth import Caller, KeyRing, not_allowed
+from api.limits import RateLimiter, too_many
 from api.metrics import Metrics
 from api.relay import Relay
+from api.stream_slots import StreamSlots
+from core.errors import ApiError
 from core.files import FileStore
+from core.keys import Scope
 from core.models import ModelCatalog
-from core.settings import Settings
+from core.settings import Settings, is_loopback
 from core.tickets import Tickets
-from db.tables import DEFAULT_TENANT
 
 _TICKET_SECONDS: Final = 2.0
 
@@ -55,6 +60,9 @@ class ApiState:
     catalog: ModelCatalog
     files: FileStore
     relay: Relay
+    keys: KeyRing
+    limiter: RateLimiter
+    streams: StreamSlots
     sender: TicketSender
     metrics: Metrics
     started_at: int
@@ -68,10 +76,55 @@ def get_state(request: Request) -> ApiState:
     return state
 
 
-def get_tenant() -> str:
-    """Whose request this is. One tenant until there are keys; every route asks here and nowhere else."""
-    return DEFAULT_TENANT
-
-
 StateDep = Annotated[ApiState, Depends(get_state)]
+_bearer = HTTPBearer(
+    auto_error=False, description="A key of `millrace keys create`; none is needed while there are none."
+)
+
+
+async def get_caller(
+    request: Request, state: StateDep, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
+) -> Caller:
+    """Who sent this request; raises 401."""
+    peer = request.client.host if request.client else None
+    try:
+        caller = await state.keys.identify(given.credentials if given else None, peer)
+    except ApiError:
+        await _count_refusal(state, peer)
+        raise
+    request.state.caller = caller
+    return caller
+
+
+async def _count_refusal(state: ApiState, peer: str | None) -> None:
+    """Whoever tries keys from elsewhere is told to wait: 429. Valid keys of the same address are not touched by it."""
+    if peer is None or is_loopback(peer):
+        return
+    level = await state.limiter.take(f"refused:{peer}", state.settings.refusals_per_minute, 1)
+    if not level.is_taken:
+        raise too_many("requests", "Too many requests of this address had no valid key.", level.retry_seconds)
+
+
+CallerDep = Annotated[Caller, Depends(get_caller)]
+
+
+def get_tenant(request: Request, caller: CallerDep) -> str:
+    """Whose request this is; every route asks here and nowhere else. One that declares no scope needs ADMIN: 403."""
+    if not getattr(request.state, "is_allowed", False) and Scope.ADMIN not in caller.scopes:
+        raise not_allowed(())
+    return caller.tenant
+
+
+def caller_of(request: Request) -> Caller:
+    """The caller, for what lies below a route; only once the route has asked for its tenant."""
+    caller = request.state.caller
+    assert isinstance(caller, Caller)
+    return caller
+
+
+def is_reading(request: Request) -> bool:
+    """Does it change nothing?"""
+    return request.method in ("GET", "HEAD")
+
+
 TenantDep = Annotated[str, Depends(get_tenant)]

@@ -9,10 +9,12 @@ import pydantic_core
 from fastapi import Request
 from sqlalchemy import Insert
 
+from api.admission import admit, find_model
+from api.auth import Caller
 from api.bodies import read_json
-from api.state import ApiState
+from api.state import ApiState, caller_of
 from core import ids
-from core.errors import Problem, not_found
+from core.errors import Problem
 from core.models import ModelConfig
 from core.wire.chat import ChatRequest
 from core.wire.validation import parse_body
@@ -25,6 +27,7 @@ class Submission:
 
     job_id: str
     tenant: str
+    caller: Caller
     chat: ChatRequest
     model: ModelConfig
     body: Any  # Any: the client's JSON, stored as it came
@@ -33,18 +36,18 @@ class Submission:
 
 async def read_submission(request: Request, state: ApiState, tenant: str) -> Submission:
     """Read and check a chat body; raises the 4xx it deserves."""
-    return submission_of(await read_json(request), state, tenant)
+    return await submission_of(request, await read_json(request), state, tenant)
 
 
-def submission_of(body: Any, state: ApiState, tenant: str) -> Submission:  # Any: parsed JSON
-    """Check a chat body; raises the 4xx it deserves."""
+async def submission_of(request: Request, body: Any, state: ApiState, tenant: str) -> Submission:  # Any: parsed JSON
+    """Check a chat body that a request means; raises the 4xx it deserves."""
     chat = parse_body(ChatRequest, body)
-    model = state.catalog.get(chat.model)
-    if model is None:
-        served = ", ".join(state.catalog.names()) or "none"
-        message = f"The model '{chat.model}' does not exist here. Served models: {served}."
-        raise not_found(message, code="model_not_found", param="model")
-    return Submission(job_id=ids.new_id(ids.CHAT), tenant=tenant, chat=chat, model=model, body=body)
+    caller = caller_of(request)
+    model = find_model(state, caller, chat.model)
+    longest = chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens or 0
+    num_bytes = len(await request.body())
+    await admit(request, state, caller, num_bytes=num_bytes, num_answer_tokens=longest * (chat.n or 1))
+    return Submission(job_id=ids.new_id(ids.CHAT), tenant=tenant, caller=caller, chat=chat, model=model, body=body)
 
 
 async def submit(state: ApiState, submission: Submission, *, durable: bool) -> bool:
@@ -53,8 +56,9 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     A job somebody waits for may be lost in a power cut, as its connection is; one that is answered later may not.
     """
     body = pydantic_core.to_json(submission.body).decode()
+    model, key_id = submission.model.name, submission.caller.key_id
     async with (state.database if durable or submission.rows else state.relaxed).begin() as connection:
-        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, submission.model.name, body))
+        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, model, body, key_id))
         for row in submission.rows:
             await connection.execute(row)
     tickets = state.sender.tickets

@@ -36,9 +36,9 @@ class Client:
         self._http.close()
 
     def is_there(self) -> bool:
-        """Does a server answer at this address?"""
+        """Does a server answer at this address? One that does not like the key is there too, and says so when asked."""
         try:
-            return self._http.get(f"{self.base_url}/models", timeout=3).status_code == 200
+            return self._http.get(f"{self.base_url}/models", timeout=3).status_code in (200, 401, 403, 429)
         except httpx2.HTTPError:
             return False
 

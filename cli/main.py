@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from cli.errors import CommandFailed, ExitCode
+from cli.keys import keys
 from core.errors import ConfigError, MillraceError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 database = typer.Typer(help="The database schema.", no_args_is_help=True)
 app.add_typer(database, name="db")
+app.add_typer(keys, name="keys")
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Data, sockets and logs of the stack.")]
 ModelsDir = Annotated[Path | None, typer.Option("--models-dir", help="The folder of model files.")]

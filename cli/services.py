@@ -100,3 +100,16 @@ class Services:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def running_database(state_dir: Path) -> str | None:
+    """The address of the bundled Postgres of a stack that runs in this state directory; None when none does."""
+    state_dir = state_dir.resolve()
+    if not (state_dir / "lock").exists():
+        return None
+    try:
+        StateLock(state_dir).release()
+    except ConfigError:
+        sockets = socket_directory(state_dir)
+        return Postgres(state_dir / "postgres", sockets, state_dir / "logs" / "postgres.log").url
+    return None

@@ -54,7 +54,7 @@ class Stack:
         """Returns when everything answers; on failure nothing is left running."""
         self.services.start()
         try:
-            _migrate(self.services.database_url)
+            _migrate(self.services.database_url, self._settings)
             started = [child.start() for child in self.children]
             self.url = started[0].wait_ready(_READY_SECONDS)
             for child in started[1:]:
@@ -136,10 +136,13 @@ def _check_port(settings: Settings) -> None:
             ) from None
 
 
-def _migrate(database_url: str) -> None:
+def _migrate(database_url: str, settings: Settings) -> None:
+    from db.keys import check_exposure
     from db.schema import upgrade  # Alembic is slow to load, and only needed when a stack starts
     from db.sessions import database_engine
 
     engine = database_engine(database_url, pool_size=1)
     upgrade(engine)
+    with engine.connect() as connection:
+        check_exposure(connection, settings)
     engine.dispose()

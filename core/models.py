@@ -5,6 +5,7 @@ Knows files and names; what a model *does* is the engine's business. A bad file 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
@@ -140,6 +141,12 @@ class ModelCatalog:
     def get(self, name: str) -> ModelConfig | None:
         """The model of this name or alias."""
         return self._by_name.get(name)
+
+    def only(self, names: Collection[str] | None) -> ModelCatalog:
+        """The part of it that these names or aliases stand for; None is all. What is left out looks as if it were not there."""
+        if names is None:
+            return self
+        return ModelCatalog([model for model in self.models if {model.name, *model.aliases} & set(names)])
 
     def names(self) -> list[str]:
         """Names without aliases, sorted."""

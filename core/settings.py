@@ -5,7 +5,7 @@ Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_UR
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -55,6 +55,15 @@ class Settings(BaseSettings):
     log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
 
     host: str = Field("127.0.0.1", description="The address the api listens on.")
+    open_without_keys: bool = Field(
+        False, description="Without any API key, listen beyond this machine and let everybody in."
+    )
+    key_cache_seconds: float = Field(
+        5, ge=0, le=10, description="An api process asks for a key again this often: a revoked one ends within it."
+    )
+    refusals_per_minute: int = Field(
+        60, ge=1, description="An address elsewhere without a valid key is told so this often; then, to wait."
+    )
     port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
@@ -125,9 +134,22 @@ class Settings(BaseSettings):
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
+    def is_loopback(self) -> bool:
+        """Does the api listen to this machine alone?"""
+        return is_loopback(self.host)
+
+    @property
     def files_root(self) -> Path:
         """The directory of the file store."""
         return self.files_dir or self.state_dir / "files"
+
+
+def is_loopback(host: str) -> bool:
+    """Is this address, or name, that of the machine itself?"""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load_settings(**overrides: Any) -> Settings:  # Any: the fields' own types, checked by the class

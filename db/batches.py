@@ -59,7 +59,9 @@ def move(batch_id: str, to: BatchState, **columns: Any) -> Any:  # Any: the colu
     )
 
 
-def start(batch_id: str, *, lines: int, lines_failed: int, model: str | None) -> Any:  # Any: ReturningUpdate
+def start(
+    batch_id: str, *, lines: int, lines_failed: int, model: str | None, queued_tokens: int = 0
+) -> Any:  # Any: ReturningUpdate
     """The file was good: the batch runs, and its window counts from its creation."""
     window = func.make_interval(0, 0, 0, 0, 0, 0, Batch.window_seconds)
     return move(
@@ -68,6 +70,7 @@ def start(batch_id: str, *, lines: int, lines_failed: int, model: str | None) ->
         lines=lines,
         lines_failed=lines_failed,
         model=model,
+        queued_tokens=queued_tokens,
         expires_at=Batch.created_at + window,
     )
 

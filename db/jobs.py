@@ -13,9 +13,9 @@ from core.states import JobState
 from db.tables import Job, UsageDaily
 
 
-def insert_job(job_id: str, tenant_id: str, model: str, body: str) -> Insert:
+def insert_job(job_id: str, tenant_id: str, model: str, body: str, key_id: str | None = None) -> Insert:
     """A queued chat job."""
-    return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body)
+    return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body, key_id=key_id)
 
 
 def find_job(job_id: str, tenant_id: str) -> Select[Job]:
@@ -36,7 +36,7 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: Returni
             attempt=Job.attempt + 1,
             started_at=func.coalesce(Job.started_at, func.now()),
         )
-        .returning(Job.id, Job.tenant_id, Job.model, Job.body, Job.attempt, Job.fence, Job.created_at)
+        .returning(Job.id, Job.tenant_id, Job.model, Job.body, Job.attempt, Job.fence, Job.created_at, Job.key_id)
     )
 
 
@@ -165,9 +165,16 @@ def _lost() -> Any:  # Any: a SQL condition
 
 
 def add_usage(
-    tenant_id: str, model: str, *, requests: int, prompt_tokens: int, completion_tokens: int, cached_tokens: int
+    tenant_id: str,
+    model: str,
+    *,
+    key: Any = "",  # Any: an id, or a subquery of one
+    requests: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    cached_tokens: int,
 ) -> PostgresInsert:
-    """Raise today's usage. Always the last statement of its transaction: many meet on this row."""
+    """Raise today's usage of a key (empty: none). Always the last statement of its transaction: many meet on this row."""
     counts = {
         "requests": requests,
         "prompt_tokens": prompt_tokens,
@@ -175,8 +182,8 @@ def add_usage(
         "cached_tokens": cached_tokens,
     }
     today = func.timezone("UTC", func.now()).cast(UsageDaily.day.type)
-    new = postgres_insert(UsageDaily).values(tenant_id=tenant_id, model=model, day=today, **counts)
+    new = postgres_insert(UsageDaily).values(tenant_id=tenant_id, model=model, day=today, key_id=key, **counts)
     return new.on_conflict_do_update(
-        index_elements=[UsageDaily.tenant_id, UsageDaily.model, UsageDaily.day],
+        index_elements=[UsageDaily.tenant_id, UsageDaily.model, UsageDaily.day, UsageDaily.key_id],
         set_={name: UsageDaily.__table__.c[name] + new.excluded[name] for name in counts},
     )

@@ -11,6 +11,7 @@ from datetime import date, datetime
 from typing import Any, Final
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     CheckConstraint,
     DateTime,
@@ -57,15 +58,25 @@ def _one_of(column: str, values: type[JobState] | type[BatchState] | type[ShardS
 
 
 class Tenant(Base):
-    """Who owns files, batches and jobs. The single-machine default is one tenant called `default`."""
+    """Who owns files, batches and jobs. The single-machine default is one tenant called `default`.
+
+    `open_batches` and `queued_lines` cap what it may have waiting at a time; NULL is no cap.
+    """
 
     __tablename__ = "tenants"
     id: Mapped[str] = mapped_column(primary_key=True)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    open_batches: Mapped[int | None] = mapped_column(BigInteger)
+    queued_lines: Mapped[int | None] = mapped_column(BigInteger)
+
+    __table_args__ = (CheckConstraint("least(open_batches, queued_lines) > 0", name="caps"),)
 
 
 class ApiKey(Base):
-    """A key of a tenant: only its digest is kept; `prefix` is what may be shown again."""
+    """A key of a tenant: only its digest is kept; `prefix` is what may be shown again.
+
+    `models` lists the names of those it may use, NULL is all of them; a limit that is NULL is none.
+    """
 
     __tablename__ = "api_keys"
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -76,6 +87,21 @@ class ApiKey(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
+    scopes: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{inference,files}")
+    models: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    requests_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
+    queued_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    concurrent_streams: Mapped[int | None] = mapped_column(BigInteger)
+
+    __table_args__ = (
+        CheckConstraint(
+            "least(requests_per_minute, tokens_per_minute, queued_tokens, concurrent_streams) > 0", name="limits"
+        ),
+        CheckConstraint(
+            "scopes <@ ARRAY['inference', 'files', 'read-only', 'admin'] AND cardinality(scopes) > 0", name="scopes"
+        ),
+    )
 
 
 class File(Base):
@@ -104,12 +130,15 @@ class File(Base):
 class Batch(Base):
     """OpenAI's batch. Counts and tokens are of the whole batch once it has ended; before, add those of its shards.
 
-    `outcome` is what FINALIZING leads to. `lines_failed` starts with the lines prepare refused.
+    `outcome` is what FINALIZING leads to. `lines_failed` starts with the lines prepare refused. `key_id` is the key that made
+    it; `queued_tokens` estimates the prompts of its lines, for that key's limit.
     """
 
     __tablename__ = "batches"
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    key_id: Mapped[str | None]
+    queued_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     endpoint: Mapped[str]
     model: Mapped[str | None]
     status: Mapped[BatchState] = mapped_column(server_default=BatchState.VALIDATING)
@@ -154,6 +183,11 @@ class Batch(Base):
             "dispatched_at",
             postgresql_where=text(f"NOT ({_one_of('status', FINAL_BATCH_STATES)})"),
         ),
+        Index(
+            "ix_batches_tenant_open",
+            "tenant_id",
+            postgresql_where=text(f"NOT ({_one_of('status', FINAL_BATCH_STATES)})"),
+        ),
     )
 
 
@@ -194,6 +228,8 @@ class Shard(Base):
 class Job(Base):
     """One generation: a chat request, or one line of a batch (then `batch_id`, `line` and `custom_id` are set).
 
+    `key_id` is the key of a chat request; a line's is its batch's.
+
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     """
@@ -201,6 +237,7 @@ class Job(Base):
     __tablename__ = "jobs"
     id: Mapped[str] = mapped_column(primary_key=True)
     tenant_id: Mapped[str]
+    key_id: Mapped[str | None]
     batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="CASCADE"))
     shard_id: Mapped[str | None]
     position: Mapped[int | None] = mapped_column(Integer)
@@ -249,6 +286,11 @@ class Job(Base):
             "ix_jobs_chat_queue", "model", "created_at", postgresql_where=text("state = 'queued' AND batch_id IS NULL")
         ),
         Index("ix_jobs_running", "owner", postgresql_where=text("state = 'running'")),
+        Index(
+            "ix_jobs_key_open",
+            "key_id",
+            postgresql_where=text("state IN ('queued', 'running') AND key_id IS NOT NULL"),
+        ),
     )
 
 
@@ -311,12 +353,16 @@ class WebhookDelivery(Base):
 
 
 class UsageDaily(Base):
-    """Tokens of a tenant, model and day (UTC): raised in the transaction that ends a job."""
+    """Tokens of a tenant, model, day (UTC) and key: raised in the transaction that ends a job.
+
+    `key_id` is empty where no key was needed.
+    """
 
     __tablename__ = "usage_daily"
     tenant_id: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True)
     day: Mapped[date] = mapped_column(primary_key=True)
+    key_id: Mapped[str] = mapped_column(primary_key=True, server_default="")
     requests: Mapped[int] = mapped_column(BigInteger, server_default="0")
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     completion_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")

@@ -182,6 +182,7 @@ class ChatRunner:
                 jobs.add_usage(
                     job["tenant_id"],
                     model,
+                    key=job["key_id"] or "",
                     requests=1,
                     prompt_tokens=usage.prompt_tokens,
                     completion_tokens=usage.completion_tokens,

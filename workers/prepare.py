@@ -17,6 +17,8 @@ from sqlalchemy import Connection, Row, select
 
 from core import ids
 from core.errors import Problem
+from core.keys import estimated_tokens
+from core.models import ModelCatalog
 from core.states import BatchState, JobState
 from core.wire.batch import BatchLine, read_checked_line
 from core.wire.objects import BatchError, BatchErrors
@@ -24,6 +26,7 @@ from db import batches
 from db.copy import LineRow, ShardRow, copy_lines, copy_shards
 from db.sessions import patient
 from db.tables import Batch
+from workers.allowance import find_excess, read_allowance
 from workers.context import ClerkContext
 from workers.judge import Judge, Refused
 from workers.line_reader import LineParser, Place, RawLine, read_again, read_lines
@@ -64,14 +67,18 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
 
 def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> list[ShardRow]:
     """All rows of a batch; none, and no shards, when it was cancelled meanwhile."""
+    allowance = read_allowance(connection, batch.tenant_id, batch.key_id)
     with _open(context, batch.input_file_id) as stream, copy_lines(connection) as copy:
         rows = _Rows(batch, copy)
-        reading = _FirstReading(context, batch.endpoint, rows)
+        reading = _FirstReading(context, batch.endpoint, rows, context.catalog.only(allowance.models))
         for raw in read_lines(stream, context.settings.line_bytes):
             reading.take(raw)
         reading.check()
         planned = plan_shards(reading.lines, context.settings.shard_lines)
         shards = [rows.write_shard(n, shard, reading.places, stream) for n, shard in enumerate(planned)]
+    tokens = estimated_tokens(reading.num_bytes)
+    if (excess := find_excess(connection, allowance, lines=len(reading.lines), tokens=tokens)) is not None:
+        raise _BadFile([excess], 1)
     copy_shards(connection, shards)
     models = list(reading.models)
     moved = connection.execute(
@@ -80,6 +87,7 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[o
             lines=reading.num_lines,
             lines_failed=reading.num_lines - len(reading.lines),
             model=models[0] if len(models) == 1 else None,
+            queued_tokens=tokens,
         )
     ).one_or_none()
     if moved is None:
@@ -146,14 +154,15 @@ class _Rows:
 class _FirstReading:
     """Takes raw lines in order; collects complaints, and of each line that shall run what the plan needs."""
 
-    def __init__(self, context: ClerkContext, endpoint: str, rows: _Rows) -> None:
+    def __init__(self, context: ClerkContext, endpoint: str, rows: _Rows, catalog: ModelCatalog) -> None:
         self._settings = context.settings
         self._rows = rows
         self._parser = LineParser(endpoint, context.settings.line_bytes)
-        self._judge = Judge(context.catalog, share_identical_lines=context.settings.share_identical_lines)
+        self._judge = Judge(catalog, share_identical_lines=context.settings.share_identical_lines)
         self._errors: list[BatchError] = []
         self._num_errors = 0
         self.num_lines = 0
+        self.num_bytes = 0
         self.models: set[str] = set()
         self.lines: list[PlanLine] = []
         self.places: list[Place] = []
@@ -190,6 +199,7 @@ class _FirstReading:
             self._rows.write_refused(raw, judged)
         else:
             self.lines.append(judged)
+            self.num_bytes += len(raw.content)
             self.places.append(raw.place)
 
 

@@ -24,6 +24,7 @@ from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from core.wire.chat import ChatRequest
 from db import batches, jobs, shards
+from db.keys import key_of_batch
 from db.shards import LineResult
 from engine.client import EngineLost
 from engine.messages import Delta, Failed, Finished, FinishReason, Priority, Request
@@ -219,6 +220,7 @@ class ShardRun:
                 jobs.add_usage(
                     self._tenant_id,
                     served.model.name,
+                    key=key_of_batch(self._batch_id),
                     requests=len(written),
                     prompt_tokens=sum(result.prompt_tokens for result in written),
                     completion_tokens=sum(result.completion_tokens for result in written),

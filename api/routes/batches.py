@@ -9,14 +9,17 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.admission import check_open_batches
 from api.bodies import read_wire
 from api.openapi import takes
 from api.paging import page, unix_seconds
 from api.routes.files import find_file
-from api.state import ApiState, StateDep, TenantDep
+from api.scopes import needs
+from api.state import ApiState, StateDep, TenantDep, caller_of
 from core import ids
 from core.errors import ApiError, bad_request, not_found
 from core.ids import is_id
+from core.keys import Scope
 from core.states import FINAL_BATCH_STATES, BatchState
 from core.wire.batch import BatchCreate, window_seconds
 from core.wire.objects import (
@@ -29,7 +32,7 @@ from core.wire.objects import (
 )
 from db import batches
 
-router = APIRouter(tags=["batches"])
+router = APIRouter(tags=["batches"], dependencies=[needs(Scope.INFERENCE)])
 
 _MOMENTS = (
     "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
@@ -46,6 +49,7 @@ async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> 
     statement = batches.insert_batch(
         id=ids.new_id(ids.BATCH),
         tenant_id=tenant,
+        key_id=caller_of(request).key_id,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         completion_window=body.completion_window,
@@ -54,6 +58,7 @@ async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> 
         metadata_json=json.dumps(body.metadata) if body.metadata is not None else None,
     )
     async with state.database.begin() as connection:
+        await check_open_batches(connection, tenant)
         row = (await connection.execute(statement)).one()
     await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
     return _to_object(row, None)

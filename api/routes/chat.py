@@ -10,18 +10,22 @@ from contextlib import AsyncExitStack
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
+from api.admission import no_free_stream
 from api.following import Ended, Follower, Frames, Item, Silence, read_row
 from api.frames import DONE, PING, chunks_of, data_events, error_event
 from api.openapi import gives, takes
+from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
+from api.stream_slots import NoFreeStream
 from api.streams import EventStream, disconnected
 from api.submitting import Submission, cancel, cancelled_problem, read_submission, submit
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.events import EventKind
+from core.keys import Scope
 from core.wire.chat import ChatRequest
 from core.wire.chat_objects import ChatCompletion
 
-router = APIRouter(tags=["chat"])
+router = APIRouter(tags=["chat"], dependencies=[needs(Scope.INFERENCE)])
 
 _TIMED_OUT = Problem(
     status=503,
@@ -44,12 +48,24 @@ class LiveChat:
     async def begin(self) -> None:
         """Subscribe, insert, send the ticket: in this order, so no event can be missed."""
         state, submission = self._state, self._submission
+        if submission.chat.stream:
+            await self._take_stream()
         subscription = await self._stack.enter_async_context(state.relay.follow(submission.job_id))
         self._items = Follower(state, subscription, submission.tenant).items()
         self._is_submitted = True
         is_sent = await submit(state, submission, durable=False)
         if not is_sent or not state.relay.is_connected:
             raise unavailable("The queue does not answer, so this cannot be answered at once. Batches still work.")
+
+    async def _take_stream(self) -> None:
+        caller = self._submission.caller
+        limit = caller.limits.concurrent_streams
+        if limit is None or caller.key_id is None:
+            return
+        try:
+            await self._stack.enter_async_context(self._state.streams.hold(caller.key_id, limit))
+        except NoFreeStream:
+            raise no_free_stream(limit) from None
 
     async def next(self) -> Item:
         """The next thing that happens."""

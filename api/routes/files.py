@@ -12,12 +12,14 @@ from sqlalchemy import Row
 
 from api.openapi import gives, takes_form
 from api.paging import page, unix_seconds
+from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.uploads import PURPOSES, check_upload, read_form, store
 from core import ids
 from core.errors import bad_request, not_found
 from core.files import READ_BYTES
 from core.ids import is_id
+from core.keys import Scope
 from core.settings import Settings
 from core.wire.objects import DeletedObject, FileObject, ListObject
 from db import files
@@ -35,7 +37,7 @@ _CONTENT = gives(media_type="application/octet-stream")
 
 def add_file_routes(app: FastAPI, settings: Settings) -> None:
     """The upload's body limit is a setting, so this router is made with the app."""
-    router = APIRouter(tags=["files"])
+    router = APIRouter(tags=["files"], dependencies=[needs(Scope.FILES)])
     limit = max(settings.file_bytes, settings.batch_file_bytes) + _FORM_OVERHEAD
     router.post("/v1/files", max_body_size=limit, openapi_extra=_FORM)(create_file)
     router.get("/v1/files")(list_files)

@@ -14,17 +14,19 @@ from sqlalchemy import Row
 from api.following import Ended, Follower, Frames, Silence, read_row
 from api.frames import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
 from api.openapi import gives, takes
+from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import cancel, cancelled_problem, read_submission, submit
 from core.errors import Problem, bad_request, not_found
 from core.events import EventKind
 from core.ids import is_id
+from core.keys import Scope
 from core.states import JobState
 from core.wire.chat import ChatRequest
 from core.wire.objects import JobObject
 
-router = APIRouter(tags=["jobs"])
+router = APIRouter(tags=["jobs"], dependencies=[needs(Scope.INFERENCE)])
 
 
 @router.post("/v1/jobs", status_code=202, openapi_extra=takes(ChatRequest))

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.state import ApiState, StateDep, TenantDep
+from api.admission import visible_models
+from api.scopes import needs
+from api.state import ApiState, CallerDep, StateDep, TenantDep
 from core.errors import not_found
+from core.keys import Scope
 from core.wire.objects import ListObject, ModelObject
 
-router = APIRouter(tags=["models"])
+router = APIRouter(tags=["models"], dependencies=[needs(Scope.INFERENCE, Scope.FILES)])
 
 
 @router.get("/v1/models")
-async def list_models(state: StateDep, _: TenantDep) -> ListObject[ModelObject]:
-    """Every model by name; aliases are not listed."""
-    models = [_to_object(state, name) for name in state.catalog.names()]
+async def list_models(state: StateDep, _: TenantDep, caller: CallerDep) -> ListObject[ModelObject]:
+    """Every model the caller may use, by name; aliases are not listed."""
+    models = [_to_object(state, name) for name in visible_models(state, caller).names()]
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
 
 
 @router.get("/v1/models/{name}")
-async def get_model(name: str, state: StateDep, _: TenantDep) -> ModelObject:
+async def get_model(name: str, state: StateDep, _: TenantDep, caller: CallerDep) -> ModelObject:
     """A model by name or alias."""
-    model = state.catalog.get(name)
+    model = visible_models(state, caller).get(name)
     if model is None:
         raise not_found(f"The model '{name[:96]}' does not exist here.", code="model_not_found", param="model")
     return _to_object(state, model.name)

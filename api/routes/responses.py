@@ -16,18 +16,20 @@ from api.following import Ended, Follower, Item, Silence
 from api.openapi import gives, takes
 from api.responding import Known, find, known_of, prepare, response_events, response_of_row
 from api.routes.chat import LiveChat
+from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.streams import EventStream, disconnected
 from api.submitting import Submission, cancel, cancelled_problem, submit
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request
 from core.events import EventKind
+from core.keys import Scope
 from core.wire.responses import ResponsesRequest
 from core.wire.responses_chat import as_responses_problem
 from core.wire.responses_items import items_from_json
 from core.wire.responses_objects import DeletedResponse, ResponseItemList, ResponseObject
 from db import responses
 
-router = APIRouter(tags=["responses"])
+router = APIRouter(tags=["responses"], dependencies=[needs(Scope.INFERENCE)])
 
 _CANCEL_SECONDS: Final = 2.0
 _TIMED_OUT: Final = Problem(
@@ -42,7 +44,7 @@ _TIMED_OUT: Final = Problem(
 async def create_response(request: Request, state: StateDep, tenant: TenantDep) -> Response:
     """Answer at once, as a stream of typed events with `stream`, or later with `background`."""
     body = await read_wire(request, ResponsesRequest)
-    known, submission = await prepare(body, state, tenant, int(time.time()))
+    known, submission = await prepare(request, body, state, tenant, int(time.time()))
     if body.background:
         await submit(state, submission, durable=True)
         if body.stream:

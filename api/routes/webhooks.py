@@ -17,11 +17,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.bodies import read_wire
 from api.openapi import takes
 from api.paging import unix_seconds
+from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from core import ids
 from core.addresses import AddressRefused, address_rules
 from core.errors import ApiError, Problem, bad_request, not_found, unavailable
 from core.ids import is_id
+from core.keys import Scope
 from core.wire.objects import DeletedObject
 from core.wire.webhooks import (
     EVENT_TYPES,
@@ -39,7 +41,7 @@ from core.wire.webhooks import (
 )
 from db import webhooks
 
-router = APIRouter(tags=["webhooks"])
+router = APIRouter(tags=["webhooks"], dependencies=[needs(Scope.ADMIN)])
 
 _MAX_ENDPOINTS: Final = 20
 _RESOLVE_SECONDS: Final = 5.0

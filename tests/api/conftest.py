@@ -9,6 +9,7 @@ import pytest
 from openai import OpenAI
 
 from core.settings import ROOT
+from tests.api.guarded import Guarded, write_guarded_models
 from tests.stack import StackProcess
 
 # The demo model, told of tools: it was never trained for them, so what it calls is decided by what it may call.
@@ -64,3 +65,15 @@ def demo(answering: StackProcess) -> Iterator[OpenAI]:
     """The official client of that stack."""
     with answering.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """A stack with keys."""
+    folder = tmp_path_factory.mktemp("guarded")
+    write_guarded_models(folder / "models")
+    process = StackProcess(folder, folder / "models", MILLRACE_KEY_CACHE_SECONDS="0")
+    process.start()
+    running = Guarded(process)
+    yield running
+    running.close()

@@ -65,6 +65,9 @@ class World:
                 catalog=None,  # type: ignore[arg-type]
                 files=None,  # type: ignore[arg-type]
                 relay=relay,
+                keys=None,  # type: ignore[arg-type]
+                limiter=None,  # type: ignore[arg-type]
+                streams=None,  # type: ignore[arg-type]
                 sender=None,  # type: ignore[arg-type]
                 metrics=Metrics(),
                 started_at=0,

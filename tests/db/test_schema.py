@@ -67,6 +67,19 @@ def test_lines_that_wait_when_the_plan_comes_keep_their_order(empty: Engine) -> 
     downgrade(empty, "base")
 
 
+def test_usage_of_several_keys_is_added_up_when_keys_are_taken_back(empty: Engine) -> None:
+    upgrade(empty, "2026_11_24_keys")
+    usage = "INSERT INTO usage_daily (tenant_id, model, day, key_id, requests, prompt_tokens) VALUES"
+    with empty.begin() as connection:
+        for key, requests in (("", 1), ("a", 2), ("b", 3)):
+            connection.execute(text(f"{usage} ('default', 'm', '2026-11-24', '{key}', {requests}, 10)"))
+    downgrade(empty, "2026_11_24_batch_plan")
+    with empty.begin() as connection:
+        assert connection.execute(text("SELECT requests, prompt_tokens FROM usage_daily")).all() == [(6, 30)]
+    upgrade(empty)
+    downgrade(empty, "base")
+
+
 def test_a_database_that_is_behind_is_refused_with_what_to_do(empty: Engine) -> None:
     with pytest.raises(SchemaMismatch, match="millrace db upgrade"):
         check_schema(empty)
@@ -74,6 +87,7 @@ def test_a_database_that_is_behind_is_refused_with_what_to_do(empty: Engine) -> 
 
 JOB = "INSERT INTO jobs (id, tenant_id, model, body, state"
 BATCH = "INSERT INTO batches (id, tenant_id, endpoint, input_file_id, completion_window, window_seconds, status"
+KEY = "INSERT INTO api_keys (id, tenant_id, name, prefix, digest"
 SHARD = "INSERT INTO shards (id, batch_id, tenant_id, model, position, lines"
 
 IMPOSSIBLE = {
@@ -92,6 +106,10 @@ IMPOSSIBLE = {
     "more lines done than there are": (
         f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)"
     ),
+    "a tenant that may have nothing": "UPDATE tenants SET open_batches = 0",
+    "a key that may do what nobody knows": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{root}}')",
+    "a key that may do nothing": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{}}')",
+    "a key with a limit of nothing": f"{KEY}, queued_tokens) VALUES ('k', 'default', '', '', 'd', 0)",
     "a shard without a batch": f"{SHARD}) VALUES ('s', 'none', 'default', 'm', 0, 1)",
 }  # fmt: skip
 

@@ -1,0 +1,84 @@
+"""`GET /v1/usage`: what the tenant's keys used, by key, model and day, from the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import Annotated, Any, Final, get_args
+
+from fastapi import APIRouter, Query
+from sqlalchemy import Row
+
+from api.scopes import needs
+from api.state import StateDep, TenantDep
+from core.errors import bad_request
+from core.keys import Scope
+from core.wire.usage import UsageBucket, UsagePage, UsageResult
+from db.usage import Group, usage_between
+
+router = APIRouter(tags=["usage"], dependencies=[needs(Scope.READ_ONLY)])
+
+_DEFAULT_DAYS: Final = 30
+_MOST_DAYS: Final = 366
+_DAY: Final = timedelta(days=1)
+
+
+@router.get("/v1/usage")
+async def get_usage(
+    state: StateDep,
+    tenant: TenantDep,
+    start: Annotated[str | None, Query(description="First day, as 2026-11-24 or unix seconds.")] = None,
+    end: Annotated[str | None, Query(description="The day behind the last, as `start`; default: tomorrow.")] = None,
+    group_by: Annotated[str, Query(description="Of key, model and day, separated by commas.")] = "day",
+) -> UsagePage:
+    """Whole days, UTC. With `day` one bucket per day, else one for the whole span."""
+    groups = _groups(group_by)
+    behind = _day(end, "end") if end is not None else datetime.now(UTC).date() + _DAY
+    first = _day(start, "start") if start is not None else behind - _DEFAULT_DAYS * _DAY
+    if not _DAY <= behind - first <= _MOST_DAYS * _DAY:
+        message = f"'start' must be before 'end', and at most {_MOST_DAYS} days."
+        raise bad_request(message, code="invalid_value", param="start")
+    async with state.database.connect() as connection:
+        rows = (await connection.execute(usage_between(tenant, first, behind - _DAY, groups))).all()
+    if "day" not in groups:
+        return UsagePage(data=[_bucket(first, behind, rows, tenant)])
+    days = [first + n * _DAY for n in range((behind - first).days)]
+    return UsagePage(data=[_bucket(day, day + _DAY, [row for row in rows if row.day == day], tenant) for day in days])
+
+
+def _groups(text: str) -> frozenset[Group]:
+    known: tuple[Group, ...] = get_args(Group)
+    asked = {part.strip() for part in text.split(",")} - {""}
+    if not asked <= {*known}:
+        raise bad_request("Invalid value for 'group_by': use key, model, day.", code="invalid_value", param="group_by")
+    return frozenset(name for name in known if name in asked)
+
+
+def _day(text: str, param: str) -> date:
+    try:
+        if text.isascii() and text.isdigit():
+            return datetime.fromtimestamp(int(text[:12]), UTC).date()
+        return date.fromisoformat(text)
+    except (ValueError, OverflowError, OSError):
+        message = f"Invalid value for '{param}': use a day such as 2026-11-24, or unix seconds."
+        raise bad_request(message, code="invalid_value", param=param) from None
+
+
+def _bucket(first: date, behind: date, rows: Sequence[Row[Any]], tenant: str) -> UsageBucket:  # Any: usage_between's
+    results = [
+        UsageResult(
+            input_tokens=row.prompt_tokens,
+            input_cached_tokens=row.cached_tokens,
+            output_tokens=row.completion_tokens,
+            num_model_requests=row.requests,
+            project_id=tenant,
+            api_key_id=row.key or None,
+            model=row.model,
+        )
+        for row in rows
+    ]
+    return UsageBucket(start_time=_seconds(first), end_time=_seconds(behind), results=results)
+
+
+def _seconds(day: date) -> int:
+    return int(datetime.combine(day, time(), UTC).timestamp())
