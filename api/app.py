@@ -14,7 +14,7 @@ from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.openapi import ERRORS, install_openapi
 from api.relay import Relay
-from api.routes import batches, chat, health, jobs, models
+from api.routes import batch_control, batch_events, batch_requests, batches, chat, health, jobs, models
 from api.routes.files import add_file_routes
 from api.state import ApiState, TicketSender
 from core.broker import make_celery
@@ -72,6 +72,8 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
     for router in (chat.router, batches.router, jobs.router, models.router, health.router):
+        app.include_router(router)
+    for router in (batch_requests.router, batch_control.router, batch_events.router):
         app.include_router(router)
     add_file_routes(app, settings)
     return app
