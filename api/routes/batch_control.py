@@ -13,6 +13,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.bodies import read_wire
+from api.openapi import takes
 from api.routes.batches import existing_batch, show_batch
 from api.state import ApiState, StateDep, TenantDep
 from core import ids
@@ -34,6 +35,7 @@ router = APIRouter(tags=["batch control"])
 
 _PAGE_LINES: Final = 500
 _TOP_CODES: Final = 10
+_RETRY_BODY: Final = {"requestBody": {**takes(BatchRetry)["requestBody"], "required": False}}
 
 
 class _InputLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +73,7 @@ async def resume_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
     return shown
 
 
-@router.patch("/v1/batches/{batch_id}")
+@router.patch("/v1/batches/{batch_id}", openapi_extra=takes(BatchPatch))
 async def change_batch(batch_id: str, request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """Change priority, window or metadata; all of what was asked, or nothing."""
     change = await read_wire(request, BatchPatch)
@@ -85,7 +87,7 @@ async def change_batch(batch_id: str, request: Request, state: StateDep, tenant:
         return await show_batch(connection, row)
 
 
-@router.post("/v1/batches/{batch_id}/retry")
+@router.post("/v1/batches/{batch_id}/retry", openapi_extra=_RETRY_BODY)
 async def retry_batch(batch_id: str, request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """A new batch of the lines that have no answer, or of those named; see `output?merged=true` for the whole."""
     retry = await read_wire(request, BatchRetry) if await request.body() else BatchRetry()

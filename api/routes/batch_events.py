@@ -17,6 +17,7 @@ from fastapi.responses import Response
 from sqlalchemy import Row
 
 from api.frames import PING_WITH_IDS
+from api.openapi import gives
 from api.paging import unix_seconds
 from api.routes.batch_requests import LOOK_SECONDS, format_cursor, parse_cursor
 from api.routes.batches import existing_batch, show_batch
@@ -48,7 +49,7 @@ class Place:
         return f"{format_cursor(self.ended)}.{self.status or ''}"
 
 
-@router.get("/v1/batches/{batch_id}/events", response_class=EventStream)
+@router.get("/v1/batches/{batch_id}/events", responses=gives(streams=True))
 async def get_batch_events(
     batch_id: str,
     state: StateDep,
@@ -88,16 +89,17 @@ class _Events:
     async def stream(self) -> AsyncIterator[bytes]:
         """Until the terminal status was told."""
         said_at = time.monotonic()
-        while True:
+        while not self._is_told_the_end():
             async for event in self._look():
                 said_at = time.monotonic()
                 yield event
-            if self._place.status in FINAL_BATCH_STATES:
-                return
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(0 if self._is_told_the_end() else LOOK_SECONDS)
             if time.monotonic() - said_at >= self._state.settings.keep_alive_seconds:
                 said_at = time.monotonic()
                 yield PING_WITH_IDS
+
+    def _is_told_the_end(self) -> bool:
+        return self._place.status in FINAL_BATCH_STATES
 
     async def _look(self) -> AsyncIterator[bytes]:
         """What is new: the status is read before the lines, so that the last one is told after all of them."""

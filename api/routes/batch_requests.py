@@ -15,6 +15,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.frames import DONE, PING, chunks_of, data_events, error_event
+from api.openapi import gives
 from api.paging import page, unix_seconds
 from api.routes.batches import existing_batch
 from api.state import ApiState, StateDep, TenantDep
@@ -22,8 +23,8 @@ from api.streams import EventStream
 from core.errors import Problem, bad_request, not_found
 from core.states import FINAL_BATCH_STATES, JobState
 from core.wire.batch import CHAT_ENDPOINT, MAX_CUSTOM_ID, answered_line, failed_line
-from core.wire.batch_extensions import BatchRequestDetail, BatchRequestList, BatchRequestObject
-from core.wire.objects import ErrorObject, PromptTokensDetails, Usage
+from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
+from core.wire.objects import ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
 from db.batch_results import BEGINNING, Ended
 
@@ -44,7 +45,7 @@ async def list_requests(
     q: Annotated[str | None, Query(max_length=MAX_CUSTOM_ID, pattern=_TEXT)] = None,
     after: Annotated[str | None, Query(max_length=MAX_CUSTOM_ID, pattern=_TEXT)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> BatchRequestList:
+) -> ListObject[BatchRequestObject]:
     """Lines in the order of the file; `q` is part of a custom_id, `after` a custom_id or the id of a line."""
     async with state.database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
@@ -53,11 +54,10 @@ async def list_requests(
             batch_id, status=status, code=code, query=q, after_line=after_line, limit=limit + 1
         )
         rows = (await connection.execute(statement)).all()
-    listed = page([BatchRequestObject(**_columns(row)) for row in rows], limit)
-    return BatchRequestList(**listed.model_dump(exclude={"data"}), data=listed.data)
+    return page([BatchRequestObject(**_columns(row)) for row in rows], limit)
 
 
-@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", response_class=EventStream)
+@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=gives(streams=True))
 async def stream_request(batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep) -> Response:
     """The answer of a line as a chat stream: at once if it is there, else as soon as it is."""
     async with state.database.connect() as connection:
@@ -77,7 +77,7 @@ async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: Te
     )
 
 
-@router.get("/v1/batches/{batch_id}/output")
+@router.get("/v1/batches/{batch_id}/output", responses=gives(media_type="application/jsonl"))
 async def get_output(
     batch_id: str,
     state: StateDep,

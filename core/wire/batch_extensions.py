@@ -38,16 +38,6 @@ class BatchRequestDetail(BatchRequestObject):
     response: dict[str, Any] | None = None  # Any: a response body, as it was stored
 
 
-class BatchRequestList(WireObject):
-    """A page of lines; `after` of the next page is `last_id`."""
-
-    object: Literal["list"] = "list"
-    data: list[BatchRequestObject]
-    first_id: str | None = None
-    last_id: str | None = None
-    has_more: bool = False
-
-
 class BatchRetry(WireModel):
     """`POST /v1/batches/{id}/retry`: the lines to run again; without names, all that ended without an answer."""
 
