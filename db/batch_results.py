@@ -3,6 +3,7 @@
 Transactions that end lines commit in any order, so neither a time nor a counter alone makes a cursor that misses nothing.
 Here a line carries the number of the transaction that ended it, and a reader is shown only those below the oldest that is
 still open: whatever appears later has a higher number. Once a batch has ended there is nothing to wait for.
+The numbers are those of one database cluster: in a restored one, a reader of a batch that still runs begins anew.
 """
 
 from __future__ import annotations

@@ -75,6 +75,15 @@ def _parse_place(text: str | None) -> Place:
     return Place(parse_cursor(cursor, "Last-Event-ID"), BatchState(status) if status else None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a look found: the batch, and the next page of lines that have ended."""
+
+    row: Row[*tuple[Any, ...]]
+    shown: BatchObject
+    ended: list[Any]  # Any: rows of `ended_marks`
+
+
 class _Events:
     """One reader's stream."""
 
@@ -103,18 +112,17 @@ class _Events:
 
     async def _look(self) -> AsyncIterator[bytes]:
         """What is new: the status is read before the lines, so that the last one is told after all of them."""
-        async with self._state.database.connect() as connection:
-            row = await existing_batch(connection, self._batch_id, self._tenant)
-            shown = await show_batch(connection, row)
-        is_over = row.status in FINAL_BATCH_STATES
-        for event in self._statuses(row, is_end=False):
+        seen = await self._read()
+        for event in self._statuses(seen.row, is_end=False):
             yield event
-        while ended := await self._ended(is_over=is_over):
+        ended = seen.ended
+        while ended:
             if events := b"".join(self._lines(ended)):
                 yield events
-        if progress := self._progress(shown):
+            ended = (await self._read()).ended if len(ended) == _PAGE_LINES else []
+        if progress := self._progress(seen.shown):
             yield progress
-        for event in self._statuses(row, is_end=True):
+        for event in self._statuses(seen.row, is_end=True):
             yield event
 
     def _statuses(self, row: Row[*tuple[Any, ...]], *, is_end: bool) -> Iterator[bytes]:
@@ -126,10 +134,14 @@ class _Events:
                 self._place = replace(self._place, status=status)
                 yield self._event("batch.status", BatchStatusChanged(status=status, at=unix_seconds(at) or 0))
 
-    async def _ended(self, *, is_over: bool) -> list[Any]:  # Any: rows of xact, line, custom_id, state, problem
-        statement = batch_results.ended_marks(self._batch_id, self._place.ended, _PAGE_LINES, is_over=is_over)
+    async def _read(self) -> _Seen:
+        """The batch, and the next page of lines that have ended."""
         async with self._state.database.connect() as connection:
-            return list((await connection.execute(statement)).all())
+            row = await existing_batch(connection, self._batch_id, self._tenant)
+            shown = await show_batch(connection, row)
+            is_over = row.status in FINAL_BATCH_STATES
+            statement = batch_results.ended_marks(self._batch_id, self._place.ended, _PAGE_LINES, is_over=is_over)
+            return _Seen(row, shown, list((await connection.execute(statement)).all()))
 
     def _lines(self, ended: list[Any]) -> Iterator[bytes]:  # Any: as above
         for xact, line, custom_id, state, problem in ended:

@@ -30,7 +30,7 @@ from db.batch_results import BEGINNING, Ended
 
 router = APIRouter(tags=["batch requests"])
 
-LOOK_SECONDS: Final = 0.5
+LOOK_SECONDS: Final = 1.0  # between two looks at the rows, for those who follow them
 _TEXT: Final = r"^[^\x00]*$"
 _CURSOR: Final = re.compile(r"^([0-9]{1,18})\.([0-9]{1,9})$")
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from core.wire.batch import window_seconds
+from core.wire.batch import check_metadata, check_window
 from core.wire.objects import BatchUsage, ErrorObject, RequestCounts, Usage, WireObject
 from core.wire.validation import WireModel
 
@@ -54,18 +54,12 @@ class BatchPatch(WireModel):
     @field_validator("completion_window")
     @classmethod
     def _known_window(cls, value: str | None) -> str | None:
-        if value is not None and window_seconds(value) is None:
-            raise ValueError("use '24h', or minutes, hours or days such as '90m', '12h' or '7d', at most 30 days")
-        return value
+        return value if value is None else check_window(value)
 
     @field_validator("metadata")
     @classmethod
     def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and len(value) > 16:
-            raise ValueError("at most 16 pairs are allowed")
-        if any(len(key) > 64 or len(text) > 512 for key, text in (value or {}).items()):
-            raise ValueError("keys have at most 64 characters and values at most 512")
-        return value
+        return check_metadata(value)
 
 
 class LatencySeconds(WireObject):
