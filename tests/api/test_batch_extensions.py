@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import quote
 
 import httpx2
 from openai import OpenAI
 
 from tests.api.check import check_problem
-from tests.stack import batch_lines, result_lines, start_batch, wait_for, write_lines
+from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
 
 class Event(NamedTuple):
@@ -308,3 +309,14 @@ def test_the_official_client_reads_them_too(client: OpenAI, http: httpx2.Client,
     listed: Any = client.get(f"/batches/{batch_id}/requests", cast_to=object)
     assert len(listed["data"]) == 10
     assert client.batches.retrieve(batch_id).to_dict()["priority"] == 0
+
+
+def test_a_custom_id_may_hold_what_a_path_would_cut_at(server: StackProcess, client: OpenAI, tmp_path: Path) -> None:
+    names = ["a/b", "a?b#c", "ü %2F", "x/stream"]
+    lines = [{**line, "custom_id": name} for line, name in zip(batch_lines(4), names, strict=True)]
+    with httpx2.Client(base_url=server.url, timeout=30) as http:
+        batch_id = wait_end(http, begin(client, tmp_path, lines))["id"]
+        for name in names[:3]:
+            assert get(http, f"{batch_id}/requests/{quote(name, safe='')}")["custom_id"] == name
+        by_id = {line["custom_id"]: line["id"] for line in get(http, f"{batch_id}/requests")["data"]}
+        assert get(http, f"{batch_id}/requests/{by_id['x/stream']}")["custom_id"] == "x/stream"
