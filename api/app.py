@@ -16,7 +16,19 @@ from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.openapi import ERRORS, install_openapi
 from api.relay import Relay
-from api.routes import batches, chat, health, jobs, models, responses, usage, webhooks
+from api.routes import (
+    batch_control,
+    batch_events,
+    batch_requests,
+    batches,
+    chat,
+    health,
+    jobs,
+    models,
+    responses,
+    usage,
+    webhooks,
+)
 from api.routes.files import add_file_routes
 from api.state import ApiState, TicketSender
 from api.stream_slots import StreamSlots
@@ -28,6 +40,10 @@ from core.tickets import Tickets
 from db.keys import check_exposure
 from db.schema import check_schema
 from db.sessions import async_database_engine, database_engine
+
+_ROUTES = (
+    chat, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
+)  # fmt: skip
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -85,7 +101,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
-    for module in (chat, responses, batches, jobs, models, webhooks, usage, health):
+    for module in _ROUTES:
         app.include_router(module.router)
     add_file_routes(app, settings)
     return app

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Insert, Select, Update, exists, func, insert, or_, select, update
 
 from core.states import BATCH_MOVES, FINAL_BATCH_STATES, BatchState, JobState, ShardState
+from db.batch_results import this_transaction
 from db.tables import Batch, Job, Shard
 
 
@@ -139,7 +140,7 @@ def end_leftover_lines(batch_id: str, state: JobState, problem: str) -> Update:
     return (
         update(Job)
         .where(Job.batch_id == batch_id, Job.state == JobState.QUEUED)
-        .values(state=state, problem=problem, finished_at=func.now())
+        .values(state=state, problem=problem, finished_at=func.now(), finish_xact=this_transaction())
     )
 
 

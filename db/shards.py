@@ -20,7 +20,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, TEXT
+from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INTEGER, TEXT
 from sqlalchemy.orm import aliased
 
 from core.states import BatchState, JobState, ShardState
@@ -29,7 +29,10 @@ from db.tables import Batch, Job, Shard
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineResult:
-    """How one line ended: an answer with its tokens, or a problem (JSON text of `core.errors.Problem`)."""
+    """How one line ended: an answer with its tokens, or a problem (JSON text of `core.errors.Problem`).
+
+    `seconds` it was with the engine, its wait for a slot included; None for one that was not run itself.
+    """
 
     job_id: str
     answer: str | None = None
@@ -37,6 +40,7 @@ class LineResult:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    seconds: float | None = None
 
     @property
     def is_completed(self) -> bool:
@@ -52,7 +56,8 @@ def _claimable() -> Any:  # Any: a SQL condition
 
 
 def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate of Shard
-    """Take the most urgent shard of a model: earliest deadline (by the hour), then the tenant with the least running work.
+    """Take the most urgent shard of a model: highest priority, then earliest deadline (by the hour), then the tenant with
+    the least running work. A paused batch gives none.
 
     Looks at the first open shard of each open batch, so the cost grows with batches, not with their lines. No row: nothing
     to take. Two workers never get the same one (SKIP LOCKED, then the condition again).
@@ -77,8 +82,8 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
         select(first_of_batch.c.id)
         .select_from(Batch)
         .join(first_of_batch, true())
-        .where(Batch.status == BatchState.IN_PROGRESS)
-        .order_by(func.date_trunc("hour", Batch.expires_at), running_of_tenant, Batch.expires_at)
+        .where(Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
+        .order_by(Batch.priority.desc(), func.date_trunc("hour", Batch.expires_at), running_of_tenant, Batch.expires_at)
         .limit(1)
         .scalar_subquery()
     )
@@ -126,9 +131,10 @@ _WRITE_LINES: Final = text(
         state = CASE WHEN new.answer IS NULL THEN 'failed' ELSE 'completed' END,
         answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
         prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens, cached_tokens = new.cached_tokens,
-        engine_build = :build, model_hash = :model_hash, finished_at = now()
-    FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached)
-        AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens)
+        engine_build = :build, model_hash = :model_hash, finished_at = now(),
+        started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
+    FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :seconds)
+        AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, seconds)
     WHERE jobs.id = new.id AND jobs.shard_id = :shard_id AND jobs.state = 'queued'
     RETURNING jobs.id
     """
@@ -139,6 +145,7 @@ _WRITE_LINES: Final = text(
     bindparam("prompt", type_=ARRAY(INTEGER)),
     bindparam("completion", type_=ARRAY(INTEGER)),
     bindparam("cached", type_=ARRAY(INTEGER)),
+    bindparam("seconds", type_=ARRAY(DOUBLE_PRECISION)),
 )
 
 
@@ -154,6 +161,7 @@ def write_lines(shard_id: str, results: list[LineResult], *, build: str, model_h
         prompt=[result.prompt_tokens for result in results],
         completion=[result.completion_tokens for result in results],
         cached=[result.cached_tokens for result in results],
+        seconds=[result.seconds for result in results],
     )
 
 
@@ -199,6 +207,6 @@ def models_with_claimable_shards() -> Select[str]:
     return (
         select(Shard.model)
         .join(Batch, Batch.id == Shard.batch_id)
-        .where(_claimable(), Batch.status == BatchState.IN_PROGRESS)
+        .where(_claimable(), Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
         .distinct()
     )

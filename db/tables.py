@@ -150,6 +150,10 @@ class Batch(Base):
     window_seconds: Mapped[int] = mapped_column(Integer)
     output_expires_seconds: Mapped[int | None] = mapped_column(Integer)
     metadata_json: Mapped[str | None]
+    parent_batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="SET NULL"), index=True)
+    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
+    paused_at: Mapped[datetime | None]
+    resumed_at: Mapped[datetime | None]
     errors_json: Mapped[str | None]
     lines: Mapped[int] = mapped_column(Integer, server_default="0")
     lines_completed: Mapped[int] = mapped_column(Integer, server_default="0")
@@ -177,6 +181,7 @@ class Batch(Base):
         ),
         CheckConstraint("(status <> 'finalizing') OR (outcome IS NOT NULL)", name="outcome"),
         CheckConstraint("lines_completed + lines_failed <= lines", name="counts"),
+        CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
         Index(None, "tenant_id", "id"),
         Index(
             "ix_batches_open",
@@ -232,6 +237,7 @@ class Job(Base):
 
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
+    `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
     """
 
     __tablename__ = "jobs"
@@ -264,6 +270,9 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     first_token_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    finish_xact: Mapped[int | None] = mapped_column(
+        BigInteger, server_default=text("((pg_current_xact_id())::text)::bigint")
+    )
 
     __table_args__ = (
         CheckConstraint(_one_of("state", JobState), name="state"),
@@ -290,6 +299,20 @@ class Job(Base):
             "ix_jobs_key_open",
             "key_id",
             postgresql_where=text("state IN ('queued', 'running') AND key_id IS NOT NULL"),
+        ),
+        Index("ix_jobs_batch_custom_id", "batch_id", "custom_id", postgresql_where=text("batch_id IS NOT NULL")),
+        Index(
+            "ix_jobs_batch_finished",
+            "batch_id",
+            "finish_xact",
+            "line",
+            postgresql_where=text("batch_id IS NOT NULL AND finished_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_jobs_batch_unanswered",
+            "batch_id",
+            "line",
+            postgresql_where=text("batch_id IS NOT NULL AND state IN ('failed', 'cancelled', 'expired')"),
         ),
     )
 

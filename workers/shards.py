@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -23,7 +23,7 @@ from core.models import ModelConfig
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from core.wire.chat import ChatRequest
-from db import batches, jobs, shards
+from db import batch_control, batches, jobs, shards
 from db.keys import key_of_batch
 from db.shards import LineResult
 from engine.client import EngineLost
@@ -71,6 +71,8 @@ class ShardRun:
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._progress = Progress()
         self._oldest_result_at = 0.0
+        self._begun_at: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
         self._is_leaving = False
 
     def wake(self) -> None:
@@ -114,6 +116,7 @@ class ShardRun:
         if not self._context.leases.is_trusted(self._lease):
             return
         while (line := self._progress.begin(window)) is not None:
+            self._begun_at[line] = time.monotonic()
             self._served.engine.submit(self._request(line), _Sink(line, self._inbox))
 
     def _is_shared(self, body: str) -> bool:
@@ -152,6 +155,7 @@ class ShardRun:
                 log.warning("line_convicted", line=line, shard=self.id)
         if not progress.ended:
             self._oldest_result_at = time.monotonic()
+        self._seconds[line] = time.monotonic() - self._begun_at[line]
         progress.end(line, outcome)
 
     def _result(self, ended: Ended) -> LineResult:
@@ -192,7 +196,10 @@ class ShardRun:
     def _commit(self) -> None:
         """Write a group of what has ended. A sick database is waited for: the fence tells if we were too slow."""
         settings = self._context.settings
-        group = [self._result(ended) for ended in islice(self._progress.ended, settings.commit_lines)]
+        group = [
+            replace(self._result(ended), seconds=self._seconds.get(ended.line))
+            for ended in islice(self._progress.ended, settings.commit_lines)
+        ]
         try:
             status = self._write(group)
         except DBAPIError as error:
@@ -216,6 +223,8 @@ class ShardRun:
             status = connection.execute(shards.count_lines(self.id, self._fence, written)).scalar_one_or_none()
             if status is None:
                 raise LeaseLost
+            if connection.execute(batch_control.is_paused(self._batch_id)).scalar_one():
+                self.stop(abort=False)
             connection.execute(
                 jobs.add_usage(
                     self._tenant_id,

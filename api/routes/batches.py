@@ -10,6 +10,7 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.admission import check_open_batches
+from api.batch_pace import paces, with_pace
 from api.bodies import read_wire
 from api.openapi import takes
 from api.paging import page, unix_seconds
@@ -129,10 +130,25 @@ async def _find(connection: AsyncConnection, batch_id: str, tenant: str) -> Row[
 async def _with_totals(connection: AsyncConnection, rows: list[Row[*tuple[Any, ...]]]) -> list[BatchObject]:
     """Batches that have not ended get what their shards counted so far."""
     open_ids = [row.id for row in rows if row.status not in FINAL_BATCH_STATES]
+    pace = await paces(connection, rows)
     totals = {}
     if open_ids:
         totals = {row[0]: row for row in (await connection.execute(batches.running_totals(open_ids))).all()}
-    return [_to_object(row, totals.get(row.id)) for row in rows]
+    shown = [_to_object(row, totals.get(row.id)) for row in rows]
+    return [with_pace(batch, row, pace.get(batch.id)) for batch, row in zip(shown, rows, strict=True)]
+
+
+async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+    """A batch of this tenant, or the 404 that unknown and foreign ids share."""
+    row = await _find(connection, batch_id, tenant)
+    if row is None:
+        raise _missing(batch_id)
+    return row
+
+
+async def show_batch(connection: AsyncConnection, row: Row[*tuple[Any, ...]]) -> BatchObject:
+    """The object of a row, with its counts as of now."""
+    return (await _with_totals(connection, [row]))[0]
 
 
 def _to_object(row: Row[*tuple[Any, ...]], running: Row[*tuple[Any, ...]] | None) -> BatchObject:
@@ -160,6 +176,9 @@ def _to_object(row: Row[*tuple[Any, ...]], running: Row[*tuple[Any, ...]] | None
         ),
         usage=usage if usage.total_tokens else None,
         metadata=json.loads(row.metadata_json) if row.metadata_json else None,
+        parent_batch_id=row.parent_batch_id,
+        priority=row.priority,
+        paused_at=unix_seconds(row.paused_at),
         **moments,
     )
 

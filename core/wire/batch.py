@@ -45,20 +45,12 @@ class BatchCreate(WireModel):
     @field_validator("completion_window")
     @classmethod
     def _known_window(cls, value: str) -> str:
-        if window_seconds(value) is None:
-            raise ValueError("use '24h', or minutes, hours or days such as '90m', '12h' or '7d', at most 30 days")
-        return value
+        return check_window(value)
 
     @field_validator("metadata")
     @classmethod
     def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is None:
-            return None
-        if len(value) > 16:
-            raise ValueError("at most 16 pairs are allowed")
-        if any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
-            raise ValueError("keys have at most 64 characters and values at most 512")
-        return value
+        return check_metadata(value)
 
 
 def window_seconds(window: str) -> int | None:
@@ -68,6 +60,24 @@ def window_seconds(window: str) -> int | None:
         return None
     seconds = int(match[1]) * _UNIT_SECONDS[match[2]]
     return seconds if seconds <= _MAX_WINDOW_SECONDS else None
+
+
+def check_window(value: str) -> str:
+    """The window as it is spelled; raises ValueError for one we do not accept."""
+    if window_seconds(value) is None:
+        raise ValueError("use '24h', or minutes, hours or days such as '90m', '12h' or '7d', at most 30 days")
+    return value
+
+
+def check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
+    """The metadata; raises ValueError where it is larger than OpenAI's may be."""
+    if value is None:
+        return None
+    if len(value) > 16:
+        raise ValueError("at most 16 pairs are allowed")
+    if any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
+        raise ValueError("keys have at most 64 characters and values at most 512")
+    return value
 
 
 class LineResponse(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,7 +88,7 @@ class BatchUsage(WireObject):
 
 
 class BatchObject(WireObject):
-    """A batch, as `GET /v1/batches/{id}` shows it."""
+    """A batch, as `GET /v1/batches/{id}` shows it. What follows `metadata` is not OpenAI's: see docs/extensions.md."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -112,6 +112,12 @@ class BatchObject(WireObject):
     request_counts: RequestCounts = RequestCounts()
     usage: BatchUsage | None = None
     metadata: dict[str, str] | None = None
+    parent_batch_id: str | None = None
+    priority: int = 0
+    paused_at: int | None = None
+    tokens_per_second: float | None = None
+    eta_at: int | None = None
+    will_miss_window: bool | None = None
 
 
 class ModelObject(WireObject):

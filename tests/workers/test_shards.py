@@ -9,11 +9,12 @@ from typing import Any
 from sqlalchemy import func, select, update
 
 from core.states import BatchState, JobState, ShardState
-from db import batches
+from db import batch_control, batches
 from db.tables import Batch, Job, Shard, UsageDaily
 from engine.client import EngineLost
 from engine.messages import Choice, Failed, Finished, FinishReason, Request
 from tests.db.make import make_running_batch
+from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
 from workers.context import WorkerContext
 from workers.shards import Lanes
@@ -337,3 +338,42 @@ def test_a_structured_answer_that_was_cut_off_is_a_failed_line_and_its_tokens_co
     assert (cut.state, whole.state) == (JobState.FAILED, JobState.COMPLETED)
     assert "incomplete_output" in cut.problem
     assert cut.completion_tokens == whole.completion_tokens > 0
+
+
+def test_a_pause_ends_a_shard_after_the_lines_that_run_and_a_resume_goes_on(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    batch_id = make(worker, [40])
+
+    def pause_at_first(request: Request) -> Finished:
+        with worker.database.begin() as connection:
+            connection.execute(batch_control.pause(batch_id, "default"))
+        engine.answer = held.append  # type: ignore[assignment]
+        return echo(request)
+
+    held: list[Request] = []
+    engine.answer = pause_at_first
+    lane = threading.Thread(target=work, args=(worker,))
+    lane.start()
+    wait_for(lambda: only(worker, Shard).lines_completed == 1, "the first line is written")
+    for request in held:
+        engine.end(request.id, echo(request))
+    lane.join()
+    shard = only(worker, Shard)
+    assert shard.state == ShardState.READY
+    assert shard.lines_completed == len(engine.asked) < 40
+    engine.answer = echo
+    work(worker)
+    assert only(worker, Shard).lines_completed == len(engine.asked) < 40, "nothing is claimed"
+    with worker.database.begin() as connection:
+        connection.execute(batch_control.resume(batch_id, "default"))
+    work(worker)
+    assert (only(worker, Shard).state, only(worker, Shard).lines_completed) == (ShardState.DONE, 40)
+
+
+def test_a_line_that_ran_tells_how_long_and_its_twin_does_not(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [2], GREEDY)
+    work(worker)
+    first, twin = rows(worker)
+    assert first.started_at <= first.finished_at
+    assert twin.started_at is None

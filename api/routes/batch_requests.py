@@ -1,0 +1,196 @@
+"""Lines of a batch as objects of their own: listed, one by one, waited for, and as the results there are so far."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Query
+from fastapi.responses import Response
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from api.frames import DONE, PING, chunks_of, data_events, error_event
+from api.openapi import gives
+from api.paging import page, unix_seconds
+from api.routes.batches import existing_batch
+from api.scopes import needs
+from api.state import ApiState, StateDep, TenantDep
+from api.streams import EventStream
+from core.errors import Problem, bad_request, not_found
+from core.keys import Scope
+from core.states import FINAL_BATCH_STATES, JobState
+from core.wire.batch import CHAT_ENDPOINT, MAX_CUSTOM_ID, answered_line, failed_line
+from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
+from core.wire.objects import ErrorObject, ListObject, PromptTokensDetails, Usage
+from db import batch_requests, batch_results
+from db.batch_results import BEGINNING, Ended
+
+router = APIRouter(tags=["batch requests"], dependencies=[needs(Scope.INFERENCE)])
+
+LOOK_SECONDS: Final = 1.0  # between two looks at the rows, for those who follow them
+_TEXT: Final = r"^[^\x00]*$"
+_CURSOR: Final = re.compile(r"^([0-9]{1,18})\.([0-9]{1,9})$")
+
+
+@router.get("/v1/batches/{batch_id}/requests")
+async def list_requests(
+    batch_id: str,
+    state: StateDep,
+    tenant: TenantDep,
+    status: JobState | None = None,
+    code: Annotated[str | None, Query(max_length=64, pattern=_TEXT)] = None,
+    q: Annotated[str | None, Query(max_length=MAX_CUSTOM_ID, pattern=_TEXT)] = None,
+    after: Annotated[str | None, Query(max_length=MAX_CUSTOM_ID, pattern=_TEXT)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ListObject[BatchRequestObject]:
+    """Lines in the order of the file; `q` is part of a custom_id, `after` a custom_id or the id of a line."""
+    async with state.database.connect() as connection:
+        await existing_batch(connection, batch_id, tenant)
+        after_line = 0 if after is None else await _line_after(connection, batch_id, after)
+        statement = batch_requests.list_requests(
+            batch_id, status=status, code=code, query=q, after_line=after_line, limit=limit + 1
+        )
+        rows = (await connection.execute(statement)).all()
+    return page([BatchRequestObject(**_columns(row)) for row in rows], limit)
+
+
+@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=gives(streams=True))
+async def stream_request(batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep) -> Response:
+    """The answer of a line as a chat stream: at once if it is there, else as soon as it is."""
+    async with state.database.connect() as connection:
+        batch = await existing_batch(connection, batch_id, tenant)
+        row = await _existing_request(connection, batch_id, custom_id)
+    return EventStream(_stream(state, row, is_chat=batch.endpoint == CHAT_ENDPOINT))
+
+
+@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}")
+async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep) -> BatchRequestDetail:
+    """One line, with what was asked and what was answered."""
+    async with state.database.connect() as connection:
+        await existing_batch(connection, batch_id, tenant)
+        row = await _existing_request(connection, batch_id, custom_id)
+    return BatchRequestDetail(
+        **_columns(row), body=json.loads(row.body), response=json.loads(row.answer) if row.answer else None
+    )
+
+
+@router.get("/v1/batches/{batch_id}/output", responses=gives(media_type="application/jsonl"))
+async def get_output(
+    batch_id: str,
+    state: StateDep,
+    tenant: TenantDep,
+    after: Annotated[str | None, Query(max_length=32)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
+    *,
+    merged: bool = False,
+) -> Response:
+    """Results so far as JSON Lines, both outcomes; the header `x-millrace-after` is the `after` of the next call."""
+    place = parse_cursor(after, "after")
+    async with state.database.connect() as connection:
+        batch = await existing_batch(connection, batch_id, tenant)
+        if merged:
+            rows = await _merged(connection, batch_id, place.line, limit)
+        else:
+            is_over = batch.status in FINAL_BATCH_STATES
+            statement = batch_results.ended_lines(batch_id, place, limit, is_over=is_over)
+            rows = list((await connection.execute(statement)).all())
+    if rows:
+        place = Ended(rows[-1].finish_xact, rows[-1].line)
+    content = b"".join(_result_line(row) for row in rows)
+    return Response(content, media_type="application/jsonl", headers={"x-millrace-after": format_cursor(place)})
+
+
+def parse_cursor(text: str | None, param: str) -> Ended:
+    """A place in the order of ending, as `format_cursor` wrote it; none or 0 is the beginning."""
+    if text is None or text == "0":
+        return BEGINNING
+    match = _CURSOR.match(text)
+    if match is None:
+        raise bad_request(
+            f"Invalid value for '{param}': send back what you were given.", code="invalid_value", param=param
+        )
+    return Ended(int(match[1]), int(match[2]))
+
+
+def format_cursor(place: Ended) -> str:
+    """As clients hold it."""
+    return f"{place.xact}.{place.line}"
+
+
+async def _merged(
+    connection: AsyncConnection, batch_id: str, after_line: int, limit: int
+) -> list[Any]:  # Any: rows as `ended_lines` has them
+    """Lines of the first batch of the family, each as its retries left it."""
+    members = [row[0] for row in (await connection.execute(batch_results.family(batch_id))).all()]
+    statement = batch_results.merged_lines(members[0], members, after_line, limit)
+    return list((await connection.execute(statement)).all())
+
+
+def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
+    if row.answer is not None:
+        return answered_line(row.id, row.custom_id, row.answer)
+    assert row.problem is not None, "a line that ended without an answer has a problem"
+    return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
+
+
+async def _stream(state: ApiState, row: Row[*tuple[Any, ...]], *, is_chat: bool) -> AsyncIterator[bytes]:
+    """Looks at the row until the line has ended; that works from any replica and survives a restart of the worker."""
+    said_at = time.monotonic()
+    while row.finished_at is None:
+        await asyncio.sleep(LOOK_SECONDS)
+        if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
+            said_at = time.monotonic()
+            yield PING
+        async with state.database.connect() as connection:
+            row = await _existing_request(connection, row.batch_id, row.id)
+    if row.answer is None:
+        yield error_event(Problem.from_json(row.problem))
+        return
+    yield data_events(chunks_of(row.answer, include_usage=True) if is_chat else [row.answer.encode()])
+    yield DONE
+
+
+async def _line_after(connection: AsyncConnection, batch_id: str, name: str) -> int:
+    row = (await connection.execute(batch_requests.find_request(batch_id, name))).one_or_none()
+    if row is None:
+        raise bad_request("Invalid value for 'after': the batch has no such line.", code="invalid_value", param="after")
+    return int(row.line)
+
+
+async def _existing_request(connection: AsyncConnection, batch_id: str, name: str) -> Row[*tuple[Any, ...]]:
+    row = None
+    if "\0" not in name and len(name) <= MAX_CUSTOM_ID:
+        row = (await connection.execute(batch_requests.find_request(batch_id, name))).one_or_none()
+    if row is None:
+        raise not_found(f"The batch has no line '{name[:64]}'.", param="custom_id")
+    return row
+
+
+def _columns(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:  # Any: the fields' own types
+    """The fields of a line's object."""
+    problem = Problem.from_json(row.problem).envelope()["error"] if row.problem else None
+    return {
+        "id": row.id,
+        "custom_id": row.custom_id,
+        "line": row.line,
+        "model": row.model,
+        "status": str(row.state),
+        "attempt": row.attempt,
+        "usage": _usage(row) if row.prompt_tokens else None,
+        "error": ErrorObject(**problem) if problem else None,
+        "finished_at": unix_seconds(row.finished_at),
+    }
+
+
+def _usage(row: Row[*tuple[Any, ...]]) -> Usage:
+    return Usage(
+        prompt_tokens=row.prompt_tokens,
+        completion_tokens=row.completion_tokens,
+        total_tokens=row.prompt_tokens + row.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=row.cached_tokens),
+    )
