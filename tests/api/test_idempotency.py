@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 
 from tests.api.check import check_problem
-from tests.stack import batch_lines, write_lines
+from tests.stack import StackProcess, batch_lines, write_lines
 
 
 @pytest.fixture
@@ -105,9 +105,40 @@ def test_a_refused_request_uses_up_no_key(
     assert http.post("/v1/batches", json=bodies["/v1/batches"], headers=key).is_success
 
 
-def test_the_official_client_sends_a_key_along(client: OpenAI, key: dict[str, str]) -> None:
-    made = [client.files.create(file=("a.txt", b"x"), purpose="user_data", extra_headers=key).id for _ in range(2)]
-    assert made[0] == made[1]
+class LosesAnswers(httpx2.HTTPTransport):
+    """The server answers, but the connection dies before the first answer of each path has arrived."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.keys: list[str] = []
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        answer = super().handle_request(request)
+        self.keys.append(request.headers["idempotency-key"])
+        if len(self.keys) == 1:
+            answer.read()
+            raise httpx2.ReadError("lost", request=request)
+        return answer
+
+
+def test_a_file_whose_answer_was_lost_is_stored_once_when_the_client_tries_again(
+    server: StackProcess, client: OpenAI, key: dict[str, str]
+) -> None:
+    name = f"{key['Idempotency-Key']}.jsonl"
+    transport = LosesAnswers()
+    with (
+        httpx2.Client(transport=transport) as http_client,
+        OpenAI(base_url=f"{server.url}/v1", api_key="any", http_client=http_client) as unlucky,
+    ):
+        file = unlucky.files.create(file=(name, b"{}\n"), purpose="batch", extra_headers=key)
+    assert transport.keys == [key["Idempotency-Key"]] * 2
+    assert [one.id for one in client.files.list(purpose="batch") if one.filename == name] == [file.id]
+
+
+def test_the_object_of_a_key_may_be_gone(client: OpenAI, http: httpx2.Client, key: dict[str, str]) -> None:
+    file_id = upload(http, key).json()["id"]
+    client.files.delete(file_id)
+    check_problem(upload(http, key), 404, None, "file_id")
 
 
 @pytest.mark.parametrize("value", [b"", b"a" * 256, b"caf\xe9"])
