@@ -43,10 +43,11 @@ async def read_form(request: Request) -> FormData:
     """Parse the multipart body; the file goes to a temporary one as it comes in."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        message = "Send the file as multipart/form-data with the fields 'file' and 'purpose'."
+        message = "Send the bytes as a file of a form: 'Content-Type: multipart/form-data'."
         raise ApiError(Problem(status=415, message=message, code="unsupported_media_type"))
     try:
-        return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
+        with full_disk_is_a_problem():
+            return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
     except HTTPException as error:
         if error.status_code == 413:
             raise
