@@ -30,6 +30,7 @@ from api.routes import (
     webhooks,
 )
 from api.routes.files import add_file_routes
+from api.routes.uploads import add_upload_routes
 from api.state import ApiState, TicketSender
 from api.stream_slots import StreamSlots
 from core.broker import make_celery
@@ -104,4 +105,5 @@ def create_app(settings: Settings) -> FastAPI:
     for module in _ROUTES:
         app.include_router(module.router)
     add_file_routes(app, settings)
+    add_upload_routes(app, settings)
     return app

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import errno
+import hashlib
+import json
+import re
 import shutil
 import unicodedata
 from dataclasses import dataclass
@@ -14,13 +16,16 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from api.disk import full_disk_is_a_problem
 from api.state import ApiState
-from core.errors import SERVER_ERROR, ApiError, Problem, bad_request
+from core.errors import ApiError, Problem, bad_request
 from core.files import READ_BYTES
+from core.wire.uploads import PURPOSES
 
-PURPOSES: Final = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
+FORM_OVERHEAD: Final = 1 << 16
 _MAX_FIELD_BYTES: Final = 64 * 1024
 _MAX_FILENAME: Final = 255
+_SECONDS: Final = re.compile(r"[0-9]{1,7}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +43,11 @@ async def read_form(request: Request) -> FormData:
     """Parse the multipart body; the file goes to a temporary one as it comes in."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        message = "Send the file as multipart/form-data with the fields 'file' and 'purpose'."
+        message = "Send the bytes as a file of a form: 'Content-Type: multipart/form-data'."
         raise ApiError(Problem(status=415, message=message, code="unsupported_media_type"))
     try:
-        return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
+        with full_disk_is_a_problem():
+            return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
     except HTTPException as error:
         if error.status_code == 413:
             raise
@@ -61,7 +67,8 @@ def check_upload(form: FormData, state: ApiState) -> Upload:
         message = "Missing required parameter: 'file', with a file name."
         raise bad_request(message, code="missing_required_parameter", param="file")
     size = content.size or 0
-    _check_limits(str(purpose), content.filename, size, state)
+    check_name(str(purpose), content.filename, param="file")
+    check_size(str(purpose), size, state.settings.file_bytes, state, param="file")
     return Upload(
         content=content,
         size=size,
@@ -71,30 +78,40 @@ def check_upload(form: FormData, state: ApiState) -> Upload:
     )
 
 
-def _check_limits(purpose: str, filename: str, size: int, state: ApiState) -> None:
-    limit = state.settings.file_bytes
+def check_name(purpose: str, filename: str, *, param: str) -> None:
+    """Raise 400 for a batch input that is not called JSON Lines."""
+    if purpose == "batch" and not filename.lower().endswith(".jsonl"):
+        message = "A batch input file is JSON Lines: its name must end in '.jsonl'."
+        raise bad_request(message, code="invalid_file_format", param=param)
+
+
+def check_size(purpose: str, size: int, limit: int, state: ApiState, *, param: str) -> None:
+    """Raise 413 over `limit` bytes, or over the batch limit for that purpose."""
     if purpose == "batch":
         limit = min(limit, state.settings.batch_file_bytes)
-        if not filename.lower().endswith(".jsonl"):
-            message = "A batch input file is JSON Lines: its name must end in '.jsonl'."
-            raise bad_request(message, code="invalid_file_format", param="file")
     if size > limit:
         message = f"The file has {size} bytes; the limit for this purpose is {limit}. Split it."
-        raise ApiError(Problem(status=413, message=message, code="file_too_large", param="file"))
+        raise ApiError(Problem(status=413, message=message, code="file_too_large", param=param))
 
 
 def _expiry(form: FormData, purpose: str, state: ApiState) -> datetime | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
-        kept = timedelta(days=state.settings.file_days)
-        return datetime.now(UTC) + kept if purpose == "batch" else None
+        return expiry(purpose, None, state)
     if anchor != "created_at":
         message = "Invalid value for 'expires_after[anchor]': use 'created_at'."
         raise bad_request(message, code="invalid_value", param="expires_after[anchor]")
-    if not isinstance(seconds, str) or not seconds.isdigit() or not 3600 <= int(seconds[:9]) <= 2_592_000:
+    if not isinstance(seconds, str) or not _SECONDS.fullmatch(seconds) or not 3600 <= int(seconds) <= 2_592_000:
         message = "Invalid value for 'expires_after[seconds]': use 3600 to 2592000."
         raise bad_request(message, code="invalid_value", param="expires_after[seconds]")
-    return datetime.now(UTC) + timedelta(seconds=int(seconds))
+    return expiry(purpose, int(seconds), state)
+
+
+def expiry(purpose: str, seconds: int | None, state: ApiState) -> datetime | None:
+    """When a file made now goes: as asked for, else batch files after `file_days` and others never."""
+    if seconds is not None:
+        return datetime.now(UTC) + timedelta(seconds=seconds)
+    return datetime.now(UTC) + timedelta(days=state.settings.file_days) if purpose == "batch" else None
 
 
 def clean_filename(name: str) -> str:
@@ -103,18 +120,27 @@ def clean_filename(name: str) -> str:
     return kept[:_MAX_FILENAME] or "file"
 
 
-async def store(upload: Upload, state: ApiState, file_id: str) -> None:
+async def store(content: UploadFile, state: ApiState, file_id: str) -> None:
     """Copy into the store in a thread: synced and whole, or not there."""
 
     def copy() -> None:
-        upload.content.file.seek(0)
+        content.file.seek(0)
         with state.files.write(file_id) as target:
-            shutil.copyfileobj(upload.content.file, target, READ_BYTES)
+            shutil.copyfileobj(content.file, target, READ_BYTES)
 
-    try:
+    with full_disk_is_a_problem():
         await anyio.to_thread.run_sync(copy)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        problem = Problem(status=507, message="The server's disk is full.", type=SERVER_ERROR, code="disk_full")
-        raise ApiError(problem) from None
+
+
+async def digest_of_form(form: FormData, upload: Upload) -> str:
+    """Two uploads are the same when fields, name and content are: the multipart body around them differs each time."""
+    fields = sorted((name, value) for name, value in form.multi_items() if isinstance(value, str))
+    digest = hashlib.sha256(json.dumps([upload.filename, fields]).encode())
+
+    def read() -> None:
+        upload.content.file.seek(0)
+        while chunk := upload.content.file.read(READ_BYTES):
+            digest.update(chunk)
+
+    await anyio.to_thread.run_sync(read)
+    return digest.hexdigest()

@@ -6,18 +6,28 @@ then renamed, so that a name either has the whole content or does not exist. Pat
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, Protocol
 
 from core.ids import is_id
 
 _TEMPORARY: Final = ".part"
 READ_BYTES: Final = 1 << 20
+BUCKETS: Final = 256
+
+
+class Hash(Protocol):
+    """Of hashlib."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take more bytes."""
 
 
 class FileStore:
@@ -37,8 +47,8 @@ class FileStore:
         """A file that appears under its id when the block ends well, and leaves nothing when it does not."""
         final = self.path(file_id)
         final.parent.mkdir(mode=0o700, exist_ok=True)
-        temporary = final.with_name(f"{file_id}.{os.getpid()}{_TEMPORARY}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
+        temporary = final.with_name(f"{file_id}.{secrets.token_hex(8)}{_TEMPORARY}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
                 yield stream
@@ -49,6 +59,16 @@ class FileStore:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+    def join(self, file_id: str, part_ids: Sequence[str], digest: Hash | None = None) -> None:
+        """Make one file of others, in this order; feeds the whole content to `digest`.
+
+        Raises FileNotFoundError when a part is gone.
+        """
+        with self.write(file_id) as target:
+            for part_id in part_ids:
+                with self.open(part_id) as source:
+                    _append(source, target, digest)
 
     def open(self, file_id: str) -> BinaryIO:
         """Raises FileNotFoundError when there is no such content."""
@@ -71,6 +91,43 @@ class FileStore:
                     path.unlink()
                     removed += 1
         return removed
+
+    def old_ids(self, bucket: int, older_than_seconds: float) -> list[str]:
+        """Ids of one of the `BUCKETS` directories that were written long ago. A whole store at once may be millions."""
+        found = []
+        with suppress(FileNotFoundError), os.scandir(self.root / f"{bucket:02x}") as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    is_old = entry.stat(follow_symlinks=False).st_mtime < time.time() - older_than_seconds
+                    if is_old and is_id(entry.name):
+                        found.append(entry.name)
+        return found
+
+
+def _append(source: BinaryIO, target: BinaryIO, digest: Hash | None) -> None:
+    """The kernel copies, or shares the blocks, unless the bytes must be seen."""
+    if digest is None and _append_in_kernel(source, target):
+        return
+    while chunk := source.read(READ_BYTES):
+        if digest is not None:
+            digest.update(chunk)
+        target.write(chunk)
+
+
+def _append_in_kernel(source: BinaryIO, target: BinaryIO) -> bool:
+    """False when this system or file system cannot; what is left begins where `source` stands."""
+    if not hasattr(os, "copy_file_range"):
+        return False
+    target.flush()
+    left = os.fstat(source.fileno()).st_size
+    try:
+        while left > 0 and (copied := os.copy_file_range(source.fileno(), target.fileno(), left)) > 0:
+            left -= copied
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+            raise
+        return False
+    return left == 0
 
 
 def _sync_directory(path: Path) -> None:

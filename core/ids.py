@@ -11,6 +11,8 @@ import time
 from typing import Final
 
 FILE: Final = "file-"
+UPLOAD: Final = "upload_"
+PART: Final = "part_"
 BATCH: Final = "batch_"
 BATCH_LINE: Final = "batch_req_"
 CHAT: Final = "chatcmpl-"

@@ -68,6 +68,13 @@ class Settings(BaseSettings):
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
     batch_file_bytes: int = Field(200 * MIB, ge=1024, description="Largest uploaded batch input file in bytes.")
+    upload_bytes: int = Field(8192 * MIB, ge=1024, description="Largest file of an upload in parts, in bytes.")
+    upload_part_bytes: int = Field(64 * MIB, ge=1024, description="Largest part of such an upload in bytes.")
+    upload_seconds: float = Field(3600, gt=0, description="An upload in parts must be completed within this time.")
+    free_disk_bytes: int = Field(
+        512 * MIB, ge=0, description="Uploads that would leave less than this free on the disk are refused."
+    )
+    idempotency_hours: float = Field(24, gt=0, description="An Idempotency-Key stands for its object this long.")
     batch_lines: int = Field(50_000, ge=1, description="Most lines in one batch.")
     line_bytes: int = Field(MIB, ge=1024, description="Longest line of a batch input file in bytes.")
     error_lines: int = Field(100, ge=1, description="Most bad lines listed in the errors of a failed batch.")

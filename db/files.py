@@ -69,3 +69,8 @@ def removable_files(limit: int) -> Select[str]:
 def forget_files(file_ids: list[str]) -> Delete:
     """Rows of files whose bytes are gone."""
     return delete(File).where(File.id.in_(file_ids), File.deleted_at.is_not(None))
+
+
+def known_files(file_ids: list[str]) -> Select[str]:
+    """Those of the ids that have a row, hidden or not."""
+    return select(File.id).where(File.id.in_(file_ids))

@@ -30,6 +30,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from core.states import FINAL_BATCH_STATES, FINAL_JOB_STATES, BatchState, JobState, ShardState
 
 DEFAULT_TENANT: Final = "default"
+UPLOAD_STATUSES: Final = ("pending", "completed", "cancelled", "expired")
 
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -125,6 +126,61 @@ class File(Base):
         Index(None, "tenant_id", "id"),
         Index("ix_files_expires_at", "expires_at", postgresql_where=text("deleted_at IS NULL")),
     )
+
+
+class Upload(Base):
+    """A big file on its way in, in parts: `pending` until it is completed, cancelled, or `expires_at` has come.
+
+    `file_id` is the file it became, if it did; `file_expires_seconds` is how long that one shall live.
+    """
+
+    __tablename__ = "uploads"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    status: Mapped[str] = mapped_column(server_default="pending")
+    purpose: Mapped[str]
+    filename: Mapped[str] = mapped_column(String(255))
+    mime_type: Mapped[str] = mapped_column(String(255))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    file_expires_seconds: Mapped[int | None] = mapped_column(Integer)
+    file_id: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    expires_at: Mapped[datetime]
+
+    __table_args__ = (
+        CheckConstraint(_one_of("status", UPLOAD_STATUSES), name="status"),
+        CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name="file"),
+        CheckConstraint("bytes > 0", name="bytes"),
+        Index("ix_uploads_pending", "expires_at", postgresql_where=text("status = 'pending'")),
+    )
+
+
+class UploadPart(Base):
+    """Bytes of an upload, in the store under the part's id until the upload has ended."""
+
+    __tablename__ = "upload_parts"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    upload_id: Mapped[str] = mapped_column(ForeignKey("uploads.id", ondelete="CASCADE"), index=True)
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (CheckConstraint("bytes >= 0", name="bytes"),)
+
+
+class IdempotencyKey(Base):
+    """What a client's `Idempotency-Key` stands for: one request, by its fingerprint, and the object it makes.
+
+    Entered when the request begins, which holds it until `locked_until`; `finished_at` says that the object was made.
+    """
+
+    __tablename__ = "idempotency_keys"
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), primary_key=True)
+    key: Mapped[str] = mapped_column(String(255), primary_key=True)
+    fingerprint: Mapped[str]
+    object_id: Mapped[str]
+    locked_until: Mapped[datetime]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+    finished_at: Mapped[datetime | None]
 
 
 class Batch(Base):

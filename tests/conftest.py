@@ -51,7 +51,9 @@ def migrated(services: Services) -> Iterator[Engine]:
 def database(migrated: Engine) -> Database:
     """An empty database whose transactions are real."""
     with migrated.begin() as connection:
-        connection.execute(text("TRUNCATE files, batches, shards, jobs, usage_daily CASCADE"))
+        connection.execute(
+            text("TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys CASCADE")
+        )
     return Database(migrated)
 
 

@@ -16,14 +16,14 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
 from core.states import BatchState
-from db import batches, files, jobs, shards
+from db import batches, jobs, shards
 from workers.context import ClerkContext
+from workers.retention import Retention
 
 log = structlog.get_logger()
 
 _LOCK: Final = 727_002
 _PAGE: Final = 500
-_LEFTOVER_SECONDS: Final = 3600
 
 
 class Sweeper:
@@ -31,6 +31,7 @@ class Sweeper:
 
     def __init__(self, context: ClerkContext) -> None:
         self._context = context
+        self._retention = Retention(context)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -59,7 +60,7 @@ class Sweeper:
             self._sweep_batches()
             self._sweep_shards()
             self._sweep_jobs()
-            self._sweep_files()
+            self._retention.sweep()
 
     def _sweep_batches(self) -> None:
         """Windows that are over; tickets of the clerk that got lost."""
@@ -105,17 +106,6 @@ class Sweeper:
             context.tickets.run_chat(job_id, model)
         if cancelled or failed or again or overdue:
             log.info("swept_jobs", failed=len(failed), again=len(again), overdue=len(overdue))
-
-    def _sweep_files(self) -> None:
-        """Files past their time, bytes nobody needs, leftovers of writers that died."""
-        context = self._context
-        with context.database.begin() as connection:
-            connection.execute(files.hide_expired_files())
-            gone = list(connection.execute(files.removable_files(_PAGE)).scalars())
-            for file_id in gone:
-                context.files.delete(file_id)
-            connection.execute(files.forget_files(gone))
-        context.files.remove_leftovers(_LEFTOVER_SECONDS)
 
 
 _WORKER_LOST: Final = Problem(

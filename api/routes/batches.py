@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.admission import check_open_batches
 from api.batch_pace import paces, with_pace
 from api.bodies import read_wire
+from api.idempotency import create_once, digest_of_body
 from api.openapi import takes
 from api.paging import page, unix_seconds
 from api.routes.files import find_file
@@ -45,12 +46,26 @@ _MOMENTS = (
 async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """Take a file's lines; they are checked by a clerk right after."""
     body = await read_wire(request, BatchCreate)
+    return await create_once(
+        request,
+        state,
+        tenant,
+        ids.BATCH,
+        body_digest=lambda: digest_of_body(request),
+        find=lambda batch_id: get_batch(batch_id, state, tenant),
+        create=lambda batch_id: _insert_batch(body, batch_id, state, tenant, caller_of(request).key_id),
+    )
+
+
+async def _insert_batch(
+    body: BatchCreate, batch_id: str, state: ApiState, tenant: str, key_id: str | None
+) -> BatchObject:
     await _check_input(state, body.input_file_id, tenant)
     expiry = body.output_expires_after
     statement = batches.insert_batch(
-        id=ids.new_id(ids.BATCH),
+        id=batch_id,
         tenant_id=tenant,
-        key_id=caller_of(request).key_id,
+        key_id=key_id,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         completion_window=body.completion_window,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
 
@@ -10,11 +10,14 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlalchemy import Row
 
+from api.disk import check_room_for_body
+from api.idempotency import create_once
 from api.openapi import gives, takes_form
 from api.paging import page, unix_seconds
+from api.ranges import Span, Validators, requested_span
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
-from api.uploads import PURPOSES, check_upload, read_form, store
+from api.uploads import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
 from core import ids
 from core.errors import bad_request, not_found
 from core.files import READ_BYTES
@@ -22,9 +25,9 @@ from core.ids import is_id
 from core.keys import Scope
 from core.settings import Settings
 from core.wire.objects import DeletedObject, FileObject, ListObject
+from core.wire.uploads import PURPOSES
 from db import files
 
-_FORM_OVERHEAD = 1 << 16
 _FORM = takes_form(
     {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": list(PURPOSES)}},
     {
@@ -32,13 +35,14 @@ _FORM = takes_form(
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
 )
-_CONTENT = gives(media_type="application/octet-stream")
+_WHOLE = gives(media_type="application/octet-stream")
+_CONTENT = {**_WHOLE, 206: {**_WHOLE[200], "description": "The part of it that was asked for."}}
 
 
 def add_file_routes(app: FastAPI, settings: Settings) -> None:
     """The upload's body limit is a setting, so this router is made with the app."""
     router = APIRouter(tags=["files"], dependencies=[needs(Scope.FILES)])
-    limit = max(settings.file_bytes, settings.batch_file_bytes) + _FORM_OVERHEAD
+    limit = max(settings.file_bytes, settings.batch_file_bytes) + FORM_OVERHEAD
     router.post("/v1/files", max_body_size=limit, openapi_extra=_FORM)(create_file)
     router.get("/v1/files")(list_files)
     router.get("/v1/files/{file_id}")(get_file)
@@ -49,13 +53,26 @@ def add_file_routes(app: FastAPI, settings: Settings) -> None:
 
 async def create_file(request: Request, state: StateDep, tenant: TenantDep) -> FileObject:
     """Store a file; its content is looked at when a batch uses it."""
+    await check_room_for_body(state, request)
     form = await read_form(request)
     try:
         upload = check_upload(form, state)
-        file_id = ids.new_id(ids.FILE)
-        await store(upload, state, file_id)
+        return await create_once(
+            request,
+            state,
+            tenant,
+            ids.FILE,
+            body_digest=lambda: digest_of_form(form, upload),
+            find=lambda file_id: get_file(file_id, state, tenant),
+            create=lambda file_id: _store_file(upload, file_id, state, tenant),
+        )
     finally:
         await form.close()
+
+
+async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str) -> FileObject:
+    """Bytes, then the row; bytes whose row did not come are swept, since a commit that failed may have happened."""
+    await store(upload.content, state, file_id)
     statement = files.insert_file(
         id=file_id,
         tenant_id=tenant,
@@ -64,13 +81,9 @@ async def create_file(request: Request, state: StateDep, tenant: TenantDep) -> F
         bytes=upload.size,
         expires_at=upload.expires_at,
     )
-    try:
-        async with state.database.begin() as connection:
-            row = (await connection.execute(statement)).one()
-    except BaseException:
-        state.files.delete(file_id)
-        raise
-    return _to_object(row)
+    async with state.database.begin() as connection:
+        row = (await connection.execute(statement)).one()
+    return to_file_object(row)
 
 
 async def list_files(
@@ -87,12 +100,12 @@ async def list_files(
     statement = files.list_files(tenant, purpose=purpose, after=after, limit=limit + 1, newest_first=order == "desc")
     async with state.database.connect() as connection:
         rows = (await connection.execute(statement)).all()
-    return page([_to_object(row) for row in rows], limit)
+    return page([to_file_object(row) for row in rows], limit)
 
 
 async def get_file(file_id: str, state: StateDep, tenant: TenantDep) -> FileObject:
     """One file."""
-    return _to_object(await find_file(state, file_id, tenant))
+    return to_file_object(await find_file(state, file_id, tenant))
 
 
 async def delete_file(file_id: str, state: StateDep, tenant: TenantDep) -> DeletedObject:
@@ -103,25 +116,44 @@ async def delete_file(file_id: str, state: StateDep, tenant: TenantDep) -> Delet
     return DeletedObject(id=file_id, object="file")
 
 
-async def get_content(file_id: str, state: StateDep, tenant: TenantDep) -> StreamingResponse:
-    """The bytes, as they were stored."""
+async def get_content(request: Request, file_id: str, state: StateDep, tenant: TenantDep) -> StreamingResponse:
+    """The bytes as they were stored: all, or the one range asked for."""
     row = await find_file(state, file_id, tenant)
+    validators = Validators.of(file_id, row.created_at)
+    span = requested_span(request.headers, row.bytes, validators)
     try:
         stream = state.files.open(file_id)
     except FileNotFoundError:
         raise _missing(file_id) from None
     headers = {
-        "content-length": str(row.bytes),
-        "content-disposition": f"attachment; filename*=UTF-8''{quote(row.filename, safe='')}",
+        **validators.headers(),
+        "content-length": str(span.end - span.start),
+        "content-disposition": attachment(row.filename),
         "x-content-type-options": "nosniff",
     }
-    return StreamingResponse(_chunks(stream), media_type="application/octet-stream", headers=headers)
+    if span.is_partial:
+        headers["content-range"] = f"bytes {span.start}-{span.end - 1}/{span.size}"
+    return _content_response(stream, span, headers)
 
 
-def _chunks(stream: BinaryIO) -> Iterator[bytes]:
+def _content_response(stream: BinaryIO, span: Span, headers: Mapping[str, str]) -> StreamingResponse:
+    status = 206 if span.is_partial else 200
+    return StreamingResponse(_chunks(stream, span), status, headers, media_type="application/octet-stream")
+
+
+def _chunks(stream: BinaryIO, span: Span) -> Iterator[bytes]:
     with stream:
-        while chunk := stream.read(READ_BYTES):
+        stream.seek(span.start)
+        left = span.end - span.start
+        while left > 0 and (chunk := stream.read(min(READ_BYTES, left))):
+            left -= len(chunk)
             yield chunk
+
+
+def attachment(filename: str) -> str:
+    """A Content-Disposition that every client can read: a plain ASCII name, and the true one for those that know how."""
+    plain = "".join(char if char.isascii() and char not in '"\\%/;' else "_" for char in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
 async def find_file(state: ApiState, file_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
@@ -145,7 +177,7 @@ async def _check_cursor(state: ApiState, after: str, tenant: str) -> None:
         raise bad_request("Invalid value for 'after': there is no such file.", code="invalid_value", param="after")
 
 
-def _to_object(row: Row[*tuple[Any, ...]]) -> FileObject:
+def to_file_object(row: Row[*tuple[Any, ...]]) -> FileObject:
     return FileObject(
         id=row.id,
         bytes=row.bytes,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +14,13 @@ from sqlalchemy import Row
 
 from api.following import Ended, Follower, Frames, Silence, read_row
 from api.frames import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
+from api.idempotency import create_once, digest_of_body
 from api.openapi import gives, takes
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import cancel, cancelled_problem, read_submission, submit
+from core import ids
 from core.errors import Problem, bad_request, not_found
 from core.events import EventKind
 from core.ids import is_id
@@ -33,8 +36,20 @@ router = APIRouter(tags=["jobs"], dependencies=[needs(Scope.INFERENCE)])
 async def create_job(request: Request, state: StateDep, tenant: TenantDep) -> JobObject:
     """Take a chat body and answer later; what was accepted survives anything."""
     submission = await read_submission(request, state, tenant)
-    await submit(state, submission, durable=True)
-    return to_job_object(await _find(state, submission.job_id, tenant))
+
+    async def create(job_id: str) -> JobObject:
+        await submit(state, replace(submission, job_id=job_id), durable=True)
+        return await get_job(job_id, state, tenant)
+
+    return await create_once(
+        request,
+        state,
+        tenant,
+        ids.CHAT,
+        body_digest=lambda: digest_of_body(request),
+        find=lambda job_id: get_job(job_id, state, tenant),
+        create=create,
+    )
 
 
 @router.get("/v1/jobs/{job_id}")

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import io
+import re
 import uuid
+from pathlib import Path
+from urllib.parse import unquote
 
 import httpx2
 import openai
@@ -9,6 +12,7 @@ import pytest
 from openai import OpenAI
 
 from tests.api.check import check_problem
+from tests.stack import StackProcess, batch_lines, result_lines, wait_for, write_lines
 
 
 def upload(client: OpenAI, name: str = "in.jsonl", data: bytes = b"{}\n", purpose: str = "batch"):
@@ -47,8 +51,10 @@ def test_names_are_kept_as_inert_text(client: OpenAI, http: httpx2.Client) -> No
     assert file.filename.endswith(".jsonl")
     assert not set("\n\u202e") & set(file.filename)
     header = http.get(f"/v1/files/{file.id}/content").headers["content-disposition"]
-    assert header.startswith("attachment; filename*=UTF-8''")
-    assert not set('"\n;') & set(header.split("''")[1])
+    match = re.fullmatch(r"""attachment; filename="([^"]*)"; filename\*=UTF-8''([^";]*)""", header)
+    assert match is not None, header
+    assert match[1] == ".._.._e _22v_il_0A.jsonl", "the client itself escapes quotes and line ends"
+    assert unquote(match[2]) == file.filename
 
 
 def test_an_upload_may_say_when_it_expires(client: OpenAI) -> None:
@@ -57,6 +63,101 @@ def test_an_upload_may_say_when_it_expires(client: OpenAI) -> None:
     )
     assert file.expires_at is not None
     assert 3590 <= file.expires_at - file.created_at <= 3610
+
+
+def test_batch_files_are_kept_thirty_days_and_others_until_deleted(client: OpenAI) -> None:
+    batch, other = upload(client), upload(client, purpose="assistants")
+    assert batch.expires_at is not None
+    assert abs(batch.expires_at - batch.created_at - 30 * 86400) <= 10
+    assert other.expires_at is None
+
+
+@pytest.mark.parametrize("purpose", ["assistants", "batch", "fine-tune", "vision", "user_data", "evals"])
+def test_every_purpose_of_the_contract_is_taken_and_ready_at_once(client: OpenAI, purpose: str) -> None:
+    file = upload(client, purpose=purpose)
+    assert client.files.wait_for_processing(file.id, poll_interval=0, max_wait_seconds=1) == file
+
+
+def test_files_that_a_batch_made_are_listed_and_live_as_long_as_it_asked(client: OpenAI, tmp_path: Path) -> None:
+    with write_lines(tmp_path / "in.jsonl", batch_lines(2)).open("rb") as stream:
+        input_id = client.files.create(file=stream, purpose="batch").id
+    batch = client.batches.create(
+        input_file_id=input_id,
+        endpoint="/v1/chat/completions",
+        completion_window="24h",
+        output_expires_after={"anchor": "created_at", "seconds": 7200},
+    )
+    client.files.delete(input_id)
+    wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", "a deleted input is read all the same")
+    output_id = client.batches.retrieve(batch.id).output_file_id
+    output = next(file for file in client.files.list(purpose="batch_output") if file.id == output_id)
+    assert output.expires_at is not None
+    assert abs(output.expires_at - output.created_at - 7200) <= 10
+    assert len(result_lines(client, output_id)) == 2
+
+
+CONTENT = bytes(range(256)) * 8000
+
+
+@pytest.fixture(scope="module")
+def content_url(server: StackProcess) -> str:
+    """Where a file with `CONTENT` can be read, in a few reads."""
+    with server.client() as client:
+        data = CONTENT[:250_000]
+        return f"/v1/files/{upload(client, name='a.bin', data=data, purpose='vision').id}/content"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "start", "end"),
+    [
+        ("bytes=0-0", 0, 1),
+        ("bytes=100-199", 100, 200),
+        ("bytes=249990-", 249_990, 250_000),
+        ("bytes=-10", 249_990, 250_000),
+        ("bytes=249990-999999", 249_990, 250_000),
+        ("bytes=-999999", 0, 250_000),
+    ],
+)
+def test_a_range_of_the_content_is_sent_alone(
+    http: httpx2.Client, content_url: str, wanted: str, start: int, end: int
+) -> None:
+    answer = http.get(content_url, headers={"range": wanted})
+    assert answer.content == CONTENT[start:end]
+    assert answer.headers["content-length"] == str(end - start)
+    if end - start == 250_000:
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 206
+        assert answer.headers["content-range"] == f"bytes {start}-{end - 1}/250000"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "lines=0-1", "bytes=9-1", "bytes=-", "bytes=a-b", "bytes"])
+def test_ranges_we_do_not_serve_give_the_whole(http: httpx2.Client, content_url: str, wanted: str) -> None:
+    answer = http.get(content_url, headers={"range": wanted})
+    assert (answer.status_code, len(answer.content)) == (200, 250_000)
+    assert answer.headers["accept-ranges"] == "bytes"
+
+
+@pytest.mark.parametrize("wanted", ["bytes=250000-", "bytes=999999-9999999", "bytes=-0"])
+def test_a_range_behind_the_end_is_refused_with_the_size(http: httpx2.Client, content_url: str, wanted: str) -> None:
+    refused = http.get(content_url, headers={"range": wanted})
+    check_problem(refused, 416, "range_not_satisfiable", "Range")
+    assert refused.headers["content-range"] == "bytes */250000"
+
+
+def test_a_download_goes_on_only_where_the_content_is_the_same(http: httpx2.Client, content_url: str) -> None:
+    whole = http.get(content_url)
+    for name, status in ((whole.headers["etag"], 206), (whole.headers["last-modified"], 206), ('"other"', 200)):
+        answer = http.get(content_url, headers={"range": "bytes=1-", "if-range": name})
+        assert answer.status_code == status
+        assert answer.content == whole.content[1 if status == 206 else 0 :]
+
+
+@pytest.mark.parametrize("seconds", ["3599", "2592001", "x", "²", "-3600", "0000036009999999999", ""])
+def test_an_expiry_out_of_bounds_names_the_field(http: httpx2.Client, seconds: str) -> None:
+    fields = form(**{"expires_after[anchor]": "created_at", "expires_after[seconds]": seconds})
+    refused = http.post("/v1/files", data=fields, files={"file": ("a.jsonl", b"{}")})
+    check_problem(refused, 400, "invalid_value", "expires_after[seconds]")
 
 
 def form(**fields: str) -> dict[str, str]:

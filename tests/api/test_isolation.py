@@ -29,6 +29,7 @@ IDS = {
     "job_id": ids.CHAT,
     "response_id": RESPONSE,
     "webhook_endpoint_id": ids.WEBHOOK,
+    "upload_id": ids.UPLOAD,
 }
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
@@ -66,6 +67,7 @@ def theirs(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "job_id": job["id"],
         "response_id": key.client.responses.create(model="fake", input="hello").id,
         "webhook_endpoint_id": webhook_id,
+        "upload_id": key.client.uploads.create(bytes=1, filename="a.txt", mime_type="text/plain", purpose="evals").id,
     }
 
 
@@ -77,7 +79,7 @@ def stranger(guarded: Guarded) -> Key:
 def ask(key: Key, method: str, path: str, first_id: str) -> httpx2.Response:
     """With this id in the first place, and harmless words in further ones."""
     filled = re.sub(r"\{[^}]+\}", "line-0", re.sub(r"\{[^}]+\}", first_id, path, count=1))
-    body = {"event_type": "batch.completed"}  # what a webhook's test needs; everybody else ignores it
+    body = {"event_type": "batch.completed", "part_ids": ["part_1"]}  # what two of them need, and the others ignore
     return key.http.request(method, filled, json=body if method in ("POST", "PATCH", "PUT") else None)
 
 
