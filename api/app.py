@@ -13,7 +13,7 @@ from api.errors import install_error_handlers
 from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.relay import Relay
-from api.routes import batches, chat, health, jobs, models
+from api.routes import batches, chat, completions, health, jobs, models
 from api.routes.files import add_file_routes
 from api.state import ApiState, TicketSender
 from core.broker import make_celery
@@ -68,7 +68,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
-    for router in (chat.router, batches.router, jobs.router, models.router, health.router):
+    for router in (chat.router, completions.router, batches.router, jobs.router, models.router, health.router):
         app.include_router(router)
     add_file_routes(app, settings)
     return app

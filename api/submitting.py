@@ -1,4 +1,4 @@
-"""Making and cancelling jobs: a row, then a ticket. Shared by chat completions and jobs."""
+"""Making and cancelling jobs: a row, then a ticket. Shared by every endpoint that runs a model."""
 
 from __future__ import annotations
 
@@ -13,32 +13,37 @@ from api.state import ApiState
 from core import ids
 from core.errors import Problem, not_found
 from core.models import ModelConfig
-from core.wire.chat import ChatRequest
+from core.wire.endpoints import CHAT_ENDPOINT, ENDPOINTS
+from core.wire.generation import Body
 from core.wire.validation import parse_body
 from db import jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A checked chat request, not yet a job."""
+    """A checked request, not yet a job; `asked` is its body, parsed."""
 
     job_id: str
     tenant: str
-    chat: ChatRequest
+    endpoint: str
+    asked: Body
     model: ModelConfig
     body: Any  # Any: the client's JSON, stored as it came
 
 
-async def read_submission(request: Request, state: ApiState, tenant: str) -> Submission:
-    """Read and check a chat body; raises the 4xx it deserves."""
+async def read_submission(request: Request, state: ApiState, tenant: str, endpoint: str = CHAT_ENDPOINT) -> Submission:
+    """Read and check a body of an endpoint; raises the 4xx it deserves."""
+    row = ENDPOINTS[endpoint]
     body = await read_json(request)
-    chat = parse_body(ChatRequest, body)
-    model = state.catalog.get(chat.model)
+    asked = parse_body(row.body, body)
+    model = state.catalog.get(asked.model)
     if model is None:
         served = ", ".join(state.catalog.names()) or "none"
-        message = f"The model '{chat.model}' does not exist here. Served models: {served}."
+        message = f"The model '{asked.model}' does not exist here. Served models: {served}."
         raise not_found(message, code="model_not_found", param="model")
-    return Submission(job_id=ids.new_id(ids.CHAT), tenant=tenant, chat=chat, model=model, body=body)
+    row.check_model(model)
+    job_id = ids.new_id(row.id_prefix)
+    return Submission(job_id=job_id, tenant=tenant, endpoint=endpoint, asked=asked, model=model, body=body)
 
 
 async def submit(state: ApiState, submission: Submission, *, durable: bool) -> bool:
@@ -48,7 +53,8 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     """
     body = pydantic_core.to_json(submission.body).decode()
     async with (state.database if durable else state.relaxed).begin() as connection:
-        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, submission.model.name, body))
+        model, endpoint = submission.model.name, submission.endpoint
+        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, model, body, endpoint))
     tickets = state.sender.tickets
     return await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))
 

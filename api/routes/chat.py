@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: a job somebody waits for."""
+"""`POST /v1/chat/completions`: a job somebody waits for. Other endpoints that answer at once do it by `answer_now`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TIMED_OUT = Problem(
 
 
 class LiveChat:
-    """A submitted chat request and its follower. `close` cancels the job unless it has ended."""
+    """A submitted request and its follower. `close` cancels the job unless it has ended."""
 
     def __init__(self, state: ApiState, submission: Submission) -> None:
         self._state = state
@@ -72,7 +72,11 @@ class LiveChat:
 @router.post("/v1/chat/completions")
 async def create_chat_completion(request: Request, state: StateDep, tenant: TenantDep) -> Response:
     """Answer at once, ahead of any batch; streamed when the body says `stream: true`."""
-    submission = await read_submission(request, state, tenant)
+    return await answer_now(request, state, await read_submission(request, state, tenant))
+
+
+async def answer_now(request: Request, state: ApiState, submission: Submission) -> Response:
+    """Run a job while its caller waits; the answer, or the stream of it, of whatever endpoint it is."""
     live = LiveChat(state, submission)
     try:
         began = time.monotonic()
@@ -84,8 +88,8 @@ async def create_chat_completion(request: Request, state: StateDep, tenant: Tena
             return Response(status_code=499)
         if isinstance(first, Ended) and first.kind is not EventKind.DONE:
             raise ApiError(first.problem or cancelled_problem())
-        if submission.chat.stream:
-            return EventStream(_events(live, state, first, include_usage=submission.chat.include_usage))
+        if submission.asked.is_stream:
+            return EventStream(_events(live, state, first, include_usage=submission.asked.include_usage))
         assert isinstance(first, Ended), "a plain request's first event is its last"
         answer = await live.answer(first)
     except BaseException:
