@@ -36,8 +36,13 @@ def error_event(problem: Problem) -> bytes:
 
 
 def chunks_of(answer: str, *, include_usage: bool) -> list[bytes]:
-    """The frames of a stored answer: all of what is said, why it ended; then what was used if asked for."""
+    """The frames of a stored answer: all of what is said, why it ended; then what was used if asked for.
+
+    An answer that is no text, of which there is no stream, is one frame.
+    """
     body: dict[str, Any] = json.loads(answer)  # Any: an answer of ours, which says what it is
+    if body["object"] not in _STREAMED:
+        return [answer.encode()]
     head = {name: body[name] for name in ("id", "created", "model", "system_fingerprint")}
     head["object"], cut = _STREAMED[body["object"]]
     usage = {"usage": None} if include_usage else {}
