@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import httpx2
@@ -131,3 +132,13 @@ def test_a_wrong_body_is_a_400_that_names_the_field(
 
 def test_an_unknown_model_is_a_404(http: httpx2.Client) -> None:
     check_problem(http.post(URL, json={"model": "none", "prompt": "x"}), 404, "model_not_found", "model")
+
+
+def test_a_completion_can_be_read_again_as_the_job_it_was(http: httpx2.Client) -> None:
+    answer = http.post(URL, json={"model": "fake", "prompt": PROMPT}).json()
+    job = http.get(f"/v1/jobs/{answer['id']}").json()
+    assert job["response"] == answer
+    events = http.get(f"/v1/jobs/{answer['id']}/events").text
+    chunks = [json.loads(line.removeprefix("data: ")) for line in events.splitlines() if line.startswith("data: {")]
+    assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == answer["choices"][0]["text"]
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
