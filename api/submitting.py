@@ -54,7 +54,7 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     body = pydantic_core.to_json(submission.body).decode()
     async with (state.database if durable else state.relaxed).begin() as connection:
         model, endpoint = submission.model.name, submission.endpoint
-        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, model, body, endpoint))
+        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, model, body, endpoint=endpoint))
     tickets = state.sender.tickets
     return await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))
 

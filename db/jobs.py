@@ -14,7 +14,7 @@ from core.wire.endpoints import CHAT_ENDPOINT
 from db.tables import Job, UsageDaily
 
 
-def insert_job(job_id: str, tenant_id: str, model: str, body: str, endpoint: str = CHAT_ENDPOINT) -> Insert:
+def insert_job(job_id: str, tenant_id: str, model: str, body: str, *, endpoint: str = CHAT_ENDPOINT) -> Insert:
     """A queued job; its body is one of the endpoint's."""
     return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body, endpoint=endpoint)
 

@@ -26,7 +26,7 @@ def to_engine_request(
             template_kwargs=dict(chat.chat_template_kwargs or {}),
         ),
         sampling=sampling_of(chat, model.parameters),
-        max_tokens=chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens,
+        max_tokens=chat.max_answer_tokens or model.parameters.max_tokens,
         n=chat.n or 1,
         stop=chat.stop_strings,
         ignore_eos=bool(chat.ignore_eos),

@@ -104,3 +104,8 @@ class ChatRequest(GenerationBody):
     def _can_be_chosen(cls, value: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
         check_choice(value, info.data.get("tools") or [])
         return value
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The newer field wins."""
+        return self.max_completion_tokens or self.max_tokens

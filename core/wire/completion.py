@@ -52,3 +52,8 @@ class CompletionBody(GenerationBody):
     def prompts(self) -> list[Input]:
         """Each prompt by itself."""
         return as_inputs(self.prompt)
+
+    @property
+    def num_answers(self) -> int:
+        """To all prompts together."""
+        return (self.n or 1) * len(self.prompts)

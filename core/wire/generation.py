@@ -94,6 +94,16 @@ class Body(WireModel):
         """Does the stream end with a usage chunk?"""
         return False
 
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The length of one answer, if the body limits it."""
+        return None
+
+    @property
+    def num_answers(self) -> int:
+        """Answers that are generated."""
+        return 0
+
 
 class GenerationBody(Body):
     """A body whose answer is text."""
@@ -148,3 +158,13 @@ class GenerationBody(Body):
     def include_usage(self) -> bool:
         """Does the stream end with a usage chunk?"""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The length of one answer, if the body limits it."""
+        return self.max_tokens
+
+    @property
+    def num_answers(self) -> int:
+        """Answers that are generated."""
+        return self.n or 1

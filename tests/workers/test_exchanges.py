@@ -202,3 +202,9 @@ def test_a_wrong_body_is_refused_with_the_field_that_is_wrong(
 def test_best_of_may_be_what_n_is() -> None:
     assert asked(completion(best_of=2, n=2))[0].n == 2
     assert asked(completion(best_of=1))[0].n == 1
+
+
+def test_a_completion_is_expected_to_be_as_long_as_all_its_answers() -> None:
+    assert completion().expected_tokens(MODEL) == 16
+    assert completion(prompt=["a", "b"], n=3, max_tokens=10).expected_tokens(MODEL) == 60
+    assert read_exchange(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).expected_tokens(MODEL) == 0

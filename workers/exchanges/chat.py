@@ -76,7 +76,7 @@ class ChatExchange:
 
     def expected_tokens(self, model: ModelConfig) -> int:
         """Without a limit, that of the context."""
-        limit = self.body.max_completion_tokens or self.body.max_tokens or model.parameters.max_tokens
+        limit = self.body.max_answer_tokens or model.parameters.max_tokens
         return min(limit or model.context_size, model.context_size)
 
     def has_one_answer(self, model: ModelConfig) -> bool:

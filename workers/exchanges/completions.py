@@ -97,8 +97,8 @@ class CompletionExchange:
             yield prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
 
     def expected_tokens(self, model: ModelConfig) -> int:
-        """Of all prompts together."""
-        return min(_max_tokens(self.body, model), model.context_size) * len(self.body.prompts)
+        """Of all answers together."""
+        return min(_max_tokens(self.body, model), model.context_size) * self.body.num_answers
 
     def has_one_answer(self, model: ModelConfig) -> bool:
         """See `Exchange`."""
