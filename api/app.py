@@ -22,6 +22,7 @@ from api.routes import (
     batch_requests,
     batches,
     chat,
+    completions,
     health,
     jobs,
     models,
@@ -43,7 +44,7 @@ from db.schema import check_schema
 from db.sessions import async_database_engine, database_engine
 
 _ROUTES = (
-    chat, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
+    chat, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
 )  # fmt: skip
 
 

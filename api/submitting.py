@@ -1,4 +1,4 @@
-"""Making and cancelling jobs: a row, then a ticket. Shared by chat completions and jobs."""
+"""Making and cancelling jobs: a row, then a ticket. Shared by every endpoint that runs a model."""
 
 from __future__ import annotations
 
@@ -16,38 +16,58 @@ from api.state import ApiState, caller_of
 from core import ids
 from core.errors import Problem
 from core.models import ModelConfig
-from core.wire.chat import ChatRequest
+from core.wire.endpoints import CHAT_ENDPOINT, ENDPOINTS
+from core.wire.generation import Body
 from core.wire.validation import parse_body
 from db import jobs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """A checked chat request, not yet a job. `rows` are inserted with it, all or none, and then are to last."""
+    """A checked request, not yet a job; `asked` is its body, parsed. `rows` are inserted with it, all or none, and then are
+    to last.
+    """
 
     job_id: str
     tenant: str
     caller: Caller
-    chat: ChatRequest
+    endpoint: str
+    asked: Body
     model: ModelConfig
     body: Any  # Any: the client's JSON, stored as it came
     rows: tuple[Insert, ...] = ()
 
 
-async def read_submission(request: Request, state: ApiState, tenant: str) -> Submission:
-    """Read and check a chat body; raises the 4xx it deserves."""
-    return await submission_of(request, await read_json(request), state, tenant)
+async def read_submission(request: Request, state: ApiState, tenant: str, endpoint: str = CHAT_ENDPOINT) -> Submission:
+    """Read and check a body of an endpoint; raises the 4xx it deserves."""
+    return await submission_of(request, await read_json(request), state, tenant, endpoint)
 
 
-async def submission_of(request: Request, body: Any, state: ApiState, tenant: str) -> Submission:  # Any: parsed JSON
-    """Check a chat body that a request means; raises the 4xx it deserves."""
-    chat = parse_body(ChatRequest, body)
+async def submission_of(
+    request: Request,
+    body: Any,  # Any: parsed JSON
+    state: ApiState,
+    tenant: str,
+    endpoint: str = CHAT_ENDPOINT,
+) -> Submission:
+    """Check a body that a request means; raises the 4xx it deserves."""
+    row = ENDPOINTS[endpoint]
+    asked = parse_body(row.body, body)
     caller = caller_of(request)
-    model = find_model(state, caller, chat.model)
-    longest = chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens or 0
+    model = find_model(state, caller, asked.model)
+    row.check_model(model)
+    longest = asked.max_answer_tokens or model.parameters.max_tokens or 0
     num_bytes = len(await request.body())
-    await admit(request, state, caller, num_bytes=num_bytes, num_answer_tokens=longest * (chat.n or 1))
-    return Submission(job_id=ids.new_id(ids.CHAT), tenant=tenant, caller=caller, chat=chat, model=model, body=body)
+    await admit(request, state, caller, num_bytes=num_bytes, num_answer_tokens=longest * asked.num_answers)
+    return Submission(
+        job_id=ids.new_id(row.id_prefix),
+        tenant=tenant,
+        caller=caller,
+        endpoint=endpoint,
+        asked=asked,
+        model=model,
+        body=body,
+    )
 
 
 async def submit(state: ApiState, submission: Submission, *, durable: bool) -> bool:
@@ -56,9 +76,16 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     A job somebody waits for may be lost in a power cut, as its connection is; one that is answered later may not.
     """
     body = pydantic_core.to_json(submission.body).decode()
-    model, key_id = submission.model.name, submission.caller.key_id
+    insert = jobs.insert_job(
+        submission.job_id,
+        submission.tenant,
+        submission.model.name,
+        body,
+        submission.caller.key_id,
+        endpoint=submission.endpoint,
+    )
     async with (state.database if durable or submission.rows else state.relaxed).begin() as connection:
-        await connection.execute(jobs.insert_job(submission.job_id, submission.tenant, model, body, key_id))
+        await connection.execute(insert)
         for row in submission.rows:
             await connection.execute(row)
     tickets = state.sender.tickets

@@ -76,6 +76,7 @@ class Settings(BaseSettings):
     )
     idempotency_hours: float = Field(24, gt=0, description="An Idempotency-Key stands for its object this long.")
     batch_lines: int = Field(50_000, ge=1, description="Most lines in one batch.")
+    batch_inputs: int = Field(50_000, ge=1, description="Most inputs to embed over all lines of one batch.")
     line_bytes: int = Field(MIB, ge=1024, description="Longest line of a batch input file in bytes.")
     error_lines: int = Field(100, ge=1, description="Most bad lines listed in the errors of a failed batch.")
     keep_alive_seconds: float = Field(

@@ -31,6 +31,7 @@ class LineRow(NamedTuple):
     body: str
     problem: str | None
     finished_at: str | None
+    endpoint: str
 
 
 class ShardRow(NamedTuple):

@@ -10,12 +10,15 @@ from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
 from core.states import JobState
+from core.wire.endpoints import CHAT_ENDPOINT
 from db.tables import Job, UsageDaily
 
 
-def insert_job(job_id: str, tenant_id: str, model: str, body: str, key_id: str | None = None) -> Insert:
-    """A queued chat job."""
-    return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body, key_id=key_id)
+def insert_job(
+    job_id: str, tenant_id: str, model: str, body: str, key_id: str | None = None, *, endpoint: str = CHAT_ENDPOINT
+) -> Insert:
+    """A queued job; its body is one of the endpoint's."""
+    return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body, key_id=key_id, endpoint=endpoint)
 
 
 def find_job(job_id: str, tenant_id: str) -> Select[Job]:
@@ -36,7 +39,17 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: Returni
             attempt=Job.attempt + 1,
             started_at=func.coalesce(Job.started_at, func.now()),
         )
-        .returning(Job.id, Job.tenant_id, Job.model, Job.body, Job.attempt, Job.fence, Job.created_at, Job.key_id)
+        .returning(
+            Job.id,
+            Job.tenant_id,
+            Job.model,
+            Job.endpoint,
+            Job.body,
+            Job.attempt,
+            Job.fence,
+            Job.created_at,
+            Job.key_id,
+        )
     )
 
 

@@ -55,7 +55,7 @@ def _claimable() -> Any:  # Any: a SQL condition
     )
 
 
-def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate of Shard
+def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
     """Take the most urgent shard of a model: highest priority, then earliest deadline (by the hour), then the tenant with
     the least running work. A paused batch gives none.
 
@@ -87,6 +87,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
         .limit(1)
         .scalar_subquery()
     )
+    endpoint = select(Batch.endpoint).where(Batch.id == Shard.batch_id).scalar_subquery().label("endpoint")
     return (
         update(Shard)
         .where(Shard.id == best, _claimable())
@@ -97,7 +98,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
             attempt=Shard.attempt + 1,
             lease_until=func.now() + lease,
         )
-        .returning(Shard.id, Shard.batch_id, Shard.tenant_id, Shard.model, Shard.fence, Shard.lines)
+        .returning(Shard.id, Shard.batch_id, Shard.tenant_id, Shard.model, Shard.fence, Shard.lines, endpoint)
     )
 
 

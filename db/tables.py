@@ -287,10 +287,11 @@ class Shard(Base):
 
 
 class Job(Base):
-    """One generation: a chat request, or one line of a batch (then `batch_id`, `line` and `custom_id` are set).
+    """One generation: a request, or one line of a batch (then `batch_id`, `line` and `custom_id` are set).
 
     `key_id` is the key of a chat request; a line's is its batch's.
 
+    `body` is one of `endpoint`'s (see `core.wire.endpoints`).
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
@@ -313,6 +314,7 @@ class Job(Base):
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    endpoint: Mapped[str] = mapped_column(server_default="/v1/chat/completions")
     body: Mapped[str]
     answer: Mapped[str | None]
     problem: Mapped[str | None]

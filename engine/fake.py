@@ -138,6 +138,16 @@ class FakeDecoder:
         self._memory = [[] for _ in self._memory]
 
     def _sample(self, entry: Entry) -> Sampled:
+        if not entry.is_scored:
+            return self._sample_next(entry)
+        end = entry.start + len(entry.tokens)
+        first = 0 if entry.start == 0 else entry.start + 1
+        scored = _logprobs(entry.sequence, entry.sequence.tokens[first : end + 1])
+        if end < len(entry.sequence.tokens):
+            return Sampled([], prompt_logprobs=scored)
+        return msgspec.structs.replace(self._sample_next(entry), prompt_logprobs=scored)
+
+    def _sample_next(self, entry: Entry) -> Sampled:
         if entry.sequence.constraint is not None:
             return self._constrained(entry.sequence, entry.sequence.constraint)
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]

@@ -22,7 +22,7 @@ from workers.context import Database
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command they try it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
+FAKE_MODEL = "name: fake\nbackend: fake\nembeddings: true\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
 
 
 @pytest.fixture(scope="session")

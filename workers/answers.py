@@ -13,17 +13,19 @@ from typing import Final
 import msgspec
 
 from core.errors import INVALID_REQUEST, SERVER_ERROR, Problem
+from core.wire.generation import GenerationBody
 from engine.messages import (
     Choice,
     Delta,
+    Embedded,
     Failed,
     Finished,
     FinishReason,
-    Request,
     TokenLogprob,
     ToolCallDelta,
     Usage,
 )
+from workers.requests import constraint_of
 
 _encode = msgspec.json.Encoder().encode
 _LEAST_LOGPROB: Final = -9999.0
@@ -111,9 +113,10 @@ def engine_crash() -> Problem:
     return Problem(status=500, message=message, type=SERVER_ERROR, code="engine_crash")
 
 
-def truncated_problem(request: Request, finished: Finished) -> Problem | None:
+def truncated_problem(outcome: Finished | Embedded, body: GenerationBody) -> Problem | None:
     """A structured answer that was cut off is no answer: what a batch line gets instead of half a document."""
-    if request.constraint is None or all(choice.reason is not FinishReason.LENGTH for choice in finished.choices):
+    is_cut = isinstance(outcome, Finished) and any(choice.reason is FinishReason.LENGTH for choice in outcome.choices)
+    if not is_cut or constraint_of(body) is None:
         return None
     message = (
         "The answer reached its token limit before it had the structure that was asked for. "

@@ -1,4 +1,4 @@
-"""One chat job: claim, ask the engine, publish what it says, record how it ended.
+"""One job that is not a line of a batch: claim, ask the engine, publish what it says, record how it ended.
 
 The engine's deltas become frames in the client's I/O thread; the thread of the Celery task only waits for the end.
 Answers are committed before the end is published, so whoever sees `done` finds the row.
@@ -16,18 +16,17 @@ from sqlalchemy import RowMapping
 from core.errors import Problem
 from core.events import Event, EventKind
 from core.strict_json import parse_json
-from core.wire.chat import ChatRequest
 from db import jobs
 from engine.client import EngineLost
-from engine.messages import Delta, Failed, Finished, FinishReason, Priority
-from workers.answers import ChunkFrames, completion, engine_crash, problem_of
+from engine.messages import Delta, Embedded, Failed, Finished, FinishReason, Priority
+from workers.answers import engine_crash
+from workers.asking import Asking
 from workers.context import Served, WorkerContext
+from workers.exchanges.base import Answered, Asker, Exchange, Frames, Head, Outcome
+from workers.exchanges.table import read_exchange
 from workers.leases import Lease
-from workers.requests import to_engine_request
 
 log = structlog.get_logger()
-
-Outcome = Finished | Failed | EngineLost
 
 
 class _Released:
@@ -37,7 +36,7 @@ class _Released:
 class LiveAnswer:
     """The sink of one request: frames go out as deltas come in; the end is handed to the waiting thread."""
 
-    def __init__(self, job: RowMapping, frames: ChunkFrames | None, context: WorkerContext) -> None:
+    def __init__(self, job: RowMapping, frames: Frames | None, context: WorkerContext) -> None:
         self._job_id: str = job["id"]
         self._attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
         self._frames = frames
@@ -54,10 +53,10 @@ class LiveAnswer:
         """Called in the client's I/O thread, once."""
         self.ended.put(outcome)
 
-    def close(self, finished: Finished) -> None:
+    def close(self, outcome: Answered) -> None:
         """Publish the last frames and that the row holds the answer."""
-        if self._frames is not None:
-            self._send(self._frames.last(finished))
+        if self._frames is not None and isinstance(outcome, Finished):
+            self._send(self._frames.last(outcome))
         self.end(EventKind.DONE)
 
     def end(self, kind: EventKind, problem: Problem | None = None) -> None:
@@ -72,13 +71,15 @@ class LiveAnswer:
 
 @dataclass(slots=True)
 class _Running:
+    exchange: Exchange
+    head: Head
     lease: Lease
-    served: Served
+    asking: Asking
     answer: LiveAnswer
 
 
 class ChatRunner:
-    """Runs chat jobs, one per calling thread."""
+    """Runs jobs of any endpoint, one per calling thread."""
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
@@ -104,7 +105,7 @@ class ChatRunner:
         with self._lock:
             running = self._running.get(job_id)
         if running is not None:
-            running.served.engine.cancel(job_id)
+            running.asking.cancel()
 
     def drain(self, abort: bool = False) -> None:
         """Take no more jobs; with `abort`, give the running ones back unfinished."""
@@ -126,51 +127,63 @@ class ChatRunner:
 
     def _run(self, job: RowMapping, served: Served) -> None:
         job_id: str = job["id"]
-        chat = ChatRequest.model_validate(parse_json(job["body"].encode()))
-        answer = LiveAnswer(job, _frames(job, chat, served), self._context)
-        lease = self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id))
+        running = self._start(job, served)
         with self._lock:
-            self._running[job_id] = _Running(lease, served, answer)
+            self._running[job_id] = running
         try:
-            request = to_engine_request(job_id, chat, served.model, tenant=job["tenant_id"], priority=Priority.CHAT)
-            served.engine.submit(request, answer)
-            self._record(job, served, answer, answer.ended.get())
+            running.asking.begin()
+            self._record(job, served, running, running.answer.ended.get())
         finally:
             with self._lock:
                 del self._running[job_id]
-            self._context.leases.drop(lease)
+            self._context.leases.drop(running.lease)
+
+    def _start(self, job: RowMapping, served: Served) -> _Running:
+        """Everything there is to know of a job before its engine is asked."""
+        job_id: str = job["id"]
+        exchange, head = read_exchange(job["endpoint"], parse_json(job["body"].encode())), served.head(job_id)
+        asker = Asker(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
+        answer = LiveAnswer(job, exchange.frames(head), self._context)
+        return _Running(
+            exchange=exchange,
+            head=head,
+            lease=self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id)),
+            asking=Asking(served.engine, exchange.asks(served.model, asker), answer),
+            answer=answer,
+        )
 
     def _lease_changed(self, job_id: str) -> None:
         with self._lock:
             running = self._running.get(job_id)
         if running is None:
             return
-        running.served.engine.cancel(job_id)
+        running.asking.cancel()
         if running.lease.is_lost:
             running.answer.ended.put(_Released())
 
-    def _record(self, job: RowMapping, served: Served, answer: LiveAnswer, outcome: Outcome | _Released) -> None:
+    def _record(self, job: RowMapping, served: Served, running: _Running, outcome: Outcome | _Released) -> None:
+        answer = running.answer
         match outcome:
             case _Released():
-                served.engine.cancel(job["id"])
+                running.asking.cancel()
                 self._give_back(job)
             case Finished(reason=FinishReason.CANCELLED):
                 if self._end(jobs.end_cancelled_job(job["id"], job["fence"])):
                     answer.end(EventKind.CANCELLED)
-            case Finished():
-                if self._complete(job, served, outcome):
+            case Finished() | Embedded():
+                if self._complete(job, served, running, outcome):
                     answer.close(outcome)
             case Failed():
-                self._fail(job, answer, problem_of(outcome))
+                self._fail(job, answer, running.exchange.problem(outcome))
             case EngineLost():
                 self._fail(job, answer, engine_crash())
 
-    def _complete(self, job: RowMapping, served: Served, finished: Finished) -> bool:
-        model, usage = served.model.name, finished.usage
+    def _complete(self, job: RowMapping, served: Served, running: _Running, outcome: Answered) -> bool:
+        model, usage = served.model.name, outcome.usage
         statement = jobs.complete_job(
             job["id"],
             job["fence"],
-            answer=completion(job["id"], model, served.fingerprint, finished),
+            answer=running.exchange.answer(running.head, outcome),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
             build=served.build,
             model_hash=served.model_hash,
@@ -206,9 +219,3 @@ class ChatRunner:
             row = connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none()
         if row is not None:
             self._context.tickets.run_chat(job["id"], job["model"])
-
-
-def _frames(job: RowMapping, chat: ChatRequest, served: Served) -> ChunkFrames | None:
-    if not chat.stream:
-        return None
-    return ChunkFrames(job["id"], served.model.name, served.fingerprint, include_usage=chat.include_usage)

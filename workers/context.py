@@ -15,6 +15,7 @@ from core.settings import Settings
 from core.tickets import Tickets
 from engine.client import EngineClient
 from workers.answers import fingerprint
+from workers.exchanges.base import Head
 from workers.leases import LeaseKeeper
 from workers.publisher import Publisher
 
@@ -56,6 +57,10 @@ class Served:
     def fingerprint(self) -> str:
         """`system_fingerprint` of its answers."""
         return fingerprint(self.build, self.model_hash)
+
+    def head(self, job_id: str) -> Head:
+        """What an answer to a job says first."""
+        return Head(job_id=job_id, model=self.model.name, fingerprint=self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,9 +12,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
-
-from core.models import ModelConfig
+from typing import Final
 
 # Characters of a text after which its start is hashed: close together where most instructions end, and about a
 # quarter apart beyond, so that a document is told from its neighbours although all of them follow the same instruction.
@@ -80,14 +78,6 @@ def hash_starts(model: str, texts: Iterable[str]) -> array[int]:
         if len(starts) >= _MOST_STARTS:
             break
     return starts
-
-
-def has_one_answer(body: dict[str, Any], model: ModelConfig) -> bool:  # Any: a checked chat body
-    """Would the same body get the same answer again? True of a single greedy answer."""
-    temperature = body.get("temperature")
-    if temperature is None:
-        temperature = model.parameters.temperature
-    return temperature == 0 and body.get("n") in (None, 1) and not body.get("stream")
 
 
 def _groups(lines: Sequence[PlanLine]) -> list[list[int]]:

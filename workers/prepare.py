@@ -146,6 +146,7 @@ class _Rows:
                 body=line.body,
                 problem=problem.to_json() if problem else None,
                 finished_at="now" if problem else None,
+                endpoint=self._batch.endpoint,
             )
         )
         self._num_placed += shard_id is not None
@@ -158,7 +159,8 @@ class _FirstReading:
         self._settings = context.settings
         self._rows = rows
         self._parser = LineParser(endpoint, context.settings.line_bytes)
-        self._judge = Judge(catalog, share_identical_lines=context.settings.share_identical_lines)
+        is_shared = context.settings.share_identical_lines
+        self._judge = Judge(catalog, share_identical_lines=is_shared, endpoint=endpoint)
         self._errors: list[BatchError] = []
         self._num_errors = 0
         self.num_lines = 0
@@ -193,6 +195,9 @@ class _FirstReading:
     def _keep(self, raw: RawLine, line: BatchLine) -> None:
         assert raw.content is not None, "a line without content is an error"
         judged = self._judge.judge(line, raw.content)
+        if self._judge.num_inputs > (most := self._settings.batch_inputs):
+            message = f"The lines of a batch have at most {most} inputs to embed; split the file."
+            raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
         self.num_lines += 1
         self.models.add(judged.model)
         if isinstance(judged, Refused):

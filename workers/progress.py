@@ -10,10 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from engine.client import EngineLost
-from engine.messages import Failed, Finished
-
-Outcome = Finished | Failed | EngineLost
+from workers.exchanges.base import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import msgspec
 
 from core.models import ModelConfig, Parameters
 from core.wire.chat import ChatRequest, Message
+from core.wire.generation import GenerationBody
 from core.wire.response_format import ResponseFormat, StructuredOutputs
 from core.wire.tools import NamedTool
 from engine.messages import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling, ToolChoice, ToolMode
@@ -24,12 +25,12 @@ def to_engine_request(
             tools=[tool.model_dump(exclude_unset=True) for tool in chat.tools or ()],
             template_kwargs=dict(chat.chat_template_kwargs or {}),
         ),
-        sampling=_sampling(chat, model.parameters),
-        max_tokens=chat.max_completion_tokens or chat.max_tokens or model.parameters.max_tokens,
+        sampling=sampling_of(chat, model.parameters),
+        max_tokens=chat.max_answer_tokens or model.parameters.max_tokens,
         n=chat.n or 1,
         stop=chat.stop_strings,
         ignore_eos=bool(chat.ignore_eos),
-        constraint=_constraint(chat),
+        constraint=constraint_of(chat),
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
         tool_choice=_tool_choice(chat),
         parallel_tool_calls=chat.parallel_tool_calls is not False,
@@ -52,10 +53,11 @@ def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template 
     return fields
 
 
-def _constraint(chat: ChatRequest) -> Constraint | None:
-    if (outputs := chat.structured_outputs) is not None:
+def constraint_of(body: GenerationBody) -> Constraint | None:
+    """What the answer must look like."""
+    if (outputs := body.structured_outputs) is not None:
         return _structured(outputs)
-    match chat.response_format:
+    match body.response_format:
         case ResponseFormat(type="json_object"):
             return Constraint(kind=ConstraintKind.JSON_OBJECT)
         case ResponseFormat(json_schema=asked) if asked is not None:
@@ -91,21 +93,21 @@ def _tool_choice(chat: ChatRequest) -> ToolChoice:
             return ToolChoice(mode=ToolMode(mode))
 
 
-def _sampling(chat: ChatRequest, model: Parameters) -> Sampling:
+def sampling_of(body: GenerationBody, model: Parameters) -> Sampling:
     """What the request says, else what the model file says, else what changes nothing."""
     plain = Sampling()
-    seed = chat.seed if chat.seed is not None else model.seed
+    seed = body.seed if body.seed is not None else model.seed
     return Sampling(
-        temperature=_first(chat.temperature, model.temperature, plain.temperature),
-        top_p=_first(chat.top_p, model.top_p, plain.top_p),
-        top_k=int(_first(chat.top_k, model.top_k, plain.top_k)),
-        min_p=_first(chat.min_p, model.min_p, plain.min_p),
-        typical_p=_first(chat.typical_p, model.typical_p, plain.typical_p),
+        temperature=_first(body.temperature, model.temperature, plain.temperature),
+        top_p=_first(body.top_p, model.top_p, plain.top_p),
+        top_k=int(_first(body.top_k, model.top_k, plain.top_k)),
+        min_p=_first(body.min_p, model.min_p, plain.min_p),
+        typical_p=_first(body.typical_p, model.typical_p, plain.typical_p),
         seed=None if seed is None else seed % 2**32,
-        frequency_penalty=_first(chat.frequency_penalty, model.frequency_penalty, plain.frequency_penalty),
-        presence_penalty=_first(chat.presence_penalty, model.presence_penalty, plain.presence_penalty),
-        repeat_penalty=_first(chat.repeat_penalty, model.repeat_penalty, plain.repeat_penalty),
-        logit_bias={int(token): bias for token, bias in (chat.logit_bias or {}).items()},
+        frequency_penalty=_first(body.frequency_penalty, model.frequency_penalty, plain.frequency_penalty),
+        presence_penalty=_first(body.presence_penalty, model.presence_penalty, plain.presence_penalty),
+        repeat_penalty=_first(body.repeat_penalty, model.repeat_penalty, plain.repeat_penalty),
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
     )
 
 

@@ -19,21 +19,20 @@ import structlog
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
-from core.models import ModelConfig
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
-from core.wire.chat import ChatRequest
 from db import batch_control, batches, jobs, shards
 from db.keys import key_of_batch
 from db.shards import LineResult
 from engine.client import EngineLost
-from engine.messages import Delta, Failed, Finished, FinishReason, Priority, Request
-from workers.answers import completion, engine_crash, problem_of, truncated_problem
+from engine.messages import Delta, Embedded, Failed, Finished, FinishReason, Priority
+from workers.answers import engine_crash
+from workers.asking import Asking
 from workers.context import Served, WorkerContext
+from workers.exchanges.base import Answered, Ask, Asker, Exchange, Outcome
+from workers.exchanges.table import read_exchange
 from workers.leases import Lease
-from workers.plan import has_one_answer
-from workers.progress import Ended, Outcome, Progress
-from workers.requests import to_engine_request
+from workers.progress import Ended, Progress
 
 log = structlog.get_logger()
 
@@ -69,6 +68,9 @@ class ShardRun:
         self._fence: int = claim.fence
         self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
+        self._endpoint: str = claim.endpoint
+        self._exchanges: dict[str, Exchange] = {}
+        self._askings: dict[str, Asking] = {}
         self._progress = Progress()
         self._oldest_result_at = 0.0
         self._begun_at: dict[str, float] = {}
@@ -116,19 +118,22 @@ class ShardRun:
         if not self._context.leases.is_trusted(self._lease):
             return
         while (line := self._progress.begin(window)) is not None:
+            exchange = self._exchanges[line] = self._read(self._progress.bodies[line])
+            asking = Asking(self._served.engine, self._asks(line, exchange), _Sink(line, self._inbox))
+            self._askings[line] = asking
             self._begun_at[line] = time.monotonic()
-            self._served.engine.submit(self._request(line), _Sink(line, self._inbox))
+            asking.begin()
 
     def _is_shared(self, body: str) -> bool:
-        settings = self._context.settings
-        return settings.share_identical_lines and has_one_answer(parse_json(body.encode()), self._served.model)
+        return self._context.settings.share_identical_lines and self._read(body).has_one_answer(self._served.model)
 
-    def _request(self, line: str) -> Request:
+    def _read(self, body: str) -> Exchange:
+        return read_exchange(self._endpoint, parse_json(body.encode()))
+
+    def _asks(self, line: str, exchange: Exchange) -> list[Ask]:
         """Lines of one shard are one group: the engine begins them before those of the next."""
-        chat = ChatRequest.model_validate(parse_json(self._progress.bodies[line].encode()))
-        model: ModelConfig = self._served.model
-        tenant, group = self._tenant_id, self.id
-        return to_engine_request(line, chat, model, tenant=tenant, priority=Priority.BATCH, group=group)
+        asker = Asker(job_id=line, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
+        return exchange.asks(self._served.model, asker)
 
     def _receive(self, timeout_seconds: float) -> None:
         """Wait for one message, then take all that are there."""
@@ -156,29 +161,30 @@ class ShardRun:
         if not progress.ended:
             self._oldest_result_at = time.monotonic()
         self._seconds[line] = time.monotonic() - self._begun_at[line]
+        del self._askings[line]
         progress.end(line, outcome)
 
     def _result(self, ended: Ended) -> LineResult:
+        exchange = self._exchanges.get(ended.line) or self._read(self._progress.bodies[ended.line])
         match ended.outcome:
-            case Finished() as finished:
-                return self._answered(ended.line, _from_cache(finished) if ended.is_twin else finished)
+            case Finished() | Embedded() as outcome:
+                return self._answered(ended.line, exchange, _from_cache(outcome) if ended.is_twin else outcome)
             case Failed() as failed:
-                return LineResult(job_id=ended.line, problem=problem_of(failed).to_json())
+                return LineResult(job_id=ended.line, problem=exchange.problem(failed).to_json())
             case EngineLost():
                 return LineResult(job_id=ended.line, problem=engine_crash().to_json())
 
-    def _answered(self, line: str, finished: Finished) -> LineResult:
+    def _answered(self, line: str, exchange: Exchange, outcome: Answered) -> LineResult:
         """The answer, or why it is none; its tokens were spent either way."""
-        is_cut = any(choice.reason is FinishReason.LENGTH for choice in finished.choices)
-        problem = truncated_problem(self._request(line), finished) if is_cut else None
-        answer = completion(line, self._served.model.name, self._served.fingerprint, finished)
+        problem = exchange.defect(outcome)
+        answer = exchange.answer(self._served.head(line), outcome)
         return LineResult(
             job_id=line,
             answer=answer if problem is None else None,
             problem=None if problem is None else problem.to_json(),
-            prompt_tokens=finished.usage.prompt_tokens,
-            completion_tokens=finished.usage.completion_tokens,
-            cached_tokens=finished.usage.cached_tokens,
+            prompt_tokens=outcome.usage.prompt_tokens,
+            completion_tokens=outcome.usage.completion_tokens,
+            cached_tokens=outcome.usage.cached_tokens,
         )
 
     def _check_lease(self) -> None:
@@ -209,6 +215,8 @@ class ShardRun:
                 raise LeaseLost from None
             return
         self._progress.written(len(group))
+        for result in group:
+            self._exchanges.pop(result.job_id, None)
         self._oldest_result_at = time.monotonic()
         if status is not BatchState.IN_PROGRESS:
             self.stop(abort=True)
@@ -253,13 +261,13 @@ class ShardRun:
 
     def _cancel_running(self) -> None:
         for line in self._progress.running:
-            self._served.engine.cancel(line)
+            self._askings[line].cancel()
 
 
-def _from_cache(finished: Finished) -> Finished:
+def _from_cache(outcome: Answered) -> Answered:
     """A twin's answer: nothing of its prompt was computed."""
-    usage = msgspec.structs.replace(finished.usage, cached_tokens=finished.usage.prompt_tokens)
-    return msgspec.structs.replace(finished, usage=usage)
+    usage = msgspec.structs.replace(outcome.usage, cached_tokens=outcome.usage.prompt_tokens)
+    return msgspec.structs.replace(outcome, usage=usage)
 
 
 class Lanes:

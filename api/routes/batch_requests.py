@@ -24,8 +24,9 @@ from api.streams import EventStream
 from core.errors import Problem, bad_request, not_found
 from core.keys import Scope
 from core.states import FINAL_BATCH_STATES, JobState
-from core.wire.batch import CHAT_ENDPOINT, MAX_CUSTOM_ID, answered_line, failed_line
+from core.wire.batch import MAX_CUSTOM_ID, answered_line, failed_line
 from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
+from core.wire.endpoints import CHAT_ENDPOINT
 from core.wire.objects import ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
 from db.batch_results import BEGINNING, Ended

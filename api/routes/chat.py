@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: a job somebody waits for."""
+"""`POST /v1/chat/completions`: a job somebody waits for. Other endpoints that answer at once do it by `answer_now`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _TIMED_OUT = Problem(
 
 
 class LiveChat:
-    """A submitted chat request and its follower. `close` cancels the job unless it has ended."""
+    """A submitted request and its follower. `close` cancels the job unless it has ended."""
 
     def __init__(self, state: ApiState, submission: Submission) -> None:
         self._state = state
@@ -48,7 +48,7 @@ class LiveChat:
     async def begin(self) -> None:
         """Subscribe, insert, send the ticket: in this order, so no event can be missed."""
         state, submission = self._state, self._submission
-        if submission.chat.stream:
+        if submission.asked.is_stream:
             await self._take_stream()
         subscription = await self._stack.enter_async_context(state.relay.follow(submission.job_id))
         self._items = Follower(state, subscription, submission.tenant).items()
@@ -94,7 +94,11 @@ class LiveChat:
 @router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest), responses=gives(ChatCompletion, streams=True))
 async def create_chat_completion(request: Request, state: StateDep, tenant: TenantDep) -> Response:
     """Answer at once, ahead of any batch; streamed when the body says `stream: true`."""
-    submission = await read_submission(request, state, tenant)
+    return await answer_now(request, state, await read_submission(request, state, tenant))
+
+
+async def answer_now(request: Request, state: ApiState, submission: Submission) -> Response:
+    """Run a job while its caller waits; the answer, or the stream of it, of whatever endpoint it is."""
     live = LiveChat(state, submission)
     try:
         began = time.monotonic()
@@ -106,8 +110,8 @@ async def create_chat_completion(request: Request, state: StateDep, tenant: Tena
             return Response(status_code=499)
         if isinstance(first, Ended) and first.kind is not EventKind.DONE:
             raise ApiError(first.problem or cancelled_problem())
-        if submission.chat.stream:
-            return EventStream(_events(live, state, first, include_usage=submission.chat.include_usage))
+        if submission.asked.is_stream:
+            return EventStream(_events(live, state, first, include_usage=submission.asked.include_usage))
         assert isinstance(first, Ended), "a plain request's first event is its last"
         answer = await live.answer(first)
     except BaseException:

@@ -9,10 +9,9 @@ import msgspec
 from pydantic import Field, field_validator
 
 from core.errors import Problem
+from core.wire.endpoints import ENDPOINTS
 from core.wire.validation import WireModel
 
-CHAT_ENDPOINT: Final = "/v1/chat/completions"
-ENDPOINTS: Final = (CHAT_ENDPOINT,)
 MAX_CUSTOM_ID: Final = 512
 _WINDOW: Final = re.compile(r"^([1-9][0-9]{0,4})([mhd])$")
 _UNIT_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}

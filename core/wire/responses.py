@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from core.wire.chat import MAX_MESSAGES, MAX_TOKENS
+from core.wire.chat import MAX_MESSAGES
+from core.wire.generation import MAX_TOKENS
 from core.wire.response_format import Schema
 from core.wire.responses_items import InputItem
 from core.wire.tools import MAX_TOOLS, ToolName

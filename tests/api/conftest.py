@@ -36,7 +36,7 @@ def write_models(folder: Path) -> None:
     weights = ROOT / "models" / "demo.gguf"
     # one thread each: engines that spin on the same cores wait for one another
     demo = f"parameters: {{model: {weights}, temperature: 0}}\ncontext_size: 512\nslots: 8\nthreads: 1\n"
-    (folder / "demo.yaml").write_text(f"name: demo\n{demo}")
+    (folder / "demo.yaml").write_text(f"name: demo\nembeddings: true\n{demo}")
     (folder / "caller.yaml").write_text(f"name: caller\n{demo}chat_template: |-\n{indented(TOOLS_TEMPLATE)}")
     (folder / "thinker.yaml").write_text(
         f"name: thinker\nbackend: fake\ncontext_size: 4096\nchat_template: |-\n{indented(THINKING_TEMPLATE)}"

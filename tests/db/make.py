@@ -15,9 +15,9 @@ from db.tables import DEFAULT_TENANT
 ENDPOINT = "/v1/chat/completions"
 
 
-def make_job(connection: Connection, model: str = "fake", body: str = "{}") -> str:
+def make_job(connection: Connection, model: str = "fake", body: str = "{}", endpoint: str = ENDPOINT) -> str:
     job_id = ids.new_id(ids.CHAT)
-    connection.execute(jobs.insert_job(job_id, DEFAULT_TENANT, model, body))
+    connection.execute(jobs.insert_job(job_id, DEFAULT_TENANT, model, body, endpoint=endpoint))
     return job_id
 
 
@@ -29,14 +29,16 @@ def make_file(connection: Connection, purpose: str = "batch", size: int = 1) -> 
     return file_id
 
 
-def make_batch(connection: Connection, *, file_id: str | None = None, window_seconds: int = 86400) -> str:
+def make_batch(
+    connection: Connection, *, file_id: str | None = None, window_seconds: int = 86400, endpoint: str = ENDPOINT
+) -> str:
     """A batch that waits for prepare."""
     return str(
         connection.execute(
             batches.insert_batch(
                 id=ids.new_id(ids.BATCH),
                 tenant_id=DEFAULT_TENANT,
-                endpoint=ENDPOINT,
+                endpoint=endpoint,
                 input_file_id=file_id or make_file(connection),
                 completion_window="24h",
                 window_seconds=window_seconds,
@@ -54,12 +56,13 @@ def make_running_batch(
     model: str = "fake",
     window_seconds: int = 86400,
     options: str = "",
+    endpoint: str = ENDPOINT,
 ) -> tuple[str, list[str]]:
     """A batch as prepare leaves it; returns its id and its shards' ids. Lines are numbered from 1, and ask all the same.
 
     `options` is JSON text that is added to their bodies.
     """
-    batch_id = make_batch(connection, window_seconds=window_seconds)
+    batch_id = make_batch(connection, window_seconds=window_seconds, endpoint=endpoint)
     shards = [
         ShardRow(ids.new_id(ids.SHARD), batch_id, DEFAULT_TENANT, model, position, size)
         for position, size in enumerate(shard_sizes)
@@ -85,6 +88,7 @@ def make_running_batch(
                         body=body,
                         problem=None,
                         finished_at=None,
+                        endpoint=endpoint,
                     )
                 )
     copy_shards(connection, shards)

@@ -8,15 +8,12 @@ from typing import Any
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from api.frames import chunks_of
+from core.wire.chat import ChatRequest
 from engine.messages import (
-    ChatPrompt,
     Choice,
-    Constraint,
-    ConstraintKind,
     Delta,
     Finished,
     FinishReason,
-    Request,
     TokenLogprob,
     ToolCall,
     ToolCallDelta,
@@ -166,16 +163,17 @@ def test_a_stored_answer_is_streamed_as_it_would_have_been_live() -> None:
     assert json.loads(chunks_of(stored, include_usage=True)[-1])["usage"]["total_tokens"] == 12
 
 
-def request(constraint: Constraint | None) -> Request:
-    return Request(id="r", prompt=ChatPrompt(messages=[]), constraint=constraint)
+def chat(kind: str) -> ChatRequest:
+    messages = [{"role": "user", "content": "hello"}]
+    return ChatRequest.model_validate({"model": "m", "messages": messages, "response_format": {"type": kind}})
 
 
 def test_a_structured_answer_that_was_cut_off_is_a_problem_and_free_text_is_not() -> None:
-    structured = request(Constraint(kind=ConstraintKind.JSON_OBJECT))
+    structured = chat("json_object")
     cut = finished(Choice(reason=FinishReason.STOP, text="{}"), Choice(reason=FinishReason.LENGTH, text="{", index=1))
-    problem = truncated_problem(structured, cut)
+    problem = truncated_problem(cut, structured)
     assert problem is not None
     assert (problem.status, problem.code) == (422, "incomplete_output")
     assert "max_tokens" in problem.message
-    assert truncated_problem(request(None), cut) is None
-    assert truncated_problem(structured, finished(Choice(reason=FinishReason.STOP, text="{}"))) is None
+    assert truncated_problem(cut, chat("text")) is None
+    assert truncated_problem(finished(Choice(reason=FinishReason.STOP, text="{}")), structured) is None

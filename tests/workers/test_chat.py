@@ -13,11 +13,13 @@ from sqlalchemy import select, update
 
 from core.events import Event, EventKind, decode_event
 from core.states import JobState
+from core.wire.endpoints import COMPLETIONS_ENDPOINT
 from db import jobs
 from db.tables import Job
 from engine.client import EngineLost
 from engine.messages import Delta, Failed, Finished, Request
 from tests.db.make import make_job
+from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
 from workers.chat import ChatRunner
 from workers.context import WorkerContext
@@ -159,6 +161,20 @@ def test_a_cancel_hint_frees_the_slot_at_once(
     assert row(worker, job_id).state == JobState.CANCELLED
     assert [event.kind for event in events(worker, valkey, job_id)] == [EventKind.CANCELLED]
     assert runner.is_idle()
+
+
+def test_a_cancel_stops_every_prompt_of_a_completion(
+    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+) -> None:
+    prompts = json.dumps({"model": "fake", "prompt": ["one", "two", "three"]})
+    with worker.database.begin() as connection:
+        job_id = make_job(connection, "fake", prompts, COMPLETIONS_ENDPOINT)
+    thread = run_and_wait_until_it_runs(runner, engine, job_id)
+    wait_for(lambda: len(engine.running) == 3, "all prompts run")
+    runner.cancel(job_id)
+    thread.join(20)
+    assert row(worker, job_id).state == JobState.CANCELLED
+    assert engine.running == {}
 
 
 def test_a_cancel_whose_hint_was_lost_is_seen_with_the_heartbeat(

@@ -16,6 +16,7 @@ from core import ids
 from core.files import FileStore
 from core.models import ModelCatalog, ModelConfig
 from core.states import BatchState, JobState
+from core.wire.endpoints import EMBEDDINGS_ENDPOINT
 from db import batches, files, jobs, shards
 from db.shards import LineResult
 from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
@@ -33,7 +34,7 @@ def line(custom_id: str, model: str = "fake", url: str = URL, **body: Any) -> st
     return json.dumps({"custom_id": custom_id, "method": "POST", "url": url, "body": chat})
 
 
-def upload(clerk: ClerkContext, content: str | bytes) -> str:
+def upload(clerk: ClerkContext, content: str | bytes, endpoint: str = URL) -> str:
     """A batch that waits for prepare; returns its id."""
     file_id = ids.new_id(ids.FILE)
     data = content if isinstance(content, bytes) else content.encode()
@@ -43,7 +44,7 @@ def upload(clerk: ClerkContext, content: str | bytes) -> str:
         connection.execute(
             files.add_file(id=file_id, tenant_id=DEFAULT_TENANT, purpose="batch", filename="in.jsonl", bytes=len(data))
         )
-        return make_batch(connection, file_id=file_id)
+        return make_batch(connection, file_id=file_id, endpoint=endpoint)
 
 
 def batch_of(clerk: ClerkContext, batch_id: str) -> Any:
@@ -240,6 +241,25 @@ def test_too_many_lines_fail_the_batch(clerk: ClerkContext) -> None:
     batch_id = upload(clerk, "\n".join(line(f"l{n}") for n in range(4)))
     prepare(clerk, batch_id)
     assert errors_of(clerk, batch_id)[0]["code"] == "too_many_tasks"
+
+
+def embedding(custom_id: str, *inputs: str) -> str:
+    body = {"model": "fake", "input": list(inputs)}
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": EMBEDDINGS_ENDPOINT, "body": body})
+
+
+def test_inputs_to_embed_are_counted_over_all_lines_of_a_batch(clerk: ClerkContext) -> None:
+    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"batch_inputs": 3}))
+    fits = upload(clerk, f"{embedding('a', 'x', 'y')}\n{embedding('b', 'z')}\n", EMBEDDINGS_ENDPOINT)
+    prepare(clerk, fits)
+    assert batch_of(clerk, fits).status == BatchState.IN_PROGRESS
+    with clerk.database.begin() as connection:
+        assert set(connection.execute(select(Job.endpoint)).scalars()) == {EMBEDDINGS_ENDPOINT}
+    too_many = upload(clerk, f"{embedding('a', 'x', 'y')}\n{embedding('b', 'z', 'x')}\n", EMBEDDINGS_ENDPOINT)
+    prepare(clerk, too_many)
+    assert batch_of(clerk, too_many).status == BatchState.FAILED
+    assert [error["code"] for error in errors_of(clerk, too_many)] == ["too_many_tasks"]
+    assert "at most 3 inputs" in errors_of(clerk, too_many)[0]["message"]
 
 
 def test_lines_the_endpoint_would_refuse_fail_alone(clerk: ClerkContext) -> None:

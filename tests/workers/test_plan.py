@@ -8,8 +8,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.models import ModelConfig, Parameters
-from workers.plan import PlanLine, has_one_answer, hash_starts, plan_shards
+from workers.plan import PlanLine, hash_starts, plan_shards
 
 SYSTEM = "You label tickets."
 
@@ -104,18 +103,6 @@ def test_identical_lines_count_once() -> None:
     lines = [line("same", twin_of=0), *(line(f"{n}?") for n in range(3)), *(line("same", twin_of=0) for _ in range(50))]
     shards = plan_shards(numbered(lines), 2)
     assert [shard.lines for shard in shards] == [[0, *range(4, 54), 1], [2, 3]]
-
-
-def test_a_body_has_one_answer_when_it_is_greedy_by_itself_or_by_its_model() -> None:
-    plain = ModelConfig(name="m")
-    greedy = ModelConfig(name="m", parameters=Parameters(temperature=0))
-    assert has_one_answer({"temperature": 0}, plain)
-    assert has_one_answer({"temperature": 0.0, "n": 1, "stream": False}, plain)
-    assert has_one_answer({"temperature": None}, greedy)
-    assert not has_one_answer({}, plain)
-    assert not has_one_answer({"temperature": 0.1}, greedy)
-    assert not has_one_answer({"temperature": 0, "n": 2}, plain)
-    assert not has_one_answer({"temperature": 0, "stream": True}, plain)
 
 
 @st.composite

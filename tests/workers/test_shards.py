@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import func, select, update
 
 from core.states import BatchState, JobState, ShardState
+from core.wire.endpoints import COMPLETIONS_ENDPOINT
 from db import batch_control, batches
 from db.tables import Batch, Job, Shard, UsageDaily
 from engine.client import EngineLost
-from engine.messages import Choice, Failed, Finished, FinishReason, Request
+from engine.messages import Choice, Failed, Finished, FinishReason, Request, TextPrompt, Usage
 from tests.db.make import make_running_batch
 from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
@@ -377,3 +378,26 @@ def test_a_line_that_ran_tells_how_long_and_its_twin_does_not(worker: WorkerCont
     first, twin = rows(worker)
     assert first.started_at <= first.finished_at
     assert twin.started_at is None
+
+
+def test_a_line_of_several_prompts_whose_engine_died_is_run_again_as_a_whole(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    with worker.database.begin() as connection:
+        make_running_batch(connection, [1], options=', "prompt": ["one", "two"]', endpoint=COMPLETIONS_ENDPOINT)
+    asked: list[str] = []
+
+    def answer(request: Request) -> Finished | EngineLost:
+        asked.append(request.id)
+        if len(asked) == 2:
+            return EngineLost(request_id=request.id)
+        assert isinstance(request.prompt, TextPrompt)
+        choice = Choice(reason=FinishReason.STOP, text=request.prompt.text.upper())
+        return Finished(request_id=request.id, choices=[choice], usage=Usage(prompt_tokens=3, completion_tokens=2))
+
+    engine.answer = answer
+    work(worker)
+    (row,) = rows(worker)
+    assert [choice["text"] for choice in json.loads(row.answer)["choices"]] == ["ONE", "TWO"]
+    assert (row.prompt_tokens, row.completion_tokens) == (6, 4)
+    assert asked == [row.id, f"{row.id}.1"] * 2

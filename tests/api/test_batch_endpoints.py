@@ -1,0 +1,96 @@
+"""Batches of completions and of embeddings, with the official client, from the file to the results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from openai import OpenAI
+from openai.types import Batch
+
+from tests.stack import result_lines, wait_for, write_lines
+
+
+def run(client: OpenAI, path: Path, endpoint: Any, bodies: list[dict[str, Any]], url: str | None = None) -> Batch:
+    """To its end."""
+    lines: list[dict[str, Any]] = [
+        {"custom_id": f"line-{number}", "method": "POST", "url": url or endpoint, "body": body}
+        for number, body in enumerate(bodies)
+    ]
+    with write_lines(path, lines).open("rb") as stream:
+        file = client.files.create(file=stream, purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+    wait_for(lambda: client.batches.retrieve(batch.id).status in ("completed", "failed"), "the batch ends")
+    return client.batches.retrieve(batch.id)
+
+
+def answers(client: OpenAI, batch: Batch) -> dict[str, Any]:
+    return {line["custom_id"]: line["response"]["body"] for line in result_lines(client, batch.output_file_id)}  # type: ignore[index,misc]
+
+
+def problems(client: OpenAI, batch: Batch) -> dict[str, Any]:
+    lines: list[Any] = result_lines(client, batch.error_file_id)
+    return {line["custom_id"]: (line["response"]["status_code"], line["response"]["body"]["error"]) for line in lines}
+
+
+def test_lines_of_completions_have_the_body_of_the_sync_endpoint(client: OpenAI, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"model": "fake", "prompt": "one", "temperature": 0},
+        {"model": "fake", "prompt": ["one", "two"], "n": 2, "echo": True, "logprobs": 0},
+        {"model": "fake", "prompt": "one", "suffix": "two"},
+        {"model": "fake", "messages": [{"role": "user", "content": "a chat"}]},
+        {"model": "fake", "prompt": ["one", "x" * 5000]},
+        {"model": "fake", "prompt": "one", "temperature": 0},
+    ]
+    batch = run(client, tmp_path / "in.jsonl", "/v1/completions", bodies)
+    assert (batch.status, batch.endpoint, batch.request_counts) == (
+        "completed",
+        "/v1/completions",
+        batch.request_counts,
+    )
+    said = answers(client, batch)
+    assert set(said) == {"line-0", "line-1", "line-5"}
+    for number in (0, 1):
+        sync = client.completions.create(**bodies[number])
+        assert said[f"line-{number}"]["choices"] == [choice.model_dump() for choice in sync.choices]
+        assert said[f"line-{number}"]["object"] == "text_completion"
+    assert said["line-5"]["choices"] == said["line-0"]["choices"], "a twin"
+    wrong = {name: (status, error["code"], error["param"]) for name, (status, error) in problems(client, batch).items()}
+    assert wrong == {
+        "line-2": (400, "unsupported_parameter", "suffix"),
+        "line-3": (400, "missing_required_parameter", "prompt"),
+        "line-4": (400, "context_length_exceeded", "prompt"),
+    }
+
+
+def test_lines_of_embeddings_have_the_body_of_the_sync_endpoint(client: OpenAI, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"model": "fake", "input": "one"},
+        {"model": "fake", "input": ["one", "two"], "encoding_format": "base64", "dimensions": 8},
+        {"model": "slow", "input": "one"},
+        {"model": "fake", "input": "x" * 3000},
+        {"model": "fake", "input": "one"},
+    ]
+    batch = run(client, tmp_path / "in.jsonl", "/v1/embeddings", bodies)
+    said = answers(client, batch)
+    assert set(said) == {"line-0", "line-1", "line-4"}
+    sync = client.embeddings.create(model="fake", input="one", encoding_format="float").model_dump()
+    assert said["line-0"] == sync
+    assert said["line-4"] == sync
+    assert [each["index"] for each in said["line-1"]["data"]] == [0, 1]
+    assert isinstance(said["line-1"]["data"][0]["embedding"], str)
+    wrong = {name: (status, error["code"], error["param"]) for name, (status, error) in problems(client, batch).items()}
+    assert wrong == {
+        "line-2": (400, "invalid_value", "model"),
+        "line-3": (400, "context_length_exceeded", "input"),
+    }
+    assert batch.usage is not None
+    assert (batch.usage.input_tokens, batch.usage.output_tokens) == (4 + 8 + 4, 0)
+
+
+def test_a_line_of_another_endpoint_fails_the_file(client: OpenAI, tmp_path: Path) -> None:
+    body = {"model": "fake", "prompt": "one"}
+    batch = run(client, tmp_path / "in.jsonl", "/v1/embeddings", [body], url="/v1/completions")
+    assert batch.status == "failed"
+    assert batch.errors is not None
+    assert [(error.line, error.param) for error in batch.errors.data or ()] == [(1, "url")]
