@@ -14,6 +14,7 @@ from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.relay import Relay
 from api.routes import batches, chat, health, jobs, models
+from api.routes.batch_validation import add_validation_route
 from api.routes.files import add_file_routes
 from api.state import ApiState, TicketSender
 from core.broker import make_celery
@@ -71,4 +72,5 @@ def create_app(settings: Settings) -> FastAPI:
     for router in (chat.router, batches.router, jobs.router, models.router, health.router):
         app.include_router(router)
     add_file_routes(app, settings)
+    add_validation_route(app, settings)
     return app

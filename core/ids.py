@@ -15,6 +15,7 @@ BATCH: Final = "batch_"
 BATCH_LINE: Final = "batch_req_"
 CHAT: Final = "chatcmpl-"
 SHARD: Final = "shard_"
+VALIDATION: Final = "validation_"
 REQUEST: Final = "req_"
 WORKER: Final = "worker_"
 

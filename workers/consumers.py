@@ -24,6 +24,7 @@ from core.queues import (
     PREPARE,
     RUN_CHAT,
     RUN_SHARDS,
+    VALIDATE,
     batch_queue,
     chat_queue,
 )
@@ -34,6 +35,7 @@ from workers.finalize import finalize
 from workers.prepare import prepare
 from workers.shards import Lanes
 from workers.sweep import Sweeper
+from workers.validation import answer_validation
 
 log = structlog.get_logger()
 
@@ -196,6 +198,10 @@ class ClerkConsumer:
         @app.task(name=FINALIZE)  # type: ignore[untyped-decorator]
         def run_finalize(batch_id: str) -> None:
             self._work(finalize, batch_id)
+
+        @app.task(name=VALIDATE)  # type: ignore[untyped-decorator]
+        def run_validate(validation_id: str) -> None:
+            self._work(answer_validation, validation_id)
 
     def start(self) -> None:
         """See `Consumer`."""

@@ -40,7 +40,7 @@ _MOMENTS = (
 async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """Take a file's lines; they are checked by a clerk right after."""
     body = await read_wire(request, BatchCreate)
-    await _check_input(state, body.input_file_id, tenant)
+    await check_input(state, body.input_file_id, tenant)
     expiry = body.output_expires_after
     statement = batches.insert_batch(
         id=ids.new_id(ids.BATCH),
@@ -103,7 +103,7 @@ async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
     return shown
 
 
-async def _check_input(state: ApiState, file_id: str, tenant: str) -> None:
+async def check_input(state: ApiState, file_id: str, tenant: str) -> None:
     """The input must be a batch file of the tenant; said at once, while somebody listens."""
     try:
         row = await find_file(state, file_id, tenant)
