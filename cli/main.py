@@ -56,6 +56,9 @@ def main() -> None:
     except MillraceError as error:
         print(f"millrace: {error}", file=sys.stderr)
         sys.exit(error.code if isinstance(error, CommandFailed) else ExitCode.ERROR)
+    except OSError as error:  # a folder that is not there, a full disk: the reason names the file
+        print(f"millrace: {error}", file=sys.stderr)
+        sys.exit(ExitCode.ERROR)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
 

@@ -37,6 +37,8 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
 
 def _look(context: ClerkContext, path: Path, endpoint: str | None) -> tuple[str | None, str | None]:
     """The report, or why there is none."""
+    if not path.is_file():
+        return None, "The input file does not exist any more."
     command = [sys.executable, "-P", "-m", "workers.validate", str(path), "--max-errors", str(_LISTED_ERRORS)]
     if endpoint is not None:
         command += ["--endpoint", endpoint]

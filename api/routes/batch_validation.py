@@ -31,6 +31,26 @@ _LOOK_SECONDS: Final = 0.2
 _KEPT: Final = timedelta(hours=1)  # what a process that died left behind
 
 
+_FORM: Final = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "endpoint": {"type": "string"},
+        "purpose": {"const": "batch"},
+    },
+    "required": ["file"],
+}
+_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/json": {"schema": BatchValidate.model_json_schema()},
+        },
+    }
+}
+
+
 class _Question(NamedTuple):
     file_id: str
     endpoint: str | None
@@ -39,7 +59,8 @@ class _Question(NamedTuple):
 def add_validation_route(app: FastAPI, settings: Settings) -> None:
     """The upload's body limit is a setting, so the route is made with the app."""
     limit = settings.batch_file_bytes + _FORM_OVERHEAD
-    app.post("/v1/batches/validate", tags=["batches"], max_body_size=limit)(validate_batch)
+    register = app.post("/v1/batches/validate", tags=["batches"], max_body_size=limit, openapi_extra=_BODY)
+    register(validate_batch)
 
 
 async def validate_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchValidation:

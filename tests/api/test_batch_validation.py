@@ -13,7 +13,7 @@ from openai import OpenAI
 from api.estimates import RecentWork, estimate
 from core.wire.batch_validation import BatchValidation, ModelLines
 from tests.api.check import check_problem
-from tests.stack import batch_lines, start_batch, wait_for, write_lines
+from tests.stack import StackProcess, batch_lines, start_batch, wait_for, write_lines
 from tests.wrong_lines import EXPECTED, told, write_wrong_lines
 
 URL = "/v1/batches/validate"
@@ -84,8 +84,8 @@ def test_a_bad_upload_names_its_field(http: httpx2.Client, tmp_path: Path) -> No
     check_problem(ask(http, big), 413, "file_too_large", "file")
 
 
-def test_the_published_api_has_the_report(http: httpx2.Client) -> None:
-    published = http.get("/openapi.json").json()
+def test_the_published_api_has_the_report(server: StackProcess) -> None:
+    published = httpx2.get(f"{server.url}/openapi.json").json()
     answer = published["paths"][URL]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert answer["$ref"].endswith("/BatchValidation")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,6 +29,26 @@ def test_a_file_is_sent_shown_fetched_and_deleted(terminal: Terminal) -> None:
     gone = terminal.run("files", "show", file_id)
     assert gone.returncode == 1
     assert "404" in gone.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named(terminal: Terminal) -> None:
+    file_id = terminal.ask("files", "upload", write_lines(terminal.folder / "in.jsonl", batch_lines(1))).strip()
+    done = terminal.run("files", "download", file_id, "-o", "no/such/folder")
+    assert done.returncode == 1
+    assert "no/such/folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_ends_a_download_quietly(terminal: Terminal) -> None:
+    path = write_lines(terminal.folder / "in.jsonl", batch_lines(800))
+    file_id = terminal.ask("files", "upload", path).strip()
+    with terminal.start("files", "download", file_id) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "Traceback" not in said
 
 
 def test_a_file_can_come_through_a_pipe(terminal: Terminal) -> None:
@@ -125,6 +146,21 @@ def test_an_answer_can_be_interrupted(terminal: Terminal) -> None:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
     assert process.returncode == 130
+
+
+def test_a_conversation_remembers_and_ends_with_ctrl_d(terminal: Terminal) -> None:
+    keyboard, theirs = os.openpty()
+    with terminal.start("chat", "--model", "fake", "--max-tokens", "20", stdin=theirs) as process:
+        os.close(theirs)
+        os.write(keyboard, b"Hello?\n\nAnd then?\n\x04")
+        answers, said = process.communicate(timeout=30)
+    os.close(keyboard)
+    assert process.returncode == 0, said
+    assert "Talking to fake" in said
+    one = terminal.ask("chat", "Hello?", "--model", "fake", "--max-tokens", "20").strip()
+    two = terminal.ask("chat", "And then?", "--model", "fake", "--max-tokens", "20").strip()
+    assert one in answers
+    assert two not in answers, "the second question was asked with the first before it"
 
 
 def test_models_are_listed(terminal: Terminal) -> None:
