@@ -30,6 +30,7 @@ from api.routes import (
     usage,
     webhooks,
 )
+from api.routes.batch_validation import add_validation_route
 from api.routes.files import add_file_routes
 from api.routes.uploads import add_upload_routes
 from api.state import ApiState, TicketSender
@@ -107,4 +108,5 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(module.router)
     add_file_routes(app, settings)
     add_upload_routes(app, settings)
+    add_validation_route(app, settings)
     return app

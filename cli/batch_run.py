@@ -112,10 +112,10 @@ def summarise(console: Console, batch: Json, output: Path) -> ExitCode:
 def _submit(client: Client, source: Path, model: str | None) -> Json:
     with _with_model(source, model) as path:
         file_id = client.upload(path)
-    return client.create_batch(file_id, _endpoint(source), "24h")
+    return client.create_batch(file_id, first_endpoint(source), "24h")
 
 
-def _endpoint(source: Path) -> str:
+def first_endpoint(source: Path) -> str:
     """The `url` of the first line; what is wrong with a file is the server's to say."""
     with source.open("rb") as stream:
         for line in stream:

@@ -6,9 +6,10 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, BinaryIO, Final, NamedTuple
 
 import httpx2
 
@@ -16,6 +17,8 @@ from cli.errors import CommandFailed, ExitCode
 
 _TIMEOUT: Final = httpx2.Timeout(30, read=120)
 _RETRY_SECONDS: Final = 90.0
+_PAGE: Final = 100
+_LONG_TIMEOUT: Final = httpx2.Timeout(30, read=600, write=600)
 
 Json = dict[str, Any]  # Any: an answer of the API
 
@@ -45,13 +48,49 @@ class Client:
     def upload(self, path: Path, purpose: str = "batch") -> str:
         """Send a file; returns its id."""
         with path.open("rb") as stream:
-            files = {"file": (path.name, stream, "application/jsonl")}
-            return str(self._call("POST", "/files", data={"purpose": purpose}, files=files)["id"])
+            return str(self.send_file(path.name, stream, purpose)["id"])
 
-    def create_batch(self, file_id: str, endpoint: str, window: str) -> Json:
+    def send_file(self, name: str, stream: BinaryIO, purpose: str) -> Json:
+        """Send a seekable stream under a name; returns the file object."""
+        files = {"file": (name, stream, "application/jsonl")}
+        return self._call("POST", "/files", data={"purpose": purpose}, files=files)
+
+    def create_batch(self, file_id: str, endpoint: str, window: str, metadata: dict[str, str] | None = None) -> Json:
         """Start a batch of an uploaded file."""
-        body = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
-        return self._call("POST", "/batches", json=body)
+        body: Json = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
+        return self._call("POST", "/batches", json={**body, "metadata": metadata} if metadata else body)
+
+    def validate(self, name: str, stream: BinaryIO, endpoint: str | None) -> Json:
+        """What is wrong with a batch file, and how long it may take."""
+        files = {"file": (name, stream, "application/jsonl")}
+        data = {"purpose": "batch", **({"endpoint": endpoint} if endpoint else {})}
+        return self._call("POST", "/batches/validate", data=data, files=files, timeout=_LONG_TIMEOUT)
+
+    def get(self, path: str) -> Json:
+        """An object of the API."""
+        return self._call("GET", path)
+
+    def post(self, path: str, body: Json | None = None) -> Json:
+        """Do something; returns what became of it."""
+        return self._call("POST", path, json=body or {})
+
+    def delete(self, path: str) -> Json:
+        """Remove something."""
+        return self._call("DELETE", path)
+
+    def pages(self, path: str, **params: str | int | None) -> Iterator[Json]:
+        """Every object of a list, page by page; parameters of None are left out."""
+        given = {name: value for name, value in params.items() if value is not None}
+        while True:
+            page = self._call("GET", path, params=given)
+            yield from page["data"]
+            if not page["has_more"]:
+                return
+            given["after"] = page["last_id"]
+
+    def listed(self, path: str, *, limit: int, **params: str | None) -> list[Json]:
+        """The first objects of a list."""
+        return list(islice(self.pages(path, limit=min(limit, _PAGE), **params), limit))
 
     def batch(self, batch_id: str) -> Json:
         """The batch as of now. A server that restarts is waited for."""
@@ -72,16 +111,65 @@ class Client:
                 stream.write(chunk)
         part.rename(path)
 
+    def content(self, file_id: str) -> Iterator[bytes]:
+        """A file's content, piece by piece."""
+        with self._stream("GET", f"/files/{file_id}/content") as response:
+            yield from response.iter_bytes()
+
+    def content_lines(self, file_id: str) -> Iterator[str]:
+        """A file's lines."""
+        with self._stream("GET", f"/files/{file_id}/content") as response:
+            for line in _lines(response):
+                if line:
+                    yield line
+
+    def finished_lines(self, batch_id: str, *, is_merged: bool) -> Iterator[bytes]:
+        """Lines of a batch that have ended so far, as its output has them; the server says where the next page begins."""
+        params = {"merged": "true"} if is_merged else {}
+        while True:
+            with self._stream("GET", f"/batches/{batch_id}/output", params=params) as response:
+                num_bytes = 0
+                for chunk in response.iter_bytes():
+                    num_bytes += len(chunk)
+                    yield chunk
+                after = response.headers.get("x-millrace-after")
+            if not num_bytes or not after or after == params.get("after"):
+                return
+            params["after"] = after
+
+    def events(self, path: str) -> Iterator[tuple[str, Json]]:
+        """Names and data of server-sent events until the stream ends; one that breaks off is resumed behind its last event."""
+        headers: dict[str, str] = {}
+        deadline = time.monotonic() + _RETRY_SECONDS
+        while True:
+            try:
+                with self._stream("GET", path, headers=headers) as response:
+                    for event in read_events(_lines(response)):
+                        if event.id is not None:
+                            headers["Last-Event-ID"] = event.id
+                        deadline = time.monotonic() + _RETRY_SECONDS
+                        yield event.name, event.data
+                return
+            except CommandFailed as error:
+                if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
     def chat(self, body: Json) -> Iterator[str]:
         """The text of a streamed answer, piece by piece."""
+        for chunk in self.chat_chunks(body):
+            for choice in chunk["choices"]:
+                yield choice["delta"].get("content") or ""
+
+    def chat_chunks(self, body: Json) -> Iterator[Json]:
+        """The chunks of a streamed answer."""
         with self._stream("POST", "/chat/completions", json={**body, "stream": True}) as response:
-            for line in response.iter_lines():
+            for line in _lines(response):
                 if line.startswith("data: ") and line != "data: [DONE]":
-                    event = json.loads(line.removeprefix("data: "))
+                    event: Json = json.loads(line.removeprefix("data: "))
                     if "error" in event:
                         raise CommandFailed(f"The answer broke off: {event['error']['message']}")
-                    for choice in event["choices"]:
-                        yield choice["delta"].get("content") or ""
+                    yield event
 
     def _call(self, method: str, path: str, **arguments: Any) -> Json:  # Any: the library's own arguments
         with self._translated():
@@ -106,6 +194,37 @@ class Client:
             reason = str(error) or type(error).__name__
             message = f"No answer from {self.base_url} ({reason}). Is the server running? Start it with: millrace serve"
             raise CommandFailed(message, ExitCode.UNREACHABLE) from None
+
+
+class ServerEvent(NamedTuple):
+    """One server-sent event whose data is JSON."""
+
+    id: str | None
+    name: str
+    data: Json
+
+
+def read_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
+    """From the lines of an event stream; comments are skipped, and an event that was cut off too."""
+    fields: dict[str, str] = {}
+    for line in lines:
+        if line:
+            name, _, value = line.partition(":")
+            fields[name] = value.removeprefix(" ")
+        elif fields:
+            if "data" in fields and fields["data"] != "[DONE]":
+                yield ServerEvent(fields.get("id"), fields.get("event", "message"), json.loads(fields["data"]))
+            fields = {}
+
+
+def _lines(response: httpx2.Response) -> Iterator[str]:
+    """Lines that end at `\n` only: other line ends of Unicode may stand inside JSON, and `iter_lines` ends at them."""
+    rest = b""
+    for chunk in response.iter_bytes():
+        *whole, rest = (rest + chunk).split(b"\n")
+        yield from (line.removesuffix(b"\r").decode() for line in whole)
+    if rest:
+        yield rest.decode()
 
 
 def _check(response: httpx2.Response) -> None:

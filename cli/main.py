@@ -14,8 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from cli.batches import batches
+from cli.chat import chat, models
+from cli.doctor import doctor
 from cli.errors import CommandFailed, ExitCode
+from cli.files import files
 from cli.keys import keys
+from cli.options import DEFAULT_URL, ApiKey, AsJson
+from cli.validate import estimate, validate
 from core.errors import ConfigError, MillraceError
 
 if TYPE_CHECKING:
@@ -28,23 +34,21 @@ app = typer.Typer(
     name="millrace",
     help="Batch inference and chat on the GGUF models you own, behind OpenAI's API.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 database = typer.Typer(help="The database schema.", no_args_is_help=True)
+app.add_typer(batches, name="batch")
+app.add_typer(files, name="files")
 app.add_typer(database, name="db")
 app.add_typer(keys, name="keys")
+for verb in (chat, models, validate, estimate, doctor):
+    app.command()(verb)
 
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Data, sockets and logs of the stack.")]
 ModelsDir = Annotated[Path | None, typer.Option("--models-dir", help="The folder of model files.")]
 BaseUrl = Annotated[
     str, typer.Option("--base-url", envvar="OPENAI_BASE_URL", help="The server; without one there, a stack is started.")
 ]
-ApiKey = Annotated[
-    str, typer.Option("--api-key", envvar="OPENAI_API_KEY", help="Any text while the server has no keys.")
-]
-
-DEFAULT_URL = "http://127.0.0.1:8000/v1"
 
 
 def main() -> None:
@@ -54,6 +58,9 @@ def main() -> None:
     except MillraceError as error:
         print(f"millrace: {error}", file=sys.stderr)
         sys.exit(error.code if isinstance(error, CommandFailed) else ExitCode.ERROR)
+    except OSError as error:  # a folder that is not there, a full disk: the reason names the file
+        print(f"millrace: {error}", file=sys.stderr)
+        sys.exit(ExitCode.ERROR)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
 
@@ -92,18 +99,22 @@ def run(
     resume: Annotated[str | None, typer.Option(help="Go on with this batch instead of sending the file.")] = None,
     state_dir: StateDir = None,
     models_dir: ModelsDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Send a file, wait, fetch the answers."""
     from cli.batch_run import run_batch, summarise
+    from cli.output import print_json
 
     if not source.is_file():
         raise CommandFailed(f"There is no file {source}.", ExitCode.USAGE)
     if not output.parent.is_dir():
         raise CommandFailed(f"There is no folder {output.parent} to write the answers to.", ExitCode.USAGE)
-    console = _console()
+    console = _console(as_json=as_json)
     with _server(console, base_url, api_key, _settings(port=0, state_dir=state_dir, models_dir=models_dir)) as server:
         batch = run_batch(server.client, console, source, output, model=model, resume=resume, tend=server.tend)
         code = summarise(console, batch, output)
+    if as_json:
+        print_json(batch)
     raise typer.Exit(code)
 
 
@@ -222,10 +233,10 @@ def _settings(**given: Any) -> Settings:  # Any: the fields' own types
     return load_settings(**{name: value for name, value in given.items() if value is not None})
 
 
-def _console() -> Console:
+def _console(*, as_json: bool = False) -> Console:
     from rich.console import Console
 
-    return Console()
+    return Console(stderr=as_json)
 
 
 def _become(name: str, *arguments: str) -> NoReturn:

@@ -9,6 +9,7 @@ CLERK_QUEUE: Final = "clerk"
 PREPARE: Final = "millrace.prepare"
 FINALIZE: Final = "millrace.finalize"
 DELIVER: Final = "millrace.deliver"
+VALIDATE: Final = "millrace.validate"
 RUN_SHARDS: Final = "millrace.run_shards"
 RUN_CHAT: Final = "millrace.run_chat"
 

@@ -6,7 +6,17 @@ import structlog
 from celery import Celery
 from kombu.exceptions import OperationalError
 
-from core.queues import CLERK_QUEUE, DELIVER, FINALIZE, PREPARE, RUN_CHAT, RUN_SHARDS, batch_queue, chat_queue
+from core.queues import (
+    CLERK_QUEUE,
+    DELIVER,
+    FINALIZE,
+    PREPARE,
+    RUN_CHAT,
+    RUN_SHARDS,
+    VALIDATE,
+    batch_queue,
+    chat_queue,
+)
 
 log = structlog.get_logger()
 
@@ -28,6 +38,10 @@ class Tickets:
     def deliver(self, subject_id: str) -> bool:
         """A clerk shall look for webhook events to send; one is about this object."""
         return self._send(DELIVER, subject_id, CLERK_QUEUE)
+
+    def validate(self, validation_id: str) -> bool:
+        """A clerk shall say what is wrong with a file; somebody waits."""
+        return self._send(VALIDATE, validation_id, CLERK_QUEUE)
 
     def run_shards(self, model: str) -> bool:
         """A worker of this model shall look for shards."""

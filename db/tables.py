@@ -249,6 +249,7 @@ class Batch(Base):
             "tenant_id",
             postgresql_where=text(f"NOT ({_one_of('status', FINAL_BATCH_STATES)})"),
         ),
+        Index("ix_batches_measured", "model", "id", postgresql_where=text("status = 'completed'")),
     )
 
 
@@ -431,6 +432,24 @@ class WebhookDelivery(Base):
         Index("ix_webhook_deliveries_due", "due_at", postgresql_where=text("finished_at IS NULL")),
         Index("ix_webhook_deliveries_finished", "finished_at"),
     )
+
+
+class Validation(Base):
+    """A question of somebody who waits: what is wrong with this file? Entered by the api, which removes it once answered.
+
+    `report` is a clerk's answer: a `core.wire.batch_validation.BatchValidation`; or `failure`, why there is none.
+    """
+
+    __tablename__ = "validations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"), index=True)
+    file_id: Mapped[str]
+    endpoint: Mapped[str | None]
+    report: Mapped[str | None]
+    failure: Mapped[str | None]
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
+
+    __table_args__ = (CheckConstraint("report IS NULL OR failure IS NULL", name="answer"),)
 
 
 class UsageDaily(Base):

@@ -52,7 +52,9 @@ def database(migrated: Engine) -> Database:
     """An empty database whose transactions are real."""
     with migrated.begin() as connection:
         connection.execute(
-            text("TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys CASCADE")
+            text(
+                "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations CASCADE"
+            )
         )
     return Database(migrated)
 

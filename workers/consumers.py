@@ -26,6 +26,7 @@ from core.queues import (
     PREPARE,
     RUN_CHAT,
     RUN_SHARDS,
+    VALIDATE,
     batch_queue,
     chat_queue,
 )
@@ -37,6 +38,7 @@ from workers.posting import Poster
 from workers.prepare import prepare
 from workers.shards import Lanes
 from workers.sweep import Sweeper
+from workers.validation import answer_validation
 from workers.webhooks import Courier
 
 log = structlog.get_logger()
@@ -205,6 +207,10 @@ class ClerkConsumer:
         @app.task(name=DELIVER)  # type: ignore[untyped-decorator]
         def run_deliver(_: str) -> None:
             self._courier.wake()
+
+        @app.task(name=VALIDATE)  # type: ignore[untyped-decorator]
+        def run_validate(validation_id: str) -> None:
+            self._work(answer_validation, validation_id)
 
     def start(self) -> None:
         """See `Consumer`."""

@@ -60,7 +60,7 @@ async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> 
 async def _insert_batch(
     body: BatchCreate, batch_id: str, state: ApiState, tenant: str, key_id: str | None
 ) -> BatchObject:
-    await _check_input(state, body.input_file_id, tenant)
+    await check_input(state, body.input_file_id, tenant)
     expiry = body.output_expires_after
     statement = batches.insert_batch(
         id=batch_id,
@@ -125,7 +125,7 @@ async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
     return shown
 
 
-async def _check_input(state: ApiState, file_id: str, tenant: str) -> None:
+async def check_input(state: ApiState, file_id: str, tenant: str) -> None:
     """The input must be a batch file of the tenant; said at once, while somebody listens."""
     try:
         row = await find_file(state, file_id, tenant)

@@ -15,10 +15,12 @@ from core.wire.chat import ChatRequest
 from core.wire.completion import CompletionBody
 from core.wire.embedding import EmbeddingBody
 from core.wire.generation import Body
+from core.wire.responses import ResponsesRequest
 
 CHAT_ENDPOINT: Final = "/v1/chat/completions"
 COMPLETIONS_ENDPOINT: Final = "/v1/completions"
 EMBEDDINGS_ENDPOINT: Final = "/v1/embeddings"
+RESPONSES_ENDPOINT: Final = "/v1/responses"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,5 +45,6 @@ ENDPOINTS: Final = {
         Endpoint(path=CHAT_ENDPOINT, body=ChatRequest, id_prefix=ids.CHAT),
         Endpoint(path=COMPLETIONS_ENDPOINT, body=CompletionBody, id_prefix=ids.COMPLETION),
         Endpoint(path=EMBEDDINGS_ENDPOINT, body=EmbeddingBody, id_prefix=ids.EMBEDDING, needs_embeddings=True),
+        Endpoint(path=RESPONSES_ENDPOINT, body=ResponsesRequest, id_prefix=ids.CHAT),  # a chat job in other words
     )
 }

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from core.wire.chat import MAX_MESSAGES
-from core.wire.generation import MAX_TOKENS
+from core.wire.generation import MAX_TOKENS, Body
 from core.wire.response_format import Schema
 from core.wire.responses_items import InputItem
 from core.wire.tools import MAX_TOOLS, ToolName
@@ -139,10 +139,9 @@ class ResponseStreamOptions(WireModel):
     include_obfuscation: bool | None = None
 
 
-class ResponsesRequest(WireModel):
+class ResponsesRequest(Body):
     """`POST /v1/responses`."""
 
-    model: str = Field(min_length=1, max_length=256)
     input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES)]
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=128)
@@ -175,6 +174,21 @@ class ResponsesRequest(WireModel):
             if value is not None and value not in harmless:
                 raise Unsupported(f"'{name}' is not supported by this server.", param=name)
         return body
+
+    @property
+    def is_stream(self) -> bool:
+        """See `Body`."""
+        return bool(self.stream)
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """See `Body`."""
+        return self.max_output_tokens
+
+    @property
+    def num_answers(self) -> int:
+        """See `Body`."""
+        return 1
 
     @model_validator(mode="after")
     def _kept_when_later(self) -> ResponsesRequest:

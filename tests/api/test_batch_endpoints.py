@@ -7,6 +7,7 @@ from typing import Any
 
 from openai import OpenAI
 from openai.types import Batch
+from openai.types.responses import Response
 
 from tests.stack import result_lines, wait_for, write_lines
 
@@ -94,3 +95,22 @@ def test_a_line_of_another_endpoint_fails_the_file(client: OpenAI, tmp_path: Pat
     assert batch.status == "failed"
     assert batch.errors is not None
     assert [(error.line, error.param) for error in batch.errors.data or ()] == [(1, "url")]
+
+
+def test_lines_of_responses_have_the_body_of_the_sync_endpoint(client: OpenAI, tmp_path: Path) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"model": "fake", "input": "one", "temperature": 0},
+        {"model": "fake", "input": [{"role": "user", "content": "two"}], "instructions": "Be brief.", "temperature": 0},
+        {"model": "fake", "input": "one", "previous_response_id": "resp_1"},
+        {"model": "fake", "input": "x" * 5000},
+    ]
+    batch = run(client, tmp_path / "in.jsonl", "/v1/responses", bodies)
+    said = answers(client, batch)
+    assert set(said) == {"line-0", "line-1"}
+    for number in (0, 1):
+        line, sync = Response.model_validate(said[f"line-{number}"]), client.responses.create(**bodies[number])
+        assert (line.output_text, line.status) == (sync.output_text, sync.status)
+        assert line.id.startswith("resp_")
+    wrong = {name: (status, error["code"], error["param"]) for name, (status, error) in problems(client, batch).items()}
+    assert wrong["line-2"][2] == "previous_response_id"
+    assert wrong["line-3"] == (400, "context_length_exceeded", "input")

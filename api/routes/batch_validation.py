@@ -1,0 +1,172 @@
+"""`POST /v1/batches/validate`: everything wrong with a file, its tokens and how long it may take; nothing is run.
+
+The file is uploaded with the question, or named. A clerk looks at it; the question is a row, and so is the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final, NamedTuple
+
+from fastapi import FastAPI, Request
+from starlette.datastructures import FormData
+
+from api.bodies import read_wire
+from api.estimates import estimate, recent_work
+from api.openapi import takes
+from api.routes.batches import check_input
+from api.scopes import needs
+from api.state import ApiState, StateDep, TenantDep
+from api.uploads import check_upload, read_form, store
+from core import ids
+from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, unavailable
+from core.keys import Scope
+from core.settings import Settings
+from core.wire.batch_validation import BatchValidate, BatchValidation, check_endpoint
+from db import files, validations
+
+_FORM_OVERHEAD: Final = 1 << 16
+_LOOK_SECONDS: Final = 0.2
+_KEPT: Final = timedelta(hours=1)  # what a process that died left behind
+
+
+_FORM: Final = {
+    "type": "object",
+    "properties": {
+        "file": {"type": "string", "format": "binary"},
+        "endpoint": {"type": "string"},
+        "purpose": {"const": "batch"},
+    },
+    "required": ["file"],
+}
+_BODY: Final = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": _FORM},
+            "application/json": takes(BatchValidate)["requestBody"]["content"]["application/json"],
+        },
+    }
+}
+
+
+class _Question(NamedTuple):
+    file_id: str
+    endpoint: str | None
+
+
+def add_validation_route(app: FastAPI, settings: Settings) -> None:
+    """The upload's body limit is a setting, so the route is made with the app."""
+    limit = settings.batch_file_bytes + _FORM_OVERHEAD
+    register = app.post(
+        "/v1/batches/validate",
+        tags=["batches"],
+        max_body_size=limit,
+        openapi_extra=_BODY,
+        dependencies=[needs(Scope.INFERENCE)],
+    )
+    register(validate_batch)
+
+
+async def validate_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchValidation:
+    """All errors of a file at once, its lines and tokens by model, and an estimate from recent batches."""
+    async with _asked(request, state, tenant) as question:
+        report = await _ask_clerk(state, tenant, question)
+    async with state.database.connect() as connection:
+        work = {each.model: await recent_work(connection, each.model) for each in report.models}
+    return report.model_copy(update={"estimate": estimate(report.models, work)})
+
+
+@asynccontextmanager
+async def _asked(request: Request, state: ApiState, tenant: str) -> AsyncIterator[_Question]:
+    """What is asked, and the file while it is looked at."""
+    if not request.headers.get("content-type", "").lower().startswith("multipart/"):
+        body = await read_wire(request, BatchValidate)
+        await check_input(state, body.input_file_id, tenant)
+        yield _Question(body.input_file_id, body.endpoint)
+        return
+    form = await read_form(request)
+    try:
+        endpoint = _form_endpoint(form)
+        file_id = await _keep(form, state, tenant)
+    finally:
+        await form.close()
+    try:
+        yield _Question(file_id, endpoint)
+    finally:
+        async with state.database.begin() as connection:
+            await connection.execute(files.hide_file(file_id, tenant))
+
+
+def _form_endpoint(form: FormData) -> str | None:
+    endpoint = form.get("endpoint")
+    try:
+        return check_endpoint(str(endpoint) if endpoint is not None else None)
+    except ValueError as error:
+        message = f"Invalid value for 'endpoint': {error}."
+        raise bad_request(message, code="invalid_value", param="endpoint") from None
+
+
+async def _keep(form: FormData, state: ApiState, tenant: str) -> str:
+    """Store the upload for as long as it is looked at, as a file of the tenant."""
+    if "purpose" not in form:
+        form = FormData([*form.multi_items(), ("purpose", "batch")])
+    upload = check_upload(form, state)
+    if upload.purpose != "batch":
+        message = "Invalid value for 'purpose': only 'batch' files can be validated."
+        raise bad_request(message, code="invalid_file_purpose", param="purpose")
+    file_id = ids.new_id(ids.FILE)
+    await store(upload.content, state, file_id)
+    statement = files.add_file(
+        id=file_id,
+        tenant_id=tenant,
+        purpose=upload.purpose,
+        filename=upload.filename,
+        bytes=upload.size,
+        expires_at=datetime.now(UTC) + _KEPT,
+    )
+    try:
+        async with state.database.begin() as connection:
+            await connection.execute(statement)
+    except BaseException:
+        state.files.delete(file_id)
+        raise
+    return file_id
+
+
+async def _ask_clerk(state: ApiState, tenant: str, question: _Question) -> BatchValidation:
+    """Ask by a row and wait; whoever leaves takes the question along."""
+    validation_id = ids.new_id(ids.VALIDATION)
+    statement = validations.insert_validation(
+        id=validation_id, tenant_id=tenant, file_id=question.file_id, endpoint=question.endpoint
+    )
+    async with state.database.begin() as connection:
+        await connection.execute(validations.forget_old_validations(_KEPT))
+        await connection.execute(statement)
+    try:
+        return await _wait(state, validation_id)
+    finally:
+        async with state.database.begin() as connection:
+            await connection.execute(validations.forget_validation(validation_id))
+
+
+async def _wait(state: ApiState, validation_id: str) -> BatchValidation:
+    """Look at the row until it is answered; a ticket that may be lost is sent again."""
+    settings = state.settings
+    deadline, next_ticket = time.monotonic() + settings.chat_timeout_seconds, 0.0
+    while (now := time.monotonic()) < deadline:
+        if now >= next_ticket:
+            await state.sender.send(lambda: state.sender.tickets.validate(validation_id))
+            next_ticket = now + settings.ticket_seconds
+        await asyncio.sleep(_LOOK_SECONDS)
+        async with state.database.connect() as connection:
+            report, failure = (await connection.execute(validations.find_answer(validation_id))).one()
+        if report is not None:
+            return BatchValidation.model_validate_json(report)
+        if failure is not None:
+            raise ApiError(Problem(status=500, message=failure, type=SERVER_ERROR, code="validation_failed"))
+    raise unavailable("No clerk has looked at the file yet. Is one running?")

@@ -1,0 +1,108 @@
+"""`millrace chat`: one question, or a conversation, answered as it is generated."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.errors import CommandFailed, ExitCode
+from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, connected
+from cli.output import print_json, printable, remark
+
+if TYPE_CHECKING:
+    from cli.client import Client, Json
+
+
+def chat(
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; - reads it from stdin; without one, a conversation begins.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Whom to ask.", show_default="the first model")] = None,
+    system: Annotated[str | None, typer.Option(help="How it shall behave.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 is the likeliest answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same answer.")] = None,
+    base_url: BaseUrl = DEFAULT_URL,
+    api_key: ApiKey = "none",
+    as_json: AsJson = False,
+) -> None:
+    """Ask a model; the answer streams. With --json, each chunk is a line."""
+    if question == "-" or (question is None and not sys.stdin.isatty()):
+        question = sys.stdin.read().strip()
+        if not question:
+            raise CommandFailed("There is no question on stdin.", ExitCode.USAGE)
+    with connected(base_url, api_key) as client:
+        asked = {
+            "model": model or _first_model(client),
+            "temperature": temperature,
+            "max_tokens": max_tokens,
+            "seed": seed,
+        }
+        talk = _Talk(
+            client, {name: value for name, value in asked.items() if value is not None}, system, as_json=as_json
+        )
+        if question is not None:
+            talk.ask(question)
+        else:
+            talk.loop()
+
+
+class _Talk:
+    """A conversation; what broke off is not remembered."""
+
+    def __init__(self, client: Client, body: Json, system: str | None, *, as_json: bool) -> None:
+        self._client = client
+        self._body = body
+        self._as_json = as_json
+        self._messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []  # Any: JSON
+
+    def ask(self, question: str) -> None:
+        """Print the answer as it comes."""
+        asked = [*self._messages, {"role": "user", "content": question}]
+        parts: list[str] = []
+        for chunk in self._client.chat_chunks({**self._body, "messages": asked}):
+            if self._as_json:
+                print_json(chunk)
+            for choice in chunk["choices"]:
+                parts.append(choice["delta"].get("content") or "")
+                if not self._as_json:
+                    print(printable(parts[-1]), end="", flush=True)
+        if not self._as_json:
+            print()
+        self._messages = [*asked, {"role": "assistant", "content": "".join(parts)}]
+
+    def loop(self) -> None:
+        """Until Ctrl-D. Ctrl-C ends an answer, or the conversation when there is none."""
+        remark(f"Talking to {self._body['model']}. Ctrl-C stops an answer, Ctrl-D ends.")
+        while True:
+            try:
+                question = input("> ").strip()
+            except EOFError:
+                print()
+                return
+            if not question:
+                continue
+            try:
+                self.ask(question)
+            except KeyboardInterrupt:
+                print()
+
+
+def _first_model(client: Client) -> str:
+    models = client.get("/models")["data"]
+    if not models:
+        raise CommandFailed("The server has no models.")
+    return str(models[0]["id"])
+
+
+def models(base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
+    """The models of the server."""
+    with connected(base_url, api_key) as client:
+        found = client.get("/models")["data"]
+    if as_json:
+        print_json(found)
+    else:
+        for model in found:
+            print(printable(model["id"]))

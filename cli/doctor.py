@@ -1,0 +1,58 @@
+"""`millrace doctor`: what this machine has and lacks. Every finding says what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from cli.errors import ExitCode
+from cli.findings import Finding, Level
+from cli.options import AsJson
+from cli.output import print_json, printable
+
+_MARKS: Final = {Level.OK: "ok  ", Level.WARNING: "warn", Level.BAD: "BAD "}
+
+
+def doctor(
+    state_dir: Annotated[Path | None, typer.Option("--state-dir", help="Data, sockets and logs of the stack.")] = None,
+    models_dir: Annotated[Path | None, typer.Option("--models-dir", help="The folder of model files.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look for what would keep Millrace from running here. Exit code 1: something does."""
+    findings = list(_look(state_dir, models_dir))
+    if as_json:
+        print_json([finding.to_json() for finding in findings])
+    else:
+        for finding in findings:
+            print(printable(f"{_MARKS[finding.level]}  {finding.name}: {finding.message}"))
+            if finding.advice:
+                print(printable(f"      → {finding.advice}"))
+    is_bad = any(finding.level is Level.BAD for finding in findings)
+    raise typer.Exit(ExitCode.ERROR if is_bad else ExitCode.FINE)
+
+
+def _look(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
+    from cli import machine, stack_findings
+    from core.errors import ConfigError
+    from core.settings import load_settings
+
+    given = {"state_dir": state_dir, "models_dir": models_dir}
+    findings = [machine.python(), machine.compiler(), machine.gpu()]
+    try:
+        settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    except ConfigError as error:
+        return [*findings, Finding(Level.BAD, "settings", str(error), "Correct the variable or millrace.toml.")]
+    checks: tuple[Callable[[], list[Finding]], ...] = (
+        lambda: [machine.disk(settings.state_dir)],
+        lambda: [machine.port(settings.host, settings.port)],
+        lambda: machine.models(settings.models_dir),
+        lambda: stack_findings.services(settings),
+        lambda: [stack_findings.state(settings.state_dir)],
+        lambda: [stack_findings.schema(settings)],
+    )
+    for check in checks:
+        findings += check()
+    return findings

@@ -1,0 +1,92 @@
+"""Everything wrong with a file is said at once, and its tokens are the engine's."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.models import ModelCatalog, ModelConfig, Parameters, load_models
+from core.settings import ROOT, Settings
+from core.wire.batch_validation import BatchValidation
+from engine.counting import PromptCounter
+from engine.llama.vocabulary import load_vocabulary
+from engine.messages import ChatPrompt, Request
+from tests.stack import batch_lines, write_lines
+from tests.wrong_lines import EXPECTED, told, write_wrong_lines
+from workers.validate import first_endpoint, validate
+
+FAKE = ModelCatalog(
+    [
+        ModelConfig(name="fake", backend="fake", context_size=4096),
+        ModelConfig(name="brief", backend="fake", context_size=128, parameters=Parameters(max_tokens=7)),
+    ]
+)
+CHAT = "/v1/chat/completions"
+
+
+def check(
+    path: Path, catalog: ModelCatalog = FAKE, *, endpoint: str | None = CHAT, max_errors: int = 100, **settings: Any
+) -> BatchValidation:
+    with path.open("rb") as stream:
+        return validate(stream, endpoint, catalog, Settings(**settings), max_errors=max_errors)
+
+
+def test_every_mistake_of_a_file_is_found_in_one_go(tmp_path: Path) -> None:
+    report = check(write_wrong_lines(tmp_path / "in.jsonl"))
+    assert told([error.model_dump() for error in report.errors]) == EXPECTED
+    assert (report.is_valid, report.lines, report.num_errors) == (False, 12, 10)
+    assert (report.lines_failing, report.lines_over_context) == (4, 1)
+    assert report.models[0].lines == 2
+
+
+def test_errors_beyond_the_list_are_counted(tmp_path: Path) -> None:
+    report = check(write_wrong_lines(tmp_path / "in.jsonl"), max_errors=3)
+    assert (len(report.errors), report.num_errors) == (3, 10)
+
+
+def test_a_file_whose_lines_only_fail_is_still_a_batch(tmp_path: Path) -> None:
+    lines = batch_lines(2, "gpt-9")
+    report = check(write_lines(tmp_path / "in.jsonl", lines))
+    assert report.is_valid
+    assert [(error.custom_id, error.fails) for error in report.errors] == [("line-0", "line"), ("line-1", "line")]
+    assert report.models == []
+
+
+def test_an_empty_file_and_one_with_too_many_lines_are_no_batches(tmp_path: Path) -> None:
+    assert [error.code for error in check(write_lines(tmp_path / "none.jsonl", [])).errors] == ["empty_file"]
+    report = check(write_lines(tmp_path / "many.jsonl", batch_lines(9)), batch_lines=5)
+    assert [(error.code, error.line) for error in report.errors] == [("too_many_tasks", 6)]
+    assert (report.lines, report.models[0].lines) == (9, 5)
+
+
+def test_an_answer_has_the_room_its_prompt_leaves(tmp_path: Path) -> None:
+    lines = [*batch_lines(1, "brief", n=3), *batch_lines(1, "fake"), *batch_lines(1, "brief", max_tokens=1000)]
+    for index, line in enumerate(lines):
+        line["custom_id"] = str(index)
+    report = check(write_lines(tmp_path / "in.jsonl", lines))
+    room = {each.model: each for each in report.models}
+    prompt = room["fake"].prompt_tokens
+    assert room["brief"].prompt_tokens == 2 * prompt
+    assert room["brief"].max_output_tokens == 3 * 7 + 128 - prompt
+    assert room["fake"].max_output_tokens == 4096 - prompt
+
+
+def test_tokens_are_those_of_the_models_own_vocabulary_and_template() -> None:
+    tickets = ROOT / "batch_inputs" / "support_tickets.jsonl"
+    report = check(tickets, load_models(ROOT / "models"))
+    counter = PromptCounter(load_vocabulary(ROOT / "models" / "demo.gguf"), None, 512)
+    bodies = [json.loads(line)["body"] for line in tickets.read_text().splitlines()]
+    counts = [counter.count(Request(id="", prompt=ChatPrompt(messages=body["messages"]))) for body in bodies]
+    assert report.prompt_tokens == sum(counts)
+    assert (report.is_valid, report.lines, report.num_errors) == (True, len(bodies), 0)
+
+
+@pytest.mark.parametrize("content", [b"", b"{oops\n", b"[]\n", b'{"url": 5}\n', b'{"url": "/v1/nothing"}\n'])
+def test_without_an_endpoint_it_is_the_first_lines_or_chat(content: bytes) -> None:
+    stream = io.BytesIO(content)
+    assert first_endpoint(stream, 100) == CHAT
+    assert stream.tell() == 0
