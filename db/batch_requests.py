@@ -13,7 +13,7 @@ _RECENT_LINES = 256
 _UNANSWERED = (JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)
 _COLUMNS = (
     Job.id, Job.custom_id, Job.line, Job.model, Job.state, Job.attempt, Job.prompt_tokens, Job.completion_tokens,
-    Job.cached_tokens, Job.problem, Job.finished_at,
+    Job.cached_tokens, Job.reasoning_tokens, Job.problem, Job.finished_at,
 )  # fmt: skip
 
 

@@ -30,8 +30,8 @@ def list_batches(tenant_id: str, *, after: str | None, limit: int) -> Select[Bat
     return query.order_by(Batch.id.desc()).limit(limit)
 
 
-def running_totals(batch_ids: list[str]) -> Select[str, int, int, int, int, int]:
-    """Per batch: completed and failed lines, prompt, completion and cached tokens of its shards so far."""
+def running_totals(batch_ids: list[str]) -> Select[str, int, int, int, int, int, int]:
+    """Per batch: completed and failed lines, prompt, completion, cached and reasoning tokens of its shards so far."""
     return (
         select(
             Shard.batch_id,
@@ -40,6 +40,7 @@ def running_totals(batch_ids: list[str]) -> Select[str, int, int, int, int, int]
             func.sum(Shard.prompt_tokens),
             func.sum(Shard.completion_tokens),
             func.sum(Shard.cached_tokens),
+            func.sum(Shard.reasoning_tokens),
         )
         .where(Shard.batch_id.in_(batch_ids))
         .group_by(Shard.batch_id)
@@ -144,8 +145,8 @@ def end_leftover_lines(batch_id: str, state: JobState, problem: str) -> Update:
     )
 
 
-def line_totals(batch_id: str) -> Select[int, int, int | None, int | None, int | None]:
-    """The truth about a batch, from its lines: completed, failed, prompt, completion and cached tokens."""
+def line_totals(batch_id: str) -> Select[int, int, int | None, int | None, int | None, int | None]:
+    """The truth about a batch, from its lines: completed, failed; prompt, completion, cached and reasoning tokens."""
     completed = func.count().filter(Job.state == JobState.COMPLETED)
     return select(
         completed,
@@ -153,6 +154,7 @@ def line_totals(batch_id: str) -> Select[int, int, int | None, int | None, int |
         func.coalesce(func.sum(Job.prompt_tokens), 0),
         func.coalesce(func.sum(Job.completion_tokens), 0),
         func.coalesce(func.sum(Job.cached_tokens), 0),
+        func.coalesce(func.sum(Job.reasoning_tokens), 0),
     ).where(Job.batch_id == batch_id)
 
 

@@ -84,16 +84,17 @@ def renew_jobs(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: 
 
 
 def complete_job(
-    job_id: str, fence: int, *, answer: str, tokens: tuple[int, int, int], build: str, model_hash: str | None
+    job_id: str, fence: int, *, answer: str, tokens: tuple[int, int, int, int], build: str, model_hash: str | None
 ) -> Any:  # Any: ReturningUpdate
-    """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached."""
-    prompt, completion, cached = tokens
+    """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached, reasoning."""
+    prompt, completion, cached, reasoning = tokens
     return _end(job_id, fence).values(
         state=JobState.COMPLETED,
         answer=answer,
         prompt_tokens=prompt,
         completion_tokens=completion,
         cached_tokens=cached,
+        reasoning_tokens=reasoning,
         engine_build=build,
         model_hash=model_hash,
     )

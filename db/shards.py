@@ -40,6 +40,7 @@ class LineResult:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
     seconds: float | None = None
 
     @property
@@ -132,10 +133,11 @@ _WRITE_LINES: Final = text(
         state = CASE WHEN new.answer IS NULL THEN 'failed' ELSE 'completed' END,
         answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
         prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens, cached_tokens = new.cached_tokens,
+        reasoning_tokens = new.reasoning_tokens,
         engine_build = :build, model_hash = :model_hash, finished_at = now(),
         started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
-    FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :seconds)
-        AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, seconds)
+    FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :reasoning, :seconds)
+        AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
     WHERE jobs.id = new.id AND jobs.shard_id = :shard_id AND jobs.state = 'queued'
     RETURNING jobs.id
     """
@@ -146,6 +148,7 @@ _WRITE_LINES: Final = text(
     bindparam("prompt", type_=ARRAY(INTEGER)),
     bindparam("completion", type_=ARRAY(INTEGER)),
     bindparam("cached", type_=ARRAY(INTEGER)),
+    bindparam("reasoning", type_=ARRAY(INTEGER)),
     bindparam("seconds", type_=ARRAY(DOUBLE_PRECISION)),
 )
 
@@ -162,6 +165,7 @@ def write_lines(shard_id: str, results: list[LineResult], *, build: str, model_h
         prompt=[result.prompt_tokens for result in results],
         completion=[result.completion_tokens for result in results],
         cached=[result.cached_tokens for result in results],
+        reasoning=[result.reasoning_tokens for result in results],
         seconds=[result.seconds for result in results],
     )
 
@@ -182,6 +186,7 @@ def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Any:  #
             prompt_tokens=Shard.prompt_tokens + sum(result.prompt_tokens for result in written),
             completion_tokens=Shard.completion_tokens + sum(result.completion_tokens for result in written),
             cached_tokens=Shard.cached_tokens + sum(result.cached_tokens for result in written),
+            reasoning_tokens=Shard.reasoning_tokens + sum(result.reasoning_tokens for result in written),
         )
         .returning(status)
     )

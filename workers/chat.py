@@ -184,7 +184,7 @@ class ChatRunner:
             job["id"],
             job["fence"],
             answer=running.exchange.answer(running.head, outcome),
-            tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens),
+            tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             build=served.build,
             model_hash=served.model_hash,
         )

@@ -89,7 +89,7 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
 
 
 def _totals(connection: Connection, batch_id: str) -> dict[str, int]:
-    completed, failed, prompt, completion, cached = connection.execute(batches.line_totals(batch_id)).one()
+    completed, failed, prompt, completion, cached, reasoning = connection.execute(batches.line_totals(batch_id)).one()
     return {
         "lines": completed + failed,
         "lines_completed": completed,
@@ -97,6 +97,7 @@ def _totals(connection: Connection, batch_id: str) -> dict[str, int]:
         "prompt_tokens": prompt or 0,
         "completion_tokens": completion or 0,
         "cached_tokens": cached or 0,
+        "reasoning_tokens": reasoning or 0,
     }
 
 

@@ -185,6 +185,7 @@ class ShardRun:
             prompt_tokens=outcome.usage.prompt_tokens,
             completion_tokens=outcome.usage.completion_tokens,
             cached_tokens=outcome.usage.cached_tokens,
+            reasoning_tokens=outcome.usage.reasoning_tokens,
         )
 
     def _check_lease(self) -> None:

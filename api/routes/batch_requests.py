@@ -27,7 +27,7 @@ from core.states import FINAL_BATCH_STATES, JobState
 from core.wire.batch import MAX_CUSTOM_ID, answered_line, failed_line
 from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
 from core.wire.endpoints import CHAT_ENDPOINT
-from core.wire.objects import ErrorObject, ListObject, PromptTokensDetails, Usage
+from core.wire.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
 from db.batch_results import BEGINNING, Ended
 
@@ -194,4 +194,5 @@ def _usage(row: Row[*tuple[Any, ...]]) -> Usage:
         completion_tokens=row.completion_tokens,
         total_tokens=row.prompt_tokens + row.completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=row.cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens=row.reasoning_tokens or 0),
     )

@@ -30,6 +30,7 @@ from core.wire.objects import (
     BatchUsage,
     InputTokensDetails,
     ListObject,
+    OutputTokensDetails,
     RequestCounts,
 )
 from db import batches
@@ -167,11 +168,13 @@ async def show_batch(connection: AsyncConnection, row: Row[*tuple[Any, ...]]) ->
 
 
 def _to_object(row: Row[*tuple[Any, ...]], running: Row[*tuple[Any, ...]] | None) -> BatchObject:
-    completed, failed, prompt, completion, cached = (int(value) for value in (running[1:] if running else (0,) * 5))
+    sums = running[1:] if running else (0,) * 6
+    completed, failed, prompt, completion, cached, reasoning = (int(value) for value in sums)
     usage = BatchUsage(
         input_tokens=row.prompt_tokens + prompt,
         input_tokens_details=InputTokensDetails(cached_tokens=row.cached_tokens + cached),
         output_tokens=row.completion_tokens + completion,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=row.reasoning_tokens + reasoning),
         total_tokens=row.prompt_tokens + prompt + row.completion_tokens + completion,
     )
     moments = {name: unix_seconds(getattr(row, name)) for name in _MOMENTS}

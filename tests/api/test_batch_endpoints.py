@@ -114,3 +114,15 @@ def test_lines_of_responses_have_the_body_of_the_sync_endpoint(client: OpenAI, t
     wrong = {name: (status, error["code"], error["param"]) for name, (status, error) in problems(client, batch).items()}
     assert wrong["line-2"][2] == "previous_response_id"
     assert wrong["line-3"] == (400, "context_length_exceeded", "input")
+
+
+def test_what_was_spent_thinking_is_told_of_the_batch_and_of_each_line(demo: OpenAI, tmp_path: Path) -> None:
+    bodies = [{"model": "thinker", "messages": [{"role": "user", "content": text}]} for text in ("one", "two")]
+    batch = run(demo, tmp_path / "in.jsonl", "/v1/chat/completions", bodies)
+    usages = [
+        answer["usage"]["completion_tokens_details"]["reasoning_tokens"] for answer in answers(demo, batch).values()
+    ]
+    assert batch.usage is not None
+    assert batch.usage.output_tokens_details.reasoning_tokens == sum(usages) > 0
+    lines = demo.get(f"/batches/{batch.id}/requests", cast_to=dict[str, Any])["data"]
+    assert [line["usage"]["completion_tokens_details"]["reasoning_tokens"] for line in lines] == usages

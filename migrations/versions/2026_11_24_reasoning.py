@@ -1,0 +1,22 @@
+"""Reasoning tokens of jobs, shards and batches."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision: str = "2026_11_24_reasoning"
+down_revision: str | None = "2026_11_24_validations"
+
+
+def upgrade() -> None:
+    """What was spent thinking is part of the completion tokens."""
+    op.add_column("jobs", sa.Column("reasoning_tokens", sa.Integer()))
+    for table in ("shards", "batches"):
+        op.add_column(table, sa.Column("reasoning_tokens", sa.BigInteger(), server_default="0", nullable=False))
+
+
+def downgrade() -> None:
+    """Forget them."""
+    for table in ("jobs", "shards", "batches"):
+        op.drop_column(table, "reasoning_tokens")
