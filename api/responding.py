@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -84,7 +83,7 @@ async def prepare(
     history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
     if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
-        body |= {"stream": True, **_seed(state, request.model)}
+        body["stream"] = True
     try:
         submission = await submission_of(http, body, state, tenant)
     except ApiError as error:
@@ -112,12 +111,6 @@ def _row(known: Known) -> Insert:
         request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_unset=True),
         input_items=items_to_json(items),
     )
-
-
-def _seed(state: ApiState, model: str) -> dict[str, int]:
-    """A seed of its own, so that a job that is begun anew says the same and its readers can go on in it."""
-    served = state.catalog.get(model)
-    return {"seed": secrets.randbits(31)} if served is not None and served.parameters.seed is None else {}
 
 
 async def _history(state: ApiState, response_id: str, tenant: str) -> list[AnyItem]:

@@ -5,10 +5,12 @@ Knows files and names; what a model *does* is the engine's business. A bad file 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection
 from enum import StrEnum
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -71,6 +73,17 @@ class Lora(_Strict):
     scale: float = Field(1.0, ge=-100, le=100, description="How much of it is added; 1 as it was trained.")
 
 
+_NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
+    "name": True,
+    "aliases": True,
+    "parameters": {"model"},  # its content has a hash of its own
+    "embeddings": True,
+    "slots": True,
+    "spare_slots": True,
+    "step_seconds": True,
+}
+
+
 class ModelConfig(_Strict):
     """One model as its file describes it."""
 
@@ -111,6 +124,12 @@ class ModelConfig(_Strict):
     speculation: Switch = Field("auto", description="Guess tokens from the prompt where few decode: auto, on or off.")
     jump_forward: bool = Field(True, description="Append tokens a constraint forces without sampling them.")
     step_seconds: float = Field(0, ge=0, le=60, description="backend fake: time of one step.")
+
+    @cached_property
+    def answers_hash(self) -> str:
+        """Of what this file says that may change an answer: template, defaults, adapters, context, and how memory is kept."""
+        said = self.model_dump_json(exclude=_NOT_OF_ANSWERS)
+        return hashlib.sha256(said.encode()).hexdigest()
 
     @field_validator("stopwords", "aliases", "lora", mode="before")
     @classmethod

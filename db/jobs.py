@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,15 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from core.states import JobState
 from core.wire.endpoints import CHAT_ENDPOINT
 from db.tables import Job, UsageDaily
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeBy:
+    """What computed an answer: the engine's build, the weights' hash, and that of what the model file says of answers."""
+
+    build: str
+    model_hash: str | None
+    settings_hash: str | None = None
 
 
 def insert_job(
@@ -84,7 +94,7 @@ def renew_jobs(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: 
 
 
 def complete_job(
-    job_id: str, fence: int, *, answer: str, tokens: tuple[int, int, int, int], build: str, model_hash: str | None
+    job_id: str, fence: int, *, answer: str, tokens: tuple[int, int, int, int], made_by: MadeBy
 ) -> Any:  # Any: ReturningUpdate
     """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached, reasoning."""
     prompt, completion, cached, reasoning = tokens
@@ -95,8 +105,9 @@ def complete_job(
         completion_tokens=completion,
         cached_tokens=cached,
         reasoning_tokens=reasoning,
-        engine_build=build,
-        model_hash=model_hash,
+        engine_build=made_by.build,
+        model_hash=made_by.model_hash,
+        settings_hash=made_by.settings_hash,
     )
 
 

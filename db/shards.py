@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INTEGER, TEX
 from sqlalchemy.orm import aliased
 
 from core.states import BatchState, JobState, ShardState
+from db.jobs import MadeBy
 from db.tables import Batch, Job, Shard
 
 
@@ -134,7 +135,7 @@ _WRITE_LINES: Final = text(
         answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
         prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens, cached_tokens = new.cached_tokens,
         reasoning_tokens = new.reasoning_tokens,
-        engine_build = :build, model_hash = :model_hash, finished_at = now(),
+        engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash, finished_at = now(),
         started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
     FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :reasoning, :seconds)
         AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
@@ -153,12 +154,13 @@ _WRITE_LINES: Final = text(
 )
 
 
-def write_lines(shard_id: str, results: list[LineResult], *, build: str, model_hash: str | None) -> TextClause:
+def write_lines(shard_id: str, results: list[LineResult], made_by: MadeBy) -> TextClause:
     """Store results of a shard's lines; the rows are those that were still open. Follow with `count_lines`."""
     return _WRITE_LINES.bindparams(
         shard_id=shard_id,
-        build=build,
-        model_hash=model_hash,
+        build=made_by.build,
+        model_hash=made_by.model_hash,
+        settings_hash=made_by.settings_hash,
         ids=[result.job_id for result in results],
         answers=[result.answer for result in results],
         problems=[result.problem for result in results],

@@ -327,6 +327,7 @@ class Job(Base):
     reasoning_tokens: Mapped[int | None] = mapped_column(Integer)
     engine_build: Mapped[str | None]
     model_hash: Mapped[str | None]
+    settings_hash: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]

@@ -34,9 +34,9 @@ _CALLERS_FAULT: Final = frozenset(
 )
 
 
-def fingerprint(build: str, model_hash: str | None) -> str:
-    """`system_fingerprint`: equal where the engine build and the weights are equal."""
-    return "fp_" + hashlib.sha256(f"{build}:{model_hash}".encode()).hexdigest()[:12]
+def fingerprint(build: str, model_hash: str | None, settings_hash: str) -> str:
+    """`system_fingerprint`: equal where the engine build, the weights and what the model file says of answers are equal."""
+    return "fp_" + hashlib.sha256(f"{build}:{model_hash}:{settings_hash}".encode()).hexdigest()[:12]
 
 
 def completion(job_id: str, model: str, system_fingerprint: str, finished: Finished) -> str:

@@ -185,8 +185,7 @@ class ChatRunner:
             job["fence"],
             answer=running.exchange.answer(running.head, outcome),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-            build=served.build,
-            model_hash=served.model_hash,
+            made_by=served.made_by,
         )
         with self._context.database.begin() as connection:
             if connection.execute(statement).one_or_none() is None:

@@ -13,6 +13,7 @@ from core.files import FileStore
 from core.models import ModelCatalog, ModelConfig
 from core.settings import Settings
 from core.tickets import Tickets
+from db.jobs import MadeBy
 from engine.client import EngineClient
 from workers.answers import fingerprint
 from workers.exchanges.base import Head
@@ -48,6 +49,11 @@ class Served:
         return info.build if info else "unknown"
 
     @property
+    def made_by(self) -> MadeBy:
+        """What is recorded with each of its answers."""
+        return MadeBy(build=self.build, model_hash=self.model_hash, settings_hash=self.model.answers_hash)
+
+    @property
     def slots(self) -> int:
         """Sequences the engine decodes side by side."""
         info = self.engine.info
@@ -56,7 +62,7 @@ class Served:
     @property
     def fingerprint(self) -> str:
         """`system_fingerprint` of its answers."""
-        return fingerprint(self.build, self.model_hash)
+        return fingerprint(self.build, self.model_hash, self.model.answers_hash)
 
     def head(self, job_id: str) -> Head:
         """What an answer to a job says first."""

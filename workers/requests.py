@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from core.models import ModelConfig, Parameters
+from core.seeds import seed_of
 from core.wire.chat import ChatRequest, Message
 from core.wire.generation import GenerationBody
 from core.wire.response_format import ResponseFormat, StructuredOutputs
@@ -25,7 +26,7 @@ def to_engine_request(
             tools=[tool.model_dump(exclude_unset=True) for tool in chat.tools or ()],
             template_kwargs=dict(chat.chat_template_kwargs or {}),
         ),
-        sampling=sampling_of(chat, model.parameters),
+        sampling=sampling_of(chat, model.parameters, job_id),
         max_tokens=chat.max_answer_tokens or model.parameters.max_tokens,
         n=chat.n or 1,
         stop=chat.stop_strings,
@@ -93,8 +94,8 @@ def _tool_choice(chat: ChatRequest) -> ToolChoice:
             return ToolChoice(mode=ToolMode(mode))
 
 
-def sampling_of(body: GenerationBody, model: Parameters) -> Sampling:
-    """What the request says, else what the model file says, else what changes nothing."""
+def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> Sampling:
+    """What the request says, else what the model file says, else what changes nothing; a seed there always is."""
     plain = Sampling()
     seed = body.seed if body.seed is not None else model.seed
     return Sampling(
@@ -103,7 +104,7 @@ def sampling_of(body: GenerationBody, model: Parameters) -> Sampling:
         top_k=int(_first(body.top_k, model.top_k, plain.top_k)),
         min_p=_first(body.min_p, model.min_p, plain.min_p),
         typical_p=_first(body.typical_p, model.typical_p, plain.typical_p),
-        seed=None if seed is None else seed % 2**32,
+        seed=seed_of(request_id) if seed is None else seed % 2**32,
         frequency_penalty=_first(body.frequency_penalty, model.frequency_penalty, plain.frequency_penalty),
         presence_penalty=_first(body.presence_penalty, model.presence_penalty, plain.presence_penalty),
         repeat_penalty=_first(body.repeat_penalty, model.repeat_penalty, plain.repeat_penalty),

@@ -225,7 +225,7 @@ class ShardRun:
     def _write(self, group: list[LineResult]) -> BatchState:
         """One transaction: results, counters, usage. Rolled back as a whole when the fence has moved on."""
         served = self._served
-        statement = shards.write_lines(self.id, group, build=served.build, model_hash=served.model_hash)
+        statement = shards.write_lines(self.id, group, served.made_by)
         with self._context.database.begin() as connection:
             stored = {row[0] for row in connection.execute(statement)}
             written = [result for result in group if result.job_id in stored]

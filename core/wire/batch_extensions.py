@@ -31,8 +31,24 @@ class BatchRequestObject(WireObject):
     finished_at: int | None = None
 
 
+class Reproducibility(WireObject):
+    """What made an answer. With all of these equal, so is the answer, as far as llama.cpp's arithmetic is.
+
+    `settings_hash` is of what the model file says that may change an answer (template, defaults, adapters, context). `seed` is
+    the one it was drawn with, whoever chose it; what else was asked is in the body.
+    """
+
+    system_fingerprint: str | None
+    engine_build: str
+    model_hash: str | None
+    settings_hash: str | None
+    seed: int
+
+
 class BatchRequestDetail(BatchRequestObject):
     """The line with what was asked and what was answered: the body of the plain request, and that of its response."""
+
+    reproducibility: Reproducibility | None = None
 
     body: dict[str, Any]  # Any: a request body, as the file had it
     response: dict[str, Any] | None = None  # Any: a response body, as it was stored

@@ -1,4 +1,4 @@
-"""Reasoning tokens of jobs, shards and batches."""
+"""Reasoning tokens of jobs, shards and batches; of an answer also what its model file said."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ down_revision: str | None = "2026_11_24_validations"
 def upgrade() -> None:
     """What was spent thinking is part of the completion tokens."""
     op.add_column("jobs", sa.Column("reasoning_tokens", sa.Integer()))
+    op.add_column("jobs", sa.Column("settings_hash", sa.Text()))
     for table in ("shards", "batches"):
         op.add_column(table, sa.Column("reasoning_tokens", sa.BigInteger(), server_default="0", nullable=False))
 
 
 def downgrade() -> None:
     """Forget them."""
+    op.drop_column("jobs", "settings_hash")
     for table in ("jobs", "shards", "batches"):
         op.drop_column(table, "reasoning_tokens")

@@ -126,3 +126,22 @@ def test_what_was_spent_thinking_is_told_of_the_batch_and_of_each_line(demo: Ope
     assert batch.usage.output_tokens_details.reasoning_tokens == sum(usages) > 0
     lines = demo.get(f"/batches/{batch.id}/requests", cast_to=dict[str, Any])["data"]
     assert [line["usage"]["completion_tokens_details"]["reasoning_tokens"] for line in lines] == usages
+
+
+def test_a_drawn_answer_can_be_drawn_again_from_what_is_recorded_of_it(demo: OpenAI, tmp_path: Path) -> None:
+    body: Any = {
+        "model": "demo",
+        "messages": [{"role": "user", "content": "What is the capital of France?"}],
+        "temperature": 2,
+        "max_tokens": 24,
+    }
+    batch = run(demo, tmp_path / "in.jsonl", "/v1/chat/completions", [body, body])
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers(demo, batch).values()]
+    assert texts[0] != texts[1], "each line draws for itself"
+    for number, text in enumerate(texts):
+        record = demo.get(f"/batches/{batch.id}/requests/line-{number}", cast_to=dict[str, Any])["reproducibility"]
+        again = demo.chat.completions.create(**body, seed=record["seed"])
+        assert again.choices[0].message.content == text
+        assert again.system_fingerprint == record["system_fingerprint"]
+        assert record["model_hash"]
+        assert record["settings_hash"]

@@ -115,7 +115,9 @@ def world(settings: Settings, valkey: redis.Redis) -> World:
 def completed_job(connection: Connection) -> str:
     job_id = make_job(connection)
     connection.execute(jobs.claim_job(job_id, "w", timedelta(seconds=60))).one()
-    ended = jobs.complete_job(job_id, 1, answer='{"a": 1}', tokens=(1, 1, 0, 0), build="b", model_hash=None)
+    ended = jobs.complete_job(
+        job_id, 1, answer='{"a": 1}', tokens=(1, 1, 0, 0), made_by=jobs.MadeBy(build="b", model_hash=None)
+    )
     connection.execute(ended).one()
     return job_id
 

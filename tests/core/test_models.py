@@ -108,3 +108,15 @@ def test_a_key_has_a_description_that_is_the_operators_help() -> None:
 def test_a_missing_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no models folder"):
         load_models(tmp_path / "nowhere")
+
+
+def test_the_hash_of_what_a_file_says_of_answers_changes_with_them_and_with_nothing_else() -> None:
+    plain = ModelConfig(name="a", parameters=Parameters(model="a.gguf"))
+    same = ModelConfig(name="b", parameters=Parameters(model="b.gguf"), slots=3, aliases=("c",))
+    assert same.answers_hash == plain.answers_hash
+    for other in (
+        ModelConfig(name="a", chat_template="x"),
+        ModelConfig(name="a", parameters=Parameters(temperature=0.5)),
+        ModelConfig(name="a", context_size=512),
+    ):
+        assert other.answers_hash != plain.answers_hash

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, func, select, update
 
 from core.states import BatchState, JobState, ShardState
 from db import batches, shards
+from db.jobs import MadeBy
 from db.shards import LineResult
 from db.tables import Batch, Job, Shard
 from tests.db.make import make_batch, make_running_batch
@@ -26,7 +27,7 @@ def lines_of(connection: Connection, shard_id: str) -> list[str]:
 
 
 def write(connection: Connection, shard_id: str, fence: int, results: list[LineResult]) -> str | None:
-    written = connection.execute(shards.write_lines(shard_id, results, build="b", model_hash="h")).all()
+    written = connection.execute(shards.write_lines(shard_id, results, MadeBy(build="b", model_hash="h"))).all()
     stored = {row[0] for row in written}
     return connection.execute(
         shards.count_lines(shard_id, fence, [result for result in results if result.job_id in stored])
@@ -126,7 +127,7 @@ def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(conne
     rows = connection.execute(shards.queued_lines(shard_id)).all()
     assert [row[0] for row in rows] == made[::-1]
     assert [row[1] for row in rows] == ["x", None, "y", "x", None]
-    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), build="b", model_hash=None))
+    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), MadeBy(build="b", model_hash=None)))
     first = connection.execute(shards.queued_lines(shard_id)).first()
     assert first is not None
     assert first[1] == "x", "the line it was the same as is not there any more"

@@ -18,6 +18,7 @@ from core.models import ModelCatalog, ModelConfig
 from core.states import BatchState, JobState
 from core.wire.endpoints import EMBEDDINGS_ENDPOINT
 from db import batches, files, jobs, shards
+from db.jobs import MadeBy
 from db.shards import LineResult
 from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
 from tests.db.make import make_batch, make_job, make_running_batch
@@ -79,7 +80,7 @@ def answer_everything(clerk: ClerkContext, *, fail: frozenset[str] = frozenset()
                 )
                 for job_id, custom_id in lines[: len(lines) - keep_open]
             ]
-            connection.execute(shards.write_lines(claim.id, results, build="b", model_hash=None)).all()
+            connection.execute(shards.write_lines(claim.id, results, MadeBy(build="b", model_hash=None))).all()
             connection.execute(shards.count_lines(claim.id, claim.fence, results)).all()
             connection.execute(
                 update(Shard).where(Shard.id == claim.id).values(state="done", owner=None, lease_until=None)

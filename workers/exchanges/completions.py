@@ -57,7 +57,7 @@ class CompletionExchange:
         return Request(
             id=request_id,
             prompt=to_prompt(prompt),
-            sampling=sampling_of(body, model.parameters),
+            sampling=sampling_of(body, model.parameters, request_id),
             max_tokens=_max_tokens(body, model),
             n=body.n or 1,
             stop=body.stop_strings,
