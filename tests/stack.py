@@ -45,6 +45,7 @@ class StackProcess:
         self.said = ""
         self.url = ""
         self._published: Published | None = None
+        self._clients: list[DefaultHttpxClient] = []
 
     def start(self) -> None:
         """Returns when it says that it is ready."""
@@ -85,6 +86,7 @@ class StackProcess:
     def client(self) -> OpenAI:
         """The official client, as its users set it up; what it is answered must be as published."""
         http = DefaultHttpxClient(event_hooks={"response": [self.published.check]})
+        self._clients.append(http)
         return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=2, timeout=60, http_client=http)
 
     @property
@@ -123,6 +125,8 @@ class StackProcess:
 
     def close(self) -> None:
         """However it is, it is gone afterwards."""
+        for client in self._clients:
+            client.close()
         if self._process is not None and self._process.poll() is None:
             try:
                 self.interrupt()
