@@ -65,7 +65,7 @@ def lookups() -> list[Latency]:
                 "list batches": lambda n: f"/v1/batches?limit=20&after={batch_ids[-1 - n % 3]}",
                 "get a batch": lambda n: f"/v1/batches/{batch_ids[n % _BATCHES]}",
                 "list files": lambda n: f"/v1/files?limit={20 + n % 3}",
-                "list a batch's requests": lambda n: f"/v1/batches/{some}/requests?after=line-{97 * n}&limit=20",
+                "list a batch's requests": lambda n: f"/v1/batches/{some}/requests?after=line-{97 * n + 1}&limit=20",
                 "list its failed requests": lambda n: f"/v1/batches/{some}/requests?status=failed&limit={20 + n % 3}",
                 "get one request": lambda n: f"/v1/batches/{some}/requests/line-{97 * n + 1}",
             }

@@ -39,7 +39,7 @@ class Reproducibility(WireObject):
     """
 
     system_fingerprint: str | None
-    engine_build: str
+    engine_build: str | None
     model_hash: str | None
     settings_hash: str | None
     seed: int
