@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -176,7 +176,7 @@ def response_of_row(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseObject:
 
 async def response_events(
     state: ApiState, known: Known, items: AsyncIterator[Item], starting_after: int = -1
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """The typed events of a response after a number, from what is heard of its job from the first frame on."""
     live = LiveEvents(known.without_answer("in_progress"))
     async for data in _data(state, known, live, items, starting_after):

@@ -12,15 +12,15 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
 from api.bodies import read_wire
-from api.following import Ended, Follower, Item, Silence
+from api.following import Follower
+from api.live import Shape, answer_now
 from api.openapi import gives, takes
 from api.responding import Known, find, known_of, prepare, response_events, response_of_row
-from api.routes.chat import LiveChat
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
-from api.streams import EventStream, disconnected
-from api.submitting import Submission, cancel, cancelled_problem, submit
-from core.errors import SERVER_ERROR, ApiError, Problem, bad_request
+from api.streams import EventStream
+from api.submitting import Submission, cancel, submit
+from core.errors import bad_request
 from core.events import EventKind
 from core.keys import Scope
 from core.wire.responses import ResponsesRequest
@@ -32,12 +32,6 @@ from db import responses
 router = APIRouter(tags=["responses"], dependencies=[needs(Scope.INFERENCE)])
 
 _CANCEL_SECONDS: Final = 2.0
-_TIMED_OUT: Final = Problem(
-    status=503,
-    message="The answer took too long for a request that waits. Use 'stream' or 'background'.",
-    type=SERVER_ERROR,
-    code="request_timeout",
-)
 
 
 @router.post("/v1/responses", openapi_extra=takes(ResponsesRequest), responses=gives(ResponseObject, streams=True))
@@ -127,63 +121,13 @@ async def list_input_items(
 
 
 async def _answer(request: Request, state: ApiState, known: Known, submission: Submission) -> Response:
-    """Wait for the first event, which decides the status code; then stream, or say all of it."""
-    live = LiveChat(state, submission)
-    try:
-        began = time.monotonic()
-        await live.begin()
-        first = await _first_event(request, live, state)
-        state.metrics.first_event_seconds.observe(time.monotonic() - began)
-        if first is None:
-            await live.close()
-            return Response(status_code=499)
-        if isinstance(first, Ended) and first.kind is not EventKind.DONE:
-            raise ApiError(as_responses_problem(first.problem or cancelled_problem()))
-        if known.request.stream:
-            return EventStream(_live(state, known, live, first))
-        assert isinstance(first, Ended), "a plain request's first event is its last"
-        answer = await live.answer(first)
-    except BaseException:
-        await asyncio.shield(live.close())
-        raise
-    await live.close()
-    return _json(known.with_answer(answer))
-
-
-async def _first_event(request: Request, live: LiveChat, state: ApiState) -> Item | None:
-    """The first event that is not silence; None when the client has gone."""
-    leaving = asyncio.create_task(disconnected(request.receive))
-    deadline = time.monotonic() + state.settings.chat_timeout_seconds
-    try:
-        while time.monotonic() < deadline:
-            heard = asyncio.ensure_future(live.next())
-            await asyncio.wait((heard, leaving), return_when=asyncio.FIRST_COMPLETED)
-            if not heard.done():
-                heard.cancel()
-                return None
-            if not isinstance(item := heard.result(), Silence):
-                return item
-    finally:
-        leaving.cancel()
-    raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
-
-
-async def _live(state: ApiState, known: Known, live: LiveChat, first: Item) -> AsyncIterator[bytes]:
-    """The stream of a request that is waited for; its job stops when the reader leaves."""
-
-    async def items() -> AsyncIterator[Item]:
-        item = first
-        yield item
-        while not isinstance(item, Ended):
-            item = await live.next()
-            yield item
-
-    with state.metrics.open_streams.track_inprogress():
-        try:
-            async for data in response_events(state, known, items()):
-                yield data
-        finally:
-            await asyncio.shield(live.close())
+    """Wait for it, and say it as a response, whole or in typed events."""
+    shape = Shape(
+        stream=lambda live, first: response_events(state, known, live.items(first)),
+        whole=lambda answer: known.with_answer(answer).model_dump_json(by_alias=True),
+        problem=as_responses_problem,
+    )
+    return await answer_now(request, state, submission, shape)
 
 
 async def _followed(state: ApiState, known: Known, starting_after: int) -> AsyncIterator[bytes]:
