@@ -33,11 +33,6 @@ def resume(batch_id: str, tenant_id: str) -> Any:  # Any: ReturningUpdate
     )
 
 
-def is_paused(batch_id: str) -> Select[bool]:
-    """Should its workers begin no more lines?"""
-    return select(Batch.paused_at.is_not(None)).where(Batch.id == batch_id)
-
-
 def open_models(batch_id: str) -> Select[str]:
     """Models that have lines of this batch left to run."""
     return select(Shard.model).where(Shard.batch_id == batch_id, Shard.state != ShardState.DONE).distinct()

@@ -193,7 +193,7 @@ def add_usage(
     tenant_id: str,
     model: str,
     *,
-    key: Any = "",  # Any: an id, or a subquery of one
+    key: str = "",
     requests: int,
     prompt_tokens: int,
     completion_tokens: int,

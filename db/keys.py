@@ -76,11 +76,6 @@ def retire_key(key_id: str, grace: timedelta) -> Any:  # Any: ReturningUpdate of
     )
 
 
-def key_of_batch(batch_id: str) -> Any:  # Any: a scalar subquery
-    """The key that made a batch, for `db.jobs.add_usage`; empty where none was needed."""
-    return select(func.coalesce(Batch.key_id, "")).where(Batch.id == batch_id).scalar_subquery()
-
-
 def open_batches(tenant_id: str) -> Select[int | None, int | None, int, int]:
     """A tenant's caps (batches, lines), and what it has in batches that have not ended (batches, lines)."""
     waiting = (Batch.tenant_id == tenant_id, Batch.status.not_in(FINAL_BATCH_STATES))

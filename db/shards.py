@@ -89,7 +89,9 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
         .limit(1)
         .scalar_subquery()
     )
-    endpoint = select(Batch.endpoint).where(Batch.id == Shard.batch_id).scalar_subquery().label("endpoint")
+    of_batch = Batch.id == Shard.batch_id
+    endpoint = select(Batch.endpoint).where(of_batch).scalar_subquery().label("endpoint")
+    key_id = select(func.coalesce(Batch.key_id, "")).where(of_batch).scalar_subquery().label("key_id")
     return (
         update(Shard)
         .where(Shard.id == best, _claimable())
@@ -100,7 +102,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
             attempt=Shard.attempt + 1,
             lease_until=func.now() + lease,
         )
-        .returning(Shard.id, Shard.batch_id, Shard.tenant_id, Shard.model, Shard.fence, Shard.lines, endpoint)
+        .returning(Shard.id, Shard.batch_id, Shard.tenant_id, Shard.model, Shard.fence, Shard.lines, endpoint, key_id)
     )
 
 
@@ -173,12 +175,13 @@ def write_lines(shard_id: str, results: list[LineResult], made_by: MadeBy) -> Te
 
 
 def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Any:  # Any: ReturningUpdate
-    """Add what `write_lines` stored, under the fence, and tell the batch's status.
+    """Add what `write_lines` stored, under the fence, and tell the batch's status and whether it is paused.
 
     No row: the lease is lost, and the transaction must be rolled back.
     """
     completed = sum(result.is_completed for result in written)
     status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
+    is_paused = select(Batch.paused_at.is_not(None)).where(Batch.id == Shard.batch_id).scalar_subquery()
     return (
         update(Shard)
         .where(Shard.id == shard_id, Shard.fence == fence, Shard.state == ShardState.RUNNING)
@@ -190,7 +193,7 @@ def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Any:  #
             cached_tokens=Shard.cached_tokens + sum(result.cached_tokens for result in written),
             reasoning_tokens=Shard.reasoning_tokens + sum(result.reasoning_tokens for result in written),
         )
-        .returning(status)
+        .returning(status, is_paused)
     )
 
 

@@ -56,6 +56,7 @@ def database(migrated: Engine) -> Database:
                 "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations CASCADE"
             )
         )
+        connection.execute(text("DELETE FROM tenants WHERE id <> 'default'"))
     return Database(migrated)
 
 

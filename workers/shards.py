@@ -21,8 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
-from db import batch_control, batches, jobs, shards
-from db.keys import key_of_batch
+from db import batches, jobs, shards
 from db.shards import LineResult
 from engine.client import EngineLost
 from engine.messages import Delta, Embedded, Failed, Finished, FinishReason, Priority
@@ -69,6 +68,7 @@ class ShardRun:
         self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._endpoint: str = claim.endpoint
+        self._key_id: str = claim.key_id
         self._exchanges: dict[str, Exchange] = {}
         self._askings: dict[str, Asking] = {}
         self._progress = Progress()
@@ -229,22 +229,23 @@ class ShardRun:
         with self._context.database.begin() as connection:
             stored = {row[0] for row in connection.execute(statement)}
             written = [result for result in group if result.job_id in stored]
-            status = connection.execute(shards.count_lines(self.id, self._fence, written)).scalar_one_or_none()
-            if status is None:
+            counted = connection.execute(shards.count_lines(self.id, self._fence, written)).one_or_none()
+            if counted is None:
                 raise LeaseLost
-            if connection.execute(batch_control.is_paused(self._batch_id)).scalar_one():
-                self.stop(abort=False)
+            status, is_paused = counted
             connection.execute(
                 jobs.add_usage(
                     self._tenant_id,
                     served.model.name,
-                    key=key_of_batch(self._batch_id),
+                    key=self._key_id,
                     requests=len(written),
                     prompt_tokens=sum(result.prompt_tokens for result in written),
                     completion_tokens=sum(result.completion_tokens for result in written),
                     cached_tokens=sum(result.cached_tokens for result in written),
                 )
             )
+        if is_paused:
+            self.stop(abort=False)
         return BatchState(status)
 
     def _leave(self) -> None:

@@ -198,7 +198,7 @@ GOOD: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("value", GOOD.values(), ids=GOOD.keys())
 def test_what_openai_accepts_and_we_can_do_is_accepted(value: dict[str, Any]) -> None:
-    parse_body(ChatRequest, value)
+    assert parse_body(ChatRequest, value).model == value["model"]
 
 
 def test_text_parts_are_one_text() -> None:

@@ -135,6 +135,7 @@ def test_a_grammar_is_not_worn_out_by_its_answers(grammars: Grammars) -> None:
         state = grammar.start()
         for letter in draw.choices(b"ab", k=150):
             state.accept(letter)
+        assert state.error is None
 
 
 def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
