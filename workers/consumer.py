@@ -117,7 +117,7 @@ def _build(kind: str, names: list[str], device: str, settings: Settings, app: Ce
         return ClerkConsumer(app, context)
     worker = _worker_context(settings, catalog, names, device, kind, app, client)
     check_schema(worker.database.engine)
-    return ChatConsumer(app, worker, client) if kind == "chat" else BatchConsumer(app, worker)
+    return ChatConsumer(app, worker, client) if kind == "chat" else BatchConsumer(app, worker, client)
 
 
 def main() -> None:
