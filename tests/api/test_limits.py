@@ -100,6 +100,21 @@ def test_a_clock_that_was_far_ahead_locks_nobody_out_for_longer_than_a_minute(ur
     assert [level.is_taken for level in levels] == [True, False, True]
 
 
+def test_of_ten_thousand_calls_at_once_the_limit_is_answered_and_others_are_not_touched(url: str) -> None:
+    limit = Settings().calls_per_minute
+
+    async def run() -> None:
+        limiter = RateLimiter(url, "test:", Clock())
+        levels = [await limiter.take(Rate(owner="greedy", kind="calls", limit=limit), 1) for _ in range(10_000)]
+        assert sum(level.is_taken for level in levels) == limit
+        assert 0 < levels[-1].retry_seconds <= 120
+        other = await limiter.take(Rate(owner="other", kind="calls", limit=limit), 1)
+        assert (other.is_taken, other.remaining) == (True, limit - 1)
+        await limiter.close()
+
+    asyncio.run(run())
+
+
 @given(st.lists(st.tuples(st.floats(0, 90), st.integers(1, 70)), max_size=12), st.integers(1, 70))
 def test_no_minute_gives_more_than_twice_the_limit(steps: list[tuple[float, int]], limit: int) -> None:
     """Full at its start, it may give the limit at once and what comes back meanwhile."""
@@ -261,6 +276,16 @@ def test_batches_of_a_tenant_per_hour_are_counted_over_its_keys(
         assert (await create(http, stranger, "idle")).status_code == 200
 
     inside(settings.model_copy(update={"batches_per_hour": 2}), scene)
+
+
+def test_a_retry_is_a_batch_that_counts(guarded: Guarded, tmp_path: Path) -> None:
+    key = guarded.key("again")
+    batch_id = start_batch(key.client, write_lines(tmp_path / "in.jsonl", batch_lines(2, "unknown")))
+    wait_for(lambda: key.client.batches.retrieve(batch_id).completed_at is not None, "it ends, with failed lines")
+    retried = key.http.post(f"/v1/batches/{batch_id}/retry")
+    assert retried.status_code == 200, retried.text
+    assert retried.headers["x-ratelimit-limit-batches"] == str(Settings().batches_per_hour)
+    assert "x-ratelimit-limit-batches" not in key.http.get(f"/v1/batches/{batch_id}").headers
 
 
 def test_tokens_per_minute_count_the_question_and_the_longest_answer(guarded: Guarded) -> None:
