@@ -107,9 +107,11 @@ IMPOSSIBLE = {
         f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)"
     ),
     "a tenant that may have nothing": "UPDATE tenants SET open_batches = 0",
+    "a tenant that may store nothing": "UPDATE tenants SET storage_bytes = 0",
     "a key that may do what nobody knows": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{root}}')",
     "a key that may do nothing": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{}}')",
     "a key with a limit of nothing": f"{KEY}, queued_tokens) VALUES ('k', 'default', '', '', 'd', 0)",
+    "a key that may not call": f"{KEY}, calls_per_minute) VALUES ('k', 'default', '', '', 'd', 0)",
     "a shard without a batch": f"{SHARD}) VALUES ('s', 'none', 'default', 'm', 0, 1)",
 }  # fmt: skip
 
