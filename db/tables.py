@@ -328,6 +328,7 @@ class Job(Base):
     engine_build: Mapped[str | None]
     model_hash: Mapped[str | None]
     settings_hash: Mapped[str | None]
+    template_hash: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -477,6 +478,7 @@ class Response(Base):
     """A kept `/v1/responses` request: what was asked of a job, and which response it goes on from. Gone with its job.
 
     The answer is the job's. `request` is the body without its input, `input_items` its items under their own ids.
+    The end of one that `is_background` is told to webhooks.
     """
 
     __tablename__ = "responses"
@@ -487,4 +489,5 @@ class Response(Base):
     model: Mapped[str]
     request: Mapped[str]
     input_items: Mapped[str]
+    is_background: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
