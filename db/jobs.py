@@ -18,11 +18,16 @@ from db.tables import Job, UsageDaily
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """What computed an answer: the engine's build, the weights' hash, and that of what the model file says of answers."""
+    """What computed an answer: the engine's build and the hashes of the weights, the template and what the model file says.
+
+    `model_parameters` is the part of the model file that fills in what a body leaves out, as JSON.
+    """
 
     build: str
     model_hash: str | None
     settings_hash: str | None = None
+    template_hash: str | None = None
+    model_parameters: str | None = None
 
 
 def insert_job(
@@ -118,6 +123,8 @@ def complete_job(
         engine_build=made_by.build,
         model_hash=made_by.model_hash,
         settings_hash=made_by.settings_hash,
+        template_hash=made_by.template_hash,
+        model_parameters=made_by.model_parameters,
     )
     return telling(end, "response.incomplete" if is_cut else "response.completed")
 

@@ -296,6 +296,7 @@ class Job(Base):
 
     `body` is one of `endpoint`'s (see `core.wire.endpoints`).
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
+    `model_parameters` is JSON: what the model's file filled in where the body says nothing (see `core.wire.parameters`).
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
     """
@@ -329,6 +330,7 @@ class Job(Base):
     model_hash: Mapped[str | None]
     settings_hash: Mapped[str | None]
     template_hash: Mapped[str | None]
+    model_parameters: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]

@@ -1,4 +1,4 @@
-"""The template an answer was made with, and responses whose end is told to webhooks."""
+"""The template and the defaults an answer was made with, and responses whose end is told to webhooks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ down_revision: str | None = "2026_11_24_reasoning"
 def upgrade() -> None:
     """Responses that are there already tell nobody: no webhook could have asked for it."""
     op.add_column("jobs", sa.Column("template_hash", sa.Text()))
+    op.add_column("jobs", sa.Column("model_parameters", sa.Text()))
     op.add_column(
         "responses", sa.Column("is_background", sa.Boolean(), server_default=sa.text("false"), nullable=False)
     )
@@ -19,4 +20,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_column("responses", "is_background")
+    op.drop_column("jobs", "model_parameters")
     op.drop_column("jobs", "template_hash")
