@@ -17,7 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from core.events import Event, decode_event
-from core.queues import CANCEL_CHANNEL, job_channel, replay_key
+from core.queues import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
 
 log = structlog.get_logger()
 
@@ -98,8 +98,15 @@ class Relay:
 
     async def send_cancel(self, job_id: str) -> None:
         """Hint to the workers; the row already says it, and they see that with their next heartbeat."""
-        with suppress(RedisError):
-            await self.client.publish(self._prefix + CANCEL_CHANNEL, job_id)
+        await self._hint(CANCEL_CHANNEL, job_id)
+
+    async def send_watch(self, job_id: str) -> None:
+        """Hint to the workers: somebody follows this line of a batch, for the next keep-alives."""
+        await self._hint(WATCH_CHANNEL, job_id)
+
+    async def _hint(self, channel: str, job_id: str) -> None:
+        with suppress(RedisError, OSError):
+            await self.client.publish(self._prefix + channel, job_id)
 
     async def add(self, subscription: Subscription) -> None:
         """Subscribe; nothing is raised when the broker is away, its return resubscribes everything."""

@@ -171,7 +171,15 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     request_ids: list[str]
 
 
-ToEngine = Hello | Submit | Cancel
+class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
+    """These go on as streams, whose first `Delta` has all there is by now. Unknown ids are ignored."""
+
+    client: str
+    boot_id: str
+    request_ids: list[str]
+
+
+ToEngine = Hello | Submit | Cancel | Watch
 
 
 # --- engine → client -------------------------------------------------------------------------------------------------

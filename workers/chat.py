@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import Row, RowMapping
 
 from core.errors import Problem
-from core.events import Event, EventKind
+from core.events import EventKind
 from core.strict_json import parse_json
 from db import jobs
 from engine.client import EngineLost
@@ -26,6 +26,7 @@ from workers.context import Served, WorkerContext
 from workers.exchanges.base import Answered, Asker, Exchange, Frames, Head, Outcome
 from workers.exchanges.table import read_exchange
 from workers.leases import Lease
+from workers.telling import Teller
 
 log = structlog.get_logger()
 
@@ -34,40 +35,21 @@ class _Released:
     """The job's lease is gone or the worker leaves: nothing may be recorded."""
 
 
-class LiveAnswer:
+class LiveAnswer(Teller):
     """The sink of one request: frames go out as deltas come in; the end is handed to the waiting thread."""
 
     def __init__(self, job: RowMapping, frames: Frames | None, context: WorkerContext) -> None:
-        self._job_id: str = job["id"]
-        self._attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
-        self._frames = frames
-        self._publish = context.publisher.publish
-        self._seq = 0
+        attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
+        super().__init__(job["id"], attempt, frames, context.publisher.publish)
         self.ended: queue.SimpleQueue[Outcome | _Released] = queue.SimpleQueue()
 
     def on_delta(self, delta: Delta) -> None:
         """Called in the client's I/O thread."""
-        if self._frames is not None:
-            self._send(self._frames.more(delta))
+        self.more(delta)
 
     def on_end(self, outcome: Outcome) -> None:
         """Called in the client's I/O thread, once."""
         self.ended.put(outcome)
-
-    def close(self, outcome: Answered) -> None:
-        """Publish the last frames and that the row holds the answer."""
-        if self._frames is not None and isinstance(outcome, Finished):
-            self._send(self._frames.last(outcome))
-        self.end(EventKind.DONE)
-
-    def end(self, kind: EventKind, problem: Problem | None = None) -> None:
-        """Publish how the job ended, after its row says so."""
-        self._publish(Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=kind, problem=problem))
-
-    def _send(self, frames: list[bytes]) -> None:
-        event = Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=EventKind.FRAMES, frames=frames)
-        self._seq += len(frames)
-        self._publish(event)
 
 
 @dataclass(slots=True)
