@@ -98,6 +98,8 @@ async def cancel(state: ApiState, job_id: str) -> None:
         ended = (await connection.execute(jobs.cancel_queued_job(job_id))).one_or_none()
         if ended is None:
             await connection.execute(jobs.request_cancel(job_id))
+    if ended is not None and ended.is_told:  # a webhook wants to know
+        await state.sender.send(lambda: state.sender.tickets.deliver(job_id))
     await state.relay.send_cancel(job_id)
 
 

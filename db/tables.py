@@ -302,6 +302,7 @@ class Job(Base):
 
     `body` is one of `endpoint`'s (see `core.wire.endpoints`).
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
+    `model_parameters` is JSON: what the model's file filled in where the body says nothing (see `core.wire.parameters`).
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
     """
@@ -334,6 +335,8 @@ class Job(Base):
     engine_build: Mapped[str | None]
     model_hash: Mapped[str | None]
     settings_hash: Mapped[str | None]
+    template_hash: Mapped[str | None]
+    model_parameters: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -483,6 +486,7 @@ class Response(Base):
     """A kept `/v1/responses` request: what was asked of a job, and which response it goes on from. Gone with its job.
 
     The answer is the job's. `request` is the body without its input, `input_items` its items under their own ids.
+    The end of one that `is_background` is told to webhooks.
     """
 
     __tablename__ = "responses"
@@ -493,4 +497,5 @@ class Response(Base):
     model: Mapped[str]
     request: Mapped[str]
     input_items: Mapped[str]
+    is_background: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())

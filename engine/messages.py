@@ -186,13 +186,14 @@ ToEngine = Hello | Submit | Cancel | Watch
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is running: sent once to each client."""
+    """What is running: sent once to each client. `template_hash` is the SHA-256 of the chat template's text, in hex."""
 
     model: str
     build: str
     context_size: int
     slots: int
     num_vocab: int
+    template_hash: str
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):

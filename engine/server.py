@@ -96,6 +96,7 @@ class Server:
             context_size=config.context_size,
             slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
+            template_hash=encoder.template_hash,
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping
+from sqlalchemy import Row, RowMapping
 
 from core.errors import Problem
 from core.events import EventKind
@@ -168,9 +169,11 @@ class ChatRunner:
             answer=running.exchange.answer(running.head, outcome),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             made_by=served.made_by,
+            is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
         )
         with self._context.database.begin() as connection:
-            if connection.execute(statement).one_or_none() is None:
+            ended = connection.execute(statement).one_or_none()
+            if ended is None:
                 return False
             connection.execute(
                 jobs.add_usage(
@@ -183,6 +186,7 @@ class ChatRunner:
                     cached_tokens=usage.cached_tokens,
                 )
             )
+        self._wake_clerk(ended)
         return True
 
     def _fail(self, job: RowMapping, answer: LiveAnswer, problem: Problem) -> None:
@@ -190,9 +194,16 @@ class ChatRunner:
         if self._end(jobs.fail_job(job["id"], job["fence"], problem.to_json())):
             answer.end(EventKind.FAILED, problem)
 
-    def _end(self, statement: object) -> bool:
+    def _end(self, statement: Any) -> bool:  # Any: as `db.response_events.telling` has it
         with self._context.database.begin() as connection:
-            return connection.execute(statement).one_or_none() is not None  # type: ignore[call-overload]
+            ended = connection.execute(statement).one_or_none()
+        self._wake_clerk(ended)
+        return ended is not None
+
+    def _wake_clerk(self, ended: Row[Any] | None) -> None:  # Any: the columns of `db.response_events.telling`
+        """A webhook may want to know."""
+        if ended is not None and ended.is_told:
+            self._context.tickets.deliver(ended.id)
 
     def _give_back(self, job: RowMapping) -> None:
         """Queue it again for another worker; no row means that somebody has it already."""

@@ -17,6 +17,7 @@ from api.following import Ended, Follower, Frames, Silence
 from api.frames import DONE, PING, chunks_of, data_events, error_event
 from api.openapi import gives
 from api.paging import page, unix_seconds
+from api.reproducing import made_by
 from api.routes.batches import existing_batch
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
@@ -25,10 +26,9 @@ from api.submitting import cancelled_problem
 from core.errors import Problem, bad_request, not_found
 from core.events import EventKind
 from core.keys import Scope
-from core.seeds import seed_of
 from core.states import FINAL_BATCH_STATES, JobState
 from core.wire.batch import MAX_CUSTOM_ID, answered_line, failed_line
-from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject, Reproducibility
+from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
 from core.wire.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
 from db.batch_results import BEGINNING, EndedAt
@@ -78,20 +78,8 @@ async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: Te
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
     body, response = json.loads(row.body), json.loads(row.answer) if row.answer else None
-    made_by = _made_by(state, row, body, response) if response else None
-    return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=made_by)
-
-
-def _made_by(state: ApiState, row: Row[*tuple[Any, ...]], body: Any, response: Any) -> Reproducibility:  # Any: JSON
-    model = state.catalog.get(row.model)
-    chosen = body.get("seed") if body.get("seed") is not None else model.parameters.seed if model else None
-    return Reproducibility(
-        system_fingerprint=response.get("system_fingerprint"),
-        engine_build=row.engine_build,
-        model_hash=row.model_hash,
-        settings_hash=row.settings_hash,
-        seed=seed_of(row.id) if chosen is None else chosen % 2**32,
-    )
+    record = made_by(row, body, response) if response else None
+    return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=record)
 
 
 @router.get("/v1/batches/{batch_id}/output", responses=gives(media_type="application/jsonl"))
