@@ -45,7 +45,7 @@ async def charge_call(request: Request, state: ApiState, caller: Caller) -> None
 
     Without a key, only what the settings limit is counted, by address. A question of a key without a limit waits for nothing.
     """
-    is_asking = request.method == "POST" and request.url.path in _ASKING
+    is_asking = request.method == "POST" and request.scope["path"] in _ASKING  # `url` believes the Host header
     rate = _request_rate(caller) if is_asking else _call_rate(request, state, caller)
     if rate is not None:
         await _charge(request, state, rate, 1)
