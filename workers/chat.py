@@ -15,6 +15,7 @@ from sqlalchemy import RowMapping
 
 from core.errors import Problem
 from core.events import Event, EventKind
+from core.failpoints import Point, failpoint
 from core.strict_json import parse_json
 from db import jobs
 from engine.client import EngineLost
@@ -94,6 +95,7 @@ class ChatRunner:
         job = self._claim(job_id)
         if job is None:
             return
+        failpoint(Point.CHAT_CLAIMED)
         served = self._context.served(job["model"])
         if served is None:
             self._give_back(job)
@@ -201,6 +203,8 @@ class ChatRunner:
                     cached_tokens=usage.cached_tokens,
                 )
             )
+            failpoint(Point.CHAT_COMPLETING)
+        failpoint(Point.CHAT_COMPLETED)
         return True
 
     def _fail(self, job: RowMapping, answer: LiveAnswer, problem: Problem) -> None:
@@ -210,7 +214,10 @@ class ChatRunner:
 
     def _end(self, statement: object) -> bool:
         with self._context.database.begin() as connection:
-            return connection.execute(statement).one_or_none() is not None  # type: ignore[call-overload]
+            row = connection.execute(statement).one_or_none()  # type: ignore[call-overload]
+            failpoint(Point.CHAT_ENDING)
+        failpoint(Point.CHAT_ENDED)
+        return row is not None
 
     def _give_back(self, job: RowMapping) -> None:
         """Queue it again for another worker; no row means that somebody has it already."""

@@ -13,6 +13,7 @@ import redis
 import structlog
 
 from core.events import Event, EventKind, encode_event
+from core.failpoints import Point, failpoint
 from core.queues import job_channel, replay_key
 
 log = structlog.get_logger()
@@ -66,8 +67,10 @@ class Publisher:
             if event.seq % 256 == 0:
                 pipeline.ltrim(key, -REPLAY_EVENTS, -1)
             pipeline.publish(self._prefix + job_channel(event.job), data)
+        failpoint(Point.PUBLISH_SENDING)
         try:
             pipeline.execute()
+            failpoint(Point.PUBLISH_SENT)
         except redis.RedisError as error:
             self.num_dropped += len(events)
             log.warning("events_dropped", number=len(events), reason=str(error))

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
+from core.failpoints import Point, failpoint
 from core.states import BatchState
 from db import batches, jobs, shards
 from workers.context import ClerkContext
@@ -75,6 +76,7 @@ class Sweeper:
                     connection.execute(batches.begin_finalizing(batch_id))
             connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _ in waiting]))
         for batch_id, status in waiting:
+            failpoint(Point.SWEEP_BATCHES)
             is_new = status is BatchState.VALIDATING
             (context.tickets.prepare if is_new else context.tickets.finalize)(batch_id)
         if expired or waiting:
@@ -85,6 +87,7 @@ class Sweeper:
         with self._context.database.begin() as connection:
             models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
         for model in models:
+            failpoint(Point.SWEEP_SHARDS)
             self._context.tickets.run_shards(model)
 
     def _sweep_jobs(self) -> None:
@@ -103,6 +106,7 @@ class Sweeper:
             event = Event(job=job_id, attempt=fence, seq=0, kind=EventKind.FAILED, problem=_WORKER_LOST)
             context.publisher.publish(event)
         for job_id, model in [*again, *overdue]:
+            failpoint(Point.SWEEP_JOBS)
             context.tickets.run_chat(job_id, model)
         if cancelled or failed or again or overdue:
             log.info("swept_jobs", failed=len(failed), again=len(again), overdue=len(overdue))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -113,6 +114,18 @@ def test_a_sleep_goes_on_afterwards() -> None:
     assert parse_fault("sleep=0.01") == Fault("sleep", 0.01)
     done = run("failpoint(Point.PREPARE_COMMITTED); print('went on')", MILLRACE_FAILPOINT=f"{POINT}:sleep=0.01")
     assert done.stdout == "went on\n"
+
+
+def test_every_declared_point_is_passed_somewhere_and_every_pass_is_of_a_declared_point() -> None:
+    passed = {
+        node.args[0].attr
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "failpoint"
+        if isinstance(node.args[0], ast.Attribute)
+    }
+    assert passed == {point.name for point in Point}
 
 
 def test_the_module_imports_nothing_of_ours() -> None:
