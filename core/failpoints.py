@@ -8,8 +8,8 @@ of everything when a process ends exactly there. Imports nothing of ours: every 
 its K-th pass; the default is the first.
 
 `MILLRACE_FAILPOINT_DIR=FOLDER` makes that once among all processes, so that one which was started again lives on: who acts has
-created `FOLDER/NAME.hit`, which is also the proof that the point was reached. A file `FOLDER/NAME` that holds an action arms
-the point in processes that run already, and is used up by the one that acts.
+created `FOLDER/NAME.hit` with its process id, which proves that the point was reached, and by whom. A file `FOLDER/NAME` that
+holds an action arms the point in processes that run already, and is used up by the one that acts.
 """
 
 from __future__ import annotations
@@ -188,7 +188,8 @@ class Failpoints:
             return self._faults.pop(point, None) is not None
         del self._passes[point]  # armed again, it counts again
         try:
-            (self._folder / f"{point}.hit").open("x").close()
+            with (self._folder / f"{point}.hit").open("x") as proof:
+                proof.write(str(os.getpid()))
         except FileExistsError:
             return False
         (self._folder / point).unlink(missing_ok=True)
