@@ -60,7 +60,7 @@ def test_a_reset_ends_the_conversations_there_are_and_no_later_one(proxy: Proxy,
 
 def test_who_is_refused_is_reset_until_it_heals(proxy: Proxy) -> None:
     proxy.refuse()
-    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other, pytest.raises(ConnectionError):
+    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
         while True:
             other.sendall(b"x")
     proxy.heal()
