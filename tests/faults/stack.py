@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +21,7 @@ import openai
 import psutil
 import redis
 from openai import OpenAI
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from cli.services import Services
 from core import ids
@@ -146,6 +146,18 @@ class FaultStack:
                 if time.monotonic() > deadline:
                     raise
                 time.sleep(0.05)
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def query(self, statement: str, **values: object) -> Sequence[Any]:
+        """Rows, past the proxy."""
+        with self.database.begin() as connection:
+            return connection.execute(text(statement), values).all()
+
+    def execute(self, statement: str, **values: object) -> None:
+        """A change by hand, past the proxy: what time, or somebody who died, would have left."""
+        with self.database.begin() as connection:
+            connection.execute(text(statement), values)
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
