@@ -98,6 +98,7 @@ class Point(StrEnum):
     CHAT_COMPLETED = "chat.completed"  # the row has the answer, nobody was told
     CHAT_ENDING = "chat.ending"  # a failure or a cancel is written, not committed
     CHAT_ENDED = "chat.ended"  # the row says how the job failed or was cancelled, nobody was told
+    CHAT_RELEASED = "chat.released"  # a leaving worker has queued its job again, no other one was told
     PUBLISH_SENDING = "publish.sending"  # events of running jobs are about to go out
     PUBLISH_SENT = "publish.sent"  # they are out
 

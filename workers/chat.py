@@ -224,4 +224,5 @@ class ChatRunner:
         with self._context.database.begin() as connection:
             row = connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none()
         if row is not None:
+            failpoint(Point.CHAT_RELEASED)
             self._context.tickets.run_chat(job["id"], job["model"])

@@ -92,7 +92,7 @@ def insist_on_key(stack: FaultStack, create: Any) -> Any:
 
 def forget_locks(stack: FaultStack) -> None:
     """Time passes: whoever held an Idempotency-Key is taken for dead."""
-    stack.execute("UPDATE idempotency_keys SET locked_at = locked_at - interval '1 hour' WHERE finished_at IS NULL")
+    stack.execute("UPDATE idempotency_keys SET locked_until = now() WHERE finished_at IS NULL")
 
 
 def start_batch(stack: FaultStack, num_lines: int, **more: object) -> str:

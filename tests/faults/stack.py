@@ -137,13 +137,13 @@ class FaultStack:
         return httpx2.Client(base_url=self.url, timeout=timeout, headers=headers)
 
     def insist(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:
-        """As a client that does not give up: again after a broken connection, a 5xx or a 429."""
+        """As a client that does not give up: again after a broken connection or stream, a 5xx or a 429."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
                 return action()
-            except (openai.APIConnectionError, openai.InternalServerError, openai.RateLimitError, httpx2.HTTPError):
-                if time.monotonic() > deadline:
+            except (openai.APIError, httpx2.HTTPError) as error:
+                if time.monotonic() > deadline or _is_the_callers_fault(error):
                     raise
                 time.sleep(0.05)
 
@@ -280,7 +280,12 @@ class FaultStack:
         made = {tenant: new_key() for tenant in ("default", "stranger")}
         with self.database.begin() as connection:
             for tenant, key in made.items():
-                columns: dict[str, Any] = {"id": ids.new_id(KEY), "tenant_id": tenant, "name": "faults"}
+                columns: dict[str, Any] = {
+                    "id": ids.new_id(KEY),
+                    "tenant_id": tenant,
+                    "name": "faults",
+                    "scopes": ["admin"],
+                }
                 connection.execute(keys.add_tenant(tenant))
                 connection.execute(keys.insert_key(prefix=key.prefix, digest=key.digest, **columns))
         return {tenant: key.text for tenant, key in made.items()}
@@ -290,6 +295,11 @@ class FaultStack:
             key = self._keys[tenant]
             self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
         return self._clients[tenant]
+
+
+def _is_the_callers_fault(error: Exception) -> bool:
+    response = getattr(error, "response", None)
+    return response is not None and response.status_code < 500 and response.status_code != 429
 
 
 def _is_running(process: psutil.Process) -> bool:
