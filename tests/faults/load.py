@@ -80,14 +80,14 @@ def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
 def insist_on_key(stack: FaultStack, create: Any) -> Any:
     """Again while an earlier try under the same key is thought to run: one whose process died would be for two minutes."""
 
-    def or_wait() -> Any:
+    def unlocked() -> Any:
         try:
             return create()
-        except openai.ConflictError as error:
+        except openai.ConflictError:
             forget_locks(stack)
-            raise openai.InternalServerError("in use", response=error.response, body=None) from error
+            return create()
 
-    return stack.insist(or_wait)
+    return stack.insist(unlocked)
 
 
 def forget_locks(stack: FaultStack) -> None:
