@@ -100,12 +100,12 @@ class Oracle:
     def check(self, timeout_seconds: float = 60) -> None:
         """Wait until nothing is left to do, then look at everything since the last time."""
         self.wait_settled(timeout_seconds)
+        self._check_store()
         for batch_id, status in self._new("SELECT id, status FROM batches"):
             self._check_batch(batch_id, status)
         for job in self._new("SELECT id, state, body, answer, problem FROM jobs WHERE batch_id IS NULL"):
             self._check_job(*job)
         self._check_usage()
-        self._check_store()
         self._check_logs()
         self._check_processes()
         assert not self._watcher.wrong, self._watcher.wrong[:3]

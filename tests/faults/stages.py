@@ -100,7 +100,7 @@ def validating_a_file(stack: FaultStack) -> Iterator[None]:
     file_id = upload(stack, batch_content(2))
     yield
     report = post(stack, "/v1/batches/validate", {"input_file_id": file_id, "endpoint": "/v1/chat/completions"})
-    assert report["valid"], report
+    assert report["is_valid"], report
 
 
 def running_a_job(stack: FaultStack) -> Iterator[None]:
