@@ -135,3 +135,5 @@ class LeaseKeeper:
                 self.beat()
             except SQLAlchemyError as error:
                 log.warning("heartbeat_failed", reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: without it every lease would be lost
+                log.error("heartbeat_failed", exc_info=error)

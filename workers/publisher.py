@@ -67,13 +67,16 @@ class Publisher:
             if event.seq % 256 == 0:
                 pipeline.ltrim(key, -REPLAY_EVENTS, -1)
             pipeline.publish(self._prefix + job_channel(event.job), data)
-        failpoint(Point.PUBLISH_SENDING)
         try:
+            failpoint(Point.PUBLISH_SENDING)
             pipeline.execute()
             failpoint(Point.PUBLISH_SENT)
         except redis.RedisError as error:
             self.num_dropped += len(events)
             log.warning("events_dropped", number=len(events), reason=str(error))
+        except Exception as error:  # the edge of this thread: the next events must go out
+            self.num_dropped += len(events)
+            log.error("events_dropped", number=len(events), exc_info=error)
 
 
 def merge(events: list[Event]) -> list[Event]:

@@ -51,6 +51,8 @@ class Sweeper:
                 self.sweep()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: the next sweep is due all the same
+                log.error("sweep_failed", exc_info=error)
             self._stop.wait(self._context.settings.sweep_seconds)
 
     def sweep(self) -> None:
@@ -72,12 +74,12 @@ class Sweeper:
         with context.database.begin() as connection:
             waiting = connection.execute(batches.waiting_for_clerk(age, _PAGE)).all()
             for batch_id, status in waiting:
-                if status is BatchState.IN_PROGRESS:
+                if status == BatchState.IN_PROGRESS:
                     connection.execute(batches.begin_finalizing(batch_id))
             connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _ in waiting]))
         for batch_id, status in waiting:
             failpoint(Point.SWEEP_BATCHES)
-            is_new = status is BatchState.VALIDATING
+            is_new = status == BatchState.VALIDATING  # a row has plain text
             (context.tickets.prepare if is_new else context.tickets.finalize)(batch_id)
         if expired or waiting:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
