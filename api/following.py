@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, Select
 
 from api.relay import Subscription
 from api.state import ApiState
@@ -68,12 +69,25 @@ async def read_row(state: ApiState, job_id: str, tenant: str) -> Row[*tuple[obje
 
 
 class Follower:
-    """Follows a job through a subscription; `next_seq` is the number of the first frame not seen yet."""
+    """Follows a job through a subscription; `next_seq` is the number of the first frame not seen yet.
 
-    def __init__(self, state: ApiState, subscription: Subscription, tenant: str, *, next_seq: int = 0) -> None:
+    `find` is the statement that finds its row; after `silence_seconds` without an event (by default those of the keep-alive) it
+    is asked whether the job has ended.
+    """
+
+    def __init__(
+        self,
+        state: ApiState,
+        subscription: Subscription,
+        find: Select[Any],  # Any: whatever the row has beside `state`, `problem` and `answer`
+        *,
+        next_seq: int = 0,
+        silence_seconds: float | None = None,
+    ) -> None:
         self._state = state
         self._subscription = subscription
-        self._tenant = tenant
+        self._find = find
+        self._silence_seconds = silence_seconds or state.settings.keep_alive_seconds
         self._attempt: int | None = None
         self.next_seq = next_seq
 
@@ -89,7 +103,7 @@ class Follower:
                 return
         while True:
             try:
-                event = await self._subscription.get(self._state.settings.keep_alive_seconds)
+                event = await self._subscription.get(self._silence_seconds)
             except TimeoutError:
                 async for item in self._after_silence():
                     yield item
@@ -173,7 +187,8 @@ class Follower:
 
     async def _ended_row(self) -> Ended | None:
         """How the job ended, if its row says so."""
-        row = await read_row(self._state, self._subscription.job_id, self._tenant)
+        async with self._state.database.connect() as connection:
+            row = (await connection.execute(self._find)).one_or_none()
         if row is None:
             return Ended(EventKind.FAILED, _LOST_TRACK)
         match JobState(str(row.state)):

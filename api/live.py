@@ -22,6 +22,7 @@ from api.streams import EventStream, disconnected
 from api.submitting import Submission, cancel, cancelled_problem, submit
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.events import EventKind
+from db.jobs import find_job
 
 _TIMED_OUT = Problem(
     status=503,
@@ -47,7 +48,7 @@ class LiveJob:
         if submission.asked.is_stream:
             await self._take_stream()
         subscription = await self._stack.enter_async_context(state.relay.follow(submission.job_id))
-        self._items = Follower(state, subscription, submission.tenant).items()
+        self._items = Follower(state, subscription, find_job(submission.job_id, submission.tenant)).items()
         self._is_submitted = True
         is_sent = await submit(state, submission, durable=False)
         if not is_sent or not state.relay.is_connected:

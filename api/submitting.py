@@ -103,6 +103,8 @@ async def cancel(state: ApiState, job_id: str) -> None:
         if ended is None:
             await connection.execute(jobs.request_cancel(job_id))
     failpoint(Point.JOB_CANCELLED)
+    if ended is not None and ended.is_told:  # a webhook wants to know
+        await state.sender.send(lambda: state.sender.tickets.deliver(job_id))
     await state.relay.send_cancel(job_id)
 
 

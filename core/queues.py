@@ -14,6 +14,7 @@ RUN_SHARDS: Final = "millrace.run_shards"
 RUN_CHAT: Final = "millrace.run_chat"
 
 CANCEL_CHANNEL: Final = "cancel"
+WATCH_CHANNEL: Final = "watch"
 
 
 def chat_queue(model: str) -> str:

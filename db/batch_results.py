@@ -18,14 +18,14 @@ from db.tables import Batch, Job
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Ended:
+class EndedAt:
     """A place in the order in which lines ended: the transaction, then the line."""
 
     xact: int = 0
     line: int = 0
 
 
-BEGINNING: Final = Ended()
+BEGINNING: Final = EndedAt()
 
 
 def this_transaction() -> Any:  # Any: a SQL expression
@@ -37,13 +37,13 @@ def _oldest_open_transaction() -> Any:  # Any: a SQL expression
     return select(cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)).scalar_subquery()
 
 
-def _ended_after(batch_id: str, after: Ended, *, is_over: bool) -> Any:  # Any: a SQL condition
+def _ended_after(batch_id: str, after: EndedAt, *, is_over: bool) -> Any:  # Any: a SQL condition
     ended = (Job.batch_id == batch_id) & Job.finished_at.is_not(None)
     ended &= tuple_(Job.finish_xact, Job.line) > tuple_(after.xact, after.line)
     return ended if is_over else ended & (Job.finish_xact < _oldest_open_transaction())
 
 
-def ended_lines(batch_id: str, after: Ended, limit: int, *, is_over: bool) -> Any:  # Any: Select of seven columns
+def ended_lines(batch_id: str, after: EndedAt, limit: int, *, is_over: bool) -> Any:  # Any: Select of seven columns
     """Lines in the order in which they ended: xact, line, id, custom_id, state, answer, problem."""
     return (
         select(Job.finish_xact, Job.line, Job.id, Job.custom_id, Job.state, Job.answer, Job.problem)
@@ -53,7 +53,7 @@ def ended_lines(batch_id: str, after: Ended, limit: int, *, is_over: bool) -> An
     )
 
 
-def ended_marks(batch_id: str, after: Ended, limit: int, *, is_over: bool) -> Any:  # Any: Select of five columns
+def ended_marks(batch_id: str, after: EndedAt, limit: int, *, is_over: bool) -> Any:  # Any: Select of five columns
     """The same without the answers: xact, line, custom_id, state, problem."""
     return (
         select(Job.finish_xact, Job.line, Job.custom_id, Job.state, Job.problem)

@@ -137,7 +137,8 @@ _WRITE_LINES: Final = text(
         answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
         prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens, cached_tokens = new.cached_tokens,
         reasoning_tokens = new.reasoning_tokens,
-        engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash, finished_at = now(),
+        engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash,
+        template_hash = :template_hash, model_parameters = :model_parameters, finished_at = now(),
         started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
     FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :reasoning, :seconds)
         AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
@@ -163,6 +164,8 @@ def write_lines(shard_id: str, results: list[LineResult], made_by: MadeBy) -> Te
         build=made_by.build,
         model_hash=made_by.model_hash,
         settings_hash=made_by.settings_hash,
+        template_hash=made_by.template_hash,
+        model_parameters=made_by.model_parameters,
         ids=[result.job_id for result in results],
         answers=[result.answer for result in results],
         problems=[result.problem for result in results],

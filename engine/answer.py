@@ -105,11 +105,10 @@ class AnswerStream:
         self._num_tokens += 1
         return self._take(self._content.decode(self._marks.get(token, piece)))
 
-    def take_all(self, piece: bytes) -> None:
-        """Take the bytes of a whole plain answer."""
+    def push_all(self, piece: bytes) -> None:
+        """Take the bytes of many tokens of a plain answer."""
         assert self.is_plain, "only then do tokens not matter"
         self._content.push(piece)
-        self._content.finish()
 
     def finish(self) -> Part:
         """No more tokens will come: show what was held back."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from engine.answer import AnswerStream, Part, together
 from engine.backend import Tokenizer
-from engine.messages import Choice, Delta, Finished, FinishReason, TokenLogprob, Usage
+from engine.messages import Choice, Delta, Finished, FinishReason, TokenLogprob, ToolCallDelta, Usage
 from engine.plan import Sampled
 from engine.sequence import Sequence
 
@@ -92,6 +92,21 @@ class Answers:
         is_owed = reason is not None and answer.num_shown < len(answer.logprobs)
         return self._delta(sequence, answer, part) if is_owed or not part.is_empty else None, reason
 
+    def watch(self, sequence: Sequence) -> Delta | None:
+        """Somebody begins to look: what may be shown of it by now, if anything. `grow` tells the rest."""
+        answer = self._answers[sequence]
+        stream, answer.unsaid = answer.stream, []
+        if answer.waits:
+            answer.waits = False
+            stream.push_all(self._bytes(sequence))
+        calls = [
+            ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
+            for index, call in enumerate(stream.tool_calls)
+        ]
+        part = Part(answer.echo + stream.text, stream.reasoning, calls)
+        answer.num_shown = 0
+        return None if part.is_empty else self._delta(sequence, answer, part)
+
     def _text(self, tokens: list[int]) -> str:
         return b"".join(map(self._piece, tokens)).decode(errors="replace")
 
@@ -117,7 +132,8 @@ class Answers:
         """An answer is over; returns the end of its request when it was the last one."""
         answer, request = self._answers.pop(sequence), self._requests[sequence.key]
         if answer.waits:
-            answer.stream.take_all(self._bytes(sequence))
+            answer.stream.push_all(self._bytes(sequence))
+            answer.stream.finish()
         request.choices.append(
             Choice(
                 reason=reason,

@@ -31,6 +31,7 @@ from engine.messages import (
     Submit,
     Tick,
     ToEngine,
+    Watch,
     Welcome,
 )
 
@@ -119,6 +120,16 @@ class EngineClient:
             self._waiting = [request for request in self._waiting if request.id != request_id]
             sink = self._sinks.pop(request_id)
         sink.on_end(EngineLost(request_id=request_id))
+
+    def watch(self, request_id: str) -> None:
+        """Stream a request from here on: its first delta has all there is by now. Nothing happens for unknown ids."""
+        with self._lock:
+            if request_id not in self._sinks:
+                return
+            if self._boot_id is not None:
+                self._send(Watch(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
+                return
+            self._waiting = [_watched(request, request_id) for request in self._waiting]
 
     def close(self) -> None:
         """End the connection; running requests end as lost."""
@@ -218,6 +229,13 @@ class EngineClient:
                 del self._sinks[key]
         for key, sink in lost.items():
             _end(sink, key)
+
+
+def _watched(request: Request | EmbedRequest, request_id: str) -> Request | EmbedRequest:
+    """The request as a stream, if it is the one that is meant and has a stream."""
+    if request.id == request_id and isinstance(request, Request):
+        return msgspec.structs.replace(request, stream=True)
+    return request
 
 
 def _end(sink: Sink | EmbedSink, request_id: str) -> None:

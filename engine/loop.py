@@ -53,13 +53,21 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
+class Show:
+    """Stream these requests of a client from here on."""
+
+    client: str
+    request_ids: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """Run something on the loop's thread, between steps."""
 
     action: Callable[[], None]
 
 
-Command = Add | Embed | Stop | Call
+Command = Add | Embed | Stop | Show | Call
 
 
 class Engine:
@@ -199,8 +207,18 @@ class Engine:
                 for request_id in request_ids or ():
                     for sequence in self.scheduler.find(client, request_id):
                         self._finish(sequence, FinishReason.CANCELLED)
+            case Show(client=client, request_ids=request_ids):
+                for request_id in request_ids:
+                    self._show(client, request_id)
             case Call(action=action):
                 action()
+
+    def _show(self, client: str, request_id: str) -> None:
+        for sequence in self.scheduler.find(client, request_id):
+            if not sequence.stream and self._answers.knows(sequence):
+                sequence.stream = True
+                if (delta := self._answers.watch(sequence)) is not None:
+                    self._say(sequence, delta)
 
     def _forget_embeddings(self, client: str, request_ids: list[str] | None) -> None:
         if self._embeddings is not None:

@@ -171,20 +171,29 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     request_ids: list[str]
 
 
-ToEngine = Hello | Submit | Cancel
+class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
+    """These go on as streams, whose first `Delta` has all there is by now. Unknown ids are ignored."""
+
+    client: str
+    boot_id: str
+    request_ids: list[str]
+
+
+ToEngine = Hello | Submit | Cancel | Watch
 
 
 # --- engine → client -------------------------------------------------------------------------------------------------
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is running: sent once to each client."""
+    """What is running: sent once to each client. `template_hash` is the SHA-256 of the chat template's text, in hex."""
 
     model: str
     build: str
     context_size: int
     slots: int
     num_vocab: int
+    template_hash: str
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):

@@ -31,7 +31,7 @@ from engine.embedding import encode_inputs
 from engine.errors import EngineError, InvalidPrompt, ModelFailed
 from engine.fake import FakeBackend, FakeDecoder
 from engine.intake import Intake
-from engine.loop import Add, Call, Command, Embed, Engine, Output, Stop
+from engine.loop import Add, Call, Command, Embed, Engine, Output, Show, Stop
 from engine.messages import (
     Cancel,
     ChatPrompt,
@@ -45,6 +45,7 @@ from engine.messages import (
     Submit,
     Tick,
     ToEngine,
+    Watch,
     Welcome,
 )
 from engine.prompts import PromptEncoder
@@ -95,6 +96,7 @@ class Server:
             context_size=config.context_size,
             slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
+            template_hash=encoder.template_hash,
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -137,6 +139,10 @@ class Server:
                 for request_id in message.request_ids:
                     stop = partial(self.engine.inbox.put, Stop(message.client, [request_id]))
                     self._slow_intake.after((message.client, request_id), stop)
+            case Watch(boot_id=boot_id) if boot_id == self._boot_id:
+                for request_id in message.request_ids:
+                    show = partial(self.engine.inbox.put, Show(message.client, [request_id]))
+                    self._slow_intake.after((message.client, request_id), show)
 
     def _take(self, client: str, request: Request | EmbedRequest) -> None:
         """Everything about a request that can be done beside the decoding thread."""

@@ -57,6 +57,12 @@ class Asking:
         for ask in self._asks:
             self._engine.cancel(ask.id)
 
+    def watch(self) -> None:
+        """Stream them from here on, where what is asked for has a stream."""
+        for ask in self._asks:
+            if not isinstance(ask, EmbedRequest):
+                self._engine.watch(ask.id)
+
     def more(self, number: int, delta: Delta) -> None:
         """More of the request `number`."""
         if number:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping
+from sqlalchemy import Row, RowMapping
 
 from core.errors import Problem
-from core.events import Event, EventKind
+from core.events import EventKind
 from core.failpoints import Point, failpoint
 from core.strict_json import parse_json
 from db import jobs
@@ -26,6 +27,7 @@ from workers.context import Served, WorkerContext
 from workers.exchanges.base import Answered, Asker, Exchange, Frames, Head, Outcome
 from workers.exchanges.table import read_exchange
 from workers.leases import Lease
+from workers.telling import Teller
 
 log = structlog.get_logger()
 
@@ -34,40 +36,21 @@ class _Released:
     """The job's lease is gone or the worker leaves: nothing may be recorded."""
 
 
-class LiveAnswer:
+class LiveAnswer(Teller):
     """The sink of one request: frames go out as deltas come in; the end is handed to the waiting thread."""
 
     def __init__(self, job: RowMapping, frames: Frames | None, context: WorkerContext) -> None:
-        self._job_id: str = job["id"]
-        self._attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
-        self._frames = frames
-        self._publish = context.publisher.publish
-        self._seq = 0
+        attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
+        super().__init__(job["id"], attempt, frames, context.publisher.publish)
         self.ended: queue.SimpleQueue[Outcome | _Released] = queue.SimpleQueue()
 
     def on_delta(self, delta: Delta) -> None:
         """Called in the client's I/O thread."""
-        if self._frames is not None:
-            self._send(self._frames.more(delta))
+        self.more(delta)
 
     def on_end(self, outcome: Outcome) -> None:
         """Called in the client's I/O thread, once."""
         self.ended.put(outcome)
-
-    def close(self, outcome: Answered) -> None:
-        """Publish the last frames and that the row holds the answer."""
-        if self._frames is not None and isinstance(outcome, Finished):
-            self._send(self._frames.last(outcome))
-        self.end(EventKind.DONE)
-
-    def end(self, kind: EventKind, problem: Problem | None = None) -> None:
-        """Publish how the job ended, after its row says so."""
-        self._publish(Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=kind, problem=problem))
-
-    def _send(self, frames: list[bytes]) -> None:
-        event = Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=EventKind.FRAMES, frames=frames)
-        self._seq += len(frames)
-        self._publish(event)
 
 
 @dataclass(slots=True)
@@ -188,9 +171,11 @@ class ChatRunner:
             answer=running.exchange.answer(running.head, outcome),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             made_by=served.made_by,
+            is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
         )
         with self._context.database.begin() as connection:
-            if connection.execute(statement).one_or_none() is None:
+            ended = connection.execute(statement).one_or_none()
+            if ended is None:
                 return False
             connection.execute(
                 jobs.add_usage(
@@ -205,6 +190,7 @@ class ChatRunner:
             )
             failpoint(Point.CHAT_COMPLETING)
         failpoint(Point.CHAT_COMPLETED)
+        self._wake_clerk(ended)
         return True
 
     def _fail(self, job: RowMapping, answer: LiveAnswer, problem: Problem) -> None:
@@ -212,12 +198,18 @@ class ChatRunner:
         if self._end(jobs.fail_job(job["id"], job["fence"], problem.to_json())):
             answer.end(EventKind.FAILED, problem)
 
-    def _end(self, statement: object) -> bool:
+    def _end(self, statement: Any) -> bool:  # Any: as `db.response_events.telling` has it
         with self._context.database.begin() as connection:
-            row = connection.execute(statement).one_or_none()  # type: ignore[call-overload]
+            ended = connection.execute(statement).one_or_none()
             failpoint(Point.CHAT_ENDING)
         failpoint(Point.CHAT_ENDED)
-        return row is not None
+        self._wake_clerk(ended)
+        return ended is not None
+
+    def _wake_clerk(self, ended: Row[Any] | None) -> None:  # Any: the columns of `db.response_events.telling`
+        """A webhook may want to know."""
+        if ended is not None and ended.is_told:
+            self._context.tickets.deliver(ended.id)
 
     def _give_back(self, job: RowMapping) -> None:
         """Queue it again for another worker; no row means that somebody has it already."""

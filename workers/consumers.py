@@ -6,7 +6,6 @@ Each registers its tasks, says which queues feed it, and looks for work itself n
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -27,6 +26,7 @@ from core.queues import (
     RUN_CHAT,
     RUN_SHARDS,
     VALIDATE,
+    WATCH_CHANNEL,
     batch_queue,
     chat_queue,
 )
@@ -34,6 +34,7 @@ from db import jobs, shards
 from workers.chat import ChatRunner
 from workers.context import ClerkContext, WorkerContext
 from workers.finalize import finalize
+from workers.listener import Listener
 from workers.posting import Poster
 from workers.prepare import prepare
 from workers.shards import Lanes
@@ -94,7 +95,7 @@ class ChatConsumer:
         self.threads = settings.chat_threads
         self._context = context
         self._runner = ChatRunner(context)
-        self._cancels = threading.Thread(target=self._listen, args=(client,), name="cancels", daemon=True)
+        self._cancels = Listener(client, settings.key_prefix + CANCEL_CHANNEL, self._runner.cancel)
         self._poll = Every(settings.poll_seconds, self._take_overdue, "chat-poll")
         self._helpers = ThreadPoolExecutor(4, "chat-overdue")
 
@@ -129,28 +130,17 @@ class ChatConsumer:
         for job_id, _ in overdue:
             self._helpers.submit(self._runner.run, job_id)
 
-    def _listen(self, client: redis.Redis) -> None:
-        channel = self._context.settings.key_prefix + CANCEL_CHANNEL
-        while True:
-            try:
-                with client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(channel)
-                    for message in subscription.listen():
-                        self._runner.cancel(message["data"].decode(errors="replace"))
-            except redis.RedisError as error:
-                log.warning("cancel_channel_lost", reason=str(error))
-                time.sleep(1)
-
 
 class BatchConsumer:
     """Shards: a few lanes per model."""
 
-    def __init__(self, app: Celery, context: WorkerContext) -> None:
+    def __init__(self, app: Celery, context: WorkerContext, client: redis.Redis) -> None:
         self.queues = [batch_queue(model) for model in context.models]
         self.threads = (context.settings.batch_lanes + 1) * len(context.models)
         self._context = context
         self._lanes = {name: Lanes(context, served) for name, served in context.models.items()}
         self._poll = Every(context.settings.poll_seconds, self._look, "batch-poll")
+        self._watches = Listener(client, context.settings.key_prefix + WATCH_CHANNEL, self._watch)
 
         @app.task(name=RUN_SHARDS)  # type: ignore[untyped-decorator]
         def run_shards(model: str) -> None:
@@ -160,6 +150,7 @@ class BatchConsumer:
     def start(self) -> None:
         """Heartbeats, and a look for shards at once: a restarted worker resumes what was running."""
         self._context.leases.start()
+        self._watches.start()
         self._poll.start()
 
     def drain(self, *, abort: bool) -> None:
@@ -175,6 +166,10 @@ class BatchConsumer:
     def close(self) -> None:
         """See `Consumer`."""
         self._context.publisher.close()
+
+    def _watch(self, line: str) -> None:
+        for lanes in self._lanes.values():
+            lanes.watch(line)
 
     def _look(self) -> None:
         with self._context.database.begin() as connection:

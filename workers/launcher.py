@@ -43,6 +43,7 @@ from workers.endpoints import engine_endpoint, model_hash
 log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
+_LATE_SECONDS: Final = 0.4
 
 
 def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
@@ -174,13 +175,17 @@ class WorkerLauncher:
         running = [child.child for child in self._consumers if child.child is not None]
         for child in running:
             child.send(signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.drain_seconds + 2
+        deadline = time.monotonic() + self._settings.drain_seconds + _LATE_SECONDS
         for child in running:
-            child.wait(max(0.1, deadline - time.monotonic()))  # a second signal would hurry it
-            child.stop(signal.SIGTERM, 0.1)
-        for engine in self._engines:
-            if engine.child is not None:
-                engine.child.stop(signal.SIGTERM, 2)
+            child.wait(max(0.0, deadline - time.monotonic()))  # a second signal would hurry it
+            child.stop(signal.SIGKILL, 0)
+        engines = [engine.child for engine in self._engines if engine.child is not None]
+        for child in engines:
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + _LATE_SECONDS
+        for child in engines:  # they have nothing to save
+            child.wait(max(0.0, deadline - time.monotonic()))
+            child.stop(signal.SIGKILL, 0)
 
 
 def _json(config: EngineConfig) -> str:

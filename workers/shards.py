@@ -10,77 +10,77 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import structlog
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
+from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from db import batches, jobs, shards
 from db.shards import LineResult
 from engine.client import EngineLost
-from engine.messages import Delta, Embedded, Failed, Finished, FinishReason, Priority
+from engine.messages import Embedded, Failed, Finished, FinishReason, Priority
 from workers.answers import engine_crash
-from workers.asking import Asking
 from workers.context import Served, WorkerContext
 from workers.exchanges.base import Answered, Ask, Asker, Exchange, Outcome
 from workers.exchanges.table import read_exchange
 from workers.leases import Lease
+from workers.line_run import LineRun
 from workers.progress import Ended, Progress
+from workers.telling import Teller
 
 log = structlog.get_logger()
+
+_WATCHED_INTERVALS: Final = 3  # of the api's keep-alive, with which it says so again
 
 
 class LeaseLost(Exception):
     """Another worker has the shard; what is not written is not ours to write."""
 
 
-@dataclass(slots=True)
-class _Sink:
-    """Hands a line's end to the lane's thread."""
-
-    line: str
-    inbox: queue.SimpleQueue[tuple[str, Outcome] | None]
-
-    def on_delta(self, delta: Delta) -> None:
-        """Batch lines are not streamed."""
-
-    def on_end(self, outcome: Outcome) -> None:
-        """Called in the client's I/O thread, once."""
-        self.inbox.put((self.line, outcome))
-
-
 class ShardRun:
     """One claimed shard, from its first line to `leave`."""
 
-    def __init__(self, context: WorkerContext, claim: Row[*tuple[Any, ...]], served: Served) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        claim: Row[*tuple[Any, ...]],
+        served: Served,
+        is_watched: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         self._context = context
         self._served = served
         self.id: str = claim.id
         self._batch_id: str = claim.batch_id
         self._tenant_id: str = claim.tenant_id
         self._fence: int = claim.fence
-        self._inbox: queue.SimpleQueue[tuple[str, Outcome] | None] = queue.SimpleQueue()
+        self._is_watched = is_watched
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # what to do on the lane's thread
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._endpoint: str = claim.endpoint
         self._key_id: str = claim.key_id
-        self._exchanges: dict[str, Exchange] = {}
-        self._askings: dict[str, Asking] = {}
+        self._lines: dict[str, LineRun] = {}
         self._progress = Progress()
         self._oldest_result_at = 0.0
-        self._begun_at: dict[str, float] = {}
-        self._seconds: dict[str, float] = {}
         self._is_leaving = False
 
     def wake(self) -> None:
         """Look at the lease and at `stop` again; callable from any thread."""
-        self._inbox.put(None)
+        self._inbox.put(lambda: None)
+
+    def watch(self, line: str) -> None:
+        """Somebody follows this line, if it is one of ours; callable from any thread."""
+        if line in self._progress.bodies:
+            self._inbox.put(partial(self._watch, line))
 
     def stop(self, *, abort: bool) -> None:
         """Begin no more lines; with `abort`, do not wait for the running ones."""
@@ -119,11 +119,26 @@ class ShardRun:
         if not self._context.leases.is_trusted(self._lease):
             return
         while (line := self._progress.begin(window)) is not None:
-            exchange = self._exchanges[line] = self._read(self._progress.bodies[line])
-            asking = Asking(self._served.engine, self._asks(line, exchange), _Sink(line, self._inbox))
-            self._askings[line] = asking
-            self._begun_at[line] = time.monotonic()
-            asking.begin()
+            exchange = self._read(self._progress.bodies[line])
+            ended = partial(self._hand_over, line)
+            self._lines[line] = LineRun(exchange, self._served.engine, self._asks(line, exchange), ended)
+            self._lines[line].begin()
+            if self._is_watched(line):
+                self._watch(line)
+
+    def _hand_over(self, line: str, outcome: Outcome) -> None:
+        """Called in the engine client's thread."""
+        self._inbox.put(partial(self._ended, line, outcome))
+
+    def _watch(self, line: str) -> None:
+        if line in self._progress.running:
+            self._lines[line].watch(partial(self._teller, line))
+
+    def _teller(self, line: str) -> Teller:
+        """A claim may run a line several times, once after each crash."""
+        attempt = self._fence << 8 | min(self._progress.crashes.get(line, 0), 255)
+        frames = self._lines[line].exchange.frames(self._served.head(line), is_watched=True)
+        return Teller(line, attempt, frames, self._context.publisher.publish)
 
     def _is_shared(self, body: str) -> bool:
         return self._context.settings.share_identical_lines and self._read(body).has_one_answer(self._served.model)
@@ -139,11 +154,10 @@ class ShardRun:
     def _receive(self, timeout_seconds: float) -> None:
         """Wait for one message, then take all that are there."""
         try:
-            message = self._inbox.get(timeout=timeout_seconds)
+            action = self._inbox.get(timeout=timeout_seconds)
             while True:
-                if message is not None:
-                    self._ended(*message)
-                message = self._inbox.get_nowait()
+                action()
+                action = self._inbox.get_nowait()
         except queue.Empty:
             return
 
@@ -161,19 +175,20 @@ class ShardRun:
                 log.warning("line_convicted", line=line, shard=self.id)
         if not progress.ended:
             self._oldest_result_at = time.monotonic()
-        self._seconds[line] = time.monotonic() - self._begun_at[line]
-        del self._askings[line]
+        self._lines[line].finish(outcome)
         progress.end(line, outcome)
 
     def _result(self, ended: Ended) -> LineResult:
-        exchange = self._exchanges.get(ended.line) or self._read(self._progress.bodies[ended.line])
+        run = self._lines.get(ended.line)  # None for a twin
+        exchange = run.exchange if run is not None else self._read(self._progress.bodies[ended.line])
         match ended.outcome:
             case Finished() | Embedded() as outcome:
-                return self._answered(ended.line, exchange, _from_cache(outcome) if ended.is_twin else outcome)
+                result = self._answered(ended.line, exchange, _from_cache(outcome) if ended.is_twin else outcome)
             case Failed() as failed:
-                return LineResult(job_id=ended.line, problem=exchange.problem(failed).to_json())
+                result = LineResult(job_id=ended.line, problem=exchange.problem(failed).to_json())
             case EngineLost():
-                return LineResult(job_id=ended.line, problem=engine_crash().to_json())
+                result = LineResult(job_id=ended.line, problem=engine_crash().to_json())
+        return replace(result, seconds=None if run is None else run.seconds)
 
     def _answered(self, line: str, exchange: Exchange, outcome: Answered) -> LineResult:
         """The answer, or why it is none; its tokens were spent either way."""
@@ -204,10 +219,7 @@ class ShardRun:
     def _commit(self) -> None:
         """Write a group of what has ended. A sick database is waited for: the fence tells if we were too slow."""
         settings = self._context.settings
-        group = [
-            replace(self._result(ended), seconds=self._seconds.get(ended.line))
-            for ended in islice(self._progress.ended, settings.commit_lines)
-        ]
+        group = [self._result(ended) for ended in islice(self._progress.ended, settings.commit_lines)]
         try:
             status = self._write(group)
         except DBAPIError as error:
@@ -218,7 +230,7 @@ class ShardRun:
             return
         self._progress.written(len(group))
         for result in group:
-            self._exchanges.pop(result.job_id, None)
+            self._lines.pop(result.job_id, None)
         self._oldest_result_at = time.monotonic()
         if status is not BatchState.IN_PROGRESS:
             self.stop(abort=True)
@@ -247,6 +259,9 @@ class ShardRun:
             )
             failpoint(Point.SHARD_WRITING)
         failpoint(Point.SHARD_WRITTEN)
+        for result in written:
+            if (run := self._lines.get(result.job_id)) is not None:
+                run.tell_end(None if result.problem is None else Problem.from_json(result.problem))
         if is_paused:
             self.stop(abort=False)
         return BatchState(status)
@@ -269,7 +284,7 @@ class ShardRun:
 
     def _cancel_running(self) -> None:
         for line in self._progress.running:
-            self._askings[line].cancel()
+            self._lines[line].cancel()
 
 
 def _from_cache(outcome: Answered) -> Answered:
@@ -287,6 +302,7 @@ class Lanes:
         self._free = threading.Semaphore(context.settings.batch_lanes)
         self._lock = threading.Lock()
         self._runs: set[ShardRun] = set()
+        self._watched_until: dict[str, float] = {}
         self._is_draining = False
 
     def work(self) -> None:
@@ -302,6 +318,19 @@ class Lanes:
                         self._runs.discard(run)
         finally:
             self._free.release()
+
+    def watch(self, line: str) -> None:
+        """Somebody follows this line, which may run here now or soon; said again for as long as that is so."""
+        now = time.monotonic()
+        self._watched_until = {known: until for known, until in self._watched_until.items() if until > now}
+        self._watched_until[line] = now + _WATCHED_INTERVALS * self._context.settings.keep_alive_seconds
+        with self._lock:
+            runs = list(self._runs)
+        for run in runs:
+            run.watch(line)
+
+    def _is_watched(self, line: str) -> bool:
+        return self._watched_until.get(line, 0.0) > time.monotonic()
 
     def drain(self, *, abort: bool) -> None:
         """Begin nothing new; with `abort`, stop what runs."""
@@ -327,7 +356,7 @@ class Lanes:
             return None
         failpoint(Point.SHARD_CLAIMED)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
-        run = ShardRun(context, claim, self._served)
+        run = ShardRun(context, claim, self._served, self._is_watched)
         with self._lock:
             self._runs.add(run)
         return run

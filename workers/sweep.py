@@ -102,11 +102,13 @@ class Sweeper:
             age = timedelta(seconds=settings.ticket_seconds)
             overdue = connection.execute(jobs.overdue_jobs(context.catalog.names(), age, _PAGE)).all()
             connection.execute(jobs.mark_jobs_dispatched([job_id for job_id, _ in overdue]))
-        for job_id, fence in cancelled:
+        for job_id, fence, _ in cancelled:
             context.publisher.publish(Event(job=job_id, attempt=fence, seq=0, kind=EventKind.CANCELLED))
-        for job_id, fence in failed:
+        for job_id, fence, _ in failed:
             event = Event(job=job_id, attempt=fence, seq=0, kind=EventKind.FAILED, problem=_WORKER_LOST)
             context.publisher.publish(event)
+        if told := [row.id for row in (*cancelled, *failed) if row.is_told]:
+            context.tickets.deliver(told[0])
         for job_id, model in [*again, *overdue]:
             failpoint(Point.SWEEP_JOBS)
             context.tickets.run_chat(job_id, model)

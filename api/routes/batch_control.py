@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.admission import check_open_batches
+from api.admission import charge_batch, check_open_batches
 from api.bodies import read_wire
 from api.openapi import takes
 from api.routes.batches import existing_batch, show_batch
@@ -101,6 +101,7 @@ async def retry_batch(batch_id: str, request: Request, state: StateDep, tenant: 
         if batch.status not in FINAL_BATCH_STATES:
             message = f"The batch is {batch.status}; only one that has ended can be retried."
             raise bad_request(message, code="batch_not_ended")
+        await charge_batch(request, state, caller_of(request))
         file_id = ids.new_id(ids.FILE)
         try:
             await _write_input(state, connection, batch, retry.custom_ids, file_id)

@@ -30,7 +30,7 @@ from core.states import FINAL_BATCH_STATES, BatchState, JobState
 from core.wire.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
 from core.wire.objects import BatchObject, WireObject
 from db import batch_results
-from db.batch_results import BEGINNING, Ended
+from db.batch_results import BEGINNING, EndedAt
 
 router = APIRouter(tags=["batch events"], dependencies=[needs(Scope.INFERENCE)])
 
@@ -44,7 +44,7 @@ _ORDER: Final = (
 class Place:
     """How far a reader has come: the last line it knows of, and the last status (none at the beginning)."""
 
-    ended: Ended = BEGINNING
+    ended: EndedAt = BEGINNING
     status: BatchState | None = None
 
     def __str__(self) -> str:
@@ -147,7 +147,7 @@ class _Events:
 
     def _lines(self, ended: list[Any]) -> Iterator[bytes]:  # Any: as above
         for xact, line, custom_id, state, problem in ended:
-            self._place = replace(self._place, ended=Ended(xact, line))
+            self._place = replace(self._place, ended=EndedAt(xact, line))
             if self._shows_all or state != JobState.COMPLETED:
                 code = Problem.from_json(problem).code if problem else None
                 told = BatchLineEnded(custom_id=custom_id, line=line, status=str(state), code=code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import time
@@ -11,26 +10,28 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from sqlalchemy import Row
+from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.following import Ended, Follower, Frames, Silence
 from api.frames import DONE, PING, chunks_of, data_events, error_event
 from api.openapi import gives
 from api.paging import page, unix_seconds
+from api.reproducing import made_by
 from api.routes.batches import existing_batch
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.streams import EventStream
+from api.submitting import cancelled_problem
 from core.errors import Problem, bad_request, not_found
+from core.events import EventKind
 from core.keys import Scope
-from core.seeds import seed_of
 from core.states import FINAL_BATCH_STATES, JobState
 from core.wire.batch import MAX_CUSTOM_ID, answered_line, failed_line
-from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject, Reproducibility
-from core.wire.endpoints import CHAT_ENDPOINT
+from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
 from core.wire.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
-from db.batch_results import BEGINNING, Ended
+from db.batch_results import BEGINNING, EndedAt
 
 router = APIRouter(tags=["batch requests"], dependencies=[needs(Scope.INFERENCE)])
 
@@ -63,11 +64,11 @@ async def list_requests(
 
 @router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=gives(streams=True))
 async def stream_request(batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep) -> Response:
-    """The answer of a line as a chat stream: at once if it is there, else as soon as it is."""
+    """The answer of a line as a stream: at once if it is there, else as it is generated."""
     async with state.database.connect() as connection:
-        batch = await existing_batch(connection, batch_id, tenant)
+        await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
-    return EventStream(_stream(state, row, is_chat=batch.endpoint == CHAT_ENDPOINT))
+    return EventStream(_stream(state, row))
 
 
 @router.get("/v1/batches/{batch_id}/requests/{custom_id:path}")
@@ -77,20 +78,8 @@ async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: Te
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
     body, response = json.loads(row.body), json.loads(row.answer) if row.answer else None
-    made_by = _made_by(state, row, body, response) if response else None
-    return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=made_by)
-
-
-def _made_by(state: ApiState, row: Row[*tuple[Any, ...]], body: Any, response: Any) -> Reproducibility:  # Any: JSON
-    model = state.catalog.get(row.model)
-    chosen = body.get("seed") if body.get("seed") is not None else model.parameters.seed if model else None
-    return Reproducibility(
-        system_fingerprint=response.get("system_fingerprint"),
-        engine_build=row.engine_build,
-        model_hash=row.model_hash,
-        settings_hash=row.settings_hash,
-        seed=seed_of(row.id) if chosen is None else chosen % 2**32,
-    )
+    record = made_by(row, body, response) if response else None
+    return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=record)
 
 
 @router.get("/v1/batches/{batch_id}/output", responses=gives(media_type="application/jsonl"))
@@ -114,12 +103,12 @@ async def get_output(
             statement = batch_results.ended_lines(batch_id, place, limit, is_over=is_over)
             rows = list((await connection.execute(statement)).all())
     if rows:
-        place = Ended(rows[-1].finish_xact, rows[-1].line)
+        place = EndedAt(rows[-1].finish_xact, rows[-1].line)
     content = b"".join(_result_line(row) for row in rows)
     return Response(content, media_type="application/jsonl", headers={"x-millrace-after": format_cursor(place)})
 
 
-def parse_cursor(text: str | None, param: str) -> Ended:
+def parse_cursor(text: str | None, param: str) -> EndedAt:
     """A place in the order of ending, as `format_cursor` wrote it; none or 0 is the beginning."""
     if text is None or text == "0":
         return BEGINNING
@@ -128,10 +117,10 @@ def parse_cursor(text: str | None, param: str) -> Ended:
         raise bad_request(
             f"Invalid value for '{param}': send back what you were given.", code="invalid_value", param=param
         )
-    return Ended(int(match[1]), int(match[2]))
+    return EndedAt(int(match[1]), int(match[2]))
 
 
-def format_cursor(place: Ended) -> str:
+def format_cursor(place: EndedAt) -> str:
     """As clients hold it."""
     return f"{place.xact}.{place.line}"
 
@@ -152,21 +141,48 @@ def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
     return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
 
 
-async def _stream(state: ApiState, row: Row[*tuple[Any, ...]], *, is_chat: bool) -> AsyncIterator[bytes]:
-    """Looks at the row until the line has ended; that works from any replica and survives a restart of the worker."""
-    said_at = time.monotonic()
-    while row.finished_at is None:
-        await asyncio.sleep(LOOK_SECONDS)
-        if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
-            said_at = time.monotonic()
-            yield PING
-        async with state.database.connect() as connection:
-            row = await _existing_request(connection, row.batch_id, row.id)
-    if row.answer is None:
+async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
+    if row.finished_at is None:
+        async for data in _followed(state, row):
+            yield data
+    elif row.answer is None:
         yield error_event(Problem.from_json(row.problem))
-        return
-    yield data_events(chunks_of(row.answer, include_usage=True) if is_chat else [row.answer.encode()])
-    yield DONE
+    else:
+        yield data_events(chunks_of(row.answer, include_usage=True))
+        yield DONE
+
+
+async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
+    """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
+    find = batch_requests.find_request(row.batch_id, row.custom_id)
+    said_at = time.monotonic()
+    async with state.relay.follow(row.id) as subscription:
+        await state.relay.send_watch(row.id)
+        follower = Follower(state, subscription, find, silence_seconds=LOOK_SECONDS)
+        async for item in follower.items(from_replay=True):
+            match item:
+                case Frames(frames=frames):
+                    yield data_events(frames)
+                case Silence():
+                    if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
+                        said_at = time.monotonic()
+                        await state.relay.send_watch(row.id)
+                        yield PING
+                case Ended(kind=EventKind.DONE):
+                    if follower.next_seq == 0:
+                        yield data_events(chunks_of(await _answer(state, item, find), include_usage=True))
+                    yield DONE
+                case Ended(problem=problem, row=ended):
+                    stored = Problem.from_json(ended.problem) if ended is not None and ended.problem else None
+                    yield error_event(problem or stored or cancelled_problem())
+
+
+async def _answer(state: ApiState, ended: Ended, find: Select[Any]) -> str:  # Any: a line's columns
+    row = ended.row
+    if row is None:
+        async with state.database.connect() as connection:
+            row = (await connection.execute(find)).one()
+    return str(row.answer)
 
 
 async def _line_after(connection: AsyncConnection, batch_id: str, name: str) -> int:

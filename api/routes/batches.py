@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.admission import check_open_batches
+from api.admission import charge_batch, check_open_batches
 from api.batch_pace import paces, with_pace
 from api.bodies import read_wire
 from api.idempotency import create_once, digest_of_body
@@ -55,19 +55,20 @@ async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> 
         ids.BATCH,
         body_digest=lambda: digest_of_body(request),
         find=lambda batch_id: get_batch(batch_id, state, tenant),
-        create=lambda batch_id: _insert_batch(body, batch_id, state, tenant, caller_of(request).key_id),
+        create=lambda batch_id: _insert_batch(request, body, batch_id, state, tenant),
     )
 
 
 async def _insert_batch(
-    body: BatchCreate, batch_id: str, state: ApiState, tenant: str, key_id: str | None
+    request: Request, body: BatchCreate, batch_id: str, state: ApiState, tenant: str
 ) -> BatchObject:
     await check_input(state, body.input_file_id, tenant)
+    await charge_batch(request, state, caller_of(request))
     expiry = body.output_expires_after
     statement = batches.insert_batch(
         id=batch_id,
         tenant_id=tenant,
-        key_id=key_id,
+        key_id=caller_of(request).key_id,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         completion_window=body.completion_window,

@@ -28,6 +28,7 @@ from core.keys import Scope
 from core.states import JobState
 from core.wire.chat import ChatRequest
 from core.wire.objects import JobObject
+from db.jobs import find_job
 
 router = APIRouter(tags=["jobs"], dependencies=[needs(Scope.INFERENCE)])
 
@@ -84,7 +85,7 @@ async def _events(state: ApiState, job: Row[*tuple[Any, ...]], tenant: str, next
     body = json.loads(job.body)
     options = body.get("stream_options") or {}
     async with state.relay.follow(job.id) as subscription:
-        follower = Follower(state, subscription, tenant, next_seq=next_seq)
+        follower = Follower(state, subscription, find_job(job.id, tenant), next_seq=next_seq)
         async for item in follower.items(from_replay=True):
             match item:
                 case Frames(seq=seq, frames=frames):

@@ -29,6 +29,7 @@ from core.wire.responses_chat import as_responses_problem
 from core.wire.responses_items import items_from_json
 from core.wire.responses_objects import DeletedResponse, ResponseItemList, ResponseObject
 from db import responses
+from db.jobs import find_job
 
 router = APIRouter(tags=["responses"], dependencies=[needs(Scope.INFERENCE)])
 
@@ -136,7 +137,7 @@ async def _followed(state: ApiState, known: Known, starting_after: int) -> Async
     """The stream of a kept response; it runs on when the reader leaves."""
     with state.metrics.open_streams.track_inprogress():
         async with state.relay.follow(known.job_id) as subscription:
-            items = Follower(state, subscription, known.tenant).items(from_replay=True)
+            items = Follower(state, subscription, find_job(subscription.job_id, known.tenant)).items(from_replay=True)
             async for data in response_events(state, known, items, starting_after):
                 yield data
 

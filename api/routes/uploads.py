@@ -12,10 +12,11 @@ from sqlalchemy import Row
 from starlette.datastructures import UploadFile
 
 from api.bodies import read_wire
-from api.disk import check_room, check_room_for_body, full_disk_is_a_problem
+from api.disk import check_room, check_room_for_body, full_disk_is_a_problem, said_length
 from api.idempotency import create_once, digest_of_body
 from api.openapi import takes, takes_form
 from api.paging import unix_seconds
+from api.quotas import check_pending, check_storage
 from api.routes.files import get_file
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
@@ -73,6 +74,7 @@ async def _insert_upload(body: UploadCreate, upload_id: str, state: ApiState, te
         file_expires_seconds=body.expires_after.seconds if body.expires_after else None,
     )
     async with state.database.begin() as connection:
+        await check_storage(connection, state, tenant, body.bytes, param="bytes")
         row = (await connection.execute(statement)).one()
     return _to_object(row, None)
 
@@ -81,6 +83,8 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
     """Store a part; parts may come in any order, many at a time."""
     _check_pending(await _find(state, upload_id, tenant))
     await check_room_for_body(state, request)
+    async with state.database.begin() as connection:
+        await check_pending(connection, state, tenant, max(0, said_length(request) - FORM_OVERHEAD))
     form = await read_form(request)
     try:
         content = form.get("data")
@@ -94,13 +98,22 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
     finally:
         await form.close()
     failpoint(Point.PART_STORED)
+    try:
+        row = await _insert_part(part_id, upload_id, size, state, tenant)
+    except ApiError:
+        await anyio.to_thread.run_sync(state.files.delete, part_id)
+        raise
+    return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
+
+
+async def _insert_part(part_id: str, upload_id: str, size: int, state: ApiState, tenant: str) -> Row[*tuple[Any, ...]]:
     async with state.database.begin() as connection:
+        await check_pending(connection, state, tenant, size)
         row = (await connection.execute(uploads.insert_part(part_id, upload_id, size))).one_or_none()
     if row is None:
-        await anyio.to_thread.run_sync(state.files.delete, part_id)
         raise _ended("ended")
     failpoint(Point.PART_COMMITTED)
-    return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
+    return row
 
 
 async def complete_upload(request: Request, upload_id: str, state: StateDep, tenant: TenantDep) -> UploadObject:

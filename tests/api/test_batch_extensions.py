@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -123,6 +124,24 @@ def test_a_finished_line_streams_its_answer_at_once(client: OpenAI, http: httpx2
     assert json.loads(chunks[-1])["usage"] == response["usage"]
     (failed,) = read_stream(http, f"{batch_id}/requests/line-2")
     assert json.loads(failed)["error"]["code"] == "model_not_found"
+
+
+def test_a_running_line_is_followed_token_by_token_by_all_who_want_to(
+    client: OpenAI, http: httpx2.Client, tmp_path: Path
+) -> None:
+    batch_id = begin(client, tmp_path, batch_lines(1, "slow", max_tokens=80, ignore_eos=True))
+    wait_for(lambda: get(http, batch_id)["status"] == "in_progress", "it runs")
+    path = f"{batch_id}/requests/line-0"
+    with ThreadPoolExecutor(2) as threads:
+        streams = list(threads.map(lambda _: read_stream(http, path), range(2)))
+    whole = get(http, path)["response"]
+    for *chunks, done in streams:
+        choices = [choice for chunk in chunks for choice in json.loads(chunk)["choices"]]
+        said = [choice["delta"]["content"] for choice in choices if choice["delta"].get("content")]
+        assert ("".join(said), done) == (whole["choices"][0]["message"]["content"], "[DONE]")
+        assert len(said) > 10
+        assert json.loads(chunks[-1])["usage"] == whole["usage"]
+    wait_end(http, batch_id)
 
 
 def test_a_waiting_line_streams_its_answer_when_it_has_one(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ class World:
             try:
                 async with relay.follow(job_id) as subscription:
                     await play(subscription)
-                    follower = Follower(state, subscription, DEFAULT_TENANT, next_seq=next_seq)
+                    follower = Follower(state, subscription, jobs.find_job(job_id, DEFAULT_TENANT), next_seq=next_seq)
                     async with asyncio.timeout(20):
                         return [item async for item in follower.items(from_replay=from_replay)]
             finally:

@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from core.states import JobState
 from db import batch_control, batch_requests, batch_results, shards
-from db.batch_results import Ended
+from db.batch_results import EndedAt
 from db.jobs import MadeBy
 from db.shards import LineResult
 from db.tables import Batch, Job
@@ -33,10 +33,10 @@ def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -
     connection.execute(shards.write_lines(shard_id, [result], MadeBy(build="b", model_hash="h")))
 
 
-def seen(database: Database, batch_id: str, after: Ended) -> list[Ended]:
+def seen(database: Database, batch_id: str, after: EndedAt) -> list[EndedAt]:
     with database.begin() as connection:
         rows = connection.execute(batch_results.ended_marks(batch_id, after, 10, is_over=False)).all()
-    return [Ended(row.finish_xact, row.line) for row in rows]
+    return [EndedAt(row.finish_xact, row.line) for row in rows]
 
 
 def test_a_reader_misses_no_line_whose_transaction_began_early_and_committed_late(database: Database) -> None:
@@ -46,8 +46,8 @@ def test_a_reader_misses_no_line_whose_transaction_began_early_and_committed_lat
         end(slow, early)
         with database.begin() as quick:
             end(quick, late)
-        assert seen(database, batch_id, Ended()) == [], "a line that may still come would lie before this one"
-    places = seen(database, batch_id, Ended())
+        assert seen(database, batch_id, EndedAt()) == [], "a line that may still come would lie before this one"
+    places = seen(database, batch_id, EndedAt())
     assert [place.line for place in places] == [1, 2]
     assert seen(database, batch_id, places[0]) == places[1:]
     assert seen(database, batch_id, places[1]) == []
@@ -153,7 +153,7 @@ def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
     assert "ix_jobs_batch_unanswered" in listed(code="x")
     assert "ix_jobs_batch_custom_id" in plan(connection, batch_requests.find_request(batch_id, "line-7"))
     for is_over in (False, True):
-        page = batch_results.ended_marks(batch_id, Ended(1, 1), 20, is_over=is_over)
+        page = batch_results.ended_marks(batch_id, EndedAt(1, 1), 20, is_over=is_over)
         assert "ix_jobs_batch_finished" in plan(connection, page)
     assert "ix_jobs_batch_finished" in plan(connection, batch_requests.recent_pace([batch_id]))
     assert "Seq Scan" not in plan(connection, batch_results.merged_lines(batch_id, made[7:9], 0, 20))

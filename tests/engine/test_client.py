@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ import pytest
 from engine.client import EngineClient, EngineLost
 from engine.config import Backend, EngineConfig
 from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Request, TextPrompt
+from engine.template import CHATML
 from tests.engine.make import chat
 
 
@@ -94,6 +96,37 @@ def test_an_answer_comes_in_deltas_and_ends_once(engine: EngineProcess, client: 
     finished = recorder.outcome
     assert isinstance(finished, Finished)
     assert finished.text == "".join(delta.text for delta in recorder.deltas)
+
+
+OTHER_TEMPLATE = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(("given", "in_use"), [(None, CHATML), (OTHER_TEMPLATE, OTHER_TEMPLATE)])
+def test_an_engine_tells_the_hash_of_the_template_it_renders_with(
+    folder: Path, client: EngineClient, given: str | None, in_use: str
+) -> None:
+    process = EngineProcess(folder, chat_template=given)
+    try:
+        assert client.wait_ready(20).template_hash == hashlib.sha256(in_use.encode()).hexdigest()
+    finally:
+        process.kill()
+
+
+def test_a_request_that_is_watched_later_tells_its_whole_answer(folder: Path, client: EngineClient) -> None:
+    recorder = submit(client, chat("hello"))  # there is no engine yet
+    client.watch("r")
+    client.watch("unknown")
+    engine = EngineProcess(folder, step_seconds=0.002)
+    try:
+        assert isinstance(finished := recorder.outcome, Finished)
+        assert finished.text == "".join(delta.text for delta in recorder.deltas)
+        later = submit(client, chat("hello", ignore_eos=True, max_tokens=500))
+        client.watch("r")
+        assert isinstance(finished := later.outcome, Finished)
+        assert finished.text == "".join(delta.text for delta in later.deltas)
+        assert len(later.deltas) > 10
+    finally:
+        engine.kill()
 
 
 def test_many_requests_from_many_threads_all_end(engine: EngineProcess, client: EngineClient) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
 from engine.fake import FakeBackend, FakeDecoder
-from engine.loop import Stop
+from engine.loop import Show, Stop
 from engine.messages import (
     Constraint,
     ConstraintKind,
@@ -66,6 +66,48 @@ def test_a_prompt_that_opens_a_thought_is_answered_with_one_first() -> None:
     assert choice.reasoning == "The wheel turns while the water runs."
     assert 40 <= len(choice.text) < 120
     assert finished.usage.reasoning_tokens == len(choice.reasoning) + len("</think>")
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 5, 30])
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("plain", {}),
+        ("stops", {"stop": ["never said"]}),
+        ("two answers", {"n": 2}),
+        ("logprobs", {"logprobs": 1}),
+        ("forced", {"constraint": Constraint(kind=ConstraintKind.REGEX, text="a long beginning, [a-z ]{20,60}")}),
+    ],
+)
+def test_who_looks_at_an_answer_later_sees_all_of_it(prompt: str, asked: dict[str, object], num_steps: int) -> None:
+    bench = Bench()
+    bench.add(chat(prompt, **asked))
+    bench.engine.turn()
+    for _ in range(num_steps):
+        bench.engine.step()
+    bench.engine.inbox.put(Show("c", ["r", "unknown"]))
+    finished = bench.run()["r"]
+    deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+    for choice in finished.choices:
+        mine = [delta for delta in deltas if delta.index == choice.index]
+        assert len(mine) > 3
+        assert "".join(delta.text for delta in mine) == choice.text
+        assert [one for delta in mine for one in delta.logprobs] == (choice.logprobs or [])
+    unwatched = Bench().ask(prompt, **asked)
+    assert (finished.choices, finished.usage) == (unwatched.choices, unwatched.usage)
+
+
+def test_who_looks_at_a_thought_later_sees_all_of_it() -> None:
+    bench = Bench(chat_template="{{ messages[0].content }}<think>\n")
+    bench.add(chat("hello"))
+    for _ in range(60):
+        bench.engine.turn()
+    bench.engine.inbox.put(Show("c", ["r"]))
+    (choice,) = bench.run()["r"].choices
+    deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+    assert "".join(delta.reasoning for delta in deltas) == choice.reasoning
+    assert "".join(delta.text for delta in deltas) == choice.text
+    assert deltas[0].text, "the thought and some of what came after it are there at once"
 
 
 def test_without_stream_there_is_only_the_end() -> None:

@@ -19,7 +19,7 @@ from core.states import BatchState
 from core.tickets import Tickets
 from db import shards
 from engine.client import EngineLost, Sink
-from engine.messages import Choice, EngineInfo, Failed, Finished, FinishReason, Request, Usage
+from engine.messages import Choice, Delta, EngineInfo, Failed, Finished, FinishReason, Request, Usage
 from workers.context import ClerkContext, Database, Served, WorkerContext
 from workers.leases import LeaseKeeper, Renewed
 from workers.publisher import Publisher
@@ -39,9 +39,12 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.answer: Answer = echo
-        self.info = EngineInfo(model="fake", build="scripted", context_size=4096, slots=4, num_vocab=258)
+        self.info = EngineInfo(
+            model="fake", build="scripted", context_size=4096, slots=4, num_vocab=258, template_hash="template"
+        )
         self.asked: list[Request] = []
         self.running: dict[str, Sink] = {}
+        self.watched: list[str] = []
         self.max_running = 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[Sink, Finished | Failed | EngineLost] | None] = queue.SimpleQueue()
@@ -67,6 +70,14 @@ class ScriptedEngine:
         usage = Usage(prompt_tokens=3, completion_tokens=0)
         cancelled = Choice(reason=FinishReason.CANCELLED, text="")
         self.end(request_id, Finished(request_id=request_id, choices=[cancelled], usage=usage))
+
+    def watch(self, request_id: str) -> None:
+        """Shows a word of it."""
+        with self._lock:
+            self.watched.append(request_id)
+            sink = self.running.get(request_id)
+        if sink is not None:
+            sink.on_delta(Delta(request_id=request_id, num_tokens=1, text="so far"))
 
     def close(self) -> None:
         self._queue.put(None)

@@ -16,6 +16,7 @@ class HeldEngine:
     def __init__(self) -> None:
         self.sinks: dict[str, Any] = {}
         self.cancelled: list[str] = []
+        self.watched: list[str] = []
 
     def submit(self, request: Request, sink: Any) -> None:
         self.sinks[request.id] = sink
@@ -25,6 +26,9 @@ class HeldEngine:
 
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
+
+    def watch(self, request_id: str) -> None:
+        self.watched.append(request_id)
 
     def finish(self, request_id: str, *texts: str, reason: FinishReason = FinishReason.STOP) -> None:
         choices = [Choice(reason=reason, text=text, index=index) for index, text in enumerate(texts)]
@@ -102,3 +106,11 @@ def test_one_that_is_stopped_or_lost_is_the_end_of_all() -> None:
         else:
             assert isinstance(end, Finished), "an embedding that was stopped ends as an answer that was"
             assert end.reason is FinishReason.CANCELLED
+
+
+def test_all_requests_of_a_job_are_watched_but_embeddings_which_have_no_stream() -> None:
+    engine, asking, _ = begin(requests=2)
+    asking.watch()
+    embedding = EmbedRequest(id="e", inputs=[TextPrompt(text="x")])
+    Asking(engine, [embedding], Told()).watch()  # type: ignore[arg-type]
+    assert engine.watched == ["a", "a.1"]

@@ -69,6 +69,8 @@ def test_a_plain_answer_is_in_the_row_before_done_is_said(
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "hello", "refusal": None}
     assert answer["usage"]["total_tokens"] == 5
     assert (stored.prompt_tokens, stored.completion_tokens, stored.cached_tokens) == (3, 2, 1)
+    assert (stored.engine_build, stored.model_hash, stored.template_hash) == ("scripted", "hash", "template")
+    assert (len(stored.settings_hash), stored.model_parameters) == (64, "{}")
     assert [event.kind for event in events(worker, valkey, job_id)] == [EventKind.DONE]
 
 

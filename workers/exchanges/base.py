@@ -68,8 +68,8 @@ class Exchange(Protocol):
     def answer(self, head: Head, outcome: Answered) -> str:
         """The whole answer, as a plain request gets it and as the job's row keeps it."""
 
-    def frames(self, head: Head) -> Frames | None:
-        """For the stream the body asks for; None for a plain answer."""
+    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
+        """For the stream the body asks for, or for those who watch a line, usage included; None for a plain answer."""
 
     def problem(self, failed: Failed) -> Problem:
         """What an engine could not do, in the words of this endpoint."""

@@ -51,11 +51,12 @@ class ChatExchange:
         assert isinstance(outcome, Finished), "text was asked for"
         return completion(head.job_id, head.model, head.fingerprint, outcome)
 
-    def frames(self, head: Head) -> Frames | None:
+    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
         """See `Exchange`."""
-        if not self.body.stream:
+        if not (self.body.stream or is_watched):
             return None
-        return ChunkFrames(head.job_id, head.model, head.fingerprint, include_usage=self.body.include_usage)
+        include_usage = self.body.include_usage or is_watched
+        return ChunkFrames(head.job_id, head.model, head.fingerprint, include_usage=include_usage)
 
     def problem(self, failed: Failed) -> Problem:
         """See `Exchange`."""

@@ -76,11 +76,12 @@ class CompletionExchange:
         assert isinstance(outcome, Finished), "text was asked for"
         return text_completion(head, outcome, is_echo=bool(self.body.echo))
 
-    def frames(self, head: Head) -> Frames | None:
+    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
         """See `Exchange`."""
-        if not self.body.stream:
+        if not (self.body.stream or is_watched):
             return None
-        return CompletionFrames(head, is_echo=bool(self.body.echo), include_usage=self.body.include_usage)
+        include_usage = self.body.include_usage or is_watched
+        return CompletionFrames(head, is_echo=bool(self.body.echo), include_usage=include_usage)
 
     def problem(self, failed: Failed) -> Problem:
         """See `Exchange`."""

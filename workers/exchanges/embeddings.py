@@ -68,9 +68,9 @@ class EmbeddingExchange:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return _encode({"object": "list", "data": data, "model": head.model, "usage": usage}).decode()
 
-    def frames(self, head: Head) -> Frames | None:
+    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
         """There is no stream of embeddings."""
-        del head
+        del head, is_watched
         return None
 
     def problem(self, failed: Failed) -> Problem:

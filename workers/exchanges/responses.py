@@ -53,9 +53,9 @@ class ResponsesExchange:
         completion = json.loads(self.chat.answer(head, outcome))
         return response_of(completion, self.request).model_dump_json(by_alias=True)
 
-    def frames(self, head: Head) -> Frames | None:
+    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
         """A line is not streamed; what is asked for at once is run as a chat."""
-        del head
+        del head, is_watched
         return None
 
     def problem(self, failed: Failed) -> Problem:
