@@ -13,6 +13,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.failpoints import Point, failpoint
 from engine.answers import Answers
 from engine.backend import Backend
 from engine.config import EngineConfig
@@ -124,7 +125,10 @@ class Engine:
         plan = self.scheduler.plan()
         if not plan.entries:
             return False
-        for sequence, tokens, sampled in self.scheduler.apply(plan, self._decode(plan)):
+        failpoint(Point.ENGINE_STEP)
+        decoded = self.scheduler.apply(plan, self._decode(plan))
+        failpoint(Point.ENGINE_STEPPED)
+        for sequence, tokens, sampled in decoded:
             if self._answers.knows(sequence):  # its request may have failed with another answer of this step
                 self._grow(sequence, tokens, sampled)
         self.num_steps += 1

@@ -16,6 +16,7 @@ from sqlalchemy import Row, RowMapping
 
 from core.errors import Problem
 from core.events import EventKind
+from core.failpoints import Point, failpoint
 from core.strict_json import parse_json
 from db import jobs
 from engine.client import EngineLost
@@ -77,6 +78,7 @@ class ChatRunner:
         job = self._claim(job_id)
         if job is None:
             return
+        failpoint(Point.CHAT_CLAIMED)
         served = self._context.served(job["model"])
         if served is None:
             self._give_back(job)
@@ -186,6 +188,8 @@ class ChatRunner:
                     cached_tokens=usage.cached_tokens,
                 )
             )
+            failpoint(Point.CHAT_COMPLETING)
+        failpoint(Point.CHAT_COMPLETED)
         self._wake_clerk(ended)
         return True
 
@@ -197,6 +201,8 @@ class ChatRunner:
     def _end(self, statement: Any) -> bool:  # Any: as `db.response_events.telling` has it
         with self._context.database.begin() as connection:
             ended = connection.execute(statement).one_or_none()
+            failpoint(Point.CHAT_ENDING)
+        failpoint(Point.CHAT_ENDED)
         self._wake_clerk(ended)
         return ended is not None
 
@@ -210,4 +216,5 @@ class ChatRunner:
         with self._context.database.begin() as connection:
             row = connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none()
         if row is not None:
+            failpoint(Point.CHAT_RELEASED)
             self._context.tickets.run_chat(job["id"], job["model"])

@@ -22,6 +22,7 @@ from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
 from core.errors import Problem
+from core.failpoints import Point, failpoint
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from db import batches, jobs, shards
@@ -256,6 +257,8 @@ class ShardRun:
                     cached_tokens=sum(result.cached_tokens for result in written),
                 )
             )
+            failpoint(Point.SHARD_WRITING)
+        failpoint(Point.SHARD_WRITTEN)
         for result in written:
             if (run := self._lines.get(result.job_id)) is not None:
                 run.tell_end(None if result.problem is None else Problem.from_json(result.problem))
@@ -265,14 +268,17 @@ class ShardRun:
 
     def _leave(self) -> None:
         """Done, or ready for the next worker; the last one out sends the batch to the clerk."""
+        failpoint(Point.SHARD_LEAVING)
         with self._context.database.begin() as connection:
             left = connection.execute(shards.leave_shard(self.id, self._fence)).one_or_none()
         if left is None:
             raise LeaseLost
+        failpoint(Point.SHARD_LEFT)
         with self._context.database.begin() as connection:
             connection.execute(batches.begin_finalizing(self._batch_id))
             is_clerks_turn = connection.execute(batches.is_clerks_turn(self._batch_id)).scalar_one()
         if is_clerks_turn:
+            failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
         log.info("shard_left", shard=self.id, state=ShardState(left[0]))
 
@@ -344,8 +350,11 @@ class Lanes:
         statement = shards.claim_next_shard(self._served.model.name, context.owner, context.lease)
         with context.database.begin() as connection:
             claim = connection.execute(statement).one_or_none()
+            if claim is not None:
+                failpoint(Point.SHARD_CLAIMING)
         if claim is None:
             return None
+        failpoint(Point.SHARD_CLAIMED)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
         run = ShardRun(context, claim, self._served, self._is_watched)
         with self._lock:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
+from core.failpoints import Point, failpoint
 from core.states import BatchState
 from db import batches, jobs, shards
 from workers.context import ClerkContext
@@ -50,6 +51,8 @@ class Sweeper:
                 self.sweep()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: the next sweep is due all the same
+                log.error("sweep_failed", exc_info=error)
             self._stop.wait(self._context.settings.sweep_seconds)
 
     def sweep(self) -> None:
@@ -71,11 +74,12 @@ class Sweeper:
         with context.database.begin() as connection:
             waiting = connection.execute(batches.waiting_for_clerk(age, _PAGE)).all()
             for batch_id, status in waiting:
-                if status is BatchState.IN_PROGRESS:
+                if status == BatchState.IN_PROGRESS:
                     connection.execute(batches.begin_finalizing(batch_id))
             connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _ in waiting]))
         for batch_id, status in waiting:
-            is_new = status is BatchState.VALIDATING
+            failpoint(Point.SWEEP_BATCHES)
+            is_new = status == BatchState.VALIDATING  # a row has plain text
             (context.tickets.prepare if is_new else context.tickets.finalize)(batch_id)
         if expired or waiting:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
@@ -85,6 +89,7 @@ class Sweeper:
         with self._context.database.begin() as connection:
             models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
         for model in models:
+            failpoint(Point.SWEEP_SHARDS)
             self._context.tickets.run_shards(model)
 
     def _sweep_jobs(self) -> None:
@@ -105,6 +110,7 @@ class Sweeper:
         if told := [row.id for row in (*cancelled, *failed) if row.is_told]:
             context.tickets.deliver(told[0])
         for job_id, model in [*again, *overdue]:
+            failpoint(Point.SWEEP_JOBS)
             context.tickets.run_chat(job_id, model)
         if cancelled or failed or again or overdue:
             log.info("swept_jobs", failed=len(failed), again=len(again), overdue=len(overdue))

@@ -20,6 +20,7 @@ from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep, caller_of
 from core import ids
 from core.errors import ApiError, bad_request, not_found
+from core.failpoints import Point, failpoint
 from core.ids import is_id
 from core.keys import Scope
 from core.states import FINAL_BATCH_STATES, BatchState
@@ -78,7 +79,10 @@ async def _insert_batch(
     async with state.database.begin() as connection:
         await check_open_batches(connection, tenant)
         row = (await connection.execute(statement)).one()
+        failpoint(Point.BATCH_INSERTED)
+    failpoint(Point.BATCH_COMMITTED)
     await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
+    failpoint(Point.BATCH_TICKETED)
     return _to_object(row, None)
 
 
@@ -122,6 +126,8 @@ async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
             raise _too_late(str(row.status))
         is_clerks_turn = (await connection.execute(batches.is_clerks_turn(batch_id))).scalar_one()
         shown = (await _with_totals(connection, [row]))[0]
+        failpoint(Point.BATCH_CANCELLING)
+    failpoint(Point.BATCH_CANCELLED)
     if is_clerks_turn:
         await state.sender.send(lambda: state.sender.tickets.finalize(batch_id))
     return shown

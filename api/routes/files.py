@@ -21,6 +21,7 @@ from api.state import ApiState, StateDep, TenantDep
 from api.uploads import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
 from core import ids
 from core.errors import bad_request, not_found
+from core.failpoints import Point, failpoint
 from core.files import READ_BYTES
 from core.ids import is_id
 from core.keys import Scope
@@ -76,6 +77,7 @@ async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str
     async with state.database.begin() as connection:
         await check_storage(connection, state, tenant, upload.size, param="file")
     await store(upload.content, state, file_id)
+    failpoint(Point.UPLOAD_STORED)
     statement = files.insert_file(
         id=file_id,
         tenant_id=tenant,
@@ -87,6 +89,7 @@ async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str
     async with state.database.begin() as connection:
         await check_storage(connection, state, tenant, upload.size, param="file")
         row = (await connection.execute(statement)).one()
+    failpoint(Point.UPLOAD_COMMITTED)
     return to_file_object(row)
 
 

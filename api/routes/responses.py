@@ -22,6 +22,7 @@ from api.streams import EventStream
 from api.submitting import Submission, cancel, submit
 from core.errors import bad_request
 from core.events import EventKind
+from core.failpoints import Point, failpoint
 from core.keys import Scope
 from core.wire.responses import ResponsesRequest
 from core.wire.responses_chat import as_responses_problem
@@ -42,6 +43,7 @@ async def create_response(request: Request, state: StateDep, tenant: TenantDep) 
     known, submission = await prepare(request, body, state, tenant, int(time.time()))
     if body.background:
         await submit(state, submission, durable=True)
+        failpoint(Point.RESPONSE_CREATED)
         if body.stream:
             return EventStream(_followed(state, known, -1))
         return _json(known.without_answer("queued"))

@@ -23,6 +23,7 @@ from api.state import ApiState, StateDep, TenantDep
 from api.uploads import FORM_OVERHEAD, check_name, check_size, clean_filename, expiry, read_form, store
 from core import ids
 from core.errors import ApiError, Problem, bad_request, not_found
+from core.failpoints import Point, failpoint
 from core.ids import is_id
 from core.keys import Scope
 from core.settings import Settings
@@ -96,6 +97,7 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
         await store(content, state, part_id)
     finally:
         await form.close()
+    failpoint(Point.PART_STORED)
     try:
         row = await _insert_part(part_id, upload_id, size, state, tenant)
     except ApiError:
@@ -110,6 +112,7 @@ async def _insert_part(part_id: str, upload_id: str, size: int, state: ApiState,
         row = (await connection.execute(uploads.insert_part(part_id, upload_id, size))).one_or_none()
     if row is None:
         raise _ended("ended")
+    failpoint(Point.PART_COMMITTED)
     return row
 
 
@@ -125,6 +128,7 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
     _check_parts(body.part_ids, sizes, upload.bytes)
     file_id = ids.new_id(ids.FILE)
     await _join(state, file_id, body)
+    failpoint(Point.PARTS_JOINED)
     file = files.insert_file(
         id=file_id,
         tenant_id=tenant,
@@ -137,6 +141,7 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
         row = (await connection.execute(uploads.end_upload(upload_id, "completed", file_id))).one_or_none()
         if row is not None:
             await connection.execute(file)
+    failpoint(Point.PARTS_COMPLETED)
     if row is None:  # somebody else was quicker
         await anyio.to_thread.run_sync(state.files.delete, file_id)
         _check_completed(await _find(state, upload_id, tenant))
