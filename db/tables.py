@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -298,6 +299,7 @@ class Job(Base):
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
+    `crashes` counts what a line is suspected for: crashes it was in, and, once it runs alone, runs that may have been one.
     """
 
     __tablename__ = "jobs"
@@ -317,6 +319,7 @@ class Job(Base):
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    crashes: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     endpoint: Mapped[str] = mapped_column(server_default="/v1/chat/completions")
     body: Mapped[str]
     answer: Mapped[str | None]
@@ -488,3 +491,33 @@ class Response(Base):
     request: Mapped[str]
     input_items: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Quarantine(Base):
+    """A request that an engine was at when it died: entered with that crash, left when it ran alone unharmed, or with time.
+
+    `crashes` are those in which it was alone; with enough of them it is convicted, and refused for as long as it is here.
+    """
+
+    __tablename__ = "quarantine"
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    model: Mapped[str]
+    endpoint: Mapped[str]
+    job_id: Mapped[str]
+    crashes: Mapped[int] = mapped_column(SmallInteger)
+    crashed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    convicted_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("crashes >= 0", name="crashes"), Index(None, "tenant_id", "model"))
+
+
+class EngineCrash(Base):
+    """An engine died: entered by the launcher that started it. `exit_code` is negative for a signal."""
+
+    __tablename__ = "engine_crashes"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model: Mapped[str]
+    worker: Mapped[str]
+    exit_code: Mapped[int] = mapped_column(Integer)
+    crashed_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

@@ -18,7 +18,7 @@ def lost(line: str) -> EngineLost:
 
 def progress_of(*rows: tuple[str, str | None], shared: bool = True) -> Progress:
     progress = Progress()
-    progress.add(rows, lambda body: shared)
+    progress.add(((line, body, 0) for line, body in rows), lambda body: shared)
     return progress
 
 
@@ -38,7 +38,8 @@ def test_lines_whose_answers_may_differ_run_each_with_the_same_body() -> None:
 
 def test_a_body_is_looked_at_only_where_lines_share_it() -> None:
     asked: list[str] = []
-    Progress().add([("a", "x"), ("b", "y"), ("c", None), ("d", None), ("e", "z")], lambda body: not asked.append(body))
+    rows = [("a", "x", 0), ("b", "y", 0), ("c", None, 0), ("d", None, 0), ("e", "z", 0)]
+    Progress().add(rows, lambda body: not asked.append(body))
     assert asked == ["y"]
 
 
