@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
 from core.states import BatchState
-from db import batches, jobs, shards
+from db import batches, jobs, quarantine, shards
 from workers.context import ClerkContext
 from workers.retention import Retention
 
@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 _LOCK: Final = 727_002
 _PAGE: Final = 500
+_CRASHES_KEPT: Final = timedelta(days=1)
 
 
 class Sweeper:
@@ -60,6 +61,7 @@ class Sweeper:
             self._sweep_batches()
             self._sweep_shards()
             self._sweep_jobs()
+            self._sweep_quarantine()
             self._retention.sweep()
 
     def _sweep_batches(self) -> None:
@@ -86,6 +88,12 @@ class Sweeper:
             models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
         for model in models:
             self._context.tickets.run_shards(model)
+
+    def _sweep_quarantine(self) -> None:
+        """Requests that have been refused for long enough; deaths that nobody counts any more."""
+        with self._context.database.begin() as connection:
+            connection.execute(quarantine.forget_accused(timedelta(hours=self._context.settings.quarantine_hours)))
+            connection.execute(quarantine.forget_engine_crashes(_CRASHES_KEPT))
 
     def _sweep_jobs(self) -> None:
         """Chat jobs whose worker died, or whose ticket got lost."""
