@@ -16,6 +16,8 @@ from typing import Protocol
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.lease_rules import trust_seconds
+
 log = structlog.get_logger()
 
 Clock = Callable[[], float]
@@ -68,7 +70,7 @@ class LeaseKeeper:
         self._renew = renew
         self._is_alive = is_alive
         self._heartbeat_seconds = heartbeat_seconds
-        self._trust_seconds = max(lease_seconds * 0.75, lease_seconds - 15)
+        self._trust_seconds = trust_seconds(lease_seconds)
         self._clock = clock
         self._leases: dict[str, Lease] = {}
         self._lock = threading.Lock()

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
+from core.lease_rules import is_suspicious
 from db import quarantine, shards
 from engine.client import EngineLost
 from engine.messages import Failed
@@ -24,8 +25,6 @@ from workers.progress import Progress
 from workers.quarantine import read_accusation, refused
 
 log = structlog.get_logger()
-
-LOST_LEASES: Final = 3  # so often a shard's worker may vanish before its lines are suspected
 
 
 class LeaseLost(Exception):
@@ -46,7 +45,7 @@ class Suspicion:
         self._fence: int = claim.fence
         self._most = settings.line_attempts
         self._hours = settings.quarantine_hours
-        self._is_about_workers = claim.attempt > LOST_LEASES
+        self._is_about_workers = is_suspicious(claim.attempt)
         self._asked = {"tenant_id": claim.tenant_id, "model": claim.model, "endpoint": claim.endpoint}
         self._convicted: set[str] = set()
 
