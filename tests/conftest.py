@@ -16,6 +16,7 @@ from cli.services import Services
 from core.settings import Settings
 from db.schema import upgrade
 from db.sessions import database_engine
+from tests import thorough  # noqa: F401 - pytest asks for its profile before any test is there
 from tests.stack import StackProcess
 from workers.context import Database
 

@@ -217,7 +217,8 @@ class ShardRun:
         """Are there results for a full group, or has one waited for long enough?"""
         settings, ended = self._context.settings, self._progress.ended
         is_old = time.monotonic() - self._oldest_result_at >= settings.commit_seconds
-        return len(ended) >= settings.commit_lines or (bool(ended) and is_old)
+        is_awaited = is_old or self._suspicion.wants_all_written
+        return len(ended) >= settings.commit_lines or (bool(ended) and is_awaited)
 
     def _commit(self) -> None:
         """Write a group of what has ended. A sick database is waited for: the fence tells if we were too slow."""

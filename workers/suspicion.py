@@ -61,9 +61,14 @@ class Suspicion:
             self._convict(line)
             self._progress.end(line, EngineLost(request_id=line))
 
+    @property
+    def wants_all_written(self) -> bool:
+        """Results come before the next suspect: if that takes the worker down, they are not blamed for it along with it."""
+        return bool(self._progress.suspects and self._progress.ended)
+
     def begin(self, window: int) -> str | None:
         """The line that runs from here on, if one may."""
-        if self._is_about_workers and self._progress.running:
+        if self.wants_all_written or (self._is_about_workers and self._progress.running):
             return None
         if not self._isolation.enter(self._id, alone=self._is_about_workers):
             return None
