@@ -1,6 +1,8 @@
 """Sweep: find what a lost ticket, a dead worker or the clock left behind, and set it going again.
 
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
+It is held by a transaction that waits for the sweep, so the database takes it from a clerk that froze with it, in the time that
+`db.sessions` lets a transaction be idle. A clerk whose sweep takes longer than that goes on without it.
 """
 
 from __future__ import annotations
