@@ -119,6 +119,14 @@ class Settings(BaseSettings):
     commit_lines: int = Field(32, ge=1, description="Results written in one transaction at most.")
     commit_seconds: float = Field(0.5, gt=0, description="A finished line waits at most this long to be written.")
     line_attempts: int = Field(3, ge=1, description="Engine crashes a line survives before it fails with engine_crash.")
+    quarantine_hours: float = Field(
+        24, gt=0, description="A request that keeps ending the engine is refused for this long."
+    )
+    engine_crashes: int = Field(
+        6,
+        ge=1,
+        description="Engine crashes within 10 minutes that no request explains; with more the model is degraded.",
+    )
     job_attempts: int = Field(3, ge=1, description="Workers that may die under a chat job before it fails.")
     engine_restart_seconds: float = Field(
         0.5, gt=0, description="Pause before a crashed engine restarts; doubles up to 30 s."

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
 from core.states import JobState
 from core.wire.endpoints import CHAT_ENDPOINT
+from db.quarantine import has_accused
 from db.response_events import telling
 from db.tables import Job, UsageDaily
 
@@ -65,6 +66,7 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: Returni
             Job.fence,
             Job.created_at,
             Job.key_id,
+            has_accused(Job.tenant_id, Job.model),
         )
     )
 

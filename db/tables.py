@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -305,6 +306,7 @@ class Job(Base):
     `model_parameters` is JSON: what the model's file filled in where the body says nothing (see `core.wire.parameters`).
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
+    `crashes` counts what a line is suspected for: crashes it was in, and, once it runs alone, runs that may have been one.
     """
 
     __tablename__ = "jobs"
@@ -324,6 +326,7 @@ class Job(Base):
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    crashes: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     endpoint: Mapped[str] = mapped_column(server_default="/v1/chat/completions")
     body: Mapped[str]
     answer: Mapped[str | None]
@@ -499,3 +502,33 @@ class Response(Base):
     input_items: Mapped[str]
     is_background: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Quarantine(Base):
+    """A request that an engine was at when it died: entered with that crash, left when it ran alone unharmed, or with time.
+
+    `crashes` are those in which it was alone; with enough of them it is convicted, and refused for as long as it is here.
+    """
+
+    __tablename__ = "quarantine"
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    model: Mapped[str]
+    endpoint: Mapped[str]
+    job_id: Mapped[str]
+    crashes: Mapped[int] = mapped_column(SmallInteger)
+    crashed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    convicted_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("crashes >= 0", name="crashes"), Index(None, "tenant_id", "model"))
+
+
+class EngineCrash(Base):
+    """An engine died: entered by the launcher that started it. `exit_code` is negative for a signal."""
+
+    __tablename__ = "engine_crashes"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model: Mapped[str]
+    worker: Mapped[str]
+    exit_code: Mapped[int] = mapped_column(Integer)
+    crashed_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

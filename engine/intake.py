@@ -72,6 +72,7 @@ class Intake:
             priority=request.priority,
             tenant=request.tenant,
             group=request.group,
+            alone=request.alone,
         )
 
     def _begin(self, request: Request, grammar: Grammar, room: int) -> tuple[list[int], GrammarState]:

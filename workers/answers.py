@@ -30,7 +30,14 @@ from workers.requests import constraint_of
 _encode = msgspec.json.Encoder().encode
 _LEAST_LOGPROB: Final = -9999.0
 _CALLERS_FAULT: Final = frozenset(
-    {"context_length_exceeded", "invalid_value", "invalid_schema", "template_error", "invalid_character"}
+    {
+        "context_length_exceeded",
+        "invalid_value",
+        "invalid_schema",
+        "template_error",
+        "invalid_character",
+        "engine_crash",  # of one that is refused for those it made before; what crashed now is `engine_crash()`
+    }
 )
 
 

@@ -34,6 +34,7 @@ from db import jobs, shards
 from workers.chat import ChatRunner
 from workers.context import ClerkContext, WorkerContext
 from workers.finalize import finalize
+from workers.isolation import Isolation
 from workers.listener import Listener
 from workers.posting import Poster
 from workers.prepare import prepare
@@ -138,7 +139,8 @@ class BatchConsumer:
         self.queues = [batch_queue(model) for model in context.models]
         self.threads = (context.settings.batch_lanes + 1) * len(context.models)
         self._context = context
-        self._lanes = {name: Lanes(context, served) for name, served in context.models.items()}
+        isolation = Isolation()
+        self._lanes = {name: Lanes(context, served, isolation) for name, served in context.models.items()}
         self._poll = Every(context.settings.poll_seconds, self._look, "batch-poll")
         self._watches = Listener(client, context.settings.key_prefix + WATCH_CHANNEL, self._watch)
 

@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.failpoints import Point, failpoint
+from core.lease_rules import trust_seconds
 
 log = structlog.get_logger()
 
@@ -70,7 +71,7 @@ class LeaseKeeper:
         self._renew = renew
         self._is_alive = is_alive
         self._heartbeat_seconds = heartbeat_seconds
-        self._trust_seconds = max(lease_seconds * 0.75, lease_seconds - 15)
+        self._trust_seconds = trust_seconds(lease_seconds)
         self._clock = clock
         self._leases: dict[str, Lease] = {}
         self._lock = threading.Lock()

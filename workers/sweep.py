@@ -1,6 +1,8 @@
 """Sweep: find what a lost ticket, a dead worker or the clock left behind, and set it going again.
 
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
+It is held by a transaction that waits for the sweep, so the database takes it from a clerk that froze with it, in the time that
+`db.sessions` lets a transaction be idle. A clerk whose sweep takes longer than that goes on without it.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
 from core.failpoints import Point, failpoint
 from core.states import BatchState
-from db import batches, jobs, shards
+from db import batches, jobs, quarantine, shards
 from workers.context import ClerkContext
 from workers.retention import Retention
 
@@ -25,6 +27,7 @@ log = structlog.get_logger()
 
 _LOCK: Final = 727_002
 _PAGE: Final = 500
+_CRASHES_KEPT: Final = timedelta(days=1)
 
 
 class Sweeper:
@@ -63,6 +66,7 @@ class Sweeper:
             self._sweep_batches()
             self._sweep_shards()
             self._sweep_jobs()
+            self._sweep_quarantine()
             self._retention.sweep()
 
     def _sweep_batches(self) -> None:
@@ -91,6 +95,12 @@ class Sweeper:
         for model in models:
             failpoint(Point.SWEEP_SHARDS)
             self._context.tickets.run_shards(model)
+
+    def _sweep_quarantine(self) -> None:
+        """Requests that have been refused for long enough; deaths that nobody counts any more."""
+        with self._context.database.begin() as connection:
+            connection.execute(quarantine.forget_accused(timedelta(hours=self._context.settings.quarantine_hours)))
+            connection.execute(quarantine.forget_engine_crashes(_CRASHES_KEPT))
 
     def _sweep_jobs(self) -> None:
         """Chat jobs whose worker died, or whose ticket got lost."""
