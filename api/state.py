@@ -69,7 +69,7 @@ class ApiState:
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def get_state(request: Request) -> ApiState:
+async def get_state(request: Request) -> ApiState:
     """The process's state."""
     state = request.app.state.millrace
     assert isinstance(state, ApiState)
@@ -109,7 +109,7 @@ async def _count_refusal(state: ApiState, peer: str | None) -> None:
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
-def get_tenant(request: Request, caller: CallerDep) -> str:
+async def get_tenant(request: Request, caller: CallerDep) -> str:
     """Whose request this is; every route asks here and nowhere else. One that declares no scope needs ADMIN: 403."""
     if not getattr(request.state, "is_allowed", False) and Scope.ADMIN not in caller.scopes:
         raise not_allowed(())

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -143,7 +144,7 @@ def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
 
 async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
     if row.finished_at is None:
-        async for data in _followed(state, row):
+        async for data in _followed(state, row.batch_id, row.id, row.custom_id):
             yield data
     elif row.answer is None:
         yield error_event(Problem.from_json(row.problem))
@@ -152,12 +153,12 @@ async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[
         yield DONE
 
 
-async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
+async def _followed(state: ApiState, batch_id: str, line_id: str, custom_id: str) -> AsyncIterator[bytes]:
     """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
-    find = batch_requests.find_request(row.batch_id, row.custom_id)
+    find = partial(batch_requests.find_request, batch_id, custom_id)
     said_at = time.monotonic()
-    async with state.relay.follow(row.id) as subscription:
-        await state.relay.send_watch(row.id)
+    async with state.relay.follow(line_id) as subscription:
+        await state.relay.send_watch(line_id)
         follower = Follower(state, subscription, find, silence_seconds=LOOK_SECONDS)
         async for item in follower.items(from_replay=True):
             match item:
@@ -166,7 +167,7 @@ async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterato
                 case Silence():
                     if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
                         said_at = time.monotonic()
-                        await state.relay.send_watch(row.id)
+                        await state.relay.send_watch(line_id)
                         yield PING
                 case Ended(kind=EventKind.DONE):
                     if follower.next_seq == 0:
@@ -177,11 +178,11 @@ async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterato
                     yield error_event(problem or stored or cancelled_problem())
 
 
-async def _answer(state: ApiState, ended: Ended, find: Select[Any]) -> str:  # Any: a line's columns
+async def _answer(state: ApiState, ended: Ended, find: Callable[[], Select[Any]]) -> str:  # Any: a line
     row = ended.row
     if row is None:
         async with state.database.connect() as connection:
-            row = (await connection.execute(find)).one()
+            row = (await connection.execute(find())).one()
     return str(row.answer)
 
 

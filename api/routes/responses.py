@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -137,7 +138,9 @@ async def _followed(state: ApiState, known: Known, starting_after: int) -> Async
     """The stream of a kept response; it runs on when the reader leaves."""
     with state.metrics.open_streams.track_inprogress():
         async with state.relay.follow(known.job_id) as subscription:
-            items = Follower(state, subscription, find_job(subscription.job_id, known.tenant)).items(from_replay=True)
+            items = Follower(state, subscription, partial(find_job, subscription.job_id, known.tenant)).items(
+                from_replay=True
+            )
             async for data in response_events(state, known, items, starting_after):
                 yield data
 
