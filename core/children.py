@@ -31,6 +31,10 @@ class ChildFailed(MillraceError):
     """A process of the stack ended when it should not have."""
 
 
+class StartInterrupted(MillraceError):
+    """Told to stop before everything was ready."""
+
+
 class Child:
     """One child process. `prepare` runs in the child before the program starts: keep it to system calls."""
 
@@ -78,10 +82,15 @@ class Child:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
-    def wait_ready(self, timeout_seconds: float) -> str:
-        """Return the child's status when it said it is ready; raise ChildFailed with its last words when it will not."""
+    def wait_ready(self, timeout_seconds: float, is_stopping: Callable[[], bool] = lambda: False) -> str:
+        """Return the child's status when it said it is ready.
+
+        Raises ChildFailed with its last words when it will not be, and StartInterrupted when nobody waits for it any more.
+        """
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
+            if is_stopping():
+                raise StartInterrupted
             if select.select([self._ready], [], [], 0.05)[0]:
                 said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
                 if said.get("READY") == "1":
