@@ -433,7 +433,7 @@ def test_an_upgrade_is_not_taken(target: Target) -> None:
 
 
 def test_no_input_of_these_tests_is_in_a_log(target: Target) -> None:
-    """B1 to B20: neither what was refused nor what was answered."""
+    """Neither what was refused nor what was answered."""
     target.http.post(CHAT, json=chat(messages=hello(MARK)))
     target.http.post(CHAT, json=chat(messages=[{"role": MARK, "content": MARK}]))
     logs = "".join(path.read_text(errors="replace") for path in (target.process.state_dir / "logs").glob("*.log"))

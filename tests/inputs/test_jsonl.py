@@ -161,7 +161,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
 
 
 def test_a_wrong_body_fails_its_line_alone(target: Target) -> None:
-    """B21 to B40 in a batch: what the sync endpoint would answer, in the error file; the others are answered."""
+    """What the sync endpoint would answer, in the error file; the others are answered."""
     content = batch_line("good")
     for name, (body, _, _) in BODIES.items():
         content += batch_line(name, body=body)
