@@ -47,7 +47,7 @@ class Tally:
 
     answers: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
-    slowest_seconds: float = 0.0
+    slowest: tuple[float, str] = (0.0, "")  # seconds, and what took them
 
     def complain(self, what: str) -> None:
         """Remember it, and say it while it runs."""
@@ -83,7 +83,7 @@ async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
     except httpx2.TransportError as error:
         tally.complain(f"{type(error).__name__}: {request}")
         return
-    tally.slowest_seconds = max(tally.slowest_seconds, time.monotonic() - began)
+    tally.slowest = max(tally.slowest, (time.monotonic() - began, f"{request.path} {request.content[:200]!r}"))
     told = complaint(answer.status_code, answer.headers.get("content-type", ""), answer.content)
     if told is not None:
         tally.complain(f"{told} of {request}")
@@ -144,11 +144,13 @@ def fuzz(target: Target, requests: int, seed: int) -> Tally:
     for half in range(2):
         began = time.monotonic()
         asyncio.run(send_all(target, seed + half, (requests - num_lines) // 2, file_id, tally))
+        say(f"half {half + 1}: requests in {time.monotonic() - began:.0f} s")
         sizes = [LINES_PER_BATCH] * (num_lines // 2 // LINES_PER_BATCH) or [max(1, num_lines // 2)]
         for number, size in enumerate(sizes):
             run_lines(target, seed + 100 * half + number, size, tally)
         levels.append(memory(target))
-        say(f"half {half + 1}: {time.monotonic() - began:.0f} s, slowest {tally.slowest_seconds:.1f} s")
+        seconds, what = tally.slowest
+        say(f"half {half + 1}: {time.monotonic() - began:.0f} s; slowest {seconds:.1f} s: {what}")
     for name in levels[0]:
         sizes_mib = [level[name] / MIB if name in level else None for level in levels]
         say(
