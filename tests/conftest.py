@@ -16,6 +16,7 @@ from cli.services import Services
 from core.settings import Settings
 from db.schema import upgrade
 from db.sessions import database_engine
+from tests import thorough  # noqa: F401 - pytest asks for its profile before any test is there
 from tests.stack import StackProcess
 from workers.context import Database
 
@@ -53,7 +54,8 @@ def database(migrated: Engine) -> Database:
     with migrated.begin() as connection:
         connection.execute(
             text(
-                "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations CASCADE"
+                "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations, "
+                "quarantine, engine_crashes CASCADE"
             )
         )
         connection.execute(text("DELETE FROM tenants WHERE id <> 'default'"))

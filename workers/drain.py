@@ -38,6 +38,9 @@ class Drain:
 
     def _run(self) -> None:
         began = time.monotonic()
+        guard = threading.Timer(self._seconds, os._exit, (0,))  # a frozen broker or database may hold up what follows
+        guard.daemon = True
+        guard.start()
         self._consumer.drain(abort=False)
         celery_state.should_stop = 0
         self._wait_idle(began + self._seconds - min(_FLUSH_SECONDS, self._seconds / 3))

@@ -9,9 +9,11 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,11 +40,13 @@ from engine.config import (
     Pooling,
     Switch,
 )
+from workers.crash_log import CrashLog
 from workers.endpoints import engine_endpoint, model_hash
 
 log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
+_LATE_SECONDS: Final = 0.4
 
 
 def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
@@ -111,6 +115,8 @@ class WorkerLauncher:
         logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
+        worker = f"{socket.gethostname()}/{device}"
+        self._crashes = CrashLog(database_engine(settings.database_url or "", pool_size=1), worker, self._learned)
         self._engines = [
             Supervised(
                 f"engine-{model.name}",
@@ -118,6 +124,8 @@ class WorkerLauncher:
                 logs / f"engine-{model.name}.log",
                 environment,
                 pause,
+                patience=settings.line_attempts,
+                died=partial(self._crashes.died, model.name),
             )
             for model in models
         ]
@@ -145,7 +153,17 @@ class WorkerLauncher:
         finally:
             self._stop()
 
+    def _learned(self, model: str, crashes: int) -> None:
+        """Crashes that found their cause are forgiven; with too many others a quick restart only burns the machine."""
+        is_degraded = crashes > self._settings.engine_crashes
+        if is_degraded:
+            log.error("engine_degraded", model=model, crashes=crashes)
+        for served, engine in zip(self._models, self._engines, strict=True):
+            if served.name == model:
+                engine.learn(crashes, is_hopeless=is_degraded)
+
     def _start(self) -> None:
+        self._crashes.start()
         engines = [engine.start() for engine in self._engines]
         for model in self._models:
             model_hash(self._settings, model.parameters.model)
@@ -174,13 +192,17 @@ class WorkerLauncher:
         running = [child.child for child in self._consumers if child.child is not None]
         for child in running:
             child.send(signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.drain_seconds + 2
+        deadline = time.monotonic() + self._settings.drain_seconds + _LATE_SECONDS
         for child in running:
-            child.wait(max(0.1, deadline - time.monotonic()))  # a second signal would hurry it
-            child.stop(signal.SIGTERM, 0.1)
-        for engine in self._engines:
-            if engine.child is not None:
-                engine.child.stop(signal.SIGTERM, 2)
+            child.wait(max(0.0, deadline - time.monotonic()))  # a second signal would hurry it
+            child.stop(signal.SIGKILL, 0)
+        engines = [engine.child for engine in self._engines if engine.child is not None]
+        for child in engines:
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + _LATE_SECONDS
+        for child in engines:  # they have nothing to save
+            child.wait(max(0.0, deadline - time.monotonic()))
+            child.stop(signal.SIGKILL, 0)
 
 
 def _json(config: EngineConfig) -> str:
