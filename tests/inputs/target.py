@@ -20,6 +20,7 @@ CHAT: Final = "/v1/chat/completions"
 JSON: Final = {"content-type": "application/json"}
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
 _OURS: Final = ("api", "engine", "workers")
+_COME_AND_GO: Final = ("engine.warden", "workers.validate")  # the first dies of what would kill an engine
 
 
 def hello(text: str = "hello") -> list[dict[str, Any]]:
@@ -74,7 +75,7 @@ class Target:
         self.guarded.close()
 
     def programs(self) -> dict[str, psutil.Process]:
-        """Our own processes by what they run; the databases are left out."""
+        """Our own processes that last, by what they run; the databases are left out."""
         found = {}
         for process in self.process.descendants():
             try:
@@ -82,7 +83,7 @@ class Target:
             except psutil.NoSuchProcess:
                 continue
             module = words[words.index("-m") + 1] if "-m" in words else ""
-            if module.split(".")[0] in _OURS and module != "engine.warden":  # which dies of what would kill an engine
+            if module.split(".")[0] in _OURS and module not in _COME_AND_GO:
                 found[f"{process.pid} {module}"] = process
         return found
 

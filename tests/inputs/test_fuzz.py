@@ -66,7 +66,7 @@ def test_no_form_is_answered_with_a_failure(target: Target) -> None:
 def test_no_create_is_answered_with_a_failure(target: Target) -> None:
     file_id = target.upload(b"{}\n")
 
-    @some(200)
+    @some(100)
     @given(rng=st.randoms(use_true_random=False))
     def ask(rng: Random) -> None:
         check(target, create_request(rng, file_id))
