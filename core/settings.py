@@ -74,6 +74,10 @@ class Settings(BaseSettings):
         2000, ge=0, description="Batches a tenant may create with its keys in an hour; 0 is no limit."
     )
     port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
+    head_seconds: float = Field(20, gt=0, description="A request's line and headers must be there within this time.")
+    body_pause_seconds: float = Field(
+        30, gt=0, description="A request's body may pause this long, and trickle no slower than 1 KiB/s after it."
+    )
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
     batch_file_bytes: int = Field(200 * MIB, ge=1024, description="Largest uploaded batch input file in bytes.")
