@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench check format clean
+.PHONY: help demo test serve bench chaos check format clean
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
@@ -34,6 +34,12 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+SEED ?= 7
+MINUTES ?= 10
+
+chaos: .venv/installed-dev ## random faults on a live stack for MINUTES, drawn from SEED; nothing may be lost
+	$(BIN)/python -m tests.faults.chaos --seed $(SEED) --minutes $(MINUTES)
 
 format: .venv/installed-dev ## format and sort imports
 	@$(BIN)/ruff format --quiet .

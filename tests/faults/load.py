@@ -25,13 +25,15 @@ MARKER: Final = "xyzzy-prompts-are-private"
 FINAL: Final = ("completed", "failed", "expired", "cancelled")
 
 _bench: Final = Bench()
+_asking: Final = threading.Lock()  # an engine is one thread's
 _numbers: Final = itertools.count()
 
 
 @cache
 def expected_answer(prompt: str) -> str:
     """What the fake says to a chat of this one message, when nothing cuts it short."""
-    return _bench.ask(prompt).choices[0].text
+    with _asking:
+        return _bench.ask(prompt).choices[0].text
 
 
 def new_prompt() -> str:

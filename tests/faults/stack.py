@@ -22,6 +22,7 @@ import psutil
 import redis
 from openai import OpenAI
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from cli.services import Services
 from core import ids
@@ -157,9 +158,16 @@ class FaultStack:
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     def query(self, statement: str, **values: object) -> Sequence[Any]:
-        """Rows, past the proxy."""
-        with self.database.begin() as connection:
-            return connection.execute(text(statement), values).all()
+        """Rows, past the proxy; asked again while the database comes back."""
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                with self.database.begin() as connection:
+                    return connection.execute(text(statement), values).all()
+            except DBAPIError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
 
     def execute(self, statement: str, **values: object) -> None:
         """A change by hand, past the proxy: what time, or somebody who died, would have left."""

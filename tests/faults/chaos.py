@@ -1,0 +1,267 @@
+"""Chaos: random faults on a live stack under mixed load, the oracle at the end. What happens when depends on the seed alone.
+
+`python -m tests.faults.chaos --seed 7 --minutes 10` draws from the whole matrix; `--kills 100` ends so many processes with
+SIGKILL over one batch of 5,000 lines, and says how long it took until somebody went on with what they had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Self
+
+import openai
+import psutil
+
+from core.failpoints import Point
+from tests.faults.load import Chats, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.stack import wait_for
+
+OURS: Final = (Role.API, Role.CLERK, Role.WORKER, Role.CHAT, Role.BATCH, Role.ENGINE)
+SERVICES: Final = (Role.POSTGRES, Role.VALKEY)
+_SLOW_MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
+_END_SECONDS: Final = 180.0
+
+
+@dataclass(slots=True)
+class Chaos:
+    """Draws faults and commits them, one after the other. `done` counts them by name."""
+
+    stack: FaultStack
+    random: random.Random
+    say: Callable[[str], None] = print
+    done: Counter[str] = field(default_factory=Counter)
+
+    def run(self, seconds: float) -> None:
+        """Until the time is over; nothing is broken afterwards that heals by itself."""
+        faults: list[Callable[[], str]] = [
+            self._kill, self._kill, self._terminate, self._freeze, self._reset, self._black_hole, self._delay, self._flush,
+            self._service_down, self._drop_backends, self._failpoint, self._failpoint,
+        ]  # fmt: skip
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            time.sleep(self.random.uniform(0.3, 2.5))
+            fault = self.random.choice(faults)
+            try:
+                what = fault()
+            except (AssertionError, psutil.Error):  # whom it was meant for is on its way
+                what = "nobody there"
+            self.done[what] += 1
+            self.say(f"{time.monotonic() - began:6.1f} s  {what}")
+        self.stack.heal()
+
+    def _kill(self) -> str:
+        role = self.random.choice(OURS)
+        self.stack.kill(role)
+        return f"kill {role}"
+
+    def _terminate(self) -> str:
+        role = self.random.choice(OURS)
+        self.stack.send(role, signal.SIGTERM)
+        return f"terminate {role}"
+
+    def _freeze(self) -> str:
+        role, seconds = self.random.choice((*OURS, *SERVICES)), self.random.uniform(0.5, 4)
+        with self.stack.frozen(role):
+            time.sleep(seconds)
+        return f"freeze {role}"
+
+    def _reset(self) -> str:
+        name, proxy = self._proxy()
+        proxy.reset()
+        return f"reset connections of {name}"
+
+    def _black_hole(self) -> str:
+        name, proxy = self._proxy()
+        proxy.black_hole()
+        time.sleep(self.random.uniform(0.5, 4))
+        proxy.heal()
+        return f"black hole before {name}"
+
+    def _delay(self) -> str:
+        name, proxy = self._proxy()
+        proxy.delay(self.random.uniform(0.01, 0.2))
+        time.sleep(self.random.uniform(0.5, 3))
+        proxy.heal()
+        return f"delay before {name}"
+
+    def _proxy(self):  # type: ignore[no-untyped-def]
+        return self.random.choice([("postgres", self.stack.postgres), ("valkey", self.stack.valkey)])
+
+    def _flush(self) -> str:
+        self.stack.redis.flushall()
+        return "flush valkey"
+
+    def _service_down(self) -> str:
+        role = self.random.choice(SERVICES)
+        number = signal.SIGQUIT if role is Role.POSTGRES else signal.SIGKILL  # SIGQUIT: immediate shutdown
+        with self.stack.without(role, number):
+            time.sleep(self.random.uniform(0.2, 3))
+        return f"{role} down"
+
+    def _drop_backends(self) -> str:
+        self.stack.query(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'millrace' AND pid <> pg_backend_pid()"
+        )
+        return "terminate backends"
+
+    def _failpoint(self) -> str:
+        point, action = self.random.choice(list(Point)), self.random.choice(["kill", "raise", "sleep=1"])
+        with self.stack.armed(point, action):
+            time.sleep(self.random.uniform(0.5, 2))
+        return f"failpoint {action.partition('=')[0]}"
+
+
+class Batches:
+    """Batches one after the other until the block ends; now and then one is cancelled."""
+
+    def __init__(self, stack: FaultStack, seed: int, lines: tuple[int, int] = (20, 200)) -> None:
+        self._stack = stack
+        self._random = random.Random(seed)
+        self._lines = lines
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self.num_begun = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(120)
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            with suppress(openai.APIError, OSError):
+                batch_id = start_batch(self._stack, self._random.randint(*self._lines))
+                self.num_begun += 1
+                if self._random.random() < 0.2:
+                    with suppress(openai.BadRequestError):  # it has ended
+                        self._stack.insist(lambda: self._stack.client.batches.cancel(batch_id))  # noqa: B023 - called at once
+            self._stop.wait(self._random.uniform(0.2, 1.5))
+
+
+def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = print) -> None:
+    """A stack of its own, hurt for so long. Raises AssertionError when anything was lost, doubled or shown."""
+    say(f"seed {seed}")
+    with FaultStack(folder) as stack, ExitStack() as ends:
+        oracle = Oracle(stack)
+        ends.callback(oracle.close)
+        faults = Chaos(stack, random.Random(seed), say)
+        with Chats(stack, threads=3) as chats, Batches(stack, seed) as batches:
+            faults.run(seconds)
+        oracle.check(_END_SECONDS)
+        lines = stack.query("SELECT state, count(*) FROM jobs WHERE batch_id IS NOT NULL GROUP BY state ORDER BY state")
+        say(f"faults: {dict(faults.done.most_common())}")
+        say(
+            f"batches begun: {batches.num_begun}; lines: {dict(tuple(row) for row in lines)}; chats: {dict(chats.ends)}"
+        )
+
+
+# --- a hundred kills --------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Kills:
+    """Kills over one batch. `takeovers` and `recoveries` are seconds until others went on, by what was killed."""
+
+    stack: FaultStack
+    random: random.Random
+    done: Counter[Role] = field(default_factory=Counter)
+    takeovers: list[float] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
+
+    def run(self, number: int) -> None:
+        """One after the other; after a worker's or an engine's, until somebody goes on with the batch."""
+        while self.done.total() < number:
+            time.sleep(self.random.uniform(0.1, 0.8))
+            role = self.random.choice((*OURS, *SERVICES))
+            held = self.stack.query("SELECT id, fence FROM shards WHERE state = 'running'")
+            try:
+                self._kill(role)
+            except (AssertionError, psutil.Error):  # it is on its way
+                continue
+            self.done[role] += 1
+            began = time.monotonic()
+            if role in (Role.BATCH, Role.WORKER) and held:
+                wait_for(lambda: self._has_moved(held), "another claim of what it held", 60)  # noqa: B023 - called at once
+                self.takeovers.append(time.monotonic() - began)
+            if role is Role.ENGINE and held:
+                before = self._num_finished()
+                wait_for(lambda: self._num_finished() > before + 8, "the batch goes on", 60)  # noqa: B023 - called at once
+                self.recoveries.append(time.monotonic() - began)
+
+    def _kill(self, role: Role) -> None:
+        if role in SERVICES:
+            with self.stack.without(role):
+                return
+        self.stack.kill(role)
+
+    def _has_moved(self, held: object) -> bool:
+        fences = {row[0]: row[1] for row in self.stack.query("SELECT id, fence FROM shards WHERE state <> 'done'")}
+        return all(fences.get(row[0], row[1] + 1) > row[1] for row in held)  # type: ignore[attr-defined]
+
+    def _num_finished(self) -> int:
+        return int(
+            self.stack.query("SELECT count(*) FROM jobs WHERE batch_id IS NOT NULL AND finished_at IS NOT NULL")[0][0]
+        )
+
+
+def kills(folder: Path, seed: int, number: int, num_lines: int = 5000) -> None:
+    """So many kills while one batch runs and people chat; the oracle at the end."""
+    print(f"seed {seed}")
+    with FaultStack(folder, model=_SLOW_MODEL) as stack, ExitStack() as ends:
+        oracle = Oracle(stack)
+        ends.callback(oracle.close)
+        batch_id = start_batch(stack, num_lines)
+        wait_batch(stack, batch_id, "in_progress")
+        killing = Kills(stack, random.Random(seed))
+        began = time.monotonic()
+        with Chats(stack, threads=3) as chats:
+            killing.run(number)
+            still_runs = stack.query("SELECT status, lines_completed FROM batches WHERE id = :id", id=batch_id)[0]
+        print(f"{number} kills in {time.monotonic() - began:.0f} s, the batch then: {tuple(still_runs)}")
+        assert wait_batch(stack, batch_id, timeout_seconds=1200) == "completed"
+        oracle.check(_END_SECONDS)
+        print(f"kills: {dict(killing.done)}; chats: {dict(chats.ends)}, the longest {chats.longest_seconds:.1f} s")
+        for name, seconds in (
+            ("takeover of a worker's shards", killing.takeovers),
+            ("engine's lines", killing.recoveries),
+        ):
+            if seconds:
+                print(
+                    f"{name}: median {statistics.median(seconds):.1f} s, longest {max(seconds):.1f} s, {len(seconds)} times"
+                )
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description="Hurt a stack at random, and see that nothing is lost.")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--minutes", type=float, default=1)
+    parser.add_argument("--kills", type=int, help="instead, so many SIGKILLs over one batch of 5,000 lines")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
+        if arguments.kills:
+            kills(Path(folder), arguments.seed, arguments.kills)
+        else:
+            chaos(Path(folder), arguments.seed, arguments.minutes * 60)
+    print("nothing was lost, doubled or shown")
+
+
+if __name__ == "__main__":
+    main()
