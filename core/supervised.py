@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,7 @@ class Supervised:
     started_at: float = 0.0
     restart_at: float = 0.0
     num_deaths: int = 0
+    on_death: Callable[[Child], None] = field(default=lambda _: None)
 
     def start(self) -> Child:
         """Start it now."""
@@ -43,6 +45,7 @@ class Supervised:
         """Start it again when it has died and its pause is over."""
         if self.child is not None and self.child.exit_code() is not None:
             log.warning("child_died", name=self.name, exit_code=self.child.exit_code(), log=str(self.log))
+            self.on_death(self.child)
             self.child.stop(signal.SIGKILL, 0)
             self.child = None
             self.num_deaths = 1 if now - self.started_at > _STEADY_SECONDS else self.num_deaths + 1

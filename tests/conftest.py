@@ -53,7 +53,8 @@ def database(migrated: Engine) -> Database:
     with migrated.begin() as connection:
         connection.execute(
             text(
-                "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations CASCADE"
+                "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations, "
+                "workers, counters CASCADE"
             )
         )
         connection.execute(text("DELETE FROM tenants WHERE id <> 'default'"))

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,10 @@ from engine.config import (
     Pooling,
     Switch,
 )
+from workers.context import Database
 from workers.endpoints import engine_endpoint, model_hash
+from workers.obituaries import Obituaries
+from workers.presence import Presence, launcher_identity
 
 log = structlog.get_logger()
 
@@ -108,6 +112,7 @@ class WorkerLauncher:
         self._settings = settings
         self._device = device
         self._models = models
+        self.obituaries = Obituaries([model.name for model in models])
         logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
@@ -118,6 +123,7 @@ class WorkerLauncher:
                 logs / f"engine-{model.name}.log",
                 environment,
                 pause,
+                on_death=partial(self.obituaries.add, model.name),
             )
             for model in models
         ]
@@ -164,6 +170,8 @@ class WorkerLauncher:
                     client.wait_ready(0.2)
                     return
                 except TimeoutError:
+                    if child.exit_code() is not None:
+                        self.obituaries.add(model.name, child)
                     if child.exit_code() is not None or time.monotonic() > deadline:
                         raise ChildFailed(f"The model {model.name} did not load. {child.obituary()}") from None
         finally:
@@ -199,10 +207,28 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        check_schema(database_engine(settings.database_url or "", pool_size=1))
-        WorkerLauncher(settings, _models(settings, arguments.models), arguments.device).run(stopping)
+        database = database_engine(settings.database_url or "", pool_size=1)
+        check_schema(database)
+        launcher = WorkerLauncher(settings, _models(settings, arguments.models), arguments.device)
+        _run(launcher, settings, Database(database), arguments.device, stopping)
     except MillraceError as error:
         sys.exit(f"millrace worker: {error}")
+
+
+def _run(
+    launcher: WorkerLauncher, settings: Settings, database: Database, device: str, is_stopping: threading.Event
+) -> None:
+    """Its row goes when it was told to stop. When an engine does not start, the row stays: it says why."""
+    identity = launcher_identity(settings.state_dir, device)
+    status = launcher.obituaries.status
+    presence = Presence(identity, database, status, seconds=settings.heartbeat_seconds)
+    presence.start()
+    try:
+        launcher.run(is_stopping)
+    except MillraceError:
+        presence.close(is_row_kept=True)
+        raise
+    presence.close()
 
 
 def _models(settings: Settings, names: str) -> list[ModelConfig]:

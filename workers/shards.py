@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
+from core.counts import Count
 from core.errors import Problem
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
@@ -170,7 +171,9 @@ class ShardRun:
                 return
             case EngineLost():
                 if not progress.crashed(line, self._context.settings.line_attempts):
+                    self._context.tally.add(Count.LINES_RETRIED, self._served.model.name)
                     return
+                self._context.tally.add(Count.LINES_CONVICTED, self._served.model.name)
                 log.warning("line_convicted", line=line, shard=self.id)
         if not progress.ended:
             self._oldest_result_at = time.monotonic()
@@ -346,6 +349,8 @@ class Lanes:
             claim = connection.execute(statement).one_or_none()
         if claim is None:
             return None
+        if claim.fence > 1:
+            context.tally.add(Count.SHARDS_RETRIED, self._served.model.name)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
         run = ShardRun(context, claim, self._served, self._is_watched)
         with self._lock:

@@ -6,6 +6,7 @@ Every statement is idempotent and conditional, so two clerks that sweep at once 
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from typing import Final
 
@@ -32,6 +33,7 @@ class Sweeper:
     def __init__(self, context: ClerkContext) -> None:
         self._context = context
         self._retention = Retention(context)
+        self.worked_at: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -48,6 +50,7 @@ class Sweeper:
         while not self._stop.is_set():
             try:
                 self.sweep()
+                self.worked_at = time.monotonic()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
             self._stop.wait(self._context.settings.sweep_seconds)
