@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 import sys
 
@@ -29,6 +30,7 @@ class Server(uvicorn.Server):
         """Called once the app has started."""
         await super().startup(sockets)
         if self.started:
+            gc.freeze()  # what was built so far stays; looking through it again and again stops every stream for 0.1 s
             print(f"listening on {self._url}", flush=True)
             notify_ready(self._url)
 

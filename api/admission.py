@@ -1,4 +1,5 @@
-"""Admission: does a caller have room for what it asks? Its rates, its queue, its streams; its tenant's batches.
+"""Admission: does a caller have room for what it asks? Its rates, its queue, its streams; its tenant's batches. (What a tenant
+may store is `api.quotas`.)
 
 Knows callers and limits; the 429s are made here. Whoever makes a job asks `visible_models` for the model and then `admit`.
 """
@@ -11,13 +12,15 @@ from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.auth import Caller
-from api.limits import Level, duration, too_many
+from api.limits import Level, Rate, duration, too_many
 from api.state import ApiState
 from core.errors import ApiError, not_found
 from core.keys import estimated_tokens
 from core.models import ModelCatalog, ModelConfig
+from core.wire.endpoints import ENDPOINTS
 from db import keys
 
+_ASKING: Final = frozenset({*ENDPOINTS, "/v1/jobs"})
 _RETRY_SECONDS: Final = 20.0  # when it is not known how long: a batch or a stream has to end first
 
 
@@ -37,11 +40,23 @@ def find_model(state: ApiState, caller: Caller, name: str) -> ModelConfig:
     return model
 
 
-async def charge_request(request: Request, state: ApiState, caller: Caller) -> None:
-    """Count a request of a key, or raise the 429."""
-    limit = caller.limits.requests_per_minute
-    if limit is not None:
-        await _charge(request, state, caller, "requests", limit, 1)
+async def charge_call(request: Request, state: ApiState, caller: Caller) -> None:
+    """Count a call, once: as a request if it asks a model, else as one of all other calls; or raise the 429.
+
+    Without a key, only what the settings limit is counted, by address. A question of a key without a limit waits for nothing.
+    """
+    is_asking = request.method == "POST" and request.scope["path"] in _ASKING  # `url` believes the Host header
+    rate = _request_rate(caller) if is_asking else _call_rate(request, state, caller)
+    if rate is not None:
+        await _charge(request, state, rate, 1)
+
+
+async def charge_batch(request: Request, state: ApiState, caller: Caller) -> None:
+    """Count a batch that is about to be created with a key of the tenant, or raise the 429."""
+    limit = state.settings.batches_per_hour
+    if limit and caller.key_id is not None:
+        rate = Rate(owner=f"tenant:{caller.tenant}", kind="batches", limit=limit, per="hour")
+        await _charge(request, state, rate, 1)
 
 
 async def admit(request: Request, state: ApiState, caller: Caller, *, num_bytes: int, num_answer_tokens: int) -> None:
@@ -49,8 +64,8 @@ async def admit(request: Request, state: ApiState, caller: Caller, *, num_bytes:
     tokens = estimated_tokens(num_bytes)
     await _check_queue(state, caller, tokens)
     limit = caller.limits.tokens_per_minute
-    if limit is not None:
-        await _charge(request, state, caller, "tokens", limit, tokens + num_answer_tokens)
+    if limit is not None and caller.key_id is not None:
+        await _charge(request, state, Rate(owner=caller.key_id, kind="tokens", limit=limit), tokens + num_answer_tokens)
 
 
 async def check_open_batches(connection: AsyncConnection, tenant: str) -> None:
@@ -86,19 +101,34 @@ async def _check_queue(state: ApiState, caller: Caller, tokens: int) -> None:
         raise too_many("tokens", message, _RETRY_SECONDS, is_worth_a_retry=tokens <= limit)
 
 
-async def _charge(request: Request, state: ApiState, caller: Caller, kind: str, limit: int, cost: int) -> None:
-    level = await state.limiter.take(f"{caller.key_id}:{kind}", limit, cost)
-    _tell(request, kind, level)
+def _request_rate(caller: Caller) -> Rate | None:
+    limit = caller.limits.requests_per_minute
+    return Rate(owner=caller.key_id, kind="requests", limit=limit) if limit and caller.key_id is not None else None
+
+
+def _call_rate(request: Request, state: ApiState, caller: Caller) -> Rate | None:
+    if caller.key_id is not None:
+        owner, limit = caller.key_id, caller.limits.calls_per_minute or state.settings.calls_per_minute
+    else:
+        peer = request.client.host if request.client else "unknown"
+        owner, limit = f"address:{peer}", state.settings.keyless_calls_per_minute
+    return Rate(owner=owner, kind="calls", limit=limit) if limit else None
+
+
+async def _charge(request: Request, state: ApiState, rate: Rate, cost: int) -> None:
+    level = await state.limiter.take(rate, cost)
+    _tell(request, rate.kind, level)
     if level.is_taken:
         return
+    what, limit = f"{rate.kind} per {rate.per}", rate.limit
     if cost > limit:
-        message = f"Request too large on {kind} per minute: limit {limit}, requested {cost}. It must be made smaller."
-        raise too_many(kind, message, 0, is_worth_a_retry=False)
+        message = f"Request too large on {what}: limit {limit}, requested {cost}. It must be made smaller."
+        raise too_many(rate.kind, message, 0, is_worth_a_retry=False)
     message = (
-        f"Rate limit reached on {kind} per minute: limit {limit}, remaining {level.remaining}, requested {cost}. "
+        f"Rate limit reached on {what}: limit {limit}, remaining {level.remaining}, requested {cost}. "
         f"Please try again in {duration(level.retry_seconds)}."
     )
-    raise too_many(kind, message, level.retry_seconds)
+    raise too_many(rate.kind, message, level.retry_seconds)
 
 
 def _tell(request: Request, kind: str, level: Level) -> None:

@@ -133,5 +133,6 @@ def _to_caller(row: Row[*tuple[Any, ...]]) -> Caller:
             tokens_per_minute=row.tokens_per_minute,
             queued_tokens=row.queued_tokens,
             concurrent_streams=row.concurrent_streams,
+            calls_per_minute=row.calls_per_minute,
         ),
     )

@@ -29,8 +29,13 @@ async def check_room(state: ApiState, num_bytes: int) -> None:
 
 async def check_room_for_body(state: ApiState, request: Request) -> None:
     """The same for a body that has not been read; one that does not say its length only needs the reserve to be there."""
+    await check_room(state, said_length(request))
+
+
+def said_length(request: Request) -> int:
+    """Bytes of a body by its own word; 0 when it says nothing."""
     length = request.headers.get("content-length", "")
-    await check_room(state, int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0)
+    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from api.readiness import check_workers
+from api.readiness import degraded_models
 from core.counts import Count
+from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
 from db import backlog, webhooks, workers
 from db.tables import WORKER_KINDS
-from db.workers import WorkerSeen
 
 _READ_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 5.0
@@ -46,6 +46,7 @@ class _Numbers:
     webhooks: Any = None  # Any: a row of `db.webhooks.delivery_counts`
     workers: Sequence[WorkerSeen] = ()
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
+    degraded: dict[str, str] = field(default_factory=dict)
 
 
 class FleetNumbers(Collector):
@@ -54,6 +55,7 @@ class FleetNumbers(Collector):
     def __init__(self, settings: Settings) -> None:
         self._places = {"state": settings.state_dir, "files": settings.files_root}
         self._silence_seconds = settings.silence_seconds
+        self._most_crashes = settings.engine_crashes
         self._models: Sequence[str] = ()
         self._numbers: _Numbers | None = None
         self._read_at = -_FRESH_SECONDS
@@ -67,7 +69,7 @@ class FleetNumbers(Collector):
                 return
             try:
                 async with asyncio.timeout(_READ_SECONDS), database.connect() as connection:
-                    self._numbers = await _read(connection)
+                    self._numbers = await _read(connection, self._most_crashes)
             except (SQLAlchemyError, OSError):  # TimeoutError is one
                 return
             self._read_at = time.monotonic()
@@ -85,7 +87,7 @@ class FleetNumbers(Collector):
         fresh = {(w.kind, w.id) for w in numbers.workers if w.seen_seconds <= self._silence_seconds}
         kinds = Tally(kind for kind, _ in fresh)
         yield _gauge("workers", "Processes that report, by kind.", "kind", {kind: kinds[kind] for kind in WORKER_KINDS})
-        checks = check_workers(numbers.workers, self._models, self._silence_seconds)
+        checks = check_workers(numbers.workers, self._models, self._silence_seconds, numbers.degraded)
         ready = {c.name.removeprefix("model "): float(not c.message) for c in checks if c.name.startswith("model ")}
         yield _gauge("model_ready", "1: workers and an engine serve this model, as /readyz says.", "model", ready)
 
@@ -93,13 +95,14 @@ class FleetNumbers(Collector):
         return {name: shutil.disk_usage(path).free for name, path in self._places.items() if path.exists()}
 
 
-async def _read(connection: AsyncConnection) -> _Numbers:
+async def _read(connection: AsyncConnection, most_crashes: int) -> _Numbers:
     rows = (await connection.execute(workers.list_workers())).mappings().all()
     return _Numbers(
         backlog=(await connection.execute(backlog.backlog())).one(),
         webhooks=(await connection.execute(webhooks.delivery_counts())).one(),
         workers=[WorkerSeen(**row) for row in rows],
         counts={(name, model): value for name, model, value in await connection.execute(workers.read_counts())},
+        degraded=await degraded_models(connection, most_crashes),
     )
 
 

@@ -6,7 +6,7 @@ what is missing is noticed; a gap is filled from the replay list, else the row d
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +71,7 @@ async def read_row(state: ApiState, job_id: str, tenant: str) -> Row[*tuple[obje
 class Follower:
     """Follows a job through a subscription; `next_seq` is the number of the first frame not seen yet.
 
-    `find` is the statement that finds its row; after `silence_seconds` without an event (by default those of the keep-alive) it
+    `find` makes the statement that finds its row; after `silence_seconds` without an event (else those of the keep-alive) it
     is asked whether the job has ended.
     """
 
@@ -79,7 +79,7 @@ class Follower:
         self,
         state: ApiState,
         subscription: Subscription,
-        find: Select[Any],  # Any: whatever the row has beside `state`, `problem` and `answer`
+        find: Callable[[], Select[Any]],  # Any: whatever the row has beside `state`, `problem` and `answer`
         *,
         next_seq: int = 0,
         silence_seconds: float | None = None,
@@ -188,7 +188,7 @@ class Follower:
     async def _ended_row(self) -> Ended | None:
         """How the job ended, if its row says so."""
         async with self._state.database.connect() as connection:
-            row = (await connection.execute(self._find)).one_or_none()
+            row = (await connection.execute(self._find())).one_or_none()
         if row is None:
             return Ended(EventKind.FAILED, _LOST_TRACK)
         match JobState(str(row.state)):

@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from api.state import ApiState
 from core import ids
 from core.errors import ApiError, Problem, bad_request
+from core.failpoints import Point, failpoint
 from db import idempotency
 
 HEADER: Final = "Idempotency-Key"
@@ -52,6 +53,7 @@ async def create_once(
     claimed_id = await _claim(state, tenant, key, fingerprint, object_id)
     if claimed_id is None:
         return await find(await _known_object(state, tenant, key, fingerprint))
+    failpoint(Point.KEY_CLAIMED)
     return await _make(state, tenant, key, claimed_id, find if claimed_id != object_id else None, create)
 
 
@@ -111,6 +113,7 @@ async def _make(
     except BaseException:
         await _execute(state, idempotency.unlock_key(tenant, key))
         raise
+    failpoint(Point.KEY_USED)
     await _execute(state, idempotency.finish_key(tenant, key))
     return made
 

@@ -1,4 +1,4 @@
-"""Rate limits: how much a key has left of what it may use in a minute.
+"""Rate limits: how much somebody has left of what they may use in a minute, or in an hour.
 
 A limit fills continuously: a key with 60 requests a minute gets one back each second. What is kept is one number per limit, the
 moment at which it will be full again (the generic cell rate algorithm), in Valkey, so that all api processes see the same. While
@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import redis.asyncio as redis
 import structlog
@@ -24,7 +24,7 @@ from core.errors import ApiError, Problem
 
 log = structlog.get_logger()
 
-_WINDOW_SECONDS: Final = 60.0
+_WINDOW_SECONDS: Final = {"minute": 60.0, "hour": 3600.0}
 _ROUNDING: Final = 1e-6
 _TIMEOUT_SECONDS: Final = 0.5
 _REST_SECONDS: Final = 5.0
@@ -47,6 +47,16 @@ if taken == 1 or debt < had then
 end
 return {taken, string.format('%.6f', debt)}
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """Whose limit it is (a name of a key, tenant or address), what it counts, and how many may be used in which time."""
+
+    owner: str
+    kind: str
+    limit: int
+    per: Literal["minute", "hour"] = "minute"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,38 +84,39 @@ class RateLimiter:
         self._full_at: dict[str, float] = {}
         self._away_until = 0.0
 
-    async def take(self, name: str, limit: int, cost: int) -> Level:
-        """Take `cost` of a limit per minute, all of it or nothing. A cost over the limit itself is never taken."""
-        now, cost_seconds = self._clock(), cost * _WINDOW_SECONDS / limit
-        is_taken, debt = await self._take_somewhere(name, now, cost_seconds)
+    async def take(self, rate: Rate, cost: int) -> Level:
+        """Take `cost` of a limit, all of it or nothing. A cost over the limit itself is never taken."""
+        window = _WINDOW_SECONDS[rate.per]
+        now, cost_seconds = self._clock(), cost * window / rate.limit
+        is_taken, debt = await self._take_somewhere(f"{rate.owner}:{rate.kind}", now, cost_seconds, window)
         return Level(
-            limit=limit,
+            limit=rate.limit,
             is_taken=is_taken,
-            remaining=max(0, math.floor((_WINDOW_SECONDS - debt) * limit / _WINDOW_SECONDS + _ROUNDING)),
+            remaining=max(0, math.floor((window - debt) * rate.limit / window + _ROUNDING)),
             reset_seconds=debt,
-            retry_seconds=0.0 if is_taken else max(0.0, debt + cost_seconds - _WINDOW_SECONDS),
+            retry_seconds=0.0 if is_taken else max(0.0, debt + cost_seconds - window),
         )
 
     async def close(self) -> None:
         """Leave Valkey."""
         await self.client.aclose()
 
-    async def _take_somewhere(self, name: str, now: float, cost_seconds: float) -> tuple[bool, float]:
+    async def _take_somewhere(self, name: str, now: float, cost_seconds: float, window: float) -> tuple[bool, float]:
         if now < self._away_until:
-            return self._take_here(name, now, cost_seconds)
+            return self._take_here(name, now, cost_seconds, window)
         try:
-            taken, debt = await self._take(keys=[self._prefix + name], args=[now, cost_seconds, _WINDOW_SECONDS])
+            taken, debt = await self._take(keys=[self._prefix + name], args=[now, cost_seconds, window])
         except (RedisError, OSError) as error:
             log.warning("limits_kept_by_process", reason=type(error).__name__)
             self._away_until = now + _REST_SECONDS
-            return self._take_here(name, now, cost_seconds)
+            return self._take_here(name, now, cost_seconds, window)
         return bool(taken), float(debt)
 
-    def _take_here(self, name: str, now: float, cost_seconds: float) -> tuple[bool, float]:
+    def _take_here(self, name: str, now: float, cost_seconds: float, window: float) -> tuple[bool, float]:
         """The script, in Python."""
         had = max(self._full_at.get(name, 0.0) - now, 0.0)
-        debt = min(had, _WINDOW_SECONDS)
-        is_taken = debt + cost_seconds <= _WINDOW_SECONDS + _ROUNDING
+        debt = min(had, window)
+        is_taken = debt + cost_seconds <= window + _ROUNDING
         if is_taken:
             debt += cost_seconds
         if len(self._full_at) >= _MOST_LOCAL:

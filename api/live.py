@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -48,7 +49,7 @@ class LiveJob:
         if submission.asked.is_stream:
             await self._take_stream()
         subscription = await self._stack.enter_async_context(state.relay.follow(submission.job_id))
-        self._items = Follower(state, subscription, find_job(submission.job_id, submission.tenant)).items()
+        self._items = Follower(state, subscription, partial(find_job, submission.job_id, submission.tenant)).items()
         self._is_submitted = True
         is_sent = await submit(state, submission, durable=False)
         if not is_sent or not state.relay.is_connected:

@@ -110,6 +110,7 @@ def _row(known: Known) -> Insert:
         model=known.model,
         request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_unset=True),
         input_items=items_to_json(items),
+        is_background=bool(request.background),
     )
 
 

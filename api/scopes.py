@@ -12,20 +12,19 @@ from typing import Any
 
 from fastapi import Depends, Request
 
-from api.admission import charge_request
+from api.admission import charge_call
 from api.auth import not_allowed
 from api.state import CallerDep, StateDep, is_reading
 from core.keys import Scope
 
 
 def needs(*scopes: Scope) -> Any:  # Any: FastAPI's own type of a dependency
-    """Raises 401, 403 or, since whatever is not a GET counts as a request of its key, 429."""
+    """Raises 401, 403 or, since whatever a key is used for is counted, 429."""
 
     async def check(request: Request, state: StateDep, caller: CallerDep) -> None:
         if not caller.may(scopes, is_reading=is_reading(request)):
             raise not_allowed(scopes)
         request.state.is_allowed = True
-        if not is_reading(request):
-            await charge_request(request, state, caller)
+        await charge_call(request, state, caller)
 
     return Depends(check)

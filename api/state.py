@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import Caller, KeyRing, not_allowed
 from api.fleet import FleetNumbers
-from api.limits import RateLimiter, too_many
+from api.limits import Rate, RateLimiter, too_many
 from api.metrics import Metrics
 from api.relay import Relay
 from api.stream_slots import StreamSlots
@@ -71,7 +71,7 @@ class ApiState:
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-def get_state(request: Request) -> ApiState:
+async def get_state(request: Request) -> ApiState:
     """The process's state."""
     state = request.app.state.millrace
     assert isinstance(state, ApiState)
@@ -102,7 +102,8 @@ async def _count_refusal(state: ApiState, peer: str | None) -> None:
     """Whoever tries keys from elsewhere is told to wait: 429. Valid keys of the same address are not touched by it."""
     if peer is None or is_loopback(peer):
         return
-    level = await state.limiter.take(f"refused:{peer}", state.settings.refusals_per_minute, 1)
+    rate = Rate(owner=f"address:{peer}", kind="refusals", limit=state.settings.refusals_per_minute)
+    level = await state.limiter.take(rate, 1)
     if not level.is_taken:
         raise too_many("requests", "Too many requests of this address had no valid key.", level.retry_seconds)
 
@@ -110,7 +111,7 @@ async def _count_refusal(state: ApiState, peer: str | None) -> None:
 CallerDep = Annotated[Caller, Depends(get_caller)]
 
 
-def get_tenant(request: Request, caller: CallerDep) -> str:
+async def get_tenant(request: Request, caller: CallerDep) -> str:
     """Whose request this is; every route asks here and nowhere else. One that declares no scope needs ADMIN: 403."""
     if not getattr(request.state, "is_allowed", False) and Scope.ADMIN not in caller.scopes:
         raise not_allowed(())

@@ -15,6 +15,7 @@ from api.bodies import read_json
 from api.state import ApiState, caller_of
 from core import ids
 from core.errors import Problem
+from core.failpoints import Point, failpoint
 from core.models import ModelConfig
 from core.wire.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from core.wire.generation import Body
@@ -88,8 +89,11 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
         await connection.execute(insert)
         for row in submission.rows:
             await connection.execute(row)
+    failpoint(Point.JOB_COMMITTED)
     tickets = state.sender.tickets
-    return await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))
+    is_sent = await state.sender.send(lambda: tickets.run_chat(submission.job_id, submission.model.name))
+    failpoint(Point.JOB_TICKETED)
+    return is_sent
 
 
 async def cancel(state: ApiState, job_id: str) -> None:
@@ -98,6 +102,9 @@ async def cancel(state: ApiState, job_id: str) -> None:
         ended = (await connection.execute(jobs.cancel_queued_job(job_id))).one_or_none()
         if ended is None:
             await connection.execute(jobs.request_cancel(job_id))
+    failpoint(Point.JOB_CANCELLED)
+    if ended is not None and ended.is_told:  # a webhook wants to know
+        await state.sender.send(lambda: state.sender.tickets.deliver(job_id))
     await state.relay.send_cancel(job_id)
 
 

@@ -28,7 +28,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Limit = typer.Option(min=1, show_default="no limit")
 _COPIED: Final = (
     "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
-    "concurrent_streams",
+    "concurrent_streams", "calls_per_minute",
 )  # fmt: skip
 _SPAN: Final = re.compile(r"^([0-9]{1,5})([smhd])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -48,6 +48,9 @@ def create(
     tokens_per_minute: Annotated[int | None, _Limit] = None,
     queued_tokens: Annotated[int | None, _Limit] = None,
     concurrent_streams: Annotated[int | None, _Limit] = None,
+    calls_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Calls that ask no model.", show_default="the server's setting")
+    ] = None,
     expires: Annotated[
         str | None, typer.Option(help="Ends after this long, such as 90d.", show_default="never")
     ] = None,
@@ -67,6 +70,7 @@ def create(
         "tokens_per_minute": tokens_per_minute,
         "queued_tokens": queued_tokens,
         "concurrent_streams": concurrent_streams,
+        "calls_per_minute": calls_per_minute,
         "expires_at": datetime.now(UTC) + _span(expires) if expires else None,
     }
     with _transaction(state_dir) as connection:
@@ -128,23 +132,28 @@ def rotate(
 
 @keys.command()
 def cap(
-    tenant: Annotated[str, typer.Argument(help="Whose batches.")],
+    tenant: Annotated[str, typer.Argument(help="Whose batches and files.")],
     open_batches: Annotated[int | None, _Limit] = None,
     queued_lines: Annotated[int | None, _Limit] = None,
+    storage_bytes: Annotated[
+        int | None, typer.Option(min=1, help="All its files together.", show_default="the server's setting")
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set how much a tenant may have waiting in batches at a time; what is not given is not capped."""
+    """Set how much a tenant may have waiting in batches at a time, and store; what is not given is not capped."""
     from db.keys import set_caps
 
+    caps = {"open_batches": open_batches, "queued_lines": queued_lines, "storage_bytes": storage_bytes}
     with _transaction(state_dir) as connection:
-        statement = set_caps(tenant, open_batches=open_batches, queued_lines=queued_lines)
+        statement = set_caps(tenant, **caps)
         if connection.execute(statement).one_or_none() is None:
             raise CommandFailed(f"There is no tenant {tenant}. Make it with its first key: millrace keys create")
     if as_json:
-        print(json.dumps({"tenant": tenant, "open_batches": open_batches, "queued_lines": queued_lines}))
+        print(json.dumps({"tenant": tenant, **caps}))
         return
-    print(f"{tenant}: open batches {open_batches or 'no cap'}, queued lines {queued_lines or 'no cap'}.")
+    told = ", ".join(f"{name.replace('_', ' ')} {value or 'no cap'}" for name, value in caps.items())
+    print(f"{tenant}: {told}.")
 
 
 def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, Row[Any]]:  # Any: the columns' types

@@ -39,7 +39,7 @@ def validate(
     """
     with opened(source) as content:
         report = _look(content, endpoint, max_errors, models_dir)
-    _print_report(report, as_json=as_json)
+    print_report(report, as_json=as_json)
     raise typer.Exit(_outcome(report))
 
 
@@ -53,7 +53,7 @@ def estimate(
     """Ask the server how many tokens a batch file has, and when it would be done. The exit codes are those of validate."""
     with opened(source) as content, connected(base_url, api_key) as client:
         report = client.validate(content.name, content.stream, endpoint)
-    _print_report(report, as_json=as_json)
+    print_report(report, as_json=as_json)
     if not as_json:
         print(_told(report["estimate"]))
     raise typer.Exit(_outcome(report))
@@ -76,7 +76,8 @@ def _look(content: Source, endpoint: str | None, max_errors: int, models_dir: Pa
     return report
 
 
-def _print_report(report: Json, *, as_json: bool) -> None:
+def print_report(report: Json, *, as_json: bool) -> None:
+    """A `BatchValidation` for a person, or for a program as it is."""
     if as_json:
         print_json(report)
         return
@@ -99,6 +100,10 @@ def _print_report(report: Json, *, as_json: bool) -> None:
         if report["lines_over_context"]
         else ""
     )
+    if unchecked := report.get("lines_unchecked"):  # a server of before has no such number
+        print(
+            f"{unchecked} lines were not checked for their schema, grammar or tools: there are too many different ones"
+        )
     print(f"{report['lines']} lines{failing}{over}; the file {verdict}")
 
 

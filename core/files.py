@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, Protocol
 
+from core.failpoints import Point, failpoint
 from core.ids import is_id
 
 _TEMPORARY: Final = ".part"
@@ -53,8 +54,11 @@ class FileStore:
             with os.fdopen(os.open(temporary, flags, 0o600), "wb") as stream:
                 yield stream
                 stream.flush()
+                failpoint(Point.FILE_WRITTEN)
                 os.fsync(stream.fileno())
+            failpoint(Point.FILE_SYNCED)
             temporary.rename(final)
+            failpoint(Point.FILE_RENAMED)
             _sync_directory(final.parent)
         except BaseException:
             temporary.unlink(missing_ok=True)

@@ -32,12 +32,13 @@ DEFAULT_SCOPES: Final = (Scope.INFERENCE, Scope.FILES)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
-    """What a key may use at most; None is no limit."""
+    """What a key may use at most; None is no limit, but for `calls_per_minute`: that of the settings."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     queued_tokens: int | None = None
     concurrent_streams: int | None = None
+    calls_per_minute: int | None = None
 
 
 NO_LIMITS: Final = KeyLimits()

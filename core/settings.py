@@ -64,6 +64,15 @@ class Settings(BaseSettings):
     refusals_per_minute: int = Field(
         60, ge=1, description="An address elsewhere without a valid key is told so this often; then, to wait."
     )
+    calls_per_minute: int = Field(
+        6000, ge=0, description="Calls a key may make that ask no model, unless the key says; 0 is no limit."
+    )
+    keyless_calls_per_minute: int = Field(
+        0, ge=0, description="The same for an address where no key is needed; 0 is no limit."
+    )
+    batches_per_hour: int = Field(
+        2000, ge=0, description="Batches a tenant may create with its keys in an hour; 0 is no limit."
+    )
     port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
@@ -71,6 +80,12 @@ class Settings(BaseSettings):
     upload_bytes: int = Field(8192 * MIB, ge=1024, description="Largest file of an upload in parts, in bytes.")
     upload_part_bytes: int = Field(64 * MIB, ge=1024, description="Largest part of such an upload in bytes.")
     upload_seconds: float = Field(3600, gt=0, description="An upload in parts must be completed within this time.")
+    pending_upload_bytes: int = Field(
+        32768 * MIB, ge=1024, description="Most bytes of a tenant in parts of uploads that are not completed."
+    )
+    storage_bytes: int = Field(
+        0, ge=0, description="Most bytes of a tenant's files, unless the tenant has a cap of its own; 0 is no limit."
+    )
     free_disk_bytes: int = Field(
         512 * MIB, ge=0, description="Uploads that would leave less than this free on the disk are refused."
     )
@@ -104,6 +119,14 @@ class Settings(BaseSettings):
     commit_lines: int = Field(32, ge=1, description="Results written in one transaction at most.")
     commit_seconds: float = Field(0.5, gt=0, description="A finished line waits at most this long to be written.")
     line_attempts: int = Field(3, ge=1, description="Engine crashes a line survives before it fails with engine_crash.")
+    quarantine_hours: float = Field(
+        24, gt=0, description="A request that keeps ending the engine is refused for this long."
+    )
+    engine_crashes: int = Field(
+        6,
+        ge=1,
+        description="Engine crashes within 10 minutes that no request explains; with more the model is degraded.",
+    )
     job_attempts: int = Field(3, ge=1, description="Workers that may die under a chat job before it fails.")
     engine_restart_seconds: float = Field(
         0.5, gt=0, description="Pause before a crashed engine restarts; doubles up to 30 s."

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import Delete, Insert, Select, delete, exists, func, insert, select, update
+from sqlalchemy import BigInteger, Delete, Insert, Select, case, cast, delete, exists, func, insert, select, update
 
 from core.states import FINAL_BATCH_STATES
-from db.tables import Batch, File
+from db.tables import Batch, File, Tenant, Upload
 
 
 def insert_file(**columns: Any) -> Any:  # Any: the columns' own types; ReturningInsert
@@ -58,6 +58,19 @@ def hide_expired_files() -> Any:  # Any: ReturningUpdate
         .values(deleted_at=func.now())
         .returning(File.id)
     )
+
+
+def stored_bytes(tenant_id: str, default_cap: int | None) -> Select[int | None, int]:
+    """What a tenant may store (its own cap, else the default; None is no cap), and what it does: counted only if capped.
+
+    Bytes of files, and those that were announced for uploads which may still be completed.
+    """
+    cap = func.coalesce(Tenant.storage_bytes, cast(default_cap, BigInteger))
+    is_pending = (Upload.status == "pending") & (Upload.expires_at > func.now())
+    stored = select(func.coalesce(func.sum(File.bytes), 0)).where(_visible(tenant_id))
+    announced = select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.tenant_id == tenant_id, is_pending)
+    total = stored.scalar_subquery() + announced.scalar_subquery()
+    return select(cap, case((cap.is_not(None), total), else_=0)).where(Tenant.id == tenant_id)
 
 
 def removable_files(limit: int) -> Select[str]:

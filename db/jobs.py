@@ -12,16 +12,23 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
 from core.states import JobState
 from core.wire.endpoints import CHAT_ENDPOINT
+from db.quarantine import has_accused
+from db.response_events import telling
 from db.tables import Job, UsageDaily
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """What computed an answer: the engine's build, the weights' hash, and that of what the model file says of answers."""
+    """What computed an answer: the engine's build and the hashes of the weights, the template and what the model file says.
+
+    `model_parameters` is the part of the model file that fills in what a body leaves out, as JSON.
+    """
 
     build: str
     model_hash: str | None
     settings_hash: str | None = None
+    template_hash: str | None = None
+    model_parameters: str | None = None
 
 
 def insert_job(
@@ -59,6 +66,7 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: Returni
             Job.fence,
             Job.created_at,
             Job.key_id,
+            has_accused(Job.tenant_id, Job.model),
         )
     )
 
@@ -94,11 +102,20 @@ def renew_jobs(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: 
 
 
 def complete_job(
-    job_id: str, fence: int, *, answer: str, tokens: tuple[int, int, int, int], made_by: MadeBy
-) -> Any:  # Any: ReturningUpdate
-    """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached, reasoning."""
+    job_id: str,
+    fence: int,
+    *,
+    answer: str,
+    tokens: tuple[int, int, int, int],
+    made_by: MadeBy,
+    is_cut: bool = False,
+) -> Any:  # Any: as `telling` has it
+    """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached, reasoning.
+
+    `is_cut` says that the answer stops before its end, which makes a response incomplete.
+    """
     prompt, completion, cached, reasoning = tokens
-    return _end(job_id, fence).values(
+    end = _end(job_id, fence).values(
         state=JobState.COMPLETED,
         answer=answer,
         prompt_tokens=prompt,
@@ -108,36 +125,39 @@ def complete_job(
         engine_build=made_by.build,
         model_hash=made_by.model_hash,
         settings_hash=made_by.settings_hash,
+        template_hash=made_by.template_hash,
+        model_parameters=made_by.model_parameters,
     )
+    return telling(end, "response.incomplete" if is_cut else "response.completed")
 
 
-def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: ReturningUpdate
+def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: as `telling` has it
     """The stored problem of a running job, if its lease is still ours."""
-    return _end(job_id, fence).values(state=JobState.FAILED, problem=problem)
+    return telling(_end(job_id, fence).values(state=JobState.FAILED, problem=problem), "response.failed")
 
 
-def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: ReturningUpdate
+def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: as `telling` has it
     """A running job stopped as it was asked to."""
-    return _end(job_id, fence).values(state=JobState.CANCELLED)
+    return telling(_end(job_id, fence).values(state=JobState.CANCELLED), "response.cancelled")
 
 
-def _end(job_id: str, fence: int) -> Any:  # Any: ReturningUpdate, before its values
+def _end(job_id: str, fence: int) -> Update:
+    """Before its values."""
     return (
         update(Job)
         .where(Job.id == job_id, Job.fence == fence, Job.state == JobState.RUNNING)
         .values(owner=None, lease_until=None, finished_at=func.now())
-        .returning(Job.id)
     )
 
 
-def cancel_queued_job(job_id: str) -> Any:  # Any: ReturningUpdate
+def cancel_queued_job(job_id: str) -> Any:  # Any: as `telling` has it
     """A job nobody has begun ends at once."""
-    return (
+    end = (
         update(Job)
         .where(Job.id == job_id, Job.state == JobState.QUEUED)
         .values(state=JobState.CANCELLED, cancel_requested=True, finished_at=func.now())
-        .returning(Job.id)
     )
+    return telling(end, "response.cancelled")
 
 
 def request_cancel(job_id: str) -> Update:
@@ -165,24 +185,24 @@ def requeue_lost_jobs(max_attempts: int) -> Any:  # Any: ReturningUpdate
     )
 
 
-def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: ReturningUpdate
+def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: as `telling` has it
     """Running jobs whose worker has gone silent too often end as failed."""
-    return (
+    end = (
         update(Job)
         .where(_lost(), Job.attempt >= max_attempts, Job.cancel_requested.is_(False))
         .values(state=JobState.FAILED, problem=problem, owner=None, lease_until=None, finished_at=func.now())
-        .returning(Job.id, Job.fence)
     )
+    return telling(end, "response.failed")
 
 
-def cancel_lost_jobs() -> Any:  # Any: ReturningUpdate
+def cancel_lost_jobs() -> Any:  # Any: as `telling` has it
     """Running jobs whose worker has gone silent after they were asked to stop."""
-    return (
+    end = (
         update(Job)
         .where(_lost(), Job.cancel_requested.is_(True))
         .values(state=JobState.CANCELLED, owner=None, lease_until=None, finished_at=func.now())
-        .returning(Job.id, Job.fence)
     )
+    return telling(end, "response.cancelled")
 
 
 def _lost() -> Any:  # Any: a SQL condition

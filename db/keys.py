@@ -23,9 +23,11 @@ def add_tenant(tenant_id: str) -> PostgresInsert:
     return postgres_insert(Tenant).values(id=tenant_id).on_conflict_do_nothing()
 
 
-def set_caps(tenant_id: str, *, open_batches: int | None, queued_lines: int | None) -> Any:  # Any: ReturningUpdate
-    """What a tenant may have waiting; None is no cap. No row: there is no such tenant."""
-    caps = {"open_batches": open_batches, "queued_lines": queued_lines}
+def set_caps(
+    tenant_id: str, *, open_batches: int | None, queued_lines: int | None, storage_bytes: int | None = None
+) -> Any:  # Any: ReturningUpdate
+    """What a tenant may have waiting, and store; None is no cap of its own. No row: there is no such tenant."""
+    caps = {"open_batches": open_batches, "queued_lines": queued_lines, "storage_bytes": storage_bytes}
     return update(Tenant).where(Tenant.id == tenant_id).values(**caps).returning(Tenant.id)
 
 
@@ -102,7 +104,7 @@ def queued_in_jobs(key_id: str) -> Select[int]:
 
 
 def lock_quota(owner: str) -> Select[None]:
-    """One at a time asks for room and takes it, until its transaction ends. `owner`: a tenant's or a key's id."""
+    """One at a time asks for room and takes it, until its transaction ends. `owner`: whose room, and of what if of several."""
     return select(func.pg_advisory_xact_lock(func.hashtextextended("quota:" + owner, 0)))
 
 

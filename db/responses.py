@@ -20,6 +20,7 @@ def insert_response(
     model: str,
     request: str,
     input_items: str,
+    is_background: bool = False,
 ) -> Insert:
     """A response, in the transaction that inserts its job."""
     return insert(Response).values(
@@ -30,6 +31,7 @@ def insert_response(
         model=model,
         request=request,
         input_items=input_items,
+        is_background=is_background,
     )
 
 

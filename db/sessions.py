@@ -35,9 +35,10 @@ def async_database_engine(url: str, *, pool_size: int = 10, relaxed: bool = Fals
 
 
 def patient() -> TextClause:
-    """This transaction may run long: bulk work of the clerk."""
+    """This transaction may run long: bulk work of the clerk. Not for ever, since a frozen clerk would keep its locks."""
     return text(
-        "SELECT set_config('statement_timeout', '0', true), set_config('idle_in_transaction_session_timeout', '0', true)"
+        "SELECT set_config('statement_timeout', '10min', true), "
+        "set_config('idle_in_transaction_session_timeout', '1min', true)"
     )
 
 

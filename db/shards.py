@@ -102,18 +102,28 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
             attempt=Shard.attempt + 1,
             lease_until=func.now() + lease,
         )
-        .returning(Shard.id, Shard.batch_id, Shard.tenant_id, Shard.model, Shard.fence, Shard.lines, endpoint, key_id)
+        .returning(
+            Shard.id,
+            Shard.batch_id,
+            Shard.tenant_id,
+            Shard.model,
+            Shard.fence,
+            Shard.attempt,
+            Shard.lines,
+            endpoint,
+            key_id,
+        )
     )
 
 
-def queued_lines(shard_id: str) -> Select[str, str | None]:
-    """Lines (id, body) of a shard that have no result yet, in the plan's order. No body: it is that of the line before.
+def queued_lines(shard_id: str) -> Select[str, str | None, int]:
+    """Lines (id, body, crashes) of a shard that have no result yet, in the plan's order. No body: it is that of the line before.
 
     So a shard of one body a thousand times is no larger than one of that body once.
     """
     before = func.lag(Job.body).over(order_by=Job.position)
     return (
-        select(Job.id, case((Job.body == before, None), else_=Job.body))
+        select(Job.id, case((Job.body == before, None), else_=Job.body), Job.crashes)
         .where(Job.shard_id == shard_id, Job.state == JobState.QUEUED)
         .order_by(Job.position)
     )
@@ -130,6 +140,22 @@ def renew_shards(owner: str, models: list[str], lease: timedelta) -> Any:  # Any
     )
 
 
+_MARK_LINES: Final = text(
+    """
+    WITH held AS (SELECT id FROM shards WHERE id = :shard_id AND fence = :fence AND state = 'running' FOR SHARE)
+    UPDATE jobs SET crashes = new.crashes
+    FROM held, unnest(:ids, :crashes) AS new(id, crashes)
+    WHERE jobs.id = new.id AND jobs.shard_id = held.id AND jobs.state = 'queued'
+    RETURNING jobs.id
+    """
+).bindparams(bindparam("ids", type_=ARRAY(TEXT)), bindparam("crashes", type_=ARRAY(INTEGER)))
+
+
+def mark_lines(shard_id: str, fence: int, crashes: dict[str, int]) -> TextClause:
+    """Remember what open lines are suspected for. No row: the lease is lost."""
+    return _MARK_LINES.bindparams(shard_id=shard_id, fence=fence, ids=list(crashes), crashes=list(crashes.values()))
+
+
 _WRITE_LINES: Final = text(
     """
     UPDATE jobs SET
@@ -137,7 +163,8 @@ _WRITE_LINES: Final = text(
         answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
         prompt_tokens = new.prompt_tokens, completion_tokens = new.completion_tokens, cached_tokens = new.cached_tokens,
         reasoning_tokens = new.reasoning_tokens,
-        engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash, finished_at = now(),
+        engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash,
+        template_hash = :template_hash, model_parameters = :model_parameters, finished_at = now(),
         started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
     FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :reasoning, :seconds)
         AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
@@ -163,6 +190,8 @@ def write_lines(shard_id: str, results: list[LineResult], made_by: MadeBy) -> Te
         build=made_by.build,
         model_hash=made_by.model_hash,
         settings_hash=made_by.settings_hash,
+        template_hash=made_by.template_hash,
+        model_parameters=made_by.model_parameters,
         ids=[result.job_id for result in results],
         answers=[result.answer for result in results],
         problems=[result.problem for result in results],

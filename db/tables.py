@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     MetaData,
@@ -62,7 +63,8 @@ def _one_of(column: str, values: type[JobState] | type[BatchState] | type[ShardS
 class Tenant(Base):
     """Who owns files, batches and jobs. The single-machine default is one tenant called `default`.
 
-    `open_batches` and `queued_lines` cap what it may have waiting at a time; NULL is no cap.
+    `open_batches` and `queued_lines` cap what it may have waiting at a time; NULL is no cap. `storage_bytes` caps its files;
+    NULL is the cap of the settings.
     """
 
     __tablename__ = "tenants"
@@ -70,14 +72,16 @@ class Tenant(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     open_batches: Mapped[int | None] = mapped_column(BigInteger)
     queued_lines: Mapped[int | None] = mapped_column(BigInteger)
+    storage_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
-    __table_args__ = (CheckConstraint("least(open_batches, queued_lines) > 0", name="caps"),)
+    __table_args__ = (CheckConstraint("least(open_batches, queued_lines, storage_bytes) > 0", name="caps"),)
 
 
 class ApiKey(Base):
     """A key of a tenant: only its digest is kept; `prefix` is what may be shown again.
 
-    `models` lists the names of those it may use, NULL is all of them; a limit that is NULL is none.
+    `models` lists the names of those it may use, NULL is all of them; a limit that is NULL is none, but for
+    `calls_per_minute`: that of the settings.
     """
 
     __tablename__ = "api_keys"
@@ -95,10 +99,12 @@ class ApiKey(Base):
     tokens_per_minute: Mapped[int | None] = mapped_column(BigInteger)
     queued_tokens: Mapped[int | None] = mapped_column(BigInteger)
     concurrent_streams: Mapped[int | None] = mapped_column(BigInteger)
+    calls_per_minute: Mapped[int | None] = mapped_column(BigInteger)
 
     __table_args__ = (
         CheckConstraint(
-            "least(requests_per_minute, tokens_per_minute, queued_tokens, concurrent_streams) > 0", name="limits"
+            "least(requests_per_minute, tokens_per_minute, queued_tokens, concurrent_streams, calls_per_minute) > 0",
+            name="limits",
         ),
         CheckConstraint(
             "scopes <@ ARRAY['inference', 'files', 'read-only', 'admin'] AND cardinality(scopes) > 0", name="scopes"
@@ -153,6 +159,7 @@ class Upload(Base):
         CheckConstraint("(status = 'completed') = (file_id IS NOT NULL)", name="file"),
         CheckConstraint("bytes > 0", name="bytes"),
         Index("ix_uploads_pending", "expires_at", postgresql_where=text("status = 'pending'")),
+        Index("ix_uploads_tenant_pending", "tenant_id", postgresql_where=text("status = 'pending'")),
     )
 
 
@@ -297,8 +304,10 @@ class Job(Base):
 
     `body` is one of `endpoint`'s (see `core.wire.endpoints`).
     `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
+    `model_parameters` is JSON: what the model's file filled in where the body says nothing (see `core.wire.parameters`).
     `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
+    `crashes` counts what a line is suspected for: crashes it was in, and, once it runs alone, runs that may have been one.
     """
 
     __tablename__ = "jobs"
@@ -318,6 +327,7 @@ class Job(Base):
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
     lease_until: Mapped[datetime | None]
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    crashes: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     endpoint: Mapped[str] = mapped_column(server_default="/v1/chat/completions")
     body: Mapped[str]
     answer: Mapped[str | None]
@@ -329,6 +339,8 @@ class Job(Base):
     engine_build: Mapped[str | None]
     model_hash: Mapped[str | None]
     settings_hash: Mapped[str | None]
+    template_hash: Mapped[str | None]
+    model_parameters: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
@@ -478,6 +490,7 @@ class Response(Base):
     """A kept `/v1/responses` request: what was asked of a job, and which response it goes on from. Gone with its job.
 
     The answer is the job's. `request` is the body without its input, `input_items` its items under their own ids.
+    The end of one that `is_background` is told to webhooks.
     """
 
     __tablename__ = "responses"
@@ -488,6 +501,7 @@ class Response(Base):
     model: Mapped[str]
     request: Mapped[str]
     input_items: Mapped[str]
+    is_background: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
@@ -531,3 +545,33 @@ class Counter(Base):
     name: Mapped[str] = mapped_column(primary_key=True)
     model: Mapped[str] = mapped_column(primary_key=True, server_default="")
     value: Mapped[int] = mapped_column(BigInteger, server_default="0")
+
+
+class Quarantine(Base):
+    """A request that an engine was at when it died: entered with that crash, left when it ran alone unharmed, or with time.
+
+    `crashes` are those in which it was alone; with enough of them it is convicted, and refused for as long as it is here.
+    """
+
+    __tablename__ = "quarantine"
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id", ondelete="CASCADE"))
+    model: Mapped[str]
+    endpoint: Mapped[str]
+    job_id: Mapped[str]
+    crashes: Mapped[int] = mapped_column(SmallInteger)
+    crashed_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    convicted_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint("crashes >= 0", name="crashes"), Index(None, "tenant_id", "model"))
+
+
+class EngineCrash(Base):
+    """An engine died: entered by the launcher that started it. `exit_code` is negative for a signal."""
+
+    __tablename__ = "engine_crashes"
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    model: Mapped[str]
+    worker: Mapped[str]
+    exit_code: Mapped[int] = mapped_column(Integer)
+    crashed_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

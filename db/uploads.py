@@ -35,6 +35,12 @@ def parts_of(upload_id: str) -> Select[str, int]:
     return select(UploadPart.id, UploadPart.bytes).where(UploadPart.upload_id == upload_id)
 
 
+def pending_bytes(tenant_id: str) -> Select[int]:
+    """Bytes of the parts of a tenant's uploads that may still be completed."""
+    parts = select(func.coalesce(func.sum(UploadPart.bytes), 0)).join(Upload, Upload.id == UploadPart.upload_id)
+    return parts.where(Upload.tenant_id == tenant_id, _PENDING, Upload.expires_at > func.now())
+
+
 def end_upload(upload_id: str, status: str, file_id: str | None = None) -> Any:  # Any: ReturningUpdate
     """`completed` with its file, or `cancelled`; no row when it has ended already."""
     change = update(Upload).where(Upload.id == upload_id, _PENDING)

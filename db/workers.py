@@ -44,23 +44,6 @@ class WorkerReport:
     engines: Sequence[EngineReport] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSeen:
-    """A process and one of its engines, as read; all but the counts are seconds ago. A clerk has no model."""
-
-    id: str
-    kind: str
-    host: str
-    pid: int
-    started_seconds: float
-    seen_seconds: float
-    poll_seconds: float | None
-    model: str | None
-    tick_seconds: float | None
-    num_deaths: int | None
-    last_words: str | None
-
-
 def report_worker(report: WorkerReport) -> PostgresInsert:
     """It is there. A process that takes the place of another one under the same id has just started."""
     new = insert(Worker).values(
@@ -108,7 +91,7 @@ def forget_silent_workers() -> Delete:
     return delete(Worker).where(Worker.seen_at < func.now() - KEPT_SILENT)
 
 
-def list_workers() -> Any:  # Any: a Select of the fields of `WorkerSeen`
+def list_workers() -> Any:  # Any: a Select of the fields of `core.readiness.WorkerSeen`
     """Every process with each of its engines, those heard of last first."""
     return (
         select(

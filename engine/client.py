@@ -16,6 +16,7 @@ import msgspec
 import zmq
 import zmq.utils.monitor
 
+from engine.ledger import Key, read_ledger
 from engine.messages import (
     Cancel,
     Delta,
@@ -41,9 +42,15 @@ _encode = msgspec.msgpack.Encoder().encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineLost:
-    """The engine ended while it had this request."""
+    """The engine ended while it had this request.
+
+    `was_running`: it was at this one when it ended, or nothing is known of that; else the request only waited there, or was
+    between two steps. `was_alone`: for certain it was at this one, and at nothing else.
+    """
 
     request_id: str
+    was_running: bool = True
+    was_alone: bool = False
 
 
 class Sink(Protocol):
@@ -71,6 +78,7 @@ class EngineClient:
 
     def __init__(self, endpoint: str, name: str) -> None:
         self._name = name
+        self._folder = Path(endpoint)
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for what is to be embedded
@@ -119,7 +127,7 @@ class EngineClient:
                 return
             self._waiting = [request for request in self._waiting if request.id != request_id]
             sink = self._sinks.pop(request_id)
-        sink.on_end(EngineLost(request_id=request_id))
+        sink.on_end(EngineLost(request_id=request_id, was_running=False))
 
     def watch(self, request_id: str) -> None:
         """Stream a request from here on: its first delta has all there is by now. Nothing happens for unknown ids."""
@@ -135,7 +143,7 @@ class EngineClient:
         """End the connection; running requests end as lost."""
         self._is_closing = True
         self._thread.join()
-        self._lose(keep_waiting=False)
+        self._lose(frozenset(), keep_waiting=False)
         self._outputs.disable_monitor()
         for socket in (self._monitor, self._outputs, self._submit):
             socket.close(linger=0)
@@ -182,7 +190,7 @@ class EngineClient:
                 self._take(decoder.decode(self._outputs.recv()))
             if self._monitor in ready:
                 zmq.utils.monitor.recv_monitor_message(self._monitor)
-                self._lose(keep_waiting=True)
+                self._bury()
 
     def _take(self, message: FromEngine) -> None:
         match message:
@@ -198,7 +206,7 @@ class EngineClient:
 
     def _welcomed(self, boot_id: str, info: EngineInfo) -> None:
         if self._boot_id not in (None, boot_id):
-            self._lose(keep_waiting=True)
+            self._bury()
         with self._lock:
             self._boot_id, self._info = boot_id, info
             self._last_tick_at = time.monotonic()
@@ -218,8 +226,16 @@ class EngineClient:
         if sink is not None:
             sink.on_end(item)
 
-    def _lose(self, *, keep_waiting: bool) -> None:
-        """The engine is gone: everything it had is lost; what was never sent may wait for the next one."""
+    def _bury(self) -> None:
+        """The engine has died: find out what it was at."""
+        boot_id = self._boot_id
+        self._lose(None if boot_id is None else read_ledger(self._folder, boot_id), keep_waiting=True)
+
+    def _lose(self, ledger: frozenset[Key] | None, *, keep_waiting: bool) -> None:
+        """The engine is gone: everything it had is lost; what was never sent may wait for the next one.
+
+        `ledger` has the keys it was at; None when that is not known.
+        """
         with self._lock:
             self._boot_id = None
             self._is_ready.clear()
@@ -227,8 +243,14 @@ class EngineClient:
             lost = {key: sink for key, sink in self._sinks.items() if key not in kept}
             for key in lost:
                 del self._sinks[key]
-        for key, sink in lost.items():
-            _end(sink, key)
+        for request_id, sink in lost.items():
+            sink.on_end(self._lost(request_id, ledger))
+
+    def _lost(self, request_id: str, ledger: frozenset[Key] | None) -> EngineLost:
+        if ledger is None:
+            return EngineLost(request_id=request_id)
+        key = (self._name, request_id)
+        return EngineLost(request_id=request_id, was_running=key in ledger, was_alone=ledger == {key})
 
 
 def _watched(request: Request | EmbedRequest, request_id: str) -> Request | EmbedRequest:
@@ -236,7 +258,3 @@ def _watched(request: Request | EmbedRequest, request_id: str) -> Request | Embe
     if request.id == request_id and isinstance(request, Request):
         return msgspec.structs.replace(request, stream=True)
     return request
-
-
-def _end(sink: Sink | EmbedSink, request_id: str) -> None:
-    sink.on_end(EngineLost(request_id=request_id))

@@ -65,6 +65,11 @@ class EmbeddingJobs:
             self._jobs.remove(job)
         return [job.request.id for job in gone]
 
+    @property
+    def next_key(self) -> tuple[str, str] | None:
+        """Client and id of the request that is next; None: nothing to do."""
+        return (self._jobs[0].client, self._jobs[0].request.id) if self._jobs else None
+
     def turn(self) -> tuple[str, Embedded | Failed | None] | None:
         """Compute a piece of the first request; returns its client and its end, if that was it. None: nothing to do."""
         if not self._jobs:

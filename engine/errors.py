@@ -43,6 +43,10 @@ class ConstraintFailed(EngineError):
     code = "constraint_error"
 
 
+class WardenMissing(ConstraintFailed):
+    """The process that checks constraints did not start."""
+
+
 class DecodeFailed(EngineError):
     """llama.cpp could not decode this step."""
 

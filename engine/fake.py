@@ -19,6 +19,7 @@ from llguidance import LLTokenizer
 from engine.constraints import GrammarState
 from engine.embedding import Vectors, normalised
 from engine.errors import EngineError, NoRoom, PromptTooLong
+from engine.fake_faults import obey
 from engine.messages import TokenLogprob
 from engine.plan import Entry, Plan, Sampled, Shift
 from engine.sequence import Sequence
@@ -185,6 +186,7 @@ class FakeDecoder:
         """From the prompt as its slot holds it."""
         assert sequence.slot is not None, "sampled in a slot"
         prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
+        obey(bytes(token for token in prompt if token < _BOS))
         tail = bytes(token for token in prompt[-2 * len(_THINK) :] if token < _BOS)
         thought = _THOUGHT if tail.rstrip().endswith(_THINK) else b""
         script = _Script(thought, zlib.crc32(array("i", prompt)) + sequence.index)

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Protocol, TypeVar
+
 import msgspec
 
 from engine.answer import AnswerSpec
 from engine.constraints import Grammar, Grammars, GrammarState
 from engine.errors import InvalidConstraint
-from engine.messages import Request, Sampling
+from engine.messages import Constraint, Request, Sampling
 from engine.prompts import PromptEncoder
 from engine.sequence import Sequence
+
+Compiled = TypeVar("Compiled", covariant=True)
+
+
+class Compiler(Protocol[Compiled]):
+    """See `engine.constraints.Grammars`."""
+
+    def compile(self, constraint: Constraint, *, is_ours: bool = False) -> Compiled:
+        """Of a constraint; raises InvalidConstraint."""
 
 
 class Intake:
@@ -28,22 +39,8 @@ class Intake:
         """
         prompt = self._encoder.encode(request)
         spec = self._encoder.answers.spec(request, prompt, self._stopwords)
-        grammar = self._grammar(request, spec)
+        grammar = compile_answer(self._grammars, request, spec)
         return [self._sequence(client, request, index, prompt, spec, grammar) for index in range(request.n)]
-
-    def _grammar(self, request: Request, spec: AnswerSpec) -> Grammar | None:
-        """Compile what the answer must look like; a schema is checked by itself before it becomes part of a grammar of ours."""
-        if request.constraint is not None:
-            grammar = self._grammars.compile(request.constraint)
-            if spec.constraint == request.constraint:
-                return grammar
-        if spec.constraint is None:
-            return None
-        try:
-            return self._grammars.compile(spec.constraint, is_ours=True)
-        except InvalidConstraint as error:
-            param = "tools" if spec.tool_format is not None else error.param
-            raise InvalidConstraint(str(error), param=param) from None
 
     def _sequence(
         self,
@@ -75,6 +72,7 @@ class Intake:
             priority=request.priority,
             tenant=request.tenant,
             group=request.group,
+            alone=request.alone,
         )
 
     def _begin(self, request: Request, grammar: Grammar, room: int) -> tuple[list[int], GrammarState]:
@@ -88,6 +86,24 @@ class Intake:
         if len(forced) < min(room, request.max_tokens or room):
             return forced, state
         return [], grammar.start(jumps=jumps)
+
+
+def compile_answer(compiler: Compiler[Compiled], request: Request, spec: AnswerSpec) -> Compiled | None:
+    """Compile what the answer must look like; a schema is checked by itself before it becomes part of a grammar of ours.
+
+    None where it may look like anything. Raises what the compiler does, and says of tools that it is about them.
+    """
+    if request.constraint is not None:
+        grammar = compiler.compile(request.constraint)
+        if spec.constraint == request.constraint:
+            return grammar
+    if spec.constraint is None:
+        return None
+    try:
+        return compiler.compile(spec.constraint, is_ours=True)
+    except InvalidConstraint as error:
+        param = "tools" if spec.tool_format is not None else error.param
+        raise InvalidConstraint(str(error), param=param) from None
 
 
 def _sampling(sampling: Sampling, index: int) -> Sampling:

@@ -13,11 +13,13 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from core.failpoints import Point, failpoint
 from engine.answers import Answers
 from engine.backend import Backend
 from engine.config import EngineConfig
 from engine.embedding import EmbeddingJobs
 from engine.errors import DecodeFailed, EngineError, NoRoom
+from engine.ledger import Key
 from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason
 from engine.plan import Plan, Sampled
 from engine.scheduler import Scheduler
@@ -25,6 +27,7 @@ from engine.sequence import Sequence
 
 Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
+Note = Callable[[list[Key]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,17 @@ Command = Add | Embed | Stop | Show | Call
 
 
 class Engine:
-    """Generates. `run` is called by one thread; `inbox` takes commands from any."""
+    """Generates. `run` is called by one thread; `inbox` takes commands from any. What it is at, it tells `note` beforehand."""
 
-    def __init__(self, backend: Backend, config: EngineConfig, emit: Emit, *, idle: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        config: EngineConfig,
+        emit: Emit,
+        *,
+        idle: Callable[[], None],
+        note: Note = lambda _: None,
+    ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._decoder = backend.decoder
         self._decoder.reset()
@@ -94,6 +105,8 @@ class Engine:
         self._embeddings = EmbeddingJobs(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
         self._idle = idle
+        self._note = note
+        self._at: list[Sequence] = []
         self._outputs: dict[str, list[Output]] = {}
 
     def run(self, is_stopping: Callable[[], bool], *, idle_seconds: float) -> None:
@@ -111,6 +124,8 @@ class Engine:
         self._drain_inbox()
         try:
             did_step = self._embed() | self.step()
+        except MemoryError:
+            raise  # of all exceptions this one is the process's: what it was at is in the ledger
         except Exception as error:  # whatever it is, it must not take the other requests' engine down
             self._recover(error)
             did_step = True
@@ -119,20 +134,40 @@ class Engine:
 
     def step(self) -> bool:
         """One decode."""
-        for sequence in self.scheduler.admit():
-            self._decoder.open(sequence)
+        self._open(self.scheduler.admit())
         plan = self.scheduler.plan()
+        self._begin([entry.sequence for entry in plan.entries])
         if not plan.entries:
             return False
-        for sequence, tokens, sampled in self.scheduler.apply(plan, self._decode(plan)):
+        failpoint(Point.ENGINE_STEP)
+        decoded = self.scheduler.apply(plan, self._decode(plan))
+        failpoint(Point.ENGINE_STEPPED)
+        for sequence, tokens, sampled in decoded:
             if self._answers.knows(sequence):  # its request may have failed with another answer of this step
                 self._grow(sequence, tokens, sampled)
         self.num_steps += 1
         return True
 
+    def _open(self, admitted: list[Sequence]) -> None:
+        if admitted:
+            self._begin(admitted)
+        for sequence in admitted:
+            self._decoder.open(sequence)
+
+    def _begin(self, sequences: list[Sequence]) -> None:
+        """Note who is computed from here on."""
+        if sequences != self._at:
+            self._at = sequences
+            self._note([sequence.key for sequence in sequences])
+
     def _embed(self) -> bool:
         """A piece of what is to be embedded."""
-        turn = self._embeddings.turn() if self._embeddings is not None else None
+        if self._embeddings is None or (key := self._embeddings.next_key) is None:
+            return False
+        self._at = []
+        self._note([key])
+        turn = self._embeddings.turn()
+        self._note([])
         if turn is None:
             return False
         client, ended = turn

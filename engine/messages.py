@@ -107,6 +107,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     begins with its prompt, and logprobs with those of the prompt's tokens.
     `stream` asks for a `Delta` per step; without it only the `Finished` comes, with the whole text.
     Only requests of one `tenant` share computed prefixes. Batch requests of one `group` are begun before those of the next.
+    `alone` keeps it out of steps that compute anything else: it may be what ends the engine.
     """
 
     id: str
@@ -125,6 +126,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     priority: Priority = Priority.CHAT
     tenant: str = ""
     group: str = ""
+    alone: bool = False
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
@@ -186,13 +188,14 @@ ToEngine = Hello | Submit | Cancel | Watch
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is running: sent once to each client."""
+    """What is running: sent once to each client. `template_hash` is the SHA-256 of the chat template's text, in hex."""
 
     model: str
     build: str
     context_size: int
     slots: int
     num_vocab: int
+    template_hash: str
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):

@@ -8,6 +8,7 @@ marks that survive the template, and what is between the marks is tokenised as p
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, Final
 
@@ -40,6 +41,11 @@ class PromptEncoder:
         self.answers = AnswerFormat(tokenizer, self._template.source)
         spellings = sorted((re.escape(text) for text in tokenizer.special_texts), key=len, reverse=True)
         self._special = re.compile("|".join(spellings)) if spellings else None
+
+    @property
+    def template_hash(self) -> str:
+        """SHA-256 of the chat template's text, whoever brought it, in hex."""
+        return hashlib.sha256(self._template.source.encode()).hexdigest()
 
     def encode(self, request: Request) -> list[int]:
         """Token ids, at least one, with room left for an answer; raises an EngineError that says what is wrong."""

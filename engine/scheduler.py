@@ -9,7 +9,8 @@ A step mixes the tokens of every sequence that decodes with pieces of prompts st
 
 At most `slots` sequences run side by side; the slots beyond that many keep what is paused, and histories whose start
 somebody may need again. Chat is admitted before batch and takes the place of the youngest batch sequence if it must. Who
-waits for a text that somebody is just reading waits for that, and then forks it.
+waits for a text that somebody is just reading waits for that, and then forks it. A sequence that must be `alone` has every
+other step to itself: if it ends the engine, it is known which one it was, and the others hardly wait for it meanwhile.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ class Scheduler:
         self._paused: list[Sequence] = []
         self._by_key: dict[tuple[str, str], list[Sequence]] = {}
         self._admissions = itertools.count(1)
+        self._was_alone = False
 
     # --- who is here -------------------------------------------------------------------------------------------------
 
@@ -139,10 +141,20 @@ class Scheduler:
         """The next step; empty when nothing runs."""
         if not self.num_waiting:
             self._placement.close_gaps(self._running)
+        sharing = self._sharing()
         shifts = [
-            self._placement.shift(sequence, self._context_size) for sequence in self._running if self._is_full(sequence)
+            self._placement.shift(sequence, self._context_size) for sequence in sharing if self._is_full(sequence)
         ]
-        return Plan(self._composer.compose(self._running), self._placement.take_forks(), shifts)
+        return Plan(self._composer.compose(sharing), self._placement.take_forks(), shifts)
+
+    def _sharing(self) -> list[Sequence]:
+        """Those who share the next step."""
+        alone = next((sequence for sequence in self._running if sequence.alone), None)
+        if alone is None:
+            return self._running
+        others = [sequence for sequence in self._running if not sequence.alone]
+        self._was_alone = not others or not self._was_alone
+        return [alone] if self._was_alone else others
 
     def apply(self, plan: Plan, sampled: list[Sampled]) -> list[tuple[Sequence, list[int], Sampled]]:
         """Record a step: one result per sampled entry. Returns each sequence that grew, with its new tokens and where from.

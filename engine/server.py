@@ -2,7 +2,7 @@
 
 Two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the intake thread, which renders and tokenises)
 and `output.sock` (ROUTER, owned by the loop's thread, so an answer crosses no thread on its way out).
-Exit codes: 3 the model cannot be loaded, 86 a decode step hung.
+Exit codes: 3 the model cannot be loaded, 86 a decode step hung, 87 out of memory.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from engine.embedding import encode_inputs
 from engine.errors import EngineError, InvalidPrompt, ModelFailed
 from engine.fake import FakeBackend, FakeDecoder
 from engine.intake import Intake
+from engine.ledger import Ledger, Page
 from engine.loop import Add, Call, Command, Embed, Engine, Output, Show, Stop
 from engine.messages import (
     Cancel,
@@ -53,6 +54,7 @@ from engine.prompts import PromptEncoder
 TICK_SECONDS: Final = 0.5
 _EXIT_MODEL: Final = 3
 _EXIT_HUNG: Final = 86
+_EXIT_MEMORY: Final = 87
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -96,19 +98,24 @@ class Server:
             context_size=config.context_size,
             slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
+            template_hash=encoder.template_hash,
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._output = OutputSocket(folder / "output.sock")
         self._submit_path = folder / "submit.sock"
-        self.engine = Engine(backend, config, self._emit, idle=self._tick)
+        self._ledger = Ledger(folder, self._boot_id)
+        self.engine = Engine(backend, config, self._emit, idle=self._tick, note=partial(self._ledger.note, Page.STEP))
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Serve until told to stop."""
         self._grammars.prepare()
         threading.Thread(target=self._receive, name="intake", daemon=True).start()
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        self.engine.run(is_stopping, idle_seconds=TICK_SECONDS)
+        try:
+            self.engine.run(is_stopping, idle_seconds=TICK_SECONDS)
+        except MemoryError:
+            _give_up()
 
     def _receive(self) -> None:
         """The intake thread."""
@@ -129,8 +136,10 @@ class Server:
                 self.engine.inbox.put(Call(lambda: self._welcome(client)))
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
-                    take = partial(self._take, message.client, request)
-                    if isinstance(request, Request) and (request.constraint or _shows_tools(request)):
+                    is_slow = isinstance(request, Request) and (request.constraint or _shows_tools(request))
+                    page = Page.SLOW_INTAKE if is_slow else Page.INTAKE
+                    take = partial(self._take, message.client, request, page)
+                    if is_slow:
                         self._slow_intake.put((message.client, request.id), take)
                     else:
                         take()
@@ -143,13 +152,24 @@ class Server:
                     show = partial(self.engine.inbox.put, Show(message.client, [request_id]))
                     self._slow_intake.after((message.client, request_id), show)
 
-    def _take(self, client: str, request: Request | EmbedRequest) -> None:
+    def _take(self, client: str, request: Request | EmbedRequest, page: Page) -> None:
         """Everything about a request that can be done beside the decoding thread."""
+        self._ledger.note(page, [(client, request.id)])
         try:
             self.engine.inbox.put(self._command(client, request))
+        except MemoryError:
+            _give_up()
         except EngineError as error:
-            failed = Failed(request_id=request.id, code=error.code, message=str(error), param=error.param)
-            self.engine.inbox.put(Call(partial(self._emit, client, [failed])))
+            self._refuse(client, request.id, error)
+        except Exception:  # one request must not end the thread that all others need
+            traceback.print_exc(file=sys.stderr)
+            self._refuse(client, request.id, EngineError())
+        finally:
+            self._ledger.note(page, [])
+
+    def _refuse(self, client: str, request_id: str, error: EngineError) -> None:
+        failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
+        self.engine.inbox.put(Call(partial(self._emit, client, [failed])))
 
     def _command(self, client: str, request: Request | EmbedRequest) -> Command:
         """What the loop is told to do; raises an EngineError."""
@@ -215,10 +235,14 @@ class SlowIntake:
     def _run(self, key: tuple[str, str], take: Callable[[], None]) -> None:
         try:
             take()
-        except Exception:  # one request must not end the thread that all others need
-            traceback.print_exc(file=sys.stderr)
         finally:
             self._waiting.discard(key)
+
+
+def _give_up() -> None:
+    """Without memory there is nothing to rely on; whoever starts the next engine knows from the ledger what this one was at."""
+    os.write(2, b"out of memory; the engine gives up\n")
+    os._exit(_EXIT_MEMORY)
 
 
 def _shows_tools(request: Request) -> bool:

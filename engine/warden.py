@@ -20,14 +20,13 @@ from typing import Final
 from llguidance import LLTokenizer
 
 from engine.constraints_matcher import TOO_COMPLEX, compile_matcher
-from engine.errors import ConstraintFailed, InvalidConstraint
+from engine.errors import InvalidConstraint, WardenMissing
 
 _MAX_MESSAGE_BYTES: Final = 160 << 10  # what a Unix socket takes in one piece by default
 _MEMORY_BYTES: Final = 512 << 20
 _STACK_BYTES: Final = 1 << 20
 _CPU_SECONDS: Final = 2
 _START_SECONDS: Final = 20.0
-_NOT_STARTED: Final = "The process that checks constraints did not start."
 _READY: Final = b"ready"
 _FINE: Final = b"\0"
 
@@ -47,14 +46,14 @@ class Warden:
         return self._helper.pid if self._helper else None
 
     def start(self) -> None:
-        """Start a helper unless one lives; it gets ready beside us. Raises ConstraintFailed."""
+        """Start a helper unless one lives; it gets ready beside us. Raises WardenMissing."""
         if self._helper is not None and self._helper.poll() is None:
             return
         self.close()
         try:
             self._launch()
         except OSError as error:
-            raise ConstraintFailed(_NOT_STARTED) from error
+            raise WardenMissing from error
 
     def check(self, grammar: str) -> None:
         """Compile a grammar in the helper. Raises InvalidConstraint: it is not valid, or it brought the helper down."""
@@ -107,7 +106,7 @@ class Warden:
                 self._is_ready = False
             if not self._is_ready:
                 self.close()
-                raise ConstraintFailed(_NOT_STARTED)
+                raise WardenMissing
         return self._socket
 
 

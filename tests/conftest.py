@@ -16,6 +16,7 @@ from cli.services import Services
 from core.settings import Settings
 from db.schema import upgrade
 from db.sessions import database_engine
+from tests import thorough  # noqa: F401 - pytest asks for its profile before any test is there
 from tests.stack import StackProcess
 from workers.context import Database
 
@@ -54,7 +55,7 @@ def database(migrated: Engine) -> Database:
         connection.execute(
             text(
                 "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations, "
-                "workers, counters CASCADE"
+                "quarantine, engine_crashes, workers, counters CASCADE"
             )
         )
         connection.execute(text("DELETE FROM tenants WHERE id <> 'default'"))

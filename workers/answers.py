@@ -30,13 +30,24 @@ from workers.requests import constraint_of
 _encode = msgspec.json.Encoder().encode
 _LEAST_LOGPROB: Final = -9999.0
 _CALLERS_FAULT: Final = frozenset(
-    {"context_length_exceeded", "invalid_value", "invalid_schema", "template_error", "invalid_character"}
+    {
+        "context_length_exceeded",
+        "invalid_value",
+        "invalid_schema",
+        "template_error",
+        "invalid_character",
+        "engine_crash",  # of one that is refused for those it made before; what crashed now is `engine_crash()`
+    }
 )
 
 
-def fingerprint(build: str, model_hash: str | None, settings_hash: str) -> str:
-    """`system_fingerprint`: equal where the engine build, the weights and what the model file says of answers are equal."""
-    return "fp_" + hashlib.sha256(f"{build}:{model_hash}:{settings_hash}".encode()).hexdigest()[:12]
+def fingerprint(build: str, model_hash: str | None, settings_hash: str, template_hash: str | None) -> str:
+    """`system_fingerprint`: equal where all of these are equal.
+
+    A template may change alone: where neither the weights nor the model file bring one, it is the engine's own.
+    """
+    made_by = f"{build}:{model_hash}:{settings_hash}:{template_hash}"
+    return "fp_" + hashlib.sha256(made_by.encode()).hexdigest()[:12]
 
 
 def completion(job_id: str, model: str, system_fingerprint: str, finished: Finished) -> str:

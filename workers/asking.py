@@ -77,7 +77,7 @@ class Asking:
         with self._lock:
             self._ends[number] = outcome
             is_first_bad = self._bad is None and _is_bad(outcome)
-            if is_first_bad:
+            if is_first_bad or (isinstance(self._bad, EngineLost) and _was_running(outcome)):
                 self._bad = outcome
             is_over = len(self._ends) == len(self._asks)
         if is_over:
@@ -120,6 +120,11 @@ def _is_bad(outcome: Outcome) -> bool:
     if isinstance(outcome, Finished):
         return outcome.reason is FinishReason.CANCELLED
     return isinstance(outcome, Failed | EngineLost)
+
+
+def _was_running(outcome: Outcome) -> bool:
+    """Was the engine at this part when it died?"""
+    return isinstance(outcome, EngineLost) and outcome.was_running
 
 
 def _cancelled(request_id: str) -> Finished:

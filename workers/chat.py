@@ -9,14 +9,17 @@ from __future__ import annotations
 import queue
 import threading
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 import structlog
-from sqlalchemy import RowMapping
+from sqlalchemy import Row, RowMapping
 
 from core.errors import Problem
 from core.events import EventKind
+from core.failpoints import Point, failpoint
 from core.strict_json import parse_json
-from db import jobs
+from db import jobs, quarantine
 from engine.client import EngineLost
 from engine.messages import Delta, Embedded, Failed, Finished, FinishReason, Priority
 from workers.answers import engine_crash
@@ -25,6 +28,7 @@ from workers.context import Served, WorkerContext
 from workers.exchanges.base import Answered, Asker, Exchange, Frames, Head, Outcome
 from workers.exchanges.table import read_exchange
 from workers.leases import Lease
+from workers.quarantine import Accusation, alone, read_accusation, refused
 from workers.telling import Teller
 
 log = structlog.get_logger()
@@ -50,6 +54,11 @@ class LiveAnswer(Teller):
         """Called in the client's I/O thread, once."""
         self.ended.put(outcome)
 
+    @property
+    def has_begun(self) -> bool:
+        """Has somebody seen a part of it?"""
+        return self._seq > 0
+
 
 @dataclass(slots=True)
 class _Running:
@@ -58,6 +67,7 @@ class _Running:
     lease: Lease
     asking: Asking
     answer: LiveAnswer
+    accusation: Accusation
 
 
 class ChatRunner:
@@ -76,6 +86,7 @@ class ChatRunner:
         job = self._claim(job_id)
         if job is None:
             return
+        failpoint(Point.CHAT_CLAIMED)
         served = self._context.served(job["model"])
         if served is None:
             self._give_back(job)
@@ -113,8 +124,7 @@ class ChatRunner:
         with self._lock:
             self._running[job_id] = running
         try:
-            running.asking.begin()
-            self._record(job, served, running, running.answer.ended.get())
+            self._record(job, served, running, self._outcome(job, running))
         finally:
             with self._lock:
                 del self._running[job_id]
@@ -126,13 +136,36 @@ class ChatRunner:
         exchange, head = read_exchange(job["endpoint"], parse_json(job["body"].encode())), served.head(job_id)
         asker = Asker(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
         answer = LiveAnswer(job, exchange.frames(head), self._context)
+        asks, accusation = exchange.asks(served.model, asker), self._accusation(job)
+        if accusation.is_accused(job["body"]):
+            asks = [alone(ask) for ask in asks]
         return _Running(
             exchange=exchange,
             head=head,
             lease=self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id)),
-            asking=Asking(served.engine, exchange.asks(served.model, asker), answer),
+            asking=Asking(served.engine, asks, answer),
             answer=answer,
+            accusation=accusation,
         )
+
+    def _accusation(self, job: RowMapping) -> Accusation:
+        """What is known against this tenant's requests; nearly always nothing, as the claim has told."""
+        asked = {"tenant_id": job["tenant_id"], "model": job["model"], "endpoint": job["endpoint"]}
+        if not job["has_accused"]:
+            return Accusation(**asked, known={})
+        with self._context.database.begin() as connection:
+            return read_accusation(connection, **asked, kept=self._kept)
+
+    @property
+    def _kept(self) -> timedelta:
+        return timedelta(hours=self._context.settings.quarantine_hours)
+
+    def _outcome(self, job: RowMapping, running: _Running) -> Outcome | _Released:
+        """Ask, and wait for the end."""
+        if running.accusation.is_convicted(job["body"]):
+            return refused(job["id"], self._context.settings.quarantine_hours)
+        running.asking.begin()
+        return running.answer.ended.get()
 
     def _lease_changed(self, job_id: str) -> None:
         with self._lock:
@@ -157,8 +190,21 @@ class ChatRunner:
                     answer.close(outcome)
             case Failed():
                 self._fail(job, answer, running.exchange.problem(outcome))
+            case EngineLost(was_running=False) if not answer.has_begun:
+                self._give_back(job)
             case EngineLost():
+                self._accuse(job, running, outcome)
                 self._fail(job, answer, engine_crash())
+
+    def _accuse(self, job: RowMapping, running: _Running, lost: EngineLost) -> None:
+        """The next one like it will run alone; one that crashed the engine alone as often as a line may is refused."""
+        if not lost.was_running:
+            return
+        accused = running.accusation.accused(job["body"], job["id"])
+        most = max(1, self._context.settings.line_attempts - 1)
+        statement = quarantine.accuse(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)
+        with self._context.database.begin() as connection:
+            connection.execute(statement)
 
     def _complete(self, job: RowMapping, served: Served, running: _Running, outcome: Answered) -> bool:
         model, usage = served.model.name, outcome.usage
@@ -168,10 +214,14 @@ class ChatRunner:
             answer=running.exchange.answer(running.head, outcome),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             made_by=served.made_by,
+            is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
         )
         with self._context.database.begin() as connection:
-            if connection.execute(statement).one_or_none() is None:
+            ended = connection.execute(statement).one_or_none()
+            if ended is None:
                 return False
+            if running.accusation.is_accused(job["body"]):
+                connection.execute(quarantine.acquit(running.accusation.accused(job["body"], job["id"]).fingerprint))
             connection.execute(
                 jobs.add_usage(
                     job["tenant_id"],
@@ -183,6 +233,9 @@ class ChatRunner:
                     cached_tokens=usage.cached_tokens,
                 )
             )
+            failpoint(Point.CHAT_COMPLETING)
+        failpoint(Point.CHAT_COMPLETED)
+        self._wake_clerk(ended)
         return True
 
     def _fail(self, job: RowMapping, answer: LiveAnswer, problem: Problem) -> None:
@@ -190,13 +243,23 @@ class ChatRunner:
         if self._end(jobs.fail_job(job["id"], job["fence"], problem.to_json())):
             answer.end(EventKind.FAILED, problem)
 
-    def _end(self, statement: object) -> bool:
+    def _end(self, statement: Any) -> bool:  # Any: as `db.response_events.telling` has it
         with self._context.database.begin() as connection:
-            return connection.execute(statement).one_or_none() is not None  # type: ignore[call-overload]
+            ended = connection.execute(statement).one_or_none()
+            failpoint(Point.CHAT_ENDING)
+        failpoint(Point.CHAT_ENDED)
+        self._wake_clerk(ended)
+        return ended is not None
+
+    def _wake_clerk(self, ended: Row[Any] | None) -> None:  # Any: the columns of `db.response_events.telling`
+        """A webhook may want to know."""
+        if ended is not None and ended.is_told:
+            self._context.tickets.deliver(ended.id)
 
     def _give_back(self, job: RowMapping) -> None:
         """Queue it again for another worker; no row means that somebody has it already."""
         with self._context.database.begin() as connection:
             row = connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none()
         if row is not None:
+            failpoint(Point.CHAT_RELEASED)
             self._context.tickets.run_chat(job["id"], job["model"])

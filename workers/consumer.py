@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import redis
 from celery import Celery, signals
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from core.broker import make_celery
 from core.children import notify_ready
@@ -41,6 +43,7 @@ from workers.publisher import Publisher
 
 _ENGINE_READY_SECONDS: Final = 600
 _TICK_IS_OLD_SECONDS: Final = 5.0
+_BROKER_SECONDS: Final = 3.0
 
 
 def _worker_context(
@@ -102,7 +105,12 @@ def _renewal(settings: Settings, kind: str, owner: str) -> Renew:
 
 def _build(me: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
     catalog = load_models(settings.models_dir)
-    client = redis.Redis.from_url(settings.redis_url or "", socket_timeout=None, socket_connect_timeout=3)
+    client = redis.Redis.from_url(
+        settings.redis_url or "",
+        socket_timeout=_BROKER_SECONDS,
+        socket_connect_timeout=_BROKER_SECONDS,
+        retry=Retry(NoBackoff(), 0),  # what is sent through it may get lost, but must not be waited for
+    )
     if me.kind == "clerk":
         database = Database(database_engine(settings.database_url or "", pool_size=5))
         check_schema(database.engine)

@@ -36,6 +36,8 @@ from db import jobs, shards
 from workers.chat import ChatRunner
 from workers.context import ClerkContext, WorkerContext
 from workers.finalize import finalize
+from workers.isolation import Isolation
+from workers.listener import Listener
 from workers.posting import Poster
 from workers.prepare import prepare
 from workers.presence import Status, worker_status
@@ -97,27 +99,6 @@ class Every(threading.Thread):
         self._stop_event.set()
 
 
-class Listener(threading.Thread):
-    """Hears a channel of hints; each message is an id. Whatever is lost with the broker, rows tell as well."""
-
-    def __init__(self, client: redis.Redis, channel: str, heard: Callable[[str], None]) -> None:
-        super().__init__(name=f"hears-{channel}", daemon=True)
-        self._client = client
-        self._channel = channel
-        self._heard = heard
-
-    def run(self) -> None:
-        while True:
-            try:
-                with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
-                    subscription.subscribe(self._channel)
-                    for message in subscription.listen():
-                        self._heard(message["data"].decode(errors="replace"))
-            except redis.RedisError as error:
-                log.warning("channel_lost", channel=self._channel, reason=str(error))
-                time.sleep(1)
-
-
 class ChatConsumer:
     """Single jobs: a thread each, for as long as the job runs."""
 
@@ -174,7 +155,8 @@ class BatchConsumer:
         self.queues = [batch_queue(model) for model in context.models]
         self.threads = (context.settings.batch_lanes + 1) * len(context.models)
         self._context = context
-        self._lanes = {name: Lanes(context, served) for name, served in context.models.items()}
+        isolation = Isolation()
+        self._lanes = {name: Lanes(context, served, isolation) for name, served in context.models.items()}
         self._poll = Every(context.settings.poll_seconds, self._look, "batch-poll")
         self._watches = Listener(client, context.settings.key_prefix + WATCH_CHANNEL, self._watch)
 

@@ -50,9 +50,21 @@ class Served:
         return info.build if info else "unknown"
 
     @property
+    def template_hash(self) -> str | None:
+        """Of the chat template the engine renders with."""
+        info = self.engine.info
+        return info.template_hash if info else None
+
+    @property
     def made_by(self) -> MadeBy:
         """What is recorded with each of its answers."""
-        return MadeBy(build=self.build, model_hash=self.model_hash, settings_hash=self.model.answers_hash)
+        return MadeBy(
+            build=self.build,
+            model_hash=self.model_hash,
+            settings_hash=self.model.answers_hash,
+            template_hash=self.template_hash,
+            model_parameters=self.model.parameters.model_dump_json(exclude={"model"}, exclude_none=True),
+        )
 
     @property
     def slots(self) -> int:
@@ -63,7 +75,7 @@ class Served:
     @property
     def fingerprint(self) -> str:
         """`system_fingerprint` of its answers."""
-        return fingerprint(self.build, self.model_hash, self.model.answers_hash)
+        return fingerprint(self.build, self.model_hash, self.model.answers_hash, self.template_hash)
 
     def head(self, job_id: str) -> Head:
         """What an answer to a job says first."""

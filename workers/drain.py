@@ -40,6 +40,9 @@ class Drain:
 
     def _run(self) -> None:
         began = time.monotonic()
+        guard = threading.Timer(self._seconds, os._exit, (0,))  # a frozen broker or database may hold up what follows
+        guard.daemon = True
+        guard.start()
         self._consumer.drain(abort=False)
         self._leave()
         celery_state.should_stop = 0

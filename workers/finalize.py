@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, select
 
 from core import ids
 from core.errors import Problem
+from core.failpoints import Point, failpoint
 from core.states import BatchState, JobState
 from core.wire.batch import answered_line, failed_line, never_ran
 from core.wire.webhooks import EventType
@@ -76,6 +77,7 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             problem = ending.problem.to_json()
             connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
         columns = _write_files(context, connection, batch)
+        failpoint(Point.FINALIZE_STORED)
         move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
         if connection.execute(move).one_or_none() is None:  # cancelled meanwhile: these are not its files
             connection.rollback()
@@ -84,6 +86,8 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             context.tickets.finalize(batch_id)
             return
         tell(connection, batch.tenant_id, _EVENTS[to], batch_id)
+        failpoint(Point.FINALIZE_ENDING)
+    failpoint(Point.FINALIZE_COMMITTED)
     log.info("batch_ended", batch=batch_id, status=to)
     context.tickets.deliver(batch_id)
 

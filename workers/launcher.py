@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -40,6 +41,7 @@ from engine.config import (
     Switch,
 )
 from workers.context import Database
+from workers.crash_log import CrashLog
 from workers.endpoints import engine_endpoint, model_hash
 from workers.obituaries import Obituaries
 from workers.presence import Presence, launcher_identity
@@ -47,6 +49,7 @@ from workers.presence import Presence, launcher_identity
 log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
+_LATE_SECONDS: Final = 0.4
 
 
 def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
@@ -113,9 +116,11 @@ class WorkerLauncher:
         self._device = device
         self._models = models
         self.obituaries = Obituaries([model.name for model in models])
-        logs = private_directory(settings.state_dir / "logs")
+        self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
+        worker = f"{socket.gethostname()}/{device}"
+        self._crashes = CrashLog(database_engine(settings.database_url or "", pool_size=1), worker, self._learned)
         self._engines = [
             Supervised(
                 f"engine-{model.name}",
@@ -123,7 +128,8 @@ class WorkerLauncher:
                 logs / f"engine-{model.name}.log",
                 environment,
                 pause,
-                on_death=partial(self.obituaries.add, model.name),
+                patience=settings.line_attempts,
+                died=partial(self._died, model.name),
             )
             for model in models
         ]
@@ -151,7 +157,22 @@ class WorkerLauncher:
         finally:
             self._stop()
 
+    def _died(self, model: str, exit_code: int) -> None:
+        """Of an engine; with it goes what only it knew, except for the end of its log."""
+        self._crashes.died(model, exit_code)
+        self.obituaries.add(model, exit_code, self._logs / f"engine-{model}.log")
+
+    def _learned(self, model: str, crashes: int) -> None:
+        """Crashes that found their cause are forgiven; with too many others a quick restart only burns the machine."""
+        is_degraded = crashes > self._settings.engine_crashes
+        if is_degraded:
+            log.error("engine_degraded", model=model, crashes=crashes)
+        for served, engine in zip(self._models, self._engines, strict=True):
+            if served.name == model:
+                engine.learn(crashes, is_hopeless=is_degraded)
+
     def _start(self) -> None:
+        self._crashes.start()
         engines = [engine.start() for engine in self._engines]
         for model in self._models:
             model_hash(self._settings, model.parameters.model)
@@ -171,7 +192,7 @@ class WorkerLauncher:
                     return
                 except TimeoutError:
                     if child.exit_code() is not None:
-                        self.obituaries.add(model.name, child)
+                        self._died(model.name, child.exit_code() or 0)
                     if child.exit_code() is not None or time.monotonic() > deadline:
                         raise ChildFailed(f"The model {model.name} did not load. {child.obituary()}") from None
         finally:
@@ -182,13 +203,17 @@ class WorkerLauncher:
         running = [child.child for child in self._consumers if child.child is not None]
         for child in running:
             child.send(signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.drain_seconds + 2
+        deadline = time.monotonic() + self._settings.drain_seconds + _LATE_SECONDS
         for child in running:
-            child.wait(max(0.1, deadline - time.monotonic()))  # a second signal would hurry it
-            child.stop(signal.SIGTERM, 0.1)
-        for engine in self._engines:
-            if engine.child is not None:
-                engine.child.stop(signal.SIGTERM, 2)
+            child.wait(max(0.0, deadline - time.monotonic()))  # a second signal would hurry it
+            child.stop(signal.SIGKILL, 0)
+        engines = [engine.child for engine in self._engines if engine.child is not None]
+        for child in engines:
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + _LATE_SECONDS
+        for child in engines:  # they have nothing to save
+            child.wait(max(0.0, deadline - time.monotonic()))
+            child.stop(signal.SIGKILL, 0)
 
 
 def _json(config: EngineConfig) -> str:

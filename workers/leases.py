@@ -16,6 +16,9 @@ from typing import Protocol
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.failpoints import Point, failpoint
+from core.lease_rules import trust_seconds
+
 log = structlog.get_logger()
 
 Clock = Callable[[], float]
@@ -68,7 +71,7 @@ class LeaseKeeper:
         self._renew = renew
         self._is_alive = is_alive
         self._heartbeat_seconds = heartbeat_seconds
-        self._trust_seconds = max(lease_seconds * 0.75, lease_seconds - 15)
+        self._trust_seconds = trust_seconds(lease_seconds)
         self._clock = clock
         self.num_lost = 0
         self._leases: dict[str, Lease] = {}
@@ -109,7 +112,9 @@ class LeaseKeeper:
         alive = sorted({model for model in {lease.model for lease in held} if self._is_alive(model)})
         if not alive:
             return
+        failpoint(Point.LEASES_RENEWING)
         confirmed = {row.id: row for row in self._renew(alive)}
+        failpoint(Point.LEASES_RENEWED)
         for lease in held:
             if lease.model in alive:
                 self._apply(lease, confirmed.get(lease.id), started_at)
@@ -133,3 +138,5 @@ class LeaseKeeper:
                 self.beat()
             except SQLAlchemyError as error:
                 log.warning("heartbeat_failed", reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: without it every lease would be lost
+                log.error("heartbeat_failed", exc_info=error)

@@ -15,12 +15,19 @@ from workers.telling import Teller
 
 
 class LineRun:
-    """One attempt. `ended` is called in the engine client's thread, once; everything else is the lane's."""
+    """One attempt, the `number`th. `ended` is called in the engine client's thread, once; everything else is the lane's."""
 
     def __init__(
-        self, exchange: Exchange, engine: EngineClient, asks: list[Ask], ended: Callable[[Outcome], None]
+        self,
+        exchange: Exchange,
+        engine: EngineClient,
+        asks: list[Ask],
+        ended: Callable[[Outcome], None],
+        *,
+        number: int = 0,
     ) -> None:
         self.exchange = exchange
+        self.number = number
         self._asking = Asking(engine, asks, self)
         self._ended = ended
         self._teller: Teller | None = None

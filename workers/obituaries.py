@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import signal
+from pathlib import Path
 from typing import Final
 
-from core.children import Child
 from core.counts import Count
 from db.workers import EngineReport
 from workers.presence import Status
@@ -18,6 +18,7 @@ from workers.tally import Tally
 _EXIT_MODEL: Final = 3  # see `engine.server`
 _EXIT_HUNG: Final = 86
 _MOST_CHARACTERS: Final = 300
+_TAIL_BYTES: Final = 4096
 _FOLDERS: Final = re.compile(r"(?:/[^\s/]+)+/")
 
 
@@ -29,10 +30,10 @@ class Obituaries:
         self._words: dict[str, str] = {}
         self._tally = Tally()
 
-    def add(self, model: str, child: Child) -> None:
+    def add(self, model: str, exit_code: int, log: Path) -> None:
         """An engine has ended, though nobody asked it to."""
         self._deaths[model] += 1
-        self._words[model] = last_words(child.exit_code(), child.log_tail(1))
+        self._words[model] = last_words(exit_code, _last_line(log))
         self._tally.add(Count.ENGINE_DEATHS, model)
 
     def status(self) -> Status:
@@ -44,12 +45,23 @@ class Obituaries:
         return Status(engines=engines, totals=self._tally.totals())
 
 
-def last_words(exit_code: int | None, last_line: str) -> str:
+def last_words(exit_code: int, last_line: str) -> str:
     """How an engine ended. Of paths in its reason only the names of files are kept."""
     if exit_code == _EXIT_MODEL:
         return _FOLDERS.sub("", last_line)[:_MOST_CHARACTERS]
     if exit_code == _EXIT_HUNG:
         return "a decode step hung, and the engine gave up"
-    if exit_code is not None and exit_code < 0:
+    if exit_code < 0:
         return f"it was ended by {signal.Signals(-exit_code).name}"
     return f"it ended with exit code {exit_code}"
+
+
+def _last_line(log: Path) -> str:
+    """Empty when there is none to be read."""
+    try:
+        with log.open("rb") as stream:
+            stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))
+            lines = stream.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return lines[-1] if lines else ""

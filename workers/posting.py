@@ -17,6 +17,7 @@ import httpx2
 from standardwebhooks import Webhook as Signer
 
 from core.addresses import AddressRefused, AddressRules, IPAddress, Target
+from core.failpoints import Point, failpoint
 
 SEND_SECONDS: Final = 5.0
 _RESOLVERS: Final = 16
@@ -87,7 +88,9 @@ class Poster:
             "user-agent": "millrace-webhooks",
             **signed_headers(letter, datetime.now(UTC)),
         }
+        failpoint(Point.WEBHOOK_SENDING)
         status = await self._status(target, addresses[0], headers, letter.payload.encode())
+        failpoint(Point.WEBHOOK_SENT)
         return Outcome(status_code=status, error=None if 200 <= status < 300 else f"The answer was HTTP {status}.")
 
     async def _status(self, target: Target, address: IPAddress, headers: dict[str, str], body: bytes) -> int:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, select
 
 from core import ids
 from core.errors import Problem
+from core.failpoints import Point, failpoint
 from core.keys import estimated_tokens
 from core.models import ModelCatalog
 from core.states import BatchState, JobState
@@ -58,11 +59,14 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
             if batch is None or batch.status != BatchState.VALIDATING:
                 return
             shards = _copy_file(context, connection, batch)
+            failpoint(Point.PREPARE_COPIED)
     except _BadFile as bad:
         _fail(context, batch_id, bad)
         return
     log.info("batch_prepared", batch=batch_id, shards=len(shards))
+    failpoint(Point.PREPARE_COMMITTED)
     _send_tickets(context, batch_id, shards)
+    failpoint(Point.PREPARE_TICKETED)
 
 
 def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> list[ShardRow]:
@@ -218,6 +222,8 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
         moved = connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors)).one_or_none()
         if moved is not None:
             tell(connection, moved.tenant_id, "batch.failed", batch_id)
+        failpoint(Point.PREPARE_FAILING)
+    failpoint(Point.PREPARE_FAILED)
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
     context.tickets.deliver(batch_id)
 

@@ -13,6 +13,7 @@ import redis
 import structlog
 
 from core.events import Event, EventKind, encode_event
+from core.failpoints import Point, failpoint
 from core.queues import job_channel, replay_key
 
 log = structlog.get_logger()
@@ -67,10 +68,15 @@ class Publisher:
                 pipeline.ltrim(key, -REPLAY_EVENTS, -1)
             pipeline.publish(self._prefix + job_channel(event.job), data)
         try:
+            failpoint(Point.PUBLISH_SENDING)
             pipeline.execute()
+            failpoint(Point.PUBLISH_SENT)
         except redis.RedisError as error:
             self.num_dropped += len(events)
             log.warning("events_dropped", number=len(events), reason=str(error))
+        except Exception as error:  # the edge of this thread: the next events must go out
+            self.num_dropped += len(events)
+            log.error("events_dropped", number=len(events), exc_info=error)
 
 
 def merge(events: list[Event]) -> list[Event]:

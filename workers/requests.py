@@ -10,6 +10,7 @@ from core.models import ModelConfig, Parameters
 from core.seeds import seed_of
 from core.wire.chat import ChatRequest, Message
 from core.wire.generation import GenerationBody
+from core.wire.parameters import effective_parameters
 from core.wire.response_format import ResponseFormat, StructuredOutputs
 from core.wire.tools import NamedTool
 from engine.messages import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling, ToolChoice, ToolMode
@@ -96,23 +97,17 @@ def _tool_choice(chat: ChatRequest) -> ToolChoice:
 
 def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> Sampling:
     """What the request says, else what the model file says, else what changes nothing; a seed there always is."""
-    plain = Sampling()
+    parameters = effective_parameters(body, model)
     seed = body.seed if body.seed is not None else model.seed
     return Sampling(
-        temperature=_first(body.temperature, model.temperature, plain.temperature),
-        top_p=_first(body.top_p, model.top_p, plain.top_p),
-        top_k=int(_first(body.top_k, model.top_k, plain.top_k)),
-        min_p=_first(body.min_p, model.min_p, plain.min_p),
-        typical_p=_first(body.typical_p, model.typical_p, plain.typical_p),
+        temperature=parameters.temperature,
+        top_p=parameters.top_p,
+        top_k=parameters.top_k,
+        min_p=parameters.min_p,
+        typical_p=parameters.typical_p,
         seed=seed_of(request_id) if seed is None else seed % 2**32,
-        frequency_penalty=_first(body.frequency_penalty, model.frequency_penalty, plain.frequency_penalty),
-        presence_penalty=_first(body.presence_penalty, model.presence_penalty, plain.presence_penalty),
-        repeat_penalty=_first(body.repeat_penalty, model.repeat_penalty, plain.repeat_penalty),
+        frequency_penalty=parameters.frequency_penalty,
+        presence_penalty=parameters.presence_penalty,
+        repeat_penalty=parameters.repeat_penalty,
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
     )
-
-
-def _first(asked: float | None, model: float | None, plain: float) -> float:
-    if asked is not None:
-        return asked
-    return plain if model is None else model

@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Final
 
 from core import ids
+from core.failpoints import Point, failpoint
 from core.files import BUCKETS
 from db import files, idempotency, uploads, workers
 from workers.context import ClerkContext
@@ -42,6 +43,7 @@ class Retention:
             gone = list(connection.execute(files.removable_files(_PAGE)).scalars())
             for file_id in gone:
                 context.files.delete(file_id)
+                failpoint(Point.RETENTION_FILE)
             connection.execute(files.forget_files(gone))
 
     def _sweep_uploads(self) -> None:
@@ -52,6 +54,7 @@ class Retention:
             gone = list(connection.execute(uploads.removable_parts(_PAGE)).scalars())
             for part_id in gone:
                 context.files.delete(part_id)
+                failpoint(Point.RETENTION_PART)
             connection.execute(uploads.forget_parts(gone))
             connection.execute(uploads.forget_old_uploads(timedelta(days=context.settings.file_days)))
 
@@ -75,4 +78,5 @@ class Retention:
             known = {*connection.execute(files.known_files(stored_files)).scalars()}
             known |= {*connection.execute(uploads.known_parts(parts)).scalars()}
         for orphan in {*stored_files, *parts} - known:
+            failpoint(Point.RETENTION_ORPHAN)
             self._context.files.delete(orphan)

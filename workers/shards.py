@@ -1,7 +1,7 @@
 """One shard: feed its lines to the engine at batch priority, write results in groups under the fence, leave it.
 
 A lane is a thread that takes one shard after the other; two or three lanes overlap so that slots never run dry.
-A line whose engine died is a suspect: it is run again alone, and fails alone when it has seen too many crashes.
+Lines that were running when their engine died are suspects: what becomes of them is in `workers.suspicion`.
 Lines with the same body run once where one answer serves them all (see `workers.progress`).
 """
 
@@ -23,6 +23,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.counts import Count
 from core.errors import Problem
+from core.failpoints import Point, failpoint
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from db import batches, jobs, shards
@@ -33,18 +34,17 @@ from workers.answers import engine_crash
 from workers.context import Served, WorkerContext
 from workers.exchanges.base import Answered, Ask, Asker, Exchange, Outcome
 from workers.exchanges.table import read_exchange
+from workers.isolation import Isolation
 from workers.leases import Lease
 from workers.line_run import LineRun
 from workers.progress import Ended, Progress
+from workers.quarantine import alone
+from workers.suspicion import LeaseLost, Suspicion
 from workers.telling import Teller
 
 log = structlog.get_logger()
 
 _WATCHED_INTERVALS: Final = 3  # of the api's keep-alive, with which it says so again
-
-
-class LeaseLost(Exception):
-    """Another worker has the shard; what is not written is not ours to write."""
 
 
 class ShardRun:
@@ -56,6 +56,7 @@ class ShardRun:
         claim: Row[*tuple[Any, ...]],
         served: Served,
         is_watched: Callable[[str], bool] = lambda _: False,
+        isolation: Isolation | None = None,
     ) -> None:
         self._context = context
         self._served = served
@@ -70,6 +71,7 @@ class ShardRun:
         self._key_id: str = claim.key_id
         self._lines: dict[str, LineRun] = {}
         self._progress = Progress()
+        self._suspicion = Suspicion(context, claim, self._progress, isolation or Isolation())
         self._oldest_result_at = 0.0
         self._is_leaving = False
 
@@ -91,15 +93,14 @@ class ShardRun:
     def run(self) -> None:
         """Until every line has ended, the batch is not wanted any more, or the lease is lost."""
         try:
-            with self._context.database.begin() as connection:
-                rows = connection.execute(shards.queued_lines(self.id)).all()
-            self._progress.add(((line, body) for line, body in rows), self._is_shared)
+            self._suspicion.load(self._is_shared)
             self._generate()
             self._leave()
         except LeaseLost:
             log.warning("shard_lost", shard=self.id, fence=self._fence)
         finally:
             self._cancel_running()
+            self._suspicion.close()
             self._context.leases.drop(self._lease)
 
     def _generate(self) -> None:
@@ -108,20 +109,25 @@ class ShardRun:
         while not self._progress.is_over() and not self._is_leaving:
             self._submit(window)
             self._receive(0.0 if self._is_due() else settings.commit_seconds)
+            self._suspicion.save()
             self._check_lease()
             if self._is_due():
                 self._commit()
         self._cancel_running()
+        for line in list(self._progress.running):
+            self._suspicion.stopped(line)
+        self._suspicion.save()
         while self._progress.ended:
             self._commit()
 
     def _submit(self, window: int) -> None:
         if not self._context.leases.is_trusted(self._lease):
             return
-        while (line := self._progress.begin(window)) is not None:
+        while (line := self._suspicion.begin(window)) is not None:
             exchange = self._read(self._progress.bodies[line])
-            ended = partial(self._hand_over, line)
-            self._lines[line] = LineRun(exchange, self._served.engine, self._asks(line, exchange), ended)
+            ended, before = partial(self._hand_over, line), self._lines.get(line)
+            number = 0 if before is None else before.number + 1
+            self._lines[line] = LineRun(exchange, self._served.engine, self._asks(line, exchange), ended, number=number)
             self._lines[line].begin()
             if self._is_watched(line):
                 self._watch(line)
@@ -136,8 +142,9 @@ class ShardRun:
 
     def _teller(self, line: str) -> Teller:
         """A claim may run a line several times, once after each crash."""
-        attempt = self._fence << 8 | min(self._progress.crashes.get(line, 0), 255)
-        frames = self._lines[line].exchange.frames(self._served.head(line), is_watched=True)
+        run = self._lines[line]
+        attempt = self._fence << 8 | min(run.number, 255)
+        frames = run.exchange.frames(self._served.head(line), is_watched=True)
         return Teller(line, attempt, frames, self._context.publisher.publish)
 
     def _is_shared(self, body: str) -> bool:
@@ -149,7 +156,8 @@ class ShardRun:
     def _asks(self, line: str, exchange: Exchange) -> list[Ask]:
         """Lines of one shard are one group: the engine begins them before those of the next."""
         asker = Asker(job_id=line, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
-        return exchange.asks(self._served.model, asker)
+        asks = exchange.asks(self._served.model, asker)
+        return [alone(ask) for ask in asks] if self._suspicion.is_suspect(line) else asks
 
     def _receive(self, timeout_seconds: float) -> None:
         """Wait for one message, then take all that are there."""
@@ -165,16 +173,11 @@ class ShardRun:
         progress = self._progress
         if line not in progress.running:
             return
-        match outcome:
-            case Finished(reason=FinishReason.CANCELLED):
-                progress.give_back(line)
-                return
-            case EngineLost():
-                if not progress.crashed(line, self._context.settings.line_attempts):
-                    self._context.tally.add(Count.LINES_RETRIED, self._served.model.name)
-                    return
-                self._context.tally.add(Count.LINES_CONVICTED, self._served.model.name)
-                log.warning("line_convicted", line=line, shard=self.id)
+        if isinstance(outcome, Finished) and outcome.reason is FinishReason.CANCELLED:
+            self._suspicion.stopped(line)
+            return
+        if not self._suspicion.ended(line, outcome):
+            return
         if not progress.ended:
             self._oldest_result_at = time.monotonic()
         self._lines[line].finish(outcome)
@@ -216,7 +219,8 @@ class ShardRun:
         """Are there results for a full group, or has one waited for long enough?"""
         settings, ended = self._context.settings, self._progress.ended
         is_old = time.monotonic() - self._oldest_result_at >= settings.commit_seconds
-        return len(ended) >= settings.commit_lines or (bool(ended) and is_old)
+        is_awaited = is_old or self._suspicion.wants_all_written
+        return len(ended) >= settings.commit_lines or (bool(ended) and is_awaited)
 
     def _commit(self) -> None:
         """Write a group of what has ended. A sick database is waited for: the fence tells if we were too slow."""
@@ -248,6 +252,7 @@ class ShardRun:
             if counted is None:
                 raise LeaseLost
             status, is_paused = counted
+            self._suspicion.written(connection, stored)
             connection.execute(
                 jobs.add_usage(
                     self._tenant_id,
@@ -259,6 +264,8 @@ class ShardRun:
                     cached_tokens=sum(result.cached_tokens for result in written),
                 )
             )
+            failpoint(Point.SHARD_WRITING)
+        failpoint(Point.SHARD_WRITTEN)
         for result in written:
             if (run := self._lines.get(result.job_id)) is not None:
                 run.tell_end(None if result.problem is None else Problem.from_json(result.problem))
@@ -268,14 +275,17 @@ class ShardRun:
 
     def _leave(self) -> None:
         """Done, or ready for the next worker; the last one out sends the batch to the clerk."""
+        failpoint(Point.SHARD_LEAVING)
         with self._context.database.begin() as connection:
             left = connection.execute(shards.leave_shard(self.id, self._fence)).one_or_none()
         if left is None:
             raise LeaseLost
+        failpoint(Point.SHARD_LEFT)
         with self._context.database.begin() as connection:
             connection.execute(batches.begin_finalizing(self._batch_id))
             is_clerks_turn = connection.execute(batches.is_clerks_turn(self._batch_id)).scalar_one()
         if is_clerks_turn:
+            failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
         log.info("shard_left", shard=self.id, state=ShardState(left[0]))
 
@@ -293,9 +303,10 @@ def _from_cache(outcome: Answered) -> Answered:
 class Lanes:
     """The lanes of one model in this process."""
 
-    def __init__(self, context: WorkerContext, served: Served) -> None:
+    def __init__(self, context: WorkerContext, served: Served, isolation: Isolation | None = None) -> None:
         self._context = context
         self._served = served
+        self._isolation = isolation or Isolation()
         self._free = threading.Semaphore(context.settings.batch_lanes)
         self._lock = threading.Lock()
         self._runs: set[ShardRun] = set()
@@ -347,12 +358,15 @@ class Lanes:
         statement = shards.claim_next_shard(self._served.model.name, context.owner, context.lease)
         with context.database.begin() as connection:
             claim = connection.execute(statement).one_or_none()
+            if claim is not None:
+                failpoint(Point.SHARD_CLAIMING)
         if claim is None:
             return None
-        if claim.fence > 1:
+        failpoint(Point.SHARD_CLAIMED)
+        if claim.attempt > 1:
             context.tally.add(Count.SHARDS_RETRIED, self._served.model.name)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
-        run = ShardRun(context, claim, self._served, self._is_watched)
+        run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:
             self._runs.add(run)
         return run

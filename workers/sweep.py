@@ -1,6 +1,8 @@
 """Sweep: find what a lost ticket, a dead worker or the clock left behind, and set it going again.
 
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
+It is held by a transaction that waits for the sweep, so the database takes it from a clerk that froze with it, in the time that
+`db.sessions` lets a transaction be idle. A clerk whose sweep takes longer than that goes on without it.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
+from core.failpoints import Point, failpoint
 from core.states import BatchState
-from db import batches, jobs, shards
+from db import batches, jobs, quarantine, shards
 from workers.context import ClerkContext
 from workers.retention import Retention
 
@@ -25,6 +28,7 @@ log = structlog.get_logger()
 
 _LOCK: Final = 727_002
 _PAGE: Final = 500
+_CRASHES_KEPT: Final = timedelta(days=1)
 
 
 class Sweeper:
@@ -53,6 +57,8 @@ class Sweeper:
                 self.worked_at = time.monotonic()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: the next sweep is due all the same
+                log.error("sweep_failed", exc_info=error)
             self._stop.wait(self._context.settings.sweep_seconds)
 
     def sweep(self) -> None:
@@ -63,6 +69,7 @@ class Sweeper:
             self._sweep_batches()
             self._sweep_shards()
             self._sweep_jobs()
+            self._sweep_quarantine()
             self._retention.sweep()
 
     def _sweep_batches(self) -> None:
@@ -74,11 +81,12 @@ class Sweeper:
         with context.database.begin() as connection:
             waiting = connection.execute(batches.waiting_for_clerk(age, _PAGE)).all()
             for batch_id, status in waiting:
-                if status is BatchState.IN_PROGRESS:
+                if status == BatchState.IN_PROGRESS:
                     connection.execute(batches.begin_finalizing(batch_id))
             connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _ in waiting]))
         for batch_id, status in waiting:
-            is_new = status is BatchState.VALIDATING
+            failpoint(Point.SWEEP_BATCHES)
+            is_new = status == BatchState.VALIDATING  # a row has plain text
             (context.tickets.prepare if is_new else context.tickets.finalize)(batch_id)
         if expired or waiting:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
@@ -88,7 +96,14 @@ class Sweeper:
         with self._context.database.begin() as connection:
             models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
         for model in models:
+            failpoint(Point.SWEEP_SHARDS)
             self._context.tickets.run_shards(model)
+
+    def _sweep_quarantine(self) -> None:
+        """Requests that have been refused for long enough; deaths that nobody counts any more."""
+        with self._context.database.begin() as connection:
+            connection.execute(quarantine.forget_accused(timedelta(hours=self._context.settings.quarantine_hours)))
+            connection.execute(quarantine.forget_engine_crashes(_CRASHES_KEPT))
 
     def _sweep_jobs(self) -> None:
         """Chat jobs whose worker died, or whose ticket got lost."""
@@ -100,12 +115,15 @@ class Sweeper:
             age = timedelta(seconds=settings.ticket_seconds)
             overdue = connection.execute(jobs.overdue_jobs(context.catalog.names(), age, _PAGE)).all()
             connection.execute(jobs.mark_jobs_dispatched([job_id for job_id, _ in overdue]))
-        for job_id, fence in cancelled:
+        for job_id, fence, _ in cancelled:
             context.publisher.publish(Event(job=job_id, attempt=fence, seq=0, kind=EventKind.CANCELLED))
-        for job_id, fence in failed:
+        for job_id, fence, _ in failed:
             event = Event(job=job_id, attempt=fence, seq=0, kind=EventKind.FAILED, problem=_WORKER_LOST)
             context.publisher.publish(event)
+        if told := [row.id for row in (*cancelled, *failed) if row.is_told]:
+            context.tickets.deliver(told[0])
         for job_id, model in [*again, *overdue]:
+            failpoint(Point.SWEEP_JOBS)
             context.tickets.run_chat(job_id, model)
         if cancelled or failed or again or overdue:
             log.info("swept_jobs", failed=len(failed), again=len(again), overdue=len(overdue))

@@ -2,7 +2,8 @@
 
 `python -m workers.validate FILE` prints the report as one JSON document. It is a process of its own for the clerk and for
 `millrace validate`: llama.cpp reads vocabularies in it, and what it takes of memory ends with it. Reads lines as prepare
-does, judges them as prepare does, and encodes prompts as the engine does. Needs no database, no GPU and no weights.
+does, judges them as prepare does, and encodes prompts and compiles schemas as the engine does, in a process that may break
+under them (see `engine.warden`). Needs no database, no GPU and no weights.
 """
 
 from __future__ import annotations
@@ -11,40 +12,46 @@ import argparse
 import json
 import sys
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import BinaryIO, Final
 
-from core.errors import MillraceError
-from core.models import ModelBackend, ModelCatalog, ModelConfig, load_models
+from core.errors import ApiError, MillraceError, Problem
+from core.models import ModelCatalog, load_models
 from core.settings import Settings, load_settings
 from core.wire.batch import BatchLine
 from core.wire.batch_validation import BatchValidation, LineProblem, ModelLines
 from core.wire.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from core.wire.objects import BatchError
-from engine.counting import PromptCounter
 from engine.errors import EngineError, PromptTooLong
-from engine.fake import FakeTokenizer
-from engine.llama.vocabulary import load_vocabulary
-from engine.messages import Priority, Request
-from workers.exchanges.base import Asker
-from workers.exchanges.table import read_exchange
+from engine.rehearsal import Budget
 from workers.judge import Judge, Refused
 from workers.line_reader import LineParser, RawLine, read_lines
 from workers.plan import PlanLine
+from workers.rehearsals import Rehearsals
 
 DEFAULT_ERRORS: Final = 10_000
-_NOBODY: Final = Asker(job_id="", tenant="", priority=Priority.BATCH)
 
 
 def validate(
-    stream: BinaryIO, endpoint: str | None, catalog: ModelCatalog, settings: Settings, *, max_errors: int
+    stream: BinaryIO,
+    endpoint: str | None,
+    catalog: ModelCatalog,
+    settings: Settings,
+    *,
+    max_errors: int,
+    budget: Budget | None = None,
 ) -> BatchValidation:
-    """Read a seekable file once; lists at most `max_errors` errors, and counts all. Raises EngineError for a broken model."""
+    """Read a seekable file once; lists at most `max_errors` errors, and counts all. Raises EngineError for a broken model.
+
+    `budget` is what may be spent on compiling schemas, by default the usual one.
+    """
     endpoint = endpoint or first_endpoint(stream, settings.line_bytes)
-    report = _Report(endpoint, catalog, settings, max_errors)
-    for raw in read_lines(stream, settings.line_bytes):
-        report.take(raw)
-    return report.finish()
+    with closing(Rehearsals(catalog, budget)) as rehearsals:
+        report = _Report(endpoint, catalog, settings, max_errors, rehearsals)
+        for raw in read_lines(stream, settings.line_bytes):
+            report.take(raw)
+        return report.finish()
 
 
 def first_endpoint(stream: BinaryIO, max_bytes: int) -> str:
@@ -58,54 +65,23 @@ def first_endpoint(stream: BinaryIO, max_bytes: int) -> str:
     return url if url in ENDPOINTS else CHAT_ENDPOINT
 
 
-class LineTokens(NamedTuple):
-    """Of the prompt, and the most that its answers may have together."""
-
-    num_prompt: int
-    max_output: int
-
-
-class PromptCounters:
-    """A counter per model, its vocabulary loaded when the first line asks for it."""
-
-    def __init__(self, catalog: ModelCatalog) -> None:
-        self._catalog = catalog
-        self._by_model: dict[str, PromptCounter] = {}
-
-    def measure(self, endpoint: str, planned: PlanLine, line: BatchLine) -> LineTokens:
-        """The line's tokens; raises what the engine would refuse it with."""
-        model = self._catalog.get(planned.model)
-        assert model is not None, "the judge took it"
-        counter = self._by_model.get(model.name) or self._load(model)
-        total = LineTokens(0, 0)
-        for ask in read_exchange(endpoint, line.body).asks(model, _NOBODY):
-            num_prompt, num_answers = counter.count(ask), ask.n if isinstance(ask, Request) else 0
-            max_output = num_answers * min(planned.expected_tokens, model.context_size - num_prompt)
-            total = LineTokens(total.num_prompt + num_prompt, total.max_output + max_output)
-        return total
-
-    def _load(self, model: ModelConfig) -> PromptCounter:
-        is_fake = model.backend is ModelBackend.FAKE
-        tokenizer = FakeTokenizer() if is_fake else load_vocabulary(model.parameters.model)
-        counter = PromptCounter(tokenizer, model.chat_template, model.context_size)
-        self._by_model[model.name] = counter
-        return counter
-
-
 class _Report:
     """Takes raw lines in order; holds counts, the first errors, and the parser's `custom_id`s."""
 
-    def __init__(self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int) -> None:
+    def __init__(
+        self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int, rehearsals: Rehearsals
+    ) -> None:
         self._endpoint = endpoint
         self._most_lines = settings.batch_lines
         self._parser = LineParser(endpoint, settings.line_bytes)
         self._judge = Judge(catalog, share_identical_lines=False, endpoint=endpoint)
-        self._counters = PromptCounters(catalog)
+        self._rehearsals = rehearsals
         self._max_errors = max_errors
         self._errors: list[LineProblem] = []
         self._num_errors: Counter[str] = Counter()
         self._num_lines = 0
         self._num_over_context = 0
+        self._num_unchecked = 0
         self._lines: Counter[str] = Counter()
         self._prompt_tokens: Counter[str] = Counter()
         self._output_tokens: Counter[str] = Counter()
@@ -125,8 +101,7 @@ class _Report:
         assert raw.content is not None, "a line without content is an error"
         verdict = self._judge.judge(line, raw.content)
         if isinstance(verdict, Refused):
-            problem = verdict.problem
-            self._refuse(raw, line, problem.code, problem.message, problem.param)
+            self._refuse(raw, line, verdict.problem)
         else:
             self._count(raw, line, verdict)
 
@@ -149,6 +124,7 @@ class _Report:
             lines=self._num_lines,
             lines_failing=self._num_errors["line"],
             lines_over_context=self._num_over_context,
+            lines_unchecked=self._num_unchecked,
             num_errors=self._num_errors.total(),
             errors=self._errors,
             models=models,
@@ -158,23 +134,24 @@ class _Report:
 
     def _count(self, raw: RawLine, line: BatchLine, planned: PlanLine) -> None:
         try:
-            tokens = self._counters.measure(self._endpoint, planned, line)
-        except EngineError as error:
-            self._num_over_context += isinstance(error, PromptTooLong)
-            self._refuse(raw, line, error.code, str(error), error.param)
+            tokens = self._rehearsals.measure(self._endpoint, planned, line)
+        except ApiError as error:
+            self._num_over_context += error.problem.code == PromptTooLong.code
+            self._refuse(raw, line, error.problem)
             return
+        self._num_unchecked += not tokens.is_checked
         self._lines[planned.model] += 1
         self._prompt_tokens[planned.model] += tokens.num_prompt
         self._output_tokens[planned.model] += tokens.max_output
 
-    def _refuse(self, raw: RawLine, line: BatchLine, code: str | None, message: str, param: str | None) -> None:
+    def _refuse(self, raw: RawLine, line: BatchLine, problem: Problem) -> None:
         self._complain(
             LineProblem(
                 line=raw.number,
                 custom_id=line.custom_id,
-                code=code or "invalid_request",
-                message=message,
-                param=f"body.{param}" if param else "body",
+                code=problem.code or "invalid_request",
+                message=problem.message,
+                param=f"body.{problem.param}" if problem.param else "body",
                 fails="line",
             )
         )

@@ -10,6 +10,7 @@ from typing import Final
 
 import structlog
 
+from core.failpoints import Point, failpoint
 from db import batches, validations
 from db.sessions import patient
 from workers.context import ClerkContext
@@ -31,6 +32,7 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
             return
         file_id, endpoint = question
         report, failure = _look(context, context.files.path(file_id), endpoint)
+        failpoint(Point.VALIDATION_LOOKED)
         connection.execute(validations.answer(validation_id, report=report, failure=failure))
     log.info("validation_answered", validation=validation_id, failure=failure)
 

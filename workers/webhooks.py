@@ -18,6 +18,7 @@ from sqlalchemy import Connection, Row, Update
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import ids
+from core.failpoints import Point, failpoint
 from core.settings import Settings
 from core.wire.webhooks import EventSubject, EventType, WebhookEvent
 from db import webhooks
@@ -97,6 +98,7 @@ class Courier:
         with self._database.begin() as connection:
             due = connection.execute(webhooks.claim_due(LEASE, _PLACES)).all()
         if due:
+            failpoint(Point.WEBHOOK_CLAIMED)
             asyncio.run(self._deliver_all(due))
         return len(due)
 
@@ -134,6 +136,8 @@ class Courier:
         with self._database.begin() as connection:
             if connection.execute(statement).one_or_none() is not None and not row.is_test:
                 connection.execute(_mark(row.webhook_id, error, is_given_up=is_last))
+            failpoint(Point.WEBHOOK_RECORDING)
+        failpoint(Point.WEBHOOK_RECORDED)
         event = "webhook_delivered" if error is None else "webhook_given_up" if is_last else "webhook_failed"
         log.info(event, event_id=row.event_id, webhook=row.webhook_id, attempt=row.attempt, reason=error)
 

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.admission import check_open_batches
+from api.admission import charge_batch, check_open_batches
 from api.bodies import read_wire
 from api.openapi import takes
 from api.routes.batches import existing_batch, show_batch
@@ -20,6 +20,7 @@ from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep, caller_of
 from core import ids
 from core.errors import ApiError, bad_request
+from core.failpoints import Point, failpoint
 from core.keys import Scope
 from core.states import FINAL_BATCH_STATES, BatchState
 from core.wire.batch import window_seconds
@@ -71,6 +72,7 @@ async def resume_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
             raise _too_late(batch, "resumed", "batch_not_pausable")
         models = list((await connection.execute(batch_control.open_models(batch_id))).scalars())
         shown = await show_batch(connection, row)
+    failpoint(Point.BATCH_RESUMED)
     for model in models:
         await state.sender.send(lambda model=model: state.sender.tickets.run_shards(model))  # type: ignore[misc]
     return shown
@@ -99,13 +101,16 @@ async def retry_batch(batch_id: str, request: Request, state: StateDep, tenant: 
         if batch.status not in FINAL_BATCH_STATES:
             message = f"The batch is {batch.status}; only one that has ended can be retried."
             raise bad_request(message, code="batch_not_ended")
+        await charge_batch(request, state, caller_of(request))
         file_id = ids.new_id(ids.FILE)
         try:
             await _write_input(state, connection, batch, retry.custom_ids, file_id)
+            failpoint(Point.RETRY_STORED)
             row = await _insert_retry(state, batch, file_id, caller_of(request).key_id)
         except BaseException:
             state.files.delete(file_id)
             raise
+    failpoint(Point.RETRY_COMMITTED)
     await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
     async with state.database.connect() as connection:
         return await show_batch(connection, row)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
@@ -17,6 +18,7 @@ from api.following import Ended, Follower, Frames, Silence
 from api.frames import DONE, PING, chunks_of, data_events, error_event
 from api.openapi import gives
 from api.paging import page, unix_seconds
+from api.reproducing import made_by
 from api.routes.batches import existing_batch
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
@@ -25,10 +27,9 @@ from api.submitting import cancelled_problem
 from core.errors import Problem, bad_request, not_found
 from core.events import EventKind
 from core.keys import Scope
-from core.seeds import seed_of
 from core.states import FINAL_BATCH_STATES, JobState
 from core.wire.batch import MAX_CUSTOM_ID, answered_line, failed_line
-from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject, Reproducibility
+from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
 from core.wire.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
 from db.batch_results import BEGINNING, EndedAt
@@ -78,20 +79,8 @@ async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: Te
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
     body, response = json.loads(row.body), json.loads(row.answer) if row.answer else None
-    made_by = _made_by(state, row, body, response) if response else None
-    return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=made_by)
-
-
-def _made_by(state: ApiState, row: Row[*tuple[Any, ...]], body: Any, response: Any) -> Reproducibility:  # Any: JSON
-    model = state.catalog.get(row.model)
-    chosen = body.get("seed") if body.get("seed") is not None else model.parameters.seed if model else None
-    return Reproducibility(
-        system_fingerprint=response.get("system_fingerprint"),
-        engine_build=row.engine_build,
-        model_hash=row.model_hash,
-        settings_hash=row.settings_hash,
-        seed=seed_of(row.id) if chosen is None else chosen % 2**32,
-    )
+    record = made_by(row, body, response) if response else None
+    return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=record)
 
 
 @router.get("/v1/batches/{batch_id}/output", responses=gives(media_type="application/jsonl"))
@@ -155,7 +144,7 @@ def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
 
 async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
     if row.finished_at is None:
-        async for data in _followed(state, row):
+        async for data in _followed(state, row.batch_id, row.id, row.custom_id):
             yield data
     elif row.answer is None:
         yield error_event(Problem.from_json(row.problem))
@@ -164,12 +153,12 @@ async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[
         yield DONE
 
 
-async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
+async def _followed(state: ApiState, batch_id: str, line_id: str, custom_id: str) -> AsyncIterator[bytes]:
     """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
-    find = batch_requests.find_request(row.batch_id, row.custom_id)
+    find = partial(batch_requests.find_request, batch_id, custom_id)
     said_at = time.monotonic()
-    async with state.relay.follow(row.id) as subscription:
-        await state.relay.send_watch(row.id)
+    async with state.relay.follow(line_id) as subscription:
+        await state.relay.send_watch(line_id)
         follower = Follower(state, subscription, find, silence_seconds=LOOK_SECONDS)
         async for item in follower.items(from_replay=True):
             match item:
@@ -178,7 +167,7 @@ async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterato
                 case Silence():
                     if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
                         said_at = time.monotonic()
-                        await state.relay.send_watch(row.id)
+                        await state.relay.send_watch(line_id)
                         yield PING
                 case Ended(kind=EventKind.DONE):
                     if follower.next_seq == 0:
@@ -189,11 +178,11 @@ async def _followed(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterato
                     yield error_event(problem or stored or cancelled_problem())
 
 
-async def _answer(state: ApiState, ended: Ended, find: Select[Any]) -> str:  # Any: a line's columns
+async def _answer(state: ApiState, ended: Ended, find: Callable[[], Select[Any]]) -> str:  # Any: a line
     row = ended.row
     if row is None:
         async with state.database.connect() as connection:
-            row = (await connection.execute(find)).one()
+            row = (await connection.execute(find())).one()
     return str(row.answer)
 
 

@@ -24,6 +24,7 @@ from api.state import ApiState, StateDep, TenantDep
 from api.uploads import check_upload, read_form, store
 from core import ids
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, unavailable
+from core.failpoints import Point, failpoint
 from core.keys import Scope
 from core.settings import Settings
 from core.wire.batch_validation import BatchValidate, BatchValidation, check_endpoint
@@ -148,6 +149,7 @@ async def _ask_clerk(state: ApiState, tenant: str, question: _Question) -> Batch
         await connection.execute(validations.forget_old_validations(_KEPT))
         await connection.execute(statement)
     try:
+        failpoint(Point.VALIDATION_ASKED)
         return await _wait(state, validation_id)
     finally:
         async with state.database.begin() as connection:

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.admission import check_open_batches
+from api.admission import charge_batch, check_open_batches
 from api.batch_pace import paces, with_pace
 from api.bodies import read_wire
 from api.idempotency import create_once, digest_of_body
@@ -20,6 +20,7 @@ from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep, caller_of
 from core import ids
 from core.errors import ApiError, bad_request, not_found
+from core.failpoints import Point, failpoint
 from core.ids import is_id
 from core.keys import Scope
 from core.states import FINAL_BATCH_STATES, BatchState
@@ -54,19 +55,20 @@ async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> 
         ids.BATCH,
         body_digest=lambda: digest_of_body(request),
         find=lambda batch_id: get_batch(batch_id, state, tenant),
-        create=lambda batch_id: _insert_batch(body, batch_id, state, tenant, caller_of(request).key_id),
+        create=lambda batch_id: _insert_batch(request, body, batch_id, state, tenant),
     )
 
 
 async def _insert_batch(
-    body: BatchCreate, batch_id: str, state: ApiState, tenant: str, key_id: str | None
+    request: Request, body: BatchCreate, batch_id: str, state: ApiState, tenant: str
 ) -> BatchObject:
     await check_input(state, body.input_file_id, tenant)
+    await charge_batch(request, state, caller_of(request))
     expiry = body.output_expires_after
     statement = batches.insert_batch(
         id=batch_id,
         tenant_id=tenant,
-        key_id=key_id,
+        key_id=caller_of(request).key_id,
         endpoint=body.endpoint,
         input_file_id=body.input_file_id,
         completion_window=body.completion_window,
@@ -77,7 +79,10 @@ async def _insert_batch(
     async with state.database.begin() as connection:
         await check_open_batches(connection, tenant)
         row = (await connection.execute(statement)).one()
+        failpoint(Point.BATCH_INSERTED)
+    failpoint(Point.BATCH_COMMITTED)
     await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
+    failpoint(Point.BATCH_TICKETED)
     return _to_object(row, None)
 
 
@@ -121,6 +126,8 @@ async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
             raise _too_late(str(row.status))
         is_clerks_turn = (await connection.execute(batches.is_clerks_turn(batch_id))).scalar_one()
         shown = (await _with_totals(connection, [row]))[0]
+        failpoint(Point.BATCH_CANCELLING)
+    failpoint(Point.BATCH_CANCELLED)
     if is_clerks_turn:
         await state.sender.send(lambda: state.sender.tickets.finalize(batch_id))
     return shown

@@ -14,12 +14,14 @@ from api.disk import check_room_for_body
 from api.idempotency import create_once
 from api.openapi import gives, takes_form
 from api.paging import page, unix_seconds
+from api.quotas import check_storage
 from api.ranges import Span, Validators, requested_span
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.uploads import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
 from core import ids
 from core.errors import bad_request, not_found
+from core.failpoints import Point, failpoint
 from core.files import READ_BYTES
 from core.ids import is_id
 from core.keys import Scope
@@ -72,7 +74,10 @@ async def create_file(request: Request, state: StateDep, tenant: TenantDep) -> F
 
 async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str) -> FileObject:
     """Bytes, then the row; bytes whose row did not come are swept, since a commit that failed may have happened."""
+    async with state.database.begin() as connection:
+        await check_storage(connection, state, tenant, upload.size, param="file")
     await store(upload.content, state, file_id)
+    failpoint(Point.UPLOAD_STORED)
     statement = files.insert_file(
         id=file_id,
         tenant_id=tenant,
@@ -82,7 +87,9 @@ async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str
         expires_at=upload.expires_at,
     )
     async with state.database.begin() as connection:
+        await check_storage(connection, state, tenant, upload.size, param="file")
         row = (await connection.execute(statement)).one()
+    failpoint(Point.UPLOAD_COMMITTED)
     return to_file_object(row)
 
 

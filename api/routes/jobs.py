@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Header, Request
@@ -78,14 +79,17 @@ async def get_job_events(
             "'Last-Event-ID' must be a number this stream sent.", code="invalid_value", param="Last-Event-ID"
         )
     next_seq = int(last_event_id[:9]) + 1 if last_event_id else 0
-    return EventStream(_events(state, job, tenant, next_seq))
+    options = json.loads(job.body).get("stream_options") or {}
+    include_usage = bool(options.get("include_usage"))
+    return EventStream(_events(state, job_id, tenant, next_seq, include_usage=include_usage))
 
 
-async def _events(state: ApiState, job: Row[*tuple[Any, ...]], tenant: str, next_seq: int) -> AsyncIterator[bytes]:
-    body = json.loads(job.body)
-    options = body.get("stream_options") or {}
-    async with state.relay.follow(job.id) as subscription:
-        follower = Follower(state, subscription, find_job(job.id, tenant), next_seq=next_seq)
+async def _events(
+    state: ApiState, job_id: str, tenant: str, next_seq: int, *, include_usage: bool
+) -> AsyncIterator[bytes]:
+    """No row is kept while the job is waited for: with what SQLAlchemy hangs on it, one is 10 KB."""
+    async with state.relay.follow(job_id) as subscription:
+        follower = Follower(state, subscription, partial(find_job, job_id, tenant), next_seq=next_seq)
         async for item in follower.items(from_replay=True):
             match item:
                 case Frames(seq=seq, frames=frames):
@@ -94,9 +98,8 @@ async def _events(state: ApiState, job: Row[*tuple[Any, ...]], tenant: str, next
                     yield PING_WITH_IDS
                 case Ended(kind=EventKind.DONE):
                     if follower.next_seq == 0:
-                        row = item.row or await read_row(state, job.id, tenant)
+                        row = item.row or await read_row(state, job_id, tenant)
                         assert row is not None, "a job that is done has a row"
-                        include_usage = bool(options.get("include_usage"))
                         yield numbered_events(0, chunks_of(str(row.answer), include_usage=include_usage))
                     yield DONE
                 case Ended(problem=problem):

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Final, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -22,6 +23,7 @@ from api.streams import EventStream
 from api.submitting import Submission, cancel, submit
 from core.errors import bad_request
 from core.events import EventKind
+from core.failpoints import Point, failpoint
 from core.keys import Scope
 from core.wire.responses import ResponsesRequest
 from core.wire.responses_chat import as_responses_problem
@@ -42,6 +44,7 @@ async def create_response(request: Request, state: StateDep, tenant: TenantDep) 
     known, submission = await prepare(request, body, state, tenant, int(time.time()))
     if body.background:
         await submit(state, submission, durable=True)
+        failpoint(Point.RESPONSE_CREATED)
         if body.stream:
             return EventStream(_followed(state, known, -1))
         return _json(known.without_answer("queued"))
@@ -135,7 +138,9 @@ async def _followed(state: ApiState, known: Known, starting_after: int) -> Async
     """The stream of a kept response; it runs on when the reader leaves."""
     with state.metrics.open_streams.track_inprogress():
         async with state.relay.follow(known.job_id) as subscription:
-            items = Follower(state, subscription, find_job(subscription.job_id, known.tenant)).items(from_replay=True)
+            items = Follower(state, subscription, partial(find_job, subscription.job_id, known.tenant)).items(
+                from_replay=True
+            )
             async for data in response_events(state, known, items, starting_after):
                 yield data
 

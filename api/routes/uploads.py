@@ -12,16 +12,18 @@ from sqlalchemy import Row
 from starlette.datastructures import UploadFile
 
 from api.bodies import read_wire
-from api.disk import check_room, check_room_for_body, full_disk_is_a_problem
+from api.disk import check_room, check_room_for_body, full_disk_is_a_problem, said_length
 from api.idempotency import create_once, digest_of_body
 from api.openapi import takes, takes_form
 from api.paging import unix_seconds
+from api.quotas import check_pending, check_storage
 from api.routes.files import get_file
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
 from api.uploads import FORM_OVERHEAD, check_name, check_size, clean_filename, expiry, read_form, store
 from core import ids
 from core.errors import ApiError, Problem, bad_request, not_found
+from core.failpoints import Point, failpoint
 from core.ids import is_id
 from core.keys import Scope
 from core.settings import Settings
@@ -72,6 +74,7 @@ async def _insert_upload(body: UploadCreate, upload_id: str, state: ApiState, te
         file_expires_seconds=body.expires_after.seconds if body.expires_after else None,
     )
     async with state.database.begin() as connection:
+        await check_storage(connection, state, tenant, body.bytes, param="bytes")
         row = (await connection.execute(statement)).one()
     return _to_object(row, None)
 
@@ -80,6 +83,8 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
     """Store a part; parts may come in any order, many at a time."""
     _check_pending(await _find(state, upload_id, tenant))
     await check_room_for_body(state, request)
+    async with state.database.begin() as connection:
+        await check_pending(connection, state, tenant, max(0, said_length(request) - FORM_OVERHEAD))
     form = await read_form(request)
     try:
         content = form.get("data")
@@ -92,12 +97,23 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
         await store(content, state, part_id)
     finally:
         await form.close()
+    failpoint(Point.PART_STORED)
+    try:
+        row = await _insert_part(part_id, upload_id, size, state, tenant)
+    except ApiError:
+        await anyio.to_thread.run_sync(state.files.delete, part_id)
+        raise
+    return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
+
+
+async def _insert_part(part_id: str, upload_id: str, size: int, state: ApiState, tenant: str) -> Row[*tuple[Any, ...]]:
     async with state.database.begin() as connection:
+        await check_pending(connection, state, tenant, size)
         row = (await connection.execute(uploads.insert_part(part_id, upload_id, size))).one_or_none()
     if row is None:
-        await anyio.to_thread.run_sync(state.files.delete, part_id)
         raise _ended("ended")
-    return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
+    failpoint(Point.PART_COMMITTED)
+    return row
 
 
 async def complete_upload(request: Request, upload_id: str, state: StateDep, tenant: TenantDep) -> UploadObject:
@@ -112,6 +128,7 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
     _check_parts(body.part_ids, sizes, upload.bytes)
     file_id = ids.new_id(ids.FILE)
     await _join(state, file_id, body)
+    failpoint(Point.PARTS_JOINED)
     file = files.insert_file(
         id=file_id,
         tenant_id=tenant,
@@ -124,6 +141,7 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
         row = (await connection.execute(uploads.end_upload(upload_id, "completed", file_id))).one_or_none()
         if row is not None:
             await connection.execute(file)
+    failpoint(Point.PARTS_COMPLETED)
     if row is None:  # somebody else was quicker
         await anyio.to_thread.run_sync(state.files.delete, file_id)
         _check_completed(await _find(state, upload_id, tenant))

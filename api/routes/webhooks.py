@@ -25,6 +25,7 @@ from core.errors import ApiError, Problem, bad_request, not_found, unavailable
 from core.ids import is_id
 from core.keys import Scope
 from core.wire.objects import DeletedObject
+from core.wire.responses_objects import RESPONSE
 from core.wire.webhooks import (
     EVENT_TYPES,
     EventSubject,
@@ -160,7 +161,7 @@ async def test_webhook(
 ) -> WebhookTestResult:
     """Have a clerk send a sample event, and say what the receiver answered."""
     body = await read_wire(request, WebhookTest)
-    subject = EventSubject(id=ids.new_id(ids.BATCH))
+    subject = EventSubject(id=ids.new_id(RESPONSE if body.event_type.startswith("response.") else ids.BATCH))
     event = WebhookEvent(id=ids.new_id(ids.EVENT), type=body.event_type, created_at=int(time.time()), data=subject)
     async with state.database.begin() as connection:
         _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator
 
 from core.wire.batch import check_metadata, check_window
 from core.wire.objects import BatchUsage, ErrorObject, RequestCounts, Usage, WireObject
+from core.wire.parameters import GenerationParameters
 from core.wire.validation import WireModel
 
 MOST_CUSTOM_IDS: Final = 50_000
@@ -34,15 +35,19 @@ class BatchRequestObject(WireObject):
 class Reproducibility(WireObject):
     """What made an answer. With all of these equal, so is the answer, as far as llama.cpp's arithmetic is.
 
-    `settings_hash` is of what the model file says that may change an answer (template, defaults, adapters, context). `seed` is
-    the one it was drawn with, whoever chose it; what else was asked is in the body.
+    `template_hash` is of the chat template's text, `settings_hash` of what the model file says that may change an answer
+    (template, defaults, adapters, context); all hashes are SHA-256 in hex. `parameters` are what the body said or, where it
+    said nothing, the model file; `seed` is the one it was drawn with, whoever chose it. Both are null for embeddings. What
+    else was asked is in the body.
     """
 
     system_fingerprint: str | None
     engine_build: str | None
     model_hash: str | None
+    template_hash: str | None
     settings_hash: str | None
-    seed: int
+    parameters: GenerationParameters | None
+    seed: int | None
 
 
 class BatchRequestDetail(BatchRequestObject):

@@ -62,7 +62,11 @@ class BatchEstimate(WireObject):
 
 
 class BatchValidation(WireObject):
-    """The report. `is_valid`: the file would become a batch; `num_errors` counts those not listed too."""
+    """The report. `is_valid`: the file would become a batch; `num_errors` counts those not listed too.
+
+    `lines_unchecked`: whose schema, regex, grammar or tools were not compiled, since the file has more different ones than are
+    tried. They may fail or not.
+    """
 
     object: Literal["batch.validation"] = "batch.validation"
     endpoint: str
@@ -70,6 +74,7 @@ class BatchValidation(WireObject):
     lines: int
     lines_failing: int
     lines_over_context: int
+    lines_unchecked: int = 0
     num_errors: int
     errors: list[LineProblem]
     models: list[ModelLines]

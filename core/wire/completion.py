@@ -25,6 +25,7 @@ Prompt = (
 class CompletionBody(GenerationBody):
     """`POST /v1/completions`. Each of several prompts gets `n` answers, in the order of the prompts."""
 
+    default_tokens: ClassVar[int | None] = DEFAULT_TOKENS
     not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
         **NOT_DONE,
         "suffix": ("",),

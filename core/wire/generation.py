@@ -106,7 +106,9 @@ class Body(WireModel):
 
 
 class GenerationBody(Body):
-    """A body whose answer is text."""
+    """A body whose answer is text. `default_tokens` ends an answer where neither the body nor the model's file says."""
+
+    default_tokens: ClassVar[int | None] = None
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)

@@ -13,7 +13,16 @@ from pydantic import AfterValidator, Field
 from core.wire.objects import WireObject
 from core.wire.validation import WireModel
 
-EventType = Literal["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+EventType = Literal[
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+]
 EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 
 
@@ -108,7 +117,7 @@ class WebhookTestResult(WireObject):
 
 
 class EventSubject(WireObject):
-    """What an event is about: a batch."""
+    """What an event is about: a batch, or a response in the background."""
 
     id: str
 

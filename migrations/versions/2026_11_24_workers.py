@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "2026_11_24_workers"
-down_revision: str | None = "2026_11_24_reasoning"
+down_revision: str | None = "2026_11_24_quarantine"
 
 
 def upgrade() -> None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from openai import OpenAI
+from sqlalchemy import text
 
+from core import ids
+from core.keys import KEY, new_key
 from core.settings import ROOT
+from db import keys
 from tests.api.guarded import Guarded, write_guarded_models
 from tests.stack import StackProcess
+from workers.context import Database
+
+MakeKey = Callable[[str], str]
 
 # The demo model, told of tools: it was never trained for them, so what it calls is decided by what it may call.
 TOOLS_TEMPLATE = """\
@@ -77,3 +84,23 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     running = Guarded(process)
     yield running
     running.close()
+
+
+@pytest.fixture
+def keys_made(database: Database) -> Iterator[MakeKey]:
+    """Makes a key of a tenant in the database of `settings`; afterwards there is none again."""
+
+    def make(tenant: str) -> str:
+        made = new_key()
+        with database.begin() as connection:
+            connection.execute(keys.add_tenant(tenant))
+            connection.execute(
+                keys.insert_key(
+                    id=ids.new_id(KEY), tenant_id=tenant, name="test", prefix=made.prefix, digest=made.digest
+                )
+            )
+        return made.text
+
+    yield make
+    with database.begin() as connection:
+        connection.execute(text("TRUNCATE api_keys"))

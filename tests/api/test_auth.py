@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 import pytest
-from sqlalchemy import Engine, event, text
+from sqlalchemy import Engine, event, func, text, update
 
 from api.auth import KEYLESS, Caller, KeyRing
 from cli.services import Services
@@ -17,7 +17,7 @@ from core.settings import Settings
 from db import keys
 from db.keys import check_exposure
 from db.sessions import async_database_engine
-from db.tables import DEFAULT_TENANT
+from db.tables import DEFAULT_TENANT, ApiKey
 
 HERE = "127.0.0.1"
 ELSEWHERE = "203.0.113.9"
@@ -99,6 +99,43 @@ def test_a_key_that_is_used_again_costs_no_query_nor_does_a_wrong_one(services: 
             await ring.identify(made.text, HERE)
             assert await status(ring, "sk-wrong") == 401
         assert len([statement for statement in asked if "api_keys" in statement]) == 3
+
+    play(services, scene)
+
+
+def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
+    services: Services, no_keys: Engine
+) -> None:
+    """Whoever measures answers learns nothing either: each costs one digest and one question, and none when asked again."""
+    (revoked_id, revoked), (_, expired) = make(no_keys), make(no_keys)
+    with no_keys.begin() as connection:
+        connection.execute(keys.revoke_key(revoked_id)).one()
+        end = update(ApiKey).where(ApiKey.digest == expired.digest).values(expires_at=func.now())
+        connection.execute(end)
+    well_formed = new_key().text
+    wrong = [
+        None,
+        "nonsense",
+        "sk-\x00",
+        "sk-\xff\u043a",
+        "' OR 1=1 --",
+        "x" * 100_000,
+        well_formed,
+        revoked.text,
+        expired.text,
+    ]
+
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        assert await status(ring, "the first question asks whether there is any key") == 401
+        answers = set()
+        for key in wrong:
+            asked.clear()
+            for _ in range(2):
+                with pytest.raises(ApiError) as caught:
+                    await ring.identify(key, ELSEWHERE)
+                answers.add((caught.value.problem, *caught.value.headers.items()))
+            assert len([statement for statement in asked if "api_keys" in statement]) == 1, key
+        assert len(answers) == 1
 
     play(services, scene)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from openai import OpenAI
 from openai.types import Batch
 from openai.types.responses import Response
 
+from core.settings import ROOT
+from engine.llama.vocabulary import load_vocabulary
 from tests.stack import result_lines, wait_for, write_lines
 
 
@@ -135,6 +138,7 @@ def test_a_drawn_answer_can_be_drawn_again_from_what_is_recorded_of_it(demo: Ope
         "temperature": 2,
         "max_tokens": 24,
     }
+    template = load_vocabulary(ROOT / "models" / "demo.gguf").chat_template
     batch = run(demo, tmp_path / "in.jsonl", "/v1/chat/completions", [body, body])
     texts = [answer["choices"][0]["message"]["content"] for answer in answers(demo, batch).values()]
     assert texts[0] != texts[1], "each line draws for itself"
@@ -145,3 +149,15 @@ def test_a_drawn_answer_can_be_drawn_again_from_what_is_recorded_of_it(demo: Ope
         assert again.system_fingerprint == record["system_fingerprint"]
         assert record["model_hash"]
         assert record["settings_hash"]
+        assert record["template_hash"] == hashlib.sha256(str(template).encode()).hexdigest()
+        parameters = record["parameters"]
+        assert (parameters["temperature"], parameters["max_tokens"], parameters["top_p"]) == (2, 24, 1)
+
+
+def test_an_answer_says_what_the_model_file_filled_in(demo: OpenAI, tmp_path: Path) -> None:
+    batch = run(demo, tmp_path / "in.jsonl", "/v1/completions", [{"model": "demo", "prompt": "What is"}])
+    record = demo.get(f"/batches/{batch.id}/requests/line-0", cast_to=dict[str, Any])["reproducibility"]
+    assert record["parameters"] == {
+        "temperature": 0, "top_p": 1, "top_k": 0, "min_p": 0, "typical_p": 1, "frequency_penalty": 0,
+        "presence_penalty": 0, "repeat_penalty": 1, "max_tokens": 16,
+    }  # fmt: skip

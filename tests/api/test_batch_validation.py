@@ -13,7 +13,7 @@ from openai import OpenAI
 from api.estimates import RecentWork, estimate
 from core.wire.batch_validation import BatchValidation, ModelLines
 from tests.api.check import check_problem
-from tests.stack import StackProcess, batch_lines, start_batch, wait_for, write_lines
+from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 from tests.wrong_lines import EXPECTED, told, write_wrong_lines
 
 URL = "/v1/batches/validate"
@@ -33,6 +33,47 @@ def test_an_uploaded_file_is_told_all_its_mistakes_and_not_kept(
     assert told(answer.json()["errors"]) == EXPECTED
     assert (report.is_valid, report.lines, report.lines_over_context) == (False, 12, 1)
     assert {file.id for file in client.files.list()} == before
+
+
+BAD_SCHEMA: Any = {"type": "object", "properties": {"a": {"not": {}}}}
+SCHEMA_OF_CHAT: Any = {"type": "json_schema", "json_schema": {"name": "answer", "schema": BAD_SCHEMA}}
+WRONG_BODIES: dict[Any, list[dict[str, Any]]] = {
+    "/v1/chat/completions": [
+        {"messages": [{"role": "user", "content": "hello"}], "response_format": SCHEMA_OF_CHAT},
+        {"messages": [{"role": "user", "content": "hello"}], "structured_outputs": {"regex": "(a"}},
+        {"messages": [{"role": "user", "content": "x" * 5000}]},
+    ],
+    "/v1/completions": [
+        {"prompt": "hello", "response_format": SCHEMA_OF_CHAT},
+        {"prompt": "hello", "structured_outputs": {"grammar": "start: oops"}},
+        {"prompt": "x" * 5000},
+    ],
+    "/v1/responses": [
+        {"input": "hello", "text": {"format": {"type": "json_schema", "name": "answer", "schema": BAD_SCHEMA}}},
+        {"input": "x" * 5000},
+    ],
+}
+
+
+@pytest.mark.parametrize("endpoint", WRONG_BODIES)
+def test_what_would_fail_is_told_as_the_run_tells_it(client: OpenAI, tmp_path: Path, endpoint: Any) -> None:
+    lines = [
+        {"custom_id": f"{n}", "method": "POST", "url": endpoint, "body": {"model": "fake", **body}}
+        for n, body in enumerate(WRONG_BODIES[endpoint], 1)
+    ]
+    with write_lines(tmp_path / "in.jsonl", lines).open("rb") as stream:
+        file = client.files.create(file=stream, purpose="batch")
+    report: Any = client.post("/batches/validate", body={"input_file_id": file.id}, cast_to=dict[str, Any])
+    batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
+    wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", "the batch")
+    ran: list[Any] = result_lines(client, client.batches.retrieve(batch.id).error_file_id)
+    told_by_the_run = {line["custom_id"]: line["response"]["body"]["error"] for line in ran}
+    assert len(told_by_the_run) == len(lines)
+    for error in report["errors"]:
+        theirs = told_by_the_run.pop(error["custom_id"])
+        assert (error["code"], error["message"]) == (theirs["code"], theirs["message"])
+        assert error["param"] == f"body.{theirs['param']}"
+    assert told_by_the_run == {}, "found too"
 
 
 def test_the_official_client_can_ask_about_a_file_it_has_sent(client: OpenAI, tmp_path: Path) -> None:

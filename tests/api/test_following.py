@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -76,7 +77,9 @@ class World:
             try:
                 async with relay.follow(job_id) as subscription:
                     await play(subscription)
-                    follower = Follower(state, subscription, jobs.find_job(job_id, DEFAULT_TENANT), next_seq=next_seq)
+                    follower = Follower(
+                        state, subscription, partial(jobs.find_job, job_id, DEFAULT_TENANT), next_seq=next_seq
+                    )
                     async with asyncio.timeout(20):
                         return [item async for item in follower.items(from_replay=from_replay)]
             finally:

@@ -7,9 +7,12 @@ from typing import Any
 import httpx2
 import pytest
 
-from api import readiness
-from api.readiness import check_workers
-from db.workers import WorkerSeen
+from core.readiness import WorkerSeen, check_workers
+from core.settings import Settings
+from db import quarantine, workers
+from db.workers import EngineReport, WorkerReport
+from tests.api.test_disk import ask
+from workers.context import Database
 
 SILENCE = 60.0
 
@@ -34,8 +37,8 @@ def worker(kind: str, **changes: Any) -> WorkerSeen:
 CHAT, BATCH, CLERK = worker("chat"), worker("batch"), worker("clerk")
 
 
-def trouble(*seen: WorkerSeen) -> dict[str, tuple[str, str]]:
-    checks = check_workers(seen, ["m"], SILENCE)
+def trouble(*seen: WorkerSeen, degraded: dict[str, str] | None = None) -> dict[str, tuple[str, str]]:
+    checks = check_workers(seen, ["m"], SILENCE, degraded or {})
     return {check.name: (check.message, check.advice) for check in checks if check.message}
 
 
@@ -84,9 +87,25 @@ def test_an_engine_that_cannot_load_is_told_with_its_last_words() -> None:
     assert advice.startswith("Correct the model's files")
 
 
-def test_a_degraded_model_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "degraded_models", lambda: {"m": "9 crashes in 10 minutes"})
-    assert trouble(CHAT, BATCH, CLERK)["model m"][0] == "is degraded: 9 crashes in 10 minutes"
+def test_a_degraded_model_is_not_ready() -> None:
+    assert trouble(CHAT, BATCH, CLERK, degraded={"m": "9 crashes"})["model m"][0] == "is degraded: 9 crashes"
+    assert trouble(CHAT, BATCH, CLERK, degraded={"another": "9 crashes"}) == {}
+
+
+def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(
+    settings: Settings, database: Database
+) -> None:
+    with database.begin() as connection:
+        for kind in ("chat", "batch"):
+            report = WorkerReport(
+                id=kind, kind=kind, host="box", pid=1, engines=[EngineReport(model="fake", tick_seconds=0)]
+            )
+            connection.execute(workers.report_worker(report))
+            connection.execute(workers.report_engines(report))
+        for _ in range(settings.engine_crashes + 1):
+            connection.execute(quarantine.add_engine_crash("fake", "box/cpu", -11))
+    checks = ask(settings, lambda http: http.get("/readyz")).json()["checks"]
+    assert checks["model fake"].startswith(f"is degraded: its engine ended {settings.engine_crashes + 1} times")
 
 
 def test_a_running_stack_is_ready_from_the_moment_it_says_so(http: httpx2.Client) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -39,7 +41,8 @@ def test_a_machine_elsewhere_is_refused_while_there_is_no_key(http: httpx2.Clien
         b"Basic c2stYTpi",
         b"Bearer sk-\xff\xfe",
         b"Bearer ' OR 1=1 --",
-        b"Bearer " + b"x" * 30_000,
+        b"Bearer two words",
+        b"Bearer " + b"x" * 100_000,
     ],
 )
 def test_every_wrong_key_gets_the_same_answer(guarded: Guarded, header: bytes) -> None:
@@ -48,6 +51,14 @@ def test_every_wrong_key_gets_the_same_answer(guarded: Guarded, header: bytes) -
         response = http.get("/v1/models", headers=[(b"authorization", header)])
         assert check_problem(response, 401, "invalid_api_key") == expected
         assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_with_a_byte_that_no_header_may_have_ends_at_the_door(guarded: Guarded) -> None:
+    at = urlsplit(guarded.url)
+    with socket.create_connection((at.hostname, at.port), timeout=30) as connection:
+        connection.sendall(b"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer sk-\x00\r\n\r\n")
+        assert connection.makefile("rb").readline() == b"HTTP/1.1 400 Bad Request\r\n"
+    assert guarded.owner.http.get("/v1/models").status_code == 200
 
 
 def test_who_tries_keys_from_elsewhere_is_slowed_down_and_nobody_else(guarded: Guarded) -> None:

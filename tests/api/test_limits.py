@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 import openai
@@ -12,14 +13,21 @@ import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import update
 
-from api.limits import Level, RateLimiter, duration
+from api.limits import Level, Rate, RateLimiter, duration
 from api.stream_slots import NoFreeStream, StreamSlots
 from cli.services import Services
+from core.settings import Settings
 from db import keys
+from db.tables import File
 from tests.api.check import check_problem
+from tests.api.conftest import MakeKey
 from tests.api.guarded import Guarded, Key
+from tests.api.inside import inside
+from tests.db.make import make_file
 from tests.stack import batch_lines, start_batch, wait_for, write_lines
+from workers.context import Database
 
 NOWHERE = "redis://127.0.0.1:9/0"
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
@@ -35,7 +43,9 @@ class Clock:
         return self.now
 
 
-def take_all(url: str, steps: list[tuple[float, int]], limit: int = 60) -> list[Level]:
+def take_all(
+    url: str, steps: list[tuple[float, int]], limit: int = 60, per: Literal["minute", "hour"] = "minute"
+) -> list[Level]:
     """What each step gets: wait so many seconds, then ask for so much."""
 
     async def run() -> list[Level]:
@@ -44,7 +54,7 @@ def take_all(url: str, steps: list[tuple[float, int]], limit: int = 60) -> list[
         levels = []
         for seconds, cost in steps:
             clock.now += seconds
-            levels.append(await limiter.take("key:requests", limit, cost))
+            levels.append(await limiter.take(Rate(owner="key", kind="requests", limit=limit, per=per), cost))
         await limiter.close()
         return levels
 
@@ -70,6 +80,12 @@ def test_a_limit_left_alone_is_full_after_its_reset(url: str) -> None:
     assert second.is_taken
 
 
+def test_a_limit_per_hour_comes_back_over_the_hour(url: str) -> None:
+    levels = take_all(url, [(0, 59), (0, 2), (0, 1), (0, 1), (60, 1), (3600, 60)], per="hour")
+    assert [level.is_taken for level in levels] == [True, False, True, False, True, True]
+    assert levels[3].retry_seconds == pytest.approx(60, abs=1e-3)
+
+
 def test_what_is_refused_costs_nothing(url: str) -> None:
     levels = take_all(url, [(0, 50), (0, 20), (0, 20), (0, 10)])
     assert [level.is_taken for level in levels] == [True, False, False, True]
@@ -82,6 +98,21 @@ def test_more_than_the_limit_itself_is_never_taken(url: str) -> None:
 def test_a_clock_that_was_far_ahead_locks_nobody_out_for_longer_than_a_minute(url: str) -> None:
     levels = take_all(url, [(3600, 60), (-3600, 1), (60, 60)])
     assert [level.is_taken for level in levels] == [True, False, True]
+
+
+def test_of_ten_thousand_calls_at_once_the_limit_is_answered_and_others_are_not_touched(url: str) -> None:
+    limit = Settings().calls_per_minute
+
+    async def run() -> None:
+        limiter = RateLimiter(url, "test:", Clock())
+        levels = [await limiter.take(Rate(owner="greedy", kind="calls", limit=limit), 1) for _ in range(10_000)]
+        assert sum(level.is_taken for level in levels) == limit
+        assert 0 < levels[-1].retry_seconds <= 120
+        other = await limiter.take(Rate(owner="other", kind="calls", limit=limit), 1)
+        assert (other.is_taken, other.remaining) == (True, limit - 1)
+        await limiter.close()
+
+    asyncio.run(run())
 
 
 @given(st.lists(st.tuples(st.floats(0, 90), st.integers(1, 70)), max_size=12), st.integers(1, 70))
@@ -176,6 +207,85 @@ def test_requests_per_minute_are_counted_and_told(guarded: Guarded) -> None:
     check_refused(third, "requests")
     assert key.http.get("/v1/models").status_code == 200
     assert chat(guarded.key()).status_code == 200
+
+
+def test_calls_that_ask_no_model_have_a_limit_of_their_own(guarded: Guarded) -> None:
+    key, sibling = guarded.key("caller", calls_per_minute=3, requests_per_minute=5), guarded.key("caller")
+    answers = [key.http.get("/v1/batches"), key.http.get("/v1/files/file-none"), key.http.post("/v1/batches", json={})]
+    assert [answer.status_code for answer in answers] == [200, 404, 400]
+    assert [answer.headers["x-ratelimit-remaining-calls"] for answer in answers] == ["2", "1", "0"]
+    assert answers[0].headers["x-ratelimit-limit-calls"] == "3"
+    check_refused(key.http.get("/v1/batches"), "calls")
+    check_refused(key.http.delete("/v1/files/file-none"), "calls")
+    with pytest.raises(openai.RateLimitError) as caught:
+        key.client.files.list()
+    assert caught.value.code == "rate_limit_exceeded"
+    question = chat(key)
+    assert question.status_code == 200, "what asks a model is a request, and no call"
+    assert question.headers["x-ratelimit-remaining-requests"] == "4"
+    assert "x-ratelimit-limit-calls" not in question.headers
+    for other in (sibling, guarded.key("another")):
+        assert other.http.get("/v1/batches").status_code == 200
+
+
+def test_a_key_that_says_nothing_has_the_calls_of_the_settings(guarded: Guarded) -> None:
+    answer = guarded.key().http.get("/v1/models")
+    assert answer.headers["x-ratelimit-limit-calls"] == str(Settings().calls_per_minute)
+    assert "x-ratelimit-limit-requests" not in answer.headers
+    assert "x-ratelimit-limit-calls" not in chat(guarded.key()).headers
+
+
+def test_without_a_key_calls_are_counted_only_where_a_setting_says_so(
+    settings: Settings, database: Database, valkey: redis.Redis
+) -> None:
+    async def unlimited(http: httpx2.AsyncClient) -> None:
+        answers = [await http.get("/v1/models") for _ in range(5)]
+        assert [answer.status_code for answer in answers] == [200] * 5
+        assert not [name for name in answers[0].headers if name.startswith("x-ratelimit")]
+
+    async def limited(http: httpx2.AsyncClient) -> None:
+        assert (await http.get("/v1/models")).status_code == 200
+        check_refused(await http.get("/v1/models"), "calls")
+
+    inside(settings, unlimited)
+    inside(settings.model_copy(update={"keyless_calls_per_minute": 1}), limited)
+
+
+def test_batches_of_a_tenant_per_hour_are_counted_over_its_keys(
+    settings: Settings, database: Database, valkey: redis.Redis, keys_made: MakeKey
+) -> None:
+    first, second, stranger = keys_made("busy"), keys_made("busy"), keys_made("idle")
+    file_ids = {}
+    with database.begin() as connection:
+        for tenant in ("busy", "idle"):
+            file_ids[tenant] = make_file(connection)
+            connection.execute(update(File).where(File.id == file_ids[tenant]).values(tenant_id=tenant))
+
+    def create(http: httpx2.AsyncClient, key: str, tenant: str = "busy", **headers: str) -> Awaitable[httpx2.Response]:
+        body = {"input_file_id": file_ids[tenant], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        return http.post("/v1/batches", json=body, headers={"authorization": f"Bearer {key}", **headers})
+
+    async def scene(http: httpx2.AsyncClient) -> None:
+        once = {"idempotency-key": "the-first"}
+        made = [await create(http, first, **once), await create(http, first, **once), await create(http, second)]
+        assert [answer.status_code for answer in made] == [200] * 3
+        assert made[0].json()["id"] == made[1].json()["id"], "it was made once and counts once"
+        assert made[2].headers["x-ratelimit-remaining-batches"] == "0"
+        for key in (first, second):
+            check_refused(await create(http, key), "batches")
+        assert (await create(http, stranger, "idle")).status_code == 200
+
+    inside(settings.model_copy(update={"batches_per_hour": 2}), scene)
+
+
+def test_a_retry_is_a_batch_that_counts(guarded: Guarded, tmp_path: Path) -> None:
+    key = guarded.key("again")
+    batch_id = start_batch(key.client, write_lines(tmp_path / "in.jsonl", batch_lines(2, "unknown")))
+    wait_for(lambda: key.client.batches.retrieve(batch_id).completed_at is not None, "it ends, with failed lines")
+    retried = key.http.post(f"/v1/batches/{batch_id}/retry")
+    assert retried.status_code == 200, retried.text
+    assert retried.headers["x-ratelimit-limit-batches"] == str(Settings().batches_per_hour)
+    assert "x-ratelimit-limit-batches" not in key.http.get(f"/v1/batches/{batch_id}").headers
 
 
 def test_tokens_per_minute_count_the_question_and_the_longest_answer(guarded: Guarded) -> None:

@@ -21,6 +21,7 @@ from tests.stack import StackProcess, batch_lines, start_batch, wait_for, write_
 URL = "/v1/webhook_endpoints"
 OURS = {"failing_since", "last_error", "events_delivered", "events_given_up"}
 SENT = ["batch.completed", "batch.failed", "batch.expired", "batch.cancelled"]
+SENT_OF_RESPONSES = ["response.completed", "response.failed", "response.cancelled", "response.incomplete"]
 BODY: dict[str, Any] = {"event_types": ["batch.completed"], "name": "test", "url": "https://1.1.1.1/hook"}
 
 
@@ -31,6 +32,7 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
     models = folder / "models"
     models.mkdir()
     (models / "fake.yaml").write_text(FAKE_MODEL)
+    (models / "slow.yaml").write_text("name: slow\nbackend: fake\nslots: 2\nstep_seconds: 0.05\n")
     allowed = {"MILLRACE_WEBHOOK_HOSTS": "*", "MILLRACE_WEBHOOK_NETWORKS": "127.0.0.1/32"}
     process = StackProcess(folder, models, **allowed)
     process.start()
@@ -122,7 +124,7 @@ def test_a_rotation_shows_the_new_secret(client: OpenAI) -> None:
 
 
 def test_event_types_are_those_that_are_sent(client: OpenAI) -> None:
-    assert client.webhooks.event_types.list().data == SENT
+    assert client.webhooks.event_types.list().data == [*SENT, *SENT_OF_RESPONSES]
 
 
 async def async_management(url: str) -> None:
@@ -264,6 +266,41 @@ def test_a_batch_that_ended_is_told_to_those_who_asked(client: OpenAI, telling: 
     assert (client.webhooks.retrieve(deaf.id).model_extra or {})["events_delivered"] == 0
     assert 'millrace_webhook_events{state="delivered"} 2.0' in telling.metrics()
     assert 'millrace_webhook_events{state="waiting"} 0.0' in telling.metrics()
+
+
+def test_a_test_of_a_response_event_is_about_a_response(client: OpenAI) -> None:
+    with Receiver() as receiver:
+        created = create(client, receiver.url)
+        client.webhooks.test(created.id, event_type="response.incomplete")
+    (request,) = receiver.received
+    event = client.webhooks.unwrap(request.body, request.headers, secret=created.signing_secret)
+    assert event.type == "response.incomplete"
+    assert event.data.id.startswith("resp_")
+
+
+def test_every_end_of_a_response_in_the_background_is_told_and_of_others_none(client: OpenAI) -> None:
+    with Receiver() as receiver:
+        created = create(client, receiver.url, event_types=SENT_OF_RESPONSES)
+        asked: Any = {"model": "fake", "input": "hello", "background": True}
+        plain = client.responses.create(model="fake", input="hello")
+        ended = {
+            client.responses.create(**asked).id: "response.completed",
+            client.responses.create(**asked, max_output_tokens=5).id: "response.incomplete",
+            client.responses.create(**{**asked, "input": "word " * 4000}).id: "response.failed",
+        }
+        slow = client.responses.create(model="slow", input="hello", background=True)
+        wait_for(lambda: client.responses.retrieve(slow.id).status == "in_progress", "it runs")
+        client.responses.cancel(slow.id)
+        ended[slow.id] = "response.cancelled"
+        wait_for(lambda: len(receiver.received) == len(ended), "all of them")
+        told = {}
+        for request in receiver.received:
+            event = client.webhooks.unwrap(request.body, request.headers, secret=created.signing_secret)
+            told[event.data.id] = event.type  # type: ignore[union-attr]
+            status = client.responses.retrieve(event.data.id).status  # type: ignore[union-attr]
+            assert f"response.{status}" == event.type, "what is told is already so"
+    assert told == ended
+    assert plain.id not in told
 
 
 def test_no_log_has_a_secret(client: OpenAI, telling: StackProcess) -> None:

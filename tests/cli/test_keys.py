@@ -65,13 +65,14 @@ def test_a_key_is_printed_once_and_only_its_digest_is_stored(run: Run, migrated:
 def test_scopes_models_limits_and_an_end_are_stored(run: Run, migrated: Engine) -> None:
     made = run(
         "create", "--scope", "read-only", "--scope", "files", "--model", "a", "--model", "b", "--requests-per-minute", "60",
-        "--tokens-per-minute", "1000", "--queued-tokens", "5000", "--concurrent-streams", "2", "--expires", "90d", "--json",
+        "--tokens-per-minute", "1000", "--queued-tokens", "5000", "--concurrent-streams", "2", "--calls-per-minute", "30",
+        "--expires", "90d", "--json",
     )  # fmt: skip
     with migrated.connect() as connection:
         row = connection.execute(keys.find_key(made["id"])).one()
     assert (row.scopes, row.models) == (["read-only", "files"], ["a", "b"])
     assert (row.requests_per_minute, row.tokens_per_minute) == (60, 1000)
-    assert (row.queued_tokens, row.concurrent_streams) == (5000, 2)
+    assert (row.queued_tokens, row.concurrent_streams, row.calls_per_minute) == (5000, 2, 30)
     assert timedelta(days=89) < row.expires_at - row.created_at <= timedelta(days=90, seconds=5)
 
 
@@ -87,10 +88,11 @@ def test_a_revoked_key_is_found_no_more(run: Run, migrated: Engine) -> None:
 
 
 def test_rotation_leaves_the_old_key_valid_for_the_time_it_says(run: Run, migrated: Engine) -> None:
-    old = run("create", "--scope", "admin", "--model", "a", "--requests-per-minute", "5", "--json")
+    old = run("create", "--scope", "admin", "--model", "a", "--requests-per-minute", "5",
+              "--calls-per-minute", "9", "--json")  # fmt: skip
     new = run("rotate", old["id"], "--grace", "12h", "--json")
     assert new["key"] != old["key"]
-    same = ("tenant_id", "name", "scopes", "models", "requests_per_minute")
+    same = ("tenant_id", "name", "scopes", "models", "requests_per_minute", "calls_per_minute")
     assert [new[name] for name in same] == [old[name] for name in same]
     with migrated.connect() as connection:
         for made in (old, new):
@@ -112,13 +114,16 @@ def test_a_second_rotation_does_not_lengthen_the_life_of_a_key(run: Run, migrate
 
 def test_caps_are_set_and_taken_away(run: Run, migrated: Engine) -> None:
     run("create", "--tenant", "acme")
-    caps = select(Tenant.open_batches, Tenant.queued_lines).where(Tenant.id == "acme")
-    assert run("cap", "acme", "--open-batches", "3", "--queued-lines", "100").returncode == 0
+    caps = select(Tenant.open_batches, Tenant.queued_lines, Tenant.storage_bytes).where(Tenant.id == "acme")
+    done = run("cap", "acme", "--open-batches", "3", "--storage-bytes", "5000")
+    assert done.stdout == "acme: open batches 3, queued lines no cap, storage bytes 5000.\n"
     with migrated.connect() as connection:
-        assert connection.execute(caps).one() == (3, 100)
-    assert run("cap", "acme", "--json") == {"tenant": "acme", "open_batches": None, "queued_lines": None}
+        assert connection.execute(caps).one() == (3, None, 5000)
+    none = {"open_batches": None, "queued_lines": None, "storage_bytes": None}
+    assert run("cap", "acme", "--queued-lines", "100", "--json") == {"tenant": "acme", **none, "queued_lines": 100}
+    assert run("cap", "acme", "--json") == {"tenant": "acme", **none}
     with migrated.connect() as connection:
-        assert connection.execute(caps).one() == (None, None)
+        assert connection.execute(caps).one() == (None, None, None)
 
 
 @pytest.mark.parametrize(

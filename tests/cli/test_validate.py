@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cli.validate import print_report
+from core.wire.batch_validation import BatchValidation
 from tests.cli.command import Terminal, millrace
 from tests.conftest import FAKE_MODEL
 from tests.stack import batch_lines, write_lines
@@ -51,6 +53,23 @@ def test_lines_that_would_fail_are_exit_code_3(folder: Path) -> None:
     done = millrace("validate", "in.jsonl", "--max-errors", "1", "--models-dir", "models", cwd=folder)
     assert done.returncode == 3
     assert "… and 1 more errors" in done.stdout
+
+
+def test_a_schema_that_does_not_compile_is_a_line_that_would_fail(folder: Path) -> None:
+    schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": {"not": {}}}}
+    write_lines(folder / "in.jsonl", batch_lines(1, response_format=schema))
+    done = millrace("validate", "in.jsonl", "--models-dir", "models", cwd=folder)
+    assert done.returncode == 3, done.stderr
+    assert "line 1: body.response_format: The keyword 'not' at '#' is not supported. (invalid_schema)" in done.stdout
+
+
+def test_lines_that_were_not_checked_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    report = BatchValidation(
+        endpoint="/v1/chat/completions", is_valid=True, lines=9, lines_failing=0, lines_over_context=0, lines_unchecked=7,
+        num_errors=0, errors=[], models=[], prompt_tokens=0, max_output_tokens=0,
+    )  # fmt: skip
+    print_report(report.model_dump(), as_json=False)
+    assert capsys.readouterr().out.startswith("7 lines were not checked for their schema, grammar or tools")
 
 
 def test_models_that_are_not_there_are_said(folder: Path) -> None:

@@ -95,3 +95,22 @@ def test_somebody_elses_directory_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ConfigError, match="not a directory of this user"):
         private_directory(tmp_path / "link")
+
+
+def test_deaths_that_found_their_cause_are_forgiven_and_hopeless_ones_are_not(tmp_path: Path) -> None:
+    codes: list[int] = []
+    supervised = Supervised(
+        "one", [sys.executable, "-c", "exit(7)"], tmp_path / "log", {}, 0.5, patience=3, died=codes.append
+    )
+    pauses = []
+    for _ in range(5):
+        assert supervised.start().wait(20)
+        now = supervised.started_at + 1
+        supervised.tend(now)
+        pauses.append(supervised.restart_at - now)
+    assert pauses == [0.5, 0.5, 0.5, 1, 2]
+    assert codes == [7] * 5
+    supervised.learn(1, is_hopeless=False)
+    assert supervised.restart_at == now + 0.5
+    supervised.learn(7, is_hopeless=True)
+    assert supervised.restart_at == now + 30

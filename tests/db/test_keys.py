@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text, update
 
 from core import ids
 from core.states import BatchState
-from db import batches, jobs, keys
+from db import batches, files, jobs, keys, uploads
 from db.tables import DEFAULT_TENANT, Batch
 from tests.db.make import make_batch, make_running_batch
 
@@ -55,3 +55,7 @@ def test_asking_for_room_uses_its_indexes(connection: Connection) -> None:
     assert "ix_jobs_key_open" in plan(connection, keys.queued_in_jobs("key_a"))
     assert "ix_batches_tenant_open" in plan(connection, keys.open_batches("default"))
     assert "ix_batches_tenant_open" in plan(connection, keys.queued_in_batches("default", "key_a"))
+    assert "ix_uploads_tenant_pending" in plan(connection, uploads.pending_bytes("default"))
+    stored = plan(connection, files.stored_bytes("default", 1))
+    assert "ix_files_tenant_id" in stored
+    assert "ix_uploads_tenant_pending" in stored

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import IntegrityError
 
 from cli.services import Services
 from core.errors import SchemaMismatch
+from core.settings import ROOT
 from core.states import JobState
 from db.schema import check_schema, current_version, downgrade, needed_version, upgrade
 from db.sessions import database_engine
@@ -48,6 +53,24 @@ def test_the_migrated_database_is_what_the_tables_say(migrated: Engine) -> None:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
         assert current_version(connection) == needed_version()
+
+
+def test_the_version_that_is_needed_is_the_one_alembic_goes_to(empty: Engine) -> None:
+    assert needed_version() == ScriptDirectory(str(ROOT / "migrations")).get_current_head()
+    with empty.connect() as connection:
+        assert current_version(connection) is None
+    upgrade(empty, "2026_11_24_keys")
+    with empty.connect() as connection:
+        assert current_version(connection) == "2026_11_24_keys"
+    downgrade(empty, "base")
+    with empty.connect() as connection:
+        assert current_version(connection) is None
+
+
+@pytest.mark.parametrize("process", ["api.__main__", "workers.launcher", "workers.consumer"])
+def test_a_process_that_only_checks_the_schema_never_loads_alembic(process: str) -> None:
+    check = f"import sys, {process}; sys.exit('alembic' in sys.modules)"
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_lines_that_wait_when_the_plan_comes_keep_their_order(empty: Engine) -> None:
@@ -107,9 +130,11 @@ IMPOSSIBLE = {
         f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)"
     ),
     "a tenant that may have nothing": "UPDATE tenants SET open_batches = 0",
+    "a tenant that may store nothing": "UPDATE tenants SET storage_bytes = 0",
     "a key that may do what nobody knows": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{root}}')",
     "a key that may do nothing": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{}}')",
     "a key with a limit of nothing": f"{KEY}, queued_tokens) VALUES ('k', 'default', '', '', 'd', 0)",
+    "a key that may not call": f"{KEY}, calls_per_minute) VALUES ('k', 'default', '', '', 'd', 0)",
     "a shard without a batch": f"{SHARD}) VALUES ('s', 'none', 'default', 'm', 0, 1)",
 }  # fmt: skip
 

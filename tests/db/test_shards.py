@@ -100,6 +100,14 @@ def test_results_are_written_once_and_counted_once(connection: Connection) -> No
     assert lines_of(connection, shard_id) == []
 
 
+def test_results_say_what_made_them(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [1])
+    made_by = MadeBy(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
+    connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), made_by))
+    columns = (Job.engine_build, Job.model_hash, Job.settings_hash, Job.template_hash, Job.model_parameters)
+    assert connection.execute(select(*columns)).one() == ("b", "m", "s", "t", "{}")
+
+
 def test_a_line_of_another_shard_cannot_be_written(connection: Connection) -> None:
     _, (mine, other) = make_running_batch(connection, [1, 1])
     fence = claim(connection).fence

@@ -5,17 +5,17 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, update
 
 from db import uploads
-from db.tables import DEFAULT_TENANT
+from db.tables import DEFAULT_TENANT, Upload
 
 HOUR = timedelta(hours=1)
 
 
-def make_upload(connection: Connection, lifetime: timedelta = HOUR) -> str:
+def make_upload(connection: Connection, lifetime: timedelta = HOUR, upload_id: str = "upload_a") -> str:
     statement = uploads.insert_upload(
-        lifetime=lifetime, id="upload_a", tenant_id=DEFAULT_TENANT, purpose="batch", filename="a.jsonl", mime_type="",
+        lifetime=lifetime, id=upload_id, tenant_id=DEFAULT_TENANT, purpose="batch", filename="a.jsonl", mime_type="",
         bytes=7,
     )  # fmt: skip
     return str(connection.execute(statement).one().id)
@@ -47,6 +47,18 @@ def test_an_upload_past_its_time_takes_no_parts_even_before_the_sweep(connection
     upload_id = make_upload(connection, lifetime=-HOUR)
     assert connection.execute(uploads.insert_part("part_a", upload_id, 3)).one_or_none() is None
     assert [row.id for row in connection.execute(uploads.expire_uploads())] == [upload_id]
+
+
+def test_pending_bytes_are_those_of_parts_whose_upload_may_still_be_completed(connection: Connection) -> None:
+    one, two = make_upload(connection), make_upload(connection, upload_id="upload_b")
+    for part_id, upload_id, size in (("part_a", one, 3), ("part_b", one, 4), ("part_c", two, 5)):
+        connection.execute(uploads.insert_part(part_id, upload_id, size)).one()
+    assert connection.execute(uploads.pending_bytes(DEFAULT_TENANT)).scalar_one() == 12
+    assert connection.execute(uploads.pending_bytes("other")).scalar_one() == 0
+    connection.execute(uploads.end_upload(one, "cancelled")).one()
+    assert connection.execute(uploads.pending_bytes(DEFAULT_TENANT)).scalar_one() == 5
+    connection.execute(update(Upload).where(Upload.id == two).values(expires_at=func.now()))
+    assert connection.execute(uploads.pending_bytes(DEFAULT_TENANT)).scalar_one() == 0
 
 
 def test_an_upload_is_remembered_for_a_while_and_not_before_its_parts_are_gone(connection: Connection) -> None:

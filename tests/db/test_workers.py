@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, text
 
+from core.readiness import WorkerSeen
 from db import backlog, workers
-from db.workers import EngineReport, WorkerReport, WorkerSeen
+from db.workers import EngineReport, WorkerReport
 from tests.db.make import make_batch, make_job, make_running_batch
 
 

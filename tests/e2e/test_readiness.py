@@ -12,10 +12,9 @@ import httpx2
 import psutil
 import pytest
 
-from api.readiness import check_workers
+from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
 from db import workers
-from db.workers import WorkerSeen
 from tests.stack import StackProcess, clean_environment, wait_for
 from workers.context import Database
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -17,7 +18,8 @@ import pytest
 
 from engine.client import EngineClient, EngineLost
 from engine.config import Backend, EngineConfig
-from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Request, TextPrompt
+from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, Request, TextPrompt
+from engine.template import CHATML
 from tests.engine.make import chat
 
 
@@ -94,6 +96,20 @@ def test_an_answer_comes_in_deltas_and_ends_once(engine: EngineProcess, client: 
     finished = recorder.outcome
     assert isinstance(finished, Finished)
     assert finished.text == "".join(delta.text for delta in recorder.deltas)
+
+
+OTHER_TEMPLATE = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(("given", "in_use"), [(None, CHATML), (OTHER_TEMPLATE, OTHER_TEMPLATE)])
+def test_an_engine_tells_the_hash_of_the_template_it_renders_with(
+    folder: Path, client: EngineClient, given: str | None, in_use: str
+) -> None:
+    process = EngineProcess(folder, chat_template=given)
+    try:
+        assert client.wait_ready(20).template_hash == hashlib.sha256(in_use.encode()).hexdigest()
+    finally:
+        process.kill()
 
 
 def test_a_request_that_is_watched_later_tells_its_whole_answer(folder: Path, client: EngineClient) -> None:
@@ -195,11 +211,50 @@ def test_a_killed_engine_loses_its_requests_and_the_next_one_takes_new_ones(
     assert isinstance(waiting.outcome, Finished)
 
 
+@pytest.mark.parametrize("fault", ["segfault", "abort", "hang", "memory"])
+def test_who_dies_with_an_engine_is_told_apart_from_who_only_waited_in_it(folder: Path, fault: str) -> None:
+    process = EngineProcess(folder, step_seconds=0.05, slots=2, hang_seconds=0.4)
+    mine, other = EngineClient(str(folder), "mine"), EngineClient(str(folder), "other")
+    try:
+        mine.wait_ready(20)
+        other.wait_ready(20)
+        neighbour = submit(other, chat("hello", "neighbour", ignore_eos=True, stream=True))
+        assert neighbour.began.wait(20)
+        poison = submit(mine, chat(f"<<{fault}>>", "poison", priority=Priority.BATCH))
+        waiting = submit(mine, chat("hello", "waiting", priority=Priority.BATCH))
+        assert poison.outcome == EngineLost(request_id="poison", was_running=True)
+        assert neighbour.outcome == EngineLost(request_id="neighbour", was_running=True)
+        assert waiting.outcome == EngineLost(request_id="waiting", was_running=False)
+    finally:
+        process.kill()
+        mine.close()
+        other.close()
+
+
+def test_one_that_had_to_be_alone_is_found_alone_while_others_run(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    neighbour = submit(client, chat("hello", "neighbour", ignore_eos=True, stream=True))
+    assert neighbour.began.wait(20)
+    poison = submit(client, chat("<<segfault>>", "poison", alone=True))
+    assert poison.outcome == EngineLost(request_id="poison", was_running=True, was_alone=True)
+    assert neighbour.outcome == EngineLost(request_id="neighbour", was_running=False)
+
+
+def test_a_request_that_makes_a_step_fail_in_python_fails_and_the_engine_goes_on(
+    engine: EngineProcess, client: EngineClient
+) -> None:
+    client.wait_ready(20)
+    outcome = submit(client, chat("<<raise>>", "bad")).outcome
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "engine_error"
+    assert isinstance(submit(client, chat("hello", "good")).outcome, Finished)
+
+
 def test_a_request_sent_before_there_is_an_engine_waits_for_it(folder: Path, client: EngineClient) -> None:
     recorder = submit(client, chat("hello"))
     dropped = submit(client, chat("never mind", "dropped"))
     client.cancel("dropped")
-    assert isinstance(dropped.outcome, EngineLost)
+    assert dropped.outcome == EngineLost(request_id="dropped", was_running=False)
     process = EngineProcess(folder)
     try:
         assert isinstance(recorder.outcome, Finished)

@@ -39,7 +39,9 @@ class ScriptedEngine:
 
     def __init__(self) -> None:
         self.answer: Answer = echo
-        self.info = EngineInfo(model="fake", build="scripted", context_size=4096, slots=4, num_vocab=258)
+        self.info = EngineInfo(
+            model="fake", build="scripted", context_size=4096, slots=4, num_vocab=258, template_hash="template"
+        )
         self.asked: list[Request] = []
         self.running: dict[str, Sink] = {}
         self.watched: list[str] = []

@@ -19,7 +19,7 @@ from engine.messages import (
     ToolCallDelta,
     Usage,
 )
-from workers.answers import ChunkFrames, completion, truncated_problem
+from workers.answers import ChunkFrames, completion, fingerprint, truncated_problem
 
 USAGE = Usage(prompt_tokens=7, completion_tokens=5, cached_tokens=2, reasoning_tokens=3)
 NOW = ToolCall(id="call_1", name="now", arguments="{}")
@@ -177,3 +177,10 @@ def test_a_structured_answer_that_was_cut_off_is_a_problem_and_free_text_is_not(
     assert "max_tokens" in problem.message
     assert truncated_problem(cut, chat("text")) is None
     assert truncated_problem(finished(Choice(reason=FinishReason.STOP, text="{}")), structured) is None
+
+
+def test_a_fingerprint_is_another_one_when_any_part_of_what_made_the_answer_is() -> None:
+    parts = {"build": "b", "model_hash": "m", "settings_hash": "s", "template_hash": "t"}
+    others = [fingerprint(**{**parts, name: "other"}) for name in parts]
+    assert len({fingerprint(**parts), *others}) == 1 + len(parts)
+    assert fingerprint(**parts) == fingerprint(**parts)

@@ -15,7 +15,7 @@ from core.events import Event, EventKind, decode_event
 from core.states import JobState
 from core.wire.endpoints import COMPLETIONS_ENDPOINT
 from db import jobs
-from db.tables import Job
+from db.tables import Job, Quarantine
 from engine.client import EngineLost
 from engine.messages import Delta, Failed, Finished, Request
 from tests.db.make import make_job
@@ -69,6 +69,8 @@ def test_a_plain_answer_is_in_the_row_before_done_is_said(
     assert answer["choices"][0]["message"] == {"role": "assistant", "content": "hello", "refusal": None}
     assert answer["usage"]["total_tokens"] == 5
     assert (stored.prompt_tokens, stored.completion_tokens, stored.cached_tokens) == (3, 2, 1)
+    assert (stored.engine_build, stored.model_hash, stored.template_hash) == ("scripted", "hash", "template")
+    assert (len(stored.settings_hash), stored.model_parameters) == (64, "{}")
     assert [event.kind for event in events(worker, valkey, job_id)] == [EventKind.DONE]
 
 
@@ -216,3 +218,71 @@ def test_a_draining_worker_gives_its_jobs_back(
     assert valkey.llen("millrace:chat.fake") == 1
     runner.run(job_id)
     assert row(worker, job_id).state == JobState.QUEUED, "a draining worker takes nothing"
+
+
+def quarantined(worker: WorkerContext) -> list[Any]:
+    with worker.database.begin() as connection:
+        return list(connection.execute(select(Quarantine.__table__)).all())
+
+
+def test_a_job_that_only_waited_in_an_engine_that_died_is_run_again(
+    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+) -> None:
+    engine.answer = lambda request: EngineLost(request_id=request.id, was_running=False)
+    job_id = submit(worker)
+    runner.run(job_id)
+    stored = row(worker, job_id)
+    assert (stored.state, stored.attempt) == (JobState.QUEUED, 0)
+    engine.answer = echo
+    runner.run(job_id)
+    assert row(worker, job_id).state == JobState.COMPLETED
+    assert quarantined(worker) == []
+
+
+def test_a_stream_that_somebody_has_seen_is_not_begun_again(
+    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+) -> None:
+    def answer(request: Request) -> EngineLost:
+        engine.running[request.id].on_delta(Delta(request_id=request.id, text="hel", num_tokens=1))
+        return EngineLost(request_id=request.id, was_running=False)
+
+    engine.answer = answer
+    job_id = submit(worker, stream=True)
+    runner.run(job_id)
+    assert row(worker, job_id).state == JobState.FAILED
+    assert quarantined(worker) == [], "the engine was not at it"
+
+
+def test_a_job_that_crashed_in_company_runs_alone_when_it_is_sent_again_and_is_forgiven(
+    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+) -> None:
+    engine.answer = lambda request: EngineLost(request_id=request.id)
+    runner.run(submit(worker))
+    assert [accused.crashes for accused in quarantined(worker)] == [0]
+    engine.answer = echo
+    job_id = submit(worker, stream=True)
+    runner.run(job_id)
+    assert engine.asked[-1].alone, "it is the same, however it is sent"
+    assert row(worker, job_id).state == JobState.COMPLETED
+    assert quarantined(worker) == []
+    runner.run(submit(worker))
+    assert not engine.asked[-1].alone
+
+
+def test_a_job_that_crashed_the_engine_alone_twice_is_refused_from_then_on(
+    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+) -> None:
+    engine.answer = lambda request: EngineLost(request_id=request.id, was_alone=True)
+    for _ in range(2):
+        runner.run(submit(worker))
+    job_id = submit(worker)
+    runner.run(job_id)
+    assert len(engine.asked) == 2
+    (event,) = events(worker, valkey, job_id)
+    assert event.problem is not None
+    assert (event.problem.status, event.problem.code) == (400, "engine_crash")
+    assert row(worker, job_id).state == JobState.FAILED
+    engine.answer = echo
+    other = submit(worker, max_tokens=3)
+    runner.run(other)
+    assert row(worker, other).state == JobState.COMPLETED

@@ -11,7 +11,6 @@ import redis
 from celery import Celery
 from sqlalchemy import text
 
-from core.children import Child
 from core.counts import Count
 from core.supervised import Supervised
 from db import workers
@@ -122,10 +121,10 @@ def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_pat
     obituaries = Obituaries(["m"])
     code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(3)"
 
-    def on_death(child: Child) -> None:
-        obituaries.add("m", child)
+    def died(exit_code: int) -> None:
+        obituaries.add("m", exit_code, tmp_path / "log")
 
-    engine = Supervised("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, on_death=on_death)
+    engine = Supervised("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
     engine.start().wait(20)
     engine.tend(time.monotonic())
     engine.tend(time.monotonic())
@@ -136,14 +135,15 @@ def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_pat
 
 
 def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_for_it(
-    worker: WorkerContext, celery_app: Celery, valkey: redis.Redis, monkeypatch: pytest.MonkeyPatch
+    worker: WorkerContext, celery_app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker.models["fake"].engine, "seconds_since_tick", lambda _: 0.0, raising=False)
-    consumer = BatchConsumer(celery_app, worker, valkey)
+    nowhere = redis.Redis(unix_socket_path="/nowhere")
+    consumer = BatchConsumer(celery_app, worker, nowhere)
     assert consumer.status(time.monotonic()).poll_seconds is None
     with worker.database.begin() as connection:
         batch_id, _ = make_running_batch(connection, (3,))
-    consumer.start()  # no Celery worker listens: that is how deaf one can be
+    consumer.start()  # no Celery worker listens, and hints come from nowhere: that is how deaf one can be
 
     def status() -> str:
         with worker.database.begin() as connection:
@@ -155,3 +155,4 @@ def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_fo
     consumer.drain(abort=False)
     wait_for(consumer.is_idle, "it has left its shard", 20)
     worker.leases.close()
+    consumer._watches.close()

@@ -18,7 +18,7 @@ def lost(line: str) -> EngineLost:
 
 def progress_of(*rows: tuple[str, str | None], shared: bool = True) -> Progress:
     progress = Progress()
-    progress.add(rows, lambda body: shared)
+    progress.add(((line, body, 0) for line, body in rows), lambda body: shared)
     return progress
 
 
@@ -38,7 +38,8 @@ def test_lines_whose_answers_may_differ_run_each_with_the_same_body() -> None:
 
 def test_a_body_is_looked_at_only_where_lines_share_it() -> None:
     asked: list[str] = []
-    Progress().add([("a", "x"), ("b", "y"), ("c", None), ("d", None), ("e", "z")], lambda body: not asked.append(body))
+    rows = [("a", "x", 0), ("b", "y", 0), ("c", None, 0), ("d", None, 0), ("e", "z", 0)]
+    Progress().add(rows, lambda body: not asked.append(body))
     assert asked == ["y"]
 
 
@@ -64,6 +65,45 @@ def test_twins_are_convicted_with_their_line_after_its_crashes_alone() -> None:
     assert progress.is_over()
 
 
+def test_a_suspect_is_counted_before_it_runs_and_that_is_taken_back_when_it_was_stopped() -> None:
+    progress = progress_of(("a", "x"), ("b", "y"))
+    assert progress.begin(1) == "a"
+    assert progress.unsaved == {}
+    assert not progress.crashed("a", MOST_CRASHES)
+    assert progress.unsaved == {"a": 1}
+    assert progress.begin(1) == "a"
+    assert progress.unsaved == {"a": 2}
+    progress.saved({"a": 1})
+    assert progress.unsaved == {"a": 2}, "an older number was saved"
+    progress.give_back("a")
+    assert progress.unsaved == {"a": 1}
+
+
+def test_a_suspect_that_crashed_alone_goes_on_before_the_others() -> None:
+    progress = progress_of(("a", "x"), ("b", "y"))
+    assert [progress.begin(2), progress.begin(2)] == ["a", "b"]
+    assert not any(progress.crashed(line, MOST_CRASHES) for line in "ab")
+    assert progress.begin(2) == "a"
+    assert not progress.crashed("a", MOST_CRASHES)
+    assert progress.begin(2) == "a"
+    assert progress.crashed("a", MOST_CRASHES)
+    progress.end("a", lost("a"))
+    assert progress.begin(2) == "b"
+    assert progress.crashes["b"] == 2, "one in company, and the one that has begun"
+
+
+def test_lines_are_suspects_for_what_the_database_says_and_all_are_where_workers_vanished() -> None:
+    progress = Progress()
+    progress.add([("a", "x", 0), ("b", "y", 3), ("c", "z", 1)], lambda _: False)
+    assert (list(progress.waiting), list(progress.suspects)) == (["a"], ["b", "c"])
+    assert progress.convicted(MOST_CRASHES) == ["b"]
+    assert progress.running == {"b"}
+    progress = Progress()
+    progress.add([("a", "x", 0), ("b", "y", 1)], lambda _: False, all_are_suspects=True)
+    assert list(progress.suspects) == ["a", "b"]
+    progress.check_integrity()
+
+
 class ProgressMachine(RuleBasedStateMachine):
     """Lines are submitted, answered, stopped, crashed and written in any order; each ends once, or is convicted once."""
 
@@ -78,6 +118,7 @@ class ProgressMachine(RuleBasedStateMachine):
         line = self.progress.begin(3)
         if line is not None:
             assert line not in self.written
+            assert line not in self.progress.crashes or line in self.progress.unsaved, "counted before it runs"
             is_suspect = line in self.progress.crashes
             assert not is_suspect or self.progress.running == {line}, "a suspect runs alone"
             assert len(self.progress.running) <= 3
@@ -99,6 +140,10 @@ class ProgressMachine(RuleBasedStateMachine):
         for line in sorted(self.progress.running):
             if self.progress.crashed(line, MOST_CRASHES):
                 self.progress.end(line, lost(line))
+
+    @rule()
+    def save(self) -> None:
+        self.progress.saved(dict(self.progress.unsaved))
 
     @precondition(lambda self: self.progress.ended)
     @rule(data=st.data())

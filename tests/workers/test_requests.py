@@ -6,8 +6,9 @@ from typing import Any
 
 from core.models import ModelConfig, Parameters
 from core.wire.chat import ChatRequest
+from core.wire.parameters import GenerationParameters, effective_parameters
 from core.wire.validation import parse_body
-from engine.messages import ChatPrompt, Priority, Request, ToolChoice, ToolMode
+from engine.messages import ChatPrompt, Priority, Request, Sampling, ToolChoice, ToolMode
 from workers.requests import to_engine_request
 
 MODEL = ModelConfig(name="m", parameters=Parameters(typical_p=0.9))
@@ -52,3 +53,17 @@ def test_answers_likelihoods_and_biases_are_passed_on() -> None:
     assert ask(logprobs=True, top_logprobs=4).logprobs == 4
     assert ask(logprobs=False).logprobs is None
     assert (asked.sampling.logit_bias, asked.sampling.typical_p) == ({12: -100.0}, 0.5)
+
+
+def test_what_the_api_says_of_an_answer_is_what_the_engine_was_asked() -> None:
+    body = parse_body(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}], "top_p": 0.5})
+    said = effective_parameters(body, MODEL.parameters).model_dump()
+    asked = to_engine_request("r", body, MODEL, tenant="t", priority=Priority.CHAT)
+    limit = said.pop("max_tokens")
+    assert asked.max_tokens == limit
+    assert {name: getattr(asked.sampling, name) for name in said} == said
+
+
+def test_what_nobody_asks_for_changes_nothing() -> None:
+    plain = GenerationParameters().model_dump(exclude={"max_tokens"})
+    assert {name: getattr(Sampling(), name) for name in plain} == plain

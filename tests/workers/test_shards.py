@@ -102,6 +102,8 @@ def test_a_line_the_engine_refuses_fails_alone(worker: WorkerContext, engine: Sc
 def test_a_line_that_kills_the_engine_is_found_and_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
     """Every crash loses all running lines; the culprit is the only one that is convicted."""
     make(worker, [30])
+    for line in range(1, 31):
+        change_body(worker, line, f"hello {line}")
     culprit: list[str] = []
 
     def answer(request: Request) -> Finished | None:

@@ -12,9 +12,11 @@ import pytest
 from core.models import ModelCatalog, ModelConfig, Parameters, load_models
 from core.settings import ROOT, Settings
 from core.wire.batch_validation import BatchValidation
-from engine.counting import PromptCounter
+from engine.errors import ModelFailed
 from engine.llama.vocabulary import load_vocabulary
 from engine.messages import ChatPrompt, Request
+from engine.prompts import PromptEncoder
+from engine.rehearsal import Budget
 from tests.stack import batch_lines, write_lines
 from tests.wrong_lines import EXPECTED, told, write_wrong_lines
 from workers.validate import first_endpoint, validate
@@ -29,10 +31,16 @@ CHAT = "/v1/chat/completions"
 
 
 def check(
-    path: Path, catalog: ModelCatalog = FAKE, *, endpoint: str | None = CHAT, max_errors: int = 100, **settings: Any
+    path: Path,
+    catalog: ModelCatalog = FAKE,
+    *,
+    endpoint: str | None = CHAT,
+    max_errors: int = 100,
+    budget: Budget | None = None,
+    **settings: Any,
 ) -> BatchValidation:
     with path.open("rb") as stream:
-        return validate(stream, endpoint, catalog, Settings(**settings), max_errors=max_errors)
+        return validate(stream, endpoint, catalog, Settings(**settings), max_errors=max_errors, budget=budget)
 
 
 def test_every_mistake_of_a_file_is_found_in_one_go(tmp_path: Path) -> None:
@@ -78,11 +86,53 @@ def test_an_answer_has_the_room_its_prompt_leaves(tmp_path: Path) -> None:
 def test_tokens_are_those_of_the_models_own_vocabulary_and_template() -> None:
     tickets = ROOT / "batch_inputs" / "support_tickets.jsonl"
     report = check(tickets, load_models(ROOT / "models"))
-    counter = PromptCounter(load_vocabulary(ROOT / "models" / "demo.gguf"), None, 512)
+    encoder = PromptEncoder(load_vocabulary(ROOT / "models" / "demo.gguf"), template=None, context_size=512)
     bodies = [json.loads(line)["body"] for line in tickets.read_text().splitlines()]
-    counts = [counter.count(Request(id="", prompt=ChatPrompt(messages=body["messages"]))) for body in bodies]
+    counts = [len(encoder.encode(Request(id="", prompt=ChatPrompt(messages=body["messages"])))) for body in bodies]
     assert report.prompt_tokens == sum(counts)
     assert (report.is_valid, report.lines, report.num_errors) == (True, len(bodies), 0)
+
+
+def asking(number: int, **more: Any) -> dict[str, Any]:
+    return {**batch_lines(1, **more)[0], "custom_id": f"line-{number}"}
+
+
+def schema_of(schema: object) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+
+
+def test_schemas_and_grammars_that_do_not_compile_are_found_before_anything_runs(tmp_path: Path) -> None:
+    lines = [
+        asking(1, response_format=schema_of({"type": "object"})),
+        asking(2, response_format=schema_of({"type": "object", "properties": {"a": {"not": {}}}})),
+        asking(3, structured_outputs={"regex": "(a"}),
+        asking(4, structured_outputs={"grammar": "start: oops"}),
+        asking(5, structured_outputs={"json": {"type": "integer", "minimum": 5, "maximum": 3}}),
+    ]
+    report = check(write_lines(tmp_path / "in.jsonl", lines))
+    assert told([error.model_dump() for error in report.errors]) == [
+        (2, "invalid_schema", "body.response_format", "line"),
+        (3, "invalid_schema", "body.structured_outputs", "line"),
+        (4, "invalid_schema", "body.structured_outputs", "line"),
+        (5, "invalid_schema", "body.structured_outputs", "line"),
+    ]
+    assert "'not' at '#/properties/a'" in report.errors[0].message
+    assert (report.is_valid, report.lines_failing, report.models[0].lines, report.lines_unchecked) == (True, 4, 1, 0)
+
+
+def test_a_file_of_more_schemas_than_are_tried_says_so(tmp_path: Path) -> None:
+    lines = [asking(number, response_format=schema_of({"title": f"{min(number, 3)}"})) for number in range(8)]
+    path = write_lines(tmp_path / "in.jsonl", lines)
+    report = check(path, budget=Budget(constraints=2))
+    assert (report.num_errors, report.lines_unchecked, report.models[0].lines) == (0, 6, 8)
+    assert check(path).lines_unchecked == 0
+
+
+def test_a_model_that_is_broken_is_no_fault_of_the_lines(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    broken = ModelConfig(name="broken", parameters=Parameters(model=str(tmp_path / "broken.gguf")))
+    with pytest.raises(ModelFailed, match="not a model"):
+        check(write_lines(tmp_path / "in.jsonl", batch_lines(1, "broken")), ModelCatalog([broken]))
 
 
 @pytest.mark.parametrize("content", [b"", b"{oops\n", b"[]\n", b'{"url": 5}\n', b'{"url": "/v1/nothing"}\n'])

@@ -10,20 +10,24 @@ import subprocess
 import sys
 from contextlib import suppress
 from ipaddress import ip_network
+from typing import get_args
+
+from openai.types.webhooks import UnwrapWebhookEvent
 
 from core.addresses import AddressRules
-from core.settings import ROOT
+from core.settings import ROOT, Settings
+from core.wire.webhooks import EVENT_TYPES
 from tests.receiver import SilentSocket
 from tests.stack import wait_for
 from workers.posting import Letter, Outcome, Poster
 
+PAGE = (ROOT / "docs" / "webhooks.md").read_text()
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 PAYLOAD = '{"id":"evt_1","object":"event","type":"batch.completed","created_at":1,"data":{"id":"batch_1"}}'
 
 
 def receiver_of_the_page(port: int) -> str:
-    page = (ROOT / "docs" / "webhooks.md").read_text()
-    (code,) = re.findall(r"```python\n(from http.server .*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```python\n(from http.server .*?)```", PAGE, re.DOTALL)
     return str(code).replace("8080", str(port))
 
 
@@ -60,3 +64,20 @@ def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
             assert process.stdout.readline() == "batch.completed batch_1\n"
         finally:
             process.kill()
+
+
+def test_the_table_of_events_has_every_type_that_is_sent_and_no_other() -> None:
+    section = PAGE.split("## What is told\n")[1].split("\n## ")[0]
+    named = re.findall(r"^\| `([a-z_.]+)` \|", section, re.MULTILINE)
+    assert sorted(named) == sorted(EVENT_TYPES)
+
+
+def test_every_type_that_is_sent_is_one_of_the_official_clients() -> None:
+    theirs = {get_args(kind.model_fields["type"].annotation)[0] for kind in get_args(get_args(UnwrapWebhookEvent)[0])}
+    assert set(EVENT_TYPES) <= theirs
+
+
+def test_the_settings_of_the_page_are_those_of_the_code() -> None:
+    named = set(re.findall(r"^\| `MILLRACE_([A-Z_]+)` \|", PAGE, re.MULTILINE))
+    assert named == {name.upper() for name in Settings.model_fields if name.startswith("webhook_")}
+    assert f"for {Settings().webhook_hours:.0f} hours" in PAGE

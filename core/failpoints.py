@@ -1,0 +1,217 @@
+"""Failpoints: named places where a test may make a process die, fail or stall. Inert unless the environment arms them.
+
+A point stands beside each commit, publish, rename and acknowledgement, before or behind it, so that a test can ask what becomes
+of everything when a process ends exactly there. Imports nothing of ours: every room may use it, the engine too.
+
+`MILLRACE_FAILPOINT=NAME:ACTION[:hit=K]`, several separated by commas, arms points for a process's whole life. ACTION is `kill`
+(SIGKILL to itself), `raise` (FailpointRaised) or `sleep=SECONDS` (the calling thread stands still). A process acts once, on
+its K-th pass; the default is the first.
+
+`MILLRACE_FAILPOINT_DIR=FOLDER` makes that once among all processes, so that one which was started again lives on: who acts has
+created `FOLDER/NAME.hit` with its process id, which proves that the point was reached, and by whom. A file `FOLDER/NAME` that
+holds an action arms the point in processes that run already, and is used up by the one that acts.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+VARIABLE: Final = "MILLRACE_FAILPOINT"
+FOLDER_VARIABLE: Final = "MILLRACE_FAILPOINT_DIR"
+
+
+class Point(StrEnum):
+    """Every point there is. The first word says whose it is; the sentence beside it, what has happened and what has not."""
+
+    # api
+    UPLOAD_STORED = "upload.stored"  # the bytes are in the store, the file has no row
+    UPLOAD_COMMITTED = "upload.committed"  # the file is there, its sender was not answered
+    PART_STORED = "parts.stored"  # the bytes of a part are in the store, it has no row
+    PART_COMMITTED = "parts.committed"  # the part is there, its sender was not answered
+    PARTS_JOINED = "parts.joined"  # the joined file is in the store, the upload is still pending
+    PARTS_COMPLETED = "parts.completed"  # the upload has its file, its sender was not answered
+    BATCH_INSERTED = "batches.inserted"  # a new batch's transaction has not committed
+    BATCH_COMMITTED = "batches.committed"  # the batch is there, no clerk was told
+    BATCH_TICKETED = "batches.ticketed"  # a clerk was told, the sender was not
+    BATCH_CANCELLING = "batches.cancelling"  # a cancel's transaction has not committed
+    BATCH_CANCELLED = "batches.cancelled"  # the batch is cancelling, no clerk was told
+    BATCH_RESUMED = "batches.resumed"  # a paused batch goes on, no worker was told
+    RETRY_STORED = "retry.stored"  # the lines to retry are in the store, nothing has a row
+    RETRY_COMMITTED = "retry.committed"  # the new batch is there, no clerk was told
+    JOB_COMMITTED = "jobs.committed"  # a job waits, no worker was told
+    JOB_TICKETED = "jobs.ticketed"  # a worker was told, the sender was not
+    JOB_CANCELLED = "jobs.cancelled"  # the row says that a job shall stop, its worker was not told
+    RESPONSE_CREATED = "responses.created"  # a response's job runs in the background, the sender was not told
+    KEY_CLAIMED = "idempotency.claimed"  # an Idempotency-Key is taken, its object is not made
+    KEY_USED = "idempotency.used"  # the object is made, its key does not say so
+    VALIDATION_ASKED = "validation.asked"  # a question waits, no clerk was told
+
+    # api and clerk
+    FILE_WRITTEN = "files.written"  # all bytes are written, none is synced
+    FILE_SYNCED = "files.synced"  # the bytes are safe under a temporary name
+    FILE_RENAMED = "files.renamed"  # the file has its name, its directory is not synced
+
+    # clerk
+    PREPARE_COPIED = "prepare.copied"  # a batch's rows are copied, not committed
+    PREPARE_COMMITTED = "prepare.committed"  # the batch runs, no worker was told
+    PREPARE_TICKETED = "prepare.ticketed"  # the workers were told, the clerk's task has not ended
+    PREPARE_FAILING = "prepare.failing"  # a bad file's batch fails in a transaction that has not committed
+    PREPARE_FAILED = "prepare.failed"  # the batch has failed, its event was not sent
+    FINALIZE_STORED = "finalize.stored"  # both result files are in the store, nothing is committed
+    FINALIZE_ENDING = "finalize.ending"  # the transaction that ends the batch has not committed
+    FINALIZE_COMMITTED = "finalize.committed"  # the batch has ended, its event was not sent
+    VALIDATION_LOOKED = "validation.looked"  # a file was checked, the report is not committed
+    SWEEP_BATCHES = "sweep.batches"  # batches count as dispatched again, this one's ticket was not sent
+    SWEEP_SHARDS = "sweep.shards"  # a model has shards to take, its ticket was not sent
+    SWEEP_JOBS = "sweep.jobs"  # jobs count as dispatched again, this one's ticket was not sent
+    RETENTION_FILE = "retention.file"  # the bytes of a deleted file are gone, its row is not
+    RETENTION_PART = "retention.part"  # the bytes of a part are gone, its row is not
+    RETENTION_ORPHAN = "retention.orphan"  # bytes without a row are about to go
+    WEBHOOK_CLAIMED = "webhooks.claimed"  # deliveries are taken for a while, none was sent
+    WEBHOOK_SENDING = "webhooks.sending"  # a request is ready, no connection was made
+    WEBHOOK_SENT = "webhooks.sent"  # the receiver has answered, nobody has written it down
+    WEBHOOK_RECORDING = "webhooks.recording"  # the transaction that writes it down has not committed
+    WEBHOOK_RECORDED = "webhooks.recorded"  # it is written down
+
+    # batch worker
+    SHARD_CLAIMING = "shards.claiming"  # a claim's transaction has not committed
+    SHARD_CLAIMED = "shards.claimed"  # the lease is held, no line was begun
+    SHARD_WRITING = "shards.writing"  # a group of results is written, not committed
+    SHARD_WRITTEN = "shards.written"  # the group is committed, the lane still holds it
+    SHARD_LEAVING = "shards.leaving"  # every result is committed, the shard is still held
+    SHARD_LEFT = "shards.left"  # the shard is given up, its batch may have no open one left
+    SHARD_FINALIZING = "shards.finalizing"  # the batch is finalizing, no clerk was told
+
+    # chat worker
+    CHAT_CLAIMED = "chat.claimed"  # the lease is held, the engine was not asked
+    CHAT_COMPLETING = "chat.completing"  # an answer is written, not committed
+    CHAT_COMPLETED = "chat.completed"  # the row has the answer, nobody was told
+    CHAT_ENDING = "chat.ending"  # a failure or a cancel is written, not committed
+    CHAT_ENDED = "chat.ended"  # the row says how the job failed or was cancelled, nobody was told
+    CHAT_RELEASED = "chat.released"  # a leaving worker has queued its job again, no other one was told
+    PUBLISH_SENDING = "publish.sending"  # events of running jobs are about to go out
+    PUBLISH_SENT = "publish.sent"  # they are out
+
+    # chat and batch worker
+    LEASES_RENEWING = "leases.renewing"  # the heartbeat is about to renew what is held
+    LEASES_RENEWED = "leases.renewed"  # the database has renewed it, the process does not know
+
+    # engine
+    ENGINE_STEP = "engine.step"  # a step is planned, nothing of it is decoded
+    ENGINE_STEPPED = "engine.stepped"  # a step is decoded, nobody was told its outputs
+
+
+class FailpointRaised(Exception):
+    """A failpoint was told to raise."""
+
+
+class BadFailpoint(ValueError):
+    """What the environment or a file arms is not a point, or not an action."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What happens at a point, and on which pass. `seconds` is for `sleep`."""
+
+    action: str
+    seconds: float = 0.0
+    hit: int = 1
+
+
+def parse_fault(text: str) -> Fault:
+    """`kill`, `raise` or `sleep=2.5`, perhaps with `:hit=K`. Raises BadFailpoint."""
+    words = dict(part.strip().partition("=")[::2] for part in text.split(":"))
+    hit, seconds = words.pop("hit", "1"), words.get("sleep", "0")
+    try:
+        (action,) = words
+        fault = Fault(action, float(seconds), int(hit))
+    except ValueError:
+        raise BadFailpoint(f"not an action: {text!r}") from None
+    if action not in ("kill", "raise", "sleep") or fault.hit < 1:
+        raise BadFailpoint(f"not an action: {text!r}")
+    return fault
+
+
+def parse_faults(text: str) -> dict[Point, Fault]:
+    """The value of MILLRACE_FAILPOINT. Raises BadFailpoint."""
+    faults = {}
+    for part in filter(None, text.split(",")):
+        name, _, action = part.strip().partition(":")
+        try:
+            point = Point(name)
+        except ValueError:
+            raise BadFailpoint(f"there is no point {name!r}") from None
+        faults[point] = parse_fault(action)
+    return faults
+
+
+class Failpoints:
+    """What is armed in one process."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._faults = parse_faults(environment.get(VARIABLE, ""))
+        folder = environment.get(FOLDER_VARIABLE)
+        self._folder = Path(folder) if folder else None
+        self._passes: Counter[Point] = Counter()
+        self._lock = threading.Lock()
+        self.is_inert = not self._faults and self._folder is None
+
+    def reach(self, point: Point) -> None:
+        """Somebody passes a point: act if it is armed, and this is the pass and the process for it."""
+        with self._lock:
+            fault = self._faults.get(point) or self._armed_by_file(point)
+            if fault is None:
+                return
+            self._passes[point] += 1
+            if self._passes[point] < fault.hit or not self._is_ours(point):
+                return
+        _act(point, fault)
+
+    def _armed_by_file(self, point: Point) -> Fault | None:
+        if self._folder is not None:
+            with suppress(FileNotFoundError):
+                return parse_fault((self._folder / point).read_text())
+        return None
+
+    def _is_ours(self, point: Point) -> bool:
+        """Are we the first to act? Without a folder only this process is asked."""
+        if self._folder is None:
+            return self._faults.pop(point, None) is not None
+        del self._passes[point]  # armed again, it counts again
+        try:
+            with (self._folder / f"{point}.hit").open("x") as proof:
+                proof.write(str(os.getpid()))
+        except FileExistsError:
+            return False
+        (self._folder / point).unlink(missing_ok=True)
+        return True
+
+
+def _act(point: Point, fault: Fault) -> None:
+    match fault.action:
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "raise":
+            raise FailpointRaised(point)
+        case _:
+            time.sleep(fault.seconds)
+
+
+_process: Final = Failpoints(os.environ)
+_IS_INERT: Final = _process.is_inert
+
+
+def failpoint(point: Point) -> None:
+    """Pass a point. In production this is one look at a constant."""
+    if not _IS_INERT:
+        _process.reach(point)

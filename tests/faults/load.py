@@ -1,0 +1,175 @@
+"""Work for a stack that is being hurt, with answers that are known beforehand: the fake's are decided by the prompt alone.
+
+Every prompt carries MARKER, so that one in a log is found.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections import Counter
+from functools import cache
+from types import TracebackType
+from typing import Any, Final, Self
+
+import openai
+
+from core import ids
+from tests.engine.make import Bench
+from tests.faults.stack import FaultStack
+from tests.stack import wait_for
+
+MARKER: Final = "xyzzy-prompts-are-private"
+FINAL: Final = ("completed", "failed", "expired", "cancelled")
+
+_bench: Final = Bench()
+_numbers: Final = itertools.count()
+
+
+@cache
+def expected_answer(prompt: str) -> str:
+    """What the fake says to a chat of this one message, when nothing cuts it short."""
+    return _bench.ask(prompt).choices[0].text
+
+
+def new_prompt() -> str:
+    """One that nobody asked before."""
+    return f"{MARKER} question {next(_numbers)}?"
+
+
+def chat_body(prompt: str, **more: object) -> dict[str, Any]:
+    """The body of a chat request."""
+    return {"model": "fake", "messages": [{"role": "user", "content": prompt}], **more}
+
+
+def batch_content(num_lines: int, **more: object) -> bytes:
+    """A batch input file of prompts that nobody asked before."""
+    lines = [
+        {
+            "custom_id": f"line-{number}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": chat_body(new_prompt(), **more),
+        }
+        for number in range(num_lines)
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def upload(stack: FaultStack, content: bytes) -> str:
+    """Store a batch input file; returns its id."""
+    file = stack.insist(lambda: stack.client.files.create(file=("in.jsonl", content), purpose="batch"))
+    return file.id
+
+
+def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
+    """A batch of a stored file, made once however often it had to be asked for; returns its id."""
+    headers = {"Idempotency-Key": ids.new_id("once_")}
+    endpoint, window = "/v1/chat/completions", "24h"
+
+    def create() -> str:
+        return stack.client.batches.create(
+            input_file_id=file_id, endpoint=endpoint, completion_window=window, extra_headers=headers, **more  # type: ignore[arg-type]
+        ).id  # fmt: skip
+
+    return insist_on_key(stack, create)
+
+
+def insist_on_key(stack: FaultStack, create: Any) -> Any:
+    """Again while an earlier try under the same key is thought to run: one whose process died would be for two minutes."""
+
+    def unlocked() -> Any:
+        try:
+            return create()
+        except openai.ConflictError:
+            forget_locks(stack)
+            return create()
+
+    return stack.insist(unlocked)
+
+
+def forget_locks(stack: FaultStack) -> None:
+    """Time passes: whoever held an Idempotency-Key is taken for dead."""
+    stack.execute("UPDATE idempotency_keys SET locked_until = now() WHERE finished_at IS NULL")
+
+
+def start_batch(stack: FaultStack, num_lines: int, **more: object) -> str:
+    """Upload and create; returns the batch's id."""
+    return create_batch(stack, upload(stack, batch_content(num_lines, **more)))
+
+
+def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds: float = 60) -> str:
+    """Until it has one of these statuses, or any final one when none is named; returns it."""
+    wanted = statuses or FINAL
+
+    def status() -> str:
+        return str(stack.client.batches.retrieve(batch_id).status)
+
+    wait_for(lambda: status() in wanted, f"{batch_id} is {' or '.join(wanted)}", timeout_seconds)
+    return stack.insist(status)
+
+
+def ask(stack: FaultStack, prompt: str) -> str:
+    """The answer of one chat that is not streamed."""
+    answer = stack.client.chat.completions.create(**chat_body(prompt))
+    return str(answer.choices[0].message.content)
+
+
+def listen(stack: FaultStack, prompt: str, **more: object) -> list[str]:
+    """The pieces of one streamed chat."""
+    with stack.client.chat.completions.create(**chat_body(prompt, stream=True, **more)) as stream:
+        return [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
+
+
+class Chats:
+    """Chats one after the other, from several threads, until the block ends. Each has its answer or a clear error.
+
+    `ends` counts `answered`, `refused` (an error with a code, before or in the stream) and `cut` (a broken connection).
+    """
+
+    def __init__(self, stack: FaultStack, threads: int = 2) -> None:
+        self._stack = stack
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n % 2 == 0,), daemon=True) for n in range(threads)]
+        self.ends: Counter[str] = Counter()
+        self.wrong: list[str] = []
+        self.longest_seconds = 0.0
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a chat hangs"
+        if kind is None:
+            assert not self.wrong, self.wrong[:3]
+
+    def _run(self, is_stream: bool) -> None:
+        while not self._stop.is_set():
+            prompt, began = new_prompt(), time.monotonic()
+            try:
+                said = "".join(listen(self._stack, prompt)) if is_stream else ask(self._stack, prompt)
+            except openai.APIError as error:
+                self._failed(error)
+            except Exception as error:  # a broken stream is not the SDK's own error
+                self.ends["cut"] += 1
+                if not isinstance(error, OSError) and "httpx" not in type(error).__module__:
+                    self.wrong.append(repr(error))
+            else:
+                self.ends["answered"] += 1
+                if said != expected_answer(prompt):
+                    self.wrong.append(f"{prompt!r} was answered {said!r}")
+            self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
+
+    def _failed(self, error: openai.APIError) -> None:
+        is_cut = isinstance(error, openai.APIConnectionError)
+        self.ends["cut" if is_cut else "refused"] += 1
+        if not is_cut and not error.code:
+            self.wrong.append(f"an error without a code: {error!r}")
+        self._stop.wait(0.05)

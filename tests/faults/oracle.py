@@ -1,0 +1,275 @@
+"""What must be true of a stack once it is left alone, whatever was done to it.
+
+Looks at what clients see (files, counts, answers), at rows, at the file store, at logs and at processes. What was looked at
+once is not looked at again, so that it can be asked after every test of a session. See `Oracle.check`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, Final
+
+import openai
+import psutil
+from sqlalchemy.exc import SQLAlchemyError
+
+from core.files import BUCKETS
+from core.models import load_models
+from core.settings import Settings
+from core.states import BATCH_MOVES, BatchState
+from tests.faults.load import FINAL, MARKER, expected_answer
+from tests.faults.stack import FaultStack, Role
+from tests.stack import wait_for
+from workers.context import ClerkContext, Database
+from workers.retention import Retention
+
+_WATCH_SECONDS: Final = 0.05
+_MORE_DESCRIPTORS: Final = 24  # of pools that have grown to what they may keep
+_OLD_SECONDS: Final = 7200
+_NOBODY: Final = "0" * 32
+
+
+class Watcher:
+    """Writes down, while things happen, what may only move one way: fences and the statuses of batches."""
+
+    def __init__(self, stack: FaultStack) -> None:
+        self._stack = stack
+        self._stop = threading.Event()
+        self._fences: dict[str, int] = {}
+        self._statuses: dict[str, BatchState] = {}
+        self.wrong: list[str] = []
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._thread.join(10)
+
+    def _run(self) -> None:
+        while not self._stop.wait(_WATCH_SECONDS):
+            try:
+                self._look()
+            except SQLAlchemyError:
+                continue  # the database may be away
+
+    def _look(self) -> None:
+        rows = self._stack.query(
+            "SELECT id, fence FROM shards UNION ALL SELECT id, fence FROM jobs WHERE batch_id IS NULL AND fence > 0"
+        )
+        for row_id, fence in rows:
+            if fence < self._fences.get(row_id, 0):
+                self.wrong.append(f"the fence of {row_id} went from {self._fences[row_id]} to {fence}")
+            self._fences[row_id] = fence
+        for batch_id, status in self._stack.query("SELECT id, status FROM batches"):
+            new = BatchState(status)
+            old = self._statuses.setdefault(batch_id, new)
+            if old is not new and new not in _reachable(old):
+                self.wrong.append(f"{batch_id} went from {old} to {new}")
+            self._statuses[batch_id] = new
+
+
+def _reachable(start: BatchState) -> set[BatchState]:
+    found: set[BatchState] = set()
+    frontier = {start}
+    while frontier:
+        frontier = {new for state in frontier for new in BATCH_MOVES[state]} - found
+        found |= frontier
+    return found
+
+
+class Oracle:
+    """Of one stack, for as long as it lives. `check` raises AssertionError."""
+
+    def __init__(self, stack: FaultStack) -> None:
+        self._stack = stack
+        self._checked: set[str] = set()
+        self._read: dict[str, int] = {}
+        self._descriptors: dict[Role, int] = {}
+        self._watcher = Watcher(stack)
+
+    def close(self) -> None:
+        """The end of the stack's life."""
+        self._watcher.close()
+
+    def check(self, timeout_seconds: float = 60) -> None:
+        """Wait until nothing is left to do, then look at everything since the last time."""
+        self.wait_settled(timeout_seconds)
+        self._check_store()
+        for batch_id, status in self._new("SELECT id, status FROM batches"):
+            self._check_batch(batch_id, status)
+        for job in self._new("SELECT id, state, body, answer, problem FROM jobs WHERE batch_id IS NULL"):
+            self._check_job(*job)
+        self._check_usage()
+        self._check_logs()
+        self._check_processes()
+        assert not self._watcher.wrong, self._watcher.wrong[:3]
+
+    def wait_settled(self, timeout_seconds: float = 60) -> None:
+        """No batch, job, delivery or lease is open: everything has come to its end by itself."""
+        open_rows = """
+            SELECT id, status FROM batches WHERE status NOT IN ('completed', 'failed', 'expired', 'cancelled')
+            UNION ALL SELECT id, state FROM jobs WHERE batch_id IS NULL AND state IN ('queued', 'running')
+            UNION ALL SELECT id, state FROM shards WHERE state <> 'done' OR owner IS NOT NULL
+            UNION ALL SELECT id, state FROM jobs WHERE owner IS NOT NULL
+            UNION ALL SELECT event_id, 'undelivered' FROM webhook_deliveries WHERE finished_at IS NULL
+        """
+        try:
+            wait_for(lambda: not self._stack.query(open_rows), "everything ends", timeout_seconds)
+        except AssertionError:
+            raise AssertionError(f"still open: {self._stack.query(open_rows)[:5]}") from None
+
+    # --- what clients see ---------------------------------------------------------------------------------------------
+
+    def _check_batch(self, batch_id: str, status: str) -> None:
+        batch = self._stack.client.batches.retrieve(batch_id)
+        assert batch.status == status
+        assert status in FINAL
+        rows = self._stack.query("SELECT custom_id, state FROM jobs WHERE batch_id = :id ORDER BY line", id=batch_id)
+        output, errors = self._download(batch.output_file_id), self._download(batch.error_file_id)
+        counts = batch.request_counts
+        assert counts is not None
+        assert (counts.total, counts.completed, counts.failed) == (len(rows), len(output), len(errors)), batch_id
+        asked = self._input_lines(batch.input_file_id, [row[0] for row in rows])
+        if rows:
+            ended = Counter(str(line["custom_id"]) for line in (*output, *errors))
+            assert ended == Counter(list(asked)), f"{batch_id}: each line once"
+        else:
+            assert status in ("failed", "cancelled"), f"{batch_id} ended without lines"
+        assert status != "completed" or len(output) == sum(state == "completed" for _, state in rows)
+        for lines in (output, errors):
+            ids = [str(line["custom_id"]) for line in lines]
+            assert ids == [custom_id for custom_id in asked if custom_id in set(ids)], f"{batch_id}: in input order"
+        for line in output:
+            self._check_answer(asked[line["custom_id"]], line["response"]["body"])
+        for object_id in filter(None, (batch.output_file_id, batch.error_file_id, batch.input_file_id)):
+            self._check_foreign(f"/files/{object_id}")
+        self._check_foreign(f"/batches/{batch_id}")
+
+    def _download(self, file_id: str | None) -> list[dict[str, Any]]:
+        """Lines of a result file, which is the same twice."""
+        if file_id is None:
+            return []
+        first, second = (self._stack.client.files.content(file_id).content for _ in range(2))
+        assert first == second, f"{file_id}: two downloads differ"
+        assert first, f"{file_id} is empty"
+        return [json.loads(line) for line in first.splitlines()]
+
+    def _input_lines(self, file_id: str, custom_ids: list[str]) -> dict[str, Any]:
+        """Bodies by custom_id, in the file's order; without them where the file has gone."""
+        try:
+            with self._stack.files.open(file_id) as stream:
+                lines = [json.loads(line) for line in stream]
+        except (FileNotFoundError, ValueError):
+            return dict.fromkeys(custom_ids)
+        return {line.get("custom_id"): line.get("body") for line in lines}
+
+    def _check_answer(self, body: Any, answer: Any) -> None:
+        """The fake's own words, where nothing but the prompt decides them."""
+        if body is None or len(body["messages"]) > 1 or {"max_tokens", "ignore_eos", "n"} & set(body):
+            return
+        said, prompt = answer["choices"][0]["message"]["content"], body["messages"][0]["content"]
+        assert said == expected_answer(prompt), f"{prompt!r} was answered {said!r}"
+
+    def _check_job(self, job_id: str, state: str, body: str, answer: str | None, problem: str | None) -> None:
+        match state:
+            case "completed":
+                assert answer is not None
+                self._check_answer(json.loads(body), json.loads(answer)) if job_id.startswith("chatcmpl") else None
+            case "failed":
+                assert json.loads(problem or "{}")["code"], f"{job_id} failed without a code"
+            case _:
+                assert state == "cancelled", f"{job_id} is {state}"
+        self._check_foreign(f"/jobs/{job_id}")
+
+    def _check_foreign(self, path: str) -> None:
+        """To another tenant it is what an unknown one is."""
+        prefix, object_id = path.rsplit("/", 1)
+        unknown = object_id.rpartition("_")[0] + "_" + _NOBODY
+        answers = []
+        for name in (object_id, unknown):
+            try:
+                self._stack.stranger.get(f"{prefix}/{name}", cast_to=object)
+                raise AssertionError(f"a stranger was shown {path}")
+            except openai.NotFoundError as error:
+                answers.append(error.response.text.replace(name, "it"))
+        assert answers[0] == answers[1], f"a stranger can tell that there is {path}"
+
+    # --- rows, bytes, logs, processes ---------------------------------------------------------------------------------
+
+    def _check_usage(self) -> None:
+        """What is counted for a tenant is what was answered, each once."""
+        counted = self._stack.query(
+            "SELECT coalesce(sum(requests), 0), coalesce(sum(completion_tokens), 0) FROM usage_daily"
+        )
+        answered = self._stack.query(
+            "SELECT count(*), coalesce(sum(completion_tokens), 0) FROM jobs "
+            "WHERE state = 'completed' OR (state = 'failed' AND shard_id IS NOT NULL)"
+        )
+        assert [tuple(map(int, row)) for row in counted] == [tuple(map(int, row)) for row in answered]
+
+    def _check_store(self) -> None:
+        """Every row has its bytes; bytes without a row are leftovers, which go when they are old."""
+        for file_id, size in self._stack.query("SELECT id, bytes FROM files WHERE deleted_at IS NULL"):
+            assert self._stack.files.size(file_id) == size, f"{file_id} has not the bytes its row says"
+        known = {row[0] for row in self._stack.query("SELECT id FROM files UNION ALL SELECT id FROM upload_parts")}
+        leftovers = [path for path in self._stack.files.root.glob("*/*") if path.name not in known]
+        if not leftovers:
+            return
+        old = time.time() - _OLD_SECONDS
+        for path in leftovers:
+            os.utime(path, (old, old))
+        self._sweep()
+        left = [path.name for path in leftovers if path.exists()]
+        assert not left, f"leftovers that nobody sweeps: {left}"
+
+    def _sweep(self) -> None:
+        """What the clerk does within two hours, at once."""
+        retention = Retention(_clerk(self._stack))
+        retention.sweep()
+        for bucket in range(BUCKETS):
+            retention.sweep_orphans(bucket)
+
+    def _check_logs(self) -> None:
+        """No log has words of a prompt."""
+        for name, said in self._stack.logs():
+            seen = self._read.get(name, 0)
+            self._read[name] = len(said)
+            assert MARKER not in said[max(0, seen - len(MARKER)) :], f"{name} has words of a prompt"
+
+    def _check_processes(self) -> None:
+        """Each process is there, with about as many files open as the first time."""
+        for role in (Role.API, Role.CLERK, Role.CHAT, Role.BATCH, Role.ENGINE):
+            wait_for(lambda role=role: self._has_few_descriptors(role), f"{role} has few files open", 10)  # type: ignore[misc]
+
+    def _has_few_descriptors(self, role: Role) -> bool:
+        try:
+            number = int(self._stack.find(role).num_fds())
+        except psutil.Error:
+            return False
+        return number <= self._descriptors.setdefault(role, number) + _MORE_DESCRIPTORS
+
+    def _new(self, statement: str) -> Iterator[Any]:
+        for row in self._stack.query(statement):
+            if row[0] not in self._checked:
+                yield row
+                self._checked.add(row[0])
+
+
+def _clerk(stack: FaultStack) -> ClerkContext:
+    """A clerk in this process, for what is done by hand."""
+    settings = Settings(state_dir=stack.process.state_dir, models_dir=stack.folder / "models")
+    nobody: Any = None
+    return ClerkContext(
+        settings=settings,
+        database=Database(stack.database),
+        catalog=load_models(settings.models_dir),
+        files=stack.files,
+        tickets=nobody,
+        publisher=nobody,
+    )

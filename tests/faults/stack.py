@@ -1,0 +1,311 @@
+"""A stack to be hurt: the real processes behind proxies, a handle on each of them, failpoints that can be armed while it runs.
+
+`millrace serve` runs the api, the clerk and the worker with its engine; Postgres and Valkey are the test's own, so that they may
+be stopped without it. It has keys of two tenants: the one that works, and a stranger.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import httpx2
+import openai
+import psutil
+import redis
+from openai import OpenAI
+from sqlalchemy import Engine, text
+
+from cli.services import Services
+from core import ids
+from core.failpoints import FOLDER_VARIABLE, Point
+from core.files import FileStore
+from core.keys import KEY, new_key
+from core.sockets import socket_directory
+from db import keys
+from db.schema import upgrade
+from db.sessions import database_engine
+from tests.faults.proxy import Proxy
+from tests.stack import StackProcess, wait_for
+
+LEASE_SECONDS: Final = 2.0
+SWEEP_SECONDS: Final = 0.5
+MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.001\n"
+
+QUICK: Final = {
+    "MILLRACE_LEASE_SECONDS": str(LEASE_SECONDS),
+    "MILLRACE_HEARTBEAT_SECONDS": "0.4",
+    "MILLRACE_SWEEP_SECONDS": str(SWEEP_SECONDS),
+    "MILLRACE_TICKET_SECONDS": "1",
+    "MILLRACE_POLL_SECONDS": "1",
+    "MILLRACE_COMMIT_SECONDS": "0.05",
+    "MILLRACE_COMMIT_LINES": "4",
+    "MILLRACE_SHARD_LINES": "8",
+    "MILLRACE_KEEP_ALIVE_SECONDS": "1",
+    "MILLRACE_DRAIN_SECONDS": "5",
+    "MILLRACE_ENGINE_RESTART_SECONDS": "0.0001",  # it doubles with each death
+    "MILLRACE_WEBHOOK_HOSTS": "*",
+    "MILLRACE_WEBHOOK_NETWORKS": "127.0.0.1/32",
+}
+
+_Result = TypeVar("_Result")
+
+
+class Role(StrEnum):
+    """A process of the stack."""
+
+    API = "api"
+    CLERK = "clerk"
+    WORKER = "worker"  # the launcher of the next three
+    CHAT = "chat"
+    BATCH = "batch"
+    ENGINE = "engine"
+    POSTGRES = "postgres"
+    VALKEY = "valkey"
+
+
+_COMMANDS: Final = {
+    Role.API: r"-m api$",
+    Role.CLERK: r"-m workers\.consumer clerk",
+    Role.WORKER: r"-m workers ",
+    Role.CHAT: r"-m workers\.consumer chat",
+    Role.BATCH: r"-m workers\.consumer batch",
+    Role.ENGINE: r"-m engine\.server",
+    Role.POSTGRES: r"/postgres -D ",
+    Role.VALKEY: r"valkey-server",
+}
+
+
+class FaultStack:
+    """Running from `start` to `close`; `postgres` and `valkey` are the proxies, `database` and `redis` go past them."""
+
+    def __init__(self, folder: Path, *, model: str = MODEL, **settings: str) -> None:
+        self.folder = folder
+        self.failpoints = folder / "failpoints"
+        self.failpoints.mkdir()
+        models = folder / "models"
+        models.mkdir()
+        (models / "fake.yaml").write_text(model)
+        self.services = Services(folder / "services")
+        sockets = socket_directory(folder / "services")
+        self.services.start()
+        self.postgres = Proxy(_postgres_socket(self.services.database_url))
+        self.valkey = Proxy(sockets / "valkey.sock")
+        self.database: Engine = database_engine(self.services.database_url, pool_size=3)
+        self.redis = redis.Redis.from_url(self.services.redis_url)
+        addresses = {
+            "MILLRACE_DATABASE_URL": f"postgresql://millrace@127.0.0.1:{self.postgres.port}/millrace",
+            "MILLRACE_REDIS_URL": f"redis://127.0.0.1:{self.valkey.port}/0",
+            FOLDER_VARIABLE: str(self.failpoints),
+        }
+        self.process = StackProcess(folder, models, **{**QUICK, **addresses, **settings})
+        self.files = FileStore(self.process.state_dir / "files")
+        self._keys = self._make_keys()
+        self._clients: dict[str, OpenAI] = {}
+
+    def start(self) -> None:
+        """Returns when everything is ready."""
+        self.process.start()
+
+    @property
+    def url(self) -> str:
+        """Where the api listens."""
+        return self.process.url
+
+    # --- clients ------------------------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> OpenAI:
+        """The official client of the tenant that works. It does not try again by itself: see `insist`."""
+        return self._client("default")
+
+    @property
+    def stranger(self) -> OpenAI:
+        """The client of the other tenant."""
+        return self._client("stranger")
+
+    def http(self, tenant: str = "default", timeout: float = 30) -> httpx2.Client:
+        """For what the official client has no method for; to be closed."""
+        headers = {"authorization": f"Bearer {self._keys[tenant]}"}
+        return httpx2.Client(base_url=self.url, timeout=timeout, headers=headers)
+
+    def insist(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:
+        """As a client that does not give up: again after a broken connection or stream, a 5xx or a 429."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                return action()
+            except (openai.APIError, httpx2.HTTPError) as error:
+                if time.monotonic() > deadline or _is_the_callers_fault(error):
+                    raise
+                time.sleep(0.05)
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def query(self, statement: str, **values: object) -> Sequence[Any]:
+        """Rows, past the proxy."""
+        with self.database.begin() as connection:
+            return connection.execute(text(statement), values).all()
+
+    def execute(self, statement: str, **values: object) -> None:
+        """A change by hand, past the proxy: what time, or somebody who died, would have left."""
+        with self.database.begin() as connection:
+            connection.execute(text(statement), values)
+
+    # --- processes ----------------------------------------------------------------------------------------------------
+
+    def find(self, role: Role) -> psutil.Process:
+        """The process of a role; raises AssertionError while there is none."""
+        parent = psutil.Process() if role in (Role.POSTGRES, Role.VALKEY) else psutil.Process(self.process.pid)
+        for process in parent.children(recursive=True):
+            with suppress(psutil.Error):
+                is_alive = process.status() != psutil.STATUS_ZOMBIE
+                if is_alive and re.search(_COMMANDS[role], " ".join(process.cmdline())):
+                    return process
+        raise AssertionError(f"there is no {role}")
+
+    def pid(self, role: Role) -> int:
+        """Of the process of a role, which may be on its way."""
+        wait_for(lambda: self.find(role) is not None, f"a {role}", 30)
+        return self.find(role).pid
+
+    def kill(self, role: Role) -> int:
+        """-9; returns the process id it had. What supervises it starts it again."""
+        process = self.find(role)
+        process.kill()
+        return process.pid
+
+    def send(self, role: Role, number: signal.Signals) -> None:
+        """A signal to the process of a role."""
+        self.find(role).send_signal(number)
+
+    @contextmanager
+    def frozen(self, *roles: Role) -> Iterator[None]:
+        """SIGSTOP, later SIGCONT; of Postgres, every backend too."""
+        processes = [self.find(role) for role in roles]
+        if Role.POSTGRES in roles:
+            processes += self.find(Role.POSTGRES).children(recursive=True)
+        for process in processes:
+            process.suspend()
+        try:
+            yield
+        finally:
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.resume()
+
+    @contextmanager
+    def without(self, role: Role, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
+        """Postgres or Valkey is down: ended by this signal, started again behind the block."""
+        assert role in (Role.POSTGRES, Role.VALKEY), "the others are started again by their supervisor"
+        process = self.find(role)
+        process.send_signal(number)
+        wait_for(lambda: bool(self.services.database_url) and not _is_running(process), f"{role} has ended", 20)
+        try:
+            yield
+        finally:
+            self.services.restart_dead()
+
+    def restart(self, role: Role) -> int:
+        """Kill, and wait for the next one; returns its process id."""
+        old = self.kill(role)
+        wait_for(lambda: self.find(role).pid != old, f"another {role}", 30)
+        return self.find(role).pid
+
+    # --- failpoints ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def armed(self, point: Point, action: str) -> Iterator[None]:
+        """The next one to pass acts (see `core.failpoints`); nobody does after the block."""
+        (self.failpoints / f"{point}.hit").unlink(missing_ok=True)
+        staged = self.failpoints / f"{point}.new"
+        staged.write_text(action)
+        staged.rename(self.failpoints / point)
+        try:
+            yield
+        finally:
+            (self.failpoints / point).unlink(missing_ok=True)
+
+    def hit_by(self, point: Point) -> int | None:
+        """The process id of who acted."""
+        with suppress(FileNotFoundError, ValueError):
+            return int((self.failpoints / f"{point}.hit").read_text())
+        return None
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def heal(self) -> None:
+        """No proxy does harm, no point is armed."""
+        for proxy in (self.postgres, self.valkey):
+            proxy.heal()
+        for path in self.failpoints.iterdir():
+            path.unlink(missing_ok=True)
+
+    def logs(self) -> Iterator[tuple[str, str]]:
+        """Every log file's name and text."""
+        for folder in (self.process.state_dir / "logs", self.folder / "services" / "logs"):
+            for path in sorted(folder.glob("*.log")):
+                yield path.name, path.read_text(errors="replace")
+
+    def close(self) -> None:
+        """However it is, it is gone afterwards."""
+        self.heal()
+        for client in self._clients.values():
+            client.close()
+        try:
+            self.process.close()
+        finally:
+            self.database.dispose()
+            self.redis.close()
+            self.postgres.close()
+            self.valkey.close()
+            self.services.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _make_keys(self) -> dict[str, str]:
+        upgrade(self.database)
+        made = {tenant: new_key() for tenant in ("default", "stranger")}
+        with self.database.begin() as connection:
+            for tenant, key in made.items():
+                columns: dict[str, Any] = {
+                    "id": ids.new_id(KEY),
+                    "tenant_id": tenant,
+                    "name": "faults",
+                    "scopes": ["admin"],
+                }
+                connection.execute(keys.add_tenant(tenant))
+                connection.execute(keys.insert_key(prefix=key.prefix, digest=key.digest, **columns))
+        return {tenant: key.text for tenant, key in made.items()}
+
+    def _client(self, tenant: str) -> OpenAI:
+        if tenant not in self._clients:
+            key = self._keys[tenant]
+            self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
+        return self._clients[tenant]
+
+
+def _is_the_callers_fault(error: Exception) -> bool:
+    response = getattr(error, "response", None)
+    return response is not None and response.status_code < 500 and response.status_code != 429
+
+
+def _is_running(process: psutil.Process) -> bool:
+    return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
+
+
+def _postgres_socket(url: str) -> Path:
+    """`postgresql://user@/name?host=FOLDER` is a socket in that folder."""
+    return Path(url.partition("host=")[2]) / ".s.PGSQL.5432"

@@ -1,0 +1,92 @@
+"""A process dies, or fails, at every point where it commits, publishes, renames or acknowledges: nothing is lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from core.failpoints import Point
+from tests.faults.load import expected_answer, listen, new_prompt, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.faults.stages import Stage, passes_of
+from tests.receiver import Receiver
+from tests.stack import wait_for
+
+pytestmark = pytest.mark.timeout(90)
+
+_PASSED_BY_ITS_SUCCESSOR = (Point.RETENTION_ORPHAN,)  # its stage starts another clerk
+
+# Passed by a thread that lives as long as its process: it must outlive what nobody expected.
+_THREADS = ("publish", "leases", "sweep", "retention", "webhooks")
+
+
+def _cases() -> Iterator[Any]:
+    for point in Point:
+        for role, stage in passes_of(point):
+            for action in ("kill", "raise"):
+                yield pytest.param(point, action, role, stage, id=f"{point}-{action}-{role}")
+
+
+@pytest.fixture(scope="module")
+def receiver(shared_stack: FaultStack) -> Iterator[Receiver]:
+    """Is told how every batch ends."""
+    with Receiver() as receiver:
+        events = ["batch.completed", "batch.failed", "batch.cancelled"]
+        hook = shared_stack.client.webhooks.create(event_types=events, name="faults", url=receiver.url)  # type: ignore[arg-type]
+        yield receiver
+        shared_stack.insist(lambda: shared_stack.client.webhooks.delete(hook.id))
+
+
+@pytest.mark.parametrize(("point", "action", "role", "stage"), list(_cases()))
+def test_nothing_is_lost_or_doubled_when_it_ends_at(
+    point: Point, action: str, role: Role, stage: Stage, stack: FaultStack, oracle: Oracle, receiver: Receiver
+) -> None:
+    victim = stack.pid(role)
+    run_armed(stack, stage, point, action)
+    if point not in _PASSED_BY_ITS_SUCCESSOR:
+        assert stack.hit_by(point) == victim
+    if action == "kill":
+        wait_for(lambda: stack.find(role).pid != victim, f"another {role}", 15)
+    wait_for(lambda: hasten(stack), "every event is delivered", 30)
+    check_everyday(stack)
+    oracle.check()
+    if action == "raise" and point.partition(".")[0] in _THREADS:
+        check_passes_again(stack, stage, point, role)
+    told = {event.body for event in receiver.received}
+    for (batch_id,) in stack.query("SELECT id FROM batches"):
+        assert any(batch_id in body for body in told), f"nobody was told how {batch_id} ended"
+
+
+def run_armed(stack: FaultStack, stage: Stage, point: Point, action: str) -> None:
+    """A stage, with the point armed from its `yield` on; the point is passed."""
+    steps = stage(stack)
+    next(steps)
+    with stack.armed(point, action):
+        for _ in steps:
+            raise AssertionError("a stage yields once")
+        wait_for(lambda: stack.hit_by(point) is not None, f"{point} is passed", 15)
+
+
+def check_everyday(stack: FaultStack) -> None:
+    """The stack works as before."""
+    batch_id, prompt = start_batch(stack, 2), new_prompt()
+    assert "".join(stack.insist(lambda: listen(stack, prompt))) == expected_answer(prompt)
+    assert wait_batch(stack, batch_id) == "completed"
+
+
+def check_passes_again(stack: FaultStack, stage: Stage, point: Point, role: Role) -> None:
+    """The process that failed there comes there again; one that does not is replaced, for the sake of later tests."""
+    try:
+        run_armed(stack, stage, point, "sleep=0")
+    except AssertionError:
+        stack.restart(role)
+        raise
+
+
+def hasten(stack: FaultStack) -> bool:
+    """Is every event that happened delivered? Time passes for those that wait for their next attempt."""
+    stack.execute("UPDATE webhook_deliveries SET due_at = now() WHERE finished_at IS NULL AND due_at > now()")
+    return not stack.query("SELECT 1 FROM webhook_deliveries WHERE finished_at IS NULL")
