@@ -11,6 +11,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from api.auth import KeyRing
 from api.errors import install_error_handlers
+from api.fleet import FleetNumbers
 from api.limits import RateLimiter
 from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
@@ -52,7 +53,8 @@ _ROUTES = (
 
 def create_app(settings: Settings) -> FastAPI:
     """An app for these settings; starts only on a database whose schema is the one this code needs."""
-    metrics = Metrics()
+    metrics, fleet = Metrics(), FleetNumbers(settings)
+    metrics.add(fleet)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
             streams=StreamSlots(limiter.client, settings.key_prefix),
             sender=TicketSender(Tickets(make_celery(settings))),
             metrics=metrics,
+            fleet=fleet,
             started_at=int(time.time()),
         )
         app.state.millrace = state

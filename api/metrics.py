@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.registry import Collector
 
 
 class Metrics:
@@ -23,16 +24,11 @@ class Metrics:
         self.dropped_subscribers = Counter(
             "millrace_dropped_subscribers_total", "Streams that read too slowly.", registry=registry
         )
-        self.webhook_events = Gauge(
-            "millrace_webhook_events",
-            "Webhook events of all tenants, from the database: waiting (some of them retrying), delivered, given up.",
-            ["state"],
-            registry=registry,
-        )
-        self.webhook_oldest_seconds = Gauge(
-            "millrace_webhook_oldest_seconds", "Age of the oldest webhook event that waits.", registry=registry
-        )
         self._registry = registry
+
+    def add(self, collector: Collector) -> None:
+        """Show what this one collects too."""
+        self._registry.register(collector)
 
     def text(self) -> bytes:
         """The exposition format."""

@@ -13,6 +13,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.auth import Caller, KeyRing, not_allowed
+from api.fleet import FleetNumbers
 from api.limits import Rate, RateLimiter, too_many
 from api.metrics import Metrics
 from api.relay import Relay
@@ -65,6 +66,7 @@ class ApiState:
     streams: StreamSlots
     sender: TicketSender
     metrics: Metrics
+    fleet: FleetNumbers
     started_at: int
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -12,6 +12,9 @@ from cli.errors import ExitCode
 from cli.findings import Finding, Level
 from cli.options import AsJson
 from cli.output import print_json, printable
+
+if TYPE_CHECKING:
+    from core.settings import Settings
 
 _MARKS: Final = {Level.OK: "ok  ", Level.WARNING: "warn", Level.BAD: "BAD "}
 
@@ -35,7 +38,7 @@ def doctor(
 
 
 def _look(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
-    from cli import machine, stack_findings
+    from cli import machine, settings_findings, stack_findings
     from core.errors import ConfigError
     from core.settings import load_settings
 
@@ -52,7 +55,25 @@ def _look(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
         lambda: stack_findings.services(settings),
         lambda: [stack_findings.state(settings.state_dir)],
         lambda: [stack_findings.schema(settings)],
+        lambda: settings_findings.timing(settings),
+        lambda: [settings_findings.webhooks(settings), settings_findings.open_files()],
+        lambda: settings_findings.privacy(settings),
+        lambda: _look_at_services(settings),
     )
     for check in checks:
         findings += check()
     return findings
+
+
+def _look_at_services(settings: Settings) -> list[Finding]:
+    """What can only be asked of what runs, and who may come in, which is for the database to say."""
+    from cli import database_findings, queue_findings, settings_findings
+    from cli.services import running_database, running_queue
+
+    findings: list[Finding] = []
+    has_key = None
+    if database_url := settings.database_url or running_database(settings.state_dir):
+        findings, has_key = database_findings.look(settings, database_url)
+    if redis_url := settings.redis_url or running_queue(settings.state_dir):
+        findings += queue_findings.look(redis_url)
+    return [settings_findings.door(settings, has_key=has_key), *findings]

@@ -16,6 +16,7 @@ from core.models import ModelBackend, load_models
 _GIB: Final = 1 << 30
 _LOW_DISK: Final = 2 * _GIB
 _NO_DISK: Final = _GIB // 4
+_GGUF: Final = b"GGUF"
 
 
 def python() -> Finding:
@@ -84,12 +85,19 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
         size = 0 if is_fake else Path(model.parameters.model).stat().st_size
         total += size
         what = "a stand-in without weights" if is_fake else f"{size / _GIB:.2f} GiB"
-        findings.append(Finding(Level.OK, f"model {model.name}", what))
+        is_gguf = is_fake or _is_gguf(Path(model.parameters.model))
+        advice = "" if is_gguf else "The file does not begin as a GGUF does: fetch or convert it again."
+        findings.append(Finding(Level.OK if is_gguf else Level.BAD, f"model {model.name}", what, advice))
     if free is not None:
         message = f"{free / _GIB:.1f} GiB available, models take {total / _GIB:.2f} GiB and their contexts more"
         advice = "Serve fewer models (worker --models), or take smaller quantisations." if total > free else ""
         findings.append(Finding(Level.WARNING if advice else Level.OK, "memory", message, advice))
     return findings
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_GGUF)) == _GGUF
 
 
 def _gpu_name(card: Path) -> str:

@@ -105,11 +105,24 @@ class Services:
 def running_database(state_dir: Path) -> str | None:
     """The address of the bundled Postgres of a stack that runs in this state directory; None when none does."""
     state_dir = state_dir.resolve()
-    if not (state_dir / "lock").exists():
+    if not _is_in_use(state_dir):
         return None
+    return Postgres(state_dir / "postgres", socket_directory(state_dir), state_dir / "logs" / "postgres.log").url
+
+
+def running_queue(state_dir: Path) -> str | None:
+    """The address of the bundled Valkey of such a stack."""
+    state_dir = state_dir.resolve()
+    if not _is_in_use(state_dir):
+        return None
+    return Valkey(state_dir / "valkey", socket_directory(state_dir), state_dir / "logs" / "valkey.log").url
+
+
+def _is_in_use(state_dir: Path) -> bool:
+    if not (state_dir / "lock").exists():
+        return False
     try:
         StateLock(state_dir).release()
     except ConfigError:
-        sockets = socket_directory(state_dir)
-        return Postgres(state_dir / "postgres", sockets, state_dir / "logs" / "postgres.log").url
-    return None
+        return True
+    return False

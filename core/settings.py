@@ -143,6 +143,11 @@ class Settings(BaseSettings):
     poll_seconds: float = Field(
         20, gt=0, description="How often a worker looks for work itself, in case Redis is deaf."
     )
+    silence_seconds: float = Field(
+        60,
+        gt=0,
+        description="A worker that has not looked for work, or an engine that has not turned, for so long is not ready.",
+    )
     drain_seconds: float = Field(25, ge=1, description="A process told to stop has this long before it leaves.")
     file_days: float = Field(30, gt=0, description="Batch input and output files without an expiry are kept this long.")
 

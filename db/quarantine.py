@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import Delete, Insert, Label, Select, case, delete, exists, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
@@ -12,6 +12,8 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import InstrumentedAttribute
 
 from db.tables import EngineCrash, Quarantine
+
+CRASH_WINDOW: Final = timedelta(minutes=10)  # crashes within it count for a model to be degraded
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,6 +32,7 @@ from core.states import FINAL_BATCH_STATES, FINAL_JOB_STATES, BatchState, JobSta
 
 DEFAULT_TENANT: Final = "default"
 UPLOAD_STATUSES: Final = ("pending", "completed", "cancelled", "expired")
+WORKER_KINDS: Final = ("chat", "batch", "clerk", "launcher")
 
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -502,6 +503,48 @@ class Response(Base):
     input_items: Mapped[str]
     is_background: Mapped[bool] = mapped_column(server_default=text("false"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+
+class Worker(Base):
+    """A process that works: a consumer of tickets, or the launcher of a device's engines. Entered and renewed by itself with
+    its heartbeat, left when it stops in order; the clerk removes what has been silent for long.
+
+    `last_poll_at`: it looked for work itself, with or without finding any, and the database answered.
+    """
+
+    __tablename__ = "workers"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int] = mapped_column(Integer)
+    started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    last_poll_at: Mapped[datetime | None]
+
+    __table_args__ = (CheckConstraint(_one_of("kind", WORKER_KINDS), name="kind"),)
+
+
+class WorkerEngine(Base):
+    """An engine as one process knows it: a consumer hears its ticks, its launcher sees it die."""
+
+    __tablename__ = "worker_engines"
+    worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True)
+    last_tick_at: Mapped[datetime | None]
+    num_deaths: Mapped[int] = mapped_column(Integer, server_default="0")
+    last_words: Mapped[str | None]
+
+
+class Counter(Base):
+    """What the processes without a port have counted, ever: each adds what is new with its heartbeat.
+
+    `model` is empty where the count is of none.
+    """
+
+    __tablename__ = "counters"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str] = mapped_column(primary_key=True, server_default="")
+    value: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
 class Quarantine(Base):

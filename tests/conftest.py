@@ -55,7 +55,7 @@ def database(migrated: Engine) -> Database:
         connection.execute(
             text(
                 "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations, "
-                "quarantine, engine_crashes CASCADE"
+                "quarantine, engine_crashes, workers, counters CASCADE"
             )
         )
         connection.execute(text("DELETE FROM tenants WHERE id <> 'default'"))

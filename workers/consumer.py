@@ -20,7 +20,6 @@ from celery import Celery, signals
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from core import ids
 from core.broker import make_celery
 from core.children import notify_ready
 from core.errors import MillraceError
@@ -39,6 +38,7 @@ from workers.context import ClerkContext, Database, Served, WorkerContext
 from workers.drain import Drain
 from workers.endpoints import engine_endpoint, model_hash
 from workers.leases import LeaseKeeper, Renew, Renewed
+from workers.presence import Identity, Presence, new_identity
 from workers.publisher import Publisher
 
 _ENGINE_READY_SECONDS: Final = 600
@@ -51,11 +51,11 @@ def _worker_context(
     catalog: ModelCatalog,
     names: list[str],
     device: str,
-    kind: str,
+    me: Identity,
     app: Celery,
     client: redis.Redis,
 ) -> WorkerContext:
-    owner = f"{ids.new_id(ids.WORKER)}@{socket.gethostname()}:{os.getpid()}"
+    owner = me.id
     database = Database(database_engine(settings.database_url or "", pool_size=10))
     models = {name: _served(settings, catalog, name, device, owner) for name in names}
     for served in models.values():
@@ -71,7 +71,7 @@ def _worker_context(
         claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True)),
         models=models,
         leases=LeaseKeeper(
-            _renewal(settings, kind, owner),
+            _renewal(settings, me.kind, owner),
             is_alive,
             heartbeat_seconds=settings.heartbeat_seconds,
             lease_seconds=settings.lease_seconds,
@@ -103,7 +103,7 @@ def _renewal(settings: Settings, kind: str, owner: str) -> Renew:
     return renew
 
 
-def _build(kind: str, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
+def _build(me: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
     catalog = load_models(settings.models_dir)
     client = redis.Redis.from_url(
         settings.redis_url or "",
@@ -111,7 +111,7 @@ def _build(kind: str, names: list[str], device: str, settings: Settings, app: Ce
         socket_connect_timeout=_BROKER_SECONDS,
         retry=Retry(NoBackoff(), 0),  # what is sent through it may get lost, but must not be waited for
     )
-    if kind == "clerk":
+    if me.kind == "clerk":
         database = Database(database_engine(settings.database_url or "", pool_size=5))
         check_schema(database.engine)
         context = ClerkContext(
@@ -123,9 +123,14 @@ def _build(kind: str, names: list[str], device: str, settings: Settings, app: Ce
             publisher=Publisher(client, settings.key_prefix),
         )
         return ClerkConsumer(app, context)
-    worker = _worker_context(settings, catalog, names, device, kind, app, client)
+    worker = _worker_context(settings, catalog, names, device, me, app, client)
     check_schema(worker.database.engine)
-    return ChatConsumer(app, worker, client) if kind == "chat" else BatchConsumer(app, worker, client)
+    return ChatConsumer(app, worker, client) if me.kind == "chat" else BatchConsumer(app, worker, client)
+
+
+def _presence(settings: Settings, me: Identity, consumer: Consumer) -> Presence:
+    own = Database(database_engine(settings.database_url or "", pool_size=1))
+    return Presence(me, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
 
 
 def main() -> None:
@@ -138,16 +143,19 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings.log_level)
     app = make_celery(settings)
+    me = new_identity(arguments.kind)
     try:
-        consumer = _build(arguments.kind, arguments.models.split(","), arguments.device, settings, app)
+        consumer = _build(me, arguments.models.split(","), arguments.device, settings, app)
     except (MillraceError, TimeoutError) as error:
         sys.exit(f"millrace {arguments.kind}: {error}")
-    drain = Drain(consumer, settings.drain_seconds)
+    presence = _presence(settings, me, consumer)
+    drain = Drain(consumer, settings.drain_seconds, presence.close)
 
     def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, drain.on_signal)
         consumer.start()
+        presence.start()
         notify_ready()
 
     signals.worker_ready.connect(on_ready, weak=False)

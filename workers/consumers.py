@@ -6,6 +6,7 @@ Each registers its tasks, says which queues feed it, and looks for work itself n
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -17,6 +18,7 @@ from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.addresses import address_rules
+from core.counts import Count
 from core.queues import (
     CANCEL_CHANNEL,
     CLERK_QUEUE,
@@ -38,6 +40,7 @@ from workers.isolation import Isolation
 from workers.listener import Listener
 from workers.posting import Poster
 from workers.prepare import prepare
+from workers.presence import Status, worker_status
 from workers.shards import Lanes
 from workers.sweep import Sweeper
 from workers.validation import answer_validation
@@ -61,6 +64,9 @@ class Consumer(Protocol):
     def is_idle(self) -> bool:
         """Is nothing running?"""
 
+    def status(self, now: float) -> Status:
+        """What there is to report; `now` is the monotonic clock's."""
+
     def close(self) -> None:
         """Last words."""
 
@@ -72,15 +78,21 @@ class Every(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._seconds = seconds
         self._action = action
+        self._worked_at: float | None = None
         self._stop_event = threading.Event()
 
     def run(self) -> None:
         while not self._stop_event.is_set():
             try:
                 self._action()
+                self._worked_at = time.monotonic()
             except SQLAlchemyError as error:
                 log.warning("poll_failed", thread=self.name, reason=type(error).__name__)
             self._stop_event.wait(self._seconds)
+
+    def seconds_since_success(self, now: float) -> float | None:
+        """How long ago (by the monotonic clock) it last went well; None: never."""
+        return None if self._worked_at is None else now - self._worked_at
 
     def close(self) -> None:
         """Not again."""
@@ -118,6 +130,10 @@ class ChatConsumer:
     def is_idle(self) -> bool:
         """See `Consumer`."""
         return self._runner.is_idle()
+
+    def status(self, now: float) -> Status:
+        """See `Consumer`."""
+        return worker_status(self._context, self._poll.seconds_since_success(now), now)
 
     def close(self) -> None:
         """See `Consumer`."""
@@ -164,6 +180,10 @@ class BatchConsumer:
     def is_idle(self) -> bool:
         """See `Consumer`."""
         return all(lanes.is_idle() for lanes in self._lanes.values())
+
+    def status(self, now: float) -> Status:
+        """See `Consumer`."""
+        return worker_status(self._context, self._poll.seconds_since_success(now), now)
 
     def close(self) -> None:
         """See `Consumer`."""
@@ -222,6 +242,14 @@ class ClerkConsumer:
     def is_idle(self) -> bool:
         """See `Consumer`."""
         return self._running == 0
+
+    def status(self, now: float) -> Status:
+        """See `Consumer`."""
+        worked_at = self._sweeper.worked_at
+        return Status(
+            poll_seconds=None if worked_at is None else now - worked_at,
+            totals={(Count.EVENTS_DROPPED, ""): self._context.publisher.num_dropped},
+        )
 
     def close(self) -> None:
         """See `Consumer`."""

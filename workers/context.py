@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
@@ -19,6 +19,7 @@ from workers.answers import fingerprint
 from workers.exchanges.base import Head
 from workers.leases import LeaseKeeper
 from workers.publisher import Publisher
+from workers.tally import Tally
 
 
 class Database:
@@ -105,6 +106,7 @@ class WorkerContext:
     leases: LeaseKeeper
     tickets: Tickets
     publisher: Publisher
+    tally: Tally = field(default_factory=Tally)
 
     @property
     def lease(self) -> timedelta:

@@ -8,18 +8,15 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Final
 
 import structlog
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import quarantine
+from db.quarantine import CRASH_WINDOW
 
 log = structlog.get_logger()
-
-CRASH_WINDOW: Final = timedelta(minutes=10)
 
 
 class CrashLog:

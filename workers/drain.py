@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -21,8 +22,9 @@ _FLUSH_SECONDS: Final = 8.0  # at most; a third of a short deadline
 class Drain:
     """Takes the process down within a deadline: finish what is short, give back the rest, leave."""
 
-    def __init__(self, consumer: Consumer, seconds: float) -> None:
+    def __init__(self, consumer: Consumer, seconds: float, leave: Callable[[], None] = lambda: None) -> None:
         self._consumer = consumer
+        self._leave = leave
         self._seconds = seconds
         self._is_hurried = threading.Event()
         self._thread: threading.Thread | None = None
@@ -42,6 +44,7 @@ class Drain:
         guard.daemon = True
         guard.start()
         self._consumer.drain(abort=False)
+        self._leave()
         celery_state.should_stop = 0
         self._wait_idle(began + self._seconds - min(_FLUSH_SECONDS, self._seconds / 3))
         if not self._consumer.is_idle():

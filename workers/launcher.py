@@ -41,8 +41,11 @@ from engine.config import (
     Pooling,
     Switch,
 )
+from workers.context import Database
 from workers.crash_log import CrashLog
 from workers.endpoints import engine_endpoint, model_hash
+from workers.obituaries import Obituaries
+from workers.presence import Presence, launcher_identity
 
 log = structlog.get_logger()
 
@@ -113,7 +116,8 @@ class WorkerLauncher:
         self._settings = settings
         self._device = device
         self._models = models
-        logs = private_directory(settings.state_dir / "logs")
+        self.obituaries = Obituaries([model.name for model in models])
+        self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
         worker = f"{socket.gethostname()}/{device}"
@@ -126,7 +130,7 @@ class WorkerLauncher:
                 environment,
                 pause,
                 patience=settings.line_attempts,
-                died=partial(self._crashes.died, model.name),
+                died=partial(self._died, model.name),
             )
             for model in models
         ]
@@ -155,6 +159,11 @@ class WorkerLauncher:
             log.info("stopped_while_starting")
         finally:
             self._stop()
+
+    def _died(self, model: str, exit_code: int) -> None:
+        """Of an engine; with it goes what only it knew, except for the end of its log."""
+        self._crashes.died(model, exit_code)
+        self.obituaries.add(model, exit_code, self._logs / f"engine-{model}.log")
 
     def _learned(self, model: str, crashes: int) -> None:
         """Crashes that found their cause are forgiven; with too many others a quick restart only burns the machine."""
@@ -187,6 +196,8 @@ class WorkerLauncher:
                 except TimeoutError:
                     if is_stopping():
                         raise StartInterrupted from None
+                    if child.exit_code() is not None:
+                        self._died(model.name, child.exit_code() or 0)
                     if child.exit_code() is not None or time.monotonic() > deadline:
                         raise ChildFailed(f"The model {model.name} did not load. {child.obituary()}") from None
         finally:
@@ -226,10 +237,28 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
-        check_schema(database_engine(settings.database_url or "", pool_size=1))
-        WorkerLauncher(settings, _models(settings, arguments.models), arguments.device).run(stopping)
+        database = database_engine(settings.database_url or "", pool_size=1)
+        check_schema(database)
+        launcher = WorkerLauncher(settings, _models(settings, arguments.models), arguments.device)
+        _run(launcher, settings, Database(database), arguments.device, stopping)
     except MillraceError as error:
         sys.exit(f"millrace worker: {error}")
+
+
+def _run(
+    launcher: WorkerLauncher, settings: Settings, database: Database, device: str, is_stopping: threading.Event
+) -> None:
+    """Its row goes when it was told to stop. When an engine does not start, the row stays: it says why."""
+    identity = launcher_identity(settings.state_dir, device)
+    status = launcher.obituaries.status
+    presence = Presence(identity, database, status, seconds=settings.heartbeat_seconds)
+    presence.start()
+    try:
+        launcher.run(is_stopping)
+    except MillraceError:
+        presence.close(is_row_kept=True)
+        raise
+    presence.close()
 
 
 def _models(settings: Settings, names: str) -> list[ModelConfig]:

@@ -73,6 +73,7 @@ class LeaseKeeper:
         self._heartbeat_seconds = heartbeat_seconds
         self._trust_seconds = trust_seconds(lease_seconds)
         self._clock = clock
+        self.num_lost = 0
         self._leases: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -127,6 +128,7 @@ class LeaseKeeper:
             lease.renewed_at = started_at
             lease.is_unwanted = lease.is_unwanted or row.is_unwanted
         if (lease.is_lost, lease.is_unwanted) != was:
+            self.num_lost += lease.is_lost and not was[0]
             log.info("lease_changed", id=lease.id, is_lost=lease.is_lost, is_unwanted=lease.is_unwanted)
             lease.changed()
 

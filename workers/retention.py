@@ -11,7 +11,7 @@ from typing import Final
 from core import ids
 from core.failpoints import Point, failpoint
 from core.files import BUCKETS
-from db import files, idempotency, uploads
+from db import files, idempotency, uploads, workers
 from workers.context import ClerkContext
 
 _PAGE: Final = 500
@@ -30,6 +30,7 @@ class Retention:
         self._sweep_files()
         self._sweep_uploads()
         self._sweep_keys()
+        self._sweep_workers()
         self._context.files.remove_leftovers(_LEFTOVER_SECONDS)
         self.sweep_orphans(self._bucket)
         self._bucket = (self._bucket + 1) % BUCKETS
@@ -61,6 +62,10 @@ class Retention:
         kept = timedelta(hours=self._context.settings.idempotency_hours)
         with self._context.database.begin() as connection:
             connection.execute(idempotency.forget_old_keys(kept))
+
+    def _sweep_workers(self) -> None:
+        with self._context.database.begin() as connection:
+            connection.execute(workers.forget_silent_workers())
 
     def sweep_orphans(self, bucket: int) -> None:
         """Content of a writer that died before its row was there."""

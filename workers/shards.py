@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 
+from core.counts import Count
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.states import BatchState, ShardState
@@ -362,6 +363,8 @@ class Lanes:
         if claim is None:
             return None
         failpoint(Point.SHARD_CLAIMED)
+        if claim.attempt > 1:
+            context.tally.add(Count.SHARDS_RETRIED, self._served.model.name)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
         run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:

@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import DBAPIError
 
+from core.counts import Count
 from core.lease_rules import is_suspicious
 from db import quarantine, shards
 from engine.client import EngineLost
@@ -39,6 +40,7 @@ class Suspicion:
     ) -> None:
         settings = context.settings
         self._database = context.database
+        self._tally = context.tally
         self._progress = progress
         self._isolation = isolation
         self._id: str = claim.id
@@ -103,6 +105,7 @@ class Suspicion:
                 EngineLost() | Failed(code="engine_error")
             ):  # what all in a step are told that failed and did not end it
                 if not self._progress.crashed(line, self._most):
+                    self._tally.add(Count.LINES_RETRIED, self._asked["model"])
                     return False
                 if isinstance(outcome, EngineLost):
                     self._convict(line)
@@ -143,4 +146,5 @@ class Suspicion:
     def _convict(self, line: str) -> None:
         log.warning("line_convicted", line=line, shard=self._id, crashes=self._progress.crashes[line])
         self._convicted.add(line)
+        self._tally.add(Count.LINES_CONVICTED, self._asked["model"])
         self._accusation.convict(self._progress.bodies[line])

@@ -8,6 +8,7 @@ It is held by a transaction that waits for the sweep, so the database takes it f
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 from typing import Final
 
@@ -36,6 +37,7 @@ class Sweeper:
     def __init__(self, context: ClerkContext) -> None:
         self._context = context
         self._retention = Retention(context)
+        self.worked_at: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -52,6 +54,7 @@ class Sweeper:
         while not self._stop.is_set():
             try:
                 self.sweep()
+                self.worked_at = time.monotonic()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
             except Exception as error:  # the edge of this thread: the next sweep is due all the same

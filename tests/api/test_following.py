@@ -71,6 +71,7 @@ class World:
                 streams=None,  # type: ignore[arg-type]
                 sender=None,  # type: ignore[arg-type]
                 metrics=Metrics(),
+                fleet=None,  # type: ignore[arg-type]
                 started_at=0,
             )
             try:

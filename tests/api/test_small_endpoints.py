@@ -15,13 +15,6 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
-def test_health_and_readiness(http: httpx2.Client) -> None:
-    assert http.get("/healthz").json() == {"status": "ok"}
-    ready = http.get("/readyz")
-    assert ready.status_code == 200
-    assert ready.json()["checks"] == {"database": "ok", "queue": "ok"}
-
-
 def test_metrics_count_what_was_answered(http: httpx2.Client) -> None:
     http.get("/v1/models")
     text = http.get("/metrics").text

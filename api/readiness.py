@@ -1,0 +1,69 @@
+"""Is this service able to work? What each thing that is needed says of itself, and what to do where it is not well.
+
+Whether models are worked on is read from the workers' own reports in the database (see `core.readiness`), so that it is known
+with the broker dead too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from core.readiness import Check, WorkerSeen, check_workers
+from db import quarantine, workers
+from db.schema import current_version, needed_version
+
+if TYPE_CHECKING:
+    from api.state import ApiState
+
+_ANSWER_SECONDS: Final = 2.0
+
+
+async def look(state: ApiState) -> list[Check]:
+    """Every check; takes a few seconds at most, whatever hangs."""
+    database, queue = await asyncio.gather(_database(state), _queue(state))
+    return [*database, queue]
+
+
+async def degraded_models(connection: AsyncConnection, most_crashes: int) -> dict[str, str]:
+    """Models whose engine keeps ending and nobody knows of what, so that it is restarted only seldom: name -> why."""
+    rows = await connection.execute(quarantine.degraded_models(most_crashes, quarantine.CRASH_WINDOW))
+    return {
+        model: f"its engine ended {crashes} times in 10 minutes, no request explains it" for model, _, crashes in rows
+    }
+
+
+async def _database(state: ApiState) -> list[Check]:
+    """The database, its schema, and what its rows say of workers."""
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS), state.database.connect() as connection:
+            have, needed = await connection.run_sync(current_version), needed_version()
+            if have != needed:
+                return [Check("database"), _wrong_schema(have, needed)]
+            rows = (await connection.execute(workers.list_workers())).mappings().all()
+            degraded = await degraded_models(connection, state.settings.engine_crashes)
+    except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
+        advice = "Start it, or look at its log. Nothing that was accepted is lost meanwhile."
+        return [Check("database", f"does not answer ({type(error).__name__})", advice)]
+    seen = [WorkerSeen(**row) for row in rows]
+    models = check_workers(seen, state.catalog.names(), state.settings.silence_seconds, degraded)
+    return [Check("database"), Check("schema"), *models]
+
+
+def _wrong_schema(have: str | None, needed: str) -> Check:
+    advice = "Run `millrace db upgrade`, or start the version of Millrace that fits the database."
+    return Check("schema", f"is {have}, this api needs {needed}", advice)
+
+
+async def _queue(state: ApiState) -> Check:
+    advice = "Start it, or look at its log. Batches go on without it; chats are refused until it is back."
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            await state.relay.client.ping()
+    except (RedisError, OSError) as error:
+        return Check("queue", f"does not answer ({type(error).__name__})", advice)
+    return Check("queue") if state.relay.is_connected else Check("queue", "events do not arrive yet", advice)

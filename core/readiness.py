@@ -1,0 +1,96 @@
+"""Readiness: what the rows of processes that work say of a service. Rules only; who reads the rows is elsewhere.
+
+A model is ready when a chat and a batch worker of it have lately looked for work and heard its engine's loop turn: proved by
+work, so that a process that lives but does nothing is not taken for one that works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+_CONSUMERS: Final = ("chat", "batch")
+_NONE: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that is needed; without a message all is well."""
+
+    name: str
+    message: str = ""
+    advice: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSeen:
+    """A process and one of its engines, as read; all but the counts are seconds ago. A clerk has no model."""
+
+    id: str
+    kind: str
+    host: str
+    pid: int
+    started_seconds: float
+    seen_seconds: float
+    poll_seconds: float | None
+    model: str | None
+    tick_seconds: float | None
+    num_deaths: int | None
+    last_words: str | None
+
+
+def check_workers(
+    seen: Sequence[WorkerSeen], models: Sequence[str], silence_seconds: float, degraded: Mapping[str, str] = _NONE
+) -> list[Check]:
+    """Of the clerk, and of each model. `degraded`: models that are served, but not as they should be, and why."""
+    clerks = [worker for worker in seen if worker.kind == "clerk"]
+    return [
+        _clerk(clerks, silence_seconds),
+        *(_model(model, [w for w in seen if w.model == model], silence_seconds, degraded) for model in models),
+    ]
+
+
+def _clerk(clerks: Sequence[WorkerSeen], silence_seconds: float) -> Check:
+    if not clerks:
+        return Check("clerk", "there is none", "Start one: millrace clerk. Batches wait for it, chats do not.")
+    if any(not _trouble(clerk, silence_seconds) for clerk in clerks):
+        return Check("clerk")
+    return Check("clerk", _trouble(clerks[0], silence_seconds), "Look at its log (clerk.log), and start it again.")
+
+
+def _model(name: str, seen: Sequence[WorkerSeen], silence_seconds: float, degraded: Mapping[str, str]) -> Check:
+    check = f"model {name}"
+    words = next((worker.last_words for worker in seen if worker.last_words), None)
+    for kind in _CONSUMERS:
+        workers_of_kind = [worker for worker in seen if worker.kind == kind]
+        if not workers_of_kind:
+            return Check(check, _with(f"no {kind} worker serves it", words), _how_to_start(name, words))
+        if all(_trouble(worker, silence_seconds) for worker in workers_of_kind):
+            message = _trouble(workers_of_kind[0], silence_seconds)
+            return Check(check, _with(message, words), f"Look at the worker's logs ({kind}.log, engine-{name}.log).")
+    if name in degraded:
+        return Check(check, f"is degraded: {degraded[name]}", f"Look at engine-{name}.log on the worker.")
+    return Check(check)
+
+
+def _trouble(worker: WorkerSeen, silence_seconds: float) -> str:
+    """Why this process is not one that works; empty when it is."""
+    if worker.seen_seconds > silence_seconds:
+        return f"its {worker.kind} worker was last heard of {worker.seen_seconds:.0f} s ago"
+    since_poll = worker.started_seconds if worker.poll_seconds is None else worker.poll_seconds
+    if since_poll > silence_seconds:
+        return f"its {worker.kind} worker has not looked for work for {since_poll:.0f} s"
+    if worker.tick_seconds is not None and worker.tick_seconds > silence_seconds:
+        return f"its engine has not turned for {worker.tick_seconds:.0f} s"
+    return ""
+
+
+def _with(message: str, words: str | None) -> str:
+    return f"{message}; its engine's last words: {words}" if words else message
+
+
+def _how_to_start(name: str, words: str | None) -> str:
+    command = f"millrace worker --models {name}"
+    return f"Correct the model's files, then start a worker: {command}" if words else f"Start one: {command}"

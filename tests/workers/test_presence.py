@@ -1,0 +1,158 @@
+"""A process reports itself, and what it has counted, once each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+from sqlalchemy import text
+
+from core.counts import Count
+from core.supervised import Supervised
+from db import workers
+from db.sessions import database_engine
+from db.workers import EngineReport
+from tests.db.make import make_running_batch
+from tests.stack import wait_for
+from workers.consumers import BatchConsumer
+from workers.context import Database, WorkerContext
+from workers.leases import LeaseKeeper, Renewed
+from workers.obituaries import Obituaries, last_words
+from workers.presence import Identity, Presence, Status, launcher_identity, new_identity, worker_status
+
+ME = Identity(id="me", kind="batch", host="box", pid=1)
+
+
+def rows(database: Database) -> list[tuple[str, str | None]]:
+    with database.begin() as connection:
+        return [(row.id, row.model) for row in connection.execute(workers.list_workers())]
+
+
+def counts(database: Database) -> dict[tuple[str, str], int]:
+    with database.begin() as connection:
+        return {(name, model): value for name, model, value in connection.execute(workers.read_counts())}
+
+
+def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(database: Database) -> None:
+    presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", tick_seconds=0)]), seconds=3600)
+    presence.start()
+    assert rows(database) == [("me", "m")]
+    presence.close(10)
+    assert rows(database) == []
+
+
+def test_a_row_that_says_why_a_process_ended_stays(database: Database) -> None:
+    presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", last_words="no")]), seconds=3600)
+    presence.start()
+    presence.close(10, is_row_kept=True)
+    assert rows(database) == [("me", "m")]
+
+
+def test_what_is_counted_is_told_once_even_when_a_report_failed(database: Database) -> None:
+    totals = {(str(Count.LEASES_LOST), ""): 2}
+    presence = Presence(ME, database, lambda: Status(totals=totals), seconds=3600)
+    presence.beat()
+    presence.beat()
+    totals[Count.LEASES_LOST, ""] = 5
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE counters RENAME TO away"))
+    with pytest.raises(Exception, match="counters"):
+        presence.beat()
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO counters"))
+    presence.beat()
+    assert counts(database) == {("leases_lost", ""): 5}
+
+
+def test_a_database_that_is_away_neither_stops_a_process_nor_keeps_it_from_leaving() -> None:
+    nobody = Database(database_engine("postgresql://nobody@127.0.0.1:9/none", pool_size=1))
+    presence = Presence(ME, nobody, Status, seconds=3600)
+    presence.start()
+    began = time.monotonic()
+    presence.close(1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: WorkerContext, monkeypatch) -> None:
+    engine = worker.models["fake"].engine
+    monkeypatch.setattr(engine, "seconds_since_tick", lambda now: now - 90, raising=False)
+    worker.leases.hold("s", "fake", 1)
+    worker.leases.beat()
+    worker.leases.beat()
+    worker.tally.add(Count.LINES_RETRIED, "fake", 3)
+    status = worker_status(worker, poll_seconds=4, now=100)
+    assert status.engines == [EngineReport(model="fake", tick_seconds=10)]
+    assert (status.poll_seconds, status.totals["leases_lost", ""]) == (4, 1)
+    assert status.totals["lines_retried", "fake"] == 3
+
+
+def test_a_lease_that_is_only_unwanted_is_not_counted_as_lost() -> None:
+    keeper = LeaseKeeper(lambda _: [Renewed("s", 1, True)], lambda _: True, heartbeat_seconds=9, lease_seconds=60)
+    keeper.hold("s", "m", 1)
+    keeper.beat()
+    assert keeper.num_lost == 0
+
+
+def test_a_consumer_is_nobody_else_and_a_launcher_is_who_it_was(tmp_path: Path) -> None:
+    assert new_identity("chat").id != new_identity("chat").id
+    assert launcher_identity(tmp_path, "cpu").id == launcher_identity(tmp_path, "cpu").id
+    assert launcher_identity(tmp_path, "cpu").id != launcher_identity(tmp_path, "cuda:0").id
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "words"),
+    [
+        (3, "There is no model file /srv/models/private/a.gguf.", "There is no model file a.gguf."),
+        (3, "x" * 1000, "x" * 300),
+        (86, "the secret plan", "a decode step hung, and the engine gave up"),
+        (-11, "the secret plan", "it was ended by SIGSEGV"),
+        (1, "ValueError: the secret plan", "it ended with exit code 1"),
+    ],
+)
+def test_last_words_have_a_reason_but_no_folder_and_no_words_of_a_request(code: int, line: str, words: str) -> None:
+    assert last_words(code, line) == words
+
+
+def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_path: Path) -> None:
+    obituaries = Obituaries(["m"])
+    code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(3)"
+
+    def died(exit_code: int) -> None:
+        obituaries.add("m", exit_code, tmp_path / "log")
+
+    engine = Supervised("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
+    engine.start().wait(20)
+    engine.tend(time.monotonic())
+    engine.tend(time.monotonic())
+    status = obituaries.status()
+    assert status.engines == [EngineReport(model="m", num_deaths=1, last_words="There is no model file b.gguf.")]
+    assert status.totals == {("engine_deaths", "m"): 1}
+    assert engine.child is None, "it waits out its pause: no storm of restarts"
+
+
+def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_for_it(
+    worker: WorkerContext, celery_app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.models["fake"].engine, "seconds_since_tick", lambda _: 0.0, raising=False)
+    nowhere = redis.Redis(unix_socket_path="/nowhere")
+    consumer = BatchConsumer(celery_app, worker, nowhere)
+    assert consumer.status(time.monotonic()).poll_seconds is None
+    with worker.database.begin() as connection:
+        batch_id, _ = make_running_batch(connection, (3,))
+    consumer.start()  # no Celery worker listens, and hints come from nowhere: that is how deaf one can be
+
+    def status() -> str:
+        with worker.database.begin() as connection:
+            return connection.execute(text("SELECT status FROM batches WHERE id = :id"), {"id": batch_id}).scalar_one()
+
+    wait_for(lambda: status() == "finalizing", "its lines are answered", 20)
+    wait_for(lambda: consumer.status(time.monotonic()).poll_seconds is not None, "it has looked", 5)
+    assert worker_status(worker, 0, 0).totals["events_dropped", ""] == 0
+    consumer.drain(abort=False)
+    wait_for(consumer.is_idle, "it has left its shard", 20)
+    worker.leases.close()
+    consumer._watches.close()

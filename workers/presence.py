@@ -1,0 +1,142 @@
+"""Presence: a process that works tells the database so, with each heartbeat, on a connection of its own.
+
+Readiness, metrics and `millrace doctor` read these rows, whether the broker lives or not. What is told proves work, not life:
+when it last looked for work and the database answered, and when each engine's loop last turned.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from core import ids
+from core.counts import Count
+from db import workers
+from db.workers import EngineReport, WorkerReport
+from workers.context import Database, Served, WorkerContext
+from workers.tally import Totals
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who reports. A consumer's `id` is the owner of its leases."""
+
+    id: str
+    kind: str
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What there is to report: seconds since the last look for work (None: not yet), engines, everything counted so far."""
+
+    poll_seconds: float | None = None
+    engines: list[EngineReport] = field(default_factory=list)
+    totals: Totals = field(default_factory=dict)
+
+
+def new_identity(kind: str) -> Identity:
+    """Of this process, and of no other one ever."""
+    host, pid = socket.gethostname(), os.getpid()
+    return Identity(id=f"{ids.new_id(ids.WORKER)}@{host}:{pid}", kind=kind, host=host, pid=pid)
+
+
+def launcher_identity(state_dir: Path, device: str) -> Identity:
+    """The same for whatever launcher runs a device: one that is started again and again leaves one row."""
+    host = socket.gethostname()
+    place = hashlib.sha256(f"{state_dir.resolve()}@{device}".encode()).hexdigest()[:12]
+    return Identity(id=f"launcher_{place}@{host}", kind="launcher", host=host, pid=os.getpid())
+
+
+def worker_status(context: WorkerContext, poll_seconds: float | None, now: float) -> Status:
+    """Of a consumer with engines; `now` is the monotonic clock's."""
+    return Status(
+        poll_seconds=poll_seconds,
+        engines=_engine_reports(context.models, now),
+        totals={
+            (Count.LEASES_LOST, ""): context.leases.num_lost,
+            (Count.EVENTS_DROPPED, ""): context.publisher.num_dropped,
+            **context.tally.totals(),
+        },
+    )
+
+
+def _engine_reports(models: Mapping[str, Served], now: float) -> list[EngineReport]:
+    return [
+        EngineReport(model=name, tick_seconds=served.engine.seconds_since_tick(now)) for name, served in models.items()
+    ]
+
+
+class Presence:
+    """The row of this process."""
+
+    def __init__(self, identity: Identity, database: Database, status: Callable[[], Status], *, seconds: float) -> None:
+        self._identity = identity
+        self._database = database
+        self._status = status
+        self._seconds = seconds
+        self._told: dict[tuple[str, str], int] = {}
+        self._is_row_kept = False
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+
+    def start(self) -> None:
+        """Report at once, so that whoever is told that this process is ready finds its row; then with each heartbeat."""
+        self._try(self.beat)
+        self._thread.start()
+
+    def close(self, timeout_seconds: float = 1.0, *, is_row_kept: bool = False) -> None:
+        """The row goes, unless the database is away (then it is taken for dead in a while), or what it says is still of use."""
+        self._is_row_kept = is_row_kept
+        self._stop.set()
+        self._thread.join(timeout_seconds)
+
+    def beat(self) -> None:
+        """Report once. Public so that tests need no thread."""
+        status, who = self._status(), self._identity
+        report = WorkerReport(
+            id=who.id,
+            kind=who.kind,
+            host=who.host,
+            pid=who.pid,
+            poll_seconds=status.poll_seconds,
+            engines=status.engines,
+        )
+        new = {key: total - self._told.get(key, 0) for key, total in status.totals.items()}
+        new = {key: number for key, number in new.items() if number}
+        with self._database.begin() as connection:
+            connection.execute(workers.report_worker(report))
+            if report.engines:
+                connection.execute(workers.report_engines(report))
+            if new:
+                connection.execute(workers.add_counts(new))
+        self._told.update(status.totals)
+
+    def _leave(self) -> None:
+        self.beat()  # what was counted last
+        if self._is_row_kept:
+            return
+        with self._database.begin() as connection:
+            connection.execute(workers.remove_worker(self._identity.id))
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._seconds):
+            self._try(self.beat)
+        self._try(self._leave)
+
+    def _try(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except SQLAlchemyError as error:
+            log.warning("presence_not_told", reason=type(error).__name__)
