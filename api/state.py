@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.auth import Caller, KeyRing, not_allowed
 from api.fleet import FleetNumbers
 from api.limits import Rate, RateLimiter, too_many
+from api.locality import check_local
 from api.metrics import Metrics
 from api.relay import Relay
 from api.stream_slots import StreamSlots
@@ -87,13 +88,15 @@ _bearer = HTTPBearer(
 async def get_caller(
     request: Request, state: StateDep, given: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
-    """Who sent this request; raises 401."""
+    """Who sent this request; raises 401, and 403 without a key from elsewhere than this machine."""
     peer = request.client.host if request.client else None
     try:
         caller = await state.keys.identify(given.credentials if given else None, peer)
     except ApiError:
         await _count_refusal(state, peer)
         raise
+    if caller.key_id is None and not state.settings.open_without_keys:
+        check_local(request)
     request.state.caller = caller
     return caller
 

@@ -142,7 +142,7 @@ def idle_readers(number: int = 1000) -> float:
         readers = []
         for index in range(number):
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
-            writer.write(f"GET /v1/jobs/{jobs[index % 10]}/events HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+            writer.write(f"GET /v1/jobs/{jobs[index % 10]}/events HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             readers.append((reader, writer))
         for reader, _ in readers:
             assert b"200" in await reader.readuntil(b"\r\n\r\n")

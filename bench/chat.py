@@ -65,7 +65,7 @@ class Connection:
             "ignore_eos": True,
         }
         raw = json.dumps(body).encode()
-        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n"
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         head += f"Content-Length: {len(raw)}\r\n\r\n"
         self._writer.write(head.encode() + raw)
         began = time.perf_counter()

@@ -21,7 +21,9 @@ def inside(settings: Settings, scene: Scene, *, key: str | None = None) -> None:
         headers = {} if key is None else {"authorization": f"Bearer {key}"}
         async with (
             app.router.lifespan_context(app),
-            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test", headers=headers) as http,
+            httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app), base_url="http://localhost", headers=headers
+            ) as http,
         ):
             await scene(http)
 

@@ -27,7 +27,7 @@ def ask(settings: Settings, send: Callable[[httpx2.AsyncClient], Awaitable[httpx
         app = create_app(settings)
         async with (
             app.router.lifespan_context(app),
-            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as http,
+            httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost") as http,
         ):
             return await send(http)
 
