@@ -70,7 +70,7 @@ def cancelling_a_batch(stack: FaultStack) -> Iterator[None]:
 
 
 def resuming_a_batch(stack: FaultStack) -> Iterator[None]:
-    batch_id = start_batch(stack, 12)
+    batch_id = start_batch(stack, 80)  # more than a worker takes at a time
     wait_batch(stack, batch_id, "in_progress", "completed")
     post(stack, f"/v1/batches/{batch_id}/pause")
     yield
