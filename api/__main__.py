@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.slow_clients import bounded_protocol
 from core.children import notify_ready
 from core.errors import MillraceError
 from core.logs import configure_logging
@@ -59,6 +60,8 @@ def main() -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config = uvicorn.Config(
         app,
+        http=bounded_protocol(settings.head_seconds),
+        ws="none",
         access_log=False,
         log_level="warning",
         timeout_keep_alive=_IDLE_SECONDS,

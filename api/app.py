@@ -34,6 +34,7 @@ from api.routes import (
 from api.routes.batch_validation import add_validation_route
 from api.routes.files import add_file_routes
 from api.routes.uploads import add_upload_routes
+from api.slow_clients import SlowBodies
 from api.state import ApiState, TicketSender
 from api.stream_slots import StreamSlots
 from core.broker import make_celery
@@ -103,7 +104,8 @@ def create_app(settings: Settings) -> FastAPI:
         responses=ERRORS,
     )
     install_openapi(app)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # innermost; routes may raise it
+    app.add_middleware(SlowBodies, pause_seconds=settings.body_pause_seconds)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # routes may raise it
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 
@@ -51,6 +52,11 @@ def install_error_handlers(app: FastAPI) -> None:
             return problem_response(TOO_LARGE)
         message, code = _MESSAGES.get(error.status_code, (str(error.detail), None))
         return problem_response(Problem(status=error.status_code, message=message, code=code))
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_client_gone(_: Request, __: ClientDisconnect) -> JSONResponse:
+        """In the middle of its body: nobody hears this, and nothing of ours has failed."""
+        return problem_response(Problem(status=400, message="The body was cut off.", code="client_disconnected"))
 
     @app.exception_handler(DBAPIError)
     async def on_database_error(request: Request, error: DBAPIError) -> JSONResponse:

@@ -16,6 +16,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
+from api.bodies import check_not_compressed
 from api.disk import full_disk_is_a_problem
 from api.state import ApiState
 from core.errors import ApiError, Problem, bad_request
@@ -25,6 +26,7 @@ from core.wire.uploads import PURPOSES
 FORM_OVERHEAD: Final = 1 << 16
 _MAX_FIELD_BYTES: Final = 64 * 1024
 _MAX_FILENAME: Final = 255
+_NOT_INERT: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's categories
 _SECONDS: Final = re.compile(r"[0-9]{1,7}")
 
 
@@ -45,6 +47,7 @@ async def read_form(request: Request) -> FormData:
     if kind != "multipart/form-data":
         message = "Send the bytes as a file of a form: 'Content-Type: multipart/form-data'."
         raise ApiError(Problem(status=415, message=message, code="unsupported_media_type"))
+    check_not_compressed(request)
     try:
         with full_disk_is_a_problem():
             return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
@@ -52,6 +55,9 @@ async def read_form(request: Request) -> FormData:
         if error.status_code == 413:
             raise
         raise bad_request(f"The multipart body is not valid: {error.detail}", code="invalid_multipart") from None
+    except UnicodeError:  # a charset that Python knows but that decodes nothing, such as 'undefined'
+        message = "The multipart body is not valid: its charset does not decode it. Use utf-8."
+        raise bad_request(message, code="invalid_multipart") from None
 
 
 def check_upload(form: FormData, state: ApiState) -> Upload:
@@ -115,8 +121,8 @@ def expiry(purpose: str, seconds: int | None, state: ApiState) -> datetime | Non
 
 
 def clean_filename(name: str) -> str:
-    """Inert text: no control or direction characters, no surrogates, at most 255 characters."""
-    kept = "".join(char for char in name if unicodedata.category(char) not in {"Cc", "Cf", "Cs"})
+    """Inert text: no control or direction characters, line ends or surrogates, at most 255 characters."""
+    kept = "".join(char for char in name if unicodedata.category(char) not in _NOT_INERT)
     return kept[:_MAX_FILENAME] or "file"
 
 

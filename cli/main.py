@@ -23,6 +23,7 @@ from cli.keys import keys
 from cli.options import DEFAULT_URL, ApiKey, AsJson
 from cli.validate import estimate, validate
 from core.errors import ConfigError, MillraceError
+from core.privacy import keep_private
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +78,7 @@ def serve(
     from cli.stack import Stack
 
     settings = _settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
+    keep_private()
     stopping = _stop_on_signals()
     stack = Stack(settings, device=device)
     began = time.monotonic()
@@ -244,6 +246,7 @@ def _become(name: str, *arguments: str) -> NoReturn:
     settings = _settings()
     if not settings.database_url or not settings.redis_url:
         raise ConfigError(f"millrace {name} needs DATABASE_URL and REDIS_URL. On one machine, run: millrace serve")
+    keep_private()
     os.execv(sys.executable, [sys.executable, "-P", *arguments])  # noqa: S606 - our own program
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from core.errors import MillraceError
+from core.privacy import keep_private
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -29,6 +30,10 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 class ChildFailed(MillraceError):
     """A process of the stack ended when it should not have."""
+
+
+class StartInterrupted(MillraceError):
+    """Told to stop before everything was ready."""
 
 
 class Child:
@@ -52,6 +57,7 @@ class Child:
         parent = os.getpid()
 
         def before_exec() -> None:
+            keep_private()
             if prepare is not None:
                 prepare()
             _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
@@ -78,10 +84,15 @@ class Child:
         """None while it runs; negative for a signal."""
         return self._process.poll()
 
-    def wait_ready(self, timeout_seconds: float) -> str:
-        """Return the child's status when it said it is ready; raise ChildFailed with its last words when it will not."""
+    def wait_ready(self, timeout_seconds: float, is_stopping: Callable[[], bool] = lambda: False) -> str:
+        """Return the child's status when it said it is ready.
+
+        Raises ChildFailed with its last words when it will not be, and StartInterrupted when nobody waits for it any more.
+        """
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
+            if is_stopping():
+                raise StartInterrupted
             if select.select([self._ready], [], [], 0.05)[0]:
                 said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
                 if said.get("READY") == "1":

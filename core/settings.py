@@ -41,11 +41,13 @@ class Settings(BaseSettings):
     files_dir: Path | None = Field(None, description="Uploaded and produced files; default: `files` in state_dir.")
     database_url: str | None = Field(
         None,
+        repr=False,
         validation_alias=AliasChoices("MILLRACE_DATABASE_URL", "DATABASE_URL"),
         description="A Postgres to use instead of the bundled one: postgresql://user@host/name.",
     )
     redis_url: str | None = Field(
         None,
+        repr=False,
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL"),
         description="A Valkey or Redis (6.2 or later) to use instead of the bundled one: redis://host:6379/0.",
     )
@@ -74,6 +76,10 @@ class Settings(BaseSettings):
         2000, ge=0, description="Batches a tenant may create with its keys in an hour; 0 is no limit."
     )
     port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
+    head_seconds: float = Field(20, gt=0, description="A request's line and headers must be there within this time.")
+    body_pause_seconds: float = Field(
+        30, gt=0, description="A request's body may pause this long, and trickle no slower than 1 KiB/s after it."
+    )
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
     batch_file_bytes: int = Field(200 * MIB, ge=1024, description="Largest uploaded batch input file in bytes.")

@@ -1,15 +1,18 @@
 """The one JSON parser for everything that comes from outside: request bodies and batch lines.
 
-Refuses what JSON or our storage cannot hold: NaN and infinities (1e400 too), NUL characters, lone surrogates, bad UTF-8,
-nesting and digits without end. Duplicate keys: the last one wins, as everywhere.
+Refuses what JSON or our storage cannot hold: NaN and infinities (1e400 too), integers that do not fit into 64 bits, NUL
+characters, lone surrogates, bad UTF-8, nesting and digits without end. Duplicate keys: the last one wins, as everywhere.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import pydantic_core
+
+_LEAST: Final = -(1 << 63)
+_MOST: Final = (1 << 64) - 1  # what msgspec writes: a value that could come in but not go on would end its worker
 
 
 class InvalidJson(ValueError):
@@ -45,5 +48,8 @@ def _check(value: Any) -> None:  # Any: a parsed JSON value
             stack.extend(item.values())
         elif kind is list:
             stack.extend(item)
+        elif kind is int:
+            if not _LEAST <= item <= _MOST:
+                raise InvalidJson("an integer does not fit into 64 bits")
         elif kind is float and not math.isfinite(item):
             raise InvalidJson("a number is too large to represent")

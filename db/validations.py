@@ -25,6 +25,12 @@ def find_question(validation_id: str) -> Select[str, str | None]:
     )
 
 
+def waiting(tenant_id: str) -> Select[int]:
+    """How many questions of the tenant nobody has answered."""
+    unanswered = Validation.report.is_(None) & Validation.failure.is_(None)
+    return select(func.count()).where(Validation.tenant_id == tenant_id, unanswered)
+
+
 def answer(validation_id: str, *, report: str | None, failure: str | None) -> Update:
     """Whoever asked may have left meanwhile: then there is no row."""
     return update(Validation).where(Validation.id == validation_id).values(report=report, failure=failure)

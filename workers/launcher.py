@@ -13,6 +13,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,7 +21,7 @@ from typing import Final
 import msgspec
 import structlog
 
-from core.children import Child, ChildFailed, notify_ready
+from core.children import Child, ChildFailed, StartInterrupted, notify_ready
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging
 from core.models import ModelBackend, ModelConfig, load_models
@@ -148,12 +149,14 @@ class WorkerLauncher:
     def run(self, is_stopping: threading.Event) -> None:
         """Until told to stop; children are started by this thread, which must be the main one."""
         try:
-            self._start()
+            self._start(is_stopping.is_set)
             notify_ready()
             log.info("worker_ready", device=self._device, models=[model.name for model in self._models])
             while not is_stopping.wait(0.1):
                 for child in (*self._engines, *self._consumers):
                     child.tend(time.monotonic())
+        except StartInterrupted:
+            log.info("stopped_while_starting")
         finally:
             self._stop()
 
@@ -171,18 +174,18 @@ class WorkerLauncher:
             if served.name == model:
                 engine.learn(crashes, is_hopeless=is_degraded)
 
-    def _start(self) -> None:
+    def _start(self, is_stopping: Callable[[], bool]) -> None:
         self._crashes.start()
         engines = [engine.start() for engine in self._engines]
         for model in self._models:
             model_hash(self._settings, model.parameters.model)
         for model, child in zip(self._models, engines, strict=True):
-            self._wait_engine(model, child)
+            self._wait_engine(model, child, is_stopping)
         consumers = [consumer.start() for consumer in self._consumers]
         for child in consumers:
-            child.wait_ready(_READY_SECONDS)
+            child.wait_ready(_READY_SECONDS, is_stopping)
 
-    def _wait_engine(self, model: ModelConfig, child: Child) -> None:
+    def _wait_engine(self, model: ModelConfig, child: Child, is_stopping: Callable[[], bool]) -> None:
         client = EngineClient(engine_endpoint(self._settings, model.name, self._device), f"launcher-{os.getpid()}")
         deadline = time.monotonic() + _READY_SECONDS
         try:
@@ -191,6 +194,8 @@ class WorkerLauncher:
                     client.wait_ready(0.2)
                     return
                 except TimeoutError:
+                    if is_stopping():
+                        raise StartInterrupted from None
                     if child.exit_code() is not None:
                         self._died(model.name, child.exit_code() or 0)
                     if child.exit_code() is not None or time.monotonic() > deadline:

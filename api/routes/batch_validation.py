@@ -17,6 +17,7 @@ from starlette.datastructures import FormData
 
 from api.bodies import read_wire
 from api.estimates import estimate, recent_work
+from api.limits import too_many
 from api.openapi import takes
 from api.routes.batches import check_input
 from api.scopes import needs
@@ -32,6 +33,8 @@ from db import files, validations
 
 _FORM_OVERHEAD: Final = 1 << 16
 _LOOK_SECONDS: Final = 0.2
+_MOST_WAITING: Final = 4  # of a tenant: each is a process, and takes the place of a batch that is to be prepared
+_RETRY_SECONDS: Final = 5.0
 _KEPT: Final = timedelta(hours=1)  # what a process that died left behind
 
 
@@ -76,7 +79,7 @@ def add_validation_route(app: FastAPI, settings: Settings) -> None:
 async def validate_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchValidation:
     """All errors of a file at once, its lines and tokens by model, and an estimate from recent batches."""
     async with _asked(request, state, tenant) as question:
-        report = await _ask_clerk(state, tenant, question)
+        report = await _ask_clerk(request, state, tenant, question)
     async with state.database.connect() as connection:
         work = {each.model: await recent_work(connection, each.model) for each in report.models}
     return report.model_copy(update={"estimate": estimate(report.models, work)})
@@ -139,7 +142,7 @@ async def _keep(form: FormData, state: ApiState, tenant: str) -> str:
     return file_id
 
 
-async def _ask_clerk(state: ApiState, tenant: str, question: _Question) -> BatchValidation:
+async def _ask_clerk(request: Request, state: ApiState, tenant: str, question: _Question) -> BatchValidation:
     """Ask by a row and wait; whoever leaves takes the question along."""
     validation_id = ids.new_id(ids.VALIDATION)
     statement = validations.insert_validation(
@@ -147,17 +150,20 @@ async def _ask_clerk(state: ApiState, tenant: str, question: _Question) -> Batch
     )
     async with state.database.begin() as connection:
         await connection.execute(validations.forget_old_validations(_KEPT))
+        if (await connection.execute(validations.waiting(tenant))).scalar_one() >= _MOST_WAITING:
+            message = f"{_MOST_WAITING} validations are waiting already. Ask again when one of them is answered."
+            raise too_many("validations", message, _RETRY_SECONDS)
         await connection.execute(statement)
     try:
         failpoint(Point.VALIDATION_ASKED)
-        return await _wait(state, validation_id)
+        return await _wait(request, state, validation_id)
     finally:
         async with state.database.begin() as connection:
             await connection.execute(validations.forget_validation(validation_id))
 
 
-async def _wait(state: ApiState, validation_id: str) -> BatchValidation:
-    """Look at the row until it is answered; a ticket that may be lost is sent again."""
+async def _wait(request: Request, state: ApiState, validation_id: str) -> BatchValidation:
+    """Look at the row until it is answered, or nobody listens; a ticket that may be lost is sent again."""
     settings = state.settings
     deadline, next_ticket = time.monotonic() + settings.chat_timeout_seconds, 0.0
     while (now := time.monotonic()) < deadline:
@@ -171,4 +177,6 @@ async def _wait(state: ApiState, validation_id: str) -> BatchValidation:
             return BatchValidation.model_validate_json(report)
         if failure is not None:
             raise ApiError(Problem(status=500, message=failure, type=SERVER_ERROR, code="validation_failed"))
+        if await request.is_disconnected():
+            raise unavailable("The client has left.")
     raise unavailable("No clerk has looked at the file yet. Is one running?")

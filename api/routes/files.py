@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.responses import StreamingResponse
+from fastapi.responses import Response, StreamingResponse
 from sqlalchemy import Row
 
 from api.disk import check_room_for_body
@@ -50,6 +50,7 @@ def add_file_routes(app: FastAPI, settings: Settings) -> None:
     router.get("/v1/files/{file_id}")(get_file)
     router.delete("/v1/files/{file_id}")(delete_file)
     router.get("/v1/files/{file_id}/content", responses=_CONTENT)(get_content)
+    router.head("/v1/files/{file_id}/content", include_in_schema=False)(get_content)
     app.include_router(router)
 
 
@@ -96,7 +97,7 @@ async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str
 async def list_files(
     state: StateDep,
     tenant: TenantDep,
-    purpose: str | None = None,
+    purpose: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
@@ -123,8 +124,8 @@ async def delete_file(file_id: str, state: StateDep, tenant: TenantDep) -> Delet
     return DeletedObject(id=file_id, object="file")
 
 
-async def get_content(request: Request, file_id: str, state: StateDep, tenant: TenantDep) -> StreamingResponse:
-    """The bytes as they were stored: all, or the one range asked for."""
+async def get_content(request: Request, file_id: str, state: StateDep, tenant: TenantDep) -> Response:
+    """The bytes as they were stored: all, or the one range asked for. HEAD gets the headers of it."""
     row = await find_file(state, file_id, tenant)
     validators = Validators.of(file_id, row.created_at)
     span = requested_span(request.headers, row.bytes, validators)
@@ -140,11 +141,10 @@ async def get_content(request: Request, file_id: str, state: StateDep, tenant: T
     }
     if span.is_partial:
         headers["content-range"] = f"bytes {span.start}-{span.end - 1}/{span.size}"
-    return _content_response(stream, span, headers)
-
-
-def _content_response(stream: BinaryIO, span: Span, headers: Mapping[str, str]) -> StreamingResponse:
     status = 206 if span.is_partial else 200
+    if request.method == "HEAD":
+        stream.close()
+        return Response(status_code=status, headers=headers, media_type="application/octet-stream")
     return StreamingResponse(_chunks(stream, span), status, headers, media_type="application/octet-stream")
 
 

@@ -20,6 +20,8 @@ router = APIRouter(tags=["usage"], dependencies=[needs(Scope.READ_ONLY)])
 
 _DEFAULT_DAYS: Final = 30
 _MOST_DAYS: Final = 366
+_FIRST_DAY: Final = date(1970, 1, 1)
+_LAST_DAY: Final = date(9000, 1, 1)  # the calendar ends soon after
 _DAY: Final = timedelta(days=1)
 
 
@@ -56,9 +58,11 @@ def _groups(text: str) -> frozenset[Group]:
 
 def _day(text: str, param: str) -> date:
     try:
-        if text.isascii() and text.isdigit():
-            return datetime.fromtimestamp(int(text[:12]), UTC).date()
-        return date.fromisoformat(text)
+        is_number = text.isascii() and text.isdigit()
+        day = datetime.fromtimestamp(int(text[:12]), UTC).date() if is_number else date.fromisoformat(text)
+        if not _FIRST_DAY <= day <= _LAST_DAY:
+            raise ValueError
+        return day
     except (ValueError, OverflowError, OSError):
         message = f"Invalid value for '{param}': use a day such as 2026-11-24, or unix seconds."
         raise bad_request(message, code="invalid_value", param=param) from None

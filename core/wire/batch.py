@@ -13,7 +13,7 @@ from core.wire.endpoints import ENDPOINTS
 from core.wire.validation import WireModel
 
 MAX_CUSTOM_ID: Final = 512
-_WINDOW: Final = re.compile(r"^([1-9][0-9]{0,4})([mhd])$")
+_WINDOW: Final = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 _UNIT_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
 _MAX_WINDOW_SECONDS: Final = 30 * 86400
 
@@ -54,7 +54,7 @@ class BatchCreate(WireModel):
 
 def window_seconds(window: str) -> int | None:
     """`24h` as 86400; None when it is not a window we accept."""
-    match = _WINDOW.match(window)
+    match = _WINDOW.fullmatch(window)
     if not match:
         return None
     seconds = int(match[1]) * _UNIT_SECONDS[match[2]]

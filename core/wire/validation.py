@@ -22,6 +22,7 @@ _IN_JSON: Final = {
     "dict_type": "Input should be an object",
     "list_type": "Input should be a list",
 }
+_MAX_NAME: Final = 64  # longer ones are no field of ours but a key that was sent, and a complaint is no echo
 _BRANCHES: Final = frozenset({"str", "int", "bool", "list"})
 
 
@@ -85,6 +86,6 @@ def _path(location: tuple[int | str, ...]) -> str | None:
     for part in location:
         if isinstance(part, int):
             path += f"[{part}]"
-        elif part.isidentifier() and not part[0].isupper() and part not in _BRANCHES:
+        elif len(part) <= _MAX_NAME and part.isidentifier() and not part[0].isupper() and part not in _BRANCHES:
             path += f".{part}" if path else part
     return path or None

@@ -115,6 +115,7 @@ BAD: dict[str, tuple[Any, str, str | None]] = {
         "invalid_value",
         "chat_template_kwargs.a",
     ),
+    "a key as long as a novel": (body(logit_bias={"k" * 50_000: 1}), "invalid_value", "logit_bias"),
     "an empty stop string of several": (body(stop=["a", ""]), "invalid_value", "stop[1]"),
     "a part that is no object": (
         body(messages=[{"role": "user", "content": [5]}]),

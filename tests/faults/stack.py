@@ -114,6 +114,13 @@ class FaultStack:
         """Returns when everything is ready."""
         self.process.start()
 
+    def start_again(self) -> None:
+        """After everything `millrace serve` had started was ended; the api then listens elsewhere."""
+        for client in self._clients.values():
+            client.close()
+        self._clients.clear()
+        self.process.start()
+
     @property
     def url(self) -> str:
         """Where the api listens."""

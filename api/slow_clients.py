@@ -1,0 +1,155 @@
+"""Clients that send slowly or without end: how long a request may take to come in, and how large its head may be.
+
+Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, and keeps all of
+its headers: a few thousand such connections would take the place of everybody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from asyncio.events import TimerHandle
+from typing import Any, Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from core.errors import ApiError, Problem
+
+MAX_HEAD_BYTES: Final = 256 << 10
+_SLOWEST_BYTES_PER_SECOND: Final = 1024
+_TOO_SLOW: Final = Problem(
+    status=408, message="The request body did not come in time. Send it again.", code="request_timeout"
+)
+_NO_HTTP: Final = Problem(status=400, message="This is not an HTTP request.", code="invalid_http")
+_TOO_MUCH_HEAD: Final = Problem(
+    status=431,
+    message=f"The request line and headers are larger than {MAX_HEAD_BYTES} bytes.",
+    code="request_headers_too_large",
+)
+
+
+class SlowBodies:
+    """Ends the wait for a body that pauses for `pause_seconds`, or that trickles: 408.
+
+    Only time spent waiting counts. The first `pause_seconds` are free, so that a small body may come late.
+    """
+
+    def __init__(self, app: ASGIApp, pause_seconds: float) -> None:
+        self._app = app
+        self._pause_seconds = pause_seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request; once its body is here, waiting is for the client to leave, and as long as it takes."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        left, is_whole = self._pause_seconds, False
+
+        async def receive_in_time() -> Message:
+            nonlocal left, is_whole
+            if is_whole:
+                return await receive()
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(min(left, self._pause_seconds)):
+                    message = await receive()
+            except TimeoutError:
+                raise ApiError(_TOO_SLOW, {"connection": "close"}) from None
+            left -= time.monotonic() - began
+            left += len(message.get("body", b"")) / _SLOWEST_BYTES_PER_SECOND
+            is_whole = not message.get("more_body", False)
+            return message
+
+        await self._app(scope, receive_in_time, send)
+
+
+def bounded_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
+    """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size."""
+
+    class Bounded(_BoundedHeads):
+        seconds = head_seconds
+
+    return Bounded
+
+
+class _BoundedHeads(HttpToolsProtocol):
+    """A head begins with the connection, or with the first byte of a further request; it ends with its empty line."""
+
+    seconds: float
+    _deadline: TimerHandle | None = None
+    _num_head_bytes = 0
+    _rest_deadline: TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._begin_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        self._end_rest()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deadline is not None:
+            if self._num_head_bytes > MAX_HEAD_BYTES:
+                self._refuse(_TOO_MUCH_HEAD)
+                return
+            self._num_head_bytes += len(data)
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        self._begin_head()
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """A body that was answered before it was read has some time to end."""
+        super().on_response_complete()
+        if self.cycle.more_body and self._rest_deadline is None:
+            self._rest_deadline = self.loop.call_later(self.seconds, self.transport.close)
+
+    def on_message_complete(self) -> None:
+        self._end_rest()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the server's signature
+        self._refuse(_NO_HTTP)
+
+    def _begin_head(self) -> None:
+        if self._deadline is None:
+            self._num_head_bytes = 0
+            self._deadline = self.loop.call_later(self.seconds, self._give_up)
+
+    def _end_head(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _end_rest(self) -> None:
+        if self._rest_deadline is not None:
+            self._rest_deadline.cancel()
+            self._rest_deadline = None
+
+    def _give_up(self) -> None:
+        """What is answered still, of the request before, is not cut off."""
+        self._deadline = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._deadline = self.loop.call_later(self.seconds, self._give_up)
+        elif not self.transport.is_closing():
+            self.transport.close()
+
+    def _refuse(self, problem: Problem) -> None:
+        """Say so and close: there is no request that an application could answer."""
+        self._end_head()
+        if self.transport.is_closing():
+            return
+        content = json.dumps(problem.envelope()).encode()
+        headers: dict[str, Any] = {"content-type": "application/json", "content-length": len(content)}
+        lines = [f"{name}: {value}\r\n" for name, value in {**headers, "connection": "close"}.items()]
+        self.transport.write(STATUS_LINE[problem.status] + "".join(lines).encode() + b"\r\n" + content)
+        self.transport.close()

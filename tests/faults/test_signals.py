@@ -1,0 +1,169 @@
+"""Processes that are told to leave, in whatever state they are, and processes that stand still and come back."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import psutil
+import pytest
+
+from tests.faults.load import Chats, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import LEASE_SECONDS, QUICK, FaultStack, Role
+from tests.stack import clean_environment, wait_for
+
+DRAIN_SECONDS = float(QUICK["MILLRACE_DRAIN_SECONDS"])
+LONG = {"max_tokens": 3900, "ignore_eos": True}  # longer than the deadline
+
+State = Callable[[FaultStack], AbstractContextManager[object]]
+
+
+def is_gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def leave(stack: FaultStack, role: Role, *numbers: signal.Signals) -> float:
+    """Send the signals; returns the seconds until the process is gone."""
+    process = stack.find(role)
+    began = time.monotonic()
+    for number in numbers:
+        process.send_signal(number)
+        time.sleep(0.1 if len(numbers) > 1 else 0)  # two at the same moment are one
+    wait_for(lambda: is_gone(process), f"{role} is gone", DRAIN_SECONDS + 20)
+    return time.monotonic() - began
+
+
+STATES: dict[str, State] = {
+    "nothing else wrong": lambda _: nullcontext(),
+    "redis frozen": lambda stack: stack.frozen(Role.VALKEY),
+    "postgres down": lambda stack: stack.without(Role.POSTGRES, signal.SIGQUIT),
+    "engine hung": lambda stack: stack.frozen(Role.ENGINE),
+}
+
+
+@pytest.mark.parametrize("load", ["idle", "short lines", "long lines"])
+@pytest.mark.parametrize("state", list(STATES))
+def test_a_worker_leaves_within_its_deadline(stack: FaultStack, oracle: Oracle, state: str, load: str) -> None:
+    """F3, F4, F6, F7: exit ≤ drain + 1 s; what it gave back, and what it could not give back, is answered by the next one."""
+    if state != "nothing else wrong" and load == "short lines":
+        pytest.skip("long lines are the harder case")
+    batch_id = None
+    if load != "idle":
+        batch_id = start_batch(stack, 40 if load == "short lines" else 4, **({} if load == "short lines" else LONG))
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "it runs")
+    with STATES[state](stack):
+        seconds = leave(stack, Role.WORKER, signal.SIGTERM)
+    print(f"worker, {state}, {load}: {seconds:.1f} s")
+
+    assert seconds <= DRAIN_SECONDS + 1
+    stack.pid(Role.BATCH)
+    if batch_id is not None:
+        assert wait_batch(stack, batch_id, timeout_seconds=120) == "completed"
+    oracle.check()
+
+
+def test_a_worker_that_has_not_started_yet_leaves_too(stack: FaultStack, oracle: Oracle) -> None:
+    """F6: its consumers wait for a broker that is frozen."""
+    old = stack.pid(Role.BATCH)
+    with stack.frozen(Role.VALKEY):
+        stack.kill(Role.WORKER)
+        wait_for(lambda: stack.find(Role.BATCH).pid != old, "the next consumer starts")
+        assert leave(stack, Role.WORKER, signal.SIGTERM) <= DRAIN_SECONDS + 1
+    stack.pid(Role.BATCH)
+    assert wait_batch(stack, start_batch(stack, 4)) == "completed"
+    oracle.check()
+
+
+@pytest.mark.parametrize("role", [Role.API, Role.CLERK])
+@pytest.mark.parametrize("state", ["nothing else wrong", "redis frozen", "postgres down"])
+def test_an_api_and_a_clerk_leave_within_their_deadline(
+    stack: FaultStack, oracle: Oracle, state: str, role: Role
+) -> None:
+    with Chats(stack) as chats:
+        wait_for(lambda: chats.ends["answered"] > 2, "chats are answered")
+        with STATES[state](stack):
+            seconds = leave(stack, role, signal.SIGTERM)
+        print(f"{role}, {state}: {seconds:.1f} s")
+        assert seconds <= DRAIN_SECONDS + 1
+        answered = chats.ends["answered"]
+        wait_for(lambda: chats.ends["answered"] > answered + 2, "chats are answered again")
+    oracle.check()
+
+
+def test_a_second_signal_hurries_a_worker(stack: FaultStack, oracle: Oracle) -> None:
+    """F5: what runs is given back at once."""
+    batch_id = start_batch(stack, 4, **LONG)
+    wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "it runs")
+    seconds = leave(stack, Role.BATCH, signal.SIGTERM, signal.SIGTERM)
+
+    assert seconds <= 2
+    assert wait_batch(stack, batch_id, timeout_seconds=120) == "completed"
+    oracle.check()
+
+
+@contextmanager
+def second_worker(stack: FaultStack) -> Iterator[None]:
+    """Another worker of the same stack, as on another machine."""
+    folder = stack.folder / "second"
+    folder.mkdir(exist_ok=True)
+    environment = {
+        **clean_environment(),
+        **QUICK,
+        "MILLRACE_STATE_DIR": str(folder),
+        "MILLRACE_MODELS_DIR": str(stack.folder / "models"),
+        "MILLRACE_FILES_DIR": str(stack.files.root),
+        "MILLRACE_DATABASE_URL": stack.services.database_url,
+        "MILLRACE_REDIS_URL": stack.services.redis_url,
+    }
+    with (folder / "worker.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "workers", "--device", "cpu"], env=environment, stdout=log, stderr=log
+        )
+    try:
+        wait_for(lambda: "worker_ready" in (folder / "worker.log").read_text(), "the second worker is ready")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        (folder / "worker.log").unlink()
+
+
+def test_a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing_any_more(
+    stack: FaultStack, oracle: Oracle
+) -> None:
+    """F8: its shards are taken over; back again, its fence is the old one."""
+    with second_worker(stack):
+        batch_id = start_batch(stack, 60)
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+        with stack.frozen(Role.BATCH):
+            assert wait_batch(stack, batch_id, timeout_seconds=20 + 5 * LEASE_SECONDS) == "completed"
+        later = start_batch(stack, 10)
+        assert wait_batch(stack, later) == "completed"
+    oracle.check()
+
+
+def test_a_stack_whose_every_process_was_killed_resumes_when_it_is_started_again(
+    stack: FaultStack, oracle: Oracle
+) -> None:
+    """F52: no manual step."""
+    batch_id = start_batch(stack, 60)
+    wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+    processes = stack.process.descendants()
+    stack.process.kill()
+    for process in processes:
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            continue
+    for role in (Role.VALKEY, Role.POSTGRES):
+        with stack.without(role):
+            pass
+    stack.start_again()
+    assert wait_batch(stack, batch_id, timeout_seconds=90) == "completed"
+    oracle.check()

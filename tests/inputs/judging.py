@@ -1,0 +1,53 @@
+"""What must be true of every answer, and of every batch that ended, whatever was sent."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+
+def complaint(status: int, content_type: str, content: bytes) -> str | None:
+    """Why this answer is not one we may give; None when it is."""
+    if status >= 500:
+        return f"{status}: {content[:300]!r}"
+    if status >= 400:
+        return _envelope(content)
+    if content_type.startswith("text/event-stream"):
+        return _stream(content)
+    if content_type.startswith("application/json"):
+        json.loads(content)
+    return None
+
+
+def _envelope(content: bytes) -> str | None:
+    try:
+        error = json.loads(content)["error"]
+    except (ValueError, KeyError, TypeError):
+        return f"no envelope: {content[:300]!r}"
+    if set(error) != {"message", "type", "param", "code"} or not error["message"]:
+        return f"half an envelope: {content[:300]!r}"
+    return "an echo" if len(content) > 2000 else None
+
+
+def _stream(content: bytes) -> str | None:
+    """Events that parse, and an end; an error in a stream is the server's only where it says so."""
+    events = [line[6:] for line in content.decode().split("\n") if line.startswith("data: ")]
+    for event in events:
+        if event != "[DONE]" and (error := json.loads(event).get("error")) and error.get("type") == "server_error":
+            return f"a stream failed: {event[:300]}"
+    return None if events else "a stream of nothing"
+
+
+def unaccounted(names: list[str], counts: Any, output: list[Any], errors: list[Any]) -> str | None:
+    """Why a completed batch does not answer for every line once; None when it does."""
+    told = Counter(line["custom_id"] for line in (*output, *errors))
+    if told != Counter(names):
+        missing, extra = Counter(names) - told, told - Counter(names)
+        return f"missing {list(missing)[:5]}, extra {list(extra)[:5]}"
+    if (counts.total, counts.completed, counts.failed) != (len(names), len(output), len(errors)):
+        return f"counts {counts} for {len(output)} answers and {len(errors)} errors"
+    for line in errors:
+        if line["response"] is None or not 400 <= line["response"]["status_code"] < 500:
+            return f"a line failed by our fault: {json.dumps(line)[:300]}"
+    return None
