@@ -22,7 +22,7 @@ from api.readiness import degraded_models
 from core.counts import Count
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
-from db import backlog, webhooks, workers
+from db import backlog, quarantine, webhooks, workers
 from db.tables import WORKER_KINDS
 
 _READ_SECONDS: Final = 1.0
@@ -47,6 +47,7 @@ class _Numbers:
     workers: Sequence[WorkerSeen] = ()
     counts: dict[tuple[str, str], int] = field(default_factory=dict)
     degraded: dict[str, str] = field(default_factory=dict)
+    accused: dict[tuple[str, bool], int] = field(default_factory=dict)
 
 
 class FleetNumbers(Collector):
@@ -84,6 +85,7 @@ class FleetNumbers(Collector):
         yield from _backlog(numbers.backlog)
         yield from _webhooks(numbers.webhooks)
         yield from _counts(numbers.counts)
+        yield _accused(numbers.accused)
         fresh = {(w.kind, w.id) for w in numbers.workers if w.seen_seconds <= self._silence_seconds}
         kinds = Tally(kind for kind, _ in fresh)
         yield _gauge("workers", "Processes that report, by kind.", "kind", {kind: kinds[kind] for kind in WORKER_KINDS})
@@ -103,6 +105,7 @@ async def _read(connection: AsyncConnection, most_crashes: int) -> _Numbers:
         workers=[WorkerSeen(**row) for row in rows],
         counts={(name, model): value for name, model, value in await connection.execute(workers.read_counts())},
         degraded=await degraded_models(connection, most_crashes),
+        accused={(model, bad): n for model, bad, n in await connection.execute(quarantine.count_accused())},
     )
 
 
@@ -132,6 +135,14 @@ def _counts(values: dict[tuple[str, str], int]) -> Iterator[CounterMetricFamily]
         for model, value in (known or ({} if labels else {"": 0})).items():
             family.add_metric([model] if labels else [], value)
         yield family
+
+
+def _accused(numbers: dict[tuple[str, bool], int]) -> GaugeMetricFamily:
+    told = "Requests that engines ended with, lately: suspects, and those that are refused since they did it alone."
+    family = GaugeMetricFamily("millrace_accused_requests", told, labels=["model", "state"])
+    for (model, is_convicted), number in numbers.items():
+        family.add_metric([model, "refused" if is_convicted else "suspect"], number)
+    return family
 
 
 def _gauge(name: str, told: str, label: str, values: dict[str, Any]) -> GaugeMetricFamily:  # Any: numbers of any kind

@@ -173,7 +173,7 @@ def _transaction(state_dir: Path | None) -> Iterator[Connection]:
     from db.sessions import database_engine
 
     settings = load_settings(**({} if state_dir is None else {"state_dir": state_dir}))
-    with _database_url(settings) as (url, is_ours):
+    with database_url(settings) as (url, is_ours):
         engine = database_engine(url, pool_size=1)
         if is_ours:
             upgrade(engine)
@@ -184,7 +184,7 @@ def _transaction(state_dir: Path | None) -> Iterator[Connection]:
 
 
 @contextmanager
-def _database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
+def database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
     """The address, and whether nobody else is using it."""
     from cli.services import Services, running_database
 

@@ -23,6 +23,7 @@ from cli.keys import keys
 from cli.options import DEFAULT_URL, ApiKey, AsJson
 from cli.validate import estimate, validate
 from core.errors import ConfigError, MillraceError
+from core.privacy import keep_private
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +78,7 @@ def serve(
     from cli.stack import Stack
 
     settings = _settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
+    keep_private()
     stopping = _stop_on_signals()
     stack = Stack(settings, device=device)
     began = time.monotonic()
@@ -179,6 +181,37 @@ def check(state_dir: StateDir = None) -> None:
     print(f"The database is at {needed_version()}, as it should be.")
 
 
+@database.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="A folder that is made for it.", metavar="FOLDER")],
+    state_dir: StateDir = None,
+) -> None:
+    """Copy the database, then the file store, into a new folder; the service may run meanwhile."""
+    from cli.backup import backup as make_backup
+    from cli.keys import database_url
+
+    settings = _settings(state_dir=state_dir)
+    keep_private()
+    with database_url(settings) as (url, _):
+        make_backup(url, settings.files_root, target)
+    print(f"The backup is in {target}.")
+
+
+@database.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A folder that `db backup` made.", metavar="FOLDER")],
+    state_dir: StateDir = None,
+) -> None:
+    """Bring a backup into an empty database and an empty file store, of a service that does not run."""
+    from cli.backup import restore as bring_back
+
+    settings = _settings(state_dir=state_dir)
+    keep_private()
+    with _database_url(state_dir) as url:
+        bring_back(url, settings.files_root, source)
+    print("The backup is restored. The next start goes on from there.")
+
+
 class _Server:
     """A server to talk to: one that runs already, or a stack of our own."""
 
@@ -244,6 +277,7 @@ def _become(name: str, *arguments: str) -> NoReturn:
     settings = _settings()
     if not settings.database_url or not settings.redis_url:
         raise ConfigError(f"millrace {name} needs DATABASE_URL and REDIS_URL. On one machine, run: millrace serve")
+    keep_private()
     os.execv(sys.executable, [sys.executable, "-P", *arguments])  # noqa: S606 - our own program
 
 

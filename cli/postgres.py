@@ -33,6 +33,8 @@ _SETTINGS: Final = {
     "wal_compression": "on",
     "checkpoint_timeout": "15min",
     "log_min_messages": "warning",
+    "log_error_verbosity": "terse",  # the details of an error hold rows, and rows hold prompts
+    "log_min_error_statement": "panic",
     "log_line_prefix": "%m [%p] ",
 }
 

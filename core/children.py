@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from core.errors import MillraceError
+from core.privacy import keep_private
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -56,6 +57,7 @@ class Child:
         parent = os.getpid()
 
         def before_exec() -> None:
+            keep_private()
             if prepare is not None:
                 prepare()
             _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))

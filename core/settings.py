@@ -41,11 +41,13 @@ class Settings(BaseSettings):
     files_dir: Path | None = Field(None, description="Uploaded and produced files; default: `files` in state_dir.")
     database_url: str | None = Field(
         None,
+        repr=False,
         validation_alias=AliasChoices("MILLRACE_DATABASE_URL", "DATABASE_URL"),
         description="A Postgres to use instead of the bundled one: postgresql://user@host/name.",
     )
     redis_url: str | None = Field(
         None,
+        repr=False,
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL"),
         description="A Valkey or Redis (6.2 or later) to use instead of the bundled one: redis://host:6379/0.",
     )

@@ -93,6 +93,8 @@ class Presence:
 
     def start(self) -> None:
         """Report at once, so that whoever is told that this process is ready finds its row; then with each heartbeat."""
+        if self._stop.is_set():  # told to leave before it was there
+            return
         self._try(self.beat)
         self._thread.start()
 
@@ -100,7 +102,8 @@ class Presence:
         """The row goes, unless the database is away (then it is taken for dead in a while), or what it says is still of use."""
         self._is_row_kept = is_row_kept
         self._stop.set()
-        self._thread.join(timeout_seconds)
+        if self._thread.is_alive():
+            self._thread.join(timeout_seconds)
 
     def beat(self) -> None:
         """Report once. Public so that tests need no thread."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx2
 import pytest
 
 from core.readiness import WorkerSeen, check_workers
-from core.settings import Settings
+from core.settings import ROOT, Settings
 from db import quarantine, workers
 from db.workers import EngineReport, WorkerReport
 from tests.api.test_disk import ask
+from tests.stack import StackProcess
 from workers.context import Database
 
 SILENCE = 60.0
@@ -129,3 +131,10 @@ def test_metrics_tell_of_processes_without_a_port(http: httpx2.Client) -> None:
         assert line in text.splitlines()
     assert 'millrace_disk_free_bytes{place="files"}' in text
     assert "# TYPE millrace_engine_deaths_total counter" in text
+
+
+def test_every_metric_is_on_the_page_of_operations(server: StackProcess) -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    shown = re.findall(r"^# TYPE (millrace_\w+) ", server.metrics(), re.MULTILINE)
+    assert len(shown) > 12
+    assert [name for name in shown if f"`{name}`" not in page and not name.endswith("_created")] == []

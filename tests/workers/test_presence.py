@@ -45,6 +45,13 @@ def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(dat
     assert rows(database) == []
 
 
+def test_a_process_that_is_told_to_leave_before_it_was_there_never_is(database: Database) -> None:
+    presence = Presence(ME, database, Status, seconds=3600)
+    presence.close()
+    presence.start()
+    assert rows(database) == []
+
+
 def test_a_row_that_says_why_a_process_ended_stays(database: Database) -> None:
     presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", last_words="no")]), seconds=3600)
     presence.start()

@@ -1,0 +1,98 @@
+"""Backup and restore: a dump of the database, and then a copy of the file store.
+
+In this order, since bytes are there before their row is: a dump never names a file that a later copy lacks, unless that was
+deleted in between. What Valkey holds need not be kept.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from cli.postgres import find_binaries
+from core.errors import ConfigError, MillraceError
+
+_DUMP: Final = "database.dump"
+_FILES: Final = "files"
+_TEMPORARY: Final = "*.part"  # of a file store's writers
+
+
+class BackupFailed(MillraceError):
+    """The backup could not be made or restored."""
+
+
+def backup(database_url: str, files_root: Path, target: Path) -> None:
+    """Into a folder that does not exist yet; nothing has to stop. One that fails leaves no folder."""
+    try:
+        target.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        raise BackupFailed(f"{target} exists. A backup gets a folder of its own.") from None
+    try:
+        _postgres("pg_dump", "--format=custom", "--no-owner", f"--file={target / _DUMP}", database_url)
+        if files_root.is_dir():
+            shutil.copytree(files_root, target / _FILES, ignore=_skip_temporary, copy_function=_copy)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def restore(database_url: str, files_root: Path, source: Path) -> None:
+    """Into a database without tables and a file store without files; files first, so that no row lacks its bytes."""
+    if not (source / _DUMP).is_file():
+        raise BackupFailed(f"{source} is not a backup: there is no {_DUMP} in it.")
+    if _has_tables(database_url):
+        raise BackupFailed("The database is not empty. Restore into a new one, or with another --state-dir.")
+    if files_root.is_dir() and any(files_root.iterdir()):
+        raise BackupFailed(f"The file store {files_root} is not empty. Restore with another, or move it away.")
+    if (source / _FILES).is_dir():
+        shutil.copytree(source / _FILES, files_root, dirs_exist_ok=True)
+    _postgres("pg_restore", "--no-owner", "--single-transaction", f"--dbname={database_url}", str(source / _DUMP))
+
+
+def _postgres(program: str, *arguments: str) -> None:
+    """The bundled program, or the one on the path."""
+    command = [_find(program), *arguments]
+    done = subprocess.run(
+        command, env={**os.environ, "PGCONNECT_TIMEOUT": "5"}, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BackupFailed(f"{program} failed: {done.stderr.strip()[-1000:]}")
+
+
+def _find(program: str) -> str:
+    try:
+        bundled = find_binaries() / program
+        if bundled.is_file():
+            return str(bundled)
+    except ConfigError:
+        pass  # a database of the user's own needs no bundled one
+    if (path := shutil.which(program)) is None:
+        raise BackupFailed(f"There is no {program} here. Install Postgres's client programs.")
+    return path
+
+
+def _has_tables(database_url: str) -> bool:
+    from sqlalchemy import inspect
+
+    from db.sessions import database_engine
+
+    engine = database_engine(database_url, pool_size=1)
+    try:
+        return bool(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def _skip_temporary(_: str, names: list[str]) -> set[str]:
+    return {name for name in names if Path(name).match(_TEMPORARY)}
+
+
+def _copy(source: str, target: str) -> str:
+    """One file, unless it was deleted meanwhile."""
+    try:
+        return str(shutil.copy2(source, target))
+    except FileNotFoundError:
+        return target

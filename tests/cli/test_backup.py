@@ -1,0 +1,69 @@
+"""A backup is its owner's alone, and a restore overwrites nothing. What a restored service does is in tests/e2e."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cli.backup import BackupFailed, backup, restore
+from cli.services import Services
+from core.files import FileStore
+from core.ids import FILE, new_id
+from workers.context import Database
+
+
+@pytest.fixture(autouse=True)
+def private() -> Iterator[None]:
+    """As the command is: see `core.privacy`."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
+@pytest.fixture
+def made(services: Services, database: Database, tmp_path: Path) -> Path:
+    with FileStore(tmp_path / "files").write(new_id(FILE)) as stream:
+        stream.write(b"x")
+    backup(services.database_url, tmp_path / "files", tmp_path / "kept")
+    return tmp_path / "kept"
+
+
+def empty(services: Services) -> str:
+    return services.database_url.replace("/millrace?", "/postgres?")
+
+
+def test_a_backup_is_for_its_owner_alone(made: Path) -> None:
+    modes = {path.stat().st_mode & 0o077 for path in (made, *made.rglob("*"))}
+    assert modes == {0}
+    assert len([path for path in made.rglob("*") if path.is_file()]) == 2
+
+
+def test_a_backup_goes_over_no_other_and_leaves_nothing_when_it_fails(
+    services: Services, made: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(BackupFailed, match="exists"):
+        backup(services.database_url, tmp_path / "files", made)
+    assert (made / "database.dump").exists()
+    with pytest.raises(BackupFailed, match="pg_dump failed"):
+        backup("postgresql://nobody@127.0.0.1:9/none", tmp_path / "files", tmp_path / "another")
+    assert not (tmp_path / "another").exists()
+
+
+def test_a_half_written_file_is_not_in_a_backup(services: Services, database: Database, tmp_path: Path) -> None:
+    with FileStore(tmp_path / "files").write(new_id(FILE)) as stream:
+        stream.write(b"x")
+        backup(services.database_url, tmp_path / "files", tmp_path / "kept")
+    assert [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()] == ["database.dump"]
+
+
+def test_a_restore_overwrites_neither_a_database_nor_files(services: Services, made: Path, tmp_path: Path) -> None:
+    with pytest.raises(BackupFailed, match="The database is not empty"):
+        restore(services.database_url, tmp_path / "new", made)
+    with pytest.raises(BackupFailed, match="files is not empty"):
+        restore(empty(services), tmp_path / "files", made)
+    with pytest.raises(BackupFailed, match="is not a backup"):
+        restore(empty(services), tmp_path / "new", tmp_path)
+    assert not (tmp_path / "new").exists()
