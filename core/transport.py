@@ -16,18 +16,18 @@ log = structlog.get_logger()
 _NOT_A_MESSAGE: Final = (ValueError, TypeError, KeyError, AttributeError)  # not JSON, or not an envelope
 
 
-class Channel(redis.Channel):  # type: ignore[misc]  # kombu has no types
+class Channel(redis.Channel):
     """Reads on behind what it cannot read: it is off the list, and a ticket may get lost."""
 
     def _brpop_read(self, **options: Any) -> bool:  # Any: redis-py's own
         try:
-            return bool(super()._brpop_read(**options))
+            return bool(super()._brpop_read(**options))  # type: ignore[no-untyped-call]  # kombu has no types
         except _NOT_A_MESSAGE as error:
             log.warning("message_ignored", reason=type(error).__name__)
             return True
 
 
-class Transport(redis.Transport):  # type: ignore[misc]  # kombu has no types
+class Transport(redis.Transport):
     """See `Channel`."""
 
     Channel = Channel
