@@ -12,6 +12,7 @@ from typing import Any, Final
 from celery import Celery
 
 from core.settings import Settings
+from core.transport import use_transport
 
 VISIBILITY_SECONDS: Final = 600
 
@@ -19,6 +20,7 @@ VISIBILITY_SECONDS: Final = 600
 def make_celery(settings: Settings) -> Celery:
     """An application on the broker of the settings; tasks are added by each consumer."""
     assert settings.redis_url, "a process is started with the addresses it needs"
+    use_transport()
     app = Celery("millrace", broker=broker_url(settings.redis_url), set_as_current=False)
     app.conf.update(
         task_serializer="json",

@@ -1,0 +1,120 @@
+"""Tickets that come twice, make no sense, or are not heard: a worker does its work all the same, once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pickle
+from typing import Any
+
+import pytest
+
+from core import ids
+from core.broker import make_celery
+from core.queues import CLERK_QUEUE, RUN_CHAT, batch_queue, chat_queue
+from core.settings import Settings
+from core.tickets import Tickets
+from tests.faults.load import chat_body, expected_answer, listen, new_prompt, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.stack import wait_for
+
+pytestmark = pytest.mark.timeout(90)
+
+_NUM_COPIES = 20
+_QUEUES = {Role.CLERK: CLERK_QUEUE, Role.CHAT: chat_queue("fake"), Role.BATCH: batch_queue("fake")}
+
+
+def settings_of(stack: FaultStack) -> Settings:
+    return Settings(redis_url=stack.services.redis_url)
+
+
+def message(body: bytes, queue: str, *, task: str = RUN_CHAT, content_type: str = "application/json") -> bytes:
+    """As kombu puts it on a list."""
+    tag = ids.new_id("t_")
+    properties = {
+        "correlation_id": tag,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": "", "routing_key": queue},
+        "priority": 0,
+        "body_encoding": "base64",
+        "delivery_tag": tag,
+    }
+    envelope = {
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": "utf-8" if content_type.endswith("json") else "binary",
+        "content-type": content_type,
+        "headers": {"lang": "py", "task": task, "id": tag, "root_id": tag, "argsrepr": "", "kwargsrepr": ""},
+        "properties": properties,
+    }
+    return json.dumps(envelope).encode()
+
+
+def arguments(*values: object) -> bytes:
+    return json.dumps([values, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
+
+
+def rubbish(queue: str, task: str, finished: str) -> list[bytes]:
+    """What nobody of ours would send."""
+    return [
+        message(arguments(ids.new_id("chatcmpl-")), queue, task=task),
+        message(arguments(finished), queue, task=task),
+        message(arguments(), queue, task=task),
+        message(arguments(1, 2, 3), queue, task=task),
+        message(arguments({"a": "\0"}), queue, task=task),
+        message(b"{not json", queue, task=task),
+        message(arguments("x"), queue, task="millrace.of_a_later_version"),
+        message(pickle.dumps(((finished,), {}, {})), queue, task=task, content_type="application/x-python-serialize"),
+        b"{not json",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"{}",
+        b"null",
+    ]
+
+
+def check_everyday(stack: FaultStack) -> None:
+    batch_id, prompt = start_batch(stack, 2), new_prompt()
+    assert "".join(stack.insist(lambda: listen(stack, prompt))) == expected_answer(prompt)
+    assert wait_batch(stack, batch_id) == "completed"
+
+
+@pytest.mark.parametrize("role", list(_QUEUES))
+def test_rubbish_in_a_queue_is_thrown_away_and_the_consumer_lives(
+    role: Role, stack: FaultStack, oracle: Oracle
+) -> None:
+    """F26: each kind of it, with a ticket behind it that is heard."""
+    finished = start_batch(stack, 2)
+    assert wait_batch(stack, finished) == "completed"
+    process, queue = stack.pid(role), _QUEUES[role]
+    task = {Role.CLERK: "millrace.prepare", Role.CHAT: RUN_CHAT, Role.BATCH: "millrace.run_shards"}[role]
+    key = settings_of(stack).key_prefix + queue
+    for each in rubbish(queue, task, finished):
+        stack.redis.lpush(key, each)
+        wait_for(lambda: not stack.redis.llen(key), f"{each[:60]!r} is taken", 15)
+    check_everyday(stack)
+    oracle.check()
+    assert stack.find(role).pid == process, "it is still the same process"
+
+
+def test_a_ticket_that_comes_twenty_times_is_one_execution(stack: FaultStack, oracle: Oracle) -> None:
+    """F25: of every kind, while what it is about waits, runs and has ended."""
+    tickets = Tickets(make_celery(settings_of(stack)))
+    with stack.http() as http:
+        job: Any = http.post("/v1/jobs", json=chat_body(new_prompt())).json()
+    batch_id = start_batch(stack, 24)
+    for _ in range(_NUM_COPIES):
+        assert tickets.run_chat(job["id"], "fake")
+        assert tickets.prepare(batch_id)
+        assert tickets.run_shards("fake")
+        assert tickets.finalize(batch_id)
+    assert wait_batch(stack, batch_id) == "completed"
+    for _ in range(_NUM_COPIES):
+        assert tickets.run_chat(job["id"], "fake")
+        assert tickets.prepare(batch_id)
+        assert tickets.finalize(batch_id)
+    lists = [settings_of(stack).key_prefix + queue for queue in _QUEUES.values()]
+    wait_for(lambda: not any(stack.redis.llen(each) for each in lists), "every copy is taken", 15)
+    oracle.check()
+    assert {row[0] for row in stack.query("SELECT fence FROM shards WHERE batch_id = :id", id=batch_id)} == {1}
+    assert [row[0] for row in stack.query("SELECT fence FROM jobs WHERE id = :id", id=job["id"])] == [1]
