@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench chaos check format clean
+.PHONY: help demo test serve bench chaos audit check format clean
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
@@ -27,6 +27,9 @@ check: format test ## format, then everything `make test` does: before every com
 
 bench: .venv/installed-dev ## measure speed and memory; writes bench/results.json
 	$(BIN)/python -m bench
+
+audit: .venv/python ## ask whether published advisories name a package we install; needs the network
+	$(BIN)/python -m tools.audit
 
 .PHONY: lint
 lint:

@@ -1,0 +1,105 @@
+"""Ways in that are not there: for browsers, for messages that are code, for names that are paths."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import redis
+
+from cli.services import running_queue
+from core.files import FileStore
+from core.ids import BATCH, FILE, new_id
+from core.queues import CLERK_QUEUE, PREPARE
+from tests.api.guarded import Guarded
+from tests.stack import batch_lines, start_batch, wait_for, write_lines
+
+EVIL = "https://evil.example"
+
+
+def test_no_page_of_another_site_may_read_an_answer(secured: Guarded) -> None:
+    asks = {"origin": EVIL, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    for path in ("/v1/chat/completions", "/v1/files", "/v1/models", "/readyz"):
+        preflight = secured.owner.http.options(path, headers=asks)
+        plain = secured.owner.http.get(path, headers={"origin": EVIL})
+        assert preflight.status_code == 405
+        for answer in (preflight, plain):
+            assert not [name for name in answer.headers if name.startswith("access-control")], path
+
+
+def test_no_cookie_is_given_or_taken(secured: Guarded) -> None:
+    with secured.http(None) as http:
+        refused = http.get("/v1/models", headers={"cookie": f"authorization=Bearer {secured.owner.text}"})
+    assert refused.status_code == 401
+    assert "set-cookie" not in secured.owner.http.get("/v1/models").headers
+
+
+class Bomb:
+    """A pickle that leaves a mark where it is loaded."""
+
+    def __init__(self, mark: Path) -> None:
+        self._mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[str, int]]:
+        return os.open, (str(self._mark), os.O_CREAT | os.O_WRONLY)
+
+
+def message(body: bytes, content_type: str, task: str = PREPARE) -> str:
+    """As Celery's own transport writes one."""
+    delivery = {"exchange": "", "routing_key": CLERK_QUEUE}
+    return json.dumps(
+        {
+            "body": base64.b64encode(body).decode(),
+            "content-encoding": "utf-8" if content_type == "application/json" else "binary",
+            "content-type": content_type,
+            "headers": {"task": task, "id": "1", "root_id": "1", "lang": "py"},
+            "properties": {
+                "correlation_id": "1",
+                "delivery_mode": 2,
+                "delivery_tag": "1",
+                "body_encoding": "base64",
+                "delivery_info": delivery,
+            },
+        }
+    )
+
+
+def test_a_message_that_is_code_is_not_run_and_the_next_one_is_served(secured: Guarded, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    os.close(pickle.loads(pickle.dumps(Bomb(tmp_path / "works"))))
+    assert (tmp_path / "works").exists(), "the bomb is one"
+    clerk = secured.process.find("workers.consumer", "clerk").pid
+    embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+    url = running_queue(secured.process.state_dir)
+    with redis.Redis.from_url(url or "") as client:
+        queue = f"millrace:{CLERK_QUEUE}"
+        client.lpush(queue, message(pickle.dumps(((Bomb(mark),), {}, embed)), "application/x-python-serialize"))
+        client.lpush(queue, message(json.dumps([[str(mark)], {}, embed]).encode(), "application/json", "os.system"))
+        client.lpush(queue, message(json.dumps([["../../etc/passwd"], {}, embed]).encode(), "application/json"))
+        client.lpush(queue, message(json.dumps([[new_id(BATCH)], {}, embed]).encode(), "application/json"))
+        wait_for(lambda: client.llen(queue) == 0, "all of them are taken")
+    key = secured.owner
+    batch_id = start_batch(key.client, write_lines(tmp_path / "in.jsonl", batch_lines(2)))
+    wait_for(lambda: key.client.batches.retrieve(batch_id).status == "completed", "a batch is served")
+    assert not mark.exists()
+    assert secured.process.find("workers.consumer", "clerk").pid == clerk, "it is the same process"
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+    store, outside = FileStore(tmp_path / "store"), tmp_path / "outside"
+    outside.write_text("private")
+    file_id = new_id(FILE)
+    place = store.path(file_id)
+    place.parent.mkdir()
+    place.symlink_to(outside)
+    with pytest.raises(OSError, match="symbolic link"):
+        store.open(file_id)
+    with store.write(file_id) as stream:
+        stream.write(b"ours")
+    assert outside.read_text() == "private"
+    assert not place.is_symlink(), "the link was replaced, not written through"
+    assert store.path(file_id).stat().st_mode & 0o077 == 0

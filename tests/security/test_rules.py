@@ -1,0 +1,14 @@
+"""The table of rules names tests that exist."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.settings import ROOT
+from tests.security.rules import RULES
+
+
+@pytest.mark.parametrize("name", sorted({name for names in RULES.values() for name in names}))
+def test_a_test_that_is_named_exists(name: str) -> None:
+    path, _, test = name.partition("::")
+    assert f"def {test}" in (ROOT / path).read_text()
