@@ -114,7 +114,9 @@ def test_a_ticket_that_comes_twenty_times_is_one_execution(stack: FaultStack, or
         assert tickets.prepare(batch_id)
         assert tickets.finalize(batch_id)
     lists = [settings_of(stack).key_prefix + queue for queue in _QUEUES.values()]
-    wait_for(lambda: not any(stack.redis.llen(each) for each in lists), "every copy is taken", 15)
+    wait_for(
+        lambda: not any(stack.redis.llen(each) for each in lists), "every copy is taken", 60
+    )  # a clerk takes about two a second
     oracle.check()
     assert {row[0] for row in stack.query("SELECT fence FROM shards WHERE batch_id = :id", id=batch_id)} == {1}
     assert [row[0] for row in stack.query("SELECT fence FROM jobs WHERE id = :id", id=job["id"])] == [1]
