@@ -12,6 +12,8 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
+from sqlalchemy import make_url
+
 from cli.postgres import find_binaries
 from core.errors import ConfigError, MillraceError
 
@@ -31,7 +33,7 @@ def backup(database_url: str, files_root: Path, target: Path) -> None:
     except FileExistsError:
         raise BackupFailed(f"{target} exists. A backup gets a folder of its own.") from None
     try:
-        _postgres("pg_dump", "--format=custom", "--no-owner", f"--file={target / _DUMP}", database_url)
+        _postgres("pg_dump", database_url, "--format=custom", "--no-owner", f"--file={target / _DUMP}")
         if files_root.is_dir():
             shutil.copytree(files_root, target / _FILES, ignore=_skip_temporary, copy_function=_copy)
     except BaseException:
@@ -49,15 +51,18 @@ def restore(database_url: str, files_root: Path, source: Path) -> None:
         raise BackupFailed(f"The file store {files_root} is not empty. Restore with another, or move it away.")
     if (source / _FILES).is_dir():
         shutil.copytree(source / _FILES, files_root, dirs_exist_ok=True)
-    _postgres("pg_restore", "--no-owner", "--single-transaction", f"--dbname={database_url}", str(source / _DUMP))
+    _postgres("pg_restore", database_url, "--no-owner", "--single-transaction", str(source / _DUMP))
 
 
-def _postgres(program: str, *arguments: str) -> None:
-    """The bundled program, or the one on the path."""
-    command = [_find(program), *arguments]
-    done = subprocess.run(
-        command, env={**os.environ, "PGCONNECT_TIMEOUT": "5"}, capture_output=True, text=True, check=False
-    )
+def _postgres(program: str, database_url: str, *arguments: str) -> None:
+    """The bundled program, or the one on the path. A password is in its environment, since anyone may list arguments."""
+    url = make_url(database_url).set(drivername="postgresql")
+    environment = {**os.environ, "PGCONNECT_TIMEOUT": "5"}
+    if url.password is not None:
+        environment["PGPASSWORD"] = str(url.password)
+    address = url._replace(password=None).render_as_string(hide_password=False)
+    command = [_find(program), f"--dbname={address}", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BackupFailed(f"{program} failed: {done.stderr.strip()[-1000:]}")
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cli.backup import BackupFailed, backup, restore
@@ -67,3 +70,26 @@ def test_a_restore_overwrites_neither_a_database_nor_files(services: Services, m
     with pytest.raises(BackupFailed, match="is not a backup"):
         restore(empty(services), tmp_path / "new", tmp_path)
     assert not (tmp_path / "new").exists()
+
+
+def test_no_argument_of_a_process_has_the_password_of_the_database(tmp_path: Path) -> None:
+    """Whoever has an account on the machine may list arguments; the environment is its owner's."""
+
+    def dumps() -> list[psutil.Process]:
+        children = psutil.Process().children(recursive=True)
+        return [child for child in children if any("pg_dump" in part for part in child.cmdline()[:1])]
+
+    with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
+        silent.settimeout(20)
+        url = f"postgresql+psycopg://someone:pass%40word@127.0.0.1:{silent.getsockname()[1]}/none"
+        made = thread.submit(backup, url, tmp_path / "files", tmp_path / "kept")
+        client, _ = silent.accept()
+        (dump,) = dumps()
+        arguments, environment = " ".join(dump.cmdline()), dump.environ()
+        client.close()
+        silent.close()
+        with pytest.raises(BackupFailed, match="pg_dump failed"):
+            made.result()
+    assert "127.0.0.1" in arguments
+    assert "pass" not in arguments
+    assert environment["PGPASSWORD"] == "pass@word"
