@@ -58,33 +58,8 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        assert settings.database_url, "a process is started with the addresses it needs"
-        assert settings.redis_url, "a process is started with the addresses it needs"
-        checking = database_engine(settings.database_url, pool_size=1)
-        check_schema(checking)
-        with checking.connect() as connection:
-            check_exposure(connection, settings)
-        checking.dispose()
-        database = async_database_engine(settings.database_url, pool_size=10)
-        limiter = RateLimiter(settings.redis_url, settings.key_prefix)
-        state = ApiState(
-            settings=settings,
-            database=database,
-            relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True),
-            catalog=load_models(settings.models_dir),
-            files=FileStore(settings.files_root),
-            relay=Relay(settings.redis_url, settings.key_prefix),
-            keys=KeyRing(
-                database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys
-            ),
-            limiter=limiter,
-            streams=StreamSlots(limiter.client, settings.key_prefix),
-            sender=TicketSender(Tickets(make_celery(settings))),
-            metrics=metrics,
-            fleet=fleet,
-            started_at=int(time.time()),
-        )
-        app.state.millrace = state
+        _check_database(settings)
+        app.state.millrace = state = _make_state(settings, metrics, fleet)
         await state.relay.start()
         try:
             yield
@@ -115,3 +90,37 @@ def create_app(settings: Settings) -> FastAPI:
     add_upload_routes(app, settings)
     add_validation_route(app, settings)
     return app
+
+
+def _check_database(settings: Settings) -> None:
+    """Raises what is wrong with its schema, or with listening where we do."""
+    assert settings.database_url, "a process is started with the addresses it needs"
+    database = database_engine(settings.database_url, pool_size=1)
+    try:
+        check_schema(database)
+        with database.connect() as connection:
+            check_exposure(connection, settings)
+    finally:
+        database.dispose()
+
+
+def _make_state(settings: Settings, metrics: Metrics, fleet: FleetNumbers) -> ApiState:
+    assert settings.database_url, "a process is started with the addresses it needs"
+    assert settings.redis_url, "a process is started with the addresses it needs"
+    database = async_database_engine(settings.database_url, pool_size=10)
+    limiter = RateLimiter(settings.redis_url, settings.key_prefix)
+    return ApiState(
+        settings=settings,
+        database=database,
+        relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True),
+        catalog=load_models(settings.models_dir),
+        files=FileStore(settings.files_root),
+        relay=Relay(settings.redis_url, settings.key_prefix),
+        keys=KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys),
+        limiter=limiter,
+        streams=StreamSlots(limiter.client, settings.key_prefix),
+        sender=TicketSender(Tickets(make_celery(settings))),
+        metrics=metrics,
+        fleet=fleet,
+        started_at=int(time.time()),
+    )

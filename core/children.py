@@ -36,6 +36,13 @@ class StartInterrupted(MillraceError):
     """Told to stop before everything was ready."""
 
 
+def die_with(parent: int, number: signal.Signals) -> None:
+    """For a child before its program starts: be sent this signal when the parent ends. Nothing but system calls."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(number))
+    if os.getppid() != parent:  # it died before the signal was set
+        os._exit(1)
+
+
 class Child:
     """One child process. `prepare` runs in the child before the program starts: keep it to system calls."""
 
@@ -60,9 +67,7 @@ class Child:
             keep_private()
             if prepare is not None:
                 prepare()
-            _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
-            if os.getppid() != parent:  # it died before the signal was set
-                os._exit(1)
+            die_with(parent, death_signal)
 
         with log.open("ab") as output:
             self._process = subprocess.Popen(

@@ -11,12 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import httpx2
 import psutil
 from openai import DefaultHttpxClient, OpenAI
 
+from core.children import die_with
 from tests.published import Published
 
 READY_SECONDS = 60.0
@@ -59,6 +61,7 @@ class StackProcess:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            preexec_fn=partial(die_with, os.getpid(), signal.SIGINT),
         )
         ready = threading.Event()
         self._listener = threading.Thread(target=self._listen, args=(self._process, ready), daemon=True)

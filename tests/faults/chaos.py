@@ -26,6 +26,7 @@ import psutil
 from core.failpoints import Point
 from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
+from tests.faults.proxy import Proxy
 from tests.faults.stack import FaultStack, Role
 from tests.stack import wait_for
 
@@ -97,7 +98,7 @@ class Chaos:
         proxy.heal()
         return f"delay before {name}"
 
-    def _proxy(self):  # type: ignore[no-untyped-def]
+    def _proxy(self) -> tuple[str, Proxy]:
         return self.random.choice([("postgres", self.stack.postgres), ("valkey", self.stack.valkey)])
 
     def _flush(self) -> str:
