@@ -96,6 +96,7 @@ class FaultStack:
         (models / "fake.yaml").write_text(model)
         self.services = Services(folder / "services")
         sockets = socket_directory(folder / "services")
+        self._places = {Role.POSTGRES: str(folder / "services" / "postgres"), Role.VALKEY: str(sockets)}
         self.services.start()
         self.postgres = Proxy(_postgres_socket(self.services.database_url))
         self.valkey = Proxy(sockets / "valkey.sock")
@@ -177,12 +178,12 @@ class FaultStack:
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def find(self, role: Role) -> psutil.Process:
-        """The process of a role; raises AssertionError while there is none."""
-        parent = psutil.Process() if role in (Role.POSTGRES, Role.VALKEY) else psutil.Process(self.process.pid)
+        """The process of a role; raises AssertionError while there is none. Others of the tests have services of their own."""
+        parent = psutil.Process() if role in self._places else psutil.Process(self.process.pid)
         for process in parent.children(recursive=True):
             with suppress(psutil.Error):
-                is_alive = process.status() != psutil.STATUS_ZOMBIE
-                if is_alive and re.search(_COMMANDS[role], " ".join(process.cmdline())):
+                is_alive, command = process.status() != psutil.STATUS_ZOMBIE, " ".join(process.cmdline())
+                if is_alive and re.search(_COMMANDS[role], command) and self._places.get(role, "") in command:
                     return process
         raise AssertionError(f"there is no {role}")
 

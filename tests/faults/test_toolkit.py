@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psutil
 import pytest
 
+from cli.services import Services
 from core import ids
 from tests.faults.load import MARKER, Chats, ask, expected_answer, listen, new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
@@ -115,3 +117,11 @@ def test_a_process_that_is_killed_is_replaced(role: Role, stack: FaultStack) -> 
     before = stack.pid(role)
     assert stack.restart(role) != before
     wait_for(lambda: ask(stack, "hello") != "", "a chat is answered")
+
+
+def test_services_of_other_tests_are_not_those_that_are_hurt(stack: FaultStack, services: Services) -> None:
+    for role, other in ((Role.POSTGRES, services._postgres), (Role.VALKEY, services._valkey)):
+        assert other is not None
+        assert other.child is not None
+        assert psutil.pid_exists(other.child.pid)
+        assert stack.find(role).pid != other.child.pid
