@@ -69,10 +69,12 @@ def take_over(row: Leased, owner: str, now: Instant, lease: timedelta) -> Leased
     return _taken(row, owner, now, lease) if is_expired(row, now) else None
 
 
-def renew(row: Leased, owner: str, now: Instant, lease: timedelta) -> Leased | None:
-    """A heartbeat of whoever holds it, also one that comes late, as long as nobody else has taken it."""
-    is_mine = row.state is LeaseState.RUNNING and row.owner == owner
-    return replace(row, until=now + lease) if is_mine else None
+def renew(row: Leased, fence: int, now: Instant, lease: timedelta) -> Leased | None:
+    """A heartbeat of whoever holds it, also one that comes late, as long as nobody else has taken it.
+
+    By the fence and not by the owner: one who never heard that its claim succeeded does not keep the row from others.
+    """
+    return replace(row, until=now + lease) if may_write(row, fence) else None
 
 
 def may_write(row: Leased, fence: int) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Insert, Select, Update, and_, func, insert, select, update
+from sqlalchemy import Insert, Select, Update, and_, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
@@ -91,11 +92,11 @@ def mark_jobs_dispatched(job_ids: list[str]) -> Update:
     return update(Job).where(Job.id.in_(job_ids), Job.state == JobState.QUEUED).values(dispatched_at=func.now())
 
 
-def renew_jobs(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: ReturningUpdate
-    """Renew a worker's leases on jobs of these models; the rows say which it still holds and which shall stop."""
+def renew_jobs(held: Mapping[str, int], lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Renew leases on jobs, by their fences; the rows say which are still held and which shall stop."""
     return (
         update(Job)
-        .where(Job.owner == owner, Job.model.in_(models), Job.state == JobState.RUNNING)
+        .where(tuple_(Job.id, Job.fence).in_(held.items()), Job.state == JobState.RUNNING)
         .values(lease_until=func.now() + lease)
         .returning(Job.id, Job.fence, Job.cancel_requested)
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -18,6 +19,7 @@ from sqlalchemy import (
     select,
     text,
     true,
+    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INTEGER, TEXT
@@ -129,12 +131,12 @@ def queued_lines(shard_id: str) -> Select[str, str | None, int]:
     )
 
 
-def renew_shards(owner: str, models: list[str], lease: timedelta) -> Any:  # Any: ReturningUpdate
-    """Renew a worker's leases on shards of these models; the rows say what it still holds and the batch's status."""
+def renew_shards(held: Mapping[str, int], lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Renew leases on shards, by their fences; the rows say which are still held and the batch's status."""
     status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
     return (
         update(Shard)
-        .where(Shard.owner == owner, Shard.model.in_(models), Shard.state == ShardState.RUNNING)
+        .where(tuple_(Shard.id, Shard.fence).in_(held.items()), Shard.state == ShardState.RUNNING)
         .values(lease_until=func.now() + lease)
         .returning(Shard.id, Shard.fence, status)
     )

@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
@@ -71,7 +71,7 @@ def _worker_context(
         claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True)),
         models=models,
         leases=LeaseKeeper(
-            _renewal(settings, me.kind, owner),
+            _renewal(settings, me.kind),
             is_alive,
             heartbeat_seconds=settings.heartbeat_seconds,
             lease_seconds=settings.lease_seconds,
@@ -88,16 +88,16 @@ def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, o
     return Served(model=model, engine=client, model_hash=model_hash(settings, model.parameters.model))
 
 
-def _renewal(settings: Settings, kind: str, owner: str) -> Renew:
+def _renewal(settings: Settings, kind: str) -> Renew:
     """The heartbeat's statement, on a connection nobody else can use up."""
     own = Database(database_engine(settings.database_url or "", pool_size=1))
     lease = timedelta(seconds=settings.lease_seconds)
 
-    def renew(models: list[str]) -> Iterable[Renewed]:
+    def renew(held: Mapping[str, int]) -> Iterable[Renewed]:
         with own.begin() as connection:
             if kind == "chat":
-                return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(owner, models, lease))]
-            rows = connection.execute(shards.renew_shards(owner, models, lease)).all()
+                return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(held, lease))]
+            rows = connection.execute(shards.renew_shards(held, lease)).all()
             return [Renewed(row[0], row[1], row[2] != BatchState.IN_PROGRESS) for row in rows]
 
     return renew

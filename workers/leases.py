@@ -3,13 +3,14 @@
 Knows when a lease was last renewed by its own monotonic clock, and nothing of what is done under it. The rules:
 a lease is renewed only for models whose engine still ticks (a hung decode must lose its work to others); a lease the database
 did not confirm is lost, and its holder must stop; a lease not renewed for long is not trusted even before that is known.
+Rows are renewed by name, never as "all that is mine": a claim whose answer got lost on its way here has nobody who works on it.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -51,9 +52,9 @@ class Renewed:
 
 
 class Renew(Protocol):
-    """Renews in one statement all rows of this owner for these models."""
+    """Renews these rows (id to fence) in one statement; says which of them are still held."""
 
-    def __call__(self, models: list[str]) -> Iterable[Renewed]: ...
+    def __call__(self, held: Mapping[str, int]) -> Iterable[Renewed]: ...
 
 
 class LeaseKeeper:
@@ -108,16 +109,16 @@ class LeaseKeeper:
         """Renew once. Public so that tests need no thread."""
         started_at = self._clock()
         with self._lock:
-            held = list(self._leases.values())
-        alive = sorted({model for model in {lease.model for lease in held} if self._is_alive(model)})
-        if not alive:
+            leases = list(self._leases.values())
+        alive = {model for model in {lease.model for lease in leases} if self._is_alive(model)}
+        held = [lease for lease in leases if lease.model in alive]
+        if not held:
             return
         failpoint(Point.LEASES_RENEWING)
-        confirmed = {row.id: row for row in self._renew(alive)}
+        confirmed = {row.id: row for row in self._renew({lease.id: lease.fence for lease in held})}
         failpoint(Point.LEASES_RENEWED)
         for lease in held:
-            if lease.model in alive:
-                self._apply(lease, confirmed.get(lease.id), started_at)
+            self._apply(lease, confirmed.get(lease.id), started_at)
 
     def _apply(self, lease: Lease, row: Renewed | None, started_at: float) -> None:
         was = (lease.is_lost, lease.is_unwanted)

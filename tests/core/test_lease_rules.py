@@ -75,9 +75,9 @@ class LeaseMachine(RuleBasedStateMachine):
         hold, began = self.holds.get(worker), self.clock(worker)
         if hold is None:
             return
-        is_renewed = self.move(lease_rules.renew(self.row, worker, self.now, LEASE))
+        is_renewed = self.move(lease_rules.renew(self.row, hold.fence, self.now, LEASE))
         self.now += timedelta(seconds=answer_takes)
-        if is_renewed and self.row.fence == hold.fence:
+        if is_renewed:
             hold.renewed_at = began
         else:
             del self.holds[worker]

@@ -100,7 +100,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked(connectio
     assert connection.execute(jobs.cancel_queued_job(waiting)).one_or_none() is not None
     assert connection.execute(jobs.cancel_queued_job(running)).one_or_none() is None
     connection.execute(jobs.request_cancel(running))
-    held = connection.execute(jobs.renew_jobs("me", ["fake"], LEASE)).all()
+    held = connection.execute(jobs.renew_jobs({waiting: 1, running: 1}, LEASE)).all()
     assert held == [(running, 1, True)]
     assert claim(connection, waiting) is None
 
@@ -114,11 +114,12 @@ def test_a_cancelled_job_whose_worker_died_ends_as_cancelled(connection: Connect
     assert len(connection.execute(jobs.cancel_lost_jobs()).all()) == 1
 
 
-def test_leases_are_renewed_only_for_models_that_are_alive(connection: Connection) -> None:
-    here, there = make_job(connection, "fake"), make_job(connection, "hung")
-    claim(connection, here)
-    claim(connection, there)
-    assert [row[0] for row in connection.execute(jobs.renew_jobs("me", ["fake"], LEASE))] == [here]
+def test_a_claim_that_its_worker_never_heard_of_is_not_renewed_with_the_others(connection: Connection) -> None:
+    known, unheard, lost = (make_job(connection) for _ in range(3))
+    for job_id in (known, unheard, lost):
+        claim(connection, job_id)
+    held = {known: 1, lost: 0}
+    assert [row[0] for row in connection.execute(jobs.renew_jobs(held, LEASE))] == [known]
 
 
 def test_a_job_of_another_tenant_is_not_found(connection: Connection) -> None:

@@ -76,14 +76,14 @@ class SideBySide(RuleBasedStateMachine):
         assert (row is None) == (expected is None)
         self.job = expected or self.job
 
-    @rule(worker=WORKERS)
-    def renew(self, worker: str) -> None:
-        held = self.connection.execute(shards.renew_shards(worker, ["fake"], LEASE)).all()
-        expected = lease_rules.renew(self.shard, worker, self.now, LEASE)
+    @rule(fence=FENCES)
+    def renew(self, fence: int) -> None:
+        held = self.connection.execute(shards.renew_shards({self.shard_id: fence}, LEASE)).all()
+        expected = lease_rules.renew(self.shard, fence, self.now, LEASE)
         assert [row.fence for row in held] == ([] if expected is None else [expected.fence])
         self.shard = expected or self.shard
-        jobs_held = self.connection.execute(jobs.renew_jobs(worker, ["fake"], LEASE)).all()
-        expected = lease_rules.renew(self.job, worker, self.now, LEASE)
+        jobs_held = self.connection.execute(jobs.renew_jobs({self.job_id: fence}, LEASE)).all()
+        expected = lease_rules.renew(self.job, fence, self.now, LEASE)
         assert [row.fence for row in jobs_held] == ([] if expected is None else [expected.fence])
         self.job = expected or self.job
 

@@ -34,6 +34,7 @@ OURS: Final = (Role.API, Role.CLERK, Role.WORKER, Role.CHAT, Role.BATCH, Role.EN
 SERVICES: Final = (Role.POSTGRES, Role.VALKEY)
 _SLOW_MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
 _END_SECONDS: Final = 180.0
+_CRASHES_ARE_OURS: Final = {"MILLRACE_ENGINE_CRASHES": "1000"}  # no reason to restart engines ever more seldom
 
 
 @dataclass(slots=True)
@@ -159,7 +160,7 @@ class Batches:
 def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = print) -> None:
     """A stack of its own, hurt for so long. Raises AssertionError when anything was lost, doubled or shown."""
     say(f"seed {seed}")
-    with FaultStack(folder) as stack, ExitStack() as ends:
+    with FaultStack(folder, **_CRASHES_ARE_OURS) as stack, ExitStack() as ends:
         oracle = Oracle(stack)
         ends.callback(oracle.close)
         faults = Chaos(stack, random.Random(seed), say)
@@ -228,8 +229,7 @@ class Kills:
 def kills(folder: Path, seed: int, number: int, num_lines: int = 5000) -> None:
     """So many kills while one batch runs and people chat; the oracle at the end."""
     print(f"seed {seed}")
-    # these crashes have no cause that could be found, and are no reason to restart engines seldom
-    with FaultStack(folder, model=_SLOW_MODEL, MILLRACE_ENGINE_CRASHES="1000") as stack, ExitStack() as ends:
+    with FaultStack(folder, model=_SLOW_MODEL, **_CRASHES_ARE_OURS) as stack, ExitStack() as ends:
         oracle = Oracle(stack)
         ends.callback(oracle.close)
         batch_id = start_batch(stack, num_lines)

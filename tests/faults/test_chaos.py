@@ -9,6 +9,7 @@ import pytest
 from tests.faults.chaos import chaos
 
 
+@pytest.mark.timeout(300)  # a minute of faults, and all the time the oracle gives what is left to end
 @pytest.mark.parametrize("seed", [7])
 def test_nothing_is_lost_in_a_minute_of_chaos(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
     folder: Path = tmp_path_factory.mktemp("chaos")

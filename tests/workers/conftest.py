@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 
 import pytest
@@ -124,9 +124,9 @@ def worker(
     model = load_models(settings.models_dir).get("fake")
     assert model is not None
 
-    def renew(models: list[str]) -> list[Renewed]:
+    def renew(held: Mapping[str, int]) -> list[Renewed]:
         with database.begin() as connection:
-            rows = connection.execute(shards.renew_shards("me", models, timedelta(seconds=60))).all()
+            rows = connection.execute(shards.renew_shards(held, timedelta(seconds=60))).all()
         return [Renewed(row[0], row[1], row[2] != BatchState.IN_PROGRESS) for row in rows]
 
     publisher = Publisher(valkey, settings.key_prefix)

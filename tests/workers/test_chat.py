@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -32,9 +33,9 @@ def body(**more: Any) -> str:
 
 @pytest.fixture
 def runner(worker: WorkerContext) -> ChatRunner:
-    def renew(models: list[str]) -> list[Renewed]:
+    def renew(held: Mapping[str, int]) -> list[Renewed]:
         with worker.database.begin() as connection:
-            return [Renewed(*row) for row in connection.execute(jobs.renew_jobs("me", models, timedelta(seconds=60)))]
+            return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(held, timedelta(seconds=60)))]
 
     worker.leases._renew = renew
     return ChatRunner(worker)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from workers.leases import LeaseKeeper, Renewed
 
 
@@ -10,13 +12,13 @@ class World:
         self.now = 1000.0
         self.rows: dict[str, Renewed] = {}
         self.alive = {"a", "b"}
-        self.asked: list[list[str]] = []
+        self.asked: list[Mapping[str, int]] = []
         self.keeper = LeaseKeeper(
             self.renew, self.alive.__contains__, heartbeat_seconds=10, lease_seconds=60, clock=lambda: self.now
         )
 
-    def renew(self, models: list[str]) -> list[Renewed]:
-        self.asked.append(models)
+    def renew(self, held: Mapping[str, int]) -> list[Renewed]:
+        self.asked.append(held)
         return list(self.rows.values())
 
 
@@ -60,7 +62,7 @@ def test_a_hung_engine_gets_no_heartbeat_for_its_work() -> None:
     for _ in range(5):
         world.now += 10
         world.keeper.beat()
-    assert world.asked == [["b"]] * 5
+    assert world.asked == [{"t": 1}] * 5
     assert not world.keeper.is_trusted(hung)
     assert world.keeper.is_trusted(fine)
 
@@ -80,7 +82,7 @@ def test_a_lease_dropped_while_the_database_was_asked_is_not_lost() -> None:
     world = World()
     lease = world.keeper.hold("s", "a", 1)
 
-    def renew_slowly(models: list[str]) -> list[Renewed]:
+    def renew_slowly(held: Mapping[str, int]) -> list[Renewed]:
         world.keeper.drop(lease)
         return []
 
@@ -93,7 +95,7 @@ def test_trust_counts_from_before_the_question_not_from_the_answer() -> None:
     world = World()
     lease = world.keeper.hold("s", "a", 1)
 
-    def renew_slowly(models: list[str]) -> list[Renewed]:
+    def renew_slowly(held: Mapping[str, int]) -> list[Renewed]:
         world.now += 30
         return [Renewed("s", 1, False)]
 
