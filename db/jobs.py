@@ -102,6 +102,12 @@ def renew_jobs(held: Mapping[str, int], lease: timedelta) -> Any:  # Any: Return
     )
 
 
+def end_leases(slot: str) -> Any:  # Any: ReturningUpdate
+    """Whoever of this slot holds a job is dead: its leases are over. The rows: which those were."""
+    held = and_(Job.state == JobState.RUNNING, Job.owner.startswith(slot, autoescape=True))
+    return update(Job).where(held, Job.lease_until > func.now()).values(lease_until=func.now()).returning(Job.id)
+
+
 def complete_job(
     job_id: str,
     fence: int,

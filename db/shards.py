@@ -142,6 +142,12 @@ def renew_shards(held: Mapping[str, int], lease: timedelta) -> Any:  # Any: Retu
     )
 
 
+def end_leases(slot: str) -> Any:  # Any: ReturningUpdate
+    """Whoever of this slot holds a shard is dead: its leases are over. The rows: which those were."""
+    held = and_(Shard.state == ShardState.RUNNING, Shard.owner.startswith(slot, autoescape=True))
+    return update(Shard).where(held, Shard.lease_until > func.now()).values(lease_until=func.now()).returning(Shard.id)
+
+
 _MARK_LINES: Final = text(
     """
     WITH held AS (SELECT id FROM shards WHERE id = :shard_id AND fence = :fence AND state = 'running' FOR SHARE)

@@ -86,6 +86,11 @@ def remove_worker(worker_id: str) -> Delete:
     return delete(Worker).where(Worker.id == worker_id)
 
 
+def remove_predecessors(slot: str) -> Delete:
+    """They died without a word, and somebody has taken their place."""
+    return delete(Worker).where(Worker.id.startswith(slot, autoescape=True))
+
+
 def forget_silent_workers() -> Delete:
     """Of those that died without a word it is known for a while that they were there."""
     return delete(Worker).where(Worker.seen_at < func.now() - KEPT_SILENT)

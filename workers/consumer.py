@@ -38,7 +38,7 @@ from workers.context import ClerkContext, Database, Served, WorkerContext
 from workers.drain import Drain
 from workers.endpoints import engine_endpoint, model_hash
 from workers.leases import LeaseKeeper, Renew, Renewed
-from workers.presence import Identity, Presence, new_identity
+from workers.presence import Identity, Presence, clerk_identity, consumer_identity
 from workers.publisher import Publisher
 
 _ENGINE_READY_SECONDS: Final = 600
@@ -128,6 +128,10 @@ def _build(me: Identity, names: list[str], device: str, settings: Settings, app:
     return ChatConsumer(app, worker, client) if me.kind == "chat" else BatchConsumer(app, worker, client)
 
 
+def _identity(settings: Settings, kind: str, device: str, models: list[str]) -> Identity:
+    return clerk_identity() if kind == "clerk" else consumer_identity(kind, settings.state_dir, device, models)
+
+
 def _presence(settings: Settings, me: Identity, consumer: Consumer) -> Presence:
     own = Database(database_engine(settings.database_url or "", pool_size=1))
     return Presence(me, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
@@ -143,9 +147,10 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings.log_level)
     app = make_celery(settings)
-    me = new_identity(arguments.kind)
+    models = arguments.models.split(",")
+    me = _identity(settings, arguments.kind, arguments.device, models)
     try:
-        consumer = _build(me, arguments.models.split(","), arguments.device, settings, app)
+        consumer = _build(me, models, arguments.device, settings, app)
     except (MillraceError, TimeoutError) as error:
         sys.exit(f"millrace {arguments.kind}: {error}")
     presence = _presence(settings, me, consumer)
@@ -154,6 +159,7 @@ def main() -> None:
     def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, drain.on_signal)
+        presence.take_place()
         consumer.start()
         presence.start()
         notify_ready()

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core import ids
 from core.counts import Count
-from db import workers
+from db import jobs, shards, workers
 from db.workers import EngineReport, WorkerReport
 from workers.context import Database, Served, WorkerContext
 from workers.tally import Totals
@@ -29,12 +29,16 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who reports. A consumer's `id` is the owner of its leases."""
+    """Who reports. A consumer's `id` is the owner of its leases.
+
+    Of those whose `id` begins with `slot` only one lives at a time; None: there may be several of this kind.
+    """
 
     id: str
     kind: str
     host: str
     pid: int
+    slot: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,17 +50,27 @@ class Status:
     totals: Totals = field(default_factory=dict)
 
 
-def new_identity(kind: str) -> Identity:
+def clerk_identity() -> Identity:
     """Of this process, and of no other one ever."""
     host, pid = socket.gethostname(), os.getpid()
-    return Identity(id=f"{ids.new_id(ids.WORKER)}@{host}:{pid}", kind=kind, host=host, pid=pid)
+    return Identity(id=f"{ids.new_id(ids.WORKER)}@{host}:{pid}", kind="clerk", host=host, pid=pid)
+
+
+def consumer_identity(kind: str, state_dir: Path, device: str, models: list[str]) -> Identity:
+    """Of this process, and of no other one ever. Its launcher starts another one only when this one has ended."""
+    host, pid = socket.gethostname(), os.getpid()
+    slot = f"{ids.WORKER}{_place(state_dir, device, *sorted(models))}@{host}/{kind}:"
+    return Identity(id=f"{slot}{ids.new_id('')}", kind=kind, host=host, pid=pid, slot=slot)
 
 
 def launcher_identity(state_dir: Path, device: str) -> Identity:
     """The same for whatever launcher runs a device: one that is started again and again leaves one row."""
     host = socket.gethostname()
-    place = hashlib.sha256(f"{state_dir.resolve()}@{device}".encode()).hexdigest()[:12]
-    return Identity(id=f"launcher_{place}@{host}", kind="launcher", host=host, pid=os.getpid())
+    return Identity(id=f"launcher_{_place(state_dir, device)}@{host}", kind="launcher", host=host, pid=os.getpid())
+
+
+def _place(state_dir: Path, *more: str) -> str:
+    return hashlib.sha256("@".join([str(state_dir.resolve()), *more]).encode()).hexdigest()[:12]
 
 
 def worker_status(context: WorkerContext, poll_seconds: float | None, now: float) -> Status:
@@ -97,6 +111,24 @@ class Presence:
             return
         self._try(self.beat)
         self._thread.start()
+
+    def take_place(self) -> None:
+        """Whoever had this slot before is dead: others need not wait for its leases to end. To be called before any claim.
+
+        Without a database they end by themselves.
+        """
+        self._try(self._bury)
+
+    def _bury(self) -> None:
+        who = self._identity
+        if who.slot is None:
+            return
+        with self._database.begin() as connection:
+            num_jobs = len(connection.execute(jobs.end_leases(who.slot)).all())
+            num_shards = len(connection.execute(shards.end_leases(who.slot)).all())
+            connection.execute(workers.remove_predecessors(who.slot))
+        if num_jobs or num_shards:
+            log.warning("leases_of_the_dead_ended", slot=who.slot, jobs=num_jobs, shards=num_shards)
 
     def close(self, timeout_seconds: float = 1.0, *, is_row_kept: bool = False) -> None:
         """The row goes, unless the database is away (then it is taken for dead in a while), or what it says is still of use."""

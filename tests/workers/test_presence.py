@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,26 @@ from sqlalchemy import text
 
 from core.counts import Count
 from core.supervised import Supervised
-from db import workers
+from db import jobs, shards, workers
 from db.sessions import database_engine
-from db.workers import EngineReport
-from tests.db.make import make_running_batch
+from db.workers import EngineReport, WorkerReport
+from tests.db.make import make_job, make_running_batch
 from tests.stack import wait_for
 from workers.consumers import BatchConsumer
 from workers.context import Database, WorkerContext
 from workers.leases import LeaseKeeper, Renewed
 from workers.obituaries import Obituaries, last_words
-from workers.presence import Identity, Presence, Status, launcher_identity, new_identity, worker_status
+from workers.presence import (
+    Identity,
+    Presence,
+    Status,
+    clerk_identity,
+    consumer_identity,
+    launcher_identity,
+    worker_status,
+)
 
+LEASE = timedelta(seconds=60)
 ME = Identity(id="me", kind="batch", host="box", pid=1)
 
 
@@ -105,9 +115,37 @@ def test_a_lease_that_is_only_unwanted_is_not_counted_as_lost() -> None:
 
 
 def test_a_consumer_is_nobody_else_and_a_launcher_is_who_it_was(tmp_path: Path) -> None:
-    assert new_identity("chat").id != new_identity("chat").id
+    assert clerk_identity().id != clerk_identity().id
+    first, second = (consumer_identity("chat", tmp_path, "cpu", models) for models in (["a", "b"], ["b", "a"]))
+    assert (first.id != second.id, first.slot) == (True, second.slot)
+    others = [("batch", "cpu", ["a", "b"]), ("chat", "cuda:0", ["a", "b"]), ("chat", "cpu", ["a"])]
+    for kind, device, models in others:
+        assert not consumer_identity(kind, tmp_path, device, models).id.startswith(str(first.slot))
     assert launcher_identity(tmp_path, "cpu").id == launcher_identity(tmp_path, "cpu").id
     assert launcher_identity(tmp_path, "cpu").id != launcher_identity(tmp_path, "cuda:0").id
+
+
+def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses(
+    database: Database, tmp_path: Path
+) -> None:
+    dead, heir, other = (consumer_identity("batch", tmp_path, "cpu", [model]) for model in ("m", "m", "other"))
+    with database.begin() as connection:
+        _, mine = make_running_batch(connection, [1, 1])
+        job_id, foreign = make_job(connection), make_job(connection)
+        connection.execute(jobs.claim_job(job_id, dead.id, LEASE))
+        connection.execute(jobs.claim_job(foreign, other.id, LEASE))
+        connection.execute(shards.claim_next_shard("fake", dead.id, LEASE))
+        connection.execute(shards.claim_next_shard("fake", other.id, LEASE))
+        for who in (dead, other):
+            connection.execute(workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
+    Presence(heir, database, Status, seconds=3600).take_place()
+    with database.begin() as connection:
+        over = connection.execute(text("SELECT owner FROM jobs WHERE lease_until < now()")).scalars().all()
+        over += connection.execute(text("SELECT owner FROM shards WHERE lease_until < now()")).scalars().all()
+        again = connection.execute(shards.claim_next_shard("fake", heir.id, LEASE)).one()
+    assert over == [dead.id] * 2
+    assert (again.id, again.attempt) == (mine[0], 2)
+    assert [row[0] for row in rows(database)] == [other.id]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,56 @@
+"""F1 on one machine, where a lease lasts for an hour: whoever takes a dead consumer's place takes its work at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.load import new_prompt, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.stack import wait_for
+
+_LEASE_SECONDS = 3600
+_MODEL = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.01\n"
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
+    """Who waits for a lease to end here waits for ever."""
+    settings = {"MILLRACE_LEASE_SECONDS": str(_LEASE_SECONDS), "MILLRACE_HEARTBEAT_SECONDS": "1"}
+    with FaultStack(tmp_path_factory.mktemp("patient"), model=_MODEL, **settings) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def witness(patient: FaultStack) -> Iterator[Oracle]:
+    oracle = Oracle(patient)
+    yield oracle
+    oracle.close()
+
+
+@pytest.mark.parametrize("role", [Role.BATCH, Role.WORKER])
+def test_shards_of_a_dead_consumer_need_not_wait_for_their_leases(
+    patient: FaultStack, witness: Oracle, role: Role
+) -> None:
+    batch_id = start_batch(patient, 40)
+    wait_for(
+        lambda: bool(patient.query("SELECT 1 FROM shards WHERE lines_completed > 0 AND state = 'running'")), "a run"
+    )
+    patient.kill(role)
+    assert wait_batch(patient, batch_id) == "completed"
+    assert patient.query("SELECT max(attempt) FROM shards WHERE batch_id = :id", id=batch_id) == [(2,)]
+    witness.check()
+
+
+def test_a_chat_whose_consumer_dies_goes_on_in_the_next_one(patient: FaultStack, witness: Oracle) -> None:
+    with patient.http(timeout=60) as http:
+        asked = {"model": "fake", "input": new_prompt(), "background": True, "max_output_tokens": 400}
+        made = http.post("/v1/responses", json=asked).json()
+        wait_for(
+            lambda: bool(patient.query("SELECT 1 FROM jobs WHERE batch_id IS NULL AND state = 'running'")), "a run"
+        )
+        patient.kill(Role.CHAT)
+        wait_for(lambda: http.get(f"/v1/responses/{made['id']}").json()["status"] == "completed", "an answer", 60)
+    witness.check()
