@@ -147,6 +147,7 @@ def main() -> None:
     settings = load_settings()
     configure_logging(settings.log_level)
     app = make_celery(settings)
+    app.conf.worker_pool = "workers.pool:Pool"
     models = arguments.models.split(",")
     me = _identity(settings, arguments.kind, arguments.device, models)
     try:
@@ -168,7 +169,7 @@ def main() -> None:
     name = f"{arguments.kind}-{os.getpid()}@{socket.gethostname()}"
     flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     queues = ",".join(consumer.queues)
-    app.worker_main(["worker", "-P", "threads", "-c", str(consumer.threads), "-Q", queues, "-n", name, *flags])
+    app.worker_main(["worker", "-c", str(consumer.threads), "-Q", queues, "-n", name, *flags])
 
 
 if __name__ == "__main__":
