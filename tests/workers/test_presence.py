@@ -154,6 +154,7 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
         (3, "There is no model file /srv/models/private/a.gguf.", "There is no model file a.gguf."),
         (3, "x" * 1000, "x" * 300),
         (86, "the secret plan", "a decode step hung, and the engine gave up"),
+        (88, "the secret plan", "the thread that takes requests ended, and the engine gave up"),
         (-11, "the secret plan", "it was ended by SIGSEGV"),
         (1, "ValueError: the secret plan", "it ended with exit code 1"),
     ],
