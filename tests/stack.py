@@ -42,7 +42,7 @@ class StackProcess:
         self.folder = folder
         self.state_dir = folder / "state"
         self._models = models
-        self._environment = {**clean_environment(), **QUICK_RECOVERY, **settings}
+        self.environment = {**clean_environment(), **QUICK_RECOVERY, **settings}
         self._process: subprocess.Popen[str] | None = None
         self.said = ""
         self.url = ""
@@ -56,7 +56,7 @@ class StackProcess:
         self._process = subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -1,7 +1,6 @@
 """Chaos: random faults on a live stack under mixed load, the oracle at the end. What happens when depends on the seed alone.
 
-`python -m tests.faults.chaos --seed 7 --minutes 10` draws from the whole matrix; `--kills 100` ends so many processes with
-SIGKILL over one batch of 5,000 lines, and says how long it took until somebody went on with what they had.
+`python -m tests.faults.chaos --seed 7 --minutes 10` draws from the whole matrix.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import argparse
 import random
 import signal
-import statistics
 import tempfile
 import threading
 import time
@@ -24,17 +22,15 @@ import openai
 import psutil
 
 from core.failpoints import Point
-from tests.faults.load import Chats, start_batch, wait_batch
+from tests.faults.load import Chats, start_batch
 from tests.faults.oracle import Oracle
 from tests.faults.proxy import Proxy
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
 
 OURS: Final = (Role.API, Role.CLERK, Role.WORKER, Role.CHAT, Role.BATCH, Role.ENGINE)
 SERVICES: Final = (Role.POSTGRES, Role.VALKEY)
-_SLOW_MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
-_END_SECONDS: Final = 180.0
-_CRASHES_ARE_OURS: Final = {"MILLRACE_ENGINE_CRASHES": "1000"}  # no reason to restart engines ever more seldom
+END_SECONDS: Final = 180.0
+OUR_CRASHES: Final = {"MILLRACE_ENGINE_CRASHES": "1000"}  # no reason to restart engines ever more seldom
 
 
 @dataclass(slots=True)
@@ -160,13 +156,13 @@ class Batches:
 def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = print) -> None:
     """A stack of its own, hurt for so long. Raises AssertionError when anything was lost, doubled or shown."""
     say(f"seed {seed}")
-    with FaultStack(folder, **_CRASHES_ARE_OURS) as stack, ExitStack() as ends:
+    with FaultStack(folder, **OUR_CRASHES) as stack, ExitStack() as ends:
         oracle = Oracle(stack)
         ends.callback(oracle.close)
         faults = Chaos(stack, random.Random(seed), say)
         with Chats(stack, threads=3) as chats, Batches(stack, seed) as batches:
             faults.run(seconds)
-        oracle.check(_END_SECONDS)
+        oracle.check(END_SECONDS)
         lines = stack.query("SELECT state, count(*) FROM jobs WHERE batch_id IS NOT NULL GROUP BY state ORDER BY state")
         say(f"faults: {dict(faults.done.most_common())}")
         say(
@@ -174,97 +170,14 @@ def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = 
         )
 
 
-# --- a hundred kills --------------------------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Kills:
-    """Kills over one batch. `takeovers` and `recoveries` are seconds until others went on, by what was killed."""
-
-    stack: FaultStack
-    random: random.Random
-    done: Counter[Role] = field(default_factory=Counter)
-    takeovers: list[float] = field(default_factory=list)
-    recoveries: list[float] = field(default_factory=list)
-
-    def run(self, number: int) -> None:
-        """One after the other; after a worker's or an engine's, until somebody goes on with the batch."""
-        while self.done.total() < number and self._is_running():
-            time.sleep(self.random.uniform(0.1, 0.8))
-            role = self.random.choice((*OURS, *SERVICES))
-            held = self.stack.query("SELECT id, fence FROM shards WHERE state = 'running'")
-            try:
-                self._kill(role)
-            except (AssertionError, psutil.Error):  # it is on its way
-                continue
-            self.done[role] += 1
-            began = time.monotonic()
-            if role in (Role.BATCH, Role.WORKER) and held:
-                wait_for(lambda: self._has_moved(held), "another claim of what it held", 60)  # noqa: B023 - called at once
-                self.takeovers.append(time.monotonic() - began)
-            if role is Role.ENGINE and held:
-                before = self._num_finished()
-                wait_for(lambda: self._num_finished() > before + 8 or not self._is_running(), "the batch goes on", 120)  # noqa: B023
-                self.recoveries.append(time.monotonic() - began)
-
-    def _kill(self, role: Role) -> None:
-        if role in SERVICES:
-            with self.stack.without(role):
-                return
-        self.stack.kill(role)
-
-    def _has_moved(self, held: object) -> bool:
-        fences = {row[0]: row[1] for row in self.stack.query("SELECT id, fence FROM shards WHERE state <> 'done'")}
-        return all(fences.get(row[0], row[1] + 1) > row[1] for row in held)  # type: ignore[attr-defined]
-
-    def _is_running(self) -> bool:
-        return bool(self.stack.query("SELECT 1 FROM batches WHERE status = 'in_progress'"))
-
-    def _num_finished(self) -> int:
-        return int(
-            self.stack.query("SELECT count(*) FROM jobs WHERE batch_id IS NOT NULL AND finished_at IS NOT NULL")[0][0]
-        )
-
-
-def kills(folder: Path, seed: int, number: int, num_lines: int = 5000) -> None:
-    """So many kills while one batch runs and people chat; the oracle at the end."""
-    print(f"seed {seed}")
-    with FaultStack(folder, model=_SLOW_MODEL, **_CRASHES_ARE_OURS) as stack, ExitStack() as ends:
-        oracle = Oracle(stack)
-        ends.callback(oracle.close)
-        batch_id = start_batch(stack, num_lines)
-        wait_batch(stack, batch_id, "in_progress")
-        killing = Kills(stack, random.Random(seed))
-        began = time.monotonic()
-        with Chats(stack, threads=3) as chats:
-            killing.run(number)
-            still_runs = stack.query("SELECT status, lines_completed FROM batches WHERE id = :id", id=batch_id)[0]
-        print(f"{killing.done.total()} kills in {time.monotonic() - began:.0f} s, the batch then: {tuple(still_runs)}")
-        assert wait_batch(stack, batch_id, timeout_seconds=1200) == "completed"
-        oracle.check(_END_SECONDS)
-        print(f"kills: {dict(killing.done)}; chats: {dict(chats.ends)}, the longest {chats.longest_seconds:.1f} s")
-        for name, seconds in (
-            ("takeover of a worker's shards", killing.takeovers),
-            ("engine's lines", killing.recoveries),
-        ):
-            if seconds:
-                print(
-                    f"{name}: median {statistics.median(seconds):.1f} s, longest {max(seconds):.1f} s, {len(seconds)} times"
-                )
-
-
 def main() -> None:
     """From the command line."""
     parser = argparse.ArgumentParser(description="Hurt a stack at random, and see that nothing is lost.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--minutes", type=float, default=1)
-    parser.add_argument("--kills", type=int, help="instead, so many SIGKILLs over one batch of 5,000 lines")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
-        if arguments.kills:
-            kills(Path(folder), arguments.seed, arguments.kills)
-        else:
-            chaos(Path(folder), arguments.seed, arguments.minutes * 60)
+        chaos(Path(folder), arguments.seed, arguments.minutes * 60)
     print("nothing was lost, doubled or shown")
 
 

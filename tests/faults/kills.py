@@ -1,0 +1,161 @@
+"""A hundred kills over one batch: `python -m tests.faults.kills --seed 7 --kills 100 --lines 5000`.
+
+SIGKILL at random moments to whatever the stack has, while people chat and a worker of another machine (a state folder of its own)
+helps along. The oracle looks at the end; printed is how long it took until somebody went on with what the dead had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from core.children import die_with
+from tests.faults.chaos import END_SECONDS, OUR_CRASHES, OURS, SERVICES
+from tests.faults.load import Chats, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.stack import wait_for
+
+_MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
+_LONGEST_SECONDS: Final = 120.0
+
+
+@contextmanager
+def another_worker(stack: FaultStack) -> Iterator[None]:
+    """A worker beside the stack's, of which nobody is killed."""
+    state = stack.folder / "elsewhere"
+    environment = {**stack.process.environment, "MILLRACE_STATE_DIR": str(state)}
+    command = [sys.executable, "-P", "-m", "workers", "--device", "cpu"]
+    models = {"MILLRACE_MODELS_DIR": str(stack.folder / "models")}
+    with (stack.folder / "elsewhere.log").open("wb") as log:
+        process = subprocess.Popen(
+            command,
+            env={**environment, **models},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=partial(die_with, os.getpid(), 15),
+        )
+    try:
+        wait_for(lambda: len(stack.query("SELECT 1 FROM workers WHERE kind = 'batch'")) == 2, "another worker", 60)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@dataclass(slots=True)
+class Kills:
+    """Kills over one batch. `seconds` until somebody went on, by what was killed."""
+
+    stack: FaultStack
+    random: random.Random
+    done: Counter[Role] = field(default_factory=Counter)
+    seconds: dict[Role, list[float]] = field(default_factory=lambda: defaultdict(list))
+
+    def run(self, number: int) -> None:
+        """One after the other; after a worker's or an engine's, until somebody goes on with what it had."""
+        while self.done.total() < number and self._is_running():
+            time.sleep(self.random.uniform(0.1, 0.8))
+            role = self.random.choice((*OURS, *SERVICES))
+            try:
+                self._kill(role)
+            except (AssertionError, psutil.Error):  # it is on its way
+                continue
+            self.done[role] += 1
+
+    def _kill(self, role: Role) -> None:
+        if role in SERVICES:
+            with self.stack.without(role):
+                return
+        held = self._held_by(self.stack.find(Role.BATCH).pid) if role in (Role.BATCH, Role.WORKER, Role.ENGINE) else {}
+        self.stack.kill(role)
+        began = time.monotonic()
+        if not held:
+            return
+        goes_on = partial(self._has_grown if role is Role.ENGINE else self._has_moved, held)
+        wait_for(goes_on, f"somebody goes on with what the {role} had", _LONGEST_SECONDS)
+        self.seconds[role].append(time.monotonic() - began)
+
+    def _held_by(self, pid: int) -> dict[str, tuple[int, int]]:
+        """Fence and finished lines of the shards that a consumer holds."""
+        rows = self.stack.query(
+            "SELECT shards.id, fence, lines_completed FROM shards JOIN workers ON owner = workers.id "
+            "WHERE pid = :pid AND state = 'running'",
+            pid=pid,
+        )
+        return {row[0]: (row[1], row[2]) for row in rows}
+
+    def _has_moved(self, held: dict[str, tuple[int, int]]) -> bool:
+        """Has every one of these been claimed again?"""
+        return all(fence > held[shard][0] for shard, fence, _ in self._now(held))
+
+    def _has_grown(self, held: dict[str, tuple[int, int]]) -> bool:
+        """Has a line of these ended since?"""
+        return any(done > held[shard][1] for shard, _, done in self._now(held))
+
+    def _now(self, held: dict[str, tuple[int, int]]) -> list[tuple[str, int, int]]:
+        rows = self.stack.query("SELECT id, fence, lines_completed FROM shards WHERE id = ANY(:ids)", ids=list(held))
+        return [tuple(row) for row in rows]
+
+    def _is_running(self) -> bool:
+        return bool(self.stack.query("SELECT 1 FROM batches WHERE status = 'in_progress'"))
+
+
+def kills(folder: Path, seed: int, number: int, num_lines: int) -> None:
+    """Raises AssertionError when a line is lost or doubled, or a chat is answered wrongly or not at all."""
+    print(f"seed {seed}")
+    with FaultStack(folder, model=_MODEL, **OUR_CRASHES) as stack, ExitStack() as ends:
+        ends.enter_context(another_worker(stack))
+        oracle = Oracle(stack)
+        ends.callback(oracle.close)
+        batch_id = start_batch(stack, num_lines)
+        wait_batch(stack, batch_id, "in_progress")
+        killing = Kills(stack, random.Random(seed))
+        began = time.monotonic()
+        with Chats(stack, threads=3) as chats:
+            killing.run(number)
+            (ended,) = stack.query("SELECT count(*) FROM jobs WHERE batch_id IS NOT NULL AND finished_at IS NOT NULL")[
+                0
+            ]
+        print(
+            f"{killing.done.total()} kills in {time.monotonic() - began:.0f} s; {ended} of {num_lines} lines had ended"
+        )
+        assert wait_batch(stack, batch_id, timeout_seconds=1200) == "completed"
+        oracle.check(END_SECONDS)
+        killed = ", ".join(f"{role} {number}" for role, number in sorted(killing.done.items()))
+        print(f"killed: {killed}; chats: {dict(chats.ends)}, the longest {chats.longest_seconds:.1f} s")
+        for role, seconds in killing.seconds.items():
+            many = f"{len(seconds)} times"
+            print(f"after the {role}: median {statistics.median(seconds):.2f} s, longest {max(seconds):.2f} s, {many}")
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description="SIGKILL over one batch, and see that nothing is lost.")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--lines", type=int, default=5000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
+        kills(Path(folder), arguments.seed, arguments.kills, arguments.lines)
+    print("nothing was lost, doubled or shown")
+
+
+if __name__ == "__main__":
+    main()
