@@ -37,7 +37,7 @@ from api.routes.uploads import add_upload_routes
 from api.slow_clients import SlowBodies
 from api.state import ApiState, TicketSender
 from api.stream_slots import StreamSlots
-from core.broker import make_celery
+from core.broker import make_sender
 from core.files import FileStore
 from core.models import load_models
 from core.settings import Settings
@@ -119,7 +119,7 @@ def _make_state(settings: Settings, metrics: Metrics, fleet: FleetNumbers) -> Ap
         keys=KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys),
         limiter=limiter,
         streams=StreamSlots(limiter.client, settings.key_prefix),
-        sender=TicketSender(Tickets(make_celery(settings))),
+        sender=TicketSender(Tickets(make_sender(settings))),
         metrics=metrics,
         fleet=fleet,
         started_at=int(time.time()),

@@ -42,6 +42,7 @@ class TicketSender:
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._threads, action), _TICKET_SECONDS)
         except TimeoutError:
+            self.tickets.rest()
             return False
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from core.settings import Settings
 from core.transport import use_transport
 
 VISIBILITY_SECONDS: Final = 600
+_SEND_SECONDS: Final = 1.5
 
 
 def make_celery(settings: Settings) -> Celery:
@@ -44,6 +45,17 @@ def make_celery(settings: Settings) -> Celery:
         broker_connection_max_retries=None,
         broker_transport_options=transport_options(settings),
     )
+    return app
+
+
+def make_sender(settings: Settings) -> Celery:
+    """An application that consumes nothing: it fails at once rather than try again, as somebody waits for what it sends."""
+    app = make_celery(settings)
+    app.conf.broker_transport_options |= {
+        "socket_timeout": _SEND_SECONDS,
+        "socket_connect_timeout": _SEND_SECONDS,
+        "max_retries": 0,
+    }
     return app
 
 

@@ -1,6 +1,13 @@
-"""Sending tickets: best effort, after the commit, never in anybody's way for long. The sweeper sends what got lost."""
+"""Sending tickets: best effort, after the commit, never in anybody's way for long. The sweeper sends what got lost.
+
+A broker that did not take one is left alone for a moment, so that not everybody waits for it in turn.
+"""
 
 from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 from celery import Celery
@@ -20,12 +27,16 @@ from core.queues import (
 
 log = structlog.get_logger()
 
+_REST_SECONDS: Final = 1.0
+
 
 class Tickets:
     """Sends ids to queues; every method says whether the broker took the ticket."""
 
-    def __init__(self, app: Celery) -> None:
+    def __init__(self, app: Celery, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
+        self._clock = clock
+        self._rests_until = clock()
 
     def prepare(self, batch_id: str) -> bool:
         """A clerk shall read the batch's file."""
@@ -51,10 +62,17 @@ class Tickets:
         """A worker of this model shall take this job."""
         return self._send(RUN_CHAT, job_id, chat_queue(model))
 
+    def rest(self) -> None:
+        """The broker failed somebody: until a moment has passed, nothing is sent."""
+        self._rests_until = self._clock() + _REST_SECONDS
+
     def _send(self, task: str, argument: str, queue: str) -> bool:
+        if self._clock() < self._rests_until:
+            return False
         try:
             self._app.send_task(task, args=[argument], queue=queue, retry=False)
         except OperationalError as error:
             log.warning("ticket_lost", task=task, queue=queue, reason=str(error))
+            self.rest()
             return False
         return True

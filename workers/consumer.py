@@ -20,7 +20,7 @@ from celery import Celery, signals
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from core.broker import make_celery
+from core.broker import make_celery, make_sender
 from core.children import notify_ready
 from core.errors import MillraceError
 from core.files import FileStore
@@ -52,7 +52,6 @@ def _worker_context(
     names: list[str],
     device: str,
     me: Identity,
-    app: Celery,
     client: redis.Redis,
 ) -> WorkerContext:
     owner = me.id
@@ -76,7 +75,7 @@ def _worker_context(
             heartbeat_seconds=settings.heartbeat_seconds,
             lease_seconds=settings.lease_seconds,
         ),
-        tickets=Tickets(app),
+        tickets=Tickets(make_sender(settings)),
         publisher=Publisher(client, settings.key_prefix),
     )
 
@@ -119,11 +118,11 @@ def _build(me: Identity, names: list[str], device: str, settings: Settings, app:
             database=database,
             catalog=catalog,
             files=FileStore(settings.files_root),
-            tickets=Tickets(app),
+            tickets=Tickets(make_sender(settings)),
             publisher=Publisher(client, settings.key_prefix),
         )
         return ClerkConsumer(app, context)
-    worker = _worker_context(settings, catalog, names, device, me, app, client)
+    worker = _worker_context(settings, catalog, names, device, me, client)
     check_schema(worker.database.engine)
     return ChatConsumer(app, worker, client) if me.kind == "chat" else BatchConsumer(app, worker, client)
 
