@@ -102,15 +102,19 @@ def expire_batches() -> Any:  # Any: ReturningUpdate
     )
 
 
-def waiting_for_clerk(age: timedelta, limit: int) -> Select[str, BatchState]:
-    """Batches whose next step is the clerk's and whose ticket must have been lost."""
+def waiting_for_clerk(age: timedelta, unheard: timedelta, limit: int) -> Select[str, BatchState, bool]:
+    """Batches whose next step is the clerk's and whose ticket must have been lost; and whether that step has been due for
+    as long as `unheard`, however many tickets there were.
+    """
+    due_at = func.coalesce(Batch.cancelling_at, Batch.finalizing_at, Batch.created_at)
+    is_unheard = (Batch.status != BatchState.IN_PROGRESS) & (due_at < func.now() - unheard)
     open_shard = exists().where(Shard.batch_id == Batch.id, Shard.state != ShardState.DONE)
     needs_clerk = or_(
         Batch.status.in_((BatchState.VALIDATING, BatchState.FINALIZING, BatchState.CANCELLING)),
         (Batch.status == BatchState.IN_PROGRESS) & ~open_shard,
     )
     return (
-        select(Batch.id, Batch.status)
+        select(Batch.id, Batch.status, is_unheard)
         .where(Batch.status.not_in(FINAL_BATCH_STATES), needs_clerk, Batch.dispatched_at < func.now() - age)
         .order_by(Batch.dispatched_at)
         .limit(limit)

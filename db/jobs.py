@@ -86,6 +86,21 @@ def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Select[str, s
     )
 
 
+def waiting_jobs(models: list[str], age: timedelta, limit: int) -> Select[str]:
+    """Queued chat jobs that are so old, however many tickets they had."""
+    return (
+        select(Job.id)
+        .where(
+            Job.model.in_(models),
+            Job.state == JobState.QUEUED,
+            Job.batch_id.is_(None),
+            Job.created_at < func.now() - age,
+        )
+        .order_by(Job.created_at)
+        .limit(limit)
+    )
+
+
 def mark_jobs_dispatched(job_ids: list[str]) -> Update:
     """Another ticket is on its way."""
     return update(Job).where(Job.id.in_(job_ids), Job.state == JobState.QUEUED).values(dispatched_at=func.now())

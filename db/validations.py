@@ -31,6 +31,16 @@ def waiting(tenant_id: str) -> Select[int]:
     return select(func.count()).where(Validation.tenant_id == tenant_id, unanswered)
 
 
+def open_questions(age: timedelta, limit: int) -> Select[str]:
+    """Questions that nobody has answered for so long."""
+    return (
+        select(Validation.id)
+        .where(Validation.report.is_(None), Validation.failure.is_(None), Validation.created_at < func.now() - age)
+        .order_by(Validation.created_at)
+        .limit(limit)
+    )
+
+
 def answer(validation_id: str, *, report: str | None, failure: str | None) -> Update:
     """Whoever asked may have left meanwhile: then there is no row."""
     return update(Validation).where(Validation.id == validation_id).values(report=report, failure=failure)

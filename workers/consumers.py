@@ -8,9 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Protocol
+from functools import partial
+from typing import Final, Protocol
 
 import redis
 import structlog
@@ -43,10 +43,15 @@ from workers.prepare import prepare
 from workers.presence import Status, worker_status
 from workers.shards import Lanes
 from workers.sweep import Sweeper
+from workers.unbidden import Unbidden
 from workers.validation import answer_validation
 from workers.webhooks import Courier
 
 log = structlog.get_logger()
+
+_CHAT_HELPERS: Final = 4
+_CLERK_HELPERS: Final = 2
+_OVERDUE: Final = 16
 
 
 class Consumer(Protocol):
@@ -110,7 +115,7 @@ class ChatConsumer:
         self._runner = ChatRunner(context)
         self._cancels = Listener(client, settings.key_prefix + CANCEL_CHANNEL, self._runner.cancel)
         self._poll = Every(settings.poll_seconds, self._take_overdue, "chat-poll")
-        self._helpers = ThreadPoolExecutor(4, "chat-overdue")
+        self._unbidden = Unbidden(_CHAT_HELPERS, "chat-overdue")
 
         @app.task(name=RUN_CHAT)  # type: ignore[untyped-decorator]
         def run_chat(job_id: str) -> None:
@@ -125,6 +130,7 @@ class ChatConsumer:
     def drain(self, *, abort: bool) -> None:
         """See `Consumer`."""
         self._poll.close()
+        self._unbidden.close()
         self._runner.drain(abort=abort)
 
     def is_idle(self) -> bool:
@@ -137,15 +143,16 @@ class ChatConsumer:
 
     def close(self) -> None:
         """See `Consumer`."""
+        self._cancels.close()
         self._context.publisher.close()
 
     def _take_overdue(self) -> None:
         """Even if Redis is deaf: what waits for long is taken without a ticket."""
         age = timedelta(seconds=self._context.settings.ticket_seconds)
         with self._context.database.begin() as connection:
-            overdue = connection.execute(jobs.overdue_jobs(list(self._context.models), age, 16)).all()
-        for job_id, _ in overdue:
-            self._helpers.submit(self._runner.run, job_id)
+            overdue = list(connection.execute(jobs.waiting_jobs(list(self._context.models), age, _OVERDUE)).scalars())
+        for job_id in overdue:
+            self._unbidden.begin(job_id, partial(self._runner.run, job_id))
 
 
 class BatchConsumer:
@@ -158,6 +165,7 @@ class BatchConsumer:
         isolation = Isolation()
         self._lanes = {name: Lanes(context, served, isolation) for name, served in context.models.items()}
         self._poll = Every(context.settings.poll_seconds, self._look, "batch-poll")
+        self._unbidden = Unbidden(context.settings.batch_lanes * len(context.models), "lane")
         self._watches = Listener(client, context.settings.key_prefix + WATCH_CHANNEL, self._watch)
 
         @app.task(name=RUN_SHARDS)  # type: ignore[untyped-decorator]
@@ -174,6 +182,7 @@ class BatchConsumer:
     def drain(self, *, abort: bool) -> None:
         """See `Consumer`."""
         self._poll.close()
+        self._unbidden.close()
         for lanes in self._lanes.values():
             lanes.drain(abort=abort)
 
@@ -187,6 +196,7 @@ class BatchConsumer:
 
     def close(self) -> None:
         """See `Consumer`."""
+        self._watches.close()
         self._context.publisher.close()
 
     def _watch(self, line: str) -> None:
@@ -197,8 +207,8 @@ class BatchConsumer:
         with self._context.database.begin() as connection:
             waiting = set(connection.execute(shards.models_with_claimable_shards()).scalars())
         for name in waiting & set(self._lanes):
-            for _ in range(self._context.settings.batch_lanes):
-                threading.Thread(target=self._lanes[name].work, name=f"lane-{name}", daemon=True).start()
+            for number in range(self._context.settings.batch_lanes):
+                self._unbidden.begin(f"{name}:{number}", self._lanes[name].work)
 
 
 class ClerkConsumer:
@@ -208,7 +218,8 @@ class ClerkConsumer:
         self.queues = [CLERK_QUEUE]
         self.threads = 2
         self._context = context
-        self._sweeper = Sweeper(context)
+        self._unbidden = Unbidden(_CLERK_HELPERS, "clerk-unheard")
+        self._sweeper = Sweeper(context, self._unbidden.begin)
         self._courier = Courier(context.settings, context.database, Poster(address_rules(context.settings)))
         self._running = 0
         self._lock = threading.Lock()
@@ -236,12 +247,13 @@ class ClerkConsumer:
 
     def drain(self, *, abort: bool) -> None:  # noqa: ARG002 - its transactions roll back by themselves
         """See `Consumer`."""
+        self._unbidden.close()
         self._sweeper.close()
         self._courier.close()
 
     def is_idle(self) -> bool:
         """See `Consumer`."""
-        return self._running == 0
+        return self._running == 0 and self._unbidden.is_idle()
 
     def status(self, now: float) -> Status:
         """See `Consumer`."""

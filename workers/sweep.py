@@ -3,13 +3,18 @@
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
 It is held by a transaction that waits for the sweep, so the database takes it from a clerk that froze with it, in the time that
 `db.sessions` lets a transaction be idle. A clerk whose sweep takes longer than that goes on without it.
+
+What waits gets another ticket. Where the broker takes none, or none has been heard for long, a clerk does its own part of the
+work without.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from typing import Final
 
 import structlog
@@ -20,22 +25,31 @@ from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
 from core.failpoints import Point, failpoint
 from core.states import BatchState
-from db import batches, jobs, quarantine, shards
+from db import batches, jobs, quarantine, shards, validations
 from workers.context import ClerkContext
+from workers.finalize import finalize
+from workers.prepare import prepare
 from workers.retention import Retention
+from workers.validation import answer_validation
 
 log = structlog.get_logger()
 
 _LOCK: Final = 727_002
 _PAGE: Final = 500
+_UNHEARD_TICKETS: Final = 4  # with so many sent in vain, the consumers are busy or deaf
 _CRASHES_KEPT: Final = timedelta(days=1)
 
 
 class Sweeper:
-    """Sweeps every `sweep_seconds` until closed."""
+    """Sweeps every `sweep_seconds` until closed. `do_here` takes a name and work that needs no ticket."""
 
-    def __init__(self, context: ClerkContext) -> None:
+    def __init__(
+        self,
+        context: ClerkContext,
+        do_here: Callable[[str, Callable[[], None]], None] = lambda _, work: work(),
+    ) -> None:
         self._context = context
+        self._do_here = do_here
         self._retention = Retention(context)
         self.worked_at: float | None = None
         self._stop = threading.Event()
@@ -67,6 +81,7 @@ class Sweeper:
             if not connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one():
                 return
             self._sweep_batches()
+            self._sweep_validations()
             self._sweep_shards()
             self._sweep_jobs()
             self._sweep_quarantine()
@@ -79,17 +94,27 @@ class Sweeper:
             expired = [row[0] for row in connection.execute(batches.expire_batches())]
         age = timedelta(seconds=context.settings.ticket_seconds)
         with context.database.begin() as connection:
-            waiting = connection.execute(batches.waiting_for_clerk(age, _PAGE)).all()
-            for batch_id, status in waiting:
+            waiting = connection.execute(batches.waiting_for_clerk(age, _UNHEARD_TICKETS * age, _PAGE)).all()
+            for batch_id, status, _ in waiting:
                 if status == BatchState.IN_PROGRESS:
                     connection.execute(batches.begin_finalizing(batch_id))
-            connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _ in waiting]))
-        for batch_id, status in waiting:
+            connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _, _ in waiting]))
+        for batch_id, status, is_unheard in waiting:
             failpoint(Point.SWEEP_BATCHES)
             is_new = status == BatchState.VALIDATING  # a row has plain text
-            (context.tickets.prepare if is_new else context.tickets.finalize)(batch_id)
+            send, work = (context.tickets.prepare, prepare) if is_new else (context.tickets.finalize, finalize)
+            if not send(batch_id) or is_unheard:
+                self._do_here(batch_id, partial(work, context, batch_id))
         if expired or waiting:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
+
+    def _sweep_validations(self) -> None:
+        """Whoever asked sends the tickets; this is for a clerk that hears none."""
+        age = timedelta(seconds=self._context.settings.ticket_seconds)
+        with self._context.database.begin() as connection:
+            unheard = list(connection.execute(validations.open_questions(age, _PAGE)).scalars())
+        for validation_id in unheard:
+            self._do_here(validation_id, partial(answer_validation, self._context, validation_id))
 
     def _sweep_shards(self) -> None:
         """Models that have shards to take: one ticket each, which costs a worker that is busy with them nothing."""
