@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
+from db.sessions import is_passing
 
 log = structlog.get_logger()
 
@@ -60,7 +61,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(DBAPIError)
     async def on_database_error(request: Request, error: DBAPIError) -> JSONResponse:
-        if not (error.connection_invalidated or _is_passing(error)):
+        if not is_passing(error):
             return await on_unknown_error(request, error)
         log.warning("database_unavailable", reason=type(error.orig).__name__)
         return _database_unavailable()
@@ -75,12 +76,6 @@ def install_error_handlers(app: FastAPI) -> None:
         log.error("request_failed", route=request.url.path, exc_info=error)
         message = "The server failed to answer this request. Its log says why, under the request id."
         return problem_response(Problem(status=500, message=message, type=SERVER_ERROR))
-
-
-def _is_passing(error: DBAPIError) -> bool:
-    """Connections, timeouts and locks: worth another try."""
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return type(error).__name__ == "OperationalError" or state[:2] in {"08", "40", "53", "55", "57"}
 
 
 def _database_unavailable() -> JSONResponse:

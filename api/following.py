@@ -10,7 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from sqlalchemy import Row, Select
+from sqlalchemy.exc import SQLAlchemyError
 
 from api.relay import Subscription
 from api.state import ApiState
@@ -18,6 +20,9 @@ from core.errors import SERVER_ERROR, Problem
 from core.events import Event, EventKind
 from core.states import JobState
 from db import jobs
+from db.sessions import is_passing
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +191,15 @@ class Follower:
                     return
 
     async def _ended_row(self) -> Ended | None:
-        """How the job ended, if its row says so."""
-        async with self._state.database.connect() as connection:
-            row = (await connection.execute(self._find())).one_or_none()
+        """How the job ended, if its row says so. A database that does not answer is asked again after the next silence."""
+        try:
+            async with self._state.database.connect() as connection:
+                row = (await connection.execute(self._find())).one_or_none()
+        except SQLAlchemyError as error:
+            if not is_passing(error):
+                raise
+            log.warning("row_not_read", reason=type(error).__name__)
+            return None
         if row is None:
             return Ended(EventKind.FAILED, _LOST_TRACK)
         match JobState(str(row.state)):

@@ -11,15 +11,19 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Final, TypeVar
 
+import structlog
 from fastapi import Request
 from sqlalchemy import Executable
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from api.outcomes import make_or_find
 from api.state import ApiState
 from core import ids
 from core.errors import ApiError, Problem, bad_request
 from core.failpoints import Point, failpoint
 from db import idempotency
+
+log = structlog.get_logger()
 
 HEADER: Final = "Idempotency-Key"
 _MAX_KEY: Final = 255
@@ -47,14 +51,14 @@ async def create_once(
     key = _read_key(request)
     object_id = ids.new_id(prefix)
     if key is None:
-        return await create(object_id)
+        return await make_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
     digest = await body_digest()
     fingerprint = hashlib.sha256(f"{request.method} {request.url.path} {digest}".encode()).hexdigest()
     claimed_id = await _claim(state, tenant, key, fingerprint, object_id)
     if claimed_id is None:
         return await find(await _known_object(state, tenant, key, fingerprint))
     failpoint(Point.KEY_CLAIMED)
-    return await _make(state, tenant, key, claimed_id, find if claimed_id != object_id else None, create)
+    return await _make(state, tenant, key, claimed_id, find, create, is_inherited=claimed_id != object_id)
 
 
 async def digest_of_body(request: Request) -> str:
@@ -95,14 +99,16 @@ async def _make(
     tenant: str,
     key: str,
     object_id: str,
-    find: Callable[[str], Awaitable[_Object]] | None,
+    find: Callable[[str], Awaitable[_Object]],
     create: Callable[[str], Awaitable[_Object]],
+    *,
+    is_inherited: bool,
 ) -> _Object:
-    """Create under a key that is ours; given `find`, its last holder may have done so."""
+    """Create under a key that is ours; the last holder of one that `is_inherited` may have done so."""
     try:
-        made = await _find_or_none(find, object_id) if find is not None else None
+        made = await _find_or_none(find, object_id) if is_inherited else None
         if made is None:
-            made = await create(object_id)
+            made = await make_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
     except ApiError as error:
         is_refused = error.problem.status < 500
         end = idempotency.release_key if is_refused else idempotency.unlock_key
@@ -114,7 +120,10 @@ async def _make(
         await _execute(state, idempotency.unlock_key(tenant, key))
         raise
     failpoint(Point.KEY_USED)
-    await _execute(state, idempotency.finish_key(tenant, key))
+    try:
+        await _execute(state, idempotency.finish_key(tenant, key))
+    except SQLAlchemyError as error:  # whoever inherits the key finds the object
+        log.warning("key_not_finished", reason=type(error).__name__)
     return made
 
 

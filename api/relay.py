@@ -2,6 +2,8 @@
 
 Knows channels and events, forwards frames unread. A subscriber that does not keep up is dropped, the others never notice.
 Whatever is lost here (a reconnect, a restart of the broker) is a gap that `api.following` fills from the replay list or the row.
+A broker that does not answer holds nobody up: what waits for it has a deadline, and a connection on which not even the answer
+to a ping arrives is given up.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import Any, Final
 import msgspec
 import redis.asyncio as redis
 import structlog
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from core.events import Event, decode_event
@@ -23,6 +27,8 @@ log = structlog.get_logger()
 
 QUEUE_EVENTS: Final = 2048
 _RECONNECT_SECONDS: Final = 0.5
+_ANSWER_SECONDS: Final = 1.0
+_PING_SECONDS: Final = 2.0
 
 
 class Subscription:
@@ -66,12 +72,20 @@ class Subscription:
 
 
 class Relay:
-    """Started once with the process."""
+    """Started once with the process. A connection is lost when nothing comes for two `ping_seconds`."""
 
-    def __init__(self, url: str, key_prefix: str) -> None:
+    def __init__(self, url: str, key_prefix: str, *, ping_seconds: float = _PING_SECONDS) -> None:
         self._prefix = key_prefix
-        self.client = redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=2)
-        self._listener = redis.Redis.from_url(url, socket_timeout=None, socket_connect_timeout=2)
+        self._ping_seconds = ping_seconds
+        self.client, self._listener = (
+            redis.Redis.from_url(
+                url,
+                socket_timeout=_ANSWER_SECONDS,
+                socket_connect_timeout=_ANSWER_SECONDS,
+                retry=Retry(NoBackoff(), 0),
+            )
+            for _ in range(2)
+        )
         self._pubsub: Any = None  # Any: redis-py's pub/sub has no types
         self._followers: dict[str, set[Subscription]] = {}
         self._lock = asyncio.Lock()
@@ -131,6 +145,8 @@ class Relay:
             await self._command("unsubscribe", subscription.job_id)
 
     async def _command(self, name: str, job_id: str) -> None:
+        if not self.is_connected:
+            return  # whoever connects subscribes to everything
         async with self._lock:
             if self.is_connected:
                 with suppress(RedisError, OSError):
@@ -140,11 +156,9 @@ class Relay:
         while True:
             try:
                 await self._connect()
-                async for message in self._pubsub.listen():
-                    if message["type"] == "message":
-                        self._dispatch(message["data"])
+                await self._listen()
             except (RedisError, OSError) as error:
-                log.warning("relay_lost", reason=str(error))
+                log.warning("relay_lost", reason=str(error) or type(error).__name__)
             self.is_connected = False
             await asyncio.sleep(_RECONNECT_SECONDS)
 
@@ -155,8 +169,25 @@ class Relay:
                     await self._pubsub.aclose()
             self._pubsub = self._listener.pubsub()
             channels = [self._prefix + job_channel(job_id) for job_id in self._followers]
-            await self._pubsub.subscribe(self._prefix + "relay", *channels)
+            async with asyncio.timeout(3 * _ANSWER_SECONDS):
+                await self._pubsub.subscribe(self._prefix + "relay", *channels)
             self.is_connected = True
+
+    async def _listen(self) -> None:
+        """Raises OSError when the connection is only half there."""
+        is_pinged = False
+        while True:
+            message = await self._pubsub.get_message(timeout=self._ping_seconds)
+            if message is not None:
+                is_pinged = False
+                if message["type"] == "message":
+                    self._dispatch(message["data"])
+            elif is_pinged:
+                raise TimeoutError("nothing is heard, not even the answer to a ping")
+            else:
+                async with self._lock:
+                    await self._pubsub.ping()
+                is_pinged = True
 
     def _dispatch(self, data: bytes) -> None:
         try:

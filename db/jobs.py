@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Insert, Select, Update, and_, func, insert, select, tuple_, update
+from sqlalchemy import Insert, Select, Update, and_, exists, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
@@ -161,6 +161,11 @@ def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: as `telling`
 def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: as `telling` has it
     """A running job stopped as it was asked to."""
     return telling(_end(job_id, fence).values(state=JobState.CANCELLED), "response.cancelled")
+
+
+def has_ended(job_id: str, fence: int, state: JobState) -> Select[bool]:
+    """Did a job end so, under this fence? For whoever wrote that and got no reply."""
+    return select(exists().where(Job.id == job_id, Job.fence == fence, Job.state == state))
 
 
 def _end(job_id: str, fence: int) -> Update:

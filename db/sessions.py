@@ -11,13 +11,15 @@ from typing import Any, Final
 
 from sqlalchemy import TextClause, create_engine, event, make_url, text
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 _OPTIONS: Final = (
     "-c statement_timeout=10000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
 )
 _REST_SECONDS: Final = 1.0
+_PASSING: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, resources, locks, an operator at work
 
 
 def database_engine(url: str, *, pool_size: int = 5, relaxed: bool = False) -> Engine:
@@ -40,6 +42,15 @@ def patient() -> TextClause:
         "SELECT set_config('statement_timeout', '10min', true), "
         "set_config('idle_in_transaction_session_timeout', '1min', true)"
     )
+
+
+def is_passing(error: SQLAlchemyError) -> bool:
+    """Is it worth another try: no connection, no room, a lock, a timeout? What was to be committed may have been."""
+    if isinstance(error, PoolTimeout | OperationalError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    return error.connection_invalidated or (getattr(error.orig, "sqlstate", None) or "")[:2] in _PASSING
 
 
 def _driver(url: str) -> URL:

@@ -250,6 +250,11 @@ def leave_shard(shard_id: str, fence: int) -> Any:  # Any: ReturningUpdate of th
     )
 
 
+def find_left(shard_id: str, fence: int) -> Select[ShardState]:
+    """How a shard was given up under this fence, for whoever did so and got no reply."""
+    return select(Shard.state).where(Shard.id == shard_id, Shard.fence == fence, Shard.state != ShardState.RUNNING)
+
+
 def models_with_claimable_shards() -> Select[str]:
     """Models whose workers should look for shards."""
     return (

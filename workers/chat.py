@@ -13,11 +13,13 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, RowMapping
+from sqlalchemy import Executable, Row, RowMapping
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import Problem
 from core.events import EventKind
 from core.failpoints import Point, failpoint
+from core.states import JobState
 from core.strict_json import parse_json
 from db import jobs, quarantine
 from engine.client import EngineLost
@@ -29,6 +31,7 @@ from workers.exchanges.base import Answered, Asker, Exchange, Frames, Head, Outc
 from workers.exchanges.table import read_exchange
 from workers.leases import Lease
 from workers.quarantine import Accusation, alone, read_accusation, refused
+from workers.recording import insist
 from workers.telling import Teller
 
 log = structlog.get_logger()
@@ -83,7 +86,11 @@ class ChatRunner:
         """Take the job if it is still free, and see it to its end."""
         if self._is_draining:
             return
-        job = self._claim(job_id)
+        try:
+            job = self._claim(job_id)
+        except SQLAlchemyError as error:  # the sweeper sends another ticket
+            log.warning("claim_failed", job=job_id, reason=type(error).__name__)
+            return
         if job is None:
             return
         failpoint(Point.CHAT_CLAIMED)
@@ -125,6 +132,8 @@ class ChatRunner:
             self._running[job_id] = running
         try:
             self._record(job, served, running, self._outcome(job, running))
+        except SQLAlchemyError as error:  # the lease runs out, and somebody else takes the job
+            log.error("end_not_recorded", job=job_id, reason=type(error).__name__)
         finally:
             with self._lock:
                 del self._running[job_id]
@@ -183,28 +192,25 @@ class ChatRunner:
                 running.asking.cancel()
                 self._give_back(job)
             case Finished(reason=FinishReason.CANCELLED):
-                if self._end(jobs.end_cancelled_job(job["id"], job["fence"])):
+                if self._end(job, running, JobState.CANCELLED, jobs.end_cancelled_job(job["id"], job["fence"])):
                     answer.end(EventKind.CANCELLED)
             case Finished() | Embedded():
                 if self._complete(job, served, running, outcome):
                     answer.close(outcome)
             case Failed():
-                self._fail(job, answer, running.exchange.problem(outcome))
+                self._fail(job, running, running.exchange.problem(outcome))
             case EngineLost(was_running=False) if not answer.has_begun:
                 self._give_back(job)
             case EngineLost():
-                self._accuse(job, running, outcome)
-                self._fail(job, answer, engine_crash())
+                self._fail(job, running, engine_crash(), *self._accuse(job, running, outcome))
 
-    def _accuse(self, job: RowMapping, running: _Running, lost: EngineLost) -> None:
+    def _accuse(self, job: RowMapping, running: _Running, lost: EngineLost) -> list[Executable]:
         """The next one like it will run alone; one that crashed the engine alone as often as a line may is refused."""
         if not lost.was_running:
-            return
+            return []
         accused = running.accusation.accused(job["body"], job["id"])
         most = max(1, self._context.settings.line_attempts - 1)
-        statement = quarantine.accuse(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)
-        with self._context.database.begin() as connection:
-            connection.execute(statement)
+        return [quarantine.accuse(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)]
 
     def _complete(self, job: RowMapping, served: Served, running: _Running, outcome: Answered) -> bool:
         model, usage = served.model.name, outcome.usage
@@ -216,50 +222,65 @@ class ChatRunner:
             made_by=served.made_by,
             is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
         )
-        with self._context.database.begin() as connection:
-            ended = connection.execute(statement).one_or_none()
-            if ended is None:
-                return False
-            if running.accusation.is_accused(job["body"]):
-                connection.execute(quarantine.acquit(running.accusation.accused(job["body"], job["id"]).fingerprint))
-            connection.execute(
-                jobs.add_usage(
-                    job["tenant_id"],
-                    model,
-                    key=job["key_id"] or "",
-                    requests=1,
-                    prompt_tokens=usage.prompt_tokens,
-                    completion_tokens=usage.completion_tokens,
-                    cached_tokens=usage.cached_tokens,
-                )
+        more: list[Executable] = []
+        if running.accusation.is_accused(job["body"]):
+            more.append(quarantine.acquit(running.accusation.accused(job["body"], job["id"]).fingerprint))
+        more.append(
+            jobs.add_usage(
+                job["tenant_id"],
+                model,
+                key=job["key_id"] or "",
+                requests=1,
+                prompt_tokens=usage.prompt_tokens,
+                completion_tokens=usage.completion_tokens,
+                cached_tokens=usage.cached_tokens,
             )
-            failpoint(Point.CHAT_COMPLETING)
-        failpoint(Point.CHAT_COMPLETED)
-        self._wake_clerk(ended)
-        return True
+        )
+        return self._end(job, running, JobState.COMPLETED, statement, *more)
 
-    def _fail(self, job: RowMapping, answer: LiveAnswer, problem: Problem) -> None:
+    def _fail(self, job: RowMapping, running: _Running, problem: Problem, *more: Executable) -> None:
         log.info("job_failed", job=job["id"], code=problem.code)
-        if self._end(jobs.fail_job(job["id"], job["fence"], problem.to_json())):
-            answer.end(EventKind.FAILED, problem)
+        statement = jobs.fail_job(job["id"], job["fence"], problem.to_json())
+        if self._end(job, running, JobState.FAILED, statement, *more):
+            running.answer.end(EventKind.FAILED, problem)
 
-    def _end(self, statement: Any) -> bool:  # Any: as `db.response_events.telling` has it
-        with self._context.database.begin() as connection:
-            ended = connection.execute(statement).one_or_none()
-            failpoint(Point.CHAT_ENDING)
-        failpoint(Point.CHAT_ENDED)
-        self._wake_clerk(ended)
-        return ended is not None
+    def _end(
+        self,
+        job: RowMapping,
+        running: _Running,
+        state: JobState,
+        statement: Any,  # Any: as `db.response_events.telling` has it
+        *more: Executable,
+    ) -> bool:
+        """Write how the job ended, and what goes with it, however often that takes. False: it is not ours any more."""
+        is_answer = state is JobState.COMPLETED
 
-    def _wake_clerk(self, ended: Row[Any] | None) -> None:  # Any: the columns of `db.response_events.telling`
+        def write() -> bool:
+            with self._context.database.begin() as connection:
+                ended = connection.execute(statement).one_or_none()
+                if ended is None:  # or this was written before, and the reply got lost
+                    return bool(connection.execute(jobs.has_ended(job["id"], job["fence"], state)).scalar_one())
+                for each in more:
+                    connection.execute(each)
+                failpoint(Point.CHAT_COMPLETING if is_answer else Point.CHAT_ENDING)
+            failpoint(Point.CHAT_COMPLETED if is_answer else Point.CHAT_ENDED)
+            self._wake_clerk(ended)
+            return True
+
+        return insist(write, lambda: not running.lease.is_lost)
+
+    def _wake_clerk(self, ended: Row[Any]) -> None:  # Any: the columns of `db.response_events.telling`
         """A webhook may want to know."""
-        if ended is not None and ended.is_told:
+        if ended.is_told:
             self._context.tickets.deliver(ended.id)
 
     def _give_back(self, job: RowMapping) -> None:
         """Queue it again for another worker; no row means that somebody has it already."""
-        with self._context.database.begin() as connection:
-            row = connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none()
-        if row is not None:
+
+        def write() -> bool:
+            with self._context.database.begin() as connection:
+                return connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none() is not None
+
+        if insist(write, lambda: True):
             failpoint(Point.CHAT_RELEASED)
             self._context.tickets.run_chat(job["id"], job["model"])

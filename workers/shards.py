@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 from sqlalchemy import Row
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.counts import Count
 from core.errors import Problem
@@ -39,6 +39,7 @@ from workers.leases import Lease
 from workers.line_run import LineRun
 from workers.progress import Ended, Progress
 from workers.quarantine import alone
+from workers.recording import insist
 from workers.suspicion import LeaseLost, Suspicion
 from workers.telling import Teller
 
@@ -93,11 +94,13 @@ class ShardRun:
     def run(self) -> None:
         """Until every line has ended, the batch is not wanted any more, or the lease is lost."""
         try:
-            self._suspicion.load(self._is_shared)
+            insist(lambda: self._suspicion.load(self._is_shared), lambda: not self._lease.is_lost)
             self._generate()
             self._leave()
         except LeaseLost:
             log.warning("shard_lost", shard=self.id, fence=self._fence)
+        except SQLAlchemyError as error:  # the lease runs out, and somebody else goes on
+            log.error("shard_abandoned", shard=self.id, reason=type(error).__name__)
         finally:
             self._cancel_running()
             self._suspicion.close()
@@ -228,7 +231,7 @@ class ShardRun:
         group = [self._result(ended) for ended in islice(self._progress.ended, settings.commit_lines)]
         try:
             status = self._write(group)
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             log.warning("commit_failed", shard=self.id, reason=type(error).__name__)
             time.sleep(settings.commit_seconds)
             if self._lease.is_lost:
@@ -276,18 +279,25 @@ class ShardRun:
     def _leave(self) -> None:
         """Done, or ready for the next worker; the last one out sends the batch to the clerk."""
         failpoint(Point.SHARD_LEAVING)
-        with self._context.database.begin() as connection:
-            left = connection.execute(shards.leave_shard(self.id, self._fence)).one_or_none()
+        left = insist(self._write_left, lambda: not self._lease.is_lost)
         if left is None:
             raise LeaseLost
         failpoint(Point.SHARD_LEFT)
-        with self._context.database.begin() as connection:
-            connection.execute(batches.begin_finalizing(self._batch_id))
-            is_clerks_turn = connection.execute(batches.is_clerks_turn(self._batch_id)).scalar_one()
-        if is_clerks_turn:
+        if insist(self._begin_finalizing, lambda: True):
             failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
-        log.info("shard_left", shard=self.id, state=ShardState(left[0]))
+        log.info("shard_left", shard=self.id, state=ShardState(left))
+
+    def _write_left(self) -> str | None:
+        with self._context.database.begin() as connection:
+            left: str | None = connection.execute(shards.leave_shard(self.id, self._fence)).scalar_one_or_none()
+            return left or connection.execute(shards.find_left(self.id, self._fence)).scalar_one_or_none()
+
+    def _begin_finalizing(self) -> bool:
+        """Is the rest the clerk's?"""
+        with self._context.database.begin() as connection:
+            connection.execute(batches.begin_finalizing(self._batch_id))
+            return bool(connection.execute(batches.is_clerks_turn(self._batch_id)).scalar_one())
 
     def _cancel_running(self) -> None:
         for line in self._progress.running:
@@ -324,6 +334,8 @@ class Lanes:
                 finally:
                     with self._lock:
                         self._runs.discard(run)
+        except SQLAlchemyError as error:  # of the claim: the next ticket or poll tries again
+            log.warning("claim_failed", model=self._served.model.name, reason=type(error).__name__)
         finally:
             self._free.release()
 

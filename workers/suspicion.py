@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import Connection, Row
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import SQLAlchemyError
 
 from core.counts import Count
 from core.lease_rules import is_suspicious
@@ -124,7 +124,7 @@ class Suspicion:
         try:
             with self._database.begin() as connection:
                 saved = connection.execute(shards.mark_lines(self._id, self._fence, numbers)).all()
-        except DBAPIError as error:
+        except SQLAlchemyError as error:
             log.warning("suspects_not_saved", shard=self._id, reason=type(error).__name__)
             return False
         if not saved:

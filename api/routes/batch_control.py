@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.admission import charge_batch, check_open_batches
 from api.bodies import read_wire
 from api.openapi import takes
+from api.outcomes import make_with_file
 from api.routes.batches import existing_batch, show_batch
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep, caller_of
@@ -103,13 +104,9 @@ async def retry_batch(batch_id: str, request: Request, state: StateDep, tenant: 
             raise bad_request(message, code="batch_not_ended")
         await charge_batch(request, state, caller_of(request))
         file_id = ids.new_id(ids.FILE)
-        try:
-            await _write_input(state, connection, batch, retry.custom_ids, file_id)
-            failpoint(Point.RETRY_STORED)
-            row = await _insert_retry(state, batch, file_id, caller_of(request).key_id)
-        except BaseException:
-            state.files.delete(file_id)
-            raise
+        await _write_input(state, connection, batch, retry.custom_ids, file_id)
+    failpoint(Point.RETRY_STORED)
+    row = await _insert_retry(state, batch, file_id, caller_of(request).key_id)
     failpoint(Point.RETRY_COMMITTED)
     await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
     async with state.database.connect() as connection:
@@ -194,6 +191,7 @@ async def _insert_retry(
     state: ApiState, batch: Row[*tuple[Any, ...]], file_id: str, key_id: str | None
 ) -> Row[*tuple[Any, ...]]:
     """Rows of the input file and of the new batch, which takes after its parent."""
+    batch_id = ids.new_id(ids.BATCH)
     file = files.add_file(
         id=file_id,
         tenant_id=batch.tenant_id,
@@ -205,16 +203,24 @@ async def _insert_retry(
     taken_over = ("tenant_id", "endpoint", "completion_window", "window_seconds", "output_expires_seconds",
                   "metadata_json", "priority")  # fmt: skip
     statement = batches.insert_batch(
-        id=ids.new_id(ids.BATCH),
+        id=batch_id,
         input_file_id=file_id,
         parent_batch_id=batch.id,
         key_id=key_id,
         **{name: getattr(batch, name) for name in taken_over},
     )
-    async with state.database.begin() as connection:
-        await check_open_batches(connection, batch.tenant_id)
-        await connection.execute(file)
-        return (await connection.execute(statement)).one()
+
+    async def insert() -> Row[*tuple[Any, ...]]:
+        async with state.database.begin() as connection:
+            await check_open_batches(connection, batch.tenant_id)
+            await connection.execute(file)
+            return (await connection.execute(statement)).one()
+
+    async def find() -> Row[*tuple[Any, ...]] | None:
+        async with state.database.connect() as connection:
+            return (await connection.execute(batches.find_batch(batch_id, batch.tenant_id))).one_or_none()
+
+    return await make_with_file(state, file_id, insert, find)
 
 
 def _too_late(batch: Row[*tuple[Any, ...]], what: str, code: str) -> ApiError:

@@ -19,6 +19,7 @@ from api.bodies import read_wire
 from api.estimates import estimate, recent_work
 from api.limits import too_many
 from api.openapi import takes
+from api.outcomes import make_with_file
 from api.routes.batches import check_input
 from api.scopes import needs
 from api.state import ApiState, StateDep, TenantDep
@@ -133,13 +134,17 @@ async def _keep(form: FormData, state: ApiState, tenant: str) -> str:
         bytes=upload.size,
         expires_at=datetime.now(UTC) + _KEPT,
     )
-    try:
+
+    async def insert() -> str:
         async with state.database.begin() as connection:
             await connection.execute(statement)
-    except BaseException:
-        state.files.delete(file_id)
-        raise
-    return file_id
+        return file_id
+
+    async def find() -> str | None:
+        async with state.database.connect() as connection:
+            return (await connection.execute(files.known_files([file_id]))).scalar_one_or_none()
+
+    return await make_with_file(state, file_id, insert, find)
 
 
 async def _ask_clerk(request: Request, state: ApiState, tenant: str, question: _Question) -> BatchValidation:

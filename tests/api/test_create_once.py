@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from fastapi import Request
 from sqlalchemy import Engine
+from sqlalchemy.exc import OperationalError
 
 from api.app import create_app
 from api.idempotency import create_once
@@ -53,10 +54,10 @@ def with_state(settings: Settings, act: Callable[[ApiState], Awaitable[None]]) -
     asyncio.run(run())
 
 
-async def once(state: ApiState, maker: Maker, key: str, body: str = "same") -> str:
+async def once(state: ApiState, maker: Maker, key: str | None, body: str = "same") -> str:
     scope = {
         "type": "http", "method": "POST", "path": "/v1/things", "query_string": b"", "server": ("test", 80),
-        "headers": [(b"idempotency-key", key.encode()), (b"host", b"test")],
+        "headers": [(b"host", b"test"), *([(b"idempotency-key", key.encode())] if key is not None else [])],
     }  # fmt: skip
 
     async def digest() -> str:
@@ -82,6 +83,30 @@ def test_what_was_made_before_the_request_died_is_found_by_the_next(
 
     with_state(settings, act)
     assert len(maker.asked) == 1
+
+
+@pytest.mark.parametrize("key", [None, "k" + str(uuid.uuid4())])
+def test_what_was_committed_without_a_reply_is_made(settings: Settings, migrated: Engine, key: str | None) -> None:
+    """F31: the outcome is read again."""
+    maker = Maker(after=OperationalError("COMMIT", None, Exception("reset")))
+
+    async def act(state: ApiState) -> None:
+        assert await once(state, maker, key) == maker.made[0]
+        if key is not None:
+            assert await once(state, maker, key) == maker.made[0]
+
+    with_state(settings, act)
+    assert len(maker.asked) == 1
+
+
+def test_what_was_not_committed_is_not_made(settings: Settings, migrated: Engine) -> None:
+    maker = Maker(before=OperationalError("INSERT", None, Exception("reset")))
+
+    async def act(state: ApiState) -> None:
+        with pytest.raises(OperationalError):
+            await once(state, maker, None)
+
+    with_state(settings, act)
 
 
 def test_what_was_not_made_is_made_by_the_next_under_the_same_id(settings: Settings, migrated: Engine) -> None:

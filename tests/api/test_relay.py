@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import redis
 
 from api.relay import QUEUE_EVENTS, Relay, Subscription
-from core.events import Event, EventKind
+from core.events import Event, EventKind, encode_event
+from core.settings import Settings
+from tests.faults.proxy import Proxy
 
 
 @pytest.fixture
@@ -65,3 +71,57 @@ def test_a_full_queue_keeps_what_it_has_in_order_and_says_so(subscription: Subsc
 
     assert asyncio.run(run()) == list(range(QUEUE_EVENTS))
     assert subscription.is_overflowed
+
+
+async def connected(relay: Relay, *, is_connected: bool = True) -> None:
+    async with asyncio.timeout(20):
+        while relay.is_connected != is_connected:
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def proxy(settings: Settings) -> Iterator[Proxy]:
+    """Before the Valkey."""
+    with Proxy(Path((settings.redis_url or "").removeprefix("unix://").partition("?")[0])) as proxy:
+        yield proxy
+
+
+def test_a_connection_that_is_only_half_there_is_noticed_and_made_again(proxy: Proxy, valkey: redis.Redis) -> None:
+    """F20, F23: with everybody who follows; while it is quiet, nothing is noticed."""
+
+    async def run() -> None:
+        relay = Relay(f"redis://127.0.0.1:{proxy.port}/0", "", ping_seconds=0.1)
+        await relay.start()
+        await connected(relay)
+        async with relay.follow("job") as subscription:
+            await asyncio.sleep(0.5)
+            assert relay.is_connected, "it answers pings"
+            proxy.strand()
+            await connected(relay, is_connected=False)
+            await connected(relay)
+            while valkey.publish("job:job", encode_event(event(5))) == 0:
+                await asyncio.sleep(0.01)
+            assert (await subscription.get(20)).seq == 5
+        await relay.close()
+
+    asyncio.run(run())
+
+
+def test_a_broker_that_accepts_and_says_nothing_holds_nobody_up() -> None:
+    """F19: neither followers, nor hints, nor who asks for what was said so far."""
+
+    async def run() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            relay = Relay(f"redis://127.0.0.1:{listener.getsockname()[1]}/0", "")
+            await relay.start()
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            async with relay.follow("job"):
+                assert not relay.is_connected
+            assert time.monotonic() - began < 0.5
+            await relay.send_cancel("job")
+            assert await relay.replay("job") == []
+            assert time.monotonic() - began < 3
+            await relay.close()
+
+    asyncio.run(run())

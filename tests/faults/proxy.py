@@ -11,7 +11,7 @@ import struct
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
@@ -43,16 +43,28 @@ class _Link:
 
 @dataclass(slots=True)
 class _Cut:
-    """The connection that brings this many bytes, or these ones, is reset right behind them; then the cut is used up."""
+    """The connection that brings this many bytes, or these ones, is reset right behind them; then the cut is used up.
+
+    Given `spoke_of`, only one that has brought that before.
+    """
 
     direction: Direction
     left: int
     mark: bytes
+    spoke_of: bytes = b""
+    speakers: set[_Link] = field(default_factory=set)
 
-    def take(self, direction: Direction, data: bytes) -> int | None:
+    def take(self, link: _Link, direction: Direction, data: bytes) -> int | None:
         """How many bytes of `data` still pass before the cut; None: all of them, and no cut yet."""
         if direction is not self.direction:
             return None
+        if self.spoke_of and link not in self.speakers:
+            at = data.find(self.spoke_of)
+            if at < 0:
+                return None
+            self.speakers.add(link)
+            rest = self.take(link, direction, data[at:])
+            return None if rest is None else at + rest
         if self.mark:
             at = data.find(self.mark)
             return None if at < 0 else at + len(self.mark)
@@ -70,6 +82,7 @@ class Proxy:
         self._links: set[_Link] = set()
         self._delay_seconds = 0.0
         self._is_refusing = False
+        self._stranded: set[_Link] = set()
         self._cut: _Cut | None = None
         self.num_cuts = 0
         self._loop = asyncio.new_event_loop()
@@ -89,6 +102,10 @@ class Proxy:
         """Nothing arrives any more, in either direction; connections stay, and new ones are accepted by nobody."""
         self._do(self._flows.clear)
 
+    def strand(self) -> None:
+        """The connections there are carry nothing any more, and nobody is told; new ones pass."""
+        self._do(lambda: self._stranded.update(self._links))
+
     def delay(self, seconds: float) -> None:
         """Every piece arrives this much later."""
         self._do(lambda: setattr(self, "_delay_seconds", seconds))
@@ -103,9 +120,11 @@ class Proxy:
         self._do(lambda: setattr(self, "_is_refusing", True))
         self.reset()
 
-    def cut(self, direction: Direction, *, after_bytes: int = 0, behind: bytes = b"") -> None:
-        """Once: reset the connection behind the N-th byte from now on, or right behind these bytes in one piece."""
-        self._do(lambda: setattr(self, "_cut", _Cut(direction, after_bytes, behind)))
+    def cut(self, direction: Direction, *, after_bytes: int = 0, behind: bytes = b"", spoke_of: bytes = b"") -> None:
+        """Once: reset the connection behind the N-th byte from now on, or right behind these bytes in one piece; given
+        `spoke_of`, the one that has said that from now on.
+        """
+        self._do(lambda: setattr(self, "_cut", _Cut(direction, after_bytes, behind, spoke_of)))
 
     @property
     def num_connections(self) -> int:
@@ -132,6 +151,8 @@ class Proxy:
 
     def _heal(self) -> None:
         self._delay_seconds, self._is_refusing, self._cut = 0.0, False, None
+        for link in list(self._stranded):
+            link.reset()
         self._flows.set()
 
     def _reset_all(self) -> int:
@@ -180,6 +201,7 @@ class Proxy:
             )
         finally:
             self._links.discard(link)
+            self._stranded.discard(link)
             writer.close()
             server_writer.close()
 
@@ -191,13 +213,14 @@ class Proxy:
                 if self._delay_seconds:
                     await asyncio.sleep(self._delay_seconds)
                 await self._flows.wait()
-                await self._forward(link, data, writer, direction)
+                if link not in self._stranded:
+                    await self._forward(link, data, writer, direction)
         except OSError:
             pass
         writer.close()
 
     async def _forward(self, link: _Link, data: bytes, writer: asyncio.StreamWriter, direction: Direction) -> None:
-        passes = self._cut.take(direction, data) if self._cut is not None else None
+        passes = self._cut.take(link, direction, data) if self._cut is not None else None
         writer.write(data[:passes])
         await writer.drain()
         if passes is not None:

@@ -105,3 +105,31 @@ def test_a_conversation_is_cut_right_behind_a_word(proxy: Proxy, line: socket.so
     with pytest.raises(ConnectionResetError):
         while line.recv(1024):
             pass
+
+
+def test_who_is_stranded_hears_nothing_until_it_heals_while_others_do(proxy: Proxy, line: socket.socket) -> None:
+    proxy.strand()
+    line.sendall(b"anybody?")
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
+        assert ask(other, b"hello") == b"hello"
+    line.settimeout(0.1)
+    with pytest.raises(TimeoutError):
+        line.recv(1)
+    proxy.heal()
+    line.settimeout(5)
+    with pytest.raises(ConnectionResetError):
+        line.recv(1)
+
+
+def test_only_who_spoke_of_something_is_cut(proxy: Proxy, line: socket.socket) -> None:
+    with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as other:
+        proxy.cut(Direction.TO_SERVER, behind=b"end", spoke_of=b"me")
+        assert ask(line, b"end") == b"end"
+        assert ask(other, b"end of me") == b"end of me"
+        assert ask(line, b"end") == b"end"
+        other.sendall(b"the end, and more")
+        with pytest.raises(ConnectionResetError):
+            while other.recv(1024):
+                pass
+        assert ask(line, b"end") == b"end"
+    assert proxy.num_cuts == 1

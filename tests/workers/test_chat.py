@@ -16,12 +16,13 @@ from core.events import Event, EventKind, decode_event
 from core.states import JobState
 from core.wire.endpoints import COMPLETIONS_ENDPOINT
 from db import jobs
-from db.tables import Job, Quarantine
+from db.tables import Job, Quarantine, UsageDaily
 from engine.client import EngineLost
 from engine.messages import Delta, Failed, Finished, Request
 from tests.db.make import make_job
 from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
+from tests.workers.sick import SickDatabase
 from workers.chat import ChatRunner
 from workers.context import WorkerContext
 from workers.leases import Renewed
@@ -287,3 +288,69 @@ def test_a_job_that_crashed_the_engine_alone_twice_is_refused_from_then_on(
     other = submit(worker, max_tokens=3)
     runner.run(other)
     assert row(worker, other).state == JobState.COMPLETED
+
+
+@pytest.fixture
+def sick(worker: WorkerContext) -> SickDatabase:
+    """The runner's database, from the moment that the engine is asked."""
+    database = SickDatabase(worker.database)
+    object.__setattr__(worker, "database", database)
+    return database
+
+
+@pytest.mark.parametrize("way", ["refused", "unheard"])
+def test_an_answer_outlives_a_database_that_fails_when_it_is_written(
+    way: str, worker: WorkerContext, runner: ChatRunner, sick: SickDatabase, valkey: redis.Redis
+) -> None:
+    """F29, F31: also one that was committed, and nobody was told."""
+    job_id = submit(worker)
+    setattr(sick, way, 3)
+    runner.run(job_id)
+    assert getattr(sick, way) < 3
+    assert row(worker, job_id).state == JobState.COMPLETED
+    with worker.database.begin() as connection:
+        assert connection.execute(select(UsageDaily.requests)).scalar_one() == 1
+    assert [event.kind for event in events(worker, valkey, job_id)] == [EventKind.DONE]
+
+
+@pytest.mark.parametrize("way", ["refused", "unheard"])
+def test_a_failure_outlives_it_too(
+    way: str,
+    worker: WorkerContext,
+    runner: ChatRunner,
+    sick: SickDatabase,
+    engine: ScriptedEngine,
+    valkey: redis.Redis,
+) -> None:
+    job_id = submit(worker)
+
+    def crash(request: Request) -> EngineLost:
+        setattr(sick, way, 2)
+        return EngineLost(request_id=request.id)
+
+    engine.answer = crash
+    runner.run(job_id)
+    assert row(worker, job_id).state == JobState.FAILED
+    with worker.database.begin() as connection:
+        assert connection.execute(select(Quarantine.crashes)).scalar_one() == 0
+    assert [event.kind for event in events(worker, valkey, job_id)] == [EventKind.FAILED]
+
+
+def test_an_answer_that_is_not_ours_any_more_is_dropped_with_a_word(
+    worker: WorkerContext, runner: ChatRunner, sick: SickDatabase, engine: ScriptedEngine, valkey: redis.Redis
+) -> None:
+    job_id = submit(worker)
+
+    def answer(request: Request) -> Finished:
+        sick.refused = 1000
+        for lease in worker.leases._leases.values():
+            lease.is_lost = True
+        return echo(request)
+
+    engine.answer = answer
+    runner.run(job_id)
+    assert sick.refused == 999
+    sick.refused = 0
+    assert row(worker, job_id).state == JobState.RUNNING
+    assert events(worker, valkey, job_id) == []
+    assert runner.is_idle()

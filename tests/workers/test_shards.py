@@ -6,6 +6,7 @@ import json
 import threading
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select, update
 
 from core.states import BatchState, JobState, ShardState
@@ -17,6 +18,7 @@ from engine.messages import Choice, Failed, Finished, FinishReason, Request, Tex
 from tests.db.make import make_running_batch
 from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
+from tests.workers.sick import SickDatabase
 from workers.context import WorkerContext
 from workers.shards import Lanes
 
@@ -403,3 +405,30 @@ def test_a_line_of_several_prompts_whose_engine_died_is_run_again_as_a_whole(
     assert [choice["text"] for choice in json.loads(row.answer)["choices"]] == ["ONE", "TWO"]
     assert (row.prompt_tokens, row.completion_tokens) == (6, 4)
     assert asked == [row.id, f"{row.id}.1"] * 2
+
+
+@pytest.mark.parametrize("way", ["refused", "unheard"])
+@pytest.mark.parametrize("number", range(5))
+def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
+    number: int, way: str, worker: WorkerContext, engine: ScriptedEngine, valkey: Any
+) -> None:
+    """F29, F31: it is done again, and counts once."""
+    make(worker, [3])
+    database = SickDatabase(worker.database)
+    object.__setattr__(worker, "database", database)
+    begin, num_begun = database.begin, 0
+
+    def count() -> Any:
+        nonlocal num_begun
+        num_begun += 1
+        if num_begun == number + 2:  # behind the claim; the last is the next claim
+            setattr(database, way, 1)
+        return begin()
+
+    database.begin = count  # type: ignore[method-assign]
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+    assert (only(worker, Shard).state, only(worker, Shard).lines_completed) == (ShardState.DONE, 3)
+    assert only(worker, Batch).status == BatchState.FINALIZING
+    assert only(worker, UsageDaily).requests == 3
+    assert valkey.llen("millrace:clerk") == 1
