@@ -137,6 +137,11 @@ class Settings(BaseSettings):
     engine_restart_seconds: float = Field(
         0.5, gt=0, description="Pause before a crashed engine restarts; doubles up to 30 s."
     )
+    engine_hang_seconds: float = Field(
+        60,
+        gt=0,
+        description="An engine whose step takes longer is started again; one that answers nothing is, after twice that.",
+    )
 
     sweep_seconds: float = Field(
         5, gt=0, description="How often the clerk looks for lost tickets, leases and deadlines."

@@ -100,7 +100,8 @@ class Engine:
             max_drafts=self._decoder.max_drafts,
         )
         self.num_steps = 0
-        self.step_began_at: float | None = None
+        self.current_turn: int | None = None
+        self._num_turns = 0
         self._answers = Answers(backend.tokenizer)
         self._embeddings = EmbeddingJobs(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
@@ -121,16 +122,24 @@ class Engine:
 
     def turn(self) -> bool:
         """Take what is in the inbox and do one step; False when there was nothing to compute."""
-        self._drain_inbox()
+        self._num_turns += 1
+        self.current_turn = self._num_turns
         try:
-            did_step = self._embed() | self.step()
+            self._drain_inbox()
+            did_step = self._compute()
+            self._flush()
+        finally:
+            self.current_turn = None
+        return did_step
+
+    def _compute(self) -> bool:
+        try:
+            return self._embed() | self.step()
         except MemoryError:
             raise  # of all exceptions this one is the process's: what it was at is in the ledger
         except Exception as error:  # whatever it is, it must not take the other requests' engine down
             self._recover(error)
-            did_step = True
-        self._flush()
-        return did_step
+            return True
 
     def step(self) -> bool:
         """One decode."""
@@ -176,16 +185,12 @@ class Engine:
         return True
 
     def _decode(self, plan: Plan) -> list[Sampled]:
-        self.step_began_at = time.monotonic()
-        try:
-            self._decoder.arrange(plan.forks, plan.shifts)
-            while True:
-                try:
-                    return self._decoder.run(plan)
-                except NoRoom:
-                    self._decoder.arrange([self.scheduler.evict()], [])
-        finally:
-            self.step_began_at = None
+        self._decoder.arrange(plan.forks, plan.shifts)
+        while True:
+            try:
+                return self._decoder.run(plan)
+            except NoRoom:
+                self._decoder.arrange([self.scheduler.evict()], [])
 
     def _grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> None:
         """A sequence got tokens: show their text, and end it where it ends."""

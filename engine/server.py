@@ -2,7 +2,7 @@
 
 Two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the intake thread, which renders and tokenises)
 and `output.sock` (ROUTER, owned by the loop's thread, so an answer crosses no thread on its way out).
-Exit codes: 3 the model cannot be loaded, 86 a decode step hung, 87 out of memory.
+Exit codes are in `engine.exits`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import secrets
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 import zmq
@@ -29,6 +28,7 @@ from engine.config import EngineConfig
 from engine.constraints import Grammars
 from engine.embedding import encode_inputs
 from engine.errors import EngineError, InvalidPrompt, ModelFailed
+from engine.exits import Exit, give_up
 from engine.fake import FakeBackend, FakeDecoder
 from engine.intake import Intake
 from engine.ledger import Ledger, Page
@@ -50,11 +50,9 @@ from engine.messages import (
     Welcome,
 )
 from engine.prompts import PromptEncoder
+from engine.watchdog import Watchdog
 
 TICK_SECONDS: Final = 0.5
-_EXIT_MODEL: Final = 3
-_EXIT_HUNG: Final = 86
-_EXIT_MEMORY: Final = 87
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -110,12 +108,10 @@ class Server:
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Serve until told to stop."""
         self._grammars.prepare()
-        threading.Thread(target=self._receive, name="intake", daemon=True).start()
-        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        try:
-            self.engine.run(is_stopping, idle_seconds=TICK_SECONDS)
-        except MemoryError:
-            _give_up()
+        intake = partial(_whole, self._receive, Exit.DEAF)
+        threading.Thread(target=intake, name="intake", daemon=True).start()
+        Watchdog(lambda: self.engine.current_turn, self._config.hang_seconds).start()
+        _whole(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
 
     def _receive(self) -> None:
         """The intake thread."""
@@ -154,11 +150,11 @@ class Server:
 
     def _take(self, client: str, request: Request | EmbedRequest, page: Page) -> None:
         """Everything about a request that can be done beside the decoding thread."""
-        self._ledger.note(page, [(client, request.id)])
         try:
+            self._ledger.note(page, [(client, request.id)])
             self.engine.inbox.put(self._command(client, request))
         except MemoryError:
-            _give_up()
+            _out_of_memory()
         except EngineError as error:
             self._refuse(client, request.id, error)
         except Exception:  # one request must not end the thread that all others need
@@ -202,16 +198,6 @@ class Server:
                 self._clients.discard(client)
                 self.engine.inbox.put(Stop(client, None))
 
-    def _watch(self) -> None:
-        """The watchdog thread: a step that never returns must not be waited for."""
-        while True:
-            time.sleep(min(1.0, self._config.hang_seconds / 4))
-            began = self.engine.step_began_at
-            if began is not None and time.monotonic() - began > self._config.hang_seconds:
-                sys.stderr.write("a decode step hung; the engine gives up\n")
-                sys.stderr.flush()
-                os._exit(_EXIT_HUNG)
-
 
 class SlowIntake:
     """A thread beside the intake's for requests with a grammar to compile, which may take a second, in order of arrival."""
@@ -239,10 +225,20 @@ class SlowIntake:
             self._waiting.discard(key)
 
 
-def _give_up() -> None:
+def _whole(work: Callable[[], None], code: Exit) -> None:
+    """For a thread that the process is nothing without: when it fails, the process ends instead of living on as half of one."""
+    try:
+        work()
+    except MemoryError:
+        _out_of_memory()
+    except BaseException:
+        traceback.print_exc(file=sys.stderr)
+        give_up(code, f"the thread {threading.current_thread().name} has ended")
+
+
+def _out_of_memory() -> NoReturn:
     """Without memory there is nothing to rely on; whoever starts the next engine knows from the ledger what this one was at."""
-    os.write(2, b"out of memory; the engine gives up\n")
-    os._exit(_EXIT_MEMORY)
+    give_up(Exit.MEMORY, "out of memory")
 
 
 def _shows_tools(request: Request) -> bool:
@@ -272,7 +268,7 @@ def main() -> None:
         server = Server(load_backend(config), config)
     except ModelFailed as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(_EXIT_MODEL)
+        sys.exit(Exit.MODEL)
     server.run(stopping.is_set)
     os._exit(0)  # daemon threads hold sockets; there is nothing left to save
 

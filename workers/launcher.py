@@ -83,6 +83,7 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
         chat_template=model.chat_template,
         stopwords=list(model.stopwords),
         step_seconds=model.step_seconds,
+        hang_seconds=settings.engine_hang_seconds,
     )
 
 

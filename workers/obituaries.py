@@ -12,11 +12,15 @@ from typing import Final
 
 from core.counts import Count
 from db.workers import EngineReport
+from engine.exits import Exit
 from workers.presence import Status
 from workers.tally import Tally
 
-_EXIT_MODEL: Final = 3  # see `engine.server`
-_EXIT_HUNG: Final = 86
+_REASONS: Final = {
+    Exit.HUNG: "a decode step hung",
+    Exit.MEMORY: "memory ran out",
+    Exit.DEAF: "the thread that takes requests ended",
+}
 _MOST_CHARACTERS: Final = 300
 _TAIL_BYTES: Final = 4096
 _FOLDERS: Final = re.compile(r"(?:/[^\s/]+)+/")
@@ -47,10 +51,10 @@ class Obituaries:
 
 def last_words(exit_code: int, last_line: str) -> str:
     """How an engine ended. Of paths in its reason only the names of files are kept."""
-    if exit_code == _EXIT_MODEL:
+    if exit_code == Exit.MODEL:
         return _FOLDERS.sub("", last_line)[:_MOST_CHARACTERS]
-    if exit_code == _EXIT_HUNG:
-        return "a decode step hung, and the engine gave up"
+    if exit_code in _REASONS:
+        return f"{_REASONS[Exit(exit_code)]}, and the engine gave up"
     if exit_code < 0:
         return f"it was ended by {signal.Signals(-exit_code).name}"
     return f"it ended with exit code {exit_code}"

@@ -18,6 +18,7 @@ import pytest
 
 from engine.client import EngineClient, EngineLost
 from engine.config import Backend, EngineConfig
+from engine.exits import Exit
 from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, Request, TextPrompt
 from engine.template import CHATML
 from tests.engine.make import chat
@@ -299,6 +300,33 @@ def test_a_decode_that_hangs_ends_the_process(folder: Path) -> None:
     finally:
         process.kill()
         client.close()
+
+
+# As the server, but its intake fails at a message that the real one has no trouble with.
+DEAF = """
+import engine.server as server
+def dispatch(self, message):
+    if isinstance(message, server.Cancel):
+        raise RuntimeError("nobody expected this")
+    hear(self, message)
+hear, server.Server._dispatch = server.Server._dispatch, dispatch
+server.main()
+"""
+
+
+def test_an_engine_whose_intake_has_ended_does_not_live_on_deaf(folder: Path, client: EngineClient) -> None:
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    process = subprocess.Popen(
+        [sys.executable, "-c", DEAF, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
+    )
+    try:
+        client.wait_ready(20)
+        running = submit(client, chat("hello", ignore_eos=True))
+        client.cancel("r")
+        assert process.wait(20) == Exit.DEAF
+        assert isinstance(running.outcome, EngineLost)
+    finally:
+        process.kill()
 
 
 def test_a_model_that_cannot_be_loaded_is_said_and_ends_with_code_3(folder: Path) -> None:

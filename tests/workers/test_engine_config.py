@@ -65,3 +65,8 @@ def test_slots_are_the_files_else_the_settings(tmp_path: Path) -> None:
 
 def test_a_cpu_has_no_layers_of_a_gpu(tmp_path: Path) -> None:
     assert engine_config(Settings(state_dir=tmp_path), load(tmp_path, gpu_layers=7), "cpu").gpu_layers == 0
+
+
+def test_how_long_a_step_may_take_is_a_setting(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, engine_hang_seconds=7)
+    assert engine_config(settings, load(tmp_path), "cpu").hang_seconds == 7

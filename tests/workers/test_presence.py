@@ -116,6 +116,7 @@ def test_a_consumer_is_nobody_else_and_a_launcher_is_who_it_was(tmp_path: Path) 
         (3, "There is no model file /srv/models/private/a.gguf.", "There is no model file a.gguf."),
         (3, "x" * 1000, "x" * 300),
         (86, "the secret plan", "a decode step hung, and the engine gave up"),
+        (88, "the secret plan", "the thread that takes requests ended, and the engine gave up"),
         (-11, "the secret plan", "it was ended by SIGSEGV"),
         (1, "ValueError: the secret plan", "it ended with exit code 1"),
     ],
