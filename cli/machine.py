@@ -73,7 +73,7 @@ def port(host: str, number: int) -> Finding:
 def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
     """Every served model, its file's size against the memory that is free."""
     try:
-        catalog = load_models(folder)
+        catalog = load_models(folder, need_weights=True)
     except ConfigError as error:
         return [Finding(Level.BAD, "models", str(error), "Correct the file, or say --models-dir.")]
     if not catalog.models:

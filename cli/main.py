@@ -84,9 +84,10 @@ def serve(
     began = time.monotonic()
     print(f"Starting in {settings.state_dir} …", flush=True)
     with stack:
-        _print_welcome(
-            stack.url, stack.models, stack.services.describe(), stack.services.logs, time.monotonic() - began
-        )
+        served = [model for model in stack.models if model not in stack.unloaded]
+        _print_welcome(stack.url, served, stack.services.describe(), stack.services.logs, time.monotonic() - began)
+        if stack.unloaded:
+            print(f"Not loaded, see {stack.services.logs}/worker.log: {', '.join(stack.unloaded)}\n", flush=True)
         stack.run(stopping)
         print("\nFinishing what runs, then stopping …", flush=True)
 

@@ -16,8 +16,8 @@ import structlog
 
 from cli.services import Services
 from core.errors import ConfigError
-from core.models import load_models
-from core.settings import Settings
+from core.models import has_weights, load_models
+from core.settings import Settings, split_commas
 from core.sockets import private_directory
 from core.supervised import Supervised
 
@@ -32,9 +32,8 @@ class Stack:
 
     def __init__(self, settings: Settings, *, device: str | None = None) -> None:
         self._settings = settings
-        self.models = load_models(settings.models_dir).names()
-        if not self.models:
-            raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
+        self.models = _models(settings)
+        self.unloaded: list[str] = []
         _check_port(settings)
         private_directory(settings.state_dir)
         self.services = Services(settings.state_dir, settings.database_url, settings.redis_url)
@@ -57,8 +56,8 @@ class Stack:
             _migrate(self.services.database_url, self._settings)
             started = [child.start() for child in self.children]
             self.url = started[0].wait_ready(_READY_SECONDS)
-            for child in started[1:]:
-                child.wait_ready(_READY_SECONDS)
+            self.unloaded = list(split_commas(started[1].wait_ready(_READY_SECONDS)))
+            started[2].wait_ready(_READY_SECONDS)
         except BaseException:
             self.stop(drain_seconds=0)
             raise
@@ -120,6 +119,16 @@ class Stack:
         command = [sys.executable, "-P", *arguments]
         pause = self._settings.engine_restart_seconds
         return Supervised(name, command, self.services.logs / f"{name}.log", dict(environment), pause)
+
+
+def _models(settings: Settings) -> list[str]:
+    """Their names. Where one of several lacks its weights the others are served; where all do, it is said at once."""
+    catalog = load_models(settings.models_dir)
+    if not catalog.models:
+        raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
+    if not any(map(has_weights, catalog.models)):
+        load_models(settings.models_dir, need_weights=True)  # raises
+    return catalog.names()
 
 
 def _check_port(settings: Settings) -> None:

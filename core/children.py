@@ -98,13 +98,19 @@ class Child:
         while time.monotonic() < deadline:
             if is_stopping():
                 raise StartInterrupted
-            if select.select([self._ready], [], [], 0.05)[0]:
-                said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
-                if said.get("READY") == "1":
-                    return said.get("STATUS", "")
+            if (status := self.ready_status(0.05)) is not None:
+                return status
             if self.exit_code() is not None:
                 raise ChildFailed(self.obituary())
         raise ChildFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{self.log_tail()}")
+
+    def ready_status(self, timeout_seconds: float) -> str | None:
+        """Its status if it says within this time that it is ready; it says so once."""
+        if select.select([self._ready], [], [], timeout_seconds)[0]:
+            said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
+            if said.get("READY") == "1":
+                return said.get("STATUS", "")
+        return None
 
     def send(self, number: signal.Signals) -> None:
         """Signal the child itself; nothing happens when it has ended."""

@@ -172,14 +172,18 @@ class ModelCatalog:
         return [model.name for model in self.models]
 
 
-def load_models(folder: Path) -> ModelCatalog:
-    """Read every `*.yaml` of the folder; raises ConfigError naming the file and key that is wrong."""
+def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
+    """Read every `*.yaml` of the folder; raises ConfigError naming the file and key that is wrong.
+
+    Weights that are not there are wrong only where they are needed: who serves other models, or none, goes on without them.
+    """
     if not folder.is_dir():
         raise ConfigError(f"There is no models folder at {folder}. Set models_dir, or create it with a YAML file.")
-    return ModelCatalog([load_model(path) for path in sorted(folder.glob("*.yaml"))])
+    paths = sorted(folder.glob("*.yaml"))
+    return ModelCatalog([load_model(path, need_weights=need_weights) for path in paths])
 
 
-def load_model(path: Path) -> ModelConfig:
+def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
     """Read one model file; a relative path of weights is taken from the file's own folder."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -191,7 +195,13 @@ def load_model(path: Path) -> ModelConfig:
         model = ModelConfig.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path.name}: {'; '.join(map(_told, error.errors()))}") from None
-    return _with_files(model, path)
+    return _with_files(model, path, need_weights)
+
+
+def has_weights(model: ModelConfig) -> bool:
+    """Are all files there that its engine reads?"""
+    paths = (model.parameters.model, *(adapter.path for adapter in model.lora))
+    return model.backend is not ModelBackend.LLAMA or all(Path(path).is_file() for path in paths)
 
 
 def _told(error: ErrorDetails) -> str:
@@ -201,23 +211,23 @@ def _told(error: ErrorDetails) -> str:
     return f"{key}: {message}" if key else message
 
 
-def _with_files(model: ModelConfig, path: Path) -> ModelConfig:
-    """The model with absolute paths of weights and adapters, all of which exist."""
+def _with_files(model: ModelConfig, path: Path, need_weights: bool) -> ModelConfig:
+    """The model with absolute paths of weights and adapters, all of which exist where they are needed."""
     if model.backend is not ModelBackend.LLAMA:
         return model
     if not model.parameters.model:
         raise ConfigError(f"{path.name}: parameters.model: the path of the GGUF file is missing")
-    weights = _found(path, "parameters.model", model.parameters.model)
+    weights = _file(path, "parameters.model", model.parameters.model, need_weights)
     lora = tuple(
-        adapter.model_copy(update={"path": _found(path, f"lora.{index}.path", adapter.path)})
+        adapter.model_copy(update={"path": _file(path, f"lora.{index}.path", adapter.path, need_weights)})
         for index, adapter in enumerate(model.lora)
     )
     parameters = model.parameters.model_copy(update={"model": weights})
     return model.model_copy(update={"parameters": parameters, "lora": lora})
 
 
-def _found(path: Path, key: str, name: str) -> str:
+def _file(path: Path, key: str, name: str, is_needed: bool) -> str:
     file = (path.parent / Path(name).expanduser()).resolve()
-    if not file.is_file():
+    if is_needed and not file.is_file():
         raise ConfigError(f"{path.name}: {key}: there is no file {file}")
     return str(file)

@@ -37,6 +37,7 @@ from engine.messages import (
 )
 
 _HELLO_SECONDS: Final = 0.1
+_HELLO_AGAIN_SECONDS: Final = 1.0  # to one that has answered: does it still?
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -74,6 +75,7 @@ class EngineClient:
     """One connection to one engine; survives the engine's restarts.
 
     A request submitted while there is no engine waits for the next one: its caller has a deadline of its own.
+    `answered_at` is when, by the monotonic clock, an engine last answered a Hello: it took a message, and its loop turned.
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
@@ -86,6 +88,8 @@ class EngineClient:
         self._boot_id: str | None = None
         self._info: EngineInfo | None = None
         self._last_tick_at = 0.0
+        self.answered_at = 0.0
+        self._hello_at = 0.0
         self._is_ready = threading.Event()
         self._is_closing = False
         self._submit = self._socket(zmq.PUSH, Path(endpoint) / "submit.sock")  # under the lock
@@ -179,10 +183,9 @@ class EngineClient:
         poller.register(self._outputs, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         decoder = msgspec.msgpack.Decoder(FromEngine)
-        hello_at = 0.0
         while not self._is_closing:
-            if self._boot_id is None and time.monotonic() >= hello_at:
-                hello_at = time.monotonic() + _HELLO_SECONDS
+            if time.monotonic() >= self._hello_at:
+                self._hello_at = time.monotonic() + (_HELLO_SECONDS if self._boot_id is None else _HELLO_AGAIN_SECONDS)
                 with self._lock:
                     self._send(Hello(client=self._name))
             ready = dict(poller.poll(100 if self._boot_id else 20))
@@ -209,7 +212,7 @@ class EngineClient:
             self._bury()
         with self._lock:
             self._boot_id, self._info = boot_id, info
-            self._last_tick_at = time.monotonic()
+            self._last_tick_at = self.answered_at = time.monotonic()
             if self._waiting:
                 self._send(Submit(client=self._name, boot_id=boot_id, requests=self._waiting))
                 self._waiting = []
@@ -229,6 +232,7 @@ class EngineClient:
     def _bury(self) -> None:
         """The engine has died: find out what it was at."""
         boot_id = self._boot_id
+        self._hello_at = 0.0
         self._lose(None if boot_id is None else read_ledger(self._folder, boot_id), keep_waiting=True)
 
     def _lose(self, ledger: frozenset[Key] | None, *, keep_waiting: bool) -> None:

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
+
 
 def _crash(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
@@ -26,12 +28,18 @@ def _run_out_of_memory() -> None:
     raise MemoryError
 
 
+def _want_much_memory() -> None:
+    """A gigabyte, of which nothing is touched: there is none only where the process may not have it."""
+    np.empty(1 << 30, np.uint8)
+
+
 FAULTS: Final[dict[bytes, Callable[[], None]]] = {
     b"<<segfault>>": lambda: _crash(signal.SIGSEGV),
     b"<<abort>>": lambda: _crash(signal.SIGABRT),
     b"<<hang>>": _hang,
     b"<<raise>>": _fail,
     b"<<memory>>": _run_out_of_memory,
+    b"<<much>>": _want_much_memory,
 }
 
 

@@ -152,7 +152,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """A client is here; repeated until the engine's `Welcome` arrives."""
+    """A client is here; repeated until the engine's `Welcome` arrives, and now and then after that, to hear another one."""
 
     client: str
 
@@ -199,7 +199,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
-    """The engine knows this client; the model is loaded."""
+    """The engine knows this client; the model is loaded. The answer to every `Hello`."""
 
     boot_id: str
     info: EngineInfo

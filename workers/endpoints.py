@@ -19,7 +19,7 @@ def engine_endpoint(settings: Settings, model: str, device: str) -> str:
 
 def model_hash(settings: Settings, path: str) -> str | None:
     """SHA-256 of a model file, remembered by size and time of change; None where there is no file."""
-    if not path:
+    if not Path(path).is_file():
         return None
     status = Path(path).stat()
     key = f"{path}:{status.st_size}:{status.st_mtime_ns}"

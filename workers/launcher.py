@@ -21,29 +21,22 @@ from typing import Final
 import msgspec
 import structlog
 
-from core.children import Child, ChildFailed, StartInterrupted, notify_ready
+from core.children import ChildFailed, StartInterrupted, notify_ready
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging
-from core.models import ModelBackend, ModelConfig, load_models
+from core.models import ModelConfig, load_models
 from core.settings import Settings, load_settings
 from core.sockets import private_directory
 from core.supervised import Supervised
 from db.schema import check_schema
 from db.sessions import database_engine
 from engine.client import EngineClient
-from engine.config import (
-    AUTO_SLOTS,
-    Backend,
-    EngineConfig,
-    KvLayout,
-    KvType,
-    LoraAdapter,
-    Pooling,
-    Switch,
-)
+from engine.config import EngineConfig
 from workers.context import Database
 from workers.crash_log import CrashLog
 from workers.endpoints import engine_endpoint, model_hash
+from workers.engine_config import engine_config
+from workers.hearing import Hearing
 from workers.obituaries import Obituaries
 from workers.presence import Presence, launcher_identity
 
@@ -51,47 +44,8 @@ log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
 _LATE_SECONDS: Final = 0.4
-
-
-def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
-    """What a model file and the settings mean to an engine."""
-    slots = _slots(settings, model)
-    return EngineConfig(
-        model=model.name,
-        endpoint=engine_endpoint(settings, model.name, device),
-        backend=Backend.FAKE if model.backend is ModelBackend.FAKE else Backend.LLAMA,
-        model_path=model.parameters.model,
-        context_size=model.context_size,
-        slots=slots,
-        spare_slots=model.spare_slots,
-        threads=model.threads,
-        threads_batch=model.threads_batch,
-        gpu_layers=0 if device == "cpu" else model.gpu_layers,
-        batch_tokens=max(model.batch_tokens, slots),
-        ubatch_tokens=model.ubatch_tokens,
-        prefill_tokens=model.prefill_tokens,
-        kv_layout=KvLayout(model.kv_layout),
-        cache_type_k=KvType(model.cache_type_k),
-        cache_type_v=KvType(model.cache_type_v),
-        flash_attention=Switch(model.flash_attention),
-        context_shift=model.context_shift,
-        speculation=Switch(model.speculation),
-        jump_forward=model.jump_forward,
-        embeddings=model.embeddings,
-        pooling=Pooling(model.pooling),
-        lora=[LoraAdapter(path=adapter.path, scale=adapter.scale) for adapter in model.lora],
-        chat_template=model.chat_template,
-        stopwords=list(model.stopwords),
-        step_seconds=model.step_seconds,
-        hang_seconds=settings.engine_hang_seconds,
-    )
-
-
-def _slots(settings: Settings, model: ModelConfig) -> int:
-    """The fake has no memory to size them from."""
-    if model.slots == "auto":
-        return settings.slots if model.backend is ModelBackend.FAKE else AUTO_SLOTS
-    return model.slots or settings.slots
+_LOOK_SECONDS: Final = 0.1
+_SILENT_SECONDS: Final = 3.0  # besides two hangs: its own watchdog comes first
 
 
 def default_device() -> str:
@@ -123,8 +77,8 @@ class WorkerLauncher:
         pause = settings.engine_restart_seconds
         worker = f"{socket.gethostname()}/{device}"
         self._crashes = CrashLog(database_engine(settings.database_url or "", pool_size=1), worker, self._learned)
-        self._engines = [
-            Supervised(
+        self._engines = {
+            model.name: Supervised(
                 f"engine-{model.name}",
                 [sys.executable, "-P", "-m", "engine.server", _json(engine_config(settings, model, device))],
                 logs / f"engine-{model.name}.log",
@@ -134,32 +88,40 @@ class WorkerLauncher:
                 died=partial(self._died, model.name),
             )
             for model in models
-        ]
-        names = ",".join(model.name for model in models)
+        }
         self._consumers = [
             Supervised(
                 kind,
-                [sys.executable, "-P", "-m", "workers.consumer", kind, "--models", names, "--device", device],
+                [sys.executable, "-P", "-m", "workers.consumer", kind, "--device", device, "--models"],
                 logs / f"{kind}.log",
                 environment,
                 pause,
             )
             for kind in ("chat", "batch")
         ]
+        self._hearings: dict[str, Hearing] = {}
 
     def run(self, is_stopping: threading.Event) -> None:
         """Until told to stop; children are started by this thread, which must be the main one."""
         try:
             self._start(is_stopping.is_set)
-            notify_ready()
-            log.info("worker_ready", device=self._device, models=[model.name for model in self._models])
-            while not is_stopping.wait(0.1):
-                for child in (*self._engines, *self._consumers):
-                    child.tend(time.monotonic())
+            notify_ready(",".join(model.name for model in self._models if model.name not in self._engines))
+            log.info("worker_ready", device=self._device, models=list(self._engines))
+            while not is_stopping.wait(_LOOK_SECONDS):
+                self._tend_engines()
+                for consumer in self._consumers:
+                    consumer.tend(time.monotonic())
         except StartInterrupted:
             log.info("stopped_while_starting")
         finally:
             self._stop()
+
+    def _tend_engines(self) -> None:
+        now = time.monotonic()
+        for engine in self._engines.values():
+            engine.tend(now)
+        for hearing in self._hearings.values():
+            hearing.look(now)
 
     def _died(self, model: str, exit_code: int) -> None:
         """Of an engine; with it goes what only it knew, except for the end of its log."""
@@ -171,38 +133,77 @@ class WorkerLauncher:
         is_degraded = crashes > self._settings.engine_crashes
         if is_degraded:
             log.error("engine_degraded", model=model, crashes=crashes)
-        for served, engine in zip(self._models, self._engines, strict=True):
-            if served.name == model:
-                engine.learn(crashes, is_hopeless=is_degraded)
+        if (engine := self._engines.get(model)) is not None:
+            engine.learn(crashes, is_hopeless=is_degraded)
 
     def _start(self, is_stopping: Callable[[], bool]) -> None:
         self._crashes.start()
-        engines = [engine.start() for engine in self._engines]
+        for model in self._models:
+            self._engines[model.name].start()
+            self._hearings[model.name] = self._hear(model.name)
         for model in self._models:
             model_hash(self._settings, model.parameters.model)
-        for model, child in zip(self._models, engines, strict=True):
-            self._wait_engine(model, child, is_stopping)
-        consumers = [consumer.start() for consumer in self._consumers]
-        for child in consumers:
-            child.wait_ready(_READY_SECONDS, is_stopping)
+        self._load(is_stopping)
+        for consumer in self._consumers:
+            consumer.command.append(",".join(self._engines))
+            consumer.start()
+        self._wait_consumers(is_stopping)
 
-    def _wait_engine(self, model: ModelConfig, child: Child, is_stopping: Callable[[], bool]) -> None:
-        client = EngineClient(engine_endpoint(self._settings, model.name, self._device), f"launcher-{os.getpid()}")
-        deadline = time.monotonic() + _READY_SECONDS
-        try:
-            while True:
-                try:
-                    client.wait_ready(0.2)
-                    return
-                except TimeoutError:
-                    if is_stopping():
-                        raise StartInterrupted from None
-                    if child.exit_code() is not None:
-                        self._died(model.name, child.exit_code() or 0)
-                    if child.exit_code() is not None or time.monotonic() > deadline:
-                        raise ChildFailed(f"The model {model.name} did not load. {child.obituary()}") from None
-        finally:
-            client.close()
+    def _hear(self, model: str) -> Hearing:
+        client = EngineClient(engine_endpoint(self._settings, model, self._device), f"launcher-{os.getpid()}")
+        return Hearing(self._engines[model], client, 2 * self._settings.engine_hang_seconds + _SILENT_SECONDS)
+
+    def _load(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait for every engine. A model that does not load is left out, and told of as long as others can be served."""
+        failures = []
+        for model in self._models:
+            try:
+                self._wait_engine(model.name, is_stopping)
+            except ChildFailed as failure:
+                log.error("model_not_loaded", model=model.name, reason=str(failure))
+                failures.append(failure)
+                del self._engines[model.name]
+                self._hearings.pop(model.name).client.close()
+        if failures and not self._engines:
+            raise failures[0]
+
+    def _wait_engine(self, model: str, is_stopping: Callable[[], bool]) -> None:
+        """One that is killed is started again, but not for ever: it may be the model's file that ends it."""
+        engine, client = self._engines[model], self._hearings[model].client
+        deadline, deaths = time.monotonic() + _READY_SECONDS, 0
+        while True:
+            try:
+                client.wait_ready(0.2)
+                return
+            except TimeoutError:
+                if is_stopping():
+                    raise StartInterrupted from None
+            child = engine.child
+            exit_code = None if child is None else child.exit_code()
+            deaths += exit_code is not None
+            engine.tend(time.monotonic())
+            is_final = exit_code is not None and (exit_code >= 0 or deaths > self._settings.line_attempts)
+            if is_final or time.monotonic() > deadline:
+                last_words = "" if child is None else child.obituary()
+                engine.stop(0)
+                raise ChildFailed(f"The model {model} did not load. {last_words}") from None
+
+    def _wait_consumers(self, is_stopping: Callable[[], bool]) -> None:
+        """One that is killed is started again, as later; one that says why it ends is not."""
+        deadline, waiting = time.monotonic() + _READY_SECONDS, list(self._consumers)
+        while waiting:
+            for consumer in list(waiting):
+                child = consumer.child
+                exit_code = None if child is None else child.exit_code()
+                if child is not None and child.ready_status(_LOOK_SECONDS) is not None:
+                    waiting.remove(consumer)
+                elif child is not None and ((exit_code or 0) > 0 or time.monotonic() > deadline):
+                    raise ChildFailed(child.obituary())
+                elif child is None or exit_code is not None:
+                    consumer.tend(time.monotonic())
+            if is_stopping():
+                raise StartInterrupted
+            self._tend_engines()
 
     def _stop(self) -> None:
         """Consumers first: they give back what they hold while the engines still answer."""
@@ -213,10 +214,12 @@ class WorkerLauncher:
         for child in running:
             child.wait(max(0.0, deadline - time.monotonic()))  # a second signal would hurry it
             child.stop(signal.SIGKILL, 0)
-        engines = [engine.child for engine in self._engines if engine.child is not None]
+        engines = [engine.child for engine in self._engines.values() if engine.child is not None]
         for child in engines:
             child.send(signal.SIGTERM)
         deadline = time.monotonic() + _LATE_SECONDS
+        for hearing in self._hearings.values():
+            hearing.client.close()
         for child in engines:  # they have nothing to save
             child.wait(max(0.0, deadline - time.monotonic()))
             child.stop(signal.SIGKILL, 0)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from core.models import ModelBackend, ModelConfig, Parameters, load_models
+from core.models import ModelBackend, ModelConfig, Parameters, has_weights, load_models
 from core.settings import ROOT
 
 MANUAL = ROOT / "docs" / "models.md"
@@ -39,7 +39,7 @@ BAD = {
 def test_a_bad_file_is_an_error_that_names_file_and_key(tmp_path: Path, content: str, said: str) -> None:
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(ConfigError, match="mine.yaml") as caught:
-        load_models(tmp_path)
+        load_models(tmp_path, need_weights=True)
     assert said in str(caught.value)
 
 
@@ -74,12 +74,14 @@ def test_adapters_are_found_beside_the_file_or_missed_by_name(tmp_path: Path) ->
     text = "name: one\nparameters: {model: w.gguf}\nlora: [{path: a.gguf, scale: 0.5}, {path: a.gguf}]\n"
     (tmp_path / "a.yaml").write_text(text)
     model = load_models(tmp_path).models[0]
+    assert has_weights(model)
     assert [(adapter.path, adapter.scale) for adapter in model.lora] == [
         (str((tmp_path / "a.gguf").resolve()), scale) for scale in (0.5, 1.0)
     ]
     (tmp_path / "a.gguf").unlink()
     with pytest.raises(ConfigError, match=r"a\.yaml: lora\.0\.path: there is no file"):
-        load_models(tmp_path)
+        load_models(tmp_path, need_weights=True)
+    assert not has_weights(load_models(tmp_path).models[0])
 
 
 @pytest.mark.parametrize("word", ["on", "off", "auto"])

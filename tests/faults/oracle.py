@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import openai
 import psutil
+from openai import OpenAI
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.files import BUCKETS
@@ -101,14 +102,14 @@ class Oracle:
         """Wait until nothing is left to do, then look at everything since the last time."""
         self.wait_settled(timeout_seconds)
         self._check_store()
-        for batch_id, status in self._new("SELECT id, status FROM batches"):
-            self._check_batch(batch_id, status)
+        for batch_id, status, tenant in self._new("SELECT id, status, tenant_id FROM batches"):
+            self._check_batch(batch_id, status, tenant)
         for number, job in enumerate(
-            self._new("SELECT id, state, body, answer, problem FROM jobs WHERE batch_id IS NULL")
+            self._new("SELECT id, state, body, answer, problem, tenant_id FROM jobs WHERE batch_id IS NULL")
         ):
-            self._check_job(*job)
+            self._check_job(*job[:-1])
             if number < _SHOWN_TO_A_STRANGER:
-                self._check_foreign(f"/jobs/{job[0]}")
+                self._check_foreign(f"/jobs/{job.id}", job.tenant_id)
         self._check_usage()
         self._check_logs()
         self._check_processes()
@@ -130,12 +131,13 @@ class Oracle:
 
     # --- what clients see ---------------------------------------------------------------------------------------------
 
-    def _check_batch(self, batch_id: str, status: str) -> None:
-        batch = self._stack.client.batches.retrieve(batch_id)
+    def _check_batch(self, batch_id: str, status: str, tenant: str) -> None:
+        client = self._stack.client_of(tenant)
+        batch = client.batches.retrieve(batch_id)
         assert batch.status == status
         assert status in FINAL
         rows = self._stack.query("SELECT custom_id, state FROM jobs WHERE batch_id = :id ORDER BY line", id=batch_id)
-        output, errors = self._download(batch.output_file_id), self._download(batch.error_file_id)
+        output, errors = (_download(client, file_id) for file_id in (batch.output_file_id, batch.error_file_id))
         counts = batch.request_counts
         assert counts is not None
         assert (counts.total, counts.completed, counts.failed) == (len(rows), len(output), len(errors)), batch_id
@@ -152,17 +154,8 @@ class Oracle:
         for line in output:
             self._check_answer(asked[line["custom_id"]], line["response"]["body"])
         for object_id in filter(None, (batch.output_file_id, batch.error_file_id, batch.input_file_id)):
-            self._check_foreign(f"/files/{object_id}")
-        self._check_foreign(f"/batches/{batch_id}")
-
-    def _download(self, file_id: str | None) -> list[dict[str, Any]]:
-        """Lines of a result file, which is the same twice."""
-        if file_id is None:
-            return []
-        first, second = (self._stack.client.files.content(file_id).content for _ in range(2))
-        assert first == second, f"{file_id}: two downloads differ"
-        assert first, f"{file_id} is empty"
-        return [json.loads(line) for line in first.splitlines()]
+            self._check_foreign(f"/files/{object_id}", tenant)
+        self._check_foreign(f"/batches/{batch_id}", tenant)
 
     def _input_lines(self, file_id: str, custom_ids: list[str]) -> dict[str, Any]:
         """Bodies by custom_id, in the file's order; without them where the file has gone."""
@@ -190,14 +183,15 @@ class Oracle:
             case _:
                 assert state == "cancelled", f"{job_id} is {state}"
 
-    def _check_foreign(self, path: str) -> None:
+    def _check_foreign(self, path: str, tenant: str) -> None:
         """To another tenant it is what an unknown one is."""
+        other = self._stack.stranger if tenant == "default" else self._stack.client
         prefix, object_id = path.rsplit("/", 1)
         unknown = object_id.rpartition("_")[0] + "_" + _NOBODY
         answers = []
         for name in (object_id, unknown):
             try:
-                self._stack.stranger.get(f"{prefix}/{name}", cast_to=object)
+                other.get(f"{prefix}/{name}", cast_to=object)
                 raise AssertionError(f"a stranger was shown {path}")
             except openai.NotFoundError as error:
                 answers.append(error.response.text.replace(name, "it"))
@@ -261,6 +255,16 @@ class Oracle:
             if row[0] not in self._checked:
                 yield row
                 self._checked.add(row[0])
+
+
+def _download(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
+    """Lines of a result file, which is the same twice."""
+    if file_id is None:
+        return []
+    first, second = (client.files.content(file_id).content for _ in range(2))
+    assert first == second, f"{file_id}: two downloads differ"
+    assert first, f"{file_id} is empty"
+    return [json.loads(line) for line in first.splitlines()]
 
 
 def _clerk(stack: FaultStack) -> ClerkContext:

@@ -133,12 +133,19 @@ class FaultStack:
     @property
     def client(self) -> OpenAI:
         """The official client of the tenant that works. It does not try again by itself: see `insist`."""
-        return self._client("default")
+        return self.client_of("default")
 
     @property
     def stranger(self) -> OpenAI:
         """The client of the other tenant."""
-        return self._client("stranger")
+        return self.client_of("stranger")
+
+    def client_of(self, tenant: str) -> OpenAI:
+        """`default` or `stranger`."""
+        if tenant not in self._clients:
+            key = self._keys[tenant]
+            self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
+        return self._clients[tenant]
 
     def http(self, tenant: str = "default", timeout: float = 30) -> httpx2.Client:
         """For what the official client has no method for; to be closed."""
@@ -305,12 +312,6 @@ class FaultStack:
                 connection.execute(keys.add_tenant(tenant))
                 connection.execute(keys.insert_key(prefix=key.prefix, digest=key.digest, **columns))
         return {tenant: key.text for tenant, key in made.items()}
-
-    def _client(self, tenant: str) -> OpenAI:
-        if tenant not in self._clients:
-            key = self._keys[tenant]
-            self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
-        return self._clients[tenant]
 
 
 def _is_the_callers_fault(error: Exception) -> bool:

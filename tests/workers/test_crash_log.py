@@ -32,7 +32,7 @@ def test_an_engine_that_dies_of_nobody_knows_what_is_restarted_seldom_and_until_
     model = load_models(settings.models_dir).get("fake")
     assert model is not None
     launcher = WorkerLauncher(settings, [model], "cpu")
-    (engine,) = launcher._engines
+    engine = launcher._engines["fake"]
     launcher._learned("fake", settings.line_attempts)
     assert engine.pause_seconds() == settings.engine_restart_seconds
     launcher._learned("fake", settings.engine_crashes + 1)

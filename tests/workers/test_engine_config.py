@@ -10,7 +10,7 @@ import yaml
 from core.models import ModelConfig, load_model
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
-from workers.launcher import engine_config
+from workers.engine_config import engine_config
 
 # Every key an engine has, at a value that is not its default.
 KEYS = {

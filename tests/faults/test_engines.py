@@ -1,0 +1,164 @@
+"""Requests that bring an engine down, each in its own way: they fail alone, and nobody else notices for long."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import openai
+import psutil
+import pytest
+
+from tests.faults.load import (
+    Chats,
+    ask,
+    batch_content,
+    create_batch,
+    expected_answer,
+    listen,
+    new_prompt,
+    upload,
+    wait_batch,
+)
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.stack import result_lines, wait_for
+
+pytestmark = pytest.mark.timeout(180)
+
+HANG_SECONDS = 1.0
+HUNG, OUT_OF_MEMORY = 86, 87
+
+
+@pytest.fixture(scope="module")
+def hurt_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
+    """One in which a second is a long step, and which is not degraded by all that happens here."""
+    settings = {"MILLRACE_ENGINE_HANG_SECONDS": str(HANG_SECONDS), "MILLRACE_ENGINE_CRASHES": "100"}
+    with FaultStack(tmp_path_factory.mktemp("engines"), **settings) as stack:
+        yield stack
+
+
+@pytest.fixture(scope="module")
+def hurt_oracle(hurt_stack: FaultStack) -> Iterator[Oracle]:
+    oracle = Oracle(hurt_stack)
+    yield oracle
+    oracle.close()
+
+
+def poisoned(num_lines: int, faults: dict[int, str]) -> bytes:
+    """A batch in which some lines ask for something bad (see `engine.fake_faults`)."""
+    lines = [json.loads(line) for line in batch_content(num_lines).splitlines()]
+    for number, fault in faults.items():
+        lines[number]["body"]["messages"][0]["content"] += f" <<{fault}>>"
+    return "".join(json.dumps(line) + "\n" for line in lines).encode()
+
+
+def start(stack: FaultStack, content: bytes) -> str:
+    return create_batch(stack, upload(stack, content))
+
+
+def errors_of(stack: FaultStack, batch_id: str) -> dict[str, str]:
+    """Codes by custom_id."""
+    lines: list[Any] = result_lines(stack.client, stack.client.batches.retrieve(batch_id).error_file_id)
+    return {line["custom_id"]: line["response"]["body"]["error"]["code"] for line in lines}
+
+
+def deaths(stack: FaultStack) -> list[int]:
+    """Exit codes of all engines that have died."""
+    return [code for (code,) in stack.query("SELECT exit_code FROM engine_crashes ORDER BY id")]
+
+
+@pytest.mark.parametrize(
+    ("faults", "most_deaths"),
+    [
+        pytest.param({25: "segfault"}, 3, id="F9 a native crash"),
+        pytest.param({25: "segfault", 27: "abort"}, 6, id="F10 two in a shard"),
+        pytest.param({25: "abort"}, 3, id="F11 an abort"),
+        pytest.param({25: "hang"}, 3, id="F13 a hang"),
+        pytest.param({25: "memory"}, 3, id="F15 no memory"),
+    ],
+)
+def test_lines_that_end_the_engine_fail_alone(
+    hurt_stack: FaultStack, hurt_oracle: Oracle, faults: dict[int, str], most_deaths: int
+) -> None:
+    """F9, F10, F11, F13, F15: all but them are answered, those of another tenant too."""
+    before = len(deaths(hurt_stack))
+    batch_id = start(hurt_stack, poisoned(50, faults))
+    stranger = hurt_stack.stranger
+    file = stranger.files.create(file=("in.jsonl", batch_content(20)), purpose="batch")
+    other = stranger.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h").id
+
+    assert wait_batch(hurt_stack, batch_id, timeout_seconds=120) == "completed"
+    assert errors_of(hurt_stack, batch_id) == {f"line-{number}": "engine_crash" for number in faults}
+    wait_for(lambda: stranger.batches.retrieve(other).status == "completed", "the stranger's batch completes", 60)
+    assert stranger.batches.retrieve(other).error_file_id is None
+    died = deaths(hurt_stack)[before:]
+    print(f"{list(faults.values())}: engines ended with {died}")
+    assert len(faults) < len(died) <= most_deaths
+    if "hang" in faults.values():
+        assert set(died) == {HUNG}
+    if "memory" in faults.values():
+        assert set(died) == {OUT_OF_MEMORY}
+    hurt_oracle.check()
+
+
+def test_a_poison_stream_is_told_at_once_and_not_run_again(hurt_stack: FaultStack, hurt_oracle: Oracle) -> None:
+    """F12: an error and the end of the stream within two seconds of the engine's death."""
+    before, prompt = len(deaths(hurt_stack)), f"{new_prompt()} <<segfault>>"
+    engine, told = hurt_stack.find(Role.ENGINE), threading.Event()
+    codes: list[str | None] = []
+
+    def ask_for_it() -> None:
+        try:
+            listen(hurt_stack, prompt)
+        except openai.APIError as error:
+            codes.append(error.code)
+        told.set()
+
+    thread = threading.Thread(target=ask_for_it)
+    thread.start()
+    psutil.wait_procs([engine], timeout=30)
+    began = time.monotonic()
+    assert told.wait(30)
+    seconds = time.monotonic() - began
+    thread.join()
+    print(f"told after {seconds:.2f} s")
+
+    assert codes == ["engine_crash"]
+    assert seconds <= 2
+    ((state, fence),) = hurt_stack.query("SELECT state, fence FROM jobs WHERE body LIKE :it", it=f"%{prompt}%")
+    assert (state, fence) == ("failed", 1), "claimed once"
+    later = new_prompt()
+    assert hurt_stack.insist(lambda: ask(hurt_stack, later)) == expected_answer(later)
+    assert len(deaths(hurt_stack)) == before + 1
+    hurt_oracle.check()
+
+
+def test_a_step_that_fails_in_python_costs_its_line_and_no_engine(hurt_stack: FaultStack, hurt_oracle: Oracle) -> None:
+    """F14: those in it run again, and the engine is the same."""
+    before, engine = deaths(hurt_stack), hurt_stack.pid(Role.ENGINE)
+    with Chats(hurt_stack) as chats:
+        batch_id = start(hurt_stack, poisoned(20, {11: "raise"}))
+        assert wait_batch(hurt_stack, batch_id) == "completed"
+        answered = chats.ends["answered"]
+        wait_for(lambda: chats.ends["answered"] > answered + 2, "chats are answered")
+    assert errors_of(hurt_stack, batch_id) == {"line-11": "engine_error"}
+    assert chats.ends["cut"] == 0
+    assert (deaths(hurt_stack), hurt_stack.pid(Role.ENGINE)) == (before, engine)
+    hurt_oracle.check()
+
+
+def test_an_engine_that_may_not_have_the_memory_it_needs_is_replaced_and_its_lines_are_answered(
+    hurt_stack: FaultStack, hurt_oracle: Oracle
+) -> None:
+    """F15: prlimit on the process; its successor has no such limit."""
+    before, engine = len(deaths(hurt_stack)), hurt_stack.find(Role.ENGINE)
+    engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + (64 << 20),) * 2)
+    batch_id = start(hurt_stack, poisoned(20, {11: "much"}))
+    assert wait_batch(hurt_stack, batch_id, timeout_seconds=90) == "completed"
+    assert errors_of(hurt_stack, batch_id) == {}
+    assert deaths(hurt_stack)[before:] == [OUT_OF_MEMORY]
+    hurt_oracle.check()

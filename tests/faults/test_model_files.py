@@ -1,0 +1,119 @@
+"""Model files that are not there, or not whole: their model is told of by name, and the others are served. F16."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from core.settings import ROOT, Settings
+from tests.faults.load import ask, expected_answer, new_prompt, start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack
+from tests.stack import clean_environment, wait_for
+
+pytestmark = pytest.mark.timeout(180)
+
+DEMO = ROOT / "models" / "demo.gguf"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
+    """Four models: a fake, one that is whole, one without its file, and one whose file was cut short."""
+    stack = FaultStack(tmp_path_factory.mktemp("model-files"), MILLRACE_SILENCE_SECONDS="3")
+    models = stack.folder / "models"
+    for name in ("whole", "lost", "short"):
+        (models / f"{name}.yaml").write_text(f"name: {name}\nparameters: {{model: {name}.gguf}}\nslots: 2\n")
+    shutil.copyfile(DEMO, models / "whole.gguf")
+    (models / "short.gguf").write_bytes(DEMO.read_bytes()[: DEMO.stat().st_size // 2])
+    with stack:
+        yield stack
+
+
+def checks(stack: FaultStack) -> dict[str, str]:
+    answer: dict[str, Any] = httpx2.get(f"{stack.url}/readyz", timeout=30).json()
+    return {name: said for name, said in answer["checks"].items() if said != "ok"}
+
+
+def num_deaths(stack: FaultStack, model: str) -> int:
+    return int(stack.query("SELECT count(*) FROM engine_crashes WHERE model = :model", model=model)[0][0])
+
+
+def check_serves(stack: FaultStack, oracle: Oracle) -> None:
+    prompt = new_prompt()
+    assert stack.insist(lambda: ask(stack, prompt)) == expected_answer(prompt)
+    assert wait_batch(stack, start_batch(stack, 8)) == "completed"
+    oracle.check()
+
+
+@pytest.fixture(scope="module")
+def watching(served: FaultStack) -> Iterator[Oracle]:
+    oracle = Oracle(served)
+    yield oracle
+    oracle.close()
+
+
+def test_models_whose_files_are_missing_or_cut_short_are_named_and_the_others_are_served(
+    served: FaultStack, watching: Oracle
+) -> None:
+    """F16: at boot. Each was tried once: there is no storm of restarts."""
+    assert "Not loaded, see" in served.process.said
+    assert served.process.said.count("lost, short") == 1
+    wait_for(lambda: len(checks(served)) == 2, "the other two are ready", 30)
+    said = checks(served)
+    none = "no chat worker serves it; its engine's last words: "
+    assert said["model lost"] == none + "There is no model file lost.gguf."
+    assert said["model short"] == none + "short.gguf is not a model that llama.cpp can load."
+    metrics = served.process.metrics()
+    for model, is_ready in (("fake", 1), ("whole", 1), ("lost", 0), ("short", 0)):
+        assert f'millrace_model_ready{{model="{model}"}} {is_ready}.0' in metrics
+    check_serves(served, watching)
+    assert (num_deaths(served, "lost"), num_deaths(served, "short")) == (1, 1)
+    log = dict(served.logs())["worker.log"]
+    assert "There is no model file" in log
+
+
+def test_a_model_whose_file_vanishes_is_served_again_when_it_is_back(served: FaultStack, watching: Oracle) -> None:
+    """F16: while it is served. Its engine is started again ever more slowly, and nobody has to do anything."""
+    file = served.folder / "models" / "whole.gguf"
+    away = file.rename(file.with_suffix(".away"))
+    served.process.find("engine.server", '"model":"whole"').kill()
+    wait_for(lambda: "There is no model file whole.gguf." in checks(served).get("model whole", ""), "it is said", 30)
+    check_serves(served, watching)
+    assert num_deaths(served, "whole") < 20
+    away.rename(file)
+    wait_for(lambda: "model whole" not in checks(served), "it is served again", 60)
+
+
+@pytest.mark.parametrize("program", ["worker", "serve"])
+def test_with_no_model_left_it_ends_with_a_message_that_names_the_file(
+    program: str, settings: Settings, database: object, tmp_path: Path
+) -> None:
+    """F16: the only model's file is missing."""
+    models = tmp_path / "lost-models"
+    models.mkdir()
+    (models / "lost.yaml").write_text("name: lost\nparameters: {model: lost.gguf}\n")
+    environment = {
+        "MILLRACE_STATE_DIR": str(tmp_path / "state"),
+        "MILLRACE_MODELS_DIR": str(models),
+        "DATABASE_URL": settings.database_url or "",
+        "REDIS_URL": settings.redis_url or "",
+        "MILLRACE_PORT": "0",
+    }
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("millrace")), program, "--device", "cpu"],
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1
+    assert str(models / "lost.gguf") in done.stderr
+    assert "Traceback" not in done.stderr
