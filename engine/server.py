@@ -50,6 +50,7 @@ from engine.messages import (
     Welcome,
 )
 from engine.prompts import PromptEncoder
+from engine.stderr import complain
 from engine.watchdog import Watchdog
 
 TICK_SECONDS: Final = 0.5
@@ -124,7 +125,7 @@ class Server:
             try:
                 self._dispatch(decoder.decode(socket.recv()))
             except msgspec.MsgspecError as error:
-                sys.stderr.write(f"a message that is not ours was dropped: {error}\n")
+                complain(f"a message that is not ours was dropped: {error}\n")
 
     def _dispatch(self, message: ToEngine) -> None:
         match message:
@@ -158,7 +159,7 @@ class Server:
         except EngineError as error:
             self._refuse(client, request.id, error)
         except Exception:  # one request must not end the thread that all others need
-            traceback.print_exc(file=sys.stderr)
+            complain(traceback.format_exc())
             self._refuse(client, request.id, EngineError())
         finally:
             self._ledger.note(page, [])
@@ -232,7 +233,7 @@ def _whole(work: Callable[[], None], code: Exit) -> None:
     except MemoryError:
         _out_of_memory()
     except BaseException:
-        traceback.print_exc(file=sys.stderr)
+        complain(traceback.format_exc())
         give_up(code, f"the thread {threading.current_thread().name} has ended")
 
 
