@@ -1,9 +1,14 @@
-"""Logging: events with fields, JSON in services, coloured on a terminal; never a prompt, a key or a DSN."""
+"""Logging: events with fields, JSON in services, coloured on a terminal; never a prompt, a key or a DSN.
+
+A line that cannot be written is lost: logs lie on the disk that gets full, and nobody's work may end over that.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
+from contextlib import suppress
+from typing import TextIO, cast
 
 import structlog
 
@@ -23,7 +28,25 @@ def configure_logging(level: str = "info") -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(sys.stderr))),  # it only writes and flushes
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(numeric, logging.WARNING), stream=sys.stderr, force=True)
+
+
+class _Lossy:
+    """A stream whose failures nobody hears of. The standard library's handlers are like that by themselves."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """All of it, or not."""
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """As far as it goes."""
+        with suppress(OSError):
+            self._stream.flush()

@@ -454,7 +454,8 @@ class WebhookDelivery(Base):
 class Validation(Base):
     """A question of somebody who waits: what is wrong with this file? Entered by the api, which removes it once answered.
 
-    `report` is a clerk's answer: a `core.wire.batch_validation.BatchValidation`; or `failure`, why there is none.
+    `report` is a clerk's answer: a `core.wire.batch_validation.BatchValidation`; or `failure`, why there is none. Until then a
+    clerk that is at it moves `claimed_until` on.
     """
 
     __tablename__ = "validations"
@@ -464,6 +465,7 @@ class Validation(Base):
     endpoint: Mapped[str | None]
     report: Mapped[str | None]
     failure: Mapped[str | None]
+    claimed_until: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)
 
     __table_args__ = (CheckConstraint("report IS NULL OR failure IS NULL", name="answer"),)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any, Final
 
-from sqlalchemy import Delete, Insert, Select, Update, delete, func, insert, select, update
+from sqlalchemy import Delete, Insert, Select, Update, delete, func, insert, or_, select, update
 
 from core.states import BatchState, ShardState
 from db.tables import Batch, Shard, Validation
 
 _RECENT: Final = 20
+_IS_OPEN: Final = Validation.report.is_(None) & Validation.failure.is_(None)
+_IS_FREE: Final = or_(Validation.claimed_until.is_(None), Validation.claimed_until < func.now())
 
 
 def insert_validation(**columns: Any) -> Insert:  # Any: the columns' own types
@@ -18,32 +20,44 @@ def insert_validation(**columns: Any) -> Insert:  # Any: the columns' own types
     return insert(Validation).values(**columns)
 
 
-def find_question(validation_id: str) -> Select[str, str | None]:
-    """File and endpoint of a question nobody has answered."""
-    return select(Validation.file_id, Validation.endpoint).where(
-        Validation.id == validation_id, Validation.report.is_(None), Validation.failure.is_(None)
+def claim_question(validation_id: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Take a question that nobody has answered or is at; returns its file and endpoint, or no row."""
+    return (
+        update(Validation)
+        .where(Validation.id == validation_id, _IS_OPEN, _IS_FREE)
+        .values(claimed_until=func.now() + lease)
+        .returning(Validation.file_id, Validation.endpoint)
+    )
+
+
+def renew_claim(validation_id: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
+    """Go on holding it; no row when nobody asks any more."""
+    return (
+        update(Validation)
+        .where(Validation.id == validation_id, _IS_OPEN)
+        .values(claimed_until=func.now() + lease)
+        .returning(Validation.id)
     )
 
 
 def waiting(tenant_id: str) -> Select[int]:
     """How many questions of the tenant nobody has answered."""
-    unanswered = Validation.report.is_(None) & Validation.failure.is_(None)
-    return select(func.count()).where(Validation.tenant_id == tenant_id, unanswered)
+    return select(func.count()).where(Validation.tenant_id == tenant_id, _IS_OPEN)
 
 
 def open_questions(age: timedelta, limit: int) -> Select[str]:
-    """Questions that nobody has answered for so long."""
+    """Questions that nobody has answered for so long, and nobody is at."""
     return (
         select(Validation.id)
-        .where(Validation.report.is_(None), Validation.failure.is_(None), Validation.created_at < func.now() - age)
+        .where(_IS_OPEN, _IS_FREE, Validation.created_at < func.now() - age)
         .order_by(Validation.created_at)
         .limit(limit)
     )
 
 
 def answer(validation_id: str, *, report: str | None, failure: str | None) -> Update:
-    """Whoever asked may have left meanwhile: then there is no row."""
-    return update(Validation).where(Validation.id == validation_id).values(report=report, failure=failure)
+    """The first answer stays. Whoever asked may have left meanwhile: then there is no row."""
+    return update(Validation).where(Validation.id == validation_id, _IS_OPEN).values(report=report, failure=failure)
 
 
 def find_answer(validation_id: str) -> Select[str | None, str | None]:

@@ -103,7 +103,7 @@ class Embedder(Protocol):
         """The longest prompt."""
 
     def embed(self, prompts: list[list[int]]) -> NDArray[np.float32]:
-        """(prompts, dimensions), each of length 1. Raises PromptTooLong before anything is computed, or DecodeFailed."""
+        """(prompts, dimensions), each of length 1. No prompt is longer than `max_tokens`. Raises DecodeFailed."""
 
 
 class Backend(Protocol):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engine.backend import Embedder, Tokenizer
-from engine.errors import EngineError, InvalidPrompt
+from engine.errors import EngineError, InvalidPrompt, PromptTooLong
 from engine.messages import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt, Usage
 from engine.plan import Plan, Sampled, Shift
 from engine.sequence import Sequence
@@ -23,9 +23,16 @@ _TINY: Final = np.float32(1e-12)
 _PIECE: Final = 32
 
 
-def encode_inputs(request: EmbedRequest, tokenizer: Tokenizer) -> list[list[int]]:
-    """Token ids of each input, with the marks the model puts around a text; raises InvalidPrompt. Any thread may call it."""
-    return [_encode(prompt, tokenizer) for prompt in request.inputs]
+def encode_inputs(request: EmbedRequest, tokenizer: Tokenizer, max_tokens: int) -> list[list[int]]:
+    """Token ids of each input, with the marks the model puts around a text. Any thread may call it.
+
+    Raises InvalidPrompt, and PromptTooLong for one of more than `max_tokens`: before anything is computed for the others.
+    """
+    prompts = [_encode(prompt, tokenizer) for prompt in request.inputs]
+    if (longest := max(map(len, prompts), default=0)) > max_tokens:
+        message = f"An input has {longest} tokens, and this model embeds {max_tokens} at most."
+        raise PromptTooLong(message, param="input")
+    return prompts
 
 
 @dataclass(slots=True, eq=False)

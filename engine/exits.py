@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from enum import IntEnum
 from typing import NoReturn
 
@@ -19,5 +20,6 @@ class Exit(IntEnum):
 
 def give_up(code: Exit, words: str) -> NoReturn:
     """End the process from any thread, now: what it was at is in the ledger, and nothing else of it can be relied on."""
-    os.write(2, f"{words}; the engine gives up\n".encode())
+    with suppress(OSError):  # a full disk under the log must not keep it alive
+        os.write(2, f"{words}; the engine gives up\n".encode())
     os._exit(code)

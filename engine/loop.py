@@ -7,7 +7,6 @@ Knows sequences and their outputs; nothing of sockets. Everyone else hands it va
 from __future__ import annotations
 
 import queue
-import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, Fin
 from engine.plan import Plan, Sampled
 from engine.scheduler import Scheduler
 from engine.sequence import Sequence
+from engine.stderr import complain
 
 Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
@@ -266,7 +266,7 @@ class Engine:
         """A step failed: what ran is told so, the memory is cleared, those who waited go on."""
         known = isinstance(error, EngineError)
         if not isinstance(error, DecodeFailed):
-            traceback.print_exc(file=sys.stderr)
+            complain(traceback.format_exc())
         message = str(error) if known else "The engine failed while it ran this request."
         for key in {sequence.key for sequence in self.scheduler.running}:
             self._fail(key, EngineError(message))

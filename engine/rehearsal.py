@@ -45,19 +45,26 @@ class Budget:
 
 
 class Rehearsal:
-    """Of one model. `template` overrides the model's own."""
+    """Of one model. `template` overrides the model's own; an input to embed has `embed_tokens` at most."""
 
     def __init__(
-        self, tokenizer: Tokenizer, constraints: ConstraintTrials, *, template: str | None, context_size: int
+        self,
+        tokenizer: Tokenizer,
+        constraints: ConstraintTrials,
+        *,
+        template: str | None,
+        context_size: int,
+        embed_tokens: int,
     ) -> None:
         self._tokenizer = tokenizer
+        self._embed_tokens = embed_tokens
         self._encoder = PromptEncoder(tokenizer, template=template, context_size=context_size)
         self._constraints = constraints
 
     def run(self, request: Request | EmbedRequest) -> Rehearsed:
         """Raises what the engine would refuse it with."""
         if isinstance(request, EmbedRequest):
-            return Rehearsed(sum(map(len, encode_inputs(request, self._tokenizer))))
+            return Rehearsed(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
         prompt = self._encoder.encode(request)
         spec = self._encoder.answers.spec(request, prompt)
         try:

@@ -29,7 +29,7 @@ from engine.constraints import Grammars
 from engine.embedding import encode_inputs
 from engine.errors import EngineError, InvalidPrompt, ModelFailed
 from engine.exits import Exit, give_up
-from engine.fake import FakeBackend, FakeDecoder
+from engine.fake import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.intake import Intake
 from engine.ledger import Ledger, Page
 from engine.loop import Add, Call, Command, Embed, Engine, Output, Show, Stop
@@ -50,6 +50,7 @@ from engine.messages import (
     Welcome,
 )
 from engine.prompts import PromptEncoder
+from engine.stderr import complain
 from engine.watchdog import Watchdog
 
 TICK_SECONDS: Final = 0.5
@@ -124,7 +125,7 @@ class Server:
             try:
                 self._dispatch(decoder.decode(socket.recv()))
             except msgspec.MsgspecError as error:
-                sys.stderr.write(f"a message that is not ours was dropped: {error}\n")
+                complain(f"a message that is not ours was dropped: {error}\n")
 
     def _dispatch(self, message: ToEngine) -> None:
         match message:
@@ -158,7 +159,7 @@ class Server:
         except EngineError as error:
             self._refuse(client, request.id, error)
         except Exception:  # one request must not end the thread that all others need
-            traceback.print_exc(file=sys.stderr)
+            complain(traceback.format_exc())
             self._refuse(client, request.id, EngineError())
         finally:
             self._ledger.note(page, [])
@@ -170,9 +171,9 @@ class Server:
     def _command(self, client: str, request: Request | EmbedRequest) -> Command:
         """What the loop is told to do; raises an EngineError."""
         if isinstance(request, EmbedRequest):
-            if self._backend.embedder is None:
+            if (embedder := self._backend.embedder) is None:
                 raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
-            return Embed(client, request, encode_inputs(request, self._backend.tokenizer))
+            return Embed(client, request, encode_inputs(request, self._backend.tokenizer, embedder.max_tokens))
         if not self._info.slots:
             raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
         return Add(self._intake.sequences(client, request))
@@ -232,7 +233,7 @@ def _whole(work: Callable[[], None], code: Exit) -> None:
     except MemoryError:
         _out_of_memory()
     except BaseException:
-        traceback.print_exc(file=sys.stderr)
+        complain(traceback.format_exc())
         give_up(code, f"the thread {threading.current_thread().name} has ended")
 
 
@@ -249,9 +250,8 @@ def load_backend(config: EngineConfig) -> Backend:
     """The model the config names; raises ModelFailed."""
     if config.backend is BackendKind.FAKE:
         spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
-        return FakeBackend(
-            FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare), embeds=config.embeddings
-        )
+        decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
+        return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
     from engine.llama.backend import LlamaBackend  # llama.cpp loads only where it is used
 

@@ -1,7 +1,8 @@
 """Chat templates: from messages to the text a model was trained on.
 
 Knows Jinja and strings. Templates come from the GGUF or from the operator, never from a request; they run in a sandbox, and
-a render is cut off when it is too long or takes too long (checked between pieces: one endless expression is not caught).
+a render is cut off when it is longer than any context or takes too long (checked between pieces: one endless expression is not
+caught).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import jinja2
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from engine.errors import TemplateFailed
+from engine.errors import PromptTooLong, TemplateFailed
 from engine.tool_formats import shows_tools
 
 # Of models that bring no template: the one most others follow.
@@ -51,7 +52,8 @@ class ChatTemplate:
         self._max_characters = max_characters
 
     def render(self, messages: list[Message], template_kwargs: dict[str, Any], tools: list[Tool] | None = None) -> str:
-        """The prompt, ready for the assistant to speak; raises TemplateFailed, also for tools the template ignores."""
+        """The prompt, ready for the assistant to speak. Raises PromptTooLong, and TemplateFailed, also for tools the template
+        ignores."""
         if tools and not shows_tools(self.source):
             raise TemplateFailed(_NO_TOOLS, param="tools")
         values = {**template_kwargs, **self._tokens, "messages": messages, "tools": tools or None}
@@ -60,8 +62,14 @@ class ChatTemplate:
             for part in self._template.generate(values, add_generation_prompt=True):
                 parts.append(part)
                 length += len(part)
-                if length > self._max_characters or time.monotonic() > deadline:
-                    raise TemplateFailed("The rendered prompt is too long.", param="messages")
+                if length > self._max_characters:
+                    most = self._max_characters
+                    message = f"The prompt has more than {most} characters, more than this model's context holds."
+                    raise PromptTooLong(f"{message} Shorten the messages.", param="messages")
+                if time.monotonic() > deadline:
+                    raise TemplateFailed(
+                        "The model's chat template takes too long for these messages.", param="messages"
+                    )
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
             reason = str(error) or type(error).__name__
             message = f"The model's chat template does not accept these messages: {reason}"

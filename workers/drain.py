@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 import structlog
@@ -52,7 +53,8 @@ class Drain:
             self._is_hurried.clear()
             self._wait_idle(began + self._seconds - 1)
         self._consumer.close()
-        sys.stderr.flush()
+        with suppress(OSError):  # the log's disk may be full
+            sys.stderr.flush()
         os._exit(0)  # Celery would wait for its threads, and for a broker that may be gone
 
     def _wait_idle(self, until: float) -> None:

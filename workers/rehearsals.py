@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Final, NamedTuple
 
 from llguidance import LLTokenizer
 
@@ -69,25 +69,34 @@ class Rehearsals:
         self._warden.close()
 
     def _load(self, model: ModelConfig) -> Rehearsal:
-        tokenizer, for_grammars = _vocabulary(model)
+        tokenizer, for_grammars, embed_tokens = _vocabulary(model)
         grammars = Grammars(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, warden=self._warden)
         rehearsal = Rehearsal(
             tokenizer,
             ConstraintTrials(grammars, self._budget),
             template=model.chat_template,
             context_size=model.context_size,
+            embed_tokens=embed_tokens,
         )
         self._by_model[model.name] = rehearsal
         return rehearsal
 
 
-def _vocabulary(model: ModelConfig) -> tuple[Tokenizer, Callable[[], LLTokenizer]]:
-    """Of a model, and what makes its other half, for constraints."""
+class _Vocabulary(NamedTuple):
+    """`for_grammars` makes its other half; `embed_tokens` is the longest input that its model embeds."""
+
+    tokenizer: Tokenizer
+    for_grammars: Callable[[], LLTokenizer]
+    embed_tokens: int
+
+
+def _vocabulary(model: ModelConfig) -> _Vocabulary:
     if model.backend is ModelBackend.FAKE:
         fake = FakeTokenizer()
-        return fake, partial(fake_grammar_tokenizer, fake)
+        return _Vocabulary(fake, partial(fake_grammar_tokenizer, fake), model.context_size)
     tokenizer = load_vocabulary(model.parameters.model)
-    return tokenizer, partial(grammar_tokenizer, tokenizer)
+    embed_tokens = min(model.context_size, tokenizer.trained_context or model.context_size)
+    return _Vocabulary(tokenizer, partial(grammar_tokenizer, tokenizer), embed_tokens)
 
 
 def _rehearse(rehearsal: Rehearsal, exchange: Exchange, ask: Ask) -> Rehearsed:

@@ -7,7 +7,6 @@ Encoders such as BERT have no memory and see their text in both directions; llam
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Iterator
 from typing import Any, Final
@@ -17,10 +16,11 @@ import numpy as np
 
 from engine.config import EngineConfig, Pooling
 from engine.embedding import Vectors, normalised
-from engine.errors import DecodeFailed, ModelFailed, PromptTooLong
+from engine.errors import DecodeFailed, ModelFailed
 from engine.llama.batch import Batch
 from engine.llama.kv import set_kv
 from engine.llama.lora import attach
+from engine.llama.metadata import metadata
 
 _MAX_SEQUENCES: Final = 32
 _POOLING: Final = {
@@ -49,11 +49,7 @@ class LlamaEmbedder:
 
     def embed(self, prompts: list[list[int]]) -> Vectors:
         """See `engine.backend.Embedder`."""
-        longest = max(map(len, prompts), default=0)
-        if longest > self.max_tokens:
-            raise PromptTooLong(
-                f"An input has {longest} tokens, and this model embeds {self.max_tokens} at most.", param="input"
-            )
+        assert max(map(len, prompts), default=0) <= self.max_tokens, "checked before it came here"
         vectors = np.empty((len(prompts), self.dimensions), np.float32)
         at = 0
         for group in self._groups(prompts):
@@ -124,15 +120,9 @@ class LlamaEmbedder:
 
 def _pooling(model: Any, pooling: Pooling) -> int:  # Any: a pointer
     """llama.cpp's number for a way to pool. Left to itself it would not pool where the model does not say how."""
-    own = _metadata(model, f"{_metadata(model, 'general.architecture')}.pooling_type")
+    own = metadata(model, "{}.pooling_type")
     if pooling is Pooling.AUTO and own == str(llama.LLAMA_POOLING_TYPE_RANK):
         raise ModelFailed("This model ranks texts and has no embeddings, unless `pooling` in its file says how.")
     if pooling is Pooling.AUTO and own in ("", str(llama.LLAMA_POOLING_TYPE_NONE)):
         pooling = Pooling.MEAN
     return _POOLING[pooling]
-
-
-def _metadata(model: Any, key: str) -> str:  # Any: a pointer
-    """A value of the GGUF as text; empty where there is none."""
-    buffer = ctypes.create_string_buffer(64)
-    return buffer.value.decode() if llama.llama_model_meta_val_str(model, key.encode(), buffer, 64) >= 0 else ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from functools import cache
 from typing import Any, Final
 
 import llama_cpp as llama
+
+from engine.stderr import complain
 
 _ERROR_LEVEL: Final = 4
 
@@ -16,7 +17,7 @@ _ERROR_LEVEL: Final = 4
 def _log(level: int, text: bytes, _: Any) -> None:  # Any: a pointer
     """llama.cpp is talkative; only errors are worth a line. It never prints prompts."""
     if level == _ERROR_LEVEL:
-        sys.stderr.write(text.decode(errors="replace"))
+        complain(text.decode(errors="replace"))
 
 
 @cache

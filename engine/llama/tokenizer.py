@@ -7,6 +7,8 @@ from typing import Any, Final
 
 import llama_cpp as llama
 
+from engine.llama.metadata import metadata
+
 _MAX_PIECE: Final = 512
 
 
@@ -25,6 +27,7 @@ class LlamaTokenizer:
         )
         template = llama.llama_model_chat_template(model, None)
         self.chat_template = template.decode() if template else None
+        self.trained_context = int(metadata(model, "{}.context_length") or 0)  # tokens; 0: the file does not say
 
     @property
     def end_tokens(self) -> list[int]:

@@ -17,6 +17,7 @@ from engine.embedding import EmbeddingJobs, encode_inputs, normalised, shortened
 from engine.errors import InvalidPrompt, PromptTooLong
 from engine.fake import FakeEmbedder, FakeTokenizer
 from engine.llama.embedder import LlamaEmbedder
+from engine.llama.vocabulary import load_vocabulary
 from engine.messages import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt
 from tests.engine.loaded import loaded
 from tests.engine.tiny_models import WIDTH, TinyModel, write_tiny_lora
@@ -107,14 +108,21 @@ def test_an_encoder_sees_what_comes_after(tiny_models: Models) -> None:
     assert changes[TinyModel.LLAMA] < 1e-3 < changes[TinyModel.BERT]
 
 
-def test_a_prompt_that_is_too_long_is_refused_before_it_costs_anything(tiny_models: Models) -> None:
-    with embedder(tiny_models[TinyModel.LLAMA]) as opened:
-        assert opened.embed([[70] * 128]).shape == (1, WIDTH)
-        with pytest.raises(PromptTooLong, match="129 tokens.* 128 at most") as refused:
-            opened.embed([[70], [70] * 129])
+def test_a_prompt_that_is_too_long_is_refused_before_it_costs_anything() -> None:
+    asked = request(TokenPrompt(tokens=[70]), TokenPrompt(tokens=[70] * 129))
+    with pytest.raises(PromptTooLong, match="129 tokens.* 128 at most") as refused:
+        encode_inputs(asked, FakeTokenizer(), 128)
     assert refused.value.param == "input"
+    assert len(encode_inputs(asked, FakeTokenizer(), 129)) == 2
+
+
+def test_a_prompt_is_as_long_as_the_context_and_the_models_positions_allow(tiny_models: Models) -> None:
+    with embedder(tiny_models[TinyModel.LLAMA]) as opened:
+        assert opened.max_tokens == 128
+        assert opened.embed([[70] * 128]).shape == (1, WIDTH)
     with embedder(tiny_models[TinyModel.BERT], context_size=4096) as opened:
         assert opened.max_tokens == 512  # the encoder knows no further positions
+        assert load_vocabulary(tiny_models[TinyModel.BERT]).trained_context == 512, "known without weights too"
 
 
 def test_adapters_change_embeddings_too(tiny_models: Models, tmp_path: Path) -> None:
@@ -135,7 +143,7 @@ def request(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) ->
 def answer(asked: EmbedRequest) -> Embedded:
     """What the loop answers; a refusal is raised as the engine's own error."""
     jobs = EmbeddingJobs(FAKE)
-    jobs.add("c", asked, encode_inputs(asked, FakeTokenizer()))
+    jobs.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
     while (turn := jobs.turn()) is not None:
         client, ended = turn
         assert client == "c"

@@ -64,7 +64,7 @@ def rehearsing(
     vocabulary: Any = partial(fake_grammar_tokenizer if is_fake else grammar_tokenizer, tokenizer)
     with closing(Grammars(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, warden=warden)) as grammars:
         trials = ConstraintTrials(grammars, budget or Budget(), clock)
-        yield Rehearsal(tokenizer, trials, template=template, context_size=context_size)
+        yield Rehearsal(tokenizer, trials, template=template, context_size=context_size, embed_tokens=context_size)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,8 @@ from typing import Any
 import jinja2
 import pytest
 
-from engine.errors import InvalidPrompt, TemplateFailed
+from engine import template
+from engine.errors import InvalidPrompt, PromptTooLong, TemplateFailed
 from engine.fake import FakeTokenizer
 from engine.messages import ChatPrompt, Request, Sampling, ToolChoice, ToolMode
 from engine.prompts import PromptEncoder
@@ -37,6 +38,24 @@ def test_a_model_without_a_template_gets_chatml_and_no_invented_system_block() -
 def test_templates_get_the_tokens_the_date_and_their_own_arguments() -> None:
     source = "{{ bos_token }}{{ eos_token }}{{ strftime_now('%Y')|length }}{{ enable_thinking }}"
     assert make(source).render(HELLO, {"enable_thinking": False}) == "<s></s>4False"
+
+
+def test_a_prompt_longer_than_any_context_is_too_long_and_not_the_templates_fault() -> None:
+    loop = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    fits, endless = [{"role": "user", "content": "x" * 50}] * 2, [{"role": "user", "content": "x" * 50}] * 100_000
+    assert len(make(loop, max_characters=100).render(fits, {})) == 100
+    with pytest.raises(PromptTooLong, match="more than 100 characters") as caught:
+        make(loop, max_characters=100).render(endless, {})
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    encoder = PromptEncoder(FakeTokenizer(), template=None, context_size=128)
+    with pytest.raises(PromptTooLong, match="characters"):
+        encoder.encode(Request(id="r", prompt=ChatPrompt(messages=[{"role": "user", "content": "word " * 200_000}])))
+
+
+def test_a_template_that_takes_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template, "_RENDER_SECONDS", -1.0)
+    with pytest.raises(TemplateFailed, match="takes too long"):
+        make(None).render(HELLO, {})
 
 
 def test_arguments_of_tool_calls_become_objects() -> None:
@@ -78,7 +97,7 @@ ATTACKS = {
 
 @pytest.mark.parametrize("source", ATTACKS.values(), ids=ATTACKS.keys())
 def test_a_hostile_template_only_hurts_its_own_requests(source: str) -> None:
-    with pytest.raises(TemplateFailed):
+    with pytest.raises((TemplateFailed, PromptTooLong)):
         make(source).render(HELLO, {})
 
 

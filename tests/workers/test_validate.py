@@ -17,6 +17,7 @@ from engine.llama.vocabulary import load_vocabulary
 from engine.messages import ChatPrompt, Request
 from engine.prompts import PromptEncoder
 from engine.rehearsal import Budget
+from tests.engine.tiny_models import ENCODER_CONTEXT, TinyModel, write_tiny_model
 from tests.stack import batch_lines, write_lines
 from tests.wrong_lines import EXPECTED, told, write_wrong_lines
 from workers.validate import first_endpoint, validate
@@ -81,6 +82,36 @@ def test_an_answer_has_the_room_its_prompt_leaves(tmp_path: Path) -> None:
     assert room["brief"].prompt_tokens == 2 * prompt
     assert room["brief"].max_output_tokens == 3 * 7 + 128 - prompt
     assert room["fake"].max_output_tokens == 4096 - prompt
+
+
+def test_inputs_that_a_model_cannot_embed_are_found(tmp_path: Path) -> None:
+    embeds = ModelCatalog([ModelConfig(name="embeds", backend="fake", context_size=128, embeddings=True)])
+    inputs: list[Any] = ["short", "x" * 200, ["short", "x" * 127], [[70] * 128, [70] * 129]]
+    lines = [
+        {
+            "custom_id": f"line-{number}",
+            "method": "POST",
+            "url": "/v1/embeddings",
+            "body": {"model": "embeds", "input": each},
+        }
+        for number, each in enumerate(inputs)
+    ]
+    report = check(write_lines(tmp_path / "in.jsonl", lines), embeds, endpoint=None)
+    assert told([error.model_dump() for error in report.errors]) == [
+        (2, "context_length_exceeded", "body.input", "line"),
+        (4, "context_length_exceeded", "body.input", "line"),
+    ]
+    assert (report.lines_failing, report.lines_over_context, report.models[0].lines) == (2, 2, 2)
+
+
+def test_the_longest_input_is_known_of_a_model_without_its_weights(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "bert.gguf", TinyModel.BERT)
+    bert = ModelConfig(name="bert", embeddings=True, context_size=4096, parameters=Parameters(model=str(path)))
+    body = {"model": "bert", "input": [[70] * (ENCODER_CONTEXT + 1)]}
+    lines = [{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": body}]
+    report = check(write_lines(tmp_path / "in.jsonl", lines), ModelCatalog([bert]), endpoint=None)
+    assert [error.code for error in report.errors] == ["context_length_exceeded"]
+    assert f"{ENCODER_CONTEXT} at most" in report.errors[0].message
 
 
 def test_tokens_are_those_of_the_models_own_vocabulary_and_template() -> None:

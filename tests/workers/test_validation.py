@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 
 from core import ids
 from core.wire.batch_validation import BatchValidation
-from db import batches, validations
+from db import validations
 from db.tables import Validation
 from tests.stack import batch_lines
-from workers.context import ClerkContext
+from workers.context import ClerkContext, Database
 from workers.validation import answer_validation
 
 
@@ -71,12 +77,78 @@ def test_models_that_cannot_be_loaded_are_a_failure_and_not_a_crash(clerk: Clerk
     assert failure is not None
 
 
-def test_what_another_clerk_is_at_is_left_to_it(clerk: ClerkContext) -> None:
-    validation_id = asked(clerk, GOOD)
+def claimed(clerk: ClerkContext, validation_id: str, seconds: float = 60) -> bool:
     with clerk.database.begin() as connection:
-        assert connection.execute(batches.try_lock(validation_id)).scalar_one()
-        answer_validation(clerk, validation_id)
+        claim = validations.claim_question(validation_id, timedelta(seconds=seconds))
+        return connection.execute(claim).one_or_none() is not None
+
+
+def test_what_another_clerk_is_at_is_left_to_it_until_its_lease_is_over(clerk: ClerkContext) -> None:
+    validation_id = asked(clerk, GOOD)
+    assert claimed(clerk, validation_id, 60)
+    answer_validation(clerk, validation_id)
     assert answer(clerk, validation_id) == (None, None)
+    with clerk.database.begin() as connection:
+        assert not connection.execute(validations.open_questions(timedelta(0), 9)).all(), "the sweep leaves it too"
+        connection.execute(validations.renew_claim(validation_id, timedelta(0)))
+    with clerk.database.begin() as connection:
+        assert len(connection.execute(validations.open_questions(timedelta(0), 9)).all()) == 1
+    answer_validation(clerk, validation_id)
+    assert answer(clerk, validation_id)[0] is not None
+
+
+class Beats(Database):
+    """Counts transactions; says whether one is open."""
+
+    num_open = num_begun = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with super().begin() as connection:
+            self.num_open, self.num_begun = self.num_open + 1, self.num_begun + 1
+            try:
+                yield connection
+            finally:
+                self.num_open -= 1
+
+
+def test_no_transaction_is_open_while_a_file_is_looked_at_and_the_lease_is_renewed(
+    clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = Beats(clerk.database.engine)
+    open_meanwhile = []
+    communicate = subprocess.Popen.communicate
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        open_meanwhile.append(beats.num_open)
+        return communicate(*arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", watch)
+    quick = clerk.settings.model_copy(update={"heartbeat_seconds": 0.01})
+    validation_id = asked(clerk, GOOD)
+    answer_validation(replace(clerk, database=beats, settings=quick), validation_id)
+    assert answer(clerk, validation_id)[0] is not None
+    assert set(open_meanwhile) == {0}
+    assert beats.num_begun > 2, "claim, answer, and renewals"
+
+
+def test_when_nobody_asks_any_more_the_looking_ends(clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = []
+    communicate = subprocess.Popen.communicate
+    validation_id = asked(clerk, GOOD)
+
+    def leave(process: subprocess.Popen[str], **options: Any) -> Any:
+        processes.append(process)
+        with clerk.database.begin() as connection:
+            connection.execute(validations.forget_validation(validation_id))
+        return communicate(process, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", leave)
+    quick = clerk.settings.model_copy(update={"heartbeat_seconds": 0.001})
+    answer_validation(replace(clerk, settings=quick), validation_id)
+    assert processes[0].returncode == -signal.SIGKILL
+    with clerk.database.begin() as connection:
+        assert connection.execute(validations.find_answer(validation_id)).one_or_none() is None
 
 
 def test_an_answer_is_not_given_twice_and_a_question_taken_back_not_at_all(clerk: ClerkContext) -> None:

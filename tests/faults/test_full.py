@@ -1,0 +1,110 @@
+"""What is full: the disk under the file store and the logs, the disk under Postgres, the table of open files."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.faults.load import batch_content, start_batch, upload, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack
+from tests.stack import wait_for
+
+pytestmark = pytest.mark.timeout(120)
+
+
+class Disk:
+    """A small file system of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._filler = path / "filler"
+
+    def fill(self) -> None:
+        """Until nothing fits any more."""
+        with self._filler.open("ab", buffering=0) as stream:
+            for size in (1 << 20, 1 << 12, 1):
+                try:
+                    while True:
+                        stream.write(b"\0" * size)
+                except OSError:
+                    continue
+
+    def clear(self) -> None:
+        """There is room again."""
+        self._filler.unlink(missing_ok=True)
+
+
+@contextmanager
+def disk(path: Path, *, megabytes: int) -> Iterator[Disk]:
+    """Mounted at `path`; the test is skipped where that is not allowed."""
+    path.mkdir(mode=0o700, parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=700", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if done.returncode:
+        pytest.skip(f"mount is refused: {done.stderr.strip()}")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@contextmanager
+def watched(stack: FaultStack) -> Iterator[Oracle]:
+    """The oracle of a stack that is not the session's."""
+    oracle = Oracle(stack)
+    yield oracle
+    oracle.close()
+
+
+def dispatched_at(stack: FaultStack, batch_id: str) -> object:
+    """When somebody was last sent to do the batch's next step."""
+    return stack.query("SELECT dispatched_at FROM batches WHERE id = :id", id=batch_id)[0][0]
+
+
+def wait_tries(stack: FaultStack, batch_id: str, number: int = 2) -> None:
+    """A clerk is sent again and again: the tries before were in vain."""
+    for _ in range(number):
+        before = dispatched_at(stack, batch_id)
+        wait_for(lambda before=before: dispatched_at(stack, batch_id) != before, "another try", 20)  # type: ignore[misc]
+
+
+def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses_nothing(tmp_path: Path) -> None:
+    """F41: 507 and nothing half-written; what is there can be read; a batch that cannot write its files does so later."""
+    with (
+        disk(tmp_path / "state", megabytes=24) as full,
+        FaultStack(tmp_path, MILLRACE_FREE_DISK_BYTES="0") as stack,
+        watched(stack) as oracle,
+    ):
+        earlier = start_batch(stack, 4)
+        assert wait_batch(stack, earlier) == "completed"
+        waiting = upload(stack, batch_content(4))
+        batch_id = start_batch(stack, 16, max_tokens=300, ignore_eos=True)
+        full.fill()
+
+        with pytest.raises(openai.APIStatusError) as refused:
+            stack.client.files.create(file=("in.jsonl", batch_content(3000)), purpose="batch")
+        assert (refused.value.status_code, refused.value.code) == (507, "disk_full")
+        file_id = stack.client.batches.retrieve(earlier).output_file_id
+        assert file_id is not None
+        assert len(stack.client.files.content(file_id).content.splitlines()) == 4
+        late = stack.client.batches.create(
+            input_file_id=waiting, endpoint="/v1/chat/completions", completion_window="24h"
+        ).id
+        for each in (batch_id, late):
+            assert wait_batch(stack, each, "finalizing", timeout_seconds=60) == "finalizing"
+            wait_tries(stack, each)
+        wait_for(lambda: not list(stack.files.root.glob("*/*.part")), "nothing half-written is left", 20)
+
+        full.clear()
+        for each in (batch_id, late):
+            assert wait_batch(stack, each) == "completed"
+        oracle.check()
