@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Any, Final
 
 import msgspec
-import redis.asyncio as redis
 import structlog
 from redis.exceptions import RedisError
 
+from api.valkey import Unrepaired, valkey_client
 from core.events import Event, decode_event
 from core.queues import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
 
@@ -70,8 +70,8 @@ class Relay:
 
     def __init__(self, url: str, key_prefix: str) -> None:
         self._prefix = key_prefix
-        self.client = redis.Redis.from_url(url, socket_timeout=3, socket_connect_timeout=2)
-        self._listener = redis.Redis.from_url(url, socket_timeout=None, socket_connect_timeout=2)
+        self.client = valkey_client(url, socket_timeout=3, socket_connect_timeout=2)
+        self._listener = valkey_client(url, socket_timeout=None, socket_connect_timeout=2, retry=Unrepaired())
         self._pubsub: Any = None  # Any: redis-py's pub/sub has no types
         self._followers: dict[str, set[Subscription]] = {}
         self._lock = asyncio.Lock()
@@ -143,8 +143,8 @@ class Relay:
                 async for message in self._pubsub.listen():
                     if message["type"] == "message":
                         self._dispatch(message["data"])
-            except (RedisError, OSError) as error:
-                log.warning("relay_lost", reason=str(error))
+            except Exception as error:  # whatever it is: without a relay, every stream would be silent
+                log.warning("relay_lost", reason=str(error), kind=type(error).__name__)
             self.is_connected = False
             await asyncio.sleep(_RECONNECT_SECONDS)
 
