@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-import redis.asyncio as redis
 import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from api.valkey import valkey_client
 from core.errors import ApiError, Problem
 
 log = structlog.get_logger()
@@ -75,7 +75,7 @@ class RateLimiter:
 
     def __init__(self, url: str, key_prefix: str, clock: Callable[[], float] = time.time) -> None:
         retry = Retry(NoBackoff(), 0)
-        self.client = redis.Redis.from_url(
+        self.client = valkey_client(
             url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=retry
         )
         self._take: Any = self.client.register_script(_TAKE)  # Any: redis-py's scripts have no types

@@ -14,12 +14,12 @@ from types import TracebackType
 from typing import Any, Final
 
 import msgspec
-import redis.asyncio as redis
 import structlog
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from api.valkey import Unrepaired, valkey_client
 from core.events import Event, decode_event
 from core.queues import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
 
@@ -77,15 +77,9 @@ class Relay:
     def __init__(self, url: str, key_prefix: str, *, ping_seconds: float = _PING_SECONDS) -> None:
         self._prefix = key_prefix
         self._ping_seconds = ping_seconds
-        self.client, self._listener = (
-            redis.Redis.from_url(
-                url,
-                socket_timeout=_ANSWER_SECONDS,
-                socket_connect_timeout=_ANSWER_SECONDS,
-                retry=Retry(NoBackoff(), 0),
-            )
-            for _ in range(2)
-        )
+        limits = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
+        self.client = valkey_client(url, retry=Retry(NoBackoff(), 0), **limits)
+        self._listener = valkey_client(url, retry=Unrepaired(), **limits)
         self._pubsub: Any = None  # Any: redis-py's pub/sub has no types
         self._followers: dict[str, set[Subscription]] = {}
         self._lock = asyncio.Lock()
@@ -157,8 +151,8 @@ class Relay:
             try:
                 await self._connect()
                 await self._listen()
-            except (RedisError, OSError) as error:
-                log.warning("relay_lost", reason=str(error) or type(error).__name__)
+            except Exception as error:  # whatever it is: without a relay, every stream would be silent
+                log.warning("relay_lost", reason=str(error), kind=type(error).__name__)
             self.is_connected = False
             await asyncio.sleep(_RECONNECT_SECONDS)
 

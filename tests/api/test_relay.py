@@ -25,8 +25,8 @@ def subscription() -> Iterator[Subscription]:
     asyncio.run(relay.close())
 
 
-def event(seq: int) -> Event:
-    return Event(job="job", attempt=1, seq=seq, kind=EventKind.FRAMES, frames=[b"x"])
+def event(seq: int, job: str = "job") -> Event:
+    return Event(job=job, attempt=1, seq=seq, kind=EventKind.FRAMES, frames=[b"x"])
 
 
 def test_an_event_wakes_the_reader_that_waits_for_it(subscription: Subscription) -> None:
