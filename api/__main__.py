@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import sys
@@ -10,6 +11,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
+from api.leaving import say_goodbye
 from api.slow_clients import bounded_protocol
 from core.children import notify_ready
 from core.errors import MillraceError
@@ -37,8 +39,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the process was told to stop; streams have some time to end by themselves."""
-        self._app.state.millrace.leaving.set()
-        await super().shutdown(sockets)
+        goodbye = asyncio.create_task(say_goodbye(self._app.state.millrace))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            goodbye.cancel()
 
 
 def main() -> None:
