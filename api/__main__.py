@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.leaving import say_goodbye
-from api.slow_clients import bounded_protocol
+from api.slow_clients import bounded_protocol, drop_the_vanished
 from core.children import notify_ready
 from core.errors import MillraceError
 from core.logs import configure_logging
@@ -56,6 +56,7 @@ def main() -> None:
         sys.exit(f"millrace api: {error}")
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    drop_the_vanished(listener, settings.unread_seconds)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
@@ -65,7 +66,7 @@ def main() -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings.head_seconds),
+        http=bounded_protocol(settings.head_seconds, settings.unread_seconds),
         ws="none",
         access_log=False,
         log_level="warning",
