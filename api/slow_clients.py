@@ -84,7 +84,7 @@ def bounded_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToo
 
 
 def drop_the_vanished(listener: socket.socket, unread_seconds: float) -> None:
-    """Connections of this listener end when their client acknowledges nothing for twice this long, however little waits for it."""
+    """Connections of this listener end when their client acknowledges nothing for twice this long, however little waits."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * unread_seconds))
 
