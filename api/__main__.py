@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import socket
 import sys
@@ -10,7 +11,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.slow_clients import bounded_protocol
+from api.leaving import say_goodbye
+from api.slow_clients import bounded_protocol, drop_the_vanished
 from core.children import notify_ready
 from core.errors import MillraceError
 from core.logs import configure_logging
@@ -37,8 +39,11 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the process was told to stop; streams have some time to end by themselves."""
-        self._app.state.millrace.leaving.set()
-        await super().shutdown(sockets)
+        goodbye = asyncio.create_task(say_goodbye(self._app.state.millrace))
+        try:
+            await super().shutdown(sockets)
+        finally:
+            goodbye.cancel()
 
 
 def main() -> None:
@@ -51,6 +56,7 @@ def main() -> None:
         sys.exit(f"millrace api: {error}")
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    drop_the_vanished(listener, settings.unread_seconds)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
@@ -60,7 +66,7 @@ def main() -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings.head_seconds),
+        http=bounded_protocol(settings.head_seconds, settings.unread_seconds),
         ws="none",
         access_log=False,
         log_level="warning",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,11 +13,14 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from api.auth import KeyRing
 from api.errors import install_error_handlers
 from api.fleet import FleetNumbers
+from api.leaving import LastAnswers
 from api.limits import RateLimiter
 from api.metrics import Metrics
 from api.middleware import AnswerHeaders, TooLargeEnvelope
 from api.openapi import ERRORS, install_openapi
+from api.readers import Readers
 from api.relay import Relay
+from api.revoking import end_revoked
 from api.routes import (
     batch_control,
     batch_events,
@@ -61,9 +65,13 @@ def create_app(settings: Settings) -> FastAPI:
         _check_database(settings)
         app.state.millrace = state = _make_state(settings, metrics, fleet)
         await state.relay.start()
+        revoking = asyncio.create_task(
+            end_revoked(state.readers, state.database, settings.key_cache_seconds), name="revoking"
+        )
         try:
             yield
         finally:
+            revoking.cancel()
             await state.relay.close()
             await state.limiter.close()
             state.sender.close()
@@ -82,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(SlowBodies, pause_seconds=settings.body_pause_seconds)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # routes may raise it
     app.add_middleware(TooLargeEnvelope)
+    app.add_middleware(LastAnswers)
     app.add_middleware(AnswerHeaders, metrics=metrics)
     install_error_handlers(app)
     for module in _ROUTES:
@@ -108,14 +117,14 @@ def _make_state(settings: Settings, metrics: Metrics, fleet: FleetNumbers) -> Ap
     assert settings.database_url, "a process is started with the addresses it needs"
     assert settings.redis_url, "a process is started with the addresses it needs"
     database = async_database_engine(settings.database_url, pool_size=10)
-    limiter = RateLimiter(settings.redis_url, settings.key_prefix)
+    limiter, readers = RateLimiter(settings.redis_url, settings.key_prefix), Readers()
     return ApiState(
         settings=settings,
         database=database,
         relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True),
         catalog=load_models(settings.models_dir),
         files=FileStore(settings.files_root),
-        relay=Relay(settings.redis_url, settings.key_prefix),
+        relay=Relay(settings.redis_url, settings.key_prefix, readers),
         keys=KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys),
         limiter=limiter,
         streams=StreamSlots(limiter.client, settings.key_prefix),
@@ -123,4 +132,5 @@ def _make_state(settings: Settings, metrics: Metrics, fleet: FleetNumbers) -> Ap
         metrics=metrics,
         fleet=fleet,
         started_at=int(time.time()),
+        readers=readers,
     )

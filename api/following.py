@@ -14,6 +14,7 @@ import structlog
 from sqlalchemy import Row, Select
 from sqlalchemy.exc import SQLAlchemyError
 
+from api.readers import ToldToEnd
 from api.relay import Subscription
 from api.state import ApiState
 from core.errors import SERVER_ERROR, Problem
@@ -40,11 +41,15 @@ class Silence:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The job is over; `kind` is never FRAMES. `row` is there when it was read to find that out."""
+    """The job is over; `kind` is never FRAMES. `row` is there when it was read to find that out.
+
+    With `is_ours` it is only not followed any more, for the problem's reason; the job is still at it.
+    """
 
     kind: EventKind
     problem: Problem | None = None
     row: Row[*tuple[object, ...]] | None = None
+    is_ours: bool = False
 
 
 Item = Frames | Silence | Ended
@@ -115,6 +120,9 @@ class Follower:
                     if isinstance(item, Ended):
                         return
                 continue
+            except ToldToEnd as told:
+                yield Ended(EventKind.FAILED, told.problem, is_ours=True)
+                return
             async for item in self._take(event):
                 yield item
                 if isinstance(item, Ended):

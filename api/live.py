@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from functools import partial
+from typing import Final
 
 from fastapi import Request
 from fastapi.responses import Response
@@ -32,6 +33,8 @@ _TIMED_OUT = Problem(
     code="request_timeout",
 )
 
+_RETRY_SECONDS: Final = 5
+
 
 class LiveJob:
     """A submitted job and its follower. `close` cancels the job unless it has ended."""
@@ -48,7 +51,9 @@ class LiveJob:
         state, submission = self._state, self._submission
         if submission.asked.is_stream:
             await self._take_stream()
-        subscription = await self._stack.enter_async_context(state.relay.follow(submission.job_id))
+        subscription = await self._stack.enter_async_context(
+            state.relay.follow(submission.job_id, submission.caller.key_id)
+        )
         self._items = Follower(state, subscription, partial(find_job, submission.job_id, submission.tenant)).items()
         self._is_submitted = True
         is_sent = await submit(state, submission, durable=False)
@@ -68,22 +73,25 @@ class LiveJob:
     async def next(self) -> Item:
         """The next thing that happens."""
         item = await anext(self._items)
-        self._is_ended = isinstance(item, Ended)
+        self._is_ended = isinstance(item, Ended) and not item.is_ours
         return item
 
     async def items(self, first: Item) -> AsyncIterator[Item]:
         """Everything from its first item to its end."""
-        yield first
-        while not self._is_ended:
-            yield await self.next()
+        item = first
+        yield item
+        while not isinstance(item, Ended):
+            item = await self.next()
+            yield item
 
     async def close(self) -> None:
-        """Leave, and stop the job, unless it is this process that leaves: then the client may go on at `/v1/jobs/{id}/events`.
+        """Leave, and stop the job, unless it is this process that leaves: then a stream may go on at `/v1/jobs/{id}/events`.
 
         Safe to call twice.
         """
         await self._stack.aclose()
-        if self._is_submitted and not self._is_ended and not self._state.leaving.is_set():
+        goes_on = self._state.leaving.is_set() and self._submission.asked.is_stream
+        if self._is_submitted and not self._is_ended and not goes_on:
             self._is_ended = True
             await cancel(self._state, self._submission.job_id)
 
@@ -118,7 +126,7 @@ async def answer_now(request: Request, state: ApiState, submission: Submission, 
             await live.close()
             return Response(status_code=499)
         if isinstance(first, Ended) and first.kind is not EventKind.DONE:
-            raise ApiError(shape.problem(first.problem or cancelled_problem()))
+            raise _failure(shape.problem(first.problem or cancelled_problem()))
         if submission.asked.is_stream:
             return EventStream(_streamed(state, live, shape.stream(live, first)))
         assert isinstance(first, Ended), "a plain request's first event is its last"
@@ -128,6 +136,10 @@ async def answer_now(request: Request, state: ApiState, submission: Submission, 
         raise
     await live.close()
     return Response(shape.whole(answer), media_type="application/json")
+
+
+def _failure(problem: Problem) -> ApiError:
+    return ApiError(problem, {"Retry-After": str(_RETRY_SECONDS)} if problem.status == 503 else None)
 
 
 async def _first_event(live: LiveJob, state: ApiState) -> Item:

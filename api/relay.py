@@ -19,6 +19,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from api.readers import Reader, Readers
 from api.valkey import Unrepaired, valkey_client
 from core.events import Event, decode_event
 from core.queues import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
@@ -31,25 +32,24 @@ _ANSWER_SECONDS: Final = 1.0
 _PING_SECONDS: Final = 2.0
 
 
-class Subscription:
+class Subscription(Reader):
     """A follower's queue, for one reader. Use as a context manager; leaving it unsubscribes.
 
     A list and a future, since thousands of them are idle: an `asyncio.Queue` holds 2.5 KB while it is empty.
     """
 
-    def __init__(self, relay: Relay, job_id: str) -> None:
+    def __init__(self, relay: Relay, job_id: str, key_id: str | None = None) -> None:
+        super().__init__(key_id)
         self.job_id = job_id
         self._relay = relay
         self._events: list[Event] = []
-        self._arrival: asyncio.Future[None] | None = None
         self.is_overflowed = False
 
     async def get(self, timeout_seconds: float) -> Event:
-        """The next event; raises TimeoutError after a silence."""
+        """The next event; raises TimeoutError after a silence, and ToldToEnd whatever has come."""
+        self.check()
         if not self._events:
-            self._arrival = asyncio.get_running_loop().create_future()
-            async with asyncio.timeout(timeout_seconds):
-                await self._arrival
+            await self.wait(timeout_seconds)
         return self._events.pop(0)
 
     def put(self, event: Event) -> None:
@@ -58,8 +58,7 @@ class Subscription:
             self.is_overflowed = True
             return
         self._events.append(event)
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
+        self.wake()
 
     async def __aenter__(self) -> Subscription:
         await self._relay.add(self)
@@ -74,8 +73,11 @@ class Subscription:
 class Relay:
     """Started once with the process. A connection is lost when nothing comes for two `ping_seconds`."""
 
-    def __init__(self, url: str, key_prefix: str, *, ping_seconds: float = _PING_SECONDS) -> None:
+    def __init__(
+        self, url: str, key_prefix: str, readers: Readers | None = None, *, ping_seconds: float = _PING_SECONDS
+    ) -> None:
         self._prefix = key_prefix
+        self._readers = readers or Readers()
         self._ping_seconds = ping_seconds
         limits = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
         self.client = valkey_client(url, retry=Retry(NoBackoff(), 0), **limits)
@@ -99,9 +101,9 @@ class Relay:
         await self.client.aclose()
         await self._listener.aclose()
 
-    def follow(self, job_id: str) -> Subscription:
-        """A subscription to a job's events, open inside its `async with`."""
-        return Subscription(self, job_id)
+    def follow(self, job_id: str, key_id: str | None = None) -> Subscription:
+        """A subscription to a job's events for who has this key, open inside its `async with`."""
+        return Subscription(self, job_id, key_id)
 
     async def replay(self, job_id: str) -> list[Event]:
         """The events of a job so far, oldest first; empty when they are gone."""
@@ -125,6 +127,7 @@ class Relay:
 
     async def add(self, subscription: Subscription) -> None:
         """Subscribe; nothing is raised when the broker is away, its return resubscribes everything."""
+        self._readers.add(subscription)
         followers = self._followers.setdefault(subscription.job_id, set())
         followers.add(subscription)
         if len(followers) == 1:
@@ -132,6 +135,7 @@ class Relay:
 
     async def remove(self, subscription: Subscription) -> None:
         """Unsubscribe."""
+        self._readers.remove(subscription)
         followers = self._followers.get(subscription.job_id, set())
         followers.discard(subscription)
         if not followers:

@@ -207,6 +207,9 @@ async def _ending(
     state: ApiState, known: Known, live: LiveEvents, ended: Ended, starting_after: int
 ) -> AsyncIterator[bytes]:
     """The last events: from the job's row, also for a reader that lost track of the frames."""
+    if ended.is_ours:
+        yield _encoded(live.error(ended.problem or cancelled_problem()))
+        return
     row = ended.row
     is_lost = ended.problem is not None and ended.problem.code == _LOST
     if row is None and (is_lost or ended.kind is EventKind.DONE):

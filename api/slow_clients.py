@@ -1,24 +1,31 @@
-"""Clients that send slowly or without end: how long a request may take to come in, and how large its head may be.
+"""Clients that send slowly or without end, or do not read: how long a request may take to come in, how large its head may be,
+and how long an answer may take to go out.
 
-Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, and keeps all of
-its headers: a few thousand such connections would take the place of everybody else.
+Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, keeps all of its
+headers, and waits for ever for its answer to be read: a few thousand such connections would take the place of everybody else.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
+import struct
 import time
 from asyncio.events import TimerHandle
 from typing import Any, Final
 
+import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from core.errors import ApiError, Problem
 
+log = structlog.get_logger()
+
 MAX_HEAD_BYTES: Final = 256 << 10
 _SLOWEST_BYTES_PER_SECOND: Final = 1024
+_RESET: Final = struct.pack("ii", 1, 0)
 _TOO_SLOW: Final = Problem(
     status=408, message="The request body did not come in time. Send it again.", code="request_timeout"
 )
@@ -65,13 +72,21 @@ class SlowBodies:
         await self._app(scope, receive_in_time, send)
 
 
-def bounded_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
-    """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size."""
+def bounded_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToolsProtocol]:
+    """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size; and which
+    are dropped when they take less than a trickle of an answer in `unread_seconds`."""
 
-    class Bounded(_BoundedHeads):
+    class Bounded(_ReadAnswers, _BoundedHeads):
         seconds = head_seconds
+        pause_seconds = unread_seconds
 
     return Bounded
+
+
+def drop_the_vanished(listener: socket.socket, unread_seconds: float) -> None:
+    """Connections of this listener end when their client acknowledges nothing for twice this long, however little waits."""
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * unread_seconds))
 
 
 class _BoundedHeads(HttpToolsProtocol):
@@ -153,3 +168,42 @@ class _BoundedHeads(HttpToolsProtocol):
         lines = [f"{name}: {value}\r\n" for name, value in {**headers, "connection": "close"}.items()]
         self.transport.write(STATUS_LINE[problem.status] + "".join(lines).encode() + b"\r\n" + content)
         self.transport.close()
+
+
+class _ReadAnswers(HttpToolsProtocol):
+    """From when the buffer of what is to be sent is full until it is nearly empty, it must get smaller all the time."""
+
+    pause_seconds: float
+    _unread_deadline: TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._end_watch()
+        super().resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_watch()
+        super().connection_lost(exc)
+
+    def _watch(self, unread: int) -> None:
+        self._end_watch()
+        self._unread_deadline = self.loop.call_later(self.pause_seconds, self._look, unread)
+
+    def _look(self, unread: int) -> None:
+        """While the buffer is full, nothing is added to it."""
+        left = self.transport.get_write_buffer_size()
+        if unread - left >= _SLOWEST_BYTES_PER_SECOND * self.pause_seconds:
+            self._watch(left)
+            return
+        log.warning("client_does_not_read", unread_bytes=left)
+        # a close would leave what is unread to the kernel, which offers it for minutes more
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        self.transport.abort()
+
+    def _end_watch(self) -> None:
+        if self._unread_deadline is not None:
+            self._unread_deadline.cancel()
+            self._unread_deadline = None

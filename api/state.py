@@ -17,6 +17,7 @@ from api.fleet import FleetNumbers
 from api.limits import Rate, RateLimiter, too_many
 from api.locality import check_local
 from api.metrics import Metrics
+from api.readers import Readers
 from api.relay import Relay
 from api.stream_slots import StreamSlots
 from core.errors import ApiError
@@ -71,6 +72,7 @@ class ApiState:
     fleet: FleetNumbers
     started_at: int
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
+    readers: Readers = field(default_factory=Readers)
 
 
 async def get_state(request: Request) -> ApiState:

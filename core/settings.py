@@ -80,6 +80,9 @@ class Settings(BaseSettings):
     body_pause_seconds: float = Field(
         30, gt=0, description="A request's body may pause this long, and trickle no slower than 1 KiB/s after it."
     )
+    unread_seconds: float = Field(
+        30, gt=0, description="A client that takes less than 1 KiB/s of what waits for it over this long is dropped."
+    )
     body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
     file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
     batch_file_bytes: int = Field(200 * MIB, ge=1024, description="Largest uploaded batch input file in bytes.")

@@ -5,10 +5,11 @@ A key is found by the digest of its text, so no text of a client ever meets anot
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Connection, Insert, Select, exists, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Insert, Select, and_, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
@@ -43,8 +44,17 @@ def any_key() -> Select[bool]:
 
 def find_valid_key(digest: str) -> Select[ApiKey]:
     """The key of this digest, if it is neither revoked nor expired."""
+    return select(ApiKey.__table__).where(ApiKey.digest == digest, _is_valid())
+
+
+def still_valid(key_ids: Collection[str]) -> Select[str]:
+    """Which of these keys are neither revoked nor expired, by id."""
+    return select(ApiKey.id).where(ApiKey.id.in_(key_ids), _is_valid())
+
+
+def _is_valid() -> ColumnElement[bool]:
     is_current = or_(ApiKey.expires_at.is_(None), ApiKey.expires_at > func.now())
-    return select(ApiKey.__table__).where(ApiKey.digest == digest, ApiKey.revoked_at.is_(None), is_current)
+    return and_(ApiKey.revoked_at.is_(None), is_current)
 
 
 def find_key(key_id: str) -> Select[ApiKey]:

@@ -6,9 +6,9 @@ ending, and the last status it was told. So a stream goes on from any api proces
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -16,13 +16,15 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response
 from sqlalchemy import Row
 
-from api.frames import PING_WITH_IDS
+from api.auth import Caller
+from api.frames import PING_WITH_IDS, error_event
 from api.openapi import gives
 from api.paging import unix_seconds
+from api.readers import Reader, ToldToEnd
 from api.routes.batch_requests import LOOK_SECONDS, format_cursor, parse_cursor
 from api.routes.batches import existing_batch, show_batch
 from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
+from api.state import ApiState, CallerDep, StateDep, TenantDep
 from api.streams import EventStream
 from core.errors import Problem, bad_request
 from core.keys import Scope
@@ -56,6 +58,7 @@ async def get_batch_events(
     batch_id: str,
     state: StateDep,
     tenant: TenantDep,
+    caller: CallerDep,
     lines: Literal["failed", "all"] = "failed",
     last_event_id: str | None = Header(None),
 ) -> Response:
@@ -63,7 +66,7 @@ async def get_batch_events(
     place = _parse_place(last_event_id)
     async with state.database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
-    return EventStream(_Events(state, batch_id, tenant, place, shows_all=lines == "all").stream())
+    return EventStream(_Events(state, batch_id, caller, place, shows_all=lines == "all").stream())
 
 
 def _parse_place(text: str | None) -> Place:
@@ -89,28 +92,36 @@ class _Seen:
 class _Events:
     """One reader's stream."""
 
-    def __init__(self, state: ApiState, batch_id: str, tenant: str, place: Place, *, shows_all: bool) -> None:
+    def __init__(self, state: ApiState, batch_id: str, caller: Caller, place: Place, *, shows_all: bool) -> None:
         self._state = state
         self._batch_id = batch_id
-        self._tenant = tenant
+        self._caller = caller
         self._place = place
         self._shows_all = shows_all
         self._told: BatchProgress | None = None
 
     async def stream(self) -> AsyncIterator[bytes]:
-        """Until the terminal status was told."""
+        """Until the terminal status was told, or the reader is told that nothing more is said."""
+        with self._state.readers.open(self._caller.key_id) as reader:
+            try:
+                async for event in self._events(reader):
+                    yield event
+            except ToldToEnd as told:
+                yield error_event(told.problem)
+
+    async def _events(self, reader: Reader) -> AsyncIterator[bytes]:
         said_at = time.monotonic()
-        while not self._is_told_the_end():
+        while True:
             async for event in self._look():
                 said_at = time.monotonic()
                 yield event
-            await asyncio.sleep(0 if self._is_told_the_end() else LOOK_SECONDS)
+            if self._place.status in FINAL_BATCH_STATES:
+                return
+            with suppress(TimeoutError):
+                await reader.wait(LOOK_SECONDS)
             if time.monotonic() - said_at >= self._state.settings.keep_alive_seconds:
                 said_at = time.monotonic()
                 yield PING_WITH_IDS
-
-    def _is_told_the_end(self) -> bool:
-        return self._place.status in FINAL_BATCH_STATES
 
     async def _look(self) -> AsyncIterator[bytes]:
         """What is new: the status is read before the lines, so that the last one is told after all of them."""
@@ -139,7 +150,7 @@ class _Events:
     async def _read(self) -> _Seen:
         """The batch, and the next page of lines that have ended."""
         async with self._state.database.connect() as connection:
-            row = await existing_batch(connection, self._batch_id, self._tenant)
+            row = await existing_batch(connection, self._batch_id, self._caller.tenant)
             shown = await show_batch(connection, row)
             is_over = row.status in FINAL_BATCH_STATES
             statement = batch_results.ended_marks(self._batch_id, self._place.ended, _PAGE_LINES, is_over=is_over)

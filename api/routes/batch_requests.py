@@ -21,7 +21,7 @@ from api.paging import page, unix_seconds
 from api.reproducing import made_by
 from api.routes.batches import existing_batch
 from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
+from api.state import ApiState, CallerDep, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import cancelled_problem
 from core.errors import Problem, bad_request, not_found
@@ -64,12 +64,14 @@ async def list_requests(
 
 
 @router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=gives(streams=True))
-async def stream_request(batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep) -> Response:
+async def stream_request(
+    batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep, caller: CallerDep
+) -> Response:
     """The answer of a line as a stream: at once if it is there, else as it is generated."""
     async with state.database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
-    return EventStream(_stream(state, row))
+    return EventStream(_stream(state, row, caller.key_id))
 
 
 @router.get("/v1/batches/{batch_id}/requests/{custom_id:path}")
@@ -142,9 +144,9 @@ def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
     return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
 
 
-async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[bytes]:
+async def _stream(state: ApiState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
     if row.finished_at is None:
-        async for data in _followed(state, row.batch_id, row.id, row.custom_id):
+        async for data in _followed(state, row, key_id):
             yield data
     elif row.answer is None:
         yield error_event(Problem.from_json(row.problem))
@@ -153,11 +155,11 @@ async def _stream(state: ApiState, row: Row[*tuple[Any, ...]]) -> AsyncIterator[
         yield DONE
 
 
-async def _followed(state: ApiState, batch_id: str, line_id: str, custom_id: str) -> AsyncIterator[bytes]:
+async def _followed(state: ApiState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
     """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
-    find = partial(batch_requests.find_request, batch_id, custom_id)
+    find, line_id = partial(batch_requests.find_request, row.batch_id, row.custom_id), row.id
     said_at = time.monotonic()
-    async with state.relay.follow(line_id) as subscription:
+    async with state.relay.follow(line_id, key_id) as subscription:
         await state.relay.send_watch(line_id)
         follower = Follower(state, subscription, find, silence_seconds=LOOK_SECONDS)
         async for item in follower.items(from_replay=True):

@@ -13,12 +13,13 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from sqlalchemy import Row
 
+from api.auth import Caller
 from api.following import Ended, Follower, Frames, Silence, read_row
 from api.frames import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
 from api.idempotency import create_once, digest_of_body
 from api.openapi import gives, takes
 from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
+from api.state import ApiState, CallerDep, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import cancel, cancelled_problem, read_submission, submit
 from core import ids
@@ -70,7 +71,7 @@ async def cancel_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObje
 
 @router.get("/v1/jobs/{job_id}/events", responses=gives(streams=True))
 async def get_job_events(
-    job_id: str, state: StateDep, tenant: TenantDep, last_event_id: str | None = Header(None)
+    job_id: str, state: StateDep, tenant: TenantDep, caller: CallerDep, last_event_id: str | None = Header(None)
 ) -> Response:
     """Its frames as they come, numbered; a reader that comes back says the last number it saw."""
     job = await _find(state, job_id, tenant)
@@ -81,15 +82,15 @@ async def get_job_events(
     next_seq = int(last_event_id[:9]) + 1 if last_event_id else 0
     options = json.loads(job.body).get("stream_options") or {}
     include_usage = bool(options.get("include_usage"))
-    return EventStream(_events(state, job_id, tenant, next_seq, include_usage=include_usage))
+    return EventStream(_events(state, job_id, caller, next_seq, include_usage=include_usage))
 
 
 async def _events(
-    state: ApiState, job_id: str, tenant: str, next_seq: int, *, include_usage: bool
+    state: ApiState, job_id: str, caller: Caller, next_seq: int, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
     """No row is kept while the job is waited for: with what SQLAlchemy hangs on it, one is 10 KB."""
-    async with state.relay.follow(job_id) as subscription:
-        follower = Follower(state, subscription, partial(find_job, job_id, tenant), next_seq=next_seq)
+    async with state.relay.follow(job_id, caller.key_id) as subscription:
+        follower = Follower(state, subscription, partial(find_job, job_id, caller.tenant), next_seq=next_seq)
         async for item in follower.items(from_replay=True):
             match item:
                 case Frames(seq=seq, frames=frames):
@@ -98,7 +99,7 @@ async def _events(
                     yield PING_WITH_IDS
                 case Ended(kind=EventKind.DONE):
                     if follower.next_seq == 0:
-                        row = item.row or await read_row(state, job_id, tenant)
+                        row = item.row or await read_row(state, job_id, caller.tenant)
                         assert row is not None, "a job that is done has a row"
                         yield numbered_events(0, chunks_of(str(row.answer), include_usage=include_usage))
                     yield DONE

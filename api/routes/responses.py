@@ -16,9 +16,10 @@ from api.bodies import read_wire
 from api.following import Follower
 from api.live import Shape, answer_now
 from api.openapi import gives, takes
+from api.readers import ToldToEnd
 from api.responding import Known, find, known_of, prepare, response_events, response_of_row
 from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
+from api.state import ApiState, CallerDep, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import Submission, cancel, submit
 from core.errors import bad_request
@@ -46,7 +47,7 @@ async def create_response(request: Request, state: StateDep, tenant: TenantDep) 
         await submit(state, submission, durable=True)
         failpoint(Point.RESPONSE_CREATED)
         if body.stream:
-            return EventStream(_followed(state, known, -1))
+            return EventStream(_followed(state, known, submission.caller.key_id, -1))
         return _json(known.without_answer("queued"))
     return await _answer(request, state, known, submission)
 
@@ -56,6 +57,7 @@ async def get_response(
     response_id: str,
     state: StateDep,
     tenant: TenantDep,
+    caller: CallerDep,
     stream: bool = False,
     starting_after: int | None = Query(None, ge=0),
 ) -> ResponseObject:
@@ -63,7 +65,7 @@ async def get_response(
     row = await find(state, response_id, tenant)
     if stream:
         last = -1 if starting_after is None else starting_after
-        return EventStream(_followed(state, known_of(row, tenant), last))  # type: ignore[return-value]  # not JSON
+        return EventStream(_followed(state, known_of(row, tenant), caller.key_id, last))  # type: ignore[return-value]  # not JSON
     if starting_after is not None:
         message = "'starting_after' is only allowed with 'stream'."
         raise bad_request(message, code="invalid_value", param="starting_after")
@@ -81,7 +83,7 @@ async def cancel_response(response_id: str, state: StateDep, tenant: TenantDep) 
         await cancel(state, row.job_id)
         row = await find(state, response_id, tenant)
         if response_of_row(row, tenant).status == "in_progress":  # its worker needs a step to see it
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, ToldToEnd):
                 async with asyncio.timeout(_CANCEL_SECONDS):
                     while (await subscription.get(_CANCEL_SECONDS)).kind is EventKind.FRAMES:
                         pass
@@ -134,10 +136,10 @@ async def _answer(request: Request, state: ApiState, known: Known, submission: S
     return await answer_now(request, state, submission, shape)
 
 
-async def _followed(state: ApiState, known: Known, starting_after: int) -> AsyncIterator[bytes]:
+async def _followed(state: ApiState, known: Known, key_id: str | None, starting_after: int) -> AsyncIterator[bytes]:
     """The stream of a kept response; it runs on when the reader leaves."""
     with state.metrics.open_streams.track_inprogress():
-        async with state.relay.follow(known.job_id) as subscription:
+        async with state.relay.follow(known.job_id, key_id) as subscription:
             items = Follower(state, subscription, partial(find_job, subscription.job_id, known.tenant)).items(
                 from_replay=True
             )

@@ -50,6 +50,8 @@ QUICK: Final = {
     "MILLRACE_COMMIT_LINES": "4",
     "MILLRACE_SHARD_LINES": "8",
     "MILLRACE_KEEP_ALIVE_SECONDS": "1",
+    "MILLRACE_KEY_CACHE_SECONDS": "1",
+    "MILLRACE_UNREAD_SECONDS": "2",
     "MILLRACE_DRAIN_SECONDS": "5",
     "MILLRACE_ENGINE_RESTART_SECONDS": "0.0001",  # it doubles with each death
     "MILLRACE_WEBHOOK_HOSTS": "*",
@@ -109,7 +111,7 @@ class FaultStack:
         }
         self.process = StackProcess(folder, models, **{**QUICK, **addresses, **settings})
         self.files = FileStore(self.process.state_dir / "files")
-        self._keys = self._make_keys()
+        self.keys = self._make_keys()  # by the name of whose they are
         self._clients: dict[str, OpenAI] = {}
 
     def start(self) -> None:
@@ -143,13 +145,13 @@ class FaultStack:
     def client_of(self, tenant: str) -> OpenAI:
         """`default` or `stranger`."""
         if tenant not in self._clients:
-            key = self._keys[tenant]
+            key = self.keys[tenant]
             self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
         return self._clients[tenant]
 
     def http(self, tenant: str = "default", timeout: float = 30) -> httpx2.Client:
         """For what the official client has no method for; to be closed."""
-        headers = {"authorization": f"Bearer {self._keys[tenant]}"}
+        headers = {"authorization": f"Bearer {self.keys[tenant]}"}
         return httpx2.Client(base_url=self.url, timeout=timeout, headers=headers)
 
     def insist(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:

@@ -1,0 +1,190 @@
+"""What becomes of a batch, whenever it is cancelled, its time is over, its file is deleted or its clerk has gone."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import openai
+import psutil
+import pytest
+
+from core import ids
+from core.children import die_with
+from core.failpoints import Point
+from tests.faults.load import batch_content, create_batch, start_batch, upload, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack
+from tests.stack import wait_for
+from workers.sweep import _LOCK
+
+pytestmark = pytest.mark.timeout(90)
+
+SOME_TIME = {"max_tokens": 400, "ignore_eos": True}
+NUM_LINES = 100
+
+
+def begun(stack: FaultStack) -> str:
+    """A batch some of whose lines are done."""
+    batch_id = start_batch(stack, NUM_LINES, **SOME_TIME)
+    some = "SELECT 1 FROM jobs WHERE batch_id = :id AND state = 'completed'"
+    wait_for(lambda: bool(stack.query(some, id=batch_id)), "some lines are done", 30)
+    return batch_id
+
+
+def results(stack: FaultStack, batch_id: str) -> tuple[int, list[str]]:
+    """How many lines have an answer, and the codes of the others."""
+    batch = stack.client.batches.retrieve(batch_id)
+    texts = [
+        stack.client.files.content(file_id).text.splitlines() if file_id else []
+        for file_id in (batch.output_file_id, batch.error_file_id)
+    ]
+    return len(texts[0]), [json.loads(line)["error"]["code"] for line in texts[1]]
+
+
+def test_a_batch_whose_time_is_over_keeps_what_is_done(stack: FaultStack, oracle: Oracle) -> None:
+    """F45: the rest of its lines are `batch_expired`."""
+    batch_id = begun(stack)
+    stack.execute("UPDATE batches SET expires_at = now() WHERE id = :id", id=batch_id)
+    assert wait_batch(stack, batch_id) == "expired"
+    answered, codes = results(stack, batch_id)
+    assert answered > 0
+    assert codes == ["batch_expired"] * (NUM_LINES - answered)
+    assert codes
+    oracle.check()
+
+
+def cancel(stack: FaultStack, batch_id: str) -> str:
+    """The status it is answered with, or the code of the refusal."""
+    try:
+        return str(stack.insist(lambda: stack.client.batches.cancel(batch_id)).status)
+    except openai.BadRequestError as error:
+        return str(error.code)
+
+
+def test_a_running_batch_that_is_cancelled_keeps_what_is_done(stack: FaultStack, oracle: Oracle) -> None:
+    """F46: in the middle of its lines; cancelling twice is cancelling once."""
+    batch_id = begun(stack)
+    assert cancel(stack, batch_id) == "cancelling"
+    assert cancel(stack, batch_id) in ("cancelling", "cancelled")
+    assert wait_batch(stack, batch_id) == "cancelled"
+    answered, codes = results(stack, batch_id)
+    assert answered > 0
+    assert codes == ["batch_cancelled"] * (NUM_LINES - answered)
+    assert codes
+    assert cancel(stack, batch_id) == "cancelled"
+    oracle.check()
+
+
+@pytest.mark.parametrize(
+    ("point", "seen", "answer", "end"),
+    [
+        (Point.PREPARE_COPIED, "validating", "cancelling", "cancelled"),
+        (Point.PREPARE_COMMITTED, "in_progress", "cancelling", "cancelled"),
+        (Point.FINALIZE_STORED, "finalizing", "cancelling", "cancelled"),
+        (Point.FINALIZE_ENDING, "finalizing", "batch_not_cancellable", "completed"),
+        (Point.FINALIZE_COMMITTED, "completed", "batch_not_cancellable", "completed"),
+    ],
+)
+def test_a_cancel_that_comes_at(
+    point: Point, seen: str, answer: str, end: str, stack: FaultStack, oracle: Oracle
+) -> None:
+    """F46: whoever is at the batch stands still there for a moment; it ends in order, with every line once."""
+    file_id = upload(stack, batch_content(NUM_LINES, **SOME_TIME) if seen == "in_progress" else batch_content(6))
+    with stack.armed(point, "sleep=2"):
+        batch_id = create_batch(stack, file_id)
+        wait_for(lambda: stack.hit_by(point) is not None, f"{point} is passed", 20)
+        assert stack.client.batches.retrieve(batch_id).status == seen
+        assert cancel(stack, batch_id) == answer
+    assert wait_batch(stack, batch_id) == end
+    oracle.check()
+
+
+def test_an_input_file_that_is_deleted_is_read_to_its_end(stack: FaultStack, oracle: Oracle) -> None:
+    """F50: the batch completes; then the bytes go."""
+    file_id = upload(stack, batch_content(20))
+    with stack.armed(Point.PREPARE_COPIED, "sleep=1"):
+        batch_id = create_batch(stack, file_id)
+        stack.client.files.delete(file_id)
+        wait_for(lambda: stack.hit_by(Point.PREPARE_COPIED) is not None, "its lines are read", 20)
+        assert stack.files.path(file_id).exists()
+    with pytest.raises(openai.NotFoundError):
+        stack.client.files.retrieve(file_id)
+    assert wait_batch(stack, batch_id) == "completed"
+    assert results(stack, batch_id) == (20, [])
+    wait_for(lambda: not stack.files.path(file_id).exists(), "the bytes are gone", 20)
+    oracle.check()
+
+
+@contextmanager
+def second_clerk(stack: FaultStack) -> Iterator[None]:
+    """Another clerk of the same stack, as on another machine that shares the file store."""
+    folder = stack.folder / "second-clerk"
+    folder.mkdir()
+    environment = {
+        **stack.process.environment,
+        "MILLRACE_STATE_DIR": str(folder),
+        "MILLRACE_MODELS_DIR": str(stack.folder / "models"),
+        "MILLRACE_FILES_DIR": str(stack.files.root),
+    }
+    clerks = "SELECT count(*) FROM workers WHERE kind = 'clerk' AND pid = :pid"
+    with (folder / "clerk.log").open("ab") as log:
+        command = [sys.executable, "-P", "-m", "workers.consumer", "clerk"]
+        end = partial(die_with, os.getpid(), signal.SIGTERM)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=end)
+    try:
+        wait_for(lambda: stack.query(clerks, pid=process.pid)[0][0] == 1, "the second clerk works", 30)
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.terminate()
+        process.wait(30)
+        (folder / "clerk.log").unlink()
+        folder.rmdir()
+
+
+def lose_a_batch(stack: FaultStack) -> str:
+    """As an api leaves it that dies between the commit and the ticket, some time ago: only a sweep finds it."""
+    file_id, batch_id = upload(stack, batch_content(4)), ids.new_id(ids.BATCH)
+    stack.execute(
+        "INSERT INTO batches (id, tenant_id, endpoint, input_file_id, completion_window, window_seconds, dispatched_at) "
+        "VALUES (:id, 'default', '/v1/chat/completions', :file, '24h', 86400, now() - interval '1 minute')",
+        id=batch_id,
+        file=file_id,
+    )
+    return batch_id
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_another_clerk_takes_over_the_sweep(stack: FaultStack, oracle: Oracle, how: str) -> None:
+    """F48: in the middle of one, with its lock; who comes back from a freeze does no harm.
+
+    That the database takes the lock from one that is frozen for 15 s: `tests/db/test_sessions.py`. Here it is told to.
+    """
+    with second_clerk(stack):
+        with stack.armed(Point.SWEEP_BATCHES, "sleep=1"):
+            first = lose_a_batch(stack)
+            wait_for(lambda: stack.hit_by(Point.SWEEP_BATCHES) is not None, "a clerk is in its sweep", 20)
+        leader = psutil.Process(stack.hit_by(Point.SWEEP_BATCHES))
+        leader.kill() if how == "killed" else leader.suspend()
+        if how == "frozen":
+            stack.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND objid = :lock",
+                lock=_LOCK,
+            )
+        second = lose_a_batch(stack)
+        try:
+            assert [wait_batch(stack, each) for each in (first, second)] == ["completed"] * 2
+        finally:
+            if how == "frozen":
+                leader.resume()
+        third = lose_a_batch(stack)
+        assert wait_batch(stack, third) == "completed"
+    assert wait_batch(stack, lose_a_batch(stack)) == "completed"
+    oracle.check()
