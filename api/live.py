@@ -49,6 +49,8 @@ class LiveJob:
     async def begin(self) -> None:
         """Subscribe, insert, send the ticket: in this order, so no event can be missed."""
         state, submission = self._state, self._submission
+        if not state.relay.is_connected:
+            raise _no_queue()
         if submission.asked.is_stream:
             await self._take_stream()
         subscription = await self._stack.enter_async_context(
@@ -58,7 +60,7 @@ class LiveJob:
         self._is_submitted = True
         is_sent = await submit(state, submission, durable=False)
         if not is_sent or not state.relay.is_connected:
-            raise unavailable("The queue does not answer, so this cannot be answered at once. Batches still work.")
+            raise _no_queue()
 
     async def _take_stream(self) -> None:
         caller = self._submission.caller
@@ -101,6 +103,10 @@ class LiveJob:
         if row is None or row.answer is None:
             raise unavailable("The answer could not be read.")
         return str(row.answer)
+
+
+def _no_queue() -> ApiError:
+    return unavailable("The queue does not answer, so this cannot be answered at once. Batches still work.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

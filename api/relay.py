@@ -27,8 +27,12 @@ from core.queues import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
 log = structlog.get_logger()
 
 QUEUE_EVENTS: Final = 2048
+# What a connection that has just broken answers to another thing said on it: the last two are a closed transport's.
+_BROKEN: Final = (RedisError, OSError, RuntimeError, AttributeError)
 _RECONNECT_SECONDS: Final = 0.5
+_AGAIN_SECONDS: Final = 0.05
 _ANSWER_SECONDS: Final = 1.0
+_HINT_SECONDS: Final = 0.5
 _PING_SECONDS: Final = 2.0
 
 
@@ -86,6 +90,7 @@ class Relay:
         self._followers: dict[str, set[Subscription]] = {}
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._is_heard = False
         self.is_connected = False
 
     async def start(self) -> None:
@@ -122,8 +127,11 @@ class Relay:
         await self._hint(WATCH_CHANNEL, job_id)
 
     async def _hint(self, channel: str, job_id: str) -> None:
+        if not self.is_connected:
+            return
         with suppress(RedisError, OSError):
-            await self.client.publish(self._prefix + channel, job_id)
+            async with asyncio.timeout(_HINT_SECONDS):
+                await self.client.publish(self._prefix + channel, job_id)
 
     async def add(self, subscription: Subscription) -> None:
         """Subscribe; nothing is raised when the broker is away, its return resubscribes everything."""
@@ -147,23 +155,25 @@ class Relay:
             return  # whoever connects subscribes to everything
         async with self._lock:
             if self.is_connected:
-                with suppress(RedisError, OSError):
+                with suppress(*_BROKEN):
                     await getattr(self._pubsub, name)(self._prefix + job_channel(job_id))
 
     async def _run(self) -> None:
+        """Where something was heard, it connects again at once: nobody is served until then."""
         while True:
+            self._is_heard = False
             try:
                 await self._connect()
                 await self._listen()
             except Exception as error:  # whatever it is: without a relay, every stream would be silent
                 log.warning("relay_lost", reason=str(error), kind=type(error).__name__)
             self.is_connected = False
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            await asyncio.sleep(_AGAIN_SECONDS if self._is_heard else _RECONNECT_SECONDS)
 
     async def _connect(self) -> None:
         async with self._lock:
             if self._pubsub is not None:
-                with suppress(RedisError, OSError):
+                with suppress(*_BROKEN):
                     await self._pubsub.aclose()
             self._pubsub = self._listener.pubsub()
             channels = [self._prefix + job_channel(job_id) for job_id in self._followers]
@@ -177,7 +187,7 @@ class Relay:
         while True:
             message = await self._pubsub.get_message(timeout=self._ping_seconds)
             if message is not None:
-                is_pinged = False
+                is_pinged, self._is_heard = False, True
                 if message["type"] == "message":
                     self._dispatch(message["data"])
             elif is_pinged:

@@ -15,7 +15,7 @@ from core.settings import Settings
 from core.transport import use_transport
 
 VISIBILITY_SECONDS: Final = 600
-_SEND_SECONDS: Final = 1.5
+_SEND_SECONDS: Final = 1.0
 
 
 def make_celery(settings: Settings) -> Celery:

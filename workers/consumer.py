@@ -90,6 +90,8 @@ def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, o
 def _renewal(settings: Settings, kind: str) -> Renew:
     """The heartbeat's statement, on a connection nobody else can use up."""
     own = Database(database_engine(settings.database_url or "", pool_size=1))
+    with own.begin():
+        pass  # it is there before others can take the last one
     lease = timedelta(seconds=settings.lease_seconds)
 
     def renew(held: Mapping[str, int]) -> Iterable[Renewed]:

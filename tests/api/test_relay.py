@@ -107,6 +107,47 @@ def test_a_connection_that_is_only_half_there_is_noticed_and_made_again(proxy: P
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("error", [RuntimeError("the handler is closed"), AttributeError("writelines"), KeyError()])
+def test_whatever_a_broken_connection_says_it_is_made_again(
+    error: Exception, settings: Settings, valkey: redis.Redis
+) -> None:
+    """F23: a closed transport raises what no library translates."""
+
+    async def run() -> None:
+        relay = Relay(settings.redis_url or "", "")
+        await relay.start()
+        await connected(relay)
+
+        async def fail(*_: object, **__: object) -> None:
+            raise error
+
+        relay._pubsub.get_message = fail
+        while not valkey.publish("relay", "whatever"):  # behind it, the next one is waited for
+            await asyncio.sleep(0.01)
+        await connected(relay, is_connected=False)
+        await connected(relay)
+        await relay.close()
+
+    asyncio.run(run())
+
+
+def test_who_subscribes_on_a_connection_that_has_just_broken_hears_of_it_later(settings: Settings) -> None:
+    async def run() -> None:
+        relay = Relay(settings.redis_url or "", "")
+        await relay.start()
+        await connected(relay)
+
+        async def fail(*_: object) -> None:
+            raise RuntimeError("the handler is closed")
+
+        relay._pubsub.subscribe = fail
+        async with relay.follow("job"):
+            pass
+        await relay.close()
+
+    asyncio.run(run())
+
+
 def test_a_broker_that_accepts_and_says_nothing_holds_nobody_up() -> None:
     """F19: neither followers, nor hints, nor who asks for what was said so far."""
 

@@ -235,8 +235,8 @@ class FaultStack:
         wait_for(lambda: bool(self.services.database_url) and not _is_running(process), f"{role} has ended", 20)
         try:
             yield
-        finally:
-            self.services.restart_dead()
+        finally:  # one whose first thread is a zombie may have others, and is not dead before they are
+            wait_for(lambda: role in self.services.restart_dead(), f"{role} is started again", 30)
 
     def restart(self, role: Role) -> int:
         """Kill, and wait for the next one; returns its process id."""

@@ -1,0 +1,329 @@
+"""The database stops, loses connections, is locked or full: nothing is written by halves or twice, and nobody waits for long."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import httpx2
+import psycopg
+import pytest
+
+from core import ids
+from core.failpoints import Point
+from tests.faults.load import (
+    Chats,
+    ask,
+    batch_content,
+    chat_body,
+    create_batch,
+    expected_answer,
+    listen,
+    new_prompt,
+    start_batch,
+    upload,
+    wait_batch,
+)
+from tests.faults.oracle import Oracle
+from tests.faults.proxy import Direction
+from tests.faults.stack import FaultStack, Role
+from tests.faults.stages import create_job, wait_job
+from tests.stack import wait_for
+
+pytestmark = pytest.mark.timeout(120)
+
+LONG = {"max_tokens": 3900, "ignore_eos": True}  # four seconds: two leases
+COMMIT = b"COMMIT\0"
+
+
+def check_everyday(stack: FaultStack) -> None:
+    batch_id, prompt = start_batch(stack, 2), new_prompt()
+    assert "".join(stack.insist(lambda: listen(stack, prompt))) == expected_answer(prompt)
+    assert wait_batch(stack, batch_id) == "completed"
+
+
+def statuses(stack: FaultStack) -> Counter[int]:
+    """Of requests that read and write; each that is refused says when to come again, and nothing of what went wrong."""
+    seen: Counter[int] = Counter()
+    with stack.http(timeout=20) as http:
+        file = {"files": {"file": ("in.jsonl", batch_content(1))}, "data": {"purpose": "batch"}}
+        for method, path, more in (
+            ("GET", "/v1/batches", {}),
+            ("GET", "/v1/files", {}),
+            ("POST", "/v1/files", file),
+            ("POST", "/v1/jobs", {"json": chat_body(new_prompt())}),
+            ("POST", "/v1/chat/completions", {"json": chat_body(new_prompt())}),
+            ("POST", "/v1/chat/completions", {"json": chat_body(new_prompt(), stream=True)}),
+        ):
+            response = http.request(method, path, **more)
+            seen[response.status_code] += 1
+            if response.status_code >= 400:
+                assert response.headers["retry-after"], path
+                assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+                assert "Traceback" not in response.text
+    return seen
+
+
+def tracebacks(stack: FaultStack) -> int:
+    """In the api's log."""
+    return dict(stack.logs())["api.log"].count("Traceback")
+
+
+def counts(stack: FaultStack, batch_id: str) -> tuple[int, int]:
+    """Lines that have ended: as shards count them, and as they are."""
+    ((counted, ended),) = stack.query(
+        "SELECT (SELECT sum(lines_completed + lines_failed) FROM shards WHERE batch_id = :id), "
+        "(SELECT count(*) FROM jobs WHERE batch_id = :id AND finished_at IS NOT NULL)",
+        id=batch_id,
+    )
+    return int(counted or 0), int(ended)
+
+
+@pytest.mark.parametrize("point", [Point.SHARD_WRITING, Point.SHARD_WRITTEN, Point.CHAT_COMPLETING])
+def test_a_database_that_stops_in_the_middle_of_a_commit_has_all_of_it_or_nothing(
+    point: Point, stack: FaultStack, oracle: Oracle
+) -> None:
+    """F28."""
+    with stack.armed(point, "sleep=1"):
+        batch_id, job_id = start_batch(stack, 24), create_job(stack)
+        wait_for(lambda: stack.hit_by(point) is not None, "a group of results is on its way", 20)
+        with stack.without(Role.POSTGRES, signal.SIGQUIT):
+            pass
+    counted, ended = counts(stack, batch_id)
+    assert counted == ended
+    assert wait_batch(stack, batch_id) == "completed"
+    assert counts(stack, batch_id) == (24, 24)
+    assert wait_job(stack, job_id) == "completed"
+    oracle.check()
+
+
+def test_while_there_is_no_database_requests_are_told_to_come_again(stack: FaultStack, oracle: Oracle) -> None:
+    """F29: a batch and chats that ran go on; what a chat was told before is right, or ends in a clear error."""
+    batch_id, before = start_batch(stack, 40, max_tokens=400, ignore_eos=True), tracebacks(stack)
+    with Chats(stack) as chats:
+        wait_for(lambda: counts(stack, batch_id)[1] > 0 and chats.ends["answered"] > 2, "it runs")
+        with stack.without(Role.POSTGRES, signal.SIGQUIT):
+            began = time.monotonic()
+            assert statuses(stack) == {503: 6}
+            print(f"six refusals in {time.monotonic() - began:.1f} s")
+            time.sleep(max(0.0, 4 - (time.monotonic() - began)))  # two leases
+        began = time.monotonic()
+        wait_for(lambda: set(statuses(stack)) <= {200, 202}, "everything works again", 30)
+        print(f"works again after {time.monotonic() - began:.1f} s")
+        answered = chats.ends["answered"]
+        wait_for(lambda: chats.ends["answered"] > answered + 2, "chats are answered again")
+    print(dict(chats.ends), f"{chats.longest_seconds:.1f} s")
+    assert wait_batch(stack, batch_id) == "completed"
+    assert tracebacks(stack) == before
+    oracle.check()
+
+
+def test_a_stream_outlives_a_moment_without_a_database(stack: FaultStack, oracle: Oracle) -> None:
+    """F29: while it lasts nothing is asked of it, and its end waits until it can be written."""
+    prompt = new_prompt()
+    with stack.armed(Point.CHAT_COMPLETING, "sleep=0.1"):
+        stream = stack.client.chat.completions.create(**chat_body(prompt, stream=True))
+        wait_for(lambda: stack.hit_by(Point.CHAT_COMPLETING) is not None, "its end is written", 20)
+        stack.postgres.reset()
+        with stream:
+            said = [choice.delta.content or "" for chunk in stream for choice in chunk.choices]
+    assert "".join(said) == expected_answer(prompt)
+    check_everyday(stack)
+    oracle.check()
+
+
+def test_connections_that_are_ended_cost_one_retry_at_most(stack: FaultStack, oracle: Oracle) -> None:
+    """F30."""
+    batch_id = start_batch(stack, 60)
+    retries: Counter[str] = Counter()
+    for _ in range(2):
+        for path, more in (("/v1/jobs", {}), ("/v1/chat/completions", {"stream": True})):
+            statuses(stack)  # connections are in use
+            stack.query(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = 'millrace' AND pid <> pg_backend_pid()"
+            )
+            with stack.http() as http:
+                responses = [http.post(path, json=chat_body(new_prompt(), **more)) for _ in range(2)]
+            if responses[0].status_code == 503:
+                retries[path] += 1
+            assert responses[0].status_code in (200, 202, 503)
+            assert responses[1].status_code in (200, 202)
+    print(f"retries: {dict(retries)}")
+    assert wait_batch(stack, batch_id) == "completed"
+    oracle.check()
+
+
+# --- F31 --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def commit_without_reply(stack: FaultStack, mark: str) -> Iterator[None]:
+    """The transaction that says this is committed, and whoever began it sees a reset."""
+    before = stack.postgres.num_cuts
+    stack.postgres.cut(Direction.TO_SERVER, behind=COMMIT, spoke_of=mark.encode())
+    yield
+    wait_for(lambda: stack.postgres.num_cuts == before + 1, "the commit is cut", 20)
+
+
+def upload_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
+    file = {"files": {"file": (f"{mark}.jsonl", batch_content(1))}, "data": {"purpose": "batch"}}
+    assert http.post("/v1/files", **file).raise_for_status().json()["filename"] == f"{mark}.jsonl"  # type: ignore[arg-type]
+    return f"SELECT id FROM files WHERE filename = '{mark}.jsonl'"
+
+
+def create_batch_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
+    batch = {
+        "input_file_id": upload(stack, batch_content(2)),
+        "endpoint": "/v1/chat/completions",
+        "completion_window": "24h",
+        "metadata": {"mark": mark},
+    }
+    made = http.post("/v1/batches", json=batch).raise_for_status().json()
+    assert wait_batch(stack, made["id"]) == "completed"
+    return f"SELECT id FROM batches WHERE metadata_json LIKE '%{mark}%'"
+
+
+def create_job_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
+    job = http.post("/v1/jobs", json=chat_body(f"{new_prompt()} {mark}")).raise_for_status().json()
+    assert wait_job(stack, job["id"]) == "completed"
+    return f"SELECT id FROM jobs WHERE body LIKE '%{mark}%'"
+
+
+def validate_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
+    file = {"files": {"file": (f"{mark}.jsonl", batch_content(1))}, "data": {"purpose": "batch"}}
+    assert http.post("/v1/batches/validate", **file).raise_for_status().json()["is_valid"]  # type: ignore[arg-type]
+    return "SELECT 1"
+
+
+@pytest.mark.parametrize("create", [upload_again, create_batch_again, create_job_again, validate_again])
+def test_what_was_committed_without_a_reply_is_given_and_there_once(
+    create: Callable[[FaultStack, httpx2.Client, str], str], stack: FaultStack, oracle: Oracle
+) -> None:
+    """F31: the outcome is read again."""
+    mark = ids.new_id("mark_")
+    with stack.http() as http, commit_without_reply(stack, mark):
+        made = create(stack, http, mark)
+    assert len(stack.query(made)) == 1
+    oracle.check()
+
+
+def test_a_retry_that_was_committed_without_a_reply_keeps_its_file(stack: FaultStack, oracle: Oracle) -> None:
+    """F31."""
+    parent = start_batch(stack, 3)
+    assert wait_batch(stack, parent) == "completed"
+    with stack.http() as http, commit_without_reply(stack, f"{parent}_retry.jsonl"):
+        response = http.post(f"/v1/batches/{parent}/retry", json={"custom_ids": ["line-1"]})
+    (batch_id,) = [row[0] for row in stack.query("SELECT id FROM batches WHERE parent_batch_id = :id", id=parent)]
+    assert response.raise_for_status().json()["id"] == batch_id
+    assert wait_batch(stack, batch_id) == "completed"
+    oracle.check()
+
+
+def test_results_that_were_committed_without_a_reply_count_once(stack: FaultStack, oracle: Oracle) -> None:
+    """F31: lines of a batch, and a chat, whose caller has its answer."""
+    content = batch_content(6)
+    line = json.loads(content.splitlines()[2])["body"]["messages"][0]["content"]
+    with commit_without_reply(stack, json.dumps(expected_answer(line))[1:-1]):
+        batch_id = create_batch(stack, upload(stack, content))
+        assert wait_batch(stack, batch_id) == "completed"
+    assert counts(stack, batch_id) == (6, 6)
+    for say in (ask, lambda stack, prompt: "".join(listen(stack, prompt))):
+        prompt = new_prompt()
+        with commit_without_reply(stack, json.dumps(expected_answer(prompt))[1:-1]):
+            assert say(stack, prompt) == expected_answer(prompt)
+    oracle.check()
+
+
+# --- locks, connections, deadlocks ------------------------------------------------------------------------------------
+
+
+@contextmanager
+def session(stack: FaultStack) -> Iterator[psycopg.Connection[Any]]:
+    """Somebody else's connection; its transaction is rolled back in the end."""
+    with psycopg.connect(stack.services.database_url) as connection:
+        yield connection
+        connection.rollback()
+
+
+def test_a_locked_table_holds_nobody_up_for_long(stack: FaultStack, oracle: Oracle) -> None:
+    """F32: who asks meanwhile is told to come again after the lock's time-out, and no threads pile up."""
+    batch_id = start_batch(stack, 40)
+    threads = stack.find(Role.API).num_threads()
+    with ThreadPoolExecutor(24) as pool, session(stack) as other:
+        other.execute("LOCK TABLE jobs IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        with stack.http(timeout=30) as http:
+            responses = list(
+                pool.map(lambda _: http.post("/v1/jobs", json=chat_body(new_prompt())).status_code, range(24))
+            )
+        seconds = time.monotonic() - began
+        assert set(responses) == {503}
+        assert stack.find(Role.API).num_threads() <= threads + 8
+    print(f"24 refusals in {seconds:.1f} s")
+    assert seconds < 12, "3 s for a lock, 5 s for a place in the pool"
+    check_everyday(stack)
+    assert wait_batch(stack, batch_id) == "completed"
+    oracle.check()
+
+
+@contextmanager
+def no_connection_left(stack: FaultStack) -> Iterator[int]:
+    """Every connection that the database may have is somebody's, those for its superuser too."""
+    with ExitStack() as idle:
+        number = 0
+        while True:
+            try:
+                idle.enter_context(psycopg.connect(stack.services.database_url, autocommit=True))
+            except psycopg.OperationalError:
+                break
+            number += 1
+        yield number
+
+
+def test_a_database_without_a_free_connection_refuses_in_time_and_leases_are_kept(
+    stack: FaultStack, oracle: Oracle
+) -> None:
+    """F33: a heartbeat has a connection of its own from the start, so what runs for two leases is not lost."""
+    pid = stack.restart(Role.BATCH)
+    is_there = "SELECT 1 FROM workers WHERE pid = :pid AND last_poll_at IS NOT NULL"
+    wait_for(lambda: bool(stack.query(is_there, pid=pid)), "it polls")
+    file_id = upload(stack, batch_content(4, **LONG))
+    with no_connection_left(stack) as number:
+        assert number > 0
+        batch_id = create_batch(stack, file_id)
+        with ThreadPoolExecutor(48) as pool, stack.http(timeout=30) as http:
+            began = time.monotonic()
+            responses = Counter(
+                pool.map(lambda _: http.post("/v1/jobs", json=chat_body(new_prompt())).status_code, range(48))
+            )
+            print(f"{dict(responses)} in {time.monotonic() - began:.1f} s")
+            assert set(responses) <= {202, 503}
+            assert time.monotonic() - began < 12
+        wait_batch(stack, batch_id, timeout_seconds=40)
+    assert wait_batch(stack, batch_id) == "completed"
+    assert {row[0] for row in stack.query("SELECT fence FROM shards WHERE batch_id = :id", id=batch_id)} == {1}
+    check_everyday(stack)
+    oracle.check()
+
+
+def test_whoever_is_ended_for_a_deadlock_tries_again(stack: FaultStack, oracle: Oracle) -> None:
+    """F34: a chat's answer holds its row and waits for the usage's, whose holder waits for the chat's row."""
+    assert ask(stack, prompt := new_prompt()) == expected_answer(prompt)
+    with session(stack) as other:
+        other.execute("SET deadlock_timeout = '10s'")
+        other.execute("SELECT 1 FROM usage_daily FOR UPDATE")
+        job_id = create_job(stack)
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM pg_locks WHERE NOT granted")), "the answer waits", 20)
+        began = time.monotonic()
+        other.execute("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", (job_id,))
+        print(f"the deadlock was ended in {time.monotonic() - began:.1f} s")
+    assert wait_job(stack, job_id) == "completed"
+    assert "write_failed" in dict(stack.logs())["chat.log"]
+    oracle.check()
