@@ -9,7 +9,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from api.app import create_app
+from api.app import check_database, create_app
 from api.slow_clients import bounded_protocol
 from core.children import notify_ready
 from core.errors import MillraceError
@@ -46,6 +46,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
+        check_database(settings)
         app = create_app(settings)
     except MillraceError as error:
         sys.exit(f"millrace api: {error}")
