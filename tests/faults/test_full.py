@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx2
 import openai
 import pytest
 
-from tests.faults.load import batch_content, start_batch, upload, wait_batch
+from tests.faults.load import MARKER, batch_content, chat_body, start_batch, upload, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
 from tests.stack import wait_for
@@ -107,4 +109,42 @@ def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses
         full.clear()
         for each in (batch_id, late):
             assert wait_batch(stack, each) == "completed"
+        oracle.check()
+
+
+def says(stack: FaultStack, process: str, event: str) -> bool:
+    """Has this process logged the event?"""
+    return any(name.startswith(process) and event in said for name, said in stack.logs())
+
+
+def refusal(stack: FaultStack) -> httpx2.Response:
+    """Of a job too big for what room the database has left; there may be some for a few."""
+    with stack.http() as http:
+        for _ in range(200):
+            answer = http.post("/v1/jobs", json=chat_body(f"{MARKER} {secrets.token_hex(200_000)}"))
+            if answer.is_error:
+                return answer
+    raise AssertionError("the database's disk is not full")
+
+
+def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """F42: nothing is corrupt, batches resume."""
+    data = tmp_path / "services" / "postgres"
+    with disk(data, megabytes=144) as full, FaultStack(tmp_path) as stack, watched(stack) as oracle:
+        if not (data / "PG_VERSION").exists():
+            pytest.skip("this Postgres keeps its data elsewhere: see cli.postgres_user")
+        earlier = start_batch(stack, 4)
+        assert wait_batch(stack, earlier) == "completed"
+        batch_id = start_batch(stack, 200, max_tokens=60, ignore_eos=True)
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+        full.fill()
+
+        refused = refusal(stack)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True), refused.text
+        assert stack.client.batches.retrieve(earlier).status == "completed"
+        wait_for(lambda: says(stack, "batch", "commit_failed"), "the worker has met it too", 30)
+
+        full.clear()
+        stack.services.restart_dead()
+        assert wait_batch(stack, batch_id) == "completed"
         oracle.check()
