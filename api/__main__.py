@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import check_database, create_app
+from api.open_files import raise_limit
 from api.slow_clients import bounded_protocol
 from core.children import notify_ready
 from core.errors import MillraceError
@@ -46,6 +47,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
+        raise_limit()
         check_database(settings)
         app = create_app(settings)
     except MillraceError as error:

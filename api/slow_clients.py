@@ -1,4 +1,4 @@
-"""Clients that send slowly or without end: how long a request may take to come in, and how large its head may be.
+"""Clients that send slowly or without end, or are too many: how long a request may take to come in, how large its head may be.
 
 Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, and keeps all of
 its headers: a few thousand such connections would take the place of everybody else.
@@ -15,7 +15,9 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from core.errors import ApiError, Problem
+from api.errors import problem_response
+from api.open_files import room_for_connections
+from core.errors import ApiError, Problem, unavailable
 
 MAX_HEAD_BYTES: Final = 256 << 10
 _SLOWEST_BYTES_PER_SECOND: Final = 1024
@@ -65,6 +67,12 @@ class SlowBodies:
         await self._app(scope, receive_in_time, send)
 
 
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Instead of the application, for one connection more than there are files for."""
+    error = unavailable("The server has as many connections as it can hold. Nothing was done; try again shortly.")
+    await problem_response(error.problem, {**error.headers, "connection": "close"})(scope, receive, send)
+
+
 def bounded_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
     """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size."""
 
@@ -105,6 +113,8 @@ class _BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        if len(self.connections) > room_for_connections():
+            self.app = _refuse_connection
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
