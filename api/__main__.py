@@ -10,8 +10,9 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from api.app import create_app
+from api.app import check_database, create_app
 from api.leaving import say_goodbye
+from api.open_files import raise_limit
 from api.slow_clients import bounded_protocol, drop_the_vanished
 from core.children import notify_ready
 from core.errors import MillraceError
@@ -51,6 +52,8 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
+        raise_limit()
+        check_database(settings)
         app = create_app(settings)
     except MillraceError as error:
         sys.exit(f"millrace api: {error}")

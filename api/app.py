@@ -56,13 +56,12 @@ _ROUTES = (
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """An app for these settings; starts only on a database whose schema is the one this code needs."""
+    """An app for these settings, on a database that `check_database` has taken."""
     metrics, fleet = Metrics(), FleetNumbers(settings)
     metrics.add(fleet)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        _check_database(settings)
         app.state.millrace = state = _make_state(settings, metrics, fleet)
         await state.relay.start()
         revoking = asyncio.create_task(
@@ -101,8 +100,8 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-def _check_database(settings: Settings) -> None:
-    """Raises what is wrong with its schema, or with listening where we do."""
+def check_database(settings: Settings) -> None:
+    """Raises what is wrong with its schema, or with listening where we do: a MillraceError, for who starts the process."""
     assert settings.database_url, "a process is started with the addresses it needs"
     database = database_engine(settings.database_url, pool_size=1)
     try:

@@ -13,6 +13,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from api.open_files import EXHAUSTED
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from db.sessions import is_passing
 
@@ -70,6 +71,14 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_pool_timeout(_: Request, error: PoolTimeout) -> JSONResponse:
         log.warning("database_unavailable", reason=type(error).__name__)
         return _database_unavailable()
+
+    @app.exception_handler(OSError)
+    async def on_os_error(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in EXHAUSTED:
+            return await on_unknown_error(request, error)
+        log.warning("no_file_left_to_open", route=request.url.path)
+        busy = unavailable("The server has too many files open. Nothing was lost; try again shortly.")
+        return problem_response(busy.problem, busy.headers)
 
     @app.exception_handler(Exception)
     async def on_unknown_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,5 +1,5 @@
-"""Clients that send slowly or without end, or do not read: how long a request may take to come in, how large its head may be,
-and how long an answer may take to go out.
+"""Clients that send slowly or without end, do not read, or are too many: how long a request may take to come in, how large its head
+may be, and how long an answer may take to go out.
 
 Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, keeps all of its
 headers, and waits for ever for its answer to be read: a few thousand such connections would take the place of everybody else.
@@ -19,7 +19,9 @@ import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from core.errors import ApiError, Problem
+from api.errors import problem_response
+from api.open_files import room_for_connections
+from core.errors import ApiError, Problem, unavailable
 
 log = structlog.get_logger()
 
@@ -72,6 +74,12 @@ class SlowBodies:
         await self._app(scope, receive_in_time, send)
 
 
+async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
+    """Instead of the application, for one connection more than there are files for."""
+    error = unavailable("The server has as many connections as it can hold. Nothing was done; try again shortly.")
+    await problem_response(error.problem, {**error.headers, "connection": "close"})(scope, receive, send)
+
+
 def bounded_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToolsProtocol]:
     """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size; and which
     are dropped when they take less than a trickle of an answer in `unread_seconds`."""
@@ -120,6 +128,8 @@ class _BoundedHeads(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._end_head()
+        if len(self.connections) > room_for_connections():
+            self.app = _refuse_connection
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:

@@ -42,12 +42,15 @@ def backup(database_url: str, files_root: Path, target: Path) -> None:
 
 
 def restore(database_url: str, files_root: Path, source: Path) -> None:
-    """Into a database without tables and a file store without files; files first, so that no row lacks its bytes."""
+    """Into a database without tables and a file store without files; files first, so that no row lacks its bytes.
+
+    One that failed can be tried again: the database is restored in one transaction, and files of this backup may be there.
+    """
     if not (source / _DUMP).is_file():
         raise BackupFailed(f"{source} is not a backup: there is no {_DUMP} in it.")
     if _has_tables(database_url):
         raise BackupFailed("The database is not empty. Restore into a new one, or with another --state-dir.")
-    if files_root.is_dir() and any(files_root.iterdir()):
+    if _paths(files_root) - _paths(source / _FILES):
         raise BackupFailed(f"The file store {files_root} is not empty. Restore with another, or move it away.")
     if (source / _FILES).is_dir():
         shutil.copytree(source / _FILES, files_root, dirs_exist_ok=True)
@@ -77,6 +80,11 @@ def _find(program: str) -> str:
     if (path := shutil.which(program)) is None:
         raise BackupFailed(f"There is no {program} here. Install Postgres's client programs.")
     return path
+
+
+def _paths(root: Path) -> set[Path]:
+    """Of all files below; none where there is no such folder."""
+    return {path.relative_to(root) for path in root.rglob("*") if not path.is_dir()}
 
 
 def _has_tables(database_url: str) -> bool:

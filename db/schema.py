@@ -22,16 +22,22 @@ _MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 _IDENTIFIER: Final = re.compile(r'^(revision|down_revision)\b[^=\n]*= "(\w+)"', re.MULTILINE)
 
 
-@cache
 def needed_version() -> str:
     """The newest migration of this code: the one that no other one follows."""
+    found = _identifiers()
+    heads = found["revision"] - found["down_revision"]
+    assert len(heads) == 1, f"migrations are one chain, not {sorted(heads)}"
+    return heads.pop()
+
+
+@cache
+def _identifiers() -> dict[str, set[str]]:
+    """What the migrations of this code call themselves, and what they follow."""
     found: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
     for file in (_MIGRATIONS / "versions").glob("*.py"):
         for name, version in _IDENTIFIER.findall(file.read_text()):
             found[name].add(version)
-    heads = found["revision"] - found["down_revision"]
-    assert len(heads) == 1, f"migrations are one chain, not {sorted(heads)}"
-    return heads.pop()
+    return found
 
 
 def current_version(connection: Connection) -> str | None:
@@ -45,6 +51,7 @@ def current_version(connection: Connection) -> str | None:
 def check_schema(engine: Engine) -> None:
     """Raise SchemaMismatch unless the database is exactly at the version this code needs."""
     with engine.connect() as connection:
+        _refuse_newer(connection)
         current, needed = current_version(connection), needed_version()
     if current != needed:
         raise SchemaMismatch(
@@ -53,11 +60,22 @@ def check_schema(engine: Engine) -> None:
         )
 
 
+def _refuse_newer(connection: Connection) -> None:
+    """Raise SchemaMismatch for a version that this code has never heard of: it can go neither up nor down from there."""
+    current = current_version(connection)
+    if current is not None and current not in _identifiers()["revision"]:
+        raise SchemaMismatch(
+            f"The database schema is at {current}, which this code does not know: a newer Millrace has upgraded it. "
+            f"Start that version here too; this one needs {needed_version()}."
+        )
+
+
 def upgrade(engine: Engine, version: str = "head") -> None:
-    """Bring the database to a version; two that try at once wait for each other."""
+    """Bring the database to a version; two that try at once wait for each other. Raises SchemaMismatch for a newer one."""
     from alembic import command
 
     with engine.begin() as connection:
+        _refuse_newer(connection)
         command.upgrade(_config(connection), version)
 
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from cli.backup import BackupFailed, backup, restore
 from cli.services import Services
 from core.files import FileStore
 from core.ids import FILE, new_id
+from db.schema import check_schema
+from db.sessions import database_engine
 from workers.context import Database
 
 
@@ -65,11 +68,37 @@ def test_a_half_written_file_is_not_in_a_backup(services: Services, database: Da
 def test_a_restore_overwrites_neither_a_database_nor_files(services: Services, made: Path, tmp_path: Path) -> None:
     with pytest.raises(BackupFailed, match="The database is not empty"):
         restore(services.database_url, tmp_path / "new", made)
+    with FileStore(tmp_path / "files").write(new_id(FILE)) as stream:
+        stream.write(b"of nobody's backup")
     with pytest.raises(BackupFailed, match="files is not empty"):
         restore(empty(services), tmp_path / "files", made)
     with pytest.raises(BackupFailed, match="is not a backup"):
         restore(empty(services), tmp_path / "new", tmp_path)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def another(services: Services, database: Database) -> Iterator[str]:
+    """The address of a database that is empty and nobody else's."""
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
+        admin.execute(text("CREATE DATABASE another"))
+        yield services.database_url.replace("/millrace?", "/another?")
+        admin.execute(text("DROP DATABASE another"))
+
+
+def test_a_restore_that_failed_can_be_tried_again(another: str, made: Path, tmp_path: Path) -> None:
+    whole = (made / "database.dump").read_bytes()
+    (made / "database.dump").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BackupFailed, match="pg_restore failed"):
+        restore(another, tmp_path / "new", made)
+    (kept,) = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
+    kept.write_bytes(b"")  # as when the copying itself was interrupted
+    (made / "database.dump").write_bytes(whole)
+    restore(another, tmp_path / "new", made)
+    assert kept.read_bytes() == b"x"
+    engine = database_engine(another, pool_size=1)
+    check_schema(engine)
+    engine.dispose()
 
 
 def test_no_argument_of_a_process_has_the_password_of_the_database(tmp_path: Path) -> None:

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import secrets
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
 import openai
+import psutil
 import pytest
 
-from tests.faults.load import batch_content, start_batch, upload, wait_batch
+from api.open_files import RESERVED
+from tests.faults.load import (
+    MARKER,
+    ask,
+    batch_content,
+    chat_body,
+    expected_answer,
+    new_prompt,
+    start_batch,
+    upload,
+    wait_batch,
+)
 from tests.faults.oracle import Oracle
-from tests.faults.stack import FaultStack
+from tests.faults.stack import FaultStack, Role
 from tests.stack import wait_for
 
 pytestmark = pytest.mark.timeout(120)
@@ -108,3 +125,100 @@ def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses
         for each in (batch_id, late):
             assert wait_batch(stack, each) == "completed"
         oracle.check()
+
+
+def says(stack: FaultStack, process: str, event: str) -> bool:
+    """Has this process logged the event?"""
+    return any(name.startswith(process) and event in said for name, said in stack.logs())
+
+
+def refusal(stack: FaultStack) -> httpx2.Response:
+    """Of a job too big for what room the database has left; there may be some for a few."""
+    with stack.http() as http:
+        for _ in range(200):
+            answer = http.post("/v1/jobs", json=chat_body(f"{MARKER} {secrets.token_hex(200_000)}"))
+            if answer.is_error:
+                return answer
+    raise AssertionError("the database's disk is not full")
+
+
+def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_there_is_room(tmp_path: Path) -> None:
+    """F42: nothing is corrupt, batches resume."""
+    data = tmp_path / "services" / "postgres"
+    with disk(data, megabytes=144) as full, FaultStack(tmp_path) as stack, watched(stack) as oracle:
+        if not (data / "PG_VERSION").exists():
+            pytest.skip("this Postgres keeps its data elsewhere: see cli.postgres_user")
+        earlier = start_batch(stack, 4)
+        assert wait_batch(stack, earlier) == "completed"
+        batch_id = start_batch(stack, 200, max_tokens=60, ignore_eos=True)
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+        full.fill()
+
+        refused = refusal(stack)
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True), refused.text
+        assert stack.client.batches.retrieve(earlier).status == "completed"
+        wait_for(lambda: says(stack, "batch", "commit_failed"), "the worker has met it too", 30)
+
+        full.clear()
+        stack.services.restart_dead()
+        assert wait_batch(stack, batch_id) == "completed"
+        oracle.check()
+
+
+@contextmanager
+def files_limit(process: psutil.Process, number: int) -> Iterator[None]:
+    """The process may have so many files open."""
+    before = process.rlimit(psutil.RLIMIT_NOFILE)
+    process.rlimit(psutil.RLIMIT_NOFILE, (number, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_NOFILE, before)
+
+
+def check_everyday(stack: FaultStack, api: psutil.Process) -> None:
+    prompt = new_prompt()
+    assert stack.insist(lambda: ask(stack, prompt)) == expected_answer(prompt)
+    assert wait_batch(stack, start_batch(stack, 4)) == "completed"
+    assert stack.find(Role.API).pid == api.pid, "it is still the same process"
+
+
+def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, oracle: Oracle) -> None:
+    """F43: those that are there are served; the others are told to come back, and can."""
+    api = stack.find(Role.API)
+    address = urlsplit(stack.url)
+    assert address.hostname is not None
+    assert address.port is not None
+    answers = []
+    with ExitStack() as connections, files_limit(api, RESERVED + 24):
+        for _ in range(40):
+            connection = HTTPConnection(address.hostname, address.port, timeout=20)
+            connections.callback(connection.close)
+            connection.request("GET", "/healthz")
+            answer = connection.getresponse()
+            answers.append((answer.status, answer.headers["retry-after"], json.loads(answer.read() or b"{}")))
+    assert answers[0][0] == 200
+    status, retry_after, body = answers[-1]
+    assert (status, retry_after, body["error"]["code"]) == (503, "5", "service_unavailable")
+    check_everyday(stack, api)
+    oracle.check()
+
+
+def test_an_api_without_a_file_left_to_open_says_503_and_recovers(stack: FaultStack, oracle: Oracle) -> None:
+    """F43: on a connection that is there already; a new one is not taken."""
+    api = stack.find(Role.API)
+    file_id = upload(stack, batch_content(2))
+    with stack.http(timeout=20) as http:
+        assert http.get(f"/v1/files/{file_id}/content").status_code == 200
+        with files_limit(api, api.num_fds()):
+            answers = [http.get(f"/v1/files/{file_id}/content") for _ in range(3)]
+            uploaded = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", batch_content(2))})
+            with pytest.raises(httpx2.HTTPError), stack.http(timeout=2) as another:
+                another.get("/healthz")
+        for answer in (*answers, uploaded):
+            assert answer.status_code == 503, answer.text
+            assert answer.json()["error"]["code"] == "service_unavailable"
+            assert "retry-after" in answer.headers
+        assert http.get(f"/v1/files/{file_id}/content").status_code == 200
+    check_everyday(stack, api)
+    oracle.check()
