@@ -31,7 +31,7 @@ from workers.retention import Retention
 
 _WATCH_SECONDS: Final = 0.05
 _MOST_DESCRIPTORS: Final = 96  # pools as wide as they get, clients, the broker; what leaks comes to more in a session
-_OLD_SECONDS: Final = 7200
+_OLD_SECONDS: Final = 3 * 3600
 _SHOWN_TO_A_STRANGER: Final = 20  # jobs of each check: two requests each
 _NOBODY: Final = "0" * 32
 
@@ -226,7 +226,7 @@ class Oracle:
         assert not left, f"leftovers that nobody sweeps: {left}"
 
     def _sweep(self) -> None:
-        """What the clerk does within two hours, at once."""
+        """What the clerk does within three hours, at once."""
         retention = Retention(_clerk(self._stack))
         retention.sweep()
         for bucket in range(BUCKETS):

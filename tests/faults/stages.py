@@ -202,7 +202,7 @@ def leaving_bytes_without_a_row(stack: FaultStack) -> Iterator[None]:
     file_id = next(name for name in iter(lambda: ids.new_id(ids.FILE), "") if _bucket(name) == "00")
     with stack.files.write(file_id) as stream:
         stream.write(b"whose are these?\n")
-    old = time.time() - 7200
+    old = time.time() - 3 * 3600
     os.utime(stack.files.path(file_id), (old, old))
     stack.send(Role.CLERK, signal.SIGSTOP)
     yield

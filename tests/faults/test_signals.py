@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import psutil
 import pytest
 
 from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
+from tests.faults.second import second_worker
 from tests.faults.stack import LEASE_SECONDS, QUICK, FaultStack, Role
-from tests.stack import clean_environment, wait_for
+from tests.stack import wait_for
 
 DRAIN_SECONDS = float(QUICK["MILLRACE_DRAIN_SECONDS"])
 BUSY_SECONDS = 4.0  # one is promised; the machine that tests run on has other things to do
@@ -106,33 +105,6 @@ def test_a_second_signal_hurries_a_worker(stack: FaultStack, oracle: Oracle) -> 
     assert seconds <= 2
     assert wait_batch(stack, batch_id, timeout_seconds=120) == "completed"
     oracle.check()
-
-
-@contextmanager
-def second_worker(stack: FaultStack) -> Iterator[None]:
-    """Another worker of the same stack, as on another machine."""
-    folder = stack.folder / "second"
-    folder.mkdir(exist_ok=True)
-    environment = {
-        **clean_environment(),
-        **QUICK,
-        "MILLRACE_STATE_DIR": str(folder),
-        "MILLRACE_MODELS_DIR": str(stack.folder / "models"),
-        "MILLRACE_FILES_DIR": str(stack.files.root),
-        "MILLRACE_DATABASE_URL": stack.services.database_url,
-        "MILLRACE_REDIS_URL": stack.services.redis_url,
-    }
-    with (folder / "worker.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "workers", "--device", "cpu"], env=environment, stdout=log, stderr=log
-        )
-    try:
-        wait_for(lambda: "worker_ready" in (folder / "worker.log").read_text(), "the second worker is ready")
-        yield
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        (folder / "worker.log").unlink()
 
 
 def test_a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing_any_more(

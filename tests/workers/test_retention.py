@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from datetime import timedelta
 
 from sqlalchemy import select, text, update
@@ -91,6 +92,22 @@ def test_bytes_without_a_row_go_after_a_while_and_others_stay(clerk: ClerkContex
     sweep_everything(clerk)
     assert not any(exists(clerk, name) for name in orphans)
     assert all(exists(clerk, name) for name in [*fresh, known])
+
+
+def test_a_clock_that_jumps_an_hour_takes_nothing_for_left_over(clerk: ClerkContext) -> None:
+    """F44: bytes whose row is about to come."""
+    name, jumped = store(clerk, ids.FILE), time.time() - 3600 - 60
+    path = clerk.files.path(name)
+    unfinished = path.with_name(f"{name}.1.part")
+    unfinished.write_bytes(b"half")
+    for file in (path, unfinished):
+        os.utime(file, (jumped, jumped))
+    retention = Retention(clerk)
+    retention.sweep()
+    for bucket in range(BUCKETS):
+        retention.sweep_orphans(bucket)
+    assert path.exists()
+    assert unfinished.exists()
 
 
 def test_a_key_is_forgotten_after_its_time(clerk: ClerkContext) -> None:

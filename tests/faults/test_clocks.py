@@ -1,0 +1,145 @@
+"""Clocks of machines that are wrong by an hour. F44: leases are the database's clock and monotonic ones, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.settings import ROOT
+from tests.faults.load import start_batch, wait_batch
+from tests.faults.oracle import Oracle
+from tests.faults.second import second_worker
+from tests.faults.stack import MODEL, FaultStack, Role
+from tests.stack import wait_for
+
+pytestmark = pytest.mark.timeout(180)
+
+HOUR = 3600
+LEASE_SECONDS = 4.0
+SLOW_MODEL = MODEL.replace("0.001", "0.005")
+LONG = {"max_tokens": 3900, "ignore_eos": True}  # with the slow model ten seconds, longer than the lease
+
+# Who asks a machine what time it is, and what for. Nothing here decides who holds what.
+WALL_CLOCKS = {
+    "api/app.py": "when this api was started, for people",
+    "api/estimates.py": "when a batch may be done, for people",
+    "api/limits.py": "when a rate is full again; a moment too far ahead is taken for what it is",
+    "api/routes/batch_control.py": "when a file expires, in days",
+    "api/routes/batch_validation.py": "when a report expires, in days",
+    "api/routes/responses.py": "created_at of an answer",
+    "api/routes/uploads.py": "whether an upload is late, by the hour; the clerk decides by the database",
+    "api/routes/usage.py": "today's date",
+    "api/routes/webhooks.py": "created_at of an event",
+    "api/stream_slots.py": "when a stream of a process that died is forgotten, within a quarter of an hour",
+    "api/uploads.py": "when a file or an upload expires",
+    "core/files.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
+    "core/ids.py": "the order of ids, for people",
+    "engine/template.py": "the date in a prompt",
+    "workers/answers.py": "created of an answer",
+    "workers/exchanges/base.py": "created of an answer",
+    "workers/finalize.py": "when a file expires, in days",
+    "workers/posting.py": "the timestamp of a signature, as its standard wants it",
+    "workers/webhooks.py": "created_at of an event",
+}
+ASKED = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
+
+# What a machine with a wrong clock runs first.
+WRONG_CLOCK = """
+import os, time
+shift, now, now_ns = int(os.environ["SHIFT_SECONDS"]), time.time, time.time_ns
+time.time = lambda: now() + shift
+time.time_ns = lambda: now_ns() + shift * 10**9
+"""
+
+
+def wall_clocks(path: Path) -> Iterator[str]:
+    """Calls that ask what time it is."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
+            owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
+            if (owner, node.attr) in ASKED or (owner, node.attr) == ("date", "today"):
+                yield f"{owner}.{node.attr}"
+
+
+def test_a_machine_is_asked_the_time_only_where_no_lease_depends_on_it() -> None:
+    """F44: whoever adds one here has thought about what an hour would do."""
+    rooms = ("api", "core", "db", "engine", "workers")
+    asking = {
+        str(path.relative_to(ROOT))
+        for room in rooms
+        for path in (ROOT / room).rglob("*.py")
+        if any(wall_clocks(path)) or "import time as" in path.read_text() or "from time import" in path.read_text()
+    }
+    assert asking == set(WALL_CLOCKS)
+
+
+def wrong_clock(stack: FaultStack, seconds: int) -> dict[str, str]:
+    """The environment of a worker whose clock is wrong."""
+    folder = stack.folder / "wrong-clock"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(WRONG_CLOCK)
+    models = folder / "models"
+    models.mkdir(exist_ok=True)
+    (models / "fake.yaml").write_text(SLOW_MODEL)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {
+        "PYTHONPATH": path,
+        "SHIFT_SECONDS": str(seconds),
+        "MILLRACE_MODELS_DIR": str(models),
+        "MILLRACE_LEASE_SECONDS": str(LEASE_SECONDS),
+        "MILLRACE_BATCH_LANES": "1",
+    }
+
+
+def born_at(owner: str) -> float:
+    """What time it was where an owner of leases got its id (see `core.ids`)."""
+    text = owner.rpartition(":")[2].upper()
+    raw = base64.b32hexdecode(text + "=" * (-len(text) % 8))
+    return int.from_bytes(raw[:6], "big") / 1000
+
+
+def held(stack: FaultStack) -> dict[str, Any]:
+    """Shards that run: who has them, under which fence, and for how long from now on, as the database says."""
+    rows = stack.query(
+        "SELECT id, owner, fence, extract(epoch FROM lease_until - now()) AS seconds FROM shards WHERE state = 'running'"
+    )
+    return {row.id: row for row in rows}
+
+
+def test_an_hour_more_or_less_on_a_workers_clock_changes_nothing_about_its_leases(
+    stack: FaultStack, oracle: Oracle
+) -> None:
+    """F44: it keeps what it works on, beside others who would take it, and loses it in time when it is gone."""
+    with ExitStack() as workers:
+        processes = [
+            workers.enter_context(second_worker(stack, name, **wrong_clock(stack, shift)))
+            for name, shift in (("early", -HOUR), ("late", HOUR))
+        ]
+        with stack.frozen(Role.BATCH):  # so that the two get the shards
+            batch_id = start_batch(stack, 16, **LONG)
+            wait_for(lambda: len(held(stack)) == 2, "each has a shard")
+        before, began = held(stack), time.monotonic()
+        wrong = Counter(round((born_at(row.owner) - time.time()) / HOUR) for row in before.values())
+        assert wrong == {-1: 1, 1: 1}, "one is early and one is late"
+        while time.monotonic() - began < LEASE_SECONDS + 1:
+            now = held(stack)
+            assert {(row.id, row.owner, row.fence) for row in now.values()} == {
+                (row.id, row.owner, row.fence) for row in before.values()
+            }
+            assert all(row.seconds <= LEASE_SECONDS for row in now.values())
+            time.sleep(0.2)
+        for process in processes:
+            process.kill()
+        assert wait_batch(stack, batch_id, timeout_seconds=90) == "completed"
+        fences = dict(stack.query("SELECT id, fence FROM shards WHERE batch_id = :id", id=batch_id))
+        assert all(fences[row.id] > row.fence for row in before.values()), "others have taken over"
+    oracle.check()
