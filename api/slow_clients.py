@@ -1,5 +1,5 @@
-"""Clients that send slowly or without end, do not read, or are too many: how long a request may take to come in, how large its head
-may be, and how long an answer may take to go out.
+"""Clients that send slowly or without end, do not read, or are too many: how long a request may take to come in, how large its
+head may be, how long an answer may take to go out.
 
 Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, keeps all of its
 headers, and waits for ever for its answer to be read: a few thousand such connections would take the place of everybody else.

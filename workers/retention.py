@@ -15,9 +15,7 @@ from db import files, idempotency, uploads, workers
 from workers.context import ClerkContext
 
 _PAGE: Final = 500
-_LEFTOVER_SECONDS: Final = (
-    2 * 3600
-)  # far longer than from a file's last byte to its row, also when a clock jumps an hour
+_LEFTOVER_SECONDS: Final = 7200  # far longer than from a file's last byte to its row, also when a clock jumps an hour
 
 
 class Retention:
