@@ -124,7 +124,8 @@ class Postgres:
                 f"Dump it with Postgres {have} and load the dump here, or start with another --state-dir."
             )
 
-    def _wait(self, timeout_seconds: float = 30) -> None:
+    def _wait(self, timeout_seconds: float = 120) -> None:
+        """After a crash it reads again what it had logged: up to `max_wal_size`."""
         assert self._child is not None, "called by start"
         admin = self.url.replace(f"/{DATABASE}?", "/postgres?")
         deadline = time.monotonic() + timeout_seconds

@@ -51,6 +51,7 @@ class Services:
         data = self.state_dir / "postgres"
         self._postgres = None if database_url else Postgres(data, sockets, self.logs / "postgres.log")
         self._valkey = None if redis_url else Valkey(self.state_dir / "valkey", sockets, self.logs / "valkey.log")
+        self._is_started = False
         self.database_url = database_url or (self._postgres.url if self._postgres else "")
         self.redis_url = redis_url or (self._valkey.url if self._valkey else "")
 
@@ -63,9 +64,11 @@ class Services:
         except BaseException:
             self.stop()
             raise
+        self._is_started = True
 
     def stop(self) -> None:
         """Callable more than once."""
+        self._is_started = False
         for service in (self._valkey, self._postgres):
             if service is not None:
                 service.stop()
@@ -78,11 +81,13 @@ class Services:
                 raise ChildFailed(service.child.obituary())
 
     def restart_dead(self) -> list[str]:
-        """Start again what has ended; returns the names."""
+        """Start again what has ended; returns the names. Raises ChildFailed when it does not start; may be asked again then."""
         names = []
-        for service in (self._postgres, self._valkey):
-            if service is not None and service.child is not None and service.child.exit_code() is not None:
-                names.append(service.child.name)
+        for name, service in (("postgres", self._postgres), ("valkey", self._valkey)):
+            if service is None or not self._is_started:
+                continue
+            if service.child is None or service.child.exit_code() is not None:
+                names.append(name)
                 service.stop()
                 service.start()
         return names

@@ -15,6 +15,7 @@ from types import TracebackType
 import structlog
 
 from cli.services import Services
+from core.children import ChildFailed
 from core.errors import ConfigError
 from core.models import has_weights, load_models
 from core.settings import Settings, split_commas
@@ -25,6 +26,7 @@ log = structlog.get_logger()
 
 _READY_SECONDS = 600.0
 _GRACE_SECONDS = 4.0
+_SERVICE_PAUSE_SECONDS = 2.0
 
 
 class Stack:
@@ -43,6 +45,7 @@ class Stack:
         self._clerk = self._child("clerk", ["-m", "workers.consumer", "clerk"], environment)
         self._api = self._child("api", ["-m", "api"], environment)
         self.url = ""
+        self._services_at = 0.0
 
     @property
     def children(self) -> tuple[Supervised, ...]:
@@ -70,10 +73,20 @@ class Stack:
 
     def tend(self) -> None:
         """Start again what has died."""
-        for name in self.services.restart_dead():
-            log.warning("service_restarted", name=name)
+        self._tend_services()
         for child in self.children:
             child.tend(time.monotonic())
+
+    def _tend_services(self) -> None:
+        """One that does not start is tried again later: its disk may be full."""
+        if time.monotonic() < self._services_at:
+            return
+        try:
+            for name in self.services.restart_dead():
+                log.warning("service_restarted", name=name)
+        except (ChildFailed, OSError) as error:
+            log.error("service_not_restarted", reason=str(error))
+            self._services_at = time.monotonic() + _SERVICE_PAUSE_SECONDS
 
     def stop(self, drain_seconds: float | None = None) -> None:
         """Drain the api and the workers at the same time, then stop the broker, then the database."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -29,8 +30,9 @@ from tests.faults.load import (
     wait_batch,
 )
 from tests.faults.oracle import Oracle
-from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.faults.stack import MODEL, QUICK, FaultStack, Role
+from tests.stack import StackProcess, batch_lines, result_lines, wait_for, write_lines
+from tests.stack import start_batch as start_lines
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -163,6 +165,27 @@ def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_the
         stack.services.restart_dead()
         assert wait_batch(stack, batch_id) == "completed"
         oracle.check()
+
+
+def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there_is_room(tmp_path: Path) -> None:
+    """F42: `millrace serve` goes on trying, with no manual step."""
+    data, models = tmp_path / "state" / "postgres", tmp_path / "models"
+    models.mkdir()
+    (models / "fake.yaml").write_text(MODEL)
+    with disk(data, megabytes=144) as full, closing(StackProcess(tmp_path, models, **QUICK)) as stack:
+        stack.start()
+        if not (data / "PG_VERSION").exists():
+            pytest.skip("this Postgres keeps its data elsewhere: see cli.postgres_user")
+        with stack.client() as client:
+            lines = write_lines(tmp_path / "in.jsonl", batch_lines(100, max_tokens=60, ignore_eos=True))
+            batch_id = start_lines(client, lines)
+            full.fill()
+            stack.find("/postgres", "-D").send_signal(signal.SIGQUIT)
+            wait_for(lambda: "service_not_restarted" in stack.said, "it cannot be started", 40)
+            full.clear()
+            wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch ends", 60)
+            batch = client.batches.retrieve(batch_id)
+            assert len(result_lines(client, batch.output_file_id)) == 100
 
 
 @contextmanager
