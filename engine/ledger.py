@@ -8,6 +8,7 @@ byte that says which of them holds: who dies while writing leaves the note befor
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 from collections.abc import Collection
 from contextlib import suppress
@@ -40,10 +41,7 @@ class Ledger:
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         _forget_old(folder)
-        size = len(Page) * _page_bytes()
-        with _path(folder, boot_id).open("w+b") as file:
-            file.truncate(size)
-            self._memory = mmap.mmap(file.fileno(), size)
+        self._memory = _map(_path(folder, boot_id), len(Page) * _page_bytes())
         self._noted: dict[Page, Collection[Key]] = dict.fromkeys(Page, ())
 
     def note(self, page: Page, keys: Collection[Key]) -> None:
@@ -77,6 +75,20 @@ def _read_page(memory: bytes, page: Page) -> list[Key]:
     if memory[start] == 0 and length == 0:
         return []  # never written
     return _decode(memory[at + _LENGTH.size : at + _LENGTH.size + length])
+
+
+def _map(path: Path, size: int) -> mmap.mmap:
+    """A new file as memory, with all its room on the disk: to touch memory that the disk has no room for ends a process.
+
+    Without room the memory is nobody's file, and nothing will be known of this boot.
+    """
+    try:
+        with path.open("w+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return mmap.mmap(file.fileno(), size)
+    except OSError:
+        path.unlink(missing_ok=True)
+        return mmap.mmap(-1, size)
 
 
 def _page_bytes() -> int:

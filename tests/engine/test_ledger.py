@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from engine.ledger import Ledger, Page, read_ledger
 from tests.engine.make import Bench, chat
@@ -26,6 +29,23 @@ def test_a_note_outlives_the_process_that_made_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CRASHES_IN_ITS_SECOND_NOTE, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert read_ledger(tmp_path, "boot") == {("c", "one"), ("c", "two"), ("d", "three")}
+
+
+def test_a_full_disk_leaves_nothing_known_and_never_ends_the_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory mapped from a file without blocks is a SIGBUS when it is touched and there is no room."""
+    Ledger(tmp_path, "boot")
+    status = (tmp_path / "ledger-boot").stat()
+    assert status.st_blocks * 512 >= status.st_size > 0
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    ledger = Ledger(tmp_path, "another")
+    ledger.note(Page.STEP, [("c", "one")])
+    assert read_ledger(tmp_path, "another") is None
 
 
 def test_a_page_says_what_was_noted_last_and_the_others_keep_theirs(tmp_path: Path) -> None:

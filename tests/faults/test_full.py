@@ -6,10 +6,12 @@ import json
 import secrets
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import httpx2
@@ -97,7 +99,10 @@ def wait_tries(stack: FaultStack, batch_id: str, number: int = 2) -> None:
 
 
 def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses_nothing(tmp_path: Path) -> None:
-    """F41: 507 and nothing half-written; what is there can be read; a batch that cannot write its files does so later."""
+    """F41: 507 and nothing half-written; what is there can be read; a batch that cannot write its files does so later.
+
+    An engine that is killed meanwhile is started again and works.
+    """
     with (
         disk(tmp_path / "state", megabytes=24) as full,
         FaultStack(tmp_path, MILLRACE_FREE_DISK_BYTES="0") as stack,
@@ -108,6 +113,7 @@ def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses
         waiting = upload(stack, batch_content(4))
         batch_id = start_batch(stack, 16, max_tokens=300, ignore_eos=True)
         full.fill()
+        stack.kill(Role.ENGINE)
 
         with pytest.raises(openai.APIStatusError) as refused:
             stack.client.files.create(file=("in.jsonl", batch_content(3000)), purpose="batch")
@@ -186,6 +192,25 @@ def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there
             wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch ends", 60)
             batch = client.batches.retrieve(batch_id)
             assert len(result_lines(client, batch.output_file_id)) == 100
+
+
+NOTES: Final = """
+import sys
+from pathlib import Path
+from engine.ledger import Ledger, Page
+ledger = Ledger(Path(sys.argv[1]), "boot")
+for page in Page:
+    for name in ("one", "two"):
+        ledger.note(page, [("c", name)])
+"""
+
+
+def test_an_engine_that_starts_on_a_full_disk_does_not_die_of_its_own_notes(tmp_path: Path) -> None:
+    """F41: it would be ended by SIGBUS, and requests that did nothing would be suspected."""
+    with disk(tmp_path / "run", megabytes=1) as full:
+        full.fill()
+        done = subprocess.run([sys.executable, "-c", NOTES, str(full.path)], check=False, timeout=60)
+    assert done.returncode == 0
 
 
 @contextmanager
