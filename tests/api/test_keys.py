@@ -161,7 +161,7 @@ def test_a_line_whose_model_is_not_allowed_fails_alone(guarded: Guarded, tmp_pat
     assert failed["response"]["body"]["error"]["code"] == "model_not_found"  # type: ignore[index]
 
 
-def test_what_a_key_began_is_finished_when_it_is_revoked(guarded: Guarded, tmp_path: Path) -> None:
+def test_a_batch_that_a_key_began_is_finished_when_it_is_revoked(guarded: Guarded, tmp_path: Path) -> None:
     key, reader = guarded.key(), guarded.key()
     batch_id = start_batch(key.client, write_lines(tmp_path / "in.jsonl", batch_lines(10, "slow", max_tokens=10)))
     with guarded.database.begin() as connection:

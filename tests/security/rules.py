@@ -49,7 +49,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/api/test_auth.py::test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work",
         "tests/api/test_auth.py::test_a_revoked_key_ends_within_the_seconds_it_is_remembered",
         "tests/cli/test_keys.py::test_a_key_is_printed_once_and_only_its_digest_is_stored",
-        "tests/api/test_keys.py::test_what_a_key_began_is_finished_when_it_is_revoked",
+        "tests/api/test_keys.py::test_a_batch_that_a_key_began_is_finished_when_it_is_revoked",
         "tests/api/test_keys.py::test_who_tries_keys_from_elsewhere_is_slowed_down_and_nobody_else",
     ),
     "nothing that a request names is fetched": (

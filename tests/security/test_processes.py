@@ -7,7 +7,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+import redis
 
+from cli.services import Services
 from core.sockets import socket_directory
 from tests.api.guarded import Guarded
 
@@ -41,6 +43,21 @@ def test_nothing_of_a_stack_can_be_entered_or_read_by_others(secured: Guarded) -
         if not path.is_socket() and path.lstat().st_mode & 0o077
     ]
     assert open_to_others == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "DEBUG SLEEP 0", "MODULE LOAD /x.so", "CONFIG SET dir /tmp", "CONFIG SET dbfilename x", "REPLICAOF 127.0.0.1 1",
+        "MONITOR", "MIGRATE 127.0.0.1 1 key 0 1", "ACL SETUSER default +@all", "PSYNC ? -1",
+    ],
+)  # fmt: skip
+def test_the_bundled_broker_gives_nobody_its_machine_or_its_memory(services: Services, command: str) -> None:
+    with (
+        redis.Redis.from_url(services.redis_url) as client,
+        pytest.raises(redis.ResponseError, match="NOPERM|allow|protected|no permissions"),
+    ):
+        client.execute_command(*command.split())
 
 
 def test_sockets_lie_in_a_directory_of_the_user_and_nothing_listens_but_the_api(
