@@ -302,28 +302,39 @@ def test_a_decode_that_hangs_ends_the_process(folder: Path) -> None:
         client.close()
 
 
-# As the server, but its intake fails at a message that the real one has no trouble with.
-DEAF = """
+# The server, with two places where it fails though nobody expects it.
+FAILING = """
+import engine.loop as loop
 import engine.server as server
 def dispatch(self, message):
     if isinstance(message, server.Cancel):
-        raise RuntimeError("nobody expected this")
+        raise RuntimeError("in the intake")
     hear(self, message)
+def recover(self, error):
+    raise RuntimeError("in the loop")
 hear, server.Server._dispatch = server.Server._dispatch, dispatch
+loop.Engine._recover = recover
 server.main()
 """
 
 
-def test_an_engine_whose_intake_has_ended_does_not_live_on_deaf(folder: Path, client: EngineClient) -> None:
+@pytest.mark.parametrize("code", [Exit.DEAF, Exit.FAILED])
+def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
+    folder: Path, client: EngineClient, code: Exit
+) -> None:
+    """F14: what a failed step leaves behind is cleared and the loop goes on; where that fails, the process ends."""
     config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
     process = subprocess.Popen(
-        [sys.executable, "-c", DEAF, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
+        [sys.executable, "-c", FAILING, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
     )
     try:
         client.wait_ready(20)
         running = submit(client, chat("hello", ignore_eos=True))
-        client.cancel("r")
-        assert process.wait(20) == Exit.DEAF
+        if code is Exit.DEAF:
+            client.cancel("r")
+        else:
+            submit(client, chat("<<raise>>", "bad"))
+        assert process.wait(20) == code
         assert isinstance(running.outcome, EngineLost)
     finally:
         process.kill()
