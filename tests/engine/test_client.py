@@ -22,6 +22,7 @@ from engine.exits import Exit
 from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, Request, TextPrompt
 from engine.template import CHATML
 from tests.engine.make import chat
+from tests.stack import wait_for
 
 
 class Recorder:
@@ -338,6 +339,35 @@ def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
         assert isinstance(running.outcome, EngineLost)
     finally:
         process.kill()
+
+
+# The server, with an intake that takes no more after the first Cancel.
+STUCK = """
+import threading
+import engine.server as server
+def dispatch(self, message):
+    if isinstance(message, server.Cancel):
+        threading.Event().wait()
+    hear(self, message)
+hear, server.Server._dispatch = server.Server._dispatch, dispatch
+server.main()
+"""
+
+
+def test_a_deaf_engine_ticks_but_does_not_answer(folder: Path, client: EngineClient) -> None:
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    process = subprocess.Popen([sys.executable, "-c", STUCK, msgspec.json.encode(config).decode()])
+    try:
+        client.wait_ready(20)
+        first = client.answered_at
+        wait_for(lambda: client.answered_at > first, "it answers again and again", 20)
+        submit(client, chat("hello", ignore_eos=True))
+        client.cancel("r")
+        wait_for(lambda: time.monotonic() - client.answered_at > 4, "it does not answer any more", 30)
+        assert client.seconds_since_tick(time.monotonic()) < 3
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_model_that_cannot_be_loaded_is_said_and_ends_with_code_3(folder: Path) -> None:
