@@ -226,10 +226,7 @@ class Engine:
     def _take(self, command: Command) -> None:
         match command:
             case Add(sequences=sequences):
-                if not self.scheduler.find(*sequences[0].key):
-                    self._answers.begin(sequences)
-                    for sequence in sequences:
-                        self.scheduler.add(sequence)
+                self._add(sequences)
             case Embed(client=client, request=request, prompts=prompts):
                 assert self._embeddings is not None, "checked before it came here"
                 self._embeddings.add(client, request, prompts)
@@ -248,6 +245,23 @@ class Engine:
                     self._show(client, request_id)
             case Call(action=action):
                 action()
+
+    def _add(self, sequences: list[Sequence]) -> None:
+        """One that cannot even begin fails by itself: it has no slot yet, so nobody else is hurt."""
+        key = sequences[0].key
+        if self.scheduler.find(*key):
+            return
+        try:
+            self._answers.begin(sequences)
+            for sequence in sequences:
+                self.scheduler.add(sequence)
+        except MemoryError:
+            raise
+        except Exception:
+            complain(traceback.format_exc())
+            self._fail(key, EngineError())
+            for sequence in sequences:
+                self._answers.forget(sequence)
 
     def _show(self, client: str, request_id: str) -> None:
         for sequence in self.scheduler.find(client, request_id):

@@ -195,7 +195,7 @@ class WorkerLauncher:
             for consumer in list(waiting):
                 child = consumer.child
                 exit_code = None if child is None else child.exit_code()
-                if child is not None and child.ready_status(_LOOK_SECONDS) is not None:
+                if child is not None and child.ready_status(0) is not None:
                     waiting.remove(consumer)
                 elif child is not None and ((exit_code or 0) > 0 or time.monotonic() > deadline):
                     raise ChildFailed(child.obituary())
@@ -204,6 +204,7 @@ class WorkerLauncher:
             if is_stopping():
                 raise StartInterrupted
             self._tend_engines()
+            time.sleep(_LOOK_SECONDS / 2)
 
     def _stop(self) -> None:
         """Consumers first: they give back what they hold while the engines still answer."""

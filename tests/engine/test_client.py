@@ -22,6 +22,7 @@ from engine.exits import Exit
 from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, Request, TextPrompt
 from engine.template import CHATML
 from tests.engine.make import chat
+from tests.stack import wait_for
 
 
 class Recorder:
@@ -302,31 +303,71 @@ def test_a_decode_that_hangs_ends_the_process(folder: Path) -> None:
         client.close()
 
 
-# As the server, but its intake fails at a message that the real one has no trouble with.
-DEAF = """
+# The server, with two places where it fails though nobody expects it.
+FAILING = """
+import engine.loop as loop
 import engine.server as server
 def dispatch(self, message):
     if isinstance(message, server.Cancel):
-        raise RuntimeError("nobody expected this")
+        raise RuntimeError("in the intake")
+    hear(self, message)
+def recover(self, error):
+    raise RuntimeError("in the loop")
+hear, server.Server._dispatch = server.Server._dispatch, dispatch
+loop.Engine._recover = recover
+server.main()
+"""
+
+
+@pytest.mark.parametrize("code", [Exit.DEAF, Exit.FAILED])
+def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
+    folder: Path, client: EngineClient, code: Exit
+) -> None:
+    """F14: what a failed step leaves behind is cleared and the loop goes on; where that fails, the process ends."""
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAILING, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
+    )
+    try:
+        client.wait_ready(20)
+        running = submit(client, chat("hello", ignore_eos=True))
+        if code is Exit.DEAF:
+            client.cancel("r")
+        else:
+            submit(client, chat("<<raise>>", "bad"))
+        assert process.wait(20) == code
+        assert isinstance(running.outcome, EngineLost)
+    finally:
+        process.kill()
+
+
+# The server, with an intake that takes no more after the first Cancel.
+STUCK = """
+import threading
+import engine.server as server
+def dispatch(self, message):
+    if isinstance(message, server.Cancel):
+        threading.Event().wait()
     hear(self, message)
 hear, server.Server._dispatch = server.Server._dispatch, dispatch
 server.main()
 """
 
 
-def test_an_engine_whose_intake_has_ended_does_not_live_on_deaf(folder: Path, client: EngineClient) -> None:
+def test_a_deaf_engine_ticks_but_does_not_answer(folder: Path, client: EngineClient) -> None:
     config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
-    process = subprocess.Popen(
-        [sys.executable, "-c", DEAF, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([sys.executable, "-c", STUCK, msgspec.json.encode(config).decode()])
     try:
         client.wait_ready(20)
-        running = submit(client, chat("hello", ignore_eos=True))
+        first = client.answered_at
+        wait_for(lambda: client.answered_at > first, "it answers again and again", 20)
+        submit(client, chat("hello", ignore_eos=True))
         client.cancel("r")
-        assert process.wait(20) == Exit.DEAF
-        assert isinstance(running.outcome, EngineLost)
+        wait_for(lambda: time.monotonic() - client.answered_at > 4, "it does not answer any more", 30)
+        assert client.seconds_since_tick(time.monotonic()) < 3
     finally:
         process.kill()
+        process.wait()
 
 
 def test_a_model_that_cannot_be_loaded_is_said_and_ends_with_code_3(folder: Path) -> None:

@@ -20,6 +20,7 @@ from engine.messages import (
     TokenPrompt,
 )
 from engine.plan import Plan, Sampled
+from engine.sequence import Sequence
 from tests.engine.make import Bench, chat
 
 
@@ -213,6 +214,25 @@ def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
     assert [(item.request_id, item.code) for item in failed] == [("a", "engine_error")]
     assert list(finished) == ["b"]
     assert decoder.num_resets == 2, "at the start, and after the failure"
+
+
+def test_a_request_that_cannot_even_begin_fails_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F14: of several answers one is in the queue already."""
+    bench = Bench()
+    add = bench.engine.scheduler.add
+
+    def fail(sequence: Sequence) -> None:
+        if (sequence.request_id, sequence.index) == ("bad", 1):
+            raise RuntimeError("nobody expected this")
+        add(sequence)
+
+    monkeypatch.setattr(bench.engine.scheduler, "add", fail)
+    for request_id in ("good", "bad", "also-good"):
+        bench.add(chat("hello", request_id, n=2))
+    finished = bench.run()
+    assert [item.request_id for item in bench.outputs if isinstance(item, Failed)] == ["bad"]
+    assert sorted(finished) == ["also-good", "good"]
+    assert not bench.engine.scheduler.find("c", "bad")
 
 
 def test_spellings_of_control_tokens_in_user_text_stay_text() -> None:

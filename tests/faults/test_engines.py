@@ -75,8 +75,7 @@ def deaths(stack: FaultStack) -> list[int]:
     ("faults", "most_deaths"),
     [
         pytest.param({25: "segfault"}, 3, id="F9 a native crash"),
-        pytest.param({25: "segfault", 27: "abort"}, 6, id="F10 two in a shard"),
-        pytest.param({25: "abort"}, 3, id="F11 an abort"),
+        pytest.param({25: "segfault", 27: "abort"}, 6, id="F10 and F11 two in a shard, one of them an abort"),
         pytest.param({25: "hang"}, 3, id="F13 a hang"),
         pytest.param({25: "memory"}, 3, id="F15 no memory"),
     ],
