@@ -26,6 +26,7 @@ from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.events import EventKind
 from db.jobs import find_job
 
+_RELAY_SECONDS: Final = 0.5
 _TIMED_OUT = Problem(
     status=503,
     message="The answer took too long for a request that waits. Use a stream, a batch, or POST /v1/jobs.",
@@ -49,7 +50,7 @@ class LiveJob:
     async def begin(self) -> None:
         """Subscribe, insert, send the ticket: in this order, so no event can be missed."""
         state, submission = self._state, self._submission
-        if not state.relay.is_connected:
+        if not await state.relay.wait_connected(_RELAY_SECONDS):
             raise _no_queue()
         if submission.asked.is_stream:
             await self._take_stream()

@@ -91,7 +91,7 @@ class Relay:
         self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._is_heard = False
-        self.is_connected = False
+        self._connected = asyncio.Event()
 
     async def start(self) -> None:
         """Begin to listen; a broker that is not there yet is waited for in the background."""
@@ -105,6 +105,18 @@ class Relay:
                 await self._task
         await self.client.aclose()
         await self._listener.aclose()
+
+    @property
+    def is_connected(self) -> bool:
+        """Does it hear the broker, as far as it knows?"""
+        return self._connected.is_set()
+
+    async def wait_connected(self, seconds: float) -> bool:
+        """Is it connected, or will it be within this time? A connection that was lost is made again in a moment."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._connected.wait()
+        return self.is_connected
 
     def follow(self, job_id: str, key_id: str | None = None) -> Subscription:
         """A subscription to a job's events for who has this key, open inside its `async with`."""
@@ -167,7 +179,7 @@ class Relay:
                 await self._listen()
             except Exception as error:  # whatever it is: without a relay, every stream would be silent
                 log.warning("relay_lost", reason=str(error), kind=type(error).__name__)
-            self.is_connected = False
+            self._connected.clear()
             await asyncio.sleep(_AGAIN_SECONDS if self._is_heard else _RECONNECT_SECONDS)
 
     async def _connect(self) -> None:
@@ -179,7 +191,7 @@ class Relay:
             channels = [self._prefix + job_channel(job_id) for job_id in self._followers]
             async with asyncio.timeout(3 * _ANSWER_SECONDS):
                 await self._pubsub.subscribe(self._prefix + "relay", *channels)
-            self.is_connected = True
+            self._connected.set()
 
     async def _listen(self) -> None:
         """Raises OSError when the connection is only half there."""

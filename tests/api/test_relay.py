@@ -98,7 +98,7 @@ def test_a_connection_that_is_only_half_there_is_noticed_and_made_again(proxy: P
             assert relay.is_connected, "it answers pings"
             proxy.strand()
             await connected(relay, is_connected=False)
-            await connected(relay)
+            assert await relay.wait_connected(20)
             while valkey.publish("job:job", encode_event(event(5))) == 0:
                 await asyncio.sleep(0.01)
             assert (await subscription.get(20)).seq == 5
@@ -158,7 +158,7 @@ def test_a_broker_that_accepts_and_says_nothing_holds_nobody_up() -> None:
             await asyncio.sleep(0.1)
             began = time.monotonic()
             async with relay.follow("job"):
-                assert not relay.is_connected
+                assert not await relay.wait_connected(0.1)
             assert time.monotonic() - began < 0.5
             await relay.send_cancel("job")
             assert await relay.replay("job") == []

@@ -14,8 +14,11 @@ import openai
 import pytest
 import redis
 
+from core import ids
+from core.broker import make_sender
 from core.queues import CLERK_QUEUE, batch_queue, chat_queue
 from core.settings import Settings
+from core.tickets import Tickets
 from tests.faults.load import (
     Chats,
     ask,
@@ -222,7 +225,7 @@ class Thief:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if (found := self._client.brpop(QUEUES, timeout=random.uniform(2, 4))) is not None:
+            if (found := self._client.brpop(QUEUES, timeout=random.uniform(1.5, 2.5))) is not None:
                 self.taken.append(found[0].decode())
 
     def close(self) -> None:
@@ -252,6 +255,10 @@ def test_a_connection_that_is_only_half_there_is_given_up(stack: FaultStack, ora
     stack.valkey.strand()
     began = time.monotonic()
     batch_id = start_batch(stack, 12)
+    tickets = Tickets(make_sender(Settings(redis_url=stack.services.redis_url)))
+    assert tickets.prepare(batch_id)
+    assert tickets.run_shards("fake")
+    assert tickets.run_chat(ids.new_id(ids.CHAT), "fake")
     assert wait_batch(stack, batch_id) == "completed"
     print(f"a batch ends in {time.monotonic() - began:.1f} s")
     for queue in QUEUES:

@@ -55,6 +55,7 @@ def test_nothing_is_lost_or_doubled_when_it_ends_at(
     oracle.check()
     if action == "raise" and point.partition(".")[0] in _THREADS:
         check_passes_again(stack, stage, point, role)
+        wait_for(lambda: hasten(stack), "every event is delivered", 30)
     told = {event.body for event in receiver.received}
     for (batch_id,) in stack.query("SELECT id FROM batches WHERE created_at > (SELECT max(created_at) FROM webhooks)"):
         assert any(batch_id in body for body in told), f"nobody was told how {batch_id} ended"
