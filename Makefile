@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench chaos audit check format clean
+.PHONY: help demo test serve bench chaos soak audit check format clean
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
@@ -43,6 +43,9 @@ MINUTES ?= 10
 
 chaos: .venv/installed-dev ## random faults on a live stack for MINUTES, drawn from SEED; nothing may be lost
 	$(BIN)/python -m tests.faults.chaos --seed $(SEED) --minutes $(MINUTES)
+
+soak: .venv/installed-dev ## constant load for MINUTES, every process restarted on the way; nothing may grow
+	$(BIN)/python -m tests.faults.soak --minutes $(MINUTES)
 
 format: .venv/installed-dev ## format and sort imports
 	@$(BIN)/ruff format --quiet .

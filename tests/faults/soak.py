@@ -1,0 +1,199 @@
+"""A soak: constant load for a long time, each process restarted once on the way, and what they hold measured at rest.
+
+`python -m tests.faults.soak --minutes 60` prints a table: memory and open files of each process, connections to the database,
+what runs in the engine, keys and channels in Valkey; once after a warm-up, once at the end. The first is what it takes, and
+the second must be no more, but for what a heap gains in its first hour.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from core.settings import Settings
+from engine.client import EngineClient
+from engine.messages import FromEngine, Tick
+from tests.faults.chaos import END_SECONDS, OURS, SERVICES, Batches
+from tests.faults.load import Chats
+from tests.faults.oracle import Oracle
+from tests.faults.stack import FaultStack, Role
+from tests.stack import wait_for
+from workers.endpoints import engine_endpoint
+
+_ORDER: Final = (*OURS, *SERVICES)  # the services last: what each of ours loses with them is still there at the end
+_WARM_PART: Final = 0.2
+_LONGEST_WARM_SECONDS: Final = 300.0
+_REST_SECONDS: Final = 30.0
+_MIB: Final = 1 << 20
+
+# What may be more at the end: a part of what was there, and so much beside it.
+_MEMORY_PART, _MEMORY_MIB = 0.10, 12
+_MORE_FILES: Final = 6  # a pool that has opened another connection, a client that keeps one
+_MORE_CONNECTIONS: Final = 6
+_MORE_KEYS: Final = 4  # a queue that was empty a moment ago
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number at rest, after the warm-up and at the end, and how much it may be."""
+
+    name: str
+    before: float
+    after: float
+    limit: float
+
+    @property
+    def is_flat(self) -> bool:
+        return self.after <= self.limit
+
+    def __str__(self) -> str:
+        return f"{self.name:<28} {self.before:>9.0f} {self.after:>9.0f} {self.limit:>9.0f}  {'' if self.is_flat else 'GROWN'}"
+
+
+class _Listener(EngineClient):
+    """Hears the engine's ticks, and asks it nothing."""
+
+    tick: Tick | None = None
+
+    def _take(self, message: FromEngine) -> None:
+        if isinstance(message, Tick):
+            self.tick = message
+        super()._take(message)
+
+
+class Soak:
+    """Measures one stack, until closed."""
+
+    def __init__(self, stack: FaultStack) -> None:
+        self._stack = stack
+        settings = Settings(state_dir=stack.process.state_dir, models_dir=stack.folder / "models")
+        self._listener = _Listener(engine_endpoint(settings, "fake", "cpu"), "soak")
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._listener.close()
+
+    def numbers(self) -> dict[str, float]:
+        """What everybody holds now."""
+        found = {}
+        for role in OURS:
+            process = self._stack.find(role)
+            found[f"{role}: memory, MiB"] = process.memory_info().rss / _MIB
+            found[f"{role}: open files"] = process.num_fds()
+        redis: Any = self._stack.redis.info()  # Any: redis-py's answer
+        found["valkey: memory, MiB"] = redis["used_memory"] / _MIB
+        found["valkey: clients"] = redis["connected_clients"]
+        found["valkey: lasting keys"] = sum(self._stack.redis.ttl(key) == -1 for key in self._stack.redis.scan_iter())
+        found["valkey: channels of jobs"] = len(self._stack.redis.pubsub_channels("*job:*"))
+        found["postgres: connections"] = self._stack.query(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+        )[0][0]
+        tick = self._next_tick()
+        return {**found, "engine: in slots": tick.num_running, "engine: waiting": tick.num_waiting}
+
+    def _next_tick(self) -> Tick:
+        self._listener.tick = None
+        wait_for(lambda: self._listener.tick is not None, "the engine ticks", 20)
+        assert self._listener.tick is not None
+        return self._listener.tick
+
+    def compare(self, before: dict[str, float]) -> list[Measure]:
+        """With what there is now."""
+        return [Measure(name, before[name], after, limit(name, before[name])) for name, after in self.numbers().items()]
+
+
+def limit(name: str, before: float) -> float:
+    """What a number may be at the end."""
+    match name.rsplit(": ")[1]:
+        case "memory, MiB":
+            return before * (1 + _MEMORY_PART) + _MEMORY_MIB
+        case "open files":
+            return before + _MORE_FILES
+        case "connections" | "clients":
+            return before + _MORE_CONNECTIONS
+        case "lasting keys":
+            return before + _MORE_KEYS
+        case _:
+            return before
+
+
+def restart(stack: FaultStack, role: Role) -> None:
+    """As an operator would; returns when it is there again."""
+    if role in SERVICES:
+        with stack.without(role, signal.SIGINT if role is Role.POSTGRES else signal.SIGTERM):
+            pass
+        return
+    if role is Role.ENGINE:  # nobody tells only an engine to leave
+        stack.restart(role)
+        return
+    old = stack.pid(role)
+    stack.send(role, signal.SIGTERM)
+    wait_for(lambda: stack.find(role).pid != old, f"another {role}", 60)
+
+
+@contextmanager
+def load(stack: FaultStack, seed: int, ends: Counter[str]) -> Iterator[None]:
+    """Batches and chats for the block; `ends` counts what became of the chats."""
+    with Chats(stack, threads=3) as chats, Batches(stack, seed, lines=(20, 100)):
+        yield
+    ends.update(chats.ends)
+
+
+def soak(folder: Path, seconds: float, say: Callable[[str], None] = print) -> list[Measure]:
+    """A stack of its own under load for so long; raises AssertionError when something was lost, or has grown."""
+    ends: Counter[str] = Counter()
+    with FaultStack(folder) as stack, closing(Oracle(stack)) as oracle, closing(Soak(stack)) as meter:
+        measures = _measured(stack, oracle, meter, seconds, ends, say)
+    say(f"{'':<28} {'warm':>9} {'end':>9} {'at most':>9}")
+    for measure in measures:
+        say(str(measure))
+    say(f"chats: {dict(ends)}")
+    grown = [measure.name for measure in measures if not measure.is_flat]
+    assert not grown, f"grown: {', '.join(grown)}"
+    return measures
+
+
+def _measured(
+    stack: FaultStack, oracle: Oracle, meter: Soak, seconds: float, ends: Counter[str], say: Callable[[str], None]
+) -> list[Measure]:
+    warm_seconds = min(_WARM_PART * seconds, _LONGEST_WARM_SECONDS)
+    with load(stack, 1, ends):
+        time.sleep(warm_seconds)
+    oracle.check(END_SECONDS)
+    before = meter.numbers()
+    began, left = time.monotonic(), seconds - warm_seconds
+    with load(stack, 2, ends):
+        for number, role in enumerate(_ORDER):  # in the first half
+            _sleep_until(began + left / 2 * number / len(_ORDER))
+            restart(stack, role)
+            say(f"{time.monotonic() - began:6.0f} s  {role} was restarted")
+        _sleep_until(began + left)
+    oracle.check(END_SECONDS)
+    with suppress(AssertionError):  # what is still too much then is told by its name
+        wait_for(lambda: all(measure.is_flat for measure in meter.compare(before)), "it comes to rest", _REST_SECONDS)
+    return meter.compare(before)
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def main() -> None:
+    """From the command line."""
+    parser = argparse.ArgumentParser(description="Load a stack for long, and see that nothing grows.")
+    parser.add_argument("--minutes", type=float, default=10)
+    with tempfile.TemporaryDirectory(prefix="soak-") as folder:
+        soak(Path(folder), parser.parse_args().minutes * 60)
+    print("nothing has grown, nothing was lost")
+
+
+if __name__ == "__main__":
+    main()
