@@ -7,16 +7,12 @@ helps along. The oracle looks at the end; printed is how long it took until some
 from __future__ import annotations
 
 import argparse
-import os
 import random
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,39 +20,15 @@ from typing import Final
 
 import psutil
 
-from core.children import die_with
 from tests.faults.chaos import END_SECONDS, OUR_CRASHES, OURS, SERVICES
 from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
+from tests.faults.second import second_worker
 from tests.faults.stack import FaultStack, Role
 from tests.stack import wait_for
 
 _MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
 _LONGEST_SECONDS: Final = 120.0
-
-
-@contextmanager
-def another_worker(stack: FaultStack) -> Iterator[None]:
-    """A worker beside the stack's, of which nobody is killed."""
-    state = stack.folder / "elsewhere"
-    environment = {**stack.process.environment, "MILLRACE_STATE_DIR": str(state)}
-    command = [sys.executable, "-P", "-m", "workers", "--device", "cpu"]
-    models = {"MILLRACE_MODELS_DIR": str(stack.folder / "models")}
-    with (stack.folder / "elsewhere.log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            env={**environment, **models},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=partial(die_with, os.getpid(), 15),
-        )
-    try:
-        wait_for(lambda: len(stack.query("SELECT 1 FROM workers WHERE kind = 'batch'")) == 2, "another worker", 60)
-        yield
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @dataclass(slots=True)
@@ -121,7 +93,7 @@ def kills(folder: Path, seed: int, number: int, num_lines: int) -> None:
     """Raises AssertionError when a line is lost or doubled, or a chat is answered wrongly or not at all."""
     print(f"seed {seed}")
     with FaultStack(folder, model=_MODEL, **OUR_CRASHES) as stack, ExitStack() as ends:
-        ends.enter_context(another_worker(stack))
+        ends.enter_context(second_worker(stack))
         oracle = Oracle(stack)
         ends.callback(oracle.close)
         batch_id = start_batch(stack, num_lines)
