@@ -84,7 +84,7 @@ class ChatRunner:
 
     def run(self, job_id: str) -> None:
         """Take the job if it is still free, and see it to its end."""
-        if self._is_draining:
+        if self._is_draining or job_id in self._running:  # one that lost its lease here is not asked for twice
             return
         try:
             job = self._claim(job_id)

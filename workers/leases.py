@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -23,6 +23,8 @@ from core.lease_rules import trust_seconds
 log = structlog.get_logger()
 
 Clock = Callable[[], float]
+
+_AGAIN_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True)
@@ -90,16 +92,25 @@ class LeaseKeeper:
         self._thread.join(timeout=5)
 
     def hold(self, row_id: str, model: str, fence: int, changed: Callable[[], None] = lambda: None) -> Lease:
-        """A row was just claimed; `changed` is called when the lease is lost or unwanted, from the keeper's thread."""
+        """A row was just claimed; `changed` is called when the lease is lost or unwanted, from another thread.
+
+        Whoever held it here before was silent for too long, as after an outage of the database, and has lost it.
+        """
         lease = Lease(row_id, model, fence, self._clock(), changed=changed)
         with self._lock:
+            before = self._leases.get(row_id)
             self._leases[row_id] = lease
+        if before is not None and not before.is_lost:
+            before.is_lost = True
+            self.num_lost += 1
+            self._tell(before)
         return lease
 
     def drop(self, lease: Lease) -> None:
         """The row was given back or ended."""
         with self._lock:
-            self._leases.pop(lease.id, None)
+            if self._leases.get(lease.id) is lease:
+                del self._leases[lease.id]
 
     def is_trusted(self, lease: Lease) -> bool:
         """May new work be begun under this lease?"""
@@ -124,19 +135,26 @@ class LeaseKeeper:
         was = (lease.is_lost, lease.is_unwanted)
         if row is None or row.fence != lease.fence:
             with self._lock:
-                lease.is_lost = lease.id in self._leases
+                lease.is_lost = lease.is_lost or self._leases.get(lease.id) is lease
         else:
             lease.renewed_at = started_at
             lease.is_unwanted = lease.is_unwanted or row.is_unwanted
         if (lease.is_lost, lease.is_unwanted) != was:
             self.num_lost += lease.is_lost and not was[0]
-            log.info("lease_changed", id=lease.id, is_lost=lease.is_lost, is_unwanted=lease.is_unwanted)
-            lease.changed()
+            self._tell(lease)
+
+    def _tell(self, lease: Lease) -> None:
+        log.info("lease_changed", id=lease.id, is_lost=lease.is_lost, is_unwanted=lease.is_unwanted)
+        lease.changed()
 
     def _run(self) -> None:
-        while not self._stop.wait(self._heartbeat_seconds):
+        """One that failed is soon made up for: behind an outage, others look for leases that have run out."""
+        pause = self._heartbeat_seconds
+        while not self._stop.wait(pause):
+            pause = min(_AGAIN_SECONDS, self._heartbeat_seconds)
             try:
                 self.beat()
+                pause = self._heartbeat_seconds
             except SQLAlchemyError as error:
                 log.warning("heartbeat_failed", reason=type(error).__name__)
             except Exception as error:  # the edge of this thread: without it every lease would be lost

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
+from sqlalchemy.exc import OperationalError
+
+from tests.stack import wait_for
 from workers.leases import LeaseKeeper, Renewed
 
 
@@ -102,3 +106,33 @@ def test_trust_counts_from_before_the_question_not_from_the_answer() -> None:
     world.keeper._renew = renew_slowly
     world.keeper.beat()
     assert lease.renewed_at == 1000.0
+
+
+def test_a_row_that_is_claimed_again_here_is_lost_to_who_held_it_and_kept_by_who_holds_it() -> None:
+    """F29: behind an outage for longer than a lease, a second lane may be quicker than the first one's heartbeat."""
+    world, told = World(), []
+    first = world.keeper.hold("s", "a", 1, lambda: told.append("first"))
+    second = world.keeper.hold("s", "a", 2, lambda: told.append("second"))
+    assert (first.is_lost, second.is_lost, told, world.keeper.num_lost) == (True, False, ["first"], 1)
+    world.keeper.drop(first)
+    world.rows["s"] = Renewed("s", 2, False)
+    world.now += 50
+    world.keeper.beat()
+    assert world.asked[-1] == {"s": 2}
+    assert world.keeper.is_trusted(second)
+    assert told == ["first"]
+
+
+def test_a_heartbeat_that_failed_is_made_up_for_soon() -> None:
+    began: list[float] = []
+
+    def renew(held: Mapping[str, int]) -> list[Renewed]:
+        began.append(time.monotonic())
+        raise OperationalError("UPDATE", None, Exception("away"))
+
+    keeper = LeaseKeeper(renew, lambda _: True, heartbeat_seconds=2, lease_seconds=60)
+    keeper.hold("s", "a", 1)
+    keeper.start()
+    wait_for(lambda: len(began) > 2, "it tries again")
+    keeper.close()
+    assert began[1] - began[0] < 1.5
