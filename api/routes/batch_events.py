@@ -111,17 +111,20 @@ class _Events:
 
     async def _events(self, reader: Reader) -> AsyncIterator[bytes]:
         said_at = time.monotonic()
-        while True:
+        while not self._is_told_the_end():
             async for event in self._look():
                 said_at = time.monotonic()
                 yield event
-            if self._place.status in FINAL_BATCH_STATES:
+            if self._is_told_the_end():
                 return
             with suppress(TimeoutError):
                 await reader.wait(LOOK_SECONDS)
             if time.monotonic() - said_at >= self._state.settings.keep_alive_seconds:
                 said_at = time.monotonic()
                 yield PING_WITH_IDS
+
+    def _is_told_the_end(self) -> bool:
+        return self._place.status in FINAL_BATCH_STATES
 
     async def _look(self) -> AsyncIterator[bytes]:
         """What is new: the status is read before the lines, so that the last one is told after all of them."""
