@@ -37,11 +37,11 @@ from workers.chat import ChatRunner
 from workers.context import ClerkContext, WorkerContext
 from workers.finalize import finalize
 from workers.isolation import Isolation
+from workers.lanes import Lanes
 from workers.listener import Listener
 from workers.posting import Poster
 from workers.prepare import prepare
 from workers.presence import Status, worker_status
-from workers.shards import Lanes
 from workers.sweep import Sweeper
 from workers.unbidden import Unbidden
 from workers.validation import answer_validation

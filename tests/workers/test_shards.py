@@ -20,7 +20,7 @@ from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
 from tests.workers.sick import SickDatabase
 from workers.context import WorkerContext
-from workers.shards import Lanes
+from workers.lanes import Lanes
 
 GREEDY = ', "temperature": 0'
 

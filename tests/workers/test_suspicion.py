@@ -17,8 +17,8 @@ from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
 from workers.context import WorkerContext
 from workers.isolation import Isolation
+from workers.lanes import Lanes
 from workers.quarantine import fingerprint
-from workers.shards import Lanes
 
 
 class WorkerDied(BaseException):

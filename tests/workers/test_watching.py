@@ -19,7 +19,7 @@ from tests.db.make import make_running_batch
 from tests.stack import wait_for
 from tests.workers.conftest import ScriptedEngine, echo
 from workers.context import WorkerContext
-from workers.shards import Lanes
+from workers.lanes import Lanes
 
 
 class Watched:
