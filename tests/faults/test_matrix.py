@@ -1,0 +1,18 @@
+"""The table itself: no row without a test, and no test that is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.settings import ROOT
+from tests.faults.matrix import ROWS
+
+
+def test_every_row_has_a_test() -> None:
+    assert list(ROWS) == [f"F{number}" for number in range(1, 53)]
+
+
+@pytest.mark.parametrize("name", sorted({name for names in ROWS.values() for name in names}))
+def test_a_test_that_is_named_exists(name: str) -> None:
+    path, _, test = name.partition("::")
+    assert f"def {test}(" in (ROOT / path).read_text()
