@@ -12,17 +12,18 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Self
 
+import httpx2
 import openai
 import psutil
 
 from core.failpoints import Point
-from tests.faults.load import Chats, start_batch
+from tests.faults.load import Chats, chat_body, new_prompt, start_batch
 from tests.faults.oracle import Oracle
 from tests.faults.proxy import Proxy
 from tests.faults.stack import FaultStack, Role
@@ -46,7 +47,7 @@ class Chaos:
         """Until the time is over; nothing is broken afterwards that heals by itself."""
         faults: list[Callable[[], str]] = [
             self._kill, self._kill, self._terminate, self._freeze, self._reset, self._black_hole, self._delay, self._flush,
-            self._service_down, self._drop_backends, self._failpoint, self._failpoint,
+            self._service_down, self._drop_backends, self._failpoint, self._failpoint, self._leave_stream, self._cut_upload,
         ]  # fmt: skip
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -115,6 +116,26 @@ class Chaos:
             "WHERE application_name = 'millrace' AND pid <> pg_backend_pid()"
         )
         return "terminate backends"
+
+    def _leave_stream(self) -> str:
+        path, asked = "/v1/chat/completions", chat_body(new_prompt(), stream=True)
+        with (
+            suppress(httpx2.HTTPError),
+            self.stack.http(timeout=5) as http,
+            http.stream("POST", path, json=asked) as answer,
+        ):
+            next(answer.iter_lines(), None)
+        return "leave a stream"
+
+    def _cut_upload(self) -> str:
+        def half() -> Iterator[bytes]:
+            yield b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + bytes(100_000)
+            raise InterruptedError
+
+        kind = {"content-type": "multipart/form-data; boundary=x"}
+        with suppress(httpx2.HTTPError, InterruptedError), self.stack.http(timeout=5) as http:
+            http.post("/v1/files", content=half(), headers=kind)
+        return "cut an upload"
 
     def _failpoint(self) -> str:
         point, action = self.random.choice(list(Point)), self.random.choice(["kill", "raise", "sleep=1"])
