@@ -21,7 +21,7 @@ serve: .venv/installed ## install, then serve the models of models/ on 127.0.0.1
 test: .venv/installed-dev ## install, then lint, types, import rules and the whole test suite
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m tests.contract.clients.install
-	$(BIN)/pytest --numprocesses 2 --dist loadfile
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: format test ## format, then everything `make test` does: before every commit
 

@@ -48,7 +48,7 @@ from core.settings import Settings
 from core.tickets import Tickets
 from db.keys import check_exposure
 from db.schema import check_schema
-from db.sessions import async_database_engine, database_engine
+from db.sessions import Losses, async_database_engine, database_engine
 
 _ROUTES = (
     chat, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
@@ -115,12 +115,13 @@ def check_database(settings: Settings) -> None:
 def _make_state(settings: Settings, metrics: Metrics, fleet: FleetNumbers) -> ApiState:
     assert settings.database_url, "a process is started with the addresses it needs"
     assert settings.redis_url, "a process is started with the addresses it needs"
-    database = async_database_engine(settings.database_url, pool_size=10)
+    losses = Losses()
+    database = async_database_engine(settings.database_url, pool_size=10, losses=losses)
     limiter, readers = RateLimiter(settings.redis_url, settings.key_prefix), Readers()
     return ApiState(
         settings=settings,
         database=database,
-        relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True),
+        relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True, losses=losses),
         catalog=load_models(settings.models_dir),
         files=FileStore(settings.files_root),
         relay=Relay(settings.redis_url, settings.key_prefix, readers),

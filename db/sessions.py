@@ -7,10 +7,12 @@ commit does not wait for the disk. Claims and chat jobs go there, answers never.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from sqlalchemy import TextClause, create_engine, event, make_url, text
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -22,17 +24,26 @@ _REST_SECONDS: Final = 1.0
 _PASSING: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, resources, locks, an operator at work
 
 
-def database_engine(url: str, *, pool_size: int = 5, relaxed: bool = False) -> Engine:
-    """A pool for threads."""
+@dataclass(slots=True)
+class Losses:
+    """When one of these pools last found a connection dead: those that rested then, in any of them, may be so too."""
+
+    last_at: float = -inf
+
+
+def database_engine(url: str, *, pool_size: int = 5, relaxed: bool = False, losses: Losses | None = None) -> Engine:
+    """A pool for threads. Those that share `losses` cost one failure when the server was restarted, not one each."""
     engine = create_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
-    _ping_after_a_pause(engine)
+    _ping_suspects(engine, losses or Losses())
     return engine
 
 
-def async_database_engine(url: str, *, pool_size: int = 10, relaxed: bool = False) -> AsyncEngine:
+def async_database_engine(
+    url: str, *, pool_size: int = 10, relaxed: bool = False, losses: Losses | None = None
+) -> AsyncEngine:
     """A pool for one event loop."""
     engine = create_async_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
-    _ping_after_a_pause(engine.sync_engine)
+    _ping_suspects(engine.sync_engine, losses or Losses())
     return engine
 
 
@@ -57,8 +68,8 @@ def _driver(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg")
 
 
-def _ping_after_a_pause(engine: Engine) -> None:
-    """Check a connection before its use when it has rested: the server may have been restarted meanwhile.
+def _ping_suspects(engine: Engine, losses: Losses) -> None:
+    """Check a connection before its use when it has rested, or another one was lost: the server may have been restarted.
 
     SQLAlchemy's own pre-ping asks every time, which doubles the cost of a single statement.
     """
@@ -69,12 +80,19 @@ def _ping_after_a_pause(engine: Engine) -> None:
 
     @event.listens_for(engine, "checkout")
     def wake(connection: Any, record: Any, _: Any) -> None:  # Any: as above, and the pool's proxy
-        if time.monotonic() - record.info.get("rests_since", time.monotonic()) < _REST_SECONDS:
+        now = time.monotonic()
+        since = record.info.get("rests_since", now)
+        if now - since < _REST_SECONDS and since > losses.last_at:
             return
         try:
             engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise DisconnectionError from error
+
+    @event.listens_for(engine, "handle_error")
+    def lose(context: ExceptionContext) -> None:
+        if context.is_disconnect:
+            losses.last_at = time.monotonic()
 
 
 def _arguments(pool_size: int, *, relaxed: bool) -> dict[str, Any]:  # Any: keyword arguments of create_engine

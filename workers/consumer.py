@@ -31,7 +31,7 @@ from core.states import BatchState
 from core.tickets import Tickets
 from db import jobs, shards
 from db.schema import check_schema
-from db.sessions import database_engine
+from db.sessions import Losses, database_engine
 from engine.client import EngineClient
 from workers.consumers import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
 from workers.context import ClerkContext, Database, Served, WorkerContext
@@ -55,7 +55,8 @@ def _worker_context(
     client: redis.Redis,
 ) -> WorkerContext:
     owner = me.id
-    database = Database(database_engine(settings.database_url or "", pool_size=10))
+    losses = Losses()
+    database = Database(database_engine(settings.database_url or "", pool_size=10, losses=losses))
     models = {name: _served(settings, catalog, name, device, owner) for name in names}
     for served in models.values():
         served.engine.wait_ready(_ENGINE_READY_SECONDS)
@@ -67,7 +68,7 @@ def _worker_context(
         settings=settings,
         owner=owner,
         database=database,
-        claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True)),
+        claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True, losses=losses)),
         models=models,
         leases=LeaseKeeper(
             _renewal(settings, me.kind),

@@ -54,7 +54,7 @@ def indented(text: str) -> str:
     return "".join(f"  {line}\n" for line in text.splitlines())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
     """The models `demo`, `caller` and `thinker`, served."""
     folder = tmp_path_factory.mktemp("answering")
@@ -74,7 +74,7 @@ def demo(answering: StackProcess) -> Iterator[OpenAI]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     """A stack with keys."""
     folder = tmp_path_factory.mktemp("guarded")

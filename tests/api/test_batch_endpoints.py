@@ -72,7 +72,7 @@ def test_lines_of_embeddings_have_the_body_of_the_sync_endpoint(client: OpenAI, 
         {"model": "fake", "input": "one"},
         {"model": "fake", "input": ["one", "two"], "encoding_format": "base64", "dimensions": 8},
         {"model": "slow", "input": "one"},
-        {"model": "fake", "input": "x" * 3000},
+        {"model": "fake", "input": "x" * 5000},
         {"model": "fake", "input": "one"},
     ]
     batch = run(client, tmp_path / "in.jsonl", "/v1/embeddings", bodies)

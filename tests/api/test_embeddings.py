@@ -77,7 +77,7 @@ def test_an_answer_has_the_published_shape(http: httpx2.Client) -> None:
         ({"input": "x", "encoding_format": "int8"}, "invalid_value", "encoding_format"),
         ({"input": "x", "dimensions": 65}, "invalid_value", "dimensions"),
         ({"input": [9999]}, "invalid_value", "input"),
-        ({"input": "x" * 3000}, "context_length_exceeded", "input"),
+        ({"input": "x" * 5000}, "context_length_exceeded", "input"),
         ({"input": "x", "stream": True}, "unsupported_parameter", "stream"),
         ({"input": "x", "model": "slow"}, "invalid_value", "model"),
     ],

@@ -45,7 +45,7 @@ def test_failed_lines_are_tried_again_and_both_answers_merged(terminal: Terminal
 
 
 def test_a_batch_is_paused_and_goes_on_and_is_fetched_meanwhile(terminal: Terminal) -> None:
-    write_lines(terminal.folder / "in.jsonl", batch_lines(30, "slow", max_tokens=20))
+    write_lines(terminal.folder / "in.jsonl", batch_lines(300, "slow", max_tokens=20))
     batch_id = terminal.ask("batch", "create", "in.jsonl").strip()
     assert terminal.ask("batch", "pause", batch_id) == f"{batch_id} is paused.\n"
     assert terminal.json("batch", "resume", batch_id)["paused_at"] is None

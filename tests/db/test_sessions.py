@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from cli.services import Services
-from db.sessions import database_engine, patient
+from db.sessions import Losses, database_engine, patient
 from tests.stack import wait_for
 
 LOCK = 727_999
@@ -80,3 +80,31 @@ def test_a_leader_that_freezes_loses_its_lock_and_learns_of_it(migrated: Engine)
         wait_for(is_free, "the database takes the lock away", 20)
         leader.execute(select(1))
     assert is_free()
+
+
+def test_pools_that_share_their_losses_cost_one_failure_when_connections_are_ended(services: Services) -> None:
+    losses = Losses()
+    pools = [database_engine(services.database_url, losses=losses, relaxed=relaxed) for relaxed in (False, True)]
+    failed = []
+    try:
+        for pool in pools:
+            with pool.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        with pools[0].connect() as one, pools[0].connect() as other:  # two in the first, one in the second
+            for connection in (one, other):
+                connection.execute(text("SELECT 1"))
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        killer = database_engine(services.database_url, pool_size=1)
+        with killer.connect() as connection:
+            connection.execute(text(f"{others} AND application_name = 'millrace'"))
+        killer.dispose()
+        for pool in (*pools, *pools):
+            try:
+                with pool.connect() as connection:
+                    connection.execute(text("SELECT 1"))
+            except DBAPIError:
+                failed.append(pools.index(pool))
+    finally:
+        for pool in pools:
+            pool.dispose()
+    assert failed == [0]

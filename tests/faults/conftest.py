@@ -1,4 +1,4 @@
-"""One stack for all fault tests of a session; each test leaves it whole, and the oracle looks at everything it did."""
+"""One stack for all fault tests of a folder; each test leaves it whole, and the oracle looks at everything it did."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
     """Started once; take `stack` in a test."""
     with FaultStack(tmp_path_factory.mktemp("faults")) as stack:
         yield stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shared_oracle(shared_stack: FaultStack) -> Iterator[Oracle]:
-    """Watches the whole session."""
+    """Watches the whole package."""
     oracle = Oracle(shared_stack)
     yield oracle
     oracle.close()

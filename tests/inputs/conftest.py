@@ -9,7 +9,7 @@ import pytest
 from tests.inputs.target import Target
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def session_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
     """Started once."""
     target = Target(

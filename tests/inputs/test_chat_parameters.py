@@ -116,7 +116,7 @@ ROWS: dict[str, Wrong] = {
         "unsupported_parameter", "messages[0].content", messages=user([{"type": "file", "file": {"file_id": MARK}}])
     ),
     "B27-long": wrong("context_length_exceeded", "messages", messages=hello(MARK + "x" * 5000)),
-    "B27-longest": wrong("template_error", "messages", messages=hello(MARK + "x " * 1_500_000)),
+    "B27-longest": wrong("context_length_exceeded", "messages", messages=hello(MARK + "x " * 1_500_000)),
     "B27-demo": wrong("context_length_exceeded", "messages", model="demo", messages=hello(MARK + " x" * 5000)),
     **{
         f"B29-{name}-{value}": wrong(
