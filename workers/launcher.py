@@ -32,6 +32,7 @@ from db.schema import check_schema
 from db.sessions import database_engine
 from engine.client import EngineClient
 from engine.config import EngineConfig
+from engine.exits import Exit
 from workers.context import Database
 from workers.crash_log import CrashLog
 from workers.endpoints import engine_endpoint, model_hash
@@ -125,7 +126,8 @@ class WorkerLauncher:
 
     def _died(self, model: str, exit_code: int) -> None:
         """Of an engine; with it goes what only it knew, except for the end of its log."""
-        self._crashes.died(model, exit_code)
+        if exit_code != Exit.MODEL:  # a model that does not load is no crash that nobody can explain
+            self._crashes.died(model, exit_code)
         self.obituaries.add(model, exit_code, self._logs / f"engine-{model}.log")
 
     def _learned(self, model: str, crashes: int) -> None:

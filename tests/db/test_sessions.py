@@ -85,19 +85,13 @@ def test_a_leader_that_freezes_loses_its_lock_and_learns_of_it(migrated: Engine)
 def test_pools_that_share_their_losses_cost_one_failure_when_connections_are_ended(services: Services) -> None:
     losses = Losses()
     pools = [database_engine(services.database_url, losses=losses, relaxed=relaxed) for relaxed in (False, True)]
+    killer = database_engine(services.database_url, pool_size=1)
     failed = []
     try:
-        for pool in pools:
-            with pool.connect() as connection:
-                connection.execute(text("SELECT 1"))
-        with pools[0].connect() as one, pools[0].connect() as other:  # two in the first, one in the second
-            for connection in (one, other):
-                connection.execute(text("SELECT 1"))
-        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
-        killer = database_engine(services.database_url, pool_size=1)
+        with pools[0].connect() as one, pools[0].connect() as two, pools[1].connect() as three:
+            sessions = [each.execute(select(func.pg_backend_pid())).scalar_one() for each in (one, two, three)]
         with killer.connect() as connection:
-            connection.execute(text(f"{others} AND application_name = 'millrace'"))
-        killer.dispose()
+            connection.execute(text("SELECT pg_terminate_backend(pid) FROM unnest(:pids) AS pid"), {"pids": sessions})
         for pool in (*pools, *pools):
             try:
                 with pool.connect() as connection:
@@ -105,6 +99,6 @@ def test_pools_that_share_their_losses_cost_one_failure_when_connections_are_end
             except DBAPIError:
                 failed.append(pools.index(pool))
     finally:
-        for pool in pools:
+        for pool in (*pools, killer):
             pool.dispose()
     assert failed == [0]

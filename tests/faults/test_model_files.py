@@ -74,9 +74,10 @@ def test_models_whose_files_are_missing_or_cut_short_are_named_and_the_others_ar
     for model, is_ready in (("fake", 1), ("whole", 1), ("lost", 0), ("short", 0)):
         assert f'millrace_model_ready{{model="{model}"}} {is_ready}.0' in metrics
     check_serves(served, watching)
-    assert (num_deaths(served, "lost"), num_deaths(served, "short")) == (1, 1)
     log = dict(served.logs())["worker.log"]
     assert "There is no model file" in log
+    for model in ("lost", "short"):
+        assert log.count(f'"name": "engine-{model}", "exit_code": 3') == 1
 
 
 def test_a_model_whose_file_vanishes_is_served_again_when_it_is_back(served: FaultStack, watching: Oracle) -> None:
@@ -86,7 +87,7 @@ def test_a_model_whose_file_vanishes_is_served_again_when_it_is_back(served: Fau
     served.process.find("engine.server", '"model":"whole"').kill()
     wait_for(lambda: "There is no model file whole.gguf." in checks(served).get("model whole", ""), "it is said", 30)
     check_serves(served, watching)
-    assert num_deaths(served, "whole") < 20
+    assert num_deaths(served, "whole") == 1, "a file that is not there is no crash for which a model is degraded"
     away.rename(file)
     wait_for(lambda: "model whole" not in checks(served), "it is served again", 60)
 
