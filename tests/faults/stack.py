@@ -53,7 +53,7 @@ QUICK: Final = {
     "MILLRACE_KEY_CACHE_SECONDS": "1",
     "MILLRACE_UNREAD_SECONDS": "2",
     "MILLRACE_DRAIN_SECONDS": "5",
-    "MILLRACE_ENGINE_RESTART_SECONDS": "0.0001",  # it doubles with each death
+    "MILLRACE_ENGINE_RESTART_SECONDS": "0.00001",  # it doubles with each death, sixteen times
     "MILLRACE_WEBHOOK_HOSTS": "*",
     "MILLRACE_WEBHOOK_NETWORKS": "127.0.0.1/32",
 }
