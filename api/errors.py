@@ -8,13 +8,12 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.open_files import EXHAUSTED
-from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
+from core.errors import RETRY_SECONDS, SERVER_ERROR, ApiError, Problem, unavailable
 from db.sessions import is_passing
 
 log = structlog.get_logger()
@@ -29,8 +28,10 @@ TOO_LARGE: Final = Problem(
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The envelope; client errors other than waiting are not worth a retry, and the SDKs obey this header."""
+    """The envelope; client errors other than waiting are not worth a retry, and the SDKs obey this header. A 503 says when."""
     extra = {"x-should-retry": "false"} if problem.status in (400, 409) else {}
+    if problem.status == 503:
+        extra = {"Retry-After": str(RETRY_SECONDS)}
     return JSONResponse(problem.envelope(), problem.status, {**extra, **(headers or {})})
 
 
@@ -60,17 +61,13 @@ def install_error_handlers(app: FastAPI) -> None:
         """In the middle of its body: nobody hears this, and nothing of ours has failed."""
         return problem_response(Problem(status=400, message="The body was cut off.", code="client_disconnected"))
 
-    @app.exception_handler(DBAPIError)
-    async def on_database_error(request: Request, error: DBAPIError) -> JSONResponse:
+    @app.exception_handler(SQLAlchemyError)
+    async def on_database_error(request: Request, error: SQLAlchemyError) -> JSONResponse:
         if not is_passing(error):
             return await on_unknown_error(request, error)
-        log.warning("database_unavailable", reason=type(error.orig).__name__)
-        return _database_unavailable()
-
-    @app.exception_handler(PoolTimeout)
-    async def on_pool_timeout(_: Request, error: PoolTimeout) -> JSONResponse:
-        log.warning("database_unavailable", reason=type(error).__name__)
-        return _database_unavailable()
+        log.warning("database_unavailable", reason=type(getattr(error, "orig", error)).__name__)
+        away = unavailable("The database does not answer. Nothing was lost; try again shortly.")
+        return problem_response(away.problem, away.headers)
 
     @app.exception_handler(OSError)
     async def on_os_error(request: Request, error: OSError) -> JSONResponse:
@@ -85,8 +82,3 @@ def install_error_handlers(app: FastAPI) -> None:
         log.error("request_failed", route=request.url.path, exc_info=error)
         message = "The server failed to answer this request. Its log says why, under the request id."
         return problem_response(Problem(status=500, message=message, type=SERVER_ERROR))
-
-
-def _database_unavailable() -> JSONResponse:
-    error = unavailable("The database does not answer. Nothing was lost; try again shortly.")
-    return problem_response(error.problem, error.headers)

@@ -34,8 +34,6 @@ _TIMED_OUT = Problem(
     code="request_timeout",
 )
 
-_RETRY_SECONDS: Final = 5
-
 
 class LiveJob:
     """A submitted job and its follower. `close` cancels the job unless it has ended."""
@@ -133,7 +131,7 @@ async def answer_now(request: Request, state: ApiState, submission: Submission, 
             await live.close()
             return Response(status_code=499)
         if isinstance(first, Ended) and first.kind is not EventKind.DONE:
-            raise _failure(shape.problem(first.problem or cancelled_problem()))
+            raise ApiError(shape.problem(first.problem or cancelled_problem()))
         if submission.asked.is_stream:
             return EventStream(_streamed(state, live, shape.stream(live, first)))
         assert isinstance(first, Ended), "a plain request's first event is its last"
@@ -143,10 +141,6 @@ async def answer_now(request: Request, state: ApiState, submission: Submission, 
         raise
     await live.close()
     return Response(shape.whole(answer), media_type="application/json")
-
-
-def _failure(problem: Problem) -> ApiError:
-    return ApiError(problem, {"Retry-After": str(_RETRY_SECONDS)} if problem.status == 503 else None)
 
 
 async def _first_event(live: LiveJob, state: ApiState) -> Item:

@@ -131,7 +131,9 @@ def test_whatever_a_broken_connection_says_it_is_made_again(
     asyncio.run(run())
 
 
-def test_who_subscribes_on_a_connection_that_has_just_broken_hears_of_it_later(settings: Settings) -> None:
+def test_who_subscribes_on_a_connection_that_has_just_broken_hears_of_it_later(
+    settings: Settings, valkey: redis.Redis
+) -> None:
     async def run() -> None:
         relay = Relay(settings.redis_url or "", "")
         await relay.start()
@@ -141,8 +143,12 @@ def test_who_subscribes_on_a_connection_that_has_just_broken_hears_of_it_later(s
             raise RuntimeError("the handler is closed")
 
         relay._pubsub.subscribe = fail
-        async with relay.follow("job"):
-            pass
+        async with relay.follow("job") as subscription:
+            valkey.client_kill_filter(_type="pubsub")
+            await connected(relay, is_connected=False)
+            await connected(relay)
+            valkey.publish("job:job", encode_event(event(7)))
+            assert (await subscription.get(20)).seq == 7
         await relay.close()
 
     asyncio.run(run())
