@@ -5,9 +5,10 @@ Knows the kept row, the job's row and its frames. The translation itself is `cor
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,8 +18,10 @@ from sqlalchemy import Insert, Row
 
 from api.following import Ended, Frames, Item, Silence, read_row
 from api.frames import PING
+from api.readers import ToldToEnd
 from api.state import ApiState
 from api.submitting import Submission, cancelled_problem, submission_of
+from core import ids
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, not_found
 from core.events import EventKind
 from core.ids import is_id
@@ -28,7 +31,6 @@ from core.wire.responses_chat import as_responses_problem, chat_body_of, input_i
 from core.wire.responses_events import LiveEvents, ResponseEvent, after
 from core.wire.responses_items import AnyItem, items_from_json, items_to_json, with_ids
 from core.wire.responses_objects import (
-    RESPONSE,
     ResponseObject,
     ResponseStatus,
     output_items,
@@ -77,9 +79,9 @@ class Known:
 
 
 async def prepare(
-    http: Request, request: ResponsesRequest, state: ApiState, tenant: str, created_at: int
+    http: Request, request: ResponsesRequest, state: ApiState, tenant: str, response_id: str
 ) -> tuple[Known, Submission]:
-    """The chat job of a request, and the response it will be; raises the 4xx it deserves."""
+    """The chat job of a request, and the response it will be, now; raises the 4xx it deserves."""
     history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
     if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
@@ -88,12 +90,13 @@ async def prepare(
         submission = await submission_of(http, body, state, tenant)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
+    submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
     known = Known(
-        response_id=RESPONSE + suffix_of(submission.job_id),
+        response_id=response_id,
         job_id=submission.job_id,
         tenant=tenant,
         model=submission.model.name,
-        created_at=created_at,
+        created_at=int(time.time()),
         request=request,
     )
     return known, replace(submission, rows=(_row(known),)) if request.is_stored else submission
@@ -176,17 +179,22 @@ def response_of_row(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseObject:
 
 
 async def response_events(
-    state: ApiState, known: Known, items: AsyncIterator[Item], starting_after: int = -1
+    state: ApiState, known: Known, key_id: str | None, items: AsyncIterator[Item], starting_after: int = -1
 ) -> AsyncGenerator[bytes]:
-    """The typed events of a response after a number, from what is heard of its job from the first frame on."""
+    """The typed events of a response after a number, for a reader with this key, from what is heard of its job from the first
+    frame on.
+    """
     live = LiveEvents(known.without_answer("in_progress"))
-    async for data in _data(state, known, live, items, starting_after):
-        if data:
-            yield data
+    try:
+        async for data in _data(state, known, key_id, live, items, starting_after):
+            if data:
+                yield data
+    except ToldToEnd as told:
+        yield _encoded(live.error(told.problem))
 
 
 async def _data(
-    state: ApiState, known: Known, live: LiveEvents, items: AsyncIterator[Item], starting_after: int
+    state: ApiState, known: Known, key_id: str | None, live: LiveEvents, items: AsyncIterator[Item], starting_after: int
 ) -> AsyncIterator[bytes]:
     """As `response_events`, with nothing where an item brought nothing new."""
     yield _encoded(after(live.opening(), starting_after))
@@ -198,13 +206,13 @@ async def _data(
             case Silence():
                 yield PING
             case Ended():
-                async for data in _ending(state, known, live, item, starting_after):
+                async for data in _ending(state, known, key_id, live, item, starting_after):
                     yield data
                 return
 
 
 async def _ending(
-    state: ApiState, known: Known, live: LiveEvents, ended: Ended, starting_after: int
+    state: ApiState, known: Known, key_id: str | None, live: LiveEvents, ended: Ended, starting_after: int
 ) -> AsyncIterator[bytes]:
     """The last events: from the job's row, also for a reader that lost track of the frames."""
     if ended.is_ours:
@@ -213,14 +221,16 @@ async def _ending(
     row = ended.row
     is_lost = ended.problem is not None and ended.problem.code == _LOST
     if row is None and (is_lost or ended.kind is EventKind.DONE):
-        while (row := await read_row(state, known.job_id, known.tenant)) is not None:
-            if JobState(str(row.state)) in FINAL_JOB_STATES:
-                break
-            yield PING
-            await asyncio.sleep(_LOOK_SECONDS)
-        else:
-            yield _encoded(live.error(_GONE))
-            return
+        with state.readers.open(key_id) as reader:
+            while (row := await read_row(state, known.job_id, known.tenant)) is not None:
+                if JobState(str(row.state)) in FINAL_JOB_STATES:
+                    break
+                yield PING
+                with suppress(TimeoutError):
+                    await reader.wait(_LOOK_SECONDS)
+            else:
+                yield _encoded(live.error(_GONE))
+                return
     if row is not None and row.answer is not None:
         left = live.rest(known.with_answer(str(row.answer)))
         yield _encoded(live.error(_OTHER) if left is None else after(left, starting_after))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
@@ -12,8 +11,10 @@ from typing import Final, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
+from api.auth import Caller
 from api.bodies import read_wire
 from api.following import Follower
+from api.idempotency import create_once, digest_of_body
 from api.live import Shape, answer_now
 from api.openapi import gives, takes
 from api.readers import ToldToEnd
@@ -22,6 +23,7 @@ from api.scopes import needs
 from api.state import ApiState, CallerDep, StateDep, TenantDep
 from api.streams import EventStream
 from api.submitting import Submission, cancel, submit
+from core import ids
 from core.errors import bad_request
 from core.events import EventKind
 from core.failpoints import Point, failpoint
@@ -29,7 +31,7 @@ from core.keys import Scope
 from core.wire.responses import ResponsesRequest
 from core.wire.responses_chat import as_responses_problem
 from core.wire.responses_items import items_from_json
-from core.wire.responses_objects import DeletedResponse, ResponseItemList, ResponseObject
+from core.wire.responses_objects import RESPONSE, DeletedResponse, ResponseItemList, ResponseObject
 from db import responses
 from db.jobs import find_job
 
@@ -39,17 +41,16 @@ _CANCEL_SECONDS: Final = 2.0
 
 
 @router.post("/v1/responses", openapi_extra=takes(ResponsesRequest), responses=gives(ResponseObject, streams=True))
-async def create_response(request: Request, state: StateDep, tenant: TenantDep) -> Response:
+async def create_response(request: Request, state: StateDep, tenant: TenantDep, caller: CallerDep) -> Response:
     """Answer at once, as a stream of typed events with `stream`, or later with `background`."""
     body = await read_wire(request, ResponsesRequest)
-    known, submission = await prepare(request, body, state, tenant, int(time.time()))
-    if body.background:
-        await submit(state, submission, durable=True)
-        failpoint(Point.RESPONSE_CREATED)
-        if body.stream:
-            return EventStream(_followed(state, known, submission.caller.key_id, -1))
-        return _json(known.without_answer("queued"))
-    return await _answer(request, state, known, submission)
+    if not body.background:
+        known, submission = await prepare(request, body, state, tenant, ids.new_id(RESPONSE))
+        return await _answer(request, state, known, submission)
+    response = await _begin(request, body, state, tenant)
+    if body.stream:
+        return await _stream(state, response.id, tenant, caller)
+    return Response(response.model_dump_json(by_alias=True), media_type="application/json")
 
 
 @router.get("/v1/responses/{response_id}", responses=gives(ResponseObject, streams=True))
@@ -62,10 +63,9 @@ async def get_response(
     starting_after: int | None = Query(None, ge=0),
 ) -> ResponseObject:
     """The response as it is; or with `stream` its events, those after a number if one is given."""
-    row = await find(state, response_id, tenant)
     if stream:
-        last = -1 if starting_after is None else starting_after
-        return EventStream(_followed(state, known_of(row, tenant), caller.key_id, last))  # type: ignore[return-value]  # not JSON
+        return await _stream(state, response_id, tenant, caller, starting_after)  # type: ignore[return-value]  # not JSON
+    row = await find(state, response_id, tenant)
     if starting_after is not None:
         message = "'starting_after' is only allowed with 'stream'."
         raise bad_request(message, code="invalid_value", param="starting_after")
@@ -113,10 +113,10 @@ async def list_input_items(
     items = items_from_json((await find(state, response_id, tenant)).input_items)
     if order == "desc":
         items.reverse()
-    ids = [item.id for item in items]
-    if after is not None and after not in ids:
+    known = [item.id for item in items]
+    if after is not None and after not in known:
         raise bad_request(f"There is no item '{after[:64]}'.", code="invalid_value", param="after")
-    start = 0 if after is None else ids.index(after) + 1
+    start = 0 if after is None else known.index(after) + 1
     shown = items[start : start + limit]
     return ResponseItemList(
         data=shown,
@@ -126,14 +126,45 @@ async def list_input_items(
     )
 
 
+async def _begin(request: Request, body: ResponsesRequest, state: ApiState, tenant: str) -> ResponseObject:
+    """Take one that runs in the background, once for each `Idempotency-Key`."""
+
+    async def create(response_id: str) -> ResponseObject:
+        known, submission = await prepare(request, body, state, tenant, response_id)
+        await submit(state, submission, durable=True)
+        failpoint(Point.RESPONSE_CREATED)
+        return known.without_answer("queued")
+
+    async def get(response_id: str) -> ResponseObject:
+        return response_of_row(await find(state, response_id, tenant), tenant)
+
+    return await create_once(
+        request,
+        state,
+        tenant,
+        RESPONSE,
+        body_digest=lambda: digest_of_body(request),
+        find=get,
+        create=create,
+    )
+
+
 async def _answer(request: Request, state: ApiState, known: Known, submission: Submission) -> Response:
     """Wait for it, and say it as a response, whole or in typed events."""
     shape = Shape(
-        stream=lambda live, first: response_events(state, known, live.items(first)),
+        stream=lambda live, first: response_events(state, known, submission.caller.key_id, live.items(first)),
         whole=lambda answer: known.with_answer(answer).model_dump_json(by_alias=True),
         problem=as_responses_problem,
     )
     return await answer_now(request, state, submission, shape)
+
+
+async def _stream(
+    state: ApiState, response_id: str, tenant: str, caller: Caller, starting_after: int | None = None
+) -> EventStream:
+    """The events of a kept response, those after a number if one is given."""
+    known = known_of(await find(state, response_id, tenant), tenant)
+    return EventStream(_followed(state, known, caller.key_id, -1 if starting_after is None else starting_after))
 
 
 async def _followed(state: ApiState, known: Known, key_id: str | None, starting_after: int) -> AsyncIterator[bytes]:
@@ -143,9 +174,5 @@ async def _followed(state: ApiState, known: Known, key_id: str | None, starting_
             items = Follower(state, subscription, partial(find_job, subscription.job_id, known.tenant)).items(
                 from_replay=True
             )
-            async for data in response_events(state, known, items, starting_after):
+            async for data in response_events(state, known, key_id, items, starting_after):
                 yield data
-
-
-def _json(response: ResponseObject) -> Response:
-    return Response(response.model_dump_json(by_alias=True), media_type="application/json")

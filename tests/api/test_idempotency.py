@@ -36,10 +36,13 @@ def bodies(client: OpenAI, tmp_path: Path) -> dict[str, dict[str, object]]:
         },
         "/v1/uploads": {"bytes": 1, "filename": "a", "mime_type": "text/plain", "purpose": "user_data"},
         "/v1/jobs": {"model": "fake", "messages": [{"role": "user", "content": "Hello"}]},
+        "/v1/responses": {"model": "fake", "input": "Hello", "background": True},
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("path", "status"), [("/v1/batches", 200), ("/v1/uploads", 200), ("/v1/jobs", 202)])
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/batches", 200), ("/v1/uploads", 200), ("/v1/jobs", 202), ("/v1/responses", 200)]
+)
 def test_the_same_create_sent_twice_makes_one_object(
     http: httpx2.Client, bodies: dict[str, dict[str, object]], key: dict[str, str], path: str, status: int
 ) -> None:
@@ -50,7 +53,7 @@ def test_the_same_create_sent_twice_makes_one_object(
     assert another.json()["id"] != first.json()["id"], "without a key each is new"
 
 
-@pytest.mark.parametrize("path", ["/v1/batches", "/v1/uploads", "/v1/jobs"])
+@pytest.mark.parametrize("path", ["/v1/batches", "/v1/uploads", "/v1/jobs", "/v1/responses"])
 def test_a_key_with_another_body_is_refused_for_good(
     http: httpx2.Client, bodies: dict[str, dict[str, object]], key: dict[str, str], path: str
 ) -> None:

@@ -28,7 +28,9 @@ def listen(
     )
 
 
-def keep(connection: Connection, *, is_background: bool = True, body: str = "{}") -> tuple[str, str]:
+def keep(
+    connection: Connection, *, is_background: bool = True, body: str = "{}", request: str = "{}"
+) -> tuple[str, str]:
     """A response; returns the ids of its job and its own."""
     job_id = make_job(connection, body=body)
     response_id = "resp_" + job_id.removeprefix("chatcmpl-")
@@ -39,7 +41,7 @@ def keep(connection: Connection, *, is_background: bool = True, body: str = "{}"
             job_id=job_id,
             previous_id=None,
             model="fake",
-            request="{}",
+            request=request,
             input_items="[]",
             is_background=is_background,
         )

@@ -196,13 +196,22 @@ def create_job_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
     return f"SELECT id FROM jobs WHERE body LIKE '%{mark}%'"
 
 
+def create_response_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
+    body = {"model": "fake", "input": f"{new_prompt()} {mark}", "background": True}
+    made = http.post("/v1/responses", json=body).raise_for_status().json()
+    wait_for(lambda: http.get(f"/v1/responses/{made['id']}").json()["status"] == "completed", "it is answered")
+    return f"SELECT id FROM jobs WHERE body LIKE '%{mark}%'"
+
+
 def validate_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
     file = {"files": {"file": (f"{mark}.jsonl", batch_content(1))}, "data": {"purpose": "batch"}}
     assert http.post("/v1/batches/validate", **file).raise_for_status().json()["is_valid"]  # type: ignore[arg-type]
     return "SELECT 1"
 
 
-@pytest.mark.parametrize("create", [upload_again, create_batch_again, create_job_again, validate_again])
+@pytest.mark.parametrize(
+    "create", [upload_again, create_batch_again, create_job_again, create_response_again, validate_again]
+)
 def test_what_was_committed_without_a_reply_is_given_and_there_once(
     create: Callable[[FaultStack, httpx2.Client, str], str], stack: FaultStack, oracle: Oracle
 ) -> None:
