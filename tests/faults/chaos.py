@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ import openai
 import psutil
 
 from core.failpoints import Point
-from tests.faults.load import Chats, chat_body, new_prompt, start_batch
+from tests.faults.load import FINAL, Chats, chat_body, new_prompt, start_batch
 from tests.faults.oracle import Oracle
 from tests.faults.proxy import Proxy
 from tests.faults.stack import FaultStack, Role
@@ -31,6 +31,7 @@ from tests.faults.stack import FaultStack, Role
 OURS: Final = (Role.API, Role.CLERK, Role.WORKER, Role.CHAT, Role.BATCH, Role.ENGINE)
 SERVICES: Final = (Role.POSTGRES, Role.VALKEY)
 END_SECONDS: Final = 180.0
+_MOST_OPEN: Final = 20  # half a minute of work
 OUR_CRASHES: Final = {"MILLRACE_ENGINE_CRASHES": "1000"}  # no reason to restart engines ever more seldom
 
 
@@ -145,7 +146,10 @@ class Chaos:
 
 
 class Batches:
-    """Batches one after the other until the block ends; now and then one is cancelled."""
+    """Batches one after the other until the block ends; now and then one is cancelled.
+
+    A stack that falls behind gets no more of them until it has caught up: what is asked for is to be done in the end.
+    """
 
     def __init__(self, stack: FaultStack, seed: int, lines: tuple[int, int] = (20, 200)) -> None:
         self._stack = stack
@@ -153,6 +157,7 @@ class Batches:
         self._lines = lines
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._open: deque[str] = deque()
         self.num_begun = 0
 
     def __enter__(self) -> Self:
@@ -166,12 +171,22 @@ class Batches:
     def _run(self) -> None:
         while not self._stop.is_set():
             with suppress(openai.APIError, OSError):
-                batch_id = start_batch(self._stack, self._random.randint(*self._lines))
-                self.num_begun += 1
-                if self._random.random() < 0.2:
-                    with suppress(openai.BadRequestError):  # it has ended
-                        self._stack.insist(lambda: self._stack.client.batches.cancel(batch_id))  # noqa: B023 - called at once
+                if not self._is_behind():
+                    self._begin()
             self._stop.wait(self._random.uniform(0.2, 1.5))
+
+    def _is_behind(self) -> bool:
+        while self._open and self._stack.client.batches.retrieve(self._open[0]).status in FINAL:
+            self._open.popleft()
+        return len(self._open) >= _MOST_OPEN
+
+    def _begin(self) -> None:
+        batch_id = start_batch(self._stack, self._random.randint(*self._lines))
+        self._open.append(batch_id)
+        self.num_begun += 1
+        if self._random.random() < 0.2:
+            with suppress(openai.BadRequestError):  # it has ended
+                self._stack.insist(lambda: self._stack.client.batches.cancel(batch_id))
 
 
 def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = print) -> None:
