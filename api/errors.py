@@ -13,10 +13,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.open_files import EXHAUSTED
-from core.errors import RETRY_SECONDS, SERVER_ERROR, ApiError, Problem, unavailable
+from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from db.sessions import is_passing
 
 log = structlog.get_logger()
+
+_RETRY_SECONDS: Final = 5  # after what passes by itself
 
 _MESSAGES: Final = {
     404: ("There is no such endpoint. See README.md for those that exist.", "unknown_url"),
@@ -31,7 +33,7 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None) ->
     """The envelope; client errors other than waiting are not worth a retry, and the SDKs obey this header. A 503 says when."""
     extra = {"x-should-retry": "false"} if problem.status in (400, 409) else {}
     if problem.status == 503:
-        extra = {"Retry-After": str(RETRY_SECONDS)}
+        extra = {"Retry-After": str(_RETRY_SECONDS)}
     return JSONResponse(problem.envelope(), problem.status, {**extra, **(headers or {})})
 
 
@@ -67,7 +69,7 @@ def install_error_handlers(app: FastAPI) -> None:
             return await on_unknown_error(request, error)
         log.warning("database_unavailable", reason=type(getattr(error, "orig", error)).__name__)
         away = unavailable("The database does not answer. Nothing was lost; try again shortly.")
-        return problem_response(away.problem, away.headers)
+        return problem_response(away.problem)
 
     @app.exception_handler(OSError)
     async def on_os_error(request: Request, error: OSError) -> JSONResponse:
@@ -75,7 +77,7 @@ def install_error_handlers(app: FastAPI) -> None:
             return await on_unknown_error(request, error)
         log.warning("no_file_left_to_open", route=request.url.path)
         busy = unavailable("The server has too many files open. Nothing was lost; try again shortly.")
-        return problem_response(busy.problem, busy.headers)
+        return problem_response(busy.problem)
 
     @app.exception_handler(Exception)
     async def on_unknown_error(request: Request, error: Exception) -> JSONResponse:

@@ -51,4 +51,4 @@ class LastAnswers:
         except asyncio.CancelledError:
             if is_answered or scope["type"] != "http" or not scope["app"].state.millrace.leaving.is_set():
                 raise
-            await problem_response(LEAVING.problem, LEAVING.headers)(scope, receive, send)
+            await problem_response(LEAVING.problem)(scope, receive, send)

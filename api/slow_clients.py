@@ -77,7 +77,7 @@ class SlowBodies:
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
     """Instead of the application, for one connection more than there are files for."""
     error = unavailable("The server has as many connections as it can hold. Nothing was done; try again shortly.")
-    await problem_response(error.problem, {**error.headers, "connection": "close"})(scope, receive, send)
+    await problem_response(error.problem, {"connection": "close"})(scope, receive, send)
 
 
 def bounded_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToolsProtocol]:

@@ -12,7 +12,6 @@ import msgspec
 
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
-RETRY_SECONDS: Final = 5  # after what passes by itself
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +71,6 @@ def not_found(message: str, *, code: str | None = None, param: str | None = None
     return ApiError(Problem(status=404, message=message, code=code, param=param))
 
 
-def unavailable(message: str, *, retry_after_seconds: int = RETRY_SECONDS) -> ApiError:
+def unavailable(message: str) -> ApiError:
     """503: nothing is wrong with the request; come back shortly."""
-    problem = Problem(status=503, message=message, type=SERVER_ERROR, code="service_unavailable")
-    return ApiError(problem, {"Retry-After": str(retry_after_seconds)})
+    return ApiError(Problem(status=503, message=message, type=SERVER_ERROR, code="service_unavailable"))
