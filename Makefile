@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test serve bench chaos soak audit check format clean
+.PHONY: help demo test unit serve bench chaos soak audit check format clean
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
@@ -22,6 +22,9 @@ test: .venv/installed-dev ## install, then lint, types, import rules and the who
 	@$(MAKE) --no-print-directory lint
 	@$(BIN)/python -m tests.contract.clients.install
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+unit: .venv/installed-dev ## only the tests that need no service: under a minute
+	@$(BIN)/pytest tests/unit --numprocesses 2 --dist loadfile --quiet
 
 check: format test ## format, then everything `make test` does: before every commit
 
@@ -73,7 +76,7 @@ clean: ## remove the installation and the state of the stack (its database and f
 .venv/installed: .venv/llama pyproject.toml constraints.txt
 	@echo "Installing the other packages …"
 	@$(PIP) install --quiet $(PINNED) --editable .
-	@$(BIN)/python -P -c 'import api.__main__, cli.main, engine.server, kombu.transport.redis, workers.consumers, workers.launcher'
+	@$(BIN)/python -P -c 'import api.__main__, cli.main, engine.process.server, kombu.transport.redis, workers.consumers.kinds, workers.launcher.launcher'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

@@ -1,1 +1,1 @@
-"""HTTP in, HTTP out. Knows requests, rows and events; never a token id or a model's inside."""
+"""HTTP in, HTTP out (FastAPI): requests, rows and events."""

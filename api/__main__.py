@@ -11,12 +11,12 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import check_database, create_app
-from api.leaving import say_goodbye
-from api.open_files import raise_limit
-from api.slow_clients import bounded_protocol, drop_the_vanished
-from core.children import notify_ready
+from api.http.connection_limits import bounded_protocol, drop_the_vanished
+from api.http.open_files import raise_limit
+from api.live.shutdown import say_goodbye
 from core.errors import MillraceError
 from core.logs import configure_logging
+from core.process.child_process import notify_ready
 from core.settings import load_settings
 
 _IDLE_SECONDS = 75

@@ -10,17 +10,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from api.auth import KeyRing
-from api.errors import install_error_handlers
-from api.fleet import FleetNumbers
-from api.leaving import LastAnswers
-from api.limits import RateLimiter
-from api.metrics import Metrics
+from api.dependencies import ApiState, TicketSender
+from api.http.connection_limits import SlowBodies
+from api.http.errors import install_error_handlers
+from api.http.openapi import ERRORS, install_openapi
+from api.live.shutdown import LastAnswers
 from api.middleware import AnswerHeaders, TooLargeEnvelope
-from api.openapi import ERRORS, install_openapi
-from api.readers import Readers
-from api.relay import Relay
-from api.revoking import end_revoked
 from api.routes import (
     batch_control,
     batch_events,
@@ -38,17 +33,22 @@ from api.routes import (
 from api.routes.batch_validation import add_validation_route
 from api.routes.files import add_file_routes
 from api.routes.uploads import add_upload_routes
-from api.slow_clients import SlowBodies
-from api.state import ApiState, TicketSender
-from api.stream_slots import StreamSlots
-from core.broker import make_sender
-from core.files import FileStore
-from core.models import load_models
+from api.services.key_revocation import end_revoked
+from api.services.key_ring import KeyRing
+from api.services.metrics import Metrics
+from api.services.rate_limiter import RateLimiter
+from api.services.relay import Relay
+from api.services.service_metrics import FleetNumbers
+from api.services.stream_limiter import StreamSlots
+from api.services.waiters import Readers
+from core.file_store import FileStore
+from core.model_files import load_models
+from core.queue.celery_app import make_sender
+from core.queue.tickets import Tickets
 from core.settings import Settings
-from core.tickets import Tickets
+from db.connections import Losses, async_database_engine, database_engine
 from db.keys import check_exposure
-from db.schema import check_schema
-from db.sessions import Losses, async_database_engine, database_engine
+from db.schema_version import check_schema
 
 _ROUTES = (
     chat, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,

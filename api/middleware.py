@@ -8,8 +8,8 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.errors import TOO_LARGE, problem_response
-from api.metrics import Metrics
+from api.http.errors import TOO_LARGE, problem_response
+from api.services.metrics import Metrics
 from core import ids
 
 _API_VERSION = "2020-10-01"  # what OpenAI's own servers send

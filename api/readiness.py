@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
+from api.services.service_metrics import degraded_models
 from core.readiness import Check, WorkerSeen, check_workers
-from db import quarantine, workers
-from db.schema import current_version, needed_version
+from db import workers
+from db.schema_version import current_version, needed_version
 
 if TYPE_CHECKING:
-    from api.state import ApiState
+    from api.dependencies import ApiState
 
 _ANSWER_SECONDS: Final = 2.0
 
@@ -27,14 +27,6 @@ async def look(state: ApiState) -> list[Check]:
     """Every check; takes a few seconds at most, whatever hangs."""
     database, queue = await asyncio.gather(_database(state), _queue(state))
     return [*database, queue]
-
-
-async def degraded_models(connection: AsyncConnection, most_crashes: int) -> dict[str, str]:
-    """Models whose engine keeps ending and nobody knows of what, so that it is restarted only seldom: name -> why."""
-    rows = await connection.execute(quarantine.degraded_models(most_crashes, quarantine.CRASH_WINDOW))
-    return {
-        model: f"its engine ended {crashes} times in 10 minutes, no request explains it" for model, _, crashes in rows
-    }
 
 
 async def _database(state: ApiState) -> list[Check]:

@@ -18,8 +18,8 @@ from sqlalchemy import Engine, text
 
 from bench.chat import Connection
 from bench.stack import running_stack
-from cli.stack import Stack
-from db.sessions import database_engine
+from cli.stack.stack import Stack
+from db.connections import database_engine
 
 _BATCHES: Final = 20
 _LINES: Final = 50_000

@@ -15,9 +15,9 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.llama.batch import Batch
-from engine.llama.runtime import start_llama
-from engine.plan import Entry, Plan
+from engine.backends.llama.batch import Batch
+from engine.backends.llama.gguf import start_llama
+from engine.scheduler.step import Entry, Plan
 
 _CHUNK: Final = 512
 _BATCH: Final = 2048

@@ -16,7 +16,7 @@ from typing import Final
 from bench.llama_server import LlamaServer, RunningServer
 from bench.stack import running_stack
 from cli.client import Client
-from engine.llama.vocabulary import load_vocabulary
+from engine.backends.llama.tokenizer import load_vocabulary
 
 _DOCUMENTS: Final = 16
 _QUESTIONS: Final = 8

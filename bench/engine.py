@@ -19,9 +19,9 @@ import msgspec
 
 from bench.bare_loop import BareLoop
 from bench.models import random_prompts
-from engine.client import EngineClient, EngineLost
 from engine.config import EngineConfig
-from engine.messages import Delta, Failed, Finished, Priority, Request, Sampling, TokenPrompt
+from engine.process.client import EngineClient, EngineLost
+from engine.types import Delta, Failed, Finished, Priority, Request, Sampling, TokenPrompt
 
 _PAIRS: Final = 3
 _GENERATED: Final = 48
@@ -72,7 +72,7 @@ def running_engine(path: Path, **config: Any) -> Iterator[RunningEngine]:  # Any
     with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
         values = {"model": "bench", "endpoint": folder, "model_path": str(path), **config}
         encoded = msgspec.json.encode(EngineConfig(**values)).decode()
-        process = subprocess.Popen([sys.executable, "-m", "engine.server", encoded])
+        process = subprocess.Popen([sys.executable, "-m", "engine.process.server", encoded])
         client = EngineClient(folder, "bench")
         try:
             client.wait_ready(120)

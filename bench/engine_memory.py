@@ -10,9 +10,9 @@ import psutil
 
 from bench.engine import RunningEngine, greedy, running_engine
 from bench.models import random_prompts
+from engine.backends.llama.gguf import start_llama
+from engine.backends.llama.memory import measure_slot
 from engine.config import EngineConfig
-from engine.llama.runtime import start_llama
-from engine.llama.sizing import measure_slot
 
 _SLOTS: Final = 16
 _SPARE: Final = 4

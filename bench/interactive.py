@@ -10,8 +10,8 @@ from typing import Final
 
 from bench.engine import RunningEngine, greedy, running_engine
 from bench.models import BenchModel, random_prompts
-from engine.client import EngineLost
-from engine.messages import Delta, Failed, Finished, Request, Sampling, TokenPrompt
+from engine.process.client import EngineLost
+from engine.types import Delta, Failed, Finished, Request, Sampling, TokenPrompt
 
 _SLOTS: Final = 16
 _PROMPT: Final = 64

@@ -18,12 +18,12 @@ from llguidance import LLMatcher
 from bench.bare_loop import Bare
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.llama_server import LlamaServer
-from engine.constraints_text import SEPARATORS
-from engine.llama.grammar import grammar_tokenizer
-from engine.llama.tokenizer import LlamaTokenizer
-from engine.masks import best_allowed
-from engine.messages import Constraint, ConstraintKind, Priority, Request, Sampling, TextPrompt
-from engine.plan import Entry
+from engine.backends.llama.grammar import grammar_tokenizer
+from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.scheduler.step import Entry
+from engine.structured.bitmask import best_allowed
+from engine.structured.schema import SEPARATORS
+from engine.types import Constraint, ConstraintKind, Priority, Request, Sampling, TextPrompt
 
 SLOTS: Final = 8
 CONTEXT: Final = 256

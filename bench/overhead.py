@@ -8,13 +8,13 @@ from typing import Final
 
 from bench.engine import greedy
 from bench.models import BenchModel, random_prompts
+from engine.backends.llama.backend import LlamaBackend
+from engine.backends.llama.decoder import LlamaDecoder
 from engine.config import EngineConfig
-from engine.constraints import Grammars
-from engine.intake import Intake
-from engine.llama.backend import LlamaBackend
-from engine.llama.decoder import LlamaDecoder
+from engine.inputs.input_processor import Intake
+from engine.inputs.prompt_encoder import PromptEncoder
 from engine.loop import Add, Engine
-from engine.prompts import PromptEncoder
+from engine.structured.compiler import Grammars
 
 _SLOTS: Final = 32
 _STEPS: Final = 200

@@ -121,7 +121,7 @@ def _name(command: list[str]) -> str | None:
     if "-m" not in command:
         return None
     module, *rest = command[command.index("-m") + 1 :]
-    return f"{module} {rest[0]}" if module == "workers.consumer" else module
+    return f"{module} {rest[0]}" if module == "workers.consumers.main" else module
 
 
 def big_file(folder: Path, lines: int = 50_000, size: int = 200 * 1024 * 1024) -> tuple[PipelineRun, PeakMemory]:

@@ -11,12 +11,12 @@ from typing import Final
 import numpy as np
 
 from bench.bare_loop import Bare
-from engine.answer import AnswerSpec
-from engine.llama.sampling import Sampler
-from engine.llama.tokenizer import LlamaTokenizer
-from engine.messages import Priority, Sampling
-from engine.plan import Entry
-from engine.sequence import Sequence
+from engine.backends.llama.sampling import Sampler
+from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.outputs.output_stream import AnswerSpec
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.step import Entry
+from engine.types import Priority, Sampling
 
 _ROWS: Final = 32
 _ROUNDS: Final = 15

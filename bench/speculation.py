@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.models import DEMO, random_prompts
-from engine.messages import ChatPrompt, Request, Sampling, TokenPrompt
+from engine.types import ChatPrompt, Request, Sampling, TokenPrompt
 from tools.demo_data import echo, ticket
 
 _NUMBER: Final = 24

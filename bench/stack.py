@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cli.stack import Stack
+from cli.stack.stack import Stack
 from core.settings import load_settings
 
 FAKE_MODEL = "name: fake\nbackend: fake\nslots: 64\ncontext_size: 8192\nbatch_tokens: 8192\n"

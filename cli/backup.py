@@ -14,7 +14,7 @@ from typing import Final
 
 from sqlalchemy import make_url
 
-from cli.postgres import find_binaries
+from cli.stack.postgres import find_binaries
 from core.errors import ConfigError, MillraceError
 
 _DUMP: Final = "database.dump"
@@ -90,7 +90,7 @@ def _paths(root: Path) -> set[Path]:
 def _has_tables(database_url: str) -> bool:
     from sqlalchemy import inspect
 
-    from db.sessions import database_engine
+    from db.connections import database_engine
 
     engine = database_engine(database_url, pool_size=1)
     try:

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from cli.batches import batches
-from cli.chat import chat, models
-from cli.doctor import doctor
+from cli.commands.batches import batches
+from cli.commands.chat import chat, models
+from cli.commands.files import files
+from cli.commands.keys import keys
+from cli.commands.validate import estimate, validate
+from cli.doctor.doctor import doctor
 from cli.errors import CommandFailed, ExitCode
-from cli.files import files
-from cli.keys import keys
 from cli.options import DEFAULT_URL, ApiKey, AsJson
-from cli.validate import estimate, validate
 from core.errors import ConfigError, MillraceError
-from core.privacy import keep_private
+from core.process.hardening import keep_private
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +75,7 @@ def serve(
     models_dir: ModelsDir = None,
 ) -> None:
     """Run everything on this machine, in the foreground."""
-    from cli.stack import Stack
+    from cli.stack.stack import Stack
 
     settings = _settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
     keep_private()
@@ -105,7 +105,7 @@ def run(
     as_json: AsJson = False,
 ) -> None:
     """Send a file, wait, fetch the answers."""
-    from cli.batch_run import run_batch, summarise
+    from cli.commands.batch_run import run_batch, summarise
     from cli.output import print_json
 
     if not source.is_file():
@@ -126,7 +126,7 @@ def demo(
     base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", state_dir: StateDir = None, models_dir: ModelsDir = None
 ) -> None:
     """Label 240 support tickets and answer a question, with the small model that comes along."""
-    from cli.demo import demo as run_demo
+    from cli.commands.demo import demo as run_demo
 
     console = _console()
     settings = _settings(port=0, state_dir=state_dir, models_dir=models_dir)
@@ -156,15 +156,15 @@ def worker(
 @app.command()
 def clerk() -> None:
     """Run a clerk: prepares and ends batches, needs no engine (DATABASE_URL and REDIS_URL must be set)."""
-    _become("clerk", "-m", "workers.consumer", "clerk")
+    _become("clerk", "-m", "workers.consumers.main", "clerk")
 
 
 @database.command()
 def upgrade(state_dir: StateDir = None) -> None:
     """Bring the database to the schema this version needs."""
-    from db.schema import needed_version
-    from db.schema import upgrade as upgrade_schema
-    from db.sessions import database_engine
+    from db.connections import database_engine
+    from db.schema_version import needed_version
+    from db.schema_version import upgrade as upgrade_schema
 
     with _database_url(state_dir) as url:
         upgrade_schema(database_engine(url, pool_size=1))
@@ -174,8 +174,8 @@ def upgrade(state_dir: StateDir = None) -> None:
 @database.command()
 def check(state_dir: StateDir = None) -> None:
     """Say whether the database has the schema this version needs."""
-    from db.schema import check_schema, needed_version
-    from db.sessions import database_engine
+    from db.connections import database_engine
+    from db.schema_version import check_schema, needed_version
 
     with _database_url(state_dir) as url:
         check_schema(database_engine(url, pool_size=1))
@@ -189,7 +189,7 @@ def backup(
 ) -> None:
     """Copy the database, then the file store, into a new folder; the service may run meanwhile."""
     from cli.backup import backup as make_backup
-    from cli.keys import database_url
+    from cli.commands.keys import database_url
 
     settings = _settings(state_dir=state_dir)
     keep_private()
@@ -232,7 +232,7 @@ def _server(console: Console, base_url: str, api_key: str, settings: Settings) -
     if base_url != DEFAULT_URL:
         message = f"There is no server at {base_url}. Start it, or leave --base-url away to use this machine."
         raise CommandFailed(message, ExitCode.UNREACHABLE)
-    from cli.stack import Stack
+    from cli.stack.stack import Stack
 
     signal.signal(signal.SIGTERM, _raise_interrupt)
     stack = Stack(settings)
@@ -251,7 +251,7 @@ def _server(console: Console, base_url: str, api_key: str, settings: Settings) -
 @contextmanager
 def _database_url(state_dir: Path | None) -> Iterator[str]:
     """The database of the settings, or the bundled one, started for as long as this takes."""
-    from cli.services import Services
+    from cli.stack.services import Services
 
     settings = _settings(state_dir=state_dir)
     if settings.database_url:

@@ -11,8 +11,8 @@ from sqlalchemy import Insert, Select, Update, and_, exists, func, insert, selec
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
+from core.schemas.endpoints import CHAT_ENDPOINT
 from core.states import JobState
-from core.wire.endpoints import CHAT_ENDPOINT
 from db.quarantine import has_accused
 from db.response_events import telling
 from db.tables import Job, UsageDaily

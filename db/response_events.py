@@ -10,8 +10,8 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Text, Update, any_, cast, exists, func, insert, literal, select
 
 from core.ids import EVENT
-from core.wire.responses_objects import RESPONSE
-from core.wire.webhooks import EventType
+from core.schemas.responses.objects import RESPONSE
+from core.schemas.webhooks import EventType
 from db.tables import Job, Response, Webhook, WebhookDelivery
 
 _COLUMNS: Final = ["event_id", "webhook_id", "tenant_id", "event_type", "payload"]
@@ -39,7 +39,7 @@ def telling(end: Update, event_type: EventType) -> Any:  # Any: a Select of thre
 
 
 def _payload(event_id: Any, event_type: EventType) -> Any:  # Any: SQL expressions
-    """A `core.wire.webhooks.WebhookEvent`."""
+    """A `core.schemas.webhooks.WebhookEvent`."""
     now = cast(func.floor(func.extract("epoch", func.now())), BigInteger)
     subject = func.json_build_object("id", Response.id)
     event = func.json_build_object(

@@ -10,13 +10,13 @@ import sys
 from typing import Any
 
 from engine.config import Backend, EngineConfig
-from engine.constraints import Grammars
 from engine.errors import EngineError
-from engine.intake import Intake
+from engine.inputs.input_processor import Intake
+from engine.inputs.prompt_encoder import PromptEncoder
 from engine.loop import Add, Engine, Output
-from engine.messages import ChatPrompt, Delta, Failed, Finished, Request, Sampling
-from engine.prompts import PromptEncoder
-from engine.server import load_backend
+from engine.process.server import load_backend
+from engine.structured.compiler import Grammars
+from engine.types import ChatPrompt, Delta, Failed, Finished, Request, Sampling
 
 _CLIENT = "terminal"
 

@@ -9,17 +9,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engine.backend import Embedder, Tokenizer
+from engine.backends.base import Embedder
+from engine.backends.vectors import Vectors, shortened
 from engine.errors import EngineError, InvalidPrompt, PromptTooLong
-from engine.messages import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt, Usage
-from engine.plan import Plan, Sampled, Shift
-from engine.sequence import Sequence
-from engine.slots import Fork, MemoryTraits
+from engine.tokenizer import Tokenizer
+from engine.types import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt, Usage
 
-Vectors = NDArray[np.float32]
-_TINY: Final = np.float32(1e-12)
 _PIECE: Final = 32
 
 
@@ -106,49 +102,6 @@ class EmbeddingJobs:
             vectors=[vector.astype("<f4").tobytes() for vector in vectors],
             usage=Usage(prompt_tokens=sum(map(len, job.prompts)), completion_tokens=0),
         )
-
-
-class EmbeddingsOnly:
-    """The decoder of a model that generates nothing: it has no slot, so nobody ever runs on it."""
-
-    build = "embeddings"
-    slots = 0
-    spare_slots = 0
-    traits = MemoryTraits()
-    max_drafts = 0
-
-    def oldest(self, slot: int) -> int:
-        """There are no slots."""
-        raise AssertionError(slot)
-
-    def open(self, sequence: Sequence) -> None:
-        """Nobody comes here."""
-
-    def close(self, sequence: Sequence) -> None:
-        """Nobody comes here."""
-
-    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
-        """There is no memory."""
-
-    def run(self, plan: Plan) -> list[Sampled]:
-        """There is nothing to run."""
-        raise AssertionError(plan)
-
-    def reset(self) -> None:
-        """There is no memory."""
-
-
-def normalised(vectors: Vectors) -> Vectors:
-    """Each vector at length 1; one of nothing but zeros stays as it is."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, _TINY), np.float32)
-
-
-def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
-    """The first `dimensions` numbers of each vector, at length 1 again; None keeps all."""
-    if dimensions is None or dimensions == vectors.shape[1]:
-        return vectors
-    return normalised(vectors[:, :dimensions])
 
 
 def _encode(prompt: TextPrompt | TokenPrompt, tokenizer: Tokenizer) -> list[int]:

@@ -13,21 +13,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from core.failpoints import Point, failpoint
-from engine.answers import Answers
-from engine.backend import Backend
+from engine.backends.base import Backend
 from engine.config import EngineConfig
 from engine.embedding import EmbeddingJobs
 from engine.errors import DecodeFailed, EngineError, NoRoom
-from engine.ledger import Key
-from engine.messages import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason
-from engine.plan import Plan, Sampled
-from engine.scheduler import Scheduler
-from engine.sequence import Sequence
-from engine.stderr import complain
+from engine.log import complain
+from engine.output_processor import Answers
+from engine.scheduler.scheduler import Scheduler
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.step import Plan, Sampled
+from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, RequestKey
 
 Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
-Note = Callable[[list[Key]], None]
+Note = Callable[[list[RequestKey]], None]
 
 
 @dataclass(frozen=True, slots=True)

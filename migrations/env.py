@@ -1,4 +1,4 @@
-"""Alembic's entry: runs migrations on the connection that `db.schema` hands over."""
+"""Alembic's entry: runs migrations on the connection that `db.schema_version` hands over."""
 
 from __future__ import annotations
 

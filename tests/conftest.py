@@ -12,12 +12,12 @@ import redis
 from openai import OpenAI
 from sqlalchemy import Connection, Engine, text
 
-from cli.services import Services
+from cli.stack.services import Services
 from core.settings import Settings
-from db.schema import upgrade
-from db.sessions import database_engine
-from tests import thorough  # noqa: F401 - pytest asks for its profile before any test is there
-from tests.stack import StackProcess
+from db.connections import database_engine
+from db.schema_version import upgrade
+from tests.support import hypothesis_profile  # noqa: F401 - pytest asks for its profile before any test is there
+from tests.support.stack import StackProcess
 from workers.context import Database
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command they try it on.

@@ -1,5 +1,5 @@
-"""`python -m workers`: see `workers.launcher`."""
+"""`python -m workers`: see `workers.launcher.launcher`."""
 
-from workers.launcher import main
+from workers.launcher.launcher import main
 
 main()

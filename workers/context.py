@@ -9,17 +9,17 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
-from core.files import FileStore
-from core.models import ModelCatalog, ModelConfig
+from core.file_store import FileStore
+from core.model_files import ModelCatalog, ModelConfig
+from core.queue.tickets import Tickets
 from core.settings import Settings
-from core.tickets import Tickets
 from db.jobs import MadeBy
-from engine.client import EngineClient
-from workers.answers import fingerprint
-from workers.exchanges.base import Head
-from workers.leases import LeaseKeeper
-from workers.publisher import Publisher
-from workers.tally import Tally
+from engine.process.client import EngineClient
+from workers.generation.chat_response import fingerprint
+from workers.generation.endpoints.base import Head
+from workers.runtime.counters import Tally
+from workers.runtime.leases import LeaseKeeper
+from workers.runtime.publisher import Publisher
 
 
 class Database:
@@ -96,7 +96,7 @@ class ClerkContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """For what generates. `owner` names this process in leases; `claims` is the relaxed pool (see `db.sessions`)."""
+    """For what generates. `owner` names this process in leases; `claims` is the relaxed pool (see `db.connections`)."""
 
     settings: Settings
     owner: str

@@ -12,20 +12,13 @@ from fastapi import APIRouter, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.admission import charge_batch, check_open_batches
-from api.bodies import read_wire
-from api.openapi import takes
-from api.outcomes import make_with_file
-from api.routes.batches import existing_batch, show_batch
-from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep, caller_of
-from core import ids
-from core.errors import ApiError, bad_request
-from core.failpoints import Point, failpoint
-from core.keys import Scope
-from core.states import FINAL_BATCH_STATES, BatchState
-from core.wire.batch import window_seconds
-from core.wire.batch_extensions import (
+from api.access.admission import charge_batch, check_open_batches
+from api.access.scopes import needs
+from api.batches.lookup import existing_batch, show_batch
+from api.dependencies import ApiState, StateDep, TenantDep, caller_of
+from api.http.json_body import read_wire
+from api.http.openapi import takes
+from api.schemas.batch_extensions import (
     BatchPatch,
     BatchReport,
     BatchRetry,
@@ -33,7 +26,14 @@ from core.wire.batch_extensions import (
     ErrorCount,
     LatencySeconds,
 )
-from core.wire.objects import BatchObject
+from api.writes.commit_check import make_with_file
+from core import ids
+from core.api_keys import Scope
+from core.errors import ApiError, bad_request
+from core.failpoints import Point, failpoint
+from core.schemas.batch import window_seconds
+from core.schemas.objects import BatchObject
+from core.states import FINAL_BATCH_STATES, BatchState
 from db import batch_control, batch_requests, batch_results, batches, files
 
 router = APIRouter(tags=["batch control"], dependencies=[needs(Scope.INFERENCE)])

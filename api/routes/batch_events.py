@@ -16,21 +16,21 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response
 from sqlalchemy import Row
 
-from api.auth import Caller
-from api.frames import PING_WITH_IDS, error_event
-from api.openapi import gives
-from api.paging import unix_seconds
-from api.readers import Reader, ToldToEnd
-from api.routes.batch_requests import LOOK_SECONDS, format_cursor, parse_cursor
-from api.routes.batches import existing_batch, show_batch
-from api.scopes import needs
-from api.state import ApiState, CallerDep, StateDep, TenantDep
-from api.streams import EventStream
+from api.access.scopes import needs
+from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
+from api.batches.lookup import existing_batch, show_batch
+from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.http.event_stream import EventStream
+from api.http.openapi import gives
+from api.http.pagination import unix_seconds
+from api.http.sse import PING_WITH_IDS, error_event
+from api.schemas.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
+from api.services.key_ring import Caller
+from api.services.waiters import Reader, ToldToEnd
+from core.api_keys import Scope
 from core.errors import Problem, bad_request
-from core.keys import Scope
+from core.schemas.objects import BatchObject, WireObject
 from core.states import FINAL_BATCH_STATES, BatchState, JobState
-from core.wire.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
-from core.wire.objects import BatchObject, WireObject
 from db import batch_results
 from db.batch_results import BEGINNING, EndedAt
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -14,31 +13,30 @@ from fastapi.responses import Response
 from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.following import Ended, Follower, Frames, Silence
-from api.frames import DONE, PING, chunks_of, data_events, error_event
-from api.openapi import gives
-from api.paging import page, unix_seconds
-from api.reproducing import made_by
-from api.routes.batches import existing_batch
-from api.scopes import needs
-from api.state import ApiState, CallerDep, StateDep, TenantDep
-from api.streams import EventStream
-from api.submitting import cancelled_problem
+from api.access.scopes import needs
+from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
+from api.batches.lookup import existing_batch
+from api.batches.reproducibility import made_by
+from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.http.event_stream import EventStream
+from api.http.openapi import gives
+from api.http.pagination import page, unix_seconds
+from api.http.sse import DONE, PING, chunks_of, data_events, error_event
+from api.live.follower import Ended, Follower, Frames, Silence
+from api.live.submission import cancelled_problem
+from api.schemas.batch_extensions import BatchRequestDetail, BatchRequestObject
+from core.api_keys import Scope
 from core.errors import Problem, bad_request, not_found
-from core.events import EventKind
-from core.keys import Scope
+from core.queue.events import EventKind
+from core.schemas.batch import MAX_CUSTOM_ID, answered_line, failed_line
+from core.schemas.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from core.states import FINAL_BATCH_STATES, JobState
-from core.wire.batch import MAX_CUSTOM_ID, answered_line, failed_line
-from core.wire.batch_extensions import BatchRequestDetail, BatchRequestObject
-from core.wire.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from db import batch_requests, batch_results
-from db.batch_results import BEGINNING, EndedAt
+from db.batch_results import EndedAt
 
 router = APIRouter(tags=["batch requests"], dependencies=[needs(Scope.INFERENCE)])
 
-LOOK_SECONDS: Final = 1.0  # between two looks at the rows, for those who follow them
 _TEXT: Final = r"^[^\x00]*$"
-_CURSOR: Final = re.compile(r"^([0-9]{1,18})\.([0-9]{1,9})$")
 
 
 @router.get("/v1/batches/{batch_id}/requests")
@@ -109,23 +107,6 @@ async def get_output(
         place = EndedAt(rows[-1].finish_xact, rows[-1].line)
     content = b"".join(_result_line(row) for row in rows)
     return Response(content, media_type="application/jsonl", headers={"x-millrace-after": format_cursor(place)})
-
-
-def parse_cursor(text: str | None, param: str) -> EndedAt:
-    """A place in the order of ending, as `format_cursor` wrote it; none or 0 is the beginning."""
-    if text is None or text == "0":
-        return BEGINNING
-    match = _CURSOR.match(text)
-    if match is None:
-        raise bad_request(
-            f"Invalid value for '{param}': send back what you were given.", code="invalid_value", param=param
-        )
-    return EndedAt(int(match[1]), int(match[2]))
-
-
-def format_cursor(place: EndedAt) -> str:
-    """As clients hold it."""
-    return f"{place.xact}.{place.line}"
 
 
 async def _merged(

@@ -15,21 +15,21 @@ from typing import Final, NamedTuple
 from fastapi import FastAPI, Request
 from starlette.datastructures import FormData
 
-from api.bodies import read_wire
-from api.estimates import estimate, recent_work
-from api.limits import too_many
-from api.openapi import takes
-from api.outcomes import make_with_file
-from api.routes.batches import check_input
-from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
-from api.uploads import check_upload, read_form, store
+from api.access.scopes import needs
+from api.batches.estimates import estimate, recent_work
+from api.dependencies import ApiState, StateDep, TenantDep
+from api.files.lookup import check_input
+from api.files.multipart import check_upload, read_form, store
+from api.http.json_body import read_wire
+from api.http.openapi import takes
+from api.services.rate_limiter import too_many
+from api.writes.commit_check import make_with_file
 from core import ids
+from core.api_keys import Scope
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, unavailable
 from core.failpoints import Point, failpoint
-from core.keys import Scope
+from core.schemas.batch_validation import BatchValidate, BatchValidation, check_endpoint
 from core.settings import Settings
-from core.wire.batch_validation import BatchValidate, BatchValidation, check_endpoint
 from db import files, validations
 
 _FORM_OVERHEAD: Final = 1 << 16

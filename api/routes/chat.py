@@ -5,14 +5,14 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answering import answer_in_chunks
-from api.openapi import gives, takes
-from api.scopes import needs
-from api.state import StateDep, TenantDep
-from api.submitting import read_submission
-from core.keys import Scope
-from core.wire.chat import ChatRequest
-from core.wire.chat_objects import ChatCompletion
+from api.access.scopes import needs
+from api.dependencies import StateDep, TenantDep
+from api.http.openapi import gives, takes
+from api.live.chat_stream import answer_in_chunks
+from api.live.submission import read_submission
+from api.schemas.chat_objects import ChatCompletion
+from core.api_keys import Scope
+from core.schemas.chat import ChatRequest
 
 router = APIRouter(tags=["chat"], dependencies=[needs(Scope.INFERENCE)])
 

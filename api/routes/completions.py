@@ -5,16 +5,16 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from api.answering import answer_in_chunks
-from api.openapi import gives, takes
-from api.scopes import needs
-from api.state import StateDep, TenantDep
-from api.submitting import read_submission
-from core.keys import Scope
-from core.wire.completion import CompletionBody
-from core.wire.completion_objects import CompletionObject, EmbeddingList
-from core.wire.embedding import EmbeddingBody
-from core.wire.endpoints import COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT
+from api.access.scopes import needs
+from api.dependencies import StateDep, TenantDep
+from api.http.openapi import gives, takes
+from api.live.chat_stream import answer_in_chunks
+from api.live.submission import read_submission
+from api.schemas.completion_objects import CompletionObject, EmbeddingList
+from core.api_keys import Scope
+from core.schemas.completion import CompletionBody
+from core.schemas.embedding import EmbeddingBody
+from core.schemas.endpoints import COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT
 
 router = APIRouter(tags=["completions"], dependencies=[needs(Scope.INFERENCE)])
 

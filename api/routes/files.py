@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, BinaryIO, Literal
+from typing import Annotated, BinaryIO, Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from sqlalchemy import Row
 
-from api.disk import check_room_for_body
-from api.idempotency import create_once
-from api.openapi import gives, takes_form
-from api.paging import page, unix_seconds
-from api.quotas import check_storage
-from api.ranges import Span, Validators, requested_span
-from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
-from api.uploads import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
+from api.access.quotas import check_storage
+from api.access.scopes import needs
+from api.dependencies import ApiState, StateDep, TenantDep
+from api.files.disk_space import check_room_for_body
+from api.files.lookup import find_file, missing_file, to_file_object
+from api.files.multipart import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
+from api.http.openapi import gives, takes_form
+from api.http.pagination import page
+from api.http.ranges import Span, Validators, requested_span
+from api.schemas.uploads import PURPOSES
+from api.writes.idempotency import create_once
 from core import ids
-from core.errors import bad_request, not_found
+from core.api_keys import Scope
+from core.errors import bad_request
 from core.failpoints import Point, failpoint
-from core.files import READ_BYTES
+from core.file_store import READ_BYTES
 from core.ids import is_id
-from core.keys import Scope
+from core.schemas.objects import DeletedObject, FileObject, ListObject
 from core.settings import Settings
-from core.wire.objects import DeletedObject, FileObject, ListObject
-from core.wire.uploads import PURPOSES
 from db import files
 
 _FORM = takes_form(
@@ -132,7 +132,7 @@ async def get_content(request: Request, file_id: str, state: StateDep, tenant: T
     try:
         stream = state.files.open(file_id)
     except FileNotFoundError:
-        raise _missing(file_id) from None
+        raise missing_file(file_id) from None
     headers = {
         **validators.headers(),
         "content-length": str(span.end - span.start),
@@ -163,33 +163,8 @@ def attachment(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-async def find_file(state: ApiState, file_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
-    """A file of this tenant, or the 404 that unknown and foreign ids share."""
-    if is_id(file_id):
-        async with state.database.connect() as connection:
-            row = (await connection.execute(files.find_file(file_id, tenant))).one_or_none()
-        if row is not None:
-            return row
-    raise _missing(file_id)
-
-
-def _missing(file_id: str) -> Exception:
-    return not_found(f"There is no file '{file_id[:64]}'.", param="file_id")
-
-
 async def _check_cursor(state: ApiState, after: str, tenant: str) -> None:
     async with state.database.connect() as connection:
         known = is_id(after) and (await connection.execute(files.find_file(after, tenant))).one_or_none() is not None
     if not known:
         raise bad_request("Invalid value for 'after': there is no such file.", code="invalid_value", param="after")
-
-
-def to_file_object(row: Row[*tuple[Any, ...]]) -> FileObject:
-    return FileObject(
-        id=row.id,
-        bytes=row.bytes,
-        created_at=unix_seconds(row.created_at) or 0,
-        expires_at=unix_seconds(row.expires_at),
-        filename=row.filename,
-        purpose=row.purpose,
-    )

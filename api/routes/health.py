@@ -7,10 +7,10 @@ from typing import Literal
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from api.openapi import gives
+from api.dependencies import StateDep
+from api.http.openapi import gives
 from api.readiness import look
-from api.state import StateDep
-from core.wire.objects import WireObject
+from core.schemas.objects import WireObject
 
 router = APIRouter(tags=["health"])
 

@@ -13,23 +13,23 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from sqlalchemy import Row
 
-from api.auth import Caller
-from api.following import Ended, Follower, Frames, Silence, read_row
-from api.frames import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
-from api.idempotency import create_once, digest_of_body
-from api.openapi import gives, takes
-from api.scopes import needs
-from api.state import ApiState, CallerDep, StateDep, TenantDep
-from api.streams import EventStream
-from api.submitting import cancel, cancelled_problem, read_submission, submit
+from api.access.scopes import needs
+from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.http.event_stream import EventStream
+from api.http.openapi import gives, takes
+from api.http.sse import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
+from api.live.follower import Ended, Follower, Frames, Silence, read_row
+from api.live.submission import cancel, cancelled_problem, read_submission, submit
+from api.services.key_ring import Caller
+from api.writes.idempotency import create_once, digest_of_body
 from core import ids
+from core.api_keys import Scope
 from core.errors import Problem, bad_request, not_found
-from core.events import EventKind
 from core.ids import is_id
-from core.keys import Scope
+from core.queue.events import EventKind
+from core.schemas.chat import ChatRequest
+from core.schemas.objects import JobObject
 from core.states import JobState
-from core.wire.chat import ChatRequest
-from core.wire.objects import JobObject
 from db.jobs import find_job
 
 router = APIRouter(tags=["jobs"], dependencies=[needs(Scope.INFERENCE)])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from api.admission import visible_models
-from api.scopes import needs
-from api.state import ApiState, CallerDep, StateDep, TenantDep
+from api.access.admission import visible_models
+from api.access.scopes import needs
+from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from core.api_keys import Scope
 from core.errors import not_found
-from core.keys import Scope
-from core.wire.objects import ListObject, ModelObject
+from core.schemas.objects import ListObject, ModelObject
 
 router = APIRouter(tags=["models"], dependencies=[needs(Scope.INFERENCE, Scope.FILES)])
 

@@ -11,27 +11,27 @@ from typing import Final, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.auth import Caller
-from api.bodies import read_wire
-from api.following import Follower
-from api.idempotency import create_once, digest_of_body
-from api.live import Shape, answer_now
-from api.openapi import gives, takes
-from api.readers import ToldToEnd
-from api.responding import Known, find, known_of, prepare, response_events, response_of_row
-from api.scopes import needs
-from api.state import ApiState, CallerDep, StateDep, TenantDep
-from api.streams import EventStream
-from api.submitting import Submission, cancel, submit
+from api.access.scopes import needs
+from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.http.event_stream import EventStream
+from api.http.json_body import read_wire
+from api.http.openapi import gives, takes
+from api.live.follower import Follower
+from api.live.live_job import Shape, answer_now
+from api.live.responses_stream import Known, find, known_of, prepare, response_events, response_of_row
+from api.live.submission import Submission, cancel, submit
+from api.services.key_ring import Caller
+from api.services.waiters import ToldToEnd
+from api.writes.idempotency import create_once, digest_of_body
 from core import ids
+from core.api_keys import Scope
 from core.errors import bad_request
-from core.events import EventKind
 from core.failpoints import Point, failpoint
-from core.keys import Scope
-from core.wire.responses import ResponsesRequest
-from core.wire.responses_chat import as_responses_problem
-from core.wire.responses_items import items_from_json
-from core.wire.responses_objects import RESPONSE, DeletedResponse, ResponseItemList, ResponseObject
+from core.queue.events import EventKind
+from core.schemas.responses.chat import as_responses_problem
+from core.schemas.responses.items import items_from_json
+from core.schemas.responses.objects import RESPONSE, DeletedResponse, ResponseItemList, ResponseObject
+from core.schemas.responses.request import ResponsesRequest
 from db import responses
 from db.jobs import find_job
 

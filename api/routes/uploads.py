@@ -11,24 +11,24 @@ from fastapi import APIRouter, FastAPI, Request
 from sqlalchemy import Row
 from starlette.datastructures import UploadFile
 
-from api.bodies import read_wire
-from api.disk import check_room, check_room_for_body, full_disk_is_a_problem, said_length
-from api.idempotency import create_once, digest_of_body
-from api.openapi import takes, takes_form
-from api.paging import unix_seconds
-from api.quotas import check_pending, check_storage
-from api.routes.files import get_file
-from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
-from api.uploads import FORM_OVERHEAD, check_name, check_size, clean_filename, expiry, read_form, store
+from api.access.quotas import check_pending, check_storage
+from api.access.scopes import needs
+from api.dependencies import ApiState, StateDep, TenantDep
+from api.files.disk_space import check_room, check_room_for_body, full_disk_is_a_problem, said_length
+from api.files.lookup import find_file, to_file_object
+from api.files.multipart import FORM_OVERHEAD, check_name, check_size, clean_filename, expiry, read_form, store
+from api.http.json_body import read_wire
+from api.http.openapi import takes, takes_form
+from api.http.pagination import unix_seconds
+from api.schemas.uploads import UploadComplete, UploadCreate, UploadObject, UploadPartObject
+from api.writes.idempotency import create_once, digest_of_body
 from core import ids
+from core.api_keys import Scope
 from core.errors import ApiError, Problem, bad_request, not_found
 from core.failpoints import Point, failpoint
 from core.ids import is_id
-from core.keys import Scope
+from core.schemas.objects import FileObject
 from core.settings import Settings
-from core.wire.objects import FileObject
-from core.wire.uploads import UploadComplete, UploadCreate, UploadObject, UploadPartObject
 from db import files, uploads
 
 _PART = takes_form({"data": {"type": "string", "format": "binary"}})
@@ -167,7 +167,7 @@ async def get_upload(upload_id: str, state: ApiState, tenant: str) -> UploadObje
     file = None
     if upload.file_id is not None:
         try:
-            file = await get_file(upload.file_id, state, tenant)
+            file = to_file_object(await find_file(state, upload.file_id, tenant))
         except ApiError:
             file = None
     return _to_object(upload, file)

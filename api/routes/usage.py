@@ -9,11 +9,11 @@ from typing import Annotated, Any, Final, get_args
 from fastapi import APIRouter, Query
 from sqlalchemy import Row
 
-from api.scopes import needs
-from api.state import StateDep, TenantDep
+from api.access.scopes import needs
+from api.dependencies import StateDep, TenantDep
+from api.schemas.usage import UsageBucket, UsagePage, UsageResult
+from core.api_keys import Scope
 from core.errors import bad_request
-from core.keys import Scope
-from core.wire.usage import UsageBucket, UsagePage, UsageResult
 from db.usage import Group, usage_between
 
 router = APIRouter(tags=["usage"], dependencies=[needs(Scope.READ_ONLY)])

@@ -14,19 +14,18 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.bodies import read_wire
-from api.openapi import takes
-from api.paging import unix_seconds
-from api.scopes import needs
-from api.state import ApiState, StateDep, TenantDep
+from api.access.scopes import needs
+from api.dependencies import ApiState, StateDep, TenantDep
+from api.http.json_body import read_wire
+from api.http.openapi import takes
+from api.http.pagination import unix_seconds
 from core import ids
-from core.addresses import AddressRefused, address_rules
+from core.api_keys import Scope
 from core.errors import ApiError, Problem, bad_request, not_found, unavailable
 from core.ids import is_id
-from core.keys import Scope
-from core.wire.objects import DeletedObject
-from core.wire.responses_objects import RESPONSE
-from core.wire.webhooks import (
+from core.schemas.objects import DeletedObject
+from core.schemas.responses.objects import RESPONSE
+from core.schemas.webhooks import (
     EVENT_TYPES,
     EventSubject,
     WebhookCreate,
@@ -40,6 +39,7 @@ from core.wire.webhooks import (
     WebhookTestResult,
     WebhookUpdate,
 )
+from core.url_guard import AddressRefused, address_rules
 from db import webhooks
 
 router = APIRouter(tags=["webhooks"], dependencies=[needs(Scope.ADMIN)])

@@ -18,9 +18,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
+from api.schemas.chat_objects import ChatCompletion, ChatCompletionChunk
 from core.settings import Settings
-from core.wire.chat_objects import ChatCompletion, ChatCompletionChunk
-from tests.stack import StackProcess
+from tests.support.stack import StackProcess
 
 _DOCUMENT: Final = create_app(Settings()).openapi()
 _SCHEMA: Final = schemathesis.openapi.from_dict(_DOCUMENT)

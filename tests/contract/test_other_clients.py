@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from tests.contract.clients.install import FOLDER
-from tests.stack import StackProcess, clean_environment
+from tests.support.stack import StackProcess, clean_environment
 
 _PROGRAMS: Final = Path(__file__).parent / "clients"
 _SECONDS: Final = 90

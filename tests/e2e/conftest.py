@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import StackProcess
+from tests.support.stack import StackProcess
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import millrace
-from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
+from tests.support.command import millrace
+from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

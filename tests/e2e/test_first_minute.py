@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from core.settings import ROOT
-from tests.stack import batch_lines, clean_environment, write_lines
+from tests.support.stack import batch_lines, clean_environment, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
+from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -15,7 +15,7 @@ NUM_LINES = 240
 
 
 def kill_worker(stack: StackProcess) -> None:
-    stack.find("workers.consumer", "batch").kill()
+    stack.find("workers.consumers.main", "batch").kill()
 
 
 def kill_everything(stack: StackProcess) -> None:

@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import pytest
 
-from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
+from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -66,7 +66,7 @@ def test_a_frozen_database_is_a_503_that_says_when_to_come_back(stack: StackProc
     wait_for(lambda: httpx2.get(f"{stack.url}/v1/batches").status_code == 200, "it answers again")
 
 
-@pytest.mark.parametrize("victim", ["engine.server", "workers.consumer chat"])
+@pytest.mark.parametrize("victim", ["engine.process.server", "workers.consumers.main chat"])
 def test_a_chat_whose_engine_or_worker_dies_ends_with_its_answer_or_a_clear_error(
     stack: StackProcess, victim: str
 ) -> None:
@@ -111,7 +111,7 @@ def test_ctrl_c_lets_answers_finish_and_the_next_start_resumes_the_batch(stack: 
 
 @pytest.mark.parametrize("kind", ["chat", "batch", "clerk"])
 def test_an_idle_worker_leaves_at_once_when_told(stack: StackProcess, kind: str) -> None:
-    process = stack.find("workers.consumer", kind)
+    process = stack.find("workers.consumers.main", kind)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)
     process.wait(10)

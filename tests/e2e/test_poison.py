@@ -12,9 +12,9 @@ import psutil
 import pytest
 from sqlalchemy import select
 
-from db.sessions import database_engine
+from db.connections import database_engine
 from db.tables import EngineCrash, Quarantine
-from tests.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
+from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
@@ -85,10 +85,10 @@ def test_a_poison_chat_is_told_at_once_not_run_again_and_refused_when_it_insists
         assert crashed.value.code == "engine_crash"
         assert client.chat.completions.create(model="fake", messages=messages("hello")).choices
         assert time.monotonic() - began < 20
-    engine = stack.find("engine.server").pid
+    engine = stack.find("engine.process.server").pid
     with pytest.raises(openai.BadRequestError, match="refused for 24 hours"):
         client.chat.completions.create(**poison)
-    assert stack.find("engine.server").pid == engine, "it was not even asked"
+    assert stack.find("engine.process.server").pid == engine, "it was not even asked"
 
 
 def test_lines_of_an_engine_that_was_killed_go_on_within_three_seconds(stack: StackProcess, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_lines_of_an_engine_that_was_killed_go_on_within_three_seconds(stack: St
         return counts.completed if counts is not None else 0
 
     wait_for(lambda: num_done() > 50, "a middle")
-    engine = stack.find("engine.server")
+    engine = stack.find("engine.process.server")
     engine.kill()
     psutil.wait_procs([engine], timeout=10)
     began, before = time.monotonic(), num_done()

@@ -15,7 +15,7 @@ import pytest
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
 from db import workers
-from tests.stack import StackProcess, clean_environment, wait_for
+from tests.support.stack import StackProcess, clean_environment, wait_for
 from workers.context import Database
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -45,10 +45,10 @@ def is_ready(stack: StackProcess) -> bool:
 @pytest.mark.parametrize(
     ("process", "check", "said"),
     [
-        ("workers.consumer chat", "model fake", "its chat worker was last heard of"),
-        ("workers.consumer batch", "model fake", "its batch worker was last heard of"),
-        ("workers.consumer clerk", "clerk", "its clerk worker was last heard of"),
-        ("engine.server", "model fake", "its engine has not turned for"),
+        ("workers.consumers.main chat", "model fake", "its chat worker was last heard of"),
+        ("workers.consumers.main batch", "model fake", "its batch worker was last heard of"),
+        ("workers.consumers.main clerk", "clerk", "its clerk worker was last heard of"),
+        ("engine.process.server", "model fake", "its engine has not turned for"),
     ],
 )
 def test_a_process_that_lives_but_does_nothing_is_found(
@@ -132,7 +132,7 @@ def test_a_stack_that_stops_in_order_leaves_no_row(tmp_path: Path, slow_models: 
     process = StackProcess(tmp_path, slow_models)
     process.start()
     try:
-        worker = process.find("workers.consumer", "batch")
+        worker = process.find("workers.consumers.main", "batch")
         row = httpx2.get(f"{process.url}/metrics").text
         assert 'millrace_workers{kind="batch"} 1.0' in row
         worker.send_signal(signal.SIGTERM)

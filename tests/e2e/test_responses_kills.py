@@ -11,7 +11,7 @@ import openai
 import pytest
 from openai import OpenAI
 
-from tests.stack import StackProcess, wait_for
+from tests.support.stack import StackProcess, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -45,7 +45,7 @@ def read_on(client: OpenAI, response_id: str, last: int) -> list[Any]:
     return events
 
 
-@pytest.mark.parametrize("killed", [("workers.consumer", "chat"), ("-m api",), ("valkey-server",)], ids=str)
+@pytest.mark.parametrize("killed", [("workers.consumers.main", "chat"), ("-m api",), ("valkey-server",)], ids=str)
 def test_a_stream_in_the_background_survives_the_death_of(killed: tuple[str, ...], stack: StackProcess) -> None:
     with stack.client() as client:
         events = begin(client, lambda: stack.find(*killed).kill())

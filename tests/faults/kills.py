@@ -25,7 +25,7 @@ from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.second import second_worker
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 _MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
 _LONGEST_SECONDS: Final = 120.0

@@ -17,9 +17,9 @@ from typing import Any, Final, Self
 import openai
 
 from core import ids
-from tests.engine.make import Bench
 from tests.faults.stack import FaultStack
-from tests.stack import wait_for
+from tests.support.engine import Bench
+from tests.support.stack import wait_for
 
 MARKER: Final = "xyzzy-prompts-are-private"
 FINAL: Final = ("completed", "failed", "expired", "cancelled")

@@ -37,7 +37,7 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "F10": (_ENGINE,),
     "F11": (_ENGINE,),
     "F12": (_HERE + "test_engines.py::test_a_poison_stream_is_told_at_once_and_not_run_again",),
-    "F13": (_ENGINE, "tests/engine/test_watchdog.py::test_a_turn_that_does_not_return_is_found"),
+    "F13": (_ENGINE, "tests/unit/engine/test_watchdog.py::test_a_turn_that_does_not_return_is_found"),
     "F14": (_HERE + "test_engines.py::test_a_step_that_fails_in_python_costs_its_line_and_no_engine",),
     "F15": (
         _ENGINE,
@@ -60,8 +60,8 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "F25": (_HERE + "test_tickets.py::test_a_ticket_that_comes_twenty_times_is_one_execution",),
     "F26": (_HERE + "test_tickets.py::test_rubbish_in_a_queue_is_thrown_away_and_the_consumer_lives",),
     "F27": (
-        "tests/db/test_lease_rules.py::test_of_two_who_race_for_a_job_one_wins_a_thousand_times",
-        "tests/db/test_lease_rules.py::test_of_two_who_race_for_a_shard_one_wins_a_thousand_times",
+        "tests/service/db/test_lease_policy.py::test_of_two_who_race_for_a_job_one_wins_a_thousand_times",
+        "tests/service/db/test_lease_policy.py::test_of_two_who_race_for_a_shard_one_wins_a_thousand_times",
     ),
     "F28": (_HERE + "test_database.py::test_a_database_that_stops_in_the_middle_of_a_commit_has_all_of_it_or_nothing",),
     "F29": (

@@ -19,15 +19,15 @@ import psutil
 from openai import OpenAI
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.files import BUCKETS
-from core.models import load_models
+from core.file_store import BUCKETS
+from core.model_files import load_models
 from core.settings import Settings
 from core.states import BATCH_MOVES, BatchState
 from tests.faults.load import FINAL, MARKER, expected_answer
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 from workers.context import ClerkContext, Database
-from workers.retention import Retention
+from workers.maintenance.retention import Retention
 
 _WATCH_SECONDS: Final = 0.05
 _MOST_DESCRIPTORS: Final = 96  # pools as wide as they get, clients, the broker; what leaks comes to more in a session

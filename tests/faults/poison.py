@@ -21,11 +21,11 @@ from typing import Final
 import openai
 
 from core.settings import Settings
-from engine.client import EngineClient
+from engine.process.client import EngineClient
 from tests.faults.load import batch_content, chat_body, create_batch, new_prompt, upload, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
-from workers.endpoints import engine_endpoint
+from workers.runtime.host_paths import engine_endpoint
 
 _LINES: Final = 1000
 _POISON: Final = {7: "segfault", 8: "abort", 300: "memory", 301: "segfault", 999: "abort"}

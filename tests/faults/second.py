@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tests.faults.stack import QUICK, FaultStack
-from tests.stack import clean_environment, wait_for
+from tests.support.stack import clean_environment, wait_for
 
 
 @contextmanager

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, Final
 
 from core.settings import Settings
-from engine.client import EngineClient
-from engine.messages import FromEngine, Tick
+from engine.process.client import EngineClient
+from engine.process.protocol import FromEngine, Tick
 from tests.faults.chaos import END_SECONDS, OURS, SERVICES, Batches
 from tests.faults.load import Chats
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
-from workers.endpoints import engine_endpoint
+from tests.support.stack import wait_for
+from workers.runtime.host_paths import engine_endpoint
 
 _ORDER: Final = (*OURS, *SERVICES)  # the services last: what each of ours loses with them is still there at the end
 _WARM_PART: Final = 0.2

@@ -24,17 +24,17 @@ from openai import OpenAI
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from cli.services import Services
+from cli.stack.services import Services
 from core import ids
+from core.api_keys import KEY, new_key
 from core.failpoints import FOLDER_VARIABLE, Point
-from core.files import FileStore
-from core.keys import KEY, new_key
-from core.sockets import socket_directory
+from core.file_store import FileStore
+from core.process.runtime_dirs import socket_directory
 from db import keys
-from db.schema import upgrade
-from db.sessions import database_engine
+from db.connections import database_engine
+from db.schema_version import upgrade
 from tests.faults.proxy import Proxy
-from tests.stack import StackProcess, wait_for
+from tests.support.stack import StackProcess, wait_for
 
 LEASE_SECONDS: Final = 2.0
 SWEEP_SECONDS: Final = 0.5

@@ -32,7 +32,7 @@ from tests.faults.load import (
     wait_batch,
 )
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 Stage = Callable[[FaultStack], Iterator[None]]
 LONG: Final = {"ignore_eos": True, "max_tokens": 1500}  # a second and a half

@@ -15,10 +15,10 @@ import pytest
 import redis
 
 from core import ids
-from core.broker import make_sender
-from core.queues import CLERK_QUEUE, batch_queue, chat_queue
+from core.queue.celery_app import make_sender
+from core.queue.names import CLERK_QUEUE, batch_queue, chat_queue
+from core.queue.tickets import Tickets
 from core.settings import Settings
-from core.tickets import Tickets
 from tests.faults.load import (
     Chats,
     ask,
@@ -33,7 +33,7 @@ from tests.faults.load import (
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
 from tests.faults.stages import create_job, wait_job
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -17,12 +17,12 @@ import httpx2
 import pytest
 
 from core import ids
-from core.keys import KEY, new_key
+from core.api_keys import KEY, new_key
 from db import keys
 from tests.faults.load import Chats, batch_content, chat_body, new_prompt, start_batch, upload, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -19,7 +19,7 @@ from tests.faults.load import start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.second import second_worker
 from tests.faults.stack import MODEL, FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -31,24 +31,24 @@ LONG = {"max_tokens": 3900, "ignore_eos": True}  # with the slow model ten secon
 # Who asks a machine what time it is, and what for. Nothing here decides who holds what.
 WALL_CLOCKS = {
     "api/app.py": "when this api was started, for people",
-    "api/estimates.py": "when a batch may be done, for people",
-    "api/limits.py": "when a rate is full again; a moment too far ahead is taken for what it is",
-    "api/responding.py": "created_at of an answer",
+    "api/batches/estimates.py": "when a batch may be done, for people",
+    "api/services/rate_limiter.py": "when a rate is full again; a moment too far ahead is taken for what it is",
+    "api/live/responses_stream.py": "created_at of an answer",
     "api/routes/batch_control.py": "when a file expires, in days",
     "api/routes/batch_validation.py": "when a report expires, in days",
     "api/routes/uploads.py": "whether an upload is late, by the hour; the clerk decides by the database",
     "api/routes/usage.py": "today's date",
     "api/routes/webhooks.py": "created_at of an event",
-    "api/stream_slots.py": "when a stream of a process that died is forgotten, within a quarter of an hour",
-    "api/uploads.py": "when a file or an upload expires",
-    "core/files.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
+    "api/services/stream_limiter.py": "when a stream of a process that died is forgotten, within a quarter of an hour",
+    "api/files/multipart.py": "when a file or an upload expires",
+    "core/file_store.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
     "core/ids.py": "the order of ids, for people",
-    "engine/template.py": "the date in a prompt",
-    "workers/answers.py": "created of an answer",
-    "workers/exchanges/base.py": "created of an answer",
-    "workers/finalize.py": "when a file expires, in days",
-    "workers/posting.py": "the timestamp of a signature, as its standard wants it",
-    "workers/webhooks.py": "created_at of an event",
+    "engine/inputs/chat_template.py": "the date in a prompt",
+    "workers/generation/chat_response.py": "created of an answer",
+    "workers/generation/endpoints/base.py": "created of an answer",
+    "workers/batches/finalize.py": "when a file expires, in days",
+    "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as its standard wants it",
+    "workers/maintenance/webhook_delivery.py": "created_at of an event",
 }
 ASKED = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
 

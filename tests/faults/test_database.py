@@ -34,7 +34,7 @@ from tests.faults.oracle import Oracle
 from tests.faults.proxy import Direction
 from tests.faults.stack import FaultStack, Role
 from tests.faults.stages import create_job, wait_job
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(120)
 

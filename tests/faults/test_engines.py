@@ -25,7 +25,7 @@ from tests.faults.load import (
 )
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
-from tests.stack import result_lines, wait_for
+from tests.support.stack import result_lines, wait_for
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -49,7 +49,7 @@ def hurt_oracle(hurt_stack: FaultStack) -> Iterator[Oracle]:
 
 
 def poisoned(num_lines: int, faults: dict[int, str]) -> bytes:
-    """A batch in which some lines ask for something bad (see `engine.fake_faults`)."""
+    """A batch in which some lines ask for something bad (see `engine.backends.fake.faults`)."""
     lines = [json.loads(line) for line in batch_content(num_lines).splitlines()]
     for number, fault in faults.items():
         lines[number]["body"]["messages"][0]["content"] += f" <<{fault}>>"

@@ -12,8 +12,8 @@ from tests.faults.load import expected_answer, listen, new_prompt, start_batch, 
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
 from tests.faults.stages import Stage, passes_of
-from tests.receiver import Receiver
-from tests.stack import wait_for
+from tests.support.receiver import Receiver
+from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -19,7 +19,7 @@ import openai
 import psutil
 import pytest
 
-from api.open_files import RESERVED
+from api.http.open_files import RESERVED
 from tests.faults.load import (
     MARKER,
     ask,
@@ -33,8 +33,8 @@ from tests.faults.load import (
 )
 from tests.faults.oracle import Oracle
 from tests.faults.stack import MODEL, QUICK, FaultStack, Role
-from tests.stack import StackProcess, batch_lines, result_lines, wait_for, write_lines
-from tests.stack import start_batch as start_lines
+from tests.support.stack import StackProcess, batch_lines, result_lines, wait_for, write_lines
+from tests.support.stack import start_batch as start_lines
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -155,7 +155,7 @@ def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_the
     data = tmp_path / "services" / "postgres"
     with disk(data, megabytes=144) as full, FaultStack(tmp_path) as stack, watched(stack) as oracle:
         if not (data / "PG_VERSION").exists():
-            pytest.skip("this Postgres keeps its data elsewhere: see cli.postgres_user")
+            pytest.skip("this Postgres keeps its data elsewhere: see cli.stack.postgres_user")
         earlier = start_batch(stack, 4)
         assert wait_batch(stack, earlier) == "completed"
         batch_id = start_batch(stack, 200, max_tokens=60, ignore_eos=True)
@@ -181,7 +181,7 @@ def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there
     with disk(data, megabytes=144) as full, closing(StackProcess(tmp_path, models, **QUICK)) as stack:
         stack.start()
         if not (data / "PG_VERSION").exists():
-            pytest.skip("this Postgres keeps its data elsewhere: see cli.postgres_user")
+            pytest.skip("this Postgres keeps its data elsewhere: see cli.stack.postgres_user")
         with stack.client() as client:
             lines = write_lines(tmp_path / "in.jsonl", batch_lines(100, max_tokens=60, ignore_eos=True))
             batch_id = start_lines(client, lines)
@@ -197,7 +197,7 @@ def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there
 NOTES: Final = """
 import sys
 from pathlib import Path
-from engine.ledger import Ledger, Page
+from engine.process.inflight_log import Ledger, Page
 ledger = Ledger(Path(sys.argv[1]), "boot")
 for page in Page:
     for name in ("one", "two"):

@@ -16,13 +16,13 @@ import psutil
 import pytest
 
 from core import ids
-from core.children import die_with
 from core.failpoints import Point
+from core.process.child_process import die_with
 from tests.faults.load import batch_content, create_batch, start_batch, upload, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
-from tests.stack import wait_for
-from workers.sweep import _LOCK
+from tests.support.stack import wait_for
+from workers.maintenance.sweeper import _LOCK
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -135,7 +135,7 @@ def second_clerk(stack: FaultStack) -> Iterator[None]:
     }
     clerks = "SELECT count(*) FROM workers WHERE kind = 'clerk' AND pid = :pid"
     with (folder / "clerk.log").open("ab") as log:
-        command = [sys.executable, "-P", "-m", "workers.consumer", "clerk"]
+        command = [sys.executable, "-P", "-m", "workers.consumers.main", "clerk"]
         end = partial(die_with, os.getpid(), signal.SIGTERM)
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=end)
     try:
@@ -165,7 +165,7 @@ def lose_a_batch(stack: FaultStack) -> str:
 def test_another_clerk_takes_over_the_sweep(stack: FaultStack, oracle: Oracle, how: str) -> None:
     """F48: in the middle of one, with its lock; who comes back from a freeze does no harm.
 
-    That the database takes the lock from one that is frozen for 15 s: `tests/db/test_sessions.py`. Here it is told to.
+    That the database takes the lock from one that is frozen for 15 s: `tests/service/db/test_connections.py`. Here it is told to.
     """
     with second_clerk(stack):
         with stack.armed(Point.SWEEP_BATCHES, "sleep=1"):

@@ -16,7 +16,7 @@ from core.settings import ROOT, Settings
 from tests.faults.load import ask, expected_answer, new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
-from tests.stack import clean_environment, wait_for
+from tests.support.stack import clean_environment, wait_for
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -84,7 +84,7 @@ def test_a_model_whose_file_vanishes_is_served_again_when_it_is_back(served: Fau
     """F16: while it is served. Its engine is started again ever more slowly, and nobody has to do anything."""
     file = served.folder / "models" / "whole.gguf"
     away = file.rename(file.with_suffix(".away"))
-    served.process.find("engine.server", '"model":"whole"').kill()
+    served.process.find("engine.process.server", '"model":"whole"').kill()
     wait_for(lambda: "There is no model file whole.gguf." in checks(served).get("model whole", ""), "it is said", 30)
     check_serves(served, watching)
     assert num_deaths(served, "whole") == 1, "a file that is not there is no crash for which a model is degraded"

@@ -10,17 +10,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, text
 
-from cli.services import Services
-from db.schema import needed_version, upgrade
-from db.sessions import database_engine
-from tests.stack import clean_environment
+from cli.stack.services import Services
+from db.connections import database_engine
+from db.schema_version import needed_version, upgrade
+from tests.support.stack import clean_environment
 
 NEWER = "2099_01_01_from_the_future"
 MILLRACE = str(Path(sys.executable).with_name("millrace"))
 PROCESSES = {
     "api": [sys.executable, "-P", "-m", "api"],
     "worker": [sys.executable, "-P", "-m", "workers", "--device", "cpu"],
-    "clerk": [sys.executable, "-P", "-m", "workers.consumer", "clerk"],
+    "clerk": [sys.executable, "-P", "-m", "workers.consumers.main", "clerk"],
     "serve": [MILLRACE, "serve", "--port", "0", "--device", "cpu"],
     "db upgrade": [MILLRACE, "db", "upgrade"],
     "db check": [MILLRACE, "db", "check"],

@@ -15,7 +15,7 @@ from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.second import second_worker
 from tests.faults.stack import LEASE_SECONDS, QUICK, FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 DRAIN_SECONDS = float(QUICK["MILLRACE_DRAIN_SECONDS"])
 BUSY_SECONDS = 4.0  # one is promised; the machine that tests run on has other things to do

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.load import new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 _LEASE_SECONDS = 3600
 _MODEL = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.01\n"

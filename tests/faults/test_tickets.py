@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from core import ids
-from core.broker import make_celery
-from core.queues import CLERK_QUEUE, RUN_CHAT, batch_queue, chat_queue
+from core.queue.celery_app import make_celery
+from core.queue.names import CLERK_QUEUE, RUN_CHAT, batch_queue, chat_queue
+from core.queue.tickets import Tickets
 from core.settings import Settings
-from core.tickets import Tickets
 from tests.faults.load import chat_body, expected_answer, listen, new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(90)
 

@@ -8,12 +8,12 @@ from typing import Any
 import psutil
 import pytest
 
-from cli.services import Services
+from cli.stack.services import Services
 from core import ids
 from tests.faults.load import MARKER, Chats, ask, expected_answer, listen, new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
-from tests.stack import wait_for
+from tests.support.stack import wait_for
 
 
 def test_an_undisturbed_stack_satisfies_the_oracle(stack: FaultStack, oracle: Oracle) -> None:

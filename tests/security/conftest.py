@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from core.settings import ROOT
-from tests.api.guarded import Guarded
-from tests.stack import StackProcess
+from tests.support.guarded import Guarded
+from tests.support.stack import StackProcess
 
 DEMO = f"name: demo\nparameters: {{model: {ROOT / 'models' / 'demo.gguf'}, temperature: 0}}\nslots: 4\nthreads: 1\n"
 FAKE = "name: fake\nbackend: fake\nslots: 8\ncontext_size: 4096\n"

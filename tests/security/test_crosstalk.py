@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.guarded import Guarded, Key
+from tests.support.guarded import Guarded, Key
 
 SECRETS = [f"cormorant{number}" for number in range(6)]
 SHARED = "You are a careful clerk. Read the file and answer in one word. " * 4

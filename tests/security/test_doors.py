@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import redis
 
-from cli.services import running_queue
-from core.files import FileStore
+from cli.stack.services import running_queue
+from core.file_store import FileStore
 from core.ids import BATCH, FILE, new_id
-from core.queues import CLERK_QUEUE, PREPARE
-from tests.api.guarded import Guarded
-from tests.stack import batch_lines, start_batch, wait_for, write_lines
+from core.queue.names import CLERK_QUEUE, PREPARE
+from tests.support.guarded import Guarded
+from tests.support.stack import batch_lines, start_batch, wait_for, write_lines
 
 EVIL = "https://evil.example"
 
@@ -72,7 +72,7 @@ def test_a_message_that_is_code_is_not_run_and_the_next_one_is_served(secured: G
     mark = tmp_path / "mark"
     os.close(pickle.loads(pickle.dumps(Bomb(tmp_path / "works"))))
     assert (tmp_path / "works").exists(), "the bomb is one"
-    clerk = secured.process.find("workers.consumer", "clerk").pid
+    clerk = secured.process.find("workers.consumers.main", "clerk").pid
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     url = running_queue(secured.process.state_dir)
     with redis.Redis.from_url(url or "") as client:
@@ -86,7 +86,7 @@ def test_a_message_that_is_code_is_not_run_and_the_next_one_is_served(secured: G
     batch_id = start_batch(key.client, write_lines(tmp_path / "in.jsonl", batch_lines(2)))
     wait_for(lambda: key.client.batches.retrieve(batch_id).status == "completed", "a batch is served")
     assert not mark.exists()
-    assert secured.process.find("workers.consumer", "clerk").pid == clerk, "it is the same process"
+    assert secured.process.find("workers.consumers.main", "clerk").pid == clerk, "it is the same process"
 
 
 def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import psutil
 import pytest
 import redis
 
-from cli.services import Services
-from core.sockets import socket_directory
-from tests.api.guarded import Guarded
+from cli.stack.services import Services
+from core.process.runtime_dirs import socket_directory
+from tests.support.guarded import Guarded
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ import openai
 import psycopg
 import pytest
 
-from cli.services import Services, running_database, running_queue
+from cli.stack.services import Services, running_database, running_queue
 from core.settings import Settings
-from db.sessions import database_engine
-from tests.api.guarded import Guarded, Key
-from tests.stack import batch_lines, wait_for
+from db.connections import database_engine
+from tests.support.guarded import Guarded, Key
+from tests.support.stack import batch_lines, wait_for
 from workers.context import Database
 
 MARKER = "quagga-7731"

@@ -1,0 +1,1 @@
+"""Access of a key: scopes, admission of new work, quotas."""

@@ -1,0 +1,1 @@
+"""Batches over HTTP: look-ups, throughput, estimates, reproducibility records."""

@@ -1,0 +1,29 @@
+"""Cursors of a batch's results: places in the order in which lines ended, as text for clients."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from core.errors import bad_request
+from db.batch_results import BEGINNING, EndedAt
+
+LOOK_SECONDS: Final = 1.0  # between two looks at the rows, for those who follow them
+_CURSOR: Final = re.compile(r"^([0-9]{1,18})\.([0-9]{1,9})$")
+
+
+def parse_cursor(text: str | None, param: str) -> EndedAt:
+    """A place in the order of ending, as `format_cursor` wrote it; none or 0 is the beginning."""
+    if text is None or text == "0":
+        return BEGINNING
+    match = _CURSOR.match(text)
+    if match is None:
+        raise bad_request(
+            f"Invalid value for '{param}': send back what you were given.", code="invalid_value", param=param
+        )
+    return EndedAt(int(match[1]), int(match[2]))
+
+
+def format_cursor(place: EndedAt) -> str:
+    """As clients hold it."""
+    return f"{place.xact}.{place.line}"

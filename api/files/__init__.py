@@ -1,0 +1,1 @@
+"""Files over HTTP: multipart uploads, disk space, look-ups."""

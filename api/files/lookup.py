@@ -1,0 +1,52 @@
+"""Look-ups of files: the row of a tenant's file, and its API object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Row
+
+from api.dependencies import ApiState
+from api.http.pagination import unix_seconds
+from core.errors import ApiError, bad_request, not_found
+from core.ids import is_id
+from core.schemas.objects import FileObject
+from db import files
+
+
+async def find_file(state: ApiState, file_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+    """A file of this tenant, or the 404 that unknown and foreign ids share."""
+    if is_id(file_id):
+        async with state.database.connect() as connection:
+            row = (await connection.execute(files.find_file(file_id, tenant))).one_or_none()
+        if row is not None:
+            return row
+    raise missing_file(file_id)
+
+
+def missing_file(file_id: str) -> ApiError:
+    """The 404 of a file that is not there."""
+    return not_found(f"There is no file '{file_id[:64]}'.", param="file_id")
+
+
+def to_file_object(row: Row[*tuple[Any, ...]]) -> FileObject:
+    """The API object of a row."""
+    return FileObject(
+        id=row.id,
+        bytes=row.bytes,
+        created_at=unix_seconds(row.created_at) or 0,
+        expires_at=unix_seconds(row.expires_at),
+        filename=row.filename,
+        purpose=row.purpose,
+    )
+
+
+async def check_input(state: ApiState, file_id: str, tenant: str) -> None:
+    """The input must be a batch file of the tenant; said at once, while somebody listens."""
+    try:
+        row = await find_file(state, file_id, tenant)
+    except ApiError:
+        raise not_found(f"There is no file '{file_id[:64]}'.", param="input_file_id") from None
+    if row.purpose != "batch":
+        message = f"The input file has the purpose '{row.purpose}'; upload it with purpose 'batch'."
+        raise bad_request(message, code="invalid_file_purpose", param="input_file_id")

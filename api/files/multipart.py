@@ -1,0 +1,152 @@
+"""From a multipart body to a file in the store, at flat memory. Knows forms and bytes; rows are the endpoint's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import unicodedata
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import anyio.to_thread
+from fastapi import Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
+
+from api.dependencies import ApiState
+from api.files.disk_space import full_disk_is_a_problem
+from api.http.json_body import check_not_compressed
+from api.schemas.uploads import PURPOSES
+from core.errors import ApiError, Problem, bad_request
+from core.file_store import READ_BYTES
+
+FORM_OVERHEAD: Final = 1 << 16
+_MAX_FIELD_BYTES: Final = 64 * 1024
+_MAX_FILENAME: Final = 255
+_NOT_INERT: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's categories
+_SECONDS: Final = re.compile(r"[0-9]{1,7}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """A checked upload, its content still in the form's temporary file."""
+
+    content: UploadFile
+    size: int
+    filename: str
+    purpose: str
+    expires_at: datetime | None
+
+
+async def read_form(request: Request) -> FormData:
+    """Parse the multipart body; the file goes to a temporary one as it comes in."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        message = "Send the bytes as a file of a form: 'Content-Type: multipart/form-data'."
+        raise ApiError(Problem(status=415, message=message, code="unsupported_media_type"))
+    check_not_compressed(request)
+    try:
+        with full_disk_is_a_problem():
+            return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
+    except HTTPException as error:
+        if error.status_code == 413:
+            raise
+        raise bad_request(f"The multipart body is not valid: {error.detail}", code="invalid_multipart") from None
+    except UnicodeError:  # a charset that Python knows but that decodes nothing, such as 'undefined'
+        message = "The multipart body is not valid: its charset does not decode it. Use utf-8."
+        raise bad_request(message, code="invalid_multipart") from None
+
+
+def check_upload(form: FormData, state: ApiState) -> Upload:
+    """What the form says, or the 4xx that names the field."""
+    purpose = form.get("purpose")
+    if purpose is None:
+        raise bad_request("Missing required parameter: 'purpose'.", code="missing_required_parameter", param="purpose")
+    if purpose not in PURPOSES:
+        message = f"Invalid value for 'purpose': use one of {', '.join(PURPOSES)}."
+        raise bad_request(message, code="invalid_value", param="purpose")
+    content = form.get("file")
+    if not isinstance(content, UploadFile) or not content.filename:
+        message = "Missing required parameter: 'file', with a file name."
+        raise bad_request(message, code="missing_required_parameter", param="file")
+    size = content.size or 0
+    check_name(str(purpose), content.filename, param="file")
+    check_size(str(purpose), size, state.settings.file_bytes, state, param="file")
+    return Upload(
+        content=content,
+        size=size,
+        filename=clean_filename(content.filename),
+        purpose=str(purpose),
+        expires_at=_expiry(form, str(purpose), state),
+    )
+
+
+def check_name(purpose: str, filename: str, *, param: str) -> None:
+    """Raise 400 for a batch input that is not called JSON Lines."""
+    if purpose == "batch" and not filename.lower().endswith(".jsonl"):
+        message = "A batch input file is JSON Lines: its name must end in '.jsonl'."
+        raise bad_request(message, code="invalid_file_format", param=param)
+
+
+def check_size(purpose: str, size: int, limit: int, state: ApiState, *, param: str) -> None:
+    """Raise 413 over `limit` bytes, or over the batch limit for that purpose."""
+    if purpose == "batch":
+        limit = min(limit, state.settings.batch_file_bytes)
+    if size > limit:
+        message = f"The file has {size} bytes; the limit for this purpose is {limit}. Split it."
+        raise ApiError(Problem(status=413, message=message, code="file_too_large", param=param))
+
+
+def _expiry(form: FormData, purpose: str, state: ApiState) -> datetime | None:
+    anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return expiry(purpose, None, state)
+    if anchor != "created_at":
+        message = "Invalid value for 'expires_after[anchor]': use 'created_at'."
+        raise bad_request(message, code="invalid_value", param="expires_after[anchor]")
+    if not isinstance(seconds, str) or not _SECONDS.fullmatch(seconds) or not 3600 <= int(seconds) <= 2_592_000:
+        message = "Invalid value for 'expires_after[seconds]': use 3600 to 2592000."
+        raise bad_request(message, code="invalid_value", param="expires_after[seconds]")
+    return expiry(purpose, int(seconds), state)
+
+
+def expiry(purpose: str, seconds: int | None, state: ApiState) -> datetime | None:
+    """When a file made now goes: as asked for, else batch files after `file_days` and others never."""
+    if seconds is not None:
+        return datetime.now(UTC) + timedelta(seconds=seconds)
+    return datetime.now(UTC) + timedelta(days=state.settings.file_days) if purpose == "batch" else None
+
+
+def clean_filename(name: str) -> str:
+    """Inert text: no control or direction characters, line ends or surrogates, at most 255 characters."""
+    kept = "".join(char for char in name if unicodedata.category(char) not in _NOT_INERT)
+    return kept[:_MAX_FILENAME] or "file"
+
+
+async def store(content: UploadFile, state: ApiState, file_id: str) -> None:
+    """Copy into the store in a thread: synced and whole, or not there."""
+
+    def copy() -> None:
+        content.file.seek(0)
+        with state.files.write(file_id) as target:
+            shutil.copyfileobj(content.file, target, READ_BYTES)
+
+    with full_disk_is_a_problem():
+        await anyio.to_thread.run_sync(copy)
+
+
+async def digest_of_form(form: FormData, upload: Upload) -> str:
+    """Two uploads are the same when fields, name and content are: the multipart body around them differs each time."""
+    fields = sorted((name, value) for name, value in form.multi_items() if isinstance(value, str))
+    digest = hashlib.sha256(json.dumps([upload.filename, fields]).encode())
+
+    def read() -> None:
+        upload.content.file.seek(0)
+        while chunk := upload.content.file.read(READ_BYTES):
+            digest.update(chunk)
+
+    await anyio.to_thread.run_sync(read)
+    return digest.hexdigest()

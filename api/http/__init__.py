@@ -1,0 +1,1 @@
+"""HTTP itself: JSON bodies, errors, pagination, ranges, server-sent events, connection limits."""

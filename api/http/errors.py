@@ -1,0 +1,86 @@
+"""Every failure leaves as OpenAI's error envelope. FastAPI's own handlers would lose its fields, or echo a prompt."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from api.http.open_files import EXHAUSTED
+from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
+from db.connections import is_passing
+
+log = structlog.get_logger()
+
+_RETRY_SECONDS: Final = 5  # after what passes by itself
+
+_MESSAGES: Final = {
+    404: ("There is no such endpoint. See README.md for those that exist.", "unknown_url"),
+    405: ("This endpoint does not take this method.", "method_not_allowed"),
+}
+TOO_LARGE: Final = Problem(
+    status=413, message="The request body is larger than this server takes.", code="request_too_large"
+)
+
+
+def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
+    """The envelope; client errors other than waiting are not worth a retry, and the SDKs obey this header. A 503 says when."""
+    extra = {"x-should-retry": "false"} if problem.status in (400, 409) else {}
+    if problem.status == 503:
+        extra = {"Retry-After": str(_RETRY_SECONDS)}
+    return JSONResponse(problem.envelope(), problem.status, {**extra, **(headers or {})})
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Replace all handlers."""
+
+    @app.exception_handler(ApiError)
+    async def on_api_error(_: Request, error: ApiError) -> JSONResponse:
+        return problem_response(error.problem, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def on_validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        param = str(first["loc"][-1])
+        message = f"Invalid value for '{param}': {first['msg']}."
+        return problem_response(Problem(status=400, message=message, code="invalid_value", param=param))
+
+    @app.exception_handler(HTTPException)
+    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
+        if error.status_code == TOO_LARGE.status:
+            return problem_response(TOO_LARGE)
+        message, code = _MESSAGES.get(error.status_code, (str(error.detail), None))
+        return problem_response(Problem(status=error.status_code, message=message, code=code))
+
+    @app.exception_handler(ClientDisconnect)
+    async def on_client_gone(_: Request, __: ClientDisconnect) -> JSONResponse:
+        """In the middle of its body: nobody hears this, and nothing of ours has failed."""
+        return problem_response(Problem(status=400, message="The body was cut off.", code="client_disconnected"))
+
+    @app.exception_handler(SQLAlchemyError)
+    async def on_database_error(request: Request, error: SQLAlchemyError) -> JSONResponse:
+        if not is_passing(error):
+            return await on_unknown_error(request, error)
+        log.warning("database_unavailable", reason=type(getattr(error, "orig", error)).__name__)
+        away = unavailable("The database does not answer. Nothing was lost; try again shortly.")
+        return problem_response(away.problem)
+
+    @app.exception_handler(OSError)
+    async def on_os_error(request: Request, error: OSError) -> JSONResponse:
+        if error.errno not in EXHAUSTED:
+            return await on_unknown_error(request, error)
+        log.warning("no_file_left_to_open", route=request.url.path)
+        busy = unavailable("The server has too many files open. Nothing was lost; try again shortly.")
+        return problem_response(busy.problem)
+
+    @app.exception_handler(Exception)
+    async def on_unknown_error(request: Request, error: Exception) -> JSONResponse:
+        log.error("request_failed", route=request.url.path, exc_info=error)
+        message = "The server failed to answer this request. Its log says why, under the request id."
+        return problem_response(Problem(status=500, message=message, type=SERVER_ERROR))

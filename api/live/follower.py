@@ -1,0 +1,221 @@
+"""Following one job: its frames in order, each once, and how it ended.
+
+Knows events, the replay list and the row; nothing of HTTP. The rules: frames are numbered, so what was seen is skipped and
+what is missing is noticed; a gap is filled from the replay list, else the row decides; two attempts are never spliced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from sqlalchemy import Row, Select
+from sqlalchemy.exc import SQLAlchemyError
+
+from api.dependencies import ApiState
+from api.services.relay import Subscription
+from api.services.waiters import ToldToEnd
+from core.errors import SERVER_ERROR, Problem
+from core.queue.events import Event, EventKind
+from core.states import JobState
+from db import jobs
+from db.connections import is_passing
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """Some frames; the first one has number `seq`."""
+
+    seq: int
+    frames: list[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """Nothing happened for a while; the job is still at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The job is over; `kind` is never FRAMES. `row` is there when it was read to find that out.
+
+    With `is_ours` it is only not followed any more, for the problem's reason; the job is still at it.
+    """
+
+    kind: EventKind
+    problem: Problem | None = None
+    row: Row[*tuple[object, ...]] | None = None
+    is_ours: bool = False
+
+
+Item = Frames | Silence | Ended
+
+_LOST_TRACK = Problem(
+    status=500,
+    message="Part of this stream was lost; the whole answer is in the job.",
+    type=SERVER_ERROR,
+    code="stream_interrupted",
+)
+_RESTARTED = Problem(
+    status=500,
+    message="The worker stopped in the middle of this answer and the job was begun anew. Send the request again.",
+    type=SERVER_ERROR,
+    code="stream_interrupted",
+)
+_TOO_SLOW = Problem(
+    status=500, message="This stream was read too slowly.", type=SERVER_ERROR, code="stream_interrupted"
+)
+
+
+async def read_row(state: ApiState, job_id: str, tenant: str) -> Row[*tuple[object, ...]] | None:
+    """The job as the database has it."""
+    async with state.database.connect() as connection:
+        row: Row[*tuple[object, ...]] | None = (await connection.execute(jobs.find_job(job_id, tenant))).one_or_none()
+        return row
+
+
+class Follower:
+    """Follows a job through a subscription; `next_seq` is the number of the first frame not seen yet.
+
+    `find` makes the statement that finds its row; after `silence_seconds` without an event (else those of the keep-alive) it
+    is asked whether the job has ended.
+    """
+
+    def __init__(
+        self,
+        state: ApiState,
+        subscription: Subscription,
+        find: Callable[[], Select[Any]],  # Any: whatever the row has beside `state`, `problem` and `answer`
+        *,
+        next_seq: int = 0,
+        silence_seconds: float | None = None,
+    ) -> None:
+        self._state = state
+        self._subscription = subscription
+        self._find = find
+        self._silence_seconds = silence_seconds or state.settings.keep_alive_seconds
+        self._attempt: int | None = None
+        self.next_seq = next_seq
+
+    async def items(self, *, from_replay: bool = False) -> AsyncIterator[Item]:
+        """Until the job has ended. With `from_replay`, what happened before comes first."""
+        if from_replay:
+            async for item in self._replayed():
+                yield item
+                if isinstance(item, Ended):
+                    return
+            if (ended := await self._ended_row()) is not None:
+                yield self._unless_torn(ended)
+                return
+        while True:
+            try:
+                event = await self._subscription.get(self._silence_seconds)
+            except TimeoutError:
+                async for item in self._after_silence():
+                    yield item
+                    if isinstance(item, Ended):
+                        return
+                continue
+            except ToldToEnd as told:
+                yield Ended(EventKind.FAILED, told.problem, is_ours=True)
+                return
+            async for item in self._take(event):
+                yield item
+                if isinstance(item, Ended):
+                    return
+
+    async def _after_silence(self) -> AsyncIterator[Item]:
+        """Nothing came for a while: did it end without being heard?"""
+        ended = await self._ended_row()
+        if ended is None:
+            yield Silence()
+            return
+        async for item in self._replayed():
+            yield item
+            if isinstance(item, Ended):
+                return
+        yield self._unless_torn(ended)
+
+    def _unless_torn(self, ended: Ended) -> Ended:
+        """An end that the row tells leaves open how many frames there were: after some of them, all may not have come."""
+        return Ended(EventKind.FAILED, _LOST_TRACK) if ended.kind is EventKind.DONE and self.next_seq > 0 else ended
+
+    async def _take(self, event: Event) -> AsyncIterator[Item]:
+        if self._subscription.is_overflowed:
+            self._state.metrics.dropped_subscribers.inc()
+            yield Ended(EventKind.FAILED, _TOO_SLOW)
+            return
+        if self._is_of_older_attempt(event):
+            return
+        if self._is_of_newer_attempt(event):
+            yield Ended(EventKind.FAILED, _RESTARTED)
+            return
+        self._attempt = event.attempt
+        if event.seq > self.next_seq:
+            async for item in self._replayed():
+                yield item
+                if isinstance(item, Ended):
+                    return
+        if event.seq > self.next_seq:
+            yield self._unless_torn(await self._ended_row() or Ended(EventKind.FAILED, _LOST_TRACK))
+            return
+        if (fresh := self._fresh(event)) is not None:
+            yield fresh
+
+    def _is_of_older_attempt(self, event: Event) -> bool:
+        return self._attempt is not None and event.attempt < self._attempt
+
+    def _is_of_newer_attempt(self, event: Event) -> bool:
+        return self._attempt is not None and event.attempt > self._attempt and self.next_seq > 0
+
+    def _fresh(self, event: Event) -> Item | None:
+        """What of an event was not seen yet."""
+        if event.kind is not EventKind.FRAMES:
+            return Ended(event.kind, event.problem)
+        frames = event.frames[self.next_seq - event.seq :]
+        if not frames:
+            return None
+        item = Frames(self.next_seq, frames)
+        self.next_seq += len(frames)
+        return item
+
+    async def _replayed(self) -> AsyncIterator[Item]:
+        """What the replay list has of the latest attempt, from the first unseen frame on, without gaps."""
+        events = await self._state.relay.replay(self._subscription.job_id)
+        latest = max((event.attempt for event in events), default=0)
+        if events and self._attempt not in (None, latest) and self.next_seq > 0:
+            yield Ended(EventKind.FAILED, _RESTARTED)
+            return
+        for event in events:
+            if event.attempt == latest and event.seq <= self.next_seq:
+                self._attempt = latest
+                if (item := self._fresh(event)) is not None:
+                    yield item
+                if event.kind is not EventKind.FRAMES:
+                    return
+
+    async def _ended_row(self) -> Ended | None:
+        """How the job ended, if its row says so. A database that does not answer is asked again after the next silence."""
+        try:
+            async with self._state.database.connect() as connection:
+                row = (await connection.execute(self._find())).one_or_none()
+        except SQLAlchemyError as error:
+            if not is_passing(error):
+                raise
+            log.warning("row_not_read", reason=type(error).__name__)
+            return None
+        if row is None:
+            return Ended(EventKind.FAILED, _LOST_TRACK)
+        match JobState(str(row.state)):
+            case JobState.COMPLETED:
+                return Ended(EventKind.DONE, row=row)
+            case JobState.FAILED | JobState.EXPIRED:
+                return Ended(EventKind.FAILED, Problem.from_json(str(row.problem)), row)
+            case JobState.CANCELLED:
+                return Ended(EventKind.CANCELLED, row=row)
+            case JobState.QUEUED | JobState.RUNNING:
+                return None

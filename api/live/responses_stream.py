@@ -1,0 +1,250 @@
+"""Responses: a Responses request made a chat job, and what is heard of that job as a response.
+
+Knows the kept row, the job's row and its frames. The translation itself is `core.schemas.responses_*`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import msgspec
+from fastapi import Request
+from sqlalchemy import Insert, Row
+
+from api.dependencies import ApiState
+from api.http.sse import PING
+from api.live.follower import Ended, Frames, Item, Silence, read_row
+from api.live.submission import Submission, cancelled_problem, submission_of
+from api.schemas.responses_events import LiveEvents, ResponseEvent, after
+from api.services.waiters import ToldToEnd
+from core import ids
+from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, not_found
+from core.ids import is_id
+from core.queue.events import EventKind
+from core.schemas.responses.chat import as_responses_problem, chat_body_of, input_items
+from core.schemas.responses.items import AnyItem, items_from_json, items_to_json, with_ids
+from core.schemas.responses.objects import (
+    ResponseObject,
+    ResponseStatus,
+    output_items,
+    response_of,
+    suffix_of,
+    unfinished,
+)
+from core.schemas.responses.request import ResponsesRequest
+from core.states import FINAL_JOB_STATES, JobState
+from db import responses
+
+_LOOK_SECONDS: Final = 1.0
+_LOST: Final = "stream_interrupted"
+_GONE: Final = Problem(status=404, message="This response was deleted.", code="response_deleted")
+_OTHER: Final = Problem(
+    status=500,
+    message="This answer was begun anew and became another one. Get the response for the whole of it.",
+    type=SERVER_ERROR,
+    code=_LOST,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What of a response is known before its answer."""
+
+    response_id: str
+    job_id: str
+    tenant: str
+    model: str
+    created_at: int
+    request: ResponsesRequest
+
+    def without_answer(self, status: ResponseStatus, problem: Problem | None = None) -> ResponseObject:
+        """The response as it waits, runs or fails."""
+        return unfinished(
+            self.request,
+            response_id=self.response_id,
+            created_at=self.created_at,
+            model=self.model,
+            status=status,
+            problem=None if problem is None else as_responses_problem(problem),
+        )
+
+    def with_answer(self, answer: str) -> ResponseObject:
+        """The response with the answer of its job."""
+        return response_of(json.loads(answer), self.request, response_id=self.response_id, created_at=self.created_at)
+
+
+async def prepare(
+    http: Request, request: ResponsesRequest, state: ApiState, tenant: str, response_id: str
+) -> tuple[Known, Submission]:
+    """The chat job of a request, and the response it will be, now; raises the 4xx it deserves."""
+    history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
+    body = chat_body_of(request, history)
+    if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
+        body["stream"] = True
+    try:
+        submission = await submission_of(http, body, state, tenant)
+    except ApiError as error:
+        raise ApiError(as_responses_problem(error.problem), error.headers) from None
+    submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
+    known = Known(
+        response_id=response_id,
+        job_id=submission.job_id,
+        tenant=tenant,
+        model=submission.model.name,
+        created_at=int(time.time()),
+        request=request,
+    )
+    return known, replace(submission, rows=(_row(known),)) if request.is_stored else submission
+
+
+def _row(known: Known) -> Insert:
+    """What is kept of a request, in the transaction that makes its job."""
+    request, items = known.request, with_ids(input_items(known.request), suffix_of(known.job_id))
+    return responses.insert_response(
+        response_id=known.response_id,
+        tenant_id=known.tenant,
+        job_id=known.job_id,
+        previous_id=request.previous_response_id,
+        model=known.model,
+        request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_unset=True),
+        input_items=items_to_json(items),
+        is_background=bool(request.background),
+    )
+
+
+async def _history(state: ApiState, response_id: str, tenant: str) -> list[AnyItem]:
+    """What was said up to and with a response; raises the 4xx of one that cannot be gone on from."""
+    if not is_id(response_id):
+        raise _no_previous(response_id)
+    async with state.database.connect() as connection:
+        turns = (await connection.execute(responses.conversation(response_id, tenant))).all()
+    if not turns or turns[0].previous_id is not None:
+        raise _no_previous(response_id)
+    items: list[AnyItem] = []
+    for turn in turns:
+        if turn.answer is None:
+            message = f"The response '{turn.id}' has no answer to go on from."
+            raise bad_request(message, code="previous_response_not_completed", param="previous_response_id")
+        items += [*items_from_json(turn.input_items), *output_items(json.loads(turn.answer), suffix_of(turn.id))]
+    return items
+
+
+def _no_previous(response_id: str) -> ApiError:
+    message = f"Previous response with id '{response_id[:64]}' not found, or one that it goes on from was deleted."
+    return not_found(message, code="previous_response_not_found", param="previous_response_id")
+
+
+async def find(state: ApiState, response_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+    """The row of a kept response, or the 404 that unknown and foreign ones share."""
+    row: Row[*tuple[Any, ...]] | None = None
+    if is_id(response_id):
+        async with state.database.connect() as connection:
+            row = (await connection.execute(responses.find_response(response_id, tenant))).one_or_none()
+    if row is None:
+        raise not_found(f"Response with id '{response_id[:64]}' not found.", param="response_id")
+    return row
+
+
+def known_of(row: Row[*tuple[Any, ...]], tenant: str) -> Known:
+    """What a kept row says."""
+    return Known(
+        response_id=row.id,
+        job_id=row.job_id,
+        tenant=tenant,
+        model=row.model,
+        created_at=int(row.created_at.timestamp()),
+        request=ResponsesRequest.model_validate_json(row.request),
+    )
+
+
+def response_of_row(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseObject:
+    """The response as it is now."""
+    known = known_of(row, tenant)
+    match JobState(str(row.state)):
+        case JobState.COMPLETED:
+            return known.with_answer(str(row.answer))
+        case JobState.FAILED | JobState.EXPIRED:
+            return known.without_answer("failed", Problem.from_json(str(row.problem)))
+        case JobState.CANCELLED:
+            return known.without_answer("cancelled")
+        case JobState.QUEUED:
+            return known.without_answer("queued")
+        case JobState.RUNNING:
+            return known.without_answer("in_progress")
+
+
+async def response_events(
+    state: ApiState, known: Known, key_id: str | None, items: AsyncIterator[Item], starting_after: int = -1
+) -> AsyncGenerator[bytes]:
+    """The typed events of a response after a number, for a reader with this key, from what is heard of its job from the first
+    frame on.
+    """
+    live = LiveEvents(known.without_answer("in_progress"))
+    try:
+        async for data in _data(state, known, key_id, live, items, starting_after):
+            if data:
+                yield data
+    except ToldToEnd as told:
+        yield _encoded(live.error(told.problem))
+
+
+async def _data(
+    state: ApiState, known: Known, key_id: str | None, live: LiveEvents, items: AsyncIterator[Item], starting_after: int
+) -> AsyncIterator[bytes]:
+    """As `response_events`, with nothing where an item brought nothing new."""
+    yield _encoded(after(live.opening(), starting_after))
+    async for item in items:
+        match item:
+            case Frames(frames=frames):
+                events = [event for frame in frames for event in live.more(msgspec.json.decode(frame))]
+                yield _encoded(after(events, starting_after))
+            case Silence():
+                yield PING
+            case Ended():
+                async for data in _ending(state, known, key_id, live, item, starting_after):
+                    yield data
+                return
+
+
+async def _ending(
+    state: ApiState, known: Known, key_id: str | None, live: LiveEvents, ended: Ended, starting_after: int
+) -> AsyncIterator[bytes]:
+    """The last events: from the job's row, also for a reader that lost track of the frames."""
+    if ended.is_ours:
+        yield _encoded(live.error(ended.problem or cancelled_problem()))
+        return
+    row = ended.row
+    is_lost = ended.problem is not None and ended.problem.code == _LOST
+    if row is None and (is_lost or ended.kind is EventKind.DONE):
+        with state.readers.open(key_id) as reader:
+            while (row := await read_row(state, known.job_id, known.tenant)) is not None:
+                if JobState(str(row.state)) in FINAL_JOB_STATES:
+                    break
+                yield PING
+                with suppress(TimeoutError):
+                    await reader.wait(_LOOK_SECONDS)
+            else:
+                yield _encoded(live.error(_GONE))
+                return
+    if row is not None and row.answer is not None:
+        left = live.rest(known.with_answer(str(row.answer)))
+        yield _encoded(live.error(_OTHER) if left is None else after(left, starting_after))
+        return
+    yield _encoded(after(live.failed(_failure(known, ended, row)), starting_after))
+
+
+def _failure(known: Known, ended: Ended, row: Row[*tuple[object, ...]] | None) -> ResponseObject:
+    problem = Problem.from_json(str(row.problem)) if row is not None and row.problem else ended.problem
+    is_cancelled = ended.kind is EventKind.CANCELLED or (row is not None and row.state == JobState.CANCELLED)
+    if is_cancelled:
+        return known.without_answer("cancelled")
+    return known.without_answer("failed", problem or cancelled_problem())
+
+
+def _encoded(events: list[ResponseEvent]) -> bytes:
+    return b"".join(event.encode() for event in events)

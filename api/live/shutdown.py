@@ -1,0 +1,54 @@
+"""What clients are told when this process was told to stop: nobody's connection just ends.
+
+First, answers have some time to come to their end by themselves. Then streams end with an error that says where they go on, and
+requests that wait get a 503. What is left when all of the time is over gets one too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.dependencies import ApiState
+from api.http.errors import problem_response
+from core.errors import unavailable
+
+LEAVING: Final = unavailable(
+    "This server was told to stop. Send the request again; a stream goes on where events have ids, "
+    "and that of a chat at /v1/jobs/{id}/events."
+)
+_LAST_SECONDS: Final = 2.0
+_LAST_PART: Final = 0.2
+
+
+async def say_goodbye(state: ApiState) -> None:
+    """Called when the process begins to leave: end whoever still waits when only the last seconds are left."""
+    state.leaving.set()
+    whole = state.settings.drain_seconds
+    await asyncio.sleep(whole - min(_LAST_SECONDS, whole * _LAST_PART))
+    state.readers.end_all(LEAVING.problem)
+
+
+class LastAnswers:
+    """Requests that are cut off by the end of the process, before anything was answered, get their 503."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        is_answered = False
+
+        async def sending(message: Message) -> None:
+            nonlocal is_answered
+            is_answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        except asyncio.CancelledError:
+            if is_answered or scope["type"] != "http" or not scope["app"].state.millrace.leaving.is_set():
+                raise
+            await problem_response(LEAVING.problem)(scope, receive, send)

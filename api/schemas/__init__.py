@@ -1,0 +1,1 @@
+"""Objects that only the api sends or takes."""

@@ -1,0 +1,38 @@
+"""Usage as we answer it: OpenAI's page of buckets, each with one result per group. Times are unix seconds."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from core.schemas.objects import WireObject
+
+
+class UsageResult(WireObject):
+    """Tokens of one group; `api_key_id` and `model` are null where they were not asked for, the first also without a key."""
+
+    object: Literal["organization.usage.completions.result"] = "organization.usage.completions.result"
+    input_tokens: int
+    input_cached_tokens: int
+    output_tokens: int
+    num_model_requests: int
+    project_id: str
+    api_key_id: str | None = None
+    model: str | None = None
+
+
+class UsageBucket(WireObject):
+    """One span of time: `start_time` included, `end_time` not."""
+
+    object: Literal["bucket"] = "bucket"
+    start_time: int
+    end_time: int
+    results: list[UsageResult]
+
+
+class UsagePage(WireObject):
+    """All buckets of the span that was asked for."""
+
+    object: Literal["page"] = "page"
+    data: list[UsageBucket]
+    has_more: Literal[False] = False
+    next_page: None = None

@@ -1,0 +1,1 @@
+"""Services that an api process builds once: relay, rate limiter, key ring, Redis client, metrics."""

@@ -1,0 +1,138 @@
+"""Who is calling: from a bearer key to its tenant, scopes and limits.
+
+Knows keys and addresses; nothing of routes. What a key may do is remembered for a few seconds, so that a request costs no query;
+a revoked key ends within them. Missing, malformed, unknown, expired and revoked keys take one path and get one answer.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy import Row
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from core.api_keys import NO_LIMITS, KeyLimits, Scope, key_digest
+from core.errors import ApiError, Problem
+from core.settings import is_loopback
+from db import keys
+from db.tables import DEFAULT_TENANT
+
+_MOST_REMEMBERED: Final = 4096
+_NOT_VALID: Final = Problem(
+    status=401,
+    message="The API key is missing or not valid. Send one of this server's keys as 'Authorization: Bearer sk-…'.",
+    code="invalid_api_key",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who sent a request, and what it may do. `models` are names it may use, None is all; `key_id` None: no key was needed."""
+
+    tenant: str
+    key_id: str | None = None
+    scopes: frozenset[Scope] = frozenset({Scope.ADMIN})
+    models: frozenset[str] | None = None
+    limits: KeyLimits = NO_LIMITS
+
+    def may(self, scopes: Collection[Scope], *, is_reading: bool) -> bool:
+        """Does it hold one of these scopes, or one that includes them?"""
+        return (
+            Scope.ADMIN in self.scopes
+            or (is_reading and Scope.READ_ONLY in self.scopes)
+            or bool(self.scopes & {*scopes})
+        )
+
+
+KEYLESS: Final = Caller(tenant=DEFAULT_TENANT)
+
+
+class KeyRing:
+    """The keys of the database as this process last saw them."""
+
+    def __init__(
+        self,
+        database: AsyncEngine,
+        *,
+        cache_seconds: float,
+        open_without_keys: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._cache_seconds = cache_seconds
+        self._open_without_keys = open_without_keys
+        self._clock = clock
+        self._known: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._has_keys = False
+        self._looked_at: float | None = None
+
+    async def identify(self, key: str | None, peer: str | None) -> Caller:
+        """The caller with this key at this address; raises the 401."""
+        if not await self._is_key_needed():
+            if self._open_without_keys or (peer is not None and is_loopback(peer)):
+                return KEYLESS
+            raise not_valid()
+        caller = await self._find(key_digest(key or ""))
+        if caller is None:
+            raise not_valid()
+        return caller
+
+    async def _is_key_needed(self) -> bool:
+        """Once there is a key there always is: rows of keys are never deleted."""
+        now = self._clock()
+        if not self._has_keys and (self._looked_at is None or now - self._looked_at >= self._cache_seconds):
+            async with self._database.connect() as connection:
+                self._has_keys = bool((await connection.execute(keys.any_key())).scalar_one())
+            self._looked_at = now
+        return self._has_keys
+
+    async def _find(self, digest: str) -> Caller | None:
+        now = self._clock()
+        until, caller = self._known.get(digest, (now, None))
+        if until > now:
+            return caller
+        async with self._database.connect() as connection:
+            row = (await connection.execute(keys.find_valid_key(digest))).one_or_none()
+        caller = _to_caller(row) if row is not None and hmac.compare_digest(row.digest, digest) else None
+        self._remember(digest, now + self._cache_seconds, caller)
+        return caller
+
+    def _remember(self, digest: str, until: float, caller: Caller | None) -> None:
+        """Wrong keys too, so that whoever tries one again and again costs no query; the oldest make room."""
+        self._known[digest] = (until, caller)
+        self._known.move_to_end(digest)
+        if len(self._known) > _MOST_REMEMBERED:
+            self._known.popitem(last=False)
+
+
+def not_valid() -> ApiError:
+    """401: says nothing of what was sent."""
+    return ApiError(_NOT_VALID, {"www-authenticate": "Bearer"})
+
+
+def not_allowed(scopes: Collection[Scope]) -> ApiError:
+    """403: a valid key that may not do this."""
+    needed = " or ".join(f"'{scope}'" for scope in scopes or (Scope.ADMIN,))
+    message = f"This API key may not do this: it needs the scope {needed}."
+    return ApiError(Problem(status=403, message=message, code="insufficient_permissions"))
+
+
+def _to_caller(row: Row[*tuple[Any, ...]]) -> Caller:
+    return Caller(
+        tenant=row.tenant_id,
+        key_id=row.id,
+        scopes=frozenset(Scope(scope) for scope in row.scopes),
+        models=None if row.models is None else frozenset(row.models),
+        limits=KeyLimits(
+            requests_per_minute=row.requests_per_minute,
+            tokens_per_minute=row.tokens_per_minute,
+            queued_tokens=row.queued_tokens,
+            concurrent_streams=row.concurrent_streams,
+            calls_per_minute=row.calls_per_minute,
+        ),
+    )

@@ -1,0 +1,61 @@
+"""`millrace demo`: everything once, on the little model that ships with the project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cli.client import Client
+from cli.commands.batch_run import run_batch, summarise
+from cli.errors import ExitCode
+from core.settings import ROOT
+
+_TICKETS = ROOT / "batch_inputs" / "support_tickets.jsonl"
+_SHOWN = 8
+_QUESTION = "What is the capital of France?"
+
+
+def demo(client: Client, console: Console, output: Path, tend: Callable[[], None]) -> ExitCode:
+    """Label support tickets in a batch, then answer one question, streamed."""
+    console.print(f"\nLabelling {_TICKETS.relative_to(ROOT)} through the Batch API:", highlight=False)
+    batch = run_batch(client, console, _TICKETS, output, model=None, resume=None, tend=tend)
+    if batch["output_file_id"]:
+        console.print(_table(output))
+    code = summarise(console, batch, output)
+    console.print(f"\nAnd a chat, streamed. [bold]{_QUESTION}[/]", highlight=False)
+    for piece in client.chat({"model": "demo", "messages": [{"role": "user", "content": _QUESTION}]}):
+        console.print(piece, end="", markup=False, highlight=False)
+    console.print()
+    return code
+
+
+def _table(output: Path) -> Table:
+    """The first tickets with their labels."""
+    table = Table("ticket", "category", "priority", title=f"The first {_SHOWN} of them")
+    texts = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in _read(_TICKETS)}
+    for answer in _read(output)[:_SHOWN]:
+        content = answer["response"]["body"]["choices"][0]["message"]["content"]
+        labels = _labels(content)
+        table.add_row(_short(texts[answer["custom_id"]]), labels.get("category", content), labels.get("priority", ""))
+    return table
+
+
+def _labels(content: str) -> dict[str, str]:
+    try:
+        value = json.loads(content)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:  # Any: lines of a batch file
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _short(text: str, width: int = 64) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,254 @@
+"""`millrace keys`: make, list, revoke and rotate API keys, and cap tenants. Works on the database, as `millrace db` does."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from cli.errors import CommandFailed, ExitCode
+from core.api_keys import DEFAULT_SCOPES, KEY, NewKey, Scope, new_key
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+    from core.settings import Settings
+
+keys = typer.Typer(help="API keys and tenants.", no_args_is_help=True)
+
+StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Data, sockets and logs of the stack.")]
+KeyId = Annotated[str, typer.Argument(help="As `millrace keys list` shows it.", metavar="KEY_ID")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_Limit = typer.Option(min=1, show_default="no limit")
+_COPIED: Final = (
+    "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
+    "concurrent_streams", "calls_per_minute",
+)  # fmt: skip
+_SPAN: Final = re.compile(r"^([0-9]{1,5})([smhd])$")
+_UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+@keys.command()
+def create(
+    name: Annotated[str, typer.Option(help="What or whom it is for.")] = "key",
+    tenant: Annotated[str, typer.Option(help="Whose it is; made if it is not there.")] = "default",
+    scope: Annotated[
+        list[Scope] | None, typer.Option(help="What it may do; may be repeated.", show_default="inference, files")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="A model it may use; may be repeated.", show_default="all")
+    ] = None,
+    requests_per_minute: Annotated[int | None, _Limit] = None,
+    tokens_per_minute: Annotated[int | None, _Limit] = None,
+    queued_tokens: Annotated[int | None, _Limit] = None,
+    concurrent_streams: Annotated[int | None, _Limit] = None,
+    calls_per_minute: Annotated[
+        int | None, typer.Option(min=1, help="Calls that ask no model.", show_default="the server's setting")
+    ] = None,
+    expires: Annotated[
+        str | None, typer.Option(help="Ends after this long, such as 90d.", show_default="never")
+    ] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key and print it, once: what is stored cannot be turned back into it."""
+    from db.keys import add_tenant
+
+    _check_name(tenant)
+    columns = {
+        "tenant_id": tenant,
+        "name": name,
+        "scopes": [str(each) for each in scope or DEFAULT_SCOPES],
+        "models": model or None,
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "queued_tokens": queued_tokens,
+        "concurrent_streams": concurrent_streams,
+        "calls_per_minute": calls_per_minute,
+        "expires_at": datetime.now(UTC) + _span(expires) if expires else None,
+    }
+    with _transaction(state_dir) as connection:
+        connection.execute(add_tenant(tenant))
+        made, row = _insert(connection, columns)
+    _print_new(made, row, as_json=as_json)
+
+
+@keys.command("list")
+def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """Every key: whose, since when, what it may do. Never the key itself."""
+    from db.keys import list_keys as statement
+
+    with _transaction(state_dir) as connection:
+        shown = [_shown(row) for row in connection.execute(statement())]
+    if as_json:
+        print(json.dumps(shown))
+    elif not shown:
+        print("There are no keys. Make one with: millrace keys create")
+    else:
+        _print_table(shown)
+
+
+@keys.command()
+def revoke(key_id: KeyId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
+    """End a key. Servers that run notice within the setting key_cache_seconds; what it began is finished."""
+    from db.keys import find_key, revoke_key
+
+    with _transaction(state_dir) as connection:
+        if connection.execute(revoke_key(key_id)).one_or_none() is None:
+            raise _unknown(key_id)
+        shown = _shown(connection.execute(find_key(key_id)).one())
+    print(json.dumps(shown) if as_json else f"{key_id} is revoked.")
+
+
+@keys.command()
+def rotate(
+    key_id: KeyId,
+    grace: Annotated[str, typer.Option(help="The old key ends after this long, such as 12h; 0s is at once.")] = "24h",
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key with the same rights and print it; the old one stays valid for a while."""
+    from db.keys import find_key, retire_key
+
+    after = _span(grace)
+    with _transaction(state_dir) as connection:
+        old = connection.execute(find_key(key_id)).one_or_none()
+        if old is None:
+            raise _unknown(key_id)
+        ends_at = connection.execute(retire_key(key_id, after)).scalar_one_or_none()
+        if ends_at is None:
+            raise CommandFailed(f"The key {key_id} is revoked; make another with: millrace keys create")
+        made, row = _insert(connection, {column: getattr(old, column) for column in _COPIED})
+    _print_new(made, row, as_json=as_json)
+    if not as_json:
+        print(f"The old key {key_id} is valid until {ends_at:%Y-%m-%d %H:%M:%S} UTC.")
+
+
+@keys.command()
+def cap(
+    tenant: Annotated[str, typer.Argument(help="Whose batches and files.")],
+    open_batches: Annotated[int | None, _Limit] = None,
+    queued_lines: Annotated[int | None, _Limit] = None,
+    storage_bytes: Annotated[
+        int | None, typer.Option(min=1, help="All its files together.", show_default="the server's setting")
+    ] = None,
+    state_dir: StateDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Set how much a tenant may have waiting in batches at a time, and store; what is not given is not capped."""
+    from db.keys import set_caps
+
+    caps = {"open_batches": open_batches, "queued_lines": queued_lines, "storage_bytes": storage_bytes}
+    with _transaction(state_dir) as connection:
+        statement = set_caps(tenant, **caps)
+        if connection.execute(statement).one_or_none() is None:
+            raise CommandFailed(f"There is no tenant {tenant}. Make it with its first key: millrace keys create")
+    if as_json:
+        print(json.dumps({"tenant": tenant, **caps}))
+        return
+    told = ", ".join(f"{name.replace('_', ' ')} {value or 'no cap'}" for name, value in caps.items())
+    print(f"{tenant}: {told}.")
+
+
+def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, Row[Any]]:  # Any: the columns' types
+    from core.ids import new_id
+    from db.keys import find_key, insert_key
+
+    made, key_id = new_key(), new_id(KEY)
+    connection.execute(insert_key(id=key_id, prefix=made.prefix, digest=made.digest, **columns))
+    return made, connection.execute(find_key(key_id)).one()
+
+
+@contextmanager
+def _transaction(state_dir: Path | None) -> Iterator[Connection]:
+    """On the database of the settings, or the bundled one: the one that runs, else started for as long as this takes."""
+    from core.settings import load_settings
+    from db.connections import database_engine
+    from db.schema_version import check_schema, upgrade
+
+    settings = load_settings(**({} if state_dir is None else {"state_dir": state_dir}))
+    with database_url(settings) as (url, is_ours):
+        engine = database_engine(url, pool_size=1)
+        if is_ours:
+            upgrade(engine)
+        check_schema(engine)
+        with engine.begin() as connection:
+            yield connection
+        engine.dispose()
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
+    """The address, and whether nobody else is using it."""
+    from cli.stack.services import Services, running_database
+
+    if settings.database_url:
+        yield settings.database_url, False
+    elif (url := running_database(settings.state_dir)) is not None:
+        yield url, False
+    else:
+        with Services(settings.state_dir, None, "not needed") as services:
+            yield services.database_url, True
+
+
+def _span(text: str) -> timedelta:
+    match = _SPAN.match(text)
+    if match is None:
+        message = f"{text!r} is not a span of time: use seconds, minutes, hours or days, such as 30m, 12h or 90d."
+        raise CommandFailed(message, ExitCode.USAGE)
+    return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
+
+
+def _check_name(tenant: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tenant):
+        message = "A tenant's name has up to 64 letters, digits, dots, dashes and underscores."
+        raise CommandFailed(message, ExitCode.USAGE)
+
+
+def _unknown(key_id: str) -> CommandFailed:
+    hint = "give its id, not the key itself" if key_id.startswith("sk-") else "see: millrace keys list"
+    return CommandFailed(f"There is no such key; {hint}.")
+
+
+def _shown(row: Row[Any]) -> dict[str, Any]:  # Any: columns, as JSON takes them
+    """A key without its digest."""
+    moments = {name: getattr(row, name) for name in ("created_at", "expires_at", "revoked_at")}
+    return {
+        "id": row.id,
+        "prefix": row.prefix,
+        "state": _state(row),
+        **{name: getattr(row, name) for name in _COPIED},
+        **{name: None if moment is None else int(moment.timestamp()) for name, moment in moments.items()},
+    }
+
+
+def _state(row: Row[Any]) -> str:
+    if row.revoked_at is not None:
+        return "revoked"
+    return "expired" if row.expires_at is not None and row.expires_at <= datetime.now(UTC) else "valid"
+
+
+def _print_new(made: NewKey, row: Row[Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({**_shown(row), "key": made.text}))
+        return
+    print(f"{made.text}\n")
+    print(f"This is shown once. Its id is {row.id}, its tenant {row.tenant_id}, its scopes {', '.join(row.scopes)}.")
+
+
+def _print_table(shown: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("id", "key", "tenant", "name", "state", "scopes", "models", box=None)
+    for key in shown:
+        models = ", ".join(key["models"]) if key["models"] else "all"
+        row = (key["id"], f"{key['prefix']}…", key["tenant_id"], key["name"], key["state"], ", ".join(key["scopes"]))
+        table.add_row(*row, models)
+    Console().print(table)

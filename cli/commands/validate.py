@@ -1,0 +1,135 @@
+"""`millrace validate` and `millrace estimate`: a batch file before it is sent.
+
+`validate` needs no server: a process of the workers' looks at the file with the models of this machine. `estimate` asks a
+server, which knows how fast it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.errors import CommandFailed, ExitCode
+from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, connected
+from cli.output import Source, moment, opened, print_json, printable, remark
+
+if TYPE_CHECKING:
+    from cli.client import Json
+
+BatchFile = Annotated[Path, typer.Argument(help="A batch file; - is stdin.", metavar="FILE")]
+Endpoint = Annotated[str | None, typer.Option(help="Default: the url of the first line.")]
+
+
+def validate(
+    source: BatchFile,
+    endpoint: Endpoint = None,
+    max_errors: Annotated[int, typer.Option(min=1, help="List at most this many; all are counted.")] = 10_000,
+    models_dir: Annotated[Path | None, typer.Option("--models-dir", help="The folder of model files.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say everything that is wrong with a batch file, without a server.
+
+    Exit code 0: nothing. 3: lines would fail. 4: it would not be accepted.
+    """
+    with opened(source) as content:
+        report = _look(content, endpoint, max_errors, models_dir)
+    print_report(report, as_json=as_json)
+    raise typer.Exit(_outcome(report))
+
+
+def estimate(
+    source: BatchFile,
+    endpoint: Endpoint = None,
+    base_url: BaseUrl = DEFAULT_URL,
+    api_key: ApiKey = "none",
+    as_json: AsJson = False,
+) -> None:
+    """Ask the server how many tokens a batch file has, and when it would be done. The exit codes are those of validate."""
+    with opened(source) as content, connected(base_url, api_key) as client:
+        report = client.validate(content.name, content.stream, endpoint)
+    print_report(report, as_json=as_json)
+    if not as_json:
+        print(_told(report["estimate"]))
+    raise typer.Exit(_outcome(report))
+
+
+def _look(content: Source, endpoint: str | None, max_errors: int, models_dir: Path | None) -> Json:
+    """The report of a process of its own: this command never loads an engine's code."""
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "workers.validation.report",
+        str(content.path),
+        "--max-errors",
+        str(max_errors),
+    ]
+    if endpoint is not None:
+        command += ["--endpoint", endpoint]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    if models_dir is not None:
+        environment["MILLRACE_MODELS_DIR"] = str(models_dir)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        code = ExitCode.USAGE if done.returncode == ExitCode.USAGE else ExitCode.ERROR
+        last = done.stderr.strip().splitlines()[-1:] or ["the file could not be checked"]
+        raise CommandFailed(last[0].removeprefix("millrace validate: "), code)
+    report: Json = json.loads(done.stdout)
+    return report
+
+
+def print_report(report: Json, *, as_json: bool) -> None:
+    """A `BatchValidation` for a person, or for a program as it is."""
+    if as_json:
+        print_json(report)
+        return
+    for error in report["errors"]:
+        where = f"line {error['line']}: " if error["line"] else ""
+        who = f" [{error['custom_id']}]" if error["custom_id"] else ""
+        param = f"{error['param']}: " if error["param"] else ""
+        print(printable(f"{where}{param}{error['message']} ({error['code']}){who}"))
+    if (hidden := report["num_errors"] - len(report["errors"])) > 0:
+        print(f"… and {hidden} more errors")
+    for model in report["models"]:
+        print(
+            f"{model['model']}: {model['lines']} lines, {model['prompt_tokens']:,} prompt tokens, "
+            f"answers of at most {model['max_output_tokens']:,}"
+        )
+    verdict = "would be accepted" if report["is_valid"] else "would not be accepted"
+    failing = f", {report['lines_failing']} would fail" if report["lines_failing"] else ""
+    over = (
+        f", {report['lines_over_context']} of them for a prompt over the context"
+        if report["lines_over_context"]
+        else ""
+    )
+    if unchecked := report.get("lines_unchecked"):  # a server of before has no such number
+        print(
+            f"{unchecked} lines were not checked for their schema, grammar or tools: there are too many different ones"
+        )
+    print(f"{report['lines']} lines{failing}{over}; the file {verdict}")
+
+
+def _told(found: Json) -> str:
+    if found["seconds"] is None:
+        return "Time: unknown; no batch of these models has ended on this server yet."
+    behind = f", behind {found['queued_lines']} lines that wait" if found["queued_lines"] else ""
+    return (
+        f"Time: about {found['seconds']:,.0f} s{behind}; done at {moment(found['finish_at'])}. "
+        f"{found['total_tokens']:,} tokens, {found['output_tokens']:,} of them answers, at "
+        f"{found['tokens_per_second']:,.0f} tokens/s as in the last {found['measured_batches']} batches."
+    )
+
+
+def _outcome(report: Json) -> ExitCode:
+    if not report["is_valid"]:
+        return ExitCode.BATCH_DID_NOT_COMPLETE
+    if report["lines_failing"]:
+        remark(f"{report['lines_failing']} lines would fail.")
+        return ExitCode.SOME_LINES_FAILED
+    return ExitCode.FINE

@@ -1,0 +1,137 @@
+"""What the database says: of itself, of the processes that work, and of the files it knows."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from cli.doctor.findings import Finding, Level
+from core.errors import ConfigError
+from core.readiness import WorkerSeen, check_workers
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+_OLDEST: Final = 140000
+_SKEW_SECONDS: Final = 2.0
+# The pools of an api (two of 10), a chat, a batch and a clerk process and the launcher, as they are when nothing is amiss.
+_CONNECTIONS: Final = 60
+
+
+def look(settings: Settings, url: str) -> tuple[list[Finding], bool | None]:
+    """Findings, and whether there is a key; None when the database does not answer or has no schema."""
+    from db.connections import database_engine
+    from db.keys import any_key
+
+    engine = database_engine(url, pool_size=1)
+    try:
+        with engine.connect() as connection:
+            findings = [version(connection), connections(connection), clock(connection)]
+            if not _has_schema(connection):
+                return findings, None
+            findings += [*workers(connection, settings), *files(connection, settings)]
+            return findings, bool(connection.execute(any_key()).scalar_one())
+    except SQLAlchemyError:
+        return [], None  # the finding about the schema says that it does not answer
+    finally:
+        engine.dispose()
+
+
+def version(connection: Connection) -> Finding:
+    """Postgres 14 or later."""
+    number, name = (
+        connection.execute(text(f"SHOW {what}")).scalar_one() for what in ("server_version_num", "server_version")
+    )
+    if int(number) < _OLDEST:
+        return Finding(Level.BAD, "database", f"Postgres {name} is too old", "Take Postgres 14 or later.")
+    return Finding(Level.OK, "database", f"Postgres {name}")
+
+
+def connections(connection: Connection) -> Finding:
+    """Is there room for our pools beside whatever else connects?"""
+    most = int(connection.execute(text("SHOW max_connections")).scalar_one())
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'millrace'"
+    )
+    others = connection.execute(text(query)).scalar_one()
+    message = f"{most} at most, {others} of them are others'; one api and one worker may take {_CONNECTIONS}"
+    if most - others >= _CONNECTIONS:
+        return Finding(Level.OK, "connections", message)
+    advice = f"Set max_connections of Postgres to {_CONNECTIONS + others} or more, and {_CONNECTIONS} more for each further host."
+    return Finding(Level.BAD if most - others < _CONNECTIONS / 2 else Level.WARNING, "connections", message, advice)
+
+
+def clock(connection: Connection, now: Callable[[], float] = time.time) -> Finding:
+    """Leases and deadlines go by the database's clock alone; times in logs and signed webhooks by this machine's."""
+    before = now()
+    theirs = float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    skew = theirs - (before + now()) / 2
+    message = f"this machine and the database differ by {abs(skew):.1f} s"
+    if abs(skew) < _SKEW_SECONDS:
+        return Finding(Level.OK, "clock", message)
+    advice = "Run chrony or systemd-timesyncd on both: signatures of webhooks are refused when they seem old."
+    return Finding(Level.WARNING, "clock", message, advice)
+
+
+def workers(connection: Connection, settings: Settings) -> list[Finding]:
+    """Who works on what, if anybody does; and who died without a word."""
+    from core.model_files import load_models
+    from db import workers as statements
+
+    seen = [WorkerSeen(**row) for row in connection.execute(statements.list_workers()).mappings()]
+    if not seen:
+        return [Finding(Level.OK, "workers", "none has reported: nothing runs, or nothing of this version")]
+    try:
+        models = load_models(settings.models_dir).names()
+    except ConfigError:
+        models = []  # a finding of its own
+    checks = check_workers(seen, models, settings.silence_seconds)
+    found = [Finding(Level.BAD, c.name, c.message, c.advice) for c in checks if c.message]
+    found += [_silent(worker) for worker in _once(seen) if worker.seen_seconds > settings.silence_seconds]
+    hosts = sorted({worker.host for worker in seen})
+    return found or [Finding(Level.OK, "workers", f"{len(_once(seen))} processes on {', '.join(hosts)}")]
+
+
+def files(connection: Connection, settings: Settings) -> list[Finding]:
+    """Can this host write to the file store, and is it the one that the others write to?"""
+    root = settings.files_root
+    place = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
+    if not os.access(place, os.W_OK | os.X_OK):
+        advice = "Let the user of Millrace own it, or choose another with MILLRACE_FILES_DIR."
+        return [Finding(Level.BAD, "files", f"nothing can be written to {root}", advice)]
+    return [_shared(connection, settings)]
+
+
+def _shared(connection: Connection, settings: Settings) -> Finding:
+    """The newest file that the database knows must be here: else somebody has another folder of that name."""
+    root = settings.files_root
+    query = "SELECT id FROM files WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT 1"
+    newest = connection.execute(text(query)).scalar_one_or_none()
+    if newest is None or (root.is_dir() and any(root.glob(f"*/{newest}"))):
+        return Finding(Level.OK, "files", f"{root} can be written to" + (", and has the newest file" if newest else ""))
+    message = f"the newest file ({newest}) is not in {root}: another host writes to another place"
+    advice = "Every api, worker and clerk needs the same MILLRACE_FILES_DIR, on a disk that all of them share."
+    return Finding(Level.BAD, "files", message, advice)
+
+
+def _silent(worker: WorkerSeen) -> Finding:
+    here = " on this host" if worker.host == socket.gethostname() else ""
+    message = f"{worker.kind} {worker.pid} on {worker.host} was last heard of {worker.seen_seconds:.0f} s ago"
+    advice = f"If it still runs{here}, look at its log; if not, its row goes within an hour."
+    return Finding(Level.WARNING, "workers", message, advice)
+
+
+def _once(seen: list[WorkerSeen]) -> list[WorkerSeen]:
+    return list({worker.id: worker for worker in seen}.values())
+
+
+def _has_schema(connection: Connection) -> bool:
+    from db.schema_version import current_version, needed_version
+
+    return current_version(connection) == needed_version()

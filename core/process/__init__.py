@@ -1,0 +1,1 @@
+"""Processes: children, supervision, hardening, runtime directories."""

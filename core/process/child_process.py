@@ -1,0 +1,157 @@
+"""Child processes that never outlive their parent.
+
+Knows processes, signals and log files; nothing of what runs in them. A child gets a session of its own, so the terminal's
+Ctrl-C reaches only the launcher, and a parent-death signal, so that even `kill -9` of the launcher leaves nothing behind.
+That signal comes when the *thread* that started the child ends: start children from the main thread.
+Readiness is systemd's protocol: a datagram `READY=1` to the socket named in NOTIFY_SOCKET.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import select
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from core.errors import MillraceError
+from core.process.hardening import keep_private
+
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+
+class ChildFailed(MillraceError):
+    """A process of the stack ended when it should not have."""
+
+
+class StartInterrupted(MillraceError):
+    """Told to stop before everything was ready."""
+
+
+def die_with(parent: int, number: signal.Signals) -> None:
+    """For a child before its program starts: be sent this signal when the parent ends. Nothing but system calls."""
+    _libc.prctl(_PR_SET_PDEATHSIG, int(number))
+    if os.getppid() != parent:  # it died before the signal was set
+        os._exit(1)
+
+
+class Child:
+    """One child process. `prepare` runs in the child before the program starts: keep it to system calls."""
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        death_signal: signal.Signals = signal.SIGKILL,
+        prepare: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.log = log
+        self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        address = f"\0millrace-{secrets.token_hex(8)}"
+        self._ready.bind(address)
+        parent = os.getpid()
+
+        def before_exec() -> None:
+            keep_private()
+            if prepare is not None:
+                prepare()
+            die_with(parent, death_signal)
+
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=before_exec,
+                env={**(os.environ if env is None else env), "NOTIFY_SOCKET": "@" + address[1:]},
+            )
+
+    @property
+    def pid(self) -> int:
+        """Process id, and id of its group."""
+        return self._process.pid
+
+    def exit_code(self) -> int | None:
+        """None while it runs; negative for a signal."""
+        return self._process.poll()
+
+    def wait_ready(self, timeout_seconds: float, is_stopping: Callable[[], bool] = lambda: False) -> str:
+        """Return the child's status when it said it is ready.
+
+        Raises ChildFailed with its last words when it will not be, and StartInterrupted when nobody waits for it any more.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while time.monotonic() < deadline:
+            if is_stopping():
+                raise StartInterrupted
+            if (status := self.ready_status(0.05)) is not None:
+                return status
+            if self.exit_code() is not None:
+                raise ChildFailed(self.obituary())
+        raise ChildFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{self.log_tail()}")
+
+    def ready_status(self, timeout_seconds: float) -> str | None:
+        """Its status if it says within this time that it is ready; it says so once."""
+        if select.select([self._ready], [], [], timeout_seconds)[0]:
+            said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
+            if said.get("READY") == "1":
+                return said.get("STATUS", "")
+        return None
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal the child itself; nothing happens when it has ended."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Has it ended within this time?"""
+        try:
+            self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def stop(self, number: signal.Signals, timeout_seconds: float) -> None:
+        """Ask with a signal, then end its whole group."""
+        if self.exit_code() is None:
+            self.send(number)
+            self.wait(timeout_seconds)
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._ready.close()
+
+    def log_tail(self, lines: int = 15) -> str:
+        """The end of its log."""
+        with suppress(OSError), self.log.open("rb") as stream:
+            stream.seek(max(0, self.log.stat().st_size - 8192))
+            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+        return ""
+
+    def obituary(self) -> str:
+        """How it ended, with its last words."""
+        return f"{self.name} ended with exit code {self.exit_code()}. Its log ({self.log}) ends:\n{self.log_tail()}"
+
+
+def notify_ready(status: str = "") -> None:
+    """Tell whoever started this process that it is ready, with one line of status; nothing happens when nobody asked."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stream, suppress(OSError):
+        stream.connect("\0" + address[1:] if address.startswith("@") else address)
+        stream.send(f"READY=1\nSTATUS={status}".encode())

@@ -1,0 +1,81 @@
+"""A command that is kept running. Knows when to start it again; what it does is its own business."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from core.process.child_process import Child
+
+log = structlog.get_logger()
+
+_LONGEST_PAUSE_SECONDS: Final = 30.0
+_STEADY_SECONDS: Final = 60.0
+
+
+@dataclass(slots=True)
+class Supervised:
+    """Each quick death doubles the pause before the next start. Start it from the main thread (see `core.process.child_process`).
+
+    `patience` is how many deaths in a row get the first pause all the same. `died` is told each exit code; who knows better what
+    it died of may say so with `learn`.
+    """
+
+    name: str
+    command: list[str]
+    log: Path
+    environment: dict[str, str]
+    first_pause_seconds: float
+    patience: int = 1
+    died: Callable[[int], None] = lambda _: None
+    child: Child | None = None
+    started_at: float = 0.0
+    restart_at: float = 0.0
+    died_at: float = 0.0
+    num_deaths: int = 0
+    is_hopeless: bool = False
+
+    def start(self) -> Child:
+        """Start it now."""
+        self.child = Child(self.name, self.command, self.log, env={**os.environ, **self.environment})
+        self.started_at = time.monotonic()
+        return self.child
+
+    def tend(self, now: float) -> None:
+        """Start it again when it has died and its pause is over."""
+        exit_code = None if self.child is None else self.child.exit_code()
+        if self.child is not None and exit_code is not None:
+            log.warning("child_died", name=self.name, exit_code=exit_code, log=str(self.log))
+            self.child.stop(signal.SIGKILL, 0)
+            self.child = None
+            self.died_at = now
+            self.num_deaths = 1 if now - self.started_at > _STEADY_SECONDS else self.num_deaths + 1
+            self.restart_at = now + self.pause_seconds()
+            self.died(exit_code)
+        elif self.child is None and now >= self.restart_at:
+            self.start()
+
+    def learn(self, num_deaths: int, *, is_hopeless: bool) -> None:
+        """So many deaths are unexplained; where that is hopeless, every pause is the longest. Any thread may say so."""
+        self.num_deaths, self.is_hopeless = num_deaths, is_hopeless
+        self.restart_at = self.died_at + self.pause_seconds()
+
+    def pause_seconds(self) -> float:
+        """Between its last death and the next start."""
+        if self.is_hopeless:
+            return _LONGEST_PAUSE_SECONDS
+        doublings = min(max(0, self.num_deaths - self.patience), 16)
+        return min(self.first_pause_seconds * 2.0**doublings, _LONGEST_PAUSE_SECONDS)
+
+    def stop(self, timeout_seconds: float) -> None:
+        """SIGTERM, and SIGKILL to its group when it takes longer."""
+        if self.child is not None:
+            self.child.stop(signal.SIGTERM, timeout_seconds)
+            self.child = None

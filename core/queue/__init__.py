@@ -1,0 +1,1 @@
+"""Celery: the app, its Redis transport, queue names, tickets and events."""

@@ -1,0 +1,106 @@
+"""From a wire type's complaint to the one problem a client is told.
+
+Knows pydantic's error list and OpenAI's codes. Never repeats the offending value: it may be somebody's prompt.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from core.errors import ApiError, bad_request
+
+_CODES: Final = {
+    "missing": "missing_required_parameter",
+    "extra_forbidden": "unknown_parameter",
+    "value_error": "invalid_value",
+}
+_IN_JSON: Final = {
+    "model_type": "Input should be an object",
+    "dict_type": "Input should be an object",
+    "list_type": "Input should be a list",
+}
+_MAX_NAME: Final = 64  # longer ones are no field of ours but a key that was sent, and a complaint is no echo
+_BRANCHES: Final = frozenset({"str", "int", "bool", "list"})
+
+MAX_INPUT_TOKENS: Final = 1 << 20
+
+TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_INPUT_TOKENS)]
+Input = str | list[int]
+
+
+class WireModel(BaseModel):
+    """Base of request bodies: strict types, no infinities, unknown fields ignored as OpenAI's clients expect."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
+
+
+class Unsupported(ValueError):
+    """A field holds something this server does not do; the message says what to do instead."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+
+
+_Wire = TypeVar("_Wire", bound=WireModel)
+
+
+def parse_body(kind: type[_Wire], body: Any) -> _Wire:  # Any: parsed JSON of unknown shape
+    """Make a parsed JSON value a wire type, or raise the 400 that names the field."""
+    if not isinstance(body, dict):
+        raise bad_request("The request body must be a JSON object.", code="invalid_json")
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        raise to_api_error(error) from None
+
+
+def to_api_error(error: ValidationError) -> ApiError:
+    """The first complaint, as a 400."""
+    first = _closest(error.errors(include_input=False, include_url=False))
+    param = _path(first["loc"])
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Unsupported):
+        return bad_request(str(cause), code="unsupported_parameter", param=cause.param or param)
+    if first["type"] == "missing":
+        return bad_request(f"Missing required parameter: '{param}'.", code=_CODES["missing"], param=param)
+    message = str(cause) if cause is not None else _IN_JSON.get(first["type"], first["msg"])
+    code = _CODES.get(first["type"]) or ("invalid_type" if first["type"].endswith("_type") else "invalid_value")
+    return bad_request(f"Invalid value for '{param}': {message}." if param else message, code=code, param=param)
+
+
+def _closest(complaints: list[ErrorDetails]) -> ErrorDetails:
+    """The first complaint; of those of a union about one field, that of the branch that came closest to fitting."""
+    param = _path(complaints[0]["loc"])
+    if param is None:
+        return complaints[0]
+    within = [(path, each) for each in complaints if (path := _path(each["loc"])) and _is_within(path, param)]
+    return max(within, key=lambda found: (not found[1]["type"].endswith("_type"), len(found[0])))[1]
+
+
+def _is_within(path: str, param: str) -> bool:
+    return path == param or path.startswith((f"{param}.", f"{param}["))
+
+
+def _path(location: tuple[int | str, ...]) -> str | None:
+    """`('messages', 0, 'content')` as `messages[0].content`; names of union branches are left out."""
+    path = ""
+    for part in location:
+        if isinstance(part, int):
+            path += f"[{part}]"
+        elif len(part) <= _MAX_NAME and part.isidentifier() and not part[0].isupper() and part not in _BRANCHES:
+            path += f".{part}" if path else part
+    return path or None
+
+
+def as_inputs(value: str | list[str] | list[int] | list[list[int]]) -> list[Input]:
+    """Each text, or list of token ids, by itself."""
+    if isinstance(value, str):
+        return [value]
+    if value and isinstance(value[0], int):
+        return [[token for token in value if isinstance(token, int)]]
+    return [one for one in value if not isinstance(one, int)]

@@ -1,0 +1,165 @@
+"""The request that makes a batch, the lines of its input file, and the lines of its two result files."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final, Literal, NamedTuple
+
+import msgspec
+from pydantic import Field, field_validator
+
+from core.errors import Problem
+from core.schemas.base import WireModel
+from core.schemas.endpoints import ENDPOINTS
+
+MAX_CUSTOM_ID: Final = 512
+_WINDOW: Final = re.compile(r"([1-9][0-9]{0,4})([mhd])")
+_UNIT_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
+_MAX_WINDOW_SECONDS: Final = 30 * 86400
+
+
+class OutputExpiry(WireModel):
+    """When the output file goes, counted from its own creation."""
+
+    anchor: Literal["created_at"]
+    seconds: int = Field(ge=3600, le=2_592_000)
+
+
+class BatchCreate(WireModel):
+    """`POST /v1/batches`."""
+
+    input_file_id: str = Field(min_length=1, max_length=256)
+    endpoint: str = Field(max_length=256)
+    completion_window: str = Field(max_length=16)
+    metadata: dict[str, str] | None = None
+    output_expires_after: OutputExpiry | None = None
+
+    @field_validator("endpoint")
+    @classmethod
+    def _known_endpoint(cls, value: str) -> str:
+        if value not in ENDPOINTS:
+            raise ValueError(f"supported endpoints are {', '.join(ENDPOINTS)}")
+        return value
+
+    @field_validator("completion_window")
+    @classmethod
+    def _known_window(cls, value: str) -> str:
+        return check_window(value)
+
+    @field_validator("metadata")
+    @classmethod
+    def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        return check_metadata(value)
+
+
+def window_seconds(window: str) -> int | None:
+    """`24h` as 86400; None when it is not a window we accept."""
+    match = _WINDOW.fullmatch(window)
+    if not match:
+        return None
+    seconds = int(match[1]) * _UNIT_SECONDS[match[2]]
+    return seconds if seconds <= _MAX_WINDOW_SECONDS else None
+
+
+def check_window(value: str) -> str:
+    """The window as it is spelled; raises ValueError for one we do not accept."""
+    if window_seconds(value) is None:
+        raise ValueError("use '24h', or minutes, hours or days such as '90m', '12h' or '7d', at most 30 days")
+    return value
+
+
+def check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
+    """The metadata; raises ValueError where it is larger than OpenAI's may be."""
+    if value is None:
+        return None
+    if len(value) > 16:
+        raise ValueError("at most 16 pairs are allowed")
+    if any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
+        raise ValueError("keys have at most 64 characters and values at most 512")
+    return value
+
+
+class LineResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the sync endpoint would have answered; `body` is JSON text and goes out as it is stored."""
+
+    status_code: int
+    request_id: str
+    body: msgspec.Raw
+
+
+class LineError(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a line has no response at all."""
+
+    code: str
+    message: str
+
+
+class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of an output or error file."""
+
+    id: str
+    custom_id: str
+    response: LineResponse | None = None
+    error: LineError | None = None
+
+
+_encoder = msgspec.json.Encoder()
+
+
+def answered_line(job_id: str, custom_id: str, body: str) -> bytes:
+    """A line of the output file."""
+    response = LineResponse(status_code=200, request_id=_request_id(job_id), body=msgspec.Raw(body.encode()))
+    return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, response=response)) + b"\n"
+
+
+def failed_line(job_id: str, custom_id: str, problem: Problem) -> bytes:
+    """A line of the error file: an HTTP failure carries the sync error body, any other only a code."""
+    if problem.status == 0:
+        error = LineError(code=problem.code or "request_failed", message=problem.message)
+        return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, error=error)) + b"\n"
+    body = msgspec.Raw(_encoder.encode(problem.envelope()))
+    response = LineResponse(status_code=problem.status, request_id=_request_id(job_id), body=body)
+    return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, response=response)) + b"\n"
+
+
+def _request_id(job_id: str) -> str:
+    """One request per line: its id is the line's, under the other prefix."""
+    return "req_" + job_id.rsplit("_", 1)[-1]
+
+
+def never_ran(code: Literal["batch_expired", "batch_cancelled", "request_timeout"], message: str) -> Problem:
+    """The failure of a line that was given no chance; status 0 marks it as not an HTTP one."""
+    return Problem(status=0, message=message, type="batch_error", code=code)
+
+
+class BatchLine(WireModel):
+    """One line of an input file; the body is checked by the endpoint's own type."""
+
+    custom_id: str = Field(min_length=1, max_length=MAX_CUSTOM_ID)
+    method: Literal["POST"]
+    url: str
+    body: dict[str, Any]  # Any: the endpoint's wire type checks it
+
+
+class CheckedLine(NamedTuple):
+    """What is stored of a line that was checked before; `body` is its JSON as the file has it."""
+
+    custom_id: str
+    body: str
+
+
+class _Parts(msgspec.Struct, frozen=True):
+    """Raw, since a key may repeat: only the last value need be of the right type."""
+
+    custom_id: msgspec.Raw
+    body: msgspec.Raw
+
+
+_split = msgspec.json.Decoder(_Parts).decode
+_decode_text = msgspec.json.Decoder(str).decode
+
+
+def read_checked_line(content: bytes) -> CheckedLine:
+    """Take a line apart again, at a fraction of what checking it cost; of a key that repeats, the last one wins here too."""
+    parts = _split(content)
+    return CheckedLine(_decode_text(parts.custom_id), bytes(parts.body).decode())

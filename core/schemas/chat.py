@@ -1,0 +1,111 @@
+"""The body of a chat completion: what is accepted, within which limits, and what is refused on purpose.
+
+Knows nothing of models: defaults that a model sets are `None` here. Fields OpenAI defines and we may ignore are not listed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final, Literal
+
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from core.schemas.base import Unsupported, WireModel
+from core.schemas.generation import MAX_TOKENS, NOT_DONE, GenerationBody
+from core.schemas.tools import Tool, ToolChoice, Tools, check_choice, check_tools
+
+MAX_MESSAGES: Final = 2048
+MAX_TEMPLATE_KWARGS: Final = 16
+
+Role = Literal["system", "developer", "user", "assistant", "tool"]
+TemplateKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]
+TemplateValue = bool | int | Annotated[str, StringConstraints(max_length=256)]
+
+
+class TextPart(WireModel):
+    """A piece of text content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(WireModel):
+    """One turn. Content is text, or a list of text parts; only an assistant that called tools may have none."""
+
+    role: Role
+    content: str | list[TextPart] | None = None
+    name: str | None = Field(None, max_length=64)
+    tool_calls: list[dict[str, Any]] | None = None  # Any: shown to the template as it came
+    tool_call_id: str | None = None
+    reasoning_content: str | None = None
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        """A list of other parts gets the message that helps, instead of a union's complaints."""
+        for part in value if isinstance(value, list) else ():
+            if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text":
+                raise Unsupported(f"Content parts of type '{part['type'][:32]}' are not supported; send text.")
+        return value
+
+    @model_validator(mode="after")
+    def _has_content(self) -> Message:
+        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+            raise ValueError(f"a message of role '{self.role}' needs content")
+        return self
+
+    def text(self) -> str:
+        """The content as one string."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+
+class ChatRequest(GenerationBody):
+    """`POST /v1/chat/completions`, `POST /v1/jobs`, and the body of a batch line."""
+
+    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+        **NOT_DONE,
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "modalities": (["text"],),
+        "audio": (),
+        "prediction": (),
+        "web_search_options": (),
+        "moderation": (),
+        "suffix": (),
+        "echo": (False,),
+        "best_of": (1,),
+    }
+
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Tools | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    chat_template_kwargs: dict[TemplateKey, TemplateValue] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
+
+    @field_validator("top_logprobs")
+    @classmethod
+    def _needs_logprobs(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and not info.data.get("logprobs"):
+            raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
+        return value
+
+    @field_validator("tools")
+    @classmethod
+    def _fit_together(cls, value: list[Tool] | None) -> list[Tool] | None:
+        check_tools(value or [])
+        return value
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _can_be_chosen(cls, value: ToolChoice | None, info: ValidationInfo) -> ToolChoice | None:
+        check_choice(value, info.data.get("tools") or [])
+        return value
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The newer field wins."""
+        return self.max_completion_tokens or self.max_tokens

@@ -1,0 +1,172 @@
+"""What bodies have in common: the model they name, and how an answer is generated.
+
+Knows nothing of models: defaults that a model sets are `None` here. Fields OpenAI defines and we may ignore are not listed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Final
+
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from core.schemas.base import Unsupported, WireModel
+from core.schemas.response_format import ResponseFormat, StructuredOutputs
+
+MAX_TOKENS: Final = 1 << 20
+MAX_CHOICES: Final = 16
+MAX_BIASES: Final = 300
+
+# Of the operator alone.
+DANGEROUS: Final = ("chat_template", "api_base", "base_url", "n_discard", "lora", "mmproj")
+# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
+NOT_DONE: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "json_schema": (),
+    "grammar": (),
+    "use_beam_search": (False,),
+    "repetition_penalty": (1,),
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "mirostat": (0,),
+    "dry_multiplier": (0,),
+    "xtc_probability": (0,),
+}
+_INSTEAD: Final = {
+    "functions": "tools",
+    "function_call": "tool_choice",
+    "guided_json": "structured_outputs",
+    "guided_regex": "structured_outputs",
+    "guided_choice": "structured_outputs",
+    "guided_grammar": "structured_outputs",
+    "grammar": "structured_outputs",
+    "json_schema": "response_format",
+    "repetition_penalty": "repeat_penalty",
+    "best_of": "n",
+    "max_completion_tokens": "max_tokens",
+    "top_logprobs": "logprobs",
+}
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+TokenKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,6})$")]  # a token id, as JSON's keys must be
+Bias = Annotated[float, Field(ge=-100, le=100)]
+
+
+class StreamOptions(WireModel):
+    """What a stream adds."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Body(WireModel):
+    """A body that a model answers. `not_done` is what its endpoint refuses, beside what is dangerous."""
+
+    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {}  # Any: JSON values
+
+    model: str = Field(min_length=1, max_length=256)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: object) -> object:
+        """Say no to what would be dangerous, or silently not done."""
+        if not isinstance(body, dict):
+            return body
+        for name in DANGEROUS:
+            if body.get(name) is not None:
+                message = f"'{name}' cannot be set by a request; it belongs to the server's model file."
+                raise Unsupported(message, param=name)
+        for name, harmless in cls.not_done.items():
+            if body.get(name) is not None and body[name] not in harmless:
+                instead = f"; use '{_INSTEAD[name]}'" if name in _INSTEAD else ""
+                raise Unsupported(f"'{name}' with this value is not supported by this server{instead}.", param=name)
+        return body
+
+    @property
+    def is_stream(self) -> bool:
+        """Is the answer to be read as it grows?"""
+        return False
+
+    @property
+    def include_usage(self) -> bool:
+        """Does the stream end with a usage chunk?"""
+        return False
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The length of one answer, if the body limits it."""
+        return None
+
+    @property
+    def num_answers(self) -> int:
+        """Answers that are generated."""
+        return 0
+
+
+class GenerationBody(Body):
+    """A body whose answer is text. `default_tokens` ends an answer where neither the body nor the model's file says."""
+
+    default_tokens: ClassVar[int | None] = None
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1 << 20)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    repeat_penalty: float | None = Field(None, gt=0, le=2)
+    logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=MAX_BIASES)
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    @field_validator("stream_options")
+    @classmethod
+    def _needs_stream(cls, value: StreamOptions | None, info: ValidationInfo) -> StreamOptions | None:
+        if value is not None and not info.data.get("stream"):
+            raise ValueError("'stream_options' is only allowed when 'stream' is true")
+        return value
+
+    @field_validator("structured_outputs")
+    @classmethod
+    def _is_alone(cls, value: StructuredOutputs | None, info: ValidationInfo) -> StructuredOutputs | None:
+        other = info.data.get("response_format")
+        if value is not None and other is not None and other.type != "text":
+            raise ValueError("'response_format' and 'structured_outputs' cannot be used together")
+        return value
+
+    @property
+    def stop_strings(self) -> list[str]:
+        """`stop` as a list."""
+        if self.stop is None:
+            return []
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
+
+    @property
+    def is_stream(self) -> bool:
+        """Is the answer to be read as it grows?"""
+        return bool(self.stream)
+
+    @property
+    def include_usage(self) -> bool:
+        """Does the stream end with a usage chunk?"""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """The length of one answer, if the body limits it."""
+        return self.max_tokens
+
+    @property
+    def num_answers(self) -> int:
+        """Answers that are generated."""
+        return self.n or 1

@@ -1,0 +1,186 @@
+"""From a Responses request to the chat body that is run for it. Pure: no stored state, no models.
+
+The chat body is checked by its own type afterwards; `as_responses_problem` says its complaints in the caller's words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from core.errors import Problem, bad_request
+from core.schemas.responses.items import (
+    AnyItem,
+    FunctionCall,
+    FunctionCallOutput,
+    InputMessage,
+    InputText,
+    OutputMessage,
+    Reasoning,
+)
+from core.schemas.responses.request import LOGPROBS, ChosenTool, FunctionTool, ResponsesRequest, TextFormat
+
+Body = dict[str, Any]  # Any: JSON
+
+_PARAMS: Final = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format.json_schema": "text.format",
+    "response_format": "text.format",
+    "tool_choice.function": "tool_choice",
+    "logprobs": "include",
+}
+
+
+def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = None) -> Body:
+    """The chat body that answers this request. `history` is what was said before it, oldest first.
+
+    Without a history (a batch line) nothing is known of other responses, and what needs that is a 400.
+    """
+    if history is None:
+        _refuse_state(request)
+    items = [*(history or ()), *input_items(request)]
+    _check_calls(items)
+    if not items:
+        raise bad_request("Invalid value for 'input': it is empty.", code="invalid_value", param="input")
+    leading = [{"role": "developer", "content": request.instructions}] if request.instructions else []
+    body: Body = {"model": request.model, "messages": [*leading, *_messages(items)]}
+    for name in ("temperature", "top_p", "user", "parallel_tool_calls"):
+        if (value := getattr(request, name)) is not None:
+            body[name] = value
+    if request.max_output_tokens is not None:
+        body["max_completion_tokens"] = request.max_output_tokens
+    if request.reasoning is not None and request.reasoning.effort is not None:
+        body["reasoning_effort"] = request.reasoning.effort
+    if request.text is not None and request.text.format is not None:
+        body["response_format"] = _response_format(request.text.format)
+    return {**body, **_logprobs(request), **_tools(request)}
+
+
+def input_items(request: ResponsesRequest) -> list[AnyItem]:
+    """The input as items; a text is a user's message."""
+    if isinstance(request.input, str):
+        return [InputMessage(role="user", content=[InputText(text=request.input)])] if request.input else []
+    return list(request.input)
+
+
+def as_responses_problem(problem: Problem) -> Problem:
+    """A complaint about the chat body, said of the body that was sent."""
+    if problem.param is None:
+        return problem
+    for name, ours in _PARAMS.items():
+        if problem.param == name or problem.param.startswith((f"{name}.", f"{name}[")):
+            # a message's place in the chat is not its place in the input
+            param = ours if name == "messages" else ours + problem.param.removeprefix(name)
+            break
+    else:
+        param = problem.param.replace("].function", "]")
+    message = problem.message.replace(f"'{problem.param}'", f"'{param}'").replace("'max_tokens'", "'max_output_tokens'")
+    return msgspec.structs.replace(problem, param=param, message=message)
+
+
+def _refuse_state(request: ResponsesRequest) -> None:
+    for name in ("previous_response_id", "background"):
+        if getattr(request, name):
+            message = f"'{name}' needs a stored response, and here none is kept."
+            raise bad_request(message, code="unsupported_parameter", param=name)
+
+
+def _check_calls(items: Sequence[AnyItem]) -> None:
+    """An output needs its call before it."""
+    called: set[str] = set()
+    for item in items:
+        if isinstance(item, FunctionCall):
+            called.add(item.call_id)
+        elif isinstance(item, FunctionCallOutput) and item.call_id not in called:
+            message = f"No tool call found for function call output with call_id {item.call_id[:64]}."
+            raise bad_request(message, code="invalid_value", param="input")
+
+
+def _messages(items: Sequence[AnyItem]) -> list[Body]:
+    """Thoughts, text and calls that follow each other are one turn of the assistant."""
+    messages: list[Body] = []
+    turn: Body | None = None
+    for item in items:
+        if isinstance(item, InputMessage | FunctionCallOutput):
+            turn = None
+            messages.append(_said(item))
+            continue
+        if turn is None or not _goes_on(turn, item):
+            turn = {"role": "assistant", "content": None}
+            messages.append(turn)
+        _add(turn, item)
+    for message in messages:
+        if message["content"] is None and "tool_calls" not in message:
+            message["content"] = ""
+    return messages
+
+
+def _said(item: InputMessage | FunctionCallOutput) -> Body:
+    if isinstance(item, FunctionCallOutput):
+        return {"role": "tool", "tool_call_id": item.call_id, "content": item.output}
+    return {"role": item.role, "content": "".join(part.text for part in item.content)}
+
+
+def _goes_on(turn: Body, item: AnyItem) -> bool:
+    """A turn thinks, then speaks, then calls; whatever comes out of order begins another one."""
+    match item:
+        case FunctionCall():
+            return True
+        case OutputMessage():
+            return turn["content"] is None and "tool_calls" not in turn
+        case _:
+            return not turn["content"] and "tool_calls" not in turn
+
+
+def _add(turn: Body, item: AnyItem) -> None:
+    match item:
+        case Reasoning() if item.text:
+            turn["reasoning_content"] = turn.get("reasoning_content", "") + item.text
+        case OutputMessage():
+            turn["content"] = "".join(part.text for part in item.content)
+        case FunctionCall():
+            function = {"name": item.name, "arguments": item.arguments}
+            turn.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})
+
+
+def _response_format(asked: TextFormat) -> Body:
+    if asked.type != "json_schema":
+        return {"type": asked.type}
+    schema: Body = {"name": asked.name, "schema": asked.schema_}
+    for name in ("description", "strict"):
+        if (value := getattr(asked, name)) is not None:
+            schema[name] = value
+    return {"type": "json_schema", "json_schema": schema}
+
+
+def _logprobs(request: ResponsesRequest) -> Body:
+    """Asked for by name, or by how many of them."""
+    if LOGPROBS not in (request.include or ()) and not request.top_logprobs:
+        return {}
+    return {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
+
+
+def _tools(request: ResponsesRequest) -> Body:
+    tools, choice = request.tools or [], request.tool_choice
+    body: Body = {}
+    if isinstance(choice, ChosenTool):
+        if choice.type == "allowed_tools":
+            names = {each.name for each in choice.tools or ()}
+            tools = [tool for tool in tools if tool.name in names]
+            body["tool_choice"] = choice.mode
+        else:
+            body["tool_choice"] = {"type": "function", "function": {"name": choice.name}}
+    elif choice is not None:
+        body["tool_choice"] = choice
+    if tools:
+        body["tools"] = [_tool(tool) for tool in tools]
+    return body
+
+
+def _tool(tool: FunctionTool) -> Body:
+    """Null is as if it were not there, but not within a schema."""
+    function = {name: value for name, value in tool.model_dump(exclude={"type"}).items() if value is not None}
+    return {"type": "function", "function": function}

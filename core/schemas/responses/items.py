@@ -1,0 +1,212 @@
+"""The items of `/v1/responses`: what a conversation is made of, the same shapes coming in and going out.
+
+Knows messages, function calls, their outputs and thoughts. Items that come in may leave out their ids; `with_ids` gives
+them their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, field_validator
+
+from core.schemas.base import Unsupported, WireModel
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+_TEXT_PARTS: Final = ("input_text", "output_text", "text")
+_KINDS: Final = ("message", "function_call", "function_call_output", "reasoning")
+
+
+class InputText(WireModel):
+    """Text that was given."""
+
+    type: Literal["input_text"] = "input_text"
+    text: str
+
+
+class OutputText(WireModel):
+    """Text that was answered; `logprobs` only where they were asked for."""
+
+    type: Literal["output_text"] = "output_text"
+    text: str
+    annotations: list[Any] = Field(default_factory=list)  # Any: never filled, no tool here cites
+    logprobs: list[dict[str, Any]] = Field(default_factory=list)  # Any: OpenAI's logprobs, as chat has them
+
+
+class ReasoningText(WireModel):
+    """A thought."""
+
+    type: Literal["reasoning_text"] = "reasoning_text"
+    text: str
+
+
+class SummaryText(WireModel):
+    """A summary of a thought; none is ever made here."""
+
+    type: Literal["summary_text"] = "summary_text"
+    text: str
+
+
+def _parts_of(content: object, kind: str) -> object:
+    """Content as a list of parts of one kind; a text is a list of one. Refusals are text a model has said."""
+    if isinstance(content, str):
+        return [{"type": kind, "text": content}]
+    return [_part(part, kind) for part in content] if isinstance(content, list) else content
+
+
+def _part(part: object, kind: str) -> object:
+    if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+        return part
+    if part["type"] == "refusal":
+        return {"type": kind, "text": part.get("refusal")}
+    if part["type"] not in _TEXT_PARTS:
+        raise Unsupported(f"Content of type '{part['type'][:32]}' is not supported; send text.")
+    return {"type": kind, "text": part.get("text")}
+
+
+class InputMessage(WireModel):
+    """What a user, a developer or the system says."""
+
+    id: str = ""
+    type: Literal["message"] = "message"
+    role: Literal["user", "system", "developer"]
+    status: ItemStatus = "completed"
+    content: list[InputText]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        return _parts_of(value, "input_text")
+
+
+class OutputMessage(WireModel):
+    """What the model says."""
+
+    id: str = ""
+    type: Literal["message"] = "message"
+    role: Literal["assistant"] = "assistant"
+    status: ItemStatus = "completed"
+    content: list[OutputText]
+
+    @field_validator("content", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        return _parts_of(value, "output_text")
+
+
+class FunctionCall(WireModel):
+    """A call the model wants made; `arguments` is JSON text."""
+
+    id: str = ""
+    type: Literal["function_call"] = "function_call"
+    call_id: str = Field(min_length=1, max_length=256)
+    name: str = Field(min_length=1, max_length=64)
+    arguments: str
+    status: ItemStatus = "completed"
+
+
+class FunctionCallOutput(WireModel):
+    """What a call came to."""
+
+    id: str = ""
+    type: Literal["function_call_output"] = "function_call_output"
+    call_id: str = Field(min_length=1, max_length=256)
+    output: str
+    status: ItemStatus = "completed"
+
+    @field_validator("output", mode="before")
+    @classmethod
+    def _only_text(cls, value: object) -> object:
+        if not isinstance(value, list):
+            return value
+        parts = [_part(part, "input_text") for part in value]
+        return "".join(InputText.model_validate(part).text for part in parts)
+
+
+class Reasoning(WireModel):
+    """What the model thought before it answered. Encrypted thoughts of other servers are taken, and not read."""
+
+    id: str = ""
+    type: Literal["reasoning"] = "reasoning"
+    summary: list[SummaryText] = Field(default_factory=list)
+    content: list[ReasoningText] = Field(default_factory=list)
+    status: ItemStatus = "completed"
+
+    @field_validator("content", "summary", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: object) -> object:
+        return [] if value is None else value
+
+    @property
+    def text(self) -> str:
+        """The thought, or where there is none its summary."""
+        return "".join(part.text for part in self.content) or "".join(part.text for part in self.summary)
+
+
+def _known_kind(value: object) -> object:
+    """A null status is none; images, references and the items of hosted tools get the message that helps."""
+    if not isinstance(value, dict):
+        return value
+    kind = value.get("type")
+    if isinstance(kind, str) and kind not in _KINDS:
+        instead = "send the item itself" if kind == "item_reference" else f"use {', '.join(_KINDS)}"
+        raise Unsupported(f"Items of type '{kind[:32]}' are not supported; {instead}.")
+    return {name: each for name, each in value.items() if name not in ("id", "status") or each is not None}
+
+
+_TAGS: Final = {"function_call": "Call", "function_call_output": "CallOutput", "reasoning": "Reasoning"}
+
+
+def _tag(value: object) -> str:
+    """An item without a type is a message."""
+    kind, role = (
+        (value.get("type"), value.get("role"))
+        if isinstance(value, dict)
+        else (getattr(value, "type", None), getattr(value, "role", None))
+    )
+    return _TAGS.get(str(kind)) or ("Answer" if role == "assistant" else "Message")
+
+
+OutputItem = Annotated[
+    Annotated[OutputMessage, Tag("Answer")]
+    | Annotated[FunctionCall, Tag("Call")]
+    | Annotated[Reasoning, Tag("Reasoning")],
+    Discriminator(_tag),
+]
+Item = Annotated[
+    Annotated[InputMessage, Tag("Message")]
+    | Annotated[OutputMessage, Tag("Answer")]
+    | Annotated[FunctionCall, Tag("Call")]
+    | Annotated[FunctionCallOutput, Tag("CallOutput")]
+    | Annotated[Reasoning, Tag("Reasoning")],
+    Discriminator(_tag),
+]
+InputItem = Annotated[Item, BeforeValidator(_known_kind)]
+AnyItem = InputMessage | OutputMessage | FunctionCall | FunctionCallOutput | Reasoning
+
+_list = TypeAdapter(list[Item])
+_PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_output": "fco_", "reasoning": "rs_"}
+
+
+def item_id(kind: str, suffix: str, index: int | None = None) -> str:
+    """The id of an item: which response it is of, and which of that response's it is."""
+    return _PREFIXES[kind] + suffix + ("" if index is None else f"_{index}")
+
+
+def with_ids(items: Sequence[AnyItem], suffix: str) -> list[AnyItem]:
+    """The items under ids of their own; what they were called elsewhere is not kept, as it may repeat."""
+    return [
+        item.model_copy(update={"id": item_id(item.type, suffix, index), "status": "completed"})
+        for index, item in enumerate(items)
+    ]
+
+
+def items_to_json(items: Sequence[AnyItem]) -> str:
+    """As a row keeps them."""
+    return _list.dump_json(list(items)).decode()
+
+
+def items_from_json(stored: str) -> list[AnyItem]:
+    """What `items_to_json` wrote."""
+    return list(_list.validate_json(stored))

@@ -1,0 +1,202 @@
+"""The body of `POST /v1/responses`: what is accepted, within which limits, and what is refused on purpose.
+
+What a chat body has too (temperature, schemas, tools) has the same limits: the translated body is checked by its own type.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
+
+from core.schemas.base import Unsupported, WireModel
+from core.schemas.chat import MAX_MESSAGES
+from core.schemas.generation import MAX_TOKENS, Body
+from core.schemas.response_format import Schema
+from core.schemas.responses.items import InputItem
+from core.schemas.tools import MAX_TOOLS, ToolName
+
+# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
+NOT_DONE: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+    "conversation": (),
+    "prompt": (),
+    "context_management": ([],),
+    "moderation": (),
+    "access_programs": (),
+    "background_options": (),
+    "image": (),
+}
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+Includable = Literal[
+    "file_search_call.results",
+    "web_search_call.results",
+    "web_search_call.action.sources",
+    "message.input_image.image_url",
+    "computer_call_output.output.image_url",
+    "code_interpreter_call.outputs",
+    "reasoning.encrypted_content",
+    "message.output_text.logprobs",
+]
+LOGPROBS: Final = "message.output_text.logprobs"
+
+
+def _small(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > 16:
+        raise ValueError("at most 16 pairs are allowed")
+    if any(len(key) > 64 or len(text) > 512 for key, text in metadata.items()):
+        raise ValueError("keys have at most 64 characters and values at most 512")
+    return metadata
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_small)]
+ShortText = Annotated[str, StringConstraints(max_length=512)]
+
+
+class TextFormat(WireModel):
+    """`text.format`: any text, any JSON object, or JSON by a schema; the schema lies here, not in a `json_schema`."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)
+    description: str | None = Field(None, max_length=4096)
+    schema_: Schema | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _schema_with_its_type(self) -> TextFormat:
+        is_named = self.name is not None and self.schema_ is not None
+        if self.type == "json_schema" and not is_named:
+            raise ValueError("'name' and 'schema' are needed with type 'json_schema'")
+        if self.type != "json_schema" and self.schema_ is not None:
+            raise ValueError("'schema' is only allowed with type 'json_schema'")
+        return self
+
+
+class TextConfig(WireModel):
+    """`text`."""
+
+    format: TextFormat | None = None
+    verbosity: Literal["low", "medium", "high"] | None = None
+
+
+class ReasoningConfig(WireModel):
+    """`reasoning`: hints that no model here follows by itself."""
+
+    effort: Effort | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
+
+
+class _OnlyFunctions(WireModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _is_function(cls, value: object) -> object:
+        kind = value.get("type") if isinstance(value, dict) else None
+        if isinstance(kind, str) and kind not in ("function", "allowed_tools"):
+            raise Unsupported(f"Tools of type '{kind[:32]}' are not supported; use functions.")
+        return value
+
+
+class FunctionTool(_OnlyFunctions):
+    """One entry of `tools`; what chat calls `function` lies in the entry itself."""
+
+    type: Literal["function"]
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None  # Any: a JSON schema
+    strict: bool | None = None
+
+
+class ChosenTool(_OnlyFunctions):
+    """`tool_choice` as an object: this function must be called, or only these may be."""
+
+    type: Literal["function", "allowed_tools"]
+    name: ToolName | None = None
+    mode: Literal["auto", "required"] | None = None
+    tools: list[ChosenTool] | None = Field(None, max_length=MAX_TOOLS)
+
+    @model_validator(mode="after")
+    def _says_which(self) -> ChosenTool:
+        if self.type == "function" and self.name is None:
+            raise ValueError("'name' is needed with type 'function'")
+        if self.type == "allowed_tools" and not (self.mode and self.tools):
+            raise ValueError("'mode' and 'tools' are needed with type 'allowed_tools'")
+        return self
+
+
+def _kind_of_choice(value: object) -> str:
+    return "Tool" if isinstance(value, dict | ChosenTool) else "Mode"
+
+
+# told apart first, so that a complaint is about the one that was meant
+Choice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("Mode")] | Annotated[ChosenTool, Tag("Tool")],
+    Discriminator(_kind_of_choice),
+]
+
+
+class ResponseStreamOptions(WireModel):
+    """What a stream adds; nothing of it is done, since nothing here needs padding."""
+
+    include_obfuscation: bool | None = None
+
+
+class ResponsesRequest(Body):
+    """`POST /v1/responses`."""
+
+    input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES)]
+    instructions: str | None = None
+    previous_response_id: str | None = Field(None, max_length=128)
+    background: bool | None = None
+    store: bool | None = None
+    stream: bool | None = None
+    stream_options: ResponseStreamOptions | None = None
+    include: list[Includable] | None = None
+    max_output_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Choice | None = None
+    parallel_tool_calls: bool | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    metadata: Metadata | None = None
+    user: ShortText | None = None
+    safety_identifier: ShortText | None = None
+    prompt_cache_key: ShortText | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, body: object) -> object:
+        """Say no to what would silently not be done."""
+        for name, harmless in NOT_DONE.items():
+            value = body.get(name) if isinstance(body, dict) else None
+            if value is not None and value not in harmless:
+                raise Unsupported(f"'{name}' is not supported by this server.", param=name)
+        return body
+
+    @property
+    def is_stream(self) -> bool:
+        """See `Body`."""
+        return bool(self.stream)
+
+    @property
+    def max_answer_tokens(self) -> int | None:
+        """See `Body`."""
+        return self.max_output_tokens
+
+    @property
+    def num_answers(self) -> int:
+        """See `Body`."""
+        return 1
+
+    @model_validator(mode="after")
+    def _kept_when_later(self) -> ResponsesRequest:
+        if self.background and self.store is False:
+            raise Unsupported("A response in the background is always stored.", param="store")
+        return self
+
+    @property
+    def is_stored(self) -> bool:
+        """Is it kept to be read again? Yes unless the caller says no."""
+        return self.store is not False

@@ -1,0 +1,132 @@
+"""`/v1/webhook_endpoints` on the wire, and the events that endpoints are sent.
+
+Names and fields are those of the official client's `webhooks` resource; `failing_since`, `last_error`,
+`events_delivered` and `events_given_up` are ours.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal, get_args
+
+from pydantic import AfterValidator, Field
+
+from core.schemas.base import WireModel
+from core.schemas.objects import WireObject
+
+EventType = Literal[
+    "batch.completed",
+    "batch.failed",
+    "batch.expired",
+    "batch.cancelled",
+    "response.completed",
+    "response.failed",
+    "response.cancelled",
+    "response.incomplete",
+]
+EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
+
+
+def _without_repeats(types: list[EventType]) -> list[EventType]:
+    return list(dict.fromkeys(types))
+
+
+EventTypes = Annotated[list[EventType], Field(min_length=1, max_length=64), AfterValidator(_without_repeats)]
+Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Url = Annotated[str, Field(min_length=1, max_length=2048)]
+
+
+class WebhookCreate(WireModel):
+    """Body of `POST /v1/webhook_endpoints`."""
+
+    event_types: EventTypes
+    name: Name
+    url: Url
+
+
+class WebhookUpdate(WireModel):
+    """Body of `POST /v1/webhook_endpoints/{id}`: what is not named stays."""
+
+    event_types: EventTypes | None = None
+    name: Name | None = None
+    url: Url | None = None
+
+
+class WebhookRotate(WireModel):
+    """Body of `POST /v1/webhook_endpoints/{id}/rotate_secret`."""
+
+    keep_old_secret_active_for_24_hours: bool = False
+
+
+class WebhookTest(WireModel):
+    """Body of `POST /v1/webhook_endpoints/{id}/test`."""
+
+    event_type: EventType
+
+
+class WebhookEndpointObject(WireObject):
+    """An endpoint. `last_error` is why the latest delivery failed, null after one that did not.
+
+    `failing_since` is null with it. `events_given_up` counts events that nobody took in time.
+    """
+
+    id: str
+    object: Literal["webhook_endpoint"] = "webhook_endpoint"
+    created_at: int
+    updated_at: int
+    name: str
+    url: str
+    event_types: list[str]
+    signing_secret_hint: str
+    failing_since: int | None = None
+    last_error: str | None = None
+    events_delivered: int = 0
+    events_given_up: int = 0
+
+
+class WebhookEndpointWithSecret(WebhookEndpointObject):
+    """The same, at its creation and after a rotation: the only times the secret is shown."""
+
+    signing_secret: str = Field(repr=False)
+
+
+class WebhookEndpointList(WireObject):
+    """A page, newest first."""
+
+    object: Literal["list"] = "list"
+    data: list[WebhookEndpointObject]
+    first_id: str | None = None
+    last_id: str | None = None
+    has_more: bool = False
+
+
+class WebhookEventTypeList(WireObject):
+    """Types of events that can be subscribed to."""
+
+    object: Literal["list"] = "list"
+    data: list[str]
+
+
+class WebhookTestResult(WireObject):
+    """The endpoint answered a sample event, with whatever status."""
+
+    object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
+    webhook_endpoint_id: str
+    event_type: str
+    status_code: int
+    success: Literal[True] = True
+
+
+class EventSubject(WireObject):
+    """What an event is about: a batch, or a response in the background."""
+
+    id: str
+
+
+class WebhookEvent(WireObject):
+    """What an endpoint is sent. The details are to be fetched: events may come late, twice and out of order."""
+
+    id: str
+    object: Literal["event"] = "event"
+    type: EventType
+    created_at: int
+    data: EventSubject

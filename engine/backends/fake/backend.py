@@ -1,0 +1,199 @@
+"""A model that needs no weights: its answer is decided by the prompt alone, at a step time you choose.
+
+Ships with the code so that everything above the engine can be tested and measured without llama.cpp.
+Tokens are bytes; answers are short words, after a thought where the prompt has opened one. Its memory is real: an answer is
+made from what lies in the slot, so a fork that copied the wrong thing says something else.
+"""
+
+from __future__ import annotations
+
+import time
+import zlib
+from array import array
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+from llguidance import LLTokenizer
+
+from engine.backends.fake.faults import obey
+from engine.backends.fake.tokenizer import BOS, END, FakeTokenizer, fake_grammar_tokenizer
+from engine.backends.vectors import Vectors, normalised
+from engine.errors import EngineError, NoRoom
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.slots import Fork, MemoryTraits
+from engine.scheduler.step import Entry, Plan, Sampled, Shift
+from engine.structured.grammar import GrammarState
+from engine.types import TokenLogprob
+
+_THINK: Final = b"<think>"
+_THOUGHT: Final = b"The wheel turns while the water runs.</think>\n\n"
+_WORDS: Final = b"mill race water wheel stone grain flour river stream gear sack sieve cart barn loaf oven "
+
+
+class _Script(NamedTuple):
+    """What an answer says: a thought, or nothing, then the words from a place on."""
+
+    thought: bytes
+    start: int
+
+
+class FakeDecoder:
+    """Each sequence follows a script drawn from a hash of its prompt, whatever shares the step.
+
+    `capacity` is the tokens that all slots hold together, as in unified memory; None is no limit.
+    """
+
+    build = "fake-3"
+
+    def __init__(
+        self,
+        step_seconds: float = 0.0,
+        *,
+        slots: int = 8,
+        spare_slots: int = 2,
+        traits: MemoryTraits | None = None,
+        capacity: int | None = None,
+        max_drafts: int = 0,
+    ) -> None:
+        self.slots = slots
+        self.spare_slots = spare_slots
+        self.traits = traits or MemoryTraits()
+        self.max_drafts = max_drafts
+        self.num_computed = 0
+        self._step_seconds = step_seconds
+        self._capacity = capacity
+        self._memory: list[list[int]] = [[] for _ in range(slots + spare_slots)]
+        self._scripts: dict[Sequence, _Script] = {}
+
+    def oldest(self, slot: int) -> int:
+        """The first position a window leaves."""
+        window = self.traits.window
+        return max(0, len(self._memory[slot]) - window) if window else 0
+
+    def open(self, sequence: Sequence) -> None:
+        """Nothing to set up."""
+
+    def close(self, sequence: Sequence) -> None:
+        """Forget its script."""
+        self._scripts.pop(sequence, None)
+
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """Copy lists of tokens."""
+        for fork in forks:
+            source = self._memory[fork.source]
+            assert fork.length <= len(source), "a fork of more than there is"
+            assert self.traits.can_trim or fork.length in (0, len(source)), "this memory cannot be trimmed"
+            self._memory[fork.target] = source[: fork.length]
+        for shift in shifts:
+            del self._memory[shift.slot][shift.keep : shift.keep + shift.discard]
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """One token of its script for each sampled entry, and those of its drafts that the script says too."""
+        held = sum(map(len, self._memory)) + plan.num_tokens
+        if self._capacity is not None and held > self._capacity:
+            raise NoRoom
+        if self._step_seconds:
+            time.sleep(self._step_seconds)
+        for entry in plan.entries:
+            memory = self._memory[entry.slot]
+            assert len(memory) == entry.start, "computed somewhere else than at the end of what is there"
+            memory.extend(entry.tokens)
+        self.num_computed += plan.num_tokens
+        return [self._sample(entry) for entry in plan.sampled]
+
+    def reset(self) -> None:
+        """Clear every slot."""
+        self._memory = [[] for _ in self._memory]
+
+    def _sample(self, entry: Entry) -> Sampled:
+        if not entry.is_scored:
+            return self._sample_next(entry)
+        end = entry.start + len(entry.tokens)
+        first = 0 if entry.start == 0 else entry.start + 1
+        scored = _logprobs(entry.sequence, entry.sequence.tokens[first : end + 1])
+        if end < len(entry.sequence.tokens):
+            return Sampled([], prompt_logprobs=scored)
+        return msgspec.structs.replace(self._sample_next(entry), prompt_logprobs=scored)
+
+    def _sample_next(self, entry: Entry) -> Sampled:
+        if entry.sequence.constraint is not None:
+            return self._constrained(entry.sequence, entry.sequence.constraint)
+        drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
+        tokens = [self._scripted(entry.sequence, 0)]
+        while len(tokens) <= len(drafts) and tokens[-1] == drafts[len(tokens) - 1]:
+            tokens.append(self._scripted(entry.sequence, len(tokens)))
+        wrong = len(drafts) - (len(tokens) - 1)
+        if wrong:
+            del self._memory[entry.slot][-wrong:]
+        return Sampled(tokens, len(tokens) - 1, _logprobs(entry.sequence, tokens))
+
+    def _constrained(self, sequence: Sequence, state: GrammarState) -> Sampled:
+        """What the script says if it may; else the end if that may come; else the first byte that may."""
+        try:
+            if state.is_finished:
+                return Sampled([state.end_token])
+            wanted = (self._scripted(sequence, 0), END, *range(FakeTokenizer.num_vocab))
+            token = next(token for token in wanted if state.allows(token))
+            forced = state.accept(token)
+            return Sampled([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
+        except EngineError as error:
+            return Sampled([], failure=error)
+
+    def _scripted(self, sequence: Sequence, ahead: int) -> int:
+        """The next token: a thought's, then letters from a place in the list, 40 to 119 of them, then the end if it may."""
+        script = self._scripts.get(sequence) or self._write(sequence)
+        index = sequence.num_generated + ahead - len(script.thought)
+        if index < 0:
+            return script.thought[index]
+        if index >= 40 + script.start % 80 and not sequence.ignore_eos:
+            return END
+        return _WORDS[(script.start + index) % len(_WORDS)]
+
+    def _write(self, sequence: Sequence) -> _Script:
+        """From the prompt as its slot holds it."""
+        assert sequence.slot is not None, "sampled in a slot"
+        prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
+        obey(bytes(token for token in prompt if token < BOS))
+        tail = bytes(token for token in prompt[-2 * len(_THINK) :] if token < BOS)
+        thought = _THOUGHT if tail.rstrip().endswith(_THINK) else b""
+        script = _Script(thought, zlib.crc32(array("i", prompt)) + sequence.index)
+        self._scripts[sequence] = script
+        return script
+
+
+def _logprobs(sequence: Sequence, tokens: list[int]) -> list[TokenLogprob]:
+    """Of a model that has no doubts."""
+    if sequence.logprobs is None:
+        return []
+    certain = [TokenLogprob(piece=bytes((token,)) if token < BOS else b"", logprob=0.0) for token in tokens]
+    return [msgspec.structs.replace(one, top=[one][: sequence.logprobs]) for one in certain]
+
+
+class FakeEmbedder:
+    """See `engine.backends.base.Embedder`: a random direction for each byte, added up, so texts of like letters are near."""
+
+    dimensions = 64
+
+    def __init__(self, max_tokens: int = 2048) -> None:
+        self.max_tokens = max_tokens
+        self._directions = np.random.default_rng(0).standard_normal((FakeTokenizer.num_vocab, self.dimensions))
+
+    def embed(self, prompts: list[list[int]]) -> Vectors:
+        """See `engine.backends.base.Embedder`."""
+        assert max(map(len, prompts), default=0) <= self.max_tokens, "checked before it came here"
+        sums = [self._directions[prompt].sum(axis=0) for prompt in prompts]
+        return normalised(np.array(sums, np.float32).reshape(len(prompts), self.dimensions))
+
+
+class FakeBackend:
+    """The fake, loaded."""
+
+    def __init__(self, decoder: FakeDecoder | None = None, *, embedder: FakeEmbedder | None = None) -> None:
+        self.tokenizer = FakeTokenizer()
+        self.decoder = decoder or FakeDecoder()
+        self.embedder = embedder
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """Its bytes, for constraints."""
+        return fake_grammar_tokenizer(self.tokenizer)

@@ -1,0 +1,54 @@
+"""A GGUF file, loaded: its tokenizer, its decoder, and what embeds with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp as llama
+import msgspec
+from llguidance import LLTokenizer
+
+from engine.backends.base import Decoder
+from engine.backends.embeddings_only import EmbeddingsOnly
+from engine.backends.llama.decoder import LlamaDecoder
+from engine.backends.llama.embedder import LlamaEmbedder
+from engine.backends.llama.gguf import start_llama
+from engine.backends.llama.grammar import grammar_tokenizer
+from engine.backends.llama.memory import resolve_slots
+from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.config import EngineConfig
+from engine.errors import ModelFailed
+
+_ALL_LAYERS: Final = 999
+
+
+class LlamaBackend:
+    """See `engine.backends.base.Backend`."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        start_llama()
+        self._model = _load(config)
+        config = msgspec.structs.replace(config, slots=resolve_slots(self._model, config))
+        self.tokenizer = LlamaTokenizer(self._model)
+        self.embedder = LlamaEmbedder(self._model, config) if config.embeddings else None
+        self.decoder: Decoder
+        if self.embedder is not None and not self.embedder.has_memory:
+            self.decoder = EmbeddingsOnly()
+        else:
+            self.decoder = LlamaDecoder(self._model, self.tokenizer, config)
+
+    def grammar_tokenizer(self) -> LLTokenizer:
+        """See `engine.backends.base.Backend`."""
+        return grammar_tokenizer(self.tokenizer)
+
+
+def _load(config: EngineConfig) -> Any:  # Any: a pointer
+    if not Path(config.model_path).is_file():
+        raise ModelFailed(f"There is no model file {config.model_path}.")
+    parameters = llama.llama_model_default_params()
+    parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
+    model = llama.llama_model_load_from_file(config.model_path.encode(), parameters)
+    if not model:
+        raise ModelFailed(f"{config.model_path} is not a model that llama.cpp can load.")
+    return model

@@ -1,0 +1,61 @@
+"""llama.cpp's batch arrays, filled through numpy views of the same memory. Only sampled rows ask for logits."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.scheduler.step import Entry, Plan
+
+
+class Batch:
+    """One step's worth of tokens."""
+
+    def __init__(self, room: int) -> None:
+        self.raw = llama.llama_batch_init(room, 0, 1)
+        self.tokens = _view(self.raw.token, room, np.int32)
+        self.positions = _view(self.raw.pos, room, np.int32)
+        self.wants_logits = _view(self.raw.logits, room, np.int8)
+        self.slots = np.zeros(room, np.int32)
+        for index in range(room):  # each token's list of sequence ids is one cell of `_slots`
+            cell = ctypes.cast(self.slots.ctypes.data + 4 * index, ctypes.POINTER(llama.llama_seq_id))
+            self.raw.seq_id[index] = cell
+        _view(self.raw.n_seq_id, room, np.int32)[:] = 1
+
+    def fill(self, plan: Plan) -> list[int]:
+        """Write a step; returns the batch index of each sampled entry's first row."""
+        if all(len(entry.tokens) == 1 and entry.num_rows == 1 for entry in plan.entries):
+            return self._fill_singles(plan.entries)
+        rows, at = [], 0
+        for entry in plan.entries:
+            end = at + len(entry.tokens)
+            self.tokens[at:end] = entry.tokens
+            self.positions[at:end] = range(entry.start, entry.start + len(entry.tokens))
+            self.slots[at:end] = entry.slot
+            self.wants_logits[at:end] = 0
+            if entry.num_rows:
+                self.wants_logits[end - entry.num_rows : end] = 1
+                rows.append(end - entry.num_rows)
+            at = end
+        self.raw.n_tokens = at
+        return rows
+
+    def _fill_singles(self, entries: list[Entry]) -> list[int]:
+        """The step that is by far the most frequent: everybody decodes one token."""
+        number = len(entries)
+        self.tokens[:number] = [entry.tokens[0] for entry in entries]
+        self.positions[:number] = [entry.start for entry in entries]
+        self.slots[:number] = [entry.slot for entry in entries]
+        self.wants_logits[:number] = 1
+        self.raw.n_tokens = number
+        return list(range(number))
+
+
+def _view(pointer: Any, length: int, kind: Any) -> NDArray[Any]:  # Any: a pointer, and any scalar type
+    size = length * np.dtype(kind).itemsize
+    memory = (ctypes.c_char * size).from_address(ctypes.addressof(pointer.contents))
+    return np.frombuffer(memoryview(memory), dtype=kind)

@@ -1,0 +1,127 @@
+"""Steps on llama.cpp: one context whose sequence ids are the slots, in unified memory or with a stream for each.
+
+Unified memory shares cells between slots, so that a fork is free, but attention walks the cells of everybody. Split memory
+copies a whole stream for a fork, and attention walks its own cells; `docs/decisions/0004` says when which is better.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import time
+from typing import Any, Final
+
+import llama_cpp as llama
+import numpy as np
+
+from engine.backends.llama.batch import Batch
+from engine.backends.llama.context import decoding_context
+from engine.backends.llama.sampling import Logits, Sampler
+from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.config import EngineConfig, KvLayout, Switch
+from engine.errors import DecodeFailed, NoRoom
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.slots import Fork, MemoryTraits
+from engine.scheduler.step import Plan, Sampled, Shift
+
+_NO_ROOM: Final = 1
+_DRAFTS: Final = 4
+
+
+class LlamaDecoder:
+    """See `engine.backends.base.Decoder`."""
+
+    def __init__(self, model: Any, tokenizer: LlamaTokenizer, config: EngineConfig) -> None:  # Any: a pointer
+        self.build = f"llama-cpp-python-{llama.__version__}"
+        self.slots = config.slots
+        self.spare_slots = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+        self.traits = _traits(model, is_split=config.kv_layout is not KvLayout.UNIFIED)
+        self.max_drafts = _DRAFTS if config.speculation is Switch.ON else 0
+        self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)
+        self._memory = llama.llama_get_memory(self._context)
+        self._batch = Batch(config.batch_tokens)
+        self._num_vocab = tokenizer.num_vocab
+        self.decode_seconds = self.sample_seconds = 0.0
+        self._views: dict[tuple[int, int], Logits] = {}
+        self._address = 0
+        threads = config.threads or len(os.sched_getaffinity(0))
+        self._sampler = Sampler(self._context, tokenizer, config.context_size, threads)
+
+    def oldest(self, slot: int) -> int:
+        """See `engine.backends.base.Decoder`."""
+        return int(llama.llama_memory_seq_pos_min(self._memory, slot))
+
+    def open(self, sequence: Sequence) -> None:
+        """See `engine.backends.base.Decoder`."""
+        self._sampler.open(sequence)
+
+    def close(self, sequence: Sequence) -> None:
+        """See `engine.backends.base.Decoder`."""
+        self._sampler.close(sequence)
+
+    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+        """See `engine.backends.base.Decoder`."""
+        for fork in forks:
+            self._fork(fork)
+        for shift in shifts:
+            end = shift.keep + shift.discard
+            llama.llama_memory_seq_rm(self._memory, shift.slot, shift.keep, end)
+            llama.llama_memory_seq_add(self._memory, shift.slot, end, -1, -shift.discard)
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        """Decode, sample, and take back the drafts that were wrong."""
+        rows = self._batch.fill(plan)
+        began = time.perf_counter()
+        code = llama.llama_decode(self._context, self._batch.raw)
+        if code == _NO_ROOM:
+            raise NoRoom
+        if code != 0:
+            raise DecodeFailed(f"llama_decode returned {code}")
+        entries = plan.sampled
+        if not entries:
+            self.decode_seconds += time.perf_counter() - began
+            return []
+        logits = self._logits(sum(entry.num_rows for entry in entries))
+        decoded = time.perf_counter()
+        sampled = self._sampler.sample(entries, logits, rows)
+        self.decode_seconds += decoded - began
+        self.sample_seconds += time.perf_counter() - decoded
+        for entry, result in zip(entries, sampled, strict=True):
+            if entry.num_drafts > result.num_accepted:
+                kept = entry.start + len(entry.tokens) - entry.num_drafts + result.num_accepted
+                llama.llama_memory_seq_rm(self._memory, entry.slot, kept, -1)
+        return sampled
+
+    def reset(self) -> None:
+        """See `engine.backends.base.Decoder`."""
+        llama.llama_memory_clear(self._memory, True)
+
+    def _logits(self, num_rows: int) -> Logits:
+        """The rows of this step, (num_rows, num_vocab), in batch order; waits for the device.
+
+        Views are kept, since making one takes longer than using it.
+        """
+        pointer = llama.llama_get_logits(self._context)
+        key = ctypes.addressof(pointer.contents), num_rows
+        view = self._views.get(key)
+        if view is None:
+            if key[0] != self._address:  # the buffer was made anew, as it is when it grows
+                self._views.clear()
+                self._address = key[0]
+            view = self._views[key] = np.ctypeslib.as_array(pointer, shape=(num_rows, self._num_vocab))
+        return view
+
+    def _fork(self, fork: Fork) -> None:
+        if fork.length == 0:
+            llama.llama_memory_seq_rm(self._memory, fork.target, -1, -1)
+            return
+        if fork.source != fork.target:
+            llama.llama_memory_seq_rm(self._memory, fork.target, -1, -1)
+            llama.llama_memory_seq_cp(self._memory, fork.source, fork.target, -1, -1)
+        if self.traits.can_trim:
+            llama.llama_memory_seq_rm(self._memory, fork.target, fork.length, -1)
+
+
+def _traits(model: Any, *, is_split: bool) -> MemoryTraits:  # Any: a pointer
+    is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    return MemoryTraits(can_trim=not is_recurrent, window=int(llama.llama_model_n_swa(model)), is_split=is_split)

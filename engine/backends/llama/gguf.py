@@ -1,0 +1,35 @@
+"""llama.cpp's process-wide start, and the metadata of a GGUF file."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any, Final
+
+import llama_cpp as llama
+
+from engine.log import complain
+
+_ERROR_LEVEL: Final = 4
+
+
+@llama.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
+def _log(level: int, text: bytes, _: Any) -> None:  # Any: a pointer
+    """llama.cpp is talkative; only errors are worth a line. It never prints prompts."""
+    if level == _ERROR_LEVEL:
+        complain(text.decode(errors="replace"))
+
+
+@cache
+def start_llama() -> None:
+    """Call before anything else of llama.cpp; again is free."""
+    llama.llama_log_set(_log, ctypes.c_void_p(0))
+    llama.llama_backend_init()
+
+
+def metadata(model: Any, key: str) -> str:  # Any: a pointer
+    """A value; empty where there is none. `{}` in the key stands for the architecture, which begins the names of its own."""
+    if "{}" in key:
+        key = key.format(metadata(model, "general.architecture"))
+    buffer = ctypes.create_string_buffer(64)
+    return buffer.value.decode() if llama.llama_model_meta_val_str(model, key.encode(), buffer, 64) >= 0 else ""

@@ -1,0 +1,99 @@
+"""What a slot of a loaded model costs, and what memory there is for slots.
+
+The cost is measured, not derived: llama.cpp says how large the state of a sequence is after one token and after two. That is
+right for every architecture, whatever its layers share, compress or keep as a recurrent state.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp as llama
+from llama_cpp._ggml import libggml
+
+from engine.backends.llama.context import set_kv
+from engine.backends.memory import SlotCost, auto_slots, available_bytes
+from engine.config import AUTO_SLOTS, EngineConfig
+from engine.errors import ModelFailed
+
+# More slots than this add no speed: a CPU is then bound by arithmetic, a GPU soon after.
+_MOST_ON_CPU: Final = 32
+_MOST_ON_GPU: Final = 128
+_CPU_SHARE: Final = 0.5
+_GPU_SHARE: Final = 0.8  # the rest is for compute buffers
+_GPU_DEVICE: Final = 1
+
+# llama_cpp does not bind these two.
+libggml.ggml_backend_dev_by_type.argtypes = [ctypes.c_int]
+libggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
+libggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
+libggml.ggml_backend_dev_memory.restype = None
+
+
+def resolve_slots(model: Any, config: EngineConfig) -> int:  # Any: a pointer
+    """The configured slots, or with AUTO_SLOTS as many as memory holds beside the spare ones; raises ModelFailed."""
+    if config.slots != AUTO_SLOTS:
+        return config.slots
+    cost = measure_slot(model, config)
+    if cost is None:
+        return 1
+    device = _gpu() if config.gpu_layers != 0 else None
+    spare = config.spare_slots or 0
+    lanes = auto_slots(
+        cost,
+        context_size=config.context_size,
+        memory_bytes=_host_bytes() if device is None else _device_bytes(device),
+        most=(_MOST_ON_CPU if device is None else _MOST_ON_GPU) + spare,
+    )
+    return max(1, min(lanes - spare, config.batch_tokens))
+
+
+def measure_slot(model: Any, config: EngineConfig) -> SlotCost | None:  # Any: a pointer
+    """What a sequence takes with these KV types; None for an encoder, which keeps nothing. Raises ModelFailed."""
+    parameters = llama.llama_context_default_params()
+    parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = 32
+    parameters.n_seq_max = 1
+    set_kv(parameters, config)
+    context = llama.llama_init_from_model(model, parameters)
+    if not context:
+        raise ModelFailed("llama.cpp cannot set up a context with this model's KV types.")
+    try:
+        if not llama.llama_get_memory(context):
+            return None
+        first, second = (_state_bytes_after_token(context) for _ in range(2))
+    finally:
+        llama.llama_free(context)
+    return SlotCost(bytes_per_token=second - first, bytes_per_slot=2 * first - second)
+
+
+def _state_bytes_after_token(context: Any) -> int:  # Any: a pointer
+    if llama.llama_decode(context, llama.llama_batch_get_one((llama.llama_token * 1)(0), 1)) != 0:
+        raise ModelFailed("llama.cpp cannot decode with this model.")
+    size: int = llama.llama_state_seq_get_size(context, 0)
+    return size
+
+
+def _host_bytes() -> int:
+    group = Path("/sys/fs/cgroup")
+    limit = _text(group / "memory.max", "max")
+    available = available_bytes(
+        _text(Path("/proc/meminfo"), ""), limit=limit, used=_text(group / "memory.current", "0")
+    )
+    return int(available * _CPU_SHARE)
+
+
+def _gpu() -> Any:  # Any: a pointer, or None
+    """The GPU this process was pinned to."""
+    return libggml.ggml_backend_dev_by_type(_GPU_DEVICE)
+
+
+def _device_bytes(device: Any) -> int:  # Any: a pointer
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+    return int(free.value * _GPU_SHARE)
+
+
+def _text(path: Path, otherwise: str) -> str:
+    return path.read_text() if path.is_file() else otherwise

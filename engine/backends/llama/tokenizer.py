@@ -1,0 +1,85 @@
+"""The GGUF's vocabulary: text to token ids and back."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp as llama
+
+from engine.backends.llama.gguf import metadata, start_llama
+from engine.errors import ModelFailed
+
+_MAX_PIECE: Final = 512
+
+
+class LlamaTokenizer:
+    """The GGUF's vocabulary. llama.cpp only reads it, so any thread may use it."""
+
+    def __init__(self, model: Any) -> None:  # Any: a pointer
+        self._vocab = llama.llama_model_get_vocab(model)
+        self.num_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
+        self._pieces: list[bytes | None] = [None] * self.num_vocab
+        self._ends = {token for token in range(self.num_vocab) if llama.llama_vocab_is_eog(self._vocab, token)}
+        self.bos_text = self.text(llama.llama_vocab_bos(self._vocab))
+        self.eos_text = self.text(llama.llama_vocab_eos(self._vocab))
+        self.special_texts = tuple(
+            text for token in range(self.num_vocab) if self._is_control(token) and (text := self.text(token))
+        )
+        template = llama.llama_model_chat_template(model, None)
+        self.chat_template = template.decode() if template else None
+        self.trained_context = int(metadata(model, "{}.context_length") or 0)  # tokens; 0: the file does not say
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """Every token that ends a generation."""
+        return sorted(self._ends)
+
+    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+        """See `engine.backends.base.Tokenizer`."""
+        data = text.encode()
+        room = len(data) + 8
+        tokens = (llama.llama_token * room)()
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, add_bos, special)
+        assert count >= 0, "a token is at least a byte"
+        return tokens[:count]
+
+    def piece(self, token: int) -> bytes:
+        """See `engine.backends.base.Tokenizer`."""
+        known = self._pieces[token]
+        if known is None:
+            buffer = ctypes.create_string_buffer(_MAX_PIECE)
+            size = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE, 0, False)
+            known = self._pieces[token] = buffer.raw[: max(size, 0)]
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """See `engine.backends.base.Tokenizer`."""
+        return token in self._ends
+
+    def _is_control(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_control(self._vocab, token)) or token in self._ends
+
+    def text(self, token: int) -> str:
+        """How the vocabulary spells a token; empty for no token."""
+        return llama.llama_vocab_get_text(self._vocab, token).decode(errors="replace") if token >= 0 else ""
+
+
+def load_vocabulary(path: str | Path) -> LlamaTokenizer:
+    """The tokenizer of a model file, chat template included; raises ModelFailed.
+
+    llama.cpp's memory is given back when the tokenizer is garbage.
+    """
+    if not Path(path).is_file():
+        raise ModelFailed(f"There is no model file {path}.")
+    start_llama()
+    parameters = llama.llama_model_default_params()
+    parameters.vocab_only = True
+    model = llama.llama_model_load_from_file(str(path).encode(), parameters)
+    if not model:
+        raise ModelFailed(f"{path} is not a model that llama.cpp can load.")
+    tokenizer = LlamaTokenizer(model)
+    weakref.finalize(tokenizer, llama.llama_model_free, model).atexit = False
+    return tokenizer

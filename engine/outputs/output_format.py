@@ -1,0 +1,81 @@
+"""What the answers of one model may hold, found once from its template and vocabulary: thoughts, and calls in its spelling.
+
+Knows a tokenizer and a template; makes the `AnswerSpec` of each request, for the stream that reads an answer and the
+decoder that constrains it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from engine.errors import InvalidPrompt
+from engine.outputs import reasoning as thought
+from engine.outputs.output_stream import AnswerSpec
+from engine.outputs.tool_formats import Tool, callable_tools, detect
+from engine.outputs.tool_grammar import Layout, with_thought, with_tools
+from engine.tokenizer import Tokenizer
+from engine.types import ChatPrompt, Constraint, Request, ToolMode
+
+_TAIL_TOKENS: Final = 16  # room for an opening mark that is spelled out, and spaces
+
+
+class AnswerFormat:
+    """Of one model. Safe for use beside the decoding thread."""
+
+    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
+        self._tokenizer = tokenizer
+        self.tool_format = detect(template, tokenizer.special_texts)
+        self.thought = thought.detect(template)
+        self._tokens = mark_tokens(tokenizer, (*(self.thought or ()), *self.tool_format.marks))
+        self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
+
+    def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> AnswerSpec:
+        """For a request whose prompt has these tokens; raises InvalidPrompt for tools that cannot be called."""
+        stop = (*request.stop, *stopwords)
+        if not isinstance(request.prompt, ChatPrompt):
+            return AnswerSpec(stop=stop, constraint=request.constraint)
+        tools = callable_tools(request, request.prompt.tools)
+        is_inside = self.opens_thought(prompt)
+        expected = (*(self.thought or ()), *(self.tool_format.marks if tools else ()))
+        return AnswerSpec(
+            stop=stop,
+            constraint=self._constraint(request, tools, is_inside=is_inside),
+            thought=self.thought,
+            is_inside=is_inside,
+            tool_format=self.tool_format if tools else None,
+            tool_names=tuple(tool.name for tool in tools),
+            marks={self._tokens[mark]: mark.encode() for mark in expected if mark in self._tokens},
+        )
+
+    def opens_thought(self, prompt: Sequence[int]) -> bool:
+        """Does the prompt end in an open thought, so that the answer begins inside it?"""
+        if self.thought is None:
+            return False
+        pieces = [self._marks.get(token) or self._tokenizer.piece(token) for token in prompt[-_TAIL_TOKENS:]]
+        return b"".join(pieces).rstrip().endswith(self.thought.open.encode())
+
+    def _constraint(self, request: Request, tools: list[Tool], *, is_inside: bool) -> Constraint | None:
+        # where a mark's token shows as text, the grammar spells it
+        tokens = {mark: token for mark, token in self._tokens.items() if not self._tokenizer.piece(token)}
+        layout = Layout(tokens=tokens, thought=self.thought, is_inside=is_inside)
+        try:
+            if tools:
+                return with_tools(
+                    self.tool_format,
+                    tools,
+                    layout,
+                    is_required=request.tool_choice.mode is ToolMode.REQUIRED,
+                    may_repeat=request.parallel_tool_calls,
+                    answer=request.constraint,
+                )
+            return with_thought(request.constraint, layout) if request.constraint is not None else None
+        except ValueError:
+            param = request.constraint.param if request.constraint is not None else None
+            raise InvalidPrompt("The schema of the answer is not JSON.", param=param) from None
+
+
+def mark_tokens(tokenizer: Tokenizer, marks: Iterable[str]) -> dict[str, int]:
+    """Those of the marks that the vocabulary holds as one token."""
+    found = {mark: tokenizer.encode(mark, special=True, add_bos=False) for mark in marks}
+    return {mark: tokens[0] for mark, tokens in found.items() if len(tokens) == 1}

@@ -1,0 +1,117 @@
+"""A model's thinking aloud: which marks surround it, and where in an answer it ends.
+
+Knows strings. A thought comes first in an answer or not at all; what looks like one later is content. The spaces around
+the marks belong to neither side.
+"""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Final, NamedTuple
+
+from engine.outputs.detokenizer import overlap
+
+
+class ThoughtMarks(NamedTuple):
+    """What opens and what closes a thought."""
+
+    open: str
+    close: str
+
+
+_KNOWN: Final = (
+    ThoughtMarks("<think>", "</think>"),
+    ThoughtMarks("[THINK]", "[/THINK]"),
+    ThoughtMarks("<thinking>", "</thinking>"),
+    ThoughtMarks("<seed:think>", "</seed:think>"),
+    ThoughtMarks("<|START_THINKING|>", "<|END_THINKING|>"),
+)
+
+
+def detect(template: str) -> ThoughtMarks | None:
+    """The marks a chat template mentions; a model whose template knows of no thoughts has none."""
+    return next((marks for marks in _KNOWN if marks.open in template or marks.close in template), None)
+
+
+class Split(NamedTuple):
+    """What some text brought."""
+
+    reasoning: str = ""
+    content: str = ""
+
+
+class _Place(Enum):
+    START = auto()
+    INSIDE = auto()
+    BEHIND = auto()
+    CONTENT = auto()
+
+
+class ThoughtSplitter:
+    """Splits one answer. `is_inside` as an argument: the prompt has opened the thought already."""
+
+    def __init__(self, marks: ThoughtMarks, *, is_inside: bool) -> None:
+        self.marks = marks
+        self._place = _Place.INSIDE if is_inside else _Place.START
+        self._has_begun = is_inside
+        self._is_blank = True  # nothing of the thought yet: spaces after its opening are left out
+        self._held = ""
+
+    @property
+    def is_inside(self) -> bool:
+        """Is the thought open?"""
+        return self._place is _Place.INSIDE
+
+    @property
+    def has_begun(self) -> bool:
+        """Is there, or was there, a thought?"""
+        return self._has_begun
+
+    @property
+    def is_over(self) -> bool:
+        """Will there be no more of a thought?"""
+        return self._place in (_Place.BEHIND, _Place.CONTENT)
+
+    def push(self, text: str) -> Split:
+        """Take some text; returns what is certain now."""
+        self._held += text
+        reasoning = ""
+        if self._place is _Place.START:
+            self._start()
+        if self._place is _Place.INSIDE:
+            reasoning = self._think()
+        if self._place is _Place.BEHIND:
+            self._held = self._held.lstrip()
+            self._place = _Place.CONTENT if self._held else _Place.BEHIND
+        if self._place is not _Place.CONTENT:
+            return Split(reasoning)
+        content, self._held = self._held, ""
+        return Split(reasoning, content)
+
+    def finish(self) -> Split:
+        """No more text will come: what was held back is what it looks like."""
+        held, self._held = self._held, ""
+        return Split(reasoning=held) if self.is_inside else Split(content=held)
+
+    def _start(self) -> None:
+        begin = self._held.lstrip()
+        if begin.startswith(self.marks.open):
+            self._held = begin.removeprefix(self.marks.open)
+            self._place, self._has_begun = _Place.INSIDE, True
+        elif not self.marks.open.startswith(begin):
+            self._place = _Place.CONTENT
+
+    def _think(self) -> str:
+        """What certainly belongs to the thought."""
+        if self._is_blank:
+            self._held = self._held.lstrip()
+        at = self._held.find(self.marks.close)
+        end = at if at >= 0 else len(self._held) - overlap(self._held, (self.marks.close,))
+        reasoning = self._held[:end].rstrip()
+        if at >= 0:
+            self._held = self._held[at + len(self.marks.close) :]
+            self._place = _Place.BEHIND
+        else:
+            self._held = self._held[len(reasoning) :]
+        self._is_blank = self._is_blank and not reasoning
+        return reasoning

@@ -1,0 +1,200 @@
+"""The grammar of an answer that may call tools, or think first: Lark text for llguidance.
+
+Knows llguidance's dialect and strings; compiles nothing. Marks that the vocabulary holds as one token are written as that
+token (`<[id]>`), since no text lexeme can match it; where a model might spell them out instead, both ways are in the grammar.
+Arguments follow their tool's JSON schema without any free white space, so they always parse and never wander.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Final
+
+from engine.errors import InvalidPrompt
+from engine.outputs.reasoning import ThoughtMarks
+from engine.outputs.tool_formats import Tool, ToolFormat
+from engine.structured.schema import SEPARATORS, closed
+from engine.types import Constraint, ConstraintKind
+
+_ANY: Final = r"/(.|\n)*/"
+_NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
+_SAYS_NOTHING: Final = frozenset({"type", "properties", "required", "title", "description", "$schema"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What surrounds an answer: which marks are tokens (text to id), and the thought that comes first if the model thinks.
+
+    `is_inside` says that the prompt has opened the thought already.
+    """
+
+    tokens: Mapping[str, int]
+    thought: ThoughtMarks | None = None
+    is_inside: bool = False
+
+
+def with_thought(constraint: Constraint, layout: Layout) -> Constraint:
+    """The same constraint where a thought may come first, which is free."""
+    if layout.thought is None:
+        return constraint
+    return _grammar(_start("answer", layout), [f"answer: {_embedded(constraint)}"], layout)
+
+
+def with_tools(
+    tool_format: ToolFormat,
+    tools: Sequence[Tool],
+    layout: Layout,
+    *,
+    is_required: bool,
+    may_repeat: bool,
+    answer: Constraint | None = None,
+) -> Constraint:
+    """Text or calls; only calls where they are required. `answer` is what the text must look like where there are no calls."""
+    rules = _calls(tool_format, tools, layout, may_repeat=may_repeat)
+    if is_required:
+        return _grammar(_start("calls", layout), rules, layout)
+    if answer is None:
+        return _grammar(_start("answer", layout), [*rules, *_text_or_calls(tool_format, tools, layout)], layout)
+    if not tool_format.trigger:
+        raise InvalidPrompt(
+            "This model's tool calls look like any JSON, so 'tools' cannot be combined with a structured answer; "
+            "set 'tool_choice' to 'none' or 'required'.",
+            param="tools",
+        )
+    return _grammar(_start("answer", layout), [*rules, f"answer: calls | {_embedded(answer)}"], layout)
+
+
+def _grammar(start: str, rules: Sequence[str], layout: Layout) -> Constraint:
+    thought = _thought(layout) if layout.thought is not None else []
+    lines = ["%llguidance {}", start, *rules, *thought, f"ANY: {_ANY}", r"GAP: /\n{1,2}/", ""]
+    return Constraint(kind=ConstraintKind.GRAMMAR, text="\n".join(lines))
+
+
+def _start(answer: str, layout: Layout) -> str:
+    if layout.thought is None:
+        return f"start: {answer}"
+    return f"start: inside GAP? {answer}" if layout.is_inside else f"start: {answer} | thought GAP? {answer}"
+
+
+def _calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout, *, may_repeat: bool) -> list[str]:
+    """`calls`: one or more, from the first character on. `rest` is all of it but the trigger."""
+    spell = _Speller(tool_format.marks, layout.tokens)
+    heads = [tool.name + tool_format.middle for tool in tools]
+    separator = tool_format.separator if may_repeat else None
+    more = "" if separator is None else f"({spell(separator + tool_format.open)} call)*"
+    if tool_format.trigger:
+        rules = [
+            f"calls: {spell(tool_format.trigger)} rest",
+            f"rest: {spell(tool_format.lead.removeprefix(tool_format.trigger))} call {more} {spell(tool_format.end)}",
+        ]
+    else:
+        prelude = f"{spell(tool_format.prelude)}?" if tool_format.prelude in layout.tokens else ""
+        rules = [
+            f"calls: {prelude} ({_either('first', tools)}) {spell(tool_format.close)} {more}",
+            *(f"first_{index}: FIRST_{index} arguments_{index}" for index in range(len(tools))),
+            # with all of the head in one lexeme: text that begins alike would swallow half of one
+            *(rf"FIRST_{index}: /\s{{0,2}}/ {_quoted(tool_format.lead + head)}" for index, head in enumerate(heads)),
+        ]
+    return [
+        *rules,
+        f"call: ({_either('call', tools)}) {spell(tool_format.close)}",
+        *(f"call_{index}: {spell(head)} arguments_{index}" for index, head in enumerate(heads)),
+        *(f"arguments_{index}: %json {_schema_of(tool)}" for index, tool in enumerate(tools)),
+    ]
+
+
+def _text_or_calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout) -> list[str]:
+    """`answer`: any text, but what begins like a call must be one, and what begins like a thought is none of ours."""
+    unless = "" if layout.thought is None else rf" & ~(/\s*/ {_quoted(layout.thought.open)} {_ANY})"
+    if tool_format.trigger:
+        return [
+            "answer: TEXT | lead rest",
+            f"TEXT: {_ANY}{unless}",
+            *_until("lead", tool_format.trigger, layout, text="TEXT", unless=unless),
+        ]
+    names = " | ".join(_quoted(tool.name) for tool in tools)
+    call = rf"/\s*/ {_quoted(tool_format.lead)} ({names}) {_quoted(tool_format.middle)} {_ANY}"
+    return ["answer: TEXT | calls", f"TEXT: {_ANY} & ~({call}){unless}"]
+
+
+def _thought(layout: Layout) -> list[str]:
+    """`thought`: from its opening mark; `inside`: from there to its closing mark."""
+    assert layout.thought is not None, "asked only for models that think"
+    opening = rf"OPENING: /\s*/ {_quoted(layout.thought.open)}"
+    token = layout.tokens.get(layout.thought.open)
+    way_in = "OPENING" if token is None else f"(<[{token}]> | OPENING)"
+    return [f"thought: {way_in} inside", opening, *_until("inside", layout.thought.close, layout, text="ANY")]
+
+
+def _until(rule: str, mark: str, layout: Layout, *, text: str, unless: str = "") -> list[str]:
+    """`rule`: everything up to the first `mark`, the mark included, whether it is a token or spelled out."""
+    token = layout.tokens.get(mark)
+    ways = f"{rule}_text" if token is None else f"{text} <[{token}]> | {rule}_text"
+    lexeme = f"UNTIL_{rule.upper()}"
+    return [
+        f"{rule}: {ways}",
+        f"{rule}_text[lazy]: {lexeme}",
+        f"{lexeme}: ({_ANY} {_quoted(mark)}){unless}",
+    ]
+
+
+def _either(rule: str, tools: Sequence[Tool]) -> str:
+    return " | ".join(f"{rule}_{index}" for index in range(len(tools)))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)
+
+
+class _Speller:
+    """Writes literal text, its marks as tokens where they are."""
+
+    def __init__(self, marks: Sequence[str], tokens: Mapping[str, int]) -> None:
+        self._tokens = tokens
+        present = [re.escape(mark) for mark in marks if mark in tokens]
+        self._marks = re.compile(f"({'|'.join(present)})") if present else None
+
+    def __call__(self, text: str) -> str:
+        parts = self._marks.split(text) if self._marks else [text]
+        return " ".join(
+            f"<[{self._tokens[part]}]>" if part in self._tokens else _quoted(part) for part in parts if part
+        )
+
+
+def _schema_of(tool: Tool) -> str:
+    """A tool's schema as llguidance reads it. Keywords that cannot be enforced are ignored, unless the tool is strict."""
+    schema: Mapping[str, Any] = tool.parameters  # Any: JSON
+    if not schema.get("properties") and _SAYS_NOTHING.issuperset(schema):
+        schema = _NO_PARAMETERS
+    return _json({**deepcopy(dict(schema)), "type": "object"}, is_lenient=not tool.is_strict)
+
+
+def _json(schema: Mapping[str, Any], *, is_lenient: bool = False) -> str:  # Any: JSON
+    options: dict[str, Any] = dict(SEPARATORS)  # Any: JSON
+    if is_lenient:
+        options["lenient"] = True
+    return json.dumps({**closed(dict(schema)), "x-guidance": options}, ensure_ascii=False)
+
+
+def _embedded(constraint: Constraint) -> str:
+    """A constraint as the body of a rule."""
+    match constraint.kind:
+        case ConstraintKind.JSON_OBJECT:
+            return f"%json {_json({'type': 'object'})}"
+        case ConstraintKind.JSON_SCHEMA:
+            schema = json.loads(constraint.text)
+            return f"%json {_json(schema) if isinstance(schema, dict) else json.dumps(schema)}"
+        case ConstraintKind.REGEX:
+            return "/" + re.sub(r"\\.|/", _escaped_slash, constraint.text, flags=re.DOTALL).replace("\n", r"\n") + "/"
+        case ConstraintKind.CHOICE:
+            return "(" + " | ".join(_quoted(choice) for choice in json.loads(constraint.text)) + ")"
+        case ConstraintKind.GRAMMAR:
+            return f"%lark {{\n{constraint.text}\n}}"
+
+
+def _escaped_slash(found: re.Match[str]) -> str:
+    return r"\/" if found[0] == "/" else found[0]

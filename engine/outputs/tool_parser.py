@@ -1,0 +1,229 @@
+"""From the text of an answer to the calls in it, while it is being written.
+
+Knows a `ToolFormat` and strings. Text that turns out to be no call is content, whatever it began like; the spaces between
+content and a call belong to neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import msgspec
+
+from engine.outputs.detokenizer import overlap
+from engine.outputs.tool_formats import ToolFormat
+from engine.types import ToolCall, ToolCallDelta
+
+
+class _Place(Enum):
+    """Where in the layout the next character stands."""
+
+    TEXT = auto()
+    NAME = auto()
+    ARGUMENTS = auto()
+    CLOSE = auto()
+    BETWEEN = auto()
+    AFTER = auto()
+
+
+@dataclass(slots=True)
+class ToolPart:
+    """What some text brought: content, and more of the calls."""
+
+    content: str = ""
+    calls: list[ToolCallDelta] = field(default_factory=list)
+
+
+def add_call(calls: list[ToolCallDelta], delta: ToolCallDelta) -> None:
+    """Append to deltas that leave together: one for each call is enough."""
+    last = calls[-1] if calls else None
+    if last is None or last.index != delta.index:
+        calls.append(delta)
+    else:
+        calls[-1] = msgspec.structs.replace(last, arguments=last.arguments + delta.arguments)
+
+
+class ToolParser:
+    """Parses one answer. Only calls of the tools in `names` are calls."""
+
+    def __init__(self, tool_format: ToolFormat, names: Sequence[str]) -> None:
+        self._format = tool_format
+        self._names = {f"{name}{tool_format.middle}{{": name for name in names}
+        self._leads = tuple({tool_format.lead, tool_format.prelude + tool_format.lead})
+        self._next_lead = None if tool_format.separator is None else tool_format.separator + tool_format.open
+        self._place = _Place.TEXT
+        self._lead = ""
+        self._held = ""
+        self._object = _ObjectEnd()
+        self._ids: list[tuple[str, str]] = []
+        self._arguments: list[list[str]] = []
+
+    @property
+    def calls(self) -> list[ToolCall]:
+        """The calls so far; the last one's arguments may be incomplete."""
+        return [
+            ToolCall(id=call_id, name=name, arguments="".join(pieces))
+            for (call_id, name), pieces in zip(self._ids, self._arguments, strict=True)
+        ]
+
+    def push(self, text: str) -> ToolPart:
+        """Take some text; returns what is certain now."""
+        part = ToolPart()
+        self._held += text
+        while self._step(part):
+            pass
+        return part
+
+    def finish(self) -> str:
+        """No more text will come: content that was held back. What only a call begins with is not content."""
+        held, self._held = self._held, ""
+        match self._place:
+            case _Place.TEXT:
+                begins_call = self._format.trigger and held.lstrip().startswith(self._format.trigger)
+                return "" if begins_call else held
+            case _Place.NAME:
+                return "" if self._format.trigger else self._lead + held
+            case _:
+                return ""
+
+    def _step(self, part: ToolPart) -> bool:
+        """Move on by one place; False when that needs more text."""
+        match self._place:
+            case _Place.TEXT:
+                return self._find_lead(part) if self._format.trigger else self._match_lead()
+            case _Place.NAME:
+                return self._match_name(part)
+            case _Place.ARGUMENTS:
+                return self._take_arguments(part)
+            case _Place.CLOSE:
+                return self._match_close()
+            case _Place.BETWEEN:
+                return self._match_next()
+            case _Place.AFTER:
+                part.content += self._held
+                self._held = ""
+                return False
+
+    def _find_lead(self, part: ToolPart) -> bool:
+        """A call may begin anywhere in the text: show what certainly comes before it."""
+        lead = self._format.lead
+        at = self._held.find(lead)
+        end = at if at >= 0 else len(self._held) - overlap(self._held, self._leads)
+        shown = self._held[:end].rstrip()
+        part.content += shown
+        if at < 0:
+            self._held = self._held[len(shown) :]
+            return False
+        self._begin_name(len(shown), at + len(lead))
+        return True
+
+    def _match_lead(self) -> bool:
+        """A call can only be the whole answer."""
+        begin = self._held.lstrip()
+        for lead in self._leads:
+            if begin.startswith(lead):
+                self._begin_name(0, len(self._held) - len(begin) + len(lead))
+                return True
+        self._place = _Place.TEXT if _begins_one(begin, self._leads) else _Place.AFTER
+        return self._place is _Place.AFTER
+
+    def _begin_name(self, start: int, end: int) -> None:
+        """The held text is a lead up to `end`; should no name follow, it is content from `start` on."""
+        self._lead, self._held = self._held[start:end], self._held[end:]
+        self._place = _Place.NAME
+
+    def _match_name(self, part: ToolPart) -> bool:
+        for head, name in self._names.items():
+            if self._held.startswith(head):
+                self._held = self._held[len(head) - 1 :]  # the brace begins the arguments
+                self._begin_call(name, part)
+                return True
+        if _begins_one(self._held, self._names):
+            return False
+        part.content += self._lead
+        self._place = self._text_place()
+        return True
+
+    def _begin_call(self, name: str, part: ToolPart) -> None:
+        call_id = self._format.new_call_id()
+        part.calls.append(ToolCallDelta(index=len(self._ids), id=call_id, name=name))
+        self._ids.append((call_id, name))
+        self._arguments.append([])
+        self._object = _ObjectEnd()
+        self._place = _Place.ARGUMENTS
+
+    def _take_arguments(self, part: ToolPart) -> bool:
+        end = self._object.find(self._held)
+        piece, self._held = self._held[:end], self._held[end:]
+        if piece:
+            self._arguments[-1].append(piece)
+            add_call(part.calls, ToolCallDelta(index=len(self._ids) - 1, arguments=piece))
+        if self._object.is_found:
+            self._place = _Place.CLOSE
+        return self._object.is_found
+
+    def _match_close(self) -> bool:
+        close = self._format.close
+        if self._held.startswith(close):
+            self._held = self._held[len(close) :]
+            self._place = _Place.BETWEEN
+            return True
+        if close.startswith(self._held):
+            return False
+        self._place = self._text_place()
+        return True
+
+    def _match_next(self) -> bool:
+        """After a call: another one, or the end of all of them, or text again."""
+        lead, end = self._next_lead, self._format.end
+        if lead is not None and self._held.startswith(lead):
+            self._begin_name(0, len(lead))
+            return True
+        if (lead or "").startswith(self._held) or (end and end.startswith(self._held) and self._held != end):
+            return False
+        self._held = self._held.removeprefix(end)
+        self._place = self._text_place()
+        return True
+
+    def _text_place(self) -> _Place:
+        return _Place.TEXT if self._format.trigger else _Place.AFTER
+
+
+class _ObjectEnd:
+    """Looks for the brace that closes a JSON object, over any number of pieces."""
+
+    def __init__(self) -> None:
+        self.is_found = False
+        self._depth = 0
+        self._is_string = False
+        self._is_escaped = False
+
+    def find(self, text: str) -> int:
+        """How many characters of `text` belong to the object."""
+        for index, character in enumerate(text):
+            if self._is_string:
+                self._take_in_string(character)
+            elif character == '"':
+                self._is_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]":
+                self._depth -= 1
+                if self._depth == 0:
+                    self.is_found = True
+                    return index + 1
+        return len(text)
+
+    def _take_in_string(self, character: str) -> None:
+        if self._is_escaped:
+            self._is_escaped = False
+        elif character == "\\":
+            self._is_escaped = True
+        elif character == '"':
+            self._is_string = False
+
+
+def _begins_one(text: str, words: Sequence[str] | dict[str, str]) -> bool:
+    return any(word.startswith(text) for word in words)

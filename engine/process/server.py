@@ -1,0 +1,274 @@
+"""The engine's process: `python -m engine.process.server CONFIG`, where CONFIG is an `EngineConfig` as JSON.
+
+Two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the intake thread, which renders and tokenises)
+and `output.sock` (ROUTER, owned by the loop's thread, so an answer crosses no thread on its way out).
+Exit codes are in `engine.process.exit_codes`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Final, NoReturn
+
+import msgspec
+import zmq
+
+from engine.backends.base import Backend
+from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
+from engine.config import Backend as BackendKind
+from engine.config import EngineConfig
+from engine.embedding import encode_inputs
+from engine.errors import EngineError, InvalidPrompt, ModelFailed
+from engine.inputs.input_processor import Intake
+from engine.inputs.prompt_encoder import PromptEncoder
+from engine.log import complain
+from engine.loop import Add, Call, Command, Embed, Engine, Output, Show, Stop
+from engine.process.exit_codes import Exit, give_up
+from engine.process.inflight_log import Ledger, Page
+from engine.process.protocol import (
+    Cancel,
+    EngineInfo,
+    FromEngine,
+    Hello,
+    Outputs,
+    Submit,
+    Tick,
+    ToEngine,
+    Watch,
+    Welcome,
+)
+from engine.process.watchdog import Watchdog
+from engine.structured.compiler import Grammars
+from engine.types import ChatPrompt, EmbedRequest, Failed, Request
+
+TICK_SECONDS: Final = 0.5
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class OutputSocket:
+    """Where answers leave: used by the loop's thread only."""
+
+    def __init__(self, path: Path) -> None:
+        path.unlink(missing_ok=True)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.bind(f"ipc://{path}")
+
+    def send(self, client: str, message: FromEngine) -> bool:
+        """False when this client is not connected."""
+        try:
+            self._socket.send_multipart((client.encode(), _encode(message)), zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+
+class Server:
+    """The engine with its sockets."""
+
+    def __init__(self, backend: Backend, config: EngineConfig) -> None:
+        self._config = config
+        self._backend = backend
+        self._boot_id = secrets.token_hex(8)
+        self._clients: set[str] = set()
+        encoder = PromptEncoder(backend.tokenizer, template=config.chat_template, context_size=config.context_size)
+        self._grammars = Grammars(
+            backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab, jump_forward=config.jump_forward
+        )
+        self._intake = Intake(encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size)
+        self._slow_intake = SlowIntake()
+        self._info = EngineInfo(
+            model=config.model,
+            build=backend.decoder.build,
+            context_size=config.context_size,
+            slots=backend.decoder.slots,
+            num_vocab=backend.tokenizer.num_vocab,
+            template_hash=encoder.template_hash,
+        )
+        folder = Path(config.endpoint)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._output = OutputSocket(folder / "output.sock")
+        self._submit_path = folder / "submit.sock"
+        self._ledger = Ledger(folder, self._boot_id)
+        self.engine = Engine(backend, config, self._emit, idle=self._tick, note=partial(self._ledger.note, Page.STEP))
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Serve until told to stop."""
+        self._grammars.prepare()
+        intake = partial(_whole, self._receive, Exit.DEAF)
+        threading.Thread(target=intake, name="intake", daemon=True).start()
+        Watchdog(lambda: self.engine.current_turn, self._config.hang_seconds).start()
+        _whole(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
+
+    def _receive(self) -> None:
+        """The intake thread."""
+        self._submit_path.unlink(missing_ok=True)
+        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
+        socket.setsockopt(zmq.RCVHWM, 0)
+        socket.bind(f"ipc://{self._submit_path}")
+        decoder = msgspec.msgpack.Decoder(ToEngine)
+        while True:
+            try:
+                self._dispatch(decoder.decode(socket.recv()))
+            except msgspec.MsgspecError as error:
+                complain(f"a message that is not ours was dropped: {error}\n")
+
+    def _dispatch(self, message: ToEngine) -> None:
+        match message:
+            case Hello(client=client):
+                self.engine.inbox.put(Call(lambda: self._welcome(client)))
+            case Submit(boot_id=boot_id) if boot_id == self._boot_id:
+                for request in message.requests:
+                    is_slow = isinstance(request, Request) and (request.constraint or _shows_tools(request))
+                    page = Page.SLOW_INTAKE if is_slow else Page.INTAKE
+                    take = partial(self._take, message.client, request, page)
+                    if is_slow:
+                        self._slow_intake.put((message.client, request.id), take)
+                    else:
+                        take()
+            case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
+                for request_id in message.request_ids:
+                    stop = partial(self.engine.inbox.put, Stop(message.client, [request_id]))
+                    self._slow_intake.after((message.client, request_id), stop)
+            case Watch(boot_id=boot_id) if boot_id == self._boot_id:
+                for request_id in message.request_ids:
+                    show = partial(self.engine.inbox.put, Show(message.client, [request_id]))
+                    self._slow_intake.after((message.client, request_id), show)
+
+    def _take(self, client: str, request: Request | EmbedRequest, page: Page) -> None:
+        """Everything about a request that can be done beside the decoding thread."""
+        try:
+            self._ledger.note(page, [(client, request.id)])
+            self.engine.inbox.put(self._command(client, request))
+        except MemoryError:
+            _out_of_memory()
+        except EngineError as error:
+            self._refuse(client, request.id, error)
+        except Exception:  # one request must not end the thread that all others need
+            complain(traceback.format_exc())
+            self._refuse(client, request.id, EngineError())
+        finally:
+            self._ledger.note(page, [])
+
+    def _refuse(self, client: str, request_id: str, error: EngineError) -> None:
+        failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
+        self.engine.inbox.put(Call(partial(self._emit, client, [failed])))
+
+    def _command(self, client: str, request: Request | EmbedRequest) -> Command:
+        """What the loop is told to do; raises an EngineError."""
+        if isinstance(request, EmbedRequest):
+            if (embedder := self._backend.embedder) is None:
+                raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
+            return Embed(client, request, encode_inputs(request, self._backend.tokenizer, embedder.max_tokens))
+        if not self._info.slots:
+            raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
+        return Add(self._intake.sequences(client, request))
+
+    def _welcome(self, client: str) -> None:
+        if self._output.send(client, Welcome(boot_id=self._boot_id, info=self._info)):
+            self._clients.add(client)
+
+    def _emit(self, client: str, items: list[Output]) -> None:
+        self._output.send(client, Outputs(boot_id=self._boot_id, items=items))
+
+    def _tick(self) -> None:
+        """Tell every client that the loop turns; forget those that are gone, and what they asked for."""
+        scheduler = self.engine.scheduler
+        tick = Tick(
+            boot_id=self._boot_id,
+            num_steps=self.engine.num_steps,
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+        )
+        for client in list(self._clients):
+            if not self._output.send(client, tick):
+                self._clients.discard(client)
+                self.engine.inbox.put(Stop(client, None))
+
+
+class SlowIntake:
+    """A thread beside the intake's for requests with a grammar to compile, which may take a second, in order of arrival."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "slow-intake")
+        self._waiting: set[tuple[str, str]] = set()  # the intake's thread adds, this one's removes
+
+    def put(self, key: tuple[str, str], take: Callable[[], None]) -> None:
+        """Take a request here."""
+        self._waiting.add(key)
+        self._pool.submit(self._run, key, take)
+
+    def after(self, key: tuple[str, str], action: Callable[[], None]) -> None:
+        """Do something about a request: now, or when it has been taken."""
+        if key in self._waiting:
+            self._pool.submit(action)
+        else:
+            action()
+
+    def _run(self, key: tuple[str, str], take: Callable[[], None]) -> None:
+        try:
+            take()
+        finally:
+            self._waiting.discard(key)
+
+
+def _whole(work: Callable[[], None], code: Exit) -> None:
+    """For a thread that the process is nothing without: when it fails, the process ends instead of living on as half of one."""
+    try:
+        work()
+    except MemoryError:
+        _out_of_memory()
+    except BaseException:
+        complain(traceback.format_exc())
+        give_up(code, f"the thread {threading.current_thread().name} has ended")
+
+
+def _out_of_memory() -> NoReturn:
+    """Without memory there is nothing to rely on; whoever starts the next engine knows from the ledger what this one was at."""
+    give_up(Exit.MEMORY, "out of memory")
+
+
+def _shows_tools(request: Request) -> bool:
+    return isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
+
+
+def load_backend(config: EngineConfig) -> Backend:
+    """The model the config names; raises ModelFailed."""
+    if config.backend is BackendKind.FAKE:
+        spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+        decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
+        return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
+    from engine.backends.llama.backend import LlamaBackend  # llama.cpp loads only where it is used
+
+    return LlamaBackend(config)
+
+
+def main() -> None:
+    """The process."""
+    config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    sys.setswitchinterval(0.0005)
+    try:
+        server = Server(load_backend(config), config)
+    except ModelFailed as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(Exit.MODEL)
+    server.run(stopping.is_set)
+    os._exit(0)  # daemon threads hold sockets; there is nothing left to save
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Slots: the lanes of the model's memory, what each holds, and which one already holds the longest start of a prompt.
+
+Knows token ids and slots. Knows nothing of text or models. A slot is free (nobody holds it; its history may still serve
+somebody), or held by a sequence that runs or is paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from engine.scheduler.sequence import Sequence
+
+_BLOCK: Final = 64
+_SHORT_TAIL: Final = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryTraits:
+    """What a model's memory allows.
+
+    `can_trim`: the end of a history can be removed; recurrent models cannot, so only a whole history is worth something.
+    `window`: how far back the model looks at most, 0 for everything; older positions may be gone (see `oldest`).
+    `is_split`: each slot has a stream of its own. Copying then costs, and slots side by side are computed together while a
+    gap between them costs a pass of its own.
+    """
+
+    can_trim: bool = True
+    window: int = 0
+    is_split: bool = False
+
+    @property
+    def least_copy(self) -> int:
+        """A copy is worth it for this many tokens that need no computing; it is free in unified memory."""
+        return 16 if self.is_split else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """After this, slot `target` holds exactly the first `length` tokens of slot `source`.
+
+    With `source == target` the rest is trimmed; a `length` of 0 clears the target.
+    """
+
+    source: int
+    target: int
+    length: int
+
+
+@dataclass(slots=True)
+class Slot:
+    """The first `num_valid` of `tokens` are in memory, computed for `tenant`; None is nobody, also where positions do not
+    match the tokens any more. `holder` runs or is paused here.
+    """
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    num_valid: int = 0
+    tenant: str | None = None
+    holder: Sequence | None = None
+    used_at: int = 0
+
+    def forget(self) -> None:
+        """It holds nothing any more."""
+        self.tokens, self.num_valid, self.tenant = [], 0, None
+
+
+class SlotTable:
+    """All slots. `oldest(slot)` is the first position that its memory still has: 0 unless a window has passed it."""
+
+    def __init__(self, number: int, traits: MemoryTraits, oldest: Callable[[int], int]) -> None:
+        self._slots = [Slot(index) for index in range(number)]
+        self._traits = traits
+        self._oldest = oldest
+
+    def __getitem__(self, index: int) -> Slot:
+        return self._slots[index]
+
+    def __iter__(self) -> Iterator[Slot]:
+        return iter(self._slots)
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def free(self) -> list[Slot]:
+        """Those nobody holds."""
+        return [slot for slot in self._slots if slot.holder is None]
+
+    def usable(self, slot: Slot, sequence: Sequence) -> int:
+        """How many tokens of a prompt this slot's memory spares: at least the last one is always computed."""
+        if slot.tenant != sequence.tenant or not slot.num_valid or sequence.is_scoring:
+            return 0
+        most = min(slot.num_valid, len(sequence.tokens) - 1)
+        length = common_prefix(slot.tokens, sequence.tokens, most)
+        if not self._traits.can_trim:
+            return length if length == slot.num_valid else 0
+        if self._traits.window and length < slot.num_valid:
+            oldest = self._oldest(slot.index)
+            return length if oldest == 0 or oldest <= length - self._traits.window else 0
+        return length
+
+    def choose(self, sequence: Sequence, running: set[int]) -> tuple[Slot, Slot, int] | None:
+        """Where a sequence should go: (source, target, length), as in `Fork`; None when no slot is free.
+
+        A free slot whose own history is the match is trimmed and used as it stands, when what would be lost is short;
+        else the match is copied to the free slot that is least worth keeping.
+        """
+        free = self.free()
+        if not free:
+            return None
+        lengths = [self.usable(slot, sequence) for slot in self._slots]
+        longest = max(lengths)
+        if longest < self._traits.least_copy:
+            target = min(free, key=lambda slot: self._worth(slot, running))
+            return target, target, 0
+        good = [slot for slot in free if longest - lengths[slot.index] < self._traits.least_copy]
+        here = min(good, key=lambda slot: self._worth(slot, running), default=None)
+        if here is not None and (len(free) == 1 or self._is_short_tail(here.num_valid - lengths[here.index], longest)):
+            return here, here, lengths[here.index]
+        source = self._slots[lengths.index(longest)]
+        others = [slot for slot in free if slot is not source] or free
+        return source, min(others, key=lambda slot: self._worth(slot, running)), longest
+
+    def _is_short_tail(self, tail: int, used: int) -> bool:
+        """May what follows the match be lost? A state that cannot be trimmed is itself lost when it goes on."""
+        return self._traits.can_trim and tail <= max(_SHORT_TAIL, used)
+
+    def _worth(self, slot: Slot, running: set[int]) -> tuple[int, int, bool, int, int]:
+        """What using this slot for something else would cost: the least is chosen.
+
+        In split memory that is first how scattered those who run would be, gaps between them being filled before the ends.
+        """
+        runs = span = 0
+        if self._traits.is_split:
+            together = running | {slot.index}
+            runs, span = count_runs(together), max(together) - min(together)
+        return runs, span, slot.num_valid > 0, slot.used_at, slot.index
+
+
+def common_prefix(one: list[int], other: list[int], most: int) -> int:
+    """Length of the common start, at most `most`; compares blocks, so it runs at the speed of C."""
+    at = 0
+    while at + _BLOCK <= most and one[at : at + _BLOCK] == other[at : at + _BLOCK]:
+        at += _BLOCK
+    while at < most and one[at] == other[at]:
+        at += 1
+    return at
+
+
+def count_runs(slots: set[int]) -> int:
+    """How many runs of neighbours these slots form: each is a pass of its own in split memory."""
+    return sum(slot - 1 not in slots for slot in slots)

@@ -1,0 +1,75 @@
+"""One step: what is copied between slots, which tokens are computed, and what came of it. Values only.
+
+What a step makes for each sequence is a `msgspec.Struct`, which costs a tenth of a frozen dataclass to make.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+
+from engine.errors import EngineError
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.slots import Fork
+from engine.types import TokenLogprob
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """Make room in a full slot: drop `discard` positions after the first `keep`, and move the rest down."""
+
+    slot: int
+    keep: int
+    discard: int
+
+
+class Entry(msgspec.Struct, frozen=True, gc=False):
+    """`tokens` of a sequence at positions `start`… in its slot; the last `num_rows` of them give logits.
+
+    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same. Where `is_scored`,
+    every token is a row, since the prompt's own probabilities are asked for.
+    """
+
+    sequence: Sequence
+    slot: int
+    start: int
+    tokens: list[int]
+    num_rows: int
+    num_drafts: int = 0
+    is_scored: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Memory operations in order, then entries in the order they are computed in, never more tokens than the budget."""
+
+    entries: list[Entry]
+    forks: list[Fork] = field(default_factory=list)
+    shifts: list[Shift] = field(default_factory=list)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the whole step."""
+        return sum(len(entry.tokens) for entry in self.entries)
+
+    @property
+    def sampled(self) -> list[Entry]:
+        """Entries that give new tokens, in batch order."""
+        return [entry for entry in self.entries if entry.num_rows]
+
+
+class Sampled(msgspec.Struct, frozen=True, gc=False):
+    """New tokens of one entry: accepted drafts, then the one sampled, then those its constraint forces.
+
+    `logprobs` are of the sampled ones, in order, where they were asked for, `prompt_logprobs` of the tokens that were read. A
+    chunk of a prompt that is only scored brings no token. `is_complete`: the constraint allows no more.
+    `failure`: the answer cannot go on; the others of the step can.
+    """
+
+    tokens: list[int]
+    num_accepted: int = 0
+    logprobs: list[TokenLogprob] = []
+    prompt_logprobs: list[TokenLogprob] = []
+    is_complete: bool = False
+    failure: EngineError | None = None

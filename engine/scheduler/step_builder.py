@@ -1,0 +1,105 @@
+"""What goes into a step: the tokens of everybody who decodes, and pieces of prompts under a budget.
+
+Knows running sequences and budgets; nothing of queues. A step has at most `batch_tokens`, of which `prefill_tokens` of prompts;
+each sequence that decodes has its share of the former, so that forced tokens and guesses of all of them always fit.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from engine.scheduler.kv_cache import slot_of
+from engine.scheduler.ngram_proposer import PromptLookup
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.step import Entry
+from engine.scheduler.step_order import arranged
+from engine.types import Priority
+
+# Rows of logits a step has beyond one (and its drafts) for each slot: for a prompt whose own probabilities are asked for.
+SCORED_ROWS: Final = 32
+_INTERACTIVE_SHARE: Final = 4
+_MAX_FORCED: Final = 64
+_FEW: Final = 2
+
+
+class Composer:
+    """Entries of steps. At most `slots` sequences are in one."""
+
+    def __init__(
+        self, *, slots: int, context_size: int, batch_tokens: int, prefill_tokens: int, max_drafts: int
+    ) -> None:
+        assert batch_tokens >= slots, "every slot must be able to decode in one step"
+        self._context_size = context_size
+        self._batch_tokens = batch_tokens
+        self._prefill_tokens = prefill_tokens
+        share = batch_tokens // slots if slots else 1
+        self._max_forced = min(_MAX_FORCED, share)
+        self._max_drafts = min(max_drafts, share - 1)
+        self._lookups: dict[Sequence, PromptLookup] = {}
+
+    def compose(self, running: list[Sequence]) -> list[Entry]:
+        """In the order in which split memory computes them in few passes."""
+        decoding = [sequence for sequence in running if not sequence.is_reading]
+        entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
+        budget = self._batch_tokens - sum(len(entry.tokens) for entry in entries)
+        reading = [sequence for sequence in running if sequence.is_reading]
+        entries += self._read_all(reading, min(budget, self._reading_budget(decoding)))
+        return arranged(entries)
+
+    def judge(self, sequence: Sequence, num_accepted: int) -> None:
+        """So many of its last guesses were right."""
+        if (lookup := self._lookups.get(sequence)) is not None:
+            lookup.judge(num_accepted)
+
+    def forget(self, sequence: Sequence) -> None:
+        """It is over."""
+        self._lookups.pop(sequence, None)
+
+    def _decode(self, sequence: Sequence, num_decoding: int) -> Entry:
+        start = sequence.num_computed
+        tokens = sequence.tokens[start : start + self._max_forced]
+        is_last = start + len(tokens) == len(sequence.tokens)
+        drafts = self._drafts(sequence) if is_last and num_decoding <= _FEW and len(tokens) == 1 else []
+        rows = 1 + len(drafts) if is_last else 0
+        return Entry(sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafts, rows, len(drafts))
+
+    def _drafts(self, sequence: Sequence) -> list[int]:
+        """Guesses at what comes next, for a sequence that decodes (nearly) alone and so leaves the processor idle."""
+        if not self._max_drafts or sequence.constraint is not None:
+            return []
+        lookup = self._lookups.get(sequence)
+        if lookup is None:
+            lookup = self._lookups[sequence] = PromptLookup(sequence.tokens)
+        room = self._context_size - (len(sequence.tokens) - sequence.num_shifted) - 1
+        if sequence.max_tokens is not None:
+            room = min(room, sequence.max_tokens - sequence.num_generated - 1)
+        return lookup.propose(min(self._max_drafts, room))
+
+    def _reading_budget(self, decoding: list[Sequence]) -> int:
+        """Prompts are read in smaller pieces while somebody watches an answer grow."""
+        if any(sequence.priority is Priority.CHAT for sequence in decoding):
+            return max(1, self._prefill_tokens // _INTERACTIVE_SHARE)
+        return self._prefill_tokens
+
+    def _read_all(self, reading: list[Sequence], budget: int) -> list[Entry]:
+        """Pieces of prompts: chat alone while there is any, each group in order of admission."""
+        chat = [sequence for sequence in reading if sequence.priority is Priority.CHAT]
+        entries: list[Entry] = []
+        for sequence in sorted(chat or reading, key=lambda sequence: sequence.admission):
+            if budget <= 0:
+                break
+            if sequence.is_scoring and any(entry.is_scored for entry in entries):
+                continue  # rows are dear: one at a time
+            entry = self._read(sequence, min(budget, SCORED_ROWS) if sequence.is_scoring else budget)
+            entries.append(entry)
+            budget -= len(entry.tokens)
+        return entries
+
+    def _read(self, sequence: Sequence, budget: int) -> Entry:
+        start, end = sequence.num_computed, len(sequence.tokens)
+        if sequence.snapshot_at is not None and start < sequence.snapshot_at:
+            end = sequence.snapshot_at
+        tokens = sequence.tokens[start : min(end, start + budget)]
+        rows = len(tokens) if sequence.is_scoring else int(start + len(tokens) == len(sequence.tokens))
+        place = start - sequence.num_shifted
+        return Entry(sequence, slot_of(sequence), place, tokens, rows, is_scored=sequence.is_scoring)

@@ -1,0 +1,58 @@
+"""In which order a step's entries are computed, so that split memory takes few passes over the weights. Pure.
+
+llama.cpp computes streams side by side as long as each has a token left, and only while the next one's slot follows (its
+`split_equal`): an entry that is the shortest ends a pass for all, and parts those to its left from those to its right.
+
+    in order of slots       ■■■■■■■■        by kind, the last first    ■■■■■■■■
+    slot 0  answer          1                                          2
+    slot 1  answer          1                                          2
+    slot 2  a prompt        1222222…                                   1111111…
+    slot 3  a prompt        1222222…                                   1111111…
+
+Two passes either way, but on the right a prompt is read in one piece, which llama.cpp's attention does in tiles if it has 64
+tokens or more. Where answers are on both sides of a prompt, only the order of slots computes them in one pass.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from engine.scheduler.step import Entry
+
+
+def arranged(entries: list[Entry]) -> list[Entry]:
+    """The entries in the order that takes fewer passes."""
+    in_order = sorted(entries, key=lambda entry: entry.slot)
+    if len({len(entry.tokens) for entry in entries}) < 2:
+        return in_order
+    runs = _runs(in_order)
+    if _num_passes([(entry.slot, len(entry.tokens)) for entry in in_order], most=len(runs)) < len(runs):
+        return in_order
+    return [entry for run in reversed(runs) for entry in run]
+
+
+def _runs(entries: list[Entry]) -> list[list[Entry]]:
+    """Entries of neighbouring slots with as many tokens each."""
+    runs = [[entries[0]]]
+    for last, entry in pairwise(entries):
+        if entry.slot == last.slot + 1 and len(entry.tokens) == len(last.tokens):
+            runs[-1].append(entry)
+        else:
+            runs.append([entry])
+    return runs
+
+
+def _num_passes(left: list[tuple[int, int]], *, most: int) -> int:
+    """How many passes the order of slots takes, counted up to `most`; `left` are slots and their numbers of tokens."""
+    passes = 0
+    while left and passes < most:
+        passes += 1
+        chain = [left[0]]
+        for slot, length in left[1:]:
+            if slot == chain[-1][0] + 1:
+                chain.append((slot, length))
+        done = min(length for _, length in chain)
+        computed = {slot for slot, _ in chain}
+        left = [(slot, length - done * (slot in computed)) for slot, length in left]
+        left = [(slot, length) for slot, length in left if length]
+    return passes

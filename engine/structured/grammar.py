@@ -1,0 +1,141 @@
+"""Compiled grammars, and the state of an answer that follows one: which tokens may come next.
+
+Grammar.start() -> GrammarState: fill_mask -> sample -> accept, which returns the tokens that are forced to follow
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import numpy as np
+from llguidance import LLMatcher, LLTokenizer
+from numpy.typing import NDArray
+
+from engine.errors import ConstraintFailed
+from engine.structured.matcher import compile_matcher, explain
+
+_Result = TypeVar("_Result")
+
+
+class Grammar:
+    """A compiled constraint, shared by all answers that follow it.
+
+    llguidance makes its lexer's states when an answer first reaches them. All copies of a matcher share them, and there is
+    a limit: a grammar that has many can be used up by its answers, and is then compiled anew.
+    """
+
+    def __init__(self, tokenizer: LLTokenizer, text: str, *, jump_forward: bool) -> None:
+        self.end_tokens: Final = frozenset(tokenizer.eos_tokens)
+        self.jump_forward: Final = jump_forward
+        self._tokenizer = tokenizer
+        self._text = text
+        self._base = compile_matcher(tokenizer, text)
+
+    def start(self, *, jumps: bool = True) -> GrammarState:
+        """The state before the first token; without `jumps`, this answer is forced nothing."""
+        return GrammarState(self, self._base, jumps=jumps and self.jump_forward)
+
+    def renewed(self, worn: LLMatcher) -> LLMatcher:
+        """A matcher whose lexer is not used up as `worn` is: the present one, or a new one for everybody."""
+        if self._base is worn:
+            self._base = compile_matcher(self._tokenizer, self._text)
+        return self._base
+
+
+class GrammarState:
+    """How far one answer has come in its grammar. Owned by the loop's thread.
+
+    Each method raises ConstraintFailed where the grammar cannot go on; the answer must then fail, since nothing would
+    hold it any more.
+    """
+
+    __slots__ = ("_base", "_grammar", "_is_retried", "_jumps", "_matcher", "_tokens")
+
+    def __init__(self, grammar: Grammar, base: LLMatcher, *, jumps: bool) -> None:
+        self._grammar = grammar
+        self._jumps = jumps
+        self._base = base
+        self._matcher = base.deep_copy()
+        self._tokens: list[int] = []
+        self._is_retried = False
+
+    @property
+    def is_finished(self) -> bool:
+        """Can nothing but the end follow? A grammar may also be finished at its start."""
+        return self._matcher.is_stopped()
+
+    @property
+    def end_token(self) -> int:
+        """A token that ends the answer."""
+        return min(self._grammar.end_tokens)
+
+    @property
+    def may_end(self) -> bool:
+        """Is what has come so far all that was asked for?"""
+        return self._matcher.is_accepting()
+
+    @property
+    def error(self) -> str | None:
+        """Why this state cannot go on."""
+        return explain(self._matcher.get_error()) if self._matcher.is_error() else None
+
+    def fill_mask(self, row: NDArray[np.int32]) -> None:
+        """Set bit `token % 32` of word `token // 32` for each token that may come next, end tokens included.
+
+        `row` is contiguous, of (num_vocab + 31) // 32 words.
+        """
+        assert row.flags.c_contiguous, "a row of a mask"
+        pointer, num_bytes = row.ctypes.data, row.nbytes
+        self._run(lambda matcher: matcher.unsafe_compute_mask_ptr(pointer, num_bytes))
+
+    def allows(self, token: int) -> bool:
+        """May this token come next? Far cheaper than a mask, for a token that was sampled without one."""
+        if self.is_finished:
+            return token in self._grammar.end_tokens
+        return self._run(lambda matcher: matcher.validate_tokens([token])) == 1
+
+    def accept(self, token: int) -> list[int]:
+        """Take the next token. Returns those that must follow it, which are taken too."""
+        self._take([token])
+        return self.jump()
+
+    def jump(self) -> list[int]:
+        """Take the tokens that must come next, and return them: at the start, what every answer begins with.
+
+        There may be thousands; the caller cuts them at its own limits, and ends the answer there.
+        """
+        if not self._jumps:
+            return []
+        forced = self._run(lambda matcher: matcher.compute_ff_tokens())
+        if forced:
+            self._take(forced)
+        return forced
+
+    def _take(self, tokens: list[int]) -> None:
+        self._run(lambda matcher: matcher.consume_tokens(tokens))
+        self._tokens += tokens
+        if self._matcher.is_stopped() and not self._matcher.is_accepting():
+            raise ConstraintFailed("The answer came to a place from which its constraint cannot be met.")
+
+    def _run(self, step: Callable[[LLMatcher], _Result]) -> _Result:
+        """A step of the matcher, tried again on a fresh one: the fault may be with answers that shared the old one."""
+        result = step(self._matcher)
+        if self._matcher.is_error():
+            self._retry()
+            result = step(self._matcher)
+            self._check()
+        return result
+
+    def _retry(self) -> None:
+        if self._is_retried:
+            self._check()
+        self._is_retried = True
+        self._base = self._grammar.renewed(self._base)
+        self._matcher = self._base.deep_copy()
+        self._matcher.consume_tokens(self._tokens)
+        self._check()
+
+    def _check(self) -> None:
+        if self.error is not None:
+            raise ConstraintFailed(f"The answer could not be held to its constraint: {self.error}")

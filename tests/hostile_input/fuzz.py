@@ -1,0 +1,186 @@
+"""The fuzzer at full speed: `python -m tests.hostile_input.fuzz --requests 100000 [--seed 1]`.
+
+Starts a stack of its own. A fifth of the number goes in as lines of batches, up to 5,000 a file; the rest as requests, many at a
+time. Prints what was answered, and the memory of each process before and after; fails on any 5xx, hang, echo or line that is
+not answered for, on a process that died, and on memory that grows from the first half to the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import httpx2
+
+from core.settings import MIB
+from tests.hostile_input.judging import complaint, unaccounted
+from tests.hostile_input.mutations import (
+    BATCHABLE,
+    Fuzzed,
+    body_request,
+    create_request,
+    form_request,
+    line_with_odd_body,
+    odd_line,
+)
+from tests.hostile_input.target import Target
+
+IN_FLIGHT: Final = 32
+HANG_SECONDS: Final = 60
+LINES_PER_BATCH: Final = 5000
+BATCH_SECONDS: Final = 600
+MOST_GROWTH_BYTES: Final = 64 * MIB
+_MOST_SHOWN: Final = 20
+
+
+@dataclass
+class Tally:
+    """What came back."""
+
+    answers: Counter[str] = field(default_factory=Counter)
+    complaints: list[str] = field(default_factory=list)
+    slowest: tuple[float, str] = (0.0, "")  # seconds, and what took them
+
+    def complain(self, what: str) -> None:
+        """Remember it, and say it while it runs."""
+        self.complaints.append(what)
+        if len(self.complaints) <= _MOST_SHOWN:
+            say(f"! {what[:1000]}")
+
+
+def say(text: str) -> None:
+    """At once, so that a long run can be followed."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def draw(rng: Random, file_id: str) -> Fuzzed:
+    """One request: mostly bodies."""
+    kind = rng.random()
+    if kind < 0.7:
+        return body_request(rng)
+    return form_request(rng) if kind < 0.9 else create_request(rng, file_id)
+
+
+async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
+    """Send it and judge the answer."""
+    headers = {"content-type": request.content_type.encode()} if request.content_type else {}
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(HANG_SECONDS):  # in all: a stream that only says that it is alive hangs too
+            answer = await http.post(request.path, content=request.content, headers=headers)
+    except (TimeoutError, httpx2.TimeoutException):
+        tally.complain(f"hang: {request}")
+        return
+    except httpx2.TransportError as error:
+        tally.complain(f"{type(error).__name__}: {request}")
+        return
+    tally.slowest = max(tally.slowest, (time.monotonic() - began, f"{request.path} {request.content[:200]!r}"))
+    told = complaint(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+    if told is not None:
+        tally.complain(f"{told} of {request}")
+    code = answer.json()["error"]["code"] if answer.status_code >= 400 and told is None else ""
+    tally.answers[f"{answer.status_code} {request.path} {code}".rstrip()] += 1
+
+
+async def send_all(target: Target, seed: int, number: int, file_id: str, tally: Tally) -> None:
+    """Many at a time."""
+    rng = Random(seed)
+    left = iter(range(number))
+    limits = httpx2.Limits(max_connections=IN_FLIGHT)
+    headers = {"authorization": f"Bearer {target.owner.text}"}
+    async with httpx2.AsyncClient(base_url=target.url, headers=headers, timeout=HANG_SECONDS, limits=limits) as http:
+
+        async def one_after_another() -> None:
+            for _ in left:
+                await send(http, draw(rng, file_id), tally)
+
+        await asyncio.gather(*[one_after_another() for _ in range(IN_FLIGHT)])
+
+
+def run_lines(target: Target, seed: int, number: int, tally: Tally) -> None:
+    """One batch whose every line must be answered for, and one small file of lines of which nothing need be right."""
+    rng = Random(seed)
+    url = BATCHABLE[seed % len(BATCHABLE)]
+    names = [f"l{n}" for n in range(number)]
+    batch = target.batch_of(
+        b"\n".join(line_with_odd_body(rng, name, url) for name in names), url, seconds=BATCH_SECONDS
+    )
+    tally.answers[f"batch {url} {batch.status}"] += 1
+    if batch.status != "completed":
+        tally.complain(f"a batch of good envelopes is {batch.status}: {batch.errors}")
+        return
+    output, errors = target.results(batch.output_file_id), target.results(batch.error_file_id)
+    told = unaccounted(names, batch.request_counts, output, errors)
+    if told is not None:
+        tally.complain(told)
+    tally.answers[f"lines {url} 200"] += len(output)
+    for line in errors:
+        response = line["response"] or {"status_code": 0, "body": {"error": line["error"]}}
+        tally.answers[f"lines {url} {response['status_code']} {response['body']['error']['code']}"] += 1
+    odd = target.batch_of(b"\n".join(odd_line(rng, n, url) for n in range(50)), url, seconds=BATCH_SECONDS)
+    tally.answers[f"batch of odd lines {odd.status}"] += 1
+
+
+def memory(target: Target) -> dict[str, int]:
+    """Resident bytes by process."""
+    return {name: process.memory_info().rss for name, process in target.programs().items()}
+
+
+def fuzz(target: Target, requests: int, seed: int) -> Tally:
+    """Two halves alike, so that growth can be told from warming up."""
+    tally = Tally()
+    file_id = target.upload(b"{}\n")
+    levels = [memory(target)]
+    num_lines = requests // 5
+    for half in range(2):
+        began = time.monotonic()
+        asyncio.run(send_all(target, seed + half, (requests - num_lines) // 2, file_id, tally))
+        say(f"half {half + 1}: requests in {time.monotonic() - began:.0f} s")
+        sizes = [LINES_PER_BATCH] * (num_lines // 2 // LINES_PER_BATCH) or [max(1, num_lines // 2)]
+        for number, size in enumerate(sizes):
+            run_lines(target, seed + 100 * half + number, size, tally)
+        levels.append(memory(target))
+        seconds, what = tally.slowest
+        say(f"half {half + 1}: {time.monotonic() - began:.0f} s; slowest {seconds:.1f} s: {what}")
+    for name in levels[0]:
+        sizes_mib = [level[name] / MIB if name in level else None for level in levels]
+        say(
+            "MiB before, half, after: " + " ".join("gone" if s is None else f"{s:.0f}" for s in sizes_mib) + f"  {name}"
+        )
+        if None in sizes_mib:
+            tally.complain(f"a process died: {name}")
+        elif levels[2][name] - levels[1][name] > MOST_GROWTH_BYTES:
+            tally.complain(f"a process grows: {name}")
+    target.check_alive()
+    return tally
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="Throw requests and lines that nobody wrote at a stack of one's own.")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        target = Target(Path(folder))
+        try:
+            tally = fuzz(target, arguments.requests, arguments.seed)
+        finally:
+            target.close()
+    for what, number in sorted(tally.answers.items()):
+        say(f"{number:>8} {what}")
+    say(f"{sum(tally.answers.values())} answers, {len(tally.complaints)} complaints, seed {arguments.seed}")
+    sys.exit(bool(tally.complaints))
+
+
+if __name__ == "__main__":
+    main()

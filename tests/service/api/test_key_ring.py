@@ -1,0 +1,204 @@
+"""The key ring, with a clock in hand: what it remembers, for how long, and whom it lets in while there is no key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+from sqlalchemy import Engine, event, func, text, update
+
+from api.services.key_ring import KEYLESS, Caller, KeyRing
+from cli.stack.services import Services
+from core import ids
+from core.api_keys import KEY, NewKey, Scope, new_key
+from core.errors import ApiError, ConfigError
+from core.settings import Settings
+from db import keys
+from db.connections import async_database_engine
+from db.keys import check_exposure
+from db.tables import DEFAULT_TENANT, ApiKey
+
+HERE = "127.0.0.1"
+ELSEWHERE = "203.0.113.9"
+
+
+@pytest.fixture
+def no_keys(migrated: Engine):
+    """A database without keys, before and after."""
+    forget = text("TRUNCATE api_keys")
+    with migrated.begin() as connection:
+        connection.execute(forget)
+    yield migrated
+    with migrated.begin() as connection:
+        connection.execute(forget)
+
+
+def make(engine: Engine) -> tuple[str, NewKey]:
+    made, key_id = new_key(), ids.new_id(KEY)
+    with engine.begin() as connection:
+        connection.execute(
+            keys.insert_key(id=key_id, tenant_id=DEFAULT_TENANT, name="", prefix=made.prefix, digest=made.digest)
+        )
+    return key_id, made
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+Play = Callable[[KeyRing, Clock, list[str]], Awaitable[None]]
+
+
+def play(services: Services, scene: Play, *, open_without_keys: bool = False) -> None:
+    """Run a scene with a fresh ring; the list holds the statements it has sent."""
+
+    async def run() -> None:
+        engine = async_database_engine(services.database_url, pool_size=1)
+        asked: list[str] = []
+        event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+        clock = Clock()
+        ring = KeyRing(engine, cache_seconds=5, open_without_keys=open_without_keys, clock=clock)
+        try:
+            await scene(ring, clock, asked)
+        finally:
+            await engine.dispose()
+
+    asyncio.run(run())
+
+
+async def status(ring: KeyRing, key: str | None, peer: str | None = HERE) -> Caller | int:
+    try:
+        return await ring.identify(key, peer)
+    except ApiError as error:
+        return error.problem.status
+
+
+def test_a_revoked_key_ends_within_the_seconds_it_is_remembered(services: Services, no_keys: Engine) -> None:
+    key_id, made = make(no_keys)
+
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        caller = await ring.identify(made.text, ELSEWHERE)
+        assert (caller.key_id, caller.scopes) == (key_id, {Scope.INFERENCE, Scope.FILES})
+        with no_keys.begin() as connection:
+            connection.execute(keys.revoke_key(key_id)).one()
+        clock.now += 5
+        assert await status(ring, made.text) == 401
+
+    play(services, scene)
+
+
+def test_a_key_that_is_used_again_costs_no_query_nor_does_a_wrong_one(services: Services, no_keys: Engine) -> None:
+    _, made = make(no_keys)
+
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        for _ in range(5):
+            await ring.identify(made.text, HERE)
+            assert await status(ring, "sk-wrong") == 401
+        assert len([statement for statement in asked if "api_keys" in statement]) == 3
+
+    play(services, scene)
+
+
+def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
+    services: Services, no_keys: Engine
+) -> None:
+    """Whoever measures answers learns nothing either: each costs one digest and one question, and none when asked again."""
+    (revoked_id, revoked), (_, expired) = make(no_keys), make(no_keys)
+    with no_keys.begin() as connection:
+        connection.execute(keys.revoke_key(revoked_id)).one()
+        end = update(ApiKey).where(ApiKey.digest == expired.digest).values(expires_at=func.now())
+        connection.execute(end)
+    well_formed = new_key().text
+    wrong = [
+        None,
+        "nonsense",
+        "sk-\x00",
+        "sk-\xff\u043a",
+        "' OR 1=1 --",
+        "x" * 100_000,
+        well_formed,
+        revoked.text,
+        expired.text,
+    ]
+
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        assert await status(ring, "the first question asks whether there is any key") == 401
+        answers = set()
+        for key in wrong:
+            asked.clear()
+            for _ in range(2):
+                with pytest.raises(ApiError) as caught:
+                    await ring.identify(key, ELSEWHERE)
+                answers.add((caught.value.problem, *caught.value.headers.items()))
+            assert len([statement for statement in asked if "api_keys" in statement]) == 1, key
+        assert len(answers) == 1
+
+    play(services, scene)
+
+
+def test_wrong_keys_without_end_do_not_fill_the_memory(services: Services, no_keys: Engine, monkeypatch) -> None:
+    monkeypatch.setattr("api.services.key_ring._MOST_REMEMBERED", 10)
+    _, made = make(no_keys)
+
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        for number in range(30):
+            assert await status(ring, f"sk-{number}") == 401
+        assert len(ring._known) == 10
+        assert isinstance(await status(ring, made.text), Caller)
+
+    play(services, scene)
+
+
+def test_only_this_machine_comes_in_without_keys_and_nobody_once_there_was_one(
+    services: Services, no_keys: Engine
+) -> None:
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        assert [await status(ring, None, peer) for peer in (HERE, "::1", ELSEWHERE, None)] == [
+            KEYLESS,
+            KEYLESS,
+            401,
+            401,
+        ]
+        key_id, _ = make(no_keys)
+        with no_keys.begin() as connection:
+            connection.execute(keys.revoke_key(key_id)).one()
+        clock.now += 5
+        assert await status(ring, None) == 401
+
+    play(services, scene)
+
+
+def test_an_open_door_that_was_asked_for_by_name_lets_everybody_in(services: Services, no_keys: Engine) -> None:
+    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+        assert await status(ring, None, ELSEWHERE) == KEYLESS
+
+    play(services, scene, open_without_keys=True)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-server"])
+def test_listening_to_others_needs_a_key_or_the_setting(no_keys: Engine, host: str) -> None:
+    with no_keys.connect() as connection:
+        with pytest.raises(ConfigError, match="MILLRACE_OPEN_WITHOUT_KEYS"):
+            check_exposure(connection, Settings(host=host))
+        check_exposure(connection, Settings(host=host, open_without_keys=True))
+    make(no_keys)
+    with no_keys.connect() as connection:
+        check_exposure(connection, Settings(host=host))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
+def test_listening_to_this_machine_needs_none(no_keys: Engine, host: str) -> None:
+    with no_keys.connect() as connection:
+        check_exposure(connection, Settings(host=host))
+
+
+def test_a_key_is_hard_to_guess_and_not_printed_by_accident() -> None:
+    made, other = new_key(), new_key()
+    assert made.text != other.text
+    assert len(made.text.rpartition("-")[2]) == 64
+    assert made.text not in repr(made)
+    assert made.text.startswith(f"{made.prefix}-")

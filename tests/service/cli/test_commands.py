@@ -1,0 +1,177 @@
+"""The command as a user types it, against a running server."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from cli.commands.batch_run import TokenRate, error_path
+from tests.support.stack import StackProcess, batch_lines, clean_environment, write_lines
+
+MILLRACE = str(Path(sys.executable).with_name("millrace"))
+
+
+def millrace(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [MILLRACE, *map(str, arguments)]
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=clean_environment() | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+def run(server: StackProcess, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return millrace("run", "in.jsonl", "-o", "out.jsonl", "--base-url", f"{server.url}/v1", *more, cwd=folder)
+
+
+def read(path: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_a_file_goes_in_and_its_answers_come_out(server: StackProcess, tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(30))
+    done = run(server, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip().endswith("30 of 30 lines answered")
+    assert [line["custom_id"] for line in read(tmp_path / "out.jsonl")] == [f"line-{n}" for n in range(30)]
+    assert not (tmp_path / "out.errors.jsonl").exists()
+
+
+def test_failed_lines_are_beside_the_answers_and_the_exit_code_says_so(server: StackProcess, tmp_path: Path) -> None:
+    lines = batch_lines(4)
+    lines[2]["body"] = {"model": "fake"}
+    write_lines(tmp_path / "in.jsonl", lines)
+    done = run(server, tmp_path)
+    assert done.returncode == 3
+    assert "1 lines failed; see out.errors.jsonl" in done.stdout
+    assert [line["custom_id"] for line in read(tmp_path / "out.errors.jsonl")] == ["line-2"]
+
+
+def test_a_file_that_cannot_be_read_is_explained_line_by_line(server: StackProcess, tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps(batch_lines(1)[0]) + "\n{oops\n")
+    done = run(server, tmp_path)
+    assert done.returncode == 4
+    assert "line 2: This line is not valid JSON" in done.stdout
+
+
+def test_another_model_can_be_asked_whatever_the_lines_say(server: StackProcess, tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(3, "gpt-4o-mini"))
+    assert run(server, tmp_path).returncode == 3
+    assert run(server, tmp_path, "--model", "fake").returncode == 0
+
+
+def test_an_interrupted_run_prints_the_command_that_goes_on(server: StackProcess, tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(40, "slow", max_tokens=40))
+    command = [MILLRACE, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", f"{server.url}/v1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=clean_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("in_progress"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    match = re.search(r"millrace (run in.jsonl -o out.jsonl --resume (batch_\w+))", said)
+    assert match, said
+    done = millrace(*match[1].split(), "--base-url", f"{server.url}/v1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(read(tmp_path / "out.jsonl")) == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["run", "no.jsonl", "-o", "out.jsonl"], 2, "There is no file no.jsonl"),
+        (["run", "in.jsonl", "-o", "no/out.jsonl"], 2, "no folder no"),
+        (["run", "in.jsonl", "-o", "out.jsonl", "--base-url", "http://127.0.0.1:9/v1"], 5, "There is no server at"),
+        (["serve", "--models-dir", "nowhere"], 1, "no models folder"),
+        (["api"], 1, "needs DATABASE_URL and REDIS_URL"),
+        (["worker"], 1, "needs DATABASE_URL and REDIS_URL"),
+        (["serve", "--port", "99999"], 1, "port"),
+    ],
+)
+def test_what_goes_wrong_is_said_with_an_exit_code(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+    (tmp_path / "in.jsonl").write_text("{}\n")
+    done = millrace(*arguments, cwd=tmp_path)
+    assert said in done.stderr
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = millrace("serve", "--port", str(taken.getsockname()[1]), "--state-dir", "state", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Is Millrace running already?" in done.stderr
+    assert not (tmp_path / "state").exists()
+
+
+def test_help_is_quick_because_nothing_heavy_is_loaded(tmp_path: Path) -> None:
+    check = (
+        "import sys; import cli.main; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('sqlalchemy', 'celery', 'llama_cpp', 'rich', 'fastapi')])"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert "sqlalchemy" not in done.stdout
+    assert "celery" not in done.stdout
+
+
+def test_the_database_is_brought_to_its_schema_and_checked(tmp_path: Path) -> None:
+    refused = millrace("db", "check", "--state-dir", "state", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "millrace db upgrade" in refused.stderr
+    assert millrace("db", "upgrade", "--state-dir", "state", cwd=tmp_path).returncode == 0
+    assert millrace("db", "check", "--state-dir", "state", cwd=tmp_path).returncode == 0
+
+
+def test_a_process_on_an_old_schema_refuses_to_start(tmp_path: Path, services) -> None:
+    admin = services.database_url.replace("/millrace?", "/postgres?")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS bare")
+        connection.execute("CREATE DATABASE bare")
+    url = services.database_url.replace("/millrace?", "/bare?")
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "fake.yaml").write_text("name: fake\nbackend: fake\n")
+    settings = {
+        "DATABASE_URL": url,
+        "REDIS_URL": services.redis_url,
+        "MILLRACE_STATE_DIR": str(tmp_path / "state"),
+        "MILLRACE_MODELS_DIR": str(tmp_path / "models"),
+        "MILLRACE_PORT": "0",
+    }
+    for name in ("api", "worker", "clerk"):
+        done = millrace(name, cwd=tmp_path, **settings)
+        assert done.returncode != 0, name
+        assert "millrace db upgrade" in done.stderr, (name, done.stderr[-500:])
+
+
+def test_the_rate_is_of_the_last_seconds() -> None:
+    rate = TokenRate()
+    assert rate.update(0, 0) == 0
+    for second in range(1, 21):
+        last = rate.update(second, 100 * second)
+    assert last == pytest.approx(100)
+    for second in range(21, 40):
+        last = rate.update(second, 2000)
+    assert last == 0
+
+
+def test_the_error_file_lies_beside_the_answers() -> None:
+    assert error_path(Path("a/out.jsonl")) == Path("a/out.errors.jsonl")
+    assert error_path(Path("out")) == Path("out.errors.jsonl")

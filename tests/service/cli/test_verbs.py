@@ -1,0 +1,255 @@
+"""`millrace batch`, `files`, `chat` and `models`, as typed against a running server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cli.client import read_events
+from cli.output import printable
+from tests.support.command import NOBODY, Terminal, millrace
+from tests.support.stack import batch_lines, write_lines
+
+
+def test_a_file_is_sent_shown_fetched_and_deleted(terminal: Terminal) -> None:
+    path = write_lines(terminal.folder / "in.jsonl", batch_lines(3))
+    file_id = terminal.ask("files", "upload", path).strip()
+    assert terminal.json("files", "show", file_id)["filename"] == "in.jsonl"
+    assert file_id in [file["id"] for file in terminal.json("files", "list", "--purpose", "batch")]
+    assert terminal.ask("files", "download", file_id) == path.read_text()
+    assert terminal.json("files", "download", file_id, "-o", "copy")["bytes"] == path.stat().st_size
+    assert (terminal.folder / "copy").read_bytes() == path.read_bytes()
+    assert terminal.json("files", "delete", file_id)["deleted"] is True
+    gone = terminal.run("files", "show", file_id)
+    assert gone.returncode == 1
+    assert "404" in gone.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named(terminal: Terminal) -> None:
+    file_id = terminal.ask("files", "upload", write_lines(terminal.folder / "in.jsonl", batch_lines(1))).strip()
+    done = terminal.run("files", "download", file_id, "-o", "no/such/folder")
+    assert done.returncode == 1
+    assert "no/such/folder" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_reader_that_has_enough_ends_a_download_quietly(terminal: Terminal) -> None:
+    path = write_lines(terminal.folder / "in.jsonl", batch_lines(800))
+    file_id = terminal.ask("files", "upload", path).strip()
+    with terminal.start("files", "download", file_id) as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "Traceback" not in said
+
+
+def test_a_file_can_come_through_a_pipe(terminal: Terminal) -> None:
+    content = "".join(json.dumps(line) + "\n" for line in batch_lines(2))
+    made = terminal.json("files", "upload", "-", stdin=content)
+    assert (made["filename"], made["bytes"]) == ("stdin.jsonl", len(content))
+
+
+def test_a_batch_is_made_watched_and_its_answers_fetched(terminal: Terminal) -> None:
+    path = write_lines(terminal.folder / "in.jsonl", batch_lines(5))
+    batch_id = terminal.ask("batch", "create", path, "--metadata", "team=red", "--window", "2h").strip()
+    assert "completed: 5 done, 0 failed" in terminal.ask("batch", "watch", batch_id)
+    batch = terminal.json("batch", "show", batch_id)
+    assert (batch["metadata"], batch["completion_window"]) == ({"team": "red"}, "2h")
+    answers = [json.loads(line) for line in terminal.ask("batch", "download", batch_id).splitlines()]
+    assert [line["custom_id"] for line in answers] == [f"line-{n}" for n in range(5)]
+    assert terminal.json("batch", "list", "--limit", "1")[0]["id"] == batch_id
+    assert batch_id in terminal.ask("batch", "list")
+
+
+def test_watching_as_json_is_a_line_for_each_change(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(3))
+    lines = terminal.ask("batch", "create", "in.jsonl", "--watch", "--json").splitlines()
+    seen = [json.loads(line)["status"] for line in lines]
+    assert seen[-1] == "completed"
+    assert len(set(lines)) == len(lines)
+
+
+def test_failed_lines_are_an_exit_code_and_can_be_read(terminal: Terminal) -> None:
+    lines = batch_lines(4)
+    lines[2]["body"] = {"model": "fake"}
+    write_lines(terminal.folder / "in.jsonl", lines)
+    done = terminal.run("batch", "create", "in.jsonl", "--watch")
+    assert done.returncode == 3
+    batch_id = done.stderr.splitlines()[0]
+    assert terminal.run("batch", "download", batch_id, "-o", "out.jsonl").returncode == 3
+    assert (terminal.folder / "out.errors.jsonl").exists()
+    assert terminal.ask("batch", "errors", batch_id).startswith("line-2: Missing required parameter: 'messages'.")
+    error = terminal.json("batch", "errors", batch_id)
+    assert (error["custom_id"], error["code"]) == ("line-2", "missing_required_parameter")
+
+
+def test_a_file_that_is_no_batch_is_an_exit_code_and_says_why(terminal: Terminal) -> None:
+    (terminal.folder / "in.jsonl").write_text(json.dumps(batch_lines(1)[0]) + "\n{oops\n")
+    done = terminal.run("batch", "create", "in.jsonl", "--watch", "--json")
+    assert done.returncode == 4
+    batch = json.loads(done.stdout.splitlines()[-1])
+    assert terminal.ask("batch", "errors", batch["id"]).startswith("line 2: This line is not valid JSON")
+
+
+def test_a_batch_is_cancelled_and_an_early_download_refused(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(60, "slow", max_tokens=60))
+    batch_id = terminal.ask("batch", "create", "in.jsonl").strip()
+    early = terminal.run("batch", "download", batch_id)
+    assert early.returncode == 1
+    assert f"millrace batch watch {batch_id}" in early.stderr
+    assert terminal.json("batch", "cancel", batch_id)["status"] in ("cancelling", "cancelled")
+    assert terminal.run("batch", "watch", batch_id).returncode == 4
+
+
+def test_an_interrupted_watch_leaves_the_batch_and_says_how_to_come_back(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(60, "slow", max_tokens=60))
+    batch_id = terminal.ask("batch", "create", "in.jsonl").strip()
+    with terminal.start("batch", "watch", batch_id) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert f"millrace batch watch {batch_id}" in said
+    assert terminal.json("batch", "cancel", batch_id)["status"] in ("cancelling", "cancelled")
+
+
+def test_a_question_is_answered_as_words_or_chunks(terminal: Terminal) -> None:
+    words = terminal.ask("chat", "Hello?", "--model", "fake", "--max-tokens", "20", "--system", "Be brief.")
+    assert words.strip()
+    assert (
+        terminal.ask("chat", "-", "--model", "fake", "--max-tokens", "20", "--system", "Be brief.", stdin="Hello?\n")
+        == words
+    )
+    lines = terminal.ask("chat", "Hello?", "--model", "fake", "--max-tokens", "20", "--json").splitlines()
+    assert {json.loads(line)["object"] for line in lines} == {"chat.completion.chunk"}
+
+
+def test_a_question_to_nobody_says_who_is_there(terminal: Terminal) -> None:
+    done = terminal.run("chat", "Hello?", "--model", "gpt-9")
+    assert done.returncode == 1
+    assert "Served models: fake, slow" in done.stderr
+
+
+def test_an_answer_can_be_interrupted(terminal: Terminal) -> None:
+    with terminal.start("chat", "Hello?", "--model", "slow", "--max-tokens", "1000") as process:
+        assert process.stdout is not None
+        process.stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+
+
+def test_a_conversation_remembers_and_ends_with_ctrl_d(terminal: Terminal) -> None:
+    keyboard, theirs = os.openpty()
+    with terminal.start("chat", "--model", "fake", "--max-tokens", "20", stdin=theirs) as process:
+        os.close(theirs)
+        os.write(keyboard, b"Hello?\n\nAnd then?\n\x04")
+        answers, said = process.communicate(timeout=30)
+    os.close(keyboard)
+    assert process.returncode == 0, said
+    assert "Talking to fake" in said
+    one = terminal.ask("chat", "Hello?", "--model", "fake", "--max-tokens", "20").strip()
+    two = terminal.ask("chat", "And then?", "--model", "fake", "--max-tokens", "20").strip()
+    assert one in answers
+    assert two not in answers, "the second question was asked with the first before it"
+
+
+def test_models_are_listed(terminal: Terminal) -> None:
+    assert terminal.ask("models").split() == ["fake", "slow"]
+    assert [model["id"] for model in terminal.json("models")] == ["fake", "slow"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("batch", "list"),
+        ("batch", "show", "batch_a"),
+        ("files", "list"),
+        ("models",),
+        ("chat", "Hello?"),
+        ("estimate", "in.jsonl"),
+    ],
+    ids=" ".join,
+)
+def test_a_server_that_is_not_there_is_exit_code_5(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(1))
+    done = millrace(*arguments, "--json", "--base-url", NOBODY, cwd=tmp_path)
+    assert done.returncode == 5
+    assert (done.stdout, "millrace serve" in done.stderr) == ("", True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("batch", "create", "no.jsonl"),
+        ("batch", "create", "in.jsonl", "--metadata", "alone"),
+        ("files", "upload", "no.jsonl"),
+        ("files", "download", "file-a", "--json"),
+        ("batch", "download", "batch_a", "--json"),
+        ("chat", "-"),
+        ("validate", "no.jsonl"),
+        ("batch", "show"),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_what_was_typed_wrong_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(1))
+    done = millrace(*arguments, cwd=tmp_path, OPENAI_BASE_URL=NOBODY)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr
+    assert done.stdout == ""
+
+
+def test_a_whole_run_can_be_read_by_a_program(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(3))
+    done = terminal.run("run", "in.jsonl", "-o", "out.jsonl", "--json")
+    assert json.loads(done.stdout)["request_counts"]["completed"] == 3
+    assert "3 of 3 lines answered" in done.stderr
+
+
+def test_nothing_is_coloured_where_nobody_looks(terminal: Terminal) -> None:
+    for verb in (("batch", "list"), ("models",), ("batch", "--help")):
+        assert "\x1b" not in terminal.run(*verb, NO_COLOR="1").stdout
+
+
+def test_what_others_wrote_cannot_command_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\u202ec\nd") == "a�[2Jb�c\nd"
+
+
+def test_events_are_read_with_their_ids_and_a_cut_one_is_dropped() -> None:
+    text = ': hi\n\nid: 7\nevent: batch.line\ndata: {"line": 1}\n\ndata: [DONE]\n\nevent: batch.status\ndata: {"sta'
+    (event,) = read_events(iter(text.split("\n")))
+    assert (event.id, event.name, event.data) == ("7", "batch.line", {"line": 1})
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 6), (403, 6), (404, 1), (503, 5)])
+def test_what_the_server_refuses_is_told_by_exit_code(tmp_path: Path, status: int, code: int) -> None:
+    envelope = json.dumps({"error": {"message": "No.", "type": "t", "param": None, "code": "c"}}).encode()
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(envelope)))
+            self.end_headers()
+            self.wfile.write(envelope)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        thread = threading.Thread(target=refusing.handle_request)
+        thread.start()
+        done = millrace("batch", "list", "--base-url", f"http://127.0.0.1:{refusing.server_port}/v1", cwd=tmp_path)
+        thread.join()
+    assert done.returncode == code
+    assert f"The server answered {status}: No." in done.stderr

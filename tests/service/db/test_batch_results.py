@@ -1,0 +1,159 @@
+"""Results in the order in which they end, merged results, and what an index serves."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, text, update
+from sqlalchemy.dialects import postgresql
+
+from core.states import JobState
+from db import batch_control, batch_requests, batch_results, shards
+from db.batch_results import EndedAt
+from db.jobs import MadeBy
+from db.shards import LineResult
+from db.tables import Batch, Job
+from tests.support.rows import make_running_batch
+from workers.context import Database
+
+LEASE = timedelta(seconds=60)
+
+
+def claim(connection: Connection) -> Any:
+    return connection.execute(shards.claim_next_shard("fake", "me", LEASE)).one_or_none()
+
+
+def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -> None:
+    """One more line of the shard has an answer."""
+    line = connection.execute(shards.queued_lines(shard_id)).first()
+    assert line is not None
+    result = LineResult(job_id=line[0], answer="{}", prompt_tokens=3, completion_tokens=2, seconds=seconds)
+    connection.execute(shards.write_lines(shard_id, [result], MadeBy(build="b", model_hash="h")))
+
+
+def seen(database: Database, batch_id: str, after: EndedAt) -> list[EndedAt]:
+    with database.begin() as connection:
+        rows = connection.execute(batch_results.ended_marks(batch_id, after, 10, is_over=False)).all()
+    return [EndedAt(row.finish_xact, row.line) for row in rows]
+
+
+def test_a_reader_misses_no_line_whose_transaction_began_early_and_committed_late(database: Database) -> None:
+    with database.begin() as connection:
+        batch_id, (early, late) = make_running_batch(connection, [1, 1])
+    with database.engine.connect() as slow, slow.begin():
+        end(slow, early)
+        with database.begin() as quick:
+            end(quick, late)
+        assert seen(database, batch_id, EndedAt()) == [], "a line that may still come would lie before this one"
+    places = seen(database, batch_id, EndedAt())
+    assert [place.line for place in places] == [1, 2]
+    assert seen(database, batch_id, places[0]) == places[1:]
+    assert seen(database, batch_id, places[1]) == []
+
+
+def test_no_shard_of_a_paused_batch_is_claimed_until_it_is_resumed(connection: Connection) -> None:
+    batch_id, (shard_id,) = make_running_batch(connection, [1])
+    connection.execute(batch_control.pause(batch_id, "default")).one()
+    assert claim(connection) is None
+    assert connection.execute(shards.models_with_claimable_shards()).all() == []
+    connection.execute(batch_control.resume(batch_id, "default")).one()
+    assert claim(connection).id == shard_id
+
+
+def test_a_foreign_batch_is_not_paused(connection: Connection) -> None:
+    batch_id, _ = make_running_batch(connection, [1])
+    assert connection.execute(batch_control.pause(batch_id, "somebody")).one_or_none() is None
+
+
+def test_priority_goes_before_the_deadline(connection: Connection) -> None:
+    _, soon = make_running_batch(connection, [1], window_seconds=3600)
+    batch_id, late = make_running_batch(connection, [1])
+    connection.execute(batch_control.set_urgency(batch_id, "default", priority=1, window=None)).one()
+    assert [claim(connection).id for _ in range(2)] == [*late, *soon]
+
+
+def test_a_window_that_would_be_over_is_not_set(connection: Connection) -> None:
+    batch_id, _ = make_running_batch(connection, [1])
+    connection.execute(update(Batch).values(created_at=func.now() - timedelta(hours=2)))
+    change = batch_control.set_urgency
+    assert connection.execute(change(batch_id, "default", priority=None, window=("1h", 3600))).one_or_none() is None
+    row = connection.execute(change(batch_id, "default", priority=None, window=("3h", 10800))).one()
+    assert row.expires_at - row.created_at == timedelta(hours=3)
+
+
+def test_the_best_end_of_a_line_in_its_family_wins(connection: Connection) -> None:
+    root, (root_shard,) = make_running_batch(connection, [2])
+    retry, (retry_shard,) = make_running_batch(connection, [2])
+    connection.execute(update(Batch).where(Batch.id == retry).values(parent_batch_id=root))
+    end(connection, root_shard)
+    connection.execute(
+        update(Job)
+        .where(Job.batch_id == root, Job.line == 2)
+        .values(state=JobState.FAILED, problem="{}", finished_at=func.now())
+    )
+    members = [row[0] for row in connection.execute(batch_results.family(retry))]
+    assert members == [row[0] for row in connection.execute(batch_results.family(root))] == [root, retry]
+
+    def merged() -> list[tuple[int, JobState]]:
+        rows = connection.execute(batch_results.merged_lines(root, members, 0, 10)).all()
+        return [(row.line, row.state) for row in rows]
+
+    assert merged() == [(1, JobState.COMPLETED), (2, JobState.FAILED)]
+    for _ in range(2):
+        end(connection, retry_shard)
+    assert merged() == [(1, JobState.COMPLETED), (2, JobState.COMPLETED)]
+
+
+def test_lines_side_by_side_take_the_device_once(connection: Connection) -> None:
+    batch_id, (shard_id,) = make_running_batch(connection, [3])
+    for seconds in (2.0, 3.0, None):
+        end(connection, shard_id, seconds=seconds)
+    assert float(connection.execute(batch_requests.active_seconds(batch_id)).scalar_one()) == pytest.approx(3.0)
+    count, total, median, *_ = connection.execute(batch_requests.latencies(batch_id)).one()
+    assert (count, float(total), float(median)) == (2, pytest.approx(5.0), pytest.approx(2.5))
+
+
+def test_the_pace_is_that_of_the_lines_since_the_last_pause(connection: Connection) -> None:
+    batch_id, (shard_id,) = make_running_batch(connection, [4])
+    for _ in range(3):
+        end(connection, shard_id)
+    connection.execute(update(Batch).values(in_progress_at=func.now() - timedelta(seconds=100)))
+    connection.execute(update(Job).where(Job.line == 1).values(finished_at=func.now() - timedelta(seconds=50)))
+    (pace,) = connection.execute(batch_requests.recent_pace([batch_id])).all()
+    assert (pace[1], float(pace[2]), pace[3]) == (3, pytest.approx(100), 15)
+    connection.execute(update(Batch).values(resumed_at=func.now() - timedelta(seconds=10)))
+    (pace,) = connection.execute(batch_requests.recent_pace([batch_id])).all()
+    assert (pace[1], float(pace[2]), pace[3]) == (2, pytest.approx(10), 10)
+
+
+def plan(connection: Connection, statement: Any) -> str:
+    sql = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    return "\n".join(connection.execute(text(f"EXPLAIN {str(sql).replace(':', chr(92) + ':')}")).scalars())
+
+
+def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
+    made = [make_running_batch(connection, [100] * 5)[0] for _ in range(20)]
+    connection.execute(
+        update(Job)
+        .where(Job.line % 50 == 0)
+        .values(state=JobState.FAILED, problem='{"code": "x"}', finished_at=func.now())
+    )
+    connection.execute(text("ANALYZE jobs"))
+    batch_id = made[7]
+
+    def listed(**filters: Any) -> str:
+        asked = {"status": None, "code": None, "query": None, "after_line": 100, "limit": 20, **filters}
+        return plan(connection, batch_requests.list_requests(batch_id, **asked))
+
+    assert "uq_jobs_batch_id_line" in listed()
+    assert "uq_jobs_batch_id_line" in listed(query="line-7")
+    assert "ix_jobs_batch_unanswered" in listed(status=JobState.FAILED)
+    assert "ix_jobs_batch_unanswered" in listed(code="x")
+    assert "ix_jobs_batch_custom_id" in plan(connection, batch_requests.find_request(batch_id, "line-7"))
+    for is_over in (False, True):
+        page = batch_results.ended_marks(batch_id, EndedAt(1, 1), 20, is_over=is_over)
+        assert "ix_jobs_batch_finished" in plan(connection, page)
+    assert "ix_jobs_batch_finished" in plan(connection, batch_requests.recent_pace([batch_id]))
+    assert "Seq Scan" not in plan(connection, batch_results.merged_lines(batch_id, made[7:9], 0, 20))

@@ -1,0 +1,131 @@
+"""What ended engines: who is accused, who is convicted, for how long, and which deaths nobody can explain."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Connection, func, select, update
+
+from db import jobs, quarantine
+from db.quarantine import Accused
+from db.tables import DEFAULT_TENANT, EngineCrash, Quarantine
+from tests.support.rows import make_job
+
+DAY = timedelta(days=1)
+WINDOW = timedelta(minutes=10)
+
+
+def accused(fingerprint: str = "f", model: str = "fake") -> Accused:
+    return Accused(
+        fingerprint=fingerprint, tenant_id=DEFAULT_TENANT, model=model, endpoint="/v1/chat/completions", job_id="j"
+    )
+
+
+def accuse(connection: Connection, crashes: int = 1, **of: str) -> None:
+    connection.execute(quarantine.accuse(accused(**of), crashes=crashes, most=2, kept=DAY))
+
+
+def known(connection: Connection, model: str = "fake", kept: timedelta = DAY) -> dict[str, bool]:
+    rows = connection.execute(quarantine.accused_of(DEFAULT_TENANT, model, kept))
+    return {row[0]: row[1] for row in rows}
+
+
+def age(connection: Connection, table: type[Quarantine] | type[EngineCrash], by: timedelta) -> None:
+    connection.execute(update(table).values(crashed_at=table.crashed_at - by))
+    if table is Quarantine:
+        connection.execute(update(Quarantine).values(convicted_at=Quarantine.convicted_at - by))
+
+
+def test_a_crash_in_company_accuses_and_two_alone_convict(connection: Connection) -> None:
+    for _ in range(5):
+        accuse(connection, crashes=0)
+    assert known(connection) == {"f": False}
+    accuse(connection)
+    assert known(connection) == {"f": False}
+    accuse(connection)
+    assert known(connection) == {"f": True}
+    assert known(connection, "other") == {}
+
+
+def test_enough_crashes_at_once_convict_at_once(connection: Connection) -> None:
+    accuse(connection, crashes=3)
+    assert known(connection) == {"f": True}
+
+
+def test_crashes_of_days_ago_do_not_count_any_more(connection: Connection) -> None:
+    accuse(connection)
+    age(connection, Quarantine, 2 * DAY)
+    assert known(connection) == {}
+    accuse(connection)
+    assert known(connection) == {"f": False}, "the first of today"
+
+
+def test_who_ran_alone_unharmed_is_acquitted_and_who_is_convicted_is_not(connection: Connection) -> None:
+    accuse(connection, fingerprint="innocent", crashes=0)
+    accuse(connection, fingerprint="guilty", crashes=2)
+    for fingerprint in ("innocent", "guilty"):
+        connection.execute(quarantine.acquit(fingerprint))
+    assert known(connection) == {"guilty": True}
+
+
+def test_a_refusal_ends_with_its_time(connection: Connection) -> None:
+    accuse(connection, crashes=2)
+    connection.execute(quarantine.forget_accused(DAY))
+    assert known(connection) == {"f": True}
+    age(connection, Quarantine, 2 * DAY)
+    connection.execute(quarantine.forget_accused(DAY))
+    assert connection.execute(select(func.count()).select_from(Quarantine)).scalar_one() == 0
+
+
+def test_a_claim_tells_whether_the_quarantine_is_worth_a_look(connection: Connection) -> None:
+    def claim(model: str) -> bool:
+        job_id = make_job(connection, model)
+        return connection.execute(jobs.claim_job(job_id, "me", WINDOW)).one().has_accused
+
+    accuse(connection)
+    assert claim("fake")
+    assert not claim("other")
+
+
+def crash(connection: Connection, times: int, worker: str = "host/cpu") -> None:
+    for _ in range(times):
+        connection.execute(quarantine.add_engine_crash("fake", worker, -11))
+
+
+def unexplained(connection: Connection) -> int:
+    return connection.execute(quarantine.unexplained_crashes("fake", "host/cpu", WINDOW)).scalar_one()
+
+
+def test_deaths_that_nobody_is_convicted_of_degrade_a_model_where_they_happen(connection: Connection) -> None:
+    crash(connection, 3)
+    crash(connection, 1, "other/cpu")
+    assert unexplained(connection) == 3
+    assert connection.execute(quarantine.degraded_models(3, WINDOW)).all() == []
+    assert connection.execute(quarantine.degraded_models(2, WINDOW)).all() == [("fake", "host/cpu", 3)]
+
+
+def test_a_conviction_explains_the_deaths_before_it(connection: Connection) -> None:
+    crash(connection, 3)
+    age(connection, EngineCrash, timedelta(seconds=1))
+    accuse(connection, crashes=2)
+    assert unexplained(connection) == 0
+    age(connection, Quarantine, timedelta(seconds=1))
+    crash(connection, 1)
+    assert unexplained(connection) == 1
+
+
+def test_deaths_are_forgotten_after_the_window(connection: Connection) -> None:
+    crash(connection, 9)
+    age(connection, EngineCrash, timedelta(minutes=11))
+    assert unexplained(connection) == 0
+    assert connection.execute(quarantine.degraded_models(2, WINDOW)).all() == []
+    connection.execute(quarantine.forget_engine_crashes(timedelta(minutes=5)))
+    assert connection.execute(select(func.count()).select_from(EngineCrash)).scalar_one() == 0
+
+
+def test_what_metrics_count(connection: Connection) -> None:
+    crash(connection, 2)
+    accuse(connection, crashes=0)
+    accuse(connection, crashes=2, fingerprint="g")
+    assert connection.execute(quarantine.count_crashes()).all() == [("fake", "-11", 2)]
+    assert sorted(connection.execute(quarantine.count_accused()).all()) == [("fake", False, 1), ("fake", True, 1)]

@@ -1,0 +1,188 @@
+"""Shards: who takes which, under which fence, and what may be written."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+from sqlalchemy import Connection, func, select, update
+
+from core.states import BatchState, JobState, ShardState
+from db import batches, shards
+from db.jobs import MadeBy
+from db.shards import LineResult
+from db.tables import Batch, Job, Shard
+from tests.support.rows import make_batch, make_running_batch
+from workers.context import Database
+
+LEASE = timedelta(seconds=60)
+
+
+def claim(connection: Connection, owner: str = "me", model: str = "fake"):
+    return connection.execute(shards.claim_next_shard(model, owner, LEASE)).one_or_none()
+
+
+def lines_of(connection: Connection, shard_id: str) -> list[str]:
+    return [row[0] for row in connection.execute(shards.queued_lines(shard_id))]
+
+
+def write(connection: Connection, shard_id: str, fence: int, results: list[LineResult]) -> str | None:
+    written = connection.execute(shards.write_lines(shard_id, results, MadeBy(build="b", model_hash="h"))).all()
+    stored = {row[0] for row in written}
+    return connection.execute(
+        shards.count_lines(shard_id, fence, [result for result in results if result.job_id in stored])
+    ).scalar_one_or_none()
+
+
+def answers(ids: list[str]) -> list[LineResult]:
+    return [LineResult(job_id=one, answer="{}", prompt_tokens=3, completion_tokens=2, cached_tokens=1) for one in ids]
+
+
+def test_two_workers_never_take_the_same_shard(database: Database) -> None:
+    with database.begin() as connection:
+        make_running_batch(connection, [1] * 24)
+
+    def take_all(owner: str) -> list[str]:
+        taken = []
+        while True:
+            with database.begin() as connection:
+                row = claim(connection, owner)
+            if row is None:
+                return taken
+            taken.append(row.id)
+
+    with ThreadPoolExecutor(4) as threads:
+        taken = [one for many in threads.map(take_all, "abcd") for one in many]
+    assert len(taken) == len(set(taken)) == 24
+
+
+def test_shards_of_a_batch_are_taken_in_order(connection: Connection) -> None:
+    _, made = make_running_batch(connection, [1, 1, 1])
+    assert [claim(connection).id for _ in range(3)] == made
+    assert claim(connection) is None
+
+
+def test_the_earliest_deadline_is_served_first(connection: Connection) -> None:
+    _, late = make_running_batch(connection, [1], window_seconds=86400)
+    _, soon = make_running_batch(connection, [1], window_seconds=3600)
+    assert [claim(connection).id for _ in range(2)] == [*soon, *late]
+
+
+def test_only_shards_of_the_asked_model_are_taken(connection: Connection) -> None:
+    make_running_batch(connection, [1], model="other")
+    assert claim(connection) is None
+
+
+def test_shards_of_a_batch_that_is_cancelled_are_not_taken(connection: Connection) -> None:
+    batch_id, _ = make_running_batch(connection, [1])
+    connection.execute(batches.move(batch_id, BatchState.CANCELLING))
+    assert claim(connection) is None
+
+
+def test_a_shard_whose_lease_ran_out_goes_to_the_next_with_a_higher_fence(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [2])
+    assert claim(connection).fence == 1
+    assert claim(connection) is None
+    connection.execute(update(Shard).values(lease_until=func.now() - timedelta(seconds=1)))
+    assert claim(connection, "other").fence == 2
+    assert write(connection, shard_id, 1, []) is None, "the first holder cannot count any more"
+
+
+def test_results_are_written_once_and_counted_once(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [3])
+    fence = claim(connection).fence
+    first, second, third = lines_of(connection, shard_id)
+    failed = LineResult(job_id=third, problem='{"status":500,"message":"x"}')
+    assert write(connection, shard_id, fence, [*answers([first]), failed]) == BatchState.IN_PROGRESS
+    assert write(connection, shard_id, fence, answers([first, second])) == BatchState.IN_PROGRESS
+    row = connection.execute(select(Shard).where(Shard.id == shard_id)).one()
+    assert (row.lines_completed, row.lines_failed, row.prompt_tokens, row.completion_tokens) == (2, 1, 6, 4)
+    assert lines_of(connection, shard_id) == []
+
+
+def test_results_say_what_made_them(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [1])
+    made_by = MadeBy(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
+    connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), made_by))
+    columns = (Job.engine_build, Job.model_hash, Job.settings_hash, Job.template_hash, Job.model_parameters)
+    assert connection.execute(select(*columns)).one() == ("b", "m", "s", "t", "{}")
+
+
+def test_a_line_of_another_shard_cannot_be_written(connection: Connection) -> None:
+    _, (mine, other) = make_running_batch(connection, [1, 1])
+    fence = claim(connection).fence
+    write(connection, mine, fence, answers(lines_of(connection, other)))
+    assert len(lines_of(connection, other)) == 1
+
+
+def test_a_shard_left_early_waits_for_the_next_with_its_attempt_unspent(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [2])
+    fence = claim(connection).fence
+    write(connection, shard_id, fence, answers(lines_of(connection, shard_id)[:1]))
+    assert connection.execute(shards.leave_shard(shard_id, fence)).one()[0] == ShardState.READY
+    again = claim(connection)
+    assert again.fence == 2
+    assert len(lines_of(connection, shard_id)) == 1
+    write(connection, shard_id, 2, answers(lines_of(connection, shard_id)))
+    assert connection.execute(shards.leave_shard(shard_id, 2)).one()[0] == ShardState.DONE
+
+
+def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [5])
+    made = lines_of(connection, shard_id)
+    for place, (job_id, body) in enumerate(zip(reversed(made), ["x", "x", "y", "x", "x"], strict=True)):
+        connection.execute(update(Job).where(Job.id == job_id).values(position=place, body=body))
+    rows = connection.execute(shards.queued_lines(shard_id)).all()
+    assert [row[0] for row in rows] == made[::-1]
+    assert [row[1] for row in rows] == ["x", None, "y", "x", None]
+    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), MadeBy(build="b", model_hash=None)))
+    first = connection.execute(shards.queued_lines(shard_id)).first()
+    assert first is not None
+    assert first[1] == "x", "the line it was the same as is not there any more"
+
+
+def test_the_last_shard_lets_the_batch_finalize_and_no_other(connection: Connection) -> None:
+    batch_id, made = make_running_batch(connection, [1, 1])
+    for shard_id in made:
+        assert connection.execute(batches.begin_finalizing(batch_id)).one_or_none() is None
+        fence = claim(connection).fence
+        write(connection, shard_id, fence, answers(lines_of(connection, shard_id)))
+        connection.execute(shards.leave_shard(shard_id, fence))
+    assert connection.execute(batches.begin_finalizing(batch_id)).one_or_none() is not None
+    assert connection.execute(batches.is_clerks_turn(batch_id)).scalar_one()
+
+
+def test_a_closed_shard_takes_no_more_writes(connection: Connection) -> None:
+    batch_id, (shard_id,) = make_running_batch(connection, [1])
+    fence = claim(connection).fence
+    connection.execute(batches.close_shards(batch_id))
+    assert write(connection, shard_id, fence, answers(lines_of(connection, shard_id))) is None
+
+
+def test_a_window_that_is_over_ends_the_batch_as_expired(connection: Connection) -> None:
+    batch_id, _ = make_running_batch(connection, [1])
+    assert connection.execute(batches.expire_batches()).all() == []
+    connection.execute(update(Batch).values(expires_at=func.now() - timedelta(seconds=1)))
+    assert connection.execute(batches.expire_batches()).all() == [(batch_id,)]
+    row = connection.execute(select(Batch.status, Batch.outcome)).one()
+    assert tuple(row) == (BatchState.FINALIZING, BatchState.EXPIRED)
+
+
+def test_illegal_moves_do_nothing(connection: Connection) -> None:
+    batch_id = make_batch(connection)
+    for state in (BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLED):
+        assert connection.execute(batches.move(batch_id, state)).one_or_none() is None, state
+    assert connection.execute(batches.move(batch_id, BatchState.FAILED)).one_or_none() is not None
+    assert connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one_or_none() is None
+
+
+def test_lines_that_never_ran_end_with_their_batch(connection: Connection) -> None:
+    batch_id, (shard_id,) = make_running_batch(connection, [2])
+    fence = claim(connection).fence
+    write(connection, shard_id, fence, answers(lines_of(connection, shard_id)[:1]))
+    connection.execute(
+        batches.end_leftover_lines(batch_id, JobState.CANCELLED, '{"status":0,"message":"x","code":"batch_cancelled"}')
+    )
+    states = connection.execute(select(Job.state).order_by(Job.line)).scalars().all()
+    assert states == [JobState.COMPLETED, JobState.CANCELLED]
+    assert connection.execute(batches.line_totals(batch_id)).one()[:2] == (1, 1)

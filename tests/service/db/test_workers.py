@@ -1,0 +1,87 @@
+"""Rows of processes: entered, renewed, read with their ages, left."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, text
+
+from core.readiness import WorkerSeen
+from db import backlog, workers
+from db.workers import EngineReport, WorkerReport
+from tests.support.rows import make_batch, make_job, make_running_batch
+
+
+def report(**changes: Any) -> WorkerReport:
+    fields: dict[str, Any] = {"id": "w", "kind": "chat", "host": "box", "pid": 7}
+    return WorkerReport(**(fields | changes))
+
+
+def enter(connection: Connection, entered: WorkerReport) -> None:
+    connection.execute(workers.report_worker(entered))
+    if entered.engines:
+        connection.execute(workers.report_engines(entered))
+
+
+def seen(connection: Connection) -> list[WorkerSeen]:
+    return [WorkerSeen(**row) for row in connection.execute(workers.list_workers()).mappings()]
+
+
+def test_ages_are_told_in_seconds_and_engines_one_by_one(connection: Connection) -> None:
+    engines = [EngineReport(model="a", tick_seconds=3), EngineReport(model="b", num_deaths=2, last_words="no file")]
+    enter(connection, report(poll_seconds=12.5, engines=engines))
+    first, second = seen(connection)
+    assert (first.model, first.tick_seconds, first.num_deaths) == ("a", pytest.approx(3, abs=0.1), 0)
+    assert (second.model, second.tick_seconds, second.last_words) == ("b", None, "no file")
+    assert first.poll_seconds == pytest.approx(12.5, abs=0.1)
+    assert first.seen_seconds == pytest.approx(0, abs=0.1)
+
+
+def test_a_clerk_has_no_engine_and_one_that_has_not_looked_yet_says_so(connection: Connection) -> None:
+    enter(connection, report(kind="clerk"))
+    (clerk,) = seen(connection)
+    assert (clerk.kind, clerk.model, clerk.poll_seconds) == ("clerk", None, None)
+
+
+def test_a_report_renews_its_row_and_another_process_of_that_name_has_just_started(connection: Connection) -> None:
+    enter(connection, report())
+    connection.execute(text("UPDATE workers SET started_at = now() - interval '1 h', seen_at = now() - interval '1 h'"))
+    enter(connection, report())
+    (same,) = seen(connection)
+    assert (same.started_seconds, same.seen_seconds) == (pytest.approx(3600, abs=1), pytest.approx(0, abs=1))
+    enter(connection, report(pid=8))
+    assert seen(connection)[0].started_seconds == pytest.approx(0, abs=1)
+
+
+def test_the_silent_are_forgotten_after_an_hour_with_their_engines(connection: Connection) -> None:
+    enter(connection, report(engines=[EngineReport(model="a")]))
+    enter(connection, report(id="alive"))
+    connection.execute(text("UPDATE workers SET seen_at = now() - interval '61 min' WHERE id = 'w'"))
+    connection.execute(workers.forget_silent_workers())
+    assert [worker.id for worker in seen(connection)] == ["alive"]
+    assert connection.execute(text("SELECT count(*) FROM worker_engines")).scalar_one() == 0
+
+
+def test_counts_of_many_processes_add_up(connection: Connection) -> None:
+    for _ in range(3):
+        connection.execute(workers.add_counts({("b", ""): 1, ("a", "m"): 2}))
+    assert sorted(connection.execute(workers.read_counts()).all()) == [("a", "m", 6), ("b", "", 3)]
+
+
+def test_what_waits_is_counted_by_class_with_the_age_of_the_first(connection: Connection) -> None:
+    nothing = connection.execute(backlog.backlog()).one()
+    assert set(nothing) == {0}
+    make_job(connection)
+    connection.execute(text("UPDATE jobs SET created_at = now() - interval '90 s'"))
+    make_batch(connection)
+    make_running_batch(connection, (2, 3))
+    connection.execute(text("UPDATE batches SET created_at = now() - interval '70 s' WHERE status = 'validating'"))
+    connection.execute(text("UPDATE batches SET in_progress_at = now() - interval '50 s' WHERE status = 'in_progress'"))
+    row = connection.execute(backlog.backlog()).one()
+    assert (row.chats, row.lines, row.clerk_batches) == (1, 5, 1)
+    ages = (row.chat_seconds, row.line_seconds, row.clerk_seconds)
+    assert ages == tuple(pytest.approx(age, abs=1) for age in (90, 50, 70))
+    connection.execute(text("UPDATE shards SET state = 'running', owner = 'w', lease_until = now() WHERE position = 0"))
+    row = connection.execute(backlog.backlog()).one()
+    assert (row.lines, row.line_seconds, row.shard_leases, row.job_leases) == (5, 0, 1, 0), "it runs: it does not wait"

@@ -1,0 +1,187 @@
+"""F24: consumers to whom no ticket comes, though the broker takes them, and a clerk without a broker. Work is done all the same.
+
+Celery never runs here, so what is done is done without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import redis
+from celery import Celery
+from sqlalchemy import func, select, update
+
+from core import ids
+from core.queue.celery_app import make_sender
+from core.queue.tickets import Tickets
+from core.settings import Settings
+from core.states import BatchState, JobState
+from db import batches, jobs, validations
+from db.tables import Batch, Job
+from tests.service.workers.conftest import ScriptedEngine
+from tests.service.workers.test_clerk import answer_everything, batch_of, line, upload
+from tests.support.rows import make_job, make_running_batch
+from tests.support.stack import wait_for
+from workers.consumers.dedup_executor import Unbidden
+from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
+from workers.context import ClerkContext, WorkerContext
+
+QUICK = {"sweep_seconds": 0.1, "ticket_seconds": 0.2, "poll_seconds": 0.1}
+
+
+def hurry(context: ClerkContext | WorkerContext) -> None:
+    object.__setattr__(context, "settings", context.settings.model_copy(update=QUICK))
+
+
+@pytest.fixture
+def started() -> Iterator[list[Consumer]]:
+    """Put consumers here: they are told to leave in the end."""
+    consumers: list[Consumer] = []
+    yield consumers
+    for consumer in consumers:
+        consumer.drain(abort=True)
+        wait_for(consumer.is_idle, "nothing runs any more", 20)
+        consumer.close()
+
+
+@pytest.fixture
+def nowhere(clerk: ClerkContext) -> Iterator[ClerkContext]:
+    """A clerk whose broker is down."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    app = make_sender(clerk.settings.model_copy(update={"redis_url": f"redis://127.0.0.1:{port}/0"}))
+    yield dataclasses.replace(clerk, tickets=Tickets(app))
+    app.close()
+
+
+@pytest.fixture
+def hints(settings: Settings) -> redis.Redis:
+    """Where listeners listen, for as long as they do."""
+    return redis.Redis.from_url(settings.redis_url or "")  # not closed: they leave by themselves, a little later
+
+
+def run_to_the_end(clerk: ClerkContext, consumer: Consumer, valkey: redis.Redis) -> None:
+    """A batch, whose lines are answered by this test, and a question."""
+    batch_id = upload(clerk, line("a"))
+    validation_id = ask(clerk, batch_id)
+    consumer.start()
+    wait_for(lambda: batch_of(clerk, batch_id).status == BatchState.IN_PROGRESS, "it is prepared", 20)
+    answer_everything(clerk)
+    with clerk.database.begin() as connection:
+        connection.execute(batches.begin_finalizing(batch_id))
+    wait_for(lambda: batch_of(clerk, batch_id).status == BatchState.COMPLETED, "it is finalized", 20)
+    wait_for(lambda: is_answered(clerk, validation_id), "the question is answered", 60)
+
+
+def ask(clerk: ClerkContext, batch_id: str) -> str:
+    question = {"id": ids.new_id(ids.VALIDATION), "file_id": batch_of(clerk, batch_id).input_file_id}
+    with clerk.database.begin() as connection:
+        connection.execute(validations.insert_validation(**question, tenant_id="default", endpoint=None))
+    return question["id"]
+
+
+def is_answered(clerk: ClerkContext, validation_id: str) -> bool:
+    with clerk.database.begin() as connection:
+        report, failure = connection.execute(validations.find_answer(validation_id)).one()
+    assert failure is None
+    return report is not None
+
+
+def test_a_clerk_that_hears_no_ticket_prepares_and_finalizes(
+    clerk: ClerkContext, celery_app: Celery, valkey: redis.Redis, started: list[Consumer]
+) -> None:
+    hurry(clerk)
+    started.append(ClerkConsumer(celery_app, clerk))
+    run_to_the_end(clerk, started[0], valkey)
+    assert valkey.llen("millrace:clerk") > 0, "tickets were sent"
+
+
+def test_a_clerk_without_a_broker_prepares_and_finalizes(
+    nowhere: ClerkContext, celery_app: Celery, valkey: redis.Redis, started: list[Consumer]
+) -> None:
+    """F18: at once, without waiting for tickets that cannot come."""
+    hurry(nowhere)
+    object.__setattr__(nowhere, "settings", nowhere.settings.model_copy(update={"ticket_seconds": 2}))
+    started.append(ClerkConsumer(celery_app, nowhere))
+    batch_id = upload(nowhere, line("a"))
+    with nowhere.database.begin() as connection:
+        connection.execute(update(Batch).values(dispatched_at=func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 3)))
+    started[0].start()
+    wait_for(lambda: batch_of(nowhere, batch_id).status == BatchState.IN_PROGRESS, "it is prepared", 20)
+    with nowhere.database.begin() as connection:
+        age = connection.execute(select(func.now() - Batch.created_at)).scalar_one()
+    assert age.total_seconds() < 8, "long before it is unheard"
+
+
+def test_a_chat_worker_that_hears_no_ticket_takes_what_has_waited_even_if_it_got_tickets(
+    worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer]
+) -> None:
+    hurry(worker)
+    with worker.database.begin() as connection:
+        job_id = make_job(
+            connection, "fake", json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
+        )
+    started.append(ChatConsumer(celery_app, worker, hints))
+    started[0].start()
+
+    def is_answered() -> bool:
+        with worker.database.begin() as connection:  # as a sweeper does
+            connection.execute(jobs.mark_jobs_dispatched([job_id]))
+            return connection.execute(select(Job.state)).scalar_one() == JobState.COMPLETED
+
+    wait_for(is_answered, "it is answered", 20)
+
+
+def test_a_batch_worker_that_hears_no_ticket_takes_shards(
+    worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer], engine: ScriptedEngine
+) -> None:
+    hurry(worker)
+    body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
+    with worker.database.begin() as connection:
+        make_running_batch(connection, [2])
+        connection.execute(update(Job).values(body=body))
+    started.append(BatchConsumer(celery_app, worker, hints))
+    started[0].start()
+
+    def states() -> set[JobState]:
+        with worker.database.begin() as connection:
+            return set(connection.execute(select(Job.state)).scalars())
+
+    wait_for(lambda: states() == {JobState.COMPLETED}, "its lines are answered", 20)
+
+
+def test_work_that_waits_or_runs_is_not_begun_again() -> None:
+    unbidden, may_end, begun = Unbidden(1, "test"), threading.Event(), []
+
+    def work(name: str) -> None:
+        begun.append(name)
+        assert may_end.wait(20)
+
+    for _ in range(3):
+        for name in ("a", "b"):
+            unbidden.begin(name, lambda name=name: work(name))  # type: ignore[misc]
+    wait_for(lambda: begun == ["a"], "the first runs")
+    may_end.set()
+    wait_for(unbidden.is_idle, "all is done")
+    assert begun == ["a", "b"]
+
+
+def test_work_that_fails_may_be_begun_again_and_nothing_is_after_the_close() -> None:
+    unbidden, begun = Unbidden(1, "test"), []
+
+    def work() -> None:
+        begun.append(1)
+        raise RuntimeError
+
+    for _ in range(2):
+        unbidden.begin("a", work)
+        wait_for(unbidden.is_idle, "it has failed")
+    unbidden.close()
+    unbidden.begin("a", work)
+    assert len(begun) == 2
+    assert unbidden.is_idle()

@@ -1,0 +1,204 @@
+"""A process reports itself, and what it has counted, once each."""
+
+from __future__ import annotations
+
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import redis
+from celery import Celery
+from sqlalchemy import text
+
+from core.counters import Count
+from core.process.supervisor import Supervised
+from db import jobs, shards, workers
+from db.connections import database_engine
+from db.workers import EngineReport, WorkerReport
+from tests.support.rows import make_job, make_running_batch
+from tests.support.stack import wait_for
+from workers.consumers.kinds import BatchConsumer
+from workers.context import Database, WorkerContext
+from workers.heartbeat import (
+    Identity,
+    Presence,
+    Status,
+    clerk_identity,
+    consumer_identity,
+    launcher_identity,
+    worker_status,
+)
+from workers.launcher.crash_reports import Obituaries, last_words
+from workers.runtime.leases import LeaseKeeper, Renewed
+
+LEASE = timedelta(seconds=60)
+ME = Identity(id="me", kind="batch", host="box", pid=1)
+
+
+def rows(database: Database) -> list[tuple[str, str | None]]:
+    with database.begin() as connection:
+        return [(row.id, row.model) for row in connection.execute(workers.list_workers())]
+
+
+def counts(database: Database) -> dict[tuple[str, str], int]:
+    with database.begin() as connection:
+        return {(name, model): value for name, model, value in connection.execute(workers.read_counts())}
+
+
+def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(database: Database) -> None:
+    presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", tick_seconds=0)]), seconds=3600)
+    presence.start()
+    assert rows(database) == [("me", "m")]
+    presence.close(10)
+    assert rows(database) == []
+
+
+def test_a_process_that_is_told_to_leave_before_it_was_there_never_is(database: Database) -> None:
+    presence = Presence(ME, database, Status, seconds=3600)
+    presence.close()
+    presence.start()
+    assert rows(database) == []
+
+
+def test_a_row_that_says_why_a_process_ended_stays(database: Database) -> None:
+    presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", last_words="no")]), seconds=3600)
+    presence.start()
+    presence.close(10, is_row_kept=True)
+    assert rows(database) == [("me", "m")]
+
+
+def test_what_is_counted_is_told_once_even_when_a_report_failed(database: Database) -> None:
+    totals = {(str(Count.LEASES_LOST), ""): 2}
+    presence = Presence(ME, database, lambda: Status(totals=totals), seconds=3600)
+    presence.beat()
+    presence.beat()
+    totals[Count.LEASES_LOST, ""] = 5
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE counters RENAME TO away"))
+    with pytest.raises(Exception, match="counters"):
+        presence.beat()
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE away RENAME TO counters"))
+    presence.beat()
+    assert counts(database) == {("leases_lost", ""): 5}
+
+
+def test_a_database_that_is_away_neither_stops_a_process_nor_keeps_it_from_leaving() -> None:
+    nobody = Database(database_engine("postgresql://nobody@127.0.0.1:9/none", pool_size=1))
+    presence = Presence(ME, nobody, Status, seconds=3600)
+    presence.start()
+    began = time.monotonic()
+    presence.close(1)
+    assert time.monotonic() - began < 5
+
+
+def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: WorkerContext, monkeypatch) -> None:
+    engine = worker.models["fake"].engine
+    monkeypatch.setattr(engine, "seconds_since_tick", lambda now: now - 90, raising=False)
+    worker.leases.hold("s", "fake", 1)
+    worker.leases.beat()
+    worker.leases.beat()
+    worker.tally.add(Count.LINES_RETRIED, "fake", 3)
+    status = worker_status(worker, poll_seconds=4, now=100)
+    assert status.engines == [EngineReport(model="fake", tick_seconds=10)]
+    assert (status.poll_seconds, status.totals["leases_lost", ""]) == (4, 1)
+    assert status.totals["lines_retried", "fake"] == 3
+
+
+def test_a_lease_that_is_only_unwanted_is_not_counted_as_lost() -> None:
+    keeper = LeaseKeeper(lambda _: [Renewed("s", 1, True)], lambda _: True, heartbeat_seconds=9, lease_seconds=60)
+    keeper.hold("s", "m", 1)
+    keeper.beat()
+    assert keeper.num_lost == 0
+
+
+def test_a_consumer_is_nobody_else_and_a_launcher_is_who_it_was(tmp_path: Path) -> None:
+    assert clerk_identity().id != clerk_identity().id
+    first, second = (consumer_identity("chat", tmp_path, "cpu", models) for models in (["a", "b"], ["b", "a"]))
+    assert (first.id != second.id, first.slot) == (True, second.slot)
+    others = [("batch", "cpu", ["a", "b"]), ("chat", "cuda:0", ["a", "b"]), ("chat", "cpu", ["a"])]
+    for kind, device, models in others:
+        assert not consumer_identity(kind, tmp_path, device, models).id.startswith(str(first.slot))
+    assert launcher_identity(tmp_path, "cpu").id == launcher_identity(tmp_path, "cpu").id
+    assert launcher_identity(tmp_path, "cpu").id != launcher_identity(tmp_path, "cuda:0").id
+
+
+def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses(
+    database: Database, tmp_path: Path
+) -> None:
+    dead, heir, other = (consumer_identity("batch", tmp_path, "cpu", [model]) for model in ("m", "m", "other"))
+    with database.begin() as connection:
+        _, mine = make_running_batch(connection, [1, 1])
+        job_id, foreign = make_job(connection), make_job(connection)
+        connection.execute(jobs.claim_job(job_id, dead.id, LEASE))
+        connection.execute(jobs.claim_job(foreign, other.id, LEASE))
+        connection.execute(shards.claim_next_shard("fake", dead.id, LEASE))
+        connection.execute(shards.claim_next_shard("fake", other.id, LEASE))
+        for who in (dead, other):
+            connection.execute(workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
+    Presence(heir, database, Status, seconds=3600).take_place()
+    with database.begin() as connection:
+        over = connection.execute(text("SELECT owner FROM jobs WHERE lease_until < now()")).scalars().all()
+        over += connection.execute(text("SELECT owner FROM shards WHERE lease_until < now()")).scalars().all()
+        again = connection.execute(shards.claim_next_shard("fake", heir.id, LEASE)).one()
+    assert over == [dead.id] * 2
+    assert (again.id, again.attempt) == (mine[0], 2)
+    assert [row[0] for row in rows(database)] == [other.id]
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "words"),
+    [
+        (3, "There is no model file /srv/models/private/a.gguf.", "There is no model file a.gguf."),
+        (3, "x" * 1000, "x" * 300),
+        (86, "the secret plan", "a decode step hung, and the engine gave up"),
+        (88, "the secret plan", "the thread that takes requests ended, and the engine gave up"),
+        (-11, "the secret plan", "it was ended by SIGSEGV"),
+        (1, "ValueError: the secret plan", "it ended with exit code 1"),
+    ],
+)
+def test_last_words_have_a_reason_but_no_folder_and_no_words_of_a_request(code: int, line: str, words: str) -> None:
+    assert last_words(code, line) == words
+
+
+def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_path: Path) -> None:
+    obituaries = Obituaries(["m"])
+    code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(3)"
+
+    def died(exit_code: int) -> None:
+        obituaries.add("m", exit_code, tmp_path / "log")
+
+    engine = Supervised("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
+    engine.start().wait(20)
+    engine.tend(time.monotonic())
+    engine.tend(time.monotonic())
+    status = obituaries.status()
+    assert status.engines == [EngineReport(model="m", num_deaths=1, last_words="There is no model file b.gguf.")]
+    assert status.totals == {("engine_deaths", "m"): 1}
+    assert engine.child is None, "it waits out its pause: no storm of restarts"
+
+
+def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_for_it(
+    worker: WorkerContext, celery_app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker.models["fake"].engine, "seconds_since_tick", lambda _: 0.0, raising=False)
+    nowhere = redis.Redis(unix_socket_path="/nowhere")
+    consumer = BatchConsumer(celery_app, worker, nowhere)
+    assert consumer.status(time.monotonic()).poll_seconds is None
+    with worker.database.begin() as connection:
+        batch_id, _ = make_running_batch(connection, (3,))
+    consumer.start()  # no Celery worker listens, and hints come from nowhere: that is how deaf one can be
+
+    def status() -> str:
+        with worker.database.begin() as connection:
+            return connection.execute(text("SELECT status FROM batches WHERE id = :id"), {"id": batch_id}).scalar_one()
+
+    wait_for(lambda: status() == "finalizing", "its lines are answered", 20)
+    wait_for(lambda: consumer.status(time.monotonic()).poll_seconds is not None, "it has looked", 5)
+    assert worker_status(worker, 0, 0).totals["events_dropped", ""] == 0
+    consumer.drain(abort=False)
+    wait_for(consumer.is_idle, "it has left its shard", 20)
+    worker.leases.close()
+    consumer._watches.close()

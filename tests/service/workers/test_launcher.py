@@ -1,0 +1,129 @@
+"""A worker as a process: what becomes of children that are killed, that will not start, or that do not answer."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from core.settings import Settings
+from tests.support.stack import clean_environment, wait_for
+from workers.context import Database
+
+pytestmark = pytest.mark.usefixtures("database", "valkey")
+
+
+class Launcher:
+    """`python -m workers`."""
+
+    def __init__(self, settings: Settings, folder: Path, **environment: str) -> None:
+        self.log = folder / "worker.log"
+        values = {
+            "MILLRACE_STATE_DIR": str(settings.state_dir),
+            "MILLRACE_MODELS_DIR": str(settings.models_dir),
+            "MILLRACE_DRAIN_SECONDS": "1",
+            "DATABASE_URL": settings.database_url or "",
+            "REDIS_URL": settings.redis_url or "",
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "workers", "--device", "cpu"],
+                env={**clean_environment(), **values, **environment},
+                stdout=log,
+                stderr=log,
+            )
+
+    def child(self, *words: str) -> psutil.Process:
+        """The one whose command has these words; waits for it."""
+        wait_for(lambda: self._find(*words) is not None, f"a process with {words}", 30)
+        found = self._find(*words)
+        assert found is not None
+        return found
+
+    def wait_said(self, words: str) -> None:
+        wait_for(lambda: words in self.log.read_text() or self.process.poll() is not None, f"it says {words!r}", 90)
+        assert words in self.log.read_text(), self.log.read_text()
+
+    def _find(self, *words: str) -> psutil.Process | None:
+        for process in psutil.Process(self.process.pid).children():
+            command = process.cmdline()  # empty for one that has ended
+            if all(word in command for word in words):
+                return process
+        return None
+
+
+@contextmanager
+def launched(settings: Settings, folder: Path, **environment: str) -> Iterator[Launcher]:
+    launcher = Launcher(settings, folder, **environment)
+    try:
+        yield launcher
+    finally:
+        launcher.process.send_signal(signal.SIGTERM)
+        try:
+            launcher.process.wait(20)
+        finally:
+            launcher.process.kill()
+
+
+def test_children_that_are_killed_while_they_start_are_started_again(settings: Settings, tmp_path: Path) -> None:
+    """An engine that loads, a consumer, and an engine that its consumers still wait for."""
+    with launched(settings, tmp_path) as launcher:
+        killed = []
+        for words in (("engine.process.server",), ("workers.consumers.main", "chat"), ("engine.process.server",)):
+            victim = launcher.child(*words)
+            victim.kill()
+            killed.append(victim.pid)
+        launcher.wait_said("worker_ready")
+        assert (
+            len(
+                {
+                    *killed,
+                    launcher.child("engine.process.server").pid,
+                    launcher.child("workers.consumers.main", "chat").pid,
+                }
+            )
+            == 5
+        )
+        assert launcher.log.read_text().count("child_died") == 3
+
+
+def test_a_consumer_that_says_why_it_cannot_start_ends_the_worker(settings: Settings, tmp_path: Path) -> None:
+    with launched(settings, tmp_path, REDIS_URL="nonsense://nowhere") as launcher:
+        assert launcher.process.wait(60) == 1
+        said = launcher.log.read_text()
+    assert re.search(r"millrace worker: (chat|batch) ended with exit code 1.*Redis URL must", said, re.DOTALL)
+
+
+def test_an_engine_that_does_not_answer_is_replaced(settings: Settings, tmp_path: Path) -> None:
+    with launched(settings, tmp_path, MILLRACE_ENGINE_HANG_SECONDS="0.8") as launcher:
+        launcher.wait_said("worker_ready")
+        frozen = launcher.child("engine.process.server")
+        frozen.suspend()
+        launcher.wait_said("engine_deaf")
+        wait_for(lambda: launcher.child("engine.process.server").pid != frozen.pid, "another engine", 20)
+        assert launcher.process.poll() is None
+
+
+def test_a_model_that_is_killed_by_its_own_file_again_and_again_is_given_up(
+    settings: Settings, database: Database, tmp_path: Path
+) -> None:
+    with launched(settings, tmp_path, MILLRACE_ENGINE_RESTART_SECONDS="0.01") as launcher:
+        killed: set[int] = set()
+
+        def kill_another() -> bool:
+            if (process := launcher._find("engine.process.server")) is not None and process.pid not in killed:
+                process.kill()
+                killed.add(process.pid)
+            return launcher.process.poll() is not None
+
+        wait_for(kill_another, "it gives up", 60)
+        assert launcher.process.poll() == 1
+        assert len(killed) == settings.line_attempts + 1
+        assert "The model fake did not load. engine-fake ended with exit code -9" in launcher.log.read_text()

@@ -1,0 +1,284 @@
+"""Lines that end an engine, or their worker: what the next run knows of the one before, and who is refused."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from core.states import JobState, ShardState
+from db.tables import Job, Quarantine, Shard
+from engine.process.client import EngineLost
+from engine.types import Failed, Finished, Request
+from tests.service.workers.conftest import ScriptedEngine, echo
+from tests.support.rows import make_running_batch
+from tests.support.stack import wait_for
+from workers.context import WorkerContext
+from workers.generation.quarantine import fingerprint
+from workers.shards.isolation import Isolation
+from workers.shards.lanes import Lanes
+
+
+class WorkerDied(BaseException):
+    """Nothing of a worker's is tidied up after this."""
+
+
+def make(worker: WorkerContext, sizes: list[int]) -> str:
+    """Lines that each ask something else."""
+    with worker.database.begin() as connection:
+        batch_id = make_running_batch(connection, sizes)[0]
+        asked = func.replace(Job.body, "hello", func.concat("question ", Job.line, " of this batch"))
+        connection.execute(update(Job).where(Job.batch_id == batch_id).values(body=asked))
+    return batch_id
+
+
+def work(worker: WorkerContext) -> None:
+    Lanes(worker, worker.models["fake"]).work()
+
+
+def rows(worker: WorkerContext) -> list[Any]:
+    with worker.database.begin() as connection:
+        return list(connection.execute(select(Job.__table__).order_by(Job.line)).all())
+
+
+def change(worker: WorkerContext, line: int, **values: Any) -> None:
+    with worker.database.begin() as connection:
+        connection.execute(update(Job).where(Job.line == line).values(**values))
+
+
+def change_shards(worker: WorkerContext, **values: Any) -> None:
+    with worker.database.begin() as connection:
+        connection.execute(update(Shard).values(**values))
+
+
+def quarantined(worker: WorkerContext) -> list[Any]:
+    with worker.database.begin() as connection:
+        return list(connection.execute(select(Quarantine.__table__)).all())
+
+
+def text_of(request: Request) -> str:
+    return str(request.prompt.messages[0]["content"])  # type: ignore[union-attr]
+
+
+def poison(*lines: int) -> frozenset[str]:
+    return frozenset(f"question {line} of this batch" for line in lines)
+
+
+class Crashing:
+    """Answers all but the poison, which ends the engine: what runs is lost, what has no slot only waited."""
+
+    def __init__(self, engine: ScriptedEngine, texts: frozenset[str], slots: int = 4) -> None:
+        self.engine = engine
+        self.texts = texts
+        self.slots = slots
+        self.num_crashes = 0
+        self.asked_alone: list[str] = []
+
+    def __call__(self, request: Request) -> Finished | None:
+        if request.alone:
+            self.asked_alone.append(text_of(request))
+        if text_of(request) not in self.texts:
+            return echo(request) if len(self.engine.asked) > self.slots else None
+        self.num_crashes += 1
+        self.engine.asked = self.engine.asked[-1:] * (self.slots + 1)
+        running = list(self.engine.running)
+        for place, key in enumerate(reversed(running)):
+            lost = EngineLost(request_id=key, was_running=place < self.slots, was_alone=len(running) == 1)
+            self.engine.end(key, lost)
+        return None
+
+
+def test_only_what_was_running_is_suspected_and_each_suspect_is_alone(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [30])
+    crashing = engine.answer = Crashing(engine, poison(6), slots=3)
+    work(worker)
+    assert [row.line for row in rows(worker) if row.state == JobState.FAILED] == [6]
+    assert crashing.num_crashes == worker.settings.line_attempts
+    assert set(crashing.asked_alone) <= {f"question {line} of this batch" for line in range(1, 9)}
+    assert len(set(crashing.asked_alone)) == 3
+    assert [row.crashes for row in rows(worker) if row.line > 8] == [0] * 22
+
+
+def test_a_crash_is_remembered_when_the_worker_dies_after_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [8])
+    crashed = threading.Event()
+
+    def answer(request: Request) -> None:
+        if len(engine.running) == 8:
+            crashed.set()
+            for key in list(engine.running):
+                engine.end(key, EngineLost(request_id=key, was_running=key == request.id))
+
+    engine.answer = answer
+    lanes = Lanes(worker, worker.models["fake"])
+    thread = threading.Thread(target=lanes.work)
+    thread.start()
+    wait_for(lambda: sum(row.crashes for row in rows(worker)) == 2, "it is counted, and again before it runs alone")
+    with worker.database.begin() as connection:
+        connection.execute(update(Shard).values(owner="other", fence=Shard.fence + 1))
+    lanes.drain(abort=True)
+    thread.join(20)
+    assert [row.crashes for row in rows(worker)] == [0] * 7 + [2], "what was lost is not tidied up"
+    change_shards(worker, lease_until=func.now())
+    crashing = engine.answer = Crashing(engine, poison(8))
+    work(worker)
+    assert [row.state for row in rows(worker)] == [JobState.COMPLETED] * 7 + [JobState.FAILED]
+    assert crashing.num_crashes == worker.settings.line_attempts - 2
+
+
+def test_a_line_that_was_stopped_alone_is_not_blamed_for_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [2])
+    change(worker, 1, crashes=2)
+    running = threading.Event()
+    engine.answer = lambda request: running.set()
+    lanes = Lanes(worker, worker.models["fake"])
+    thread = threading.Thread(target=lanes.work)
+    thread.start()
+    assert running.wait(20)
+    assert [row.crashes for row in rows(worker)] == [3, 0], "before it runs"
+    lanes.drain(abort=True)
+    thread.join(20)
+    assert [row.crashes for row in rows(worker)] == [2, 0]
+    engine.answer = echo
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+
+
+def die_with(worker: WorkerContext, engine: ScriptedEngine, text: str) -> bool:
+    """A worker that dies when it runs this line, as a kill -9 would have it; True if it did."""
+    died: list[str] = []
+
+    def answer(request: Request) -> Finished | None:
+        if text_of(request) != text:
+            return echo(request)
+        died.append(request.id)
+        raise WorkerDied
+
+    engine.answer = answer
+    try:
+        work(worker)
+    except WorkerDied:
+        engine.running.clear()
+    change_shards(worker, lease_until=func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 1)) if died else None
+    return bool(died)
+
+
+def test_a_line_that_takes_its_worker_down_is_found_by_those_who_come_after(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    """Three leases are lost before anything is suspected, then `line_attempts` more with the line alone."""
+    make(worker, [6])
+    deaths = 0
+    while die_with(worker, engine, "question 4 of this batch"):
+        deaths += 1
+        assert deaths < 20
+    assert deaths == 3 + worker.settings.line_attempts
+    done = rows(worker)
+    assert [row.line for row in done if row.state == JobState.FAILED] == [4]
+    assert [row.state for row in done].count(JobState.COMPLETED) == 5
+    assert "engine_crash" in done[3].problem
+
+
+def test_a_shard_whose_workers_vanished_runs_line_by_line_with_nothing_beside_it(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [5])
+    change_shards(worker, attempt=3)
+    make(worker, [20])
+    beside: list[int] = []
+
+    def answer(request: Request) -> Finished:
+        if request.alone:
+            beside.append(len(engine.running))
+        return echo(request)
+
+    engine.answer = answer
+    lanes = Lanes(worker, worker.models["fake"])
+    threads = [threading.Thread(target=lanes.work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert beside == [1] * 5
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+
+
+def test_a_convicted_request_is_refused_in_other_batches_and_its_neighbours_are_not(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [4])
+    engine.answer = Crashing(engine, poison(2))
+    work(worker)
+    (convicted,) = quarantined(worker)
+    row = rows(worker)[1]
+    assert convicted.fingerprint == fingerprint("default", "fake", row.endpoint, row.body)
+    assert convicted.convicted_at is not None
+    make(worker, [4])
+    engine.answer = crashing = Crashing(engine, poison(2))
+    work(worker)
+    assert crashing.num_crashes == 0
+    refused = [row for row in rows(worker) if row.state == JobState.FAILED]
+    assert [row.line for row in refused] == [2, 2]
+    assert '"status":400' in refused[0].problem or '"status":400' in refused[1].problem
+    with worker.database.begin() as connection:
+        assert set(connection.execute(select(Shard.state)).scalars()) == {ShardState.DONE}
+
+
+def test_a_step_that_failed_without_ending_the_engine_makes_suspects_too(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    """Everybody in such a step is told that it failed; one of them is the cause."""
+    make(worker, [6])
+
+    def answer(request: Request) -> Finished | Failed | None:
+        if text_of(request) in poison(3):
+            for key in list(engine.running):
+                engine.end(key, Failed(request_id=key, code="engine_error", message="the step failed"))
+            return None
+        return echo(request) if request.alone or len(engine.asked) > 3 else None
+
+    engine.answer = answer
+    work(worker)
+    assert [row.line for row in rows(worker) if row.state == JobState.FAILED] == [3]
+    assert quarantined(worker) == [], "it ended nothing"
+
+
+@pytest.mark.parametrize(
+    "sent", ['{"b":1,"a":[1.5,"ü"]}', '{"a": [1.5, "\\u00fc"], "b": 1, "stream": true, "model": "x"}']
+)
+def test_a_fingerprint_is_of_what_is_asked_and_not_of_how_it_is_spelled(sent: str) -> None:
+    asked = fingerprint("t", "m", "/e", '{"a":[1.5,"ü"],"b":1}')
+    assert fingerprint("t", "m", "/e", sent) == asked
+    others = [("u", "m", "/e"), ("t", "n", "/e"), ("t", "m", "/f")]
+    assert asked not in {fingerprint(*other, sent) for other in others}
+    assert fingerprint("t", "m", "/e", '{"a":[1.5,"ü"],"b":2}') != asked
+
+
+def test_who_wants_to_be_alone_gets_a_turn_and_shuts_the_door_until_then() -> None:
+    room = Isolation()
+    assert room.enter("a", alone=False)
+    assert room.enter("b", alone=False)
+    assert not room.enter("s", alone=True)
+    assert not room.enter("a", alone=False), "somebody waits"
+    room.leave("a")
+    room.leave("b")
+    assert room.enter("s", alone=True)
+    assert not room.enter("a", alone=False)
+    room.leave("s")
+    assert room.enter("a", alone=False)
+
+
+def test_who_is_gone_shuts_no_door() -> None:
+    room = Isolation()
+    assert room.enter("a", alone=False)
+    assert not room.enter("s", alone=True)
+    room.forget("s")
+    assert room.enter("a", alone=False)
+    room.forget("a")
+    assert room.enter("t", alone=True)
+    room.forget("t")
+    assert room.enter("a", alone=False)

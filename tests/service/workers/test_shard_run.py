@@ -1,0 +1,434 @@
+"""A shard's run: lines to the engine, results under the fence, and what happens when something dies."""
+
+from __future__ import annotations
+
+import json
+import threading
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from core.schemas.endpoints import COMPLETIONS_ENDPOINT
+from core.states import BatchState, JobState, ShardState
+from db import batch_control, batches
+from db.tables import Batch, Job, Shard, UsageDaily
+from engine.process.client import EngineLost
+from engine.types import Choice, Failed, Finished, FinishReason, Request, TextPrompt, Usage
+from tests.service.workers.conftest import ScriptedEngine, echo
+from tests.support.rows import make_running_batch
+from tests.support.sick import SickDatabase
+from tests.support.stack import wait_for
+from workers.context import WorkerContext
+from workers.shards.lanes import Lanes
+
+GREEDY = ', "temperature": 0'
+
+
+def make(worker: WorkerContext, sizes: list[int], options: str = "") -> str:
+    with worker.database.begin() as connection:
+        return make_running_batch(connection, sizes, options=options)[0]
+
+
+def change_body(worker: WorkerContext, line: int, content: str) -> None:
+    with worker.database.begin() as connection:
+        connection.execute(update(Job).where(Job.line == line).values(body=func.replace(Job.body, "hello", content)))
+
+
+def work(worker: WorkerContext) -> None:
+    Lanes(worker, worker.models["fake"]).work()
+
+
+def rows(worker: WorkerContext) -> list[Any]:
+    with worker.database.begin() as connection:
+        return list(connection.execute(select(Job).order_by(Job.line)).all())
+
+
+def only(worker: WorkerContext, table: type[Shard] | type[Batch] | type[UsageDaily]) -> Any:
+    with worker.database.begin() as connection:
+        return connection.execute(select(table.__table__)).one()
+
+
+def test_a_lane_runs_all_shards_and_sends_the_batch_to_the_clerk(
+    worker: WorkerContext, engine: ScriptedEngine, valkey: Any
+) -> None:
+    make(worker, [40, 3, 1])
+    work(worker)
+    done = rows(worker)
+    assert {row.state for row in done} == {JobState.COMPLETED}
+    assert all('"content":"hello"' in row.answer and row.model_hash == "hash" for row in done)
+    assert len(engine.asked) == 44
+    batch = only(worker, Batch)
+    assert (batch.status, batch.outcome) == (BatchState.FINALIZING, BatchState.COMPLETED)
+    assert valkey.llen("millrace:clerk") == 1
+    usage = only(worker, UsageDaily)
+    assert (usage.requests, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens) == (44, 132, 88, 44)
+
+
+def test_the_engine_never_holds_more_than_two_lines_a_slot(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [60])
+    gate = threading.Event()
+
+    def answer(request: Request) -> Finished | None:
+        if gate.is_set():
+            return echo(request)
+        if len(engine.running) == 8:
+            gate.set()
+            for key, sink in list(engine.running.items()):
+                engine._queue.put((sink, echo(next(one for one in engine.asked if one.id == key))))
+                engine.running.pop(key)
+        return None
+
+    engine.answer = answer
+    work(worker)
+    assert engine.max_running == 8
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+
+
+def test_a_line_the_engine_refuses_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [5])
+
+    def answer(request: Request) -> Finished | Failed:
+        if len(engine.asked) == 3:
+            return Failed(request_id=request.id, code="context_length_exceeded", message="too long", param="messages")
+        return echo(request)
+
+    engine.answer = answer
+    work(worker)
+    assert [row.state for row in rows(worker)].count(JobState.FAILED) == 1
+    failed = next(row for row in rows(worker) if row.state == JobState.FAILED)
+    assert '"status":400' in failed.problem
+    assert only(worker, Shard).lines_failed == 1
+
+
+def test_a_line_that_kills_the_engine_is_found_and_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    """Every crash loses all running lines; the culprit is the only one that is convicted."""
+    make(worker, [30])
+    for line in range(1, 31):
+        change_body(worker, line, f"hello {line}")
+    culprit: list[str] = []
+
+    def answer(request: Request) -> Finished | None:
+        if not culprit and len(engine.asked) == 4:
+            culprit.append(request.id)
+        if culprit and request.id == culprit[0]:
+            for key in list(engine.running):
+                engine.end(key, EngineLost(request_id=key))
+            return None
+        return None if len(engine.running) < 3 and not culprit else echo(request)
+
+    engine.answer = answer
+    work(worker)
+    done = rows(worker)
+    assert [row.id for row in done if row.state == JobState.FAILED] == culprit
+    assert [row.state for row in done].count(JobState.COMPLETED) == 29
+    assert "engine_crash" in next(row.problem for row in done if row.state == JobState.FAILED)
+    assert sum(request.id == culprit[0] for request in engine.asked) == 3
+
+
+def test_lines_of_a_lost_lease_are_not_written_and_not_counted(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [4])
+
+    def answer(request: Request) -> Finished:
+        if len(engine.asked) == 1:
+            with worker.database.begin() as connection:
+                connection.execute(update(Shard).values(fence=Shard.fence + 1, owner="other"))
+        return echo(request)
+
+    engine.answer = answer
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.QUEUED}
+    shard = only(worker, Shard)
+    assert (shard.state, shard.owner, shard.lines_completed) == (ShardState.RUNNING, "other", 0)
+
+
+def test_a_cancelled_batch_stops_within_a_heartbeat_and_keeps_what_was_done(
+    worker: WorkerContext, engine: ScriptedEngine, valkey: Any
+) -> None:
+    batch_id = make(worker, [20])
+    running = threading.Event()
+
+    def answer(request: Request) -> Finished | None:
+        if len(engine.asked) <= 2:
+            return echo(request)
+        running.set()
+        return None
+
+    engine.answer = answer
+    thread = threading.Thread(target=work, args=(worker,))
+    thread.start()
+    assert running.wait(20)
+    with worker.database.begin() as connection:
+        connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one()
+    worker.leases.beat()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert [row.state for row in rows(worker)].count(JobState.COMPLETED) == 2
+    assert only(worker, Shard).state == ShardState.READY
+    assert valkey.llen("millrace:clerk") == 1, "the clerk is told that nobody works on it any more"
+
+
+def test_a_draining_lane_gives_its_shard_back(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [20, 20])
+    running = threading.Event()
+
+    def answer(request: Request) -> None:
+        running.set()
+
+    engine.answer = answer
+    lanes = Lanes(worker, worker.models["fake"])
+    thread = threading.Thread(target=lanes.work)
+    thread.start()
+    assert running.wait(20)
+    lanes.drain(abort=False)
+    assert not lanes.is_idle()
+    lanes.drain(abort=True)
+    thread.join(20)
+    assert not thread.is_alive()
+    assert lanes.is_idle()
+    with worker.database.begin() as connection:
+        states = connection.execute(select(Shard.state, Shard.attempt)).all()
+    assert states == [(ShardState.READY, 0), (ShardState.READY, 0)]
+    assert engine.running == {}
+
+
+def test_no_more_lanes_run_than_are_set(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [1] * 6)
+    engine.answer = lambda request: None
+    lanes = Lanes(worker, worker.models["fake"])
+    threads = [threading.Thread(target=lanes.work) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    deadline = threading.Event()
+    while len(engine.running) < worker.settings.batch_lanes:
+        assert not deadline.wait(0.01)
+    with worker.database.begin() as connection:
+        running = select(func.count()).select_from(Shard).where(Shard.state == ShardState.RUNNING)
+        assert connection.execute(running).scalar_one() == worker.settings.batch_lanes
+    lanes.drain(abort=True)
+    for thread in threads:
+        thread.join(20)
+
+
+def test_a_lease_that_is_not_trusted_begins_nothing_new(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [4])
+    worker.leases._clock = lambda: 0.0
+    lanes = Lanes(worker, worker.models["fake"])
+    thread = threading.Thread(target=lanes.work)
+    run_began = threading.Event()
+    worker.leases.is_trusted = lambda lease: bool(run_began.set())  # type: ignore[method-assign]
+    thread.start()
+    assert run_began.wait(20)
+    lanes.drain(abort=True)
+    thread.join(20)
+    assert engine.asked == []
+
+
+def test_lines_of_a_shard_are_one_group_for_the_engine(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [3, 2])
+    work(worker)
+    groups = [request.group for request in engine.asked]
+    assert groups == [row.shard_id for row in rows(worker)]
+    assert len(set(groups)) == 2
+
+
+def test_identical_greedy_lines_run_once_and_answer_all(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [100], GREEDY)
+    change_body(worker, 60, "another")
+    work(worker)
+    done = rows(worker)
+    assert [request.id for request in engine.asked] == [done[0].id, done[59].id, done[60].id]
+    assert {row.state for row in done} == {JobState.COMPLETED}
+    answers = [json.loads(row.answer) for row in done]
+    assert [answer["id"] for answer in answers] == [row.id for row in done]
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert [text for text in texts if text != "hello"] == ["another"]
+    shard = only(worker, Shard)
+    assert (shard.state, shard.lines_completed) == (ShardState.DONE, 100)
+
+
+def test_a_twin_says_that_its_whole_prompt_was_cached(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [3], GREEDY)
+    work(worker)
+    ran, *twins = rows(worker)
+    assert (ran.prompt_tokens, ran.completion_tokens, ran.cached_tokens) == (3, 2, 1)
+    for twin in twins:
+        assert (twin.prompt_tokens, twin.completion_tokens, twin.cached_tokens) == (3, 2, 3)
+        assert json.loads(twin.answer)["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+    usage = only(worker, UsageDaily)
+    assert (usage.requests, usage.prompt_tokens, usage.cached_tokens) == (3, 9, 7)
+
+
+def test_identical_lines_run_each_when_they_are_sampled_or_when_it_is_set_so(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [5], ', "temperature": 0.5')
+    work(worker)
+    assert len(engine.asked) == 5
+    object.__setattr__(worker, "settings", worker.settings.model_copy(update={"share_identical_lines": False}))
+    make(worker, [5], GREEDY)
+    work(worker)
+    assert len(engine.asked) == 10
+
+
+def test_twins_of_a_line_the_engine_refuses_are_refused_with_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [4], GREEDY)
+    change_body(worker, 1, "another")
+    engine.answer = lambda request: (
+        echo(request)
+        if len(engine.asked) == 1
+        else Failed(request_id=request.id, code="context_length_exceeded", message="too long")
+    )
+    work(worker)
+    assert [row.state for row in rows(worker)] == [JobState.COMPLETED, *[JobState.FAILED] * 3]
+    assert len(engine.asked) == 2
+    assert only(worker, Shard).lines_failed == 3
+
+
+def test_twins_are_convicted_as_one_line(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    """Their body has killed the engine often enough; running each of them would kill it as often again."""
+    make(worker, [6], GREEDY)
+    change_body(worker, 1, "harmless")
+    change_body(worker, 6, "harmless too")
+
+    def answer(request: Request) -> Finished | None:
+        if request.prompt.messages[0]["content"] == "hello":  # type: ignore[union-attr]
+            for key in list(engine.running):
+                engine.end(key, EngineLost(request_id=key))
+            return None
+        return echo(request)
+
+    engine.answer = answer
+    work(worker)
+    done = rows(worker)
+    assert [row.state for row in done] == [JobState.COMPLETED, *[JobState.FAILED] * 4, JobState.COMPLETED]
+    assert all("engine_crash" in row.problem for row in done[1:5])
+    assert sum(request.id == done[1].id for request in engine.asked) == worker.settings.line_attempts
+    assert not {row.id for row in done[2:5]} & {request.id for request in engine.asked}
+
+
+def test_twins_wait_with_a_line_that_was_given_back(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [4], GREEDY)
+    running = threading.Event()
+    engine.answer = lambda request: running.set()
+    lanes = Lanes(worker, worker.models["fake"])
+    thread = threading.Thread(target=lanes.work)
+    thread.start()
+    assert running.wait(20)
+    lanes.drain(abort=True)
+    thread.join(20)
+    assert {row.state for row in rows(worker)} == {JobState.QUEUED}
+    engine.answer = echo
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+    assert len(engine.asked) == 2
+
+
+def test_a_structured_answer_that_was_cut_off_is_a_failed_line_and_its_tokens_count(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [2], ', "response_format": {"type": "json_object"}')
+    change_body(worker, 2, "whole")
+
+    def answer(request: Request) -> Finished:
+        finished = echo(request)
+        if finished.text == "whole":
+            return finished
+        cut = Choice(reason=FinishReason.LENGTH, text='{"a":')
+        return Finished(request_id=request.id, choices=[cut], usage=finished.usage)
+
+    engine.answer = answer
+    work(worker)
+    cut, whole = rows(worker)
+    assert (cut.state, whole.state) == (JobState.FAILED, JobState.COMPLETED)
+    assert "incomplete_output" in cut.problem
+    assert cut.completion_tokens == whole.completion_tokens > 0
+
+
+def test_a_pause_ends_a_shard_after_the_lines_that_run_and_a_resume_goes_on(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    batch_id = make(worker, [40])
+
+    def pause_at_first(request: Request) -> Finished:
+        with worker.database.begin() as connection:
+            connection.execute(batch_control.pause(batch_id, "default"))
+        engine.answer = held.append  # type: ignore[assignment]
+        return echo(request)
+
+    held: list[Request] = []
+    engine.answer = pause_at_first
+    lane = threading.Thread(target=work, args=(worker,))
+    lane.start()
+    wait_for(lambda: only(worker, Shard).lines_completed == 1, "the first line is written")
+    for request in held:
+        engine.end(request.id, echo(request))
+    lane.join()
+    shard = only(worker, Shard)
+    assert shard.state == ShardState.READY
+    assert shard.lines_completed == len(engine.asked) < 40
+    engine.answer = echo
+    work(worker)
+    assert only(worker, Shard).lines_completed == len(engine.asked) < 40, "nothing is claimed"
+    with worker.database.begin() as connection:
+        connection.execute(batch_control.resume(batch_id, "default"))
+    work(worker)
+    assert (only(worker, Shard).state, only(worker, Shard).lines_completed) == (ShardState.DONE, 40)
+
+
+def test_a_line_that_ran_tells_how_long_and_its_twin_does_not(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    make(worker, [2], GREEDY)
+    work(worker)
+    first, twin = rows(worker)
+    assert first.started_at <= first.finished_at
+    assert twin.started_at is None
+
+
+def test_a_line_of_several_prompts_whose_engine_died_is_run_again_as_a_whole(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    with worker.database.begin() as connection:
+        make_running_batch(connection, [1], options=', "prompt": ["one", "two"]', endpoint=COMPLETIONS_ENDPOINT)
+    asked: list[str] = []
+
+    def answer(request: Request) -> Finished | EngineLost:
+        asked.append(request.id)
+        if len(asked) == 2:
+            return EngineLost(request_id=request.id)
+        assert isinstance(request.prompt, TextPrompt)
+        choice = Choice(reason=FinishReason.STOP, text=request.prompt.text.upper())
+        return Finished(request_id=request.id, choices=[choice], usage=Usage(prompt_tokens=3, completion_tokens=2))
+
+    engine.answer = answer
+    work(worker)
+    (row,) = rows(worker)
+    assert [choice["text"] for choice in json.loads(row.answer)["choices"]] == ["ONE", "TWO"]
+    assert (row.prompt_tokens, row.completion_tokens) == (6, 4)
+    assert asked == [row.id, f"{row.id}.1"] * 2
+
+
+@pytest.mark.parametrize("way", ["refused", "unheard"])
+@pytest.mark.parametrize("number", range(5))
+def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
+    number: int, way: str, worker: WorkerContext, engine: ScriptedEngine, valkey: Any
+) -> None:
+    """F29, F31: it is done again, and counts once."""
+    make(worker, [3])
+    database = SickDatabase(worker.database)
+    object.__setattr__(worker, "database", database)
+    begin, num_begun = database.begin, 0
+
+    def count() -> Any:
+        nonlocal num_begun
+        num_begun += 1
+        if num_begun == number + 2:  # behind the claim; the last is the next claim
+            setattr(database, way, 1)
+        return begin()
+
+    database.begin = count  # type: ignore[method-assign]
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+    assert (only(worker, Shard).state, only(worker, Shard).lines_completed) == (ShardState.DONE, 3)
+    assert only(worker, Batch).status == BatchState.FINALIZING
+    assert only(worker, UsageDaily).requests == 3
+    assert valkey.llen("millrace:clerk") == 1

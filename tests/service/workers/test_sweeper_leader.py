@@ -1,0 +1,80 @@
+"""Two sweepers: the lock keeps it to one, and the one that comes back without it does no harm."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import redis
+from sqlalchemy import func, select, update
+
+from core.states import JobState
+from db import jobs, quarantine
+from db.tables import DEFAULT_TENANT, EngineCrash, Job, Quarantine
+from tests.support.rows import make_job
+from workers.context import ClerkContext
+from workers.maintenance.sweeper import _LOCK, Sweeper
+
+NUM_JOBS = 40
+
+
+def lose_jobs(clerk: ClerkContext) -> None:
+    """Running, under leases that are over."""
+    with clerk.database.begin() as connection:
+        for _ in range(NUM_JOBS):
+            connection.execute(jobs.claim_job(make_job(connection), "dead", timedelta(seconds=60)))
+        connection.execute(update(Job).values(lease_until=func.now() - timedelta(seconds=1)))
+
+
+def states(clerk: ClerkContext) -> list[tuple[JobState, int, int]]:
+    with clerk.database.begin() as connection:
+        rows = connection.execute(select(Job.state, Job.fence, Job.attempt)).all()
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def test_nothing_is_swept_while_another_clerk_is_at_it(clerk: ClerkContext) -> None:
+    lose_jobs(clerk)
+    with clerk.database.begin() as leader:
+        leader.execute(select(func.pg_advisory_xact_lock(_LOCK)))
+        Sweeper(clerk).sweep()
+        assert states(clerk) == [(JobState.RUNNING, 1, 1)] * NUM_JOBS
+    Sweeper(clerk).sweep()
+    assert states(clerk) == [(JobState.QUEUED, 1, 1)] * NUM_JOBS
+
+
+def test_two_that_both_believe_to_lead_send_each_lost_job_again_once(clerk: ClerkContext, valkey: redis.Redis) -> None:
+    """As when one was frozen between its lock and its work until another had taken over."""
+    lose_jobs(clerk)
+    barrier = threading.Barrier(2)
+
+    def sweep() -> None:
+        sweeper = Sweeper(clerk)
+        barrier.wait(20)
+        for part in (sweeper._sweep_batches, sweeper._sweep_shards, sweeper._sweep_jobs, sweeper._sweep_quarantine):
+            part()
+
+    threads = [threading.Thread(target=sweep) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert states(clerk) == [(JobState.QUEUED, 1, 1)] * NUM_JOBS
+    assert valkey.llen("millrace:chat.fake") == NUM_JOBS
+
+
+def test_what_was_refused_for_long_enough_and_old_deaths_are_swept(clerk: ClerkContext) -> None:
+    day = timedelta(days=1)
+    with clerk.database.begin() as connection:
+        for name, age in (("f", 0), ("g", 25)):
+            accused = quarantine.Accused(
+                fingerprint=name, tenant_id=DEFAULT_TENANT, model="fake", endpoint="/v1/embeddings", job_id="j"
+            )
+            connection.execute(quarantine.accuse(accused, crashes=2, most=2, kept=day))
+            past = Quarantine.crashed_at - timedelta(hours=age)
+            connection.execute(update(Quarantine).where(Quarantine.fingerprint == name).values(crashed_at=past))
+        connection.execute(quarantine.add_engine_crash("fake", "host/cpu", -11))
+        connection.execute(update(EngineCrash).values(crashed_at=EngineCrash.crashed_at - 2 * day))
+    Sweeper(clerk).sweep()
+    with clerk.database.begin() as connection:
+        assert connection.execute(select(Quarantine.fingerprint)).scalars().all() == ["f"]
+        assert connection.execute(select(EngineCrash)).all() == []

@@ -1,0 +1,176 @@
+"""A clerk answers a question about a file once, whatever the file is, and whoever has left."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, select, text
+
+from core import ids
+from core.schemas.batch_validation import BatchValidation
+from db import validations
+from db.tables import Validation
+from tests.support.stack import batch_lines
+from workers.context import ClerkContext, Database
+from workers.validation.task import answer_validation
+
+
+@pytest.fixture(autouse=True)
+def _empty(clerk: ClerkContext) -> None:
+    with clerk.database.begin() as connection:
+        connection.execute(text("TRUNCATE validations"))
+
+
+def asked(clerk: ClerkContext, content: bytes | None, endpoint: str | None = None) -> str:
+    file_id, validation_id = ids.new_id(ids.FILE), ids.new_id(ids.VALIDATION)
+    if content is not None:
+        with clerk.files.write(file_id) as stream:
+            stream.write(content)
+    with clerk.database.begin() as connection:
+        connection.execute(
+            validations.insert_validation(id=validation_id, tenant_id="default", file_id=file_id, endpoint=endpoint)
+        )
+    return validation_id
+
+
+def answer(clerk: ClerkContext, validation_id: str) -> tuple[str | None, str | None]:
+    with clerk.database.begin() as connection:
+        report, failure = connection.execute(validations.find_answer(validation_id)).one()
+    return report, failure
+
+
+GOOD = json.dumps(batch_lines(1)[0]).encode()
+
+
+def test_the_row_gets_the_report(clerk: ClerkContext) -> None:
+    validation_id = asked(clerk, GOOD, "/v1/chat/completions")
+    answer_validation(clerk, validation_id)
+    report, failure = answer(clerk, validation_id)
+    assert failure is None
+    assert BatchValidation.model_validate_json(report or "").lines == 1
+
+
+def test_a_file_that_is_gone_is_said(clerk: ClerkContext) -> None:
+    validation_id = asked(clerk, None)
+    answer_validation(clerk, validation_id)
+    assert answer(clerk, validation_id) == (None, "The input file does not exist any more.")
+
+
+def test_models_that_cannot_be_loaded_are_a_failure_and_not_a_crash(clerk: ClerkContext, tmp_path: Path) -> None:
+    (clerk.settings.models_dir / "broken.yaml").write_text("name: 5\n")
+    try:
+        validation_id = asked(clerk, GOOD)
+        answer_validation(clerk, validation_id)
+    finally:
+        (clerk.settings.models_dir / "broken.yaml").unlink()
+    report, failure = answer(clerk, validation_id)
+    assert report is None
+    assert failure is not None
+
+
+def claimed(clerk: ClerkContext, validation_id: str, seconds: float = 60) -> bool:
+    with clerk.database.begin() as connection:
+        claim = validations.claim_question(validation_id, timedelta(seconds=seconds))
+        return connection.execute(claim).one_or_none() is not None
+
+
+def test_what_another_clerk_is_at_is_left_to_it_until_its_lease_is_over(clerk: ClerkContext) -> None:
+    validation_id = asked(clerk, GOOD)
+    assert claimed(clerk, validation_id, 60)
+    answer_validation(clerk, validation_id)
+    assert answer(clerk, validation_id) == (None, None)
+    with clerk.database.begin() as connection:
+        assert not connection.execute(validations.open_questions(timedelta(0), 9)).all(), "the sweep leaves it too"
+        connection.execute(validations.renew_claim(validation_id, timedelta(0)))
+    with clerk.database.begin() as connection:
+        assert len(connection.execute(validations.open_questions(timedelta(0), 9)).all()) == 1
+    answer_validation(clerk, validation_id)
+    assert answer(clerk, validation_id)[0] is not None
+
+
+class Beats(Database):
+    """Counts transactions; says whether one is open."""
+
+    num_open = num_begun = 0
+
+    @contextmanager
+    def begin(self) -> Iterator[Connection]:
+        with super().begin() as connection:
+            self.num_open, self.num_begun = self.num_open + 1, self.num_begun + 1
+            try:
+                yield connection
+            finally:
+                self.num_open -= 1
+
+
+def test_no_transaction_is_open_while_a_file_is_looked_at_and_the_lease_is_renewed(
+    clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = Beats(clerk.database.engine)
+    open_meanwhile = []
+    communicate = subprocess.Popen.communicate
+
+    def watch(*arguments: Any, **options: Any) -> Any:
+        open_meanwhile.append(beats.num_open)
+        return communicate(*arguments, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", watch)
+    quick = clerk.settings.model_copy(update={"heartbeat_seconds": 0.01})
+    validation_id = asked(clerk, GOOD)
+    answer_validation(replace(clerk, database=beats, settings=quick), validation_id)
+    assert answer(clerk, validation_id)[0] is not None
+    assert set(open_meanwhile) == {0}
+    assert beats.num_begun > 2, "claim, answer, and renewals"
+
+
+def test_when_nobody_asks_any_more_the_looking_ends(clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = []
+    communicate = subprocess.Popen.communicate
+    validation_id = asked(clerk, GOOD)
+
+    def leave(process: subprocess.Popen[str], **options: Any) -> Any:
+        processes.append(process)
+        with clerk.database.begin() as connection:
+            connection.execute(validations.forget_validation(validation_id))
+        return communicate(process, **options)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", leave)
+    quick = clerk.settings.model_copy(update={"heartbeat_seconds": 0.001})
+    answer_validation(replace(clerk, settings=quick), validation_id)
+    assert processes[0].returncode == -signal.SIGKILL
+    with clerk.database.begin() as connection:
+        assert connection.execute(validations.find_answer(validation_id)).one_or_none() is None
+
+
+def test_an_answer_is_not_given_twice_and_a_question_taken_back_not_at_all(clerk: ClerkContext) -> None:
+    validation_id = asked(clerk, None)
+    answer_validation(clerk, validation_id)
+    first = answer(clerk, validation_id)
+    with clerk.database.begin() as connection:
+        file_id = connection.execute(select(Validation.file_id)).scalar_one()
+    with clerk.files.write(file_id) as stream:
+        stream.write(GOOD)
+    answer_validation(clerk, validation_id)
+    assert answer(clerk, validation_id) == first
+    with clerk.database.begin() as connection:
+        connection.execute(validations.forget_validation(validation_id))
+    answer_validation(clerk, validation_id)
+
+
+def test_questions_nobody_waits_for_any_more_go(clerk: ClerkContext) -> None:
+    asked(clerk, GOOD)
+    with clerk.database.begin() as connection:
+        connection.execute(validations.forget_old_validations(timedelta(hours=1)))
+        assert len(connection.execute(select(Validation.id)).all()) == 1
+    with clerk.database.begin() as connection:
+        connection.execute(validations.forget_old_validations(timedelta(0)))
+        assert connection.execute(select(Validation.id)).all() == []

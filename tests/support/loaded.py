@@ -1,0 +1,24 @@
+"""A model of plain llama.cpp, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import llama_cpp as llama
+
+from engine.backends.llama.gguf import start_llama
+
+
+@contextmanager
+def loaded(path: Path) -> Iterator[ctypes.c_void_p]:
+    """llama.cpp's pointer to the model of a file."""
+    start_llama()
+    model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
+    assert model, "llama.cpp does not load it"
+    try:
+        yield model
+    finally:
+        llama.llama_model_free(model)

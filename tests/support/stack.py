@@ -1,0 +1,204 @@
+"""A stack of its own for a test: `millrace serve` as a user starts it, on a free port, in a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import httpx2
+import psutil
+from openai import DefaultHttpxClient, OpenAI
+
+from core.process.child_process import die_with
+from tests.support.published import Published
+
+READY_SECONDS = 60.0
+
+QUICK_RECOVERY = {
+    "MILLRACE_LEASE_SECONDS": "3",
+    "MILLRACE_HEARTBEAT_SECONDS": "0.5",
+    "MILLRACE_SWEEP_SECONDS": "0.5",
+    "MILLRACE_TICKET_SECONDS": "1.5",
+    "MILLRACE_POLL_SECONDS": "1",
+    "MILLRACE_ENGINE_RESTART_SECONDS": "0.1",
+    "MILLRACE_KEEP_ALIVE_SECONDS": "1",
+    "MILLRACE_DRAIN_SECONDS": "10",
+}
+
+
+class StackProcess:
+    """`millrace serve`; may be killed and started again in the same folder."""
+
+    def __init__(self, folder: Path, models: Path, **settings: str) -> None:
+        self.folder = folder
+        self.state_dir = folder / "state"
+        self._models = models
+        self.environment = {**clean_environment(), **QUICK_RECOVERY, **settings}
+        self._process: subprocess.Popen[str] | None = None
+        self.said = ""
+        self.url = ""
+        self._published: Published | None = None
+        self._clients: list[DefaultHttpxClient] = []
+
+    def start(self) -> None:
+        """Returns when it says that it is ready."""
+        command = [str(Path(sys.executable).with_name("millrace")), "serve", "--port", "0"]
+        command += ["--state-dir", str(self.state_dir), "--models-dir", str(self._models), "--device", "cpu"]
+        self._process = subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            preexec_fn=partial(die_with, os.getpid(), signal.SIGINT),
+        )
+        ready = threading.Event()
+        self._listener = threading.Thread(target=self._listen, args=(self._process, ready), daemon=True)
+        self._listener.start()
+        if not ready.wait(READY_SECONDS) or not self.url:
+            raise AssertionError(f"the stack did not start:\n{self.said}\n{self.logs()}")
+
+    def _listen(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            self.said += line
+            if match := re.search(r"ready after .*?(http://\S+)/v1", line):
+                self.url = match[1]
+            if "Ctrl-C stops it" in line:
+                ready.set()
+        ready.set()
+        process.stdout.close()
+
+    @property
+    def pid(self) -> int:
+        """Of the launcher."""
+        assert self._process is not None
+        return self._process.pid
+
+    def client(self) -> OpenAI:
+        """The official client, as its users set it up; what it is answered must be as published."""
+        http = DefaultHttpxClient(event_hooks={"response": [self.published.check]})
+        self._clients.append(http)
+        return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=2, timeout=60, http_client=http)
+
+    @property
+    def published(self) -> Published:
+        """The OpenAPI of the server as it runs now."""
+        if self._published is None or self._published.url != self.url:
+            self._published = Published(self.url)
+        return self._published
+
+    def descendants(self) -> list[psutil.Process]:
+        """Every process it started, theirs included."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+    def find(self, *words: str) -> psutil.Process:
+        """The first descendant whose command line has all these words."""
+        for process in self.descendants():
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.NoSuchProcess:
+                continue
+            if all(word in line for word in words):
+                return process
+        raise AssertionError(f"no process with {words}")
+
+    def interrupt(self, timeout_seconds: float = 30) -> int:
+        """Ctrl-C; returns its exit code."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGINT)
+        return self._process.wait(timeout_seconds)
+
+    def kill(self) -> None:
+        """-9 to the launcher alone."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def close(self) -> None:
+        """However it is, it is gone afterwards."""
+        for client in self._clients:
+            client.close()
+        if self._process is not None and self._process.poll() is None:
+            try:
+                self.interrupt()
+            except subprocess.TimeoutExpired:
+                self.kill()
+        self._listener.join(10)
+
+    def logs(self) -> str:
+        """The last words of every process."""
+        folder = self.state_dir / "logs"
+        return "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("*.log")))
+
+    def metrics(self) -> str:
+        """What the api counts."""
+        return httpx2.get(f"{self.url}/metrics").text
+
+
+def clean_environment() -> dict[str, str]:
+    """Without settings of the machine, and with nothing but our own programs to be found."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "PG", "OPENAI_"))}
+    kept.pop("DATABASE_URL", None)
+    kept.pop("REDIS_URL", None)
+    return kept
+
+
+def batch_lines(number: int, model: str = "fake", **body: object) -> list[dict[str, object]]:
+    """Lines that each ask something else."""
+    return [
+        {
+            "custom_id": f"line-{index}",
+            "method": "POST",
+            "url": "/v1/chat/completions",
+            "body": {"model": model, "messages": [{"role": "user", "content": f"Question {index}?"}], **body},
+        }
+        for index in range(number)
+    ]
+
+
+def write_lines(path: Path, lines: list[dict[str, object]]) -> Path:
+    """As JSON Lines."""
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def start_batch(client: OpenAI, path: Path) -> str:
+    """Upload and create; returns the batch's id."""
+    with path.open("rb") as stream:
+        file = client.files.create(file=stream, purpose="batch")
+    batch = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h", metadata={"test": "yes"}
+    )
+    return batch.id
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 60) -> None:
+    """Until it is true; a fault may make a single look fail."""
+    deadline = time.monotonic() + timeout_seconds
+    while time.monotonic() < deadline:
+        try:
+            if condition():
+                return
+        except Exception:
+            time.sleep(0.2)
+        time.sleep(0.05)
+    raise AssertionError(f"not within {timeout_seconds:.0f} s: {what}")
+
+
+def result_lines(client: OpenAI, file_id: str | None) -> list[dict[str, object]]:
+    """Lines of a result file; none when there is no file."""
+    if file_id is None:
+        return []
+    return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]

@@ -1,0 +1,34 @@
+"""What an answer is generated with, whoever says it."""
+
+from __future__ import annotations
+
+from core.model_files import Parameters
+from core.schemas.base import parse_body
+from core.schemas.chat import ChatRequest
+from core.schemas.completion import CompletionBody
+from core.schemas.parameters import GenerationParameters, effective_parameters
+
+MESSAGES = [{"role": "user", "content": "hello"}]
+
+
+def chat(**more: object) -> ChatRequest:
+    return parse_body(ChatRequest, {"model": "m", "messages": MESSAGES, **more})
+
+
+def completion(**more: object) -> CompletionBody:
+    return parse_body(CompletionBody, {"model": "m", "prompt": "hello", **more})
+
+
+def test_the_body_says_it_before_the_model_file_does() -> None:
+    found = effective_parameters(chat(temperature=0, top_k=5), Parameters(temperature=0.7, top_p=0.9, seed=3))
+    assert found == GenerationParameters(temperature=0, top_k=5, top_p=0.9)
+
+
+def test_the_limit_is_the_newer_fields_then_the_older_ones_then_the_files_then_the_endpoints() -> None:
+    file = Parameters(max_tokens=7)
+    assert effective_parameters(chat(max_completion_tokens=2, max_tokens=3), file).max_tokens == 2
+    assert effective_parameters(chat(max_tokens=3), file).max_tokens == 3
+    assert effective_parameters(chat(), file).max_tokens == 7
+    assert effective_parameters(chat(), Parameters()).max_tokens is None
+    assert effective_parameters(completion(), file).max_tokens == 7
+    assert effective_parameters(completion(), Parameters()).max_tokens == 16

@@ -1,0 +1,23 @@
+"""`docs/extensions.md` has the fields that are answered."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from api.schemas.batch_extensions import Reproducibility
+from core.settings import ROOT
+
+PAGE = (ROOT / "docs" / "extensions.md").read_text()
+
+
+def test_the_record_of_an_answer_is_on_the_page_with_every_field_and_no_other() -> None:
+    table = PAGE.split("`reproducibility` says what made the answer:\n")[1].split("\n\n")[0]
+    named = re.findall(r"^\| `(\w+)` \|", table, flags=re.MULTILINE)
+    assert sorted(named) == sorted(Reproducibility.model_fields)
+
+
+def test_the_record_that_is_shown_is_one() -> None:
+    (shown,) = re.findall(r"jq \.reproducibility\n(\{.*?\})\n```", PAGE, flags=re.DOTALL)
+    assert json.loads(shown).keys() == Reproducibility.model_fields.keys()
+    Reproducibility.model_validate_json(shown, extra="forbid")

@@ -1,0 +1,34 @@
+"""A log that cannot be written ends nobody's work."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+
+from core.logs import configure_logging
+from engine.log import complain
+
+FULL = Path("/dev/full")
+
+
+def talk() -> None:
+    """As processes do, more than any buffer holds."""
+    configure_logging()
+    for _ in range(100):
+        structlog.get_logger().warning("nobody_hears_this", reason="x" * 1000)
+        logging.getLogger("celery").warning("x" * 1000)
+        complain("x" * 1000)
+    sys.stdout.write("still here\n")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="needs a file that is always full")
+def test_a_full_disk_under_the_log_fails_nobody() -> None:
+    with FULL.open("w") as full:
+        command = [sys.executable, "-c", f"from {__name__} import talk; talk()"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False, timeout=60)
+    assert done.stdout == "still here\n"

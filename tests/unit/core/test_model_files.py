@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from core.errors import ConfigError
+from core.model_files import ModelBackend, ModelConfig, Parameters, has_weights, load_models
+from core.settings import ROOT
+
+MANUAL = ROOT / "docs" / "models.md"
+
+BAD = {
+    "not YAML": ("a: [", "cannot be read as YAML"),
+    "a list": ("- a", "is a mapping"),
+    "an unknown key": ("name: m\nbackend: fake\ncontext: 5", "context"),
+    "a wrong type": ("name: m\nbackend: fake\ncontext_size: big", "context_size"),
+    "a backend we do not have": ("name: m\nbackend: gpt", "backend"),
+    "no name": ("backend: fake", "name"),
+    "a name that cannot be in a URL": ("name: a/b\nbackend: fake", "name"),
+    "no weights": ("name: m", "parameters.model"),
+    "weights that are not there": ("name: m\nparameters: {model: no.gguf}", "no.gguf"),
+    "slots that are neither a number nor auto": ("name: m\nbackend: fake\nslots: many", "from 1 to 256, or auto"),
+    "no slots": ("name: m\nbackend: fake\nslots: 0", "slots"),
+    "a KV type we do not have": ("name: m\nbackend: fake\ncache_type_k: q3", "cache_type_k"),
+    "quantised values without flash attention": (
+        "name: m\nbackend: fake\ncache_type_v: q8_0\nflash_attention: off",
+        "cache_type_v",
+    ),
+    "a way to pool without embeddings": ("name: m\nbackend: fake\npooling: mean", "pooling"),
+    "a LoRA that is no list": ("name: m\nbackend: fake\nlora: {path: a.gguf}", "lora: Input should be a list"),
+    "a LoRA without a path": ("name: m\nbackend: fake\nlora: [{scale: 1}]", "lora.0.path"),
+    "a temperature out of range": ("name: m\nbackend: fake\nparameters: {temperature: 9}", "parameters.temperature"),
+}
+
+
+@pytest.mark.parametrize(("content", "said"), BAD.values(), ids=BAD.keys())
+def test_a_bad_file_is_an_error_that_names_file_and_key(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="mine.yaml") as caught:
+        load_models(tmp_path, need_weights=True)
+    assert said in str(caught.value)
+
+
+def test_a_model_is_found_by_name_and_alias(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: one\nbackend: fake\naliases: [uno, ein]\nstopwords: ['###']\n")
+    catalog = load_models(tmp_path)
+    assert catalog.names() == ["one"]
+    found = catalog.get("ein")
+    assert found is not None
+    assert (found.name, found.backend, found.stopwords) == ("one", ModelBackend.FAKE, ("###",))
+    assert catalog.get("zwei") is None
+
+
+def test_two_models_cannot_share_a_name(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: one\nbackend: fake\n")
+    (tmp_path / "b.yaml").write_text("name: two\nbackend: fake\naliases: [one]\n")
+    with pytest.raises(ConfigError, match="one"):
+        load_models(tmp_path)
+
+
+def test_weights_are_found_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "w.gguf").write_bytes(b"GGUF")
+    (tmp_path / "a.yaml").write_text("name: one\nparameters: {model: w.gguf}\n")
+    model = load_models(tmp_path).get("one")
+    assert model is not None
+    assert model.parameters.model == str((tmp_path / "w.gguf").resolve())
+
+
+def test_adapters_are_found_beside_the_file_or_missed_by_name(tmp_path: Path) -> None:
+    for name in ("w.gguf", "a.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    text = "name: one\nparameters: {model: w.gguf}\nlora: [{path: a.gguf, scale: 0.5}, {path: a.gguf}]\n"
+    (tmp_path / "a.yaml").write_text(text)
+    model = load_models(tmp_path).models[0]
+    assert has_weights(model)
+    assert [(adapter.path, adapter.scale) for adapter in model.lora] == [
+        (str((tmp_path / "a.gguf").resolve()), scale) for scale in (0.5, 1.0)
+    ]
+    (tmp_path / "a.gguf").unlink()
+    with pytest.raises(ConfigError, match=r"a\.yaml: lora\.0\.path: there is no file"):
+        load_models(tmp_path, need_weights=True)
+    assert not has_weights(load_models(tmp_path).models[0])
+
+
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_on_and_off_need_no_quotes(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.yaml").write_text(f"name: one\nbackend: fake\nflash_attention: {word}\nspeculation: {word}\n")
+    model = load_models(tmp_path).models[0]
+    assert (model.flash_attention, model.speculation) == (word, word)
+
+
+def test_every_key_is_in_the_manual() -> None:
+    table = {word for line in MANUAL.read_text().splitlines() if line[:1] == "|" for word in _code(line.split("|")[1])}
+    keys = set(ModelConfig.model_fields) - {"parameters"}
+    assert table == keys | {f"parameters.{name}" for name in Parameters.model_fields}
+
+
+def _code(cell: str) -> list[str]:
+    """The code words of a table's cell; `.name` follows a `parameters.` key."""
+    return [f"parameters{word}" if word[0] == "." else word for word in re.findall(r"`([^`]+)`", cell)]
+
+
+def test_a_key_has_a_description_that_is_the_operators_help() -> None:
+    for name, field in ModelConfig.model_fields.items():
+        assert field.description, name
+
+
+def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no models folder"):
+        load_models(tmp_path / "nowhere")
+
+
+def test_the_hash_of_what_a_file_says_of_answers_changes_with_them_and_with_nothing_else() -> None:
+    plain = ModelConfig(name="a", parameters=Parameters(model="a.gguf"))
+    same = ModelConfig(name="b", parameters=Parameters(model="b.gguf"), slots=3, aliases=("c",))
+    assert same.answers_hash == plain.answers_hash
+    for other in (
+        ModelConfig(name="a", chat_template="x"),
+        ModelConfig(name="a", parameters=Parameters(temperature=0.5)),
+        ModelConfig(name="a", context_size=512),
+    ):
+        assert other.answers_hash != plain.answers_hash

@@ -1,0 +1,197 @@
+"""The events of a response: numbers that do not depend on how an answer fell into chunks."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
+from pydantic import TypeAdapter
+
+from api.schemas.responses_events import LiveEvents, ResponseEvent, after, events_of
+from core.schemas.responses.chat import input_items
+from core.schemas.responses.items import items_to_json, with_ids
+from core.schemas.responses.objects import response_of, unfinished
+from core.schemas.responses.request import ResponsesRequest
+
+REQUEST = ResponsesRequest(model="m", input="hello")
+OPENING = unfinished(REQUEST, response_id="resp_0", created_at=1, model="m", status="in_progress")
+
+
+def answer(thought: str, text: str, calls: list[str], reason: str = "stop") -> dict[str, Any]:
+    """A chat answer; each call is its arguments."""
+    message: dict[str, Any] = {"role": "assistant", "content": text}
+    if thought:
+        message["reasoning_content"] = thought
+    if calls:
+        message["tool_calls"] = [
+            {"id": f"call_{index}", "type": "function", "function": {"name": "f", "arguments": arguments}}
+            for index, arguments in enumerate(calls)
+        ]
+    usage = {
+        "prompt_tokens": 1,
+        "completion_tokens": 2,
+        "total_tokens": 3,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    }
+    choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": reason}
+    return {"id": "chatcmpl-0", "created": 2, "model": "m", "choices": [choice], "usage": usage}
+
+
+def chunk(**delta: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]}
+
+
+def chunks(thought: str, text: str, calls: list[str], size: int) -> list[dict[str, Any]]:
+    """The chunks of that answer, of `size` characters each."""
+
+    def pieces(whole: str) -> list[str]:
+        return [whole[start : start + size] for start in range(0, len(whole), size)]
+
+    found = [chunk(role="assistant", content="", refusal=None)]
+    found += [chunk(reasoning_content=piece) for piece in pieces(thought)]
+    found += [chunk(content=piece) for piece in pieces(text)]
+    for index, arguments in enumerate(calls):
+        head = {"id": f"call_{index}", "type": "function", "function": {"name": "f", "arguments": ""}}
+        found.append(chunk(tool_calls=[{"index": index, **head}]))
+        found += [chunk(tool_calls=[{"index": index, "function": {"arguments": p}}]) for p in pieces(arguments)]
+    return found
+
+
+def live_events(said: tuple[str, str, list[str]], size: int, num_chunks: int) -> list[ResponseEvent]:
+    """The first chunks as they came, the rest from the stored answer."""
+    live = LiveEvents(OPENING)
+    events = live.opening()
+    for each in chunks(*said, size)[:num_chunks]:
+        events += live.more(each)
+    rest = live.rest(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1))
+    assert rest is not None
+    return events + rest
+
+
+def joined(events: list[ResponseEvent]) -> list[tuple[str, str]]:
+    """Each event's kind and place, deltas of one item as one."""
+    found: list[tuple[str, str]] = []
+    for event in events:
+        if event.delta is None:
+            found.append((event.type, json.dumps(event.fields, sort_keys=True)))
+        elif found[-1][0] == event.type:
+            found[-1] = (event.type, found[-1][1] + event.delta)
+        else:
+            found.append((event.type, event.delta))
+    return found
+
+
+texts = st.text("aé🙂 ", max_size=12)
+said = st.tuples(texts, texts, st.lists(texts, max_size=3))
+
+
+@given(said, st.integers(1, 5), st.integers(0, 40))
+def test_what_was_live_and_what_came_from_the_row_are_one_stream(
+    said: tuple[str, str, list[str]], size: int, num_chunks: int
+) -> None:
+    whole = response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1)
+    events = live_events(said, size, num_chunks)
+    assert all(one.number < two.number for one, two in pairwise(events))
+    assert joined(events) == joined(events_of(whole, OPENING).events)
+
+
+@given(said, st.integers(1, 5), st.integers(0, 40), st.integers(0, 60))
+def test_a_reader_that_comes_back_gets_the_rest_of_what_it_saw_and_nothing_twice(
+    said: tuple[str, str, list[str]], size: int, num_chunks: int, place: int
+) -> None:
+    events = live_events(said, size, num_chunks)
+    seen = events[: place + 1]
+    whole = events_of(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1), OPENING).events
+    assert joined(seen + after(whole, seen[-1].number)) == joined(whole)
+
+
+def test_another_answer_than_the_one_that_was_begun_is_never_spliced_onto_it() -> None:
+    live = LiveEvents(OPENING)
+    live.opening()
+    live.more(chunk(content="The capital"))
+    assert live.rest(response_of(answer("", "Paris.", []), REQUEST, response_id="resp_0")) is None
+    assert live.rest(response_of(answer("hm", "The capital is", []), REQUEST, response_id="resp_0")) is None
+
+
+def test_text_after_a_call_is_in_the_response_that_ends_the_stream() -> None:
+    live = LiveEvents(OPENING)
+    events = live.opening()
+    for each in [*chunks("", "Look: ", ["{}"], 9), chunk(content="done")]:
+        events += live.more(each)
+    whole = response_of(answer("", "Look: done", ["{}"]), REQUEST, response_id="resp_0", created_at=1)
+    rest = live.rest(whole)
+    assert rest is not None
+    assert [event.type for event in rest] == [
+        "response.function_call_arguments.done",
+        "response.output_item.done",
+        "response.completed",
+    ]
+    assert rest[-1].fields["response"]["output"][0]["content"][0]["text"] == "Look: done"
+    assert all(one.number < two.number for one, two in pairwise(events + rest))
+
+
+@pytest.mark.parametrize(
+    ("reason", "said", "status", "of_items"),
+    [
+        ("stop", ("", "Hi", []), "completed", ["completed"]),
+        ("length", ("", "Hi", []), "incomplete", ["incomplete"]),
+        ("length", ("hm", "", []), "incomplete", ["incomplete"]),
+        ("length", ("hm", "Hi", []), "incomplete", ["completed", "incomplete"]),
+        ("tool_calls", ("", "", ["{}", "{}"]), "completed", ["completed", "completed"]),
+        ("stop", ("", "", []), "completed", ["completed"]),
+    ],
+)
+def test_only_the_last_item_of_an_answer_that_was_cut_off_is_incomplete(
+    reason: str, said: tuple[str, str, list[str]], status: str, of_items: list[str]
+) -> None:
+    response = response_of(answer(*said, reason=reason), REQUEST)
+    assert (response.id, response.status) == ("resp_0", status)
+    assert [item.status for item in response.output] == of_items
+    assert (response.incomplete_details is not None) == (status == "incomplete")
+
+
+def unknown(value: Any) -> set[str]:
+    """The fields that the client's types do not have, as the client reads on without them."""
+    if isinstance(value, list):
+        return {name for each in value for name in unknown(each)}
+    if not hasattr(value, "model_extra"):
+        return set()
+    inside = {name for field in value.model_fields_set for name in unknown(getattr(value, field, None))}
+    return inside | set(value.model_extra or ())
+
+
+def test_responses_and_events_are_what_the_official_clients_types_say() -> None:
+    """The client itself takes anything; its types do not. `store` is in OpenAI's answers, but not in them."""
+    tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
+    more = {"tools": tools, "metadata": {"a": "b"}, "reasoning": {"effort": "low"}}
+    asked = ResponsesRequest.model_validate({"model": "m", "input": "hello", **more})
+    whole = response_of(answer("hm", "Hi", ["{}"]), asked, response_id="resp_0")
+    assert unknown(Response.model_validate_json(whole.model_dump_json(by_alias=True))) == {"store"}
+    events: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    for event in events_of(whole, OPENING).events:
+        name, data = event.encode().removesuffix(b"\n\n").split(b"\ndata: ")
+        parsed = events.validate_json(data)
+        assert name == b"event: " + parsed.type.encode()
+        assert unknown(parsed) <= {"store"}
+
+
+def test_kept_items_are_what_the_official_clients_types_say() -> None:
+    items: TypeAdapter[Any] = TypeAdapter(list[ResponseItem])
+    call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, call]
+    output = {"type": "function_call_output", "call_id": "c", "output": "4"}
+    asked = ResponsesRequest.model_validate({"model": "m", "input": [*turns, output]})
+    parsed = items.validate_json(items_to_json(with_ids(input_items(asked), "0")))
+    assert [type(item).__name__ for item in parsed] == [
+        "ResponseInputMessageItem",
+        "ResponseOutputMessage",
+        "ResponseFunctionToolCallItem",
+        "ResponseFunctionToolCallOutputItem",
+    ]
+    assert not unknown(parsed)

@@ -1,0 +1,389 @@
+"""The engine as a process, seen through its client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from engine.config import Backend, EngineConfig
+from engine.inputs.chat_template import CHATML
+from engine.process.client import EngineClient, EngineLost
+from engine.process.exit_codes import Exit
+from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, Request, TextPrompt
+from tests.support.engine import chat
+from tests.support.stack import wait_for
+
+
+class Recorder:
+    """A sink that remembers; `ended` is set at the end."""
+
+    def __init__(self) -> None:
+        self.deltas: list[Delta] = []
+        self.outcomes: list[Finished | Failed | EngineLost] = []
+        self.began = threading.Event()
+        self.ended = threading.Event()
+
+    def on_delta(self, delta: Delta) -> None:
+        self.deltas.append(delta)
+        self.began.set()
+
+    def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
+        self.outcomes.append(outcome)
+        self.ended.set()
+
+    @property
+    def outcome(self) -> Finished | Failed | EngineLost:
+        assert self.ended.wait(20), "the request did not end"
+        assert len(self.outcomes) == 1, "a request ends once"
+        return self.outcomes[0]
+
+
+class EngineProcess:
+    """`python -m engine.process.server` on the fake model."""
+
+    def __init__(self, folder: Path, **config: object) -> None:
+        values = {"model": "fake", "endpoint": str(folder), "backend": Backend.FAKE, "slots": 4, **config}
+        self._config = msgspec.json.encode(EngineConfig(**values)).decode()
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "engine.process.server", self._config], stderr=subprocess.DEVNULL
+        )
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("e")
+
+
+@pytest.fixture
+def engine(folder: Path) -> Iterator[EngineProcess]:
+    process = EngineProcess(folder, step_seconds=0.002)
+    yield process
+    process.kill()
+
+
+@pytest.fixture
+def client(folder: Path) -> Iterator[EngineClient]:
+    client = EngineClient(str(folder), "tester")
+    yield client
+    client.close()
+
+
+def submit(client: EngineClient, request: Request) -> Recorder:
+    recorder = Recorder()
+    client.submit(request, recorder)
+    return recorder
+
+
+def test_an_answer_comes_in_deltas_and_ends_once(engine: EngineProcess, client: EngineClient) -> None:
+    assert client.wait_ready(20).model == "fake"
+    recorder = submit(client, chat("hello", stream=True))
+    finished = recorder.outcome
+    assert isinstance(finished, Finished)
+    assert finished.text == "".join(delta.text for delta in recorder.deltas)
+
+
+OTHER_TEMPLATE = "{{ messages[0].content }}"
+
+
+@pytest.mark.parametrize(("given", "in_use"), [(None, CHATML), (OTHER_TEMPLATE, OTHER_TEMPLATE)])
+def test_an_engine_tells_the_hash_of_the_template_it_renders_with(
+    folder: Path, client: EngineClient, given: str | None, in_use: str
+) -> None:
+    process = EngineProcess(folder, chat_template=given)
+    try:
+        assert client.wait_ready(20).template_hash == hashlib.sha256(in_use.encode()).hexdigest()
+    finally:
+        process.kill()
+
+
+def test_a_request_that_is_watched_later_tells_its_whole_answer(folder: Path, client: EngineClient) -> None:
+    recorder = submit(client, chat("hello"))  # there is no engine yet
+    client.watch("r")
+    client.watch("unknown")
+    engine = EngineProcess(folder, step_seconds=0.002)
+    try:
+        assert isinstance(finished := recorder.outcome, Finished)
+        assert finished.text == "".join(delta.text for delta in recorder.deltas)
+        later = submit(client, chat("hello", ignore_eos=True, max_tokens=500))
+        client.watch("r")
+        assert isinstance(finished := later.outcome, Finished)
+        assert finished.text == "".join(delta.text for delta in later.deltas)
+        assert len(later.deltas) > 10
+    finally:
+        engine.kill()
+
+
+def test_many_requests_from_many_threads_all_end(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    recorders: list[Recorder] = []
+
+    def work(thread: int) -> None:
+        for n in range(25):
+            recorders.append(submit(client, chat(f"hello {thread} {n}", f"{thread}-{n}")))  # noqa: PERF401
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(isinstance(recorder.outcome, Finished) for recorder in recorders)
+    assert len(recorders) == 100
+
+
+class Vectors:
+    """A sink for embeddings."""
+
+    def __init__(self) -> None:
+        self.outcome: Embedded | Failed | EngineLost | None = None
+        self.ended = threading.Event()
+
+    def on_end(self, outcome: Embedded | Failed | EngineLost) -> None:
+        self.outcome = outcome
+        self.ended.set()
+
+
+@pytest.mark.parametrize("embeddings", [True, False])
+def test_embeddings_are_computed_where_the_model_file_asks_for_them(
+    folder: Path, client: EngineClient, embeddings: bool
+) -> None:
+    process = EngineProcess(folder, embeddings=embeddings)
+    sink = Vectors()
+    try:
+        client.wait_ready(20)
+        client.embed(EmbedRequest(id="e", inputs=[TextPrompt(text="stone")]), sink)
+        assert sink.ended.wait(20)
+        assert isinstance(submit(client, chat("hello")).outcome, Finished)
+    finally:
+        process.kill()
+    if embeddings:
+        assert isinstance(sink.outcome, Embedded)
+        assert len(sink.outcome.vectors[0]) == 64 * 4
+    else:
+        assert isinstance(sink.outcome, Failed)
+        assert "embeddings: true" in sink.outcome.message
+
+
+def test_a_bad_request_fails_alone(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    bad = submit(client, chat("x" * 10_000, "bad")).outcome
+    assert isinstance(bad, Failed)
+    assert bad.code == "context_length_exceeded"
+    assert isinstance(submit(client, chat("hello", "good")).outcome, Finished)
+
+
+def test_a_cancelled_request_ends_as_cancelled(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    recorder = submit(client, chat("hello", stream=True, ignore_eos=True))
+    assert recorder.began.wait(20)
+    client.cancel("r")
+    outcome = recorder.outcome
+    assert isinstance(outcome, Finished)
+    assert outcome.reason is FinishReason.CANCELLED
+    client.cancel("r")
+
+
+def test_a_killed_engine_loses_its_requests_and_the_next_one_takes_new_ones(
+    engine: EngineProcess, client: EngineClient
+) -> None:
+    client.wait_ready(20)
+    running = submit(client, chat("hello", stream=True, ignore_eos=True))
+    assert running.began.wait(20)
+    engine.kill()
+    assert isinstance(running.outcome, EngineLost)
+    waiting = submit(client, chat("hello again", "later"))
+    engine.start()
+    assert isinstance(waiting.outcome, Finished)
+
+
+@pytest.mark.parametrize("fault", ["segfault", "abort", "hang", "memory"])
+def test_who_dies_with_an_engine_is_told_apart_from_who_only_waited_in_it(folder: Path, fault: str) -> None:
+    process = EngineProcess(folder, step_seconds=0.05, slots=2, hang_seconds=0.4)
+    mine, other = EngineClient(str(folder), "mine"), EngineClient(str(folder), "other")
+    try:
+        mine.wait_ready(20)
+        other.wait_ready(20)
+        neighbour = submit(other, chat("hello", "neighbour", ignore_eos=True, stream=True))
+        assert neighbour.began.wait(20)
+        poison = submit(mine, chat(f"<<{fault}>>", "poison", priority=Priority.BATCH))
+        waiting = submit(mine, chat("hello", "waiting", priority=Priority.BATCH))
+        assert poison.outcome == EngineLost(request_id="poison", was_running=True)
+        assert neighbour.outcome == EngineLost(request_id="neighbour", was_running=True)
+        assert waiting.outcome == EngineLost(request_id="waiting", was_running=False)
+    finally:
+        process.kill()
+        mine.close()
+        other.close()
+
+
+def test_one_that_had_to_be_alone_is_found_alone_while_others_run(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    neighbour = submit(client, chat("hello", "neighbour", ignore_eos=True, stream=True))
+    assert neighbour.began.wait(20)
+    poison = submit(client, chat("<<segfault>>", "poison", alone=True))
+    assert poison.outcome == EngineLost(request_id="poison", was_running=True, was_alone=True)
+    assert neighbour.outcome == EngineLost(request_id="neighbour", was_running=False)
+
+
+def test_a_request_that_makes_a_step_fail_in_python_fails_and_the_engine_goes_on(
+    engine: EngineProcess, client: EngineClient
+) -> None:
+    client.wait_ready(20)
+    outcome = submit(client, chat("<<raise>>", "bad")).outcome
+    assert isinstance(outcome, Failed)
+    assert outcome.code == "engine_error"
+    assert isinstance(submit(client, chat("hello", "good")).outcome, Finished)
+
+
+def test_a_request_sent_before_there_is_an_engine_waits_for_it(folder: Path, client: EngineClient) -> None:
+    recorder = submit(client, chat("hello"))
+    dropped = submit(client, chat("never mind", "dropped"))
+    client.cancel("dropped")
+    assert dropped.outcome == EngineLost(request_id="dropped", was_running=False)
+    process = EngineProcess(folder)
+    try:
+        assert isinstance(recorder.outcome, Finished)
+    finally:
+        process.kill()
+
+
+def test_a_stopped_engine_stops_ticking(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    assert client.seconds_since_tick(time.monotonic()) < 5
+    os.kill(engine.process.pid, signal.SIGSTOP)
+    try:
+        frozen_at = time.monotonic()
+        while client.seconds_since_tick(time.monotonic()) < 1.5:
+            assert time.monotonic() - frozen_at < 20
+            time.sleep(0.05)
+    finally:
+        os.kill(engine.process.pid, signal.SIGCONT)
+
+
+def test_a_client_that_leaves_takes_its_requests_along(
+    engine: EngineProcess, folder: Path, client: EngineClient
+) -> None:
+    client.wait_ready(20)
+    other = EngineClient(str(folder), "other")
+    other.wait_ready(20)
+    lost = submit(other, chat("hello", "o", ignore_eos=True))
+    for n in range(8):
+        submit(client, chat("hello", f"mine-{n}"))
+    other.close()
+    assert isinstance(lost.outcome, EngineLost)
+    assert isinstance(submit(client, chat("hello", "after")).outcome, Finished)
+
+
+def test_a_decode_that_hangs_ends_the_process(folder: Path) -> None:
+    process = EngineProcess(folder, step_seconds=30, hang_seconds=0.2)
+    client = EngineClient(str(folder), "tester")
+    try:
+        client.wait_ready(20)
+        assert isinstance(submit(client, chat("hello")).outcome, EngineLost)
+        assert process.process.wait(10) == 86
+    finally:
+        process.kill()
+        client.close()
+
+
+# The server, with two places where it fails though nobody expects it.
+FAILING = """
+import engine.loop as loop
+import engine.process.server as server
+def dispatch(self, message):
+    if isinstance(message, server.Cancel):
+        raise RuntimeError("in the intake")
+    hear(self, message)
+def recover(self, error):
+    raise RuntimeError("in the loop")
+hear, server.Server._dispatch = server.Server._dispatch, dispatch
+loop.Engine._recover = recover
+server.main()
+"""
+
+
+@pytest.mark.parametrize("code", [Exit.DEAF, Exit.FAILED])
+def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
+    folder: Path, client: EngineClient, code: Exit
+) -> None:
+    """F14: what a failed step leaves behind is cleared and the loop goes on; where that fails, the process ends."""
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    process = subprocess.Popen(
+        [sys.executable, "-c", FAILING, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
+    )
+    try:
+        client.wait_ready(20)
+        running = submit(client, chat("hello", ignore_eos=True))
+        if code is Exit.DEAF:
+            client.cancel("r")
+        else:
+            submit(client, chat("<<raise>>", "bad"))
+        assert process.wait(20) == code
+        assert isinstance(running.outcome, EngineLost)
+    finally:
+        process.kill()
+
+
+# The server, with an intake that takes no more after the first Cancel.
+STUCK = """
+import threading
+import engine.process.server as server
+def dispatch(self, message):
+    if isinstance(message, server.Cancel):
+        threading.Event().wait()
+    hear(self, message)
+hear, server.Server._dispatch = server.Server._dispatch, dispatch
+server.main()
+"""
+
+
+def test_a_deaf_engine_ticks_but_does_not_answer(folder: Path, client: EngineClient) -> None:
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    process = subprocess.Popen([sys.executable, "-c", STUCK, msgspec.json.encode(config).decode()])
+    try:
+        client.wait_ready(20)
+        first = client.answered_at
+        wait_for(lambda: client.answered_at > first, "it answers again and again", 20)
+        submit(client, chat("hello", ignore_eos=True))
+        client.cancel("r")
+        wait_for(lambda: time.monotonic() - client.answered_at > 4, "it does not answer any more", 30)
+        assert client.seconds_since_tick(time.monotonic()) < 3
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_model_that_cannot_be_loaded_is_said_and_ends_with_code_3(folder: Path) -> None:
+    (folder / "bad.gguf").write_bytes(b"not a model")
+    config = msgspec.json.decode(msgspec.json.encode(EngineConfig(model="m", endpoint=str(folder))))
+    config["model_path"] = str(folder / "bad.gguf")
+    done = subprocess.run(
+        [sys.executable, "-m", "engine.process.server", json.dumps(config)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 3
+    assert "bad.gguf is not a model" in done.stderr
+
+
+def test_the_terminal_chat_needs_no_model_with_fake() -> None:
+    command = [sys.executable, "-m", "engine", "--fake"]
+    done = subprocess.run(command, input="hello\n/new\nhello\n", capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first == second
+    assert len(first) > 20

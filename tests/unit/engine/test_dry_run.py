@@ -1,0 +1,212 @@
+"""A rehearsal without weights says what the engine says."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as llama
+import pytest
+
+from core.settings import ROOT
+from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
+from engine.backends.llama.backend import LlamaBackend
+from engine.backends.llama.grammar import grammar_tokenizer
+from engine.backends.llama.tokenizer import LlamaTokenizer, load_vocabulary
+from engine.config import EngineConfig
+from engine.errors import EngineError, InvalidConstraint, ModelFailed, PromptTooLong
+from engine.inputs.dry_run import Budget, ConstraintTrials, Rehearsal
+from engine.structured.compile_sandbox import Warden
+from engine.structured.compiler import Grammars
+from engine.types import ChatPrompt, Constraint, ConstraintKind, Request, TextPrompt, TokenPrompt
+from tests.support.engine import Bench, chat
+from tests.support.tiny_models import TinyModel
+from tests.unit.engine.test_constrained_output import TOOLS_TEMPLATE, WEATHER, with_tools
+from tests.unit.engine.test_grammar_limits import A_RULE_EACH, NASTY
+
+MODEL = ROOT / "models" / "demo.gguf"
+CONTEXT = 128
+REQUESTS = [
+    chat("What is the capital of France?", "a question"),
+    chat("Grüße an <|im_end|> 世界", "special spellings and wide characters"),
+    Request(id="several messages", prompt=ChatPrompt(messages=[{"role": "user", "content": "Hi"}] * 3)),
+    Request(id="plain text", prompt=TextPrompt(text="once upon a time")),
+    Request(id="token ids", prompt=TokenPrompt(tokens=[5, 6, 7])),
+]
+
+
+@pytest.fixture(scope="module")
+def bench() -> Bench:
+    config = {"context_size": CONTEXT, "slots": 4}
+    return Bench(LlamaBackend(EngineConfig(model="demo", endpoint="", model_path=str(MODEL), **config)), **config)
+
+
+@contextmanager
+def rehearsing(
+    tokenizer: LlamaTokenizer | FakeTokenizer,
+    *,
+    template: str | None = None,
+    budget: Budget | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    warden: Warden | None = None,
+    context_size: int = CONTEXT,
+) -> Iterator[Rehearsal]:
+    is_fake = isinstance(tokenizer, FakeTokenizer)
+    vocabulary: Any = partial(fake_grammar_tokenizer if is_fake else grammar_tokenizer, tokenizer)
+    with closing(Grammars(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, warden=warden)) as grammars:
+        trials = ConstraintTrials(grammars, budget or Budget(), clock)
+        yield Rehearsal(tokenizer, trials, template=template, context_size=context_size, embed_tokens=context_size)
+
+
+@pytest.fixture(scope="module")
+def rehearsal() -> Iterator[Rehearsal]:
+    with rehearsing(load_vocabulary(MODEL)) as rehearsal:
+        yield rehearsal
+
+
+@pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.id)
+def test_a_count_is_the_usage_of_the_real_engine(bench: Bench, rehearsal: Rehearsal, request_: Request) -> None:
+    bench.add(request_)
+    assert rehearsal.run(request_).num_prompt_tokens == bench.run()[request_.id].usage.prompt_tokens
+
+
+def test_a_prompt_that_cannot_fit_is_refused_without_an_engine(rehearsal: Rehearsal) -> None:
+    with pytest.raises(PromptTooLong, match="128"):
+        rehearsal.run(chat("word " * CONTEXT))
+
+
+def test_a_template_of_the_operator_counts_instead_of_the_models_own() -> None:
+    vocabulary = load_vocabulary(MODEL)
+    with rehearsing(vocabulary, template="{{ messages[0]['content'] }}") as bare:
+        count = bare.run(chat("What?")).num_prompt_tokens
+    assert count == len(vocabulary.encode("What?", special=False, add_bos=True))
+
+
+# Constraints
+
+
+def constrained(schema: object, param: str | None = None) -> Request:
+    text = schema if isinstance(schema, str) else json.dumps(schema)
+    return chat("hello", constraint=Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text, param=param))
+
+
+def titled(number: int) -> Request:
+    """Each of its own."""
+    return constrained({"type": "string", "title": f"{number}"})
+
+
+def refusal(run: Callable[[Request], object], request: Request) -> tuple[str, str, str | None]:
+    with pytest.raises(EngineError) as caught:
+        run(request)
+    return caught.value.code, str(caught.value), caught.value.param
+
+
+BAD_TOOL = {"type": "function", "function": {"name": "f", "strict": True, "parameters": {"not": {}}}}
+REFUSED = {
+    **{
+        name: chat("hello", constraint=Constraint(kind=ConstraintKind(kind), text=text))
+        for name, (kind, text, _) in NASTY.items()
+        if name in ("no JSON", "a contradiction", "a keyword nobody has", "a bad regex", "a syntax error", "no choice")
+    },
+    "called by the client's name": constrained({"not": {}}, param="structured_outputs"),
+    "a tool": with_tools(chat("hello"), BAD_TOOL),
+    "beside a tool": with_tools(constrained({"not": {}}), WEATHER),
+    "too long": chat("word " * 2000),
+}
+
+
+@pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED.keys())
+def test_what_the_engine_would_refuse_is_refused_with_the_same_words(request_: Request) -> None:
+    bench = Bench(chat_template=TOOLS_TEMPLATE, context_size=1024)
+    with rehearsing(FakeTokenizer(), template=TOOLS_TEMPLATE, context_size=1024) as rehearsal:
+        assert refusal(rehearsal.run, request_) == refusal(
+            lambda request: bench.intake.sequences("c", request), request_
+        )
+
+
+def test_what_the_engine_would_take_is_taken_with_the_models_own_vocabulary(bench: Bench, rehearsal: Rehearsal) -> None:
+    request = constrained({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
+    (sequence,) = bench.intake.sequences("c", request)
+    assert rehearsal.run(request) == (sequence.num_prompt_tokens, True)
+
+
+def test_a_constraint_is_compiled_once_however_many_requests_have_it() -> None:
+    budget = Budget(constraints=10)
+    with rehearsing(FakeTokenizer(), budget=budget) as rehearsal:
+        for _ in range(20):
+            assert rehearsal.run(titled(1)).is_checked
+            with pytest.raises(InvalidConstraint):
+                rehearsal.run(constrained({"not": {}}))
+    assert budget.constraints == 8
+
+
+def test_when_the_budget_is_spent_only_what_is_known_is_still_judged() -> None:
+    with rehearsing(FakeTokenizer(), budget=Budget(constraints=2)) as rehearsal:
+        checked = [rehearsal.run(titled(number)).is_checked for number in (1, 2, 3, 4, 1, 2)]
+        assert checked == [True, True, False, False, True, True]
+        assert rehearsal.run(chat("hello")).is_checked, "there is nothing to compile"
+
+
+def test_time_is_part_of_the_budget() -> None:
+    hours = itertools.count(0.0, 3600.0)
+    with rehearsing(FakeTokenizer(), budget=Budget(seconds=60.0), clock=lambda: next(hours)) as rehearsal:
+        assert [rehearsal.run(titled(number)).is_checked for number in (1, 2)] == [True, False]
+
+
+def test_a_grammar_that_brings_the_warden_down_fails_alone() -> None:
+    deep = chat("hello", constraint=Constraint(kind=ConstraintKind.GRAMMAR, text=A_RULE_EACH))
+    with rehearsing(FakeTokenizer()) as rehearsal:
+        with pytest.raises(InvalidConstraint, match="too complex"):
+            rehearsal.run(deep)
+        assert rehearsal.run(titled(1)).is_checked
+
+
+class AbsentWarden(Warden):
+    """Of a machine on which no process starts."""
+
+    def _launch(self) -> None:
+        raise OSError
+
+
+def test_where_no_warden_starts_nothing_is_said_of_constraints() -> None:
+    with rehearsing(FakeTokenizer(), warden=AbsentWarden()) as rehearsal:
+        assert [rehearsal.run(titled(number)).is_checked for number in (1, 2)] == [False, False]
+
+
+# Vocabularies
+
+
+def test_a_vocabulary_is_the_full_models(tiny_models: Mapping[TinyModel, Path]) -> None:
+    for path in tiny_models.values():
+        vocabulary = load_vocabulary(path)
+        assert vocabulary.num_vocab == 288
+        assert vocabulary.special_texts == ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+        assert vocabulary.chat_template
+
+
+def test_memory_is_given_back_with_the_tokenizer(
+    tiny_models: Mapping[TinyModel, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[object] = []
+    free = llama.llama_model_free
+    monkeypatch.setattr(llama, "llama_model_free", lambda model: (freed.append(model), free(model)))
+    vocabulary = load_vocabulary(tiny_models[TinyModel.LLAMA])
+    assert not freed
+    del vocabulary
+    gc.collect()
+    assert len(freed) == 1
+
+
+def test_a_missing_or_broken_file_is_said(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(MODEL.read_bytes()[:5000])
+    for path, said in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):
+        with pytest.raises(ModelFailed, match=said):
+            load_vocabulary(path)

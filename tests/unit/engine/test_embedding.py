@@ -1,0 +1,225 @@
+"""Embeddings of tiny models against vectors pooled by hand, and the request around them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import llama_cpp as llama
+import numpy as np
+import pytest
+
+from engine.backends.base import Embedder
+from engine.backends.fake.backend import FakeEmbedder
+from engine.backends.fake.tokenizer import FakeTokenizer
+from engine.backends.llama.embedder import LlamaEmbedder
+from engine.backends.llama.tokenizer import load_vocabulary
+from engine.backends.vectors import normalised, shortened
+from engine.config import EngineConfig, LoraAdapter, Pooling
+from engine.embedding import EmbeddingJobs, encode_inputs
+from engine.errors import InvalidPrompt, PromptTooLong
+from engine.types import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt
+from tests.support.loaded import loaded
+from tests.support.tiny_models import WIDTH, TinyModel, write_tiny_lora
+
+Models = Mapping[TinyModel, Path]
+# Of very different lengths: no two could share a batch of equal sequences.
+PROMPTS = [
+    [70 + (7 * index + step) % 90 for step in range(length)] for index, length in enumerate((1, 40, 3, 17, 64, 2))
+]
+
+
+@contextmanager
+def embedder(path: Path, **given: object) -> Iterator[LlamaEmbedder]:
+    with loaded(path) as model:
+        opened = LlamaEmbedder(model, config(**given))
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+def config(**given: object) -> EngineConfig:
+    values: dict[str, object] = {"model": "m", "endpoint": "", "context_size": 128, "threads": 1}
+    return EngineConfig(**{**values, **given})  # type: ignore[arg-type]
+
+
+def token_vectors(model: ctypes.c_void_p, prompt: list[int]) -> np.ndarray:
+    """What llama.cpp gives for each token of a prompt alone, without pooling: (tokens, WIDTH)."""
+    parameters = llama.llama_context_default_params()
+    parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = 128
+    parameters.n_threads = parameters.n_threads_batch = 1
+    parameters.embeddings = True
+    parameters.pooling_type = llama.LLAMA_POOLING_TYPE_NONE
+    context = llama.llama_init_from_model(model, parameters)
+    try:
+        row = (llama.llama_token * len(prompt))(*prompt)
+        assert llama.llama_decode(context, llama.llama_batch_get_one(row, len(prompt))) == 0
+        pointer = llama.llama_get_embeddings(context)
+        return np.ctypeslib.as_array(pointer, shape=(len(prompt), WIDTH)).copy()
+    finally:
+        llama.llama_free(context)
+
+
+POOLED = {
+    Pooling.MEAN: lambda vectors: vectors.mean(axis=0),
+    Pooling.LAST: lambda vectors: vectors[-1],
+    Pooling.CLS: lambda vectors: vectors[0],
+}
+
+
+@pytest.mark.parametrize("pooling", POOLED, ids=str)
+@pytest.mark.parametrize("model", TinyModel)
+def test_a_vector_is_its_prompts_tokens_pooled_whatever_shares_the_batch(
+    tiny_models: Models, model: TinyModel, pooling: Pooling
+) -> None:
+    with embedder(tiny_models[model], pooling=pooling) as opened:
+        together = opened.embed(PROMPTS)
+    with loaded(tiny_models[model]) as pointer:
+        by_hand = np.array([POOLED[pooling](token_vectors(pointer, prompt)) for prompt in PROMPTS])
+    assert together.shape == (len(PROMPTS), WIDTH)
+    assert np.allclose(together, normalised(by_hand), atol=2e-3)
+
+
+@pytest.mark.parametrize("model", [TinyModel.LLAMA, TinyModel.BERT])
+def test_left_to_the_model_tokens_are_averaged_where_it_does_not_say(tiny_models: Models, model: TinyModel) -> None:
+    with (
+        embedder(tiny_models[model]) as automatic,
+        embedder(tiny_models[model], pooling=Pooling.MEAN) as mean,
+    ):
+        assert np.array_equal(automatic.embed(PROMPTS), mean.embed(PROMPTS))
+
+
+@pytest.mark.parametrize("model", TinyModel)
+def test_a_batch_remembers_nothing_of_the_last_and_keeps_its_order(tiny_models: Models, model: TinyModel) -> None:
+    many = PROMPTS * 20
+    with embedder(tiny_models[model]) as opened:
+        vectors = opened.embed(many)
+        assert np.allclose(vectors, np.tile(opened.embed(PROMPTS), (20, 1)), atol=2e-3)
+        assert opened.embed([]).shape == (0, WIDTH)
+
+
+def test_an_encoder_sees_what_comes_after(tiny_models: Models) -> None:
+    changes = {}
+    for model in (TinyModel.LLAMA, TinyModel.BERT):
+        with embedder(tiny_models[model], pooling=Pooling.CLS) as opened:
+            first, second = opened.embed([[70, 71, 72], [70, 71, 99]])
+            changes[model] = float(np.abs(first - second).max())
+    assert changes[TinyModel.LLAMA] < 1e-3 < changes[TinyModel.BERT]
+
+
+def test_a_prompt_that_is_too_long_is_refused_before_it_costs_anything() -> None:
+    asked = request(TokenPrompt(tokens=[70]), TokenPrompt(tokens=[70] * 129))
+    with pytest.raises(PromptTooLong, match="129 tokens.* 128 at most") as refused:
+        encode_inputs(asked, FakeTokenizer(), 128)
+    assert refused.value.param == "input"
+    assert len(encode_inputs(asked, FakeTokenizer(), 129)) == 2
+
+
+def test_a_prompt_is_as_long_as_the_context_and_the_models_positions_allow(tiny_models: Models) -> None:
+    with embedder(tiny_models[TinyModel.LLAMA]) as opened:
+        assert opened.max_tokens == 128
+        assert opened.embed([[70] * 128]).shape == (1, WIDTH)
+    with embedder(tiny_models[TinyModel.BERT], context_size=4096) as opened:
+        assert opened.max_tokens == 512  # the encoder knows no further positions
+        assert load_vocabulary(tiny_models[TinyModel.BERT]).trained_context == 512, "known without weights too"
+
+
+def test_adapters_change_embeddings_too(tiny_models: Models, tmp_path: Path) -> None:
+    adapter = LoraAdapter(path=str(write_tiny_lora(tmp_path / "a.gguf")))
+    with embedder(tiny_models[TinyModel.LLAMA]) as plain:
+        without = plain.embed(PROMPTS)
+    with embedder(tiny_models[TinyModel.LLAMA], lora=[adapter]) as changed:
+        assert np.abs(changed.embed(PROMPTS) - without).max(axis=1).min() > 1e-2
+
+
+FAKE: Embedder = FakeEmbedder()
+
+
+def request(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) -> EmbedRequest:
+    return EmbedRequest(id="r", inputs=list(inputs), dimensions=dimensions)
+
+
+def answer(asked: EmbedRequest) -> Embedded:
+    """What the loop answers; a refusal is raised as the engine's own error."""
+    jobs = EmbeddingJobs(FAKE)
+    jobs.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
+    while (turn := jobs.turn()) is not None:
+        client, ended = turn
+        assert client == "c"
+        if isinstance(ended, Failed):
+            raise InvalidPrompt(ended.message, param=ended.param)
+        if ended is not None:
+            return ended
+    raise AssertionError("it did not end")
+
+
+def vectors_of(asked: EmbedRequest) -> np.ndarray:
+    embedded = answer(asked)
+    return np.array([np.frombuffer(vector, "<f4") for vector in embedded.vectors])
+
+
+def test_an_answer_has_a_vector_of_length_one_for_each_input_and_counts_their_tokens() -> None:
+    asked = request(TextPrompt(text="stone"), TokenPrompt(tokens=list(b"stone")), TextPrompt(text="water"))
+    embedded = answer(asked)
+    assert (embedded.request_id, embedded.usage.prompt_tokens, embedded.usage.completion_tokens) == ("r", 17, 0)
+    vectors = vectors_of(asked)
+    assert vectors.shape == (3, FAKE.dimensions)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_fewer_dimensions_are_the_first_ones_at_length_one_again() -> None:
+    whole = vectors_of(request(TextPrompt(text="stone")))
+    short = vectors_of(request(TextPrompt(text="stone"), dimensions=8))
+    assert short.shape == (1, 8)
+    assert np.allclose(short, whole[:, :8] / np.linalg.norm(whole[:, :8]), atol=1e-6)
+    assert np.array_equal(vectors_of(request(TextPrompt(text="stone"), dimensions=64)), whole)
+
+
+def test_a_vector_of_zeros_stays_one() -> None:
+    assert not shortened(normalised(np.zeros((1, 4), np.float32)), 2).any()
+
+
+@pytest.mark.parametrize(
+    ("asked", "param"),
+    [
+        (request(TextPrompt(text="a"), dimensions=0), "dimensions"),
+        (request(TextPrompt(text="a"), dimensions=65), "dimensions"),
+        (request(TokenPrompt(tokens=[])), "input"),
+        (request(TokenPrompt(tokens=[9999])), "input"),
+        (request(TokenPrompt(tokens=[-1])), "input"),
+    ],
+    ids=["no dimensions", "more dimensions than there are", "no tokens", "an unknown token", "a negative token"],
+)
+def test_what_cannot_be_embedded_is_refused_by_name(asked: EmbedRequest, param: str) -> None:
+    with pytest.raises(InvalidPrompt) as refused:
+        vectors_of(asked)
+    assert refused.value.param == param
+
+
+def test_texts_of_like_letters_are_near_in_the_fake() -> None:
+    stone, stones, water = vectors_of(request(*(TextPrompt(text=text) for text in ("stone", "stones", "dull mud"))))
+    assert stone @ stones > 0.9 > stone @ water
+
+
+def test_a_long_request_is_computed_in_pieces_and_chat_does_not_wait_for_all_of_it() -> None:
+    jobs = EmbeddingJobs(FAKE)
+    long = EmbedRequest(id="long", inputs=[], priority=Priority.BATCH)
+    later = EmbedRequest(id="later", inputs=[], priority=Priority.BATCH)
+    jobs.add("c", long, [[97]] * 100)
+    assert jobs.turn() == ("c", None)
+    jobs.add("c", later, [[97]])
+    jobs.add("c", request(TextPrompt(text="a")), [[97]])
+    ended = [turn[1].request_id for turn in iter(jobs.turn, None) if turn[1] is not None]
+    assert ended == ["long", "r", "later"]
+
+
+def test_forgotten_requests_are_not_computed() -> None:
+    jobs = EmbeddingJobs(FAKE)
+    for client, name in (("c", "a"), ("c", "b"), ("d", "a")):
+        jobs.add(client, EmbedRequest(id=name, inputs=[]), [[97]])
+    assert jobs.forget("c", ["a", "unknown"]) == ["a"]
+    assert jobs.forget("d", None) == ["a"]
+    assert [turn[1].request_id for turn in iter(jobs.turn, None)] == ["b"]

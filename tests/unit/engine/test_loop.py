@@ -1,0 +1,303 @@
+"""The engine on the fake model: scheduling, text and endings together."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.backends.fake.backend import FakeBackend, FakeDecoder
+from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
+from engine.loop import Show, Stop
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.step import Plan, Sampled
+from engine.types import (
+    Constraint,
+    ConstraintKind,
+    Delta,
+    Failed,
+    Finished,
+    FinishReason,
+    Priority,
+    Request,
+    TextPrompt,
+    TokenPrompt,
+)
+from tests.support.engine import Bench, chat
+
+
+def test_an_answer_does_not_depend_on_what_shares_the_steps() -> None:
+    alone = {f"r{n}": Bench().ask(f"question {n}").text for n in range(12)}
+    together = Bench(slots=3)
+    for n in range(12):
+        together.add(chat(f"question {n}", f"r{n}", priority=Priority.BATCH if n % 2 else Priority.CHAT))
+    assert {key: item.text for key, item in together.run().items()} == alone
+    assert len(set(alone.values())) > 6
+
+
+def test_deltas_add_up_to_the_answer() -> None:
+    bench = Bench()
+    finished = bench.ask("hello", stream=True)
+    deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+    assert "".join(delta.text for delta in deltas) == finished.text
+    assert len(deltas) > 10
+    unwatched = Bench().ask("hello")
+    assert (unwatched.text, unwatched.reason, unwatched.usage) == (finished.text, finished.reason, finished.usage)
+
+
+def test_logprobs_of_deltas_add_up_to_those_of_the_answer_which_leave_out_its_end() -> None:
+    whole = Bench().ask("hello").text
+    for stop in ([], [whole[10:16]], ["never said"]):
+        bench = Bench()
+        finished = bench.ask("hello", stream=True, logprobs=1, stop=stop)
+        streamed = [one for item in bench.outputs if isinstance(item, Delta) for one in item.logprobs]
+        assert finished.choices[0].logprobs == streamed
+        assert b"".join(one.piece for one in streamed).decode() == whole[: 16 if stop == [whole[10:16]] else None]
+
+
+def test_what_is_forced_to_follow_a_prompt_is_no_part_of_what_was_cached() -> None:
+    bench = Bench()
+    text = Constraint(kind=ConstraintKind.GRAMMAR, text='start: "a long beginning, " ("a" | "b")')
+    first, second = (bench.ask("hello", constraint=text).usage for _ in range(2))
+    assert first.cached_tokens == 0
+    assert 0 < second.cached_tokens <= second.prompt_tokens
+
+
+def test_a_prompt_that_opens_a_thought_is_answered_with_one_first() -> None:
+    finished = Bench(chat_template="{{ messages[0].content }}<think>\n").ask("hello")
+    (choice,) = finished.choices
+    assert choice.reasoning == "The wheel turns while the water runs."
+    assert 40 <= len(choice.text) < 120
+    assert finished.usage.reasoning_tokens == len(choice.reasoning) + len("</think>")
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 5, 30])
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("plain", {}),
+        ("stops", {"stop": ["never said"]}),
+        ("two answers", {"n": 2}),
+        ("logprobs", {"logprobs": 1}),
+        ("forced", {"constraint": Constraint(kind=ConstraintKind.REGEX, text="a long beginning, [a-z ]{20,60}")}),
+    ],
+)
+def test_who_looks_at_an_answer_later_sees_all_of_it(prompt: str, asked: dict[str, object], num_steps: int) -> None:
+    bench = Bench()
+    bench.add(chat(prompt, **asked))
+    bench.engine.turn()
+    for _ in range(num_steps):
+        bench.engine.step()
+    bench.engine.inbox.put(Show("c", ["r", "unknown"]))
+    finished = bench.run()["r"]
+    deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+    for choice in finished.choices:
+        mine = [delta for delta in deltas if delta.index == choice.index]
+        assert len(mine) > 3
+        assert "".join(delta.text for delta in mine) == choice.text
+        assert [one for delta in mine for one in delta.logprobs] == (choice.logprobs or [])
+    unwatched = Bench().ask(prompt, **asked)
+    assert (finished.choices, finished.usage) == (unwatched.choices, unwatched.usage)
+
+
+def test_who_looks_at_a_thought_later_sees_all_of_it() -> None:
+    bench = Bench(chat_template="{{ messages[0].content }}<think>\n")
+    bench.add(chat("hello"))
+    for _ in range(60):
+        bench.engine.turn()
+    bench.engine.inbox.put(Show("c", ["r"]))
+    (choice,) = bench.run()["r"].choices
+    deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+    assert "".join(delta.reasoning for delta in deltas) == choice.reasoning
+    assert "".join(delta.text for delta in deltas) == choice.text
+    assert deltas[0].text, "the thought and some of what came after it are there at once"
+
+
+def test_without_stream_there_is_only_the_end() -> None:
+    bench = Bench()
+    bench.ask("hello")
+    assert len(bench.outputs) == 1
+
+
+def test_a_stop_string_across_token_borders_ends_the_answer_before_itself() -> None:
+    whole = Bench().ask("hello").text
+    word = whole[10:16]
+    finished = Bench().ask("hello", stop=[word])
+    assert finished.reason is FinishReason.STOP
+    assert finished.text == whole[: whole.index(word)]
+
+
+def test_stopwords_of_the_model_end_every_answer() -> None:
+    whole = Bench().ask("hello").text
+    assert Bench(stopwords=[whole[5:8]]).ask("hello").text == whole[: whole.index(whole[5:8])]
+
+
+def test_usage_counts_what_was_read_and_what_was_said() -> None:
+    finished = Bench().ask("hello", max_tokens=7)
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.usage.completion_tokens == 7 == len(finished.text.encode())
+    assert finished.usage.prompt_tokens > 5
+    assert finished.usage.cached_tokens == 0
+
+
+def test_a_full_context_is_an_honest_length() -> None:
+    bench = Bench(context_size=64)
+    finished = bench.ask("hello", ignore_eos=True)
+    assert finished.reason is FinishReason.LENGTH
+    assert finished.usage.prompt_tokens + finished.usage.completion_tokens == 64
+
+
+def test_a_prompt_that_leaves_no_room_is_refused_before_it_costs_anything() -> None:
+    bench = Bench(context_size=64)
+    with pytest.raises(PromptTooLong, match="64") as caught:
+        bench.add(chat("x" * 100))
+    assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "messages")
+    assert bench.engine.scheduler.num_waiting == 0
+
+
+def test_raw_text_and_tokens_are_prompts_too() -> None:
+    bench = Bench()
+    bench.add(Request(id="text", prompt=TextPrompt(text="abc"), max_tokens=3))
+    bench.add(Request(id="tokens", prompt=TokenPrompt(tokens=[256, 97, 98, 99]), max_tokens=3))
+    finished = bench.run()
+    assert finished["text"].text == finished["tokens"].text
+    assert finished["text"].usage.prompt_tokens == 4
+    for tokens in ([], [258], [-1]):
+        with pytest.raises(InvalidPrompt):
+            bench.add(Request(id="bad", prompt=TokenPrompt(tokens=tokens)))
+
+
+def test_a_cancelled_request_ends_as_cancelled_and_the_others_go_on() -> None:
+    bench = Bench(slots=1)
+    bench.add(chat("one", "a"))
+    bench.add(chat("two", "b"))
+    for _ in range(5):
+        bench.engine.turn()
+    bench.engine.inbox.put(Stop("c", ["a", "unknown"]))
+    finished = bench.run()
+    assert finished["a"].reason is FinishReason.CANCELLED
+    assert finished["b"].reason is FinishReason.STOP
+
+
+def test_what_a_client_asked_for_goes_with_it() -> None:
+    bench = Bench(slots=1)
+    bench.add(chat("one", "a"))
+    bench.add(chat("two", "b"))
+    bench.engine.turn()
+    bench.engine.inbox.put(Stop("c", None))
+    assert bench.run() == {}
+    assert bench.engine.scheduler.num_running == 0
+
+
+class _FailsOnce(FakeDecoder):
+    def __init__(self) -> None:
+        super().__init__(slots=1, spare_slots=0)
+        self.num_resets = 0
+        self.is_failing = True
+
+    def run(self, plan: Plan) -> list[Sampled]:
+        if self.is_failing:
+            self.is_failing = False
+            raise DecodeFailed("llama_decode returned -3")
+        return super().run(plan)
+
+    def reset(self) -> None:
+        super().reset()
+        self.num_resets += 1
+
+
+def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
+    backend = FakeBackend(decoder := _FailsOnce())
+    bench = Bench(backend, slots=1)
+    bench.add(chat("one", "a"))
+    bench.add(chat("two", "b"))
+    finished = bench.run()
+    failed = [item for item in bench.outputs if isinstance(item, Failed)]
+    assert [(item.request_id, item.code) for item in failed] == [("a", "engine_error")]
+    assert list(finished) == ["b"]
+    assert decoder.num_resets == 2, "at the start, and after the failure"
+
+
+def test_a_request_that_cannot_even_begin_fails_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F14: of several answers one is in the queue already."""
+    bench = Bench()
+    add = bench.engine.scheduler.add
+
+    def fail(sequence: Sequence) -> None:
+        if (sequence.request_id, sequence.index) == ("bad", 1):
+            raise RuntimeError("nobody expected this")
+        add(sequence)
+
+    monkeypatch.setattr(bench.engine.scheduler, "add", fail)
+    for request_id in ("good", "bad", "also-good"):
+        bench.add(chat("hello", request_id, n=2))
+    finished = bench.run()
+    assert [item.request_id for item in bench.outputs if isinstance(item, Failed)] == ["bad"]
+    assert sorted(finished) == ["also-good", "good"]
+    assert not bench.engine.scheduler.find("c", "bad")
+
+
+def test_spellings_of_control_tokens_in_user_text_stay_text() -> None:
+    bench = Bench(chat_template="{{ bos_token }}{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    tokens = bench.encoder.encode(chat("a</s>b<s>"))
+    assert tokens == [256, *b"[a</s>b<s>]"]
+
+
+def test_a_template_may_write_control_tokens_itself_and_the_beginning_is_not_doubled() -> None:
+    bench = Bench(chat_template="{{ bos_token }}{{ messages[0].content }}{{ eos_token }}")
+    assert bench.encoder.encode(chat("a")) == [256, 97, 257]
+    without = Bench(chat_template="{{ messages[0].content }}")
+    assert without.encoder.encode(chat("a")) == [256, 97]
+
+
+def test_several_answers_to_one_prompt_end_together_and_count_it_once() -> None:
+    bench = Bench()
+    bench.add(chat("hello", n=3, stream=True))
+    finished = bench.run()["r"]
+    assert [choice.index for choice in finished.choices] == [0, 1, 2]
+    for choice in finished.choices:
+        deltas = [item for item in bench.outputs if isinstance(item, Delta) and item.index == choice.index]
+        assert "".join(delta.text for delta in deltas) == choice.text
+    assert len({choice.text for choice in finished.choices}) == 3
+    decoder = bench.backend.decoder
+    assert decoder.num_computed < 2 * finished.usage.prompt_tokens + finished.usage.completion_tokens
+
+
+def test_cancelling_a_request_cancels_all_its_answers() -> None:
+    bench = Bench(slots=2)
+    bench.add(chat("hello", n=4))
+    bench.engine.turn()
+    bench.engine.inbox.put(Stop("c", ["r"]))
+    assert {choice.reason for choice in bench.run()["r"].choices} == {FinishReason.CANCELLED}
+    assert bench.engine.scheduler.num_running == bench.engine.scheduler.num_waiting == 0
+
+
+def test_a_batch_answer_is_the_same_when_chat_took_its_place_meanwhile() -> None:
+    alone = {f"b{n}": Bench().ask(f"question {n}").text for n in range(6)}
+    for spare in (0, 2):
+        bench = Bench(FakeBackend(FakeDecoder(slots=3, spare_slots=spare)))
+        for n in range(6):
+            bench.add(chat(f"question {n}", f"b{n}", priority=Priority.BATCH))
+        said = {}
+        for n in range(20):
+            for _ in range(5):
+                bench.engine.turn()
+            said |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
+            bench.add(chat(f"chat {n}", f"c{n}"))
+        said |= {key: item.text for key, item in bench.run().items()}
+        assert {key: text for key, text in said.items() if key in alone} == alone
+
+
+def test_where_memory_is_short_histories_give_way_and_nothing_fails() -> None:
+    bench = Bench(FakeBackend(FakeDecoder(slots=2, spare_slots=4, capacity=300)), context_size=150)
+    for n in range(12):
+        bench.add(chat(f"question {n}", f"r{n}"))
+    assert len(bench.run()) == 12
+
+
+def test_guesses_change_nothing_but_the_number_of_steps() -> None:
+    plain, guessing = Bench(), Bench(FakeBackend(FakeDecoder(max_drafts=4)))
+    text = "mill race water wheel stone grain flour river stream gear sack"
+    assert (
+        guessing.ask(text, ignore_eos=True, max_tokens=100).text
+        == plain.ask(text, ignore_eos=True, max_tokens=100).text
+    )
+    assert guessing.engine.num_steps < plain.engine.num_steps

@@ -1,0 +1,152 @@
+"""Reuse of what was computed, on real models of each kind of memory: the same answers, with less work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from engine.backends.llama.backend import LlamaBackend
+from engine.config import EngineConfig, KvLayout
+from engine.types import Finished, Priority, Request, Sampling, TokenPrompt
+from tests.support.engine import Bench
+from tests.support.tiny_models import TinyModel
+
+CONTEXT = 256
+KINDS = [
+    (TinyModel.LLAMA, KvLayout.UNIFIED),
+    (TinyModel.LLAMA, KvLayout.SPLIT),
+    (TinyModel.GEMMA3, KvLayout.UNIFIED),
+    (TinyModel.GEMMA3, KvLayout.SPLIT),
+    (TinyModel.MAMBA, KvLayout.SPLIT),
+    (TinyModel.JAMBA, KvLayout.UNIFIED),
+    (TinyModel.JAMBA, KvLayout.SPLIT),
+    (TinyModel.LFM2, KvLayout.SPLIT),
+]
+
+
+@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(kind))
+def backend(request: pytest.FixtureRequest, tiny_models: Mapping[TinyModel, Path]) -> LlamaBackend:
+    model, layout = request.param
+    path = str(tiny_models[model])
+    config = EngineConfig(
+        model="tiny", endpoint="", model_path=path, context_size=CONTEXT, slots=4, spare_slots=2, kv_layout=layout
+    )
+    return LlamaBackend(config)
+
+
+@pytest.fixture
+def bench(backend: LlamaBackend) -> Bench:
+    return Bench(backend, context_size=CONTEXT, slots=4)
+
+
+DOCUMENT = [40 + n * 7 % 90 for n in range(100)]
+
+
+def ask(name: str, tokens: list[int], **given: object) -> Request:
+    values: dict[str, object] = {"sampling": Sampling(temperature=0), "max_tokens": 12, "ignore_eos": True}
+    return Request(id=name, prompt=TokenPrompt(tokens=tokens), **{**values, **given})  # type: ignore[arg-type]
+
+
+def alone(backend: LlamaBackend, request: Request) -> str:
+    """What a fresh engine says."""
+    bench = Bench(backend, context_size=CONTEXT, slots=4)
+    bench.add(request)
+    return bench.run()[request.id].text
+
+
+def questions(number: int, **given: object) -> list[Request]:
+    return [ask(f"q{n}", [*DOCUMENT, 50 + n, 60, 70 + n], **given) for n in range(number)]
+
+
+def test_questions_on_one_document_read_it_once_and_say_what_each_would_say_alone(
+    backend: LlamaBackend, bench: Bench
+) -> None:
+    wanted = {request.id: alone(backend, request) for request in questions(8)}
+    bench = Bench(backend, context_size=CONTEXT, slots=4)
+    for request in questions(8):
+        bench.add(request)
+    finished = bench.run()
+    assert {key: item.text for key, item in finished.items()} == wanted
+    assert len(set(wanted.values())) > 4
+    assert sum(item.usage.cached_tokens for item in finished.values()) >= 7 * 100
+
+
+def test_a_conversation_goes_on_where_it_was(backend: LlamaBackend, bench: Bench) -> None:
+    prompt = DOCUMENT[:40]
+    bench.add(ask("first", prompt))
+    first = bench.run()["first"]
+    answer = [int(token) for token in bench.encoder_tokens(first.text)]
+    longer = [*prompt, *answer, 55, 66]
+    bench.add(ask("second", longer))
+    second = bench.run()["second"]
+    assert second.text == alone(backend, ask("second", longer))
+
+
+def test_unrelated_prompts_that_follow_each_other_do_not_disturb(backend: LlamaBackend, bench: Bench) -> None:
+    requests = [ask(f"r{n}", [33 + (n * 31 + k * 17) % 90 for k in range(20 + n)]) for n in range(16)]
+    for request in requests:
+        bench.add(request)
+    together = {key: item.text for key, item in bench.run().items()}
+    assert together == {request.id: alone(backend, request) for request in requests}
+
+
+def test_a_paused_answer_is_what_it_would_have_been(backend: LlamaBackend) -> None:
+    requests = [
+        ask(f"b{n}", [33 + (n * 31 + k * 17) % 90 for k in range(30)], max_tokens=40, priority=Priority.BATCH)
+        for n in range(6)
+    ]
+    wanted = {request.id: alone(backend, request) for request in requests}
+    bench = Bench(backend, context_size=CONTEXT, slots=4)
+    for request in requests:
+        bench.add(request)
+    said: dict[str, str] = {}
+    num_paused = 0
+    for n in range(8):
+        for _ in range(6):
+            bench.engine.turn()
+        num_paused += len(bench.engine.scheduler.running) < 4
+        for k in range(3):
+            bench.add(ask(f"chat{n}-{k}", [90 - n, 80 - k, 70], max_tokens=5))
+    said |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
+    said |= {key: item.text for key, item in bench.run().items()}
+    assert {key: said[key] for key in wanted} == wanted
+
+
+def test_another_tenant_computes_its_own(backend: LlamaBackend, bench: Bench) -> None:
+    bench.add(ask("a", [*DOCUMENT, 50], tenant="one"))
+    bench.run()
+    bench.add(ask("b", [*DOCUMENT, 50], tenant="two"))
+    assert bench.run()["b"].usage.cached_tokens == 0
+
+
+def test_several_answers_come_from_one_reading(bench: Bench) -> None:
+    bench.add(ask("r", DOCUMENT, n=3, sampling=Sampling(temperature=1.5, seed=7)))
+    finished = bench.run()["r"]
+    assert len({choice.text for choice in finished.choices}) == 3
+    bench.add(ask("again", DOCUMENT, n=3, sampling=Sampling(temperature=1.5, seed=7)))
+    assert [choice.text for choice in bench.run()["again"].choices] == [choice.text for choice in finished.choices]
+
+
+def test_a_window_that_has_passed_a_prefix_reuses_nothing_of_it(tiny_models: Mapping[TinyModel, Path]) -> None:
+    """llama.cpp keeps at least 256 positions of a window's layers, so it takes a long text to lose one."""
+    sizes = {"context_size": 1024, "slots": 1, "spare_slots": 0, "ubatch_tokens": 32}
+    path = str(tiny_models[TinyModel.GEMMA3])
+    backend = LlamaBackend(
+        EngineConfig(model="tiny", endpoint="", model_path=path, kv_layout=KvLayout.SPLIT, **sizes)  # type: ignore[arg-type]
+    )
+    bench = Bench(backend, prefill_tokens=32, **sizes)
+    early, late = ask("early", [*DOCUMENT[:20], 99, 98]), ask("late", [*DOCUMENT * 8, 99, 98])
+    wanted = {}
+    for request in (early, late):
+        bench.add(request)
+        wanted[request.id] = bench.run()[request.id].text
+    bench.add(early)
+    finished = bench.run()["early"]
+    assert (finished.text, finished.usage.cached_tokens) == (wanted["early"], 0)
+    bench.add(late)
+    bench.run()
+    bench.add(late)
+    finished = bench.run()["late"]
+    assert (finished.text, finished.usage.cached_tokens) == (wanted["late"], 801)

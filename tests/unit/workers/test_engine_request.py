@@ -1,0 +1,69 @@
+"""What a chat body becomes for the engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core.model_files import ModelConfig, Parameters
+from core.schemas.base import parse_body
+from core.schemas.chat import ChatRequest
+from core.schemas.parameters import GenerationParameters, effective_parameters
+from engine.types import ChatPrompt, Priority, Request, Sampling, ToolChoice, ToolMode
+from workers.generation.engine_request import to_engine_request
+
+MODEL = ModelConfig(name="m", parameters=Parameters(typical_p=0.9))
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}, "strict": True}}
+
+
+def ask(**more: Any) -> Request:
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello"}], **more}
+    return to_engine_request("r", parse_body(ChatRequest, body), MODEL, tenant="t", priority=Priority.CHAT)
+
+
+def test_a_body_that_asks_for_nothing_special_gets_nothing_special() -> None:
+    plain = ask()
+    assert (plain.n, plain.logprobs, plain.tool_choice, plain.parallel_tool_calls) == (1, None, ToolChoice(), True)
+    assert plain.sampling.logit_bias == {}
+    assert plain.sampling.typical_p == 0.9, "the model file's"
+
+
+def test_tools_reach_the_template_as_they_came() -> None:
+    asked = ask(tools=[{**TOOL, "unknown": 1}], parallel_tool_calls=False)
+    assert isinstance(asked.prompt, ChatPrompt)
+    assert asked.prompt.tools == [TOOL]
+    assert asked.parallel_tool_calls is False
+
+
+def test_words_for_the_template_are_passed_on() -> None:
+    asked = ask(chat_template_kwargs={"enable_thinking": False})
+    assert isinstance(asked.prompt, ChatPrompt)
+    assert asked.prompt.template_kwargs == {"enable_thinking": False}
+
+
+def test_each_choice_of_tools_has_its_mode() -> None:
+    named = {"type": "function", "function": {"name": "now"}}
+    assert ask(tools=[TOOL], tool_choice="none").tool_choice == ToolChoice(mode=ToolMode.NONE)
+    assert ask(tools=[TOOL], tool_choice="required").tool_choice == ToolChoice(mode=ToolMode.REQUIRED)
+    assert ask(tools=[TOOL], tool_choice=named).tool_choice == ToolChoice(mode=ToolMode.REQUIRED, name="now")
+
+
+def test_answers_likelihoods_and_biases_are_passed_on() -> None:
+    asked = ask(n=3, logprobs=True, logit_bias={"12": -100}, typical_p=0.5)
+    assert (asked.n, asked.logprobs) == (3, 0)
+    assert ask(logprobs=True, top_logprobs=4).logprobs == 4
+    assert ask(logprobs=False).logprobs is None
+    assert (asked.sampling.logit_bias, asked.sampling.typical_p) == ({12: -100.0}, 0.5)
+
+
+def test_what_the_api_says_of_an_answer_is_what_the_engine_was_asked() -> None:
+    body = parse_body(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}], "top_p": 0.5})
+    said = effective_parameters(body, MODEL.parameters).model_dump()
+    asked = to_engine_request("r", body, MODEL, tenant="t", priority=Priority.CHAT)
+    limit = said.pop("max_tokens")
+    assert asked.max_tokens == limit
+    assert {name: getattr(asked.sampling, name) for name in said} == said
+
+
+def test_what_nobody_asks_for_changes_nothing() -> None:
+    plain = GenerationParameters().model_dump(exclude={"max_tokens"})
+    assert {name: getattr(Sampling(), name) for name in plain} == plain

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.schemas.batch import BatchLine, read_checked_line
+from core.schemas.objects import BatchError
+from workers.batches.line_reader import LineParser, Place, RawLine, read_again, read_lines
+
+URL = "/v1/chat/completions"
+
+
+def line(custom_id: object = "a", **change: object) -> bytes:
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": URL, "body": {"model": "m"}} | change).encode()
+
+
+def read(data: bytes, max_bytes: int = 1000) -> list[tuple[int, bytes | None]]:
+    """Numbers and contents, each content read again at its place."""
+    stream = io.BytesIO(data)
+    found = list(read_lines(stream, max_bytes))
+    for raw in found:
+        assert raw.content is None or read_again(stream, raw.place) == raw.content
+    return [(raw.number, raw.content) for raw in found]
+
+
+def raw_line(number: int, content: bytes) -> RawLine:
+    return RawLine(Place(number, 0, len(content)), content)
+
+
+def test_lines_are_numbered_as_an_editor_does_and_blank_ones_are_skipped() -> None:
+    assert read(b"one\n\n  \r\nfour\r\nfive") == [(1, b"one"), (4, b"four"), (5, b"five")]
+
+
+def test_a_byte_order_mark_may_start_the_file_and_nothing_else() -> None:
+    assert read(b"\xef\xbb\xbfone\n\xef\xbb\xbftwo") == [(1, b"one"), (2, b"\xef\xbb\xbftwo")]
+
+
+def test_other_line_ends_may_stand_inside_a_line() -> None:
+    text = "a\u2028b\x0bc\x85d\re".encode()
+    assert read(text + b"\nx") == [(1, text), (2, b"x")]
+
+
+def test_a_line_over_the_limit_is_skipped_and_the_next_one_is_read() -> None:
+    assert read(b"x" * 1001 + b"\nnext", 1000) == [(1, None), (2, b"next")]
+    assert read(b"x" * 1000 + b"\r\nnext", 1000) == [(1, b"x" * 1000), (2, b"next")]
+    assert read(b"x" * 10**6, 1000) == [(1, None)]
+
+
+@given(st.lists(st.binary(max_size=30).filter(lambda b: b"\n" not in b), max_size=12))
+def test_no_line_is_lost_or_invented(lines: list[bytes]) -> None:
+    found = dict(read(b"\n".join(lines), 20))
+    for number, content in enumerate(lines, start=1):
+        expected = content.removeprefix(b"\xef\xbb\xbf") if number == 1 else content
+        expected = expected.removesuffix(b"\r")
+        if len(expected) > 20:
+            assert found[number] is None
+        elif expected.strip():
+            assert found[number] == expected
+        else:
+            assert number not in found
+
+
+BAD = {
+    "not JSON": (b"{", "invalid_json_line", None),
+    "a list": (b"[]", "invalid_json_line", None),
+    "a number": (b"5", "invalid_json_line", None),
+    "no custom_id": (b'{"method": "POST", "url": "/", "body": {}}', "missing_required_parameter", "custom_id"),
+    "an empty custom_id": (line(""), "invalid_value", "custom_id"),
+    "a custom_id as number": (line(5), "invalid_type", "custom_id"),
+    "a long custom_id": (line("x" * 513), "invalid_value", "custom_id"),
+    "another method": (line(method="GET"), "invalid_value", "method"),
+    "another url": (line(url="/v1/embeddings"), "url_mismatch", "url"),
+    "a body as text": (line(body="hello"), "invalid_type", "body"),
+    "a streamed line": (line(body={"stream": True}), "invalid_request", "body.stream"),
+    "a NUL": (b'{"custom_id": "a\\u0000"}', "invalid_json_line", None),
+    "bad UTF-8": (b'{"custom_id": "\xff"}', "invalid_json_line", None),
+}
+
+
+@pytest.mark.parametrize(("raw", "code", "param"), BAD.values(), ids=BAD.keys())
+def test_a_bad_line_says_why_and_where(raw: bytes, code: str, param: str | None) -> None:
+    error = LineParser(URL, 1000).parse(raw_line(7, raw))
+    assert isinstance(error, BatchError)
+    assert (error.code, error.param, error.line) == (code, param, 7)
+
+
+def test_a_custom_id_may_not_repeat_and_the_first_line_is_named() -> None:
+    parser = LineParser(URL, 1000)
+    assert isinstance(parser.parse(raw_line(1, line("a"))), BatchLine)
+    assert isinstance(parser.parse(raw_line(2, line("b"))), BatchLine)
+    error = parser.parse(raw_line(9, line("a")))
+    assert isinstance(error, BatchError)
+    assert (error.code, error.line) == ("duplicate_custom_id", 9)
+    assert "line 1" in error.message
+
+
+KEYS = st.sampled_from(["custom_id", "custom\\u005fid", "method", "url", "body", "b\\u006fdy", "extra"])
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(KEYS, VALUES, st.booleans()), max_size=6), st.sampled_from(["", " ", "\t"]))
+def test_a_line_taken_apart_again_is_the_line_that_was_checked(
+    pairs: list[tuple[str, object, bool]], space: str
+) -> None:
+    """Keys may repeat and be escaped: both readings must take the same one."""
+    good = [("custom_id", "a", True), ("method", "POST", True), ("url", URL, True), ("body", {"x": "é"}, False)]
+    fields = [
+        f'{space}"{key}"{space}:{space}{json.dumps(value, ensure_ascii=is_escaped)}'
+        for key, value, is_escaped in [*pairs, *good]
+    ]
+    content = ("{" + f"{space},".join(fields) + "}" + space).encode(errors="replace")
+    checked = LineParser(URL, 100_000).parse(raw_line(1, content))
+    if isinstance(checked, BatchLine):
+        again = read_checked_line(content)
+        assert again.custom_id == checked.custom_id
+        assert json.loads(again.body) == checked.body

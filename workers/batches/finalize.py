@@ -1,0 +1,164 @@
+"""Finalize: write a batch's two result files in input order and end it. Re-runnable: the same rows make the same bytes.
+
+The files are in the store before the transaction that names them; that transaction is the only thing a client can see.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import BinaryIO, Final
+
+import structlog
+from sqlalchemy import Connection, Row, select
+
+from core import ids
+from core.errors import Problem
+from core.failpoints import Point, failpoint
+from core.schemas.batch import answered_line, failed_line, never_ran
+from core.schemas.webhooks import EventType
+from core.states import BatchState, JobState
+from db import batches, files
+from db.connections import patient
+from db.tables import Batch
+from workers.context import ClerkContext
+from workers.runtime.webhook_outbox import tell
+
+log = structlog.get_logger()
+
+_PAGE_LINES: Final = 500
+_OUTPUT_PURPOSE: Final = "batch_output"
+
+
+@dataclass(frozen=True, slots=True)
+class _Ending:
+    """How the batch ends, and what becomes of lines that never ran."""
+
+    status: BatchState
+    line_state: JobState
+    problem: Problem
+
+
+_ENDINGS: Final = {
+    BatchState.CANCELLED: _Ending(
+        BatchState.CANCELLED,
+        JobState.CANCELLED,
+        never_ran("batch_cancelled", "The batch was cancelled before this line ran."),
+    ),
+    BatchState.EXPIRED: _Ending(
+        BatchState.EXPIRED,
+        JobState.EXPIRED,
+        never_ran("batch_expired", "The batch's window was over before this line ran."),
+    ),
+}
+
+_EVENTS: Final[dict[BatchState, EventType]] = {
+    BatchState.COMPLETED: "batch.completed",
+    BatchState.EXPIRED: "batch.expired",
+    BatchState.CANCELLED: "batch.cancelled",
+}
+
+
+def finalize(context: ClerkContext, batch_id: str) -> None:
+    """End a finalizing or cancelling batch; does nothing when it is elsewhere or in other hands."""
+    with context.database.begin() as connection:
+        connection.execute(patient())
+        if not connection.execute(batches.try_lock(batch_id)).scalar_one():
+            return
+        batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
+        if batch is None or batch.status not in (BatchState.FINALIZING, BatchState.CANCELLING):
+            return
+        to = BatchState.CANCELLED if batch.status == BatchState.CANCELLING else BatchState(batch.outcome)
+        connection.execute(batches.close_shards(batch_id))
+        if (ending := _ENDINGS.get(to)) is not None:
+            problem = ending.problem.to_json()
+            connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
+        columns = _write_files(context, connection, batch)
+        failpoint(Point.FINALIZE_STORED)
+        move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
+        if connection.execute(move).one_or_none() is None:  # cancelled meanwhile: these are not its files
+            connection.rollback()
+            for file_id in columns.values():
+                context.files.delete(file_id)
+            context.tickets.finalize(batch_id)
+            return
+        tell(connection, batch.tenant_id, _EVENTS[to], batch_id)
+        failpoint(Point.FINALIZE_ENDING)
+    failpoint(Point.FINALIZE_COMMITTED)
+    log.info("batch_ended", batch=batch_id, status=to)
+    context.tickets.deliver(batch_id)
+
+
+def _totals(connection: Connection, batch_id: str) -> dict[str, int]:
+    completed, failed, prompt, completion, cached, reasoning = connection.execute(batches.line_totals(batch_id)).one()
+    return {
+        "lines": completed + failed,
+        "lines_completed": completed,
+        "lines_failed": failed,
+        "prompt_tokens": prompt or 0,
+        "completion_tokens": completion or 0,
+        "cached_tokens": cached or 0,
+        "reasoning_tokens": reasoning or 0,
+    }
+
+
+def _write_files(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> dict[str, str]:
+    """Write both files; an empty one is not kept. Returns the columns that name them."""
+    output_id, error_id = ids.new_id(ids.FILE), ids.new_id(ids.FILE)
+    with ExitStack() as stack:
+        output = stack.enter_context(context.files.write(output_id))
+        errors = stack.enter_context(context.files.write(error_id))
+        for line in _result_lines(connection, batch.id):
+            (output if line.is_answer else errors).write(line.data)
+        sizes = {"output": _length(output), "error": _length(errors)}
+    columns = {}
+    for kind, file_id in (("output", output_id), ("error", error_id)):
+        if sizes[kind] == 0:
+            context.files.delete(file_id)
+            continue
+        columns[f"{kind}_file_id"] = file_id
+        connection.execute(
+            files.add_file(
+                id=file_id,
+                tenant_id=batch.tenant_id,
+                purpose=_OUTPUT_PURPOSE,
+                filename=f"{batch.id}_{kind}.jsonl",
+                bytes=sizes[kind],
+                expires_at=_expiry(context, batch.output_expires_seconds),
+            )
+        )
+    return columns
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    data: bytes
+    is_answer: bool
+
+
+def _result_lines(connection: Connection, batch_id: str) -> Iterator[_Line]:
+    """All lines in input order, a page at a time, so memory stays flat."""
+    after = 0
+    while page := connection.execute(batches.result_rows(batch_id, after, _PAGE_LINES)).all():
+        for line, job_id, custom_id, _, answer, problem in page:
+            assert line is not None, "batch lines have a number"
+            assert custom_id is not None, "batch lines have an id"
+            after = line
+            if answer is not None:
+                yield _Line(answered_line(job_id, custom_id, answer), True)
+            else:
+                assert problem is not None, "a line that ended without an answer has a problem"
+                yield _Line(failed_line(job_id, custom_id, Problem.from_json(problem)), False)
+
+
+def _length(stream: BinaryIO) -> int:
+    stream.flush()
+    return os.fstat(stream.fileno()).st_size
+
+
+def _expiry(context: ClerkContext, seconds: int | None) -> datetime:
+    kept = timedelta(seconds=seconds) if seconds else timedelta(days=context.settings.file_days)
+    return datetime.now(UTC) + kept

@@ -1,0 +1,240 @@
+"""Prepare: read a batch's file, plan it, make its lines jobs and its jobs shards, or fail it with every bad line named.
+
+The file is read twice: once in order, when every line is checked and only small numbers of it are kept, and once in the
+plan's order, when lines are copied into rows. Everything happens in one transaction, so a clerk that dies leaves nothing
+behind and the next one starts afresh. A line whose envelope is wrong fails the file; a line whose body the endpoint would
+refuse is a failed job.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import BinaryIO
+
+import psycopg
+import structlog
+from sqlalchemy import Connection, Row, select
+
+from core import ids
+from core.api_keys import estimated_tokens
+from core.errors import Problem
+from core.failpoints import Point, failpoint
+from core.model_files import ModelCatalog
+from core.schemas.batch import BatchLine, read_checked_line
+from core.schemas.objects import BatchError, BatchErrors
+from core.states import BatchState, JobState
+from db import batches
+from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
+from db.connections import patient
+from db.tables import Batch
+from workers.batches.line_checker import Judge, Refused
+from workers.batches.line_reader import LineParser, Place, RawLine, read_again, read_lines
+from workers.batches.plan import PlanLine, PlannedShard, plan_shards
+from workers.batches.quota import find_excess, read_allowance
+from workers.context import ClerkContext
+from workers.runtime.webhook_outbox import tell
+
+log = structlog.get_logger()
+
+_BATCH_PRIORITY = 1
+
+
+class _BadFile(Exception):
+    """The file cannot become a batch."""
+
+    def __init__(self, errors: list[BatchError], num_errors: int) -> None:
+        super().__init__(f"{num_errors} errors")
+        self.errors = errors
+        self.num_errors = num_errors
+
+
+def prepare(context: ClerkContext, batch_id: str) -> None:
+    """Bring a validating batch to in_progress (or failed); does nothing when it is past that or in other hands."""
+    try:
+        with context.database.begin() as connection:
+            connection.execute(patient())
+            if not connection.execute(batches.try_lock(batch_id)).scalar_one():
+                return
+            batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
+            if batch is None or batch.status != BatchState.VALIDATING:
+                return
+            shards = _copy_file(context, connection, batch)
+            failpoint(Point.PREPARE_COPIED)
+    except _BadFile as bad:
+        _fail(context, batch_id, bad)
+        return
+    log.info("batch_prepared", batch=batch_id, shards=len(shards))
+    failpoint(Point.PREPARE_COMMITTED)
+    _send_tickets(context, batch_id, shards)
+    failpoint(Point.PREPARE_TICKETED)
+
+
+def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> list[ShardRow]:
+    """All rows of a batch; none, and no shards, when it was cancelled meanwhile."""
+    allowance = read_allowance(connection, batch.tenant_id, batch.key_id)
+    with _open(context, batch.input_file_id) as stream, copy_lines(connection) as copy:
+        rows = _Rows(batch, copy)
+        reading = _FirstReading(context, batch.endpoint, rows, context.catalog.only(allowance.models))
+        for raw in read_lines(stream, context.settings.line_bytes):
+            reading.take(raw)
+        reading.check()
+        planned = plan_shards(reading.lines, context.settings.shard_lines)
+        shards = [rows.write_shard(n, shard, reading.places, stream) for n, shard in enumerate(planned)]
+    tokens = estimated_tokens(reading.num_bytes)
+    if (excess := find_excess(connection, allowance, lines=len(reading.lines), tokens=tokens)) is not None:
+        raise _BadFile([excess], 1)
+    copy_shards(connection, shards)
+    models = list(reading.models)
+    moved = connection.execute(
+        batches.start(
+            batch.id,
+            lines=reading.num_lines,
+            lines_failed=reading.num_lines - len(reading.lines),
+            model=models[0] if len(models) == 1 else None,
+            queued_tokens=tokens,
+        )
+    ).one_or_none()
+    if moved is None:
+        connection.rollback()
+        return []
+    return shards
+
+
+def _open(context: ClerkContext, file_id: str) -> BinaryIO:
+    """The file's row may be deleted by now: its bytes stay while they are needed."""
+    try:
+        return context.files.open(file_id)
+    except FileNotFoundError:
+        missing = BatchError(code="invalid_request", message="The input file does not exist any more.", param="file_id")
+        raise _BadFile([missing], 1) from None
+
+
+class _Rows:
+    """Writes the rows of one batch."""
+
+    def __init__(self, batch: Row[tuple[object, ...]], copy: psycopg.Copy) -> None:
+        self._batch = batch
+        self._copy = copy
+        self._num_placed = 0
+
+    def write_refused(self, raw: RawLine, refused: Refused) -> None:
+        """A line that ends before it could begin."""
+        assert raw.content is not None, "a line without content fails its file"
+        self._write(raw.number, raw.content, model=refused.model, problem=refused.problem)
+
+    def write_shard(self, position: int, planned: PlannedShard, places: list[Place], stream: BinaryIO) -> ShardRow:
+        """The lines of a shard, in its order; returns the row of the shard itself."""
+        shard_id = ids.new_id(ids.SHARD)
+        for index in planned.lines:
+            place = places[index]
+            self._write(place.number, read_again(stream, place), model=planned.model, shard_id=shard_id)
+        batch = self._batch
+        return ShardRow(shard_id, batch.id, batch.tenant_id, planned.model, position, len(planned.lines))
+
+    def _write(
+        self, number: int, content: bytes, *, model: str, shard_id: str | None = None, problem: Problem | None = None
+    ) -> None:
+        line = read_checked_line(content)
+        self._copy.write_row(
+            LineRow(
+                id=ids.new_id(ids.BATCH_LINE),
+                tenant_id=self._batch.tenant_id,
+                batch_id=self._batch.id,
+                shard_id=shard_id,
+                position=self._num_placed if shard_id else None,
+                line=number,
+                custom_id=line.custom_id,
+                model=model,
+                state=JobState.FAILED if problem else JobState.QUEUED,
+                priority=_BATCH_PRIORITY,
+                body=line.body,
+                problem=problem.to_json() if problem else None,
+                finished_at="now" if problem else None,
+                endpoint=self._batch.endpoint,
+            )
+        )
+        self._num_placed += shard_id is not None
+
+
+class _FirstReading:
+    """Takes raw lines in order; collects complaints, and of each line that shall run what the plan needs."""
+
+    def __init__(self, context: ClerkContext, endpoint: str, rows: _Rows, catalog: ModelCatalog) -> None:
+        self._settings = context.settings
+        self._rows = rows
+        self._parser = LineParser(endpoint, context.settings.line_bytes)
+        is_shared = context.settings.share_identical_lines
+        self._judge = Judge(catalog, share_identical_lines=is_shared, endpoint=endpoint)
+        self._errors: list[BatchError] = []
+        self._num_errors = 0
+        self.num_lines = 0
+        self.num_bytes = 0
+        self.models: set[str] = set()
+        self.lines: list[PlanLine] = []
+        self.places: list[Place] = []
+
+    def take(self, raw: RawLine) -> None:
+        """One line of the file."""
+        line = self._parser.parse(raw)
+        if isinstance(line, BatchError):
+            self._complain(line)
+        elif self.num_lines >= self._settings.batch_lines:
+            message = f"A batch has at most {self._settings.batch_lines} lines; split the file."
+            raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
+        elif not self._num_errors:
+            self._keep(raw, line)
+
+    def check(self) -> None:
+        """Raise when the file as a whole is bad; the copied rows go with the transaction."""
+        if self._num_errors:
+            raise _BadFile(self._errors, self._num_errors)
+        if not self.num_lines:
+            raise _BadFile([BatchError(code="empty_file", message="The input file has no lines.")], 1)
+
+    def _complain(self, error: BatchError) -> None:
+        self._num_errors += 1
+        if len(self._errors) < self._settings.error_lines:
+            self._errors.append(error)
+
+    def _keep(self, raw: RawLine, line: BatchLine) -> None:
+        assert raw.content is not None, "a line without content is an error"
+        judged = self._judge.judge(line, raw.content)
+        if self._judge.num_inputs > (most := self._settings.batch_inputs):
+            message = f"The lines of a batch have at most {most} inputs to embed; split the file."
+            raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
+        self.num_lines += 1
+        self.models.add(judged.model)
+        if isinstance(judged, Refused):
+            self._rows.write_refused(raw, judged)
+        else:
+            self.lines.append(judged)
+            self.num_bytes += len(raw.content)
+            self.places.append(raw.place)
+
+
+def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
+    listed = bad.errors
+    if bad.num_errors > len(listed):
+        note = f"{bad.num_errors} lines are wrong; the first {len(listed)} are listed."
+        listed = [*listed[:-1], BatchError(code="too_many_errors", message=note)]
+    errors = BatchErrors(data=listed).model_dump_json()
+    with context.database.begin() as connection:
+        moved = connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors)).one_or_none()
+        if moved is not None:
+            tell(connection, moved.tenant_id, "batch.failed", batch_id)
+        failpoint(Point.PREPARE_FAILING)
+    failpoint(Point.PREPARE_FAILED)
+    log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
+    context.tickets.deliver(batch_id)
+
+
+def _send_tickets(context: ClerkContext, batch_id: str, shards: list[ShardRow]) -> None:
+    """A few tickets per model wake the workers; they go on by themselves from there."""
+    for model, number in Counter(shard.model for shard in shards).items():
+        for _ in range(min(number, 2 * context.settings.batch_lanes)):
+            context.tickets.run_shards(model)
+    if not shards:
+        with context.database.begin() as connection:
+            ready = connection.execute(batches.begin_finalizing(batch_id)).one_or_none()
+        if ready is not None:
+            context.tickets.finalize(batch_id)

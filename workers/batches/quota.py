@@ -1,0 +1,67 @@
+"""Allowance: what the key and the tenant of a batch may have, looked at when its lines are counted.
+
+Knows limits and sums; nothing of files or lines. A batch that came without a key has only its tenant's caps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from core.schemas.objects import BatchError
+from db import keys
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """`models` are names the key may use; None is all. `queued_tokens` is the key's limit."""
+
+    tenant_id: str
+    key_id: str | None
+    models: tuple[str, ...] | None = None
+    queued_tokens: int | None = None
+
+
+def read_allowance(connection: Connection, tenant_id: str, key_id: str | None) -> Allowance:
+    """A key that was revoked meanwhile still counts: what was accepted is run as it was accepted."""
+    key = connection.execute(keys.find_key(key_id)).one_or_none() if key_id else None
+    if key is None:
+        return Allowance(tenant_id=tenant_id, key_id=None)
+    models = None if key.models is None else tuple(key.models)
+    return Allowance(tenant_id=tenant_id, key_id=key_id, models=models, queued_tokens=key.queued_tokens)
+
+
+def find_excess(connection: Connection, allowance: Allowance, *, lines: int, tokens: int) -> BatchError | None:
+    """Why these lines are too many for now; None when there is room, which is then ours until the transaction ends."""
+    return _excess_tokens(connection, allowance, tokens) or _excess_lines(connection, allowance, lines)
+
+
+def _excess_tokens(connection: Connection, allowance: Allowance, tokens: int) -> BatchError | None:
+    limit, key_id = allowance.queued_tokens, allowance.key_id
+    if limit is None or key_id is None:
+        return None
+    connection.execute(keys.lock_quota(key_id))
+    queued = int(connection.execute(keys.queued_in_batches(allowance.tenant_id, key_id)).scalar_one())
+    if queued + tokens <= limit:
+        return None
+    message = (
+        f"Enqueued token limit reached. Limit: {limit} enqueued tokens, of which {queued} are in use; this batch has about "
+        f"{tokens}. Please try again once some in_progress batches have been completed."
+    )
+    return BatchError(code="token_limit_exceeded", message=message)
+
+
+def _excess_lines(connection: Connection, allowance: Allowance, lines: int) -> BatchError | None:
+    limit = connection.execute(keys.open_batches(allowance.tenant_id)).one()[1]
+    if limit is None:
+        return None
+    connection.execute(keys.lock_quota(allowance.tenant_id))
+    queued = int(connection.execute(keys.open_batches(allowance.tenant_id)).one()[3])
+    if queued + lines <= limit:
+        return None
+    message = (
+        f"Enqueued line limit reached. Limit: {limit} lines in batches that have not ended, of which {queued} are in use; "
+        f"this batch has {lines}. Please try again once some in_progress batches have been completed."
+    )
+    return BatchError(code="line_limit_exceeded", message=message)

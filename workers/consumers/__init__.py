@@ -1,0 +1,1 @@
+"""Celery consumers of three kinds: chat, batch, clerk."""

@@ -1,0 +1,178 @@
+"""One Celery consumer process: `python -m workers.consumers.main chat|batch|clerk --models a,b --device cpu`.
+
+Builds what its kind needs, once, and hands itself to Celery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import redis
+from celery import Celery, signals
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from core.errors import MillraceError
+from core.file_store import FileStore
+from core.logs import configure_logging
+from core.model_files import ModelCatalog, load_models
+from core.process.child_process import notify_ready
+from core.queue.celery_app import make_celery, make_sender
+from core.queue.tickets import Tickets
+from core.settings import Settings, load_settings
+from core.states import BatchState
+from db import jobs, shards
+from db.connections import Losses, database_engine
+from db.schema_version import check_schema
+from engine.process.client import EngineClient
+from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
+from workers.consumers.shutdown import Drain
+from workers.context import ClerkContext, Database, Served, WorkerContext
+from workers.heartbeat import Identity, Presence, clerk_identity, consumer_identity
+from workers.runtime.host_paths import engine_endpoint, model_hash
+from workers.runtime.leases import LeaseKeeper, Renew, Renewed
+from workers.runtime.publisher import Publisher
+
+_ENGINE_READY_SECONDS: Final = 600
+_TICK_IS_OLD_SECONDS: Final = 5.0
+_BROKER_SECONDS: Final = 3.0
+
+
+def _worker_context(
+    settings: Settings,
+    catalog: ModelCatalog,
+    names: list[str],
+    device: str,
+    me: Identity,
+    client: redis.Redis,
+) -> WorkerContext:
+    owner = me.id
+    losses = Losses()
+    database = Database(database_engine(settings.database_url or "", pool_size=10, losses=losses))
+    models = {name: _served(settings, catalog, name, device, owner) for name in names}
+    for served in models.values():
+        served.engine.wait_ready(_ENGINE_READY_SECONDS)
+
+    def is_alive(model: str) -> bool:
+        return models[model].engine.seconds_since_tick(time.monotonic()) < _TICK_IS_OLD_SECONDS
+
+    return WorkerContext(
+        settings=settings,
+        owner=owner,
+        database=database,
+        claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True, losses=losses)),
+        models=models,
+        leases=LeaseKeeper(
+            _renewal(settings, me.kind),
+            is_alive,
+            heartbeat_seconds=settings.heartbeat_seconds,
+            lease_seconds=settings.lease_seconds,
+        ),
+        tickets=Tickets(make_sender(settings)),
+        publisher=Publisher(client, settings.key_prefix),
+    )
+
+
+def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, owner: str) -> Served:
+    model = catalog.get(name)
+    assert model is not None, "the launcher names models of this catalog"
+    client = EngineClient(engine_endpoint(settings, name, device), owner)
+    return Served(model=model, engine=client, model_hash=model_hash(settings, model.parameters.model))
+
+
+def _renewal(settings: Settings, kind: str) -> Renew:
+    """The heartbeat's statement, on a connection nobody else can use up."""
+    own = Database(database_engine(settings.database_url or "", pool_size=1))
+    with own.begin():
+        pass  # it is there before others can take the last one
+    lease = timedelta(seconds=settings.lease_seconds)
+
+    def renew(held: Mapping[str, int]) -> Iterable[Renewed]:
+        with own.begin() as connection:
+            if kind == "chat":
+                return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(held, lease))]
+            rows = connection.execute(shards.renew_shards(held, lease)).all()
+            return [Renewed(row[0], row[1], row[2] != BatchState.IN_PROGRESS) for row in rows]
+
+    return renew
+
+
+def _build(me: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
+    catalog = load_models(settings.models_dir)
+    client = redis.Redis.from_url(
+        settings.redis_url or "",
+        socket_timeout=_BROKER_SECONDS,
+        socket_connect_timeout=_BROKER_SECONDS,
+        retry=Retry(NoBackoff(), 0),  # what is sent through it may get lost, but must not be waited for
+    )
+    if me.kind == "clerk":
+        database = Database(database_engine(settings.database_url or "", pool_size=5))
+        check_schema(database.engine)
+        context = ClerkContext(
+            settings=settings,
+            database=database,
+            catalog=catalog,
+            files=FileStore(settings.files_root),
+            tickets=Tickets(make_sender(settings)),
+            publisher=Publisher(client, settings.key_prefix),
+        )
+        return ClerkConsumer(app, context)
+    worker = _worker_context(settings, catalog, names, device, me, client)
+    check_schema(worker.database.engine)
+    return ChatConsumer(app, worker, client) if me.kind == "chat" else BatchConsumer(app, worker, client)
+
+
+def _identity(settings: Settings, kind: str, device: str, models: list[str]) -> Identity:
+    return clerk_identity() if kind == "clerk" else consumer_identity(kind, settings.state_dir, device, models)
+
+
+def _presence(settings: Settings, me: Identity, consumer: Consumer) -> Presence:
+    own = Database(database_engine(settings.database_url or "", pool_size=1))
+    return Presence(me, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
+
+
+def main() -> None:
+    """The process."""
+    parser = argparse.ArgumentParser(description="One Celery consumer of a Millrace worker.")
+    parser.add_argument("kind", choices=["chat", "batch", "clerk"])
+    parser.add_argument("--models", default="", help="names, separated by commas")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    settings = load_settings()
+    configure_logging(settings.log_level)
+    app = make_celery(settings)
+    app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
+    models = arguments.models.split(",")
+    me = _identity(settings, arguments.kind, arguments.device, models)
+    try:
+        consumer = _build(me, models, arguments.device, settings, app)
+    except (MillraceError, TimeoutError) as error:
+        sys.exit(f"millrace {arguments.kind}: {error}")
+    presence = _presence(settings, me, consumer)
+    drain = Drain(consumer, settings.drain_seconds, presence.close)
+
+    def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, drain.on_signal)
+        presence.take_place()
+        consumer.start()
+        presence.start()
+        notify_ready()
+
+    signals.worker_ready.connect(on_ready, weak=False)
+    name = f"{arguments.kind}-{os.getpid()}@{socket.gethostname()}"
+    flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    queues = ",".join(consumer.queues)
+    app.worker_main(["worker", "-c", str(consumer.threads), "-Q", queues, "-n", name, *flags])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""Taking a consumer process down within its deadline: Celery's own shutdown waits for threads without limit."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+from celery.worker import state as celery_state
+
+from workers.consumers.kinds import Consumer
+
+log = structlog.get_logger()
+
+_FLUSH_SECONDS: Final = 8.0  # at most; a third of a short deadline
+
+
+class Drain:
+    """Takes the process down within a deadline: finish what is short, give back the rest, leave."""
+
+    def __init__(self, consumer: Consumer, seconds: float, leave: Callable[[], None] = lambda: None) -> None:
+        self._consumer = consumer
+        self._leave = leave
+        self._seconds = seconds
+        self._is_hurried = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def on_signal(self, *_: Any) -> None:  # Any: what a signal handler is given
+        """The first signal drains, the second one hurries."""
+        if self._thread is None:
+            log.info("draining", seconds=self._seconds)
+            self._thread = threading.Thread(target=self._run, name="drain", daemon=True)
+            self._thread.start()
+        else:
+            self._is_hurried.set()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        guard = threading.Timer(self._seconds, os._exit, (0,))  # a frozen broker or database may hold up what follows
+        guard.daemon = True
+        guard.start()
+        self._consumer.drain(abort=False)
+        self._leave()
+        celery_state.should_stop = 0
+        self._wait_idle(began + self._seconds - min(_FLUSH_SECONDS, self._seconds / 3))
+        if not self._consumer.is_idle():
+            self._consumer.drain(abort=True)
+            self._is_hurried.clear()
+            self._wait_idle(began + self._seconds - 1)
+        self._consumer.close()
+        with suppress(OSError):  # the log's disk may be full
+            sys.stderr.flush()
+        os._exit(0)  # Celery would wait for its threads, and for a broker that may be gone
+
+    def _wait_idle(self, until: float) -> None:
+        while not self._consumer.is_idle() and time.monotonic() < until:
+            if self._is_hurried.wait(0.05):
+                return

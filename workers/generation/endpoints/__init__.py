@@ -1,0 +1,1 @@
+"""Endpoint adapters: how each endpoint's body becomes engine requests, and its results a response."""

@@ -1,0 +1,113 @@
+"""From a chat body to what the engine is asked, with the model's own defaults filled in."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from core.model_files import ModelConfig, Parameters
+from core.schemas.chat import ChatRequest, Message
+from core.schemas.generation import GenerationBody
+from core.schemas.parameters import effective_parameters
+from core.schemas.response_format import ResponseFormat, StructuredOutputs
+from core.schemas.tools import NamedTool
+from core.seeds import seed_of
+from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling, ToolChoice, ToolMode
+
+
+def to_engine_request(
+    job_id: str, chat: ChatRequest, model: ModelConfig, *, tenant: str, priority: Priority, group: str = ""
+) -> Request:
+    """A request for the engine; a stream only where a live client may read along."""
+    return Request(
+        id=job_id,
+        prompt=ChatPrompt(
+            messages=[_message(message) for message in chat.messages],
+            tools=[tool.model_dump(exclude_unset=True) for tool in chat.tools or ()],
+            template_kwargs=dict(chat.chat_template_kwargs or {}),
+        ),
+        sampling=sampling_of(chat, model.parameters, job_id),
+        max_tokens=chat.max_answer_tokens or model.parameters.max_tokens,
+        n=chat.n or 1,
+        stop=chat.stop_strings,
+        ignore_eos=bool(chat.ignore_eos),
+        constraint=constraint_of(chat),
+        logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
+        tool_choice=_tool_choice(chat),
+        parallel_tool_calls=chat.parallel_tool_calls is not False,
+        stream=bool(chat.stream) and priority is Priority.CHAT,
+        priority=priority,
+        tenant=tenant,
+        group=group,
+    )
+
+
+def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template may use
+    """Templates know `system`, not OpenAI's newer name for it."""
+    role = "system" if message.role == "developer" else message.role
+    fields: dict[str, Any] = {"role": role, "content": message.text()}
+    if message.tool_calls:
+        fields["tool_calls"] = message.tool_calls
+    for name in ("name", "tool_call_id", "reasoning_content"):
+        if (value := getattr(message, name)) is not None:
+            fields[name] = value
+    return fields
+
+
+def constraint_of(body: GenerationBody) -> Constraint | None:
+    """What the answer must look like."""
+    if (outputs := body.structured_outputs) is not None:
+        return _structured(outputs)
+    match body.response_format:
+        case ResponseFormat(type="json_object"):
+            return Constraint(kind=ConstraintKind.JSON_OBJECT)
+        case ResponseFormat(json_schema=asked) if asked is not None:
+            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=_json(asked.schema_))
+    return None
+
+
+def _structured(outputs: StructuredOutputs) -> Constraint:
+    """The one that is given."""
+    if outputs.json_ is not None:
+        text = outputs.json_ if isinstance(outputs.json_, str) else _json(outputs.json_)
+        return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text, param="structured_outputs")
+    if outputs.regex is not None:
+        return Constraint(kind=ConstraintKind.REGEX, text=outputs.regex)
+    if outputs.choice is not None:
+        return Constraint(kind=ConstraintKind.CHOICE, text=_json(outputs.choice))
+    if outputs.grammar is not None:
+        return Constraint(kind=ConstraintKind.GRAMMAR, text=outputs.grammar)
+    return Constraint(kind=ConstraintKind.JSON_OBJECT, param="structured_outputs")
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _tool_choice(chat: ChatRequest) -> ToolChoice:
+    match chat.tool_choice:
+        case None:
+            return ToolChoice()
+        case NamedTool(function=function):
+            return ToolChoice(mode=ToolMode.REQUIRED, name=function.name)
+        case mode:
+            return ToolChoice(mode=ToolMode(mode))
+
+
+def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> Sampling:
+    """What the request says, else what the model file says, else what changes nothing; a seed there always is."""
+    parameters = effective_parameters(body, model)
+    seed = body.seed if body.seed is not None else model.seed
+    return Sampling(
+        temperature=parameters.temperature,
+        top_p=parameters.top_p,
+        top_k=parameters.top_k,
+        min_p=parameters.min_p,
+        typical_p=parameters.typical_p,
+        seed=seed_of(request_id) if seed is None else seed % 2**32,
+        frequency_penalty=parameters.frequency_penalty,
+        presence_penalty=parameters.presence_penalty,
+        repeat_penalty=parameters.repeat_penalty,
+        logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
+    )

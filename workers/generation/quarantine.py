@@ -1,0 +1,84 @@
+"""Requests that ended an engine, by their fingerprints: who is refused, and who must run alone.
+
+Knows bodies and rows of the quarantine; what a crash says about a line of a shard is `workers.shards.shard_progress`'s.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+import msgspec
+from sqlalchemy import Connection
+
+from core.strict_json import parse_json
+from db import quarantine
+from db.quarantine import Accused
+from engine.types import Failed, Request
+from workers.generation.endpoints.base import Ask
+
+_HOW_IT_IS_SENT: Final = frozenset({"model", "stream", "stream_options"})  # the model is named beside the body
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accusation:
+    """What is known against requests of one tenant to one model: fingerprints, and whether they are convicted."""
+
+    tenant_id: str
+    model: str
+    endpoint: str
+    known: dict[str, bool]
+
+    def is_convicted(self, body: str) -> bool:
+        """Is this request refused?"""
+        return bool(self.known) and self.known.get(self._fingerprint(body), False)
+
+    def is_accused(self, body: str) -> bool:
+        """Did an engine end that was at this request, among others?"""
+        return bool(self.known) and self._fingerprint(body) in self.known
+
+    def accused(self, body: str, job_id: str) -> Accused:
+        """The request, as the quarantine knows it."""
+        fingerprint = self._fingerprint(body)
+        return Accused(
+            fingerprint=fingerprint, tenant_id=self.tenant_id, model=self.model, endpoint=self.endpoint, job_id=job_id
+        )
+
+    def convict(self, body: str) -> None:
+        """Remember it here as well."""
+        self.known[self._fingerprint(body)] = True
+
+    def _fingerprint(self, body: str) -> str:
+        return fingerprint(self.tenant_id, self.model, self.endpoint, body)
+
+
+def alone(ask: Ask) -> Ask:
+    """What an accused request asks: with steps to itself. Only what generates shares its steps in the first place."""
+    return msgspec.structs.replace(ask, alone=True) if isinstance(ask, Request) else ask
+
+
+def read_accusation(
+    connection: Connection, *, tenant_id: str, model: str, endpoint: str, kept: timedelta
+) -> Accusation:
+    """As the database has it now."""
+    rows = connection.execute(quarantine.accused_of(tenant_id, model, kept)).all()
+    return Accusation(tenant_id=tenant_id, model=model, endpoint=endpoint, known={row[0]: row[1] for row in rows})
+
+
+def fingerprint(tenant_id: str, model: str, endpoint: str, body: str) -> str:
+    """SHA-256 of what an engine is asked: equal for bodies that differ only in spelling, or in how the answer is sent."""
+    asked: dict[str, Any] = parse_json(body.encode())  # Any: a parsed JSON value
+    canonical = {name: value for name, value in asked.items() if name not in _HOW_IT_IS_SENT}
+    return hashlib.sha256(_encode([tenant_id, model, endpoint, canonical])).hexdigest()
+
+
+def refused(job_id: str, hours: float) -> Failed:
+    """What a convicted request gets instead of an engine."""
+    message = (
+        f"This request ended the engine whenever it ran, and is refused for {hours:g} hours after that. "
+        "Change it, or ask the operator to look at the engine's log."
+    )
+    return Failed(request_id=job_id, code="engine_crash", message=message)

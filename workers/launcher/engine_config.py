@@ -1,0 +1,58 @@
+"""What a model file and the settings mean to an engine, which reads neither."""
+
+from __future__ import annotations
+
+from core.model_files import ModelBackend, ModelConfig
+from core.settings import Settings
+from engine.config import (
+    AUTO_SLOTS,
+    Backend,
+    EngineConfig,
+    KvLayout,
+    KvType,
+    LoraAdapter,
+    Pooling,
+    Switch,
+)
+from workers.runtime.host_paths import engine_endpoint
+
+
+def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
+    """Of one model on one device."""
+    slots = _slots(settings, model)
+    return EngineConfig(
+        model=model.name,
+        endpoint=engine_endpoint(settings, model.name, device),
+        backend=Backend.FAKE if model.backend is ModelBackend.FAKE else Backend.LLAMA,
+        model_path=model.parameters.model,
+        context_size=model.context_size,
+        slots=slots,
+        spare_slots=model.spare_slots,
+        threads=model.threads,
+        threads_batch=model.threads_batch,
+        gpu_layers=0 if device == "cpu" else model.gpu_layers,
+        batch_tokens=max(model.batch_tokens, slots),
+        ubatch_tokens=model.ubatch_tokens,
+        prefill_tokens=model.prefill_tokens,
+        kv_layout=KvLayout(model.kv_layout),
+        cache_type_k=KvType(model.cache_type_k),
+        cache_type_v=KvType(model.cache_type_v),
+        flash_attention=Switch(model.flash_attention),
+        context_shift=model.context_shift,
+        speculation=Switch(model.speculation),
+        jump_forward=model.jump_forward,
+        embeddings=model.embeddings,
+        pooling=Pooling(model.pooling),
+        lora=[LoraAdapter(path=adapter.path, scale=adapter.scale) for adapter in model.lora],
+        chat_template=model.chat_template,
+        stopwords=list(model.stopwords),
+        step_seconds=model.step_seconds,
+        hang_seconds=settings.engine_hang_seconds,
+    )
+
+
+def _slots(settings: Settings, model: ModelConfig) -> int:
+    """The fake has no memory to size them from."""
+    if model.slots == "auto":
+        return settings.slots if model.backend is ModelBackend.FAKE else AUTO_SLOTS
+    return model.slots or settings.slots

@@ -1,0 +1,1 @@
+"""Shared by every consumer: leases, the publisher, counters, retries of the database."""

@@ -1,0 +1,1 @@
+"""Running shards: claims, progress of lines, poison tracking, isolation."""

@@ -1,0 +1,73 @@
+"""A line of a batch from its submission until its result is written. Knows its exchange and who follows it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from core.errors import Problem
+from core.queue.events import EventKind
+from engine.process.client import EngineClient, EngineLost
+from engine.types import Delta, Failed
+from workers.generation.endpoints.base import Ask, Exchange, Outcome
+from workers.generation.engine_call import Asking
+from workers.generation.job_stream import Teller
+
+
+class LineRun:
+    """One attempt, the `number`th. `ended` is called in the engine client's thread, once; everything else is the lane's."""
+
+    def __init__(
+        self,
+        exchange: Exchange,
+        engine: EngineClient,
+        asks: list[Ask],
+        ended: Callable[[Outcome], None],
+        *,
+        number: int = 0,
+    ) -> None:
+        self.exchange = exchange
+        self.number = number
+        self._asking = Asking(engine, asks, self)
+        self._ended = ended
+        self._teller: Teller | None = None
+        self._outcome: Outcome | None = None
+        self._begun_at = time.monotonic()
+        self.seconds: float | None = None
+
+    def begin(self) -> None:
+        """Ask the engine."""
+        self._asking.begin()
+
+    def cancel(self) -> None:
+        """Stop it; its end is told all the same."""
+        self._asking.cancel()
+
+    def watch(self, make_teller: Callable[[], Teller]) -> None:
+        """Somebody follows it: tell what there is by now, and the rest as it comes. Once is enough."""
+        if self._teller is None:
+            self._teller = make_teller()
+            self._asking.watch()
+
+    def finish(self, outcome: Outcome) -> None:
+        """It will not run again."""
+        self._outcome = outcome
+        self.seconds = time.monotonic() - self._begun_at
+
+    def tell_end(self, problem: Problem | None) -> None:
+        """Its row says how it ended; those who follow it may know."""
+        if self._teller is None:
+            return
+        if problem is not None or self._outcome is None or isinstance(self._outcome, Failed | EngineLost):
+            self._teller.end(EventKind.FAILED, problem)
+        else:
+            self._teller.close(self._outcome)
+
+    def on_delta(self, delta: Delta) -> None:
+        """See `workers.generation.engine_call.Sink`; only comes where somebody follows."""
+        if self._teller is not None:
+            self._teller.more(delta)
+
+    def on_end(self, outcome: Outcome) -> None:
+        """See `workers.generation.engine_call.Sink`."""
+        self._ended(outcome)

@@ -1,0 +1,107 @@
+"""Rehearsals: a line of a batch file, asked of its model without running it: its tokens, or the problem it would fail with.
+
+Knows exchanges, models and vocabularies; nothing of files or reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NamedTuple
+
+from llguidance import LLTokenizer
+
+from core.errors import ApiError
+from core.model_files import ModelBackend, ModelCatalog, ModelConfig
+from core.schemas.batch import BatchLine
+from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
+from engine.backends.llama.grammar import grammar_tokenizer
+from engine.backends.llama.tokenizer import load_vocabulary
+from engine.errors import EngineError
+from engine.inputs.dry_run import Budget, ConstraintTrials, Rehearsal, Rehearsed
+from engine.structured.compile_sandbox import Warden
+from engine.structured.compiler import Grammars
+from engine.tokenizer import Tokenizer
+from engine.types import Failed, Priority, Request
+from workers.batches.plan import PlanLine
+from workers.generation.endpoints.base import Ask, Asker, Exchange
+from workers.generation.endpoints.registry import read_exchange
+
+_NOBODY: Final = Asker(job_id="", tenant="", priority=Priority.BATCH)
+
+
+@dataclass(slots=True)
+class LineTokens:
+    """Of the prompts, and the most that their answers may have together; `is_checked` as `Rehearsed` has it."""
+
+    num_prompt: int = 0
+    max_output: int = 0
+    is_checked: bool = True
+
+
+class Rehearsals:
+    """A rehearsal per model, its vocabulary loaded when the first line asks for it. All of them share a budget and a warden."""
+
+    def __init__(self, catalog: ModelCatalog, budget: Budget | None = None) -> None:
+        self._catalog = catalog
+        self._by_model: dict[str, Rehearsal] = {}
+        self._budget = budget or Budget()
+        self._warden = Warden()
+
+    def measure(self, endpoint: str, planned: PlanLine, line: BatchLine) -> LineTokens:
+        """The line's tokens; raises the ApiError that it would fail with, and EngineError for a model that is broken."""
+        model = self._catalog.get(planned.model)
+        assert model is not None, "the judge took it"
+        rehearsal = self._by_model.get(model.name) or self._load(model)
+        exchange, total = read_exchange(endpoint, line.body), LineTokens()
+        for ask in exchange.asks(model, _NOBODY):
+            num_prompt, is_checked = _rehearse(rehearsal, exchange, ask)
+            num_answers = ask.n if isinstance(ask, Request) else 0
+            total.num_prompt += num_prompt
+            total.max_output += num_answers * min(planned.expected_tokens, model.context_size - num_prompt)
+            total.is_checked &= is_checked
+        return total
+
+    def close(self) -> None:
+        """End the warden's process."""
+        self._warden.close()
+
+    def _load(self, model: ModelConfig) -> Rehearsal:
+        tokenizer, for_grammars, embed_tokens = _vocabulary(model)
+        grammars = Grammars(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, warden=self._warden)
+        rehearsal = Rehearsal(
+            tokenizer,
+            ConstraintTrials(grammars, self._budget),
+            template=model.chat_template,
+            context_size=model.context_size,
+            embed_tokens=embed_tokens,
+        )
+        self._by_model[model.name] = rehearsal
+        return rehearsal
+
+
+class _Vocabulary(NamedTuple):
+    """`for_grammars` makes its other half; `embed_tokens` is the longest input that its model embeds."""
+
+    tokenizer: Tokenizer
+    for_grammars: Callable[[], LLTokenizer]
+    embed_tokens: int
+
+
+def _vocabulary(model: ModelConfig) -> _Vocabulary:
+    if model.backend is ModelBackend.FAKE:
+        fake = FakeTokenizer()
+        return _Vocabulary(fake, partial(fake_grammar_tokenizer, fake), model.context_size)
+    tokenizer = load_vocabulary(model.parameters.model)
+    embed_tokens = min(model.context_size, tokenizer.trained_context or model.context_size)
+    return _Vocabulary(tokenizer, partial(grammar_tokenizer, tokenizer), embed_tokens)
+
+
+def _rehearse(rehearsal: Rehearsal, exchange: Exchange, ask: Ask) -> Rehearsed:
+    """Raises what the engine would fail it with, in the words of its endpoint."""
+    try:
+        return rehearsal.run(ask)
+    except EngineError as error:
+        failed = Failed(request_id="", code=error.code, message=str(error), param=error.param)
+        raise ApiError(exchange.problem(failed)) from None
