@@ -11,9 +11,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import check_database, create_app
-from api.http.connection_limits import bounded_protocol, drop_the_vanished
+from api.http.connection_limits import hardened_protocol, set_tcp_user_timeout
 from api.http.open_files import raise_limit
-from api.live.shutdown import say_goodbye
+from api.live.shutdown import end_waiters
 from core.errors import MillraceError
 from core.logs import configure_logging
 from core.process.child_process import notify_ready
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the process was told to stop; streams have some time to end by themselves."""
-        goodbye = asyncio.create_task(say_goodbye(self._app.state.millrace))
+        goodbye = asyncio.create_task(end_waiters(self._app.state.millrace))
         try:
             await super().shutdown(sockets)
         finally:
@@ -59,7 +59,7 @@ def main() -> None:
         sys.exit(f"millrace api: {error}")
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    drop_the_vanished(listener, settings.unread_seconds)
+    set_tcp_user_timeout(listener, settings.unread_seconds)
     try:
         listener.bind((settings.host, settings.port))
     except OSError as error:
@@ -69,7 +69,7 @@ def main() -> None:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config = uvicorn.Config(
         app,
-        http=bounded_protocol(settings.head_seconds, settings.unread_seconds),
+        http=hardened_protocol(settings.head_seconds, settings.unread_seconds),
         ws="none",
         access_log=False,
         log_level="warning",

@@ -10,12 +10,12 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from api.dependencies import ApiState, TicketSender
-from api.http.connection_limits import SlowBodies
+from api.dependencies import AppState, TicketSender
+from api.http.connection_limits import BodyTimeout
 from api.http.errors import install_error_handlers
 from api.http.openapi import ERRORS, install_openapi
-from api.live.shutdown import LastAnswers
-from api.middleware import AnswerHeaders, TooLargeEnvelope
+from api.live.shutdown import ShutdownResponses
+from api.middleware import ResponseHeaders, TooLargeEnvelope
 from api.routes import (
     batch_control,
     batch_events,
@@ -33,20 +33,20 @@ from api.routes import (
 from api.routes.batch_validation import add_validation_route
 from api.routes.files import add_file_routes
 from api.routes.uploads import add_upload_routes
-from api.services.key_revocation import end_revoked
+from api.services.key_revocation import close_revoked_streams
 from api.services.key_ring import KeyRing
 from api.services.metrics import Metrics
 from api.services.rate_limiter import RateLimiter
 from api.services.relay import Relay
-from api.services.service_metrics import FleetNumbers
+from api.services.service_metrics import ServiceMetrics
 from api.services.stream_limiter import StreamSlots
-from api.services.waiters import Readers
+from api.services.waiters import Waiters
 from core.file_store import FileStore
 from core.model_files import load_models
 from core.queue.celery_app import make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings
-from db.connections import Losses, async_database_engine, database_engine
+from db.connections import ConnectionLosses, async_database_engine, database_engine
 from db.keys import check_exposure
 from db.schema_version import check_schema
 
@@ -57,7 +57,7 @@ _ROUTES = (
 
 def create_app(settings: Settings) -> FastAPI:
     """An app for these settings, on a database that `check_database` has taken."""
-    metrics, fleet = Metrics(), FleetNumbers(settings)
+    metrics, fleet = Metrics(), ServiceMetrics(settings)
     metrics.add(fleet)
 
     @asynccontextmanager
@@ -65,7 +65,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.state.millrace = state = _make_state(settings, metrics, fleet)
         await state.relay.start()
         revoking = asyncio.create_task(
-            end_revoked(state.readers, state.database, settings.key_cache_seconds), name="revoking"
+            close_revoked_streams(state.readers, state.database, settings.key_cache_seconds), name="revoking"
         )
         try:
             yield
@@ -86,11 +86,11 @@ def create_app(settings: Settings) -> FastAPI:
         responses=ERRORS,
     )
     install_openapi(app)
-    app.add_middleware(SlowBodies, pause_seconds=settings.body_pause_seconds)
+    app.add_middleware(BodyTimeout, pause_seconds=settings.body_pause_seconds)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # routes may raise it
     app.add_middleware(TooLargeEnvelope)
-    app.add_middleware(LastAnswers)
-    app.add_middleware(AnswerHeaders, metrics=metrics)
+    app.add_middleware(ShutdownResponses)
+    app.add_middleware(ResponseHeaders, metrics=metrics)
     install_error_handlers(app)
     for module in _ROUTES:
         app.include_router(module.router)
@@ -112,13 +112,13 @@ def check_database(settings: Settings) -> None:
         database.dispose()
 
 
-def _make_state(settings: Settings, metrics: Metrics, fleet: FleetNumbers) -> ApiState:
+def _make_state(settings: Settings, metrics: Metrics, fleet: ServiceMetrics) -> AppState:
     assert settings.database_url, "a process is started with the addresses it needs"
     assert settings.redis_url, "a process is started with the addresses it needs"
-    losses = Losses()
+    losses = ConnectionLosses()
     database = async_database_engine(settings.database_url, pool_size=10, losses=losses)
-    limiter, readers = RateLimiter(settings.redis_url, settings.key_prefix), Readers()
-    return ApiState(
+    limiter, readers = RateLimiter(settings.redis_url, settings.key_prefix), Waiters()
+    return AppState(
         settings=settings,
         database=database,
         relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True, losses=losses),

@@ -17,9 +17,9 @@ from api.services.key_ring import Caller, KeyRing, not_allowed
 from api.services.metrics import Metrics
 from api.services.rate_limiter import Rate, RateLimiter, too_many
 from api.services.relay import Relay
-from api.services.service_metrics import FleetNumbers
+from api.services.service_metrics import ServiceMetrics
 from api.services.stream_limiter import StreamSlots
-from api.services.waiters import Readers
+from api.services.waiters import Waiters
 from core.api_keys import Scope
 from core.errors import ApiError
 from core.file_store import FileStore
@@ -52,7 +52,7 @@ class TicketSender:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ApiState:
+class AppState:
     """Everything that lives as long as the process. `relaxed` is a pool of `db.connections`' second kind.
 
     `leaving` is set when the process was told to stop: what is cut off from then on was not given up by its client.
@@ -69,20 +69,20 @@ class ApiState:
     streams: StreamSlots
     sender: TicketSender
     metrics: Metrics
-    fleet: FleetNumbers
+    fleet: ServiceMetrics
     started_at: int
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
-    readers: Readers = field(default_factory=Readers)
+    readers: Waiters = field(default_factory=Waiters)
 
 
-async def get_state(request: Request) -> ApiState:
+async def get_state(request: Request) -> AppState:
     """The process's state."""
     state = request.app.state.millrace
-    assert isinstance(state, ApiState)
+    assert isinstance(state, AppState)
     return state
 
 
-StateDep = Annotated[ApiState, Depends(get_state)]
+StateDep = Annotated[AppState, Depends(get_state)]
 _bearer = HTTPBearer(
     auto_error=False, description="A key of `millrace keys create`; none is needed while there are none."
 )
@@ -104,7 +104,7 @@ async def get_caller(
     return caller
 
 
-async def _count_refusal(state: ApiState, peer: str | None) -> None:
+async def _count_refusal(state: AppState, peer: str | None) -> None:
     """Whoever tries keys from elsewhere is told to wait: 429. Valid keys of the same address are not touched by it."""
     if peer is None or is_loopback(peer):
         return

@@ -15,7 +15,7 @@ from core import ids
 _API_VERSION = "2020-10-01"  # what OpenAI's own servers send
 
 
-class AnswerHeaders:
+class ResponseHeaders:
     """Adds `x-request-id` (always ours: a client's is never a key), the processing time, the api version, and what the
     request gathered in `state.answer_headers`."""
 

@@ -18,18 +18,18 @@ from db import workers
 from db.schema_version import current_version, needed_version
 
 if TYPE_CHECKING:
-    from api.dependencies import ApiState
+    from api.dependencies import AppState
 
 _ANSWER_SECONDS: Final = 2.0
 
 
-async def look(state: ApiState) -> list[Check]:
+async def run_checks(state: AppState) -> list[Check]:
     """Every check; takes a few seconds at most, whatever hangs."""
     database, queue = await asyncio.gather(_database(state), _queue(state))
     return [*database, queue]
 
 
-async def _database(state: ApiState) -> list[Check]:
+async def _database(state: AppState) -> list[Check]:
     """The database, its schema, and what its rows say of workers."""
     try:
         async with asyncio.timeout(_ANSWER_SECONDS), state.database.connect() as connection:
@@ -51,7 +51,7 @@ def _wrong_schema(have: str | None, needed: str) -> Check:
     return Check("schema", f"is {have}, this api needs {needed}", advice)
 
 
-async def _queue(state: ApiState) -> Check:
+async def _queue(state: AppState) -> Check:
     advice = "Start it, or look at its log. Batches go on without it; chats are refused until it is back."
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from engine.backends.llama.batch import Batch
 from engine.backends.llama.gguf import start_llama
-from engine.scheduler.step import Entry, Plan
+from engine.scheduler.step import StepEntry, StepPlan
 
 _CHUNK: Final = 512
 _BATCH: Final = 2048
@@ -57,9 +57,9 @@ class Bare:
         """Forget everything."""
         llama.llama_memory_clear(self._memory, False)
 
-    def decode(self, entries: list[Entry]) -> NDArray[np.float32]:
+    def decode(self, entries: list[StepEntry]) -> NDArray[np.float32]:
         """Compute a step; a row of logits for each entry that is sampled."""
-        self._batch.fill(Plan(entries))
+        self._batch.fill(StepPlan(entries))
         assert llama.llama_decode(self._context, self._batch.raw) == 0
         pointer = llama.llama_get_logits(self._context)
         num_rows = sum(entry.num_rows for entry in entries)
@@ -106,7 +106,7 @@ class BareLoop(Bare):
             if len(lane.todo) > 1:
                 budget -= len(tokens)
             lane.todo = lane.todo[len(tokens) :]
-            entries.append(Entry(None, slot, lane.at, tokens, int(not lane.todo)))  # type: ignore[arg-type]
+            entries.append(StepEntry(None, slot, lane.at, tokens, int(not lane.todo)))  # type: ignore[arg-type]
             lane.at += len(tokens)
             if not lane.todo:
                 sampled.append(lane)

@@ -21,7 +21,7 @@ from bench.bare_loop import BareLoop
 from bench.models import random_prompts
 from engine.config import EngineConfig
 from engine.process.client import EngineClient, EngineLost
-from engine.types import Delta, Failed, Finished, Priority, Request, Sampling, TokenPrompt
+from engine.types import Delta, Failed, Finished, Priority, Request, SamplingParams, TokenPrompt
 
 _PAIRS: Final = 3
 _GENERATED: Final = 48
@@ -89,7 +89,7 @@ def greedy(prompts: list[list[int]], max_tokens: int, **given: Any) -> list[Requ
         Request(
             id=str(number),
             prompt=TokenPrompt(tokens=prompt),
-            sampling=Sampling(temperature=0),
+            sampling=SamplingParams(temperature=0),
             max_tokens=max_tokens,
             ignore_eos=True,
             priority=Priority.BATCH,

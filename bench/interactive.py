@@ -11,7 +11,7 @@ from typing import Final
 from bench.engine import RunningEngine, greedy, running_engine
 from bench.models import BenchModel, random_prompts
 from engine.process.client import EngineLost
-from engine.types import Delta, Failed, Finished, Request, Sampling, TokenPrompt
+from engine.types import Delta, Failed, Finished, Request, SamplingParams, TokenPrompt
 
 _SLOTS: Final = 16
 _PROMPT: Final = 64
@@ -53,7 +53,7 @@ def _seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: s
         request = Request(
             id=f"{prefix}{number}",
             prompt=TokenPrompt(tokens=prompt),
-            sampling=Sampling(temperature=0),
+            sampling=SamplingParams(temperature=0),
             max_tokens=8,
             ignore_eos=True,
             stream=True,

@@ -20,10 +20,10 @@ from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.llama_server import LlamaServer
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import LlamaTokenizer
-from engine.scheduler.step import Entry
+from engine.scheduler.step import StepEntry
 from engine.structured.bitmask import best_allowed
 from engine.structured.schema import SEPARATORS
-from engine.types import Constraint, ConstraintKind, Priority, Request, Sampling, TextPrompt
+from engine.types import Constraint, ConstraintKind, Priority, Request, SamplingParams, TextPrompt
 
 SLOTS: Final = 8
 CONTEXT: Final = 256
@@ -76,7 +76,7 @@ class BareJson(Bare):
                     llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
                     lanes[slot] = {"todo": waiting.pop(), "at": 0, "matcher": self._base.deep_copy()}
             entries = [
-                Entry(None, slot, lane["at"], lane["todo"], 1)  # type: ignore[arg-type]
+                StepEntry(None, slot, lane["at"], lane["todo"], 1)  # type: ignore[arg-type]
                 for slot, lane in enumerate(lanes)
                 if lane is not None
             ]
@@ -107,7 +107,7 @@ def _requests(number: int) -> list[Request]:
         Request(
             id=str(index),
             prompt=TextPrompt(text=text),
-            sampling=Sampling(temperature=0),
+            sampling=SamplingParams(temperature=0),
             constraint=constraint,
             priority=Priority.BATCH,
         )

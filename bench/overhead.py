@@ -11,10 +11,10 @@ from bench.models import BenchModel, random_prompts
 from engine.backends.llama.backend import LlamaBackend
 from engine.backends.llama.decoder import LlamaDecoder
 from engine.config import EngineConfig
-from engine.inputs.input_processor import Intake
+from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.loop import Add, Engine
-from engine.structured.compiler import Grammars
+from engine.loop import AddRequest, EngineLoop
+from engine.structured.compiler import GrammarCompiler
 
 _SLOTS: Final = 32
 _STEPS: Final = 200
@@ -24,12 +24,12 @@ def milliseconds_per_step(model: BenchModel, path: Path) -> float:
     """Of steps in which everybody decodes one token."""
     config = EngineConfig(model="bench", endpoint="", model_path=str(path), slots=_SLOTS, context_size=_STEPS + 64)
     backend = LlamaBackend(config)
-    engine = Engine(backend, config, lambda *_: None, idle=lambda: None)
+    engine = EngineLoop(backend, config, lambda *_: None, idle=lambda: None)
     encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
-    grammars = Grammars(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
-    intake = Intake(encoder, grammars, stopwords=[], context_size=config.context_size)
+    grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
+    intake = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
     for request in greedy(random_prompts(_SLOTS, 8, below=model.num_tokens - 8), _STEPS + 32):
-        engine.inbox.put(Add(intake.sequences("bench", request)))
+        engine.inbox.put(AddRequest(intake.sequences("bench", request)))
     for _ in range(16):
         engine.turn()
     decoder = backend.decoder

@@ -13,10 +13,10 @@ import numpy as np
 from bench.bare_loop import Bare
 from engine.backends.llama.sampling import Sampler
 from engine.backends.llama.tokenizer import LlamaTokenizer
-from engine.outputs.output_stream import AnswerSpec
+from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Entry
-from engine.types import Priority, Sampling
+from engine.scheduler.step import StepEntry
+from engine.types import Priority, SamplingParams
 
 _ROWS: Final = 32
 _ROUNDS: Final = 15
@@ -29,8 +29,8 @@ def _sequence(number: int) -> Sequence:
         tokens=[1],
         num_prompt_tokens=1,
         max_tokens=None,
-        sampling=Sampling(temperature=0.8, top_k=40, top_p=0.95, seed=number),
-        spec=AnswerSpec(),
+        sampling=SamplingParams(temperature=0.8, top_k=40, top_p=0.95, seed=number),
+        spec=OutputSpec(),
         ignore_eos=False,
         stream=False,
         priority=Priority.BATCH,
@@ -40,10 +40,10 @@ def _sequence(number: int) -> Sequence:
 class _Logits(Bare):
     """A model that has computed a row for each of its slots."""
 
-    def sampler(self, threads: int) -> tuple[Sampler, list[Entry]]:
+    def sampler(self, threads: int) -> tuple[Sampler, list[StepEntry]]:
         """One with all sequences opened."""
         sampler = Sampler(self._context, LlamaTokenizer(self._model), 64, threads)
-        entries = [Entry(_sequence(number), number, 0, [number + 300], 1) for number in range(_ROWS)]
+        entries = [StepEntry(_sequence(number), number, 0, [number + 300], 1) for number in range(_ROWS)]
         for entry in entries:
             sampler.open(entry.sequence)
         return sampler, entries

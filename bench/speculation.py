@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.models import DEMO, random_prompts
-from engine.types import ChatPrompt, Request, Sampling, TokenPrompt
+from engine.types import ChatPrompt, Request, SamplingParams, TokenPrompt
 from tools.demo_data import echo, ticket
 
 _NUMBER: Final = 24
@@ -32,7 +32,7 @@ def _demo_requests(maker: Any, *, held_out: bool) -> list[Request]:  # Any: a ma
         Request(
             id=str(number),
             prompt=ChatPrompt(messages=[dict(turn) for turn in example.turns]),
-            sampling=Sampling(temperature=0),
+            sampling=SamplingParams(temperature=0),
             max_tokens=64,
         )
         for number, example in enumerate(examples)
@@ -44,7 +44,7 @@ def _random_requests(temperature: float, num_tokens: int) -> list[Request]:
         Request(
             id=str(number),
             prompt=TokenPrompt(tokens=prompt),
-            sampling=Sampling(temperature=temperature, seed=number),
+            sampling=SamplingParams(temperature=temperature, seed=number),
             max_tokens=96,
             ignore_eos=True,
         )

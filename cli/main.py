@@ -23,7 +23,7 @@ from cli.doctor.doctor import doctor
 from cli.errors import CommandFailed, ExitCode
 from cli.options import DEFAULT_URL, ApiKey, AsJson
 from core.errors import ConfigError, MillraceError
-from core.process.hardening import keep_private
+from core.process.hardening import harden_process
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def serve(
     from cli.stack.stack import Stack
 
     settings = _settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
-    keep_private()
+    harden_process()
     stopping = _stop_on_signals()
     stack = Stack(settings, device=device)
     began = time.monotonic()
@@ -114,7 +114,9 @@ def run(
         raise CommandFailed(f"There is no folder {output.parent} to write the answers to.", ExitCode.USAGE)
     console = _console(as_json=as_json)
     with _server(console, base_url, api_key, _settings(port=0, state_dir=state_dir, models_dir=models_dir)) as server:
-        batch = run_batch(server.client, console, source, output, model=model, resume=resume, tend=server.tend)
+        batch = run_batch(
+            server.client, console, source, output, model=model, resume=resume, restart_dead=server.restart_dead
+        )
         code = summarise(console, batch, output)
     if as_json:
         print_json(batch)
@@ -131,7 +133,7 @@ def demo(
     console = _console()
     settings = _settings(port=0, state_dir=state_dir, models_dir=models_dir)
     with _server(console, base_url, api_key, settings) as server:
-        code = run_demo(server.client, console, settings.state_dir / "demo_answers.jsonl", server.tend)
+        code = run_demo(server.client, console, settings.state_dir / "demo_answers.jsonl", server.restart_dead)
     raise typer.Exit(code)
 
 
@@ -192,7 +194,7 @@ def backup(
     from cli.commands.keys import database_url
 
     settings = _settings(state_dir=state_dir)
-    keep_private()
+    harden_process()
     with database_url(settings) as (url, _):
         make_backup(url, settings.files_root, target)
     print(f"The backup is in {target}.")
@@ -207,7 +209,7 @@ def restore(
     from cli.backup import restore as bring_back
 
     settings = _settings(state_dir=state_dir)
-    keep_private()
+    harden_process()
     with _database_url(state_dir) as url:
         bring_back(url, settings.files_root, source)
     print("The backup is restored. The next start goes on from there.")
@@ -216,9 +218,9 @@ def restore(
 class _Server:
     """A server to talk to: one that runs already, or a stack of our own."""
 
-    def __init__(self, client: Client, tend: Callable[[], None]) -> None:
+    def __init__(self, client: Client, restart_dead: Callable[[], None]) -> None:
         self.client = client
-        self.tend = tend
+        self.restart_dead = restart_dead
 
 
 @contextmanager
@@ -242,7 +244,7 @@ def _server(console: Console, base_url: str, api_key: str, settings: Settings) -
     console.print(f"The stack is ready after {time.monotonic() - began:.1f} s, at {stack.url}", highlight=False)
     try:
         with Client(f"{stack.url}/v1", api_key) as client:
-            yield _Server(client, stack.tend)
+            yield _Server(client, stack.restart_dead)
     finally:
         with console.status("Stopping the stack …"):
             stack.stop()
@@ -278,7 +280,7 @@ def _become(name: str, *arguments: str) -> NoReturn:
     settings = _settings()
     if not settings.database_url or not settings.redis_url:
         raise ConfigError(f"millrace {name} needs DATABASE_URL and REDIS_URL. On one machine, run: millrace serve")
-    keep_private()
+    harden_process()
     os.execv(sys.executable, [sys.executable, "-P", *arguments])  # noqa: S606 - our own program
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 
 
-class Count(StrEnum):
+class CounterName(StrEnum):
     """The name of a number that only grows; of a model where it says so."""
 
     LEASES_LOST = "leases_lost"
     SHARDS_RETRIED = "shards_retried"  # of a model
     LINES_RETRIED = "lines_retried"  # of a model
-    LINES_CONVICTED = "lines_convicted"  # of a model
+    LINES_BLOCKED = "lines_convicted"  # of a model
     ENGINE_DEATHS = "engine_deaths"  # of a model
     EVENTS_DROPPED = "events_dropped"

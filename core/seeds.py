@@ -5,6 +5,6 @@ from __future__ import annotations
 import zlib
 
 
-def seed_of(request_id: str) -> int:
+def derive_seed(request_id: str) -> int:
     """32 bits; ids are random, so these are too."""
     return zlib.crc32(request_id.encode())

@@ -39,7 +39,7 @@ _NEVER: Final = tuple(
 )
 
 
-class AddressRefused(MillraceError):
+class UrlRefused(MillraceError):
     """This URL may not be connected to; the message is fit for whoever named it."""
 
 
@@ -69,7 +69,7 @@ def look_up(host: str, port: int) -> list[IPAddress]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AddressRules:
+class UrlGuard:
     """What an operator allows.
 
     `hosts` are names, `.example.com` for all below one, `*` for all; with none, nothing may be reached. `networks` are
@@ -84,7 +84,7 @@ class AddressRules:
         """The URL, if its spelling is the plain one and its host is allowed. Does not ask the name service."""
         target = _take_apart(url)
         if not any(_matches(target.host, pattern) for pattern in self.hosts):
-            raise AddressRefused("This server does not send webhooks to this host; its operator can allow it.")
+            raise UrlRefused("This server does not send webhooks to this host; its operator can allow it.")
         return target
 
     def resolve(self, target: Target) -> list[IPAddress]:
@@ -98,11 +98,11 @@ class AddressRules:
         if addresses and all(self._is_named(address) for address in addresses):
             return addresses
         if not addresses or not all(self._is_named(address) or _is_public(address) for address in addresses):
-            raise AddressRefused("The host has no address, or one that webhooks may not be sent to.")
+            raise UrlRefused("The host has no address, or one that webhooks may not be sent to.")
         if target.scheme != "https":
-            raise AddressRefused("The url must begin with https://.")
+            raise UrlRefused("The url must begin with https://.")
         if target.port != _DEFAULT_PORTS["https"] and target.port < _LOWEST_PORT:
-            raise AddressRefused(f"The port must be {_DEFAULT_PORTS['https']}, or {_LOWEST_PORT} or higher.")
+            raise UrlRefused(f"The port must be {_DEFAULT_PORTS['https']}, or {_LOWEST_PORT} or higher.")
         return addresses
 
     def _is_named(self, address: IPAddress) -> bool:
@@ -110,28 +110,28 @@ class AddressRules:
         return any(plain in network for network in self.networks)
 
 
-def address_rules(settings: Settings) -> AddressRules:
+def url_guard(settings: Settings) -> UrlGuard:
     """What the operator of this installation allows."""
     networks = tuple(map(ip_network, split_commas(settings.webhook_networks)))
-    return AddressRules(hosts=split_commas(settings.webhook_hosts), networks=networks)
+    return UrlGuard(hosts=split_commas(settings.webhook_hosts), networks=networks)
 
 
 def _take_apart(url: str) -> Target:
     if len(url) > _MAX_URL:
-        raise AddressRefused(f"The url is longer than {_MAX_URL} characters.")
+        raise UrlRefused(f"The url is longer than {_MAX_URL} characters.")
     if not all("!" <= character <= "~" for character in url) or "\\" in url:
-        raise AddressRefused("The url has characters that must be escaped.")
+        raise UrlRefused("The url has characters that must be escaped.")
     try:
         parts = urlsplit(url)
         host, port = (parts.hostname or "").removesuffix("."), parts.port
     except ValueError:
-        raise AddressRefused("The url is not a valid one.") from None
+        raise UrlRefused("The url is not a valid one.") from None
     if parts.scheme not in _DEFAULT_PORTS:
-        raise AddressRefused("The url must begin with https://.")
+        raise UrlRefused("The url must begin with https://.")
     if "@" in parts.netloc:
-        raise AddressRefused("The url must not hold a user or a password.")
+        raise UrlRefused("The url must not hold a user or a password.")
     if "#" in url:
-        raise AddressRefused("The url must not have a fragment.")
+        raise UrlRefused("The url must not have a fragment.")
     _check_host(host)
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     return Target(parts.scheme, host, _DEFAULT_PORTS[parts.scheme] if port is None else port, path)
@@ -144,7 +144,7 @@ def _check_host(host: str) -> None:
     labels = host.split(".")
     is_name = len(host) <= 253 and all(_LABEL.fullmatch(label) for label in labels)
     if not is_name or _NUMBER.fullmatch(labels[-1]):
-        raise AddressRefused("The url's host is neither a name nor an address in its usual spelling.")
+        raise UrlRefused("The url's host is neither a name nor an address in its usual spelling.")
 
 
 def _literal(host: str) -> IPAddress | None:

@@ -85,7 +85,7 @@ def begin_finalizing(batch_id: str) -> Any:  # Any: ReturningUpdate
     )
 
 
-def is_clerks_turn(batch_id: str) -> Select[bool]:
+def is_ready_to_finalize(batch_id: str) -> Select[bool]:
     """Is the batch closing, with no live worker on it? Then finalize may run."""
     held = exists().where(Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now())
     closing = exists().where(Batch.id == batch_id, Batch.status.in_((BatchState.FINALIZING, BatchState.CANCELLING)))
@@ -102,7 +102,7 @@ def expire_batches() -> Any:  # Any: ReturningUpdate
     )
 
 
-def waiting_for_clerk(age: timedelta, unheard: timedelta, limit: int) -> Select[str, BatchState, bool]:
+def batches_due(age: timedelta, unheard: timedelta, limit: int) -> Select[str, BatchState, bool]:
     """Batches whose next step is the clerk's and whose ticket must have been lost; and whether that step has been due for
     as long as `unheard`, however many tickets there were.
     """

@@ -25,29 +25,31 @@ _PASSING: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, reso
 
 
 @dataclass(slots=True)
-class Losses:
+class ConnectionLosses:
     """When one of these pools last found a connection dead: those that rested then, in any of them, may be so too."""
 
     last_at: float = -inf
 
 
-def database_engine(url: str, *, pool_size: int = 5, relaxed: bool = False, losses: Losses | None = None) -> Engine:
+def database_engine(
+    url: str, *, pool_size: int = 5, relaxed: bool = False, losses: ConnectionLosses | None = None
+) -> Engine:
     """A pool for threads. Those that share `losses` cost one failure when the server was restarted, not one each."""
     engine = create_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
-    _ping_suspects(engine, losses or Losses())
+    _ping_suspects(engine, losses or ConnectionLosses())
     return engine
 
 
 def async_database_engine(
-    url: str, *, pool_size: int = 10, relaxed: bool = False, losses: Losses | None = None
+    url: str, *, pool_size: int = 10, relaxed: bool = False, losses: ConnectionLosses | None = None
 ) -> AsyncEngine:
     """A pool for one event loop."""
     engine = create_async_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
-    _ping_suspects(engine.sync_engine, losses or Losses())
+    _ping_suspects(engine.sync_engine, losses or ConnectionLosses())
     return engine
 
 
-def patient() -> TextClause:
+def allow_long_transaction() -> TextClause:
     """This transaction may run long: bulk work of the clerk. Not for ever, since a frozen clerk would keep its locks."""
     return text(
         "SELECT set_config('statement_timeout', '10min', true), "
@@ -55,7 +57,7 @@ def patient() -> TextClause:
     )
 
 
-def is_passing(error: SQLAlchemyError) -> bool:
+def is_transient(error: SQLAlchemyError) -> bool:
     """Is it worth another try: no connection, no room, a lock, a timeout? What was to be committed may have been."""
     if isinstance(error, PoolTimeout | OperationalError):
         return True
@@ -68,7 +70,7 @@ def _driver(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg")
 
 
-def _ping_suspects(engine: Engine, losses: Losses) -> None:
+def _ping_suspects(engine: Engine, losses: ConnectionLosses) -> None:
     """Check a connection before its use when it has rested, or another one was lost: the server may have been restarted.
 
     SQLAlchemy's own pre-ping asks every time, which doubles the cost of a single statement.

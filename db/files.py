@@ -79,7 +79,7 @@ def removable_files(limit: int) -> Select[str]:
     return select(File.id).where(File.deleted_at.is_not(None), ~in_use).limit(limit)
 
 
-def forget_files(file_ids: list[str]) -> Delete:
+def delete_files(file_ids: list[str]) -> Delete:
     """Rows of files whose bytes are gone."""
     return delete(File).where(File.id.in_(file_ids), File.deleted_at.is_not(None))
 

@@ -51,11 +51,11 @@ def release_key(tenant_id: str, key: str) -> Delete:
     return delete(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.finished_at.is_(None))
 
 
-def forget_key(tenant_id: str, key: str, kept: timedelta) -> Delete:
+def delete_key(tenant_id: str, key: str, kept: timedelta) -> Delete:
     """The key, if its time is over."""
     return delete(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.created_at < func.now() - kept)
 
 
-def forget_old_keys(kept: timedelta) -> Delete:
+def delete_old_keys(kept: timedelta) -> Delete:
     """All keys whose time is over."""
     return delete(Key).where(Key.created_at < func.now() - kept)

@@ -14,12 +14,12 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from core.schemas.endpoints import CHAT_ENDPOINT
 from core.states import JobState
 from db.quarantine import has_accused
-from db.response_events import telling
+from db.response_events import with_response_events
 from db.tables import Job, UsageDaily
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeBy:
+class Provenance:
     """What computed an answer: the engine's build and the hashes of the weights, the template and what the model file says.
 
     `model_parameters` is the part of the model file that fills in what a body leaves out, as JSON.
@@ -129,9 +129,9 @@ def complete_job(
     *,
     answer: str,
     tokens: tuple[int, int, int, int],
-    made_by: MadeBy,
+    made_by: Provenance,
     is_cut: bool = False,
-) -> Any:  # Any: as `telling` has it
+) -> Any:  # Any: as `with_response_events` has it
     """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached, reasoning.
 
     `is_cut` says that the answer stops before its end, which makes a response incomplete.
@@ -150,17 +150,17 @@ def complete_job(
         template_hash=made_by.template_hash,
         model_parameters=made_by.model_parameters,
     )
-    return telling(end, "response.incomplete" if is_cut else "response.completed")
+    return with_response_events(end, "response.incomplete" if is_cut else "response.completed")
 
 
-def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: as `telling` has it
+def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: as `with_response_events` has it
     """The stored problem of a running job, if its lease is still ours."""
-    return telling(_end(job_id, fence).values(state=JobState.FAILED, problem=problem), "response.failed")
+    return with_response_events(_end(job_id, fence).values(state=JobState.FAILED, problem=problem), "response.failed")
 
 
-def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: as `telling` has it
+def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: as `with_response_events` has it
     """A running job stopped as it was asked to."""
-    return telling(_end(job_id, fence).values(state=JobState.CANCELLED), "response.cancelled")
+    return with_response_events(_end(job_id, fence).values(state=JobState.CANCELLED), "response.cancelled")
 
 
 def has_ended(job_id: str, fence: int, state: JobState) -> Select[bool]:
@@ -177,14 +177,14 @@ def _end(job_id: str, fence: int) -> Update:
     )
 
 
-def cancel_queued_job(job_id: str) -> Any:  # Any: as `telling` has it
+def cancel_queued_job(job_id: str) -> Any:  # Any: as `with_response_events` has it
     """A job nobody has begun ends at once."""
     end = (
         update(Job)
         .where(Job.id == job_id, Job.state == JobState.QUEUED)
         .values(state=JobState.CANCELLED, cancel_requested=True, finished_at=func.now())
     )
-    return telling(end, "response.cancelled")
+    return with_response_events(end, "response.cancelled")
 
 
 def request_cancel(job_id: str) -> Update:
@@ -212,24 +212,24 @@ def requeue_lost_jobs(max_attempts: int) -> Any:  # Any: ReturningUpdate
     )
 
 
-def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: as `telling` has it
+def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: as `with_response_events` has it
     """Running jobs whose worker has gone silent too often end as failed."""
     end = (
         update(Job)
         .where(_lost(), Job.attempt >= max_attempts, Job.cancel_requested.is_(False))
         .values(state=JobState.FAILED, problem=problem, owner=None, lease_until=None, finished_at=func.now())
     )
-    return telling(end, "response.failed")
+    return with_response_events(end, "response.failed")
 
 
-def cancel_lost_jobs() -> Any:  # Any: as `telling` has it
+def cancel_lost_jobs() -> Any:  # Any: as `with_response_events` has it
     """Running jobs whose worker has gone silent after they were asked to stop."""
     end = (
         update(Job)
         .where(_lost(), Job.cancel_requested.is_(True))
         .values(state=JobState.CANCELLED, owner=None, lease_until=None, finished_at=func.now())
     )
-    return telling(end, "response.cancelled")
+    return with_response_events(end, "response.cancelled")
 
 
 def _lost() -> Any:  # Any: a SQL condition

@@ -17,7 +17,7 @@ CRASH_WINDOW: Final = timedelta(minutes=10)  # crashes within it count for a mod
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accused:
+class QuarantineEntry:
     """A request that an engine was at when it ended; `fingerprint` is what it is known by, `job_id` who asked last."""
 
     fingerprint: str
@@ -27,7 +27,7 @@ class Accused:
     job_id: str
 
 
-def accuse(accused: Accused, *, crashes: int, most: int, kept: timedelta) -> PostgresInsert:
+def record_crash(accused: QuarantineEntry, *, crashes: int, most: int, kept: timedelta) -> PostgresInsert:
     """Add so many crashes in which it was alone; with `most` of them within `kept` it is convicted."""
     is_convicted = func.now() if crashes >= most else None
     new = postgres_insert(Quarantine).values(**_values(accused), crashes=crashes, convicted_at=is_convicted)
@@ -38,7 +38,7 @@ def accuse(accused: Accused, *, crashes: int, most: int, kept: timedelta) -> Pos
     return new.on_conflict_do_update(index_elements=[Quarantine.fingerprint], set_=update)
 
 
-def acquit(fingerprint: str) -> Delete:
+def clear(fingerprint: str) -> Delete:
     """It was run alone, and nothing happened."""
     return delete(Quarantine).where(Quarantine.fingerprint == fingerprint, Quarantine.convicted_at.is_(None))
 
@@ -57,7 +57,7 @@ def has_accused(
     return exists().where(Quarantine.tenant_id == tenant_id, Quarantine.model == model).label("has_accused")
 
 
-def forget_accused(kept: timedelta) -> Delete:
+def delete_old_entries(kept: timedelta) -> Delete:
     """Those whose time is over."""
     return delete(Quarantine).where(Quarantine.crashed_at < func.now() - kept)
 
@@ -91,13 +91,13 @@ def count_crashes() -> Select[str, str, int]:
     return select(EngineCrash.model, code, func.count()).group_by(EngineCrash.model, code)
 
 
-def count_accused() -> Select[str, bool, int]:
+def count_quarantined() -> Select[str, bool, int]:
     """For metrics: (model, is convicted, requests)."""
     is_convicted = Quarantine.convicted_at.is_not(None)
     return select(Quarantine.model, is_convicted, func.count()).group_by(Quarantine.model, is_convicted)
 
 
-def forget_engine_crashes(kept: timedelta) -> Delete:
+def delete_engine_crashes(kept: timedelta) -> Delete:
     """Those nobody counts any more."""
     return delete(EngineCrash).where(EngineCrash.crashed_at < func.now() - kept)
 
@@ -108,7 +108,7 @@ def _is_unexplained(window: timedelta) -> Any:  # Any: a SQL condition
     return EngineCrash.crashed_at > since
 
 
-def _values(accused: Accused) -> dict[str, str]:
+def _values(accused: QuarantineEntry) -> dict[str, str]:
     return {
         "fingerprint": accused.fingerprint,
         "tenant_id": accused.tenant_id,

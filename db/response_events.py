@@ -17,7 +17,7 @@ from db.tables import Job, Response, Webhook, WebhookDelivery
 _COLUMNS: Final = ["event_id", "webhook_id", "tenant_id", "event_type", "payload"]
 
 
-def telling(end: Update, event_type: EventType) -> Any:  # Any: a Select of three columns
+def with_response_events(end: Update, event_type: EventType) -> Any:  # Any: a Select of three columns
     """`end`, an UPDATE of jobs, together with the events of those that answer in the background, for who wants to know.
 
     A row for each job that ended: `id`, `fence`, and whether there `is_told` anything, so that a clerk should be woken.

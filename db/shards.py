@@ -26,7 +26,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INTEGER, TEX
 from sqlalchemy.orm import aliased
 
 from core.states import BatchState, JobState, ShardState
-from db.jobs import MadeBy
+from db.jobs import Provenance
 from db.tables import Batch, Job, Shard
 
 
@@ -191,7 +191,7 @@ _WRITE_LINES: Final = text(
 )
 
 
-def write_lines(shard_id: str, results: list[LineResult], made_by: MadeBy) -> TextClause:
+def write_lines(shard_id: str, results: list[LineResult], made_by: Provenance) -> TextClause:
     """Store results of a shard's lines; the rows are those that were still open. Follow with `count_lines`."""
     return _WRITE_LINES.bindparams(
         shard_id=shard_id,

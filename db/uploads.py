@@ -59,7 +59,7 @@ def removable_parts(limit: int) -> Select[str]:
     return ended.limit(limit)
 
 
-def forget_parts(part_ids: list[str]) -> Delete:
+def delete_parts(part_ids: list[str]) -> Delete:
     """Rows of parts whose bytes are gone."""
     return delete(UploadPart).where(UploadPart.id.in_(part_ids))
 
@@ -69,7 +69,7 @@ def known_parts(part_ids: list[str]) -> Select[str]:
     return select(UploadPart.id).where(UploadPart.id.in_(part_ids))
 
 
-def forget_old_uploads(kept: timedelta) -> Delete:
+def delete_old_uploads(kept: timedelta) -> Delete:
     """Rows of uploads that ended long ago; their parts went before."""
     has_parts = exists().where(UploadPart.upload_id == Upload.id)
     return delete(Upload).where(Upload.status != "pending", Upload.created_at < func.now() - kept, ~has_parts)

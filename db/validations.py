@@ -45,7 +45,7 @@ def waiting(tenant_id: str) -> Select[int]:
     return select(func.count()).where(Validation.tenant_id == tenant_id, _IS_OPEN)
 
 
-def open_questions(age: timedelta, limit: int) -> Select[str]:
+def unclaimed(age: timedelta, limit: int) -> Select[str]:
     """Questions that nobody has answered for so long, and nobody is at."""
     return (
         select(Validation.id)
@@ -65,12 +65,12 @@ def find_answer(validation_id: str) -> Select[str | None, str | None]:
     return select(Validation.report, Validation.failure).where(Validation.id == validation_id)
 
 
-def forget_validation(validation_id: str) -> Delete:
+def delete_validation(validation_id: str) -> Delete:
     """Whoever asked has the answer, or has left."""
     return delete(Validation).where(Validation.id == validation_id)
 
 
-def forget_old_validations(age: timedelta) -> Delete:
+def delete_old_validations(age: timedelta) -> Delete:
     """Those whose api process died before it could."""
     return delete(Validation).where(Validation.created_at < func.now() - age)
 

@@ -202,7 +202,7 @@ def postpone(
     )
 
 
-def mark_well(webhook_id: str) -> Update:
+def mark_succeeded(webhook_id: str) -> Update:
     """The endpoint took an event."""
     return (
         update(Webhook)
@@ -224,7 +224,7 @@ def mark_failing(webhook_id: str, error: str, *, is_given_up: bool) -> Update:
     )
 
 
-def forget_finished(age: timedelta) -> Delete:
+def delete_finished(age: timedelta) -> Delete:
     """Events that ended this long ago."""
     return delete(WebhookDelivery).where(WebhookDelivery.finished_at < func.now() - age)
 

@@ -91,7 +91,7 @@ def remove_predecessors(slot: str) -> Delete:
     return delete(Worker).where(Worker.id.startswith(slot, autoescape=True))
 
 
-def forget_silent_workers() -> Delete:
+def delete_silent_workers() -> Delete:
     """Of those that died without a word it is known for a while that they were there."""
     return delete(Worker).where(Worker.seen_at < func.now() - KEPT_SILENT)
 

@@ -9,14 +9,14 @@ import argparse
 import sys
 from typing import Any
 
-from engine.config import Backend, EngineConfig
+from engine.config import BackendKind, EngineConfig
 from engine.errors import EngineError
-from engine.inputs.input_processor import Intake
+from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.loop import Add, Engine, Output
+from engine.loop import AddRequest, EngineLoop, Output
 from engine.process.server import load_backend
-from engine.structured.compiler import Grammars
-from engine.types import ChatPrompt, Delta, Failed, Finished, Request, Sampling
+from engine.structured.compiler import GrammarCompiler
+from engine.types import ChatPrompt, Delta, Failed, Finished, Request, SamplingParams
 
 _CLIENT = "terminal"
 
@@ -24,12 +24,12 @@ _CLIENT = "terminal"
 class Conversation:
     """One conversation with an engine that runs in this thread."""
 
-    def __init__(self, config: EngineConfig, sampling: Sampling) -> None:
+    def __init__(self, config: EngineConfig, sampling: SamplingParams) -> None:
         backend = load_backend(config)
         encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
-        grammars = Grammars(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
-        self._intake = Intake(encoder, grammars, stopwords=[], context_size=config.context_size)
-        self._engine = Engine(backend, config, self._take, idle=lambda: None)
+        grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
+        self._intake = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
+        self._engine = EngineLoop(backend, config, self._take, idle=lambda: None)
         self._sampling = sampling
         self._messages: list[dict[str, Any]] = []  # Any: fields a template may use
         self._ended: Finished | Failed | None = None
@@ -42,7 +42,7 @@ class Conversation:
         """Print the answer as it comes; raises EngineError for a prompt that does not fit."""
         messages = [*self._messages, {"role": "user", "content": text}]
         request = Request(id="1", prompt=ChatPrompt(messages=messages), sampling=self._sampling, stream=True)
-        self._engine.inbox.put(Add(self._intake.sequences(_CLIENT, request)))
+        self._engine.inbox.put(AddRequest(self._intake.sequences(_CLIENT, request)))
         self._ended = None
         while self._ended is None:
             self._engine.turn()
@@ -73,7 +73,7 @@ def main() -> None:
     config = EngineConfig(
         model="terminal",
         endpoint="",
-        backend=Backend.FAKE if arguments.fake else Backend.LLAMA,
+        backend=BackendKind.FAKE if arguments.fake else BackendKind.LLAMA,
         model_path=arguments.model,
         context_size=arguments.context_size,
         slots=1,
@@ -81,7 +81,7 @@ def main() -> None:
         threads=arguments.threads,
     )
     try:
-        conversation = Conversation(config, Sampling(temperature=arguments.temperature))
+        conversation = Conversation(config, SamplingParams(temperature=arguments.temperature))
     except EngineError as error:
         sys.exit(str(error))
     while text := _read():

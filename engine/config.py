@@ -10,7 +10,7 @@ import msgspec
 AUTO_SLOTS: Final = 0
 
 
-class Backend(StrEnum):
+class BackendKind(StrEnum):
     """What decodes: llama.cpp, or the deterministic stand-in that ships with the code."""
 
     LLAMA = "llama"
@@ -74,7 +74,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     endpoint: str
-    backend: Backend = Backend.LLAMA
+    backend: BackendKind = BackendKind.LLAMA
     model_path: str = ""
     context_size: int = 2048
     slots: int = 8

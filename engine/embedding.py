@@ -43,7 +43,7 @@ class _Job:
         return sum(map(len, self.parts))
 
 
-class EmbeddingJobs:
+class EmbeddingQueue:
     """Requests for embeddings, a few prompts at a time, so that those who generate wait for no more than that."""
 
     def __init__(self, embedder: Embedder) -> None:

@@ -43,7 +43,7 @@ class ConstraintFailed(EngineError):
     code = "constraint_error"
 
 
-class WardenMissing(ConstraintFailed):
+class SandboxUnavailable(ConstraintFailed):
     """The process that checks constraints did not start."""
 
 
@@ -51,7 +51,7 @@ class DecodeFailed(EngineError):
     """llama.cpp could not decode this step."""
 
 
-class NoRoom(DecodeFailed):
+class OutOfKvMemory(DecodeFailed):
     """The memory had no room for a step; nothing of it was computed."""
 
 

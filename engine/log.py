@@ -6,7 +6,7 @@ import sys
 from contextlib import suppress
 
 
-def complain(text: str) -> None:
+def log_stderr(text: str) -> None:
     """Say it; when it cannot be written it is lost, since no thread may end over that."""
     with suppress(OSError):
         sys.stderr.write(text)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from core.failpoints import Point, failpoint
 from engine.backends.base import Backend
 from engine.config import EngineConfig
-from engine.embedding import EmbeddingJobs
-from engine.errors import DecodeFailed, EngineError, NoRoom
-from engine.log import complain
-from engine.output_processor import Answers
+from engine.embedding import EmbeddingQueue
+from engine.errors import DecodeFailed, EngineError, OutOfKvMemory
+from engine.log import log_stderr
+from engine.output_processor import OutputProcessor
 from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Plan, Sampled
+from engine.scheduler.step import SampleResult, StepPlan
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, RequestKey
 
 Output = Delta | Finished | Embedded | Failed
@@ -30,14 +30,14 @@ Note = Callable[[list[RequestKey]], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Add:
+class AddRequest:
     """The sequences of one request: one for each answer it asks for."""
 
     sequences: list[Sequence]
 
 
 @dataclass(frozen=True, slots=True)
-class Embed:
+class AddEmbedding:
     """Inputs to embed, encoded."""
 
     client: str
@@ -46,7 +46,7 @@ class Embed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class CancelRequests:
     """Cancel these requests of a client; None means all of them."""
 
     client: str
@@ -54,7 +54,7 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True)
-class Show:
+class StartStreaming:
     """Stream these requests of a client from here on."""
 
     client: str
@@ -62,16 +62,16 @@ class Show:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class RunInLoop:
     """Run something on the loop's thread, between steps."""
 
     action: Callable[[], None]
 
 
-Command = Add | Embed | Stop | Show | Call
+Command = AddRequest | AddEmbedding | CancelRequests | StartStreaming | RunInLoop
 
 
-class Engine:
+class EngineLoop:
     """Generates. `run` is called by one thread; `inbox` takes commands from any. What it is at, it tells `note` beforehand."""
 
     def __init__(
@@ -101,8 +101,8 @@ class Engine:
         self.num_steps = 0
         self.current_turn: int | None = None
         self._num_turns = 0
-        self._answers = Answers(backend.tokenizer)
-        self._embeddings = EmbeddingJobs(backend.embedder) if backend.embedder is not None else None
+        self._answers = OutputProcessor(backend.tokenizer)
+        self._embeddings = EmbeddingQueue(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
         self._idle = idle
         self._note = note
@@ -183,15 +183,15 @@ class Engine:
             self._outputs.setdefault(client, []).append(ended)
         return True
 
-    def _decode(self, plan: Plan) -> list[Sampled]:
+    def _decode(self, plan: StepPlan) -> list[SampleResult]:
         self._decoder.arrange(plan.forks, plan.shifts)
         while True:
             try:
                 return self._decoder.run(plan)
-            except NoRoom:
+            except OutOfKvMemory:
                 self._decoder.arrange([self.scheduler.evict()], [])
 
-    def _grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> None:
+    def _grow(self, sequence: Sequence, tokens: list[int], sampled: SampleResult) -> None:
         """A sequence got tokens: show their text, and end it where it ends."""
         if sampled.failure is not None:
             self._fail(sequence.key, sampled.failure)
@@ -224,25 +224,25 @@ class Engine:
 
     def _take(self, command: Command) -> None:
         match command:
-            case Add(sequences=sequences):
+            case AddRequest(sequences=sequences):
                 self._add(sequences)
-            case Embed(client=client, request=request, prompts=prompts):
+            case AddEmbedding(client=client, request=request, prompts=prompts):
                 assert self._embeddings is not None, "checked before it came here"
                 self._embeddings.add(client, request, prompts)
-            case Stop(client=client, request_ids=None):
+            case CancelRequests(client=client, request_ids=None):
                 self._forget_embeddings(client, None)
                 for sequence in self.scheduler.of_client(client):
                     self._answers.forget(sequence)
                     self._release(sequence)
-            case Stop(client=client, request_ids=request_ids):
+            case CancelRequests(client=client, request_ids=request_ids):
                 self._forget_embeddings(client, request_ids)
                 for request_id in request_ids or ():
                     for sequence in self.scheduler.find(client, request_id):
                         self._finish(sequence, FinishReason.CANCELLED)
-            case Show(client=client, request_ids=request_ids):
+            case StartStreaming(client=client, request_ids=request_ids):
                 for request_id in request_ids:
                     self._show(client, request_id)
-            case Call(action=action):
+            case RunInLoop(action=action):
                 action()
 
     def _add(self, sequences: list[Sequence]) -> None:
@@ -257,7 +257,7 @@ class Engine:
         except MemoryError:
             raise
         except Exception:
-            complain(traceback.format_exc())
+            log_stderr(traceback.format_exc())
             self._fail(key, EngineError())
             for sequence in sequences:
                 self._answers.forget(sequence)
@@ -279,7 +279,7 @@ class Engine:
         """A step failed: what ran is told so, the memory is cleared, those who waited go on."""
         known = isinstance(error, EngineError)
         if not isinstance(error, DecodeFailed):
-            complain(traceback.format_exc())
+            log_stderr(traceback.format_exc())
         message = str(error) if known else "The engine failed while it ran this request."
         for key in {sequence.key for sequence in self.scheduler.running}:
             self._fail(key, EngineError(message))

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.outputs.output_stream import AnswerStream, Part, together
+from engine.outputs.output_stream import OutputDelta, OutputStream, merge_deltas
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Sampled
+from engine.scheduler.step import SampleResult
 from engine.tokenizer import Tokenizer
 from engine.types import Choice, Delta, Finished, FinishReason, TokenLogprob, ToolCallDelta, Usage
 
@@ -19,13 +19,13 @@ class _Answer:
     """`logprobs` are of all its tokens but the one that ends it. `num_shown` of them went out with text; those of text that
     is held back go with it, or with the end.
 
-    `unsaid` is what every answer begins with: it is shown with the first token that was sampled. Where `waits`, nobody sees
-    the answer grow and nothing in it can end it, so it becomes text all at once, when it is over.
+    `pending_deltas` is what every answer begins with: it is shown with the first sampled token. Where `waits`, the answer is
+    not streamed and no stop string can end it, so it becomes text once, at its end.
     """
 
-    stream: AnswerStream
+    stream: OutputStream
     waits: bool
-    unsaid: list[Part] = field(default_factory=list)
+    pending_deltas: list[OutputDelta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_shown: int = 0
     echo: str = ""
@@ -42,7 +42,7 @@ class _Request:
     cached_tokens: int | None = None
 
 
-class Answers:
+class OutputProcessor:
     """The answers of one engine. Used by the loop's thread only."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -55,20 +55,22 @@ class Answers:
         """A request came, with a sequence for each answer."""
         self._requests[sequences[0].key] = _Request(len(sequences))
         for sequence in sequences:
-            stream = AnswerStream(sequence.spec)
+            stream = OutputStream(sequence.spec)
             waits = stream.is_plain and not (sequence.stream or sequence.spec.stop) and sequence.logprobs is None
             answer = self._answers[sequence] = _Answer(stream, waits)
             if sequence.echo:
                 answer.echo = self._text(sequence.tokens[: sequence.num_prompt_tokens])
-                answer.unsaid.append(Part(answer.echo))
+                answer.pending_deltas.append(OutputDelta(answer.echo))
             for token in sequence.tokens[sequence.num_prompt_tokens :] if not waits else ():
-                answer.unsaid.append(stream.push(token, self._piece(token)))
+                answer.pending_deltas.append(stream.push(token, self._piece(token)))
 
     def knows(self, sequence: Sequence) -> bool:
         """Is it still being written?"""
         return sequence in self._answers
 
-    def grow(self, sequence: Sequence, tokens: list[int], sampled: Sampled) -> tuple[Delta | None, FinishReason | None]:
+    def grow(
+        self, sequence: Sequence, tokens: list[int], sampled: SampleResult
+    ) -> tuple[Delta | None, FinishReason | None]:
         """Take new tokens; returns what may be shown of them, and why the answer ends if it does."""
         answer, reason = self._answers[sequence], sequence.finish_reason
         if answer.waits:
@@ -76,7 +78,7 @@ class Answers:
         stream = answer.stream
         if not answer.logprobs:
             answer.logprobs += sequence.prompt_logprobs
-        parts, answer.unsaid = answer.unsaid, []
+        parts, answer.pending_deltas = answer.pending_deltas, []
         for number, token in enumerate(tokens):
             if sequence.ignore_eos or not self._is_end(token):
                 parts.append(stream.push(token, self._piece(token)))
@@ -88,14 +90,14 @@ class Answers:
             parts.append(stream.finish())
             if reason is FinishReason.STOP and stream.tool_calls:
                 reason = FinishReason.TOOL_CALLS
-        part = parts[0] if len(parts) == 1 else together(parts)
+        part = parts[0] if len(parts) == 1 else merge_deltas(parts)
         is_owed = reason is not None and answer.num_shown < len(answer.logprobs)
         return self._delta(sequence, answer, part) if is_owed or not part.is_empty else None, reason
 
     def watch(self, sequence: Sequence) -> Delta | None:
         """Somebody begins to look: what may be shown of it by now, if anything. `grow` tells the rest."""
         answer = self._answers[sequence]
-        stream, answer.unsaid = answer.stream, []
+        stream, answer.pending_deltas = answer.stream, []
         if answer.waits:
             answer.waits = False
             stream.push_all(self._bytes(sequence))
@@ -103,7 +105,7 @@ class Answers:
             ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
             for index, call in enumerate(stream.tool_calls)
         ]
-        part = Part(answer.echo + stream.text, stream.reasoning, calls)
+        part = OutputDelta(answer.echo + stream.text, stream.reasoning, calls)
         answer.num_shown = 0
         return None if part.is_empty else self._delta(sequence, answer, part)
 
@@ -115,7 +117,7 @@ class Answers:
         tokens = sequence.tokens[sequence.num_prompt_tokens :]
         return b"".join(self._piece(token) for token in tokens if sequence.ignore_eos or not self._is_end(token))
 
-    def _delta(self, sequence: Sequence, answer: _Answer, part: Part) -> Delta:
+    def _delta(self, sequence: Sequence, answer: _Answer, part: OutputDelta) -> Delta:
         logprobs = answer.logprobs[answer.num_shown :]
         answer.num_shown = len(answer.logprobs)
         return Delta(

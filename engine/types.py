@@ -23,7 +23,7 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. Temperature 0 is greedy and deterministic; the defaults change nothing."""
 
     temperature: float = 1.0
@@ -114,7 +114,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
 
     id: str
     prompt: ChatPrompt | TextPrompt | TokenPrompt
-    sampling: Sampling = Sampling()
+    sampling: SamplingParams = SamplingParams()
     max_tokens: int | None = None
     n: int = 1
     stop: list[str] = []

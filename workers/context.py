@@ -13,11 +13,11 @@ from core.file_store import FileStore
 from core.model_files import ModelCatalog, ModelConfig
 from core.queue.tickets import Tickets
 from core.settings import Settings
-from db.jobs import MadeBy
+from db.jobs import Provenance
 from engine.process.client import EngineClient
 from workers.generation.chat_response import fingerprint
-from workers.generation.endpoints.base import Head
-from workers.runtime.counters import Tally
+from workers.generation.endpoints.base import ResponseHeader
+from workers.runtime.counters import Counters
 from workers.runtime.leases import LeaseKeeper
 from workers.runtime.publisher import Publisher
 
@@ -36,7 +36,7 @@ class Database:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
+class ServedModel:
     """A model this process can generate with."""
 
     model: ModelConfig
@@ -56,9 +56,9 @@ class Served:
         return info.template_hash if info else None
 
     @property
-    def made_by(self) -> MadeBy:
+    def made_by(self) -> Provenance:
         """What is recorded with each of its answers."""
-        return MadeBy(
+        return Provenance(
             build=self.build,
             model_hash=self.model_hash,
             settings_hash=self.model.answers_hash,
@@ -77,9 +77,9 @@ class Served:
         """`system_fingerprint` of its answers."""
         return fingerprint(self.build, self.model_hash, self.model.answers_hash, self.template_hash)
 
-    def head(self, job_id: str) -> Head:
+    def head(self, job_id: str) -> ResponseHeader:
         """What an answer to a job says first."""
-        return Head(job_id=job_id, model=self.model.name, fingerprint=self.fingerprint)
+        return ResponseHeader(job_id=job_id, model=self.model.name, fingerprint=self.fingerprint)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,17 +102,17 @@ class WorkerContext:
     owner: str
     database: Database
     claims: Database
-    models: dict[str, Served]
+    models: dict[str, ServedModel]
     leases: LeaseKeeper
     tickets: Tickets
     publisher: Publisher
-    tally: Tally = field(default_factory=Tally)
+    tally: Counters = field(default_factory=Counters)
 
     @property
     def lease(self) -> timedelta:
         """How long a claim holds without a heartbeat."""
         return timedelta(seconds=self.settings.lease_seconds)
 
-    def served(self, model: str) -> Served | None:
+    def served(self, model: str) -> ServedModel | None:
         """The model by its canonical name, if it runs here."""
         return self.models.get(model)

@@ -18,10 +18,10 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core import ids
-from core.counters import Count
+from core.counters import CounterName
 from db import jobs, shards, workers
 from db.workers import EngineReport, WorkerReport
-from workers.context import Database, Served, WorkerContext
+from workers.context import Database, ServedModel, WorkerContext
 from workers.runtime.counters import Totals
 
 log = structlog.get_logger()
@@ -79,20 +79,20 @@ def worker_status(context: WorkerContext, poll_seconds: float | None, now: float
         poll_seconds=poll_seconds,
         engines=_engine_reports(context.models, now),
         totals={
-            (Count.LEASES_LOST, ""): context.leases.num_lost,
-            (Count.EVENTS_DROPPED, ""): context.publisher.num_dropped,
+            (CounterName.LEASES_LOST, ""): context.leases.num_lost,
+            (CounterName.EVENTS_DROPPED, ""): context.publisher.num_dropped,
             **context.tally.totals(),
         },
     )
 
 
-def _engine_reports(models: Mapping[str, Served], now: float) -> list[EngineReport]:
+def _engine_reports(models: Mapping[str, ServedModel], now: float) -> list[EngineReport]:
     return [
         EngineReport(model=name, tick_seconds=served.engine.seconds_since_tick(now)) for name, served in models.items()
     ]
 
 
-class Presence:
+class WorkerHeartbeat:
     """The row of this process."""
 
     def __init__(self, identity: Identity, database: Database, status: Callable[[], Status], *, seconds: float) -> None:
@@ -112,7 +112,7 @@ class Presence:
         self._try(self.beat)
         self._thread.start()
 
-    def take_place(self) -> None:
+    def claim_slot(self) -> None:
         """Whoever had this slot before is dead: others need not wait for its leases to end. To be called before any claim.
 
         Without a database they end by themselves.

@@ -24,36 +24,43 @@ from core.strict_json import parse_json
 from db import jobs, quarantine
 from engine.process.client import EngineLost
 from engine.types import Delta, Embedded, Failed, Finished, FinishReason, Priority
-from workers.context import Served, WorkerContext
+from workers.context import ServedModel, WorkerContext
 from workers.generation.chat_response import engine_crash
-from workers.generation.endpoints.base import Answered, Asker, Exchange, Frames, Head, Outcome
-from workers.generation.endpoints.registry import read_exchange
-from workers.generation.engine_call import Asking
-from workers.generation.job_stream import Teller
-from workers.generation.quarantine import Accusation, alone, read_accusation, refused
-from workers.runtime.db_retry import insist
+from workers.generation.endpoints.base import (
+    EndpointAdapter,
+    EngineOutcome,
+    EngineResult,
+    RequestOrigin,
+    ResponseHeader,
+    StreamEncoder,
+)
+from workers.generation.endpoints.registry import read_adapter
+from workers.generation.engine_call import EngineCall
+from workers.generation.job_stream import JobStream
+from workers.generation.quarantine import QuarantineView, as_exclusive, blocked_failure, read_quarantine
+from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
 
 log = structlog.get_logger()
 
 
-class _Released:
+class _GiveBack:
     """The job's lease is gone or the worker leaves: nothing may be recorded."""
 
 
-class LiveAnswer(Teller):
+class JobSink(JobStream):
     """The sink of one request: frames go out as deltas come in; the end is handed to the waiting thread."""
 
-    def __init__(self, job: RowMapping, frames: Frames | None, context: WorkerContext) -> None:
+    def __init__(self, job: RowMapping, frames: StreamEncoder | None, context: WorkerContext) -> None:
         attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
         super().__init__(job["id"], attempt, frames, context.publisher.publish)
-        self.ended: queue.SimpleQueue[Outcome | _Released] = queue.SimpleQueue()
+        self.ended: queue.SimpleQueue[EngineOutcome | _GiveBack] = queue.SimpleQueue()
 
     def on_delta(self, delta: Delta) -> None:
         """Called in the client's I/O thread."""
         self.more(delta)
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: EngineOutcome) -> None:
         """Called in the client's I/O thread, once."""
         self.ended.put(outcome)
 
@@ -65,15 +72,15 @@ class LiveAnswer(Teller):
 
 @dataclass(slots=True)
 class _Running:
-    exchange: Exchange
-    head: Head
+    exchange: EndpointAdapter
+    head: ResponseHeader
     lease: Lease
-    asking: Asking
-    answer: LiveAnswer
-    accusation: Accusation
+    asking: EngineCall
+    answer: JobSink
+    accusation: QuarantineView
 
 
-class ChatRunner:
+class JobRunner:
     """Runs jobs of any endpoint, one per calling thread."""
 
     def __init__(self, context: WorkerContext) -> None:
@@ -113,7 +120,7 @@ class ChatRunner:
         with self._lock:
             running = list(self._running.values()) if abort else []
         for item in running:
-            item.answer.ended.put(_Released())
+            item.answer.ended.put(_GiveBack())
 
     def is_idle(self) -> bool:
         """Does no job run here?"""
@@ -125,7 +132,7 @@ class ChatRunner:
             row: RowMapping | None = connection.execute(statement).mappings().one_or_none()
             return row
 
-    def _run(self, job: RowMapping, served: Served) -> None:
+    def _run(self, job: RowMapping, served: ServedModel) -> None:
         job_id: str = job["id"]
         running = self._start(job, served)
         with self._lock:
@@ -139,40 +146,40 @@ class ChatRunner:
                 del self._running[job_id]
             self._context.leases.drop(running.lease)
 
-    def _start(self, job: RowMapping, served: Served) -> _Running:
+    def _start(self, job: RowMapping, served: ServedModel) -> _Running:
         """Everything there is to know of a job before its engine is asked."""
         job_id: str = job["id"]
-        exchange, head = read_exchange(job["endpoint"], parse_json(job["body"].encode())), served.head(job_id)
-        asker = Asker(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
-        answer = LiveAnswer(job, exchange.frames(head), self._context)
-        asks, accusation = exchange.asks(served.model, asker), self._accusation(job)
-        if accusation.is_accused(job["body"]):
-            asks = [alone(ask) for ask in asks]
+        exchange, head = read_adapter(job["endpoint"], parse_json(job["body"].encode())), served.head(job_id)
+        asker = RequestOrigin(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
+        answer = JobSink(job, exchange.frames(head), self._context)
+        asks, accusation = exchange.engine_requests(served.model, asker), self._accusation(job)
+        if accusation.is_suspect(job["body"]):
+            asks = [as_exclusive(ask) for ask in asks]
         return _Running(
             exchange=exchange,
             head=head,
             lease=self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id)),
-            asking=Asking(served.engine, asks, answer),
+            asking=EngineCall(served.engine, asks, answer),
             answer=answer,
             accusation=accusation,
         )
 
-    def _accusation(self, job: RowMapping) -> Accusation:
+    def _accusation(self, job: RowMapping) -> QuarantineView:
         """What is known against this tenant's requests; nearly always nothing, as the claim has told."""
         asked = {"tenant_id": job["tenant_id"], "model": job["model"], "endpoint": job["endpoint"]}
         if not job["has_accused"]:
-            return Accusation(**asked, known={})
+            return QuarantineView(**asked, known={})
         with self._context.database.begin() as connection:
-            return read_accusation(connection, **asked, kept=self._kept)
+            return read_quarantine(connection, **asked, kept=self._kept)
 
     @property
     def _kept(self) -> timedelta:
         return timedelta(hours=self._context.settings.quarantine_hours)
 
-    def _outcome(self, job: RowMapping, running: _Running) -> Outcome | _Released:
+    def _outcome(self, job: RowMapping, running: _Running) -> EngineOutcome | _GiveBack:
         """Ask, and wait for the end."""
-        if running.accusation.is_convicted(job["body"]):
-            return refused(job["id"], self._context.settings.quarantine_hours)
+        if running.accusation.is_blocked(job["body"]):
+            return blocked_failure(job["id"], self._context.settings.quarantine_hours)
         running.asking.begin()
         return running.answer.ended.get()
 
@@ -183,12 +190,14 @@ class ChatRunner:
             return
         running.asking.cancel()
         if running.lease.is_lost:
-            running.answer.ended.put(_Released())
+            running.answer.ended.put(_GiveBack())
 
-    def _record(self, job: RowMapping, served: Served, running: _Running, outcome: Outcome | _Released) -> None:
+    def _record(
+        self, job: RowMapping, served: ServedModel, running: _Running, outcome: EngineOutcome | _GiveBack
+    ) -> None:
         answer = running.answer
         match outcome:
-            case _Released():
+            case _GiveBack():
                 running.asking.cancel()
                 self._give_back(job)
             case Finished(reason=FinishReason.CANCELLED):
@@ -210,9 +219,9 @@ class ChatRunner:
             return []
         accused = running.accusation.accused(job["body"], job["id"])
         most = max(1, self._context.settings.line_attempts - 1)
-        return [quarantine.accuse(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)]
+        return [quarantine.record_crash(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)]
 
-    def _complete(self, job: RowMapping, served: Served, running: _Running, outcome: Answered) -> bool:
+    def _complete(self, job: RowMapping, served: ServedModel, running: _Running, outcome: EngineResult) -> bool:
         model, usage = served.model.name, outcome.usage
         statement = jobs.complete_job(
             job["id"],
@@ -223,8 +232,8 @@ class ChatRunner:
             is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
         )
         more: list[Executable] = []
-        if running.accusation.is_accused(job["body"]):
-            more.append(quarantine.acquit(running.accusation.accused(job["body"], job["id"]).fingerprint))
+        if running.accusation.is_suspect(job["body"]):
+            more.append(quarantine.clear(running.accusation.accused(job["body"], job["id"]).fingerprint))
         more.append(
             jobs.add_usage(
                 job["tenant_id"],
@@ -267,7 +276,7 @@ class ChatRunner:
             self._wake_clerk(ended)
             return True
 
-        return insist(write, lambda: not running.lease.is_lost)
+        return retry_write(write, lambda: not running.lease.is_lost)
 
     def _wake_clerk(self, ended: Row[Any]) -> None:  # Any: the columns of `db.response_events.telling`
         """A webhook may want to know."""
@@ -281,6 +290,6 @@ class ChatRunner:
             with self._context.database.begin() as connection:
                 return connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none() is not None
 
-        if insist(write, lambda: True):
+        if retry_write(write, lambda: True):
             failpoint(Point.CHAT_RELEASED)
             self._context.tickets.run_chat(job["id"], job["model"])

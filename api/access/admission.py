@@ -11,7 +11,7 @@ from typing import Final
 from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.services.key_ring import Caller
 from api.services.rate_limiter import Level, Rate, duration, too_many
 from core.api_keys import estimated_tokens
@@ -24,12 +24,12 @@ _ASKING: Final = frozenset({*ENDPOINTS, "/v1/jobs"})
 _RETRY_SECONDS: Final = 20.0  # when it is not known how long: a batch or a stream has to end first
 
 
-def visible_models(state: ApiState, caller: Caller) -> ModelCatalog:
+def visible_models(state: AppState, caller: Caller) -> ModelCatalog:
     """The models this caller may know of."""
     return state.catalog.only(caller.models)
 
 
-def find_model(state: ApiState, caller: Caller, name: str) -> ModelConfig:
+def find_model(state: AppState, caller: Caller, name: str) -> ModelConfig:
     """The model a request asks for, or the 404 that unknown and forbidden ones share."""
     models = visible_models(state, caller)
     model = models.get(name)
@@ -40,7 +40,7 @@ def find_model(state: ApiState, caller: Caller, name: str) -> ModelConfig:
     return model
 
 
-async def charge_call(request: Request, state: ApiState, caller: Caller) -> None:
+async def charge_call(request: Request, state: AppState, caller: Caller) -> None:
     """Count a call, once: as a request if it asks a model, else as one of all other calls; or raise the 429.
 
     Without a key, only what the settings limit is counted, by address. A question of a key without a limit waits for nothing.
@@ -51,7 +51,7 @@ async def charge_call(request: Request, state: ApiState, caller: Caller) -> None
         await _charge(request, state, rate, 1)
 
 
-async def charge_batch(request: Request, state: ApiState, caller: Caller) -> None:
+async def charge_batch(request: Request, state: AppState, caller: Caller) -> None:
     """Count a batch that is about to be created with a key of the tenant, or raise the 429."""
     limit = state.settings.batches_per_hour
     if limit and caller.key_id is not None:
@@ -59,7 +59,7 @@ async def charge_batch(request: Request, state: ApiState, caller: Caller) -> Non
         await _charge(request, state, rate, 1)
 
 
-async def admit(request: Request, state: ApiState, caller: Caller, *, num_bytes: int, num_answer_tokens: int) -> None:
+async def admit(request: Request, state: AppState, caller: Caller, *, num_bytes: int, num_answer_tokens: int) -> None:
     """Let a generation in, or raise the 429. `num_bytes`: its body; `num_answer_tokens`: the most it may answer, 0 if unsaid."""
     tokens = estimated_tokens(num_bytes)
     await _check_queue(state, caller, tokens)
@@ -86,7 +86,7 @@ def no_free_stream(limit: int | None) -> ApiError:
     return too_many("streams", f"This key may have {limit} streams open at a time.", _RETRY_SECONDS)
 
 
-async def _check_queue(state: ApiState, caller: Caller, tokens: int) -> None:
+async def _check_queue(state: AppState, caller: Caller, tokens: int) -> None:
     limit, key_id = caller.limits.queued_tokens, caller.key_id
     if limit is None or key_id is None:
         return
@@ -106,7 +106,7 @@ def _request_rate(caller: Caller) -> Rate | None:
     return Rate(owner=caller.key_id, kind="requests", limit=limit) if limit and caller.key_id is not None else None
 
 
-def _call_rate(request: Request, state: ApiState, caller: Caller) -> Rate | None:
+def _call_rate(request: Request, state: AppState, caller: Caller) -> Rate | None:
     if caller.key_id is not None:
         owner, limit = caller.key_id, caller.limits.calls_per_minute or state.settings.calls_per_minute
     else:
@@ -115,7 +115,7 @@ def _call_rate(request: Request, state: ApiState, caller: Caller) -> Rate | None
     return Rate(owner=owner, kind="calls", limit=limit) if limit else None
 
 
-async def _charge(request: Request, state: ApiState, rate: Rate, cost: int) -> None:
+async def _charge(request: Request, state: AppState, rate: Rate, cost: int) -> None:
     level = await state.limiter.take(rate, cost)
     _tell(request, rate.kind, level)
     if level.is_taken:

@@ -10,7 +10,7 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.services.rate_limiter import too_many
 from core.errors import ApiError, Problem
 from db import files, keys, uploads
@@ -19,7 +19,7 @@ _NEVER_RETRIED: Final = {"x-should-retry": "false"}  # waiting frees nothing
 
 
 async def check_storage(
-    connection: AsyncConnection, state: ApiState, tenant: str, num_bytes: int, *, param: str
+    connection: AsyncConnection, state: AppState, tenant: str, num_bytes: int, *, param: str
 ) -> None:
     """Room for a file of so many bytes, which is ours until the transaction ends; or the 429 of a quota that is used up.
 
@@ -35,7 +35,7 @@ async def check_storage(
         raise _no_storage(cap, used, num_bytes, param)
 
 
-async def check_pending(connection: AsyncConnection, state: ApiState, tenant: str, num_bytes: int) -> None:
+async def check_pending(connection: AsyncConnection, state: AppState, tenant: str, num_bytes: int) -> None:
     """Room for another part of so many bytes, which is ours until the transaction ends; or the 429."""
     limit = state.settings.pending_upload_bytes
     await connection.execute(keys.lock_quota(f"{tenant}:parts"))

@@ -18,7 +18,7 @@ from api.services.key_ring import not_allowed
 from core.api_keys import Scope
 
 
-def needs(*scopes: Scope) -> Any:  # Any: FastAPI's own type of a dependency
+def require_scopes(*scopes: Scope) -> Any:  # Any: FastAPI's own type of a dependency
     """Raises 401, 403 or, since whatever a key is used for is counted, 429."""
 
     async def check(request: Request, state: StateDep, caller: CallerDep) -> None:

@@ -13,14 +13,14 @@ from core.model_files import Parameters
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.endpoints import ENDPOINTS
-from core.schemas.generation import Body, GenerationBody
+from core.schemas.generation import GenerationBody, ModelRequest
 from core.schemas.parameters import effective_parameters
 from core.schemas.responses.chat import chat_body_of
 from core.schemas.responses.request import ResponsesRequest
-from core.seeds import seed_of
+from core.seeds import derive_seed
 
 
-def made_by(row: Row[*tuple[Any, ...]], body: Any, answer: Any) -> Reproducibility:  # Any: JSON
+def reproducibility_record(row: Row[*tuple[Any, ...]], body: Any, answer: Any) -> Reproducibility:  # Any: JSON
     """Of the row of a job that was answered, its body and its answer."""
     asked, usual = _generation(row.endpoint, body), _usual(row.model_parameters)
     parameters, seed = None, None
@@ -40,7 +40,7 @@ def made_by(row: Row[*tuple[Any, ...]], body: Any, answer: Any) -> Reproducibili
 def _generation(endpoint: str, body: Any) -> GenerationBody | None:  # Any: JSON
     """The body by which text was generated; None where none was, and where this server would refuse the body by now."""
     try:
-        asked: Body = parse_body(ENDPOINTS[endpoint].body, body)
+        asked: ModelRequest = parse_body(ENDPOINTS[endpoint].body, body)
         if isinstance(asked, ResponsesRequest):
             asked = parse_body(ChatRequest, chat_body_of(asked))
     except ApiError:
@@ -58,4 +58,4 @@ def _usual(recorded: str | None) -> Parameters | None:
 
 def _seed(job_id: str, asked: GenerationBody, usual: Parameters) -> int:
     chosen = usual.seed if asked.seed is None else asked.seed
-    return seed_of(job_id) if chosen is None else chosen % 2**32
+    return derive_seed(job_id) if chosen is None else chosen % 2**32

@@ -19,7 +19,7 @@ from db.batch_requests import recent_pace
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Throughput:
     """Of the last lines up to `now`."""
 
     lines_per_second: float
@@ -27,20 +27,20 @@ class Pace:
     now: datetime
 
 
-async def paces(connection: AsyncConnection, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[str, Pace]:
+async def paces(connection: AsyncConnection, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[str, Throughput]:
     """The pace of each batch that runs and has lines to measure."""
     running = [row.id for row in rows if row.status == BatchState.IN_PROGRESS and row.paused_at is None]
     if not running:
         return {}
     measured = (await connection.execute(recent_pace(running))).all()
     return {
-        batch_id: Pace(lines / float(seconds), float(tokens or 0) / float(seconds), now)
+        batch_id: Throughput(lines / float(seconds), float(tokens or 0) / float(seconds), now)
         for batch_id, lines, seconds, tokens, now in measured
         if seconds > 0
     }
 
 
-def with_pace(batch: BatchObject, row: Row[*tuple[Any, ...]], pace: Pace | None) -> BatchObject:
+def with_pace(batch: BatchObject, row: Row[*tuple[Any, ...]], pace: Throughput | None) -> BatchObject:
     """The object with its throughput and forecast."""
     if row.status in FINAL_BATCH_STATES:
         misses = {BatchState.COMPLETED: False, BatchState.EXPIRED: True}.get(row.status)

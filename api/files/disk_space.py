@@ -12,14 +12,14 @@ from typing import Final
 import anyio.to_thread
 from fastapi import Request
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from core.errors import SERVER_ERROR, ApiError, Problem
 
 _COPIES: Final = 2  # the body as it comes in, and the file in the store
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-async def check_room(state: ApiState, num_bytes: int) -> None:
+async def check_room(state: AppState, num_bytes: int) -> None:
     """Raise 507 when storing so many bytes would leave less than `free_disk_bytes`."""
     needed = _COPIES * num_bytes + state.settings.free_disk_bytes
     free = await anyio.to_thread.run_sync(_free_bytes, str(state.files.root))
@@ -27,7 +27,7 @@ async def check_room(state: ApiState, num_bytes: int) -> None:
         raise _no_room(f"The server has no room for {num_bytes} bytes: its disk is nearly full.")
 
 
-async def check_room_for_body(state: ApiState, request: Request) -> None:
+async def check_room_for_body(state: AppState, request: Request) -> None:
     """The same for a body that has not been read; one that does not say its length only needs the reserve to be there."""
     await check_room(state, said_length(request))
 

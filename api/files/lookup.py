@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.http.pagination import unix_seconds
 from core.errors import ApiError, bad_request, not_found
 from core.ids import is_id
@@ -14,7 +14,7 @@ from core.schemas.objects import FileObject
 from db import files
 
 
-async def find_file(state: ApiState, file_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def find_file(state: AppState, file_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
     """A file of this tenant, or the 404 that unknown and foreign ids share."""
     if is_id(file_id):
         async with state.database.connect() as connection:
@@ -41,7 +41,7 @@ def to_file_object(row: Row[*tuple[Any, ...]]) -> FileObject:
     )
 
 
-async def check_input(state: ApiState, file_id: str, tenant: str) -> None:
+async def check_input(state: AppState, file_id: str, tenant: str) -> None:
     """The input must be a batch file of the tenant; said at once, while somebody listens."""
     try:
         row = await find_file(state, file_id, tenant)

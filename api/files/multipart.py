@@ -16,7 +16,7 @@ from fastapi import Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.files.disk_space import full_disk_is_a_problem
 from api.http.json_body import check_not_compressed
 from api.schemas.uploads import PURPOSES
@@ -60,7 +60,7 @@ async def read_form(request: Request) -> FormData:
         raise bad_request(message, code="invalid_multipart") from None
 
 
-def check_upload(form: FormData, state: ApiState) -> Upload:
+def check_upload(form: FormData, state: AppState) -> Upload:
     """What the form says, or the 4xx that names the field."""
     purpose = form.get("purpose")
     if purpose is None:
@@ -91,7 +91,7 @@ def check_name(purpose: str, filename: str, *, param: str) -> None:
         raise bad_request(message, code="invalid_file_format", param=param)
 
 
-def check_size(purpose: str, size: int, limit: int, state: ApiState, *, param: str) -> None:
+def check_size(purpose: str, size: int, limit: int, state: AppState, *, param: str) -> None:
     """Raise 413 over `limit` bytes, or over the batch limit for that purpose."""
     if purpose == "batch":
         limit = min(limit, state.settings.batch_file_bytes)
@@ -100,7 +100,7 @@ def check_size(purpose: str, size: int, limit: int, state: ApiState, *, param: s
         raise ApiError(Problem(status=413, message=message, code="file_too_large", param=param))
 
 
-def _expiry(form: FormData, purpose: str, state: ApiState) -> datetime | None:
+def _expiry(form: FormData, purpose: str, state: AppState) -> datetime | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return expiry(purpose, None, state)
@@ -113,7 +113,7 @@ def _expiry(form: FormData, purpose: str, state: ApiState) -> datetime | None:
     return expiry(purpose, int(seconds), state)
 
 
-def expiry(purpose: str, seconds: int | None, state: ApiState) -> datetime | None:
+def expiry(purpose: str, seconds: int | None, state: AppState) -> datetime | None:
     """When a file made now goes: as asked for, else batch files after `file_days` and others never."""
     if seconds is not None:
         return datetime.now(UTC) + timedelta(seconds=seconds)
@@ -126,7 +126,7 @@ def clean_filename(name: str) -> str:
     return kept[:_MAX_FILENAME] or "file"
 
 
-async def store(content: UploadFile, state: ApiState, file_id: str) -> None:
+async def store(content: UploadFile, state: AppState, file_id: str) -> None:
     """Copy into the store in a thread: synced and whole, or not there."""
 
     def copy() -> None:

@@ -39,7 +39,7 @@ _TOO_MUCH_HEAD: Final = Problem(
 )
 
 
-class SlowBodies:
+class BodyTimeout:
     """Ends the wait for a body that pauses for `pause_seconds`, or that trickles: 408.
 
     Only time spent waiting counts. The first `pause_seconds` are free, so that a small body may come late.
@@ -80,24 +80,24 @@ async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None
     await problem_response(error.problem, {"connection": "close"})(scope, receive, send)
 
 
-def bounded_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToolsProtocol]:
+def hardened_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToolsProtocol]:
     """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size; and which
     are dropped when they take less than a trickle of an answer in `unread_seconds`."""
 
-    class Bounded(_ReadAnswers, _BoundedHeads):
+    class Bounded(_WriteTimeout, _HeaderTimeout):
         seconds = head_seconds
         pause_seconds = unread_seconds
 
     return Bounded
 
 
-def drop_the_vanished(listener: socket.socket, unread_seconds: float) -> None:
+def set_tcp_user_timeout(listener: socket.socket, unread_seconds: float) -> None:
     """Connections of this listener end when their client acknowledges nothing for twice this long, however little waits."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * unread_seconds))
 
 
-class _BoundedHeads(HttpToolsProtocol):
+class _HeaderTimeout(HttpToolsProtocol):
     """A head begins with the connection, or with the first byte of a further request; it ends with its empty line."""
 
     seconds: float
@@ -180,7 +180,7 @@ class _BoundedHeads(HttpToolsProtocol):
         self.transport.close()
 
 
-class _ReadAnswers(HttpToolsProtocol):
+class _WriteTimeout(HttpToolsProtocol):
     """From when the buffer of what is to be sent is full until it is nearly empty, it must get smaller all the time."""
 
     pause_seconds: float

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from api.http.open_files import EXHAUSTED
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
-from db.connections import is_passing
+from db.connections import is_transient
 
 log = structlog.get_logger()
 
@@ -65,7 +65,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(SQLAlchemyError)
     async def on_database_error(request: Request, error: SQLAlchemyError) -> JSONResponse:
-        if not is_passing(error):
+        if not is_transient(error):
             return await on_unknown_error(request, error)
         log.warning("database_unavailable", reason=type(getattr(error, "orig", error)).__name__)
         away = unavailable("The database does not answer. Nothing was lost; try again shortly.")

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 
 from core.errors import ApiError, Problem, bad_request
-from core.schemas.base import WireModel, parse_body
+from core.schemas.base import RequestModel, parse_body
 from core.strict_json import InvalidJson, parse_json
 
-_Wire = TypeVar("_Wire", bound=WireModel)
+_Wire = TypeVar("_Wire", bound=RequestModel)
 
 
 async def read_json(request: Request) -> Any:  # Any: parsed JSON of unknown shape

@@ -32,19 +32,21 @@ ERRORS: Final[_Responses] = {
 }
 
 
-def takes(kind: type[BaseModel]) -> _Node:
+def request_docs(kind: type[BaseModel]) -> _Node:
     """The JSON body of an operation that parses it itself."""
     schema = kind.model_json_schema(ref_template=_REF)
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
-def takes_form(required: dict[str, _Node], optional: dict[str, _Node] | None = None) -> _Node:
+def form_docs(required: dict[str, _Node], optional: dict[str, _Node] | None = None) -> _Node:
     """The multipart form of an upload: names of its fields, with a schema each."""
     schema = {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
     return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
 
 
-def gives(kind: type[BaseModel] | None = None, *, streams: bool = False, media_type: str | None = None) -> _Responses:
+def response_docs(
+    kind: type[BaseModel] | None = None, *, streams: bool = False, media_type: str | None = None
+) -> _Responses:
     """The 200 of an operation that writes it itself: an object, server-sent events, something else, or several of these."""
     content: _Node = {}
     if kind is not None:

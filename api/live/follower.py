@@ -14,20 +14,20 @@ import structlog
 from sqlalchemy import Row, Select
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.services.relay import Subscription
-from api.services.waiters import ToldToEnd
+from api.services.waiters import WaitEnded
 from core.errors import SERVER_ERROR, Problem
 from core.queue.events import Event, EventKind
 from core.states import JobState
 from db import jobs
-from db.connections import is_passing
+from db.connections import is_transient
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class FramesReceived:
     """Some frames; the first one has number `seq`."""
 
     seq: int
@@ -35,12 +35,12 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True)
-class Silence:
+class Idle:
     """Nothing happened for a while; the job is still at it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class JobEnded:
     """The job is over; `kind` is never FRAMES. `row` is there when it was read to find that out.
 
     With `is_ours` it is only not followed any more, for the problem's reason; the job is still at it.
@@ -52,7 +52,7 @@ class Ended:
     is_ours: bool = False
 
 
-Item = Frames | Silence | Ended
+JobUpdate = FramesReceived | Idle | JobEnded
 
 _LOST_TRACK = Problem(
     status=500,
@@ -71,7 +71,7 @@ _TOO_SLOW = Problem(
 )
 
 
-async def read_row(state: ApiState, job_id: str, tenant: str) -> Row[*tuple[object, ...]] | None:
+async def read_row(state: AppState, job_id: str, tenant: str) -> Row[*tuple[object, ...]] | None:
     """The job as the database has it."""
     async with state.database.connect() as connection:
         row: Row[*tuple[object, ...]] | None = (await connection.execute(jobs.find_job(job_id, tenant))).one_or_none()
@@ -87,7 +87,7 @@ class Follower:
 
     def __init__(
         self,
-        state: ApiState,
+        state: AppState,
         subscription: Subscription,
         find: Callable[[], Select[Any]],  # Any: whatever the row has beside `state`, `problem` and `answer`
         *,
@@ -101,12 +101,12 @@ class Follower:
         self._attempt: int | None = None
         self.next_seq = next_seq
 
-    async def items(self, *, from_replay: bool = False) -> AsyncIterator[Item]:
+    async def items(self, *, from_replay: bool = False) -> AsyncIterator[JobUpdate]:
         """Until the job has ended. With `from_replay`, what happened before comes first."""
         if from_replay:
             async for item in self._replayed():
                 yield item
-                if isinstance(item, Ended):
+                if isinstance(item, JobEnded):
                     return
             if (ended := await self._ended_row()) is not None:
                 yield self._unless_torn(ended)
@@ -117,51 +117,51 @@ class Follower:
             except TimeoutError:
                 async for item in self._after_silence():
                     yield item
-                    if isinstance(item, Ended):
+                    if isinstance(item, JobEnded):
                         return
                 continue
-            except ToldToEnd as told:
-                yield Ended(EventKind.FAILED, told.problem, is_ours=True)
+            except WaitEnded as told:
+                yield JobEnded(EventKind.FAILED, told.problem, is_ours=True)
                 return
             async for item in self._take(event):
                 yield item
-                if isinstance(item, Ended):
+                if isinstance(item, JobEnded):
                     return
 
-    async def _after_silence(self) -> AsyncIterator[Item]:
+    async def _after_silence(self) -> AsyncIterator[JobUpdate]:
         """Nothing came for a while: did it end without being heard?"""
         ended = await self._ended_row()
         if ended is None:
-            yield Silence()
+            yield Idle()
             return
         async for item in self._replayed():
             yield item
-            if isinstance(item, Ended):
+            if isinstance(item, JobEnded):
                 return
         yield self._unless_torn(ended)
 
-    def _unless_torn(self, ended: Ended) -> Ended:
+    def _unless_torn(self, ended: JobEnded) -> JobEnded:
         """An end that the row tells leaves open how many frames there were: after some of them, all may not have come."""
-        return Ended(EventKind.FAILED, _LOST_TRACK) if ended.kind is EventKind.DONE and self.next_seq > 0 else ended
+        return JobEnded(EventKind.FAILED, _LOST_TRACK) if ended.kind is EventKind.DONE and self.next_seq > 0 else ended
 
-    async def _take(self, event: Event) -> AsyncIterator[Item]:
+    async def _take(self, event: Event) -> AsyncIterator[JobUpdate]:
         if self._subscription.is_overflowed:
             self._state.metrics.dropped_subscribers.inc()
-            yield Ended(EventKind.FAILED, _TOO_SLOW)
+            yield JobEnded(EventKind.FAILED, _TOO_SLOW)
             return
         if self._is_of_older_attempt(event):
             return
         if self._is_of_newer_attempt(event):
-            yield Ended(EventKind.FAILED, _RESTARTED)
+            yield JobEnded(EventKind.FAILED, _RESTARTED)
             return
         self._attempt = event.attempt
         if event.seq > self.next_seq:
             async for item in self._replayed():
                 yield item
-                if isinstance(item, Ended):
+                if isinstance(item, JobEnded):
                     return
         if event.seq > self.next_seq:
-            yield self._unless_torn(await self._ended_row() or Ended(EventKind.FAILED, _LOST_TRACK))
+            yield self._unless_torn(await self._ended_row() or JobEnded(EventKind.FAILED, _LOST_TRACK))
             return
         if (fresh := self._fresh(event)) is not None:
             yield fresh
@@ -172,23 +172,23 @@ class Follower:
     def _is_of_newer_attempt(self, event: Event) -> bool:
         return self._attempt is not None and event.attempt > self._attempt and self.next_seq > 0
 
-    def _fresh(self, event: Event) -> Item | None:
+    def _fresh(self, event: Event) -> JobUpdate | None:
         """What of an event was not seen yet."""
         if event.kind is not EventKind.FRAMES:
-            return Ended(event.kind, event.problem)
+            return JobEnded(event.kind, event.problem)
         frames = event.frames[self.next_seq - event.seq :]
         if not frames:
             return None
-        item = Frames(self.next_seq, frames)
+        item = FramesReceived(self.next_seq, frames)
         self.next_seq += len(frames)
         return item
 
-    async def _replayed(self) -> AsyncIterator[Item]:
+    async def _replayed(self) -> AsyncIterator[JobUpdate]:
         """What the replay list has of the latest attempt, from the first unseen frame on, without gaps."""
         events = await self._state.relay.replay(self._subscription.job_id)
         latest = max((event.attempt for event in events), default=0)
         if events and self._attempt not in (None, latest) and self.next_seq > 0:
-            yield Ended(EventKind.FAILED, _RESTARTED)
+            yield JobEnded(EventKind.FAILED, _RESTARTED)
             return
         for event in events:
             if event.attempt == latest and event.seq <= self.next_seq:
@@ -198,24 +198,24 @@ class Follower:
                 if event.kind is not EventKind.FRAMES:
                     return
 
-    async def _ended_row(self) -> Ended | None:
+    async def _ended_row(self) -> JobEnded | None:
         """How the job ended, if its row says so. A database that does not answer is asked again after the next silence."""
         try:
             async with self._state.database.connect() as connection:
                 row = (await connection.execute(self._find())).one_or_none()
         except SQLAlchemyError as error:
-            if not is_passing(error):
+            if not is_transient(error):
                 raise
             log.warning("row_not_read", reason=type(error).__name__)
             return None
         if row is None:
-            return Ended(EventKind.FAILED, _LOST_TRACK)
+            return JobEnded(EventKind.FAILED, _LOST_TRACK)
         match JobState(str(row.state)):
             case JobState.COMPLETED:
-                return Ended(EventKind.DONE, row=row)
+                return JobEnded(EventKind.DONE, row=row)
             case JobState.FAILED | JobState.EXPIRED:
-                return Ended(EventKind.FAILED, Problem.from_json(str(row.problem)), row)
+                return JobEnded(EventKind.FAILED, Problem.from_json(str(row.problem)), row)
             case JobState.CANCELLED:
-                return Ended(EventKind.CANCELLED, row=row)
+                return JobEnded(EventKind.CANCELLED, row=row)
             case JobState.QUEUED | JobState.RUNNING:
                 return None

@@ -1,6 +1,6 @@
 """A job that somebody waits for: submitted, followed, and answered at once, whole or as a stream.
 
-Knows jobs, events and connections; what an answer looks like on the wire is its endpoint's `Shape`.
+Knows jobs, events and connections; what an answer looks like on the wire is its endpoint's `ResponseRenderer`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from api.access.admission import no_free_stream
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.http.event_stream import EventStream, disconnected
-from api.live.follower import Ended, Follower, Item, Silence, read_row
+from api.live.follower import Follower, Idle, JobEnded, JobUpdate, read_row
 from api.live.submission import Submission, cancel, cancelled_problem, submit
 from api.services.stream_limiter import NoFreeStream
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
@@ -38,7 +38,7 @@ _TIMED_OUT = Problem(
 class LiveJob:
     """A submitted job and its follower. `close` cancels the job unless it has ended."""
 
-    def __init__(self, state: ApiState, submission: Submission) -> None:
+    def __init__(self, state: AppState, submission: Submission) -> None:
         self._state = state
         self._submission = submission
         self._stack = AsyncExitStack()
@@ -71,17 +71,17 @@ class LiveJob:
         except NoFreeStream:
             raise no_free_stream(limit) from None
 
-    async def next(self) -> Item:
+    async def next(self) -> JobUpdate:
         """The next thing that happens."""
         item = await anext(self._items)
-        self._is_ended = isinstance(item, Ended) and not item.is_ours
+        self._is_ended = isinstance(item, JobEnded) and not item.is_ours
         return item
 
-    async def items(self, first: Item) -> AsyncIterator[Item]:
+    async def items(self, first: JobUpdate) -> AsyncIterator[JobUpdate]:
         """Everything from its first item to its end."""
         item = first
         yield item
-        while not isinstance(item, Ended):
+        while not isinstance(item, JobEnded):
             item = await self.next()
             yield item
 
@@ -96,7 +96,7 @@ class LiveJob:
             self._is_ended = True
             await cancel(self._state, self._submission.job_id)
 
-    async def answer(self, ended: Ended) -> str:
+    async def answer(self, ended: JobEnded) -> str:
         """The stored answer of a job that is done."""
         row = ended.row or await read_row(self._state, self._submission.job_id, self._submission.tenant)
         if row is None or row.answer is None:
@@ -109,17 +109,19 @@ def _no_queue() -> ApiError:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class ResponseRenderer:
     """How an endpoint says a job's answer: `whole` from the stored one, `stream` from the items of a live one, from the first
     on; and its `problem`s in its own words.
     """
 
-    stream: Callable[[LiveJob, Item], AsyncGenerator[bytes]]
+    stream: Callable[[LiveJob, JobUpdate], AsyncGenerator[bytes]]
     whole: Callable[[str], str] = lambda answer: answer
     problem: Callable[[Problem], Problem] = lambda problem: problem
 
 
-async def answer_now(request: Request, state: ApiState, submission: Submission, shape: Shape) -> Response:
+async def run_and_respond(
+    request: Request, state: AppState, submission: Submission, shape: ResponseRenderer
+) -> Response:
     """Run a job while its caller waits. The first event decides the status code."""
     live = LiveJob(state, submission)
     try:
@@ -130,11 +132,11 @@ async def answer_now(request: Request, state: ApiState, submission: Submission, 
         if first is None:
             await live.close()
             return Response(status_code=499)
-        if isinstance(first, Ended) and first.kind is not EventKind.DONE:
+        if isinstance(first, JobEnded) and first.kind is not EventKind.DONE:
             raise ApiError(shape.problem(first.problem or cancelled_problem()))
         if submission.asked.is_stream:
             return EventStream(_streamed(state, live, shape.stream(live, first)))
-        assert isinstance(first, Ended), "a plain request's first event is its last"
+        assert isinstance(first, JobEnded), "a plain request's first event is its last"
         answer = await live.answer(first)
     except BaseException:
         await asyncio.shield(live.close())
@@ -143,18 +145,18 @@ async def answer_now(request: Request, state: ApiState, submission: Submission, 
     return Response(shape.whole(answer), media_type="application/json")
 
 
-async def _first_event(live: LiveJob, state: ApiState) -> Item:
+async def _first_event(live: LiveJob, state: AppState) -> JobUpdate:
     """The first event that is not silence."""
     deadline = time.monotonic() + state.settings.chat_timeout_seconds
-    while isinstance(item := await live.next(), Silence):
+    while isinstance(item := await live.next(), Idle):
         if time.monotonic() > deadline:
             raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
     return item
 
 
-async def _unless_gone(request: Request, waiting: asyncio.Future[Item] | object) -> Item | None:
+async def _unless_gone(request: Request, waiting: asyncio.Future[JobUpdate] | object) -> JobUpdate | None:
     """Wait, but not for a client that has left: then None."""
-    task: asyncio.Task[Item] = asyncio.ensure_future(waiting)  # type: ignore[arg-type]
+    task: asyncio.Task[JobUpdate] = asyncio.ensure_future(waiting)  # type: ignore[arg-type]
     leaving = asyncio.create_task(disconnected(request.receive))
     try:
         await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
@@ -164,7 +166,7 @@ async def _unless_gone(request: Request, waiting: asyncio.Future[Item] | object)
             each.cancel()
 
 
-async def _streamed(state: ApiState, live: LiveJob, data: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+async def _streamed(state: AppState, live: LiveJob, data: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
     """The stream, counted; its job stops when the reader leaves."""
     with state.metrics.open_streams.track_inprogress():
         try:

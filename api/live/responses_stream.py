@@ -16,12 +16,12 @@ import msgspec
 from fastapi import Request
 from sqlalchemy import Insert, Row
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.http.sse import PING
-from api.live.follower import Ended, Frames, Item, Silence, read_row
+from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate, read_row
 from api.live.submission import Submission, cancelled_problem, submission_of
 from api.schemas.responses_events import LiveEvents, ResponseEvent, after
-from api.services.waiters import ToldToEnd
+from api.services.waiters import WaitEnded
 from core import ids
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, not_found
 from core.ids import is_id
@@ -52,7 +52,7 @@ _OTHER: Final = Problem(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class ResponseRecord:
     """What of a response is known before its answer."""
 
     response_id: str
@@ -79,8 +79,8 @@ class Known:
 
 
 async def prepare(
-    http: Request, request: ResponsesRequest, state: ApiState, tenant: str, response_id: str
-) -> tuple[Known, Submission]:
+    http: Request, request: ResponsesRequest, state: AppState, tenant: str, response_id: str
+) -> tuple[ResponseRecord, Submission]:
     """The chat job of a request, and the response it will be, now; raises the 4xx it deserves."""
     history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
@@ -91,7 +91,7 @@ async def prepare(
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
     submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
-    known = Known(
+    known = ResponseRecord(
         response_id=response_id,
         job_id=submission.job_id,
         tenant=tenant,
@@ -102,7 +102,7 @@ async def prepare(
     return known, replace(submission, rows=(_row(known),)) if request.is_stored else submission
 
 
-def _row(known: Known) -> Insert:
+def _row(known: ResponseRecord) -> Insert:
     """What is kept of a request, in the transaction that makes its job."""
     request, items = known.request, with_ids(input_items(known.request), suffix_of(known.job_id))
     return responses.insert_response(
@@ -117,7 +117,7 @@ def _row(known: Known) -> Insert:
     )
 
 
-async def _history(state: ApiState, response_id: str, tenant: str) -> list[AnyItem]:
+async def _history(state: AppState, response_id: str, tenant: str) -> list[AnyItem]:
     """What was said up to and with a response; raises the 4xx of one that cannot be gone on from."""
     if not is_id(response_id):
         raise _no_previous(response_id)
@@ -139,7 +139,7 @@ def _no_previous(response_id: str) -> ApiError:
     return not_found(message, code="previous_response_not_found", param="previous_response_id")
 
 
-async def find(state: ApiState, response_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def find(state: AppState, response_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
     """The row of a kept response, or the 404 that unknown and foreign ones share."""
     row: Row[*tuple[Any, ...]] | None = None
     if is_id(response_id):
@@ -150,9 +150,9 @@ async def find(state: ApiState, response_id: str, tenant: str) -> Row[*tuple[Any
     return row
 
 
-def known_of(row: Row[*tuple[Any, ...]], tenant: str) -> Known:
+def known_of(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseRecord:
     """What a kept row says."""
-    return Known(
+    return ResponseRecord(
         response_id=row.id,
         job_id=row.job_id,
         tenant=tenant,
@@ -179,7 +179,11 @@ def response_of_row(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseObject:
 
 
 async def response_events(
-    state: ApiState, known: Known, key_id: str | None, items: AsyncIterator[Item], starting_after: int = -1
+    state: AppState,
+    known: ResponseRecord,
+    key_id: str | None,
+    items: AsyncIterator[JobUpdate],
+    starting_after: int = -1,
 ) -> AsyncGenerator[bytes]:
     """The typed events of a response after a number, for a reader with this key, from what is heard of its job from the first
     frame on.
@@ -189,30 +193,35 @@ async def response_events(
         async for data in _data(state, known, key_id, live, items, starting_after):
             if data:
                 yield data
-    except ToldToEnd as told:
+    except WaitEnded as told:
         yield _encoded(live.error(told.problem))
 
 
 async def _data(
-    state: ApiState, known: Known, key_id: str | None, live: LiveEvents, items: AsyncIterator[Item], starting_after: int
+    state: AppState,
+    known: ResponseRecord,
+    key_id: str | None,
+    live: LiveEvents,
+    items: AsyncIterator[JobUpdate],
+    starting_after: int,
 ) -> AsyncIterator[bytes]:
     """As `response_events`, with nothing where an item brought nothing new."""
     yield _encoded(after(live.opening(), starting_after))
     async for item in items:
         match item:
-            case Frames(frames=frames):
+            case FramesReceived(frames=frames):
                 events = [event for frame in frames for event in live.more(msgspec.json.decode(frame))]
                 yield _encoded(after(events, starting_after))
-            case Silence():
+            case Idle():
                 yield PING
-            case Ended():
+            case JobEnded():
                 async for data in _ending(state, known, key_id, live, item, starting_after):
                     yield data
                 return
 
 
 async def _ending(
-    state: ApiState, known: Known, key_id: str | None, live: LiveEvents, ended: Ended, starting_after: int
+    state: AppState, known: ResponseRecord, key_id: str | None, live: LiveEvents, ended: JobEnded, starting_after: int
 ) -> AsyncIterator[bytes]:
     """The last events: from the job's row, also for a reader that lost track of the frames."""
     if ended.is_ours:
@@ -238,7 +247,7 @@ async def _ending(
     yield _encoded(after(live.failed(_failure(known, ended, row)), starting_after))
 
 
-def _failure(known: Known, ended: Ended, row: Row[*tuple[object, ...]] | None) -> ResponseObject:
+def _failure(known: ResponseRecord, ended: JobEnded, row: Row[*tuple[object, ...]] | None) -> ResponseObject:
     problem = Problem.from_json(str(row.problem)) if row is not None and row.problem else ended.problem
     is_cancelled = ended.kind is EventKind.CANCELLED or (row is not None and row.state == JobState.CANCELLED)
     if is_cancelled:

@@ -11,11 +11,11 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.http.errors import problem_response
 from core.errors import unavailable
 
-LEAVING: Final = unavailable(
+SHUTTING_DOWN: Final = unavailable(
     "This server was told to stop. Send the request again; a stream goes on where events have ids, "
     "and that of a chat at /v1/jobs/{id}/events."
 )
@@ -23,15 +23,15 @@ _LAST_SECONDS: Final = 2.0
 _LAST_PART: Final = 0.2
 
 
-async def say_goodbye(state: ApiState) -> None:
+async def end_waiters(state: AppState) -> None:
     """Called when the process begins to leave: end whoever still waits when only the last seconds are left."""
     state.leaving.set()
     whole = state.settings.drain_seconds
     await asyncio.sleep(whole - min(_LAST_SECONDS, whole * _LAST_PART))
-    state.readers.end_all(LEAVING.problem)
+    state.readers.end_all(SHUTTING_DOWN.problem)
 
 
-class LastAnswers:
+class ShutdownResponses:
     """Requests that are cut off by the end of the process, before anything was answered, get their 503."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -51,4 +51,4 @@ class LastAnswers:
         except asyncio.CancelledError:
             if is_answered or scope["type"] != "http" or not scope["app"].state.millrace.leaving.is_set():
                 raise
-            await problem_response(LEAVING.problem)(scope, receive, send)
+            await problem_response(SHUTTING_DOWN.problem)(scope, receive, send)

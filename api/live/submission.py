@@ -10,7 +10,7 @@ from fastapi import Request
 from sqlalchemy import Insert
 
 from api.access.admission import admit, find_model
-from api.dependencies import ApiState, caller_of
+from api.dependencies import AppState, caller_of
 from api.http.json_body import read_json
 from api.services.key_ring import Caller
 from core import ids
@@ -19,7 +19,7 @@ from core.failpoints import Point, failpoint
 from core.model_files import ModelConfig
 from core.schemas.base import parse_body
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
-from core.schemas.generation import Body
+from core.schemas.generation import ModelRequest
 from db import jobs
 
 
@@ -33,13 +33,13 @@ class Submission:
     tenant: str
     caller: Caller
     endpoint: str
-    asked: Body
+    asked: ModelRequest
     model: ModelConfig
     body: Any  # Any: the client's JSON, stored as it came
     rows: tuple[Insert, ...] = ()
 
 
-async def read_submission(request: Request, state: ApiState, tenant: str, endpoint: str = CHAT_ENDPOINT) -> Submission:
+async def read_submission(request: Request, state: AppState, tenant: str, endpoint: str = CHAT_ENDPOINT) -> Submission:
     """Read and check a body of an endpoint; raises the 4xx it deserves."""
     return await submission_of(request, await read_json(request), state, tenant, endpoint)
 
@@ -47,7 +47,7 @@ async def read_submission(request: Request, state: ApiState, tenant: str, endpoi
 async def submission_of(
     request: Request,
     body: Any,  # Any: parsed JSON
-    state: ApiState,
+    state: AppState,
     tenant: str,
     endpoint: str = CHAT_ENDPOINT,
 ) -> Submission:
@@ -71,7 +71,7 @@ async def submission_of(
     )
 
 
-async def submit(state: ApiState, submission: Submission, *, durable: bool) -> bool:
+async def submit(state: AppState, submission: Submission, *, durable: bool) -> bool:
     """Insert the job and send its ticket; False when the broker did not take it.
 
     A job somebody waits for may be lost in a power cut, as its connection is; one that is answered later may not.
@@ -96,7 +96,7 @@ async def submit(state: ApiState, submission: Submission, *, durable: bool) -> b
     return is_sent
 
 
-async def cancel(state: ApiState, job_id: str) -> None:
+async def cancel(state: AppState, job_id: str) -> None:
     """End a waiting job, or ask its worker to stop; harmless for one that has ended."""
     async with state.database.begin() as connection:
         ended = (await connection.execute(jobs.cancel_queued_job(job_id))).one_or_none()

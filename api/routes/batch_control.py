@@ -13,11 +13,11 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.admission import charge_batch, check_open_batches
-from api.access.scopes import needs
+from api.access.scopes import require_scopes
 from api.batches.lookup import existing_batch, show_batch
-from api.dependencies import ApiState, StateDep, TenantDep, caller_of
+from api.dependencies import AppState, StateDep, TenantDep, caller_of
 from api.http.json_body import read_wire
-from api.http.openapi import takes
+from api.http.openapi import request_docs
 from api.schemas.batch_extensions import (
     BatchPatch,
     BatchReport,
@@ -36,11 +36,11 @@ from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
 from db import batch_control, batch_requests, batch_results, batches, files
 
-router = APIRouter(tags=["batch control"], dependencies=[needs(Scope.INFERENCE)])
+router = APIRouter(tags=["batch control"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _PAGE_LINES: Final = 500
 _TOP_CODES: Final = 10
-_RETRY_BODY: Final = {"requestBody": {**takes(BatchRetry)["requestBody"], "required": False}}
+_RETRY_BODY: Final = {"requestBody": {**request_docs(BatchRetry)["requestBody"], "required": False}}
 
 
 class _InputLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +79,7 @@ async def resume_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
     return shown
 
 
-@router.patch("/v1/batches/{batch_id}", openapi_extra=takes(BatchPatch))
+@router.patch("/v1/batches/{batch_id}", openapi_extra=request_docs(BatchPatch))
 async def change_batch(batch_id: str, request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """Change priority, window or metadata; all of what was asked, or nothing."""
     change = await read_wire(request, BatchPatch)
@@ -160,7 +160,7 @@ async def _set_urgency(
 
 
 async def _write_input(
-    state: ApiState, connection: AsyncConnection, batch: Row[*tuple[Any, ...]], names: list[str] | None, file_id: str
+    state: AppState, connection: AsyncConnection, batch: Row[*tuple[Any, ...]], names: list[str] | None, file_id: str
 ) -> None:
     """The chosen lines as an input file, a page at a time; every name must be one of the batch's."""
     num_lines = after = 0
@@ -188,7 +188,7 @@ def _write_lines(stream: BinaryIO, endpoint: str, rows: list[Any]) -> None:  # A
 
 
 async def _insert_retry(
-    state: ApiState, batch: Row[*tuple[Any, ...]], file_id: str, key_id: str | None
+    state: AppState, batch: Row[*tuple[Any, ...]], file_id: str, key_id: str | None
 ) -> Row[*tuple[Any, ...]]:
     """Rows of the input file and of the new batch, which takes after its parent."""
     batch_id = ids.new_id(ids.BATCH)

@@ -16,25 +16,25 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response
 from sqlalchemy import Row
 
-from api.access.scopes import needs
+from api.access.scopes import require_scopes
 from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
 from api.batches.lookup import existing_batch, show_batch
-from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from api.http.event_stream import EventStream
-from api.http.openapi import gives
+from api.http.openapi import response_docs
 from api.http.pagination import unix_seconds
 from api.http.sse import PING_WITH_IDS, error_event
 from api.schemas.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
 from api.services.key_ring import Caller
-from api.services.waiters import Reader, ToldToEnd
+from api.services.waiters import WaitEnded, Waiter
 from core.api_keys import Scope
 from core.errors import Problem, bad_request
-from core.schemas.objects import BatchObject, WireObject
+from core.schemas.objects import BatchObject, ResponseModel
 from core.states import FINAL_BATCH_STATES, BatchState, JobState
 from db import batch_results
 from db.batch_results import BEGINNING, EndedAt
 
-router = APIRouter(tags=["batch events"], dependencies=[needs(Scope.INFERENCE)])
+router = APIRouter(tags=["batch events"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _PAGE_LINES: Final = 1000
 _ORDER: Final = (
@@ -43,7 +43,7 @@ _ORDER: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class EventCursor:
     """How far a reader has come: the last line it knows of, and the last status (none at the beginning)."""
 
     ended: EndedAt = BEGINNING
@@ -53,7 +53,7 @@ class Place:
         return f"{format_cursor(self.ended)}.{self.status or ''}"
 
 
-@router.get("/v1/batches/{batch_id}/events", responses=gives(streams=True))
+@router.get("/v1/batches/{batch_id}/events", responses=response_docs(streams=True))
 async def get_batch_events(
     batch_id: str,
     state: StateDep,
@@ -69,15 +69,15 @@ async def get_batch_events(
     return EventStream(_Events(state, batch_id, caller, place, shows_all=lines == "all").stream())
 
 
-def _parse_place(text: str | None) -> Place:
+def _parse_place(text: str | None) -> EventCursor:
     if text is None:
-        return Place()
+        return EventCursor()
     cursor, _, status = text.rpartition(".")
     if status and status not in tuple(BatchState):
         raise bad_request(
             "'Last-Event-ID' must be an id this stream sent.", code="invalid_value", param="Last-Event-ID"
         )
-    return Place(parse_cursor(cursor, "Last-Event-ID"), BatchState(status) if status else None)
+    return EventCursor(parse_cursor(cursor, "Last-Event-ID"), BatchState(status) if status else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class _Seen:
 class _Events:
     """One reader's stream."""
 
-    def __init__(self, state: ApiState, batch_id: str, caller: Caller, place: Place, *, shows_all: bool) -> None:
+    def __init__(self, state: AppState, batch_id: str, caller: Caller, place: EventCursor, *, shows_all: bool) -> None:
         self._state = state
         self._batch_id = batch_id
         self._caller = caller
@@ -106,10 +106,10 @@ class _Events:
             try:
                 async for event in self._events(reader):
                     yield event
-            except ToldToEnd as told:
+            except WaitEnded as told:
                 yield error_event(told.problem)
 
-    async def _events(self, reader: Reader) -> AsyncIterator[bytes]:
+    async def _events(self, reader: Waiter) -> AsyncIterator[bytes]:
         said_at = time.monotonic()
         while not self._is_told_the_end():
             async for event in self._look():
@@ -177,5 +177,5 @@ class _Events:
         self._told = now
         return self._event("batch.progress", now)
 
-    def _event(self, name: str, data: WireObject) -> bytes:
+    def _event(self, name: str, data: ResponseModel) -> bytes:
         return f"id: {self._place}\nevent: {name}\ndata: {data.model_dump_json()}\n\n".encode()

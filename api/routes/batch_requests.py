@@ -13,16 +13,16 @@ from fastapi.responses import Response
 from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.access.scopes import needs
+from api.access.scopes import require_scopes
 from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
 from api.batches.lookup import existing_batch
-from api.batches.reproducibility import made_by
-from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.batches.reproducibility import reproducibility_record
+from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from api.http.event_stream import EventStream
-from api.http.openapi import gives
+from api.http.openapi import response_docs
 from api.http.pagination import page, unix_seconds
 from api.http.sse import DONE, PING, chunks_of, data_events, error_event
-from api.live.follower import Ended, Follower, Frames, Silence
+from api.live.follower import Follower, FramesReceived, Idle, JobEnded
 from api.live.submission import cancelled_problem
 from api.schemas.batch_extensions import BatchRequestDetail, BatchRequestObject
 from core.api_keys import Scope
@@ -34,7 +34,7 @@ from core.states import FINAL_BATCH_STATES, JobState
 from db import batch_requests, batch_results
 from db.batch_results import EndedAt
 
-router = APIRouter(tags=["batch requests"], dependencies=[needs(Scope.INFERENCE)])
+router = APIRouter(tags=["batch requests"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _TEXT: Final = r"^[^\x00]*$"
 
@@ -61,7 +61,7 @@ async def list_requests(
     return page([BatchRequestObject(**_columns(row)) for row in rows], limit)
 
 
-@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=gives(streams=True))
+@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=response_docs(streams=True))
 async def stream_request(
     batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep, caller: CallerDep
 ) -> Response:
@@ -79,11 +79,11 @@ async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: Te
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
     body, response = json.loads(row.body), json.loads(row.answer) if row.answer else None
-    record = made_by(row, body, response) if response else None
+    record = reproducibility_record(row, body, response) if response else None
     return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=record)
 
 
-@router.get("/v1/batches/{batch_id}/output", responses=gives(media_type="application/jsonl"))
+@router.get("/v1/batches/{batch_id}/output", responses=response_docs(media_type="application/jsonl"))
 async def get_output(
     batch_id: str,
     state: StateDep,
@@ -125,7 +125,7 @@ def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
     return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
 
 
-async def _stream(state: ApiState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
+async def _stream(state: AppState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
     if row.finished_at is None:
         async for data in _followed(state, row, key_id):
             yield data
@@ -136,7 +136,7 @@ async def _stream(state: ApiState, row: Row[*tuple[Any, ...]], key_id: str | Non
         yield DONE
 
 
-async def _followed(state: ApiState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
+async def _followed(state: AppState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
     """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
     find, line_id = partial(batch_requests.find_request, row.batch_id, row.custom_id), row.id
     said_at = time.monotonic()
@@ -145,23 +145,23 @@ async def _followed(state: ApiState, row: Row[*tuple[Any, ...]], key_id: str | N
         follower = Follower(state, subscription, find, silence_seconds=LOOK_SECONDS)
         async for item in follower.items(from_replay=True):
             match item:
-                case Frames(frames=frames):
+                case FramesReceived(frames=frames):
                     yield data_events(frames)
-                case Silence():
+                case Idle():
                     if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
                         said_at = time.monotonic()
                         await state.relay.send_watch(line_id)
                         yield PING
-                case Ended(kind=EventKind.DONE):
+                case JobEnded(kind=EventKind.DONE):
                     if follower.next_seq == 0:
                         yield data_events(chunks_of(await _answer(state, item, find), include_usage=True))
                     yield DONE
-                case Ended(problem=problem, row=ended):
+                case JobEnded(problem=problem, row=ended):
                     stored = Problem.from_json(ended.problem) if ended is not None and ended.problem else None
                     yield error_event(problem or stored or cancelled_problem())
 
 
-async def _answer(state: ApiState, ended: Ended, find: Callable[[], Select[Any]]) -> str:  # Any: a line
+async def _answer(state: AppState, ended: JobEnded, find: Callable[[], Select[Any]]) -> str:  # Any: a line
     row = ended.row
     if row is None:
         async with state.database.connect() as connection:

@@ -15,13 +15,13 @@ from typing import Final, NamedTuple
 from fastapi import FastAPI, Request
 from starlette.datastructures import FormData
 
-from api.access.scopes import needs
+from api.access.scopes import require_scopes
 from api.batches.estimates import estimate, recent_work
-from api.dependencies import ApiState, StateDep, TenantDep
+from api.dependencies import AppState, StateDep, TenantDep
 from api.files.lookup import check_input
 from api.files.multipart import check_upload, read_form, store
 from api.http.json_body import read_wire
-from api.http.openapi import takes
+from api.http.openapi import request_docs
 from api.services.rate_limiter import too_many
 from api.writes.commit_check import make_with_file
 from core import ids
@@ -53,7 +53,7 @@ _BODY: Final = {
         "required": True,
         "content": {
             "multipart/form-data": {"schema": _FORM},
-            "application/json": takes(BatchValidate)["requestBody"]["content"]["application/json"],
+            "application/json": request_docs(BatchValidate)["requestBody"]["content"]["application/json"],
         },
     }
 }
@@ -72,7 +72,7 @@ def add_validation_route(app: FastAPI, settings: Settings) -> None:
         tags=["batches"],
         max_body_size=limit,
         openapi_extra=_BODY,
-        dependencies=[needs(Scope.INFERENCE)],
+        dependencies=[require_scopes(Scope.INFERENCE)],
     )
     register(validate_batch)
 
@@ -87,7 +87,7 @@ async def validate_batch(request: Request, state: StateDep, tenant: TenantDep) -
 
 
 @asynccontextmanager
-async def _asked(request: Request, state: ApiState, tenant: str) -> AsyncIterator[_Question]:
+async def _asked(request: Request, state: AppState, tenant: str) -> AsyncIterator[_Question]:
     """What is asked, and the file while it is looked at."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/"):
         body = await read_wire(request, BatchValidate)
@@ -116,7 +116,7 @@ def _form_endpoint(form: FormData) -> str | None:
         raise bad_request(message, code="invalid_value", param="endpoint") from None
 
 
-async def _keep(form: FormData, state: ApiState, tenant: str) -> str:
+async def _keep(form: FormData, state: AppState, tenant: str) -> str:
     """Store the upload for as long as it is looked at, as a file of the tenant."""
     if "purpose" not in form:
         form = FormData([*form.multi_items(), ("purpose", "batch")])
@@ -147,14 +147,14 @@ async def _keep(form: FormData, state: ApiState, tenant: str) -> str:
     return await make_with_file(state, file_id, insert, find)
 
 
-async def _ask_clerk(request: Request, state: ApiState, tenant: str, question: _Question) -> BatchValidation:
+async def _ask_clerk(request: Request, state: AppState, tenant: str, question: _Question) -> BatchValidation:
     """Ask by a row and wait; whoever leaves takes the question along."""
     validation_id = ids.new_id(ids.VALIDATION)
     statement = validations.insert_validation(
         id=validation_id, tenant_id=tenant, file_id=question.file_id, endpoint=question.endpoint
     )
     async with state.database.begin() as connection:
-        await connection.execute(validations.forget_old_validations(_KEPT))
+        await connection.execute(validations.delete_old_validations(_KEPT))
         if (await connection.execute(validations.waiting(tenant))).scalar_one() >= _MOST_WAITING:
             message = f"{_MOST_WAITING} validations are waiting already. Ask again when one of them is answered."
             raise too_many("validations", message, _RETRY_SECONDS)
@@ -164,10 +164,10 @@ async def _ask_clerk(request: Request, state: ApiState, tenant: str, question: _
         return await _wait(request, state, validation_id)
     finally:
         async with state.database.begin() as connection:
-            await connection.execute(validations.forget_validation(validation_id))
+            await connection.execute(validations.delete_validation(validation_id))
 
 
-async def _wait(request: Request, state: ApiState, validation_id: str) -> BatchValidation:
+async def _wait(request: Request, state: AppState, validation_id: str) -> BatchValidation:
     """Look at the row until it is answered, or nobody listens; a ticket that may be lost is sent again."""
     settings = state.settings
     deadline, next_ticket = time.monotonic() + settings.chat_timeout_seconds, 0.0

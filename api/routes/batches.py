@@ -8,12 +8,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 
 from api.access.admission import charge_batch, check_open_batches
-from api.access.scopes import needs
+from api.access.scopes import require_scopes
 from api.batches.lookup import find_batch, missing_batch, to_batch_object, with_totals
-from api.dependencies import ApiState, StateDep, TenantDep, caller_of
+from api.dependencies import AppState, StateDep, TenantDep, caller_of
 from api.files.lookup import check_input
 from api.http.json_body import read_wire
-from api.http.openapi import takes
+from api.http.openapi import request_docs
 from api.http.pagination import page
 from api.writes.idempotency import create_once, digest_of_body
 from core import ids
@@ -28,10 +28,10 @@ from core.schemas.objects import (
 from core.states import BatchState
 from db import batches
 
-router = APIRouter(tags=["batches"], dependencies=[needs(Scope.INFERENCE)])
+router = APIRouter(tags=["batches"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 
-@router.post("/v1/batches", openapi_extra=takes(BatchCreate))
+@router.post("/v1/batches", openapi_extra=request_docs(BatchCreate))
 async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
     """Take a file's lines; they are checked by a clerk right after."""
     body = await read_wire(request, BatchCreate)
@@ -47,7 +47,7 @@ async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> 
 
 
 async def _insert_batch(
-    request: Request, body: BatchCreate, batch_id: str, state: ApiState, tenant: str
+    request: Request, body: BatchCreate, batch_id: str, state: AppState, tenant: str
 ) -> BatchObject:
     await check_input(state, body.input_file_id, tenant)
     await charge_batch(request, state, caller_of(request))
@@ -111,7 +111,7 @@ async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
         assert row is not None, "it was there a moment ago"
         if moved is None and row.status not in (BatchState.CANCELLING, BatchState.CANCELLED):
             raise _too_late(str(row.status))
-        is_clerks_turn = (await connection.execute(batches.is_clerks_turn(batch_id))).scalar_one()
+        is_clerks_turn = (await connection.execute(batches.is_ready_to_finalize(batch_id))).scalar_one()
         shown = (await with_totals(connection, [row]))[0]
         failpoint(Point.BATCH_CANCELLING)
     failpoint(Point.BATCH_CANCELLED)

@@ -10,12 +10,12 @@ from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
 from api.access.quotas import check_storage
-from api.access.scopes import needs
-from api.dependencies import ApiState, StateDep, TenantDep
+from api.access.scopes import require_scopes
+from api.dependencies import AppState, StateDep, TenantDep
 from api.files.disk_space import check_room_for_body
 from api.files.lookup import find_file, missing_file, to_file_object
 from api.files.multipart import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
-from api.http.openapi import gives, takes_form
+from api.http.openapi import form_docs, response_docs
 from api.http.pagination import page
 from api.http.ranges import Span, Validators, requested_span
 from api.schemas.uploads import PURPOSES
@@ -30,20 +30,20 @@ from core.schemas.objects import DeletedObject, FileObject, ListObject
 from core.settings import Settings
 from db import files
 
-_FORM = takes_form(
+_FORM = form_docs(
     {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": list(PURPOSES)}},
     {
         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
     },
 )
-_WHOLE = gives(media_type="application/octet-stream")
+_WHOLE = response_docs(media_type="application/octet-stream")
 _CONTENT = {**_WHOLE, 206: {**_WHOLE[200], "description": "The part of it that was asked for."}}
 
 
 def add_file_routes(app: FastAPI, settings: Settings) -> None:
     """The upload's body limit is a setting, so this router is made with the app."""
-    router = APIRouter(tags=["files"], dependencies=[needs(Scope.FILES)])
+    router = APIRouter(tags=["files"], dependencies=[require_scopes(Scope.FILES)])
     limit = max(settings.file_bytes, settings.batch_file_bytes) + FORM_OVERHEAD
     router.post("/v1/files", max_body_size=limit, openapi_extra=_FORM)(create_file)
     router.get("/v1/files")(list_files)
@@ -73,7 +73,7 @@ async def create_file(request: Request, state: StateDep, tenant: TenantDep) -> F
         await form.close()
 
 
-async def _store_file(upload: Upload, file_id: str, state: ApiState, tenant: str) -> FileObject:
+async def _store_file(upload: Upload, file_id: str, state: AppState, tenant: str) -> FileObject:
     """Bytes, then the row; bytes whose row did not come are swept, since a commit that failed may have happened."""
     async with state.database.begin() as connection:
         await check_storage(connection, state, tenant, upload.size, param="file")
@@ -163,7 +163,7 @@ def attachment(filename: str) -> str:
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-async def _check_cursor(state: ApiState, after: str, tenant: str) -> None:
+async def _check_cursor(state: AppState, after: str, tenant: str) -> None:
     async with state.database.connect() as connection:
         known = is_id(after) and (await connection.execute(files.find_file(after, tenant))).one_or_none() is not None
     if not known:

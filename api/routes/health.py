@@ -8,9 +8,9 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from api.dependencies import StateDep
-from api.http.openapi import gives
-from api.readiness import look
-from core.schemas.objects import WireObject
+from api.http.openapi import response_docs
+from api.readiness import run_checks
+from core.schemas.objects import ResponseModel
 
 router = APIRouter(tags=["health"])
 
@@ -21,7 +21,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-class Readiness(WireObject):
+class Readiness(ResponseModel):
     """`checks` says of each thing that is needed `ok`, or what is wrong with it; `advice`, what to do about the latter."""
 
     status: Literal["ok", "unavailable"]
@@ -33,7 +33,7 @@ class Readiness(WireObject):
 async def readyz(state: StateDep) -> JSONResponse:
     """Whether work gets done: database, schema, queue, clerk, and for each model a worker that looks for work and an engine
     that turns. What is not well is named, with what to do."""
-    checks = await look(state)
+    checks = await run_checks(state)
     is_ready = not any(check.message for check in checks)
     body = {
         "status": "ok" if is_ready else "unavailable",
@@ -43,7 +43,7 @@ async def readyz(state: StateDep) -> JSONResponse:
     return JSONResponse(body, 200 if is_ready else 503)
 
 
-@router.get("/metrics", responses=gives(media_type="text/plain"))
+@router.get("/metrics", responses=response_docs(media_type="text/plain"))
 async def metrics(state: StateDep) -> Response:
     """Prometheus's text format."""
     await state.fleet.refresh(state.database, state.catalog.names())

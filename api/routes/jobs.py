@@ -13,12 +13,12 @@ from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
 from sqlalchemy import Row
 
-from api.access.scopes import needs
-from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.access.scopes import require_scopes
+from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from api.http.event_stream import EventStream
-from api.http.openapi import gives, takes
+from api.http.openapi import request_docs, response_docs
 from api.http.sse import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
-from api.live.follower import Ended, Follower, Frames, Silence, read_row
+from api.live.follower import Follower, FramesReceived, Idle, JobEnded, read_row
 from api.live.submission import cancel, cancelled_problem, read_submission, submit
 from api.services.key_ring import Caller
 from api.writes.idempotency import create_once, digest_of_body
@@ -32,10 +32,10 @@ from core.schemas.objects import JobObject
 from core.states import JobState
 from db.jobs import find_job
 
-router = APIRouter(tags=["jobs"], dependencies=[needs(Scope.INFERENCE)])
+router = APIRouter(tags=["jobs"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 
-@router.post("/v1/jobs", status_code=202, openapi_extra=takes(ChatRequest))
+@router.post("/v1/jobs", status_code=202, openapi_extra=request_docs(ChatRequest))
 async def create_job(request: Request, state: StateDep, tenant: TenantDep) -> JobObject:
     """Take a chat body and answer later; what was accepted survives anything."""
     submission = await read_submission(request, state, tenant)
@@ -69,7 +69,7 @@ async def cancel_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObje
     return to_job_object(await _find(state, job_id, tenant))
 
 
-@router.get("/v1/jobs/{job_id}/events", responses=gives(streams=True))
+@router.get("/v1/jobs/{job_id}/events", responses=response_docs(streams=True))
 async def get_job_events(
     job_id: str, state: StateDep, tenant: TenantDep, caller: CallerDep, last_event_id: str | None = Header(None)
 ) -> Response:
@@ -86,28 +86,28 @@ async def get_job_events(
 
 
 async def _events(
-    state: ApiState, job_id: str, caller: Caller, next_seq: int, *, include_usage: bool
+    state: AppState, job_id: str, caller: Caller, next_seq: int, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
     """No row is kept while the job is waited for: with what SQLAlchemy hangs on it, one is 10 KB."""
     async with state.relay.follow(job_id, caller.key_id) as subscription:
         follower = Follower(state, subscription, partial(find_job, job_id, caller.tenant), next_seq=next_seq)
         async for item in follower.items(from_replay=True):
             match item:
-                case Frames(seq=seq, frames=frames):
+                case FramesReceived(seq=seq, frames=frames):
                     yield numbered_events(seq, frames)
-                case Silence():
+                case Idle():
                     yield PING_WITH_IDS
-                case Ended(kind=EventKind.DONE):
+                case JobEnded(kind=EventKind.DONE):
                     if follower.next_seq == 0:
                         row = item.row or await read_row(state, job_id, caller.tenant)
                         assert row is not None, "a job that is done has a row"
                         yield numbered_events(0, chunks_of(str(row.answer), include_usage=include_usage))
                     yield DONE
-                case Ended(problem=problem):
+                case JobEnded(problem=problem):
                     yield error_event(problem or cancelled_problem())
 
 
-async def _find(state: ApiState, job_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def _find(state: AppState, job_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
     row = await read_row(state, job_id, tenant) if is_id(job_id) else None
     if row is None:
         raise not_found(f"There is no job '{job_id[:64]}'.", param="job_id")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.access.admission import visible_models
-from api.access.scopes import needs
-from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.access.scopes import require_scopes
+from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from core.api_keys import Scope
 from core.errors import not_found
 from core.schemas.objects import ListObject, ModelObject
 
-router = APIRouter(tags=["models"], dependencies=[needs(Scope.INFERENCE, Scope.FILES)])
+router = APIRouter(tags=["models"], dependencies=[require_scopes(Scope.INFERENCE, Scope.FILES)])
 
 
 @router.get("/v1/models")
@@ -30,5 +30,5 @@ async def get_model(name: str, state: StateDep, _: TenantDep, caller: CallerDep)
     return _to_object(state, model.name)
 
 
-def _to_object(state: ApiState, name: str) -> ModelObject:
+def _to_object(state: AppState, name: str) -> ModelObject:
     return ModelObject(id=name, created=state.started_at)

@@ -11,17 +11,17 @@ from typing import Final, Literal
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 
-from api.access.scopes import needs
-from api.dependencies import ApiState, CallerDep, StateDep, TenantDep
+from api.access.scopes import require_scopes
+from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from api.http.event_stream import EventStream
 from api.http.json_body import read_wire
-from api.http.openapi import gives, takes
+from api.http.openapi import request_docs, response_docs
 from api.live.follower import Follower
-from api.live.live_job import Shape, answer_now
-from api.live.responses_stream import Known, find, known_of, prepare, response_events, response_of_row
+from api.live.live_job import ResponseRenderer, run_and_respond
+from api.live.responses_stream import ResponseRecord, find, known_of, prepare, response_events, response_of_row
 from api.live.submission import Submission, cancel, submit
 from api.services.key_ring import Caller
-from api.services.waiters import ToldToEnd
+from api.services.waiters import WaitEnded
 from api.writes.idempotency import create_once, digest_of_body
 from core import ids
 from core.api_keys import Scope
@@ -35,12 +35,14 @@ from core.schemas.responses.request import ResponsesRequest
 from db import responses
 from db.jobs import find_job
 
-router = APIRouter(tags=["responses"], dependencies=[needs(Scope.INFERENCE)])
+router = APIRouter(tags=["responses"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _CANCEL_SECONDS: Final = 2.0
 
 
-@router.post("/v1/responses", openapi_extra=takes(ResponsesRequest), responses=gives(ResponseObject, streams=True))
+@router.post(
+    "/v1/responses", openapi_extra=request_docs(ResponsesRequest), responses=response_docs(ResponseObject, streams=True)
+)
 async def create_response(request: Request, state: StateDep, tenant: TenantDep, caller: CallerDep) -> Response:
     """Answer at once, as a stream of typed events with `stream`, or later with `background`."""
     body = await read_wire(request, ResponsesRequest)
@@ -53,7 +55,7 @@ async def create_response(request: Request, state: StateDep, tenant: TenantDep, 
     return Response(response.model_dump_json(by_alias=True), media_type="application/json")
 
 
-@router.get("/v1/responses/{response_id}", responses=gives(ResponseObject, streams=True))
+@router.get("/v1/responses/{response_id}", responses=response_docs(ResponseObject, streams=True))
 async def get_response(
     response_id: str,
     state: StateDep,
@@ -83,7 +85,7 @@ async def cancel_response(response_id: str, state: StateDep, tenant: TenantDep) 
         await cancel(state, row.job_id)
         row = await find(state, response_id, tenant)
         if response_of_row(row, tenant).status == "in_progress":  # its worker needs a step to see it
-            with suppress(TimeoutError, ToldToEnd):
+            with suppress(TimeoutError, WaitEnded):
                 async with asyncio.timeout(_CANCEL_SECONDS):
                     while (await subscription.get(_CANCEL_SECONDS)).kind is EventKind.FRAMES:
                         pass
@@ -126,7 +128,7 @@ async def list_input_items(
     )
 
 
-async def _begin(request: Request, body: ResponsesRequest, state: ApiState, tenant: str) -> ResponseObject:
+async def _begin(request: Request, body: ResponsesRequest, state: AppState, tenant: str) -> ResponseObject:
     """Take one that runs in the background, once for each `Idempotency-Key`."""
 
     async def create(response_id: str) -> ResponseObject:
@@ -149,25 +151,27 @@ async def _begin(request: Request, body: ResponsesRequest, state: ApiState, tena
     )
 
 
-async def _answer(request: Request, state: ApiState, known: Known, submission: Submission) -> Response:
+async def _answer(request: Request, state: AppState, known: ResponseRecord, submission: Submission) -> Response:
     """Wait for it, and say it as a response, whole or in typed events."""
-    shape = Shape(
+    shape = ResponseRenderer(
         stream=lambda live, first: response_events(state, known, submission.caller.key_id, live.items(first)),
         whole=lambda answer: known.with_answer(answer).model_dump_json(by_alias=True),
         problem=as_responses_problem,
     )
-    return await answer_now(request, state, submission, shape)
+    return await run_and_respond(request, state, submission, shape)
 
 
 async def _stream(
-    state: ApiState, response_id: str, tenant: str, caller: Caller, starting_after: int | None = None
+    state: AppState, response_id: str, tenant: str, caller: Caller, starting_after: int | None = None
 ) -> EventStream:
     """The events of a kept response, those after a number if one is given."""
     known = known_of(await find(state, response_id, tenant), tenant)
     return EventStream(_followed(state, known, caller.key_id, -1 if starting_after is None else starting_after))
 
 
-async def _followed(state: ApiState, known: Known, key_id: str | None, starting_after: int) -> AsyncIterator[bytes]:
+async def _followed(
+    state: AppState, known: ResponseRecord, key_id: str | None, starting_after: int
+) -> AsyncIterator[bytes]:
     """The stream of a kept response; it runs on when the reader leaves."""
     with state.metrics.open_streams.track_inprogress():
         async with state.relay.follow(known.job_id, key_id) as subscription:

@@ -12,13 +12,13 @@ from sqlalchemy import Row
 from starlette.datastructures import UploadFile
 
 from api.access.quotas import check_pending, check_storage
-from api.access.scopes import needs
-from api.dependencies import ApiState, StateDep, TenantDep
+from api.access.scopes import require_scopes
+from api.dependencies import AppState, StateDep, TenantDep
 from api.files.disk_space import check_room, check_room_for_body, full_disk_is_a_problem, said_length
 from api.files.lookup import find_file, to_file_object
 from api.files.multipart import FORM_OVERHEAD, check_name, check_size, clean_filename, expiry, read_form, store
 from api.http.json_body import read_wire
-from api.http.openapi import takes, takes_form
+from api.http.openapi import form_docs, request_docs
 from api.http.pagination import unix_seconds
 from api.schemas.uploads import UploadComplete, UploadCreate, UploadObject, UploadPartObject
 from api.writes.idempotency import create_once, digest_of_body
@@ -31,16 +31,16 @@ from core.schemas.objects import FileObject
 from core.settings import Settings
 from db import files, uploads
 
-_PART = takes_form({"data": {"type": "string", "format": "binary"}})
+_PART = form_docs({"data": {"type": "string", "format": "binary"}})
 
 
 def add_upload_routes(app: FastAPI, settings: Settings) -> None:
     """A part's body limit is a setting, so this router is made with the app."""
-    router = APIRouter(tags=["uploads"], dependencies=[needs(Scope.FILES)])
-    router.post("/v1/uploads", openapi_extra=takes(UploadCreate))(create_upload)
+    router = APIRouter(tags=["uploads"], dependencies=[require_scopes(Scope.FILES)])
+    router.post("/v1/uploads", openapi_extra=request_docs(UploadCreate))(create_upload)
     part_limit = settings.upload_part_bytes + FORM_OVERHEAD
     router.post("/v1/uploads/{upload_id}/parts", max_body_size=part_limit, openapi_extra=_PART)(add_part)
-    router.post("/v1/uploads/{upload_id}/complete", openapi_extra=takes(UploadComplete))(complete_upload)
+    router.post("/v1/uploads/{upload_id}/complete", openapi_extra=request_docs(UploadComplete))(complete_upload)
     router.post("/v1/uploads/{upload_id}/cancel")(cancel_upload)
     app.include_router(router)
 
@@ -62,7 +62,7 @@ async def create_upload(request: Request, state: StateDep, tenant: TenantDep) ->
     )
 
 
-async def _insert_upload(body: UploadCreate, upload_id: str, state: ApiState, tenant: str) -> UploadObject:
+async def _insert_upload(body: UploadCreate, upload_id: str, state: AppState, tenant: str) -> UploadObject:
     statement = uploads.insert_upload(
         lifetime=timedelta(seconds=state.settings.upload_seconds),
         id=upload_id,
@@ -106,7 +106,7 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
     return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
 
 
-async def _insert_part(part_id: str, upload_id: str, size: int, state: ApiState, tenant: str) -> Row[*tuple[Any, ...]]:
+async def _insert_part(part_id: str, upload_id: str, size: int, state: AppState, tenant: str) -> Row[*tuple[Any, ...]]:
     async with state.database.begin() as connection:
         await check_pending(connection, state, tenant, size)
         row = (await connection.execute(uploads.insert_part(part_id, upload_id, size))).one_or_none()
@@ -161,7 +161,7 @@ async def cancel_upload(upload_id: str, state: StateDep, tenant: TenantDep) -> U
     return _to_object(upload, None)
 
 
-async def get_upload(upload_id: str, state: ApiState, tenant: str) -> UploadObject:
+async def get_upload(upload_id: str, state: AppState, tenant: str) -> UploadObject:
     """The upload as it is now, with its file unless that was deleted since."""
     upload = await _find(state, upload_id, tenant)
     file = None
@@ -173,7 +173,7 @@ async def get_upload(upload_id: str, state: ApiState, tenant: str) -> UploadObje
     return _to_object(upload, file)
 
 
-async def _find(state: ApiState, upload_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def _find(state: AppState, upload_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
     """An upload of this tenant, or the 404 that unknown and foreign ids share."""
     if is_id(upload_id):
         async with state.database.connect() as connection:
@@ -183,7 +183,7 @@ async def _find(state: ApiState, upload_id: str, tenant: str) -> Row[*tuple[Any,
     raise not_found(f"There is no upload '{upload_id[:64]}'.", param="upload_id")
 
 
-async def _join(state: ApiState, file_id: str, body: UploadComplete) -> None:
+async def _join(state: AppState, file_id: str, body: UploadComplete) -> None:
     digest = hashlib.md5(usedforsecurity=False) if body.md5 else None
 
     def join() -> None:

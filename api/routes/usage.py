@@ -9,14 +9,14 @@ from typing import Annotated, Any, Final, get_args
 from fastapi import APIRouter, Query
 from sqlalchemy import Row
 
-from api.access.scopes import needs
+from api.access.scopes import require_scopes
 from api.dependencies import StateDep, TenantDep
 from api.schemas.usage import UsageBucket, UsagePage, UsageResult
 from core.api_keys import Scope
 from core.errors import bad_request
 from db.usage import Group, usage_between
 
-router = APIRouter(tags=["usage"], dependencies=[needs(Scope.READ_ONLY)])
+router = APIRouter(tags=["usage"], dependencies=[require_scopes(Scope.READ_ONLY)])
 
 _DEFAULT_DAYS: Final = 30
 _MOST_DAYS: Final = 366

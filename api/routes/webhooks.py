@@ -14,10 +14,10 @@ from fastapi import APIRouter, Query, Request
 from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.access.scopes import needs
-from api.dependencies import ApiState, StateDep, TenantDep
+from api.access.scopes import require_scopes
+from api.dependencies import AppState, StateDep, TenantDep
 from api.http.json_body import read_wire
-from api.http.openapi import takes
+from api.http.openapi import request_docs
 from api.http.pagination import unix_seconds
 from core import ids
 from core.api_keys import Scope
@@ -39,10 +39,10 @@ from core.schemas.webhooks import (
     WebhookTestResult,
     WebhookUpdate,
 )
-from core.url_guard import AddressRefused, address_rules
+from core.url_guard import UrlRefused, url_guard
 from db import webhooks
 
-router = APIRouter(tags=["webhooks"], dependencies=[needs(Scope.ADMIN)])
+router = APIRouter(tags=["webhooks"], dependencies=[require_scopes(Scope.ADMIN)])
 
 _MAX_ENDPOINTS: Final = 20
 _RESOLVE_SECONDS: Final = 5.0
@@ -52,7 +52,7 @@ _TEST_LOOK_SECONDS: Final = 0.1
 _resolvers: Final = ThreadPoolExecutor(4, "resolve")
 
 
-@router.post("/v1/webhook_endpoints", openapi_extra=takes(WebhookCreate))
+@router.post("/v1/webhook_endpoints", openapi_extra=request_docs(WebhookCreate))
 async def create_webhook(request: Request, state: StateDep, tenant: TenantDep) -> WebhookEndpointWithSecret:
     """The only answer, beside a rotation's, that has the secret."""
     body = await read_wire(request, WebhookCreate)
@@ -110,7 +110,7 @@ async def get_webhook(webhook_endpoint_id: str, state: StateDep, tenant: TenantD
     return _to_object(_known(row, webhook_endpoint_id))
 
 
-@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}", openapi_extra=takes(WebhookUpdate))
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}", openapi_extra=request_docs(WebhookUpdate))
 async def update_webhook(
     webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
 ) -> WebhookEndpointObject:
@@ -139,7 +139,7 @@ async def delete_webhook(webhook_endpoint_id: str, state: StateDep, tenant: Tena
     return DeletedObject(id=webhook_endpoint_id, object="webhook_endpoint.deleted")
 
 
-@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", openapi_extra=takes(WebhookRotate))
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", openapi_extra=request_docs(WebhookRotate))
 async def rotate_secret(
     webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
 ) -> WebhookEndpointWithSecret:
@@ -155,7 +155,7 @@ async def rotate_secret(
     return _with_secret(_known(row, webhook_endpoint_id), secret)
 
 
-@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/test", openapi_extra=takes(WebhookTest))
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/test", openapi_extra=request_docs(WebhookTest))
 async def test_webhook(
     webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
 ) -> WebhookTestResult:
@@ -175,7 +175,7 @@ async def test_webhook(
     )
 
 
-async def _test_status(state: ApiState, webhook_id: str, event_id: str) -> int:
+async def _test_status(state: AppState, webhook_id: str, event_id: str) -> int:
     """Wait for the row to say how it went."""
     deadline = time.monotonic() + _TEST_SECONDS
     while time.monotonic() < deadline:
@@ -191,9 +191,9 @@ async def _test_status(state: ApiState, webhook_id: str, event_id: str) -> int:
     raise unavailable("No clerk has sent the test yet; it will be sent when one is there.")
 
 
-async def _check_url(state: ApiState, url: str) -> None:
+async def _check_url(state: AppState, url: str) -> None:
     """Say at once what would be refused at every delivery."""
-    rules = address_rules(state.settings)
+    rules = url_guard(state.settings)
     if not rules.hosts:
         message = "Webhooks are off on this server: its operator has named no hosts that they may be sent to."
         raise ApiError(Problem(status=403, message=message, code="webhooks_disabled"))
@@ -201,7 +201,7 @@ async def _check_url(state: ApiState, url: str) -> None:
     try:
         resolving = loop.run_in_executor(_resolvers, rules.resolve, rules.parse(url))
         await asyncio.wait_for(resolving, _RESOLVE_SECONDS)
-    except AddressRefused as refused:
+    except UrlRefused as refused:
         raise bad_request(f"Invalid value for 'url': {refused}", code="invalid_value", param="url") from None
     except TimeoutError:
         raise unavailable("The name service does not answer. Try again shortly.") from None

@@ -9,15 +9,15 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from core.schemas.base import WireModel
+from core.schemas.base import RequestModel
 from core.schemas.batch import check_metadata, check_window
-from core.schemas.objects import BatchUsage, ErrorObject, RequestCounts, Usage, WireObject
+from core.schemas.objects import BatchUsage, ErrorObject, RequestCounts, ResponseModel, Usage
 from core.schemas.parameters import GenerationParameters
 
 MOST_CUSTOM_IDS: Final = 50_000
 
 
-class BatchRequestObject(WireObject):
+class BatchRequestObject(ResponseModel):
     """One line of a batch. `status` is queued until it has ended: completed, failed, cancelled or expired."""
 
     id: str
@@ -32,7 +32,7 @@ class BatchRequestObject(WireObject):
     finished_at: int | None = None
 
 
-class Reproducibility(WireObject):
+class Reproducibility(ResponseModel):
     """What made an answer. With all of these equal, so is the answer, as far as llama.cpp's arithmetic is.
 
     `template_hash` is of the chat template's text, `settings_hash` of what the model file says that may change an answer
@@ -59,13 +59,13 @@ class BatchRequestDetail(BatchRequestObject):
     response: dict[str, Any] | None = None  # Any: a response body, as it was stored
 
 
-class BatchRetry(WireModel):
+class BatchRetry(RequestModel):
     """`POST /v1/batches/{id}/retry`: the lines to run again; without names, all that ended without an answer."""
 
     custom_ids: list[str] | None = Field(None, min_length=1, max_length=MOST_CUSTOM_IDS)
 
 
-class BatchPatch(WireModel):
+class BatchPatch(RequestModel):
     """`PATCH /v1/batches/{id}`: what is left out stays; metadata of null goes."""
 
     priority: int | None = Field(None, ge=-100, le=100)
@@ -83,7 +83,7 @@ class BatchPatch(WireModel):
         return check_metadata(value)
 
 
-class LatencySeconds(WireObject):
+class LatencySeconds(ResponseModel):
     """Seconds from giving a line to the engine to its answer, its wait for a slot included."""
 
     count: int
@@ -95,7 +95,7 @@ class LatencySeconds(WireObject):
     max: float
 
 
-class EngineUse(WireObject):
+class EngineUse(ResponseModel):
     """What computed some of the lines: with the same three, the same line can be computed again."""
 
     model: str
@@ -104,14 +104,14 @@ class EngineUse(WireObject):
     lines: int
 
 
-class ErrorCount(WireObject):
+class ErrorCount(ResponseModel):
     """How many lines have no answer for the same reason."""
 
     code: str | None
     lines: int
 
 
-class BatchReport(WireObject):
+class BatchReport(ResponseModel):
     """`GET /v1/batches/{id}/report`, of the lines that have ended so far.
 
     `device_seconds`: time in which at least one line was with an engine. On one device that is what the batch took of it; of
@@ -131,7 +131,7 @@ class BatchReport(WireObject):
     engines: list[EngineUse]
 
 
-class BatchProgress(WireObject):
+class BatchProgress(ResponseModel):
     """Data of the event `batch.progress`."""
 
     request_counts: RequestCounts
@@ -139,7 +139,7 @@ class BatchProgress(WireObject):
     eta_at: int | None
 
 
-class BatchLineEnded(WireObject):
+class BatchLineEnded(ResponseModel):
     """Data of the event `batch.line`."""
 
     custom_id: str
@@ -148,7 +148,7 @@ class BatchLineEnded(WireObject):
     code: str | None
 
 
-class BatchStatusChanged(WireObject):
+class BatchStatusChanged(ResponseModel):
     """Data of the event `batch.status`; `at` is in unix seconds."""
 
     status: str

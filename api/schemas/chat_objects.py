@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.schemas.objects import Usage, WireObject
+from core.schemas.objects import ResponseModel, Usage
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class CalledFunction(WireObject):
+class CalledFunction(ResponseModel):
     """What a call wants done; `arguments` is JSON, unless the answer was cut in the middle of it."""
 
     name: str
     arguments: str
 
 
-class ToolCall(WireObject):
+class ToolCall(ResponseModel):
     """One call of a tool."""
 
     id: str
@@ -24,7 +24,7 @@ class ToolCall(WireObject):
     function: CalledFunction
 
 
-class AnswerMessage(WireObject):
+class AnswerMessage(ResponseModel):
     """What the model said; `content` is null where it only called tools."""
 
     role: Literal["assistant"]
@@ -34,7 +34,7 @@ class AnswerMessage(WireObject):
     tool_calls: list[ToolCall] | None = None
 
 
-class TokenLogprob(WireObject):
+class TokenLogprob(ResponseModel):
     """A token, its bytes, and the logarithm of its probability."""
 
     token: str
@@ -48,14 +48,14 @@ class ChosenLogprob(TokenLogprob):
     top_logprobs: list[TokenLogprob]
 
 
-class Logprobs(WireObject):
+class Logprobs(ResponseModel):
     """Of every token of the content."""
 
     content: list[ChosenLogprob] | None
     refusal: None
 
 
-class ChatChoice(WireObject):
+class ChatChoice(ResponseModel):
     """One of `n` answers."""
 
     index: int
@@ -64,7 +64,7 @@ class ChatChoice(WireObject):
     finish_reason: FinishReason
 
 
-class ChatCompletion(WireObject):
+class ChatCompletion(ResponseModel):
     """The answer to `POST /v1/chat/completions`, and the body of a batch's output line."""
 
     id: str
@@ -76,14 +76,14 @@ class ChatCompletion(WireObject):
     usage: Usage
 
 
-class ChunkFunction(WireObject):
+class ChunkFunction(ResponseModel):
     """A piece of a call: its name comes first, then its arguments bit by bit."""
 
     name: str | None = None
     arguments: str | None = None
 
 
-class ChunkToolCall(WireObject):
+class ChunkToolCall(ResponseModel):
     """More of the call `index`."""
 
     index: int
@@ -92,7 +92,7 @@ class ChunkToolCall(WireObject):
     function: ChunkFunction
 
 
-class ChunkDelta(WireObject):
+class ChunkDelta(ResponseModel):
     """More of an answer."""
 
     role: Literal["assistant"] | None = None
@@ -102,7 +102,7 @@ class ChunkDelta(WireObject):
     tool_calls: list[ChunkToolCall] | None = None
 
 
-class ChunkChoice(WireObject):
+class ChunkChoice(ResponseModel):
     """More of one of `n` answers."""
 
     index: int
@@ -111,7 +111,7 @@ class ChunkChoice(WireObject):
     finish_reason: FinishReason | None
 
 
-class ChatCompletionChunk(WireObject):
+class ChatCompletionChunk(ResponseModel):
     """One event of a stream. The last one has no choices, and `usage`, where the caller asked for that."""
 
     id: str

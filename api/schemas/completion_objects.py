@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.schemas.objects import Usage, WireObject
+from core.schemas.objects import ResponseModel, Usage
 
 
-class CompletionLogprobs(WireObject):
+class CompletionLogprobs(ResponseModel):
     """Of each token, side by side; the first token of an echoed prompt follows nothing, and so has null."""
 
     text_offset: list[int]
@@ -16,7 +16,7 @@ class CompletionLogprobs(WireObject):
     top_logprobs: list[dict[str, float] | None]
 
 
-class CompletionChoice(WireObject):
+class CompletionChoice(ResponseModel):
     """One answer; in a stream, more of it, with `finish_reason` null up to its last piece."""
 
     text: str
@@ -25,7 +25,7 @@ class CompletionChoice(WireObject):
     finish_reason: Literal["stop", "length"] | None
 
 
-class CompletionObject(WireObject):
+class CompletionObject(ResponseModel):
     """The answer to `POST /v1/completions`, and each event of its stream; there only the last has a usage, where asked for."""
 
     id: str
@@ -37,7 +37,7 @@ class CompletionObject(WireObject):
     usage: Usage | None = None
 
 
-class EmbeddingObject(WireObject):
+class EmbeddingObject(ResponseModel):
     """One vector, of length 1: numbers, or base64 of little-endian float32."""
 
     object: Literal["embedding"]
@@ -45,14 +45,14 @@ class EmbeddingObject(WireObject):
     embedding: list[float] | str
 
 
-class EmbeddingUsage(WireObject):
+class EmbeddingUsage(ResponseModel):
     """Tokens of all inputs."""
 
     prompt_tokens: int
     total_tokens: int
 
 
-class EmbeddingList(WireObject):
+class EmbeddingList(ResponseModel):
     """The answer to `POST /v1/embeddings`: a vector for each input, in order."""
 
     object: Literal["list"]

@@ -7,16 +7,16 @@ from typing import Final, Literal
 
 from pydantic import Field, field_validator
 
-from core.schemas.base import WireModel
+from core.schemas.base import RequestModel
 from core.schemas.batch import OutputExpiry
-from core.schemas.objects import FileObject, WireObject
+from core.schemas.objects import FileObject, ResponseModel
 
 PURPOSES: Final = ("assistants", "batch", "fine-tune", "vision", "user_data", "evals")
 _MAX_PARTS: Final = 100_000
 _MD5: Final = re.compile(r"[0-9a-fA-F]{32}")
 
 
-class UploadCreate(WireModel):
+class UploadCreate(RequestModel):
     """`POST /v1/uploads`."""
 
     bytes: int = Field(gt=0)
@@ -40,7 +40,7 @@ class UploadCreate(WireModel):
         return value
 
 
-class UploadComplete(WireModel):
+class UploadComplete(RequestModel):
     """`POST /v1/uploads/{id}/complete`: the parts, in the order of their bytes."""
 
     part_ids: list[str] = Field(min_length=1, max_length=_MAX_PARTS)
@@ -61,7 +61,7 @@ class UploadComplete(WireModel):
         return value.lower() if value else None
 
 
-class UploadObject(WireObject):
+class UploadObject(ResponseModel):
     """An upload; `file` is there once it is completed."""
 
     id: str
@@ -75,7 +75,7 @@ class UploadObject(WireObject):
     file: FileObject | None = None
 
 
-class UploadPartObject(WireObject):
+class UploadPartObject(ResponseModel):
     """A part that was stored."""
 
     id: str

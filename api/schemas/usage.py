@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from core.schemas.objects import WireObject
+from core.schemas.objects import ResponseModel
 
 
-class UsageResult(WireObject):
+class UsageResult(ResponseModel):
     """Tokens of one group; `api_key_id` and `model` are null where they were not asked for, the first also without a key."""
 
     object: Literal["organization.usage.completions.result"] = "organization.usage.completions.result"
@@ -20,7 +20,7 @@ class UsageResult(WireObject):
     model: str | None = None
 
 
-class UsageBucket(WireObject):
+class UsageBucket(ResponseModel):
     """One span of time: `start_time` included, `end_time` not."""
 
     object: Literal["bucket"] = "bucket"
@@ -29,7 +29,7 @@ class UsageBucket(WireObject):
     results: list[UsageResult]
 
 
-class UsagePage(WireObject):
+class UsagePage(ResponseModel):
     """All buckets of the span that was asked for."""
 
     object: Literal["page"] = "page"

@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.services.key_ring import not_valid
-from api.services.waiters import Readers
+from api.services.waiters import Waiters
 from db import keys
 
 log = structlog.get_logger()
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 _SHORTEST_SECONDS: Final = 0.5
 
 
-async def end_revoked(readers: Readers, database: AsyncEngine, pause_seconds: float) -> None:
+async def close_revoked_streams(readers: Waiters, database: AsyncEngine, pause_seconds: float) -> None:
     """For as long as the process lives: look whether the keys that are waited with are still valid."""
     while True:
         await asyncio.sleep(max(pause_seconds, _SHORTEST_SECONDS))
@@ -30,7 +30,7 @@ async def end_revoked(readers: Readers, database: AsyncEngine, pause_seconds: fl
             log.warning("keys_not_looked_at", reason=type(error).__name__)
 
 
-async def _look(readers: Readers, database: AsyncEngine) -> None:
+async def _look(readers: Waiters, database: AsyncEngine) -> None:
     held = readers.key_ids()
     if not held:
         return

@@ -34,7 +34,7 @@ class Unrepaired(Retry):
         return await do()
 
 
-class _TellsLoss(AbstractConnection):
+class _ConnectionErrorMixin(AbstractConnection):
     """Beside a connection class of redis-py: TCP, TLS or a Unix socket."""
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
@@ -49,5 +49,5 @@ def valkey_client(url: str, **options: Any) -> redis.Redis:  # Any: redis-py's o
     """A client of its own pool; connects when it is first used."""
     client: redis.Redis = redis.Redis.from_url(url, **options)
     pool = client.connection_pool
-    pool.connection_class = type("Connection", (_TellsLoss, pool.connection_class), {})
+    pool.connection_class = type("Connection", (_ConnectionErrorMixin, pool.connection_class), {})
     return client

@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from api.services.redis_client import Unrepaired, valkey_client
-from api.services.waiters import Reader, Readers
+from api.services.waiters import Waiter, Waiters
 from core.queue.events import Event, decode_event
 from core.queue.names import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
 
@@ -36,7 +36,7 @@ _HINT_SECONDS: Final = 0.5
 _PING_SECONDS: Final = 2.0
 
 
-class Subscription(Reader):
+class Subscription(Waiter):
     """A follower's queue, for one reader. Use as a context manager; leaving it unsubscribes.
 
     A list and a future, since thousands of them are idle: an `asyncio.Queue` holds 2.5 KB while it is empty.
@@ -78,10 +78,10 @@ class Relay:
     """Started once with the process. A connection is lost when nothing comes for two `ping_seconds`."""
 
     def __init__(
-        self, url: str, key_prefix: str, readers: Readers | None = None, *, ping_seconds: float = _PING_SECONDS
+        self, url: str, key_prefix: str, readers: Waiters | None = None, *, ping_seconds: float = _PING_SECONDS
     ) -> None:
         self._prefix = key_prefix
-        self._readers = readers or Readers()
+        self._readers = readers or Waiters()
         self._ping_seconds = ping_seconds
         limits = {"socket_timeout": _ANSWER_SECONDS, "socket_connect_timeout": _ANSWER_SECONDS}
         self.client = valkey_client(url, retry=Retry(NoBackoff(), 0), **limits)

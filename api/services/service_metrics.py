@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from core.counters import Count
+from core.counters import CounterName
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
 from db import backlog, quarantine, webhooks, workers
@@ -27,14 +27,14 @@ from db.tables import WORKER_KINDS
 _READ_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 5.0
 _HELP: Final = {
-    Count.LEASES_LOST: "Leases that another worker took over, or that nobody renewed in time.",
-    Count.SHARDS_RETRIED: "Shards taken again: given back by a worker that left, or taken over from one that died.",
-    Count.LINES_RETRIED: "Suspects: lines that were with an engine when it died, and run again alone.",
-    Count.LINES_CONVICTED: "Lines that failed with engine_crash: engines kept dying of them.",
-    Count.ENGINE_DEATHS: "Engines that ended though nobody asked them to.",
-    Count.EVENTS_DROPPED: "Events of running jobs that did not reach the broker; their rows tell the same later.",
+    CounterName.LEASES_LOST: "Leases that another worker took over, or that nobody renewed in time.",
+    CounterName.SHARDS_RETRIED: "Shards taken again: given back by a worker that left, or taken over from one that died.",
+    CounterName.LINES_RETRIED: "Suspects: lines that were with an engine when it died, and run again alone.",
+    CounterName.LINES_BLOCKED: "Lines that failed with engine_crash: engines kept dying of them.",
+    CounterName.ENGINE_DEATHS: "Engines that ended though nobody asked them to.",
+    CounterName.EVENTS_DROPPED: "Events of running jobs that did not reach the broker; their rows tell the same later.",
 }
-_OF_NO_MODEL: Final = {Count.LEASES_LOST, Count.EVENTS_DROPPED}
+_OF_NO_MODEL: Final = {CounterName.LEASES_LOST, CounterName.EVENTS_DROPPED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Numbers:
     accused: dict[tuple[str, bool], int] = field(default_factory=dict)
 
 
-class FleetNumbers(Collector):
+class ServiceMetrics(Collector):
     """A collector of what `refresh` read."""
 
     def __init__(self, settings: Settings) -> None:
@@ -112,7 +112,7 @@ async def _read(connection: AsyncConnection, most_crashes: int) -> _Numbers:
         workers=[WorkerSeen(**row) for row in rows],
         counts={(name, model): value for name, model, value in await connection.execute(workers.read_counts())},
         degraded=await degraded_models(connection, most_crashes),
-        accused={(model, bad): n for model, bad, n in await connection.execute(quarantine.count_accused())},
+        accused={(model, bad): n for model, bad, n in await connection.execute(quarantine.count_quarantined())},
     )
 
 
@@ -135,7 +135,7 @@ def _webhooks(row: Any) -> Iterator[GaugeMetricFamily]:  # Any: a row of `db.web
 
 def _counts(values: dict[tuple[str, str], int]) -> Iterator[CounterMetricFamily]:
     """Each is there from the start, since what has no past cannot be seen to rise."""
-    for count in Count:
+    for count in CounterName:
         labels = [] if count in _OF_NO_MODEL else ["model"]
         family = CounterMetricFamily(f"millrace_{count}", _HELP[count], labels=labels)
         known = {model: value for (name, model), value in values.items() if name == count}

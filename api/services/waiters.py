@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from core.errors import Problem
 
 
-class ToldToEnd(Exception):
+class WaitEnded(Exception):
     """Nothing more is said to this reader, and `problem` is why."""
 
     def __init__(self, problem: Problem) -> None:
@@ -20,7 +20,7 @@ class ToldToEnd(Exception):
         self.problem = problem
 
 
-class Reader:
+class Waiter:
     """Somebody who came with a key, or None where none is needed."""
 
     def __init__(self, key_id: str | None) -> None:
@@ -39,7 +39,7 @@ class Reader:
     def check(self) -> None:
         """Raises ToldToEnd once it was told to."""
         if self._problem is not None:
-            raise ToldToEnd(self._problem)
+            raise WaitEnded(self._problem)
 
     def wake(self) -> None:
         """Something has happened."""
@@ -52,27 +52,27 @@ class Reader:
         self.wake()
 
 
-class Readers:
+class Waiters:
     """All of a process."""
 
     def __init__(self) -> None:
-        self._open: set[Reader] = set()
+        self._open: set[Waiter] = set()
         self._problem: Problem | None = None
 
-    def add(self, reader: Reader) -> None:
+    def add(self, reader: Waiter) -> None:
         """One that comes behind the end is told at once."""
         self._open.add(reader)
         if self._problem is not None:
             reader.end(self._problem)
 
-    def remove(self, reader: Reader) -> None:
+    def remove(self, reader: Waiter) -> None:
         """It has gone."""
         self._open.discard(reader)
 
     @contextmanager
-    def open(self, key_id: str | None) -> Iterator[Reader]:
+    def open(self, key_id: str | None) -> Iterator[Waiter]:
         """One more, for the block."""
-        reader = Reader(key_id)
+        reader = Waiter(key_id)
         self.add(reader)
         try:
             yield reader

@@ -12,21 +12,21 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from core.errors import ApiError
-from db.connections import is_passing
+from db.connections import is_transient
 
 log = structlog.get_logger()
 
 _Made = TypeVar("_Made")
 
 
-async def make_or_find(make: Callable[[], Awaitable[_Made]], find: Callable[[], Awaitable[_Made | None]]) -> _Made:
+async def create_or_find(make: Callable[[], Awaitable[_Made]], find: Callable[[], Awaitable[_Made | None]]) -> _Made:
     """Make something; where the database fails at it, see whether it is there all the same. Else its error is raised."""
     try:
         return await make()
     except SQLAlchemyError as error:
-        if not is_passing(error):
+        if not is_transient(error):
             raise
         found = await find()
         if found is None:
@@ -36,14 +36,14 @@ async def make_or_find(make: Callable[[], Awaitable[_Made]], find: Callable[[], 
 
 
 async def make_with_file(
-    state: ApiState,
+    state: AppState,
     file_id: str,
     make: Callable[[], Awaitable[_Made]],
     find: Callable[[], Awaitable[_Made | None]],
 ) -> _Made:
     """Make what names a file whose bytes are in the store; they go when it is refused."""
     try:
-        return await make_or_find(make, find)
+        return await create_or_find(make, find)
     except ApiError:
         state.files.delete(file_id)
         raise

@@ -16,8 +16,8 @@ from fastapi import Request
 from sqlalchemy import Executable
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
-from api.dependencies import ApiState
-from api.writes.commit_check import make_or_find
+from api.dependencies import AppState
+from api.writes.commit_check import create_or_find
 from core import ids
 from core.errors import ApiError, Problem, bad_request
 from core.failpoints import Point, failpoint
@@ -35,7 +35,7 @@ _Object = TypeVar("_Object")
 
 async def create_once(
     request: Request,
-    state: ApiState,
+    state: AppState,
     tenant: str,
     prefix: str,
     *,
@@ -51,7 +51,7 @@ async def create_once(
     key = _read_key(request)
     object_id = ids.new_id(prefix)
     if key is None:
-        return await make_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
+        return await create_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
     digest = await body_digest()
     fingerprint = hashlib.sha256(f"{request.method} {request.url.path} {digest}".encode()).hexdigest()
     claimed_id = await _claim(state, tenant, key, fingerprint, object_id)
@@ -74,16 +74,16 @@ def _read_key(request: Request) -> str | None:
     return key
 
 
-async def _claim(state: ApiState, tenant: str, key: str, fingerprint: str, object_id: str) -> str | None:
+async def _claim(state: AppState, tenant: str, key: str, fingerprint: str, object_id: str) -> str | None:
     kept = timedelta(hours=state.settings.idempotency_hours)
     claim = idempotency.claim_key(tenant, key, fingerprint=fingerprint, object_id=object_id, lock=_LOCK)
     async with state.database.begin() as connection:
-        await connection.execute(idempotency.forget_key(tenant, key, kept))
+        await connection.execute(idempotency.delete_key(tenant, key, kept))
         claimed: str | None = (await connection.execute(claim)).scalar_one_or_none()
     return claimed
 
 
-async def _known_object(state: ApiState, tenant: str, key: str, fingerprint: str) -> str:
+async def _known_object(state: AppState, tenant: str, key: str, fingerprint: str) -> str:
     """The id of the object that was made already."""
     async with state.database.connect() as connection:
         row = (await connection.execute(idempotency.find_key(tenant, key))).one_or_none()
@@ -95,7 +95,7 @@ async def _known_object(state: ApiState, tenant: str, key: str, fingerprint: str
 
 
 async def _make(
-    state: ApiState,
+    state: AppState,
     tenant: str,
     key: str,
     object_id: str,
@@ -108,7 +108,7 @@ async def _make(
     try:
         made = await _find_or_none(find, object_id) if is_inherited else None
         if made is None:
-            made = await make_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
+            made = await create_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
     except ApiError as error:
         is_refused = error.problem.status < 500
         end = idempotency.release_key if is_refused else idempotency.unlock_key
@@ -136,7 +136,7 @@ async def _find_or_none(find: Callable[[str], Awaitable[_Object]], object_id: st
         return None
 
 
-async def _execute(state: ApiState, statement: Executable) -> None:
+async def _execute(state: AppState, statement: Executable) -> None:
     async with state.database.begin() as connection:
         await connection.execute(statement)
 

@@ -49,12 +49,12 @@ def run_batch(
     *,
     model: str | None,
     resume: str | None,
-    tend: Callable[[], None],
+    restart_dead: Callable[[], None],
 ) -> Json:
     """Upload (unless resumed), wait, download; returns the batch as it ended."""
     batch = _submit(client, source, model) if resume is None else client.batch(resume)
     try:
-        batch = wait(client, console, batch, tend)
+        batch = wait(client, console, batch, restart_dead)
     except KeyboardInterrupt:
         command = shlex.join(["millrace", "run", str(source), "-o", str(output), "--resume", batch["id"]])
         message = f"Interrupted; nothing is lost. The batch is {batch['id']}. Go on with:\n  {command}"
@@ -78,13 +78,13 @@ def error_path(output: Path) -> Path:
     return output.with_name(f"{output.stem}.errors{output.suffix or '.jsonl'}")
 
 
-def wait(client: Client, console: Console, batch: Json, tend: Callable[[], None]) -> Json:
-    """Show how it goes until it has ended. `tend` is called now and then: a stack of our own needs it."""
+def wait(client: Client, console: Console, batch: Json, restart_dead: Callable[[], None]) -> Json:
+    """Show how it goes until it has ended. `restart_dead` is called now and then: a stack of our own needs it."""
     with _meter(console) as show:
         show(batch)
         while batch["status"] not in ENDED:
             time.sleep(_POLL_SECONDS)
-            tend()
+            restart_dead()
             batch = client.batch(batch["id"])
             show(batch)
     return batch

@@ -20,10 +20,10 @@ _SHOWN = 8
 _QUESTION = "What is the capital of France?"
 
 
-def demo(client: Client, console: Console, output: Path, tend: Callable[[], None]) -> ExitCode:
+def demo(client: Client, console: Console, output: Path, restart_dead: Callable[[], None]) -> ExitCode:
     """Label support tickets in a batch, then answer one question, streamed."""
     console.print(f"\nLabelling {_TICKETS.relative_to(ROOT)} through the Batch API:", highlight=False)
-    batch = run_batch(client, console, _TICKETS, output, model=None, resume=None, tend=tend)
+    batch = run_batch(client, console, _TICKETS, output, model=None, resume=None, restart_dead=restart_dead)
     if batch["output_file_id"]:
         console.print(_table(output))
     code = summarise(console, batch, output)

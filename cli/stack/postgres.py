@@ -138,7 +138,7 @@ class Postgres:
                 return
             except psycopg.OperationalError as error:
                 if self._child.exit_code() is not None:
-                    raise ChildFailed(self._child.obituary()) from None
+                    raise ChildFailed(self._child.exit_report()) from None
                 if time.monotonic() > deadline:
                     raise ChildFailed(f"postgres does not answer: {error}\n{self._child.log_tail()}") from None
                 time.sleep(0.01)

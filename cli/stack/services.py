@@ -78,7 +78,7 @@ class Services:
         """Raise ChildFailed when one of them has ended."""
         for service in (self._postgres, self._valkey):
             if service is not None and service.child is not None and service.child.exit_code() is not None:
-                raise ChildFailed(service.child.obituary())
+                raise ChildFailed(service.child.exit_report())
 
     def restart_dead(self) -> list[str]:
         """Start again what has ended; returns the names. Raises ChildFailed when it does not start; may be asked again then."""

@@ -19,7 +19,7 @@ from core.errors import ConfigError
 from core.model_files import has_weights, load_models
 from core.process.child_process import ChildFailed
 from core.process.runtime_dirs import private_directory
-from core.process.supervisor import Supervised
+from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, split_commas
 
 log = structlog.get_logger()
@@ -48,7 +48,7 @@ class Stack:
         self._services_at = 0.0
 
     @property
-    def children(self) -> tuple[Supervised, ...]:
+    def children(self) -> tuple[SupervisedProcess, ...]:
         """Our own processes."""
         return self._api, self._worker, self._clerk
 
@@ -69,13 +69,13 @@ class Stack:
     def run(self, is_stopping: threading.Event) -> None:
         """Until told to stop: start again what has died."""
         while not is_stopping.wait(0.2):
-            self.tend()
+            self.restart_dead()
 
-    def tend(self) -> None:
+    def restart_dead(self) -> None:
         """Start again what has died."""
         self._tend_services()
         for child in self.children:
-            child.tend(time.monotonic())
+            child.restart_if_dead(time.monotonic())
 
     def _tend_services(self) -> None:
         """One that does not start is tried again later: its disk may be full."""
@@ -127,11 +127,11 @@ class Stack:
         }
         return {f"MILLRACE_{name.upper()}": value for name, value in values.items()}
 
-    def _child(self, name: str, arguments: list[str], environment: dict[str, str]) -> Supervised:
+    def _child(self, name: str, arguments: list[str], environment: dict[str, str]) -> SupervisedProcess:
         # -P: a folder called `api` where the user happens to be must not be taken for ours
         command = [sys.executable, "-P", *arguments]
         pause = self._settings.engine_restart_seconds
-        return Supervised(name, command, self.services.logs / f"{name}.log", dict(environment), pause)
+        return SupervisedProcess(name, command, self.services.logs / f"{name}.log", dict(environment), pause)
 
 
 def _models(settings: Settings) -> list[str]:

@@ -84,7 +84,7 @@ class Valkey:
                     return
                 except redis.RedisError as error:
                     if self._child.exit_code() is not None:
-                        raise ChildFailed(self._child.obituary()) from None
+                        raise ChildFailed(self._child.exit_report()) from None
                     if time.monotonic() > deadline:
                         raise ChildFailed(f"valkey does not answer: {error}\n{self._child.log_tail()}") from None
                     time.sleep(0.01)

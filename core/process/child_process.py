@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from core.errors import MillraceError
-from core.process.hardening import keep_private
+from core.process.hardening import harden_process
 
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -36,7 +36,7 @@ class StartInterrupted(MillraceError):
     """Told to stop before everything was ready."""
 
 
-def die_with(parent: int, number: signal.Signals) -> None:
+def set_parent_death_signal(parent: int, number: signal.Signals) -> None:
     """For a child before its program starts: be sent this signal when the parent ends. Nothing but system calls."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(number))
     if os.getppid() != parent:  # it died before the signal was set
@@ -64,10 +64,10 @@ class Child:
         parent = os.getpid()
 
         def before_exec() -> None:
-            keep_private()
+            harden_process()
             if prepare is not None:
                 prepare()
-            die_with(parent, death_signal)
+            set_parent_death_signal(parent, death_signal)
 
         with log.open("ab") as output:
             self._process = subprocess.Popen(
@@ -101,7 +101,7 @@ class Child:
             if (status := self.ready_status(0.05)) is not None:
                 return status
             if self.exit_code() is not None:
-                raise ChildFailed(self.obituary())
+                raise ChildFailed(self.exit_report())
         raise ChildFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{self.log_tail()}")
 
     def ready_status(self, timeout_seconds: float) -> str | None:
@@ -142,7 +142,7 @@ class Child:
             return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
         return ""
 
-    def obituary(self) -> str:
+    def exit_report(self) -> str:
         """How it ended, with its last words."""
         return f"{self.name} ended with exit code {self.exit_code()}. Its log ({self.log}) ends:\n{self.log_tail()}"
 

@@ -9,7 +9,7 @@ from typing import Final
 _PRIVATE: Final = 0o077
 
 
-def keep_private() -> None:
+def harden_process() -> None:
     """New files are this user's alone, also in what this process starts; no core dumps. System calls only."""
     os.umask(_PRIVATE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

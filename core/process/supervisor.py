@@ -21,11 +21,11 @@ _STEADY_SECONDS: Final = 60.0
 
 
 @dataclass(slots=True)
-class Supervised:
+class SupervisedProcess:
     """Each quick death doubles the pause before the next start. Start it from the main thread (see `core.process.child_process`).
 
     `patience` is how many deaths in a row get the first pause all the same. `died` is told each exit code; who knows better what
-    it died of may say so with `learn`.
+    it died of may say so with `set_crash_count`.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Supervised:
     restart_at: float = 0.0
     died_at: float = 0.0
     num_deaths: int = 0
-    is_hopeless: bool = False
+    is_degraded: bool = False
 
     def start(self) -> Child:
         """Start it now."""
@@ -48,7 +48,7 @@ class Supervised:
         self.started_at = time.monotonic()
         return self.child
 
-    def tend(self, now: float) -> None:
+    def restart_if_dead(self, now: float) -> None:
         """Start it again when it has died and its pause is over."""
         exit_code = None if self.child is None else self.child.exit_code()
         if self.child is not None and exit_code is not None:
@@ -62,14 +62,14 @@ class Supervised:
         elif self.child is None and now >= self.restart_at:
             self.start()
 
-    def learn(self, num_deaths: int, *, is_hopeless: bool) -> None:
-        """So many deaths are unexplained; where that is hopeless, every pause is the longest. Any thread may say so."""
-        self.num_deaths, self.is_hopeless = num_deaths, is_hopeless
+    def set_crash_count(self, num_deaths: int, *, is_degraded: bool) -> None:
+        """So many deaths are unexplained; where it is degraded, every pause is the longest. Any thread may say so."""
+        self.num_deaths, self.is_degraded = num_deaths, is_degraded
         self.restart_at = self.died_at + self.pause_seconds()
 
     def pause_seconds(self) -> float:
         """Between its last death and the next start."""
-        if self.is_hopeless:
+        if self.is_degraded:
             return _LONGEST_PAUSE_SECONDS
         doublings = min(max(0, self.num_deaths - self.patience), 16)
         return min(self.first_pause_seconds * 2.0**doublings, _LONGEST_PAUSE_SECONDS)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from celery import Celery
 
-from core.queue.redis_transport import use_transport
+from core.queue.redis_transport import install_transport
 from core.settings import Settings
 
 VISIBILITY_SECONDS: Final = 600
@@ -21,7 +21,7 @@ _SEND_SECONDS: Final = 1.0
 def make_celery(settings: Settings) -> Celery:
     """An application on the broker of the settings; tasks are added by each consumer."""
     assert settings.redis_url, "a process is started with the addresses it needs"
-    use_transport()
+    install_transport()
     app = Celery("millrace", broker=broker_url(settings.redis_url), set_as_current=False)
     app.conf.update(
         task_serializer="json",

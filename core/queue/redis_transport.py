@@ -33,7 +33,7 @@ class Transport(redis.Transport):
     Channel = Channel
 
 
-def use_transport() -> None:
+def install_transport() -> None:
     """For every connection of this process that is made from here on. An address names its transport by an alias of kombu's."""
     for alias in ("redis", "rediss"):
         TRANSPORT_ALIASES[alias] = f"{__name__}:Transport"

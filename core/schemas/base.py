@@ -32,7 +32,7 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_INPUT_TOK
 Input = str | list[int]
 
 
-class WireModel(BaseModel):
+class RequestModel(BaseModel):
     """Base of request bodies: strict types, no infinities, unknown fields ignored as OpenAI's clients expect."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
@@ -46,10 +46,10 @@ class Unsupported(ValueError):
         self.param = param
 
 
-_Wire = TypeVar("_Wire", bound=WireModel)
+_Model = TypeVar("_Model", bound=RequestModel)
 
 
-def parse_body(kind: type[_Wire], body: Any) -> _Wire:  # Any: parsed JSON of unknown shape
+def parse_body(kind: type[_Model], body: Any) -> _Model:  # Any: parsed JSON of unknown shape
     """Make a parsed JSON value a wire type, or raise the 400 that names the field."""
     if not isinstance(body, dict):
         raise bad_request("The request body must be a JSON object.", code="invalid_json")

@@ -9,7 +9,7 @@ import msgspec
 from pydantic import Field, field_validator
 
 from core.errors import Problem
-from core.schemas.base import WireModel
+from core.schemas.base import RequestModel
 from core.schemas.endpoints import ENDPOINTS
 
 MAX_CUSTOM_ID: Final = 512
@@ -18,14 +18,14 @@ _UNIT_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
 _MAX_WINDOW_SECONDS: Final = 30 * 86400
 
 
-class OutputExpiry(WireModel):
+class OutputExpiry(RequestModel):
     """When the output file goes, counted from its own creation."""
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3600, le=2_592_000)
 
 
-class BatchCreate(WireModel):
+class BatchCreate(RequestModel):
     """`POST /v1/batches`."""
 
     input_file_id: str = Field(min_length=1, max_length=256)
@@ -127,12 +127,12 @@ def _request_id(job_id: str) -> str:
     return "req_" + job_id.rsplit("_", 1)[-1]
 
 
-def never_ran(code: Literal["batch_expired", "batch_cancelled", "request_timeout"], message: str) -> Problem:
+def unrun_line_problem(code: Literal["batch_expired", "batch_cancelled", "request_timeout"], message: str) -> Problem:
     """The failure of a line that was given no chance; status 0 marks it as not an HTTP one."""
     return Problem(status=0, message=message, type="batch_error", code=code)
 
 
-class BatchLine(WireModel):
+class BatchLine(RequestModel):
     """One line of an input file; the body is checked by the endpoint's own type."""
 
     custom_id: str = Field(min_length=1, max_length=MAX_CUSTOM_ID)

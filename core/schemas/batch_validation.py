@@ -9,12 +9,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from core.schemas.base import WireModel
+from core.schemas.base import RequestModel
 from core.schemas.endpoints import ENDPOINTS
-from core.schemas.objects import WireObject
+from core.schemas.objects import ResponseModel
 
 
-class BatchValidate(WireModel):
+class BatchValidate(RequestModel):
     """The JSON form of the question; without an endpoint, the first line's `url` is it."""
 
     input_file_id: str = Field(min_length=1, max_length=256)
@@ -26,7 +26,7 @@ class BatchValidate(WireModel):
         return check_endpoint(value)
 
 
-class LineProblem(WireObject):
+class LineProblem(ResponseModel):
     """What is wrong with a line (1-based, blank lines count), or with the file when there is no line.
 
     `fails` says what comes of it: no batch at all, or a batch in which this line fails.
@@ -40,7 +40,7 @@ class LineProblem(WireObject):
     fails: Literal["file", "line"]
 
 
-class ModelLines(WireObject):
+class ModelLines(ResponseModel):
     """The lines that would run on one model. `max_output_tokens` is what their limits allow together."""
 
     model: str
@@ -49,7 +49,7 @@ class ModelLines(WireObject):
     max_output_tokens: int
 
 
-class BatchEstimate(WireObject):
+class BatchEstimate(ResponseModel):
     """From batches that ended here; null where none has. `seconds` includes the `queued_lines` that stand before it."""
 
     measured_batches: int = 0
@@ -61,7 +61,7 @@ class BatchEstimate(WireObject):
     finish_at: int | None = None
 
 
-class BatchValidation(WireObject):
+class BatchValidation(ResponseModel):
     """The report. `is_valid`: the file would become a batch; `num_errors` counts those not listed too.
 
     `lines_unchecked`: whose schema, regex, grammar or tools were not compiled, since the file has more different ones than are

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from core.schemas.base import Unsupported, WireModel
-from core.schemas.generation import MAX_TOKENS, NOT_DONE, GenerationBody
+from core.schemas.base import RequestModel, Unsupported
+from core.schemas.generation import MAX_TOKENS, UNSUPPORTED, GenerationBody
 from core.schemas.tools import Tool, ToolChoice, Tools, check_choice, check_tools
 
 MAX_MESSAGES: Final = 2048
@@ -21,14 +21,14 @@ TemplateKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]{
 TemplateValue = bool | int | Annotated[str, StringConstraints(max_length=256)]
 
 
-class TextPart(WireModel):
+class TextPart(RequestModel):
     """A piece of text content."""
 
     type: Literal["text"]
     text: str
 
 
-class Message(WireModel):
+class Message(RequestModel):
     """One turn. Content is text, or a list of text parts; only an assistant that called tools may have none."""
 
     role: Role
@@ -64,7 +64,7 @@ class ChatRequest(GenerationBody):
     """`POST /v1/chat/completions`, `POST /v1/jobs`, and the body of a batch line."""
 
     not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
-        **NOT_DONE,
+        **UNSUPPORTED,
         "functions": ([],),
         "function_call": ("none", "auto"),
         "modalities": (["text"],),

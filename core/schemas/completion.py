@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final
 from pydantic import Field, ValidationInfo, field_validator
 
 from core.schemas.base import Input, TokenIds, Unsupported, as_inputs
-from core.schemas.generation import NOT_DONE, GenerationBody
+from core.schemas.generation import UNSUPPORTED, GenerationBody
 
 MAX_PROMPTS: Final = 128
 MAX_LOGPROBS: Final = 20
@@ -26,7 +26,7 @@ class CompletionBody(GenerationBody):
 
     default_tokens: ClassVar[int | None] = DEFAULT_TOKENS
     not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
-        **NOT_DONE,
+        **UNSUPPORTED,
         "suffix": ("",),
         "max_completion_tokens": (),
         "top_logprobs": (),

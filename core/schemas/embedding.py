@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, StringConstraints
 
 from core.schemas.base import Input, TokenIds, as_inputs
-from core.schemas.generation import Body
+from core.schemas.generation import ModelRequest
 
 MAX_INPUTS: Final = 2048
 MAX_DIMENSIONS: Final = 1 << 16
@@ -21,7 +21,7 @@ Inputs = (
 )
 
 
-class EmbeddingBody(Body):
+class EmbeddingBody(ModelRequest):
     """`POST /v1/embeddings`. `dimensions` keeps that many of a vector's first numbers, at length 1 again."""
 
     not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values

@@ -14,7 +14,7 @@ from core.model_files import ModelConfig
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody
 from core.schemas.embedding import EmbeddingBody
-from core.schemas.generation import Body
+from core.schemas.generation import ModelRequest
 from core.schemas.responses.request import ResponsesRequest
 
 CHAT_ENDPOINT: Final = "/v1/chat/completions"
@@ -28,7 +28,7 @@ class Endpoint:
     """What an endpoint takes: bodies of a type, for models that embed where `needs_embeddings`; ids of its jobs begin alike."""
 
     path: str
-    body: type[Body]
+    body: type[ModelRequest]
     id_prefix: str
     needs_embeddings: bool = False
 

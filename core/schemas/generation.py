@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from core.schemas.base import Unsupported, WireModel
+from core.schemas.base import RequestModel, Unsupported
 from core.schemas.response_format import ResponseFormat, StructuredOutputs
 
 MAX_TOKENS: Final = 1 << 20
@@ -17,9 +17,9 @@ MAX_CHOICES: Final = 16
 MAX_BIASES: Final = 300
 
 # Of the operator alone.
-DANGEROUS: Final = ("chat_template", "api_base", "base_url", "n_discard", "lora", "mmproj")
+OPERATOR_ONLY: Final = ("chat_template", "api_base", "base_url", "n_discard", "lora", "mmproj")
 # Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
-NOT_DONE: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "guided_json": (),
     "guided_regex": (),
     "guided_choice": (),
@@ -54,14 +54,14 @@ TokenKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,6})$")]  
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
-class StreamOptions(WireModel):
+class StreamOptions(RequestModel):
     """What a stream adds."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class Body(WireModel):
+class ModelRequest(RequestModel):
     """A body that a model answers. `not_done` is what its endpoint refuses, beside what is dangerous."""
 
     not_done: ClassVar[dict[str, tuple[Any, ...]]] = {}  # Any: JSON values
@@ -74,7 +74,7 @@ class Body(WireModel):
         """Say no to what would be dangerous, or silently not done."""
         if not isinstance(body, dict):
             return body
-        for name in DANGEROUS:
+        for name in OPERATOR_ONLY:
             if body.get(name) is not None:
                 message = f"'{name}' cannot be set by a request; it belongs to the server's model file."
                 raise Unsupported(message, param=name)
@@ -105,7 +105,7 @@ class Body(WireModel):
         return 0
 
 
-class GenerationBody(Body):
+class GenerationBody(ModelRequest):
     """A body whose answer is text. `default_tokens` ends an answer where neither the body nor the model's file says."""
 
     default_tokens: ClassVar[int | None] = None

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class WireObject(BaseModel):
+class ResponseModel(BaseModel):
     """Base of answers: built by us, so only frozen and free to have a field called `model_…`."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
@@ -19,7 +19,7 @@ class WireObject(BaseModel):
 _Item = TypeVar("_Item")
 
 
-class FileObject(WireObject):
+class FileObject(ResponseModel):
     """A stored file. `status` is always processed: content is checked when a batch uses it."""
 
     id: str
@@ -33,7 +33,7 @@ class FileObject(WireObject):
     status_details: str | None = None
 
 
-class DeletedObject(WireObject):
+class DeletedObject(ResponseModel):
     """Answer to a DELETE."""
 
     id: str
@@ -41,7 +41,7 @@ class DeletedObject(WireObject):
     deleted: Literal[True] = True
 
 
-class BatchError(WireObject):
+class BatchError(ResponseModel):
     """Why a file could not become a batch; `line` is 1-based and counts blank lines."""
 
     code: str
@@ -50,14 +50,14 @@ class BatchError(WireObject):
     line: int | None = None
 
 
-class BatchErrors(WireObject):
+class BatchErrors(ResponseModel):
     """The list OpenAI wraps them in."""
 
     object: Literal["list"] = "list"
     data: list[BatchError]
 
 
-class RequestCounts(WireObject):
+class RequestCounts(ResponseModel):
     """Lines of a batch."""
 
     total: int = 0
@@ -65,19 +65,19 @@ class RequestCounts(WireObject):
     failed: int = 0
 
 
-class InputTokensDetails(WireObject):
+class InputTokensDetails(ResponseModel):
     """Of the input tokens, those not computed again."""
 
     cached_tokens: int = 0
 
 
-class OutputTokensDetails(WireObject):
+class OutputTokensDetails(ResponseModel):
     """Of the output tokens, those spent thinking."""
 
     reasoning_tokens: int = 0
 
 
-class BatchUsage(WireObject):
+class BatchUsage(ResponseModel):
     """Tokens of a batch."""
 
     input_tokens: int = 0
@@ -87,7 +87,7 @@ class BatchUsage(WireObject):
     total_tokens: int = 0
 
 
-class BatchObject(WireObject):
+class BatchObject(ResponseModel):
     """A batch, as `GET /v1/batches/{id}` shows it. What follows `metadata` is not OpenAI's: see docs/extensions.md."""
 
     id: str
@@ -120,7 +120,7 @@ class BatchObject(WireObject):
     will_miss_window: bool | None = None
 
 
-class ModelObject(WireObject):
+class ModelObject(ResponseModel):
     """A served model."""
 
     id: str
@@ -129,7 +129,7 @@ class ModelObject(WireObject):
     owned_by: str = "millrace"
 
 
-class JobObject(WireObject):
+class JobObject(ResponseModel):
     """A chat request answered later: `POST /v1/jobs`."""
 
     id: str
@@ -144,7 +144,7 @@ class JobObject(WireObject):
     error: dict[str, Any] | None = None  # Any: the error object
 
 
-class ListObject(WireObject, Generic[_Item]):
+class ListObject(ResponseModel, Generic[_Item]):
     """A page; `after` of the next page is `last_id`."""
 
     object: Literal["list"] = "list"
@@ -154,19 +154,19 @@ class ListObject(WireObject, Generic[_Item]):
     has_more: bool = False
 
 
-class PromptTokensDetails(WireObject):
+class PromptTokensDetails(ResponseModel):
     """Of the prompt tokens, those not computed again."""
 
     cached_tokens: int = 0
 
 
-class CompletionTokensDetails(WireObject):
+class CompletionTokensDetails(ResponseModel):
     """Of the completion tokens, those spent thinking."""
 
     reasoning_tokens: int = 0
 
 
-class Usage(WireObject):
+class Usage(ResponseModel):
     """Tokens of one answer."""
 
     prompt_tokens: int
@@ -176,7 +176,7 @@ class Usage(WireObject):
     completion_tokens_details: CompletionTokensDetails = CompletionTokensDetails()
 
 
-class ErrorObject(WireObject):
+class ErrorObject(ResponseModel):
     """OpenAI's error, all four keys always present."""
 
     message: str
@@ -185,7 +185,7 @@ class ErrorObject(WireObject):
     code: str | None
 
 
-class ErrorEnvelope(WireObject):
+class ErrorEnvelope(ResponseModel):
     """What every failing request answers."""
 
     error: ErrorObject = Field()

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from core.model_files import Parameters
 from core.schemas.generation import GenerationBody
-from core.schemas.objects import WireObject
+from core.schemas.objects import ResponseModel
 
 
-class GenerationParameters(WireObject):
+class GenerationParameters(ResponseModel):
     """`max_tokens` of null: until the model stops or its context is full. The defaults change nothing."""
 
     temperature: float = 1.0

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from core.schemas.base import Unsupported, WireModel
+from core.schemas.base import RequestModel, Unsupported
 
 MAX_SCHEMA_BYTES: Final = 64 << 10
 MAX_CHOICES: Final = 500
@@ -35,7 +35,7 @@ Schema = Annotated[dict[str, Any], _at_most(MAX_SCHEMA_BYTES)]  # Any: JSON
 Choice = Annotated[str, StringConstraints(min_length=1)]
 
 
-class JsonSchema(WireModel):
+class JsonSchema(RequestModel):
     """A schema with its name. Every schema is followed strictly, whatever `strict` says."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)
@@ -44,7 +44,7 @@ class JsonSchema(WireModel):
     strict: bool | None = None
 
 
-class ResponseFormat(WireModel):
+class ResponseFormat(RequestModel):
     """`response_format`: any text, any JSON object, or JSON by a schema."""
 
     type: Literal["text", "json_object", "json_schema"]
@@ -65,7 +65,7 @@ class ResponseFormat(WireModel):
         return self
 
 
-class StructuredOutputs(WireModel):
+class StructuredOutputs(RequestModel):
     """`structured_outputs`: a schema (or its text), any JSON object, a regex, a list of texts, or a Lark grammar."""
 
     json_: Annotated[dict[str, Any] | str, _at_most(MAX_SCHEMA_BYTES)] | None = Field(None, alias="json")  # Any: JSON

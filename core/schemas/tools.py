@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from pydantic import Discriminator, Field, StringConstraints, Tag, field_validator, model_validator
 
-from core.schemas.base import Unsupported, WireModel
+from core.schemas.base import RequestModel, Unsupported
 
 MAX_TOOLS: Final = 128
 MAX_SCHEMAS_BYTES: Final = 64 << 10
@@ -21,7 +21,7 @@ MAX_SCHEMA_DEPTH: Final = 32  # of JSON, about twice that of schemas
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-class FunctionDefinition(WireModel):
+class FunctionDefinition(RequestModel):
     """A function as the model is told of it; without `parameters` it takes none."""
 
     name: ToolName
@@ -41,7 +41,7 @@ class FunctionDefinition(WireModel):
         return value
 
 
-class _OnlyFunctions(WireModel):
+class _OnlyFunctions(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _is_function(cls, value: object) -> object:
@@ -58,7 +58,7 @@ class Tool(_OnlyFunctions):
     function: FunctionDefinition
 
 
-class FunctionName(WireModel):
+class FunctionName(RequestModel):
     """Which function."""
 
     name: ToolName

@@ -10,8 +10,8 @@ from typing import Annotated, Final, Literal, get_args
 
 from pydantic import AfterValidator, Field
 
-from core.schemas.base import WireModel
-from core.schemas.objects import WireObject
+from core.schemas.base import RequestModel
+from core.schemas.objects import ResponseModel
 
 EventType = Literal[
     "batch.completed",
@@ -35,7 +35,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f
 Url = Annotated[str, Field(min_length=1, max_length=2048)]
 
 
-class WebhookCreate(WireModel):
+class WebhookCreate(RequestModel):
     """Body of `POST /v1/webhook_endpoints`."""
 
     event_types: EventTypes
@@ -43,7 +43,7 @@ class WebhookCreate(WireModel):
     url: Url
 
 
-class WebhookUpdate(WireModel):
+class WebhookUpdate(RequestModel):
     """Body of `POST /v1/webhook_endpoints/{id}`: what is not named stays."""
 
     event_types: EventTypes | None = None
@@ -51,19 +51,19 @@ class WebhookUpdate(WireModel):
     url: Url | None = None
 
 
-class WebhookRotate(WireModel):
+class WebhookRotate(RequestModel):
     """Body of `POST /v1/webhook_endpoints/{id}/rotate_secret`."""
 
     keep_old_secret_active_for_24_hours: bool = False
 
 
-class WebhookTest(WireModel):
+class WebhookTest(RequestModel):
     """Body of `POST /v1/webhook_endpoints/{id}/test`."""
 
     event_type: EventType
 
 
-class WebhookEndpointObject(WireObject):
+class WebhookEndpointObject(ResponseModel):
     """An endpoint. `last_error` is why the latest delivery failed, null after one that did not.
 
     `failing_since` is null with it. `events_given_up` counts events that nobody took in time.
@@ -89,7 +89,7 @@ class WebhookEndpointWithSecret(WebhookEndpointObject):
     signing_secret: str = Field(repr=False)
 
 
-class WebhookEndpointList(WireObject):
+class WebhookEndpointList(ResponseModel):
     """A page, newest first."""
 
     object: Literal["list"] = "list"
@@ -99,14 +99,14 @@ class WebhookEndpointList(WireObject):
     has_more: bool = False
 
 
-class WebhookEventTypeList(WireObject):
+class WebhookEventTypeList(ResponseModel):
     """Types of events that can be subscribed to."""
 
     object: Literal["list"] = "list"
     data: list[str]
 
 
-class WebhookTestResult(WireObject):
+class WebhookTestResult(ResponseModel):
     """The endpoint answered a sample event, with whatever status."""
 
     object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
@@ -116,13 +116,13 @@ class WebhookTestResult(WireObject):
     success: Literal[True] = True
 
 
-class EventSubject(WireObject):
+class EventSubject(ResponseModel):
     """What an event is about: a batch, or a response in the background."""
 
     id: str
 
 
-class WebhookEvent(WireObject):
+class WebhookEvent(ResponseModel):
     """What an endpoint is sent. The details are to be fetched: events may come late, twice and out of order."""
 
     id: str

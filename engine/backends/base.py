@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
-from engine.scheduler.step import Plan, Sampled, Shift
+from engine.scheduler.step import SampleResult, Shift, StepPlan
 from engine.tokenizer import Tokenizer
 
 
@@ -49,7 +49,7 @@ class Decoder(Protocol):
     def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """Copy, trim, clear and shift slots, in order."""
 
-    def run(self, plan: Plan) -> list[Sampled]:
+    def run(self, plan: StepPlan) -> list[SampleResult]:
         """Compute a step's entries; one result for each sampled one, in order.
 
         Raises NoRoom when memory is short and nothing was computed, DecodeFailed when the step is lost.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
-from engine.scheduler.step import Plan, Sampled, Shift
+from engine.scheduler.step import SampleResult, Shift, StepPlan
 
 
 class EmbeddingsOnly:
@@ -29,7 +29,7 @@ class EmbeddingsOnly:
     def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """There is no memory."""
 
-    def run(self, plan: Plan) -> list[Sampled]:
+    def run(self, plan: StepPlan) -> list[SampleResult]:
         """There is nothing to run."""
         raise AssertionError(plan)
 

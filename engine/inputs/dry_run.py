@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from engine.embedding import encode_inputs
-from engine.errors import InvalidConstraint, WardenMissing
+from engine.errors import InvalidConstraint, SandboxUnavailable
 from engine.inputs.input_processor import compile_answer
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.structured.compiler import Grammars
+from engine.structured.compiler import GrammarCompiler
 from engine.tokenizer import Tokenizer
 from engine.types import Constraint, EmbedRequest, Request
 
 
-class Rehearsed(NamedTuple):
+class DryRunResult(NamedTuple):
     """`num_prompt_tokens` as its usage would say; `is_checked` is False where the budget left its constraint uncompiled."""
 
     num_prompt_tokens: int
@@ -29,7 +29,7 @@ class Rehearsed(NamedTuple):
 
 
 @dataclass(slots=True, kw_only=True)
-class Budget:
+class CompileBudget:
     """What may still be spent on compiling, by all that share it: so many different constraints, so many seconds.
 
     Most take milliseconds. One that brings the warden down takes a second and more, and a file may be full of them.
@@ -44,13 +44,13 @@ class Budget:
         return self.constraints <= 0 or self.seconds <= 0
 
 
-class Rehearsal:
+class DryRun:
     """Of one model. `template` overrides the model's own; an input to embed has `embed_tokens` at most."""
 
     def __init__(
         self,
         tokenizer: Tokenizer,
-        constraints: ConstraintTrials,
+        constraints: ConstraintChecker,
         *,
         template: str | None,
         context_size: int,
@@ -61,35 +61,37 @@ class Rehearsal:
         self._encoder = PromptEncoder(tokenizer, template=template, context_size=context_size)
         self._constraints = constraints
 
-    def run(self, request: Request | EmbedRequest) -> Rehearsed:
+    def run(self, request: Request | EmbedRequest) -> DryRunResult:
         """Raises what the engine would refuse it with."""
         if isinstance(request, EmbedRequest):
-            return Rehearsed(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
+            return DryRunResult(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
         prompt = self._encoder.encode(request)
         spec = self._encoder.answers.spec(request, prompt)
         try:
             compile_answer(self._constraints, request, spec)
-        except Untried:
-            return Rehearsed(len(prompt), is_checked=False)
-        return Rehearsed(len(prompt))
+        except BudgetExhausted:
+            return DryRunResult(len(prompt), is_checked=False)
+        return DryRunResult(len(prompt))
 
 
-class Untried(Exception):
+class BudgetExhausted(Exception):
     """The budget is spent."""
 
 
-class ConstraintTrials:
+class ConstraintChecker:
     """Compiles each different constraint of one model once and keeps only what came of it, so that a file of many costs
     little memory."""
 
-    def __init__(self, grammars: Grammars, budget: Budget, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, grammars: GrammarCompiler, budget: CompileBudget, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._grammars = grammars
         self._budget = budget
         self._clock = clock
         self._refusals: dict[bytes, InvalidConstraint | None] = {}
 
     def compile(self, constraint: Constraint, *, is_ours: bool = False) -> None:
-        """As `Grammars.compile`; raises Untried too."""
+        """As `GrammarCompiler.compile`; raises Untried too."""
         named = f"{constraint.kind}\0{constraint.param}\0{constraint.text}"
         key = hashlib.sha256(named.encode()).digest()
         if key not in self._refusals:
@@ -99,16 +101,16 @@ class ConstraintTrials:
 
     def _try(self, constraint: Constraint, *, is_ours: bool) -> InvalidConstraint | None:
         if self._budget.is_spent:
-            raise Untried
+            raise BudgetExhausted
         self._budget.constraints -= 1
         began_at = self._clock()
         try:
             self._grammars.compile(constraint, is_ours=is_ours)
         except InvalidConstraint as error:
             return InvalidConstraint(str(error), param=error.param)  # without its traceback, which holds frames
-        except WardenMissing:
+        except SandboxUnavailable:
             self._budget.constraints = 0  # this machine's trouble, not the constraint's: it is waited for once
-            raise Untried from None
+            raise BudgetExhausted from None
         finally:
             self._budget.seconds -= self._clock() - began_at
         return None

@@ -8,26 +8,28 @@ import msgspec
 
 from engine.errors import InvalidConstraint
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.outputs.output_stream import AnswerSpec
+from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
-from engine.structured.compiler import Grammars
+from engine.structured.compiler import GrammarCompiler
 from engine.structured.grammar import Grammar, GrammarState
-from engine.types import Constraint, Request, Sampling
+from engine.types import Constraint, Request, SamplingParams
 
 Compiled = TypeVar("Compiled", covariant=True)
 
 
 class Compiler(Protocol[Compiled]):
-    """See `engine.structured.grammar.Grammars`."""
+    """See `engine.structured.grammar.GrammarCompiler`."""
 
     def compile(self, constraint: Constraint, *, is_ours: bool = False) -> Compiled:
         """Of a constraint; raises InvalidConstraint."""
 
 
-class Intake:
+class InputProcessor:
     """Of one model. Any thread may use it, except the one that decodes."""
 
-    def __init__(self, encoder: PromptEncoder, grammars: Grammars, *, stopwords: list[str], context_size: int) -> None:
+    def __init__(
+        self, encoder: PromptEncoder, grammars: GrammarCompiler, *, stopwords: list[str], context_size: int
+    ) -> None:
         self._encoder = encoder
         self._grammars = grammars
         self._stopwords = stopwords
@@ -49,7 +51,7 @@ class Intake:
         request: Request,
         index: int,
         prompt: list[int],
-        spec: AnswerSpec,
+        spec: OutputSpec,
         grammar: Grammar | None,
     ) -> Sequence:
         tokens, state = list(prompt), None
@@ -89,7 +91,7 @@ class Intake:
         return [], grammar.start(jumps=jumps)
 
 
-def compile_answer(compiler: Compiler[Compiled], request: Request, spec: AnswerSpec) -> Compiled | None:
+def compile_answer(compiler: Compiler[Compiled], request: Request, spec: OutputSpec) -> Compiled | None:
     """Compile what the answer must look like; a schema is checked by itself before it becomes part of a grammar of ours.
 
     None where it may look like anything. Raises what the compiler does, and says of tools that it is about them.
@@ -107,7 +109,7 @@ def compile_answer(compiler: Compiler[Compiled], request: Request, spec: AnswerS
         raise InvalidConstraint(str(error), param=param) from None
 
 
-def _sampling(sampling: Sampling, index: int) -> Sampling:
+def _sampling(sampling: SamplingParams, index: int) -> SamplingParams:
     """Several answers from one seed must differ, and be the same ones next time."""
     if index == 0 or sampling.seed is None:
         return sampling

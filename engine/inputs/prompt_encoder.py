@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from engine.errors import InvalidPrompt, PromptTooLong
 from engine.inputs.chat_template import ChatTemplate, Tool, with_parsed_arguments
-from engine.outputs.output_format import AnswerFormat
+from engine.outputs.output_format import OutputFormat
 from engine.tokenizer import Tokenizer
 from engine.types import ChatPrompt, Request, TextPrompt, TokenPrompt, ToolMode
 
@@ -38,7 +38,7 @@ class PromptEncoder:
             eos_text=tokenizer.eos_text,
             max_characters=max(_MIN_CHARACTERS, 64 * context_size),
         )
-        self.answers = AnswerFormat(tokenizer, self._template.source)
+        self.answers = OutputFormat(tokenizer, self._template.source)
         spellings = sorted((re.escape(text) for text in tokenizer.special_texts), key=len, reverse=True)
         self._special = re.compile("|".join(spellings)) if spellings else None
 

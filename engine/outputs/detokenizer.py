@@ -9,7 +9,7 @@ import codecs
 from collections.abc import Iterable, Sequence
 
 
-class TextStream:
+class IncrementalDetokenizer:
     """The text of one answer, piece by piece: `decode` makes characters of bytes, `show` looks for stop strings."""
 
     def __init__(self, stop: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """What the answers of one model may hold, found once from its template and vocabulary: thoughts, and calls in its spelling.
 
-Knows a tokenizer and a template; makes the `AnswerSpec` of each request, for the stream that reads an answer and the
+Knows a tokenizer and a template; makes the `OutputSpec` of each request, for the stream that reads an answer and the
 decoder that constrains it.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from engine.errors import InvalidPrompt
 from engine.outputs import reasoning as thought
-from engine.outputs.output_stream import AnswerSpec
+from engine.outputs.output_stream import OutputSpec
 from engine.outputs.tool_formats import Tool, callable_tools, detect
 from engine.outputs.tool_grammar import Layout, with_thought, with_tools
 from engine.tokenizer import Tokenizer
@@ -20,7 +20,7 @@ from engine.types import ChatPrompt, Constraint, Request, ToolMode
 _TAIL_TOKENS: Final = 16  # room for an opening mark that is spelled out, and spaces
 
 
-class AnswerFormat:
+class OutputFormat:
     """Of one model. Safe for use beside the decoding thread."""
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
@@ -30,15 +30,15 @@ class AnswerFormat:
         self._tokens = mark_tokens(tokenizer, (*(self.thought or ()), *self.tool_format.marks))
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
 
-    def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> AnswerSpec:
+    def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> OutputSpec:
         """For a request whose prompt has these tokens; raises InvalidPrompt for tools that cannot be called."""
         stop = (*request.stop, *stopwords)
         if not isinstance(request.prompt, ChatPrompt):
-            return AnswerSpec(stop=stop, constraint=request.constraint)
+            return OutputSpec(stop=stop, constraint=request.constraint)
         tools = callable_tools(request, request.prompt.tools)
         is_inside = self.opens_thought(prompt)
         expected = (*(self.thought or ()), *(self.tool_format.marks if tools else ()))
-        return AnswerSpec(
+        return OutputSpec(
             stop=stop,
             constraint=self._constraint(request, tools, is_inside=is_inside),
             thought=self.thought,

@@ -12,15 +12,15 @@ from typing import Final
 
 import msgspec
 
-from engine.outputs.detokenizer import TextStream
-from engine.outputs.reasoning import ThoughtMarks, ThoughtSplitter
+from engine.outputs.detokenizer import IncrementalDetokenizer
+from engine.outputs.reasoning import ReasoningParser, ReasoningTags
 from engine.outputs.tool_formats import ToolFormat
 from engine.outputs.tool_parser import ToolParser, add_call
 from engine.types import Constraint, ToolCall, ToolCallDelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerSpec:
+class OutputSpec:
     """What the answers of a request may hold; made once for all `n` of them.
 
     `marks` are the tokens that stand for a mark, whose own piece may be empty: token id to the mark's bytes.
@@ -29,14 +29,14 @@ class AnswerSpec:
 
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    thought: ThoughtMarks | None = None
+    thought: ReasoningTags | None = None
     is_inside: bool = False
     tool_format: ToolFormat | None = None
     tool_names: tuple[str, ...] = ()
     marks: Mapping[int, bytes] = field(default_factory=dict)
 
 
-class Part(msgspec.Struct, frozen=True, gc=False):
+class OutputDelta(msgspec.Struct, frozen=True, gc=False):
     """What a token brought, as it may be shown."""
 
     content: str = ""
@@ -49,28 +49,28 @@ class Part(msgspec.Struct, frozen=True, gc=False):
         return not (self.content or self.reasoning or self.tool_calls)
 
 
-NOTHING: Final = Part()
+EMPTY_DELTA: Final = OutputDelta()
 
 
-def together(parts: Sequence[Part]) -> Part:
+def merge_deltas(parts: Sequence[OutputDelta]) -> OutputDelta:
     """What several tokens of one step brought, as one part."""
     shown = [part for part in parts if not part.is_empty]
     if len(shown) < 2:
-        return shown[0] if shown else NOTHING
+        return shown[0] if shown else EMPTY_DELTA
     calls: list[ToolCallDelta] = []
     for part in shown:
         for delta in part.tool_calls:
             add_call(calls, delta)
-    return Part("".join(part.content for part in shown), "".join(part.reasoning for part in shown), calls)
+    return OutputDelta("".join(part.content for part in shown), "".join(part.reasoning for part in shown), calls)
 
 
-class AnswerStream:
+class OutputStream:
     """The parts of one answer, token by token. One that `is_plain` is content and nothing else."""
 
-    def __init__(self, spec: AnswerSpec) -> None:
-        self._content = TextStream(spec.stop)
+    def __init__(self, spec: OutputSpec) -> None:
+        self._content = IncrementalDetokenizer(spec.stop)
         self._marks = spec.marks
-        self._splitter = ThoughtSplitter(spec.thought, is_inside=spec.is_inside) if spec.thought else None
+        self._splitter = ReasoningParser(spec.thought, is_inside=spec.is_inside) if spec.thought else None
         self._parser = ToolParser(spec.tool_format, spec.tool_names) if spec.tool_format else None
         self.is_plain = self._splitter is None and self._parser is None
         self._reasoning: list[str] = []
@@ -97,11 +97,11 @@ class AnswerStream:
         """The calls so far; an answer that was cut off may end in incomplete arguments."""
         return self._parser.calls if self._parser is not None else []
 
-    def push(self, token: int, piece: bytes) -> Part:
+    def push(self, token: int, piece: bytes) -> OutputDelta:
         """Take a token with its bytes; returns what may be shown now."""
         if self.is_plain:
             content = self._content.push(piece)
-            return Part(content) if content else NOTHING
+            return OutputDelta(content) if content else EMPTY_DELTA
         self._num_tokens += 1
         return self._take(self._content.decode(self._marks.get(token, piece)))
 
@@ -110,27 +110,27 @@ class AnswerStream:
         assert self.is_plain, "only then do tokens not matter"
         self._content.push(piece)
 
-    def finish(self) -> Part:
+    def finish(self) -> OutputDelta:
         """No more tokens will come: show what was held back."""
         if self.is_plain or self.is_stopped:
-            return Part(self._content.finish())
+            return OutputDelta(self._content.finish())
         parts = [self._take(self._content.decode(b"", is_last=True))]
         if self._splitter is not None:
             reasoning, content = self._splitter.finish()
             self._reasoning.append(reasoning)
-            parts += [Part(reasoning=reasoning), self._parse(content)]
+            parts += [OutputDelta(reasoning=reasoning), self._parse(content)]
         if self._parser is not None:
-            parts.append(Part(self._content.show(self._parser.finish())))
-        return together([*parts, Part(self._content.finish())])
+            parts.append(OutputDelta(self._content.show(self._parser.finish())))
+        return merge_deltas([*parts, OutputDelta(self._content.finish())])
 
-    def _take(self, text: str) -> Part:
+    def _take(self, text: str) -> OutputDelta:
         if self._splitter is None:
             return self._parse(text)
         reasoning, text = self._split(self._splitter, text)
         part = self._parse(text)
-        return Part(part.content, reasoning, part.tool_calls) if reasoning else part
+        return OutputDelta(part.content, reasoning, part.tool_calls) if reasoning else part
 
-    def _split(self, splitter: ThoughtSplitter, text: str) -> tuple[str, str]:
+    def _split(self, splitter: ReasoningParser, text: str) -> tuple[str, str]:
         was_over = splitter.is_over
         reasoning, content = splitter.push(text)
         if splitter.has_begun and not was_over:
@@ -144,10 +144,10 @@ class AnswerStream:
             self._reasoning.append(reasoning)
         return reasoning, content
 
-    def _parse(self, text: str) -> Part:
+    def _parse(self, text: str) -> OutputDelta:
         if not text:
-            return NOTHING
+            return EMPTY_DELTA
         if self._parser is None:
-            return Part(self._content.show(text))
+            return OutputDelta(self._content.show(text))
         part = self._parser.push(text)
-        return Part(self._content.show(part.content), "", part.calls)
+        return OutputDelta(self._content.show(part.content), "", part.calls)

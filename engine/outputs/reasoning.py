@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from engine.outputs.detokenizer import overlap
 
 
-class ThoughtMarks(NamedTuple):
+class ReasoningTags(NamedTuple):
     """What opens and what closes a thought."""
 
     open: str
@@ -20,39 +20,39 @@ class ThoughtMarks(NamedTuple):
 
 
 _KNOWN: Final = (
-    ThoughtMarks("<think>", "</think>"),
-    ThoughtMarks("[THINK]", "[/THINK]"),
-    ThoughtMarks("<thinking>", "</thinking>"),
-    ThoughtMarks("<seed:think>", "</seed:think>"),
-    ThoughtMarks("<|START_THINKING|>", "<|END_THINKING|>"),
+    ReasoningTags("<think>", "</think>"),
+    ReasoningTags("[THINK]", "[/THINK]"),
+    ReasoningTags("<thinking>", "</thinking>"),
+    ReasoningTags("<seed:think>", "</seed:think>"),
+    ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>"),
 )
 
 
-def detect(template: str) -> ThoughtMarks | None:
+def detect(template: str) -> ReasoningTags | None:
     """The marks a chat template mentions; a model whose template knows of no thoughts has none."""
     return next((marks for marks in _KNOWN if marks.open in template or marks.close in template), None)
 
 
-class Split(NamedTuple):
+class ReasoningSplit(NamedTuple):
     """What some text brought."""
 
     reasoning: str = ""
     content: str = ""
 
 
-class _Place(Enum):
+class _ParserState(Enum):
     START = auto()
     INSIDE = auto()
     BEHIND = auto()
     CONTENT = auto()
 
 
-class ThoughtSplitter:
+class ReasoningParser:
     """Splits one answer. `is_inside` as an argument: the prompt has opened the thought already."""
 
-    def __init__(self, marks: ThoughtMarks, *, is_inside: bool) -> None:
+    def __init__(self, marks: ReasoningTags, *, is_inside: bool) -> None:
         self.marks = marks
-        self._place = _Place.INSIDE if is_inside else _Place.START
+        self._place = _ParserState.INSIDE if is_inside else _ParserState.START
         self._has_begun = is_inside
         self._is_blank = True  # nothing of the thought yet: spaces after its opening are left out
         self._held = ""
@@ -60,7 +60,7 @@ class ThoughtSplitter:
     @property
     def is_inside(self) -> bool:
         """Is the thought open?"""
-        return self._place is _Place.INSIDE
+        return self._place is _ParserState.INSIDE
 
     @property
     def has_begun(self) -> bool:
@@ -70,36 +70,36 @@ class ThoughtSplitter:
     @property
     def is_over(self) -> bool:
         """Will there be no more of a thought?"""
-        return self._place in (_Place.BEHIND, _Place.CONTENT)
+        return self._place in (_ParserState.BEHIND, _ParserState.CONTENT)
 
-    def push(self, text: str) -> Split:
+    def push(self, text: str) -> ReasoningSplit:
         """Take some text; returns what is certain now."""
         self._held += text
         reasoning = ""
-        if self._place is _Place.START:
+        if self._place is _ParserState.START:
             self._start()
-        if self._place is _Place.INSIDE:
+        if self._place is _ParserState.INSIDE:
             reasoning = self._think()
-        if self._place is _Place.BEHIND:
+        if self._place is _ParserState.BEHIND:
             self._held = self._held.lstrip()
-            self._place = _Place.CONTENT if self._held else _Place.BEHIND
-        if self._place is not _Place.CONTENT:
-            return Split(reasoning)
+            self._place = _ParserState.CONTENT if self._held else _ParserState.BEHIND
+        if self._place is not _ParserState.CONTENT:
+            return ReasoningSplit(reasoning)
         content, self._held = self._held, ""
-        return Split(reasoning, content)
+        return ReasoningSplit(reasoning, content)
 
-    def finish(self) -> Split:
+    def finish(self) -> ReasoningSplit:
         """No more text will come: what was held back is what it looks like."""
         held, self._held = self._held, ""
-        return Split(reasoning=held) if self.is_inside else Split(content=held)
+        return ReasoningSplit(reasoning=held) if self.is_inside else ReasoningSplit(content=held)
 
     def _start(self) -> None:
         begin = self._held.lstrip()
         if begin.startswith(self.marks.open):
             self._held = begin.removeprefix(self.marks.open)
-            self._place, self._has_begun = _Place.INSIDE, True
+            self._place, self._has_begun = _ParserState.INSIDE, True
         elif not self.marks.open.startswith(begin):
-            self._place = _Place.CONTENT
+            self._place = _ParserState.CONTENT
 
     def _think(self) -> str:
         """What certainly belongs to the thought."""
@@ -110,7 +110,7 @@ class ThoughtSplitter:
         reasoning = self._held[:end].rstrip()
         if at >= 0:
             self._held = self._held[at + len(self.marks.close) :]
-            self._place = _Place.BEHIND
+            self._place = _ParserState.BEHIND
         else:
             self._held = self._held[len(reasoning) :]
         self._is_blank = self._is_blank and not reasoning

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from engine.errors import InvalidPrompt
-from engine.outputs.reasoning import ThoughtMarks
+from engine.outputs.reasoning import ReasoningTags
 from engine.outputs.tool_formats import Tool, ToolFormat
-from engine.structured.schema import SEPARATORS, closed
+from engine.structured.schema import SEPARATORS, close_objects
 from engine.types import Constraint, ConstraintKind
 
 _ANY: Final = r"/(.|\n)*/"
@@ -33,7 +33,7 @@ class Layout:
     """
 
     tokens: Mapping[str, int]
-    thought: ThoughtMarks | None = None
+    thought: ReasoningTags | None = None
     is_inside: bool = False
 
 
@@ -177,7 +177,7 @@ def _json(schema: Mapping[str, Any], *, is_lenient: bool = False) -> str:  # Any
     options: dict[str, Any] = dict(SEPARATORS)  # Any: JSON
     if is_lenient:
         options["lenient"] = True
-    return json.dumps({**closed(dict(schema)), "x-guidance": options}, ensure_ascii=False)
+    return json.dumps({**close_objects(dict(schema)), "x-guidance": options}, ensure_ascii=False)
 
 
 def _embedded(constraint: Constraint) -> str:

@@ -17,7 +17,7 @@ from engine.outputs.tool_formats import ToolFormat
 from engine.types import ToolCall, ToolCallDelta
 
 
-class _Place(Enum):
+class _ParserState(Enum):
     """Where in the layout the next character stands."""
 
     TEXT = auto()
@@ -53,7 +53,7 @@ class ToolParser:
         self._names = {f"{name}{tool_format.middle}{{": name for name in names}
         self._leads = tuple({tool_format.lead, tool_format.prelude + tool_format.lead})
         self._next_lead = None if tool_format.separator is None else tool_format.separator + tool_format.open
-        self._place = _Place.TEXT
+        self._place = _ParserState.TEXT
         self._lead = ""
         self._held = ""
         self._object = _ObjectEnd()
@@ -80,10 +80,10 @@ class ToolParser:
         """No more text will come: content that was held back. What only a call begins with is not content."""
         held, self._held = self._held, ""
         match self._place:
-            case _Place.TEXT:
+            case _ParserState.TEXT:
                 begins_call = self._format.trigger and held.lstrip().startswith(self._format.trigger)
                 return "" if begins_call else held
-            case _Place.NAME:
+            case _ParserState.NAME:
                 return "" if self._format.trigger else self._lead + held
             case _:
                 return ""
@@ -91,17 +91,17 @@ class ToolParser:
     def _step(self, part: ToolPart) -> bool:
         """Move on by one place; False when that needs more text."""
         match self._place:
-            case _Place.TEXT:
+            case _ParserState.TEXT:
                 return self._find_lead(part) if self._format.trigger else self._match_lead()
-            case _Place.NAME:
+            case _ParserState.NAME:
                 return self._match_name(part)
-            case _Place.ARGUMENTS:
+            case _ParserState.ARGUMENTS:
                 return self._take_arguments(part)
-            case _Place.CLOSE:
+            case _ParserState.CLOSE:
                 return self._match_close()
-            case _Place.BETWEEN:
+            case _ParserState.BETWEEN:
                 return self._match_next()
-            case _Place.AFTER:
+            case _ParserState.AFTER:
                 part.content += self._held
                 self._held = ""
                 return False
@@ -126,13 +126,13 @@ class ToolParser:
             if begin.startswith(lead):
                 self._begin_name(0, len(self._held) - len(begin) + len(lead))
                 return True
-        self._place = _Place.TEXT if _begins_one(begin, self._leads) else _Place.AFTER
-        return self._place is _Place.AFTER
+        self._place = _ParserState.TEXT if _begins_one(begin, self._leads) else _ParserState.AFTER
+        return self._place is _ParserState.AFTER
 
     def _begin_name(self, start: int, end: int) -> None:
         """The held text is a lead up to `end`; should no name follow, it is content from `start` on."""
         self._lead, self._held = self._held[start:end], self._held[end:]
-        self._place = _Place.NAME
+        self._place = _ParserState.NAME
 
     def _match_name(self, part: ToolPart) -> bool:
         for head, name in self._names.items():
@@ -152,7 +152,7 @@ class ToolParser:
         self._ids.append((call_id, name))
         self._arguments.append([])
         self._object = _ObjectEnd()
-        self._place = _Place.ARGUMENTS
+        self._place = _ParserState.ARGUMENTS
 
     def _take_arguments(self, part: ToolPart) -> bool:
         end = self._object.find(self._held)
@@ -161,14 +161,14 @@ class ToolParser:
             self._arguments[-1].append(piece)
             add_call(part.calls, ToolCallDelta(index=len(self._ids) - 1, arguments=piece))
         if self._object.is_found:
-            self._place = _Place.CLOSE
+            self._place = _ParserState.CLOSE
         return self._object.is_found
 
     def _match_close(self) -> bool:
         close = self._format.close
         if self._held.startswith(close):
             self._held = self._held[len(close) :]
-            self._place = _Place.BETWEEN
+            self._place = _ParserState.BETWEEN
             return True
         if close.startswith(self._held):
             return False
@@ -187,8 +187,8 @@ class ToolParser:
         self._place = self._text_place()
         return True
 
-    def _text_place(self) -> _Place:
-        return _Place.TEXT if self._format.trigger else _Place.AFTER
+    def _text_place(self) -> _ParserState:
+        return _ParserState.TEXT if self._format.trigger else _ParserState.AFTER
 
 
 class _ObjectEnd:

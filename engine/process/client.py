@@ -16,18 +16,18 @@ import msgspec
 import zmq
 import zmq.utils.monitor
 
-from engine.process.inflight_log import read_ledger
+from engine.process.inflight_log import read_inflight_log
 from engine.process.protocol import (
     Cancel,
     EngineInfo,
     FromEngine,
     Hello,
+    HelloReply,
     Outputs,
+    StreamRequest,
     Submit,
     Tick,
     ToEngine,
-    Watch,
-    Welcome,
 )
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Request, RequestKey
 
@@ -134,7 +134,7 @@ class EngineClient:
             if request_id not in self._sinks:
                 return
             if self._boot_id is not None:
-                self._send(Watch(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
+                self._send(StreamRequest(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
                 return
             self._waiting = [_watched(request, request_id) for request in self._waiting]
 
@@ -192,7 +192,7 @@ class EngineClient:
 
     def _take(self, message: FromEngine) -> None:
         match message:
-            case Welcome(boot_id=boot_id, info=info):
+            case HelloReply(boot_id=boot_id, info=info):
                 self._welcomed(boot_id, info)
             case Tick(boot_id=boot_id):
                 if boot_id == self._boot_id:
@@ -228,7 +228,7 @@ class EngineClient:
         """The engine has died: find out what it was at."""
         boot_id = self._boot_id
         self._hello_at = 0.0
-        self._lose(None if boot_id is None else read_ledger(self._folder, boot_id), keep_waiting=True)
+        self._lose(None if boot_id is None else read_inflight_log(self._folder, boot_id), keep_waiting=True)
 
     def _lose(self, ledger: frozenset[RequestKey] | None, *, keep_waiting: bool) -> None:
         """The engine is gone: everything it had is lost; what was never sent may wait for the next one.

@@ -15,10 +15,10 @@ class Exit(IntEnum):
     MODEL = 3  # the model cannot be loaded
     HUNG = 86  # a turn of the loop did not return
     MEMORY = 87
-    DEAF = 88  # the thread that takes messages has ended
+    INTAKE_DIED = 88  # the thread that takes messages has ended
 
 
-def give_up(code: Exit, words: str) -> NoReturn:
+def abort_process(code: Exit, words: str) -> NoReturn:
     """End the process from any thread, now: what it was at is in the ledger, and nothing else of it can be relied on."""
     with suppress(OSError):  # a full disk under the log must not keep it alive
         os.write(2, f"{words}; the engine gives up\n".encode())

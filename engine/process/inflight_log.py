@@ -28,7 +28,7 @@ _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[RequestKey]).decode
 
 
-class Page(IntEnum):
+class Section(IntEnum):
     """Who notes what it is at."""
 
     STEP = 0
@@ -36,15 +36,15 @@ class Page(IntEnum):
     SLOW_INTAKE = 2
 
 
-class Ledger:
+class InflightLog:
     """The engine's side. Each page is written by one thread."""
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         _forget_old(folder)
-        self._memory = _map(_path(folder, boot_id), len(Page) * _page_bytes())
-        self._noted: dict[Page, Collection[RequestKey]] = dict.fromkeys(Page, ())
+        self._memory = _map(_path(folder, boot_id), len(Section) * _page_bytes())
+        self._noted: dict[Section, Collection[RequestKey]] = dict.fromkeys(Section, ())
 
-    def note(self, page: Page, keys: Collection[RequestKey]) -> None:
+    def note(self, page: Section, keys: Collection[RequestKey]) -> None:
         """From here on this page's thread is at these requests and no others. Too many for a page are noted as nothing known."""
         if keys == self._noted[page]:
             return
@@ -59,16 +59,16 @@ class Ledger:
         self._memory[start] = copy
 
 
-def read_ledger(folder: Path, boot_id: str) -> frozenset[RequestKey] | None:
+def read_inflight_log(folder: Path, boot_id: str) -> frozenset[RequestKey] | None:
     """What an engine was at when it ended; None when nothing is known of it."""
     try:
         memory = _path(folder, boot_id).read_bytes()
-        return frozenset(key for page in Page for key in _read_page(memory, page))
+        return frozenset(key for page in Section for key in _read_page(memory, page))
     except (OSError, ValueError, IndexError, struct.error):  # msgspec's errors are ValueErrors
         return None
 
 
-def _read_page(memory: bytes, page: Page) -> list[RequestKey]:
+def _read_page(memory: bytes, page: Section) -> list[RequestKey]:
     start = page * _page_bytes()
     at = start + _HEADER_BYTES + memory[start] * _COPY_BYTES
     (length,) = _LENGTH.unpack_from(memory, at)

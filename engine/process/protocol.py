@@ -10,7 +10,7 @@ from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Reques
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """A client is here; repeated until the engine's `Welcome` arrives, and now and then after that, to hear another one."""
+    """A client is here; repeated until the engine's `HelloReply` arrives, and now and then after that, to hear another one."""
 
     client: str
 
@@ -31,7 +31,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     request_ids: list[str]
 
 
-class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
+class StreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
     """These go on as streams, whose first `Delta` has all there is by now. Unknown ids are ignored."""
 
     client: str
@@ -39,7 +39,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
     request_ids: list[str]
 
 
-ToEngine = Hello | Submit | Cancel | Watch
+ToEngine = Hello | Submit | Cancel | StreamRequest
 
 
 # --- engine → client -------------------------------------------------------------------------------------------------
@@ -56,7 +56,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     template_hash: str
 
 
-class Welcome(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
     """The engine knows this client; the model is loaded. The answer to every `Hello`."""
 
     boot_id: str
@@ -79,4 +79,4 @@ class Outputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):
     items: list[Delta | Finished | Embedded | Failed]
 
 
-FromEngine = Welcome | Tick | Outputs
+FromEngine = HelloReply | Tick | Outputs

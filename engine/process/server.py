@@ -24,30 +24,29 @@ import zmq
 
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
-from engine.config import Backend as BackendKind
-from engine.config import EngineConfig
+from engine.config import BackendKind, EngineConfig
 from engine.embedding import encode_inputs
 from engine.errors import EngineError, InvalidPrompt, ModelFailed
-from engine.inputs.input_processor import Intake
+from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.log import complain
-from engine.loop import Add, Call, Command, Embed, Engine, Output, Show, Stop
-from engine.process.exit_codes import Exit, give_up
-from engine.process.inflight_log import Ledger, Page
+from engine.log import log_stderr
+from engine.loop import AddEmbedding, AddRequest, CancelRequests, Command, EngineLoop, Output, RunInLoop, StartStreaming
+from engine.process.exit_codes import Exit, abort_process
+from engine.process.inflight_log import InflightLog, Section
 from engine.process.protocol import (
     Cancel,
     EngineInfo,
     FromEngine,
     Hello,
+    HelloReply,
     Outputs,
+    StreamRequest,
     Submit,
     Tick,
     ToEngine,
-    Watch,
-    Welcome,
 )
 from engine.process.watchdog import Watchdog
-from engine.structured.compiler import Grammars
+from engine.structured.compiler import GrammarCompiler
 from engine.types import ChatPrompt, EmbedRequest, Failed, Request
 
 TICK_SECONDS: Final = 0.5
@@ -83,11 +82,13 @@ class Server:
         self._boot_id = secrets.token_hex(8)
         self._clients: set[str] = set()
         encoder = PromptEncoder(backend.tokenizer, template=config.chat_template, context_size=config.context_size)
-        self._grammars = Grammars(
+        self._grammars = GrammarCompiler(
             backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab, jump_forward=config.jump_forward
         )
-        self._intake = Intake(encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size)
-        self._slow_intake = SlowIntake()
+        self._intake = InputProcessor(
+            encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size
+        )
+        self._slow_intake = CompileQueue()
         self._info = EngineInfo(
             model=config.model,
             build=backend.decoder.build,
@@ -100,13 +101,15 @@ class Server:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._output = OutputSocket(folder / "output.sock")
         self._submit_path = folder / "submit.sock"
-        self._ledger = Ledger(folder, self._boot_id)
-        self.engine = Engine(backend, config, self._emit, idle=self._tick, note=partial(self._ledger.note, Page.STEP))
+        self._ledger = InflightLog(folder, self._boot_id)
+        self.engine = EngineLoop(
+            backend, config, self._emit, idle=self._tick, note=partial(self._ledger.note, Section.STEP)
+        )
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Serve until told to stop."""
         self._grammars.prepare()
-        intake = partial(_whole, self._receive, Exit.DEAF)
+        intake = partial(_whole, self._receive, Exit.INTAKE_DIED)
         threading.Thread(target=intake, name="intake", daemon=True).start()
         Watchdog(lambda: self.engine.current_turn, self._config.hang_seconds).start()
         _whole(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
@@ -122,16 +125,16 @@ class Server:
             try:
                 self._dispatch(decoder.decode(socket.recv()))
             except msgspec.MsgspecError as error:
-                complain(f"a message that is not ours was dropped: {error}\n")
+                log_stderr(f"a message that is not ours was dropped: {error}\n")
 
     def _dispatch(self, message: ToEngine) -> None:
         match message:
             case Hello(client=client):
-                self.engine.inbox.put(Call(lambda: self._welcome(client)))
+                self.engine.inbox.put(RunInLoop(lambda: self._welcome(client)))
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
                     is_slow = isinstance(request, Request) and (request.constraint or _shows_tools(request))
-                    page = Page.SLOW_INTAKE if is_slow else Page.INTAKE
+                    page = Section.SLOW_INTAKE if is_slow else Section.INTAKE
                     take = partial(self._take, message.client, request, page)
                     if is_slow:
                         self._slow_intake.put((message.client, request.id), take)
@@ -139,14 +142,14 @@ class Server:
                         take()
             case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
                 for request_id in message.request_ids:
-                    stop = partial(self.engine.inbox.put, Stop(message.client, [request_id]))
+                    stop = partial(self.engine.inbox.put, CancelRequests(message.client, [request_id]))
                     self._slow_intake.after((message.client, request_id), stop)
-            case Watch(boot_id=boot_id) if boot_id == self._boot_id:
+            case StreamRequest(boot_id=boot_id) if boot_id == self._boot_id:
                 for request_id in message.request_ids:
-                    show = partial(self.engine.inbox.put, Show(message.client, [request_id]))
+                    show = partial(self.engine.inbox.put, StartStreaming(message.client, [request_id]))
                     self._slow_intake.after((message.client, request_id), show)
 
-    def _take(self, client: str, request: Request | EmbedRequest, page: Page) -> None:
+    def _take(self, client: str, request: Request | EmbedRequest, page: Section) -> None:
         """Everything about a request that can be done beside the decoding thread."""
         try:
             self._ledger.note(page, [(client, request.id)])
@@ -156,27 +159,27 @@ class Server:
         except EngineError as error:
             self._refuse(client, request.id, error)
         except Exception:  # one request must not end the thread that all others need
-            complain(traceback.format_exc())
+            log_stderr(traceback.format_exc())
             self._refuse(client, request.id, EngineError())
         finally:
             self._ledger.note(page, [])
 
     def _refuse(self, client: str, request_id: str, error: EngineError) -> None:
         failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
-        self.engine.inbox.put(Call(partial(self._emit, client, [failed])))
+        self.engine.inbox.put(RunInLoop(partial(self._emit, client, [failed])))
 
     def _command(self, client: str, request: Request | EmbedRequest) -> Command:
         """What the loop is told to do; raises an EngineError."""
         if isinstance(request, EmbedRequest):
             if (embedder := self._backend.embedder) is None:
                 raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
-            return Embed(client, request, encode_inputs(request, self._backend.tokenizer, embedder.max_tokens))
+            return AddEmbedding(client, request, encode_inputs(request, self._backend.tokenizer, embedder.max_tokens))
         if not self._info.slots:
             raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
-        return Add(self._intake.sequences(client, request))
+        return AddRequest(self._intake.sequences(client, request))
 
     def _welcome(self, client: str) -> None:
-        if self._output.send(client, Welcome(boot_id=self._boot_id, info=self._info)):
+        if self._output.send(client, HelloReply(boot_id=self._boot_id, info=self._info)):
             self._clients.add(client)
 
     def _emit(self, client: str, items: list[Output]) -> None:
@@ -194,10 +197,10 @@ class Server:
         for client in list(self._clients):
             if not self._output.send(client, tick):
                 self._clients.discard(client)
-                self.engine.inbox.put(Stop(client, None))
+                self.engine.inbox.put(CancelRequests(client, None))
 
 
-class SlowIntake:
+class CompileQueue:
     """A thread beside the intake's for requests with a grammar to compile, which may take a second, in order of arrival."""
 
     def __init__(self) -> None:
@@ -230,13 +233,13 @@ def _whole(work: Callable[[], None], code: Exit) -> None:
     except MemoryError:
         _out_of_memory()
     except BaseException:
-        complain(traceback.format_exc())
-        give_up(code, f"the thread {threading.current_thread().name} has ended")
+        log_stderr(traceback.format_exc())
+        abort_process(code, f"the thread {threading.current_thread().name} has ended")
 
 
 def _out_of_memory() -> NoReturn:
     """Without memory there is nothing to rely on; whoever starts the next engine knows from the ledger what this one was at."""
-    give_up(Exit.MEMORY, "out of memory")
+    abort_process(Exit.MEMORY, "out of memory")
 
 
 def _shows_tools(request: Request) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from engine.process.exit_codes import Exit, give_up
+from engine.process.exit_codes import Exit, abort_process
 
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 
@@ -32,7 +32,7 @@ class Watchdog(threading.Thread):
         while True:
             time.sleep(pause)
             if self.is_hung(pause):
-                give_up(Exit.HUNG, "a step hung")
+                abort_process(Exit.HUNG, "a step hung")
 
     def is_hung(self, pause: float) -> bool:
         """Another look, `pause` after the one before: has the loop been in the same turn for too many of them?"""

@@ -10,7 +10,7 @@ from typing import Final
 
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits, Slot, SlotTable, common_prefix, count_runs
-from engine.scheduler.step import Entry, Shift
+from engine.scheduler.step import Shift, StepEntry
 
 # A history of which less than this would be spared is not worth stopping or waiting for.
 WORTH_WAITING: Final = 16
@@ -18,7 +18,7 @@ WORTH_WAITING: Final = 16
 _PASS: Final = 16
 
 
-class Placement:
+class KvCacheManager:
     """The slots of one engine. `oldest` is as in `SlotTable`."""
 
     def __init__(self, num_slots: int, traits: MemoryTraits, oldest: Callable[[int], int]) -> None:
@@ -51,7 +51,7 @@ class Placement:
         target.num_valid = sequence.num_computed = length
         if sequence.num_cached is None:
             sequence.num_cached = min(length, sequence.num_prompt_tokens)  # what is forced to follow is no prompt
-        sequence.slot, sequence.read_until = target.index, len(sequence.tokens)
+        sequence.slot, sequence.prefill_until = target.index, len(sequence.tokens)
         sequence.snapshot_at = None
         return True
 
@@ -77,7 +77,7 @@ class Placement:
         sequence.num_cached = min(sequence.num_cached or 0, slot.num_valid)
         self._forks.append(Fork(slot.index, slot.index, slot.num_valid))
 
-    def vacate(self, sequence: Sequence) -> None:
+    def release_slot(self, sequence: Sequence) -> None:
         """Take the slot back, if it has one; its history stays for whoever begins the same way."""
         if sequence.slot is None:
             return
@@ -87,7 +87,7 @@ class Placement:
         slot.tokens = sequence.tokens[: slot.num_valid]
         sequence.slot = None
 
-    def computed(self, entry: Entry) -> None:
+    def computed(self, entry: StepEntry) -> None:
         """A step's entry is in memory."""
         slot = self._slots[entry.slot]
         slot.num_valid, slot.used_at = entry.sequence.num_computed, self._clock
@@ -103,7 +103,7 @@ class Placement:
         slot.tenant = None
         return Shift(slot.index, keep, discard)
 
-    def expect(self, sequence: Sequence, follower: Sequence) -> None:
+    def plan_snapshot(self, sequence: Sequence, follower: Sequence) -> None:
         """A memory that cannot be trimmed is forked where a history ends: plan to stop where the next one's text parts."""
         if self.traits.can_trim or follower.tenant != sequence.tenant:
             return
@@ -111,7 +111,7 @@ class Placement:
         if length - sequence.num_computed >= WORTH_WAITING:
             sequence.snapshot_at = length
 
-    def close_gaps(self, running: list[Sequence]) -> None:
+    def defragment(self, running: list[Sequence]) -> None:
         """In split memory a gap between slots costs a pass of its own: bring the last one nearer, if that closes one."""
         if not self.traits.is_split or self._forks:
             return

@@ -14,7 +14,7 @@ _MEMORY: Final = 0.8
 _RETRY_EVERY: Final = 16
 
 
-class PromptLookup:
+class NgramProposer:
     """The n-grams of one growing token list, and how good guesses from it have been."""
 
     def __init__(self, tokens: list[int]) -> None:

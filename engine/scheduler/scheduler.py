@@ -20,12 +20,12 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.errors import DecodeFailed
-from engine.scheduler.kv_cache import WORTH_WAITING, Placement, slot_of
+from engine.scheduler.kv_cache import WORTH_WAITING, KvCacheManager, slot_of
 from engine.scheduler.queue import WaitingQueue
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits, common_prefix
-from engine.scheduler.step import Plan, Sampled
-from engine.scheduler.step_builder import Composer
+from engine.scheduler.step import SampleResult, StepPlan
+from engine.scheduler.step_builder import StepBuilder
 from engine.types import FinishReason, Priority
 
 _LOOK_AHEAD: Final = 4
@@ -53,8 +53,8 @@ class Scheduler:
         self._context_size = context_size
         self._is_end = is_end
         self._shifts_context = shifts_context
-        self._placement = Placement(slots + spare_slots, traits, oldest)
-        self._composer = Composer(
+        self._placement = KvCacheManager(slots + spare_slots, traits, oldest)
+        self._composer = StepBuilder(
             slots=slots,
             context_size=context_size,
             batch_tokens=batch_tokens,
@@ -113,7 +113,7 @@ class Scheduler:
             (self._running if sequence in self._running else self._paused).remove(sequence)
         self._waiting.leave(sequence)
         self._composer.forget(sequence)
-        self._placement.vacate(sequence)
+        self._placement.release_slot(sequence)
 
     def forget_memory(self) -> None:
         """The decoder's memory was cleared: whoever had some of it computes it again."""
@@ -126,28 +126,28 @@ class Scheduler:
     def admit(self) -> list[Sequence]:
         """Let those run whose turn it is; returns who got a slot anew."""
         self._placement.tick()
-        self._make_way()
+        self._preempt_batch()
         self._resume()
         admitted = []
         for sequence in self._candidates():
             if len(self._running) >= self._most_running:
                 break
-            if not self._is_worth_waiting(sequence) and self._place(sequence):
+            if not self._should_wait_for_prefix(sequence) and self._place(sequence):
                 admitted.append(sequence)
         self._placement.level(admitted)
         return admitted
 
-    def plan(self) -> Plan:
+    def plan(self) -> StepPlan:
         """The next step; empty when nothing runs."""
         if not self.num_waiting:
-            self._placement.close_gaps(self._running)
-        sharing = self._sharing()
+            self._placement.defragment(self._running)
+        sharing = self._step_members()
         shifts = [
             self._placement.shift(sequence, self._context_size) for sequence in sharing if self._is_full(sequence)
         ]
-        return Plan(self._composer.compose(sharing), self._placement.take_forks(), shifts)
+        return StepPlan(self._composer.build(sharing), self._placement.take_forks(), shifts)
 
-    def _sharing(self) -> list[Sequence]:
+    def _step_members(self) -> list[Sequence]:
         """Those who share the next step."""
         alone = next((sequence for sequence in self._running if sequence.alone), None)
         if alone is None:
@@ -156,7 +156,7 @@ class Scheduler:
         self._was_alone = not others or not self._was_alone
         return [alone] if self._was_alone else others
 
-    def apply(self, plan: Plan, sampled: list[Sampled]) -> list[tuple[Sequence, list[int], Sampled]]:
+    def apply(self, plan: StepPlan, sampled: list[SampleResult]) -> list[tuple[Sequence, list[int], SampleResult]]:
         """Record a step: one result per sampled entry. Returns each sequence that grew, with its new tokens and where from.
 
         A sequence that reached its end has its `finish_reason`; it keeps its slot until `release`.
@@ -171,7 +171,7 @@ class Scheduler:
                 if entry.num_drafts:
                     sequence.num_computed += result.num_accepted
                     self._composer.judge(sequence, result.num_accepted)
-                if entry.is_scored:
+                if entry.wants_prompt_logprobs:
                     sequence.prompt_logprobs += result.prompt_logprobs
                 if result.tokens or result.failure is not None:
                     grown.append((sequence, self._append(sequence, result), result))
@@ -207,7 +207,7 @@ class Scheduler:
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
-    def _make_way(self) -> None:
+    def _preempt_batch(self) -> None:
         """Chat that waits takes the places of the youngest batch sequences.
 
         One whose context was shifted stays: it could not be computed again if its slot were needed.
@@ -232,9 +232,9 @@ class Scheduler:
         free = self._most_running - len(self._running)
         return list(itertools.islice(self._waiting, free + _LOOK_AHEAD)) if free > 0 else []
 
-    def _is_worth_waiting(self, sequence: Sequence) -> bool:
+    def _should_wait_for_prefix(self, sequence: Sequence) -> bool:
         """Is somebody just reading what this one needs? Then it waits, and forks."""
-        if sequence.is_scoring:
+        if sequence.wants_prompt_logprobs:
             return False
         planned, reader = 0, None
         for other in self._running:
@@ -264,20 +264,20 @@ class Scheduler:
         self._waiting.take(sequence)
         self._running.append(sequence)
         for follower in itertools.islice(self._waiting, 1):
-            self._placement.expect(sequence, follower)
+            self._placement.plan_snapshot(sequence, follower)
         return True
 
     def _drop(self, sequence: Sequence) -> None:
         """Take its slot away; it waits at its old turn and will compute its tokens again."""
         (self._running if sequence in self._running else self._paused).remove(sequence)
-        self._placement.vacate(sequence)
+        self._placement.release_slot(sequence)
         sequence.num_computed = 0
         sequence.prompt_logprobs.clear()
         self._waiting.put_back(sequence)
 
     # --- results -----------------------------------------------------------------------------------------------------
 
-    def _append(self, sequence: Sequence, result: Sampled) -> list[int]:
+    def _append(self, sequence: Sequence, result: SampleResult) -> list[int]:
         """Add new tokens until one ends the answer; returns those that were added."""
         new: list[int] = []
         for token in result.tokens:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from engine.outputs.output_stream import AnswerSpec
+from engine.outputs.output_stream import OutputSpec
 from engine.structured.grammar import GrammarState
-from engine.types import FinishReason, Priority, Sampling, TokenLogprob
+from engine.types import FinishReason, Priority, SamplingParams, TokenLogprob
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -25,8 +25,8 @@ class Sequence:
     tokens: list[int]
     num_prompt_tokens: int
     max_tokens: int | None
-    sampling: Sampling
-    spec: AnswerSpec
+    sampling: SamplingParams
+    spec: OutputSpec
     ignore_eos: bool
     stream: bool
     priority: Priority
@@ -42,7 +42,7 @@ class Sequence:
     num_computed: int = 0
     num_cached: int | None = None
     num_shifted: int = 0
-    read_until: int = 0
+    prefill_until: int = 0
     snapshot_at: int | None = None
     arrival: int = 0
     admission: int = 0
@@ -64,11 +64,11 @@ class Sequence:
         return len(self.tokens) - self.num_computed
 
     @property
-    def is_scoring(self) -> bool:
+    def wants_prompt_logprobs(self) -> bool:
         """Does it want to know how likely its prompt is? Then all of that is computed, whatever a slot may hold."""
         return self.echo and self.logprobs is not None
 
     @property
     def is_reading(self) -> bool:
         """Is it still reading what it knew when it got its slot?"""
-        return self.num_computed < self.read_until
+        return self.num_computed < self.prefill_until

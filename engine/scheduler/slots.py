@@ -89,7 +89,7 @@ class SlotTable:
 
     def usable(self, slot: Slot, sequence: Sequence) -> int:
         """How many tokens of a prompt this slot's memory spares: at least the last one is always computed."""
-        if slot.tenant != sequence.tenant or not slot.num_valid or sequence.is_scoring:
+        if slot.tenant != sequence.tenant or not slot.num_valid or sequence.wants_prompt_logprobs:
             return 0
         most = min(slot.num_valid, len(sequence.tokens) - 1)
         length = common_prefix(slot.tokens, sequence.tokens, most)

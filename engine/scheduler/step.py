@@ -24,11 +24,11 @@ class Shift:
     discard: int
 
 
-class Entry(msgspec.Struct, frozen=True, gc=False):
+class StepEntry(msgspec.Struct, frozen=True, gc=False):
     """`tokens` of a sequence at positions `start`… in its slot; the last `num_rows` of them give logits.
 
-    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same. Where `is_scored`,
-    every token is a row, since the prompt's own probabilities are asked for.
+    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same. With
+    `wants_prompt_logprobs` every token is a row, since the prompt's own probabilities are asked for.
     """
 
     sequence: Sequence
@@ -37,14 +37,14 @@ class Entry(msgspec.Struct, frozen=True, gc=False):
     tokens: list[int]
     num_rows: int
     num_drafts: int = 0
-    is_scored: bool = False
+    wants_prompt_logprobs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class StepPlan:
     """Memory operations in order, then entries in the order they are computed in, never more tokens than the budget."""
 
-    entries: list[Entry]
+    entries: list[StepEntry]
     forks: list[Fork] = field(default_factory=list)
     shifts: list[Shift] = field(default_factory=list)
 
@@ -54,12 +54,12 @@ class Plan:
         return sum(len(entry.tokens) for entry in self.entries)
 
     @property
-    def sampled(self) -> list[Entry]:
+    def sampled(self) -> list[StepEntry]:
         """Entries that give new tokens, in batch order."""
         return [entry for entry in self.entries if entry.num_rows]
 
 
-class Sampled(msgspec.Struct, frozen=True, gc=False):
+class SampleResult(msgspec.Struct, frozen=True, gc=False):
     """New tokens of one entry: accepted drafts, then the one sampled, then those its constraint forces.
 
     `logprobs` are of the sampled ones, in order, where they were asked for, `prompt_logprobs` of the tokens that were read. A

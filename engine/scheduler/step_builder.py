@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Final
 
 from engine.scheduler.kv_cache import slot_of
-from engine.scheduler.ngram_proposer import PromptLookup
+from engine.scheduler.ngram_proposer import NgramProposer
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Entry
-from engine.scheduler.step_order import arranged
+from engine.scheduler.step import StepEntry
+from engine.scheduler.step_order import order_entries
 from engine.types import Priority
 
 # Rows of logits a step has beyond one (and its drafts) for each slot: for a prompt whose own probabilities are asked for.
@@ -22,7 +22,7 @@ _MAX_FORCED: Final = 64
 _FEW: Final = 2
 
 
-class Composer:
+class StepBuilder:
     """Entries of steps. At most `slots` sequences are in one."""
 
     def __init__(
@@ -35,16 +35,16 @@ class Composer:
         share = batch_tokens // slots if slots else 1
         self._max_forced = min(_MAX_FORCED, share)
         self._max_drafts = min(max_drafts, share - 1)
-        self._lookups: dict[Sequence, PromptLookup] = {}
+        self._lookups: dict[Sequence, NgramProposer] = {}
 
-    def compose(self, running: list[Sequence]) -> list[Entry]:
+    def build(self, running: list[Sequence]) -> list[StepEntry]:
         """In the order in which split memory computes them in few passes."""
         decoding = [sequence for sequence in running if not sequence.is_reading]
         entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
         budget = self._batch_tokens - sum(len(entry.tokens) for entry in entries)
         reading = [sequence for sequence in running if sequence.is_reading]
         entries += self._read_all(reading, min(budget, self._reading_budget(decoding)))
-        return arranged(entries)
+        return order_entries(entries)
 
     def judge(self, sequence: Sequence, num_accepted: int) -> None:
         """So many of its last guesses were right."""
@@ -55,13 +55,13 @@ class Composer:
         """It is over."""
         self._lookups.pop(sequence, None)
 
-    def _decode(self, sequence: Sequence, num_decoding: int) -> Entry:
+    def _decode(self, sequence: Sequence, num_decoding: int) -> StepEntry:
         start = sequence.num_computed
         tokens = sequence.tokens[start : start + self._max_forced]
         is_last = start + len(tokens) == len(sequence.tokens)
         drafts = self._drafts(sequence) if is_last and num_decoding <= _FEW and len(tokens) == 1 else []
         rows = 1 + len(drafts) if is_last else 0
-        return Entry(sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafts, rows, len(drafts))
+        return StepEntry(sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafts, rows, len(drafts))
 
     def _drafts(self, sequence: Sequence) -> list[int]:
         """Guesses at what comes next, for a sequence that decodes (nearly) alone and so leaves the processor idle."""
@@ -69,7 +69,7 @@ class Composer:
             return []
         lookup = self._lookups.get(sequence)
         if lookup is None:
-            lookup = self._lookups[sequence] = PromptLookup(sequence.tokens)
+            lookup = self._lookups[sequence] = NgramProposer(sequence.tokens)
         room = self._context_size - (len(sequence.tokens) - sequence.num_shifted) - 1
         if sequence.max_tokens is not None:
             room = min(room, sequence.max_tokens - sequence.num_generated - 1)
@@ -81,25 +81,27 @@ class Composer:
             return max(1, self._prefill_tokens // _INTERACTIVE_SHARE)
         return self._prefill_tokens
 
-    def _read_all(self, reading: list[Sequence], budget: int) -> list[Entry]:
+    def _read_all(self, reading: list[Sequence], budget: int) -> list[StepEntry]:
         """Pieces of prompts: chat alone while there is any, each group in order of admission."""
         chat = [sequence for sequence in reading if sequence.priority is Priority.CHAT]
-        entries: list[Entry] = []
+        entries: list[StepEntry] = []
         for sequence in sorted(chat or reading, key=lambda sequence: sequence.admission):
             if budget <= 0:
                 break
-            if sequence.is_scoring and any(entry.is_scored for entry in entries):
+            if sequence.wants_prompt_logprobs and any(entry.wants_prompt_logprobs for entry in entries):
                 continue  # rows are dear: one at a time
-            entry = self._read(sequence, min(budget, SCORED_ROWS) if sequence.is_scoring else budget)
+            entry = self._read(sequence, min(budget, SCORED_ROWS) if sequence.wants_prompt_logprobs else budget)
             entries.append(entry)
             budget -= len(entry.tokens)
         return entries
 
-    def _read(self, sequence: Sequence, budget: int) -> Entry:
+    def _read(self, sequence: Sequence, budget: int) -> StepEntry:
         start, end = sequence.num_computed, len(sequence.tokens)
         if sequence.snapshot_at is not None and start < sequence.snapshot_at:
             end = sequence.snapshot_at
         tokens = sequence.tokens[start : min(end, start + budget)]
-        rows = len(tokens) if sequence.is_scoring else int(start + len(tokens) == len(sequence.tokens))
+        rows = len(tokens) if sequence.wants_prompt_logprobs else int(start + len(tokens) == len(sequence.tokens))
         place = start - sequence.num_shifted
-        return Entry(sequence, slot_of(sequence), place, tokens, rows, is_scored=sequence.is_scoring)
+        return StepEntry(
+            sequence, slot_of(sequence), place, tokens, rows, wants_prompt_logprobs=sequence.wants_prompt_logprobs
+        )

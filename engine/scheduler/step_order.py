@@ -17,10 +17,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from engine.scheduler.step import Entry
+from engine.scheduler.step import StepEntry
 
 
-def arranged(entries: list[Entry]) -> list[Entry]:
+def order_entries(entries: list[StepEntry]) -> list[StepEntry]:
     """The entries in the order that takes fewer passes."""
     in_order = sorted(entries, key=lambda entry: entry.slot)
     if len({len(entry.tokens) for entry in entries}) < 2:
@@ -31,7 +31,7 @@ def arranged(entries: list[Entry]) -> list[Entry]:
     return [entry for run in reversed(runs) for entry in run]
 
 
-def _runs(entries: list[Entry]) -> list[list[Entry]]:
+def _runs(entries: list[StepEntry]) -> list[list[StepEntry]]:
     """Entries of neighbouring slots with as many tokens each."""
     runs = [[entries[0]]]
     for last, entry in pairwise(entries):

@@ -19,7 +19,7 @@ from typing import Final
 
 from llguidance import LLTokenizer
 
-from engine.errors import InvalidConstraint, WardenMissing
+from engine.errors import InvalidConstraint, SandboxUnavailable
 from engine.structured.matcher import TOO_COMPLEX, compile_matcher
 
 _MAX_MESSAGE_BYTES: Final = 160 << 10  # what a Unix socket takes in one piece by default
@@ -31,7 +31,7 @@ _READY: Final = b"ready"
 _FINE: Final = b"\0"
 
 
-class Warden:
+class CompileSandbox:
     """The engine's side: one helper, replaced whenever it hangs or dies. For one thread at a time."""
 
     def __init__(self, *, timeout_seconds: float = 1.5) -> None:
@@ -53,7 +53,7 @@ class Warden:
         try:
             self._launch()
         except OSError as error:
-            raise WardenMissing from error
+            raise SandboxUnavailable from error
 
     def check(self, grammar: str) -> None:
         """Compile a grammar in the helper. Raises InvalidConstraint: it is not valid, or it brought the helper down."""
@@ -106,7 +106,7 @@ class Warden:
                 self._is_ready = False
             if not self._is_ready:
                 self.close()
-                raise WardenMissing
+                raise SandboxUnavailable
         return self._socket
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from llguidance import LLTokenizer
 
 from engine.errors import ConstraintFailed, EngineError, InvalidConstraint
-from engine.structured.compile_sandbox import Warden
+from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.grammar import Grammar
 from engine.structured.schema import grammar_text
 from engine.types import Constraint, ConstraintKind
@@ -27,7 +27,7 @@ _TOKEN_ID: Final = re.compile(r"<\[\d+\]>")
 _ANY_CONTROL: Final = "<[256]>"
 
 
-class Grammars:
+class GrammarCompiler:
     """The compiled constraints of one model. Any thread may compile, except the one that decodes: it takes milliseconds,
     up to two seconds where a constraint is refused for what it did to the warden.
 
@@ -42,12 +42,12 @@ class Grammars:
         num_vocab: int,
         jump_forward: bool = True,
         max_cached: int = 64,
-        warden: Warden | None = None,
+        warden: CompileSandbox | None = None,
     ) -> None:
         self._make_tokenizer = tokenizer
         self._num_vocab = num_vocab
         self._jump_forward = jump_forward
-        self._warden = warden or Warden()
+        self._warden = warden or CompileSandbox()
         self._outcomes = _Recent(max_cached)
         self._compiling = threading.Lock()
         self._starting = threading.Lock()

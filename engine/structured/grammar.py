@@ -36,7 +36,7 @@ class Grammar:
         """The state before the first token; without `jumps`, this answer is forced nothing."""
         return GrammarState(self, self._base, jumps=jumps and self.jump_forward)
 
-    def renewed(self, worn: LLMatcher) -> LLMatcher:
+    def recompiled(self, worn: LLMatcher) -> LLMatcher:
         """A matcher whose lexer is not used up as `worn` is: the present one, or a new one for everybody."""
         if self._base is worn:
             self._base = compile_matcher(self._tokenizer, self._text)
@@ -131,7 +131,7 @@ class GrammarState:
         if self._is_retried:
             self._check()
         self._is_retried = True
-        self._base = self._grammar.renewed(self._base)
+        self._base = self._grammar.recompiled(self._base)
         self._matcher = self._base.deep_copy()
         self._matcher.consume_tokens(self._tokens)
         self._check()

@@ -66,7 +66,7 @@ def grammar_text(constraint: Constraint, *, is_ours: bool = False) -> str:
             return _json_grammar(_ANY_OBJECT)
         case ConstraintKind.JSON_SCHEMA:
             # what was checked is what is compiled: no second parser with its own idea of the text
-            return _json_grammar(msgspec.json.encode(closed(_checked_schema(text))))
+            return _json_grammar(msgspec.json.encode(close_objects(_checked_schema(text))))
         case ConstraintKind.REGEX:
             _limit(text, MAX_REGEX_BYTES, "The regex")
             return LLMatcher.grammar_from_regex(text)
@@ -104,7 +104,7 @@ def _choice_grammar(text: str) -> str:
     return "start: " + " | ".join(json.dumps(choice) for choice in choices)
 
 
-def closed(schema: Schema) -> Schema:
+def close_objects(schema: Schema) -> Schema:
     """The schema, changed such that keys it does not name are not written where it says nothing of them.
 
     JSON Schema allows them, but nobody who asks for two fields wants others, a model that may add some goes on for ever, and

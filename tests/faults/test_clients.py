@@ -53,7 +53,7 @@ class Raw:
         self.head("POST", "/v1/chat/completions", content_type="application/json", content_length=len(content))
         self.socket.sendall(content)
 
-    def read_until(self, mark: bytes) -> bytes:
+    def prefill_until(self, mark: bytes) -> bytes:
         """What comes, until this has."""
         seen = b""
         while mark not in seen:
@@ -101,7 +101,7 @@ def test_a_reader_that_leaves_stops_its_job_and_leaves_nothing_behind(
     readers = [Raw(stack) for _ in range(3)]
     for raw in readers:
         raw.ask(chat_body(new_prompt(), stream=True, **LONG))
-        raw.read_until(b"data: ")
+        raw.prefill_until(b"data: ")
     assert num_subscribed(stack) == 3
     for raw in readers:
         raw.reset() if how == "resets" else raw.socket.close()
@@ -184,7 +184,7 @@ def test_an_upload_that_an_api_dies_under_leaves_nothing(stack: FaultStack, orac
     raw = begin_upload(stack)
     stack.restart(Role.API)
     with pytest.raises(ConnectionError):
-        raw.read_until(b"HTTP/1.1 200")
+        raw.prefill_until(b"HTTP/1.1 200")
     raw.socket.close()
     assert stack.query("SELECT count(*) FROM files") == rows
     assert stored(stack) == files

@@ -197,9 +197,9 @@ def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there
 NOTES: Final = """
 import sys
 from pathlib import Path
-from engine.process.inflight_log import Ledger, Page
-ledger = Ledger(Path(sys.argv[1]), "boot")
-for page in Page:
+from engine.process.inflight_log import InflightLog, Section
+ledger = InflightLog(Path(sys.argv[1]), "boot")
+for page in Section:
     for name in ("one", "two"):
         ledger.note(page, [("c", name)])
 """

@@ -17,7 +17,7 @@ import pytest
 
 from core import ids
 from core.failpoints import Point
-from core.process.child_process import die_with
+from core.process.child_process import set_parent_death_signal
 from tests.faults.load import batch_content, create_batch, start_batch, upload, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
@@ -136,7 +136,7 @@ def second_clerk(stack: FaultStack) -> Iterator[None]:
     clerks = "SELECT count(*) FROM workers WHERE kind = 'clerk' AND pid = :pid"
     with (folder / "clerk.log").open("ab") as log:
         command = [sys.executable, "-P", "-m", "workers.consumers.main", "clerk"]
-        end = partial(die_with, os.getpid(), signal.SIGTERM)
+        end = partial(set_parent_death_signal, os.getpid(), signal.SIGTERM)
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=end)
     try:
         wait_for(lambda: stack.query(clerks, pid=process.pid)[0][0] == 1, "the second clerk works", 30)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
-from engine.structured.compiler import Grammars
+from engine.structured.compiler import GrammarCompiler
 from engine.structured.grammar import Grammar, GrammarState
 from engine.types import Constraint, ConstraintKind
 
@@ -22,8 +22,8 @@ LABELS = {
 }
 
 
-def make_grammars(**given: Any) -> Grammars:
-    return Grammars(lambda: fake_grammar_tokenizer(TOKENIZER), num_vocab=TOKENIZER.num_vocab, **given)
+def make_grammars(**given: Any) -> GrammarCompiler:
+    return GrammarCompiler(lambda: fake_grammar_tokenizer(TOKENIZER), num_vocab=TOKENIZER.num_vocab, **given)
 
 
 def constraint(kind: str, text: object = "") -> Constraint:

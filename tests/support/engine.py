@@ -6,15 +6,14 @@ from weakref import WeakKeyDictionary
 
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder
-from engine.config import Backend as BackendKind
-from engine.config import EngineConfig
-from engine.inputs.input_processor import Intake
+from engine.config import BackendKind, EngineConfig
+from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.loop import Add, Engine, Output
-from engine.outputs.output_stream import AnswerSpec
+from engine.loop import AddRequest, EngineLoop, Output
+from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
-from engine.structured.compiler import Grammars
-from engine.types import ChatPrompt, Finished, FinishReason, Priority, Request, Sampling
+from engine.structured.compiler import GrammarCompiler
+from engine.types import ChatPrompt, Finished, FinishReason, Priority, Request, SamplingParams
 
 
 def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequence:
@@ -24,8 +23,8 @@ def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequen
         "tokens": list(tokens),
         "num_prompt_tokens": len(tokens),
         "max_tokens": None,
-        "sampling": Sampling(),
-        "spec": AnswerSpec(),
+        "sampling": SamplingParams(),
+        "spec": OutputSpec(),
         "ignore_eos": False,
         "stream": False,
         "priority": Priority.CHAT,
@@ -35,17 +34,17 @@ def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequen
 
 def chat(text: str, request_id: str = "r", **given: object) -> Request:
     prompt = ChatPrompt(messages=[{"role": "user", "content": text}])
-    return Request(id=request_id, prompt=prompt, sampling=Sampling(temperature=0), **given)  # type: ignore[arg-type]
+    return Request(id=request_id, prompt=prompt, sampling=SamplingParams(temperature=0), **given)  # type: ignore[arg-type]
 
 
-_grammars: WeakKeyDictionary[Backend, dict[bool, Grammars]] = WeakKeyDictionary()
+_grammars: WeakKeyDictionary[Backend, dict[bool, GrammarCompiler]] = WeakKeyDictionary()
 
 
-def grammars_of(backend: Backend, *, jump_forward: bool) -> Grammars:
+def grammars_of(backend: Backend, *, jump_forward: bool) -> GrammarCompiler:
     """One for each backend: its vocabulary takes a while."""
     known = _grammars.setdefault(backend, {})
     if jump_forward not in known:
-        known[jump_forward] = Grammars(
+        known[jump_forward] = GrammarCompiler(
             backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab, jump_forward=jump_forward
         )
     return known[jump_forward]
@@ -61,17 +60,19 @@ class Bench:
         self.encoder = PromptEncoder(
             self.backend.tokenizer, template=self.config.chat_template, context_size=self.config.context_size
         )
-        self.intake = Intake(
+        self.intake = InputProcessor(
             self.encoder,
             grammars_of(self.backend, jump_forward=self.config.jump_forward),
             stopwords=list(self.config.stopwords),
             context_size=self.config.context_size,
         )
         self.outputs: list[Output] = []
-        self.engine = Engine(self.backend, self.config, lambda _, items: self.outputs.extend(items), idle=lambda: None)
+        self.engine = EngineLoop(
+            self.backend, self.config, lambda _, items: self.outputs.extend(items), idle=lambda: None
+        )
 
     def add(self, request: Request) -> None:
-        self.engine.inbox.put(Add(self.intake.sequences("c", request)))
+        self.engine.inbox.put(AddRequest(self.intake.sequences("c", request)))
 
     def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
         """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""

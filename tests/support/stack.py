@@ -18,7 +18,7 @@ import httpx2
 import psutil
 from openai import DefaultHttpxClient, OpenAI
 
-from core.process.child_process import die_with
+from core.process.child_process import set_parent_death_signal
 from tests.support.published import Published
 
 READY_SECONDS = 60.0
@@ -61,7 +61,7 @@ class StackProcess:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            preexec_fn=partial(die_with, os.getpid(), signal.SIGINT),
+            preexec_fn=partial(set_parent_death_signal, os.getpid(), signal.SIGINT),
         )
         ready = threading.Event()
         self._listener = threading.Thread(target=self._listen, args=(self._process, ready), daemon=True)

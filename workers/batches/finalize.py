@@ -18,14 +18,14 @@ from sqlalchemy import Connection, Row, select
 from core import ids
 from core.errors import Problem
 from core.failpoints import Point, failpoint
-from core.schemas.batch import answered_line, failed_line, never_ran
+from core.schemas.batch import answered_line, failed_line, unrun_line_problem
 from core.schemas.webhooks import EventType
 from core.states import BatchState, JobState
 from db import batches, files
-from db.connections import patient
+from db.connections import allow_long_transaction
 from db.tables import Batch
 from workers.context import ClerkContext
-from workers.runtime.webhook_outbox import tell
+from workers.runtime.webhook_outbox import record_webhook_event
 
 log = structlog.get_logger()
 
@@ -46,12 +46,12 @@ _ENDINGS: Final = {
     BatchState.CANCELLED: _Ending(
         BatchState.CANCELLED,
         JobState.CANCELLED,
-        never_ran("batch_cancelled", "The batch was cancelled before this line ran."),
+        unrun_line_problem("batch_cancelled", "The batch was cancelled before this line ran."),
     ),
     BatchState.EXPIRED: _Ending(
         BatchState.EXPIRED,
         JobState.EXPIRED,
-        never_ran("batch_expired", "The batch's window was over before this line ran."),
+        unrun_line_problem("batch_expired", "The batch's window was over before this line ran."),
     ),
 }
 
@@ -65,7 +65,7 @@ _EVENTS: Final[dict[BatchState, EventType]] = {
 def finalize(context: ClerkContext, batch_id: str) -> None:
     """End a finalizing or cancelling batch; does nothing when it is elsewhere or in other hands."""
     with context.database.begin() as connection:
-        connection.execute(patient())
+        connection.execute(allow_long_transaction())
         if not connection.execute(batches.try_lock(batch_id)).scalar_one():
             return
         batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
@@ -85,7 +85,7 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
                 context.files.delete(file_id)
             context.tickets.finalize(batch_id)
             return
-        tell(connection, batch.tenant_id, _EVENTS[to], batch_id)
+        record_webhook_event(connection, batch.tenant_id, _EVENTS[to], batch_id)
         failpoint(Point.FINALIZE_ENDING)
     failpoint(Point.FINALIZE_COMMITTED)
     log.info("batch_ended", batch=batch_id, status=to)

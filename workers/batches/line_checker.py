@@ -12,19 +12,19 @@ from core.model_files import ModelCatalog, ModelConfig
 from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from workers.batches.plan import PlanLine, hash_starts
-from workers.generation.endpoints.base import Exchange
-from workers.generation.endpoints.registry import read_exchange
+from workers.generation.endpoints.base import EndpointAdapter
+from workers.generation.endpoints.registry import read_adapter
 
 
 @dataclass(frozen=True, slots=True)
-class Refused:
+class RejectedLine:
     """The endpoint would answer with this problem; `model` is what was asked for."""
 
     problem: Problem
     model: str
 
 
-class Judge:
+class LineChecker:
     """Judges the lines of one file in order; remembers bodies by their hash, to find those that came before.
 
     `num_inputs` counts what all lines want embedded.
@@ -38,15 +38,15 @@ class Judge:
         self._num_planned = 0
         self._first_with_body: dict[int, int] = {}
 
-    def judge(self, line: BatchLine, content: bytes) -> PlanLine | Refused:
+    def judge(self, line: BatchLine, content: bytes) -> PlanLine | RejectedLine:
         """`content` is the line as the file has it."""
         try:
-            exchange = read_exchange(self._endpoint.path, line.body)
+            exchange = read_adapter(self._endpoint.path, line.body)
             model = self._find(exchange.model)
             self._endpoint.check_model(model)
         except ApiError as error:
             asked = line.body.get("model")
-            return Refused(error.problem, asked[:256] if isinstance(asked, str) else "")
+            return RejectedLine(error.problem, asked[:256] if isinstance(asked, str) else "")
         number = self._num_planned
         self._num_planned += 1
         self.num_inputs += exchange.num_inputs
@@ -62,9 +62,9 @@ class Judge:
             raise ApiError(unknown_model(name, self._catalog))
         return model
 
-    def _first_twin(self, number: int, exchange: Exchange, model: ModelConfig, content: bytes) -> int:
+    def _first_twin(self, number: int, exchange: EndpointAdapter, model: ModelConfig, content: bytes) -> int:
         """Two bodies with the same hash by accident are only neighbours: workers compare the bodies themselves."""
-        if not self._share_identical_lines or not exchange.has_one_answer(model):
+        if not self._share_identical_lines or not exchange.is_deterministic(model):
             return number
         return self._first_with_body.setdefault(hash(read_checked_line(content).body), number)
 

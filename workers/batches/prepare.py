@@ -25,14 +25,14 @@ from core.schemas.objects import BatchError, BatchErrors
 from core.states import BatchState, JobState
 from db import batches
 from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
-from db.connections import patient
+from db.connections import allow_long_transaction
 from db.tables import Batch
-from workers.batches.line_checker import Judge, Refused
+from workers.batches.line_checker import LineChecker, RejectedLine
 from workers.batches.line_reader import LineParser, Place, RawLine, read_again, read_lines
 from workers.batches.plan import PlanLine, PlannedShard, plan_shards
-from workers.batches.quota import find_excess, read_allowance
+from workers.batches.quota import check_quota, read_allowance
 from workers.context import ClerkContext
-from workers.runtime.webhook_outbox import tell
+from workers.runtime.webhook_outbox import record_webhook_event
 
 log = structlog.get_logger()
 
@@ -52,7 +52,7 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
     """Bring a validating batch to in_progress (or failed); does nothing when it is past that or in other hands."""
     try:
         with context.database.begin() as connection:
-            connection.execute(patient())
+            connection.execute(allow_long_transaction())
             if not connection.execute(batches.try_lock(batch_id)).scalar_one():
                 return
             batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
@@ -81,7 +81,7 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[o
         planned = plan_shards(reading.lines, context.settings.shard_lines)
         shards = [rows.write_shard(n, shard, reading.places, stream) for n, shard in enumerate(planned)]
     tokens = estimated_tokens(reading.num_bytes)
-    if (excess := find_excess(connection, allowance, lines=len(reading.lines), tokens=tokens)) is not None:
+    if (excess := check_quota(connection, allowance, lines=len(reading.lines), tokens=tokens)) is not None:
         raise _BadFile([excess], 1)
     copy_shards(connection, shards)
     models = list(reading.models)
@@ -117,7 +117,7 @@ class _Rows:
         self._copy = copy
         self._num_placed = 0
 
-    def write_refused(self, raw: RawLine, refused: Refused) -> None:
+    def write_refused(self, raw: RawLine, refused: RejectedLine) -> None:
         """A line that ends before it could begin."""
         assert raw.content is not None, "a line without content fails its file"
         self._write(raw.number, raw.content, model=refused.model, problem=refused.problem)
@@ -164,7 +164,7 @@ class _FirstReading:
         self._rows = rows
         self._parser = LineParser(endpoint, context.settings.line_bytes)
         is_shared = context.settings.share_identical_lines
-        self._judge = Judge(catalog, share_identical_lines=is_shared, endpoint=endpoint)
+        self._judge = LineChecker(catalog, share_identical_lines=is_shared, endpoint=endpoint)
         self._errors: list[BatchError] = []
         self._num_errors = 0
         self.num_lines = 0
@@ -204,7 +204,7 @@ class _FirstReading:
             raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
         self.num_lines += 1
         self.models.add(judged.model)
-        if isinstance(judged, Refused):
+        if isinstance(judged, RejectedLine):
             self._rows.write_refused(raw, judged)
         else:
             self.lines.append(judged)
@@ -221,7 +221,7 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
     with context.database.begin() as connection:
         moved = connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors)).one_or_none()
         if moved is not None:
-            tell(connection, moved.tenant_id, "batch.failed", batch_id)
+            record_webhook_event(connection, moved.tenant_id, "batch.failed", batch_id)
         failpoint(Point.PREPARE_FAILING)
     failpoint(Point.PREPARE_FAILED)
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)

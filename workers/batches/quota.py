@@ -14,7 +14,7 @@ from db import keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
+class BatchQuota:
     """`models` are names the key may use; None is all. `queued_tokens` is the key's limit."""
 
     tenant_id: str
@@ -23,21 +23,21 @@ class Allowance:
     queued_tokens: int | None = None
 
 
-def read_allowance(connection: Connection, tenant_id: str, key_id: str | None) -> Allowance:
+def read_allowance(connection: Connection, tenant_id: str, key_id: str | None) -> BatchQuota:
     """A key that was revoked meanwhile still counts: what was accepted is run as it was accepted."""
     key = connection.execute(keys.find_key(key_id)).one_or_none() if key_id else None
     if key is None:
-        return Allowance(tenant_id=tenant_id, key_id=None)
+        return BatchQuota(tenant_id=tenant_id, key_id=None)
     models = None if key.models is None else tuple(key.models)
-    return Allowance(tenant_id=tenant_id, key_id=key_id, models=models, queued_tokens=key.queued_tokens)
+    return BatchQuota(tenant_id=tenant_id, key_id=key_id, models=models, queued_tokens=key.queued_tokens)
 
 
-def find_excess(connection: Connection, allowance: Allowance, *, lines: int, tokens: int) -> BatchError | None:
+def check_quota(connection: Connection, allowance: BatchQuota, *, lines: int, tokens: int) -> BatchError | None:
     """Why these lines are too many for now; None when there is room, which is then ours until the transaction ends."""
     return _excess_tokens(connection, allowance, tokens) or _excess_lines(connection, allowance, lines)
 
 
-def _excess_tokens(connection: Connection, allowance: Allowance, tokens: int) -> BatchError | None:
+def _excess_tokens(connection: Connection, allowance: BatchQuota, tokens: int) -> BatchError | None:
     limit, key_id = allowance.queued_tokens, allowance.key_id
     if limit is None or key_id is None:
         return None
@@ -52,7 +52,7 @@ def _excess_tokens(connection: Connection, allowance: Allowance, tokens: int) ->
     return BatchError(code="token_limit_exceeded", message=message)
 
 
-def _excess_lines(connection: Connection, allowance: Allowance, lines: int) -> BatchError | None:
+def _excess_lines(connection: Connection, allowance: BatchQuota, lines: int) -> BatchError | None:
     limit = connection.execute(keys.open_batches(allowance.tenant_id)).one()[1]
     if limit is None:
         return None

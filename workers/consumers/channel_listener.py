@@ -17,7 +17,7 @@ _SILENT_SECONDS: Final = 15.0
 _PAUSE_SECONDS: Final = 1.0
 
 
-class Listener(threading.Thread):
+class ChannelListener(threading.Thread):
     """Calls `heard` with the text of each message, until closed."""
 
     def __init__(

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 log = structlog.get_logger()
 
 
-class Unbidden:
+class DedupExecutor:
     """Work of one process, by name."""
 
     def __init__(self, threads: int, name: str) -> None:

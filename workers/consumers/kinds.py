@@ -17,7 +17,7 @@ import structlog
 from celery import Celery
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.counters import Count
+from core.counters import CounterName
 from core.queue.names import (
     CANCEL_CHANNEL,
     CLERK_QUEUE,
@@ -31,20 +31,20 @@ from core.queue.names import (
     batch_queue,
     chat_queue,
 )
-from core.url_guard import address_rules
+from core.url_guard import url_guard
 from db import jobs, shards
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
-from workers.consumers.channel_listener import Listener
-from workers.consumers.dedup_executor import Unbidden
+from workers.consumers.channel_listener import ChannelListener
+from workers.consumers.dedup_executor import DedupExecutor
 from workers.context import ClerkContext, WorkerContext
 from workers.heartbeat import Status, worker_status
-from workers.job_runner import ChatRunner
+from workers.job_runner import JobRunner
 from workers.maintenance.sweeper import Sweeper
-from workers.maintenance.webhook_delivery import Courier
-from workers.maintenance.webhook_sender import Poster
+from workers.maintenance.webhook_delivery import WebhookDispatcher
+from workers.maintenance.webhook_sender import WebhookSender
 from workers.shards.isolation import Isolation
-from workers.shards.lanes import Lanes
+from workers.shards.lanes import ShardLanes
 from workers.validation.task import answer_validation
 
 log = structlog.get_logger()
@@ -76,7 +76,7 @@ class Consumer(Protocol):
         """Last words."""
 
 
-class Every(threading.Thread):
+class PeriodicThread(threading.Thread):
     """Calls something now and then until closed; a sick database is only logged."""
 
     def __init__(self, seconds: float, action: Callable[[], None], name: str) -> None:
@@ -112,10 +112,10 @@ class ChatConsumer:
         self.queues = [chat_queue(model) for model in context.models]
         self.threads = settings.chat_threads
         self._context = context
-        self._runner = ChatRunner(context)
-        self._cancels = Listener(client, settings.key_prefix + CANCEL_CHANNEL, self._runner.cancel)
-        self._poll = Every(settings.poll_seconds, self._take_overdue, "chat-poll")
-        self._unbidden = Unbidden(_CHAT_HELPERS, "chat-overdue")
+        self._runner = JobRunner(context)
+        self._cancels = ChannelListener(client, settings.key_prefix + CANCEL_CHANNEL, self._runner.cancel)
+        self._poll = PeriodicThread(settings.poll_seconds, self._take_overdue, "chat-poll")
+        self._unbidden = DedupExecutor(_CHAT_HELPERS, "chat-overdue")
 
         @app.task(name=RUN_CHAT)  # type: ignore[untyped-decorator]
         def run_chat(job_id: str) -> None:
@@ -163,10 +163,10 @@ class BatchConsumer:
         self.threads = (context.settings.batch_lanes + 1) * len(context.models)
         self._context = context
         isolation = Isolation()
-        self._lanes = {name: Lanes(context, served, isolation) for name, served in context.models.items()}
-        self._poll = Every(context.settings.poll_seconds, self._look, "batch-poll")
-        self._unbidden = Unbidden(context.settings.batch_lanes * len(context.models), "lane")
-        self._watches = Listener(client, context.settings.key_prefix + WATCH_CHANNEL, self._watch)
+        self._lanes = {name: ShardLanes(context, served, isolation) for name, served in context.models.items()}
+        self._poll = PeriodicThread(context.settings.poll_seconds, self._look, "batch-poll")
+        self._unbidden = DedupExecutor(context.settings.batch_lanes * len(context.models), "lane")
+        self._watches = ChannelListener(client, context.settings.key_prefix + WATCH_CHANNEL, self._watch)
 
         @app.task(name=RUN_SHARDS)  # type: ignore[untyped-decorator]
         def run_shards(model: str) -> None:
@@ -218,9 +218,11 @@ class ClerkConsumer:
         self.queues = [CLERK_QUEUE]
         self.threads = 2
         self._context = context
-        self._unbidden = Unbidden(_CLERK_HELPERS, "clerk-unheard")
+        self._unbidden = DedupExecutor(_CLERK_HELPERS, "clerk-unheard")
         self._sweeper = Sweeper(context, self._unbidden.begin)
-        self._courier = Courier(context.settings, context.database, Poster(address_rules(context.settings)))
+        self._courier = WebhookDispatcher(
+            context.settings, context.database, WebhookSender(url_guard(context.settings))
+        )
         self._running = 0
         self._lock = threading.Lock()
 
@@ -260,7 +262,7 @@ class ClerkConsumer:
         worked_at = self._sweeper.worked_at
         return Status(
             poll_seconds=None if worked_at is None else now - worked_at,
-            totals={(Count.EVENTS_DROPPED, ""): self._context.publisher.num_dropped},
+            totals={(CounterName.EVENTS_DROPPED, ""): self._context.publisher.num_dropped},
         )
 
     def close(self) -> None:

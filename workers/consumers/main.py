@@ -30,13 +30,13 @@ from core.queue.tickets import Tickets
 from core.settings import Settings, load_settings
 from core.states import BatchState
 from db import jobs, shards
-from db.connections import Losses, database_engine
+from db.connections import ConnectionLosses, database_engine
 from db.schema_version import check_schema
 from engine.process.client import EngineClient
 from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
-from workers.consumers.shutdown import Drain
-from workers.context import ClerkContext, Database, Served, WorkerContext
-from workers.heartbeat import Identity, Presence, clerk_identity, consumer_identity
+from workers.consumers.shutdown import GracefulShutdown
+from workers.context import ClerkContext, Database, ServedModel, WorkerContext
+from workers.heartbeat import Identity, WorkerHeartbeat, clerk_identity, consumer_identity
 from workers.runtime.host_paths import engine_endpoint, model_hash
 from workers.runtime.leases import LeaseKeeper, Renew, Renewed
 from workers.runtime.publisher import Publisher
@@ -55,7 +55,7 @@ def _worker_context(
     client: redis.Redis,
 ) -> WorkerContext:
     owner = me.id
-    losses = Losses()
+    losses = ConnectionLosses()
     database = Database(database_engine(settings.database_url or "", pool_size=10, losses=losses))
     models = {name: _served(settings, catalog, name, device, owner) for name in names}
     for served in models.values():
@@ -81,11 +81,11 @@ def _worker_context(
     )
 
 
-def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, owner: str) -> Served:
+def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, owner: str) -> ServedModel:
     model = catalog.get(name)
     assert model is not None, "the launcher names models of this catalog"
     client = EngineClient(engine_endpoint(settings, name, device), owner)
-    return Served(model=model, engine=client, model_hash=model_hash(settings, model.parameters.model))
+    return ServedModel(model=model, engine=client, model_hash=model_hash(settings, model.parameters.model))
 
 
 def _renewal(settings: Settings, kind: str) -> Renew:
@@ -134,9 +134,9 @@ def _identity(settings: Settings, kind: str, device: str, models: list[str]) -> 
     return clerk_identity() if kind == "clerk" else consumer_identity(kind, settings.state_dir, device, models)
 
 
-def _presence(settings: Settings, me: Identity, consumer: Consumer) -> Presence:
+def _presence(settings: Settings, me: Identity, consumer: Consumer) -> WorkerHeartbeat:
     own = Database(database_engine(settings.database_url or "", pool_size=1))
-    return Presence(me, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
+    return WorkerHeartbeat(me, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
 
 
 def main() -> None:
@@ -157,12 +157,12 @@ def main() -> None:
     except (MillraceError, TimeoutError) as error:
         sys.exit(f"millrace {arguments.kind}: {error}")
     presence = _presence(settings, me, consumer)
-    drain = Drain(consumer, settings.drain_seconds, presence.close)
+    drain = GracefulShutdown(consumer, settings.drain_seconds, presence.close)
 
     def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, drain.on_signal)
-        presence.take_place()
+        presence.claim_slot()
         consumer.start()
         presence.start()
         notify_ready()

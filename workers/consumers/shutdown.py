@@ -20,7 +20,7 @@ log = structlog.get_logger()
 _FLUSH_SECONDS: Final = 8.0  # at most; a third of a short deadline
 
 
-class Drain:
+class GracefulShutdown:
     """Takes the process down within a deadline: finish what is short, give back the rest, leave."""
 
     def __init__(self, consumer: Consumer, seconds: float, leave: Callable[[], None] = lambda: None) -> None:

@@ -15,7 +15,7 @@ import msgspec
 
 from engine.process.client import EngineClient, EngineLost
 from engine.types import Choice, Delta, EmbedRequest, Failed, Finished, FinishReason, Usage
-from workers.generation.endpoints.base import Ask, Outcome
+from workers.generation.endpoints.base import EngineOutcome, EngineRequest
 
 _CANCELLED: Final = "cancelled"
 
@@ -26,20 +26,20 @@ class Sink(Protocol):
     def on_delta(self, delta: Delta) -> None:
         """More text; only for streams."""
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: EngineOutcome) -> None:
         """The end, once."""
 
 
-class Asking:
+class EngineCall:
     """The requests of one job, from `begin` to the end its sink is told."""
 
-    def __init__(self, engine: EngineClient, asks: Sequence[Ask], sink: Sink) -> None:
+    def __init__(self, engine: EngineClient, asks: Sequence[EngineRequest], sink: Sink) -> None:
         self._engine = engine
         self._asks = asks
         self._sink = sink
         self._lock = threading.Lock()
-        self._ends: dict[int, Outcome] = {}
-        self._bad: Outcome | None = None
+        self._ends: dict[int, EngineOutcome] = {}
+        self._bad: EngineOutcome | None = None
 
     def begin(self) -> None:
         """Submit all of them."""
@@ -70,7 +70,7 @@ class Asking:
             delta = msgspec.structs.replace(delta, request_id=self._asks[0].id, index=index)
         self._sink.on_delta(delta)
 
-    def end(self, number: int, outcome: Outcome) -> None:
+    def end(self, number: int, outcome: EngineOutcome) -> None:
         """The request `number` has ended."""
         if isinstance(outcome, Failed) and outcome.code == _CANCELLED:
             outcome = _cancelled(outcome.request_id)
@@ -85,7 +85,7 @@ class Asking:
         elif is_first_bad:
             self.cancel()
 
-    def _joined(self) -> Outcome:
+    def _joined(self) -> EngineOutcome:
         if len(self._asks) == 1:
             return self._ends[0]
         choices: list[Choice] = []
@@ -106,23 +106,23 @@ class Asking:
 class _Part:
     """The sink of one request."""
 
-    asking: Asking
+    asking: EngineCall
     number: int
 
     def on_delta(self, delta: Delta) -> None:
         self.asking.more(self.number, delta)
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: EngineOutcome) -> None:
         self.asking.end(self.number, outcome)
 
 
-def _is_bad(outcome: Outcome) -> bool:
+def _is_bad(outcome: EngineOutcome) -> bool:
     if isinstance(outcome, Finished):
         return outcome.reason is FinishReason.CANCELLED
     return isinstance(outcome, Failed | EngineLost)
 
 
-def _was_running(outcome: Outcome) -> bool:
+def _was_running(outcome: EngineOutcome) -> bool:
     """Was the engine at this part when it died?"""
     return isinstance(outcome, EngineLost) and outcome.was_running
 

@@ -12,8 +12,8 @@ from core.schemas.generation import GenerationBody
 from core.schemas.parameters import effective_parameters
 from core.schemas.response_format import ResponseFormat, StructuredOutputs
 from core.schemas.tools import NamedTool
-from core.seeds import seed_of
-from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Request, Sampling, ToolChoice, ToolMode
+from core.seeds import derive_seed
+from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Request, SamplingParams, ToolChoice, ToolMode
 
 
 def to_engine_request(
@@ -95,17 +95,17 @@ def _tool_choice(chat: ChatRequest) -> ToolChoice:
             return ToolChoice(mode=ToolMode(mode))
 
 
-def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> Sampling:
+def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> SamplingParams:
     """What the request says, else what the model file says, else what changes nothing; a seed there always is."""
     parameters = effective_parameters(body, model)
     seed = body.seed if body.seed is not None else model.seed
-    return Sampling(
+    return SamplingParams(
         temperature=parameters.temperature,
         top_p=parameters.top_p,
         top_k=parameters.top_k,
         min_p=parameters.min_p,
         typical_p=parameters.typical_p,
-        seed=seed_of(request_id) if seed is None else seed % 2**32,
+        seed=derive_seed(request_id) if seed is None else seed % 2**32,
         frequency_penalty=parameters.frequency_penalty,
         presence_penalty=parameters.presence_penalty,
         repeat_penalty=parameters.repeat_penalty,

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from core.errors import Problem
 from core.queue.events import Event, EventKind
 from engine.types import Delta, Finished
-from workers.generation.endpoints.base import Answered, Frames
+from workers.generation.endpoints.base import EngineResult, StreamEncoder
 
 
-class Teller:
+class JobStream:
     """Of one attempt at a job, whose number no other attempt has, so that two are never spliced. No `frames`: only the end."""
 
-    def __init__(self, job_id: str, attempt: int, frames: Frames | None, publish: Callable[[Event], None]) -> None:
+    def __init__(
+        self, job_id: str, attempt: int, frames: StreamEncoder | None, publish: Callable[[Event], None]
+    ) -> None:
         self._job_id = job_id
         self._attempt = attempt
         self._frames = frames
@@ -25,7 +27,7 @@ class Teller:
         if self._frames is not None:
             self._send(self._frames.more(delta))
 
-    def close(self, outcome: Answered) -> None:
+    def close(self, outcome: EngineResult) -> None:
         """The last frames, and that the row holds the answer."""
         if self._frames is not None and isinstance(outcome, Finished):
             self._send(self._frames.last(outcome))

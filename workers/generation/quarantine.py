@@ -15,16 +15,16 @@ from sqlalchemy import Connection
 
 from core.strict_json import parse_json
 from db import quarantine
-from db.quarantine import Accused
+from db.quarantine import QuarantineEntry
 from engine.types import Failed, Request
-from workers.generation.endpoints.base import Ask
+from workers.generation.endpoints.base import EngineRequest
 
 _HOW_IT_IS_SENT: Final = frozenset({"model", "stream", "stream_options"})  # the model is named beside the body
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Accusation:
+class QuarantineView:
     """What is known against requests of one tenant to one model: fingerprints, and whether they are convicted."""
 
     tenant_id: str
@@ -32,18 +32,18 @@ class Accusation:
     endpoint: str
     known: dict[str, bool]
 
-    def is_convicted(self, body: str) -> bool:
+    def is_blocked(self, body: str) -> bool:
         """Is this request refused?"""
         return bool(self.known) and self.known.get(self._fingerprint(body), False)
 
-    def is_accused(self, body: str) -> bool:
+    def is_suspect(self, body: str) -> bool:
         """Did an engine end that was at this request, among others?"""
         return bool(self.known) and self._fingerprint(body) in self.known
 
-    def accused(self, body: str, job_id: str) -> Accused:
+    def accused(self, body: str, job_id: str) -> QuarantineEntry:
         """The request, as the quarantine knows it."""
         fingerprint = self._fingerprint(body)
-        return Accused(
+        return QuarantineEntry(
             fingerprint=fingerprint, tenant_id=self.tenant_id, model=self.model, endpoint=self.endpoint, job_id=job_id
         )
 
@@ -55,17 +55,17 @@ class Accusation:
         return fingerprint(self.tenant_id, self.model, self.endpoint, body)
 
 
-def alone(ask: Ask) -> Ask:
+def as_exclusive(ask: EngineRequest) -> EngineRequest:
     """What an accused request asks: with steps to itself. Only what generates shares its steps in the first place."""
     return msgspec.structs.replace(ask, alone=True) if isinstance(ask, Request) else ask
 
 
-def read_accusation(
+def read_quarantine(
     connection: Connection, *, tenant_id: str, model: str, endpoint: str, kept: timedelta
-) -> Accusation:
+) -> QuarantineView:
     """As the database has it now."""
     rows = connection.execute(quarantine.accused_of(tenant_id, model, kept)).all()
-    return Accusation(tenant_id=tenant_id, model=model, endpoint=endpoint, known={row[0]: row[1] for row in rows})
+    return QuarantineView(tenant_id=tenant_id, model=model, endpoint=endpoint, known={row[0]: row[1] for row in rows})
 
 
 def fingerprint(tenant_id: str, model: str, endpoint: str, body: str) -> str:
@@ -75,7 +75,7 @@ def fingerprint(tenant_id: str, model: str, endpoint: str, body: str) -> str:
     return hashlib.sha256(_encode([tenant_id, model, endpoint, canonical])).hexdigest()
 
 
-def refused(job_id: str, hours: float) -> Failed:
+def blocked_failure(job_id: str, hours: float) -> Failed:
     """What a convicted request gets instead of an engine."""
     message = (
         f"This request ended the engine whenever it ran, and is refused for {hours:g} hours after that. "

@@ -10,35 +10,35 @@ import signal
 from pathlib import Path
 from typing import Final
 
-from core.counters import Count
+from core.counters import CounterName
 from db.workers import EngineReport
 from engine.process.exit_codes import Exit
 from workers.heartbeat import Status
-from workers.runtime.counters import Tally
+from workers.runtime.counters import Counters
 
 _REASONS: Final = {
     Exit.HUNG: "a decode step hung",
     Exit.MEMORY: "memory ran out",
-    Exit.DEAF: "the thread that takes requests ended",
+    Exit.INTAKE_DIED: "the thread that takes requests ended",
 }
 _MOST_CHARACTERS: Final = 300
 _TAIL_BYTES: Final = 4096
 _FOLDERS: Final = re.compile(r"(?:/[^\s/]+)+/")
 
 
-class Obituaries:
+class CrashReports:
     """Deaths of the engines of one launcher, by model."""
 
     def __init__(self, models: list[str]) -> None:
         self._deaths = dict.fromkeys(models, 0)
         self._words: dict[str, str] = {}
-        self._tally = Tally()
+        self._tally = Counters()
 
     def add(self, model: str, exit_code: int, log: Path) -> None:
         """An engine has ended, though nobody asked it to."""
         self._deaths[model] += 1
         self._words[model] = last_words(exit_code, _last_line(log))
-        self._tally.add(Count.ENGINE_DEATHS, model)
+        self._tally.add(CounterName.ENGINE_DEATHS, model)
 
     def status(self) -> Status:
         """As `workers.heartbeat` reports it."""

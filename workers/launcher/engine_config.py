@@ -6,7 +6,7 @@ from core.model_files import ModelBackend, ModelConfig
 from core.settings import Settings
 from engine.config import (
     AUTO_SLOTS,
-    Backend,
+    BackendKind,
     EngineConfig,
     KvLayout,
     KvType,
@@ -23,7 +23,7 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
     return EngineConfig(
         model=model.name,
         endpoint=engine_endpoint(settings, model.name, device),
-        backend=Backend.FAKE if model.backend is ModelBackend.FAKE else Backend.LLAMA,
+        backend=BackendKind.FAKE if model.backend is ModelBackend.FAKE else BackendKind.LLAMA,
         model_path=model.parameters.model,
         context_size=model.context_size,
         slots=slots,

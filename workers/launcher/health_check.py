@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from core.process.child_process import Child
-from core.process.supervisor import Supervised
+from core.process.supervisor import SupervisedProcess
 from engine.process.client import EngineClient
 
 log = structlog.get_logger()
@@ -24,10 +24,10 @@ _LONGEST_LOOK_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
-class Hearing:
+class HealthCheck:
     """Of one engine. It has `LOAD_SECONDS` for its first answer, and `silence_seconds` for each one after it."""
 
-    engine: Supervised
+    engine: SupervisedProcess
     client: EngineClient
     silence_seconds: float
     _child: Child | None = None

@@ -26,7 +26,7 @@ from core.logs import configure_logging
 from core.model_files import ModelConfig, load_models
 from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
 from core.process.runtime_dirs import private_directory
-from core.process.supervisor import Supervised
+from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
 from db.connections import database_engine
 from db.schema_version import check_schema
@@ -34,11 +34,11 @@ from engine.config import EngineConfig
 from engine.process.client import EngineClient
 from engine.process.exit_codes import Exit
 from workers.context import Database
-from workers.heartbeat import Presence, launcher_identity
+from workers.heartbeat import WorkerHeartbeat, launcher_identity
 from workers.launcher.crash_log import CrashLog
-from workers.launcher.crash_reports import Obituaries
+from workers.launcher.crash_reports import CrashReports
 from workers.launcher.engine_config import engine_config
-from workers.launcher.health_check import Hearing
+from workers.launcher.health_check import HealthCheck
 from workers.runtime.host_paths import engine_endpoint, model_hash
 
 log = structlog.get_logger()
@@ -72,14 +72,14 @@ class WorkerLauncher:
         self._settings = settings
         self._device = device
         self._models = models
-        self.obituaries = Obituaries([model.name for model in models])
+        self.obituaries = CrashReports([model.name for model in models])
         self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
         worker = f"{socket.gethostname()}/{device}"
         self._crashes = CrashLog(database_engine(settings.database_url or "", pool_size=1), worker, self._learned)
         self._engines = {
-            model.name: Supervised(
+            model.name: SupervisedProcess(
                 f"engine-{model.name}",
                 [sys.executable, "-P", "-m", "engine.process.server", _json(engine_config(settings, model, device))],
                 logs / f"engine-{model.name}.log",
@@ -91,7 +91,7 @@ class WorkerLauncher:
             for model in models
         }
         self._consumers = [
-            Supervised(
+            SupervisedProcess(
                 kind,
                 [sys.executable, "-P", "-m", "workers.consumers.main", kind, "--device", device, "--models"],
                 logs / f"{kind}.log",
@@ -100,7 +100,7 @@ class WorkerLauncher:
             )
             for kind in ("chat", "batch")
         ]
-        self._hearings: dict[str, Hearing] = {}
+        self._hearings: dict[str, HealthCheck] = {}
 
     def run(self, is_stopping: threading.Event) -> None:
         """Until told to stop; children are started by this thread, which must be the main one."""
@@ -111,7 +111,7 @@ class WorkerLauncher:
             while not is_stopping.wait(_LOOK_SECONDS):
                 self._tend_engines()
                 for consumer in self._consumers:
-                    consumer.tend(time.monotonic())
+                    consumer.restart_if_dead(time.monotonic())
         except StartInterrupted:
             log.info("stopped_while_starting")
         finally:
@@ -120,7 +120,7 @@ class WorkerLauncher:
     def _tend_engines(self) -> None:
         now = time.monotonic()
         for engine in self._engines.values():
-            engine.tend(now)
+            engine.restart_if_dead(now)
         for hearing in self._hearings.values():
             hearing.look(now)
 
@@ -136,7 +136,7 @@ class WorkerLauncher:
         if is_degraded:
             log.error("engine_degraded", model=model, crashes=crashes)
         if (engine := self._engines.get(model)) is not None:
-            engine.learn(crashes, is_hopeless=is_degraded)
+            engine.set_crash_count(crashes, is_degraded=is_degraded)
 
     def _start(self, is_stopping: Callable[[], bool]) -> None:
         self._crashes.start()
@@ -151,9 +151,9 @@ class WorkerLauncher:
             consumer.start()
         self._wait_consumers(is_stopping)
 
-    def _hear(self, model: str) -> Hearing:
+    def _hear(self, model: str) -> HealthCheck:
         client = EngineClient(engine_endpoint(self._settings, model, self._device), f"launcher-{os.getpid()}")
-        return Hearing(self._engines[model], client, 2 * self._settings.engine_hang_seconds + _SILENT_SECONDS)
+        return HealthCheck(self._engines[model], client, 2 * self._settings.engine_hang_seconds + _SILENT_SECONDS)
 
     def _load(self, is_stopping: Callable[[], bool]) -> None:
         """Wait for every engine. A model that does not load is left out, and told of as long as others can be served."""
@@ -183,10 +183,10 @@ class WorkerLauncher:
             child = engine.child
             exit_code = None if child is None else child.exit_code()
             deaths += exit_code is not None
-            engine.tend(time.monotonic())
+            engine.restart_if_dead(time.monotonic())
             is_final = exit_code is not None and (exit_code >= 0 or deaths > self._settings.line_attempts)
             if is_final or time.monotonic() > deadline:
-                last_words = "" if child is None else child.obituary()
+                last_words = "" if child is None else child.exit_report()
                 engine.stop(0)
                 raise ChildFailed(f"The model {model} did not load. {last_words}") from None
 
@@ -200,9 +200,9 @@ class WorkerLauncher:
                 if child is not None and child.ready_status(0) is not None:
                     waiting.remove(consumer)
                 elif child is not None and ((exit_code or 0) > 0 or time.monotonic() > deadline):
-                    raise ChildFailed(child.obituary())
+                    raise ChildFailed(child.exit_report())
                 elif child is None or exit_code is not None:
-                    consumer.tend(time.monotonic())
+                    consumer.restart_if_dead(time.monotonic())
             if is_stopping():
                 raise StartInterrupted
             self._tend_engines()
@@ -258,7 +258,7 @@ def _run(
     """Its row goes when it was told to stop. When an engine does not start, the row stays: it says why."""
     identity = launcher_identity(settings.state_dir, device)
     status = launcher.obituaries.status
-    presence = Presence(identity, database, status, seconds=settings.heartbeat_seconds)
+    presence = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
     presence.start()
     try:
         launcher.run(is_stopping)

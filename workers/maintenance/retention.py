@@ -44,7 +44,7 @@ class Retention:
             for file_id in gone:
                 context.files.delete(file_id)
                 failpoint(Point.RETENTION_FILE)
-            connection.execute(files.forget_files(gone))
+            connection.execute(files.delete_files(gone))
 
     def _sweep_uploads(self) -> None:
         """Uploads past their time, and parts of those that have ended."""
@@ -55,17 +55,17 @@ class Retention:
             for part_id in gone:
                 context.files.delete(part_id)
                 failpoint(Point.RETENTION_PART)
-            connection.execute(uploads.forget_parts(gone))
-            connection.execute(uploads.forget_old_uploads(timedelta(days=context.settings.file_days)))
+            connection.execute(uploads.delete_parts(gone))
+            connection.execute(uploads.delete_old_uploads(timedelta(days=context.settings.file_days)))
 
     def _sweep_keys(self) -> None:
         kept = timedelta(hours=self._context.settings.idempotency_hours)
         with self._context.database.begin() as connection:
-            connection.execute(idempotency.forget_old_keys(kept))
+            connection.execute(idempotency.delete_old_keys(kept))
 
     def _sweep_workers(self) -> None:
         with self._context.database.begin() as connection:
-            connection.execute(workers.forget_silent_workers())
+            connection.execute(workers.delete_silent_workers())
 
     def sweep_orphans(self, bucket: int) -> None:
         """Content of a writer that died before its row was there."""

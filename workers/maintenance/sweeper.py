@@ -94,7 +94,7 @@ class Sweeper:
             expired = [row[0] for row in connection.execute(batches.expire_batches())]
         age = timedelta(seconds=context.settings.ticket_seconds)
         with context.database.begin() as connection:
-            waiting = connection.execute(batches.waiting_for_clerk(age, _UNHEARD_TICKETS * age, _PAGE)).all()
+            waiting = connection.execute(batches.batches_due(age, _UNHEARD_TICKETS * age, _PAGE)).all()
             for batch_id, status, _ in waiting:
                 if status == BatchState.IN_PROGRESS:
                     connection.execute(batches.begin_finalizing(batch_id))
@@ -112,7 +112,7 @@ class Sweeper:
         """Whoever asked sends the tickets; this is for a clerk that hears none."""
         age = timedelta(seconds=self._context.settings.ticket_seconds)
         with self._context.database.begin() as connection:
-            unheard = list(connection.execute(validations.open_questions(age, _PAGE)).scalars())
+            unheard = list(connection.execute(validations.unclaimed(age, _PAGE)).scalars())
         for validation_id in unheard:
             self._do_here(validation_id, partial(answer_validation, self._context, validation_id))
 
@@ -127,8 +127,8 @@ class Sweeper:
     def _sweep_quarantine(self) -> None:
         """Requests that have been refused for long enough; deaths that nobody counts any more."""
         with self._context.database.begin() as connection:
-            connection.execute(quarantine.forget_accused(timedelta(hours=self._context.settings.quarantine_hours)))
-            connection.execute(quarantine.forget_engine_crashes(_CRASHES_KEPT))
+            connection.execute(quarantine.delete_old_entries(timedelta(hours=self._context.settings.quarantine_hours)))
+            connection.execute(quarantine.delete_engine_crashes(_CRASHES_KEPT))
 
     def _sweep_jobs(self) -> None:
         """Chat jobs whose worker died, or whose ticket got lost."""

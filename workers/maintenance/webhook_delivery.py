@@ -21,7 +21,7 @@ from core.failpoints import Point, failpoint
 from core.settings import Settings
 from db import webhooks
 from workers.context import Database
-from workers.maintenance.webhook_sender import SEND_SECONDS, Letter, Outcome, Poster
+from workers.maintenance.webhook_sender import SEND_SECONDS, SendResult, WebhookRequest, WebhookSender
 
 log = structlog.get_logger()
 
@@ -33,7 +33,7 @@ _KEPT: Final = timedelta(days=7)
 _FORGET_SECONDS: Final = 600.0
 
 
-def pause(attempt: int, jitter: Callable[[], float] = random.random) -> timedelta:
+def retry_delay(attempt: int, jitter: Callable[[], float] = random.random) -> timedelta:
     """How long to wait after the given attempt (from 1): 5 s, doubling to an hour, of which up to half is left out.
 
     The jitter keeps the events of one failure from coming back as one crowd.
@@ -42,10 +42,10 @@ def pause(attempt: int, jitter: Callable[[], float] = random.random) -> timedelt
     return timedelta(seconds=longest * (1 - jitter() / 2))
 
 
-class Courier:
+class WebhookDispatcher:
     """Sends what is due, many at a time, in a thread of its own; any number of clerks may have one."""
 
-    def __init__(self, settings: Settings, database: Database, poster: Poster) -> None:
+    def __init__(self, settings: Settings, database: Database, poster: WebhookSender) -> None:
         self._settings = settings
         self._database = database
         self._poster = poster
@@ -100,19 +100,19 @@ class Courier:
     async def _deliver(self, row: Row[Any]) -> None:  # Any: the columns of `claim_due`
         """Each outcome is written at once: a slow neighbour must not have it forgotten."""
         secrets = (row.secret, row.old_secret) if row.old_secret else (row.secret,)
-        letter = Letter(event_id=row.event_id, url=row.url, secrets=secrets, payload=row.payload)
+        letter = WebhookRequest(event_id=row.event_id, url=row.url, secrets=secrets, payload=row.payload)
         try:
             outcome = await self._poster.post(letter)
         except Exception as error:  # this event's own trouble: the others go on, and it is given up in time
             log.error("webhook_broken", event_id=row.event_id, exc_info=error)
-            outcome = Outcome(error="The request could not be made.")
+            outcome = SendResult(error="The request could not be made.")
         try:
             await asyncio.to_thread(self._record, row, outcome)
         except SQLAlchemyError as error:
             log.warning("webhook_not_recorded", event_id=row.event_id, reason=type(error).__name__)
 
-    def _record(self, row: Row[Any], outcome: Outcome) -> None:  # Any: the columns of `claim_due`
-        delay = pause(row.attempt)
+    def _record(self, row: Row[Any], outcome: SendResult) -> None:  # Any: the columns of `claim_due`
+        delay = retry_delay(row.attempt)
         is_last = row.is_test or timedelta(seconds=float(row.age_seconds)) + delay > self._patience
         status, error = outcome.status_code, outcome.error
         if error is None or is_last:
@@ -137,12 +137,12 @@ class Courier:
             return
         self._forget_at = time.monotonic() + _FORGET_SECONDS
         with self._database.begin() as connection:
-            connection.execute(webhooks.forget_finished(_KEPT))
+            connection.execute(webhooks.delete_finished(_KEPT))
 
 
 def _mark(webhook_id: str, error: str | None, *, is_given_up: bool) -> Update:
     return (
-        webhooks.mark_well(webhook_id)
+        webhooks.mark_succeeded(webhook_id)
         if error is None
         else webhooks.mark_failing(webhook_id, error, is_given_up=is_given_up)
     )

@@ -17,14 +17,14 @@ import httpx2
 from standardwebhooks import Webhook as Signer
 
 from core.failpoints import Point, failpoint
-from core.url_guard import AddressRefused, AddressRules, IPAddress, Target
+from core.url_guard import IPAddress, Target, UrlGuard, UrlRefused
 
 SEND_SECONDS: Final = 5.0
 _RESOLVERS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class WebhookRequest:
     """What is sent where. `secrets` are those that sign it, the current one first; never logged."""
 
     event_id: str
@@ -37,14 +37,14 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class SendResult:
     """`status_code` is None where no answer came; `error` is None where it was a 2xx."""
 
     status_code: int | None = None
     error: str | None = None
 
 
-def signed_headers(letter: Letter, now: datetime) -> dict[str, str]:
+def signed_headers(letter: WebhookRequest, now: datetime) -> dict[str, str]:
     """The three headers by which a receiver knows us, and knows an event again."""
     signatures = [Signer(secret).sign(letter.event_id, now, letter.payload) for secret in letter.secrets]
     return {
@@ -54,31 +54,29 @@ def signed_headers(letter: Letter, now: datetime) -> dict[str, str]:
     }
 
 
-class Poster:
+class WebhookSender:
     """Posts letters to where the rules allow."""
 
-    def __init__(
-        self, rules: AddressRules, *, seconds: float = SEND_SECONDS, tls: ssl.SSLContext | None = None
-    ) -> None:
+    def __init__(self, rules: UrlGuard, *, seconds: float = SEND_SECONDS, tls: ssl.SSLContext | None = None) -> None:
         self._rules = rules
         self._seconds = seconds
         self._tls = tls or httpx2.create_ssl_context()
         # Not the loop's own threads: a name service that hangs must not keep anybody from going on.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, "resolve")
 
-    async def post(self, letter: Letter) -> Outcome:
+    async def post(self, letter: WebhookRequest) -> SendResult:
         """Send it once; never raises for what the world does."""
         try:
             async with asyncio.timeout(self._seconds):
                 return await self._post(letter)
-        except AddressRefused as refused:
-            return Outcome(error=str(refused))
+        except UrlRefused as refused:
+            return SendResult(error=str(refused))
         except TimeoutError:
-            return Outcome(error=f"No answer within {self._seconds:g} seconds.")
+            return SendResult(error=f"No answer within {self._seconds:g} seconds.")
         except (httpx2.HTTPError, OSError) as error:
-            return Outcome(error=f"The connection failed ({type(error).__name__}).")
+            return SendResult(error=f"The connection failed ({type(error).__name__}).")
 
-    async def _post(self, letter: Letter) -> Outcome:
+    async def _post(self, letter: WebhookRequest) -> SendResult:
         target = self._rules.parse(letter.url)
         loop = asyncio.get_running_loop()
         addresses = await loop.run_in_executor(self._resolvers, self._rules.resolve, target)
@@ -91,7 +89,7 @@ class Poster:
         failpoint(Point.WEBHOOK_SENDING)
         status = await self._status(target, addresses[0], headers, letter.payload.encode())
         failpoint(Point.WEBHOOK_SENT)
-        return Outcome(status_code=status, error=None if 200 <= status < 300 else f"The answer was HTTP {status}.")
+        return SendResult(status_code=status, error=None if 200 <= status < 300 else f"The answer was HTTP {status}.")
 
     async def _status(self, target: Target, address: IPAddress, headers: dict[str, str], body: bytes) -> int:
         """The connection goes to the address; the certificate is checked against the name.

@@ -6,19 +6,19 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-from core.counters import Count
+from core.counters import CounterName
 
 Totals = Mapping[tuple[str, str], int]  # by name and model
 
 
-class Tally:
+class Counters:
     """May be raised from any thread."""
 
     def __init__(self) -> None:
         self._numbers: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
-    def add(self, count: Count, model: str = "", number: int = 1) -> None:
+    def add(self, count: CounterName, model: str = "", number: int = 1) -> None:
         """So many more."""
         with self._lock:
             self._numbers[count, model] += number

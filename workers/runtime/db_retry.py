@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from db.connections import is_passing
+from db.connections import is_transient
 
 log = structlog.get_logger()
 
@@ -25,7 +25,7 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 _Written = TypeVar("_Written")
 
 
-def insist(
+def retry_write(
     write: Callable[[], _Written],
     is_ours: Callable[[], bool],
     *,
@@ -39,7 +39,7 @@ def insist(
         try:
             return write()
         except SQLAlchemyError as error:
-            if not is_passing(error) or not is_ours() or clock() - began > MOST_SECONDS:
+            if not is_transient(error) or not is_ours() or clock() - began > MOST_SECONDS:
                 raise
             log.warning("write_failed", reason=type(error).__name__)
         sleep(pause * (1 - jitter() / 2))  # those who met on a row do not meet again

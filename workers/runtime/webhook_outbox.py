@@ -11,7 +11,7 @@ from core.schemas.webhooks import EventSubject, EventType, WebhookEvent
 from db import webhooks
 
 
-def tell(connection: Connection, tenant_id: str, event_type: EventType, subject_id: str) -> None:
+def record_webhook_event(connection: Connection, tenant_id: str, event_type: EventType, subject_id: str) -> None:
     """Write an event down for every endpoint that wants it. Call it in the transaction in which it happens."""
     event = WebhookEvent(
         id=ids.new_id(ids.EVENT), type=event_type, created_at=int(time.time()), data=EventSubject(id=subject_id)

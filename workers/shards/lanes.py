@@ -12,10 +12,10 @@ from typing import Final
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.counters import Count
+from core.counters import CounterName
 from core.failpoints import Point, failpoint
 from db import shards
-from workers.context import Served, WorkerContext
+from workers.context import ServedModel, WorkerContext
 from workers.shards.isolation import Isolation
 from workers.shards.shard_run import ShardRun
 
@@ -24,10 +24,10 @@ log = structlog.get_logger()
 _WATCHED_INTERVALS: Final = 3  # of the api's keep-alive, with which it says so again
 
 
-class Lanes:
+class ShardLanes:
     """The lanes of one model in this process."""
 
-    def __init__(self, context: WorkerContext, served: Served, isolation: Isolation | None = None) -> None:
+    def __init__(self, context: WorkerContext, served: ServedModel, isolation: Isolation | None = None) -> None:
         self._context = context
         self._served = served
         self._isolation = isolation or Isolation()
@@ -90,7 +90,7 @@ class Lanes:
             return None
         failpoint(Point.SHARD_CLAIMED)
         if claim.attempt > 1:
-            context.tally.add(Count.SHARDS_RETRIED, self._served.model.name)
+            context.tally.add(CounterName.SHARDS_RETRIED, self._served.model.name)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
         run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:

@@ -9,9 +9,9 @@ from core.errors import Problem
 from core.queue.events import EventKind
 from engine.process.client import EngineClient, EngineLost
 from engine.types import Delta, Failed
-from workers.generation.endpoints.base import Ask, Exchange, Outcome
-from workers.generation.engine_call import Asking
-from workers.generation.job_stream import Teller
+from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest
+from workers.generation.engine_call import EngineCall
+from workers.generation.job_stream import JobStream
 
 
 class LineRun:
@@ -19,19 +19,19 @@ class LineRun:
 
     def __init__(
         self,
-        exchange: Exchange,
+        exchange: EndpointAdapter,
         engine: EngineClient,
-        asks: list[Ask],
-        ended: Callable[[Outcome], None],
+        engine_requests: list[EngineRequest],
+        ended: Callable[[EngineOutcome], None],
         *,
         number: int = 0,
     ) -> None:
         self.exchange = exchange
         self.number = number
-        self._asking = Asking(engine, asks, self)
+        self._asking = EngineCall(engine, engine_requests, self)
         self._ended = ended
-        self._teller: Teller | None = None
-        self._outcome: Outcome | None = None
+        self._teller: JobStream | None = None
+        self._outcome: EngineOutcome | None = None
         self._begun_at = time.monotonic()
         self.seconds: float | None = None
 
@@ -43,13 +43,13 @@ class LineRun:
         """Stop it; its end is told all the same."""
         self._asking.cancel()
 
-    def watch(self, make_teller: Callable[[], Teller]) -> None:
+    def watch(self, make_teller: Callable[[], JobStream]) -> None:
         """Somebody follows it: tell what there is by now, and the rest as it comes. Once is enough."""
         if self._teller is None:
             self._teller = make_teller()
             self._asking.watch()
 
-    def finish(self, outcome: Outcome) -> None:
+    def finish(self, outcome: EngineOutcome) -> None:
         """It will not run again."""
         self._outcome = outcome
         self.seconds = time.monotonic() - self._begun_at
@@ -68,6 +68,6 @@ class LineRun:
         if self._teller is not None:
             self._teller.more(delta)
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: EngineOutcome) -> None:
         """See `workers.generation.engine_call.Sink`."""
         self._ended(outcome)

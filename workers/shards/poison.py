@@ -14,16 +14,16 @@ import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.counters import Count
+from core.counters import CounterName
 from core.lease_policy import is_suspicious
 from db import quarantine, shards
 from engine.process.client import EngineLost
 from engine.types import Failed
 from workers.context import WorkerContext
-from workers.generation.endpoints.base import Outcome
-from workers.generation.quarantine import read_accusation, refused
+from workers.generation.endpoints.base import EngineOutcome
+from workers.generation.quarantine import blocked_failure, read_quarantine
 from workers.shards.isolation import Isolation
-from workers.shards.shard_progress import Progress
+from workers.shards.shard_progress import ShardProgress
 
 log = structlog.get_logger()
 
@@ -32,11 +32,11 @@ class LeaseLost(Exception):
     """Another worker has the shard; what is not written is not ours to write."""
 
 
-class Suspicion:
+class PoisonTracker:
     """Of one claimed shard."""
 
     def __init__(
-        self, context: WorkerContext, claim: Row[*tuple[Any, ...]], progress: Progress, isolation: Isolation
+        self, context: WorkerContext, claim: Row[*tuple[Any, ...]], progress: ShardProgress, isolation: Isolation
     ) -> None:
         settings = context.settings
         self._database = context.database
@@ -55,7 +55,7 @@ class Suspicion:
         """Read the shard's lines; those that are convicted by now end."""
         with self._database.begin() as connection:
             rows = [(line, body, crashes) for line, body, crashes in connection.execute(shards.queued_lines(self._id))]
-            self._accusation = read_accusation(connection, **self._asked, kept=timedelta(hours=self._hours))
+            self._accusation = read_quarantine(connection, **self._asked, kept=timedelta(hours=self._hours))
         if self._is_about_workers:
             log.warning("shard_suspected", shard=self._id, lines=len(rows))
         self._progress.add(rows, is_shared, all_are_suspects=self._is_about_workers)
@@ -85,16 +85,16 @@ class Suspicion:
     def _next(self, window: int) -> str | None:
         """The first that is not refused."""
         while (line := self._progress.begin(window)) is not None:
-            if not self._accusation.is_convicted(self._progress.bodies[line]):
+            if not self._accusation.is_blocked(self._progress.bodies[line]):
                 break
-            self._progress.end(line, refused(line, self._hours))
+            self._progress.end(line, blocked_failure(line, self._hours))
         return line
 
     def is_suspect(self, line: str) -> bool:
         """Must it be alone?"""
         return line in self._progress.crashes
 
-    def ended(self, line: str, outcome: Outcome) -> bool:
+    def ended(self, line: str, outcome: EngineOutcome) -> bool:
         """A line has ended in the engine. False: it is not over with it, and it will run again."""
         self._isolation.leave(self._id)
         match outcome:
@@ -105,7 +105,7 @@ class Suspicion:
                 EngineLost() | Failed(code="engine_error")
             ):  # what all in a step are told that failed and did not end it
                 if not self._progress.crashed(line, self._most):
-                    self._tally.add(Count.LINES_RETRIED, self._asked["model"])
+                    self._tally.add(CounterName.LINES_RETRIED, self._asked["model"])
                     return False
                 if isinstance(outcome, EngineLost):
                     self._convict(line)
@@ -137,7 +137,7 @@ class Suspicion:
         kept = timedelta(hours=self._hours)
         for line in sorted(lines & self._convicted):
             accused = self._accusation.accused(self._progress.bodies[line], line)
-            connection.execute(quarantine.accuse(accused, crashes=self._most, most=self._most, kept=kept))
+            connection.execute(quarantine.record_crash(accused, crashes=self._most, most=self._most, kept=kept))
 
     def close(self) -> None:
         """Nothing of this shard runs any more."""
@@ -146,5 +146,5 @@ class Suspicion:
     def _convict(self, line: str) -> None:
         log.warning("line_convicted", line=line, shard=self._id, crashes=self._progress.crashes[line])
         self._convicted.add(line)
-        self._tally.add(Count.LINES_CONVICTED, self._asked["model"])
+        self._tally.add(CounterName.LINES_BLOCKED, self._asked["model"])
         self._accusation.convict(self._progress.bodies[line])

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from workers.generation.endpoints.base import Outcome
+from workers.generation.endpoints.base import EngineOutcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +23,17 @@ class Ended:
     """A line that has ended and is not written yet; a twin was not run."""
 
     line: str
-    outcome: Outcome
+    outcome: EngineOutcome
     is_twin: bool
 
 
 @dataclass(slots=True)
-class Progress:
+class ShardProgress:
     """Each line is in exactly one place: it waits, is a suspect, runs, follows one of those, or has ended."""
 
     waiting: deque[str] = field(default_factory=deque)
     bodies: dict[str, str] = field(default_factory=dict)
-    twins: dict[str, list[str]] = field(default_factory=dict)
+    duplicates: dict[str, list[str]] = field(default_factory=dict)
     suspects: deque[str] = field(default_factory=deque)
     running: set[str] = field(default_factory=set)
     crashes: dict[str, int] = field(default_factory=dict)
@@ -61,7 +61,7 @@ class Progress:
                 shares = is_shared(body)
             self.bodies[line] = body
             if shares and line != leader:
-                self.twins.setdefault(leader, []).append(line)
+                self.duplicates.setdefault(leader, []).append(line)
             elif crashes or all_are_suspects:
                 self.crashes[line] = crashes
                 self.suspects.append(line)
@@ -94,12 +94,12 @@ class Progress:
             self.running.add(line)
         return line
 
-    def end(self, line: str, outcome: Outcome) -> None:
+    def end(self, line: str, outcome: EngineOutcome) -> None:
         """A running line has ended, and its twins with it."""
         self.running.remove(line)
         self.unsaved.pop(line, None)
         self.ended.append(Ended(line, outcome, is_twin=False))
-        self.ended.extend(Ended(twin, outcome, is_twin=True) for twin in self.twins.pop(line, ()))
+        self.ended.extend(Ended(twin, outcome, is_twin=True) for twin in self.duplicates.pop(line, ()))
 
     def give_back(self, line: str) -> None:
         """A running line was stopped and waits again; a suspect stays one, for what it was before it began."""
@@ -143,15 +143,17 @@ class Progress:
     def check_integrity(self) -> None:
         """Each line is in one place, and none is missing."""
         open_lines = [*self.waiting, *self.suspects, *self.running]
-        assert set(self.twins) <= set(open_lines), "twins follow a line that is open"
-        places = [*open_lines, *(twin for many in self.twins.values() for twin in many)]
+        assert set(self.duplicates) <= set(open_lines), "twins follow a line that is open"
+        places = [*open_lines, *(twin for many in self.duplicates.values() for twin in many)]
         places += [ended.line for ended in self.ended]
         assert len(places) == len(set(places)), "a line is in two places"
         assert set(places) <= set(self.bodies), "a line of another shard"
         assert len(places) + self.num_written == len(self.bodies), "a line is lost"
         assert set(self.suspects) <= set(self.crashes), "a suspect for nothing"
         assert set(self.unsaved) <= set(open_lines), "what has ended needs no number"
-        assert all(self.bodies[leader] == self.bodies[twin] for leader in self.twins for twin in self.twins[leader])
+        assert all(
+            self.bodies[leader] == self.bodies[twin] for leader in self.duplicates for twin in self.duplicates[leader]
+        )
 
     def _count(self, line: str, more: int) -> None:
         self.crashes[line] = self.unsaved[line] = self.crashes.get(line, 0) + more

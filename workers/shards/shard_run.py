@@ -28,18 +28,18 @@ from db import batches, jobs, shards
 from db.shards import LineResult
 from engine.process.client import EngineLost
 from engine.types import Embedded, Failed, Finished, FinishReason, Priority
-from workers.context import Served, WorkerContext
+from workers.context import ServedModel, WorkerContext
 from workers.generation.chat_response import engine_crash
-from workers.generation.endpoints.base import Answered, Ask, Asker, Exchange, Outcome
-from workers.generation.endpoints.registry import read_exchange
-from workers.generation.job_stream import Teller
-from workers.generation.quarantine import alone
-from workers.runtime.db_retry import insist
+from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest, EngineResult, RequestOrigin
+from workers.generation.endpoints.registry import read_adapter
+from workers.generation.job_stream import JobStream
+from workers.generation.quarantine import as_exclusive
+from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
 from workers.shards.isolation import Isolation
 from workers.shards.line_run import LineRun
-from workers.shards.poison import LeaseLost, Suspicion
-from workers.shards.shard_progress import Ended, Progress
+from workers.shards.poison import LeaseLost, PoisonTracker
+from workers.shards.shard_progress import Ended, ShardProgress
 
 log = structlog.get_logger()
 
@@ -51,7 +51,7 @@ class ShardRun:
         self,
         context: WorkerContext,
         claim: Row[*tuple[Any, ...]],
-        served: Served,
+        served: ServedModel,
         is_watched: Callable[[str], bool] = lambda _: False,
         isolation: Isolation | None = None,
     ) -> None:
@@ -67,8 +67,8 @@ class ShardRun:
         self._endpoint: str = claim.endpoint
         self._key_id: str = claim.key_id
         self._lines: dict[str, LineRun] = {}
-        self._progress = Progress()
-        self._suspicion = Suspicion(context, claim, self._progress, isolation or Isolation())
+        self._progress = ShardProgress()
+        self._suspicion = PoisonTracker(context, claim, self._progress, isolation or Isolation())
         self._oldest_result_at = 0.0
         self._is_leaving = False
 
@@ -90,7 +90,7 @@ class ShardRun:
     def run(self) -> None:
         """Until every line has ended, the batch is not wanted any more, or the lease is lost."""
         try:
-            insist(lambda: self._suspicion.load(self._is_shared), lambda: not self._lease.is_lost)
+            retry_write(lambda: self._suspicion.load(self._is_shared), lambda: not self._lease.is_lost)
             self._generate()
             self._leave()
         except LeaseLost:
@@ -131,7 +131,7 @@ class ShardRun:
             if self._is_watched(line):
                 self._watch(line)
 
-    def _hand_over(self, line: str, outcome: Outcome) -> None:
+    def _hand_over(self, line: str, outcome: EngineOutcome) -> None:
         """Called in the engine client's thread."""
         self._inbox.put(partial(self._ended, line, outcome))
 
@@ -139,24 +139,24 @@ class ShardRun:
         if line in self._progress.running:
             self._lines[line].watch(partial(self._teller, line))
 
-    def _teller(self, line: str) -> Teller:
+    def _teller(self, line: str) -> JobStream:
         """A claim may run a line several times, once after each crash."""
         run = self._lines[line]
         attempt = self._fence << 8 | min(run.number, 255)
         frames = run.exchange.frames(self._served.head(line), is_watched=True)
-        return Teller(line, attempt, frames, self._context.publisher.publish)
+        return JobStream(line, attempt, frames, self._context.publisher.publish)
 
     def _is_shared(self, body: str) -> bool:
-        return self._context.settings.share_identical_lines and self._read(body).has_one_answer(self._served.model)
+        return self._context.settings.share_identical_lines and self._read(body).is_deterministic(self._served.model)
 
-    def _read(self, body: str) -> Exchange:
-        return read_exchange(self._endpoint, parse_json(body.encode()))
+    def _read(self, body: str) -> EndpointAdapter:
+        return read_adapter(self._endpoint, parse_json(body.encode()))
 
-    def _asks(self, line: str, exchange: Exchange) -> list[Ask]:
+    def _asks(self, line: str, exchange: EndpointAdapter) -> list[EngineRequest]:
         """Lines of one shard are one group: the engine begins them before those of the next."""
-        asker = Asker(job_id=line, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
-        asks = exchange.asks(self._served.model, asker)
-        return [alone(ask) for ask in asks] if self._suspicion.is_suspect(line) else asks
+        asker = RequestOrigin(job_id=line, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
+        asks = exchange.engine_requests(self._served.model, asker)
+        return [as_exclusive(ask) for ask in asks] if self._suspicion.is_suspect(line) else asks
 
     def _receive(self, timeout_seconds: float) -> None:
         """Wait for one message, then take all that are there."""
@@ -168,7 +168,7 @@ class ShardRun:
         except queue.Empty:
             return
 
-    def _ended(self, line: str, outcome: Outcome) -> None:
+    def _ended(self, line: str, outcome: EngineOutcome) -> None:
         progress = self._progress
         if line not in progress.running:
             return
@@ -194,9 +194,9 @@ class ShardRun:
                 result = LineResult(job_id=ended.line, problem=engine_crash().to_json())
         return replace(result, seconds=None if run is None else run.seconds)
 
-    def _answered(self, line: str, exchange: Exchange, outcome: Answered) -> LineResult:
+    def _answered(self, line: str, exchange: EndpointAdapter, outcome: EngineResult) -> LineResult:
         """The answer, or why it is none; its tokens were spent either way."""
-        problem = exchange.defect(outcome)
+        problem = exchange.reject_reason(outcome)
         answer = exchange.answer(self._served.head(line), outcome)
         return LineResult(
             job_id=line,
@@ -275,11 +275,11 @@ class ShardRun:
     def _leave(self) -> None:
         """Done, or ready for the next worker; the last one out sends the batch to the clerk."""
         failpoint(Point.SHARD_LEAVING)
-        left = insist(self._write_left, lambda: not self._lease.is_lost)
+        left = retry_write(self._write_left, lambda: not self._lease.is_lost)
         if left is None:
             raise LeaseLost
         failpoint(Point.SHARD_LEFT)
-        if insist(self._begin_finalizing, lambda: True):
+        if retry_write(self._begin_finalizing, lambda: True):
             failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
         log.info("shard_left", shard=self.id, state=ShardState(left))
@@ -293,14 +293,14 @@ class ShardRun:
         """Is the rest the clerk's?"""
         with self._context.database.begin() as connection:
             connection.execute(batches.begin_finalizing(self._batch_id))
-            return bool(connection.execute(batches.is_clerks_turn(self._batch_id)).scalar_one())
+            return bool(connection.execute(batches.is_ready_to_finalize(self._batch_id)).scalar_one())
 
     def _cancel_running(self) -> None:
         for line in self._progress.running:
             self._lines[line].cancel()
 
 
-def _from_cache(outcome: Answered) -> Answered:
+def _from_cache(outcome: EngineResult) -> EngineResult:
     """A twin's answer: nothing of its prompt was computed."""
     usage = msgspec.structs.replace(outcome.usage, cached_tokens=outcome.usage.prompt_tokens)
     return msgspec.structs.replace(outcome, usage=usage)

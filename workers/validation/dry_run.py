@@ -19,43 +19,43 @@ from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import load_vocabulary
 from engine.errors import EngineError
-from engine.inputs.dry_run import Budget, ConstraintTrials, Rehearsal, Rehearsed
-from engine.structured.compile_sandbox import Warden
-from engine.structured.compiler import Grammars
+from engine.inputs.dry_run import CompileBudget, ConstraintChecker, DryRun, DryRunResult
+from engine.structured.compile_sandbox import CompileSandbox
+from engine.structured.compiler import GrammarCompiler
 from engine.tokenizer import Tokenizer
 from engine.types import Failed, Priority, Request
 from workers.batches.plan import PlanLine
-from workers.generation.endpoints.base import Ask, Asker, Exchange
-from workers.generation.endpoints.registry import read_exchange
+from workers.generation.endpoints.base import EndpointAdapter, EngineRequest, RequestOrigin
+from workers.generation.endpoints.registry import read_adapter
 
-_NOBODY: Final = Asker(job_id="", tenant="", priority=Priority.BATCH)
+_NOBODY: Final = RequestOrigin(job_id="", tenant="", priority=Priority.BATCH)
 
 
 @dataclass(slots=True)
 class LineTokens:
-    """Of the prompts, and the most that their answers may have together; `is_checked` as `Rehearsed` has it."""
+    """Of the prompts, and the most that their answers may have together; `is_checked` as `DryRunResult` has it."""
 
     num_prompt: int = 0
     max_output: int = 0
     is_checked: bool = True
 
 
-class Rehearsals:
+class BatchDryRun:
     """A rehearsal per model, its vocabulary loaded when the first line asks for it. All of them share a budget and a warden."""
 
-    def __init__(self, catalog: ModelCatalog, budget: Budget | None = None) -> None:
+    def __init__(self, catalog: ModelCatalog, budget: CompileBudget | None = None) -> None:
         self._catalog = catalog
-        self._by_model: dict[str, Rehearsal] = {}
-        self._budget = budget or Budget()
-        self._warden = Warden()
+        self._by_model: dict[str, DryRun] = {}
+        self._budget = budget or CompileBudget()
+        self._warden = CompileSandbox()
 
     def measure(self, endpoint: str, planned: PlanLine, line: BatchLine) -> LineTokens:
         """The line's tokens; raises the ApiError that it would fail with, and EngineError for a model that is broken."""
         model = self._catalog.get(planned.model)
         assert model is not None, "the judge took it"
         rehearsal = self._by_model.get(model.name) or self._load(model)
-        exchange, total = read_exchange(endpoint, line.body), LineTokens()
-        for ask in exchange.asks(model, _NOBODY):
+        exchange, total = read_adapter(endpoint, line.body), LineTokens()
+        for ask in exchange.engine_requests(model, _NOBODY):
             num_prompt, is_checked = _rehearse(rehearsal, exchange, ask)
             num_answers = ask.n if isinstance(ask, Request) else 0
             total.num_prompt += num_prompt
@@ -67,12 +67,12 @@ class Rehearsals:
         """End the warden's process."""
         self._warden.close()
 
-    def _load(self, model: ModelConfig) -> Rehearsal:
+    def _load(self, model: ModelConfig) -> DryRun:
         tokenizer, for_grammars, embed_tokens = _vocabulary(model)
-        grammars = Grammars(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, warden=self._warden)
-        rehearsal = Rehearsal(
+        grammars = GrammarCompiler(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, warden=self._warden)
+        rehearsal = DryRun(
             tokenizer,
-            ConstraintTrials(grammars, self._budget),
+            ConstraintChecker(grammars, self._budget),
             template=model.chat_template,
             context_size=model.context_size,
             embed_tokens=embed_tokens,
@@ -98,7 +98,7 @@ def _vocabulary(model: ModelConfig) -> _Vocabulary:
     return _Vocabulary(tokenizer, partial(grammar_tokenizer, tokenizer), embed_tokens)
 
 
-def _rehearse(rehearsal: Rehearsal, exchange: Exchange, ask: Ask) -> Rehearsed:
+def _rehearse(rehearsal: DryRun, exchange: EndpointAdapter, ask: EngineRequest) -> DryRunResult:
     """Raises what the engine would fail it with, in the words of its endpoint."""
     try:
         return rehearsal.run(ask)

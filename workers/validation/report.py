@@ -24,11 +24,11 @@ from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from core.schemas.objects import BatchError
 from core.settings import Settings, load_settings
 from engine.errors import EngineError, PromptTooLong
-from engine.inputs.dry_run import Budget
-from workers.batches.line_checker import Judge, Refused
+from engine.inputs.dry_run import CompileBudget
+from workers.batches.line_checker import LineChecker, RejectedLine
 from workers.batches.line_reader import LineParser, RawLine, read_lines
 from workers.batches.plan import PlanLine
-from workers.validation.dry_run import Rehearsals
+from workers.validation.dry_run import BatchDryRun
 
 DEFAULT_ERRORS: Final = 10_000
 
@@ -40,14 +40,14 @@ def validate(
     settings: Settings,
     *,
     max_errors: int,
-    budget: Budget | None = None,
+    budget: CompileBudget | None = None,
 ) -> BatchValidation:
     """Read a seekable file once; lists at most `max_errors` errors, and counts all. Raises EngineError for a broken model.
 
     `budget` is what may be spent on compiling schemas, by default the usual one.
     """
     endpoint = endpoint or first_endpoint(stream, settings.line_bytes)
-    with closing(Rehearsals(catalog, budget)) as rehearsals:
+    with closing(BatchDryRun(catalog, budget)) as rehearsals:
         report = _Report(endpoint, catalog, settings, max_errors, rehearsals)
         for raw in read_lines(stream, settings.line_bytes):
             report.take(raw)
@@ -69,12 +69,12 @@ class _Report:
     """Takes raw lines in order; holds counts, the first errors, and the parser's `custom_id`s."""
 
     def __init__(
-        self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int, rehearsals: Rehearsals
+        self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int, rehearsals: BatchDryRun
     ) -> None:
         self._endpoint = endpoint
         self._most_lines = settings.batch_lines
         self._parser = LineParser(endpoint, settings.line_bytes)
-        self._judge = Judge(catalog, share_identical_lines=False, endpoint=endpoint)
+        self._judge = LineChecker(catalog, share_identical_lines=False, endpoint=endpoint)
         self._rehearsals = rehearsals
         self._max_errors = max_errors
         self._errors: list[LineProblem] = []
@@ -100,7 +100,7 @@ class _Report:
             return
         assert raw.content is not None, "a line without content is an error"
         verdict = self._judge.judge(line, raw.content)
-        if isinstance(verdict, Refused):
+        if isinstance(verdict, RejectedLine):
             self._refuse(raw, line, verdict.problem)
         else:
             self._count(raw, line, verdict)

@@ -11,21 +11,21 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, TypeAdapter, field_validator
 
-from core.schemas.base import Unsupported, WireModel
+from core.schemas.base import RequestModel, Unsupported
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 _TEXT_PARTS: Final = ("input_text", "output_text", "text")
 _KINDS: Final = ("message", "function_call", "function_call_output", "reasoning")
 
 
-class InputText(WireModel):
+class InputText(RequestModel):
     """Text that was given."""
 
     type: Literal["input_text"] = "input_text"
     text: str
 
 
-class OutputText(WireModel):
+class OutputText(RequestModel):
     """Text that was answered; `logprobs` only where they were asked for."""
 
     type: Literal["output_text"] = "output_text"
@@ -34,14 +34,14 @@ class OutputText(WireModel):
     logprobs: list[dict[str, Any]] = Field(default_factory=list)  # Any: OpenAI's logprobs, as chat has them
 
 
-class ReasoningText(WireModel):
+class ReasoningText(RequestModel):
     """A thought."""
 
     type: Literal["reasoning_text"] = "reasoning_text"
     text: str
 
 
-class SummaryText(WireModel):
+class SummaryText(RequestModel):
     """A summary of a thought; none is ever made here."""
 
     type: Literal["summary_text"] = "summary_text"
@@ -65,7 +65,7 @@ def _part(part: object, kind: str) -> object:
     return {"type": kind, "text": part.get("text")}
 
 
-class InputMessage(WireModel):
+class InputMessage(RequestModel):
     """What a user, a developer or the system says."""
 
     id: str = ""
@@ -80,7 +80,7 @@ class InputMessage(WireModel):
         return _parts_of(value, "input_text")
 
 
-class OutputMessage(WireModel):
+class OutputMessage(RequestModel):
     """What the model says."""
 
     id: str = ""
@@ -95,7 +95,7 @@ class OutputMessage(WireModel):
         return _parts_of(value, "output_text")
 
 
-class FunctionCall(WireModel):
+class FunctionCall(RequestModel):
     """A call the model wants made; `arguments` is JSON text."""
 
     id: str = ""
@@ -106,7 +106,7 @@ class FunctionCall(WireModel):
     status: ItemStatus = "completed"
 
 
-class FunctionCallOutput(WireModel):
+class FunctionCallOutput(RequestModel):
     """What a call came to."""
 
     id: str = ""
@@ -124,7 +124,7 @@ class FunctionCallOutput(WireModel):
         return "".join(InputText.model_validate(part).text for part in parts)
 
 
-class Reasoning(WireModel):
+class Reasoning(RequestModel):
     """What the model thought before it answered. Encrypted thoughts of other servers are taken, and not read."""
 
     id: str = ""

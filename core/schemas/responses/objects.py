@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from core.errors import Problem
-from core.schemas.objects import OutputTokensDetails, WireObject
+from core.schemas.objects import OutputTokensDetails, ResponseModel
 from core.schemas.responses.items import (
     FunctionCall,
     Item,
@@ -29,13 +29,13 @@ ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "fa
 Answer = dict[str, Any]  # Any: our own chat completion
 
 
-class IncompleteDetails(WireObject):
+class IncompleteDetails(ResponseModel):
     """Why an answer stops before its end."""
 
     reason: Literal["max_output_tokens"] = "max_output_tokens"
 
 
-class ResponseError(WireObject):
+class ResponseError(ResponseModel):
     """Why there is no answer. `code` is of OpenAI's closed set, `message` says it in full."""
 
     code: Literal["server_error", "invalid_prompt"]
@@ -43,14 +43,14 @@ class ResponseError(WireObject):
     param: str | None = None
 
 
-class ResponseInputTokensDetails(WireObject):
+class ResponseInputTokensDetails(ResponseModel):
     """Of the input tokens, those not computed again; nothing is billed for writing a cache."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
 
 
-class ResponseUsage(WireObject):
+class ResponseUsage(ResponseModel):
     """Tokens of one answer."""
 
     input_tokens: int
@@ -60,7 +60,7 @@ class ResponseUsage(WireObject):
     total_tokens: int
 
 
-class ResponseObject(WireObject):
+class ResponseObject(ResponseModel):
     """A response. `text`, `tools` and `tool_choice` are those of the request, or what holds without them."""
 
     id: str
@@ -95,7 +95,7 @@ class ResponseObject(WireObject):
     user: str | None = None
 
 
-class ResponseItemList(WireObject):
+class ResponseItemList(ResponseModel):
     """A page of input items; `after` of the next page is `last_id`."""
 
     object: Literal["list"] = "list"
@@ -105,7 +105,7 @@ class ResponseItemList(WireObject):
     has_more: bool = False
 
 
-class DeletedResponse(WireObject):
+class DeletedResponse(ResponseModel):
     """Answer to a DELETE."""
 
     id: str

@@ -9,15 +9,15 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
-from core.schemas.base import Unsupported, WireModel
+from core.schemas.base import RequestModel, Unsupported
 from core.schemas.chat import MAX_MESSAGES
-from core.schemas.generation import MAX_TOKENS, Body
+from core.schemas.generation import MAX_TOKENS, ModelRequest
 from core.schemas.response_format import Schema
 from core.schemas.responses.items import InputItem
 from core.schemas.tools import MAX_TOOLS, ToolName
 
 # Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
-NOT_DONE: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "conversation": (),
     "prompt": (),
     "context_management": ([],),
@@ -52,7 +52,7 @@ Metadata = Annotated[dict[str, str], AfterValidator(_small)]
 ShortText = Annotated[str, StringConstraints(max_length=512)]
 
 
-class TextFormat(WireModel):
+class TextFormat(RequestModel):
     """`text.format`: any text, any JSON object, or JSON by a schema; the schema lies here, not in a `json_schema`."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
@@ -71,21 +71,21 @@ class TextFormat(WireModel):
         return self
 
 
-class TextConfig(WireModel):
+class TextConfig(RequestModel):
     """`text`."""
 
     format: TextFormat | None = None
     verbosity: Literal["low", "medium", "high"] | None = None
 
 
-class ReasoningConfig(WireModel):
+class ReasoningConfig(RequestModel):
     """`reasoning`: hints that no model here follows by itself."""
 
     effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
 
 
-class _OnlyFunctions(WireModel):
+class _OnlyFunctions(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _is_function(cls, value: object) -> object:
@@ -133,13 +133,13 @@ Choice = Annotated[
 ]
 
 
-class ResponseStreamOptions(WireModel):
+class ResponseStreamOptions(RequestModel):
     """What a stream adds; nothing of it is done, since nothing here needs padding."""
 
     include_obfuscation: bool | None = None
 
 
-class ResponsesRequest(Body):
+class ResponsesRequest(ModelRequest):
     """`POST /v1/responses`."""
 
     input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES)]
@@ -169,7 +169,7 @@ class ResponsesRequest(Body):
     @classmethod
     def _refuse(cls, body: object) -> object:
         """Say no to what would silently not be done."""
-        for name, harmless in NOT_DONE.items():
+        for name, harmless in UNSUPPORTED.items():
             value = body.get(name) if isinstance(body, dict) else None
             if value is not None and value not in harmless:
                 raise Unsupported(f"'{name}' is not supported by this server.", param=name)
@@ -177,17 +177,17 @@ class ResponsesRequest(Body):
 
     @property
     def is_stream(self) -> bool:
-        """See `Body`."""
+        """See `ModelRequest`."""
         return bool(self.stream)
 
     @property
     def max_answer_tokens(self) -> int | None:
-        """See `Body`."""
+        """See `ModelRequest`."""
         return self.max_output_tokens
 
     @property
     def num_answers(self) -> int:
-        """See `Body`."""
+        """See `ModelRequest`."""
         return 1
 
     @model_validator(mode="after")

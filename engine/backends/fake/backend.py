@@ -16,13 +16,13 @@ import msgspec
 import numpy as np
 from llguidance import LLTokenizer
 
-from engine.backends.fake.faults import obey
+from engine.backends.fake.faults import trigger_fault
 from engine.backends.fake.tokenizer import BOS, END, FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.vectors import Vectors, normalised
-from engine.errors import EngineError, NoRoom
+from engine.errors import EngineError, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
-from engine.scheduler.step import Entry, Plan, Sampled, Shift
+from engine.scheduler.step import SampleResult, Shift, StepEntry, StepPlan
 from engine.structured.grammar import GrammarState
 from engine.types import TokenLogprob
 
@@ -88,11 +88,11 @@ class FakeDecoder:
         for shift in shifts:
             del self._memory[shift.slot][shift.keep : shift.keep + shift.discard]
 
-    def run(self, plan: Plan) -> list[Sampled]:
+    def run(self, plan: StepPlan) -> list[SampleResult]:
         """One token of its script for each sampled entry, and those of its drafts that the script says too."""
         held = sum(map(len, self._memory)) + plan.num_tokens
         if self._capacity is not None and held > self._capacity:
-            raise NoRoom
+            raise OutOfKvMemory
         if self._step_seconds:
             time.sleep(self._step_seconds)
         for entry in plan.entries:
@@ -106,17 +106,17 @@ class FakeDecoder:
         """Clear every slot."""
         self._memory = [[] for _ in self._memory]
 
-    def _sample(self, entry: Entry) -> Sampled:
-        if not entry.is_scored:
+    def _sample(self, entry: StepEntry) -> SampleResult:
+        if not entry.wants_prompt_logprobs:
             return self._sample_next(entry)
         end = entry.start + len(entry.tokens)
         first = 0 if entry.start == 0 else entry.start + 1
         scored = _logprobs(entry.sequence, entry.sequence.tokens[first : end + 1])
         if end < len(entry.sequence.tokens):
-            return Sampled([], prompt_logprobs=scored)
+            return SampleResult([], prompt_logprobs=scored)
         return msgspec.structs.replace(self._sample_next(entry), prompt_logprobs=scored)
 
-    def _sample_next(self, entry: Entry) -> Sampled:
+    def _sample_next(self, entry: StepEntry) -> SampleResult:
         if entry.sequence.constraint is not None:
             return self._constrained(entry.sequence, entry.sequence.constraint)
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
@@ -126,19 +126,19 @@ class FakeDecoder:
         wrong = len(drafts) - (len(tokens) - 1)
         if wrong:
             del self._memory[entry.slot][-wrong:]
-        return Sampled(tokens, len(tokens) - 1, _logprobs(entry.sequence, tokens))
+        return SampleResult(tokens, len(tokens) - 1, _logprobs(entry.sequence, tokens))
 
-    def _constrained(self, sequence: Sequence, state: GrammarState) -> Sampled:
+    def _constrained(self, sequence: Sequence, state: GrammarState) -> SampleResult:
         """What the script says if it may; else the end if that may come; else the first byte that may."""
         try:
             if state.is_finished:
-                return Sampled([state.end_token])
+                return SampleResult([state.end_token])
             wanted = (self._scripted(sequence, 0), END, *range(FakeTokenizer.num_vocab))
             token = next(token for token in wanted if state.allows(token))
             forced = state.accept(token)
-            return Sampled([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
+            return SampleResult([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
         except EngineError as error:
-            return Sampled([], failure=error)
+            return SampleResult([], failure=error)
 
     def _scripted(self, sequence: Sequence, ahead: int) -> int:
         """The next token: a thought's, then letters from a place in the list, 40 to 119 of them, then the end if it may."""
@@ -154,7 +154,7 @@ class FakeDecoder:
         """From the prompt as its slot holds it."""
         assert sequence.slot is not None, "sampled in a slot"
         prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
-        obey(bytes(token for token in prompt if token < BOS))
+        trigger_fault(bytes(token for token in prompt if token < BOS))
         tail = bytes(token for token in prompt[-2 * len(_THINK) :] if token < BOS)
         thought = _THOUGHT if tail.rstrip().endswith(_THINK) else b""
         script = _Script(thought, zlib.crc32(array("i", prompt)) + sequence.index)

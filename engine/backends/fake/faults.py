@@ -43,7 +43,7 @@ FAULTS: Final[dict[bytes, Callable[[], None]]] = {
 }
 
 
-def obey(prompt: bytes) -> None:
+def trigger_fault(prompt: bytes) -> None:
     """Do what a prompt asks for, if it asks for one of these."""
     if b"<<" in prompt:
         for words, fault in FAULTS.items():

@@ -9,7 +9,7 @@ import llama_cpp as llama
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.scheduler.step import Entry, Plan
+from engine.scheduler.step import StepEntry, StepPlan
 
 
 class Batch:
@@ -26,7 +26,7 @@ class Batch:
             self.raw.seq_id[index] = cell
         _view(self.raw.n_seq_id, room, np.int32)[:] = 1
 
-    def fill(self, plan: Plan) -> list[int]:
+    def fill(self, plan: StepPlan) -> list[int]:
         """Write a step; returns the batch index of each sampled entry's first row."""
         if all(len(entry.tokens) == 1 and entry.num_rows == 1 for entry in plan.entries):
             return self._fill_singles(plan.entries)
@@ -44,7 +44,7 @@ class Batch:
         self.raw.n_tokens = at
         return rows
 
-    def _fill_singles(self, entries: list[Entry]) -> list[int]:
+    def _fill_singles(self, entries: list[StepEntry]) -> list[int]:
         """The step that is by far the most frequent: everybody decodes one token."""
         number = len(entries)
         self.tokens[:number] = [entry.tokens[0] for entry in entries]

@@ -19,10 +19,10 @@ from engine.backends.llama.context import decoding_context
 from engine.backends.llama.sampling import Logits, Sampler
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig, KvLayout, Switch
-from engine.errors import DecodeFailed, NoRoom
+from engine.errors import DecodeFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
-from engine.scheduler.step import Plan, Sampled, Shift
+from engine.scheduler.step import SampleResult, Shift, StepPlan
 
 _NO_ROOM: Final = 1
 _DRAFTS: Final = 4
@@ -68,13 +68,13 @@ class LlamaDecoder:
             llama.llama_memory_seq_rm(self._memory, shift.slot, shift.keep, end)
             llama.llama_memory_seq_add(self._memory, shift.slot, end, -1, -shift.discard)
 
-    def run(self, plan: Plan) -> list[Sampled]:
+    def run(self, plan: StepPlan) -> list[SampleResult]:
         """Decode, sample, and take back the drafts that were wrong."""
         rows = self._batch.fill(plan)
         began = time.perf_counter()
         code = llama.llama_decode(self._context, self._batch.raw)
         if code == _NO_ROOM:
-            raise NoRoom
+            raise OutOfKvMemory
         if code != 0:
             raise DecodeFailed(f"llama_decode returned {code}")
         entries = plan.sampled

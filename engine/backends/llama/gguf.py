@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import llama_cpp as llama
 
-from engine.log import complain
+from engine.log import log_stderr
 
 _ERROR_LEVEL: Final = 4
 
@@ -17,7 +17,7 @@ _ERROR_LEVEL: Final = 4
 def _log(level: int, text: bytes, _: Any) -> None:  # Any: a pointer
     """llama.cpp is talkative; only errors are worth a line. It never prints prompts."""
     if level == _ERROR_LEVEL:
-        complain(text.decode(errors="replace"))
+        log_stderr(text.decode(errors="replace"))
 
 
 @cache

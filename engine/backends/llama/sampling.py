@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.errors import DecodeFailed, EngineError
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Entry, Sampled
+from engine.scheduler.step import SampleResult, StepEntry
 from engine.structured.bitmask import best_allowed, forbid
 from engine.structured.grammar import GrammarState
-from engine.types import Sampling, TokenLogprob
+from engine.types import SamplingParams, TokenLogprob
 
 _PENALTY_WINDOW: Final = 64
 _THREADED_LOGITS: Final = 1 << 16
@@ -32,7 +32,7 @@ Logits = NDArray[np.float32]
 
 
 @dataclass(slots=True)
-class _Voice:
+class _SamplerState:
     """What one sequence samples with. `chain` is None where the largest logit is all that matters."""
 
     chain: Any  # Any: a pointer
@@ -54,7 +54,7 @@ class Sampler:
         self._tokenizer = tokenizer
         self._context_size = context_size
         self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
-        self._voices: dict[Sequence, _Voice] = {}
+        self._voices: dict[Sequence, _SamplerState] = {}
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
 
@@ -69,13 +69,13 @@ class Sampler:
         if voice is not None and voice.chain is not None:
             llama.llama_sampler_free(voice.chain)
 
-    def sample(self, entries: list[Entry], logits: Logits, first_rows: list[int]) -> list[Sampled]:
+    def sample(self, entries: list[StepEntry], logits: Logits, first_rows: list[int]) -> list[SampleResult]:
         """One result per entry. `first_rows` are llama.cpp's batch indices of each entry's first sampled token."""
         self._forbid_ends(entries, logits)
         plain = [self._is_plain(entry) for entry in entries]
         if all(plain):
-            return [Sampled([token]) for token in _best(logits)]
-        results: list[Sampled | None] = [None] * len(entries)
+            return [SampleResult([token]) for token in _best(logits)]
+        results: list[SampleResult | None] = [None] * len(entries)
         jobs, rows, at = [], [], 0
         for index, entry in enumerate(entries):
             if plain[index]:
@@ -86,12 +86,12 @@ class Sampler:
         if rows:
             best = _best(logits[[row for _, row in rows]])
             for (index, _), token in zip(rows, best, strict=True):
-                results[index] = Sampled([token])
+                results[index] = SampleResult([token])
         for index, sampled in self._run(jobs, logits):
             results[index] = sampled
         return [result for result in results if result is not None]
 
-    def _forbid_ends(self, entries: list[Entry], logits: Logits) -> None:
+    def _forbid_ends(self, entries: list[StepEntry], logits: Logits) -> None:
         rows: list[int] = []
         at = 0
         for entry in entries:
@@ -101,8 +101,8 @@ class Sampler:
         if rows:
             logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
 
-    def _run(self, jobs: list[tuple[int, Entry, int, int]], logits: Logits) -> Iterable[tuple[int, Sampled]]:
-        def work(part: list[tuple[int, Entry, int, int]]) -> list[tuple[int, Sampled]]:
+    def _run(self, jobs: list[tuple[int, StepEntry, int, int]], logits: Logits) -> Iterable[tuple[int, SampleResult]]:
+        def work(part: list[tuple[int, StepEntry, int, int]]) -> list[tuple[int, SampleResult]]:
             return [(index, self._sample(entry, logits, at, row)) for index, entry, at, row in part]
 
         if self._pool is None or len(jobs) < 2 or len(jobs) * logits.shape[1] < _THREADED_LOGITS:
@@ -112,12 +112,12 @@ class Sampler:
         done = work(parts[0])
         return done + [one for other in others for one in other.result()]
 
-    def _sample(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
-        if entry.is_scored:
+    def _sample(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
+        if entry.wants_prompt_logprobs:
             return self._score(entry, logits, at, row)
         return self._sample_next(entry, logits, at, row)
 
-    def _score(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+    def _score(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
         """How likely each token of a prompt was after those before it; then the next one, if all of it is read."""
         sequence, top = entry.sequence, entry.sequence.logprobs or 0
         scored = [] if entry.start else [TokenLogprob(piece=self._piece(entry.tokens[0]), logprob=0.0)]
@@ -125,20 +125,20 @@ class Sampler:
         for number, token in enumerate(sequence.tokens[entry.start + 1 : end + 1]):
             scored.append(self._logprob(logits[at + number], token, top))
         if end < len(sequence.tokens):
-            return Sampled([], prompt_logprobs=scored)
-        last = msgspec.structs.replace(entry, num_rows=1, is_scored=False)
+            return SampleResult([], prompt_logprobs=scored)
+        last = msgspec.structs.replace(entry, num_rows=1, wants_prompt_logprobs=False)
         sampled = self._sample_next(last, logits, at + entry.num_rows - 1, row + entry.num_rows - 1)
         return msgspec.structs.replace(sampled, prompt_logprobs=scored)
 
-    def _sample_next(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+    def _sample_next(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
         if entry.sequence.constraint is None:
             return self._sample_free(entry, logits, at, row)
         try:
             return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[at], row)
         except EngineError as error:
-            return Sampled([], failure=error)
+            return SampleResult([], failure=error)
 
-    def _sample_free(self, entry: Entry, logits: Logits, at: int, row: int) -> Sampled:
+    def _sample_free(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
         """An entry's rows one after the other, as far as its drafts were right."""
         sequence, voice = entry.sequence, self._voices[entry.sequence]
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
@@ -153,12 +153,12 @@ class Sampler:
                 logprobs.append(self._logprob(unbiased, token, sequence.logprobs))
             if number == len(drafts) or token != drafts[number]:
                 break
-        return Sampled(tokens, len(tokens) - 1, logprobs)
+        return SampleResult(tokens, len(tokens) - 1, logprobs)
 
-    def _sample_constrained(self, sequence: Sequence, state: GrammarState, line: Logits, row: int) -> Sampled:
+    def _sample_constrained(self, sequence: Sequence, state: GrammarState, line: Logits, row: int) -> SampleResult:
         """The likeliest token is asked about first: a mask is made only where the model disagrees with its constraint."""
         if state.is_finished:
-            return Sampled([state.end_token])
+            return SampleResult([state.end_token])
         voice = self._voices[sequence]
         unbiased = self._biased(voice, line, sequence)
         token = int(line.argmax()) if voice.chain is None else -1
@@ -172,16 +172,16 @@ class Sampler:
                 token = self._pick(voice, line, row)
         logprobs = [] if sequence.logprobs is None else [self._logprob(unbiased, token, sequence.logprobs)]
         forced = state.accept(token)
-        return Sampled([token, *forced], 0, logprobs, is_complete=state.is_finished)
+        return SampleResult([token, *forced], 0, logprobs, is_complete=state.is_finished)
 
-    def _biased(self, voice: _Voice, line: Logits, sequence: Sequence) -> Logits:
+    def _biased(self, voice: _SamplerState, line: Logits, sequence: Sequence) -> Logits:
         """Add the request's bias; returns the row as the model computed it, where somebody will ask for that."""
         before = line.copy() if sequence.logprobs is not None else line
         if voice.bias_ids.size:
             line[voice.bias_ids] += voice.bias
         return before
 
-    def _pick(self, voice: _Voice, line: Logits, row: int) -> int:
+    def _pick(self, voice: _SamplerState, line: Logits, row: int) -> int:
         token = int(line.argmax())
         if not np.isfinite(line[token]):
             raise DecodeFailed("The model computed a logit that is not a number.")
@@ -206,7 +206,7 @@ class Sampler:
     def _piece(self, token: int) -> bytes:
         return self._tokenizer.piece(token) or self._tokenizer.text(token).encode()
 
-    def _is_plain(self, entry: Entry) -> bool:
+    def _is_plain(self, entry: StepEntry) -> bool:
         sequence = entry.sequence
         return (
             entry.num_rows == 1
@@ -215,12 +215,12 @@ class Sampler:
             and self._voices[sequence].is_plain
         )
 
-    def _voice(self, sequence: Sequence) -> _Voice:
+    def _voice(self, sequence: Sequence) -> _SamplerState:
         sampling = sequence.sampling
         plain = sampling.temperature == 0 and not _has_penalty(sampling) and sampling.repeat_penalty == 1
         chain = None if plain else _chain(sequence, self._tokenizer.num_vocab, self._context_size)
         ids = np.array(list(sampling.logit_bias), np.int64)
-        return _Voice(chain, ids, np.array(list(sampling.logit_bias.values()), np.float32))
+        return _SamplerState(chain, ids, np.array(list(sampling.logit_bias.values()), np.float32))
 
 
 class _Scratch(threading.local):
@@ -248,7 +248,7 @@ def _best(logits: Logits) -> list[int]:
     return tokens
 
 
-def _has_penalty(sampling: Sampling) -> bool:
+def _has_penalty(sampling: SamplingParams) -> bool:
     return sampling.frequency_penalty != 0 or sampling.presence_penalty != 0
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.exc import OperationalError
 
 from api.app import create_app
-from api.dependencies import ApiState
+from api.dependencies import AppState
 from api.writes.idempotency import create_once
 from core.errors import ApiError, bad_request, not_found
 from core.settings import Settings
@@ -45,7 +45,7 @@ class Maker:
         self.before = self.after = None
 
 
-def with_state(settings: Settings, act: Callable[[ApiState], Awaitable[None]]) -> None:
+def with_state(settings: Settings, act: Callable[[AppState], Awaitable[None]]) -> None:
     async def run() -> None:
         app = create_app(settings)
         async with app.router.lifespan_context(app):
@@ -54,7 +54,7 @@ def with_state(settings: Settings, act: Callable[[ApiState], Awaitable[None]]) -
     asyncio.run(run())
 
 
-async def once(state: ApiState, maker: Maker, key: str | None, body: str = "same") -> str:
+async def once(state: AppState, maker: Maker, key: str | None, body: str = "same") -> str:
     scope = {
         "type": "http", "method": "POST", "path": "/v1/things", "query_string": b"", "server": ("test", 80),
         "headers": [(b"host", b"test"), *([(b"idempotency-key", key.encode())] if key is not None else [])],
@@ -74,7 +74,7 @@ def test_what_was_made_before_the_request_died_is_found_by_the_next(
 ) -> None:
     maker, key = Maker(after=death), str(uuid.uuid4())
 
-    async def act(state: ApiState) -> None:
+    async def act(state: AppState) -> None:
         with pytest.raises(type(death)):
             await once(state, maker, key)
         maker.is_well_again()
@@ -91,7 +91,7 @@ def test_what_was_committed_without_a_reply_is_made(settings: Settings, migrated
     key = str(uuid.uuid4()) if has_key else None
     maker = Maker(after=OperationalError("COMMIT", None, Exception("reset")))
 
-    async def act(state: ApiState) -> None:
+    async def act(state: AppState) -> None:
         assert await once(state, maker, key) == maker.made[0]
         if key is not None:
             assert await once(state, maker, key) == maker.made[0]
@@ -103,7 +103,7 @@ def test_what_was_committed_without_a_reply_is_made(settings: Settings, migrated
 def test_what_was_not_committed_is_not_made(settings: Settings, migrated: Engine) -> None:
     maker = Maker(before=OperationalError("INSERT", None, Exception("reset")))
 
-    async def act(state: ApiState) -> None:
+    async def act(state: AppState) -> None:
         with pytest.raises(OperationalError):
             await once(state, maker, None)
 
@@ -113,7 +113,7 @@ def test_what_was_not_committed_is_not_made(settings: Settings, migrated: Engine
 def test_what_was_not_made_is_made_by_the_next_under_the_same_id(settings: Settings, migrated: Engine) -> None:
     maker, key = Maker(before=RuntimeError("no")), str(uuid.uuid4())
 
-    async def act(state: ApiState) -> None:
+    async def act(state: AppState) -> None:
         with pytest.raises(RuntimeError):
             await once(state, maker, key)
         maker.is_well_again()
@@ -126,7 +126,7 @@ def test_what_was_not_made_is_made_by_the_next_under_the_same_id(settings: Setti
 def test_a_refusal_gives_the_key_back(settings: Settings, migrated: Engine) -> None:
     maker, key = Maker(before=bad_request("no", code="invalid_value")), str(uuid.uuid4())
 
-    async def act(state: ApiState) -> None:
+    async def act(state: AppState) -> None:
         with pytest.raises(ApiError):
             await once(state, maker, key, body="bad")
         maker.is_well_again()
@@ -146,9 +146,9 @@ def test_a_key_whose_request_runs_says_when_to_come_again(settings: Settings, mi
             assert caught.value.headers == {"Retry-After": "1", "x-should-retry": "true"}
             return await super().create(object_id)
 
-    state_of: list[ApiState] = []
+    state_of: list[AppState] = []
 
-    async def act(state: ApiState) -> None:
+    async def act(state: AppState) -> None:
         state_of.append(state)
         await once(state, Slow(), key)
 

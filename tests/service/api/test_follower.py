@@ -12,8 +12,8 @@ import pytest
 import redis
 from sqlalchemy import Connection
 
-from api.dependencies import ApiState
-from api.live.follower import Ended, Follower, Frames, Item
+from api.dependencies import AppState
+from api.live.follower import Follower, FramesReceived, JobEnded, JobUpdate
 from api.services.metrics import Metrics
 from api.services.relay import QUEUE_EVENTS, Relay, Subscription
 from core.queue.events import Event, EventKind, encode_event
@@ -50,16 +50,16 @@ class World:
         next_seq: int = 0,
         from_replay: bool = False,
         keep_alive_seconds: float = 5,
-    ) -> list[Item]:
+    ) -> list[JobUpdate]:
         """Everything a follower sees; `play` runs once it is subscribed."""
 
-        async def run() -> list[Item]:
+        async def run() -> list[JobUpdate]:
             relay = Relay(self._settings.redis_url or "", self._settings.key_prefix)
             await relay.start()
             while not relay.is_connected:
                 await asyncio.sleep(0.005)
             database = async_database_engine(self._settings.database_url or "", pool_size=1)
-            state: Any = ApiState(
+            state: Any = AppState(
                 settings=self._settings.model_copy(update={"keep_alive_seconds": keep_alive_seconds}),
                 database=database,
                 relaxed=database,
@@ -99,8 +99,8 @@ class World:
             self._valkey.publish(f"{self._settings.key_prefix}job:{event.job}", encode_event(event))
 
 
-def texts(items: list[Item]) -> list[str]:
-    return [frame.decode() for item in items if isinstance(item, Frames) for frame in item.frames]
+def texts(items: list[JobUpdate]) -> list[str]:
+    return [frame.decode() for item in items if isinstance(item, FramesReceived) for frame in item.frames]
 
 
 def arriving(*events: Event) -> Callable[[Subscription], Awaitable[None]]:
@@ -120,7 +120,7 @@ def completed_job(connection: Connection) -> str:
     job_id = make_job(connection)
     connection.execute(jobs.claim_job(job_id, "w", timedelta(seconds=60))).one()
     ended = jobs.complete_job(
-        job_id, 1, answer='{"a": 1}', tokens=(1, 1, 0, 0), made_by=jobs.MadeBy(build="b", model_hash=None)
+        job_id, 1, answer='{"a": 1}', tokens=(1, 1, 0, 0), made_by=jobs.Provenance(build="b", model_hash=None)
     )
     connection.execute(ended).one()
     return job_id
@@ -133,7 +133,7 @@ def test_events_come_through_the_broker(world: World) -> None:
 
     items = world.follow(JOB, play)
     assert texts(items) == ["a", "b", "c"]
-    assert items[-1] == Ended(EventKind.DONE)
+    assert items[-1] == JobEnded(EventKind.DONE)
 
 
 def test_what_was_seen_already_is_skipped(world: World) -> None:
@@ -156,7 +156,7 @@ def test_a_gap_nobody_remembers_is_an_honest_end(world: World, database: Databas
     items = world.follow(job_id, play)
     assert texts(items) == ["a"]
     ended = items[-1]
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, JobEnded)
     assert ended.problem is not None
     assert ended.problem.code == "stream_interrupted"
 
@@ -165,7 +165,7 @@ def test_two_generations_are_never_spliced(world: World) -> None:
     play = arriving(frames(0, "a", "b"), frames(0, "x", "y", "z", attempt=2), done(3, attempt=2))
     items = world.follow(JOB, play)
     assert texts(items) == ["a", "b"]
-    assert isinstance(items[-1], Ended)
+    assert isinstance(items[-1], JobEnded)
     assert items[-1].kind is EventKind.FAILED
 
 
@@ -187,7 +187,7 @@ def test_a_silence_makes_it_look_at_the_row(world: World, database: Database) ->
         job_id = completed_job(connection)
     items = world.follow(job_id, arriving(), keep_alive_seconds=0.1)
     (ended,) = items
-    assert isinstance(ended, Ended)
+    assert isinstance(ended, JobEnded)
     assert ended.kind is EventKind.DONE
     assert ended.row is not None
 
@@ -209,7 +209,7 @@ def test_replay_and_live_overlap_without_doubling(world: World, database: Databa
 def test_a_reader_that_does_not_keep_up_is_told_so(world: World) -> None:
     play = arriving(*(frames(n, "x") for n in range(QUEUE_EVENTS + 1)))
     items = world.follow(JOB, play)
-    assert isinstance(items[-1], Ended)
+    assert isinstance(items[-1], JobEnded)
     assert items[-1].problem is not None
     assert "too slowly" in items[-1].problem.message
 

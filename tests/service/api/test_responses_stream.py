@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 from api.app import create_app
 from api.http.sse import PING
-from api.live.follower import Ended, Item
+from api.live.follower import JobEnded, JobUpdate
 from api.live.responses_stream import find, known_of, response_events
-from api.live.shutdown import LEAVING
+from api.live.shutdown import SHUTTING_DOWN
 from core.errors import SERVER_ERROR, Problem
 from core.queue.events import EventKind
 from core.settings import Settings
@@ -19,8 +19,8 @@ from tests.service.db.test_response_events import keep
 from workers.context import Database
 
 
-async def lost_frames() -> AsyncIterator[Item]:
-    yield Ended(EventKind.FAILED, Problem(status=500, message="x", type=SERVER_ERROR, code="stream_interrupted"))
+async def lost_frames() -> AsyncIterator[JobUpdate]:
+    yield JobEnded(EventKind.FAILED, Problem(status=500, message="x", type=SERVER_ERROR, code="stream_interrupted"))
 
 
 def test_a_reader_at_the_row_is_told_when_the_process_leaves(settings: Settings, database: Database) -> None:
@@ -35,11 +35,11 @@ def test_a_reader_at_the_row_is_told_when_the_process_leaves(settings: Settings,
             async for data in response_events(state, known, None, lost_frames()):
                 heard.append(data)
                 if data == PING:
-                    state.readers.end_all(LEAVING.problem)
+                    state.readers.end_all(SHUTTING_DOWN.problem)
             return heard
 
     *_, ping, last = asyncio.run(listen())
     assert ping == PING
     kind, data = last.decode().splitlines()[:2]
     assert kind == "event: error"
-    assert LEAVING.problem.message == json.loads(data.removeprefix("data: "))["message"]
+    assert SHUTTING_DOWN.problem.message == json.loads(data.removeprefix("data: "))["message"]

@@ -12,7 +12,7 @@ from sqlalchemy.dialects import postgresql
 from core.states import JobState
 from db import batch_control, batch_requests, batch_results, shards
 from db.batch_results import EndedAt
-from db.jobs import MadeBy
+from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import Batch, Job
 from tests.support.rows import make_running_batch
@@ -30,7 +30,7 @@ def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -
     line = connection.execute(shards.queued_lines(shard_id)).first()
     assert line is not None
     result = LineResult(job_id=line[0], answer="{}", prompt_tokens=3, completion_tokens=2, seconds=seconds)
-    connection.execute(shards.write_lines(shard_id, [result], MadeBy(build="b", model_hash="h")))
+    connection.execute(shards.write_lines(shard_id, [result], Provenance(build="b", model_hash="h")))
 
 
 def seen(database: Database, batch_id: str, after: EndedAt) -> list[EndedAt]:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from cli.stack.services import Services
-from db.connections import Losses, database_engine, patient
+from db.connections import ConnectionLosses, allow_long_transaction, database_engine
 from tests.support.stack import wait_for
 
 LOCK = 727_999
@@ -58,7 +58,7 @@ def test_a_relaxed_pool_has_the_same_timeouts_and_does_not_wait_for_the_disk(ser
 
 def test_bulk_work_gets_minutes_and_not_for_ever(migrated: Engine) -> None:
     with migrated.begin() as connection:
-        connection.execute(patient())
+        connection.execute(allow_long_transaction())
         assert setting(connection, "statement_timeout") == "10min"
         assert setting(connection, "idle_in_transaction_session_timeout") == "1min"
     with migrated.begin() as connection:
@@ -83,7 +83,7 @@ def test_a_leader_that_freezes_loses_its_lock_and_learns_of_it(migrated: Engine)
 
 
 def test_pools_that_share_their_losses_cost_one_failure_when_connections_are_ended(services: Services) -> None:
-    losses = Losses()
+    losses = ConnectionLosses()
     pools = [database_engine(services.database_url, losses=losses, relaxed=relaxed) for relaxed in (False, True)]
     killer = database_engine(services.database_url, pool_size=1)
     failed = []

@@ -30,7 +30,7 @@ def expire_lease(connection: Connection, job_id: str) -> None:
 
 def complete(connection: Connection, job_id: str, fence: int) -> bool:
     done = jobs.complete_job(
-        job_id, fence, answer="{}", tokens=(1, 2, 0, 0), made_by=jobs.MadeBy(build="b", model_hash=None)
+        job_id, fence, answer="{}", tokens=(1, 2, 0, 0), made_by=jobs.Provenance(build="b", model_hash=None)
     )
     return connection.execute(done).one_or_none() is not None
 

@@ -19,7 +19,7 @@ from core import lease_policy as lease_rules
 from core.lease_policy import Leased, LeaseState
 from core.states import JobState, ShardState
 from db import batches, jobs, shards
-from db.jobs import MadeBy
+from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import Job, Shard
 from tests.support.hypothesis_profile import examples
@@ -27,7 +27,7 @@ from tests.support.rows import make_job, make_running_batch
 from workers.context import Database
 
 LEASE = timedelta(seconds=60)
-NEVER_WRITTEN = MadeBy(build="b", model_hash=None)
+NEVER_WRITTEN = Provenance(build="b", model_hash=None)
 WORKERS = st.sampled_from(["a", "b", "c"])
 FENCES = st.integers(0, 6)
 MAX_ATTEMPTS = 3

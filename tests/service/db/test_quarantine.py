@@ -7,7 +7,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, func, select, update
 
 from db import jobs, quarantine
-from db.quarantine import Accused
+from db.quarantine import QuarantineEntry
 from db.tables import DEFAULT_TENANT, EngineCrash, Quarantine
 from tests.support.rows import make_job
 
@@ -15,14 +15,14 @@ DAY = timedelta(days=1)
 WINDOW = timedelta(minutes=10)
 
 
-def accused(fingerprint: str = "f", model: str = "fake") -> Accused:
-    return Accused(
+def accused(fingerprint: str = "f", model: str = "fake") -> QuarantineEntry:
+    return QuarantineEntry(
         fingerprint=fingerprint, tenant_id=DEFAULT_TENANT, model=model, endpoint="/v1/chat/completions", job_id="j"
     )
 
 
 def accuse(connection: Connection, crashes: int = 1, **of: str) -> None:
-    connection.execute(quarantine.accuse(accused(**of), crashes=crashes, most=2, kept=DAY))
+    connection.execute(quarantine.record_crash(accused(**of), crashes=crashes, most=2, kept=DAY))
 
 
 def known(connection: Connection, model: str = "fake", kept: timedelta = DAY) -> dict[str, bool]:
@@ -64,16 +64,16 @@ def test_who_ran_alone_unharmed_is_acquitted_and_who_is_convicted_is_not(connect
     accuse(connection, fingerprint="innocent", crashes=0)
     accuse(connection, fingerprint="guilty", crashes=2)
     for fingerprint in ("innocent", "guilty"):
-        connection.execute(quarantine.acquit(fingerprint))
+        connection.execute(quarantine.clear(fingerprint))
     assert known(connection) == {"guilty": True}
 
 
 def test_a_refusal_ends_with_its_time(connection: Connection) -> None:
     accuse(connection, crashes=2)
-    connection.execute(quarantine.forget_accused(DAY))
+    connection.execute(quarantine.delete_old_entries(DAY))
     assert known(connection) == {"f": True}
     age(connection, Quarantine, 2 * DAY)
-    connection.execute(quarantine.forget_accused(DAY))
+    connection.execute(quarantine.delete_old_entries(DAY))
     assert connection.execute(select(func.count()).select_from(Quarantine)).scalar_one() == 0
 
 
@@ -119,7 +119,7 @@ def test_deaths_are_forgotten_after_the_window(connection: Connection) -> None:
     age(connection, EngineCrash, timedelta(minutes=11))
     assert unexplained(connection) == 0
     assert connection.execute(quarantine.degraded_models(2, WINDOW)).all() == []
-    connection.execute(quarantine.forget_engine_crashes(timedelta(minutes=5)))
+    connection.execute(quarantine.delete_engine_crashes(timedelta(minutes=5)))
     assert connection.execute(select(func.count()).select_from(EngineCrash)).scalar_one() == 0
 
 
@@ -128,4 +128,4 @@ def test_what_metrics_count(connection: Connection) -> None:
     accuse(connection, crashes=0)
     accuse(connection, crashes=2, fingerprint="g")
     assert connection.execute(quarantine.count_crashes()).all() == [("fake", "-11", 2)]
-    assert sorted(connection.execute(quarantine.count_accused()).all()) == [("fake", False, 1), ("fake", True, 1)]
+    assert sorted(connection.execute(quarantine.count_quarantined()).all()) == [("fake", False, 1), ("fake", True, 1)]

@@ -54,7 +54,7 @@ def told(connection: Connection) -> list[Any]:
 
 
 def complete(job_id: str, *, is_cut: bool = False) -> Executable:
-    made_by = jobs.MadeBy(build="b", model_hash=None)
+    made_by = jobs.Provenance(build="b", model_hash=None)
     statement: Executable = jobs.complete_job(
         job_id, 1, answer="{}", tokens=(1, 1, 0, 0), made_by=made_by, is_cut=is_cut
     )

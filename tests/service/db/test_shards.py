@@ -9,7 +9,7 @@ from sqlalchemy import Connection, func, select, update
 
 from core.states import BatchState, JobState, ShardState
 from db import batches, shards
-from db.jobs import MadeBy
+from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import Batch, Job, Shard
 from tests.support.rows import make_batch, make_running_batch
@@ -27,7 +27,7 @@ def lines_of(connection: Connection, shard_id: str) -> list[str]:
 
 
 def write(connection: Connection, shard_id: str, fence: int, results: list[LineResult]) -> str | None:
-    written = connection.execute(shards.write_lines(shard_id, results, MadeBy(build="b", model_hash="h"))).all()
+    written = connection.execute(shards.write_lines(shard_id, results, Provenance(build="b", model_hash="h"))).all()
     stored = {row[0] for row in written}
     return connection.execute(
         shards.count_lines(shard_id, fence, [result for result in results if result.job_id in stored])
@@ -102,7 +102,7 @@ def test_results_are_written_once_and_counted_once(connection: Connection) -> No
 
 def test_results_say_what_made_them(connection: Connection) -> None:
     _, (shard_id,) = make_running_batch(connection, [1])
-    made_by = MadeBy(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
+    made_by = Provenance(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
     connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), made_by))
     columns = (Job.engine_build, Job.model_hash, Job.settings_hash, Job.template_hash, Job.model_parameters)
     assert connection.execute(select(*columns)).one() == ("b", "m", "s", "t", "{}")
@@ -135,7 +135,7 @@ def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(conne
     rows = connection.execute(shards.queued_lines(shard_id)).all()
     assert [row[0] for row in rows] == made[::-1]
     assert [row[1] for row in rows] == ["x", None, "y", "x", None]
-    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), MadeBy(build="b", model_hash=None)))
+    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), Provenance(build="b", model_hash=None)))
     first = connection.execute(shards.queued_lines(shard_id)).first()
     assert first is not None
     assert first[1] == "x", "the line it was the same as is not there any more"
@@ -149,7 +149,7 @@ def test_the_last_shard_lets_the_batch_finalize_and_no_other(connection: Connect
         write(connection, shard_id, fence, answers(lines_of(connection, shard_id)))
         connection.execute(shards.leave_shard(shard_id, fence))
     assert connection.execute(batches.begin_finalizing(batch_id)).one_or_none() is not None
-    assert connection.execute(batches.is_clerks_turn(batch_id)).scalar_one()
+    assert connection.execute(batches.is_ready_to_finalize(batch_id)).scalar_one()
 
 
 def test_a_closed_shard_takes_no_more_writes(connection: Connection) -> None:

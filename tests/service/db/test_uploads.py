@@ -65,10 +65,10 @@ def test_an_upload_is_remembered_for_a_while_and_not_before_its_parts_are_gone(c
     upload_id = make_upload(connection)
     connection.execute(uploads.insert_part("part_a", upload_id, 3))
     connection.execute(uploads.end_upload(upload_id, "cancelled"))
-    connection.execute(uploads.forget_old_uploads(-HOUR))
+    connection.execute(uploads.delete_old_uploads(-HOUR))
     assert connection.execute(uploads.find_upload(upload_id, DEFAULT_TENANT)).one_or_none() is not None
-    connection.execute(uploads.forget_parts(["part_a"]))
-    connection.execute(uploads.forget_old_uploads(HOUR))
+    connection.execute(uploads.delete_parts(["part_a"]))
+    connection.execute(uploads.delete_old_uploads(HOUR))
     assert connection.execute(uploads.find_upload(upload_id, DEFAULT_TENANT)).one_or_none() is not None
-    connection.execute(uploads.forget_old_uploads(-HOUR))
+    connection.execute(uploads.delete_old_uploads(-HOUR))
     assert connection.execute(uploads.find_upload(upload_id, DEFAULT_TENANT)).one_or_none() is None

@@ -58,7 +58,7 @@ def test_the_silent_are_forgotten_after_an_hour_with_their_engines(connection: C
     enter(connection, report(engines=[EngineReport(model="a")]))
     enter(connection, report(id="alive"))
     connection.execute(text("UPDATE workers SET seen_at = now() - interval '61 min' WHERE id = 'w'"))
-    connection.execute(workers.forget_silent_workers())
+    connection.execute(workers.delete_silent_workers())
     assert [worker.id for worker in seen(connection)] == ["alive"]
     assert connection.execute(text("SELECT count(*) FROM worker_engines")).scalar_one() == 0
 

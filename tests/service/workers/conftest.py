@@ -21,7 +21,7 @@ from db import shards
 from engine.process.client import EngineLost, Sink
 from engine.process.protocol import EngineInfo
 from engine.types import Choice, Delta, Failed, Finished, FinishReason, Request, Usage
-from workers.context import ClerkContext, Database, Served, WorkerContext
+from workers.context import ClerkContext, Database, ServedModel, WorkerContext
 from workers.runtime.leases import LeaseKeeper, Renewed
 from workers.runtime.publisher import Publisher
 
@@ -136,7 +136,7 @@ def worker(
         owner="me",
         database=database,
         claims=database,
-        models={"fake": Served(model=model, engine=engine, model_hash="hash")},  # type: ignore[arg-type]
+        models={"fake": ServedModel(model=model, engine=engine, model_hash="hash")},  # type: ignore[arg-type]
         leases=LeaseKeeper(renew, lambda _: True, heartbeat_seconds=3600, lease_seconds=60),
         tickets=Tickets(celery_app),
         publisher=publisher,

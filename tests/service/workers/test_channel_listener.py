@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from tests.support.stack import wait_for
-from workers.consumers.channel_listener import Listener
+from workers.consumers.channel_listener import ChannelListener
 
 CHANNEL = "listener-test"
 
@@ -28,7 +28,7 @@ def say(valkey: redis.Redis, text: str) -> None:
 def test_what_is_said_is_heard_also_after_the_connection_was_cut(
     valkey: redis.Redis, heard: queue.SimpleQueue[str]
 ) -> None:
-    listener = Listener(valkey, CHANNEL, heard.put, ping_seconds=0.2)
+    listener = ChannelListener(valkey, CHANNEL, heard.put, ping_seconds=0.2)
     listener.start()
     say(valkey, "one")
     assert heard.get(timeout=10) == "one"
@@ -74,7 +74,7 @@ def test_a_connection_that_says_nothing_is_given_up_and_made_again(
     black_hole: tuple[BlackHole, Callable[[], redis.Redis]], heard: queue.SimpleQueue[str]
 ) -> None:
     hole, make = black_hole
-    listener = Listener(make(), CHANNEL, heard.put, ping_seconds=0.05, silent_seconds=0.2)
+    listener = ChannelListener(make(), CHANNEL, heard.put, ping_seconds=0.05, silent_seconds=0.2)
     listener.start()
     wait_for(lambda: hole.num_taken >= 2, "it connects again")
     listener.close()

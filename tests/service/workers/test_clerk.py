@@ -18,7 +18,7 @@ from core.model_files import ModelCatalog, ModelConfig
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, JobState
 from db import batches, files, jobs, shards
-from db.jobs import MadeBy
+from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
 from tests.support.rows import make_batch, make_job, make_running_batch
@@ -80,7 +80,7 @@ def answer_everything(clerk: ClerkContext, *, fail: frozenset[str] = frozenset()
                 )
                 for job_id, custom_id in lines[: len(lines) - keep_open]
             ]
-            connection.execute(shards.write_lines(claim.id, results, MadeBy(build="b", model_hash=None))).all()
+            connection.execute(shards.write_lines(claim.id, results, Provenance(build="b", model_hash=None))).all()
             connection.execute(shards.count_lines(claim.id, claim.fence, results)).all()
             connection.execute(
                 update(Shard).where(Shard.id == claim.id).values(state="done", owner=None, lease_until=None)

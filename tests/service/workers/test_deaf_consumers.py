@@ -27,7 +27,7 @@ from tests.service.workers.conftest import ScriptedEngine
 from tests.service.workers.test_clerk import answer_everything, batch_of, line, upload
 from tests.support.rows import make_job, make_running_batch
 from tests.support.stack import wait_for
-from workers.consumers.dedup_executor import Unbidden
+from workers.consumers.dedup_executor import DedupExecutor
 from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
 from workers.context import ClerkContext, WorkerContext
 
@@ -156,7 +156,7 @@ def test_a_batch_worker_that_hears_no_ticket_takes_shards(
 
 
 def test_work_that_waits_or_runs_is_not_begun_again() -> None:
-    unbidden, may_end, begun = Unbidden(1, "test"), threading.Event(), []
+    unbidden, may_end, begun = DedupExecutor(1, "test"), threading.Event(), []
 
     def work(name: str) -> None:
         begun.append(name)
@@ -172,7 +172,7 @@ def test_work_that_waits_or_runs_is_not_begun_again() -> None:
 
 
 def test_work_that_fails_may_be_begun_again_and_nothing_is_after_the_close() -> None:
-    unbidden, begun = Unbidden(1, "test"), []
+    unbidden, begun = DedupExecutor(1, "test"), []
 
     def work() -> None:
         begun.append(1)

@@ -12,8 +12,8 @@ import redis
 from celery import Celery
 from sqlalchemy import text
 
-from core.counters import Count
-from core.process.supervisor import Supervised
+from core.counters import CounterName
+from core.process.supervisor import SupervisedProcess
 from db import jobs, shards, workers
 from db.connections import database_engine
 from db.workers import EngineReport, WorkerReport
@@ -23,14 +23,14 @@ from workers.consumers.kinds import BatchConsumer
 from workers.context import Database, WorkerContext
 from workers.heartbeat import (
     Identity,
-    Presence,
     Status,
+    WorkerHeartbeat,
     clerk_identity,
     consumer_identity,
     launcher_identity,
     worker_status,
 )
-from workers.launcher.crash_reports import Obituaries, last_words
+from workers.launcher.crash_reports import CrashReports, last_words
 from workers.runtime.leases import LeaseKeeper, Renewed
 
 LEASE = timedelta(seconds=60)
@@ -48,7 +48,9 @@ def counts(database: Database) -> dict[tuple[str, str], int]:
 
 
 def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(database: Database) -> None:
-    presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", tick_seconds=0)]), seconds=3600)
+    presence = WorkerHeartbeat(
+        ME, database, lambda: Status(engines=[EngineReport(model="m", tick_seconds=0)]), seconds=3600
+    )
     presence.start()
     assert rows(database) == [("me", "m")]
     presence.close(10)
@@ -56,25 +58,27 @@ def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(dat
 
 
 def test_a_process_that_is_told_to_leave_before_it_was_there_never_is(database: Database) -> None:
-    presence = Presence(ME, database, Status, seconds=3600)
+    presence = WorkerHeartbeat(ME, database, Status, seconds=3600)
     presence.close()
     presence.start()
     assert rows(database) == []
 
 
 def test_a_row_that_says_why_a_process_ended_stays(database: Database) -> None:
-    presence = Presence(ME, database, lambda: Status(engines=[EngineReport(model="m", last_words="no")]), seconds=3600)
+    presence = WorkerHeartbeat(
+        ME, database, lambda: Status(engines=[EngineReport(model="m", last_words="no")]), seconds=3600
+    )
     presence.start()
     presence.close(10, is_row_kept=True)
     assert rows(database) == [("me", "m")]
 
 
 def test_what_is_counted_is_told_once_even_when_a_report_failed(database: Database) -> None:
-    totals = {(str(Count.LEASES_LOST), ""): 2}
-    presence = Presence(ME, database, lambda: Status(totals=totals), seconds=3600)
+    totals = {(str(CounterName.LEASES_LOST), ""): 2}
+    presence = WorkerHeartbeat(ME, database, lambda: Status(totals=totals), seconds=3600)
     presence.beat()
     presence.beat()
-    totals[Count.LEASES_LOST, ""] = 5
+    totals[CounterName.LEASES_LOST, ""] = 5
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE counters RENAME TO away"))
     with pytest.raises(Exception, match="counters"):
@@ -87,7 +91,7 @@ def test_what_is_counted_is_told_once_even_when_a_report_failed(database: Databa
 
 def test_a_database_that_is_away_neither_stops_a_process_nor_keeps_it_from_leaving() -> None:
     nobody = Database(database_engine("postgresql://nobody@127.0.0.1:9/none", pool_size=1))
-    presence = Presence(ME, nobody, Status, seconds=3600)
+    presence = WorkerHeartbeat(ME, nobody, Status, seconds=3600)
     presence.start()
     began = time.monotonic()
     presence.close(1)
@@ -100,7 +104,7 @@ def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: Worker
     worker.leases.hold("s", "fake", 1)
     worker.leases.beat()
     worker.leases.beat()
-    worker.tally.add(Count.LINES_RETRIED, "fake", 3)
+    worker.tally.add(CounterName.LINES_RETRIED, "fake", 3)
     status = worker_status(worker, poll_seconds=4, now=100)
     assert status.engines == [EngineReport(model="fake", tick_seconds=10)]
     assert (status.poll_seconds, status.totals["leases_lost", ""]) == (4, 1)
@@ -138,7 +142,7 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
         connection.execute(shards.claim_next_shard("fake", other.id, LEASE))
         for who in (dead, other):
             connection.execute(workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
-    Presence(heir, database, Status, seconds=3600).take_place()
+    WorkerHeartbeat(heir, database, Status, seconds=3600).claim_slot()
     with database.begin() as connection:
         over = connection.execute(text("SELECT owner FROM jobs WHERE lease_until < now()")).scalars().all()
         over += connection.execute(text("SELECT owner FROM shards WHERE lease_until < now()")).scalars().all()
@@ -164,16 +168,16 @@ def test_last_words_have_a_reason_but_no_folder_and_no_words_of_a_request(code: 
 
 
 def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_path: Path) -> None:
-    obituaries = Obituaries(["m"])
+    obituaries = CrashReports(["m"])
     code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(3)"
 
     def died(exit_code: int) -> None:
         obituaries.add("m", exit_code, tmp_path / "log")
 
-    engine = Supervised("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
+    engine = SupervisedProcess("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
     engine.start().wait(20)
-    engine.tend(time.monotonic())
-    engine.tend(time.monotonic())
+    engine.restart_if_dead(time.monotonic())
+    engine.restart_if_dead(time.monotonic())
     status = obituaries.status()
     assert status.engines == [EngineReport(model="m", num_deaths=1, last_words="There is no model file b.gguf.")]
     assert status.totals == {("engine_deaths", "m"): 1}

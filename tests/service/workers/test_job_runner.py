@@ -24,7 +24,7 @@ from tests.support.rows import make_job
 from tests.support.sick import SickDatabase
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
-from workers.job_runner import ChatRunner
+from workers.job_runner import JobRunner
 from workers.runtime.leases import Renewed
 
 
@@ -33,13 +33,13 @@ def body(**more: Any) -> str:
 
 
 @pytest.fixture
-def runner(worker: WorkerContext) -> ChatRunner:
+def runner(worker: WorkerContext) -> JobRunner:
     def renew(held: Mapping[str, int]) -> list[Renewed]:
         with worker.database.begin() as connection:
             return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(held, timedelta(seconds=60)))]
 
     worker.leases._renew = renew
-    return ChatRunner(worker)
+    return JobRunner(worker)
 
 
 def submit(worker: WorkerContext, **more: Any) -> str:
@@ -58,7 +58,7 @@ def events(worker: WorkerContext, valkey: redis.Redis, job_id: str) -> list[Even
 
 
 def test_a_plain_answer_is_in_the_row_before_done_is_said(
-    worker: WorkerContext, runner: ChatRunner, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)
     states = []
@@ -77,7 +77,7 @@ def test_a_plain_answer_is_in_the_row_before_done_is_said(
 
 
 def test_a_streamed_answer_is_numbered_frames_that_add_up(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     def answer(request: Request) -> Finished:
         sink = engine.running[request.id]
@@ -104,7 +104,7 @@ def test_a_streamed_answer_is_numbered_frames_that_add_up(
 
 
 def test_a_job_is_run_once_however_many_tickets_come(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     job_id = submit(worker)
     for _ in range(3):
@@ -114,7 +114,7 @@ def test_a_job_is_run_once_however_many_tickets_come(
 
 
 def test_what_the_engine_refuses_is_the_callers_400(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     engine.answer = lambda request: Failed(
         request_id=request.id, code="context_length_exceeded", message="too long", param="messages"
@@ -132,7 +132,7 @@ def test_what_the_engine_refuses_is_the_callers_400(
 
 
 def test_a_crashed_engine_is_a_clear_500(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     engine.answer = lambda request: EngineLost(request_id=request.id)
     job_id = submit(worker)
@@ -142,7 +142,7 @@ def test_a_crashed_engine_is_a_clear_500(
     assert (event.problem.status, event.problem.code) == (500, "engine_crash")
 
 
-def run_and_wait_until_it_runs(runner: ChatRunner, engine: ScriptedEngine, job_id: str) -> threading.Thread:
+def run_and_wait_until_it_runs(runner: JobRunner, engine: ScriptedEngine, job_id: str) -> threading.Thread:
     running = threading.Event()
 
     def answer(request: Request) -> None:
@@ -156,7 +156,7 @@ def run_and_wait_until_it_runs(runner: ChatRunner, engine: ScriptedEngine, job_i
 
 
 def test_a_cancel_hint_frees_the_slot_at_once(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)
     thread = run_and_wait_until_it_runs(runner, engine, job_id)
@@ -168,7 +168,7 @@ def test_a_cancel_hint_frees_the_slot_at_once(
 
 
 def test_a_cancel_stops_every_prompt_of_a_completion(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     prompts = json.dumps({"model": "fake", "prompt": ["one", "two", "three"]})
     with worker.database.begin() as connection:
@@ -182,7 +182,7 @@ def test_a_cancel_stops_every_prompt_of_a_completion(
 
 
 def test_a_cancel_whose_hint_was_lost_is_seen_with_the_heartbeat(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     job_id = submit(worker)
     thread = run_and_wait_until_it_runs(runner, engine, job_id)
@@ -194,7 +194,7 @@ def test_a_cancel_whose_hint_was_lost_is_seen_with_the_heartbeat(
 
 
 def test_a_lost_lease_ends_the_work_and_changes_nothing(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)
     thread = run_and_wait_until_it_runs(runner, engine, job_id)
@@ -208,7 +208,7 @@ def test_a_lost_lease_ends_the_work_and_changes_nothing(
 
 
 def test_a_draining_worker_gives_its_jobs_back(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)
     thread = run_and_wait_until_it_runs(runner, engine, job_id)
@@ -228,7 +228,7 @@ def quarantined(worker: WorkerContext) -> list[Any]:
 
 
 def test_a_job_that_only_waited_in_an_engine_that_died_is_run_again(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     engine.answer = lambda request: EngineLost(request_id=request.id, was_running=False)
     job_id = submit(worker)
@@ -242,7 +242,7 @@ def test_a_job_that_only_waited_in_an_engine_that_died_is_run_again(
 
 
 def test_a_stream_that_somebody_has_seen_is_not_begun_again(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     def answer(request: Request) -> EngineLost:
         engine.running[request.id].on_delta(Delta(request_id=request.id, text="hel", num_tokens=1))
@@ -256,7 +256,7 @@ def test_a_stream_that_somebody_has_seen_is_not_begun_again(
 
 
 def test_a_job_that_crashed_in_company_runs_alone_when_it_is_sent_again_and_is_forgiven(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     engine.answer = lambda request: EngineLost(request_id=request.id)
     runner.run(submit(worker))
@@ -272,7 +272,7 @@ def test_a_job_that_crashed_in_company_runs_alone_when_it_is_sent_again_and_is_f
 
 
 def test_a_job_that_crashed_the_engine_alone_twice_is_refused_from_then_on(
-    worker: WorkerContext, runner: ChatRunner, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     engine.answer = lambda request: EngineLost(request_id=request.id, was_alone=True)
     for _ in range(2):
@@ -300,7 +300,7 @@ def sick(worker: WorkerContext) -> SickDatabase:
 
 @pytest.mark.parametrize("way", ["refused", "unheard"])
 def test_an_answer_outlives_a_database_that_fails_when_it_is_written(
-    way: str, worker: WorkerContext, runner: ChatRunner, sick: SickDatabase, valkey: redis.Redis
+    way: str, worker: WorkerContext, runner: JobRunner, sick: SickDatabase, valkey: redis.Redis
 ) -> None:
     """F29, F31: also one that was committed, and nobody was told."""
     job_id = submit(worker)
@@ -317,7 +317,7 @@ def test_an_answer_outlives_a_database_that_fails_when_it_is_written(
 def test_a_failure_outlives_it_too(
     way: str,
     worker: WorkerContext,
-    runner: ChatRunner,
+    runner: JobRunner,
     sick: SickDatabase,
     engine: ScriptedEngine,
     valkey: redis.Redis,
@@ -337,7 +337,7 @@ def test_a_failure_outlives_it_too(
 
 
 def test_an_answer_that_is_not_ours_any_more_is_dropped_with_a_word(
-    worker: WorkerContext, runner: ChatRunner, sick: SickDatabase, engine: ScriptedEngine, valkey: redis.Redis
+    worker: WorkerContext, runner: JobRunner, sick: SickDatabase, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)
 

@@ -18,7 +18,7 @@ from tests.support.stack import wait_for
 from workers.context import WorkerContext
 from workers.generation.quarantine import fingerprint
 from workers.shards.isolation import Isolation
-from workers.shards.lanes import Lanes
+from workers.shards.lanes import ShardLanes
 
 
 class WorkerDied(BaseException):
@@ -35,7 +35,7 @@ def make(worker: WorkerContext, sizes: list[int]) -> str:
 
 
 def work(worker: WorkerContext) -> None:
-    Lanes(worker, worker.models["fake"]).work()
+    ShardLanes(worker, worker.models["fake"]).work()
 
 
 def rows(worker: WorkerContext) -> list[Any]:
@@ -114,7 +114,7 @@ def test_a_crash_is_remembered_when_the_worker_dies_after_it(worker: WorkerConte
                 engine.end(key, EngineLost(request_id=key, was_running=key == request.id))
 
     engine.answer = answer
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     thread = threading.Thread(target=lanes.work)
     thread.start()
     wait_for(lambda: sum(row.crashes for row in rows(worker)) == 2, "it is counted, and again before it runs alone")
@@ -135,7 +135,7 @@ def test_a_line_that_was_stopped_alone_is_not_blamed_for_it(worker: WorkerContex
     change(worker, 1, crashes=2)
     running = threading.Event()
     engine.answer = lambda request: running.set()
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     thread = threading.Thread(target=lanes.work)
     thread.start()
     assert running.wait(20)
@@ -197,7 +197,7 @@ def test_a_shard_whose_workers_vanished_runs_line_by_line_with_nothing_beside_it
         return echo(request)
 
     engine.answer = answer
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     threads = [threading.Thread(target=lanes.work) for _ in range(2)]
     for thread in threads:
         thread.start()

@@ -20,10 +20,10 @@ from tests.service.workers.test_clerk import tickets_in
 from tests.service.workers.test_webhook_delivery import ALL, LOOPBACK, SECRET, endpoint
 from tests.support.receiver import Receiver
 from workers.context import ClerkContext, Database, WorkerContext
-from workers.job_runner import ChatRunner
+from workers.job_runner import JobRunner
 from workers.maintenance.sweeper import Sweeper
-from workers.maintenance.webhook_delivery import Courier
-from workers.maintenance.webhook_sender import Poster
+from workers.maintenance.webhook_delivery import WebhookDispatcher
+from workers.maintenance.webhook_sender import WebhookSender
 
 BODY = '{"model": "fake", "messages": [{"role": "user", "content": "hello"}], "stream": true}'
 
@@ -62,7 +62,7 @@ def test_a_worker_tells_how_it_ended_and_wakes_a_clerk(
 ) -> None:
     engine.answer = answer
     job_id, _ = kept(worker.database)
-    ChatRunner(worker).run(job_id)
+    JobRunner(worker).run(job_id)
     assert told(worker.database) == [event_type]
     assert tickets_in(valkey, CLERK_QUEUE) == 1
 
@@ -71,7 +71,7 @@ def test_a_job_that_tells_nobody_wakes_no_clerk(worker: WorkerContext, valkey: r
     with worker.database.begin() as connection:
         listen(connection)
         job_id, _ = keep(connection, is_background=False, body=BODY)
-    ChatRunner(worker).run(job_id)
+    JobRunner(worker).run(job_id)
     assert told(worker.database) == []
     assert tickets_in(valkey, CLERK_QUEUE) == 0
 
@@ -88,8 +88,8 @@ def test_the_sweeper_tells_of_jobs_whose_workers_died(
                 lose(connection, job_id, cancel=cancel)
             Sweeper(clerk).sweep()
         assert tickets_in(valkey, CLERK_QUEUE) == 1
-        poster = Poster(LOOPBACK)
-        Courier(settings, clerk.database, poster).deliver_due()
+        poster = WebhookSender(LOOPBACK)
+        WebhookDispatcher(settings, clerk.database, poster).deliver_due()
         poster.close()
     (request,) = receiver.received
     event: Any = OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=SECRET)

@@ -120,7 +120,7 @@ def test_a_key_is_forgotten_after_its_time(clerk: ClerkContext) -> None:
     with clerk.database.begin() as connection:
         assert connection.execute(idempotency.find_key(DEFAULT_TENANT, "old")).one_or_none() is None
         assert connection.execute(idempotency.find_key(DEFAULT_TENANT, "young")).one().object_id == "made-1"
-        connection.execute(idempotency.forget_key(DEFAULT_TENANT, "young", timedelta(0)))
+        connection.execute(idempotency.delete_key(DEFAULT_TENANT, "young", timedelta(0)))
 
 
 def claim(connection, key: str, object_id: str = "made-1", *, lock_seconds: float = 60, fingerprint: str = "f"):

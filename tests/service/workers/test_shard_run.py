@@ -20,7 +20,7 @@ from tests.support.rows import make_running_batch
 from tests.support.sick import SickDatabase
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
-from workers.shards.lanes import Lanes
+from workers.shards.lanes import ShardLanes
 
 GREEDY = ', "temperature": 0'
 
@@ -36,7 +36,7 @@ def change_body(worker: WorkerContext, line: int, content: str) -> None:
 
 
 def work(worker: WorkerContext) -> None:
-    Lanes(worker, worker.models["fake"]).work()
+    ShardLanes(worker, worker.models["fake"]).work()
 
 
 def rows(worker: WorkerContext) -> list[Any]:
@@ -176,7 +176,7 @@ def test_a_draining_lane_gives_its_shard_back(worker: WorkerContext, engine: Scr
         running.set()
 
     engine.answer = answer
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     thread = threading.Thread(target=lanes.work)
     thread.start()
     assert running.wait(20)
@@ -195,7 +195,7 @@ def test_a_draining_lane_gives_its_shard_back(worker: WorkerContext, engine: Scr
 def test_no_more_lanes_run_than_are_set(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [1] * 6)
     engine.answer = lambda request: None
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     threads = [threading.Thread(target=lanes.work) for _ in range(5)]
     for thread in threads:
         thread.start()
@@ -213,7 +213,7 @@ def test_no_more_lanes_run_than_are_set(worker: WorkerContext, engine: ScriptedE
 def test_a_lease_that_is_not_trusted_begins_nothing_new(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [4])
     worker.leases._clock = lambda: 0.0
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     thread = threading.Thread(target=lanes.work)
     run_began = threading.Event()
     worker.leases.is_trusted = lambda lease: bool(run_began.set())  # type: ignore[method-assign]
@@ -311,7 +311,7 @@ def test_twins_wait_with_a_line_that_was_given_back(worker: WorkerContext, engin
     make(worker, [4], GREEDY)
     running = threading.Event()
     engine.answer = lambda request: running.set()
-    lanes = Lanes(worker, worker.models["fake"])
+    lanes = ShardLanes(worker, worker.models["fake"])
     thread = threading.Thread(target=lanes.work)
     thread.start()
     assert running.wait(20)

@@ -66,10 +66,10 @@ def test_what_was_refused_for_long_enough_and_old_deaths_are_swept(clerk: ClerkC
     day = timedelta(days=1)
     with clerk.database.begin() as connection:
         for name, age in (("f", 0), ("g", 25)):
-            accused = quarantine.Accused(
+            accused = quarantine.QuarantineEntry(
                 fingerprint=name, tenant_id=DEFAULT_TENANT, model="fake", endpoint="/v1/embeddings", job_id="j"
             )
-            connection.execute(quarantine.accuse(accused, crashes=2, most=2, kept=day))
+            connection.execute(quarantine.record_crash(accused, crashes=2, most=2, kept=day))
             past = Quarantine.crashed_at - timedelta(hours=age)
             connection.execute(update(Quarantine).where(Quarantine.fingerprint == name).values(crashed_at=past))
         connection.execute(quarantine.add_engine_crash("fake", "host/cpu", -11))

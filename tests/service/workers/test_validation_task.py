@@ -89,10 +89,10 @@ def test_what_another_clerk_is_at_is_left_to_it_until_its_lease_is_over(clerk: C
     answer_validation(clerk, validation_id)
     assert answer(clerk, validation_id) == (None, None)
     with clerk.database.begin() as connection:
-        assert not connection.execute(validations.open_questions(timedelta(0), 9)).all(), "the sweep leaves it too"
+        assert not connection.execute(validations.unclaimed(timedelta(0), 9)).all(), "the sweep leaves it too"
         connection.execute(validations.renew_claim(validation_id, timedelta(0)))
     with clerk.database.begin() as connection:
-        assert len(connection.execute(validations.open_questions(timedelta(0), 9)).all()) == 1
+        assert len(connection.execute(validations.unclaimed(timedelta(0), 9)).all()) == 1
     answer_validation(clerk, validation_id)
     assert answer(clerk, validation_id)[0] is not None
 
@@ -140,7 +140,7 @@ def test_when_nobody_asks_any_more_the_looking_ends(clerk: ClerkContext, monkeyp
     def leave(process: subprocess.Popen[str], **options: Any) -> Any:
         processes.append(process)
         with clerk.database.begin() as connection:
-            connection.execute(validations.forget_validation(validation_id))
+            connection.execute(validations.delete_validation(validation_id))
         return communicate(process, **options)
 
     monkeypatch.setattr(subprocess.Popen, "communicate", leave)
@@ -162,15 +162,15 @@ def test_an_answer_is_not_given_twice_and_a_question_taken_back_not_at_all(clerk
     answer_validation(clerk, validation_id)
     assert answer(clerk, validation_id) == first
     with clerk.database.begin() as connection:
-        connection.execute(validations.forget_validation(validation_id))
+        connection.execute(validations.delete_validation(validation_id))
     answer_validation(clerk, validation_id)
 
 
 def test_questions_nobody_waits_for_any_more_go(clerk: ClerkContext) -> None:
     asked(clerk, GOOD)
     with clerk.database.begin() as connection:
-        connection.execute(validations.forget_old_validations(timedelta(hours=1)))
+        connection.execute(validations.delete_old_validations(timedelta(hours=1)))
         assert len(connection.execute(select(Validation.id)).all()) == 1
     with clerk.database.begin() as connection:
-        connection.execute(validations.forget_old_validations(timedelta(0)))
+        connection.execute(validations.delete_old_validations(timedelta(0)))
         assert connection.execute(select(Validation.id)).all() == []

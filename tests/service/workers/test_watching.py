@@ -19,7 +19,7 @@ from tests.service.workers.conftest import ScriptedEngine, echo
 from tests.support.rows import make_running_batch
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
-from workers.shards.lanes import Lanes
+from workers.shards.lanes import ShardLanes
 
 
 class Watched:
@@ -34,7 +34,7 @@ class Watched:
         with worker.database.begin() as connection:
             make_running_batch(connection, [1])
             self.line: str = connection.execute(select(Job.id)).scalar_one()
-        self.lanes = Lanes(worker, worker.models["fake"])
+        self.lanes = ShardLanes(worker, worker.models["fake"])
         self._thread = threading.Thread(target=self.lanes.work)
 
     def start(self) -> str:

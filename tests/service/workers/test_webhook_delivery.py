@@ -19,7 +19,7 @@ from core import ids
 from core.schemas.webhooks import EVENT_TYPES
 from core.settings import Settings
 from core.states import BatchState
-from core.url_guard import AddressRules
+from core.url_guard import UrlGuard
 from db import batches, webhooks
 from db.tables import DEFAULT_TENANT, Batch, Webhook, WebhookDelivery
 from tests.service.workers.test_clerk import answer_everything, line, upload
@@ -29,13 +29,13 @@ from tests.support.stack import wait_for
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext, Database
-from workers.maintenance.webhook_delivery import LEASE, Courier, pause
-from workers.maintenance.webhook_sender import Poster
-from workers.runtime.webhook_outbox import tell
+from workers.maintenance.webhook_delivery import LEASE, WebhookDispatcher, retry_delay
+from workers.maintenance.webhook_sender import WebhookSender
+from workers.runtime.webhook_outbox import record_webhook_event
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW_SECRET = "whsec_b3RoZXIgc2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXM="
-LOOPBACK = AddressRules(hosts=("*",), networks=(ip_network("127.0.0.0/8"),))
+LOOPBACK = UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.0/8"),))
 ALL = ",".join(EVENT_TYPES)
 
 
@@ -48,9 +48,9 @@ def outbox(database: Database) -> Database:
 
 
 @pytest.fixture
-def courier(settings: Settings, outbox: Database) -> Iterator[Courier]:
-    poster = Poster(LOOPBACK)
-    yield Courier(settings, outbox, poster)
+def courier(settings: Settings, outbox: Database) -> Iterator[WebhookDispatcher]:
+    poster = WebhookSender(LOOPBACK)
+    yield WebhookDispatcher(settings, outbox, poster)
     poster.close()
 
 
@@ -65,7 +65,7 @@ def endpoint(database: Database, url: str, events: str = ALL, tenant: str = DEFA
 
 def happen(database: Database, subject: str = "batch_1") -> None:
     with database.begin() as connection:
-        tell(connection, DEFAULT_TENANT, "batch.completed", subject)
+        record_webhook_event(connection, DEFAULT_TENANT, "batch.completed", subject)
 
 
 def deliveries(database: Database) -> list[Any]:
@@ -154,7 +154,7 @@ ENDS = [
 
 @pytest.mark.parametrize(("end", "event_type"), ENDS, ids=[end.__name__ for end, _ in ENDS])
 def test_every_end_of_a_batch_is_told_once(
-    outbox: Database, clerk: ClerkContext, courier: Courier, end: Any, event_type: str
+    outbox: Database, clerk: ClerkContext, courier: WebhookDispatcher, end: Any, event_type: str
 ) -> None:
     with Receiver() as receiver:
         endpoint(outbox, receiver.url)
@@ -181,7 +181,7 @@ def test_every_end_of_a_batch_is_told_once(
 def test_an_end_that_is_rolled_back_is_not_told(outbox: Database) -> None:
     endpoint(outbox, "https://hooks.example.com/")
     with pytest.raises(RuntimeError), outbox.begin() as connection:
-        tell(connection, DEFAULT_TENANT, "batch.completed", "batch_1")
+        record_webhook_event(connection, DEFAULT_TENANT, "batch.completed", "batch_1")
         raise RuntimeError
     assert deliveries(outbox) == []
 
@@ -202,7 +202,7 @@ def test_only_those_are_told_who_asked_for_it(outbox: Database) -> None:
 # Sent until it is taken
 
 
-def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, courier: Courier) -> None:
+def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, courier: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
@@ -215,7 +215,9 @@ def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, courier: 
 
 
 @pytest.mark.parametrize("status", [302, 404, 429, 500])
-def test_any_other_answer_is_tried_again_with_the_same_id(outbox: Database, courier: Courier, status: int) -> None:
+def test_any_other_answer_is_tried_again_with_the_same_id(
+    outbox: Database, courier: WebhookDispatcher, status: int
+) -> None:
     with Receiver(status, status) as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
@@ -233,7 +235,9 @@ def test_any_other_answer_is_tried_again_with_the_same_id(outbox: Database, cour
     assert (webhook(outbox, webhook_id).failing_since, webhook(outbox, webhook_id).last_error) == (None, None)
 
 
-def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(outbox: Database, courier: Courier) -> None:
+def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(
+    outbox: Database, courier: WebhookDispatcher
+) -> None:
     with SilentSocket() as gone:
         url = f"http://127.0.0.1:{gone.port}/"
     webhook_id = endpoint(outbox, url)
@@ -251,14 +255,14 @@ def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(outbo
 
 
 def test_pauses_double_to_an_hour_and_never_fall_together() -> None:
-    assert [pause(n, lambda: 0.0).total_seconds() for n in (1, 2, 3, 4)] == [5, 10, 20, 40]
-    assert pause(1, lambda: 1.0).total_seconds() == 2.5
-    assert pause(11, lambda: 0.0) == pause(10_000, lambda: 0.0) == timedelta(hours=1)
-    assert len({pause(8) for _ in range(50)}) > 1
+    assert [retry_delay(n, lambda: 0.0).total_seconds() for n in (1, 2, 3, 4)] == [5, 10, 20, 40]
+    assert retry_delay(1, lambda: 1.0).total_seconds() == 2.5
+    assert retry_delay(11, lambda: 0.0) == retry_delay(10_000, lambda: 0.0) == timedelta(hours=1)
+    assert len({retry_delay(8) for _ in range(50)}) > 1
 
 
 def test_what_a_dead_clerk_was_sending_is_sent_again_and_its_late_word_does_not_count(
-    outbox: Database, courier: Courier
+    outbox: Database, courier: WebhookDispatcher
 ) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
@@ -286,7 +290,7 @@ def test_two_clerks_never_send_the_same_at_once(outbox: Database) -> None:
     assert not set(taken) & set(rest)
 
 
-def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database, courier: Courier) -> None:
+def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database, courier: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         endpoint(outbox, "https://127.0.0.1:1/not/allowed\\")
         broken = endpoint(outbox, receiver.url)
@@ -300,7 +304,7 @@ def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database,
     assert sorted(delivery.is_delivered for delivery in deliveries(outbox)) == [False, False, True]
 
 
-def test_a_deleted_endpoint_hears_nothing_more(outbox: Database, courier: Courier) -> None:
+def test_a_deleted_endpoint_hears_nothing_more(outbox: Database, courier: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
@@ -326,7 +330,7 @@ def is_anyone_blocked(database: Database) -> bool:
         return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
 
 
-def test_old_events_are_forgotten_and_waiting_ones_are_not(outbox: Database, courier: Courier) -> None:
+def test_old_events_are_forgotten_and_waiting_ones_are_not(outbox: Database, courier: WebhookDispatcher) -> None:
     with Receiver(200, 500) as receiver:
         endpoint(outbox, receiver.url)
         for subject in ("batch_1", "batch_2"):
@@ -334,7 +338,7 @@ def test_old_events_are_forgotten_and_waiting_ones_are_not(outbox: Database, cou
             courier.deliver_due()
     pass_time(outbox, hours=24 * 8)
     with outbox.begin() as connection:
-        connection.execute(webhooks.forget_finished(timedelta(days=7)))
+        connection.execute(webhooks.delete_finished(timedelta(days=7)))
     assert json.loads(only(outbox).payload)["data"]["id"] == "batch_2"
 
 
@@ -358,7 +362,7 @@ class Verifier:
 
 @pytest.mark.parametrize("overlap", [None, timedelta(hours=24)], ids=["at once", "for a day"])
 def test_a_rotated_secret_signs_along_for_as_long_as_asked(
-    outbox: Database, courier: Courier, overlap: timedelta | None
+    outbox: Database, courier: WebhookDispatcher, overlap: timedelta | None
 ) -> None:
     with Receiver() as receiver:
         verifier = Verifier(receiver)
@@ -376,7 +380,7 @@ def test_a_rotated_secret_signs_along_for_as_long_as_asked(
         assert (verifier.accepts(NEW_SECRET), verifier.accepts(SECRET)) == (True, False)
 
 
-def test_logs_have_neither_secrets_nor_urls(outbox: Database, courier: Courier) -> None:
+def test_logs_have_neither_secrets_nor_urls(outbox: Database, courier: WebhookDispatcher) -> None:
     with capture_logs() as logs, Receiver(500) as receiver:
         endpoint(outbox, receiver.url)
         happen(outbox)
@@ -395,7 +399,9 @@ def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Dat
     with Receiver() as receiver:
         endpoint(outbox, receiver.url)
         happen(outbox)
-        courier = Courier(settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, Poster(LOOPBACK))
+        courier = WebhookDispatcher(
+            settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, WebhookSender(LOOPBACK)
+        )
         courier.start()
         try:
             wait_for(lambda: len(receiver.received) == 1, "what waited")
@@ -407,7 +413,7 @@ def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Dat
     assert all(delivery.is_delivered for delivery in deliveries(outbox)), "what is being sent is finished"
 
 
-def test_counts_are_of_what_waits_and_of_what_ended(outbox: Database, courier: Courier) -> None:
+def test_counts_are_of_what_waits_and_of_what_ended(outbox: Database, courier: WebhookDispatcher) -> None:
     with Receiver(200, 500) as receiver:
         endpoint(outbox, receiver.url)
         for subject in ("batch_1", "batch_2"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from api.http.connection_limits import _ReadAnswers
+from api.http.connection_limits import _WriteTimeout
 
 
 class Transport:
@@ -62,7 +62,7 @@ class Flow:
 @pytest.fixture
 def connection() -> Any:
     """Whose client may be silent for ten seconds."""
-    made = object.__new__(type("Protocol", (_ReadAnswers,), {"pause_seconds": 10.0}))
+    made = object.__new__(type("Protocol", (_WriteTimeout,), {"pause_seconds": 10.0}))
     made.transport, made.loop, made.flow = Transport(), Loop(), Flow()
     return made
 

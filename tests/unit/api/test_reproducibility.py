@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from api.batches.reproducibility import made_by
+from api.batches.reproducibility import reproducibility_record
 from api.schemas.batch_extensions import Reproducibility
-from core.seeds import seed_of
+from core.seeds import derive_seed
 
 CHAT: Any = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -28,7 +28,7 @@ class AnsweredRow:
 
 
 def record(body: dict[str, Any], **columns: Any) -> Reproducibility:
-    return made_by(AnsweredRow(**columns), body, {"system_fingerprint": "fp"})  # type: ignore[arg-type]
+    return reproducibility_record(AnsweredRow(**columns), body, {"system_fingerprint": "fp"})  # type: ignore[arg-type]
 
 
 def test_what_a_body_leaves_out_is_what_the_model_file_said_then() -> None:
@@ -44,7 +44,7 @@ def test_what_a_body_leaves_out_is_what_the_model_file_said_then() -> None:
         ({"seed": 5}, '{"seed":7}', 5),
         ({"seed": -1}, '{"seed":7}', 2**32 - 1),
         ({}, '{"seed":7}', 7),
-        ({}, "{}", seed_of("batch_req_1")),
+        ({}, "{}", derive_seed("batch_req_1")),
     ],
 )
 def test_the_seed_is_there_whoever_chose_it(asked: dict[str, Any], usual: str, seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from api.live.shutdown import LastAnswers
+from api.live.shutdown import ShutdownResponses
 
 
 async def endless(scope: Any, receive: Any, send: Any) -> None:
@@ -31,7 +31,7 @@ def cut_off(path: str, *, is_leaving: bool) -> list[dict[str, Any]]:
             leaving.set()
         app = SimpleNamespace(state=SimpleNamespace(millrace=SimpleNamespace(leaving=leaving)))
         scope: Any = {"type": "http", "path": path, "app": app}
-        task = asyncio.create_task(LastAnswers(endless)(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
+        task = asyncio.create_task(ShutdownResponses(endless)(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
         await asyncio.sleep(0)
         task.cancel()
         await task

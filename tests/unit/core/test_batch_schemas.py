@@ -7,7 +7,7 @@ import pytest
 from core.errors import ApiError, Problem
 from core.queue.events import Event, EventKind, decode_event, encode_event
 from core.schemas.base import parse_body
-from core.schemas.batch import BatchCreate, answered_line, failed_line, never_ran, window_seconds
+from core.schemas.batch import BatchCreate, answered_line, failed_line, unrun_line_problem, window_seconds
 
 CREATE = {"input_file_id": "file-1", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
@@ -65,7 +65,7 @@ def test_a_refused_line_carries_what_the_sync_endpoint_would_say() -> None:
 
 
 def test_a_line_that_never_ran_has_no_response() -> None:
-    value = json.loads(failed_line("batch_req_7", "mine", never_ran("batch_expired", "too late")))
+    value = json.loads(failed_line("batch_req_7", "mine", unrun_line_problem("batch_expired", "too late")))
     assert value["response"] is None
     assert value["error"] == {"code": "batch_expired", "message": "too late"}
 

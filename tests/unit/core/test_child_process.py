@@ -11,7 +11,7 @@ import pytest
 from core.errors import ConfigError
 from core.process.child_process import Child, ChildFailed
 from core.process.runtime_dirs import private_directory, socket_directory
-from core.process.supervisor import Supervised
+from core.process.supervisor import SupervisedProcess
 
 READY = "from core.process.child_process import notify_ready; import time; notify_ready('hello'); time.sleep(60)"
 
@@ -67,16 +67,16 @@ time.sleep(60)
 
 
 def test_each_quick_death_doubles_the_pause_before_the_next_start(tmp_path: Path) -> None:
-    supervised = Supervised("one", [sys.executable, "-c", ""], tmp_path / "log", {}, 0.5)
+    supervised = SupervisedProcess("one", [sys.executable, "-c", ""], tmp_path / "log", {}, 0.5)
     pauses = []
     for _ in range(8):
         child = supervised.start()
         assert child.wait(20)
         now = supervised.started_at + 1
-        supervised.tend(now)
+        supervised.restart_if_dead(now)
         pauses.append(supervised.restart_at - now)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    supervised.tend(now)
+    supervised.restart_if_dead(now)
     assert supervised.child is None, "not before its pause is over"
 
 
@@ -99,18 +99,18 @@ def test_somebody_elses_directory_is_not_used(tmp_path: Path) -> None:
 
 def test_deaths_that_found_their_cause_are_forgiven_and_hopeless_ones_are_not(tmp_path: Path) -> None:
     codes: list[int] = []
-    supervised = Supervised(
+    supervised = SupervisedProcess(
         "one", [sys.executable, "-c", "exit(7)"], tmp_path / "log", {}, 0.5, patience=3, died=codes.append
     )
     pauses = []
     for _ in range(5):
         assert supervised.start().wait(20)
         now = supervised.started_at + 1
-        supervised.tend(now)
+        supervised.restart_if_dead(now)
         pauses.append(supervised.restart_at - now)
     assert pauses == [0.5, 0.5, 0.5, 1, 2]
     assert codes == [7] * 5
-    supervised.learn(1, is_hopeless=False)
+    supervised.set_crash_count(1, is_degraded=False)
     assert supervised.restart_at == now + 0.5
-    supervised.learn(7, is_hopeless=True)
+    supervised.set_crash_count(7, is_degraded=True)
     assert supervised.restart_at == now + 30

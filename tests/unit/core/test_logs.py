@@ -11,7 +11,7 @@ import pytest
 import structlog
 
 from core.logs import configure_logging
-from engine.log import complain
+from engine.log import log_stderr
 
 FULL = Path("/dev/full")
 
@@ -22,7 +22,7 @@ def talk() -> None:
     for _ in range(100):
         structlog.get_logger().warning("nobody_hears_this", reason="x" * 1000)
         logging.getLogger("celery").warning("x" * 1000)
-        complain("x" * 1000)
+        log_stderr("x" * 1000)
     sys.stdout.write("still here\n")
 
 

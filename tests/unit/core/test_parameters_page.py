@@ -11,7 +11,7 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsBas
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody
 from core.schemas.embedding import EmbeddingBody
-from core.schemas.generation import DANGEROUS, Body
+from core.schemas.generation import OPERATOR_ONLY, ModelRequest
 from core.settings import ROOT
 
 ACCEPTED, IGNORED, REFUSED = (
@@ -33,7 +33,7 @@ def test_the_table_of_what_is_accepted_has_every_field_of_the_body_and_no_other(
 
 
 def test_the_table_of_what_is_refused_has_every_refused_name_and_no_other() -> None:
-    assert first_cells("Refused") == {*ChatRequest.not_done, *DANGEROUS}
+    assert first_cells("Refused") == {*ChatRequest.not_done, *OPERATOR_ONLY}
 
 
 @pytest.mark.parametrize("name", sorted(CompletionCreateParamsBase.__annotations__))
@@ -42,7 +42,7 @@ def test_every_field_of_the_official_client_is_on_the_page(name: str) -> None:
 
 
 def test_what_is_ignored_is_in_no_table() -> None:
-    assert not (IGNORED - {"chat_template_kwargs"}) & {*ChatRequest.model_fields, *ChatRequest.not_done, *DANGEROUS}
+    assert not (IGNORED - {"chat_template_kwargs"}) & {*ChatRequest.model_fields, *ChatRequest.not_done, *OPERATOR_ONLY}
 
 
 OTHERS = [
@@ -59,7 +59,7 @@ def section(heading: str) -> str:
 
 @pytest.mark.parametrize(("heading", "body", "official"), OTHERS)
 def test_every_other_endpoint_has_a_table_of_what_it_takes_and_refuses(
-    heading: str, body: type[Body], official: type
+    heading: str, body: type[ModelRequest], official: type
 ) -> None:
     own = set(body.model_fields) - set(ChatRequest.model_fields)
     same = set(re.findall(r"`(\w+)`", section(heading).split("As for a chat:")[1].split("\n\n")[0]))

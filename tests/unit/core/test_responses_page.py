@@ -33,7 +33,7 @@ def test_the_table_of_what_is_accepted_has_every_field_of_the_body_and_no_other(
 
 
 def test_the_table_of_what_is_refused_has_every_refused_name_and_no_other() -> None:
-    assert first_cells("Refused") == set(responses.NOT_DONE)
+    assert first_cells("Refused") == set(responses.UNSUPPORTED)
 
 
 @pytest.mark.parametrize("name", sorted(ResponseCreateParamsBase.__annotations__))
@@ -42,4 +42,4 @@ def test_every_field_of_the_official_client_is_on_the_page(name: str) -> None:
 
 
 def test_what_is_ignored_is_in_no_table() -> None:
-    assert not IGNORED & {*ResponsesRequest.model_fields, *responses.NOT_DONE}
+    assert not IGNORED & {*ResponsesRequest.model_fields, *responses.UNSUPPORTED}

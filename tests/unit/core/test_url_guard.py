@@ -8,25 +8,25 @@ import pytest
 
 from core.errors import ConfigError
 from core.settings import Settings, load_settings
-from core.url_guard import AddressRefused, AddressRules, IPAddress, address_rules, look_up
+from core.url_guard import IPAddress, UrlGuard, UrlRefused, look_up, url_guard
 
 PUBLIC = "93.184.215.14"
 EVERYWHERE = ("*",)
 
 
-def rules(*answers: str, networks: tuple[str, ...] = (), hosts: tuple[str, ...] = EVERYWHERE) -> AddressRules:
+def rules(*answers: str, networks: tuple[str, ...] = (), hosts: tuple[str, ...] = EVERYWHERE) -> UrlGuard:
     """Rules whose name service knows one answer."""
 
     def lookup(host: str, port: int) -> list[IPAddress]:
         return [ip_address(answer) for answer in answers]
 
-    return AddressRules(hosts=hosts, networks=tuple(map(ip_network, networks)), lookup=lookup)
+    return UrlGuard(hosts=hosts, networks=tuple(map(ip_network, networks)), lookup=lookup)
 
 
-def is_allowed(url: str, checked: AddressRules) -> bool:
+def is_allowed(url: str, checked: UrlGuard) -> bool:
     try:
         return bool(checked.resolve(checked.parse(url)))
-    except AddressRefused:
+    except UrlRefused:
         return False
 
 
@@ -108,7 +108,7 @@ def test_a_named_network_may_be_reached_by_http_and_at_any_port_and_no_other() -
 def test_a_refusal_does_not_say_what_a_name_means() -> None:
     said = set()
     for answers in ((), ("10.0.0.1",), ("127.0.0.1",)):
-        with pytest.raises(AddressRefused) as refused:
+        with pytest.raises(UrlRefused) as refused:
             rules(*answers).resolve(rules().parse("http://inside.example.com:22/"))
         said.add(str(refused.value))
     assert len(said) == 1
@@ -121,10 +121,10 @@ def test_the_system_knows_this_machine_and_no_name_without_a_meaning() -> None:
 
 def test_settings_name_hosts_and_networks_with_commas() -> None:
     settings = Settings(webhook_hosts="hooks.example.com, .example.org", webhook_networks="10.1.0.0/16,::1")
-    named = address_rules(settings)
+    named = url_guard(settings)
     assert named.hosts == ("hooks.example.com", ".example.org")
     assert named.networks == (ip_network("10.1.0.0/16"), ip_network("::1/128"))
-    assert address_rules(Settings()).hosts == ()
+    assert url_guard(Settings()).hosts == ()
 
 
 def test_a_wrong_network_is_named_at_the_start() -> None:

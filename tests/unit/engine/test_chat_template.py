@@ -11,7 +11,7 @@ from engine.errors import InvalidPrompt, PromptTooLong, TemplateFailed
 from engine.inputs import chat_template as template
 from engine.inputs.chat_template import CHATML, ChatTemplate, with_parsed_arguments
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.types import ChatPrompt, Request, Sampling, ToolChoice, ToolMode
+from engine.types import ChatPrompt, Request, SamplingParams, ToolChoice, ToolMode
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS: list[dict[str, Any]] = [
@@ -240,7 +240,7 @@ def test_no_text_of_a_request_becomes_a_control_token() -> None:
 
 
 def test_a_bias_of_a_token_the_model_does_not_have_is_refused() -> None:
-    encode(CHATML_WITH_TOOLS, sampling=Sampling(logit_bias={257: 1.0}))
+    encode(CHATML_WITH_TOOLS, sampling=SamplingParams(logit_bias={257: 1.0}))
     with pytest.raises(InvalidPrompt) as caught:
-        encode(CHATML_WITH_TOOLS, sampling=Sampling(logit_bias={258: 1.0}))
+        encode(CHATML_WITH_TOOLS, sampling=SamplingParams(logit_bias={258: 1.0}))
     assert caught.value.param == "logit_bias"

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from engine.config import Backend, EngineConfig
+from engine.config import BackendKind, EngineConfig
 from engine.inputs.chat_template import CHATML
 from engine.process.client import EngineClient, EngineLost
 from engine.process.exit_codes import Exit
@@ -53,7 +53,7 @@ class EngineProcess:
     """`python -m engine.process.server` on the fake model."""
 
     def __init__(self, folder: Path, **config: object) -> None:
-        values = {"model": "fake", "endpoint": str(folder), "backend": Backend.FAKE, "slots": 4, **config}
+        values = {"model": "fake", "endpoint": str(folder), "backend": BackendKind.FAKE, "slots": 4, **config}
         self._config = msgspec.json.encode(EngineConfig(**values)).decode()
         self.start()
 
@@ -314,24 +314,24 @@ def dispatch(self, message):
 def recover(self, error):
     raise RuntimeError("in the loop")
 hear, server.Server._dispatch = server.Server._dispatch, dispatch
-loop.Engine._recover = recover
+loop.EngineLoop._recover = recover
 server.main()
 """
 
 
-@pytest.mark.parametrize("code", [Exit.DEAF, Exit.FAILED])
+@pytest.mark.parametrize("code", [Exit.INTAKE_DIED, Exit.FAILED])
 def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
     folder: Path, client: EngineClient, code: Exit
 ) -> None:
     """F14: what a failed step leaves behind is cleared and the loop goes on; where that fails, the process ends."""
-    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE, step_seconds=0.002)
     process = subprocess.Popen(
         [sys.executable, "-c", FAILING, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
     )
     try:
         client.wait_ready(20)
         running = submit(client, chat("hello", ignore_eos=True))
-        if code is Exit.DEAF:
+        if code is Exit.INTAKE_DIED:
             client.cancel("r")
         else:
             submit(client, chat("<<raise>>", "bad"))
@@ -355,7 +355,7 @@ server.main()
 
 
 def test_a_deaf_engine_ticks_but_does_not_answer(folder: Path, client: EngineClient) -> None:
-    config = EngineConfig(model="fake", endpoint=str(folder), backend=Backend.FAKE, step_seconds=0.002)
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE, step_seconds=0.002)
     process = subprocess.Popen([sys.executable, "-c", STUCK, msgspec.json.encode(config).decode()])
     try:
         client.wait_ready(20)

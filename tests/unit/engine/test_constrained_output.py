@@ -22,7 +22,7 @@ from engine.types import (
     Delta,
     FinishReason,
     Request,
-    Sampling,
+    SamplingParams,
     ToolChoice,
     ToolMode,
 )
@@ -114,7 +114,7 @@ def test_forced_tokens_are_not_computed_one_by_one_and_change_nothing(backend: L
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
 def test_every_kind_of_constraint_holds_greedy_or_not(demo: Bench, constraint, fits, temperature: float) -> None:
     request = msgspec.structs.replace(
-        chat("Say something", constraint=constraint), sampling=Sampling(temperature=temperature, seed=3)
+        chat("Say something", constraint=constraint), sampling=SamplingParams(temperature=temperature, seed=3)
     )
     demo.add(request)
     finished = demo.run()["r"]
@@ -162,7 +162,7 @@ def test_with_logprobs_every_token_is_sampled_and_has_one(demo: Bench) -> None:
 def test_several_answers_each_follow_the_schema_on_their_own(demo: Bench) -> None:
     demo.add(
         msgspec.structs.replace(
-            chat("Hello", constraint=schema(LABEL), n=4), sampling=Sampling(temperature=2.0, seed=1)
+            chat("Hello", constraint=schema(LABEL), n=4), sampling=SamplingParams(temperature=2.0, seed=1)
         )
     )
     labels = [json.loads(choice.text) for choice in demo.run()["r"].choices]
@@ -271,9 +271,9 @@ def test_a_bias_keeps_a_token_out_or_brings_it_in(demo: Bench) -> None:
     encode = demo.backend.tokenizer.encode
     paris, rome = (encode(f" {city}", special=False, add_bos=False)[0] for city in ("Paris", "Rome"))
     question = "What is the capital of France?"
-    demo.add(sampled(question, sampling=Sampling(temperature=0, logit_bias={paris: -100})))
+    demo.add(sampled(question, sampling=SamplingParams(temperature=0, logit_bias={paris: -100})))
     assert "Paris" not in demo.run()["r"].text
-    demo.add(sampled(question, sampling=Sampling(temperature=0, logit_bias={rome: 100}), max_tokens=3))
+    demo.add(sampled(question, sampling=SamplingParams(temperature=0, logit_bias={rome: 100}), max_tokens=3))
     assert demo.run()["r"].choices[0].text == demo.backend.tokenizer.piece(rome).decode() * 3
 
 
@@ -291,5 +291,5 @@ def test_logprobs_are_those_of_the_model(demo: Bench) -> None:
 
 
 def test_typical_sampling_with_a_low_mass_leaves_the_typical(demo: Bench) -> None:
-    demo.add(sampled("What is the capital of Japan?", sampling=Sampling(temperature=1.0, typical_p=0.01, seed=1)))
+    demo.add(sampled("What is the capital of Japan?", sampling=SamplingParams(temperature=1.0, typical_p=0.01, seed=1)))
     assert demo.run()["r"].text == "The capital of Japan is Tokyo."

@@ -22,9 +22,9 @@ from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import LlamaTokenizer, load_vocabulary
 from engine.config import EngineConfig
 from engine.errors import EngineError, InvalidConstraint, ModelFailed, PromptTooLong
-from engine.inputs.dry_run import Budget, ConstraintTrials, Rehearsal
-from engine.structured.compile_sandbox import Warden
-from engine.structured.compiler import Grammars
+from engine.inputs.dry_run import CompileBudget, ConstraintChecker, DryRun
+from engine.structured.compile_sandbox import CompileSandbox
+from engine.structured.compiler import GrammarCompiler
 from engine.types import ChatPrompt, Constraint, ConstraintKind, Request, TextPrompt, TokenPrompt
 from tests.support.engine import Bench, chat
 from tests.support.tiny_models import TinyModel
@@ -53,31 +53,31 @@ def rehearsing(
     tokenizer: LlamaTokenizer | FakeTokenizer,
     *,
     template: str | None = None,
-    budget: Budget | None = None,
+    budget: CompileBudget | None = None,
     clock: Callable[[], float] = time.monotonic,
-    warden: Warden | None = None,
+    warden: CompileSandbox | None = None,
     context_size: int = CONTEXT,
-) -> Iterator[Rehearsal]:
+) -> Iterator[DryRun]:
     is_fake = isinstance(tokenizer, FakeTokenizer)
     vocabulary: Any = partial(fake_grammar_tokenizer if is_fake else grammar_tokenizer, tokenizer)
-    with closing(Grammars(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, warden=warden)) as grammars:
-        trials = ConstraintTrials(grammars, budget or Budget(), clock)
-        yield Rehearsal(tokenizer, trials, template=template, context_size=context_size, embed_tokens=context_size)
+    with closing(GrammarCompiler(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, warden=warden)) as grammars:
+        trials = ConstraintChecker(grammars, budget or CompileBudget(), clock)
+        yield DryRun(tokenizer, trials, template=template, context_size=context_size, embed_tokens=context_size)
 
 
 @pytest.fixture(scope="module")
-def rehearsal() -> Iterator[Rehearsal]:
+def rehearsal() -> Iterator[DryRun]:
     with rehearsing(load_vocabulary(MODEL)) as rehearsal:
         yield rehearsal
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.id)
-def test_a_count_is_the_usage_of_the_real_engine(bench: Bench, rehearsal: Rehearsal, request_: Request) -> None:
+def test_a_count_is_the_usage_of_the_real_engine(bench: Bench, rehearsal: DryRun, request_: Request) -> None:
     bench.add(request_)
     assert rehearsal.run(request_).num_prompt_tokens == bench.run()[request_.id].usage.prompt_tokens
 
 
-def test_a_prompt_that_cannot_fit_is_refused_without_an_engine(rehearsal: Rehearsal) -> None:
+def test_a_prompt_that_cannot_fit_is_refused_without_an_engine(rehearsal: DryRun) -> None:
     with pytest.raises(PromptTooLong, match="128"):
         rehearsal.run(chat("word " * CONTEXT))
 
@@ -131,14 +131,14 @@ def test_what_the_engine_would_refuse_is_refused_with_the_same_words(request_: R
         )
 
 
-def test_what_the_engine_would_take_is_taken_with_the_models_own_vocabulary(bench: Bench, rehearsal: Rehearsal) -> None:
+def test_what_the_engine_would_take_is_taken_with_the_models_own_vocabulary(bench: Bench, rehearsal: DryRun) -> None:
     request = constrained({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     (sequence,) = bench.intake.sequences("c", request)
     assert rehearsal.run(request) == (sequence.num_prompt_tokens, True)
 
 
 def test_a_constraint_is_compiled_once_however_many_requests_have_it() -> None:
-    budget = Budget(constraints=10)
+    budget = CompileBudget(constraints=10)
     with rehearsing(FakeTokenizer(), budget=budget) as rehearsal:
         for _ in range(20):
             assert rehearsal.run(titled(1)).is_checked
@@ -148,7 +148,7 @@ def test_a_constraint_is_compiled_once_however_many_requests_have_it() -> None:
 
 
 def test_when_the_budget_is_spent_only_what_is_known_is_still_judged() -> None:
-    with rehearsing(FakeTokenizer(), budget=Budget(constraints=2)) as rehearsal:
+    with rehearsing(FakeTokenizer(), budget=CompileBudget(constraints=2)) as rehearsal:
         checked = [rehearsal.run(titled(number)).is_checked for number in (1, 2, 3, 4, 1, 2)]
         assert checked == [True, True, False, False, True, True]
         assert rehearsal.run(chat("hello")).is_checked, "there is nothing to compile"
@@ -156,7 +156,7 @@ def test_when_the_budget_is_spent_only_what_is_known_is_still_judged() -> None:
 
 def test_time_is_part_of_the_budget() -> None:
     hours = itertools.count(0.0, 3600.0)
-    with rehearsing(FakeTokenizer(), budget=Budget(seconds=60.0), clock=lambda: next(hours)) as rehearsal:
+    with rehearsing(FakeTokenizer(), budget=CompileBudget(seconds=60.0), clock=lambda: next(hours)) as rehearsal:
         assert [rehearsal.run(titled(number)).is_checked for number in (1, 2)] == [True, False]
 
 
@@ -168,7 +168,7 @@ def test_a_grammar_that_brings_the_warden_down_fails_alone() -> None:
         assert rehearsal.run(titled(1)).is_checked
 
 
-class AbsentWarden(Warden):
+class AbsentWarden(CompileSandbox):
     """Of a machine on which no process starts."""
 
     def _launch(self) -> None:

@@ -18,7 +18,7 @@ from engine.backends.llama.embedder import LlamaEmbedder
 from engine.backends.llama.tokenizer import load_vocabulary
 from engine.backends.vectors import normalised, shortened
 from engine.config import EngineConfig, LoraAdapter, Pooling
-from engine.embedding import EmbeddingJobs, encode_inputs
+from engine.embedding import EmbeddingQueue, encode_inputs
 from engine.errors import InvalidPrompt, PromptTooLong
 from engine.types import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt
 from tests.support.loaded import loaded
@@ -144,7 +144,7 @@ def request(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) ->
 
 def answer(asked: EmbedRequest) -> Embedded:
     """What the loop answers; a refusal is raised as the engine's own error."""
-    jobs = EmbeddingJobs(FAKE)
+    jobs = EmbeddingQueue(FAKE)
     jobs.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
     while (turn := jobs.turn()) is not None:
         client, ended = turn
@@ -205,7 +205,7 @@ def test_texts_of_like_letters_are_near_in_the_fake() -> None:
 
 
 def test_a_long_request_is_computed_in_pieces_and_chat_does_not_wait_for_all_of_it() -> None:
-    jobs = EmbeddingJobs(FAKE)
+    jobs = EmbeddingQueue(FAKE)
     long = EmbedRequest(id="long", inputs=[], priority=Priority.BATCH)
     later = EmbedRequest(id="later", inputs=[], priority=Priority.BATCH)
     jobs.add("c", long, [[97]] * 100)
@@ -217,7 +217,7 @@ def test_a_long_request_is_computed_in_pieces_and_chat_does_not_wait_for_all_of_
 
 
 def test_forgotten_requests_are_not_computed() -> None:
-    jobs = EmbeddingJobs(FAKE)
+    jobs = EmbeddingQueue(FAKE)
     for client, name in (("c", "a"), ("c", "b"), ("d", "a")):
         jobs.add(client, EmbedRequest(id=name, inputs=[]), [[97]])
     assert jobs.forget("c", ["a", "unknown"]) == ["a"]

@@ -13,12 +13,12 @@ import pytest
 
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
 from engine.errors import ConstraintFailed, InvalidConstraint
-from engine.structured.compiler import Grammars
+from engine.structured.compiler import GrammarCompiler
 from tests.support.constrain import END, LABELS, accepts, allowed_tokens, constraint, make_grammars
 
 
 @pytest.fixture(scope="module")
-def grammars() -> Iterator[Grammars]:
+def grammars() -> Iterator[GrammarCompiler]:
     """No token is forced, so that every byte is asked for."""
     grammars = make_grammars(jump_forward=False)
     yield grammars
@@ -26,7 +26,7 @@ def grammars() -> Iterator[Grammars]:
 
 
 @pytest.fixture(scope="module")
-def jumping() -> Iterator[Grammars]:
+def jumping() -> Iterator[GrammarCompiler]:
     grammars = make_grammars()
     yield grammars
     grammars.close()
@@ -57,13 +57,13 @@ GOOD_AND_BAD = {
 
 
 @pytest.mark.parametrize(("asked", "good", "bad"), GOOD_AND_BAD.values(), ids=GOOD_AND_BAD.keys())
-def test_only_what_was_asked_for_can_be_said(grammars: Grammars, asked, good: str, bad: str) -> None:
+def test_only_what_was_asked_for_can_be_said(grammars: GrammarCompiler, asked, good: str, bad: str) -> None:
     grammar = grammars.compile(asked)
     assert accepts(grammar, good)
     assert not accepts(grammar, bad)
 
 
-def test_the_mask_and_the_cheap_check_agree(grammars: Grammars) -> None:
+def test_the_mask_and_the_cheap_check_agree(grammars: GrammarCompiler) -> None:
     state = grammars.compile(constraint("json_schema", LABELS)).start()
     for byte in b'{"topic": "billing", "urgent": true}':
         assert allowed_tokens(state) == [token for token in range(END + 1) if state.allows(token)]
@@ -75,7 +75,7 @@ def test_the_mask_and_the_cheap_check_agree(grammars: Grammars) -> None:
     assert not state.allows(ord("}"))
 
 
-def test_the_end_is_allowed_only_where_the_answer_is_complete(grammars: Grammars) -> None:
+def test_the_end_is_allowed_only_where_the_answer_is_complete(grammars: GrammarCompiler) -> None:
     state = grammars.compile(constraint("regex", "ab?")).start()
     assert not state.allows(END)
     state.accept(ord("a"))
@@ -85,7 +85,7 @@ def test_the_end_is_allowed_only_where_the_answer_is_complete(grammars: Grammars
     assert state.is_finished
 
 
-def test_a_choice_between_texts_forces_the_rest_of_them(jumping: Grammars) -> None:
+def test_a_choice_between_texts_forces_the_rest_of_them(jumping: GrammarCompiler) -> None:
     state = jumping.compile(constraint("json_schema", LABELS)).start()
     assert bytes(state.jump()) == b'{"topic": "'
     assert bytes(state.accept(ord("s"))) == b'hipping", "urgent": '
@@ -94,13 +94,13 @@ def test_a_choice_between_texts_forces_the_rest_of_them(jumping: Grammars) -> No
     assert state.jump() == []
 
 
-def test_nothing_is_forced_where_jumping_is_off(grammars: Grammars) -> None:
+def test_nothing_is_forced_where_jumping_is_off(grammars: GrammarCompiler) -> None:
     state = grammars.compile(constraint("json_schema", LABELS)).start()
     assert state.jump() == []
     assert state.accept(ord("{")) == []
 
 
-def test_answers_of_one_grammar_do_not_know_each_other(jumping: Grammars) -> None:
+def test_answers_of_one_grammar_do_not_know_each_other(jumping: GrammarCompiler) -> None:
     grammar = jumping.compile(constraint("choice", ["apple", "avocado"]))
     first, second = grammar.start(), grammar.start()
     first.jump()
@@ -109,7 +109,7 @@ def test_answers_of_one_grammar_do_not_know_each_other(jumping: Grammars) -> Non
     assert bytes(second.accept(ord("p"))) == b"ple"
 
 
-def test_a_token_that_is_not_allowed_is_an_error_and_not_free_text(grammars: Grammars) -> None:
+def test_a_token_that_is_not_allowed_is_an_error_and_not_free_text(grammars: GrammarCompiler) -> None:
     state = grammars.compile(constraint("json_object")).start()
     with pytest.raises(ConstraintFailed):
         state.accept(ord("x"))
@@ -118,7 +118,7 @@ def test_a_token_that_is_not_allowed_is_an_error_and_not_free_text(grammars: Gra
         allowed_tokens(state)
 
 
-def test_a_dead_end_in_the_middle_is_an_error_and_not_free_text(grammars: Grammars) -> None:
+def test_a_dead_end_in_the_middle_is_an_error_and_not_free_text(grammars: GrammarCompiler) -> None:
     state = grammars.compile(constraint("grammar", 'start: "a" /[a-z]?/ /[^\\s\\S]/')).start()
     with pytest.raises(ConstraintFailed) as caught:
         for _ in range(3):
@@ -126,7 +126,7 @@ def test_a_dead_end_in_the_middle_is_an_error_and_not_free_text(grammars: Gramma
     assert caught.value.code == "constraint_error"
 
 
-def test_a_grammar_is_not_worn_out_by_its_answers(grammars: Grammars) -> None:
+def test_a_grammar_is_not_worn_out_by_its_answers(grammars: GrammarCompiler) -> None:
     """Its lexer has a state for every way the last thirty letters can be, and room for far fewer."""
     grammar = grammars.compile(constraint("regex", "[ab]*a[ab]{30}c"))
     draw = random.Random(1)
@@ -137,12 +137,12 @@ def test_a_grammar_is_not_worn_out_by_its_answers(grammars: Grammars) -> None:
         assert state.error is None
 
 
-def test_the_same_constraint_is_compiled_once(grammars: Grammars) -> None:
+def test_the_same_constraint_is_compiled_once(grammars: GrammarCompiler) -> None:
     asked = constraint("json_schema", {"type": "integer"})
     assert grammars.compile(asked) is grammars.compile(asked)
 
 
-def test_the_same_text_of_another_kind_is_another_constraint(grammars: Grammars) -> None:
+def test_the_same_text_of_another_kind_is_another_constraint(grammars: GrammarCompiler) -> None:
     assert accepts(grammars.compile(constraint("regex", '["a"]')), "a")
     assert not accepts(grammars.compile(constraint("choice", '["a"]')), '"')
     assert accepts(grammars.compile(constraint("choice", '["a"]')), "a")
@@ -159,7 +159,7 @@ def test_only_so_many_grammars_are_kept() -> None:
     grammars.close()
 
 
-def test_a_refusal_is_kept_too_and_names_the_parameter(grammars: Grammars) -> None:
+def test_a_refusal_is_kept_too_and_names_the_parameter(grammars: GrammarCompiler) -> None:
     for kind, text, param in (("json_schema", {"not": {}}, "response_format"), ("regex", "(", "structured_outputs")):
         messages = set()
         for _ in range(2):
@@ -174,7 +174,7 @@ def test_a_refusal_is_kept_too_and_names_the_parameter(grammars: Grammars) -> No
     assert caught.value.param == "structured_outputs"
 
 
-def test_many_threads_may_compile_at_once(grammars: Grammars) -> None:
+def test_many_threads_may_compile_at_once(grammars: GrammarCompiler) -> None:
     def work(number: int) -> None:
         compiled.append(
             accepts(grammars.compile(constraint("choice", [f"answer {number % 5}"])), f"answer {number % 5}")
@@ -196,7 +196,7 @@ def test_the_vocabulary_is_built_once_and_not_before_it_is_needed() -> None:
         built.append(1)
         return fake_grammar_tokenizer(FakeTokenizer())
 
-    grammars = Grammars(build, num_vocab=FakeTokenizer.num_vocab)
+    grammars = GrammarCompiler(build, num_vocab=FakeTokenizer.num_vocab)
     assert not built
     grammars.prepare()
     grammars.prepare()
@@ -206,7 +206,7 @@ def test_the_vocabulary_is_built_once_and_not_before_it_is_needed() -> None:
 
 
 def test_a_vocabulary_of_another_width_than_the_logits_constrains_nothing() -> None:
-    grammars = Grammars(lambda: fake_grammar_tokenizer(FakeTokenizer()), num_vocab=FakeTokenizer.num_vocab + 6)
+    grammars = GrammarCompiler(lambda: fake_grammar_tokenizer(FakeTokenizer()), num_vocab=FakeTokenizer.num_vocab + 6)
     with pytest.raises(ConstraintFailed, match="258 tokens"):
         grammars.compile(constraint("json_object"))
     grammars.close()
@@ -216,14 +216,14 @@ def test_a_vocabulary_that_cannot_be_built_fails_the_request_only() -> None:
     def build():
         raise RuntimeError("no vocabulary")
 
-    grammars = Grammars(build, num_vocab=FakeTokenizer.num_vocab)
+    grammars = GrammarCompiler(build, num_vocab=FakeTokenizer.num_vocab)
     for _ in range(2):
         with pytest.raises(ConstraintFailed, match="no vocabulary"):
             grammars.compile(constraint("json_object"))
     grammars.close()
 
 
-def test_random_answers_to_a_schema_always_parse(jumping: Grammars) -> None:
+def test_random_answers_to_a_schema_always_parse(jumping: GrammarCompiler) -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -249,7 +249,7 @@ def test_random_answers_to_a_schema_always_parse(jumping: Grammars) -> None:
             assert 0 <= parsed["age"] <= 150
 
 
-def test_keys_that_a_schema_does_not_name_are_not_written(grammars: Grammars) -> None:
+def test_keys_that_a_schema_does_not_name_are_not_written(grammars: GrammarCompiler) -> None:
     inner = {"type": "object", "properties": {"a": {"type": "integer"}}}
     grammar = grammars.compile(
         constraint("json_schema", {**inner, "properties": {"a": {"type": "integer"}, "b": inner}})
@@ -269,7 +269,7 @@ def test_keys_that_a_schema_does_not_name_are_not_written(grammars: Grammars) ->
     ],
 )
 def test_keys_that_a_schema_does_not_name_are_written_where_it_says_so(
-    schema: dict[str, object], grammars: Grammars
+    schema: dict[str, object], grammars: GrammarCompiler
 ) -> None:
     grammar = grammars.compile(constraint("json_schema", schema))
     assert accepts(grammar, '{"a": 1, "c": 2}')

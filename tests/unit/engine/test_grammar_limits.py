@@ -14,20 +14,20 @@ from typing import Any
 import pytest
 
 from engine.errors import InvalidConstraint
-from engine.structured.compile_sandbox import Warden
-from engine.structured.compiler import Grammars
+from engine.structured.compile_sandbox import CompileSandbox
+from engine.structured.compiler import GrammarCompiler
 from tests.support.constrain import LABELS, accepts, constraint, make_grammars
 
 
 @pytest.fixture(scope="module")
-def warden() -> Iterator[Warden]:
-    warden = Warden()
+def warden() -> Iterator[CompileSandbox]:
+    warden = CompileSandbox()
     yield warden
     warden.close()
 
 
 @pytest.fixture(scope="module")
-def grammars(warden: Warden) -> Grammars:
+def grammars(warden: CompileSandbox) -> GrammarCompiler:
     return make_grammars(warden=warden, jump_forward=False)
 
 
@@ -100,7 +100,7 @@ NASTY = {
 
 @pytest.mark.parametrize(("kind", "text", "said"), NASTY.values(), ids=NASTY.keys())
 def test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles(
-    grammars: Grammars, kind: str, text: str, said: str
+    grammars: GrammarCompiler, kind: str, text: str, said: str
 ) -> None:
     with pytest.raises(InvalidConstraint, match=said.replace("(", r"\(").replace("$", r"\$")) as caught:
         grammars.compile(constraint(kind, text))
@@ -110,7 +110,7 @@ def test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles(
 
 
 @pytest.mark.parametrize("text", [A_RULE_EACH, A_FLOOD], ids=["crash", "flood"])
-def test_a_helper_that_is_brought_down_is_replaced(warden: Warden, text: str) -> None:
+def test_a_helper_that_is_brought_down_is_replaced(warden: CompileSandbox, text: str) -> None:
     warden.start()
     before = warden.pid
     with pytest.raises(InvalidConstraint, match="too complex"):
@@ -119,7 +119,7 @@ def test_a_helper_that_is_brought_down_is_replaced(warden: Warden, text: str) ->
     warden.check('start: "fine"')
 
 
-def test_a_helper_that_hangs_is_replaced(warden: Warden) -> None:
+def test_a_helper_that_hangs_is_replaced(warden: CompileSandbox) -> None:
     warden.check('start: "fine"')
     before = warden.pid
     assert before is not None
@@ -130,7 +130,7 @@ def test_a_helper_that_hangs_is_replaced(warden: Warden) -> None:
     warden.check('start: "fine"')
 
 
-def test_a_helper_that_was_killed_while_it_was_idle_costs_no_constraint(warden: Warden) -> None:
+def test_a_helper_that_was_killed_while_it_was_idle_costs_no_constraint(warden: CompileSandbox) -> None:
     warden.check('start: "fine"')
     assert warden.pid is not None
     with ended(warden.pid):
@@ -139,8 +139,8 @@ def test_a_helper_that_was_killed_while_it_was_idle_costs_no_constraint(warden: 
 
 
 OWNER = """
-from engine.structured.compile_sandbox import Warden
-warden = Warden()
+from engine.structured.compile_sandbox import CompileSandbox
+warden = CompileSandbox()
 warden.check('start: "fine"')
 print(warden.pid, flush=True)
 input()
@@ -172,7 +172,7 @@ class ended:  # noqa: N801 - reads as a statement
             os.close(self._pidfd)
 
 
-def test_names_in_data_are_not_taken_for_keywords(grammars: Grammars) -> None:
+def test_names_in_data_are_not_taken_for_keywords(grammars: GrammarCompiler) -> None:
     """`$ref`, `enum` and `not` are properties here, or values."""
     text = schema(
         type="object",

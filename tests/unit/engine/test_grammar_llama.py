@@ -13,7 +13,7 @@ from engine.backends.llama.backend import LlamaBackend
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig
-from engine.structured.compiler import Grammars
+from engine.structured.compiler import GrammarCompiler
 from tests.support.constrain import LABELS, constraint
 
 
@@ -24,8 +24,8 @@ def tokenizer() -> LlamaTokenizer:
 
 
 @pytest.fixture(scope="module")
-def grammars(tokenizer: LlamaTokenizer) -> Iterator[Grammars]:
-    grammars = Grammars(lambda: grammar_tokenizer(tokenizer), num_vocab=tokenizer.num_vocab)
+def grammars(tokenizer: LlamaTokenizer) -> Iterator[GrammarCompiler]:
+    grammars = GrammarCompiler(lambda: grammar_tokenizer(tokenizer), num_vocab=tokenizer.num_vocab)
     yield grammars
     grammars.close()
 
@@ -37,7 +37,7 @@ def test_the_vocabulary_is_as_wide_as_the_logits_and_knows_every_end(tokenizer: 
     assert len(tokenizer.end_tokens) > 1
 
 
-def test_random_tokens_under_a_schema_are_json_by_it(grammars: Grammars, tokenizer: LlamaTokenizer) -> None:
+def test_random_tokens_under_a_schema_are_json_by_it(grammars: GrammarCompiler, tokenizer: LlamaTokenizer) -> None:
     grammar = grammars.compile(constraint("json_schema", LABELS))
     draw = np.random.default_rng(1)
     row = np.zeros((tokenizer.num_vocab + 31) // 32, np.int32)
@@ -57,7 +57,9 @@ def test_random_tokens_under_a_schema_are_json_by_it(grammars: Grammars, tokeniz
     assert sampled <= 20 * 8, "what is forced is not sampled"
 
 
-def test_forced_tokens_are_those_the_tokenizer_would_have_chosen(grammars: Grammars, tokenizer: LlamaTokenizer) -> None:
+def test_forced_tokens_are_those_the_tokenizer_would_have_chosen(
+    grammars: GrammarCompiler, tokenizer: LlamaTokenizer
+) -> None:
     text = "The capital of France is Paris."
     state = grammars.compile(constraint("choice", [text])).start()
     forced = state.jump()
@@ -65,7 +67,7 @@ def test_forced_tokens_are_those_the_tokenizer_would_have_chosen(grammars: Gramm
     assert len(forced) > 3
 
 
-def test_a_control_tokens_spelling_is_text(grammars: Grammars, tokenizer: LlamaTokenizer) -> None:
+def test_a_control_tokens_spelling_is_text(grammars: GrammarCompiler, tokenizer: LlamaTokenizer) -> None:
     state = grammars.compile(constraint("choice", ["a<|im_end|>b"])).start()
     tokens = state.jump()
     row = np.zeros((tokenizer.num_vocab + 31) // 32, np.int32)

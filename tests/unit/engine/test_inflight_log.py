@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from engine.process.inflight_log import Ledger, Page, read_ledger
+from engine.process.inflight_log import InflightLog, Section, read_inflight_log
 from tests.support.engine import Bench, chat
 
 CRASHES_IN_ITS_SECOND_NOTE = """
 import os, signal, sys
 from pathlib import Path
-from engine.process.inflight_log import Ledger, Page
-ledger = Ledger(Path(sys.argv[1]), "boot")
-ledger.note(Page.STEP, [("c", "one"), ("c", "two")])
-ledger.note(Page.INTAKE, [("d", "three")])
+from engine.process.inflight_log import InflightLog, Section
+ledger = InflightLog(Path(sys.argv[1]), "boot")
+ledger.note(Section.STEP, [("c", "one"), ("c", "two")])
+ledger.note(Section.INTAKE, [("d", "three")])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -28,14 +28,14 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_note_outlives_the_process_that_made_it(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", CRASHES_IN_ITS_SECOND_NOTE, str(tmp_path)], check=False)
     assert done.returncode == -signal.SIGKILL
-    assert read_ledger(tmp_path, "boot") == {("c", "one"), ("c", "two"), ("d", "three")}
+    assert read_inflight_log(tmp_path, "boot") == {("c", "one"), ("c", "two"), ("d", "three")}
 
 
 def test_a_full_disk_leaves_nothing_known_and_never_ends_the_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Memory mapped from a file without blocks is a SIGBUS when it is touched and there is no room."""
-    Ledger(tmp_path, "boot")
+    InflightLog(tmp_path, "boot")
     status = (tmp_path / "ledger-boot").stat()
     assert status.st_blocks * 512 >= status.st_size > 0
 
@@ -43,32 +43,32 @@ def test_a_full_disk_leaves_nothing_known_and_never_ends_the_process(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    ledger = Ledger(tmp_path, "another")
-    ledger.note(Page.STEP, [("c", "one")])
-    assert read_ledger(tmp_path, "another") is None
+    ledger = InflightLog(tmp_path, "another")
+    ledger.note(Section.STEP, [("c", "one")])
+    assert read_inflight_log(tmp_path, "another") is None
 
 
 def test_a_page_says_what_was_noted_last_and_the_others_keep_theirs(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "boot")
-    assert read_ledger(tmp_path, "boot") == set()
-    ledger.note(Page.SLOW_INTAKE, [("c", "slow")])
+    ledger = InflightLog(tmp_path, "boot")
+    assert read_inflight_log(tmp_path, "boot") == set()
+    ledger.note(Section.SLOW_INTAKE, [("c", "slow")])
     for name in ("one", "two", "three"):
-        ledger.note(Page.STEP, [("c", name)])
-        assert read_ledger(tmp_path, "boot") == {("c", name), ("c", "slow")}
-    ledger.note(Page.STEP, [])
-    assert read_ledger(tmp_path, "boot") == {("c", "slow")}
+        ledger.note(Section.STEP, [("c", name)])
+        assert read_inflight_log(tmp_path, "boot") == {("c", name), ("c", "slow")}
+    ledger.note(Section.STEP, [])
+    assert read_inflight_log(tmp_path, "boot") == {("c", "slow")}
 
 
 def test_nothing_is_known_of_another_boot_or_of_more_requests_than_a_page_holds(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path, "boot")
-    ledger.note(Page.STEP, [("c", "x" * 100_000)])
-    assert read_ledger(tmp_path, "boot") is None
-    assert read_ledger(tmp_path, "other") is None
+    ledger = InflightLog(tmp_path, "boot")
+    ledger.note(Section.STEP, [("c", "x" * 100_000)])
+    assert read_inflight_log(tmp_path, "boot") is None
+    assert read_inflight_log(tmp_path, "other") is None
 
 
 def test_ledgers_of_earlier_boots_are_kept_for_a_while_and_no_longer(tmp_path: Path) -> None:
     for number in range(9):
-        Ledger(tmp_path, f"boot-{number}")
+        InflightLog(tmp_path, f"boot-{number}")
         os.utime(tmp_path / f"ledger-boot-{number}", (number, number))
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"ledger-boot-{number}" for number in range(4, 9)]
 

@@ -9,7 +9,7 @@ from core.settings import ROOT
 from engine.backends.llama.backend import LlamaBackend
 from engine.config import EngineConfig
 from engine.errors import ModelFailed
-from engine.types import ChatPrompt, Delta, FinishReason, Request, Sampling, TextPrompt
+from engine.types import ChatPrompt, Delta, FinishReason, Request, SamplingParams, TextPrompt
 from tests.support.engine import Bench, chat
 
 MODEL = ROOT / "models" / "demo.gguf"
@@ -28,7 +28,7 @@ def bench(backend: LlamaBackend) -> Bench:
 
 def sampled(text: str, request_id: str = "r", **sampling: object) -> Request:
     prompt = ChatPrompt(messages=[{"role": "user", "content": text}])
-    return Request(id=request_id, prompt=prompt, sampling=Sampling(**sampling), max_tokens=24)  # type: ignore[arg-type]
+    return Request(id=request_id, prompt=prompt, sampling=SamplingParams(**sampling), max_tokens=24)  # type: ignore[arg-type]
 
 
 COUNTRIES = ("France", "Italy", "Japan", "Egypt", "Norway", "Peru", "Kenya", "India", "Spain", "Chile")
@@ -140,7 +140,7 @@ def test_a_missing_or_broken_file_is_said(tmp_path) -> None:
 
 def test_an_echoed_prompt_comes_first_and_is_scored(bench: Bench) -> None:
     text = "The capital of France is Paris. " * 4
-    request = Request(id="r", prompt=TextPrompt(text=text), sampling=Sampling(temperature=0), max_tokens=4)
+    request = Request(id="r", prompt=TextPrompt(text=text), sampling=SamplingParams(temperature=0), max_tokens=4)
     bench.add(msgspec.structs.replace(request, id="plain", logprobs=1))
     plain = bench.run()["plain"]
     bench.add(msgspec.structs.replace(request, echo=True, logprobs=1, stream=True))

@@ -6,9 +6,9 @@ import pytest
 
 from engine.backends.fake.backend import FakeBackend, FakeDecoder
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
-from engine.loop import Show, Stop
+from engine.loop import CancelRequests, StartStreaming
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Plan, Sampled
+from engine.scheduler.step import SampleResult, StepPlan
 from engine.types import (
     Constraint,
     ConstraintKind,
@@ -86,7 +86,7 @@ def test_who_looks_at_an_answer_later_sees_all_of_it(prompt: str, asked: dict[st
     bench.engine.turn()
     for _ in range(num_steps):
         bench.engine.step()
-    bench.engine.inbox.put(Show("c", ["r", "unknown"]))
+    bench.engine.inbox.put(StartStreaming("c", ["r", "unknown"]))
     finished = bench.run()["r"]
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
     for choice in finished.choices:
@@ -103,7 +103,7 @@ def test_who_looks_at_a_thought_later_sees_all_of_it() -> None:
     bench.add(chat("hello"))
     for _ in range(60):
         bench.engine.turn()
-    bench.engine.inbox.put(Show("c", ["r"]))
+    bench.engine.inbox.put(StartStreaming("c", ["r"]))
     (choice,) = bench.run()["r"].choices
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
     assert "".join(delta.reasoning for delta in deltas) == choice.reasoning
@@ -171,7 +171,7 @@ def test_a_cancelled_request_ends_as_cancelled_and_the_others_go_on() -> None:
     bench.add(chat("two", "b"))
     for _ in range(5):
         bench.engine.turn()
-    bench.engine.inbox.put(Stop("c", ["a", "unknown"]))
+    bench.engine.inbox.put(CancelRequests("c", ["a", "unknown"]))
     finished = bench.run()
     assert finished["a"].reason is FinishReason.CANCELLED
     assert finished["b"].reason is FinishReason.STOP
@@ -182,7 +182,7 @@ def test_what_a_client_asked_for_goes_with_it() -> None:
     bench.add(chat("one", "a"))
     bench.add(chat("two", "b"))
     bench.engine.turn()
-    bench.engine.inbox.put(Stop("c", None))
+    bench.engine.inbox.put(CancelRequests("c", None))
     assert bench.run() == {}
     assert bench.engine.scheduler.num_running == 0
 
@@ -193,7 +193,7 @@ class _FailsOnce(FakeDecoder):
         self.num_resets = 0
         self.is_failing = True
 
-    def run(self, plan: Plan) -> list[Sampled]:
+    def run(self, plan: StepPlan) -> list[SampleResult]:
         if self.is_failing:
             self.is_failing = False
             raise DecodeFailed("llama_decode returned -3")
@@ -265,7 +265,7 @@ def test_cancelling_a_request_cancels_all_its_answers() -> None:
     bench = Bench(slots=2)
     bench.add(chat("hello", n=4))
     bench.engine.turn()
-    bench.engine.inbox.put(Stop("c", ["r"]))
+    bench.engine.inbox.put(CancelRequests("c", ["r"]))
     assert {choice.reason for choice in bench.run()["r"].choices} == {FinishReason.CANCELLED}
     assert bench.engine.scheduler.num_running == bench.engine.scheduler.num_waiting == 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from engine.backends.llama.backend import LlamaBackend
 from engine.config import EngineConfig, KvLayout
-from engine.types import Finished, Priority, Request, Sampling, TokenPrompt
+from engine.types import Finished, Priority, Request, SamplingParams, TokenPrompt
 from tests.support.engine import Bench
 from tests.support.tiny_models import TinyModel
 
@@ -45,7 +45,7 @@ DOCUMENT = [40 + n * 7 % 90 for n in range(100)]
 
 
 def ask(name: str, tokens: list[int], **given: object) -> Request:
-    values: dict[str, object] = {"sampling": Sampling(temperature=0), "max_tokens": 12, "ignore_eos": True}
+    values: dict[str, object] = {"sampling": SamplingParams(temperature=0), "max_tokens": 12, "ignore_eos": True}
     return Request(id=name, prompt=TokenPrompt(tokens=tokens), **{**values, **given})  # type: ignore[arg-type]
 
 
@@ -122,10 +122,10 @@ def test_another_tenant_computes_its_own(backend: LlamaBackend, bench: Bench) ->
 
 
 def test_several_answers_come_from_one_reading(bench: Bench) -> None:
-    bench.add(ask("r", DOCUMENT, n=3, sampling=Sampling(temperature=1.5, seed=7)))
+    bench.add(ask("r", DOCUMENT, n=3, sampling=SamplingParams(temperature=1.5, seed=7)))
     finished = bench.run()["r"]
     assert len({choice.text for choice in finished.choices}) == 3
-    bench.add(ask("again", DOCUMENT, n=3, sampling=Sampling(temperature=1.5, seed=7)))
+    bench.add(ask("again", DOCUMENT, n=3, sampling=SamplingParams(temperature=1.5, seed=7)))
     assert [choice.text for choice in bench.run()["again"].choices] == [choice.text for choice in finished.choices]
 
 

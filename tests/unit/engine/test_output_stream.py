@@ -6,9 +6,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from engine.backends.fake.tokenizer import FakeTokenizer
-from engine.outputs.output_format import AnswerFormat
-from engine.outputs.output_stream import AnswerSpec, AnswerStream, Part, together
-from engine.outputs.reasoning import ThoughtMarks, detect
+from engine.outputs.output_format import OutputFormat
+from engine.outputs.output_stream import OutputDelta, OutputSpec, OutputStream, merge_deltas
+from engine.outputs.reasoning import ReasoningTags, detect
 from engine.outputs.tool_formats import HERMES
 from engine.types import (
     ChatPrompt,
@@ -20,16 +20,16 @@ from engine.types import (
     ToolMode,
 )
 
-THINK = ThoughtMarks("<think>", "</think>")
+THINK = ReasoningTags("<think>", "</think>")
 CALL = '<tool_call>\n{"name": "now", "arguments": {"zone":"é"}}\n</tool_call>'
 
 
-def spec(**given: object) -> AnswerSpec:
+def spec(**given: object) -> OutputSpec:
     values: dict[str, object] = {"thought": THINK, "tool_format": HERMES, "tool_names": ("now",)}
-    return AnswerSpec(**{**values, **given})  # type: ignore[arg-type]
+    return OutputSpec(**{**values, **given})  # type: ignore[arg-type]
 
 
-def run(stream: AnswerStream, pieces: list[bytes]) -> tuple[str, str, list[tuple[str, str]]]:
+def run(stream: OutputStream, pieces: list[bytes]) -> tuple[str, str, list[tuple[str, str]]]:
     """All that was shown, checked against what the stream says it has."""
     parts = [stream.push(0, piece) for piece in pieces]
     parts.append(stream.finish())
@@ -50,8 +50,8 @@ def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
 
 
 def test_a_plain_answer_is_its_text() -> None:
-    stream = AnswerStream(AnswerSpec(stop=("END",)))
-    assert stream.push(1, b"a<think>") == Part("a<think>")
+    stream = OutputStream(OutputSpec(stop=("END",)))
+    assert stream.push(1, b"a<think>") == OutputDelta("a<think>")
     assert stream.push(2, b" E").content == " "
     assert stream.push(3, b"ND").is_empty
     assert stream.is_stopped
@@ -62,23 +62,23 @@ def test_a_plain_answer_is_its_text() -> None:
 def test_thought_content_and_calls_are_told_apart_byte_by_byte() -> None:
     text = f"<think>\nIs it late? <tool_call> knows.\n</think>\n\nLet me see.\n{CALL}\n{CALL}"
     expected = ("Let me see.", "Is it late? <tool_call> knows.", [("now", '{"zone":"é"}')] * 2)
-    assert run(AnswerStream(spec()), [bytes([byte]) for byte in text.encode()]) == expected
-    assert run(AnswerStream(spec()), [text.encode()]) == expected
+    assert run(OutputStream(spec()), [bytes([byte]) for byte in text.encode()]) == expected
+    assert run(OutputStream(spec()), [text.encode()]) == expected
 
 
 def test_an_answer_may_begin_inside_the_thought_that_the_prompt_opened() -> None:
-    assert run(AnswerStream(spec(is_inside=True)), [b"hm", b" hm\n</th", b"ink>\n\nYes"]) == ("Yes", "hm hm", [])
-    assert run(AnswerStream(spec(is_inside=True)), [b"cut off </thi"]) == ("", "cut off </thi", [])
+    assert run(OutputStream(spec(is_inside=True)), [b"hm", b" hm\n</th", b"ink>\n\nYes"]) == ("Yes", "hm hm", [])
+    assert run(OutputStream(spec(is_inside=True)), [b"cut off </thi"]) == ("", "cut off </thi", [])
 
 
 def test_a_thought_comes_first_or_is_content() -> None:
-    assert run(AnswerStream(spec()), [b"The tag <think>x</think> is"]) == ("The tag <think>x</think> is", "", [])
-    assert run(AnswerStream(spec()), [b" <thi"]) == (" <thi", "", [])
+    assert run(OutputStream(spec()), [b"The tag <think>x</think> is"]) == ("The tag <think>x</think> is", "", [])
+    assert run(OutputStream(spec()), [b" <thi"]) == (" <thi", "", [])
 
 
 def test_marks_that_are_control_tokens_without_bytes_are_seen() -> None:
     marks = {7: b"<think>", 8: b"</think>", 9: b"<tool_call>", 10: b"</tool_call>"}
-    stream = AnswerStream(spec(marks=marks))
+    stream = OutputStream(spec(marks=marks))
     tokens = [(7, b""), (0, b"hm"), (8, b""), (9, b""), (0, b'\n{"name": "now", "arguments": {}}\n'), (10, b"")]
     for token, piece in tokens:
         stream.push(token, piece)
@@ -89,7 +89,7 @@ def test_marks_that_are_control_tokens_without_bytes_are_seen() -> None:
 
 
 def test_control_tokens_out_of_place_show_nothing() -> None:
-    stream = AnswerStream(spec(marks={7: b"<think>", 8: b"</think>"}))
+    stream = OutputStream(spec(marks={7: b"<think>", 8: b"</think>"}))
     for token, piece in [(7, b""), (0, b"hm"), (8, b""), (0, b"so"), (8, b""), (7, b""), (0, b" it is")]:
         stream.push(token, piece)
     stream.finish()
@@ -97,31 +97,31 @@ def test_control_tokens_out_of_place_show_nothing() -> None:
 
 
 def test_tokens_of_a_thought_are_counted_with_its_marks() -> None:
-    stream = AnswerStream(spec())
+    stream = OutputStream(spec())
     counts = []
     for piece in (b"<th", b"ink>", b"a", b"b", b"</think>", b"\n\n", b"c", b"d"):
         stream.push(0, piece)
         counts.append(stream.num_reasoning_tokens)
     assert counts == [0, 2, 3, 4, 5, 5, 5, 5]
-    unthinking = AnswerStream(spec())
+    unthinking = OutputStream(spec())
     unthinking.push(0, b"hello")
     assert unthinking.num_reasoning_tokens == 0
 
 
 def test_stop_strings_are_looked_for_in_content_only() -> None:
     text = b'<think>now</think>I <tool_call>\n{"name": "now", "arguments": {"a":"now"}}\n</tool_call>\nnow'
-    content, reasoning, calls = run(AnswerStream(spec(stop=("now",))), pieces_of(text, list(range(0, 99, 3))))
+    content, reasoning, calls = run(OutputStream(spec(stop=("now",))), pieces_of(text, list(range(0, 99, 3))))
     assert (content, reasoning, calls) == ("I\n", "now", [("now", '{"a":"now"}')])
 
 
 def test_what_leaves_together_is_one_part_with_one_delta_for_each_call() -> None:
-    stream = AnswerStream(spec())
+    stream = OutputStream(spec())
     parts = [stream.push(0, bytes([byte])) for byte in f"<think>hm</think>Yes. {CALL}\n{CALL}".encode()]
-    joined = together(parts)
+    joined = merge_deltas(parts)
     assert (joined.content, joined.reasoning) == ("Yes.", "hm")
     assert [(call.index, call.arguments) for call in joined.tool_calls] == [(0, '{"zone":"é"}'), (1, '{"zone":"é"}')]
     assert [(call.id, call.name) for call in joined.tool_calls] == [(each.id, "now") for each in stream.tool_calls]
-    assert together([]).is_empty
+    assert merge_deltas([]).is_empty
 
 
 FRAGMENTS = st.sampled_from(
@@ -145,16 +145,16 @@ def test_the_answer_does_not_depend_on_how_it_falls_into_tokens(
 ) -> None:
     data = "".join(fragments).encode()
     made = spec(is_inside=is_inside, stop=("END",) if can_stop else ())
-    bytewise = run(AnswerStream(made), [bytes([byte]) for byte in data])
-    assert run(AnswerStream(made), pieces_of(data, cuts)) == bytewise
+    bytewise = run(OutputStream(made), [bytes([byte]) for byte in data])
+    assert run(OutputStream(made), pieces_of(data, cuts)) == bytewise
     if not can_stop:
-        assert run(AnswerStream(made), [data]) == bytewise
+        assert run(OutputStream(made), [data]) == bytewise
 
 
 @given(st.text("ab <>/\n😀", max_size=30), st.text("cd <>/\n", max_size=30))
 def test_a_thought_and_an_answer_lose_nothing_but_the_spaces_between(thought: str, answer: str) -> None:
     data = f"<think>{thought}</think>{answer}".encode()
-    content, reasoning, _ = run(AnswerStream(spec()), [bytes([byte]) for byte in data])
+    content, reasoning, _ = run(OutputStream(spec()), [bytes([byte]) for byte in data])
     assert (content, reasoning) == (answer.lstrip(), thought.strip())
 
 
@@ -162,7 +162,7 @@ def test_a_thought_and_an_answer_lose_nothing_but_the_spaces_between(thought: st
 def test_any_bytes_without_a_mark_are_text(data: bytes) -> None:
     text = data.decode(errors="replace").replace("\0", "")
     assume(THINK.open not in text and "<tool_call>" not in text)
-    content, _, _ = run(AnswerStream(spec()), [bytes([byte]) for byte in data])
+    content, _, _ = run(OutputStream(spec()), [bytes([byte]) for byte in data])
     assert content == text
 
 
@@ -192,12 +192,12 @@ def request(**given: object) -> Request:
 
 def test_a_model_whose_template_knows_no_thoughts_has_none() -> None:
     assert detect("{{ messages }}") is None
-    assert detect("… [THINK] …") == ThoughtMarks("[THINK]", "[/THINK]")
-    assert AnswerFormat(FakeTokenizer(), "{{ messages }}").spec(request(), [1]).thought is None
+    assert detect("… [THINK] …") == ReasoningTags("[THINK]", "[/THINK]")
+    assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(request(), [1]).thought is None
 
 
 def test_an_answer_begins_inside_a_thought_if_the_prompt_ends_in_an_open_one() -> None:
-    answers = AnswerFormat(MarkTokenizer(), TEMPLATE)
+    answers = OutputFormat(MarkTokenizer(), TEMPLATE)
     assert answers.opens_thought([*b"<|assistant|>", 258, *b"\n"])
     assert answers.opens_thought(list(b"hi <think>\n\n"))
     assert not answers.opens_thought([258, *b"\n", 259, *b"\n"])
@@ -206,7 +206,7 @@ def test_an_answer_begins_inside_a_thought_if_the_prompt_ends_in_an_open_one() -
 
 
 def test_a_request_with_tools_gets_a_grammar_a_parser_and_the_marks() -> None:
-    made = AnswerFormat(MarkTokenizer(), TEMPLATE).spec(request(), [1], ["b"])
+    made = OutputFormat(MarkTokenizer(), TEMPLATE).spec(request(), [1], ["b"])
     assert made.stop == ("a", "b")
     assert made.marks == {258: b"<think>", 259: b"</think>"}
     assert (made.tool_format, made.tool_names) == (HERMES, ("now",))
@@ -218,13 +218,13 @@ def test_a_request_with_tools_gets_a_grammar_a_parser_and_the_marks() -> None:
 def test_without_tools_a_constraint_only_lets_the_thought_pass() -> None:
     answer = Constraint(kind=ConstraintKind.REGEX, text="yes|no")
     none = request(tool_choice=ToolChoice(mode=ToolMode.NONE), constraint=answer)
-    thinking = AnswerFormat(MarkTokenizer(), TEMPLATE).spec(none, [1])
+    thinking = OutputFormat(MarkTokenizer(), TEMPLATE).spec(none, [1])
     assert thinking.tool_format is None
     assert thinking.constraint is not None
     assert "/yes|no/" in thinking.constraint.text
-    assert AnswerFormat(FakeTokenizer(), "{{ messages }}").spec(none, [1]).constraint is answer
+    assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(none, [1]).constraint is answer
 
 
 def test_raw_text_has_no_thoughts_and_no_tools() -> None:
-    made = AnswerFormat(MarkTokenizer(), TEMPLATE).spec(request(prompt=TextPrompt(text="x")), [258])
-    assert made == AnswerSpec(stop=("a",))
+    made = OutputFormat(MarkTokenizer(), TEMPLATE).spec(request(prompt=TextPrompt(text="x")), [258])
+    assert made == OutputSpec(stop=("a",))

@@ -8,7 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from engine.errors import DecodeFailed
 from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.slots import Fork, MemoryTraits
-from engine.scheduler.step import Plan, Sampled
+from engine.scheduler.step import SampleResult, StepPlan
 from engine.types import FinishReason, Priority
 from tests.support.engine import make_sequence
 
@@ -20,10 +20,10 @@ def make_scheduler(slots: int = 2, **given: object) -> Scheduler:
     return Scheduler(slots=slots, is_end=lambda token: token == END, **{**values, **given})  # type: ignore[arg-type]
 
 
-def step(scheduler: Scheduler, token: int = 1) -> Plan:
+def step(scheduler: Scheduler, token: int = 1) -> StepPlan:
     scheduler.admit()
     plan = scheduler.plan()
-    for sequence, _, _ in scheduler.apply(plan, [Sampled([token]) for _ in plan.sampled]):
+    for sequence, _, _ in scheduler.apply(plan, [SampleResult([token]) for _ in plan.sampled]):
         if sequence.finish_reason is not None:
             scheduler.release(sequence)
     scheduler.check_integrity()
@@ -349,7 +349,7 @@ def test_forced_tokens_are_read_in_one_step_and_sampled_after_the_last() -> None
     scheduler.add(sequence := make_sequence("a", [1]))
     scheduler.admit()
     plan = scheduler.plan()
-    scheduler.apply(plan, [Sampled([5, 6, 7])])
+    scheduler.apply(plan, [SampleResult([5, 6, 7])])
     plan = step(scheduler)
     assert [(entry.tokens, entry.num_rows) for entry in plan.entries] == [([5, 6, 7], 1)]
     assert sequence.tokens == [1, 5, 6, 7, 1]
@@ -359,7 +359,7 @@ def test_forced_tokens_end_where_the_answer_must() -> None:
     scheduler = make_scheduler()
     scheduler.add(sequence := make_sequence("a", [1], max_tokens=2))
     scheduler.admit()
-    (grown,) = scheduler.apply(scheduler.plan(), [Sampled([5, 6, 7])])
+    (grown,) = scheduler.apply(scheduler.plan(), [SampleResult([5, 6, 7])])
     assert grown[1] == [5, 6]
     assert sequence.finish_reason is FinishReason.LENGTH
 
@@ -370,7 +370,7 @@ def test_many_forced_tokens_are_read_in_pieces_that_leave_room_for_everybody() -
         scheduler.add(make_sequence(name, [1]))
     scheduler.admit()
     plan = scheduler.plan()
-    scheduler.apply(plan, [Sampled(list(range(10))) for _ in plan.sampled])
+    scheduler.apply(plan, [SampleResult(list(range(10))) for _ in plan.sampled])
     sizes = []
     for _ in range(3):
         plan = step(scheduler)
@@ -391,7 +391,7 @@ def test_a_complete_constraint_ends_the_answer() -> None:
     scheduler = make_scheduler()
     scheduler.add(sequence := make_sequence("a", [1]))
     scheduler.admit()
-    scheduler.apply(scheduler.plan(), [Sampled([5], is_complete=True)])
+    scheduler.apply(scheduler.plan(), [SampleResult([5], is_complete=True)])
     assert sequence.finish_reason is FinishReason.STOP
 
 
@@ -402,7 +402,7 @@ def test_a_lone_sequence_guesses_what_followed_before_and_keeps_what_is_right() 
     scheduler.admit()
     plan = scheduler.plan()
     assert [(entry.tokens, entry.num_rows, entry.num_drafts) for entry in plan.entries] == [([3, 4, 5, 6], 4, 3)]
-    scheduler.apply(plan, [Sampled([4, 5, 9], num_accepted=2)])
+    scheduler.apply(plan, [SampleResult([4, 5, 9], num_accepted=2)])
     assert sequence.tokens[-4:] == [3, 4, 5, 9]
     assert sequence.num_computed == len(sequence.tokens) - 1
     scheduler.check_integrity()
@@ -501,14 +501,14 @@ class AnyOrder(RuleBasedStateMachine):
                 self.ended.add(sequence.request_id)
                 self.scheduler.release(sequence)
 
-    def sampled(self, entry, token: int, forced: list[int], is_right: bool) -> Sampled:
+    def sampled(self, entry, token: int, forced: list[int], is_right: bool) -> SampleResult:
         if not entry.num_drafts:
-            return Sampled([token, *forced])
+            return SampleResult([token, *forced])
         drafts = entry.tokens[-entry.num_drafts :]
         if is_right:
-            return Sampled([*drafts, token], len(drafts))
+            return SampleResult([*drafts, token], len(drafts))
         del self.memory[entry.slot][-entry.num_drafts :]
-        return Sampled([token])
+        return SampleResult([token])
 
     @rule(sequence=consumes(sequences))
     def cancel(self, sequence) -> None:

@@ -8,16 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.step import Entry
-from engine.scheduler.step_order import arranged
+from engine.scheduler.step import StepEntry
+from engine.scheduler.step_order import order_entries
 
 
-def _entries(lengths: dict[int, int]) -> list[Entry]:
+def _entries(lengths: dict[int, int]) -> list[StepEntry]:
     nobody = cast(Sequence, None)
-    return [Entry(nobody, slot, 0, [0] * length, 1) for slot, length in lengths.items()]
+    return [StepEntry(nobody, slot, 0, [0] * length, 1) for slot, length in lengths.items()]
 
 
-def _passes(entries: list[Entry]) -> list[dict[int, int]]:
+def _passes(entries: list[StepEntry]) -> list[dict[int, int]]:
     """What llama.cpp's `split_equal` makes of a batch: tokens by slot of each pass."""
     left = {entry.slot: len(entry.tokens) for entry in entries}
     passes = []
@@ -34,26 +34,26 @@ def _passes(entries: list[Entry]) -> list[dict[int, int]]:
 
 
 def test_prompts_beside_answers_are_read_in_one_piece() -> None:
-    entries = arranged(_entries({0: 1, 1: 1, 2: 64, 3: 64}))
+    entries = order_entries(_entries({0: 1, 1: 1, 2: 64, 3: 64}))
     assert _passes(entries) == [{2: 64, 3: 64}, {0: 1, 1: 1}]
-    entries = arranged(_entries({0: 64, 1: 64, 2: 1, 3: 1}))
+    entries = order_entries(_entries({0: 64, 1: 64, 2: 1, 3: 1}))
     assert _passes(entries) == [{2: 1, 3: 1}, {0: 64, 1: 64}]
 
 
 def test_a_prompt_between_answers_does_not_part_them() -> None:
-    entries = arranged(_entries({3: 1, 0: 1, 1: 100, 2: 1}))
+    entries = order_entries(_entries({3: 1, 0: 1, 1: 100, 2: 1}))
     assert _passes(entries) == [{0: 1, 1: 1, 2: 1, 3: 1}, {1: 99}]
 
 
 def test_prompts_of_many_lengths_take_a_pass_each() -> None:
-    entries = arranged(_entries({0: 70, 1: 100, 2: 90}))
+    entries = order_entries(_entries({0: 70, 1: 100, 2: 90}))
     assert _passes(entries) == [{2: 90}, {1: 100}, {0: 70}]
 
 
 @given(st.dictionaries(st.integers(0, 12), st.integers(1, 9), min_size=1))
 def test_never_more_passes_than_in_order_of_slots(lengths: dict[int, int]) -> None:
     entries = _entries(lengths)
-    chosen = arranged(entries)
+    chosen = order_entries(entries)
     assert sorted(entry.slot for entry in chosen) == sorted(lengths)
     in_order = sorted(entries, key=lambda entry: entry.slot)
     assert len(_passes(chosen)) <= len(_passes(in_order))

@@ -13,7 +13,7 @@ from llguidance import LLMatcher, LLTokenizer
 from llguidance._tokenizer import TokenizerWrapper
 
 from engine.errors import InvalidPrompt
-from engine.outputs.reasoning import ThoughtMarks
+from engine.outputs.reasoning import ReasoningTags
 from engine.outputs.tool_formats import (
     FORMATS,
     GENERIC,
@@ -38,7 +38,7 @@ CITY = {
 }
 WEATHER = Tool(name="get_weather", parameters=CITY)
 NOW = Tool(name="now", parameters={})
-THINK = ThoughtMarks("<think>", "</think>")
+THINK = ReasoningTags("<think>", "</think>")
 MARKS = tuple(sorted({mark for each in FORMATS for mark in each.marks} | {THINK.open, THINK.close}))
 each_format = pytest.mark.parametrize("tool_format", FORMATS, ids=lambda each: each.name)
 

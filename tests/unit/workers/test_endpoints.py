@@ -30,20 +30,20 @@ from engine.types import (
     TokenPrompt,
     Usage,
 )
-from workers.generation.endpoints.base import Asker, Exchange, Head
-from workers.generation.endpoints.registry import EXCHANGES, read_exchange
+from workers.generation.endpoints.base import EndpointAdapter, RequestOrigin, ResponseHeader
+from workers.generation.endpoints.registry import EXCHANGES, read_adapter
 
 MODEL = ModelConfig(name="m", parameters=Parameters(top_k=7))
 GREEDY = ModelConfig(name="m", parameters=Parameters(temperature=0))
-HEAD = Head(job_id="cmpl-1", model="m", fingerprint="fp_1")
+HEAD = ResponseHeader(job_id="cmpl-1", model="m", fingerprint="fp_1")
 
 
-def completion(**more: Any) -> Exchange:
-    return read_exchange(COMPLETIONS_ENDPOINT, {"model": "m", "prompt": "once", **more})
+def completion(**more: Any) -> EndpointAdapter:
+    return read_adapter(COMPLETIONS_ENDPOINT, {"model": "m", "prompt": "once", **more})
 
 
-def asked(exchange: Exchange, priority: Priority = Priority.CHAT) -> list[Request]:
-    asks = exchange.asks(MODEL, Asker(job_id="j", tenant="t", priority=priority, group="g"))
+def asked(exchange: EndpointAdapter, priority: Priority = Priority.CHAT) -> list[Request]:
+    asks = exchange.engine_requests(MODEL, RequestOrigin(job_id="j", tenant="t", priority=priority, group="g"))
     assert all(isinstance(ask, Request) for ask in asks)
     return asks  # type: ignore[return-value]
 
@@ -135,8 +135,8 @@ def test_vectors_go_out_as_numbers_or_as_the_base64_of_little_endian_float32() -
     vector = struct.pack("<3f", 0.5, -0.25, 2.0)
     answer = Embedded(request_id="j", vectors=[vector, vector], usage=Usage(prompt_tokens=4, completion_tokens=0))
     body = {"model": "m", "input": ["a", [1]][:1] * 2, "dimensions": 3}
-    plain = read_exchange(EMBEDDINGS_ENDPOINT, body)
-    (ask,) = plain.asks(MODEL, Asker(job_id="j", tenant="t", priority=Priority.BATCH))
+    plain = read_adapter(EMBEDDINGS_ENDPOINT, body)
+    (ask,) = plain.engine_requests(MODEL, RequestOrigin(job_id="j", tenant="t", priority=Priority.BATCH))
     assert ask == EmbedRequest(
         id="j", inputs=[TextPrompt(text="a")] * 2, dimensions=3, priority=Priority.BATCH, tenant="t"
     )
@@ -144,7 +144,7 @@ def test_vectors_go_out_as_numbers_or_as_the_base64_of_little_endian_float32() -
     assert [each.embedding for each in shape.data] == [[0.5, -0.25, 2.0]] * 2
     assert [each.index for each in shape.data] == [0, 1]
     assert (shape.usage.prompt_tokens, shape.usage.total_tokens, shape.model) == (4, 4, "m")
-    packed = read_exchange(EMBEDDINGS_ENDPOINT, {**body, "encoding_format": "base64"})
+    packed = read_adapter(EMBEDDINGS_ENDPOINT, {**body, "encoding_format": "base64"})
     said = json.loads(packed.answer(HEAD, answer))["data"][0]["embedding"]
     assert base64.b64decode(said) == vector
 
@@ -152,7 +152,10 @@ def test_vectors_go_out_as_numbers_or_as_the_base64_of_little_endian_float32() -
 def test_a_body_has_one_answer_when_it_is_greedy_by_itself_or_by_its_model() -> None:
     def has_one(model: ModelConfig, **more: Any) -> bool:
         chat = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
-        verdicts = {read_exchange(CHAT_ENDPOINT, chat).has_one_answer(model), completion(**more).has_one_answer(model)}
+        verdicts = {
+            read_adapter(CHAT_ENDPOINT, chat).is_deterministic(model),
+            completion(**more).is_deterministic(model),
+        }
         assert len(verdicts) == 1
         return verdicts.pop()
 
@@ -163,7 +166,7 @@ def test_a_body_has_one_answer_when_it_is_greedy_by_itself_or_by_its_model() -> 
     assert not has_one(GREEDY, temperature=0.1)
     assert not has_one(MODEL, temperature=0, n=2)
     assert not has_one(MODEL, temperature=0, stream=True)
-    assert read_exchange(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).has_one_answer(MODEL)
+    assert read_adapter(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).is_deterministic(MODEL)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +197,7 @@ def test_a_wrong_body_is_refused_with_the_field_that_is_wrong(
     endpoint: str, more: dict[str, Any], code: str, param: str
 ) -> None:
     with pytest.raises(ApiError) as refused:
-        read_exchange(endpoint, {"model": "m", **more})
+        read_adapter(endpoint, {"model": "m", **more})
     problem = refused.value.problem
     assert (problem.status, problem.code, problem.param) == (400, code, param), problem.message
 
@@ -207,4 +210,4 @@ def test_best_of_may_be_what_n_is() -> None:
 def test_a_completion_is_expected_to_be_as_long_as_all_its_answers() -> None:
     assert completion().expected_tokens(MODEL) == 16
     assert completion(prompt=["a", "b"], n=3, max_tokens=10).expected_tokens(MODEL) == 60
-    assert read_exchange(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).expected_tokens(MODEL) == 0
+    assert read_adapter(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).expected_tokens(MODEL) == 0

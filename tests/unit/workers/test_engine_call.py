@@ -6,8 +6,8 @@ from typing import Any
 
 from engine.process.client import EngineLost
 from engine.types import Choice, Delta, EmbedRequest, Failed, Finished, FinishReason, Request, TextPrompt, Usage
-from workers.generation.endpoints.base import Outcome
-from workers.generation.engine_call import Asking
+from workers.generation.endpoints.base import EngineOutcome
+from workers.generation.engine_call import EngineCall
 
 
 class HeldEngine:
@@ -39,20 +39,20 @@ class HeldEngine:
 class Told:
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
-        self.ends: list[Outcome] = []
+        self.ends: list[EngineOutcome] = []
 
     def on_delta(self, delta: Delta) -> None:
         self.deltas.append(delta)
 
-    def on_end(self, outcome: Outcome) -> None:
+    def on_end(self, outcome: EngineOutcome) -> None:
         self.ends.append(outcome)
 
 
-def begin(n: int = 1, requests: int = 2) -> tuple[HeldEngine, Asking, Told]:
+def begin(n: int = 1, requests: int = 2) -> tuple[HeldEngine, EngineCall, Told]:
     engine, told = HeldEngine(), Told()
     ids = ["a", *(f"a.{number}" for number in range(1, requests))]
     asks = [Request(id=each, prompt=TextPrompt(text="x"), n=n) for each in ids]
-    asking = Asking(engine, asks, told)  # type: ignore[arg-type]
+    asking = EngineCall(engine, asks, told)  # type: ignore[arg-type]
     asking.begin()
     return engine, asking, told
 
@@ -112,5 +112,5 @@ def test_all_requests_of_a_job_are_watched_but_embeddings_which_have_no_stream()
     engine, asking, _ = begin(requests=2)
     asking.watch()
     embedding = EmbedRequest(id="e", inputs=[TextPrompt(text="x")])
-    Asking(engine, [embedding], Told()).watch()  # type: ignore[arg-type]
+    EngineCall(engine, [embedding], Told()).watch()  # type: ignore[arg-type]
     assert engine.watched == ["a", "a.1"]

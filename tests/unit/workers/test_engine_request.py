@@ -8,7 +8,7 @@ from core.model_files import ModelConfig, Parameters
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.parameters import GenerationParameters, effective_parameters
-from engine.types import ChatPrompt, Priority, Request, Sampling, ToolChoice, ToolMode
+from engine.types import ChatPrompt, Priority, Request, SamplingParams, ToolChoice, ToolMode
 from workers.generation.engine_request import to_engine_request
 
 MODEL = ModelConfig(name="m", parameters=Parameters(typical_p=0.9))
@@ -66,4 +66,4 @@ def test_what_the_api_says_of_an_answer_is_what_the_engine_was_asked() -> None:
 
 def test_what_nobody_asks_for_changes_nothing() -> None:
     plain = GenerationParameters().model_dump(exclude={"max_tokens"})
-    assert {name: getattr(Sampling(), name) for name in plain} == plain
+    assert {name: getattr(SamplingParams(), name) for name in plain} == plain

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.launcher.health_check import LOAD_SECONDS, Hearing
+from workers.launcher.health_check import LOAD_SECONDS, HealthCheck
 
 
 @dataclass
@@ -25,13 +25,13 @@ class Engine:
         self.signals.append(number)
 
 
-def hear(engine: Any, seconds: range, *, answers: bool, silence_seconds: float = 10) -> Hearing:
-    hearing = Hearing(engine, engine, silence_seconds)
+def hear(engine: Any, seconds: range, *, answers: bool, silence_seconds: float = 10) -> HealthCheck:
+    hearing = HealthCheck(engine, engine, silence_seconds)
     look(hearing, engine, seconds, answers=answers)
     return hearing
 
 
-def look(hearing: Hearing, engine: Any, seconds: range, *, answers: bool) -> None:
+def look(hearing: HealthCheck, engine: Any, seconds: range, *, answers: bool) -> None:
     for now in seconds:
         if answers:
             engine.answered_at = float(now)

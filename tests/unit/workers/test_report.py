@@ -14,7 +14,7 @@ from core.schemas.batch_validation import BatchValidation
 from core.settings import ROOT, Settings
 from engine.backends.llama.tokenizer import load_vocabulary
 from engine.errors import ModelFailed
-from engine.inputs.dry_run import Budget
+from engine.inputs.dry_run import CompileBudget
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.types import ChatPrompt, Request
 from tests.support.stack import batch_lines, write_lines
@@ -37,7 +37,7 @@ def check(
     *,
     endpoint: str | None = CHAT,
     max_errors: int = 100,
-    budget: Budget | None = None,
+    budget: CompileBudget | None = None,
     **settings: Any,
 ) -> BatchValidation:
     with path.open("rb") as stream:
@@ -154,7 +154,7 @@ def test_schemas_and_grammars_that_do_not_compile_are_found_before_anything_runs
 def test_a_file_of_more_schemas_than_are_tried_says_so(tmp_path: Path) -> None:
     lines = [asking(number, response_format=schema_of({"title": f"{min(number, 3)}"})) for number in range(8)]
     path = write_lines(tmp_path / "in.jsonl", lines)
-    report = check(path, budget=Budget(constraints=2))
+    report = check(path, budget=CompileBudget(constraints=2))
     assert (report.num_errors, report.lines_unchecked, report.models[0].lines) == (0, 6, 8)
     assert check(path).lines_unchecked == 0
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from engine.process.client import EngineLost
-from workers.shards.shard_progress import Progress
+from workers.shards.shard_progress import ShardProgress
 
 MOST_CRASHES = 3
 
@@ -16,8 +16,8 @@ def lost(line: str) -> EngineLost:
     return EngineLost(request_id=line)
 
 
-def progress_of(*rows: tuple[str, str | None], shared: bool = True) -> Progress:
-    progress = Progress()
+def progress_of(*rows: tuple[str, str | None], shared: bool = True) -> ShardProgress:
+    progress = ShardProgress()
     progress.add(((line, body, 0) for line, body in rows), lambda body: shared)
     return progress
 
@@ -25,7 +25,7 @@ def progress_of(*rows: tuple[str, str | None], shared: bool = True) -> Progress:
 def test_lines_with_the_body_of_the_one_before_follow_it() -> None:
     progress = progress_of(("a", "x"), ("b", None), ("c", None), ("d", "y"), ("e", None))
     assert list(progress.waiting) == ["a", "d"]
-    assert progress.twins == {"a": ["b", "c"], "d": ["e"]}
+    assert progress.duplicates == {"a": ["b", "c"], "d": ["e"]}
     progress.check_integrity()
 
 
@@ -39,7 +39,7 @@ def test_lines_whose_answers_may_differ_run_each_with_the_same_body() -> None:
 def test_a_body_is_looked_at_only_where_lines_share_it() -> None:
     asked: list[str] = []
     rows = [("a", "x", 0), ("b", "y", 0), ("c", None, 0), ("d", None, 0), ("e", "z", 0)]
-    Progress().add(rows, lambda body: not asked.append(body))
+    ShardProgress().add(rows, lambda body: not asked.append(body))
     assert asked == ["y"]
 
 
@@ -93,12 +93,12 @@ def test_a_suspect_that_crashed_alone_goes_on_before_the_others() -> None:
 
 
 def test_lines_are_suspects_for_what_the_database_says_and_all_are_where_workers_vanished() -> None:
-    progress = Progress()
+    progress = ShardProgress()
     progress.add([("a", "x", 0), ("b", "y", 3), ("c", "z", 1)], lambda _: False)
     assert (list(progress.waiting), list(progress.suspects)) == (["a"], ["b", "c"])
     assert progress.convicted(MOST_CRASHES) == ["b"]
     assert progress.running == {"b"}
-    progress = Progress()
+    progress = ShardProgress()
     progress.add([("a", "x", 0), ("b", "y", 1)], lambda _: False, all_are_suspects=True)
     assert list(progress.suspects) == ["a", "b"]
     progress.check_integrity()

@@ -17,9 +17,9 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 from openai.types.webhooks import BatchCompletedWebhookEvent
 
-from core.url_guard import AddressRules, IPAddress
+from core.url_guard import IPAddress, UrlGuard
 from tests.support.receiver import Receiver, SilentSocket
-from workers.maintenance.webhook_sender import Letter, Outcome, Poster
+from workers.maintenance.webhook_sender import SendResult, WebhookRequest, WebhookSender
 
 LOOPBACK = ip_network("127.0.0.0/8")
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -27,12 +27,12 @@ OTHER_SECRET = "whsec_" + "b3RoZXIgc2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXM="
 PAYLOAD = '{"id":"evt_1","object":"event","type":"batch.completed","created_at":1,"data":{"id":"batch_é"}}'
 
 
-def letter(url: str, *secrets: str) -> Letter:
-    return Letter(event_id="evt_1", url=url, secrets=secrets or (SECRET,), payload=PAYLOAD)
+def letter(url: str, *secrets: str) -> WebhookRequest:
+    return WebhookRequest(event_id="evt_1", url=url, secrets=secrets or (SECRET,), payload=PAYLOAD)
 
 
-def post(url: str, rules: AddressRules | None = None, *secrets: str, seconds: float = 5) -> Outcome:
-    poster = Poster(rules or AddressRules(hosts=("*",), networks=(LOOPBACK,)), seconds=seconds)
+def post(url: str, rules: UrlGuard | None = None, *secrets: str, seconds: float = 5) -> SendResult:
+    poster = WebhookSender(rules or UrlGuard(hosts=("*",), networks=(LOOPBACK,)), seconds=seconds)
     try:
         return asyncio.run(poster.post(letter(url, *secrets)))
     finally:
@@ -41,7 +41,7 @@ def post(url: str, rules: AddressRules | None = None, *secrets: str, seconds: fl
 
 def test_the_official_client_accepts_what_arrives() -> None:
     with Receiver() as receiver:
-        assert post(receiver.url) == Outcome(status_code=200)
+        assert post(receiver.url) == SendResult(status_code=200)
     (request,) = receiver.received
     event = OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=SECRET)
     assert isinstance(event, BatchCompletedWebhookEvent)
@@ -68,13 +68,13 @@ def test_while_a_secret_is_being_replaced_both_verify() -> None:
 @pytest.mark.parametrize("status", [200, 204, 299])
 def test_every_2xx_is_a_yes(status: int) -> None:
     with Receiver(status) as receiver:
-        assert post(receiver.url) == Outcome(status_code=status)
+        assert post(receiver.url) == SendResult(status_code=status)
 
 
 @pytest.mark.parametrize("status", [304, 400, 410, 429, 500, 503])
 def test_every_other_answer_is_a_no(status: int) -> None:
     with Receiver(status) as receiver:
-        assert post(receiver.url) == Outcome(status_code=status, error=f"The answer was HTTP {status}.")
+        assert post(receiver.url) == SendResult(status_code=status, error=f"The answer was HTTP {status}.")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -88,7 +88,7 @@ def test_a_redirect_is_a_no_and_is_not_followed(status: int) -> None:
 def test_a_receiver_that_is_not_there_is_a_failure_without_a_status() -> None:
     with SilentSocket() as gone:
         port = gone.port
-    assert post(f"http://127.0.0.1:{port}/") == Outcome(error="The connection failed (ConnectError).")
+    assert post(f"http://127.0.0.1:{port}/") == SendResult(error="The connection failed (ConnectError).")
 
 
 # Addresses
@@ -100,7 +100,7 @@ def test_a_receiver_that_is_not_there_is_a_failure_without_a_status() -> None:
 def test_a_socket_of_this_machine_hears_nothing(host: str) -> None:
     with SilentSocket() as inside:
         for scheme in ("http", "https"):
-            outcome = post(f"{scheme}://{host}:{inside.port}/", AddressRules(hosts=("*",)))
+            outcome = post(f"{scheme}://{host}:{inside.port}/", UrlGuard(hosts=("*",)))
             assert outcome.status_code is None
             assert outcome.error
         assert not inside.was_touched()
@@ -108,7 +108,7 @@ def test_a_socket_of_this_machine_hears_nothing(host: str) -> None:
 
 def test_a_host_that_is_not_named_hears_nothing() -> None:
     with SilentSocket() as inside:
-        rules = AddressRules(hosts=("hooks.example.com",), networks=(LOOPBACK,))
+        rules = UrlGuard(hosts=("hooks.example.com",), networks=(LOOPBACK,))
         assert "operator" in (post(f"http://127.0.0.1:{inside.port}/", rules).error or "")
         assert not inside.was_touched()
 
@@ -121,9 +121,9 @@ def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looked_at()
         return [ip_address("127.0.0.1" if len(asked) == 1 else "127.0.0.2")]
 
     with Receiver() as receiver:
-        rules = AddressRules(hosts=("*",), networks=(ip_network("127.0.0.1/32"),), lookup=rebinding)
+        rules = UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.1/32"),), lookup=rebinding)
         url = f"http://hooks.example.com:{receiver.port}/"
-        assert post(url, rules) == Outcome(status_code=200)
+        assert post(url, rules) == SendResult(status_code=200)
         assert asked == ["hooks.example.com"]
         assert receiver.received[0].headers["host"] == f"hooks.example.com:{receiver.port}"
         assert post(url, rules).status_code is None, "what the name means is looked at for every request"
@@ -134,7 +134,7 @@ def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch
     with SilentSocket() as proxy, Receiver() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        assert post(receiver.url) == Outcome(status_code=200)
+        assert post(receiver.url) == SendResult(status_code=200)
         assert not proxy.was_touched()
 
 
@@ -176,7 +176,7 @@ class RawServer:
 @pytest.mark.parametrize("said", [(b"",), (b"HTTP/1.1 200 OK\r\nx: ", b"")], ids=["silence", "half a header"])
 def test_an_answer_that_does_not_come_in_time_is_a_failure(said: tuple[bytes, ...]) -> None:
     with RawServer(*said) as server:
-        assert post(server.url, seconds=0.3) == Outcome(error="No answer within 0.3 seconds.")
+        assert post(server.url, seconds=0.3) == SendResult(error="No answer within 0.3 seconds.")
 
 
 @pytest.mark.parametrize(
@@ -189,12 +189,12 @@ def test_an_answer_that_never_ends_is_a_failure(header: bytes) -> None:
 
 def test_of_a_body_nothing_is_read() -> None:
     with RawServer(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n", b"x" * 65536) as server:
-        assert post(server.url) == Outcome(status_code=200)
+        assert post(server.url) == SendResult(status_code=200)
 
 
 def test_what_is_no_http_is_a_failure() -> None:
     with RawServer(b"220 mail.example.com ESMTP\r\n\r\n", b"") as server:
-        assert post(server.url) == Outcome(error="The connection failed (RemoteProtocolError).")
+        assert post(server.url) == SendResult(error="The connection failed (RemoteProtocolError).")
 
 
 # TLS
@@ -222,9 +222,9 @@ def secure(certificate: Path) -> Iterator[Receiver]:
         yield receiver
 
 
-def post_secure(secure: Receiver, host: str, trusted: Path | None) -> Outcome:
-    rules = AddressRules(hosts=("*",), networks=(LOOPBACK,), lookup=lambda host, port: [ip_address("127.0.0.1")])
-    poster = Poster(rules, tls=ssl.create_default_context(cafile=trusted) if trusted else None)
+def post_secure(secure: Receiver, host: str, trusted: Path | None) -> SendResult:
+    rules = UrlGuard(hosts=("*",), networks=(LOOPBACK,), lookup=lambda host, port: [ip_address("127.0.0.1")])
+    poster = WebhookSender(rules, tls=ssl.create_default_context(cafile=trusted) if trusted else None)
     try:
         return asyncio.run(poster.post(letter(f"https://{host}:{secure.port}/")))
     finally:
@@ -234,7 +234,7 @@ def post_secure(secure: Receiver, host: str, trusted: Path | None) -> Outcome:
 def test_the_certificate_is_checked_against_the_name_though_the_address_is_dialled(
     secure: Receiver, certificate: Path
 ) -> None:
-    assert post_secure(secure, "hooks.example.com", certificate) == Outcome(status_code=200)
+    assert post_secure(secure, "hooks.example.com", certificate) == SendResult(status_code=200)
     assert post_secure(secure, "other.example.com", certificate).status_code is None
     assert post_secure(secure, "hooks.example.com", None).status_code is None
     assert len(secure.received) == 1

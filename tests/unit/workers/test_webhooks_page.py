@@ -16,10 +16,10 @@ from openai.types.webhooks import UnwrapWebhookEvent
 
 from core.schemas.webhooks import EVENT_TYPES
 from core.settings import ROOT, Settings
-from core.url_guard import AddressRules
+from core.url_guard import UrlGuard
 from tests.support.receiver import SilentSocket
 from tests.support.stack import wait_for
-from workers.maintenance.webhook_sender import Letter, Outcome, Poster
+from workers.maintenance.webhook_sender import SendResult, WebhookRequest, WebhookSender
 
 PAGE = (ROOT / "docs" / "webhooks.md").read_text()
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -37,9 +37,9 @@ def is_open(port: int) -> bool:
     return False
 
 
-def post(port: int, secret: str) -> Outcome:
-    poster = Poster(AddressRules(hosts=("*",), networks=(ip_network("127.0.0.1/32"),)))
-    letter = Letter(event_id="evt_1", url=f"http://127.0.0.1:{port}/", secrets=(secret,), payload=PAYLOAD)
+def post(port: int, secret: str) -> SendResult:
+    poster = WebhookSender(UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.1/32"),)))
+    letter = WebhookRequest(event_id="evt_1", url=f"http://127.0.0.1:{port}/", secrets=(secret,), payload=PAYLOAD)
     try:
         return asyncio.run(poster.post(letter))
     finally:
@@ -59,7 +59,7 @@ def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
         try:
             wait_for(lambda: is_open(port), "the receiver listens")
             assert post(port, "whsec_b3RoZXIgc2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXM=").error
-            assert post(port, SECRET) == Outcome(status_code=204)
+            assert post(port, SECRET) == SendResult(status_code=204)
             assert process.stdout is not None
             assert process.stdout.readline() == "batch.completed batch_1\n"
         finally:

@@ -16,13 +16,13 @@ from core.schemas.generation import GenerationBody
 from engine.process.client import EngineLost
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Priority, Request, Usage
 
-Ask = Request | EmbedRequest
-Answered = Finished | Embedded
-Outcome = Answered | Failed | EngineLost
+EngineRequest = Request | EmbedRequest
+EngineResult = Finished | Embedded
+EngineOutcome = EngineResult | Failed | EngineLost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asker:
+class RequestOrigin:
     """The job that asks, and how it stands among others; see `engine.types.Request`."""
 
     job_id: str
@@ -32,7 +32,7 @@ class Asker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Head:
+class ResponseHeader:
     """What an answer says before it says anything; `created` is in unix seconds."""
 
     job_id: str
@@ -41,7 +41,7 @@ class Head:
     created: int = field(default_factory=lambda: int(time.time()))
 
 
-class Frames(Protocol):
+class StreamEncoder(Protocol):
     """The frames of one stream: `more` with each delta, then `last`."""
 
     def more(self, delta: Delta) -> list[bytes]:
@@ -51,7 +51,7 @@ class Frames(Protocol):
         """Why each answer ended, and what all of them used if the caller asked."""
 
 
-class Exchange(Protocol):
+class EndpointAdapter(Protocol):
     """One body, parsed."""
 
     @property
@@ -62,19 +62,19 @@ class Exchange(Protocol):
     def num_inputs(self) -> int:
         """Inputs to embed."""
 
-    def asks(self, model: ModelConfig, asker: Asker) -> list[Ask]:
+    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
         """What an engine is asked: one request or several, with different ids, the first of which is the job's."""
 
-    def answer(self, head: Head, outcome: Answered) -> str:
+    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
         """The whole answer, as a plain request gets it and as the job's row keeps it."""
 
-    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
+    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
         """For the stream the body asks for, or for those who watch a line, usage included; None for a plain answer."""
 
     def problem(self, failed: Failed) -> Problem:
         """What an engine could not do, in the words of this endpoint."""
 
-    def defect(self, outcome: Answered) -> Problem | None:
+    def reject_reason(self, outcome: EngineResult) -> Problem | None:
         """Why what was generated is no answer for a line of a batch."""
 
     def texts(self) -> Iterator[str]:
@@ -83,7 +83,7 @@ class Exchange(Protocol):
     def expected_tokens(self, model: ModelConfig) -> int:
         """The length an answer may have."""
 
-    def has_one_answer(self, model: ModelConfig) -> bool:
+    def is_deterministic(self, model: ModelConfig) -> bool:
         """Would the same body get the same answer again?"""
 
 

@@ -14,20 +14,27 @@ from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from engine.types import Failed, Finished
 from workers.generation.chat_response import ChunkFrames, completion, problem_of, truncated_problem
-from workers.generation.endpoints.base import Answered, Ask, Asker, Frames, Head, is_greedy_once
+from workers.generation.endpoints.base import (
+    EngineRequest,
+    EngineResult,
+    RequestOrigin,
+    ResponseHeader,
+    StreamEncoder,
+    is_greedy_once,
+)
 from workers.generation.engine_request import to_engine_request
 
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class ChatExchange:
+class ChatAdapter:
     """See `Exchange`."""
 
     body: ChatRequest
 
     @classmethod
-    def read(cls, body: Any) -> ChatExchange:  # Any: parsed JSON
+    def read(cls, body: Any) -> ChatAdapter:  # Any: parsed JSON
         """Raises the ApiError that the endpoint would answer."""
         return cls(parse_body(ChatRequest, body))
 
@@ -41,17 +48,17 @@ class ChatExchange:
         """See `Exchange`."""
         return 0
 
-    def asks(self, model: ModelConfig, asker: Asker) -> list[Ask]:
+    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
         """See `Exchange`."""
         job_id, tenant, priority, group = asker.job_id, asker.tenant, asker.priority, asker.group
         return [to_engine_request(job_id, self.body, model, tenant=tenant, priority=priority, group=group)]
 
-    def answer(self, head: Head, outcome: Answered) -> str:
+    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
         """See `Exchange`."""
         assert isinstance(outcome, Finished), "text was asked for"
         return completion(head.job_id, head.model, head.fingerprint, outcome)
 
-    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
+    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
         """See `Exchange`."""
         if not (self.body.stream or is_watched):
             return None
@@ -62,7 +69,7 @@ class ChatExchange:
         """See `Exchange`."""
         return problem_of(failed)
 
-    def defect(self, outcome: Answered) -> Problem | None:
+    def reject_reason(self, outcome: EngineResult) -> Problem | None:
         """A structured answer that was cut off."""
         return truncated_problem(outcome, self.body)
 
@@ -80,6 +87,6 @@ class ChatExchange:
         limit = self.body.max_answer_tokens or model.parameters.max_tokens
         return min(limit or model.context_size, model.context_size)
 
-    def has_one_answer(self, model: ModelConfig) -> bool:
+    def is_deterministic(self, model: ModelConfig) -> bool:
         """See `Exchange`."""
         return is_greedy_once(self.body, model)

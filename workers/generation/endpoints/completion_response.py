@@ -10,13 +10,13 @@ from typing import Final
 import msgspec
 
 from engine.types import Choice, Delta, Finished, TokenLogprob
-from workers.generation.endpoints.base import Head, usage_object
+from workers.generation.endpoints.base import ResponseHeader, usage_object
 
 _encode = msgspec.json.Encoder().encode
 _LEAST_LOGPROB: Final = -9999.0
 
 
-def text_completion(head: Head, finished: Finished, *, is_echo: bool) -> str:
+def text_completion(head: ResponseHeader, finished: Finished, *, is_echo: bool) -> str:
     """The whole answer."""
     choices = [_choice(choice, is_echo=is_echo) for choice in finished.choices]
     return _encode({**_head(head), "choices": choices, "usage": usage_object(finished.usage)}).decode()
@@ -25,7 +25,7 @@ def text_completion(head: Head, finished: Finished, *, is_echo: bool) -> str:
 class CompletionFrames:
     """The frames of one request's stream: `more` with each delta, then `last`."""
 
-    def __init__(self, head: Head, *, is_echo: bool, include_usage: bool) -> None:
+    def __init__(self, head: ResponseHeader, *, is_echo: bool, include_usage: bool) -> None:
         self._head = _encode(_head(head))[:-1] + b',"choices":['
         self._tail = b'],"usage":null}' if include_usage else b"]}"
         self._include_usage = include_usage
@@ -81,7 +81,7 @@ class LogprobWriter:
         return offset
 
 
-def _head(head: Head) -> dict[str, object]:
+def _head(head: ResponseHeader) -> dict[str, object]:
     return {
         "id": head.job_id,
         "object": "text_completion",

@@ -14,7 +14,14 @@ from core.schemas.base import Input, parse_body
 from core.schemas.completion import DEFAULT_TOKENS, CompletionBody
 from engine.types import Failed, Finished, Priority, Request, TextPrompt, TokenPrompt
 from workers.generation.chat_response import problem_of, truncated_problem
-from workers.generation.endpoints.base import Answered, Ask, Asker, Frames, Head, is_greedy_once
+from workers.generation.endpoints.base import (
+    EngineRequest,
+    EngineResult,
+    RequestOrigin,
+    ResponseHeader,
+    StreamEncoder,
+    is_greedy_once,
+)
 from workers.generation.endpoints.completion_response import CompletionFrames, text_completion
 from workers.generation.engine_request import constraint_of, sampling_of
 
@@ -22,13 +29,13 @@ _OUR_NAMES: Final = {"messages": "prompt"}  # the engine speaks of a chat
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionExchange:
+class CompletionAdapter:
     """See `Exchange`."""
 
     body: CompletionBody
 
     @classmethod
-    def read(cls, body: Any) -> CompletionExchange:  # Any: parsed JSON
+    def read(cls, body: Any) -> CompletionAdapter:  # Any: parsed JSON
         """Raises the ApiError that the endpoint would answer."""
         return cls(parse_body(CompletionBody, body))
 
@@ -42,7 +49,7 @@ class CompletionExchange:
         """See `Exchange`."""
         return 0
 
-    def asks(self, model: ModelConfig, asker: Asker) -> list[Ask]:
+    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
         """One for each prompt."""
         first, *others = self.body.prompts
         ids = [f"{asker.job_id}.{number}" for number, _ in enumerate(others, 1)]
@@ -51,7 +58,7 @@ class CompletionExchange:
             for request_id, prompt in zip([asker.job_id, *ids], [first, *others], strict=True)
         ]
 
-    def _ask(self, request_id: str, prompt: Input, model: ModelConfig, asker: Asker) -> Request:
+    def _ask(self, request_id: str, prompt: Input, model: ModelConfig, asker: RequestOrigin) -> Request:
         body = self.body
         return Request(
             id=request_id,
@@ -70,12 +77,12 @@ class CompletionExchange:
             group=asker.group,
         )
 
-    def answer(self, head: Head, outcome: Answered) -> str:
+    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
         """See `Exchange`."""
         assert isinstance(outcome, Finished), "text was asked for"
         return text_completion(head, outcome, is_echo=bool(self.body.echo))
 
-    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
+    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
         """See `Exchange`."""
         if not (self.body.stream or is_watched):
             return None
@@ -87,7 +94,7 @@ class CompletionExchange:
         problem = problem_of(failed)
         return msgspec.structs.replace(problem, param=_OUR_NAMES.get(problem.param or "", problem.param))
 
-    def defect(self, outcome: Answered) -> Problem | None:
+    def reject_reason(self, outcome: EngineResult) -> Problem | None:
         """A structured answer that was cut off."""
         return truncated_problem(outcome, self.body)
 
@@ -100,7 +107,7 @@ class CompletionExchange:
         """Of all answers together."""
         return min(_max_tokens(self.body, model), model.context_size) * self.body.num_answers
 
-    def has_one_answer(self, model: ModelConfig) -> bool:
+    def is_deterministic(self, model: ModelConfig) -> bool:
         """See `Exchange`."""
         return is_greedy_once(self.body, model)
 

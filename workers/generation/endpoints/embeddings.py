@@ -16,20 +16,20 @@ from core.schemas.base import parse_body
 from core.schemas.embedding import EmbeddingBody
 from engine.types import Embedded, EmbedRequest, Failed
 from workers.generation.chat_response import problem_of
-from workers.generation.endpoints.base import Answered, Ask, Asker, Frames, Head
+from workers.generation.endpoints.base import EngineRequest, EngineResult, RequestOrigin, ResponseHeader, StreamEncoder
 from workers.generation.endpoints.completions import to_prompt
 
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddingExchange:
+class EmbeddingAdapter:
     """See `Exchange`."""
 
     body: EmbeddingBody
 
     @classmethod
-    def read(cls, body: Any) -> EmbeddingExchange:  # Any: parsed JSON
+    def read(cls, body: Any) -> EmbeddingAdapter:  # Any: parsed JSON
         """Raises the ApiError that the endpoint would answer."""
         return cls(parse_body(EmbeddingBody, body))
 
@@ -43,7 +43,7 @@ class EmbeddingExchange:
         """See `Exchange`."""
         return len(self.body.inputs)
 
-    def asks(self, model: ModelConfig, asker: Asker) -> list[Ask]:
+    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
         """See `Exchange`."""
         del model  # it has no defaults for this
         return [
@@ -56,7 +56,7 @@ class EmbeddingExchange:
             )
         ]
 
-    def answer(self, head: Head, outcome: Answered) -> str:
+    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
         """OpenAI's list of embeddings, in the order of the inputs."""
         assert isinstance(outcome, Embedded), "vectors were asked for"
         write = _base64 if self.body.encoding_format == "base64" else _floats
@@ -68,7 +68,7 @@ class EmbeddingExchange:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return _encode({"object": "list", "data": data, "model": head.model, "usage": usage}).decode()
 
-    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
+    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
         """There is no stream of embeddings."""
         del head, is_watched
         return None
@@ -77,7 +77,7 @@ class EmbeddingExchange:
         """See `Exchange`."""
         return problem_of(failed)
 
-    def defect(self, outcome: Answered) -> Problem | None:
+    def reject_reason(self, outcome: EngineResult) -> Problem | None:
         """A vector is a vector."""
         del outcome
         return None
@@ -91,7 +91,7 @@ class EmbeddingExchange:
         del model
         return 0
 
-    def has_one_answer(self, model: ModelConfig) -> bool:
+    def is_deterministic(self, model: ModelConfig) -> bool:
         """Vectors are computed, not drawn."""
         del model
         return True

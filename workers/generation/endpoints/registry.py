@@ -6,20 +6,20 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from core.schemas.endpoints import CHAT_ENDPOINT, COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT, RESPONSES_ENDPOINT
-from workers.generation.endpoints.base import Exchange
-from workers.generation.endpoints.chat import ChatExchange
-from workers.generation.endpoints.completions import CompletionExchange
-from workers.generation.endpoints.embeddings import EmbeddingExchange
-from workers.generation.endpoints.responses import ResponsesExchange
+from workers.generation.endpoints.base import EndpointAdapter
+from workers.generation.endpoints.chat import ChatAdapter
+from workers.generation.endpoints.completions import CompletionAdapter
+from workers.generation.endpoints.embeddings import EmbeddingAdapter
+from workers.generation.endpoints.responses import ResponsesAdapter
 
-EXCHANGES: Final[dict[str, Callable[[Any], Exchange]]] = {  # Any: parsed JSON
-    CHAT_ENDPOINT: ChatExchange.read,
-    COMPLETIONS_ENDPOINT: CompletionExchange.read,
-    EMBEDDINGS_ENDPOINT: EmbeddingExchange.read,
-    RESPONSES_ENDPOINT: ResponsesExchange.read,
+EXCHANGES: Final[dict[str, Callable[[Any], EndpointAdapter]]] = {  # Any: parsed JSON
+    CHAT_ENDPOINT: ChatAdapter.read,
+    COMPLETIONS_ENDPOINT: CompletionAdapter.read,
+    EMBEDDINGS_ENDPOINT: EmbeddingAdapter.read,
+    RESPONSES_ENDPOINT: ResponsesAdapter.read,
 }
 
 
-def read_exchange(endpoint: str, body: Any) -> Exchange:  # Any: parsed JSON
+def read_adapter(endpoint: str, body: Any) -> EndpointAdapter:  # Any: parsed JSON
     """A body of an endpoint; raises the ApiError that the endpoint would answer."""
     return EXCHANGES[endpoint](body)

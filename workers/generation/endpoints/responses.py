@@ -14,23 +14,23 @@ from core.schemas.responses.chat import as_responses_problem, chat_body_of
 from core.schemas.responses.objects import response_of
 from core.schemas.responses.request import ResponsesRequest
 from engine.types import Failed
-from workers.generation.endpoints.base import Answered, Ask, Asker, Frames, Head
-from workers.generation.endpoints.chat import ChatExchange
+from workers.generation.endpoints.base import EngineRequest, EngineResult, RequestOrigin, ResponseHeader, StreamEncoder
+from workers.generation.endpoints.chat import ChatAdapter
 
 
 @dataclass(frozen=True, slots=True)
-class ResponsesExchange:
+class ResponsesAdapter:
     """See `Exchange`."""
 
     request: ResponsesRequest
-    chat: ChatExchange
+    chat: ChatAdapter
 
     @classmethod
-    def read(cls, body: Any) -> ResponsesExchange:  # Any: parsed JSON
+    def read(cls, body: Any) -> ResponsesAdapter:  # Any: parsed JSON
         """Raises the ApiError that the endpoint would answer."""
         request = parse_body(ResponsesRequest, body)
         try:
-            return cls(request, ChatExchange.read(chat_body_of(request)))
+            return cls(request, ChatAdapter.read(chat_body_of(request)))
         except ApiError as error:
             raise ApiError(as_responses_problem(error.problem)) from None
 
@@ -44,16 +44,16 @@ class ResponsesExchange:
         """See `Exchange`."""
         return 0
 
-    def asks(self, model: ModelConfig, asker: Asker) -> list[Ask]:
+    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
         """See `Exchange`."""
-        return self.chat.asks(model, asker)
+        return self.chat.engine_requests(model, asker)
 
-    def answer(self, head: Head, outcome: Answered) -> str:
+    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
         """See `Exchange`."""
         completion = json.loads(self.chat.answer(head, outcome))
         return response_of(completion, self.request).model_dump_json(by_alias=True)
 
-    def frames(self, head: Head, *, is_watched: bool = False) -> Frames | None:
+    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
         """A line is not streamed; what is asked for at once is run as a chat."""
         del head, is_watched
         return None
@@ -62,9 +62,9 @@ class ResponsesExchange:
         """See `Exchange`."""
         return as_responses_problem(self.chat.problem(failed))
 
-    def defect(self, outcome: Answered) -> Problem | None:
+    def reject_reason(self, outcome: EngineResult) -> Problem | None:
         """A structured answer that was cut off."""
-        found = self.chat.defect(outcome)
+        found = self.chat.reject_reason(outcome)
         return None if found is None else as_responses_problem(found)
 
     def texts(self) -> Iterator[str]:
@@ -75,6 +75,6 @@ class ResponsesExchange:
         """See `Exchange`."""
         return self.chat.expected_tokens(model)
 
-    def has_one_answer(self, model: ModelConfig) -> bool:
+    def is_deterministic(self, model: ModelConfig) -> bool:
         """See `Exchange`."""
-        return self.chat.has_one_answer(model)
+        return self.chat.is_deterministic(model)
