@@ -7,15 +7,19 @@ commit does not wait for the disk. Claims and chat jobs go there, answers never.
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from sqlalchemy import TextClause, create_engine, event, make_url, text
+from sqlalchemy import Connection, TextClause, create_engine, event, make_url, text
 from sqlalchemy.engine import URL, Engine, ExceptionContext
 from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from core.failpoints import Point, failpoint
 
 _OPTIONS: Final = (
     "-c statement_timeout=10000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
@@ -47,6 +51,32 @@ def async_database_engine(
     engine = create_async_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
     _ping_suspects(engine.sync_engine, losses or ConnectionLosses())
     return engine
+
+
+@contextmanager
+def transaction(
+    engine: Engine, *, committing: Point | None = None, committed: Point | None = None
+) -> Iterator[Connection]:
+    """A transaction, with the failpoints that bracket its commit."""
+    with engine.begin() as connection:
+        yield connection
+        if committing is not None:
+            failpoint(committing)
+    if committed is not None:
+        failpoint(committed)
+
+
+@asynccontextmanager
+async def async_transaction(
+    engine: AsyncEngine, *, committing: Point | None = None, committed: Point | None = None
+) -> AsyncIterator[AsyncConnection]:
+    """The same for one event loop."""
+    async with engine.begin() as connection:
+        yield connection
+        if committing is not None:
+            failpoint(committing)
+    if committed is not None:
+        failpoint(committed)
 
 
 def allow_long_transaction() -> TextClause:

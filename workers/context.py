@@ -9,10 +9,12 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, Engine
 
+from core.failpoints import Point
 from core.file_store import FileStore
 from core.model_files import ModelCatalog, ModelConfig
 from core.queue.tickets import Tickets
 from core.settings import Settings
+from db.connections import transaction
 from db.jobs import Provenance
 from engine.process.client import EngineClient
 from workers.generation.chat_response import fingerprint
@@ -29,9 +31,9 @@ class Database:
         self.engine = engine
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        """A transaction; on a relaxed pool, each statement is one."""
-        with self.engine.begin() as connection:
+    def begin(self, *, committing: Point | None = None, committed: Point | None = None) -> Iterator[Connection]:
+        """A transaction, with the failpoints that bracket its commit; on a relaxed pool, each statement is one."""
+        with transaction(self.engine, committing=committing, committed=committed) as connection:
             yield connection
 
 
