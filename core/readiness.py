@@ -38,7 +38,7 @@ class WorkerSeen:
     model: str | None
     tick_seconds: float | None
     num_deaths: int | None
-    last_words: str | None
+    exit_reason: str | None
 
 
 def check_workers(
@@ -62,7 +62,7 @@ def _clerk(clerks: Sequence[WorkerSeen], silence_seconds: float) -> Check:
 
 def _model(name: str, seen: Sequence[WorkerSeen], silence_seconds: float, degraded: Mapping[str, str]) -> Check:
     check = f"model {name}"
-    words = next((worker.last_words for worker in seen if worker.last_words), None)
+    words = next((worker.exit_reason for worker in seen if worker.exit_reason), None)
     for kind in _CONSUMERS:
         workers_of_kind = [worker for worker in seen if worker.kind == kind]
         if not workers_of_kind:

@@ -27,7 +27,6 @@ class LineRow(NamedTuple):
     custom_id: str
     model: str
     state: JobState
-    priority: int
     body: str
     problem: str | None
     finished_at: str | None

@@ -30,22 +30,22 @@ class QuarantineEntry:
 def record_crash(accused: QuarantineEntry, *, crashes: int, most: int, kept: timedelta) -> PostgresInsert:
     """Add so many crashes in which it was alone; with `most` of them within `kept` it is convicted."""
     is_convicted = func.now() if crashes >= most else None
-    new = postgres_insert(Quarantine).values(**_values(accused), crashes=crashes, convicted_at=is_convicted)
+    new = postgres_insert(Quarantine).values(**_values(accused), crashes=crashes, blocked_at=is_convicted)
     is_old = Quarantine.crashed_at < func.now() - kept
     total = case((is_old, 0), else_=Quarantine.crashes) + crashes
-    convicted_at = case((total >= most, func.now()), else_=None)
-    update = {"job_id": accused.job_id, "crashes": total, "crashed_at": func.now(), "convicted_at": convicted_at}
+    blocked_at = case((total >= most, func.now()), else_=None)
+    update = {"job_id": accused.job_id, "crashes": total, "crashed_at": func.now(), "blocked_at": blocked_at}
     return new.on_conflict_do_update(index_elements=[Quarantine.fingerprint], set_=update)
 
 
 def clear(fingerprint: str) -> Delete:
     """It was run alone, and nothing happened."""
-    return delete(Quarantine).where(Quarantine.fingerprint == fingerprint, Quarantine.convicted_at.is_(None))
+    return delete(Quarantine).where(Quarantine.fingerprint == fingerprint, Quarantine.blocked_at.is_(None))
 
 
 def accused_of(tenant_id: str, model: str, kept: timedelta) -> Select[str, bool]:
     """Fingerprints of a tenant's requests to a model that ended engines lately, and whether they are convicted."""
-    return select(Quarantine.fingerprint, Quarantine.convicted_at.is_not(None)).where(
+    return select(Quarantine.fingerprint, Quarantine.blocked_at.is_not(None)).where(
         Quarantine.tenant_id == tenant_id, Quarantine.model == model, Quarantine.crashed_at > func.now() - kept
     )
 
@@ -93,7 +93,7 @@ def count_crashes() -> Select[str, str, int]:
 
 def count_quarantined() -> Select[str, bool, int]:
     """For metrics: (model, is convicted, requests)."""
-    is_convicted = Quarantine.convicted_at.is_not(None)
+    is_convicted = Quarantine.blocked_at.is_not(None)
     return select(Quarantine.model, is_convicted, func.count()).group_by(Quarantine.model, is_convicted)
 
 
@@ -103,7 +103,7 @@ def delete_engine_crashes(kept: timedelta) -> Delete:
 
 
 def _is_unexplained(window: timedelta) -> Any:  # Any: a SQL condition
-    convicted = select(func.max(Quarantine.convicted_at)).where(Quarantine.model == EngineCrash.model).scalar_subquery()
+    convicted = select(func.max(Quarantine.blocked_at)).where(Quarantine.model == EngineCrash.model).scalar_subquery()
     since = func.greatest(func.now() - window, func.coalesce(convicted, func.now() - literal(window)))
     return EngineCrash.crashed_at > since
 

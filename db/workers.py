@@ -23,13 +23,13 @@ KEPT_SILENT: Final = timedelta(hours=1)
 class EngineReport:
     """An engine as its worker sees it. `tick_seconds` ago its loop turned; None: never, or this worker does not hear it.
 
-    `num_deaths` are those since the worker started; `last_words` are about the latest, and hold nothing of a request.
+    `num_deaths` are those since the worker started; `exit_reason` are about the latest, and hold nothing of a request.
     """
 
     model: str
     tick_seconds: float | None = None
     num_deaths: int = 0
-    last_words: str | None = None
+    exit_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +70,12 @@ def report_engines(report: WorkerReport) -> PostgresInsert:
                 "model": engine.model,
                 "last_tick_at": _ago(engine.tick_seconds),
                 "num_deaths": engine.num_deaths,
-                "last_words": engine.last_words,
+                "exit_reason": engine.exit_reason,
             }
             for engine in report.engines
         ]
     )
-    told = ("last_tick_at", "num_deaths", "last_words")
+    told = ("last_tick_at", "num_deaths", "exit_reason")
     return new.on_conflict_do_update(
         index_elements=[WorkerEngine.worker_id, WorkerEngine.model], set_={name: new.excluded[name] for name in told}
     )
@@ -110,7 +110,7 @@ def list_workers() -> Any:  # Any: a Select of the fields of `core.readiness.Wor
             WorkerEngine.model,
             _seconds_since(WorkerEngine.last_tick_at).label("tick_seconds"),
             WorkerEngine.num_deaths,
-            WorkerEngine.last_words,
+            WorkerEngine.exit_reason,
         )
         .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)
         .order_by(Worker.seen_at.desc(), Worker.id, WorkerEngine.model)

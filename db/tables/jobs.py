@@ -35,7 +35,6 @@ class Job(Base):
     custom_id: Mapped[str | None]
     model: Mapped[str]
     state: Mapped[JobState] = mapped_column(server_default=JobState.QUEUED)
-    priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     attempt: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     owner: Mapped[str | None]
     fence: Mapped[int] = mapped_column(BigInteger, server_default="0")
@@ -58,7 +57,6 @@ class Job(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     started_at: Mapped[datetime | None]
-    first_token_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     finish_xact: Mapped[int | None] = mapped_column(
         BigInteger, server_default=text("((pg_current_xact_id())::text)::bigint")
@@ -140,6 +138,6 @@ class Quarantine(Base):
     job_id: Mapped[str]
     crashes: Mapped[int] = mapped_column(SmallInteger)
     crashed_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    convicted_at: Mapped[datetime | None]
+    blocked_at: Mapped[datetime | None]
 
     __table_args__ = (CheckConstraint("crashes >= 0", name="crashes"), Index(None, "tenant_id", "model"))

@@ -40,7 +40,7 @@ class WorkerEngine(Base):
     model: Mapped[str] = mapped_column(primary_key=True)
     last_tick_at: Mapped[datetime | None]
     num_deaths: Mapped[int] = mapped_column(Integer, server_default="0")
-    last_words: Mapped[str | None]
+    exit_reason: Mapped[str | None]
 
 
 class Counter(Base):

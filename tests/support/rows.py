@@ -84,7 +84,6 @@ def make_running_batch(
                         custom_id=f"line-{number}",
                         model=model,
                         state=JobState.QUEUED,
-                        priority=1,
                         body=body,
                         problem=None,
                         finished_at=None,

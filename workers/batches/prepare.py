@@ -36,8 +36,6 @@ from workers.runtime.webhook_outbox import record_webhook_event
 
 log = structlog.get_logger()
 
-_BATCH_PRIORITY = 1
-
 
 class _BadFile(Exception):
     """The file cannot become a batch."""
@@ -146,7 +144,6 @@ class _Rows:
                 custom_id=line.custom_id,
                 model=model,
                 state=JobState.FAILED if problem else JobState.QUEUED,
-                priority=_BATCH_PRIORITY,
                 body=line.body,
                 problem=problem.to_json() if problem else None,
                 finished_at="now" if problem else None,

@@ -37,19 +37,19 @@ class CrashReports:
     def add(self, model: str, exit_code: int, log: Path) -> None:
         """An engine has ended, though nobody asked it to."""
         self._deaths[model] += 1
-        self._words[model] = last_words(exit_code, _last_line(log))
+        self._words[model] = exit_reason(exit_code, _last_line(log))
         self._tally.add(CounterName.ENGINE_DEATHS, model)
 
     def status(self) -> Status:
         """As `workers.heartbeat` reports it."""
         engines = [
-            EngineReport(model=model, num_deaths=deaths, last_words=self._words.get(model))
+            EngineReport(model=model, num_deaths=deaths, exit_reason=self._words.get(model))
             for model, deaths in self._deaths.items()
         ]
         return Status(engines=engines, totals=self._tally.totals())
 
 
-def last_words(exit_code: int, last_line: str) -> str:
+def exit_reason(exit_code: int, last_line: str) -> str:
     """How an engine ended. Of paths in its reason only the names of files are kept."""
     if exit_code == Exit.MODEL:
         return _FOLDERS.sub("", last_line)[:_MOST_CHARACTERS]

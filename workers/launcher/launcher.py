@@ -186,9 +186,9 @@ class WorkerLauncher:
             engine.restart_if_dead(time.monotonic())
             is_final = exit_code is not None and (exit_code >= 0 or deaths > self._settings.line_attempts)
             if is_final or time.monotonic() > deadline:
-                last_words = "" if child is None else child.exit_report()
+                exit_report = "" if child is None else child.exit_report()
                 engine.stop(0)
-                raise ChildFailed(f"The model {model} did not load. {last_words}") from None
+                raise ChildFailed(f"The model {model} did not load. {exit_report}") from None
 
     def _wait_consumers(self, is_stopping: Callable[[], bool]) -> None:
         """One that is killed is started again, as later; one that says why it ends is not."""

@@ -31,7 +31,7 @@ def worker(kind: str, **changes: Any) -> WorkerSeen:
         "model": None if kind == "clerk" else "m",
         "tick_seconds": None if kind in ("clerk", "launcher") else 0.4,
         "num_deaths": 0,
-        "last_words": None,
+        "exit_reason": None,
     }
     return WorkerSeen(**(fields | changes))
 
@@ -81,7 +81,7 @@ def test_without_a_clerk_batches_wait() -> None:
 
 
 def test_an_engine_that_cannot_load_is_told_with_its_last_words() -> None:
-    launcher = worker("launcher", last_words="a.gguf is not a model that llama.cpp can load.", num_deaths=1)
+    launcher = worker("launcher", exit_reason="a.gguf is not a model that llama.cpp can load.", num_deaths=1)
     message, advice = trouble(CLERK, launcher)["model m"]
     assert (
         message == "no chat worker serves it; its engine's last words: a.gguf is not a model that llama.cpp can load."

@@ -33,7 +33,7 @@ def known(connection: Connection, model: str = "fake", kept: timedelta = DAY) ->
 def age(connection: Connection, table: type[Quarantine] | type[EngineCrash], by: timedelta) -> None:
     connection.execute(update(table).values(crashed_at=table.crashed_at - by))
     if table is Quarantine:
-        connection.execute(update(Quarantine).values(convicted_at=Quarantine.convicted_at - by))
+        connection.execute(update(Quarantine).values(blocked_at=Quarantine.blocked_at - by))
 
 
 def test_a_crash_in_company_accuses_and_two_alone_convict(connection: Connection) -> None:

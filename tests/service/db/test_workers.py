@@ -29,11 +29,11 @@ def seen(connection: Connection) -> list[WorkerSeen]:
 
 
 def test_ages_are_told_in_seconds_and_engines_one_by_one(connection: Connection) -> None:
-    engines = [EngineReport(model="a", tick_seconds=3), EngineReport(model="b", num_deaths=2, last_words="no file")]
+    engines = [EngineReport(model="a", tick_seconds=3), EngineReport(model="b", num_deaths=2, exit_reason="no file")]
     enter(connection, report(poll_seconds=12.5, engines=engines))
     first, second = seen(connection)
     assert (first.model, first.tick_seconds, first.num_deaths) == ("a", pytest.approx(3, abs=0.1), 0)
-    assert (second.model, second.tick_seconds, second.last_words) == ("b", None, "no file")
+    assert (second.model, second.tick_seconds, second.exit_reason) == ("b", None, "no file")
     assert first.poll_seconds == pytest.approx(12.5, abs=0.1)
     assert first.seen_seconds == pytest.approx(0, abs=0.1)
 

@@ -30,7 +30,7 @@ from workers.heartbeat import (
     launcher_identity,
     worker_status,
 )
-from workers.launcher.crash_reports import CrashReports, last_words
+from workers.launcher.crash_reports import CrashReports, exit_reason
 from workers.runtime.leases import LeaseKeeper, Renewed
 
 LEASE = timedelta(seconds=60)
@@ -66,7 +66,7 @@ def test_a_process_that_is_told_to_leave_before_it_was_there_never_is(database: 
 
 def test_a_row_that_says_why_a_process_ended_stays(database: Database) -> None:
     presence = WorkerHeartbeat(
-        ME, database, lambda: Status(engines=[EngineReport(model="m", last_words="no")]), seconds=3600
+        ME, database, lambda: Status(engines=[EngineReport(model="m", exit_reason="no")]), seconds=3600
     )
     presence.start()
     presence.close(10, is_row_kept=True)
@@ -164,7 +164,7 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
     ],
 )
 def test_last_words_have_a_reason_but_no_folder_and_no_words_of_a_request(code: int, line: str, words: str) -> None:
-    assert last_words(code, line) == words
+    assert exit_reason(code, line) == words
 
 
 def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_pat
     engine.restart_if_dead(time.monotonic())
     engine.restart_if_dead(time.monotonic())
     status = obituaries.status()
-    assert status.engines == [EngineReport(model="m", num_deaths=1, last_words="There is no model file b.gguf.")]
+    assert status.engines == [EngineReport(model="m", num_deaths=1, exit_reason="There is no model file b.gguf.")]
     assert status.totals == {("engine_deaths", "m"): 1}
     assert engine.child is None, "it waits out its pause: no storm of restarts"
 

@@ -216,7 +216,7 @@ def test_a_convicted_request_is_refused_in_other_batches_and_its_neighbours_are_
     (convicted,) = quarantined(worker)
     row = rows(worker)[1]
     assert convicted.fingerprint == fingerprint("default", "fake", row.endpoint, row.body)
-    assert convicted.convicted_at is not None
+    assert convicted.blocked_at is not None
     make(worker, [4])
     engine.answer = crashing = Crashing(engine, poison(2))
     work(worker)
