@@ -31,12 +31,12 @@ def milliseconds_per_step(model: BenchModel, path: Path) -> float:
     for request in greedy(random_prompts(_SLOTS, 8, below=model.num_tokens - 8), _STEPS + 32):
         engine.inbox.put(AddRequest(intake.sequences("bench", request)))
     for _ in range(16):
-        engine.turn()
+        engine.run_once()
     decoder = backend.decoder
     assert isinstance(decoder, LlamaDecoder)
     computed = decoder.decode_seconds + decoder.sample_seconds
     began = time.perf_counter()
     for _ in range(_STEPS):
-        engine.turn()
+        engine.run_once()
     total = time.perf_counter() - began
     return 1000 * (total - (decoder.decode_seconds + decoder.sample_seconds - computed)) / _STEPS

@@ -45,7 +45,7 @@ class Conversation:
         self._engine.inbox.put(AddRequest(self._intake.sequences(_CLIENT, request)))
         self._ended = None
         while self._ended is None:
-            self._engine.turn()
+            self._engine.run_once()
         if isinstance(self._ended, Finished):
             self._messages = [*messages, {"role": "assistant", "content": self._ended.text}]
         return self._ended

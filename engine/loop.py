@@ -26,7 +26,7 @@ from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Finish
 
 Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
-Note = Callable[[list[RequestKey]], None]
+RecordInflight = Callable[[list[RequestKey]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,10 @@ Command = AddRequest | AddEmbedding | CancelRequests | StartStreaming | RunInLoo
 
 
 class EngineLoop:
-    """Generates. `run` is called by one thread; `inbox` takes commands from any. What it is at, it tells `note` beforehand."""
+    """The loop of one engine. One thread calls `run`; any thread may put commands into `inbox`.
+
+    `record_inflight` gets the requests of a step before that step is computed.
+    """
 
     def __init__(
         self,
@@ -81,7 +84,7 @@ class EngineLoop:
         emit: Emit,
         *,
         idle: Callable[[], None],
-        note: Note = lambda _: None,
+        record_inflight: RecordInflight = lambda _: None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._decoder = backend.decoder
@@ -99,13 +102,13 @@ class EngineLoop:
             max_drafts=self._decoder.max_drafts,
         )
         self.num_steps = 0
-        self.current_turn: int | None = None
-        self._num_turns = 0
+        self.current_iteration: int | None = None
+        self._num_iterations = 0
         self._answers = OutputProcessor(backend.tokenizer)
         self._embeddings = EmbeddingQueue(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
         self._idle = idle
-        self._note = note
+        self._record_inflight = record_inflight
         self._at: list[Sequence] = []
         self._outputs: dict[str, list[Output]] = {}
 
@@ -113,22 +116,22 @@ class EngineLoop:
         """Step until told to stop; `idle` is called at least every `idle_seconds`, busy or not."""
         due = time.monotonic() + idle_seconds
         while not is_stopping():
-            if not self.turn():
+            if not self.run_once():
                 self._wait(max(0.0, due - time.monotonic()))
             if time.monotonic() >= due:
                 self._idle()
                 due = time.monotonic() + idle_seconds
 
-    def turn(self) -> bool:
+    def run_once(self) -> bool:
         """Take what is in the inbox and do one step; False when there was nothing to compute."""
-        self._num_turns += 1
-        self.current_turn = self._num_turns
+        self._num_iterations += 1
+        self.current_iteration = self._num_iterations
         try:
             self._drain_inbox()
             did_step = self._compute()
             self._flush()
         finally:
-            self.current_turn = None
+            self.current_iteration = None
         return did_step
 
     def _compute(self) -> bool:
@@ -166,16 +169,16 @@ class EngineLoop:
         """Note who is computed from here on."""
         if sequences != self._at:
             self._at = sequences
-            self._note([sequence.key for sequence in sequences])
+            self._record_inflight([sequence.key for sequence in sequences])
 
     def _embed(self) -> bool:
         """A piece of what is to be embedded."""
         if self._embeddings is None or (key := self._embeddings.next_key) is None:
             return False
         self._at = []
-        self._note([key])
+        self._record_inflight([key])
         turn = self._embeddings.turn()
-        self._note([])
+        self._record_inflight([])
         if turn is None:
             return False
         client, ended = turn

@@ -109,7 +109,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     begins with its prompt, and logprobs with those of the prompt's tokens.
     `stream` asks for a `Delta` per step; without it only the `Finished` comes, with the whole text.
     Only requests of one `tenant` share computed prefixes. Batch requests of one `group` are begun before those of the next.
-    `alone` keeps it out of steps that compute anything else: it may be what ends the engine.
+    `exclusive` keeps it out of steps that compute anything else, since it may be the request that crashes the engine.
     """
 
     id: str
@@ -128,7 +128,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     priority: Priority = Priority.CHAT
     tenant: str = ""
     group: str = ""
-    alone: bool = False
+    exclusive: bool = False
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):

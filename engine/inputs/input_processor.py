@@ -75,7 +75,7 @@ class InputProcessor:
             priority=request.priority,
             tenant=request.tenant,
             group=request.group,
-            alone=request.alone,
+            exclusive=request.exclusive,
         )
 
     def _begin(self, request: Request, grammar: Grammar, room: int) -> tuple[list[int], GrammarState]:

@@ -103,7 +103,7 @@ class Server:
         self._submit_path = folder / "submit.sock"
         self._ledger = InflightLog(folder, self._boot_id)
         self.engine = EngineLoop(
-            backend, config, self._emit, idle=self._tick, note=partial(self._ledger.note, Section.STEP)
+            backend, config, self._emit, idle=self._tick, record_inflight=partial(self._ledger.note, Section.STEP)
         )
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
@@ -111,7 +111,7 @@ class Server:
         self._grammars.prepare()
         intake = partial(_whole, self._receive, Exit.INTAKE_DIED)
         threading.Thread(target=intake, name="intake", daemon=True).start()
-        Watchdog(lambda: self.engine.current_turn, self._config.hang_seconds).start()
+        Watchdog(lambda: self.engine.current_iteration, self._config.hang_seconds).start()
         _whole(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
 
     def _receive(self) -> None:

@@ -9,7 +9,7 @@ A step mixes the tokens of every sequence that decodes with pieces of prompts st
 
 At most `slots` sequences run side by side; the slots beyond that many keep what is paused, and histories whose start
 somebody may need again. Chat is admitted before batch and takes the place of the youngest batch sequence if it must. Who
-waits for a text that somebody is just reading waits for that, and then forks it. A sequence that must be `alone` has every
+waits for a text that somebody is just reading waits for that, and then forks it. A sequence that is `exclusive` has every
 other step to itself: if it ends the engine, it is known which one it was, and the others hardly wait for it meanwhile.
 """
 
@@ -66,7 +66,7 @@ class Scheduler:
         self._paused: list[Sequence] = []
         self._by_key: dict[tuple[str, str], list[Sequence]] = {}
         self._admissions = itertools.count(1)
-        self._was_alone = False
+        self._was_exclusive = False
 
     # --- who is here -------------------------------------------------------------------------------------------------
 
@@ -149,12 +149,12 @@ class Scheduler:
 
     def _step_members(self) -> list[Sequence]:
         """Those who share the next step."""
-        alone = next((sequence for sequence in self._running if sequence.alone), None)
-        if alone is None:
+        exclusive = next((sequence for sequence in self._running if sequence.exclusive), None)
+        if exclusive is None:
             return self._running
-        others = [sequence for sequence in self._running if not sequence.alone]
-        self._was_alone = not others or not self._was_alone
-        return [alone] if self._was_alone else others
+        others = [sequence for sequence in self._running if not sequence.exclusive]
+        self._was_exclusive = not others or not self._was_exclusive
+        return [exclusive] if self._was_exclusive else others
 
     def apply(self, plan: StepPlan, sampled: list[SampleResult]) -> list[tuple[Sequence, list[int], SampleResult]]:
         """Record a step: one result per sampled entry. Returns each sequence that grew, with its new tokens and where from.

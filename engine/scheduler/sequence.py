@@ -33,7 +33,7 @@ class Sequence:
     index: int = 0
     tenant: str = ""
     group: str = ""
-    alone: bool = False
+    exclusive: bool = False
     logprobs: int | None = None
     echo: bool = False
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list)

@@ -78,7 +78,7 @@ class Bench:
         """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""
         self.outputs.clear()
         for _ in range(max_steps):
-            if not self.engine.turn():
+            if not self.engine.run_once():
                 break
             self.engine.scheduler.check_integrity()
         return {item.request_id: item for item in self.outputs if isinstance(item, Finished)}

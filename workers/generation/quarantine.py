@@ -57,7 +57,7 @@ class QuarantineView:
 
 def as_exclusive(ask: EngineRequest) -> EngineRequest:
     """What an accused request asks: with steps to itself. Only what generates shares its steps in the first place."""
-    return msgspec.structs.replace(ask, alone=True) if isinstance(ask, Request) else ask
+    return msgspec.structs.replace(ask, exclusive=True) if isinstance(ask, Request) else ask
 
 
 def read_quarantine(

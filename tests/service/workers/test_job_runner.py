@@ -264,11 +264,11 @@ def test_a_job_that_crashed_in_company_runs_alone_when_it_is_sent_again_and_is_f
     engine.answer = echo
     job_id = submit(worker, stream=True)
     runner.run(job_id)
-    assert engine.asked[-1].alone, "it is the same, however it is sent"
+    assert engine.asked[-1].exclusive, "it is the same, however it is sent"
     assert row(worker, job_id).state == JobState.COMPLETED
     assert quarantined(worker) == []
     runner.run(submit(worker))
-    assert not engine.asked[-1].alone
+    assert not engine.asked[-1].exclusive
 
 
 def test_a_job_that_crashed_the_engine_alone_twice_is_refused_from_then_on(

@@ -77,7 +77,7 @@ class Crashing:
         self.asked_alone: list[str] = []
 
     def __call__(self, request: Request) -> Finished | None:
-        if request.alone:
+        if request.exclusive:
             self.asked_alone.append(text_of(request))
         if text_of(request) not in self.texts:
             return echo(request) if len(self.engine.asked) > self.slots else None
@@ -192,7 +192,7 @@ def test_a_shard_whose_workers_vanished_runs_line_by_line_with_nothing_beside_it
     beside: list[int] = []
 
     def answer(request: Request) -> Finished:
-        if request.alone:
+        if request.exclusive:
             beside.append(len(engine.running))
         return echo(request)
 
@@ -239,7 +239,7 @@ def test_a_step_that_failed_without_ending_the_engine_makes_suspects_too(
             for key in list(engine.running):
                 engine.end(key, Failed(request_id=key, code="engine_error", message="the step failed"))
             return None
-        return echo(request) if request.alone or len(engine.asked) > 3 else None
+        return echo(request) if request.exclusive or len(engine.asked) > 3 else None
 
     engine.answer = answer
     work(worker)

@@ -237,7 +237,7 @@ def test_one_that_had_to_be_alone_is_found_alone_while_others_run(engine: Engine
     client.wait_ready(20)
     neighbour = submit(client, chat("hello", "neighbour", ignore_eos=True, stream=True))
     assert neighbour.began.wait(20)
-    poison = submit(client, chat("<<segfault>>", "poison", alone=True))
+    poison = submit(client, chat("<<segfault>>", "poison", exclusive=True))
     assert poison.outcome == EngineLost(request_id="poison", was_running=True, was_alone=True)
     assert neighbour.outcome == EngineLost(request_id="neighbour", was_running=False)
 

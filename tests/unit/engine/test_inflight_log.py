@@ -76,7 +76,7 @@ def test_ledgers_of_earlier_boots_are_kept_for_a_while_and_no_longer(tmp_path: P
 def noting_bench(slots: int = 4) -> tuple[Bench, list[list[str]]]:
     """An engine stepped by hand, and the ids in each of its notes."""
     bench, noted = Bench(slots=slots), []
-    bench.engine._note = lambda keys: noted.append([request_id for _, request_id in keys])
+    bench.engine._record_inflight = lambda keys: noted.append([request_id for _, request_id in keys])
     return bench, noted
 
 
@@ -85,7 +85,7 @@ def test_who_waits_for_a_slot_is_not_in_the_ledger() -> None:
     for name in "abc":
         bench.add(chat(f"question {name}", name))
     for _ in range(4):
-        bench.engine.turn()
+        bench.engine.run_once()
     assert noted[-1] == ["a", "b"]
     assert set(bench.run()) == {"a", "b", "c"}
     assert noted[-1] == [], "nobody is left"
@@ -94,7 +94,7 @@ def test_who_waits_for_a_slot_is_not_in_the_ledger() -> None:
 def test_a_request_that_must_be_alone_shares_no_step_and_all_go_on_meanwhile() -> None:
     bench, noted = noting_bench()
     bench.add(chat("one", "a", max_tokens=20))
-    bench.add(chat("suspect", "s", alone=True, max_tokens=20))
+    bench.add(chat("suspect", "s", exclusive=True, max_tokens=20))
     bench.add(chat("two", "b", max_tokens=20))
     plain = {"a": Bench().ask("one", max_tokens=20).text, "s": Bench().ask("suspect", max_tokens=20).text}
     finished = bench.run()
@@ -108,6 +108,6 @@ def test_a_request_that_must_be_alone_shares_no_step_and_all_go_on_meanwhile() -
 def test_two_that_must_be_alone_run_one_after_the_other() -> None:
     bench, noted = noting_bench()
     for name in "st":
-        bench.add(chat(f"suspect {name}", name, alone=True, max_tokens=5))
+        bench.add(chat(f"suspect {name}", name, exclusive=True, max_tokens=5))
     assert set(bench.run()) == {"s", "t"}
     assert noted[-3:] == [["s"], ["t"], []], "the second takes no step before the first has ended"

@@ -83,7 +83,7 @@ def test_a_prompt_that_opens_a_thought_is_answered_with_one_first() -> None:
 def test_who_looks_at_an_answer_later_sees_all_of_it(prompt: str, asked: dict[str, object], num_steps: int) -> None:
     bench = Bench()
     bench.add(chat(prompt, **asked))
-    bench.engine.turn()
+    bench.engine.run_once()
     for _ in range(num_steps):
         bench.engine.step()
     bench.engine.inbox.put(StartStreaming("c", ["r", "unknown"]))
@@ -102,7 +102,7 @@ def test_who_looks_at_a_thought_later_sees_all_of_it() -> None:
     bench = Bench(chat_template="{{ messages[0].content }}<think>\n")
     bench.add(chat("hello"))
     for _ in range(60):
-        bench.engine.turn()
+        bench.engine.run_once()
     bench.engine.inbox.put(StartStreaming("c", ["r"]))
     (choice,) = bench.run()["r"].choices
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
@@ -170,7 +170,7 @@ def test_a_cancelled_request_ends_as_cancelled_and_the_others_go_on() -> None:
     bench.add(chat("one", "a"))
     bench.add(chat("two", "b"))
     for _ in range(5):
-        bench.engine.turn()
+        bench.engine.run_once()
     bench.engine.inbox.put(CancelRequests("c", ["a", "unknown"]))
     finished = bench.run()
     assert finished["a"].reason is FinishReason.CANCELLED
@@ -181,7 +181,7 @@ def test_what_a_client_asked_for_goes_with_it() -> None:
     bench = Bench(slots=1)
     bench.add(chat("one", "a"))
     bench.add(chat("two", "b"))
-    bench.engine.turn()
+    bench.engine.run_once()
     bench.engine.inbox.put(CancelRequests("c", None))
     assert bench.run() == {}
     assert bench.engine.scheduler.num_running == 0
@@ -264,7 +264,7 @@ def test_several_answers_to_one_prompt_end_together_and_count_it_once() -> None:
 def test_cancelling_a_request_cancels_all_its_answers() -> None:
     bench = Bench(slots=2)
     bench.add(chat("hello", n=4))
-    bench.engine.turn()
+    bench.engine.run_once()
     bench.engine.inbox.put(CancelRequests("c", ["r"]))
     assert {choice.reason for choice in bench.run()["r"].choices} == {FinishReason.CANCELLED}
     assert bench.engine.scheduler.num_running == bench.engine.scheduler.num_waiting == 0
@@ -279,7 +279,7 @@ def test_a_batch_answer_is_the_same_when_chat_took_its_place_meanwhile() -> None
         said = {}
         for n in range(20):
             for _ in range(5):
-                bench.engine.turn()
+                bench.engine.run_once()
             said |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
             bench.add(chat(f"chat {n}", f"c{n}"))
         said |= {key: item.text for key, item in bench.run().items()}

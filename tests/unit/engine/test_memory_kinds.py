@@ -105,7 +105,7 @@ def test_a_paused_answer_is_what_it_would_have_been(backend: LlamaBackend) -> No
     num_paused = 0
     for n in range(8):
         for _ in range(6):
-            bench.engine.turn()
+            bench.engine.run_once()
         num_paused += len(bench.engine.scheduler.running) < 4
         for k in range(3):
             bench.add(ask(f"chat{n}-{k}", [90 - n, 80 - k, 70], max_tokens=5))
