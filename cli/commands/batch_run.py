@@ -19,8 +19,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from cli.client import Client, Json
 from cli.errors import CommandFailed, ExitCode
+from core.states import FINAL_BATCH_STATES
 
-ENDED: Final = frozenset({"completed", "failed", "expired", "cancelled"})
 _POLL_SECONDS: Final = 0.25
 _QUIET_SECONDS: Final = 10.0
 _RATE_SECONDS: Final = 10.0
@@ -82,7 +82,7 @@ def wait(client: Client, console: Console, batch: Json, restart_dead: Callable[[
     """Show how it goes until it has ended. `restart_dead` is called now and then: a stack of our own needs it."""
     with _meter(console) as show:
         show(batch)
-        while batch["status"] not in ENDED:
+        while batch["status"] not in FINAL_BATCH_STATES:
             time.sleep(_POLL_SECONDS)
             restart_dead()
             batch = client.batch(batch["id"])

@@ -14,13 +14,13 @@ import typer
 from cli.errors import CommandFailed, ExitCode
 from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, BatchId, Limit, connected
 from cli.output import console, moment, opened, print_fields, print_json, print_table, printable, remark
+from core.states import FINAL_BATCH_STATES
 
 if TYPE_CHECKING:
     from cli.client import Client, Json
 
 batches = typer.Typer(help="Batches on the server.", no_args_is_help=True)
 
-_ENDED: Final = frozenset({"completed", "failed", "expired", "cancelled"})
 _POLL_SECONDS: Final = 0.5
 _PAGE: Final = 500
 Watch = Annotated[bool, typer.Option("--watch", help="Stay until it has ended; the exit code says how.")]
@@ -139,7 +139,7 @@ def download(
         batch = client.get(f"/batches/{batch_id}")
         if partial or merged:
             _write(client.finished_lines(batch_id, is_merged=merged), output)
-        elif batch["status"] not in _ENDED:
+        elif batch["status"] not in FINAL_BATCH_STATES:
             raise CommandFailed(
                 f"The batch is {batch['status']}. Wait with: millrace batch watch {batch_id}; or --partial"
             )
@@ -153,7 +153,7 @@ def download(
         print_json({"batch": batch, "output": str(output)})
     elif not is_stdout:
         remark(f"answers: {output}")
-    raise typer.Exit(_outcome(batch) if batch["status"] in _ENDED else ExitCode.FINE)
+    raise typer.Exit(_outcome(batch) if batch["status"] in FINAL_BATCH_STATES else ExitCode.FINE)
 
 
 @batches.command()
@@ -220,7 +220,7 @@ def _follow(client: Client, batch: Json, *, as_json: bool) -> Json:
 
 def _print_changes(client: Client, batch: Json) -> Json:
     print_json(batch)
-    while batch["status"] not in _ENDED:
+    while batch["status"] not in FINAL_BATCH_STATES:
         time.sleep(_POLL_SECONDS)
         now = client.batch(batch["id"])
         if now != batch:
@@ -261,7 +261,7 @@ def _errors(client: Client, batch: Json) -> Iterator[Json]:
             result = json.loads(line)
             error = result["error"] or result["response"]["body"]["error"]
             yield {"custom_id": result["custom_id"], **error}
-    elif batch["status"] not in _ENDED:
+    elif batch["status"] not in FINAL_BATCH_STATES:
         for request in client.pages(f"/batches/{batch['id']}/requests", status="failed", limit=_PAGE):
             yield {"custom_id": request["custom_id"], "line": request["line"], **(request["error"] or {})}
 

@@ -1,27 +1,51 @@
-"""`millrace demo`: everything once, on the little model that ships with the project."""
+"""`millrace demo`: a batch and a chat on the small model that ships with the project."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from cli.client import Client
-from cli.commands.batch_run import run_batch, summarise
-from cli.errors import ExitCode
+from cli.options import DEFAULT_URL, ApiKey, ModelsDir, ServerOrStack, StateDir, given_settings
 from core.settings import ROOT
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from cli.client import Client
+    from cli.errors import ExitCode
 
 _TICKETS = ROOT / "batch_inputs" / "support_tickets.jsonl"
 _SHOWN = 8
 _QUESTION = "What is the capital of France?"
 
 
-def demo(client: Client, console: Console, output: Path, restart_dead: Callable[[], None]) -> ExitCode:
-    """Label support tickets in a batch, then answer one question, streamed."""
+def demo(
+    base_url: ServerOrStack = DEFAULT_URL,
+    api_key: ApiKey = "none",
+    state_dir: StateDir = None,
+    models_dir: ModelsDir = None,
+) -> None:
+    """Label 240 support tickets and answer a question, with the small model that ships with the project."""
+    from cli.output import console
+    from cli.stack.session import server_session
+
+    terminal = console()
+    settings = given_settings(port=0, state_dir=state_dir, models_dir=models_dir)
+    output = settings.state_dir / "demo_answers.jsonl"
+    with server_session(terminal, base_url, api_key, settings) as session:
+        code = run_demo(session.client, terminal, output, session.restart_dead)
+    raise typer.Exit(code)
+
+
+def run_demo(client: Client, console: Console, output: Path, restart_dead: Callable[[], None]) -> ExitCode:
+    """Label support tickets in a batch, then stream the answer to one question."""
+    from cli.commands.batch_run import run_batch, summarise
+
     console.print(f"\nLabelling {_TICKETS.relative_to(ROOT)} through the Batch API:", highlight=False)
     batch = run_batch(client, console, _TICKETS, output, model=None, resume=None, restart_dead=restart_dead)
     if batch["output_file_id"]:
@@ -35,8 +59,10 @@ def demo(client: Client, console: Console, output: Path, restart_dead: Callable[
 
 
 def _table(output: Path) -> Table:
-    """The first tickets with their labels."""
-    table = Table("ticket", "category", "priority", title=f"The first {_SHOWN} of them")
+    """Show the first tickets with their labels."""
+    from rich.table import Table
+
+    table = Table("ticket", "category", "priority", title=f"The first {_SHOWN} answers")
     texts = {line["custom_id"]: line["body"]["messages"][-1]["content"] for line in _read(_TICKETS)}
     for answer in _read(output)[:_SHOWN]:
         content = answer["response"]["body"]["choices"][0]["message"]["content"]

@@ -13,18 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from cli.errors import CommandFailed, ExitCode
+from cli.options import AsJson, StateDir, given_settings
 from core.api_keys import DEFAULT_SCOPES, KEY, NewKey, Scope, new_key
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-    from core.settings import Settings
-
 keys = typer.Typer(help="API keys and tenants.", no_args_is_help=True)
 
-StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Data, sockets and logs of the stack.")]
 KeyId = Annotated[str, typer.Argument(help="As `millrace keys list` shows it.", metavar="KEY_ID")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _Limit = typer.Option(min=1, show_default="no limit")
 _COPIED: Final = (
     "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
@@ -168,33 +165,18 @@ def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, Ro
 @contextmanager
 def _transaction(state_dir: Path | None) -> Iterator[Connection]:
     """On the database of the settings, or the bundled one: the one that runs, else started for as long as this takes."""
-    from core.settings import load_settings
+    from cli.stack.services import database_url
     from db.connections import database_engine
     from db.schema_version import check_schema, upgrade
 
-    settings = load_settings(**({} if state_dir is None else {"state_dir": state_dir}))
-    with database_url(settings) as (url, is_ours):
+    with database_url(given_settings(state_dir=state_dir)) as (url, is_exclusive):
         engine = database_engine(url, pool_size=1)
-        if is_ours:
+        if is_exclusive:
             upgrade(engine)
         check_schema(engine)
         with engine.begin() as connection:
             yield connection
         engine.dispose()
-
-
-@contextmanager
-def database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
-    """The address, and whether nobody else is using it."""
-    from cli.stack.services import Services, running_database
-
-    if settings.database_url:
-        yield settings.database_url, False
-    elif (url := running_database(settings.state_dir)) is not None:
-        yield url, False
-    else:
-        with Services(settings.state_dir, None, "not needed") as services:
-            yield services.database_url, True
 
 
 def _span(text: str) -> timedelta:

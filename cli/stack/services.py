@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from cli.stack.postgres import Postgres
 from cli.stack.valkey import Valkey
 from core.errors import ConfigError
 from core.process.child_process import ChildFailed
 from core.process.runtime_dirs import private_directory, socket_directory
+
+if TYPE_CHECKING:
+    from core.settings import Settings
 
 
 class StateLock:
@@ -105,6 +110,21 @@ class Services:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+
+@contextmanager
+def database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
+    """Yield the URL of the database, and whether this process alone uses it.
+
+    Takes the database of the settings, that of a running stack, or starts the bundled one meanwhile.
+    """
+    if settings.database_url:
+        yield settings.database_url, False
+    elif (url := running_database(settings.state_dir)) is not None:
+        yield url, False
+    else:
+        with Services(settings.state_dir, None, "not needed") as services:
+            yield services.database_url, True
 
 
 def running_database(state_dir: Path) -> str | None:

@@ -76,11 +76,11 @@ class Role(StrEnum):
 
 _COMMANDS: Final = {
     Role.API: r"-m api$",
-    Role.CLERK: r"-m workers\.consumer clerk",
+    Role.CLERK: r"-m workers\.consumers\.main clerk",
     Role.WORKER: r"-m workers ",
-    Role.CHAT: r"-m workers\.consumer chat",
-    Role.BATCH: r"-m workers\.consumer batch",
-    Role.ENGINE: r"-m engine\.server",
+    Role.CHAT: r"-m workers\.consumers\.main chat",
+    Role.BATCH: r"-m workers\.consumers\.main batch",
+    Role.ENGINE: r"-m engine\.process\.server",
     Role.POSTGRES: r"/postgres -D ",
     Role.VALKEY: r"valkey-server",
 }

@@ -48,7 +48,7 @@ WALL_CLOCKS = {
     "workers/generation/endpoints/base.py": "created of an answer",
     "workers/batches/finalize.py": "when a file expires, in days",
     "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as its standard wants it",
-    "workers/maintenance/webhook_delivery.py": "created_at of an event",
+    "workers/runtime/webhook_outbox.py": "created_at of an event",
 }
 ASKED = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
 
