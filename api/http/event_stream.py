@@ -1,13 +1,17 @@
-"""A streaming response that notices at once when its reader has gone."""
+"""Streams and waits that end as soon as the client disconnects."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import suppress
+from typing import Any, TypeVar
 
+from fastapi import Request
 from fastapi.responses import Response
 from starlette.types import Message, Receive, Scope, Send
+
+_Result = TypeVar("_Result")
 
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -18,6 +22,21 @@ async def disconnected(receive: Receive) -> None:
         message: Message = await receive()
         if message["type"] == "http.disconnect":
             return
+
+
+async def unless_disconnected(
+    request: Request,
+    work: Coroutine[Any, Any, _Result],  # Any: what a coroutine sends and yields
+) -> _Result | None:
+    """Return the result of `work`, or None when the client disconnects first; the body must have been read."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(disconnected(request.receive))
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        for task in (working, leaving):
+            task.cancel()
 
 
 class EventStream(Response):

@@ -5,8 +5,6 @@ The file is uploaded with the question, or named. A clerk looks at it; the quest
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,12 +15,15 @@ from starlette.datastructures import FormData
 
 from api.access.scopes import require_scopes
 from api.batches.estimates import estimate, recent_work
-from api.dependencies import AppState, StateDep, TenantDep
+from api.dependencies import AppState, StateDep, TenantDep, caller_of
 from api.files.lookup import check_input
 from api.files.multipart import check_upload, read_form, store
+from api.http.event_stream import unless_disconnected
 from api.http.json_body import read_wire
 from api.http.openapi import request_docs
+from api.live.outcome import wait_for_outcome
 from api.services.rate_limiter import too_many
+from api.services.relay import Subscription
 from api.writes.commit_check import make_with_file
 from core import ids
 from core.api_keys import Scope
@@ -33,7 +34,6 @@ from core.settings import Settings
 from db import files, validations
 
 _FORM_OVERHEAD: Final = 1 << 16
-_LOOK_SECONDS: Final = 0.2
 _MOST_WAITING: Final = 4  # of a tenant: each is a process, and takes the place of a batch that is to be prepared
 _RETRY_SECONDS: Final = 5.0
 _KEPT: Final = timedelta(hours=1)  # what a process that died left behind
@@ -148,40 +148,42 @@ async def _keep(form: FormData, state: AppState, tenant: str) -> str:
 
 
 async def _ask_clerk(request: Request, state: AppState, tenant: str, question: _Question) -> BatchValidation:
-    """Ask by a row and wait; whoever leaves takes the question along."""
+    """Insert a validation, send its ticket, and wait for the report; the row is deleted however the wait ends."""
     validation_id = ids.new_id(ids.VALIDATION)
     statement = validations.insert_validation(
         id=validation_id, tenant_id=tenant, file_id=question.file_id, endpoint=question.endpoint
     )
-    async with state.database.begin() as connection:
-        await connection.execute(validations.delete_old_validations(_KEPT))
-        if (await connection.execute(validations.waiting(tenant))).scalar_one() >= _MOST_WAITING:
-            message = f"{_MOST_WAITING} validations are waiting already. Ask again when one of them is answered."
-            raise too_many("validations", message, _RETRY_SECONDS)
-        await connection.execute(statement)
-    try:
-        failpoint(Point.VALIDATION_ASKED)
-        return await _wait(request, state, validation_id)
-    finally:
+    async with state.relay.follow(validation_id, caller_of(request).key_id) as subscription:
         async with state.database.begin() as connection:
-            await connection.execute(validations.delete_validation(validation_id))
-
-
-async def _wait(request: Request, state: AppState, validation_id: str) -> BatchValidation:
-    """Look at the row until it is answered, or nobody listens; a ticket that may be lost is sent again."""
-    settings = state.settings
-    deadline, next_ticket = time.monotonic() + settings.chat_timeout_seconds, 0.0
-    while (now := time.monotonic()) < deadline:
-        if now >= next_ticket:
+            await connection.execute(validations.delete_old_validations(_KEPT))
+            if (await connection.execute(validations.waiting(tenant))).scalar_one() >= _MOST_WAITING:
+                message = f"{_MOST_WAITING} validations are waiting already. Ask again when one of them is answered."
+                raise too_many("validations", message, _RETRY_SECONDS)
+            await connection.execute(statement)
+        try:
+            failpoint(Point.VALIDATION_ASKED)
             await state.sender.send(lambda: state.sender.tickets.validate(validation_id))
-            next_ticket = now + settings.ticket_seconds
-        await asyncio.sleep(_LOOK_SECONDS)
+            return await _report(request, state, subscription)
+        finally:
+            async with state.database.begin() as connection:
+                await connection.execute(validations.delete_validation(validation_id))
+
+
+async def _report(request: Request, state: AppState, subscription: Subscription) -> BatchValidation:
+    """The clerk's report; raises a 500 when the file could not be checked, and a 503 without an answer in time."""
+
+    async def read() -> BatchValidation | None:
         async with state.database.connect() as connection:
-            report, failure = (await connection.execute(validations.find_answer(validation_id))).one()
-        if report is not None:
-            return BatchValidation.model_validate_json(report)
+            report, failure = (await connection.execute(validations.find_answer(subscription.job_id))).one()
         if failure is not None:
             raise ApiError(Problem(status=500, message=failure, type=SERVER_ERROR, code="validation_failed"))
-        if await request.is_disconnected():
-            raise unavailable("The client has left.")
-    raise unavailable("No clerk has looked at the file yet. Is one running?")
+        return None if report is None else BatchValidation.model_validate_json(report)
+
+    try:
+        waiting = wait_for_outcome(subscription, read, state.settings.chat_timeout_seconds)
+        report = await unless_disconnected(request, waiting)
+    except TimeoutError:
+        raise unavailable("No clerk has looked at the file yet. Is one running?") from None
+    if report is None:
+        raise unavailable("The client has left.")
+    return report

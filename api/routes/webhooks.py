@@ -15,10 +15,12 @@ from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.scopes import require_scopes
-from api.dependencies import AppState, StateDep, TenantDep
+from api.dependencies import AppState, StateDep, TenantDep, caller_of
 from api.http.json_body import read_wire
 from api.http.openapi import request_docs
 from api.http.pagination import unix_seconds
+from api.live.outcome import wait_for_outcome
+from api.services.relay import Subscription
 from core import ids
 from core.api_keys import Scope
 from core.errors import ApiError, Problem, bad_request, not_found, unavailable
@@ -48,7 +50,6 @@ _MAX_ENDPOINTS: Final = 20
 _RESOLVE_SECONDS: Final = 5.0
 _OVERLAP: Final = timedelta(hours=24)
 _TEST_SECONDS: Final = 20.0
-_TEST_LOOK_SECONDS: Final = 0.1
 _resolvers: Final = ThreadPoolExecutor(4, "resolve")
 
 
@@ -163,32 +164,35 @@ async def test_webhook(
     body = await read_wire(request, WebhookTest)
     subject = EventSubject(id=ids.new_id(RESPONSE if body.event_type.startswith("response.") else ids.BATCH))
     event = WebhookEvent(id=ids.new_id(ids.EVENT), type=body.event_type, created_at=int(time.time()), data=subject)
-    async with state.database.begin() as connection:
-        _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
-        await connection.execute(
-            webhooks.record_test(webhook_endpoint_id, tenant, event.id, event.type, event.model_dump_json())
-        )
-    await state.sender.send(lambda: state.sender.tickets.deliver(event.id))
-    status_code = await _test_status(state, webhook_endpoint_id, event.id)
+    async with state.relay.follow(event.id, caller_of(request).key_id) as subscription:
+        async with state.database.begin() as connection:
+            _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+            await connection.execute(
+                webhooks.record_test(webhook_endpoint_id, tenant, event.id, event.type, event.model_dump_json())
+            )
+        await state.sender.send(lambda: state.sender.tickets.deliver(event.id))
+        status_code = await _test_status(state, webhook_endpoint_id, subscription)
     return WebhookTestResult(
         webhook_endpoint_id=webhook_endpoint_id, event_type=body.event_type, status_code=status_code
     )
 
 
-async def _test_status(state: AppState, webhook_id: str, event_id: str) -> int:
-    """Wait for the row to say how it went."""
-    deadline = time.monotonic() + _TEST_SECONDS
-    while time.monotonic() < deadline:
+async def _test_status(state: AppState, webhook_id: str, subscription: Subscription) -> int:
+    """The status the receiver answered a test with; raises a 400 without one, and a 503 when no clerk sends it in time."""
+
+    async def read() -> int | None:
         async with state.database.connect() as connection:
-            row = (await connection.execute(webhooks.test_result(webhook_id, event_id))).one_or_none()
+            row = (await connection.execute(webhooks.test_result(webhook_id, subscription.job_id))).one_or_none()
         if row is None:
             raise _missing(webhook_id)
-        if row.finished_at is not None:
-            if row.status_code is None:
-                raise bad_request(f"The test was not answered. {row.last_error}", code="webhook_delivery_failed")
-            return int(row.status_code)
-        await asyncio.sleep(_TEST_LOOK_SECONDS)
-    raise unavailable("No clerk has sent the test yet; it will be sent when one is there.")
+        if row.finished_at is not None and row.status_code is None:
+            raise bad_request(f"The test was not answered. {row.last_error}", code="webhook_delivery_failed")
+        return None if row.finished_at is None else int(row.status_code)
+
+    try:
+        return await wait_for_outcome(subscription, read, _TEST_SECONDS)
+    except TimeoutError:
+        raise unavailable("No clerk has sent the test yet; it will be sent when one is there.") from None
 
 
 async def _check_url(state: AppState, url: str) -> None:

@@ -33,6 +33,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     problem: Problem | None = None
 
 
+def outcome_event(row_id: str) -> Event:
+    """Announces that the row of a validation or of a webhook test holds its outcome; published after the commit."""
+    return Event(job=row_id, attempt=0, seq=0, kind=EventKind.DONE)
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Event)
 

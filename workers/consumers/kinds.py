@@ -221,7 +221,7 @@ class ClerkConsumer:
         self._unbidden = DedupExecutor(_CLERK_HELPERS, "clerk-unheard")
         self._sweeper = Sweeper(context, self._unbidden.begin)
         self._courier = WebhookDispatcher(
-            context.settings, context.database, WebhookSender(url_guard(context.settings))
+            context.settings, context.database, WebhookSender(url_guard(context.settings)), context.publisher.publish
         )
         self._running = 0
         self._lock = threading.Lock()

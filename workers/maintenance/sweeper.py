@@ -109,7 +109,7 @@ class Sweeper:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
 
     def _sweep_validations(self) -> None:
-        """Whoever asked sends the tickets; this is for a clerk that hears none."""
+        """Answer validations whose ticket was lost, in this process."""
         age = timedelta(seconds=self._context.settings.ticket_seconds)
         with self._context.database.begin() as connection:
             unheard = list(connection.execute(validations.unclaimed(age, _PAGE)).scalars())

@@ -18,6 +18,7 @@ from sqlalchemy import Row, Update
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.failpoints import Point, failpoint
+from core.queue.events import Event, outcome_event
 from core.settings import Settings
 from db import webhooks
 from workers.context import Database
@@ -45,10 +46,13 @@ def retry_delay(attempt: int, jitter: Callable[[], float] = random.random) -> ti
 class WebhookDispatcher:
     """Sends what is due, many at a time, in a thread of its own; any number of clerks may have one."""
 
-    def __init__(self, settings: Settings, database: Database, poster: WebhookSender) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, poster: WebhookSender, publish: Callable[[Event], None]
+    ) -> None:
         self._settings = settings
         self._database = database
         self._poster = poster
+        self._publish = publish
         self._patience = timedelta(hours=settings.webhook_hours)
         self._is_stopping = False
         self._wake = threading.Event()
@@ -128,6 +132,8 @@ class WebhookDispatcher:
                 connection.execute(_mark(row.webhook_id, error, is_given_up=is_last))
             failpoint(Point.WEBHOOK_RECORDING)
         failpoint(Point.WEBHOOK_RECORDED)
+        if row.is_test:
+            self._publish(outcome_event(row.event_id))
         event = "webhook_delivered" if error is None else "webhook_given_up" if is_last else "webhook_failed"
         log.info(event, event_id=row.event_id, webhook=row.webhook_id, attempt=row.attempt, reason=error)
 

@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.failpoints import Point, failpoint
+from core.queue.events import outcome_event
 from db import validations
 from workers.context import ClerkContext
 
@@ -47,6 +48,7 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
     failpoint(Point.VALIDATION_LOOKED)
     with context.database.begin() as connection:
         connection.execute(validations.answer(validation_id, report=answer.report, failure=answer.failure))
+    context.publisher.publish(outcome_event(validation_id))
     log.info("validation_answered", validation=validation_id, failure=answer.failure)
 
 

@@ -89,7 +89,7 @@ def test_the_sweeper_tells_of_jobs_whose_workers_died(
             Sweeper(clerk).sweep()
         assert tickets_in(valkey, CLERK_QUEUE) == 1
         poster = WebhookSender(LOOPBACK)
-        WebhookDispatcher(settings, clerk.database, poster).deliver_due()
+        WebhookDispatcher(settings, clerk.database, poster, clerk.publisher.publish).deliver_due()
         poster.close()
     (request,) = receiver.received
     event: Any = OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=SECRET)

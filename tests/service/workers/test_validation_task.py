@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import redis
 from sqlalchemy import Connection, select, text
 
 from core import ids
+from core.queue.events import decode_event, outcome_event
+from core.queue.names import job_channel
 from core.schemas.batch_validation import BatchValidation
 from db import validations
 from db.tables import Validation
@@ -57,6 +60,18 @@ def test_the_row_gets_the_report(clerk: ClerkContext) -> None:
     report, failure = answer(clerk, validation_id)
     assert failure is None
     assert BatchValidation.model_validate_json(report or "").lines == 1
+
+
+def test_an_outcome_is_published_after_the_row_has_it(clerk: ClerkContext, valkey: redis.Redis) -> None:
+    validation_id = asked(clerk, GOOD)
+    with valkey.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe(clerk.settings.key_prefix + job_channel(validation_id))
+        pubsub.get_message(timeout=5)  # the broker's word on the subscription
+        answer_validation(clerk, validation_id)
+        message = pubsub.get_message(timeout=5)
+    assert message is not None
+    assert decode_event(message["data"]) == outcome_event(validation_id)
+    assert answer(clerk, validation_id)[0] is not None
 
 
 def test_a_file_that_is_gone_is_said(clerk: ClerkContext) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import func, select, text, update
 from structlog.testing import capture_logs
 
 from core import ids
+from core.queue.events import Event, outcome_event
 from core.schemas.webhooks import EVENT_TYPES
 from core.settings import Settings
 from core.states import BatchState
@@ -48,9 +49,15 @@ def outbox(database: Database) -> Database:
 
 
 @pytest.fixture
-def courier(settings: Settings, outbox: Database) -> Iterator[WebhookDispatcher]:
+def events() -> list[Event]:
+    """The events that `courier` publishes."""
+    return []
+
+
+@pytest.fixture
+def courier(settings: Settings, outbox: Database, events: list[Event]) -> Iterator[WebhookDispatcher]:
     poster = WebhookSender(LOOPBACK)
-    yield WebhookDispatcher(settings, outbox, poster)
+    yield WebhookDispatcher(settings, outbox, poster, events.append)
     poster.close()
 
 
@@ -200,6 +207,19 @@ def test_only_those_are_told_who_asked_for_it(outbox: Database) -> None:
 
 
 # Sent until it is taken
+
+
+def test_the_outcome_of_a_test_is_published_and_that_of_an_event_is_not(
+    outbox: Database, courier: WebhookDispatcher, events: list[Event]
+) -> None:
+    with Receiver() as receiver:
+        webhook_id = endpoint(outbox, receiver.url)
+        happen(outbox)
+        with outbox.begin() as connection:
+            connection.execute(webhooks.record_test(webhook_id, DEFAULT_TENANT, "evt_test", "batch.completed", "{}"))
+        courier.deliver_due()
+    assert len(receiver.received) == 2
+    assert events == [outcome_event("evt_test")]
 
 
 def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, courier: WebhookDispatcher) -> None:
@@ -400,7 +420,7 @@ def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Dat
         endpoint(outbox, receiver.url)
         happen(outbox)
         courier = WebhookDispatcher(
-            settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, WebhookSender(LOOPBACK)
+            settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, WebhookSender(LOOPBACK), [].append
         )
         courier.start()
         try:
