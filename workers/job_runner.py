@@ -37,7 +37,7 @@ from workers.generation.endpoints.base import (
 from workers.generation.endpoints.registry import read_adapter
 from workers.generation.engine_call import EngineCall
 from workers.generation.job_stream import JobStream
-from workers.generation.quarantine import QuarantineView, as_exclusive, blocked_failure, read_quarantine
+from workers.generation.quarantine import JsonObject, QuarantineView, as_exclusive, blocked_failure, read_quarantine
 from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
 
@@ -72,6 +72,7 @@ class JobSink(JobStream):
 
 @dataclass(slots=True)
 class _Running:
+    body: JsonObject
     exchange: EndpointAdapter
     head: ResponseHeader
     lease: Lease
@@ -149,13 +150,15 @@ class JobRunner:
     def _start(self, job: RowMapping, served: ServedModel) -> _Running:
         """Everything there is to know of a job before its engine is asked."""
         job_id: str = job["id"]
-        exchange, head = read_adapter(job["endpoint"], parse_json(job["body"].encode())), served.head(job_id)
+        body = parse_json(job["body"].encode())
+        exchange, head = read_adapter(job["endpoint"], body), served.head(job_id)
         asker = RequestOrigin(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
         answer = JobSink(job, exchange.frames(head), self._context)
         asks, accusation = exchange.engine_requests(served.model, asker), self._accusation(job)
-        if accusation.is_suspect(job["body"]):
+        if accusation.is_suspect(body):
             asks = [as_exclusive(ask) for ask in asks]
         return _Running(
+            body=body,
             exchange=exchange,
             head=head,
             lease=self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id)),
@@ -178,7 +181,7 @@ class JobRunner:
 
     def _outcome(self, job: RowMapping, running: _Running) -> EngineOutcome | _GiveBack:
         """Ask, and wait for the end."""
-        if running.accusation.is_blocked(job["body"]):
+        if running.accusation.is_blocked(running.body):
             return blocked_failure(job["id"], self._context.settings.quarantine_hours)
         running.asking.begin()
         return running.answer.ended.get()
@@ -217,7 +220,7 @@ class JobRunner:
         """The next one like it will run alone; one that crashed the engine alone as often as a line may is refused."""
         if not lost.was_running:
             return []
-        accused = running.accusation.accused(job["body"], job["id"])
+        accused = running.accusation.entry(running.body, job["id"])
         most = max(1, self._context.settings.line_attempts - 1)
         return [quarantine.record_crash(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)]
 
@@ -232,8 +235,8 @@ class JobRunner:
             is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
         )
         more: list[Executable] = []
-        if running.accusation.is_suspect(job["body"]):
-            more.append(quarantine.clear(running.accusation.accused(job["body"], job["id"]).fingerprint))
+        if running.accusation.is_suspect(running.body):
+            more.append(quarantine.clear(running.accusation.entry(running.body, job["id"]).fingerprint))
         more.append(
             jobs.add_usage(
                 job["tenant_id"],

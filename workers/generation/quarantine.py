@@ -6,6 +6,7 @@ Knows bodies and rows of the quarantine; what a crash says about a line of a sha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -13,11 +14,12 @@ from typing import Any, Final
 import msgspec
 from sqlalchemy import Connection
 
-from core.strict_json import parse_json
 from db import quarantine
 from db.quarantine import QuarantineEntry
 from engine.types import Failed, Request
 from workers.generation.endpoints.base import EngineRequest
+
+JsonObject = Mapping[str, Any]  # Any: parsed JSON values
 
 _HOW_IT_IS_SENT: Final = frozenset({"model", "stream", "stream_options"})  # the model is named beside the body
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -25,38 +27,44 @@ _encode = msgspec.json.Encoder(order="deterministic").encode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineView:
-    """What is known against requests of one tenant to one model: fingerprints, and whether they are convicted."""
+    """Quarantined requests of one tenant to one model: fingerprints, and whether they are blocked.
+
+    Methods take parsed JSON bodies, so that a body is parsed once by its caller.
+    """
 
     tenant_id: str
     model: str
     endpoint: str
     known: dict[str, bool]
 
-    def is_blocked(self, body: str) -> bool:
+    def is_blocked(self, body: JsonObject) -> bool:
         """Is this request refused?"""
         return bool(self.known) and self.known.get(self._fingerprint(body), False)
 
-    def is_suspect(self, body: str) -> bool:
-        """Did an engine end that was at this request, among others?"""
+    def is_suspect(self, body: JsonObject) -> bool:
+        """Did an engine end while it ran this request, among others?"""
         return bool(self.known) and self._fingerprint(body) in self.known
 
-    def accused(self, body: str, job_id: str) -> QuarantineEntry:
-        """The request, as the quarantine knows it."""
-        fingerprint = self._fingerprint(body)
+    def entry(self, body: JsonObject, job_id: str) -> QuarantineEntry:
+        """The request as a row of the quarantine."""
         return QuarantineEntry(
-            fingerprint=fingerprint, tenant_id=self.tenant_id, model=self.model, endpoint=self.endpoint, job_id=job_id
+            fingerprint=self._fingerprint(body),
+            tenant_id=self.tenant_id,
+            model=self.model,
+            endpoint=self.endpoint,
+            job_id=job_id,
         )
 
-    def convict(self, body: str) -> None:
-        """Remember it here as well."""
+    def block(self, body: JsonObject) -> None:
+        """Refuse such requests in this process from now on."""
         self.known[self._fingerprint(body)] = True
 
-    def _fingerprint(self, body: str) -> str:
+    def _fingerprint(self, body: JsonObject) -> str:
         return fingerprint(self.tenant_id, self.model, self.endpoint, body)
 
 
 def as_exclusive(ask: EngineRequest) -> EngineRequest:
-    """What an accused request asks: with steps to itself. Only what generates shares its steps in the first place."""
+    """The request of a suspect, with steps to itself. Only requests that generate share steps in the first place."""
     return msgspec.structs.replace(ask, exclusive=True) if isinstance(ask, Request) else ask
 
 
@@ -68,10 +76,9 @@ def read_quarantine(
     return QuarantineView(tenant_id=tenant_id, model=model, endpoint=endpoint, known={row[0]: row[1] for row in rows})
 
 
-def fingerprint(tenant_id: str, model: str, endpoint: str, body: str) -> str:
-    """SHA-256 of what an engine is asked: equal for bodies that differ only in spelling, or in how the answer is sent."""
-    asked: dict[str, Any] = parse_json(body.encode())  # Any: a parsed JSON value
-    canonical = {name: value for name, value in asked.items() if name not in _HOW_IT_IS_SENT}
+def fingerprint(tenant_id: str, model: str, endpoint: str, body: JsonObject) -> str:
+    """SHA-256 of a request's content: equal for bodies that differ only in spelling, or in how the answer is sent."""
+    canonical = {name: value for name, value in body.items() if name not in _HOW_IT_IS_SENT}
     return hashlib.sha256(_encode([tenant_id, model, endpoint, canonical])).hexdigest()
 
 

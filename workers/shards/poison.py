@@ -16,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.counters import CounterName
 from core.lease_policy import is_suspicious
+from core.strict_json import parse_json
 from db import quarantine, shards
 from engine.process.client import EngineLost
 from engine.types import Failed
@@ -85,7 +86,7 @@ class PoisonTracker:
     def _next(self, window: int) -> str | None:
         """The first that is not refused."""
         while (line := self._progress.begin(window)) is not None:
-            if not self._accusation.is_blocked(self._progress.bodies[line]):
+            if not self._accusation.is_blocked(parse_json(self._progress.bodies[line].encode())):
                 break
             self._progress.end(line, blocked_failure(line, self._hours))
         return line
@@ -136,7 +137,7 @@ class PoisonTracker:
         """These results are stored: in the same transaction, refuse what is like the convicted among them."""
         kept = timedelta(hours=self._hours)
         for line in sorted(lines & self._convicted):
-            accused = self._accusation.accused(self._progress.bodies[line], line)
+            accused = self._accusation.entry(parse_json(self._progress.bodies[line].encode()), line)
             connection.execute(quarantine.record_crash(accused, crashes=self._most, most=self._most, kept=kept))
 
     def close(self) -> None:
@@ -147,4 +148,4 @@ class PoisonTracker:
         log.warning("line_convicted", line=line, shard=self._id, crashes=self._progress.crashes[line])
         self._convicted.add(line)
         self._tally.add(CounterName.LINES_BLOCKED, self._asked["model"])
-        self._accusation.convict(self._progress.bodies[line])
+        self._accusation.block(parse_json(self._progress.bodies[line].encode()))
