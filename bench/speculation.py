@@ -66,8 +66,8 @@ def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]
 def _compare(path: Path, requests: list[Request]) -> float:
     config = {"slots": 1, "context_size": 512, "threads": len(os.sched_getaffinity(0))}
     with (
-        running_engine(path, **config, speculation="on") as guessing,
-        running_engine(path, **config, speculation="off") as plain,
+        running_engine(path, **config, speculation=True) as guessing,
+        running_engine(path, **config, speculation=False) as plain,
     ):
         for engine in (guessing, plain):
             _rate(engine, requests[:1])

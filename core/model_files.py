@@ -36,6 +36,11 @@ def _number_or_auto(value: object) -> object:
     raise ValueError(f"Input should be a number from 1 to {MAX_SLOTS}, or auto")
 
 
+def _is_on(value: object) -> object:
+    """Turns `on`, `off` and `auto`, which means off, into booleans."""
+    return {"on": True, "off": False, "auto": False}.get(value, value) if isinstance(value, str) else value
+
+
 Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
 
 
@@ -121,7 +126,9 @@ class ModelConfig(_Strict):
     cache_type_k: KvType = Field("f16", description="How keys are stored: f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.")
     cache_type_v: KvType = Field("f16", description="How values are stored; quantised needs flash attention.")
     flash_attention: Switch = Field("auto", description="auto, on or off.")
-    speculation: Switch = Field("auto", description="Guess tokens from the prompt where few decode: auto, on or off.")
+    speculation: Annotated[bool, BeforeValidator(_is_on)] = Field(
+        False, description="Draft tokens from the prompt while at most two sequences decode: on or off."
+    )
     jump_forward: bool = Field(True, description="Append tokens a constraint forces without sampling them.")
     step_seconds: float = Field(0, ge=0, le=60, description="backend fake: time of one step.")
 

@@ -90,7 +90,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_type_v: KvType = KvType.F16
     flash_attention: Switch = Switch.AUTO
     context_shift: bool = False
-    speculation: Switch = Switch.AUTO
+    speculation: bool = False
     jump_forward: bool = True
     embeddings: bool = False
     pooling: Pooling = Pooling.AUTO

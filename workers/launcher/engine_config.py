@@ -39,7 +39,7 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
         cache_type_v=KvType(model.cache_type_v),
         flash_attention=Switch(model.flash_attention),
         context_shift=model.context_shift,
-        speculation=Switch(model.speculation),
+        speculation=model.speculation,
         jump_forward=model.jump_forward,
         embeddings=model.embeddings,
         pooling=Pooling(model.pooling),

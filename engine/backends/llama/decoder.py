@@ -18,14 +18,14 @@ from engine.backends.llama.batch import Batch
 from engine.backends.llama.context import decoding_context
 from engine.backends.llama.sampling import Logits, Sampler
 from engine.backends.llama.tokenizer import LlamaTokenizer
-from engine.config import EngineConfig, KvLayout, Switch
+from engine.config import EngineConfig, KvLayout
 from engine.errors import DecodeFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, Shift, StepPlan
 
 _NO_ROOM: Final = 1
-_DRAFTS: Final = 4
+_MAX_DRAFTS: Final = 4
 
 
 class LlamaDecoder:
@@ -36,7 +36,7 @@ class LlamaDecoder:
         self.slots = config.slots
         self.spare_slots = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
         self.traits = _traits(model, is_split=config.kv_layout is not KvLayout.UNIFIED)
-        self.max_drafts = _DRAFTS if config.speculation is Switch.ON else 0
+        self.max_drafts = _MAX_DRAFTS if config.speculation else 0
         self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)

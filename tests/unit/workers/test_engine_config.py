@@ -28,7 +28,7 @@ KEYS = {
     "cache_type_v": "q4_0",
     "flash_attention": "on",
     "context_shift": True,
-    "speculation": "off",
+    "speculation": True,
     "jump_forward": False,
     "embeddings": True,
     "pooling": "last",
