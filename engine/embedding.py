@@ -13,7 +13,7 @@ import numpy as np
 from engine.backends.base import Embedder
 from engine.backends.vectors import Vectors, shortened
 from engine.errors import EngineError, InvalidPrompt, PromptTooLong
-from engine.tokenizer import Tokenizer
+from engine.tokenizer import Tokenizer, check_token_ids
 from engine.types import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt, Usage
 
 _PIECE: Final = 32
@@ -109,8 +109,7 @@ def _encode(prompt: TextPrompt | TokenPrompt, tokenizer: Tokenizer) -> list[int]
         case TextPrompt(text=text):
             tokens = tokenizer.encode(text, special=False, add_bos=True)
         case TokenPrompt(tokens=tokens):
-            if any(not 0 <= token < tokenizer.num_vocab for token in tokens):
-                raise InvalidPrompt(f"Token ids must be from 0 to {tokenizer.num_vocab - 1}.", param="input")
+            check_token_ids(tokens, tokenizer.num_vocab, param="input")
     if not tokens:
         raise InvalidPrompt("An input is empty.", param="input")
     return list(tokens)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
+
+from engine.errors import InvalidPrompt
 
 
 class Tokenizer(Protocol):
@@ -36,3 +39,9 @@ class Tokenizer(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Does this token end a generation?"""
+
+
+def check_token_ids(tokens: Collection[int], num_vocab: int, *, param: str) -> None:
+    """Raises InvalidPrompt about `param` for an id that is not in the vocabulary."""
+    if tokens and not (min(tokens) >= 0 and max(tokens) < num_vocab):
+        raise InvalidPrompt(f"Token ids must be from 0 to {num_vocab - 1}.", param=param)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from engine.errors import InvalidPrompt, PromptTooLong
 from engine.inputs.chat_template import ChatTemplate, Tool, with_parsed_arguments
 from engine.outputs.output_format import OutputFormat
-from engine.tokenizer import Tokenizer
+from engine.tokenizer import Tokenizer, check_token_ids
 from engine.types import ChatPrompt, Request, TextPrompt, TokenPrompt, ToolMode
 
 # Noncharacters: no text has a use for them, so those of a user can be dropped.
@@ -49,15 +49,14 @@ class PromptEncoder:
 
     def encode(self, request: Request) -> list[int]:
         """Token ids, at least one, with room left for an answer; raises an EngineError that says what is wrong."""
-        self._check_bias(request)
+        check_token_ids(request.sampling.logit_bias, self._tokenizer.num_vocab, param="logit_bias")
         match request.prompt:
             case ChatPrompt() as chat:
                 tokens = self._chat(chat, [] if request.tool_choice.mode is ToolMode.NONE else chat.tools)
             case TextPrompt(text=text):
                 tokens = self._tokenizer.encode(text, special=False, add_bos=True)
             case TokenPrompt(tokens=tokens):
-                if any(not 0 <= token < self._tokenizer.num_vocab for token in tokens):
-                    raise InvalidPrompt(f"Token ids must be from 0 to {self._tokenizer.num_vocab - 1}.", param="prompt")
+                check_token_ids(tokens, self._tokenizer.num_vocab, param="prompt")
         if not tokens:
             raise InvalidPrompt("The prompt is empty.", param="messages")
         if len(tokens) >= self._context_size:
@@ -67,11 +66,6 @@ class PromptEncoder:
                 param="messages",
             )
         return list(tokens)
-
-    def _check_bias(self, request: Request) -> None:
-        num_vocab = self._tokenizer.num_vocab
-        if any(not 0 <= token < num_vocab for token in request.sampling.logit_bias):
-            raise InvalidPrompt(f"Token ids must be from 0 to {num_vocab - 1}.", param="logit_bias")
 
     def _chat(self, chat: ChatPrompt, tools: list[Tool]) -> list[int]:
         # Arguments first: a special token's spelling can hide behind JSON's escapes.

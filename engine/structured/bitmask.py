@@ -33,11 +33,21 @@ def forbid(logits: NDArray[np.float32], mask: NDArray[np.int32]) -> None:
     np.minimum(logits, _bounds(mask, logits.size), out=logits)
 
 
+def scratch_mask(num_vocab: int) -> NDArray[np.int32]:
+    """Return this thread's mask for a vocabulary, with arbitrary content: valid until the next call."""
+    num_words = (num_vocab + 31) // 32
+    if len(_scratch.mask) != num_words:
+        _scratch.mask = np.empty(num_words, np.int32)
+    return _scratch.mask
+
+
 def _bounds(mask: NDArray[np.int32], num_vocab: int) -> NDArray[np.float32]:
     """(num_vocab,), in this thread's scratch memory: valid until the next call."""
-    scratch = _scratch.of(mask.nbytes)
-    np.take(_BOUNDS, mask.view(np.uint8), axis=0, out=scratch, mode="clip")  # clip: unchecked, and a byte always fits
-    return scratch.reshape(-1)[:num_vocab]
+    if len(_scratch.bounds) != mask.nbytes:
+        _scratch.bounds = np.empty((mask.nbytes, 8), np.float32)
+    bounds = _scratch.bounds
+    np.take(_BOUNDS, mask.view(np.uint8), axis=0, out=bounds, mode="clip")  # clip: unchecked, and a byte always fits
+    return bounds.reshape(-1)[:num_vocab]
 
 
 def _first_allowed(mask: NDArray[np.int32], num_vocab: int) -> int:
@@ -50,15 +60,11 @@ def _first_allowed(mask: NDArray[np.int32], num_vocab: int) -> int:
 
 
 class _Scratch(threading.local):
-    """Each thread's own memory, since rows are sampled side by side."""
+    """Arrays of one thread, since rows are sampled side by side."""
 
     def __init__(self) -> None:
-        self._array = np.empty((0, 8), np.float32)
-
-    def of(self, num_bytes: int) -> NDArray[np.float32]:
-        if len(self._array) != num_bytes:
-            self._array = np.empty((num_bytes, 8), np.float32)
-        return self._array
+        self.mask = np.empty(0, np.int32)
+        self.bounds = np.empty((0, 8), np.float32)
 
 
 _scratch: Final = _Scratch()

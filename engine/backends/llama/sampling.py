@@ -6,7 +6,6 @@ Knows logits, sampler chains and constraints. Everything heavy here happens in C
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.errors import DecodeFailed, EngineError
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepEntry
-from engine.structured.bitmask import best_allowed, forbid
+from engine.structured.bitmask import best_allowed, forbid, scratch_mask
 from engine.structured.grammar import GrammarState
 from engine.types import SamplingParams, TokenLogprob
 
@@ -163,7 +162,7 @@ class Sampler:
         unbiased = self._biased(voice, line, sequence)
         token = int(line.argmax()) if voice.chain is None else -1
         if token < 0 or not state.allows(token):
-            mask = _scratch.mask(len(line))
+            mask = scratch_mask(len(line))
             state.fill_mask(mask)
             if voice.chain is None:
                 token = best_allowed(line, mask)
@@ -221,22 +220,6 @@ class Sampler:
         chain = None if plain else _chain(sequence, self._tokenizer.num_vocab, self._context_size)
         ids = np.array(list(sampling.logit_bias), np.int64)
         return _SamplerState(chain, ids, np.array(list(sampling.logit_bias.values()), np.float32))
-
-
-class _Scratch(threading.local):
-    """Each thread's own memory for a mask."""
-
-    def __init__(self) -> None:
-        self._mask = np.empty(0, np.int32)
-
-    def mask(self, num_vocab: int) -> NDArray[np.int32]:
-        num_words = (num_vocab + 31) // 32
-        if len(self._mask) != num_words:
-            self._mask = np.empty(num_words, np.int32)
-        return self._mask
-
-
-_scratch: Final = _Scratch()
 
 
 def _best(logits: Logits) -> list[int]:
