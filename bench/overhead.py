@@ -27,9 +27,9 @@ def milliseconds_per_step(model: BenchModel, path: Path) -> float:
     engine = EngineLoop(backend, config, lambda *_: None, idle=lambda: None)
     encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
     grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
-    intake = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
+    input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
     for request in greedy(random_prompts(_SLOTS, 8, below=model.num_tokens - 8), _STEPS + 32):
-        engine.inbox.put(AddRequest(intake.sequences("bench", request)))
+        engine.inbox.put(AddRequest(input_processor.process("bench", request)))
     for _ in range(16):
         engine.run_once()
     decoder = backend.decoder

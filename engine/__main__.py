@@ -28,7 +28,7 @@ class Conversation:
         backend = load_backend(config)
         encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
         grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
-        self._intake = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
+        self._input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
         self._engine = EngineLoop(backend, config, self._take, idle=lambda: None)
         self._sampling = sampling
         self._messages: list[dict[str, Any]] = []  # Any: fields a template may use
@@ -42,7 +42,7 @@ class Conversation:
         """Print the answer as it comes; raises EngineError for a prompt that does not fit."""
         messages = [*self._messages, {"role": "user", "content": text}]
         request = Request(id="1", prompt=ChatPrompt(messages=messages), sampling=self._sampling, stream=True)
-        self._engine.inbox.put(AddRequest(self._intake.sequences(_CLIENT, request)))
+        self._engine.inbox.put(AddRequest(self._input_processor.process(_CLIENT, request)))
         self._ended = None
         while self._ended is None:
             self._engine.run_once()

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from engine.embedding import encode_inputs
 from engine.errors import InvalidConstraint, SandboxUnavailable
-from engine.inputs.input_processor import compile_answer
+from engine.inputs.input_processor import compile_constraint
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.structured.compiler import GrammarCompiler
 from engine.tokenizer import Tokenizer
@@ -66,9 +66,9 @@ class DryRun:
         if isinstance(request, EmbedRequest):
             return DryRunResult(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
         prompt = self._encoder.encode(request)
-        spec = self._encoder.answers.spec(request, prompt)
+        spec = self._encoder.output_format.spec(request, prompt)
         try:
-            compile_answer(self._constraints, request, spec)
+            compile_constraint(self._constraints, request, spec)
         except BudgetExhausted:
             return DryRunResult(len(prompt), is_checked=False)
         return DryRunResult(len(prompt))
@@ -88,24 +88,24 @@ class ConstraintChecker:
         self._grammars = grammars
         self._budget = budget
         self._clock = clock
-        self._refusals: dict[bytes, InvalidConstraint | None] = {}
+        self._errors: dict[bytes, InvalidConstraint | None] = {}
 
-    def compile(self, constraint: Constraint, *, is_ours: bool = False) -> None:
+    def compile(self, constraint: Constraint, *, is_internal: bool = False) -> None:
         """As `GrammarCompiler.compile`; raises Untried too."""
         named = f"{constraint.kind}\0{constraint.param}\0{constraint.text}"
         key = hashlib.sha256(named.encode()).digest()
-        if key not in self._refusals:
-            self._refusals[key] = self._try(constraint, is_ours=is_ours)
-        if (refusal := self._refusals[key]) is not None:
-            raise InvalidConstraint(str(refusal), param=refusal.param)
+        if key not in self._errors:
+            self._errors[key] = self._compile(constraint, is_internal=is_internal)
+        if (error := self._errors[key]) is not None:
+            raise InvalidConstraint(str(error), param=error.param)
 
-    def _try(self, constraint: Constraint, *, is_ours: bool) -> InvalidConstraint | None:
+    def _compile(self, constraint: Constraint, *, is_internal: bool) -> InvalidConstraint | None:
         if self._budget.is_spent:
             raise BudgetExhausted
         self._budget.constraints -= 1
         began_at = self._clock()
         try:
-            self._grammars.compile(constraint, is_ours=is_ours)
+            self._grammars.compile(constraint, is_internal=is_internal)
         except InvalidConstraint as error:
             return InvalidConstraint(str(error), param=error.param)  # without its traceback, which holds frames
         except SandboxUnavailable:

@@ -20,7 +20,7 @@ Compiled = TypeVar("Compiled", covariant=True)
 class Compiler(Protocol[Compiled]):
     """See `engine.structured.grammar.GrammarCompiler`."""
 
-    def compile(self, constraint: Constraint, *, is_ours: bool = False) -> Compiled:
+    def compile(self, constraint: Constraint, *, is_internal: bool = False) -> Compiled:
         """Of a constraint; raises InvalidConstraint."""
 
 
@@ -35,14 +35,14 @@ class InputProcessor:
         self._stopwords = stopwords
         self._context_size = context_size
 
-    def sequences(self, client: str, request: Request) -> list[Sequence]:
+    def process(self, client: str, request: Request) -> list[Sequence]:
         """Render, tokenise, compile and check; one sequence for each answer asked for.
 
         Raises an EngineError that says what is wrong with the request.
         """
         prompt = self._encoder.encode(request)
-        spec = self._encoder.answers.spec(request, prompt, self._stopwords)
-        grammar = compile_answer(self._grammars, request, spec)
+        spec = self._encoder.output_format.spec(request, prompt, self._stopwords)
+        grammar = compile_constraint(self._grammars, request, spec)
         return [self._sequence(client, request, index, prompt, spec, grammar) for index in range(request.n)]
 
     def _sequence(
@@ -91,7 +91,7 @@ class InputProcessor:
         return [], grammar.start(jumps=jumps)
 
 
-def compile_answer(compiler: Compiler[Compiled], request: Request, spec: OutputSpec) -> Compiled | None:
+def compile_constraint(compiler: Compiler[Compiled], request: Request, spec: OutputSpec) -> Compiled | None:
     """Compile what the answer must look like; a schema is checked by itself before it becomes part of a grammar of ours.
 
     None where it may look like anything. Raises what the compiler does, and says of tools that it is about them.
@@ -103,7 +103,7 @@ def compile_answer(compiler: Compiler[Compiled], request: Request, spec: OutputS
     if spec.constraint is None:
         return None
     try:
-        return compiler.compile(spec.constraint, is_ours=True)
+        return compiler.compile(spec.constraint, is_internal=True)
     except InvalidConstraint as error:
         param = "tools" if spec.tool_format is not None else error.param
         raise InvalidConstraint(str(error), param=param) from None

@@ -38,7 +38,7 @@ class PromptEncoder:
             eos_text=tokenizer.eos_text,
             max_characters=max(_MIN_CHARACTERS, 64 * context_size),
         )
-        self.answers = OutputFormat(tokenizer, self._template.source)
+        self.output_format = OutputFormat(tokenizer, self._template.source)
         spellings = sorted((re.escape(text) for text in tokenizer.special_texts), key=len, reverse=True)
         self._special = re.compile("|".join(spellings)) if spellings else None
 
@@ -69,9 +69,9 @@ class PromptEncoder:
 
     def _chat(self, chat: ChatPrompt, tools: list[Tool]) -> list[int]:
         # Arguments first: a special token's spelling can hide behind JSON's escapes.
-        said: list[Any] = [with_parsed_arguments(chat.messages), chat.template_kwargs, tools]  # Any: JSON
-        is_fenced = self._special is not None and self._is_dangerous(said)
-        messages, template_kwargs, tools = self._fence(said) if is_fenced else said
+        values: list[Any] = [with_parsed_arguments(chat.messages), chat.template_kwargs, tools]  # Any: JSON
+        is_fenced = self._special is not None and self._has_special_text(values)
+        messages, template_kwargs, tools = self._fence(values) if is_fenced else values
         text = self._template.render(messages, template_kwargs, tools)
         add_bos = not (self._tokenizer.bos_text and text.startswith(self._tokenizer.bos_text))
         if not is_fenced:
@@ -83,15 +83,15 @@ class PromptEncoder:
                 tokens += self._tokenizer.encode(part, special=not is_plain, add_bos=add_bos and index == 0)
         return tokens
 
-    def _is_dangerous(self, value: Any) -> bool:  # Any: JSON
+    def _has_special_text(self, value: Any) -> bool:  # Any: JSON
         match value:
             case str():
                 assert self._special is not None, "asked only with special tokens"
                 return _OPEN in value or _CLOSE in value or self._special.search(value) is not None
             case dict():
-                return any(self._is_dangerous(item) for pair in value.items() for item in pair)
+                return any(self._has_special_text(item) for pair in value.items() for item in pair)
             case list():
-                return any(self._is_dangerous(item) for item in value)
+                return any(self._has_special_text(item) for item in value)
         return False
 
     def _fence(self, value: Any) -> Any:  # Any: JSON

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from engine.errors import InvalidPrompt
-from engine.outputs import reasoning as thought
+from engine.outputs import reasoning
 from engine.outputs.output_stream import OutputSpec
 from engine.outputs.tool_formats import Tool, callable_tools, detect
-from engine.outputs.tool_grammar import Layout, with_thought, with_tools
+from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.tokenizer import Tokenizer
 from engine.types import ChatPrompt, Constraint, Request, ToolMode
 
@@ -26,8 +26,8 @@ class OutputFormat:
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self._tokenizer = tokenizer
         self.tool_format = detect(template, tokenizer.special_texts)
-        self.thought = thought.detect(template)
-        self._tokens = mark_tokens(tokenizer, (*(self.thought or ()), *self.tool_format.marks))
+        self.reasoning_tags = reasoning.detect(template)
+        self._tokens = mark_tokens(tokenizer, (*(self.reasoning_tags or ()), *self.tool_format.marks))
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
 
     def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> OutputSpec:
@@ -36,29 +36,29 @@ class OutputFormat:
         if not isinstance(request.prompt, ChatPrompt):
             return OutputSpec(stop=stop, constraint=request.constraint)
         tools = callable_tools(request, request.prompt.tools)
-        is_inside = self.opens_thought(prompt)
-        expected = (*(self.thought or ()), *(self.tool_format.marks if tools else ()))
+        starts_in_reasoning = self.starts_in_reasoning(prompt)
+        expected = (*(self.reasoning_tags or ()), *(self.tool_format.marks if tools else ()))
         return OutputSpec(
             stop=stop,
-            constraint=self._constraint(request, tools, is_inside=is_inside),
-            thought=self.thought,
-            is_inside=is_inside,
+            constraint=self._constraint(request, tools, starts_in_reasoning=starts_in_reasoning),
+            reasoning_tags=self.reasoning_tags,
+            starts_in_reasoning=starts_in_reasoning,
             tool_format=self.tool_format if tools else None,
             tool_names=tuple(tool.name for tool in tools),
             marks={self._tokens[mark]: mark.encode() for mark in expected if mark in self._tokens},
         )
 
-    def opens_thought(self, prompt: Sequence[int]) -> bool:
+    def starts_in_reasoning(self, prompt: Sequence[int]) -> bool:
         """Does the prompt end in an open thought, so that the answer begins inside it?"""
-        if self.thought is None:
+        if self.reasoning_tags is None:
             return False
         pieces = [self._marks.get(token) or self._tokenizer.piece(token) for token in prompt[-_TAIL_TOKENS:]]
-        return b"".join(pieces).rstrip().endswith(self.thought.open.encode())
+        return b"".join(pieces).rstrip().endswith(self.reasoning_tags.open.encode())
 
-    def _constraint(self, request: Request, tools: list[Tool], *, is_inside: bool) -> Constraint | None:
+    def _constraint(self, request: Request, tools: list[Tool], *, starts_in_reasoning: bool) -> Constraint | None:
         # where a mark's token shows as text, the grammar spells it
         tokens = {mark: token for mark, token in self._tokens.items() if not self._tokenizer.piece(token)}
-        layout = Layout(tokens=tokens, thought=self.thought, is_inside=is_inside)
+        layout = Layout(tokens=tokens, reasoning_tags=self.reasoning_tags, starts_in_reasoning=starts_in_reasoning)
         try:
             if tools:
                 return with_tools(
@@ -69,7 +69,7 @@ class OutputFormat:
                     may_repeat=request.parallel_tool_calls,
                     answer=request.constraint,
                 )
-            return with_thought(request.constraint, layout) if request.constraint is not None else None
+            return with_reasoning(request.constraint, layout) if request.constraint is not None else None
         except ValueError:
             param = request.constraint.param if request.constraint is not None else None
             raise InvalidPrompt("The schema of the answer is not JSON.", param=param) from None

@@ -1,7 +1,7 @@
 """One answer while it is being written: bytes of tokens in; content, reasoning and tool calls out.
 
 Knows tokens' bytes, not models. Whole characters only; content that may still become a stop string, a mark or a call is held
-back until it is known. However the bytes fall into tokens, the parts add up to the same answer.
+back until it is known. However the bytes fall into tokens, the deltas add up to the same answer.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class OutputSpec:
 
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None
-    thought: ReasoningTags | None = None
-    is_inside: bool = False
+    reasoning_tags: ReasoningTags | None = None
+    starts_in_reasoning: bool = False
     tool_format: ToolFormat | None = None
     tool_names: tuple[str, ...] = ()
     marks: Mapping[int, bytes] = field(default_factory=dict)
@@ -52,27 +52,29 @@ class OutputDelta(msgspec.Struct, frozen=True, gc=False):
 EMPTY_DELTA: Final = OutputDelta()
 
 
-def merge_deltas(parts: Sequence[OutputDelta]) -> OutputDelta:
-    """What several tokens of one step brought, as one part."""
-    shown = [part for part in parts if not part.is_empty]
+def merge_deltas(deltas: Sequence[OutputDelta]) -> OutputDelta:
+    """What several tokens of one step brought, as one delta."""
+    shown = [delta for delta in deltas if not delta.is_empty]
     if len(shown) < 2:
         return shown[0] if shown else EMPTY_DELTA
     calls: list[ToolCallDelta] = []
-    for part in shown:
-        for delta in part.tool_calls:
-            add_call(calls, delta)
-    return OutputDelta("".join(part.content for part in shown), "".join(part.reasoning for part in shown), calls)
+    for delta in shown:
+        for call in delta.tool_calls:
+            add_call(calls, call)
+    return OutputDelta("".join(delta.content for delta in shown), "".join(delta.reasoning for delta in shown), calls)
 
 
 class OutputStream:
-    """The parts of one answer, token by token. One that `is_plain` is content and nothing else."""
+    """The deltas of one answer, token by token. One that `is_plain` is content and nothing else."""
 
     def __init__(self, spec: OutputSpec) -> None:
         self._content = IncrementalDetokenizer(spec.stop)
         self._marks = spec.marks
-        self._splitter = ReasoningParser(spec.thought, is_inside=spec.is_inside) if spec.thought else None
-        self._parser = ToolParser(spec.tool_format, spec.tool_names) if spec.tool_format else None
-        self.is_plain = self._splitter is None and self._parser is None
+        self._reasoning_parser: ReasoningParser | None = None
+        if spec.reasoning_tags is not None:
+            self._reasoning_parser = ReasoningParser(spec.reasoning_tags, starts_inside=spec.starts_in_reasoning)
+        self._tool_parser = ToolParser(spec.tool_format, spec.tool_names) if spec.tool_format else None
+        self.is_plain = self._reasoning_parser is None and self._tool_parser is None
         self._reasoning: list[str] = []
         self._num_tokens = 0
         self.num_reasoning_tokens = 0
@@ -95,7 +97,7 @@ class OutputStream:
     @property
     def tool_calls(self) -> list[ToolCall]:
         """The calls so far; an answer that was cut off may end in incomplete arguments."""
-        return self._parser.calls if self._parser is not None else []
+        return self._tool_parser.calls if self._tool_parser is not None else []
 
     def push(self, token: int, piece: bytes) -> OutputDelta:
         """Take a token with its bytes; returns what may be shown now."""
@@ -103,7 +105,7 @@ class OutputStream:
             content = self._content.push(piece)
             return OutputDelta(content) if content else EMPTY_DELTA
         self._num_tokens += 1
-        return self._take(self._content.decode(self._marks.get(token, piece)))
+        return self._push_text(self._content.decode(self._marks.get(token, piece)))
 
     def push_all(self, piece: bytes) -> None:
         """Take the bytes of many tokens of a plain answer."""
@@ -114,40 +116,38 @@ class OutputStream:
         """No more tokens will come: show what was held back."""
         if self.is_plain or self.is_stopped:
             return OutputDelta(self._content.finish())
-        parts = [self._take(self._content.decode(b"", is_last=True))]
-        if self._splitter is not None:
-            reasoning, content = self._splitter.finish()
+        deltas = [self._push_text(self._content.decode(b"", is_last=True))]
+        if self._reasoning_parser is not None:
+            reasoning, content = self._reasoning_parser.finish()
             self._reasoning.append(reasoning)
-            parts += [OutputDelta(reasoning=reasoning), self._parse(content)]
-        if self._parser is not None:
-            parts.append(OutputDelta(self._content.show(self._parser.finish())))
-        return merge_deltas([*parts, OutputDelta(self._content.finish())])
+            deltas += [OutputDelta(reasoning=reasoning), self._push_content(content)]
+        if self._tool_parser is not None:
+            deltas.append(OutputDelta(self._content.show(self._tool_parser.finish())))
+        return merge_deltas([*deltas, OutputDelta(self._content.finish())])
 
-    def _take(self, text: str) -> OutputDelta:
-        if self._splitter is None:
-            return self._parse(text)
-        reasoning, text = self._split(self._splitter, text)
-        part = self._parse(text)
-        return OutputDelta(part.content, reasoning, part.tool_calls) if reasoning else part
+    def _push_text(self, text: str) -> OutputDelta:
+        if self._reasoning_parser is None:
+            return self._push_content(text)
+        reasoning, text = self._push_reasoning(self._reasoning_parser, text)
+        delta = self._push_content(text)
+        return OutputDelta(delta.content, reasoning, delta.tool_calls) if reasoning else delta
 
-    def _split(self, splitter: ReasoningParser, text: str) -> tuple[str, str]:
-        was_over = splitter.is_over
-        reasoning, content = splitter.push(text)
-        if splitter.has_begun and not was_over:
+    def _push_reasoning(self, parser: ReasoningParser, text: str) -> tuple[str, str]:
+        was_over = parser.is_over
+        reasoning, content = parser.push(text)
+        if parser.has_begun and not was_over:
             self.num_reasoning_tokens = self._num_tokens
-        if (
-            splitter.is_over and not was_over
-        ):  # from now on its marks are what their tokens are to anyone: mostly nothing
-            of_thought = splitter.marks
-            self._marks = {token: mark for token, mark in self._marks.items() if mark.decode() not in of_thought}
+        if parser.is_over and not was_over:  # from now on its marks are what their tokens are to anyone: mostly nothing
+            tags = parser.tags
+            self._marks = {token: mark for token, mark in self._marks.items() if mark.decode() not in tags}
         if reasoning:
             self._reasoning.append(reasoning)
         return reasoning, content
 
-    def _parse(self, text: str) -> OutputDelta:
+    def _push_content(self, text: str) -> OutputDelta:
         if not text:
             return EMPTY_DELTA
-        if self._parser is None:
+        if self._tool_parser is None:
             return OutputDelta(self._content.show(text))
-        part = self._parser.push(text)
-        return OutputDelta(self._content.show(part.content), "", part.calls)
+        delta = self._tool_parser.push(text)
+        return OutputDelta(self._content.show(delta.content), "", delta.calls)

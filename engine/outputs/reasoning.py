@@ -1,7 +1,7 @@
-"""A model's thinking aloud: which marks surround it, and where in an answer it ends.
+"""A model's thinking aloud: which tags surround it, and where in an answer it ends.
 
 Knows strings. A thought comes first in an answer or not at all; what looks like one later is content. The spaces around
-the marks belong to neither side.
+the tags belong to neither side.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _KNOWN: Final = (
 
 
 def detect(template: str) -> ReasoningTags | None:
-    """The marks a chat template mentions; a model whose template knows of no thoughts has none."""
-    return next((marks for marks in _KNOWN if marks.open in template or marks.close in template), None)
+    """The tags a chat template mentions; a model whose template knows of no thoughts has none."""
+    return next((tags for tags in _KNOWN if tags.open in template or tags.close in template), None)
 
 
 class ReasoningSplit(NamedTuple):
@@ -43,24 +43,24 @@ class ReasoningSplit(NamedTuple):
 class _ParserState(Enum):
     START = auto()
     INSIDE = auto()
-    BEHIND = auto()
+    AFTER = auto()
     CONTENT = auto()
 
 
 class ReasoningParser:
     """Splits one answer. `is_inside` as an argument: the prompt has opened the thought already."""
 
-    def __init__(self, marks: ReasoningTags, *, is_inside: bool) -> None:
-        self.marks = marks
-        self._place = _ParserState.INSIDE if is_inside else _ParserState.START
-        self._has_begun = is_inside
+    def __init__(self, tags: ReasoningTags, *, starts_inside: bool) -> None:
+        self.tags = tags
+        self._state = _ParserState.INSIDE if starts_inside else _ParserState.START
+        self._has_begun = starts_inside
         self._is_blank = True  # nothing of the thought yet: spaces after its opening are left out
         self._held = ""
 
     @property
     def is_inside(self) -> bool:
         """Is the thought open?"""
-        return self._place is _ParserState.INSIDE
+        return self._state is _ParserState.INSIDE
 
     @property
     def has_begun(self) -> bool:
@@ -70,20 +70,20 @@ class ReasoningParser:
     @property
     def is_over(self) -> bool:
         """Will there be no more of a thought?"""
-        return self._place in (_ParserState.BEHIND, _ParserState.CONTENT)
+        return self._state in (_ParserState.AFTER, _ParserState.CONTENT)
 
     def push(self, text: str) -> ReasoningSplit:
         """Take some text; returns what is certain now."""
         self._held += text
         reasoning = ""
-        if self._place is _ParserState.START:
+        if self._state is _ParserState.START:
             self._start()
-        if self._place is _ParserState.INSIDE:
-            reasoning = self._think()
-        if self._place is _ParserState.BEHIND:
+        if self._state is _ParserState.INSIDE:
+            reasoning = self._take_reasoning()
+        if self._state is _ParserState.AFTER:
             self._held = self._held.lstrip()
-            self._place = _ParserState.CONTENT if self._held else _ParserState.BEHIND
-        if self._place is not _ParserState.CONTENT:
+            self._state = _ParserState.CONTENT if self._held else _ParserState.AFTER
+        if self._state is not _ParserState.CONTENT:
             return ReasoningSplit(reasoning)
         content, self._held = self._held, ""
         return ReasoningSplit(reasoning, content)
@@ -95,22 +95,22 @@ class ReasoningParser:
 
     def _start(self) -> None:
         begin = self._held.lstrip()
-        if begin.startswith(self.marks.open):
-            self._held = begin.removeprefix(self.marks.open)
-            self._place, self._has_begun = _ParserState.INSIDE, True
-        elif not self.marks.open.startswith(begin):
-            self._place = _ParserState.CONTENT
+        if begin.startswith(self.tags.open):
+            self._held = begin.removeprefix(self.tags.open)
+            self._state, self._has_begun = _ParserState.INSIDE, True
+        elif not self.tags.open.startswith(begin):
+            self._state = _ParserState.CONTENT
 
-    def _think(self) -> str:
+    def _take_reasoning(self) -> str:
         """What certainly belongs to the thought."""
         if self._is_blank:
             self._held = self._held.lstrip()
-        at = self._held.find(self.marks.close)
-        end = at if at >= 0 else len(self._held) - overlap(self._held, (self.marks.close,))
+        at = self._held.find(self.tags.close)
+        end = at if at >= 0 else len(self._held) - overlap(self._held, (self.tags.close,))
         reasoning = self._held[:end].rstrip()
         if at >= 0:
-            self._held = self._held[at + len(self.marks.close) :]
-            self._place = _ParserState.BEHIND
+            self._held = self._held[at + len(self.tags.close) :]
+            self._state = _ParserState.AFTER
         else:
             self._held = self._held[len(reasoning) :]
         self._is_blank = self._is_blank and not reasoning

@@ -22,24 +22,24 @@ from engine.types import Constraint, ConstraintKind
 
 _ANY: Final = r"/(.|\n)*/"
 _NO_PARAMETERS: Final = {"type": "object", "properties": {}, "additionalProperties": False}
-_SAYS_NOTHING: Final = frozenset({"type", "properties", "required", "title", "description", "$schema"})
+_EMPTY_SCHEMA_KEYS: Final = frozenset({"type", "properties", "required", "title", "description", "$schema"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
     """What surrounds an answer: which marks are tokens (text to id), and the thought that comes first if the model thinks.
 
-    `is_inside` says that the prompt has opened the thought already.
+    `starts_in_reasoning` says that the prompt has opened the thought already.
     """
 
     tokens: Mapping[str, int]
-    thought: ReasoningTags | None = None
-    is_inside: bool = False
+    reasoning_tags: ReasoningTags | None = None
+    starts_in_reasoning: bool = False
 
 
-def with_thought(constraint: Constraint, layout: Layout) -> Constraint:
+def with_reasoning(constraint: Constraint, layout: Layout) -> Constraint:
     """The same constraint where a thought may come first, which is free."""
-    if layout.thought is None:
+    if layout.reasoning_tags is None:
         return constraint
     return _grammar(_start("answer", layout), [f"answer: {_embedded(constraint)}"], layout)
 
@@ -69,47 +69,49 @@ def with_tools(
 
 
 def _grammar(start: str, rules: Sequence[str], layout: Layout) -> Constraint:
-    thought = _thought(layout) if layout.thought is not None else []
-    lines = ["%llguidance {}", start, *rules, *thought, f"ANY: {_ANY}", r"GAP: /\n{1,2}/", ""]
+    reasoning = _reasoning_rules(layout) if layout.reasoning_tags is not None else []
+    lines = ["%llguidance {}", start, *rules, *reasoning, f"ANY: {_ANY}", r"GAP: /\n{1,2}/", ""]
     return Constraint(kind=ConstraintKind.GRAMMAR, text="\n".join(lines))
 
 
 def _start(answer: str, layout: Layout) -> str:
-    if layout.thought is None:
+    if layout.reasoning_tags is None:
         return f"start: {answer}"
-    return f"start: inside GAP? {answer}" if layout.is_inside else f"start: {answer} | thought GAP? {answer}"
+    return (
+        f"start: inside GAP? {answer}" if layout.starts_in_reasoning else f"start: {answer} | reasoning GAP? {answer}"
+    )
 
 
 def _calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout, *, may_repeat: bool) -> list[str]:
     """`calls`: one or more, from the first character on. `rest` is all of it but the trigger."""
-    spell = _Speller(tool_format.marks, layout.tokens)
+    literal = _LiteralWriter(tool_format.marks, layout.tokens)
     heads = [tool.name + tool_format.middle for tool in tools]
     separator = tool_format.separator if may_repeat else None
-    more = "" if separator is None else f"({spell(separator + tool_format.open)} call)*"
+    more = "" if separator is None else f"({literal(separator + tool_format.open)} call)*"
     if tool_format.trigger:
         rules = [
-            f"calls: {spell(tool_format.trigger)} rest",
-            f"rest: {spell(tool_format.lead.removeprefix(tool_format.trigger))} call {more} {spell(tool_format.end)}",
+            f"calls: {literal(tool_format.trigger)} rest",
+            f"rest: {literal(tool_format.lead.removeprefix(tool_format.trigger))} call {more} {literal(tool_format.end)}",
         ]
     else:
-        prelude = f"{spell(tool_format.prelude)}?" if tool_format.prelude in layout.tokens else ""
+        prelude = f"{literal(tool_format.prelude)}?" if tool_format.prelude in layout.tokens else ""
         rules = [
-            f"calls: {prelude} ({_either('first', tools)}) {spell(tool_format.close)} {more}",
+            f"calls: {prelude} ({_either('first', tools)}) {literal(tool_format.close)} {more}",
             *(f"first_{index}: FIRST_{index} arguments_{index}" for index in range(len(tools))),
             # with all of the head in one lexeme: text that begins alike would swallow half of one
             *(rf"FIRST_{index}: /\s{{0,2}}/ {_quoted(tool_format.lead + head)}" for index, head in enumerate(heads)),
         ]
     return [
         *rules,
-        f"call: ({_either('call', tools)}) {spell(tool_format.close)}",
-        *(f"call_{index}: {spell(head)} arguments_{index}" for index, head in enumerate(heads)),
+        f"call: ({_either('call', tools)}) {literal(tool_format.close)}",
+        *(f"call_{index}: {literal(head)} arguments_{index}" for index, head in enumerate(heads)),
         *(f"arguments_{index}: %json {_schema_of(tool)}" for index, tool in enumerate(tools)),
     ]
 
 
 def _text_or_calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout) -> list[str]:
     """`answer`: any text, but what begins like a call must be one, and what begins like a thought is none of ours."""
-    unless = "" if layout.thought is None else rf" & ~(/\s*/ {_quoted(layout.thought.open)} {_ANY})"
+    unless = "" if layout.reasoning_tags is None else rf" & ~(/\s*/ {_quoted(layout.reasoning_tags.open)} {_ANY})"
     if tool_format.trigger:
         return [
             "answer: TEXT | lead rest",
@@ -121,13 +123,13 @@ def _text_or_calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layou
     return ["answer: TEXT | calls", f"TEXT: {_ANY} & ~({call}){unless}"]
 
 
-def _thought(layout: Layout) -> list[str]:
+def _reasoning_rules(layout: Layout) -> list[str]:
     """`thought`: from its opening mark; `inside`: from there to its closing mark."""
-    assert layout.thought is not None, "asked only for models that think"
-    opening = rf"OPENING: /\s*/ {_quoted(layout.thought.open)}"
-    token = layout.tokens.get(layout.thought.open)
+    assert layout.reasoning_tags is not None, "asked only for models that think"
+    opening = rf"OPENING: /\s*/ {_quoted(layout.reasoning_tags.open)}"
+    token = layout.tokens.get(layout.reasoning_tags.open)
     way_in = "OPENING" if token is None else f"(<[{token}]> | OPENING)"
-    return [f"thought: {way_in} inside", opening, *_until("inside", layout.thought.close, layout, text="ANY")]
+    return [f"reasoning: {way_in} inside", opening, *_until("inside", layout.reasoning_tags.close, layout, text="ANY")]
 
 
 def _until(rule: str, mark: str, layout: Layout, *, text: str, unless: str = "") -> list[str]:
@@ -150,7 +152,7 @@ def _quoted(text: str) -> str:
     return json.dumps(text)
 
 
-class _Speller:
+class _LiteralWriter:
     """Writes literal text, its marks as tokens where they are."""
 
     def __init__(self, marks: Sequence[str], tokens: Mapping[str, int]) -> None:
@@ -168,7 +170,7 @@ class _Speller:
 def _schema_of(tool: Tool) -> str:
     """A tool's schema as llguidance reads it. Keywords that cannot be enforced are ignored, unless the tool is strict."""
     schema: Mapping[str, Any] = tool.parameters  # Any: JSON
-    if not schema.get("properties") and _SAYS_NOTHING.issuperset(schema):
+    if not schema.get("properties") and _EMPTY_SCHEMA_KEYS.issuperset(schema):
         schema = _NO_PARAMETERS
     return _json({**deepcopy(dict(schema)), "type": "object"}, is_lenient=not tool.is_strict)
 

@@ -29,20 +29,20 @@ class _ParserState(Enum):
 
 
 @dataclass(slots=True)
-class ToolPart:
+class ToolParserDelta:
     """What some text brought: content, and more of the calls."""
 
     content: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
 
 
-def add_call(calls: list[ToolCallDelta], delta: ToolCallDelta) -> None:
+def add_call(calls: list[ToolCallDelta], call: ToolCallDelta) -> None:
     """Append to deltas that leave together: one for each call is enough."""
     last = calls[-1] if calls else None
-    if last is None or last.index != delta.index:
-        calls.append(delta)
+    if last is None or last.index != call.index:
+        calls.append(call)
     else:
-        calls[-1] = msgspec.structs.replace(last, arguments=last.arguments + delta.arguments)
+        calls[-1] = msgspec.structs.replace(last, arguments=last.arguments + call.arguments)
 
 
 class ToolParser:
@@ -53,7 +53,7 @@ class ToolParser:
         self._names = {f"{name}{tool_format.middle}{{": name for name in names}
         self._leads = tuple({tool_format.lead, tool_format.prelude + tool_format.lead})
         self._next_lead = None if tool_format.separator is None else tool_format.separator + tool_format.open
-        self._place = _ParserState.TEXT
+        self._state = _ParserState.TEXT
         self._lead = ""
         self._held = ""
         self._object = _ObjectEnd()
@@ -68,18 +68,18 @@ class ToolParser:
             for (call_id, name), pieces in zip(self._ids, self._arguments, strict=True)
         ]
 
-    def push(self, text: str) -> ToolPart:
+    def push(self, text: str) -> ToolParserDelta:
         """Take some text; returns what is certain now."""
-        part = ToolPart()
+        delta = ToolParserDelta()
         self._held += text
-        while self._step(part):
+        while self._step(delta):
             pass
-        return part
+        return delta
 
     def finish(self) -> str:
         """No more text will come: content that was held back. What only a call begins with is not content."""
         held, self._held = self._held, ""
-        match self._place:
+        match self._state:
             case _ParserState.TEXT:
                 begins_call = self._format.trigger and held.lstrip().startswith(self._format.trigger)
                 return "" if begins_call else held
@@ -88,31 +88,31 @@ class ToolParser:
             case _:
                 return ""
 
-    def _step(self, part: ToolPart) -> bool:
+    def _step(self, delta: ToolParserDelta) -> bool:
         """Move on by one place; False when that needs more text."""
-        match self._place:
+        match self._state:
             case _ParserState.TEXT:
-                return self._find_lead(part) if self._format.trigger else self._match_lead()
+                return self._find_lead(delta) if self._format.trigger else self._match_lead()
             case _ParserState.NAME:
-                return self._match_name(part)
+                return self._match_name(delta)
             case _ParserState.ARGUMENTS:
-                return self._take_arguments(part)
+                return self._take_arguments(delta)
             case _ParserState.CLOSE:
                 return self._match_close()
             case _ParserState.BETWEEN:
                 return self._match_next()
             case _ParserState.AFTER:
-                part.content += self._held
+                delta.content += self._held
                 self._held = ""
                 return False
 
-    def _find_lead(self, part: ToolPart) -> bool:
+    def _find_lead(self, delta: ToolParserDelta) -> bool:
         """A call may begin anywhere in the text: show what certainly comes before it."""
         lead = self._format.lead
         at = self._held.find(lead)
         end = at if at >= 0 else len(self._held) - overlap(self._held, self._leads)
         shown = self._held[:end].rstrip()
-        part.content += shown
+        delta.content += shown
         if at < 0:
             self._held = self._held[len(shown) :]
             return False
@@ -126,53 +126,53 @@ class ToolParser:
             if begin.startswith(lead):
                 self._begin_name(0, len(self._held) - len(begin) + len(lead))
                 return True
-        self._place = _ParserState.TEXT if _begins_one(begin, self._leads) else _ParserState.AFTER
-        return self._place is _ParserState.AFTER
+        self._state = _ParserState.TEXT if _is_prefix_of_any(begin, self._leads) else _ParserState.AFTER
+        return self._state is _ParserState.AFTER
 
     def _begin_name(self, start: int, end: int) -> None:
         """The held text is a lead up to `end`; should no name follow, it is content from `start` on."""
         self._lead, self._held = self._held[start:end], self._held[end:]
-        self._place = _ParserState.NAME
+        self._state = _ParserState.NAME
 
-    def _match_name(self, part: ToolPart) -> bool:
+    def _match_name(self, delta: ToolParserDelta) -> bool:
         for head, name in self._names.items():
             if self._held.startswith(head):
                 self._held = self._held[len(head) - 1 :]  # the brace begins the arguments
-                self._begin_call(name, part)
+                self._begin_call(name, delta)
                 return True
-        if _begins_one(self._held, self._names):
+        if _is_prefix_of_any(self._held, self._names):
             return False
-        part.content += self._lead
-        self._place = self._text_place()
+        delta.content += self._lead
+        self._state = self._text_state()
         return True
 
-    def _begin_call(self, name: str, part: ToolPart) -> None:
+    def _begin_call(self, name: str, delta: ToolParserDelta) -> None:
         call_id = self._format.new_call_id()
-        part.calls.append(ToolCallDelta(index=len(self._ids), id=call_id, name=name))
+        delta.calls.append(ToolCallDelta(index=len(self._ids), id=call_id, name=name))
         self._ids.append((call_id, name))
         self._arguments.append([])
         self._object = _ObjectEnd()
-        self._place = _ParserState.ARGUMENTS
+        self._state = _ParserState.ARGUMENTS
 
-    def _take_arguments(self, part: ToolPart) -> bool:
+    def _take_arguments(self, delta: ToolParserDelta) -> bool:
         end = self._object.find(self._held)
         piece, self._held = self._held[:end], self._held[end:]
         if piece:
             self._arguments[-1].append(piece)
-            add_call(part.calls, ToolCallDelta(index=len(self._ids) - 1, arguments=piece))
+            add_call(delta.calls, ToolCallDelta(index=len(self._ids) - 1, arguments=piece))
         if self._object.is_found:
-            self._place = _ParserState.CLOSE
+            self._state = _ParserState.CLOSE
         return self._object.is_found
 
     def _match_close(self) -> bool:
         close = self._format.close
         if self._held.startswith(close):
             self._held = self._held[len(close) :]
-            self._place = _ParserState.BETWEEN
+            self._state = _ParserState.BETWEEN
             return True
         if close.startswith(self._held):
             return False
-        self._place = self._text_place()
+        self._state = self._text_state()
         return True
 
     def _match_next(self) -> bool:
@@ -184,10 +184,10 @@ class ToolParser:
         if (lead or "").startswith(self._held) or (end and end.startswith(self._held) and self._held != end):
             return False
         self._held = self._held.removeprefix(end)
-        self._place = self._text_place()
+        self._state = self._text_state()
         return True
 
-    def _text_place(self) -> _ParserState:
+    def _text_state(self) -> _ParserState:
         return _ParserState.TEXT if self._format.trigger else _ParserState.AFTER
 
 
@@ -225,5 +225,5 @@ class _ObjectEnd:
             self._is_string = False
 
 
-def _begins_one(text: str, words: Sequence[str] | dict[str, str]) -> bool:
+def _is_prefix_of_any(text: str, words: Sequence[str] | dict[str, str]) -> bool:
     return any(word.startswith(text) for word in words)

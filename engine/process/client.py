@@ -79,7 +79,7 @@ class EngineClient:
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for what is to be embedded
-        self._waiting: list[Request | EmbedRequest] = []
+        self._unsent: list[Request | EmbedRequest] = []
         self._boot_id: str | None = None
         self._info: EngineInfo | None = None
         self._last_tick_at = 0.0
@@ -124,11 +124,11 @@ class EngineClient:
             if self._boot_id is not None:
                 self._send(Cancel(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
                 return
-            self._waiting = [request for request in self._waiting if request.id != request_id]
+            self._unsent = [request for request in self._unsent if request.id != request_id]
             sink = self._sinks.pop(request_id)
         sink.on_end(EngineLost(request_id=request_id, was_running=False))
 
-    def watch(self, request_id: str) -> None:
+    def stream(self, request_id: str) -> None:
         """Stream a request from here on: its first delta has all there is by now. Nothing happens for unknown ids."""
         with self._lock:
             if request_id not in self._sinks:
@@ -136,13 +136,13 @@ class EngineClient:
             if self._boot_id is not None:
                 self._send(StreamRequest(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
                 return
-            self._waiting = [_watched(request, request_id) for request in self._waiting]
+            self._unsent = [_as_stream(request, request_id) for request in self._unsent]
 
     def close(self) -> None:
         """End the connection; running requests end as lost."""
         self._is_closing = True
         self._thread.join()
-        self._lose(frozenset(), keep_waiting=False)
+        self._end_as_lost(frozenset(), keep_unsent=False)
         self._outputs.disable_monitor()
         for socket in (self._monitor, self._outputs, self._submit):
             socket.close(linger=0)
@@ -164,7 +164,7 @@ class EngineClient:
             assert request.id not in self._sinks, "request ids are unique while they run"
             self._sinks[request.id] = sink
             if self._boot_id is None:
-                self._waiting.append(request)
+                self._unsent.append(request)
             else:
                 self._send(Submit(client=self._name, boot_id=self._boot_id, requests=[request]))
 
@@ -185,15 +185,15 @@ class EngineClient:
                     self._send(Hello(client=self._name))
             ready = dict(poller.poll(100 if self._boot_id else 20))
             if self._outputs in ready:
-                self._take(decoder.decode(self._outputs.recv()))
+                self._handle(decoder.decode(self._outputs.recv()))
             if self._monitor in ready:
                 zmq.utils.monitor.recv_monitor_message(self._monitor)
-                self._bury()
+                self._on_disconnect()
 
-    def _take(self, message: FromEngine) -> None:
+    def _handle(self, message: FromEngine) -> None:
         match message:
             case HelloReply(boot_id=boot_id, info=info):
-                self._welcomed(boot_id, info)
+                self._on_hello_reply(boot_id, info)
             case Tick(boot_id=boot_id):
                 if boot_id == self._boot_id:
                     self._last_tick_at = time.monotonic()
@@ -202,15 +202,15 @@ class EngineClient:
                     for item in items:
                         self._deliver(item)
 
-    def _welcomed(self, boot_id: str, info: EngineInfo) -> None:
+    def _on_hello_reply(self, boot_id: str, info: EngineInfo) -> None:
         if self._boot_id not in (None, boot_id):
-            self._bury()
+            self._on_disconnect()
         with self._lock:
             self._boot_id, self._info = boot_id, info
             self._last_tick_at = self.answered_at = time.monotonic()
-            if self._waiting:
-                self._send(Submit(client=self._name, boot_id=boot_id, requests=self._waiting))
-                self._waiting = []
+            if self._unsent:
+                self._send(Submit(client=self._name, boot_id=boot_id, requests=self._unsent))
+                self._unsent = []
         self._is_ready.set()
 
     def _deliver(self, item: Delta | Finished | Embedded | Failed) -> None:
@@ -224,35 +224,35 @@ class EngineClient:
         if sink is not None:
             sink.on_end(item)
 
-    def _bury(self) -> None:
+    def _on_disconnect(self) -> None:
         """The engine has died: find out what it was at."""
         boot_id = self._boot_id
         self._hello_at = 0.0
-        self._lose(None if boot_id is None else read_inflight_log(self._folder, boot_id), keep_waiting=True)
+        self._end_as_lost(None if boot_id is None else read_inflight_log(self._folder, boot_id), keep_unsent=True)
 
-    def _lose(self, ledger: frozenset[RequestKey] | None, *, keep_waiting: bool) -> None:
+    def _end_as_lost(self, inflight: frozenset[RequestKey] | None, *, keep_unsent: bool) -> None:
         """The engine is gone: everything it had is lost; what was never sent may wait for the next one.
 
-        `ledger` has the keys it was at; None when that is not known.
+        `inflight` has the keys it was at; None when that is not known.
         """
         with self._lock:
             self._boot_id = None
             self._is_ready.clear()
-            kept = {request.id for request in self._waiting} if keep_waiting else set()
+            kept = {request.id for request in self._unsent} if keep_unsent else set()
             lost = {key: sink for key, sink in self._sinks.items() if key not in kept}
             for key in lost:
                 del self._sinks[key]
         for request_id, sink in lost.items():
-            sink.on_end(self._lost(request_id, ledger))
+            sink.on_end(self._lost_outcome(request_id, inflight))
 
-    def _lost(self, request_id: str, ledger: frozenset[RequestKey] | None) -> EngineLost:
-        if ledger is None:
+    def _lost_outcome(self, request_id: str, inflight: frozenset[RequestKey] | None) -> EngineLost:
+        if inflight is None:
             return EngineLost(request_id=request_id)
         key = (self._name, request_id)
-        return EngineLost(request_id=request_id, was_running=key in ledger, was_alone=ledger == {key})
+        return EngineLost(request_id=request_id, was_running=key in inflight, was_alone=inflight == {key})
 
 
-def _watched(request: Request | EmbedRequest, request_id: str) -> Request | EmbedRequest:
+def _as_stream(request: Request | EmbedRequest, request_id: str) -> Request | EmbedRequest:
     """The request as a stream, if it is the one that is meant and has a stream."""
     if request.id == request_id and isinstance(request, Request):
         return msgspec.structs.replace(request, stream=True)

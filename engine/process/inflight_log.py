@@ -1,7 +1,7 @@
 """The ledger: what the engine is at, left where it can be read when the process has died of it.
 
 Knows keys of requests (client, request id) and one small file. It is mapped memory, so a note costs no system call and outlives
-whatever ends the process, `kill -9` included. Each thread that works on requests has a page of its own, with two copies and a
+whatever ends the process, `kill -9` included. Each thread that works on requests has a section of its own, with two copies and a
 byte that says which of them holds: who dies while writing leaves the note before.
 """
 
@@ -32,27 +32,27 @@ class Section(IntEnum):
     """Who notes what it is at."""
 
     STEP = 0
-    INTAKE = 1
-    SLOW_INTAKE = 2
+    INPUT = 1
+    COMPILE = 2
 
 
 class InflightLog:
-    """The engine's side. Each page is written by one thread."""
+    """The engine's side. Each section is written by one thread."""
 
     def __init__(self, folder: Path, boot_id: str) -> None:
-        _forget_old(folder)
-        self._memory = _map(_path(folder, boot_id), len(Section) * _page_bytes())
-        self._noted: dict[Section, Collection[RequestKey]] = dict.fromkeys(Section, ())
+        _delete_old(folder)
+        self._memory = _map(_path(folder, boot_id), len(Section) * _section_bytes())
+        self._recorded: dict[Section, Collection[RequestKey]] = dict.fromkeys(Section, ())
 
-    def note(self, page: Section, keys: Collection[RequestKey]) -> None:
-        """From here on this page's thread is at these requests and no others. Too many for a page are noted as nothing known."""
-        if keys == self._noted[page]:
+    def record(self, section: Section, keys: Collection[RequestKey]) -> None:
+        """Replace the keys of a section. More keys than it has room for make the whole log unreadable."""
+        if keys == self._recorded[section]:
             return
-        self._noted[page] = keys
+        self._recorded[section] = keys
         data = _encode(list(keys))
         if len(data) + _LENGTH.size > _COPY_BYTES:
             data = b""
-        start = page * _page_bytes()
+        start = section * _section_bytes()
         copy = 1 - self._memory[start]
         at = start + _HEADER_BYTES + copy * _COPY_BYTES
         self._memory[at : at + _LENGTH.size + len(data)] = _LENGTH.pack(len(data)) + data
@@ -63,13 +63,13 @@ def read_inflight_log(folder: Path, boot_id: str) -> frozenset[RequestKey] | Non
     """What an engine was at when it ended; None when nothing is known of it."""
     try:
         memory = _path(folder, boot_id).read_bytes()
-        return frozenset(key for page in Section for key in _read_page(memory, page))
+        return frozenset(key for section in Section for key in _read_section(memory, section))
     except (OSError, ValueError, IndexError, struct.error):  # msgspec's errors are ValueErrors
         return None
 
 
-def _read_page(memory: bytes, page: Section) -> list[RequestKey]:
-    start = page * _page_bytes()
+def _read_section(memory: bytes, section: Section) -> list[RequestKey]:
+    start = section * _section_bytes()
     at = start + _HEADER_BYTES + memory[start] * _COPY_BYTES
     (length,) = _LENGTH.unpack_from(memory, at)
     if memory[start] == 0 and length == 0:
@@ -91,16 +91,16 @@ def _map(path: Path, size: int) -> mmap.mmap:
         return mmap.mmap(-1, size)
 
 
-def _page_bytes() -> int:
+def _section_bytes() -> int:
     return _HEADER_BYTES + 2 * _COPY_BYTES
 
 
 def _path(folder: Path, boot_id: str) -> Path:
-    return folder / f"ledger-{boot_id}"
+    return folder / f"inflight-{boot_id}"
 
 
-def _forget_old(folder: Path) -> None:
+def _delete_old(folder: Path) -> None:
     with suppress(OSError):
-        old = sorted(folder.glob("ledger-*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        old = sorted(folder.glob("inflight-*"), key=lambda path: path.stat().st_mtime, reverse=True)
         for path in old[_KEPT:]:
             path.unlink()

@@ -31,7 +31,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
     request_ids: list[str]
 
 
-class StreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="watch"):
+class StreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="stream"):
     """These go on as streams, whose first `Delta` has all there is by now. Unknown ids are ignored."""
 
     client: str
@@ -56,7 +56,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     template_hash: str
 
 
-class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="welcome"):
+class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):
     """The engine knows this client; the model is loaded. The answer to every `Hello`."""
 
     boot_id: str

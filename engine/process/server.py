@@ -85,10 +85,10 @@ class Server:
         self._grammars = GrammarCompiler(
             backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab, jump_forward=config.jump_forward
         )
-        self._intake = InputProcessor(
+        self._input_processor = InputProcessor(
             encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size
         )
-        self._slow_intake = CompileQueue()
+        self._compile_queue = CompileQueue()
         self._info = EngineInfo(
             model=config.model,
             build=backend.decoder.build,
@@ -101,20 +101,24 @@ class Server:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._output = OutputSocket(folder / "output.sock")
         self._submit_path = folder / "submit.sock"
-        self._ledger = InflightLog(folder, self._boot_id)
+        self._inflight_log = InflightLog(folder, self._boot_id)
         self.engine = EngineLoop(
-            backend, config, self._emit, idle=self._tick, record_inflight=partial(self._ledger.note, Section.STEP)
+            backend,
+            config,
+            self._emit,
+            idle=self._tick,
+            record_inflight=partial(self._inflight_log.record, Section.STEP),
         )
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Serve until told to stop."""
         self._grammars.prepare()
-        intake = partial(_whole, self._receive, Exit.INTAKE_DIED)
-        threading.Thread(target=intake, name="intake", daemon=True).start()
+        receive = partial(_run_or_abort, self._receive_messages, Exit.INTAKE_DIED)
+        threading.Thread(target=receive, name="input-processor", daemon=True).start()
         Watchdog(lambda: self.engine.current_iteration, self._config.hang_seconds).start()
-        _whole(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
+        _run_or_abort(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
 
-    def _receive(self) -> None:
+    def _receive_messages(self) -> None:
         """The intake thread."""
         self._submit_path.unlink(missing_ok=True)
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
@@ -130,41 +134,41 @@ class Server:
     def _dispatch(self, message: ToEngine) -> None:
         match message:
             case Hello(client=client):
-                self.engine.inbox.put(RunInLoop(lambda: self._welcome(client)))
+                self.engine.inbox.put(RunInLoop(lambda: self._reply_hello(client)))
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
                     is_slow = isinstance(request, Request) and (request.constraint or _shows_tools(request))
-                    page = Section.SLOW_INTAKE if is_slow else Section.INTAKE
-                    take = partial(self._take, message.client, request, page)
+                    section = Section.COMPILE if is_slow else Section.INPUT
+                    take = partial(self._process, message.client, request, section)
                     if is_slow:
-                        self._slow_intake.put((message.client, request.id), take)
+                        self._compile_queue.put((message.client, request.id), take)
                     else:
                         take()
             case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
                 for request_id in message.request_ids:
                     stop = partial(self.engine.inbox.put, CancelRequests(message.client, [request_id]))
-                    self._slow_intake.after((message.client, request_id), stop)
+                    self._compile_queue.run_after((message.client, request_id), stop)
             case StreamRequest(boot_id=boot_id) if boot_id == self._boot_id:
                 for request_id in message.request_ids:
                     show = partial(self.engine.inbox.put, StartStreaming(message.client, [request_id]))
-                    self._slow_intake.after((message.client, request_id), show)
+                    self._compile_queue.run_after((message.client, request_id), show)
 
-    def _take(self, client: str, request: Request | EmbedRequest, page: Section) -> None:
+    def _process(self, client: str, request: Request | EmbedRequest, section: Section) -> None:
         """Everything about a request that can be done beside the decoding thread."""
         try:
-            self._ledger.note(page, [(client, request.id)])
+            self._inflight_log.record(section, [(client, request.id)])
             self.engine.inbox.put(self._command(client, request))
         except MemoryError:
             _out_of_memory()
         except EngineError as error:
-            self._refuse(client, request.id, error)
+            self._reject(client, request.id, error)
         except Exception:  # one request must not end the thread that all others need
             log_stderr(traceback.format_exc())
-            self._refuse(client, request.id, EngineError())
+            self._reject(client, request.id, EngineError())
         finally:
-            self._ledger.note(page, [])
+            self._inflight_log.record(section, [])
 
-    def _refuse(self, client: str, request_id: str, error: EngineError) -> None:
+    def _reject(self, client: str, request_id: str, error: EngineError) -> None:
         failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
         self.engine.inbox.put(RunInLoop(partial(self._emit, client, [failed])))
 
@@ -176,9 +180,9 @@ class Server:
             return AddEmbedding(client, request, encode_inputs(request, self._backend.tokenizer, embedder.max_tokens))
         if not self._info.slots:
             raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
-        return AddRequest(self._intake.sequences(client, request))
+        return AddRequest(self._input_processor.process(client, request))
 
-    def _welcome(self, client: str) -> None:
+    def _reply_hello(self, client: str) -> None:
         if self._output.send(client, HelloReply(boot_id=self._boot_id, info=self._info)):
             self._clients.add(client)
 
@@ -204,7 +208,7 @@ class CompileQueue:
     """A thread beside the intake's for requests with a grammar to compile, which may take a second, in order of arrival."""
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "slow-intake")
+        self._pool = ThreadPoolExecutor(1, "compile-queue")
         self._waiting: set[tuple[str, str]] = set()  # the intake's thread adds, this one's removes
 
     def put(self, key: tuple[str, str], take: Callable[[], None]) -> None:
@@ -212,7 +216,7 @@ class CompileQueue:
         self._waiting.add(key)
         self._pool.submit(self._run, key, take)
 
-    def after(self, key: tuple[str, str], action: Callable[[], None]) -> None:
+    def run_after(self, key: tuple[str, str], action: Callable[[], None]) -> None:
         """Do something about a request: now, or when it has been taken."""
         if key in self._waiting:
             self._pool.submit(action)
@@ -226,7 +230,7 @@ class CompileQueue:
             self._waiting.discard(key)
 
 
-def _whole(work: Callable[[], None], code: Exit) -> None:
+def _run_or_abort(work: Callable[[], None], code: Exit) -> None:
     """For a thread that the process is nothing without: when it fails, the process ends instead of living on as half of one."""
     try:
         work()

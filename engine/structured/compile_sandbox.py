@@ -46,7 +46,7 @@ class CompileSandbox:
         return self._helper.pid if self._helper else None
 
     def start(self) -> None:
-        """Start a helper unless one lives; it gets ready beside us. Raises WardenMissing."""
+        """Start a helper unless one lives; it gets ready beside us. Raises SandboxUnavailable."""
         if self._helper is not None and self._helper.poll() is None:
             return
         self.close()

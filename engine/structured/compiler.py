@@ -29,7 +29,7 @@ _ANY_CONTROL: Final = "<[256]>"
 
 class GrammarCompiler:
     """The compiled constraints of one model. Any thread may compile, except the one that decodes: it takes milliseconds,
-    up to two seconds where a constraint is refused for what it did to the warden.
+    up to two seconds where a constraint is refused for what it did to the sandbox.
 
     `tokenizer` is called once, in a thread of its own (about a second for a vocabulary of 150,000 tokens); `num_vocab` is
     the width of the model's logits. Without `jump_forward` no token is ever forced.
@@ -42,12 +42,12 @@ class GrammarCompiler:
         num_vocab: int,
         jump_forward: bool = True,
         max_cached: int = 64,
-        warden: CompileSandbox | None = None,
+        sandbox: CompileSandbox | None = None,
     ) -> None:
         self._make_tokenizer = tokenizer
         self._num_vocab = num_vocab
         self._jump_forward = jump_forward
-        self._warden = warden or CompileSandbox()
+        self._sandbox = sandbox or CompileSandbox()
         self._outcomes = _Recent(max_cached)
         self._compiling = threading.Lock()
         self._starting = threading.Lock()
@@ -57,9 +57,9 @@ class GrammarCompiler:
         """Begin what the first `compile` would wait for; returns at once, and does nothing the second time."""
         self._future_tokenizer()
         with self._compiling:
-            self._warden.start()
+            self._sandbox.start()
 
-    def compile(self, constraint: Constraint, *, is_ours: bool = False) -> Grammar:
+    def compile(self, constraint: Constraint, *, is_internal: bool = False) -> Grammar:
         """The grammar of a constraint, new or kept. Raises InvalidConstraint, also kept, or ConstraintFailed.
 
         One that is ours was written here around schemas of the caller's, and may be longer than what a caller may write.
@@ -68,7 +68,7 @@ class GrammarCompiler:
         outcome = self._outcomes.get(key)
         if outcome is None:
             with self._compiling:  # by one thread at a time: there is one warden
-                outcome = self._outcomes.get(key) or self._outcomes.put(key, self._outcome(constraint, is_ours))
+                outcome = self._outcomes.get(key) or self._outcomes.put(key, self._outcome(constraint, is_internal))
         if isinstance(outcome, str):
             usual = "response_format" if constraint.kind in _JSON_KINDS else "structured_outputs"
             raise InvalidConstraint(outcome, param=constraint.param or usual)
@@ -76,12 +76,12 @@ class GrammarCompiler:
 
     def close(self) -> None:
         """End the warden's process."""
-        self._warden.close()
+        self._sandbox.close()
 
-    def _outcome(self, constraint: Constraint, is_ours: bool) -> Grammar | str:
+    def _outcome(self, constraint: Constraint, is_internal: bool) -> Grammar | str:
         try:
-            text = grammar_text(constraint, is_ours=is_ours)
-            self._warden.check(_TOKEN_ID.sub(_ANY_CONTROL, text) if is_ours else text)
+            text = grammar_text(constraint, is_internal=is_internal)
+            self._sandbox.check(_TOKEN_ID.sub(_ANY_CONTROL, text) if is_internal else text)
             return Grammar(self._future_tokenizer().result(), text, jump_forward=self._jump_forward)
         except InvalidConstraint as error:
             return str(error)

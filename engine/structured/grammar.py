@@ -36,9 +36,9 @@ class Grammar:
         """The state before the first token; without `jumps`, this answer is forced nothing."""
         return GrammarState(self, self._base, jumps=jumps and self.jump_forward)
 
-    def recompiled(self, worn: LLMatcher) -> LLMatcher:
-        """A matcher whose lexer is not used up as `worn` is: the present one, or a new one for everybody."""
-        if self._base is worn:
+    def recompiled(self, exhausted: LLMatcher) -> LLMatcher:
+        """A matcher whose lexer is not used up as `exhausted` is: the present one, or a new one for everybody."""
+        if self._base is exhausted:
             self._base = compile_matcher(self._tokenizer, self._text)
         return self._base
 
@@ -69,11 +69,6 @@ class GrammarState:
     def end_token(self) -> int:
         """A token that ends the answer."""
         return min(self._grammar.end_tokens)
-
-    @property
-    def may_end(self) -> bool:
-        """Is what has come so far all that was asked for?"""
-        return self._matcher.is_accepting()
 
     @property
     def error(self) -> str | None:

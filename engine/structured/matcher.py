@@ -1,4 +1,4 @@
-"""llguidance's compiler and its complaints: the same limits and the same words in the engine and in its warden.
+"""llguidance's compiler and its complaints: the same limits and the same words in the engine and in its sandbox.
 
 A matcher never raises; it goes into an error state and stays there. Here that becomes an InvalidConstraint, in words for
 the person who wrote the constraint.

@@ -58,7 +58,7 @@ _REPEATS: Final = ("minItems", "maxItems", "minLength", "maxLength", "minPropert
 Schema = dict[str, Any]  # Any: JSON
 
 
-def grammar_text(constraint: Constraint, *, is_ours: bool = False) -> str:
+def grammar_text(constraint: Constraint, *, is_internal: bool = False) -> str:
     """The grammar, in llguidance's own format; raises InvalidConstraint. One that is ours has a higher limit."""
     text = constraint.text
     match constraint.kind:
@@ -73,7 +73,7 @@ def grammar_text(constraint: Constraint, *, is_ours: bool = False) -> str:
         case ConstraintKind.CHOICE:
             return LLMatcher.grammar_from_lark(_choice_grammar(text))
         case ConstraintKind.GRAMMAR:
-            _limit(text, MAX_OWN_GRAMMAR_BYTES if is_ours else MAX_GRAMMAR_BYTES, "The grammar")
+            _limit(text, MAX_OWN_GRAMMAR_BYTES if is_internal else MAX_GRAMMAR_BYTES, "The grammar")
             if not text.strip() or text.lstrip().startswith(
                 "{"
             ):  # JSON would be llguidance's own format, past our limits

@@ -198,10 +198,10 @@ NOTES: Final = """
 import sys
 from pathlib import Path
 from engine.process.inflight_log import InflightLog, Section
-ledger = InflightLog(Path(sys.argv[1]), "boot")
-for page in Section:
+log = InflightLog(Path(sys.argv[1]), "boot")
+for section in Section:
     for name in ("one", "two"):
-        ledger.note(page, [("c", name)])
+        log.record(section, [("c", name)])
 """
 
 

@@ -43,4 +43,4 @@ def accepts(grammar: Grammar, text: str) -> bool:
         if not state.allows(byte):
             return False
         state.accept(byte)
-    return state.may_end
+    return state.allows(END)

@@ -60,7 +60,7 @@ class Bench:
         self.encoder = PromptEncoder(
             self.backend.tokenizer, template=self.config.chat_template, context_size=self.config.context_size
         )
-        self.intake = InputProcessor(
+        self.input_processor = InputProcessor(
             self.encoder,
             grammars_of(self.backend, jump_forward=self.config.jump_forward),
             stopwords=list(self.config.stopwords),
@@ -72,7 +72,7 @@ class Bench:
         )
 
     def add(self, request: Request) -> None:
-        self.engine.inbox.put(AddRequest(self.intake.sequences("c", request)))
+        self.engine.inbox.put(AddRequest(self.input_processor.process("c", request)))
 
     def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
         """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""

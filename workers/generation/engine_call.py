@@ -61,7 +61,7 @@ class EngineCall:
         """Stream them from here on, where what is asked for has a stream."""
         for ask in self._asks:
             if not isinstance(ask, EmbedRequest):
-                self._engine.watch(ask.id)
+                self._engine.stream(ask.id)
 
     def more(self, number: int, delta: Delta) -> None:
         """More of the request `number`."""

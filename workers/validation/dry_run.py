@@ -41,13 +41,13 @@ class LineTokens:
 
 
 class BatchDryRun:
-    """A rehearsal per model, its vocabulary loaded when the first line asks for it. All of them share a budget and a warden."""
+    """A rehearsal per model, its vocabulary loaded when the first line asks for it. All of them share a budget and a sandbox."""
 
     def __init__(self, catalog: ModelCatalog, budget: CompileBudget | None = None) -> None:
         self._catalog = catalog
         self._by_model: dict[str, DryRun] = {}
         self._budget = budget or CompileBudget()
-        self._warden = CompileSandbox()
+        self._sandbox = CompileSandbox()
 
     def measure(self, endpoint: str, planned: PlanLine, line: BatchLine) -> LineTokens:
         """The line's tokens; raises the ApiError that it would fail with, and EngineError for a model that is broken."""
@@ -65,11 +65,11 @@ class BatchDryRun:
 
     def close(self) -> None:
         """End the warden's process."""
-        self._warden.close()
+        self._sandbox.close()
 
     def _load(self, model: ModelConfig) -> DryRun:
         tokenizer, for_grammars, embed_tokens = _vocabulary(model)
-        grammars = GrammarCompiler(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, warden=self._warden)
+        grammars = GrammarCompiler(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, sandbox=self._sandbox)
         rehearsal = DryRun(
             tokenizer,
             ConstraintChecker(grammars, self._budget),

@@ -45,7 +45,7 @@ class ScriptedEngine:
         )
         self.asked: list[Request] = []
         self.running: dict[str, Sink] = {}
-        self.watched: list[str] = []
+        self.streamed: list[str] = []
         self.max_running = 0
         self._lock = threading.Lock()
         self._queue: queue.SimpleQueue[tuple[Sink, Finished | Failed | EngineLost] | None] = queue.SimpleQueue()
@@ -72,10 +72,10 @@ class ScriptedEngine:
         cancelled = Choice(reason=FinishReason.CANCELLED, text="")
         self.end(request_id, Finished(request_id=request_id, choices=[cancelled], usage=usage))
 
-    def watch(self, request_id: str) -> None:
+    def stream(self, request_id: str) -> None:
         """Shows a word of it."""
         with self._lock:
-            self.watched.append(request_id)
+            self.streamed.append(request_id)
             sink = self.running.get(request_id)
         if sink is not None:
             sink.on_delta(Delta(request_id=request_id, num_tokens=1, text="so far"))

@@ -68,10 +68,10 @@ def test_a_line_that_is_followed_tells_how_it_grows_and_that_its_row_has_the_ans
     watched.lanes.watch("batch_req_unknown")
     watched.lanes.watch(line)
     watched.lanes.watch(line)
-    wait_for(lambda: watched.engine.watched != [], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed != [], "the engine is asked to show it")
     watched.end(line, echo)
     events = watched.told(line)
-    assert watched.engine.watched == [line]
+    assert watched.engine.streamed == [line]
     assert [event.kind for event in events][-1] is EventKind.DONE
     frames = [frame for event in events for frame in event.frames]
     assert b"so far" in frames[1]
@@ -89,7 +89,7 @@ def test_a_line_that_nobody_follows_tells_nothing(watched: Watched) -> None:
 def test_a_line_that_is_followed_before_it_begins_is_shown_from_its_beginning(watched: Watched) -> None:
     watched.lanes.watch(watched.line)
     line = watched.start()
-    wait_for(lambda: watched.engine.watched == [line], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed == [line], "the engine is asked to show it")
     watched.end(line, echo)
     assert watched.told(line)[-1].kind is EventKind.DONE
 
@@ -97,7 +97,7 @@ def test_a_line_that_is_followed_before_it_begins_is_shown_from_its_beginning(wa
 def test_a_line_that_fails_tells_why(watched: Watched) -> None:
     line = watched.start()
     watched.lanes.watch(line)
-    wait_for(lambda: watched.engine.watched != [], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed != [], "the engine is asked to show it")
     watched.end(
         line, lambda request: Failed(request_id=request.id, code="context_length_exceeded", message="Too long.")
     )
@@ -110,9 +110,9 @@ def test_a_line_that_fails_tells_why(watched: Watched) -> None:
 def test_a_line_that_runs_again_after_a_crash_has_another_attempt(watched: Watched) -> None:
     line = watched.start()
     watched.lanes.watch(line)
-    wait_for(lambda: watched.engine.watched != [], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed != [], "the engine is asked to show it")
     watched.end(line, lambda request: EngineLost(request_id=request.id))
-    wait_for(lambda: len(watched.engine.watched) == 2, "it is shown again, since it is still followed")
+    wait_for(lambda: len(watched.engine.streamed) == 2, "it is shown again, since it is still followed")
     watched.end(line, echo)
     attempts = [event.attempt for event in watched.told(line)]
     assert len(set(attempts)) == 2

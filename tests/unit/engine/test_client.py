@@ -116,14 +116,14 @@ def test_an_engine_tells_the_hash_of_the_template_it_renders_with(
 
 def test_a_request_that_is_watched_later_tells_its_whole_answer(folder: Path, client: EngineClient) -> None:
     recorder = submit(client, chat("hello"))  # there is no engine yet
-    client.watch("r")
-    client.watch("unknown")
+    client.stream("r")
+    client.stream("unknown")
     engine = EngineProcess(folder, step_seconds=0.002)
     try:
         assert isinstance(finished := recorder.outcome, Finished)
         assert finished.text == "".join(delta.text for delta in recorder.deltas)
         later = submit(client, chat("hello", ignore_eos=True, max_tokens=500))
-        client.watch("r")
+        client.stream("r")
         assert isinstance(finished := later.outcome, Finished)
         assert finished.text == "".join(delta.text for delta in later.deltas)
         assert len(later.deltas) > 10

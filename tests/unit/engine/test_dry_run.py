@@ -49,42 +49,42 @@ def bench() -> Bench:
 
 
 @contextmanager
-def rehearsing(
+def open_dry_run(
     tokenizer: LlamaTokenizer | FakeTokenizer,
     *,
     template: str | None = None,
     budget: CompileBudget | None = None,
     clock: Callable[[], float] = time.monotonic,
-    warden: CompileSandbox | None = None,
+    sandbox: CompileSandbox | None = None,
     context_size: int = CONTEXT,
 ) -> Iterator[DryRun]:
     is_fake = isinstance(tokenizer, FakeTokenizer)
     vocabulary: Any = partial(fake_grammar_tokenizer if is_fake else grammar_tokenizer, tokenizer)
-    with closing(GrammarCompiler(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, warden=warden)) as grammars:
-        trials = ConstraintChecker(grammars, budget or CompileBudget(), clock)
-        yield DryRun(tokenizer, trials, template=template, context_size=context_size, embed_tokens=context_size)
+    with closing(GrammarCompiler(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, sandbox=sandbox)) as grammars:
+        checker = ConstraintChecker(grammars, budget or CompileBudget(), clock)
+        yield DryRun(tokenizer, checker, template=template, context_size=context_size, embed_tokens=context_size)
 
 
 @pytest.fixture(scope="module")
-def rehearsal() -> Iterator[DryRun]:
-    with rehearsing(load_vocabulary(MODEL)) as rehearsal:
-        yield rehearsal
+def dry_run() -> Iterator[DryRun]:
+    with open_dry_run(load_vocabulary(MODEL)) as dry_run:
+        yield dry_run
 
 
 @pytest.mark.parametrize("request_", REQUESTS, ids=lambda request: request.id)
-def test_a_count_is_the_usage_of_the_real_engine(bench: Bench, rehearsal: DryRun, request_: Request) -> None:
+def test_a_count_is_the_usage_of_the_real_engine(bench: Bench, dry_run: DryRun, request_: Request) -> None:
     bench.add(request_)
-    assert rehearsal.run(request_).num_prompt_tokens == bench.run()[request_.id].usage.prompt_tokens
+    assert dry_run.run(request_).num_prompt_tokens == bench.run()[request_.id].usage.prompt_tokens
 
 
-def test_a_prompt_that_cannot_fit_is_refused_without_an_engine(rehearsal: DryRun) -> None:
+def test_a_prompt_that_cannot_fit_is_refused_without_an_engine(dry_run: DryRun) -> None:
     with pytest.raises(PromptTooLong, match="128"):
-        rehearsal.run(chat("word " * CONTEXT))
+        dry_run.run(chat("word " * CONTEXT))
 
 
 def test_a_template_of_the_operator_counts_instead_of_the_models_own() -> None:
     vocabulary = load_vocabulary(MODEL)
-    with rehearsing(vocabulary, template="{{ messages[0]['content'] }}") as bare:
+    with open_dry_run(vocabulary, template="{{ messages[0]['content'] }}") as bare:
         count = bare.run(chat("What?")).num_prompt_tokens
     assert count == len(vocabulary.encode("What?", special=False, add_bos=True))
 
@@ -125,50 +125,50 @@ REFUSED = {
 @pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED.keys())
 def test_what_the_engine_would_refuse_is_refused_with_the_same_words(request_: Request) -> None:
     bench = Bench(chat_template=TOOLS_TEMPLATE, context_size=1024)
-    with rehearsing(FakeTokenizer(), template=TOOLS_TEMPLATE, context_size=1024) as rehearsal:
-        assert refusal(rehearsal.run, request_) == refusal(
-            lambda request: bench.intake.sequences("c", request), request_
+    with open_dry_run(FakeTokenizer(), template=TOOLS_TEMPLATE, context_size=1024) as dry_run:
+        assert refusal(dry_run.run, request_) == refusal(
+            lambda request: bench.input_processor.process("c", request), request_
         )
 
 
-def test_what_the_engine_would_take_is_taken_with_the_models_own_vocabulary(bench: Bench, rehearsal: DryRun) -> None:
+def test_what_the_engine_would_take_is_taken_with_the_models_own_vocabulary(bench: Bench, dry_run: DryRun) -> None:
     request = constrained({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
-    (sequence,) = bench.intake.sequences("c", request)
-    assert rehearsal.run(request) == (sequence.num_prompt_tokens, True)
+    (sequence,) = bench.input_processor.process("c", request)
+    assert dry_run.run(request) == (sequence.num_prompt_tokens, True)
 
 
 def test_a_constraint_is_compiled_once_however_many_requests_have_it() -> None:
     budget = CompileBudget(constraints=10)
-    with rehearsing(FakeTokenizer(), budget=budget) as rehearsal:
+    with open_dry_run(FakeTokenizer(), budget=budget) as dry_run:
         for _ in range(20):
-            assert rehearsal.run(titled(1)).is_checked
+            assert dry_run.run(titled(1)).is_checked
             with pytest.raises(InvalidConstraint):
-                rehearsal.run(constrained({"not": {}}))
+                dry_run.run(constrained({"not": {}}))
     assert budget.constraints == 8
 
 
 def test_when_the_budget_is_spent_only_what_is_known_is_still_judged() -> None:
-    with rehearsing(FakeTokenizer(), budget=CompileBudget(constraints=2)) as rehearsal:
-        checked = [rehearsal.run(titled(number)).is_checked for number in (1, 2, 3, 4, 1, 2)]
+    with open_dry_run(FakeTokenizer(), budget=CompileBudget(constraints=2)) as dry_run:
+        checked = [dry_run.run(titled(number)).is_checked for number in (1, 2, 3, 4, 1, 2)]
         assert checked == [True, True, False, False, True, True]
-        assert rehearsal.run(chat("hello")).is_checked, "there is nothing to compile"
+        assert dry_run.run(chat("hello")).is_checked, "there is nothing to compile"
 
 
 def test_time_is_part_of_the_budget() -> None:
     hours = itertools.count(0.0, 3600.0)
-    with rehearsing(FakeTokenizer(), budget=CompileBudget(seconds=60.0), clock=lambda: next(hours)) as rehearsal:
-        assert [rehearsal.run(titled(number)).is_checked for number in (1, 2)] == [True, False]
+    with open_dry_run(FakeTokenizer(), budget=CompileBudget(seconds=60.0), clock=lambda: next(hours)) as dry_run:
+        assert [dry_run.run(titled(number)).is_checked for number in (1, 2)] == [True, False]
 
 
 def test_a_grammar_that_brings_the_warden_down_fails_alone() -> None:
     deep = chat("hello", constraint=Constraint(kind=ConstraintKind.GRAMMAR, text=A_RULE_EACH))
-    with rehearsing(FakeTokenizer()) as rehearsal:
+    with open_dry_run(FakeTokenizer()) as dry_run:
         with pytest.raises(InvalidConstraint, match="too complex"):
-            rehearsal.run(deep)
-        assert rehearsal.run(titled(1)).is_checked
+            dry_run.run(deep)
+        assert dry_run.run(titled(1)).is_checked
 
 
-class AbsentWarden(CompileSandbox):
+class UnavailableSandbox(CompileSandbox):
     """Of a machine on which no process starts."""
 
     def _launch(self) -> None:
@@ -176,8 +176,8 @@ class AbsentWarden(CompileSandbox):
 
 
 def test_where_no_warden_starts_nothing_is_said_of_constraints() -> None:
-    with rehearsing(FakeTokenizer(), warden=AbsentWarden()) as rehearsal:
-        assert [rehearsal.run(titled(number)).is_checked for number in (1, 2)] == [False, False]
+    with open_dry_run(FakeTokenizer(), sandbox=UnavailableSandbox()) as dry_run:
+        assert [dry_run.run(titled(number)).is_checked for number in (1, 2)] == [False, False]
 
 
 # Vocabularies

@@ -20,15 +20,15 @@ from tests.support.constrain import LABELS, accepts, constraint, make_grammars
 
 
 @pytest.fixture(scope="module")
-def warden() -> Iterator[CompileSandbox]:
-    warden = CompileSandbox()
-    yield warden
-    warden.close()
+def sandbox() -> Iterator[CompileSandbox]:
+    sandbox = CompileSandbox()
+    yield sandbox
+    sandbox.close()
 
 
 @pytest.fixture(scope="module")
-def grammars(warden: CompileSandbox) -> GrammarCompiler:
-    return make_grammars(warden=warden, jump_forward=False)
+def grammars(sandbox: CompileSandbox) -> GrammarCompiler:
+    return make_grammars(sandbox=sandbox, jump_forward=False)
 
 
 def nested(depth: int) -> str:
@@ -110,39 +110,39 @@ def test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles(
 
 
 @pytest.mark.parametrize("text", [A_RULE_EACH, A_FLOOD], ids=["crash", "flood"])
-def test_a_helper_that_is_brought_down_is_replaced(warden: CompileSandbox, text: str) -> None:
-    warden.start()
-    before = warden.pid
+def test_a_helper_that_is_brought_down_is_replaced(sandbox: CompileSandbox, text: str) -> None:
+    sandbox.start()
+    before = sandbox.pid
     with pytest.raises(InvalidConstraint, match="too complex"):
-        warden.check(text)
-    assert warden.pid != before
-    warden.check('start: "fine"')
+        sandbox.check(text)
+    assert sandbox.pid != before
+    sandbox.check('start: "fine"')
 
 
-def test_a_helper_that_hangs_is_replaced(warden: CompileSandbox) -> None:
-    warden.check('start: "fine"')
-    before = warden.pid
+def test_a_helper_that_hangs_is_replaced(sandbox: CompileSandbox) -> None:
+    sandbox.check('start: "fine"')
+    before = sandbox.pid
     assert before is not None
     os.kill(before, signal.SIGSTOP)
     with pytest.raises(InvalidConstraint, match="too complex"):
-        warden.check('start: "also fine"')
-    assert warden.pid != before
-    warden.check('start: "fine"')
+        sandbox.check('start: "also fine"')
+    assert sandbox.pid != before
+    sandbox.check('start: "fine"')
 
 
-def test_a_helper_that_was_killed_while_it_was_idle_costs_no_constraint(warden: CompileSandbox) -> None:
-    warden.check('start: "fine"')
-    assert warden.pid is not None
-    with ended(warden.pid):
-        os.kill(warden.pid, signal.SIGKILL)
-    warden.check('start: "fine"')
+def test_a_helper_that_was_killed_while_it_was_idle_costs_no_constraint(sandbox: CompileSandbox) -> None:
+    sandbox.check('start: "fine"')
+    assert sandbox.pid is not None
+    with ended(sandbox.pid):
+        os.kill(sandbox.pid, signal.SIGKILL)
+    sandbox.check('start: "fine"')
 
 
 OWNER = """
 from engine.structured.compile_sandbox import CompileSandbox
-warden = CompileSandbox()
-warden.check('start: "fine"')
-print(warden.pid, flush=True)
+sandbox = CompileSandbox()
+sandbox.check('start: "fine"')
+print(sandbox.pid, flush=True)
 input()
 """
 

@@ -18,9 +18,9 @@ CRASHES_IN_ITS_SECOND_NOTE = """
 import os, signal, sys
 from pathlib import Path
 from engine.process.inflight_log import InflightLog, Section
-ledger = InflightLog(Path(sys.argv[1]), "boot")
-ledger.note(Section.STEP, [("c", "one"), ("c", "two")])
-ledger.note(Section.INTAKE, [("d", "three")])
+log = InflightLog(Path(sys.argv[1]), "boot")
+log.record(Section.STEP, [("c", "one"), ("c", "two")])
+log.record(Section.INPUT, [("d", "three")])
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -36,32 +36,32 @@ def test_a_full_disk_leaves_nothing_known_and_never_ends_the_process(
 ) -> None:
     """Memory mapped from a file without blocks is a SIGBUS when it is touched and there is no room."""
     InflightLog(tmp_path, "boot")
-    status = (tmp_path / "ledger-boot").stat()
+    status = (tmp_path / "inflight-boot").stat()
     assert status.st_blocks * 512 >= status.st_size > 0
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "posix_fallocate", full)
-    ledger = InflightLog(tmp_path, "another")
-    ledger.note(Section.STEP, [("c", "one")])
+    log = InflightLog(tmp_path, "another")
+    log.record(Section.STEP, [("c", "one")])
     assert read_inflight_log(tmp_path, "another") is None
 
 
 def test_a_page_says_what_was_noted_last_and_the_others_keep_theirs(tmp_path: Path) -> None:
-    ledger = InflightLog(tmp_path, "boot")
+    log = InflightLog(tmp_path, "boot")
     assert read_inflight_log(tmp_path, "boot") == set()
-    ledger.note(Section.SLOW_INTAKE, [("c", "slow")])
+    log.record(Section.COMPILE, [("c", "slow")])
     for name in ("one", "two", "three"):
-        ledger.note(Section.STEP, [("c", name)])
+        log.record(Section.STEP, [("c", name)])
         assert read_inflight_log(tmp_path, "boot") == {("c", name), ("c", "slow")}
-    ledger.note(Section.STEP, [])
+    log.record(Section.STEP, [])
     assert read_inflight_log(tmp_path, "boot") == {("c", "slow")}
 
 
 def test_nothing_is_known_of_another_boot_or_of_more_requests_than_a_page_holds(tmp_path: Path) -> None:
-    ledger = InflightLog(tmp_path, "boot")
-    ledger.note(Section.STEP, [("c", "x" * 100_000)])
+    log = InflightLog(tmp_path, "boot")
+    log.record(Section.STEP, [("c", "x" * 100_000)])
     assert read_inflight_log(tmp_path, "boot") is None
     assert read_inflight_log(tmp_path, "other") is None
 
@@ -69,8 +69,8 @@ def test_nothing_is_known_of_another_boot_or_of_more_requests_than_a_page_holds(
 def test_ledgers_of_earlier_boots_are_kept_for_a_while_and_no_longer(tmp_path: Path) -> None:
     for number in range(9):
         InflightLog(tmp_path, f"boot-{number}")
-        os.utime(tmp_path / f"ledger-boot-{number}", (number, number))
-    assert sorted(path.name for path in tmp_path.iterdir()) == [f"ledger-boot-{number}" for number in range(4, 9)]
+        os.utime(tmp_path / f"inflight-boot-{number}", (number, number))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"inflight-boot-{number}" for number in range(4, 9)]
 
 
 def noting_bench(slots: int = 4) -> tuple[Bench, list[list[str]]]:

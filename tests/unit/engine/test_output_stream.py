@@ -1,4 +1,4 @@
-"""Answers while they are written: the parts add up, whatever the tokens; marks never show."""
+"""Answers while they are written: the deltas add up, whatever the tokens; marks never show."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ CALL = '<tool_call>\n{"name": "now", "arguments": {"zone":"é"}}\n</tool_call>'
 
 
 def spec(**given: object) -> OutputSpec:
-    values: dict[str, object] = {"thought": THINK, "tool_format": HERMES, "tool_names": ("now",)}
+    values: dict[str, object] = {"reasoning_tags": THINK, "tool_format": HERMES, "tool_names": ("now",)}
     return OutputSpec(**{**values, **given})  # type: ignore[arg-type]
 
 
 def run(stream: OutputStream, pieces: list[bytes]) -> tuple[str, str, list[tuple[str, str]]]:
     """All that was shown, checked against what the stream says it has."""
-    parts = [stream.push(0, piece) for piece in pieces]
-    parts.append(stream.finish())
-    content = "".join(part.content for part in parts)
-    reasoning = "".join(part.reasoning for part in parts)
+    deltas = [stream.push(0, piece) for piece in pieces]
+    deltas.append(stream.finish())
+    content = "".join(delta.content for delta in deltas)
+    reasoning = "".join(delta.reasoning for delta in deltas)
     assert (content, reasoning) == (stream.text, stream.reasoning)
     arguments: dict[int, str] = {}
-    for part in parts:
-        for delta in part.tool_calls:
-            arguments[delta.index] = arguments.get(delta.index, "") + delta.arguments
+    for delta in deltas:
+        for call in delta.tool_calls:
+            arguments[call.index] = arguments.get(call.index, "") + call.arguments
     assert list(arguments.values()) == [call.arguments for call in stream.tool_calls]
     return content, reasoning, [(call.name, call.arguments) for call in stream.tool_calls]
 
@@ -67,8 +67,12 @@ def test_thought_content_and_calls_are_told_apart_byte_by_byte() -> None:
 
 
 def test_an_answer_may_begin_inside_the_thought_that_the_prompt_opened() -> None:
-    assert run(OutputStream(spec(is_inside=True)), [b"hm", b" hm\n</th", b"ink>\n\nYes"]) == ("Yes", "hm hm", [])
-    assert run(OutputStream(spec(is_inside=True)), [b"cut off </thi"]) == ("", "cut off </thi", [])
+    assert run(OutputStream(spec(starts_in_reasoning=True)), [b"hm", b" hm\n</th", b"ink>\n\nYes"]) == (
+        "Yes",
+        "hm hm",
+        [],
+    )
+    assert run(OutputStream(spec(starts_in_reasoning=True)), [b"cut off </thi"]) == ("", "cut off </thi", [])
 
 
 def test_a_thought_comes_first_or_is_content() -> None:
@@ -116,8 +120,8 @@ def test_stop_strings_are_looked_for_in_content_only() -> None:
 
 def test_what_leaves_together_is_one_part_with_one_delta_for_each_call() -> None:
     stream = OutputStream(spec())
-    parts = [stream.push(0, bytes([byte])) for byte in f"<think>hm</think>Yes. {CALL}\n{CALL}".encode()]
-    joined = merge_deltas(parts)
+    deltas = [stream.push(0, bytes([byte])) for byte in f"<think>hm</think>Yes. {CALL}\n{CALL}".encode()]
+    joined = merge_deltas(deltas)
     assert (joined.content, joined.reasoning) == ("Yes.", "hm")
     assert [(call.index, call.arguments) for call in joined.tool_calls] == [(0, '{"zone":"é"}'), (1, '{"zone":"é"}')]
     assert [(call.id, call.name) for call in joined.tool_calls] == [(each.id, "now") for each in stream.tool_calls]
@@ -141,10 +145,10 @@ FRAGMENTS = st.sampled_from(
 
 @given(st.lists(FRAGMENTS, max_size=12), st.lists(st.integers(0, 120), max_size=30), st.booleans(), st.booleans())
 def test_the_answer_does_not_depend_on_how_it_falls_into_tokens(
-    fragments: list[str], cuts: list[int], is_inside: bool, can_stop: bool
+    fragments: list[str], cuts: list[int], starts_inside: bool, can_stop: bool
 ) -> None:
     data = "".join(fragments).encode()
-    made = spec(is_inside=is_inside, stop=("END",) if can_stop else ())
+    made = spec(starts_in_reasoning=starts_inside, stop=("END",) if can_stop else ())
     bytewise = run(OutputStream(made), [bytes([byte]) for byte in data])
     assert run(OutputStream(made), pieces_of(data, cuts)) == bytewise
     if not can_stop:
@@ -193,16 +197,16 @@ def request(**given: object) -> Request:
 def test_a_model_whose_template_knows_no_thoughts_has_none() -> None:
     assert detect("{{ messages }}") is None
     assert detect("… [THINK] …") == ReasoningTags("[THINK]", "[/THINK]")
-    assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(request(), [1]).thought is None
+    assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(request(), [1]).reasoning_tags is None
 
 
 def test_an_answer_begins_inside_a_thought_if_the_prompt_ends_in_an_open_one() -> None:
     answers = OutputFormat(MarkTokenizer(), TEMPLATE)
-    assert answers.opens_thought([*b"<|assistant|>", 258, *b"\n"])
-    assert answers.opens_thought(list(b"hi <think>\n\n"))
-    assert not answers.opens_thought([258, *b"\n", 259, *b"\n"])
-    assert not answers.opens_thought([258, *b" who?"])
-    assert answers.spec(request(), [258]).is_inside
+    assert answers.starts_in_reasoning([*b"<|assistant|>", 258, *b"\n"])
+    assert answers.starts_in_reasoning(list(b"hi <think>\n\n"))
+    assert not answers.starts_in_reasoning([258, *b"\n", 259, *b"\n"])
+    assert not answers.starts_in_reasoning([258, *b" who?"])
+    assert answers.spec(request(), [258]).starts_in_reasoning
 
 
 def test_a_request_with_tools_gets_a_grammar_a_parser_and_the_marks() -> None:

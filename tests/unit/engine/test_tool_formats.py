@@ -26,7 +26,7 @@ from engine.outputs.tool_formats import (
     callable_tools,
     detect,
 )
-from engine.outputs.tool_grammar import Layout, with_thought, with_tools
+from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.outputs.tool_parser import ToolParser
 from engine.types import ChatPrompt, Constraint, ConstraintKind, Request, ToolChoice, ToolMode
 
@@ -146,7 +146,7 @@ def test_a_thought_may_come_first_and_is_free(tool_format: ToolFormat, marks: di
     one = calls(tool_format, ("now", "{}"))
     for is_required in (True, False):
         for is_inside in (True, False):
-            layout = Layout(tokens=marks, thought=THINK, is_inside=is_inside)
+            layout = Layout(tokens=marks, reasoning_tags=THINK, starts_in_reasoning=is_inside)
             grammar = with_tools(tool_format, [NOW], layout, is_required=is_required, may_repeat=True)
             thought = ("" if is_inside else "<think>") + '\nSo {"name": ["now"]}…\n</think>\n\n'
             assert accepts(grammar, thought + one, marks)
@@ -157,7 +157,7 @@ def test_a_thought_may_come_first_and_is_free(tool_format: ToolFormat, marks: di
 
 
 def test_the_mark_of_a_call_inside_a_thought_is_only_a_word() -> None:
-    grammar = with_tools(HERMES, [NOW], Layout(tokens={}, thought=THINK), is_required=False, may_repeat=True)
+    grammar = with_tools(HERMES, [NOW], Layout(tokens={}, reasoning_tags=THINK), is_required=False, may_repeat=True)
     assert accepts(grammar, "<think>I could <tool_call> it</think>no", {})
 
 
@@ -176,14 +176,14 @@ def test_a_structured_answer_stays_one_after_a_thought_and_beside_tools(
 ) -> None:
     text, good, bad = example
     answer = Constraint(kind=kind, text=text)
-    thinking = with_thought(answer, Layout(tokens={}, thought=THINK, is_inside=True))
+    thinking = with_reasoning(answer, Layout(tokens={}, reasoning_tags=THINK, starts_in_reasoning=True))
     assert accepts(thinking, f"so…</think>\n\n{good}", {})
     assert not accepts(thinking, f"so…</think>\n\n{bad}", {})
     beside = with_tools(HERMES, [NOW], Layout(tokens={}), is_required=False, may_repeat=True, answer=answer)
     assert accepts(beside, good, {})
     assert accepts(beside, calls(HERMES, ("now", "{}")), {})
     assert not accepts(beside, bad, {})
-    assert with_thought(answer, Layout(tokens={})) is answer
+    assert with_reasoning(answer, Layout(tokens={})) is answer
 
 
 def test_calls_that_look_like_json_are_not_mixed_with_a_structured_answer() -> None:

@@ -16,7 +16,7 @@ class HeldEngine:
     def __init__(self) -> None:
         self.sinks: dict[str, Any] = {}
         self.cancelled: list[str] = []
-        self.watched: list[str] = []
+        self.streamed: list[str] = []
 
     def submit(self, request: Request, sink: Any) -> None:
         self.sinks[request.id] = sink
@@ -27,8 +27,8 @@ class HeldEngine:
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
 
-    def watch(self, request_id: str) -> None:
-        self.watched.append(request_id)
+    def stream(self, request_id: str) -> None:
+        self.streamed.append(request_id)
 
     def finish(self, request_id: str, *texts: str, reason: FinishReason = FinishReason.STOP) -> None:
         choices = [Choice(reason=reason, text=text, index=index) for index, text in enumerate(texts)]
@@ -113,4 +113,4 @@ def test_all_requests_of_a_job_are_watched_but_embeddings_which_have_no_stream()
     asking.watch()
     embedding = EmbedRequest(id="e", inputs=[TextPrompt(text="x")])
     EngineCall(engine, [embedding], Told()).watch()  # type: ignore[arg-type]
-    assert engine.watched == ["a", "a.1"]
+    assert engine.streamed == ["a", "a.1"]
