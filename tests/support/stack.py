@@ -185,16 +185,23 @@ def start_batch(client: OpenAI, path: Path) -> str:
 
 
 def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 60) -> None:
-    """Until it is true; a fault may make a single look fail."""
+    """Wait until a condition is true. An exception, which a fault may cause, counts as false.
+
+    Raises AssertionError at the deadline; its cause is the exception of the last check, if that one failed.
+    """
     deadline = time.monotonic() + timeout_seconds
+    cause: Exception | None = None
     while time.monotonic() < deadline:
         try:
             if condition():
                 return
-        except Exception:
+            cause = None
+        except Exception as error:
+            cause = error
             time.sleep(0.2)
         time.sleep(0.05)
-    raise AssertionError(f"not within {timeout_seconds:.0f} s: {what}")
+    failed_by = f" (the last check raised {cause!r})" if cause is not None else ""
+    raise AssertionError(f"not within {timeout_seconds:.0f} s: {what}{failed_by}") from cause
 
 
 def result_lines(client: OpenAI, file_id: str | None) -> list[dict[str, object]]:
