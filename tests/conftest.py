@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Final
 
 import httpx2
 import pytest
@@ -23,7 +25,28 @@ from workers.context import Database
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command they try it on.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# Reasons for which a test may be skipped where MILLRACE_CI is 1: the machine lacks what the test needs.
+SKIP_REASONS: Final = (
+    "mounts and user namespaces are refused here",
+    "Postgres keeps its data outside the mounted disk, since user namespaces are refused here",
+    "needs root",
+    "needs openssl",
+    "needs npm",
+)
+
 FAKE_MODEL = "name: fake\nbackend: fake\nembeddings: true\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip into a failure on CI, so that a suite cannot pass by leaving tests out."""
+    report = yield
+    if os.environ.get("MILLRACE_CI") == "1" and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not reason.removeprefix("Skipped: ").startswith(SKIP_REASONS):
+            report.outcome = "failed"
+            report.longrepr = f"{reason!r} is not among SKIP_REASONS of tests/conftest.py"
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,7 @@
-"""Makes the environments of the clients in `.venv/clients`; what cannot be installed is said, and its test is skipped."""
+"""Make an environment for each client in `.venv/clients`.
+
+The test of a client that cannot be installed is skipped, which is a failure on CI (see tests/conftest.py).
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ def main() -> None:
         try:
             (_install_python if name in PYTHON else _install_node)(FOLDER / name, packages)
         except (subprocess.CalledProcessError, OSError) as error:
-            print(f"  not possible here, so its test is skipped: {error}", flush=True)
+            print(f"  not possible, so its test will be skipped: {error}", flush=True)
         else:
             done.write_text(" ".join(packages))
 

@@ -1,20 +1,11 @@
-"""The verbs of what batches can beyond OpenAI's, wherever the server has it."""
+"""Commands of the batch extensions: watch lines, retry, merge, pause, resume."""
 
 from __future__ import annotations
 
 import json
 
-import httpx2
-import pytest
-
 from tests.support.command import Terminal
-from tests.support.stack import StackProcess, batch_lines, write_lines
-
-
-@pytest.fixture(autouse=True)
-def _served(server: StackProcess) -> None:
-    if "/v1/batches/{batch_id}/retry" not in httpx2.get(f"{server.url}/openapi.json").json()["paths"]:
-        pytest.skip("this server has no batch extensions")
+from tests.support.stack import batch_lines, write_lines
 
 
 def ended_with_a_failed_line(terminal: Terminal) -> str:

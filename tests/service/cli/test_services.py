@@ -31,7 +31,7 @@ def test_data_survives_a_restart_and_no_port_is_opened(tmp_path: Path) -> None:
     assert (tmp_path / "state").stat().st_mode & 0o777 == 0o700
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root has a choice")
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root")
 def test_root_without_user_namespaces_runs_postgres_as_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MILLRACE_NO_USER_NAMESPACE", "1")
     monkeypatch.setenv("TMPDIR", "/tmp")

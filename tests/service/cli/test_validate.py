@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from cli.commands.validate import print_report
-from core.schemas.batch_validation import BatchValidation
+from core.schemas.batch_validation import BatchEstimate, BatchValidation
 from tests.conftest import FAKE_MODEL
 from tests.support.command import Terminal, millrace
 from tests.support.stack import batch_lines, write_lines
 from tests.support.wrong_lines import EXPECTED, told, write_wrong_lines
+
+REPORT = BatchValidation(
+    endpoint="/v1/chat/completions", is_valid=True, lines=9, lines_failing=0, lines_over_context=0, lines_unchecked=7,
+    num_errors=0, errors=[], models=[], prompt_tokens=0, max_output_tokens=0,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -64,11 +71,7 @@ def test_a_schema_that_does_not_compile_is_a_line_that_would_fail(folder: Path) 
 
 
 def test_lines_that_were_not_checked_are_said(capsys: pytest.CaptureFixture[str]) -> None:
-    report = BatchValidation(
-        endpoint="/v1/chat/completions", is_valid=True, lines=9, lines_failing=0, lines_over_context=0, lines_unchecked=7,
-        num_errors=0, errors=[], models=[], prompt_tokens=0, max_output_tokens=0,
-    )  # fmt: skip
-    print_report(report.model_dump(), as_json=False)
+    print_report(REPORT.model_dump(), as_json=False)
     assert capsys.readouterr().out.startswith("7 lines were not checked for their schema, grammar or tools")
 
 
@@ -86,7 +89,28 @@ def test_a_server_says_when_a_file_would_be_done(terminal: Terminal) -> None:
     assert terminal.json("estimate", "in.jsonl")["estimate"]["measured_batches"] >= 1
 
 
-def test_a_server_that_never_ran_the_model_does_not_guess(terminal: Terminal) -> None:
-    write_lines(terminal.folder / "in.jsonl", batch_lines(1, "slow"))
-    if terminal.json("estimate", "in.jsonl")["estimate"]["measured_batches"] == 0:
-        assert "Time: unknown" in terminal.ask("estimate", "in.jsonl")
+class UnmeasuredServer(BaseHTTPRequestHandler):
+    """Answers a validation as a server does that has not run a batch of the model yet."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        body = REPORT.model_copy(update={"estimate": BatchEstimate()}).model_dump_json().encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+def test_a_server_that_never_ran_the_model_does_not_guess(folder: Path) -> None:
+    write_lines(folder / "in.jsonl", batch_lines(1))
+    with ThreadingHTTPServer(("127.0.0.1", 0), UnmeasuredServer) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+        done = millrace("estimate", "in.jsonl", "--base-url", url, cwd=folder)
+        server.shutdown()
+    assert done.returncode == 0, done.stderr
+    assert "Time: unknown" in done.stdout

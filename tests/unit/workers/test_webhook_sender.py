@@ -204,7 +204,7 @@ def test_what_is_no_http_is_a_failure() -> None:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate of its own authority, for the name hooks.example.com."""
     if shutil.which("openssl") is None:
-        pytest.skip("needs openssl to make a certificate")
+        pytest.skip("needs openssl")
     file = tmp_path_factory.mktemp("tls") / "both.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hooks.example.com"]
     make += ["-addext", "subjectAltName=DNS:hooks.example.com", "-keyout", str(file), "-out", "-"]
