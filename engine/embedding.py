@@ -14,9 +14,9 @@ from engine.backends.base import Embedder
 from engine.backends.vectors import Vectors, shortened
 from engine.errors import EngineError, InvalidPrompt, PromptTooLong
 from engine.tokenizer import Tokenizer, check_token_ids
-from engine.types import Embedded, EmbedRequest, Failed, Priority, TextPrompt, TokenPrompt, Usage
+from engine.types import Embedded, EmbedRequest, Failed, Priority, RequestKey, TextPrompt, TokenPrompt, Usage
 
-_PIECE: Final = 32
+_CHUNK: Final = 32
 
 
 def encode_inputs(request: EmbedRequest, tokenizer: Tokenizer, max_tokens: int) -> list[list[int]]:
@@ -53,27 +53,27 @@ class EmbeddingQueue:
     def add(self, client: str, request: EmbedRequest, prompts: list[list[int]]) -> None:
         """Queue a request whose inputs are encoded: chat before batch, each in order of arrival."""
         is_urgent = request.priority is Priority.CHAT
-        waits_behind = [
+        overtaken = [
             job for job in self._jobs if is_urgent and job.request.priority is Priority.BATCH and not job.parts
         ]
-        at = self._jobs.index(waits_behind[0]) if waits_behind else len(self._jobs)
-        self._jobs.insert(at, _Job(client, request, prompts))
+        index = self._jobs.index(overtaken[0]) if overtaken else len(self._jobs)
+        self._jobs.insert(index, _Job(client, request, prompts))
 
-    def forget(self, client: str, request_ids: list[str] | None) -> list[str]:
+    def cancel(self, client: str, request_ids: list[str] | None) -> list[str]:
         """Drop a client's requests; None is all of them. Returns the ids of those that were here."""
-        gone = [
+        cancelled = [
             job for job in self._jobs if job.client == client and (request_ids is None or job.request.id in request_ids)
         ]
-        for job in gone:
+        for job in cancelled:
             self._jobs.remove(job)
-        return [job.request.id for job in gone]
+        return [job.request.id for job in cancelled]
 
     @property
-    def next_key(self) -> tuple[str, str] | None:
+    def next_key(self) -> RequestKey | None:
         """Client and id of the request that is next; None: nothing to do."""
         return (self._jobs[0].client, self._jobs[0].request.id) if self._jobs else None
 
-    def turn(self) -> tuple[str, Embedded | Failed | None] | None:
+    def run_chunk(self) -> tuple[str, Embedded | Failed | None] | None:
         """Compute a piece of the first request; returns its client and its end, if that was it. None: nothing to do."""
         if not self._jobs:
             return None
@@ -93,7 +93,7 @@ class EmbeddingQueue:
             most = self._embedder.dimensions
             raise InvalidPrompt(f"dimensions must be from 1 to {most} for this model.", param="dimensions")
         done = job.num_done
-        job.parts.append(self._embedder.embed(job.prompts[done : done + _PIECE]))
+        job.parts.append(self._embedder.embed(job.prompts[done : done + _CHUNK]))
         if job.num_done < len(job.prompts):
             return None
         vectors = shortened(np.concatenate(job.parts), dimensions)

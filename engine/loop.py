@@ -97,20 +97,20 @@ class EngineLoop:
             prefill_tokens=min(config.prefill_tokens, config.batch_tokens),
             is_end=backend.tokenizer.is_end,
             traits=self._decoder.traits,
-            oldest=self._decoder.oldest,
+            first_position=self._decoder.first_position,
             shifts_context=config.context_shift,
             max_drafts=self._decoder.max_drafts,
         )
         self.num_steps = 0
         self.current_iteration: int | None = None
         self._num_iterations = 0
-        self._answers = OutputProcessor(backend.tokenizer)
+        self._output_processor = OutputProcessor(backend.tokenizer)
         self._embeddings = EmbeddingQueue(backend.embedder) if backend.embedder is not None else None
         self._emit = emit
         self._idle = idle
         self._record_inflight = record_inflight
-        self._at: list[Sequence] = []
-        self._outputs: dict[str, list[Output]] = {}
+        self._recorded: list[Sequence] = []
+        self._pending_outputs: dict[str, list[Output]] = {}
 
     def run(self, is_stopping: Callable[[], bool], *, idle_seconds: float) -> None:
         """Step until told to stop; `idle` is called at least every `idle_seconds`, busy or not."""
@@ -145,71 +145,73 @@ class EngineLoop:
 
     def step(self) -> bool:
         """One decode."""
-        self._open(self.scheduler.admit())
+        self._open_sequences(self.scheduler.admit())
         plan = self.scheduler.plan()
-        self._begin([entry.sequence for entry in plan.entries])
+        self._record([entry.sequence for entry in plan.entries])
         if not plan.entries:
             return False
         failpoint(Point.ENGINE_STEP)
         decoded = self.scheduler.apply(plan, self._decode(plan))
         failpoint(Point.ENGINE_STEPPED)
         for sequence, tokens, sampled in decoded:
-            if self._answers.knows(sequence):  # its request may have failed with another answer of this step
-                self._grow(sequence, tokens, sampled)
+            if self._output_processor.is_active(
+                sequence
+            ):  # its request may have failed with another answer of this step
+                self._process_tokens(sequence, tokens, sampled)
         self.num_steps += 1
         return True
 
-    def _open(self, admitted: list[Sequence]) -> None:
+    def _open_sequences(self, admitted: list[Sequence]) -> None:
         if admitted:
-            self._begin(admitted)
+            self._record(admitted)
         for sequence in admitted:
             self._decoder.open(sequence)
 
-    def _begin(self, sequences: list[Sequence]) -> None:
+    def _record(self, sequences: list[Sequence]) -> None:
         """Note who is computed from here on."""
-        if sequences != self._at:
-            self._at = sequences
+        if sequences != self._recorded:
+            self._recorded = sequences
             self._record_inflight([sequence.key for sequence in sequences])
 
     def _embed(self) -> bool:
         """A piece of what is to be embedded."""
         if self._embeddings is None or (key := self._embeddings.next_key) is None:
             return False
-        self._at = []
+        self._recorded = []
         self._record_inflight([key])
-        turn = self._embeddings.turn()
+        chunk = self._embeddings.run_chunk()
         self._record_inflight([])
-        if turn is None:
+        if chunk is None:
             return False
-        client, ended = turn
+        client, ended = chunk
         if ended is not None:
-            self._outputs.setdefault(client, []).append(ended)
+            self._pending_outputs.setdefault(client, []).append(ended)
         return True
 
     def _decode(self, plan: StepPlan) -> list[SampleResult]:
-        self._decoder.arrange(plan.forks, plan.shifts)
+        self._decoder.update_memory(plan.forks, plan.shifts)
         while True:
             try:
                 return self._decoder.run(plan)
             except OutOfKvMemory:
-                self._decoder.arrange([self.scheduler.evict()], [])
+                self._decoder.update_memory([self.scheduler.evict()], [])
 
-    def _grow(self, sequence: Sequence, tokens: list[int], sampled: SampleResult) -> None:
+    def _process_tokens(self, sequence: Sequence, tokens: list[int], sampled: SampleResult) -> None:
         """A sequence got tokens: show their text, and end it where it ends."""
         if sampled.failure is not None:
             self._fail(sequence.key, sampled.failure)
             return
-        delta, reason = self._answers.grow(sequence, tokens, sampled)
+        delta, reason = self._output_processor.append_tokens(sequence, tokens, sampled)
         if delta is not None and sequence.stream:
-            self._say(sequence, delta)
+            self._queue_output(sequence, delta)
         if reason is not None:
             self._finish(sequence, reason)
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
-        finished = self._answers.finish(sequence, reason)
+        finished = self._output_processor.finish(sequence, reason)
         self._release(sequence)
         if finished is not None:
-            self._say(sequence, finished)
+            self._queue_output(sequence, finished)
 
     def _release(self, sequence: Sequence) -> None:
         self._decoder.close(sequence)
@@ -217,15 +219,15 @@ class EngineLoop:
 
     def _drain_inbox(self) -> None:
         while not self.inbox.empty():
-            self._take(self.inbox.get())
+            self._handle(self.inbox.get())
 
     def _wait(self, timeout_seconds: float) -> None:
         try:
-            self._take(self.inbox.get(timeout=timeout_seconds))
+            self._handle(self.inbox.get(timeout=timeout_seconds))
         except queue.Empty:
             return
 
-    def _take(self, command: Command) -> None:
+    def _handle(self, command: Command) -> None:
         match command:
             case AddRequest(sequences=sequences):
                 self._add(sequences)
@@ -233,18 +235,18 @@ class EngineLoop:
                 assert self._embeddings is not None, "checked before it came here"
                 self._embeddings.add(client, request, prompts)
             case CancelRequests(client=client, request_ids=None):
-                self._forget_embeddings(client, None)
+                self._cancel_embeddings(client, None)
                 for sequence in self.scheduler.of_client(client):
-                    self._answers.forget(sequence)
+                    self._output_processor.discard(sequence)
                     self._release(sequence)
             case CancelRequests(client=client, request_ids=request_ids):
-                self._forget_embeddings(client, request_ids)
+                self._cancel_embeddings(client, request_ids)
                 for request_id in request_ids or ():
                     for sequence in self.scheduler.find(client, request_id):
                         self._finish(sequence, FinishReason.CANCELLED)
             case StartStreaming(client=client, request_ids=request_ids):
                 for request_id in request_ids:
-                    self._show(client, request_id)
+                    self._start_streaming(client, request_id)
             case RunInLoop(action=action):
                 action()
 
@@ -254,7 +256,7 @@ class EngineLoop:
         if self.scheduler.find(*key):
             return
         try:
-            self._answers.begin(sequences)
+            self._output_processor.add_request(sequences)
             for sequence in sequences:
                 self.scheduler.add(sequence)
         except MemoryError:
@@ -263,20 +265,20 @@ class EngineLoop:
             log_stderr(traceback.format_exc())
             self._fail(key, EngineError())
             for sequence in sequences:
-                self._answers.forget(sequence)
+                self._output_processor.discard(sequence)
 
-    def _show(self, client: str, request_id: str) -> None:
+    def _start_streaming(self, client: str, request_id: str) -> None:
         for sequence in self.scheduler.find(client, request_id):
-            if not sequence.stream and self._answers.knows(sequence):
+            if not sequence.stream and self._output_processor.is_active(sequence):
                 sequence.stream = True
-                if (delta := self._answers.watch(sequence)) is not None:
-                    self._say(sequence, delta)
+                if (delta := self._output_processor.start_streaming(sequence)) is not None:
+                    self._queue_output(sequence, delta)
 
-    def _forget_embeddings(self, client: str, request_ids: list[str] | None) -> None:
+    def _cancel_embeddings(self, client: str, request_ids: list[str] | None) -> None:
         if self._embeddings is not None:
-            for request_id in self._embeddings.forget(client, request_ids):
+            for request_id in self._embeddings.cancel(client, request_ids):
                 cancelled = Failed(request_id=request_id, code="cancelled", message="The request was cancelled.")
-                self._outputs.setdefault(client, []).append(cancelled)
+                self._pending_outputs.setdefault(client, []).append(cancelled)
 
     def _recover(self, error: Exception) -> None:
         """A step failed: what ran is told so, the memory is cleared, those who waited go on."""
@@ -286,22 +288,22 @@ class EngineLoop:
         message = str(error) if known else "The engine failed while it ran this request."
         for key in {sequence.key for sequence in self.scheduler.running}:
             self._fail(key, EngineError(message))
-        self.scheduler.forget_memory()
+        self.scheduler.reset_memory()
         self._decoder.reset()
 
-    def _fail(self, key: tuple[str, str], error: EngineError) -> None:
+    def _fail(self, key: RequestKey, error: EngineError) -> None:
         """A request ends without an answer, or without the rest of its answers."""
         client, request_id = key
         failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
-        self._outputs.setdefault(client, []).append(failed)
+        self._pending_outputs.setdefault(client, []).append(failed)
         for sequence in self.scheduler.find(client, request_id):
-            self._answers.forget(sequence)
+            self._output_processor.discard(sequence)
             self._release(sequence)
 
-    def _say(self, sequence: Sequence, output: Output) -> None:
-        self._outputs.setdefault(sequence.client, []).append(output)
+    def _queue_output(self, sequence: Sequence, output: Output) -> None:
+        self._pending_outputs.setdefault(sequence.client, []).append(output)
 
     def _flush(self) -> None:
-        for client, items in self._outputs.items():
+        for client, items in self._pending_outputs.items():
             self._emit(client, items)
-        self._outputs.clear()
+        self._pending_outputs.clear()

@@ -1,6 +1,6 @@
-"""What the answers of running requests have become: text by sequence, and the one `Finished` of each request.
+"""Output processing: tokens of sequences become text, deltas and the one `Finished` of each request.
 
-Knows text and messages. A request with several answers ends when the last of them has.
+A request with several choices ends when its last choice ends.
 """
 
 from __future__ import annotations
@@ -11,29 +11,31 @@ from engine.outputs.output_stream import OutputDelta, OutputStream, merge_deltas
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult
 from engine.tokenizer import Tokenizer
-from engine.types import Choice, Delta, Finished, FinishReason, TokenLogprob, ToolCallDelta, Usage
+from engine.types import Choice, Delta, Finished, FinishReason, RequestKey, TokenLogprob, ToolCallDelta, Usage
 
 
 @dataclass(slots=True)
-class _Answer:
-    """`logprobs` are of all its tokens but the one that ends it. `num_shown` of them went out with text; those of text that
-    is held back go with it, or with the end.
+class _Output:
+    """The output of one sequence.
 
-    `pending_deltas` is what every answer begins with: it is shown with the first sampled token. Where `waits`, the answer is
-    not streamed and no stop string can end it, so it becomes text once, at its end.
+    `logprobs` cover all tokens except the one that ends the output. `num_logprobs_sent` of them were sent with text; the
+    logprobs of held-back text are sent with that text, or at the end.
+
+    `pending_deltas` begin every output and are sent with the first sampled token. An output that `is_deferred` is not streamed
+    and cannot be ended by a stop string, so its tokens become text once, at the end.
     """
 
     stream: OutputStream
-    waits: bool
+    is_deferred: bool
     pending_deltas: list[OutputDelta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
-    num_shown: int = 0
-    echo: str = ""
+    num_logprobs_sent: int = 0
+    echoed_text: str = ""
 
 
 @dataclass(slots=True)
-class _Request:
-    """`num_open` answers are still being generated."""
+class _RequestOutputs:
+    """`num_open` sequences of the request still generate."""
 
     num_open: int
     choices: list[Choice] = field(default_factory=list)
@@ -43,46 +45,46 @@ class _Request:
 
 
 class OutputProcessor:
-    """The answers of one engine. Used by the loop's thread only."""
+    """The outputs of one engine. Only the thread of the loop uses it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._piece = tokenizer.piece
         self._is_end = tokenizer.is_end
-        self._answers: dict[Sequence, _Answer] = {}
-        self._requests: dict[tuple[str, str], _Request] = {}
+        self._outputs: dict[Sequence, _Output] = {}
+        self._requests: dict[RequestKey, _RequestOutputs] = {}
 
-    def begin(self, sequences: list[Sequence]) -> None:
-        """A request came, with a sequence for each answer."""
-        self._requests[sequences[0].key] = _Request(len(sequences))
+    def add_request(self, sequences: list[Sequence]) -> None:
+        """Start the outputs of a request: one for each of its sequences."""
+        self._requests[sequences[0].key] = _RequestOutputs(len(sequences))
         for sequence in sequences:
             stream = OutputStream(sequence.spec)
-            waits = stream.is_plain and not (sequence.stream or sequence.spec.stop) and sequence.logprobs is None
-            answer = self._answers[sequence] = _Answer(stream, waits)
+            is_deferred = stream.is_plain and not (sequence.stream or sequence.spec.stop) and sequence.logprobs is None
+            output = self._outputs[sequence] = _Output(stream, is_deferred)
             if sequence.echo:
-                answer.echo = self._text(sequence.tokens[: sequence.num_prompt_tokens])
-                answer.pending_deltas.append(OutputDelta(answer.echo))
-            for token in sequence.tokens[sequence.num_prompt_tokens :] if not waits else ():
-                answer.pending_deltas.append(stream.push(token, self._piece(token)))
+                output.echoed_text = self._text(sequence.tokens[: sequence.num_prompt_tokens])
+                output.pending_deltas.append(OutputDelta(output.echoed_text))
+            for token in sequence.tokens[sequence.num_prompt_tokens :] if not is_deferred else ():
+                output.pending_deltas.append(stream.push(token, self._piece(token)))
 
-    def knows(self, sequence: Sequence) -> bool:
-        """Is it still being written?"""
-        return sequence in self._answers
+    def is_active(self, sequence: Sequence) -> bool:
+        """Is this sequence still generating?"""
+        return sequence in self._outputs
 
-    def grow(
+    def append_tokens(
         self, sequence: Sequence, tokens: list[int], sampled: SampleResult
     ) -> tuple[Delta | None, FinishReason | None]:
-        """Take new tokens; returns what may be shown of them, and why the answer ends if it does."""
-        answer, reason = self._answers[sequence], sequence.finish_reason
-        if answer.waits:
+        """Add new tokens; return the delta to send and the reason why the output ends, None for neither."""
+        output, reason = self._outputs[sequence], sequence.finish_reason
+        if output.is_deferred:
             return None, reason
-        stream = answer.stream
-        if not answer.logprobs:
-            answer.logprobs += sequence.prompt_logprobs
-        parts, answer.pending_deltas = answer.pending_deltas, []
+        stream = output.stream
+        if not output.logprobs:
+            output.logprobs += sequence.prompt_logprobs
+        parts, output.pending_deltas = output.pending_deltas, []
         for number, token in enumerate(tokens):
             if sequence.ignore_eos or not self._is_end(token):
                 parts.append(stream.push(token, self._piece(token)))
-                answer.logprobs += sampled.logprobs[number : number + 1]
+                output.logprobs += sampled.logprobs[number : number + 1]
                 if stream.is_stopped:
                     reason = FinishReason.STOP
                     break
@@ -91,35 +93,35 @@ class OutputProcessor:
             if reason is FinishReason.STOP and stream.tool_calls:
                 reason = FinishReason.TOOL_CALLS
         part = parts[0] if len(parts) == 1 else merge_deltas(parts)
-        is_owed = reason is not None and answer.num_shown < len(answer.logprobs)
-        return self._delta(sequence, answer, part) if is_owed or not part.is_empty else None, reason
+        has_unsent_logprobs = reason is not None and output.num_logprobs_sent < len(output.logprobs)
+        return self._delta(sequence, output, part) if has_unsent_logprobs or not part.is_empty else None, reason
 
-    def watch(self, sequence: Sequence) -> Delta | None:
-        """Somebody begins to look: what may be shown of it by now, if anything. `grow` tells the rest."""
-        answer = self._answers[sequence]
-        stream, answer.pending_deltas = answer.stream, []
-        if answer.waits:
-            answer.waits = False
+    def start_streaming(self, sequence: Sequence) -> Delta | None:
+        """Return everything generated so far as one delta; None if there is nothing. `append_tokens` returns the rest."""
+        output = self._outputs[sequence]
+        stream, output.pending_deltas = output.stream, []
+        if output.is_deferred:
+            output.is_deferred = False
             stream.push_all(self._bytes(sequence))
         calls = [
             ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
             for index, call in enumerate(stream.tool_calls)
         ]
-        part = OutputDelta(answer.echo + stream.text, stream.reasoning, calls)
-        answer.num_shown = 0
-        return None if part.is_empty else self._delta(sequence, answer, part)
+        part = OutputDelta(output.echoed_text + stream.text, stream.reasoning, calls)
+        output.num_logprobs_sent = 0
+        return None if part.is_empty else self._delta(sequence, output, part)
 
     def _text(self, tokens: list[int]) -> str:
         return b"".join(map(self._piece, tokens)).decode(errors="replace")
 
     def _bytes(self, sequence: Sequence) -> bytes:
-        """Of the whole answer, but for the token that ended it."""
+        """Bytes of the whole output, without the token that ends it."""
         tokens = sequence.tokens[sequence.num_prompt_tokens :]
         return b"".join(self._piece(token) for token in tokens if sequence.ignore_eos or not self._is_end(token))
 
-    def _delta(self, sequence: Sequence, answer: _Answer, part: OutputDelta) -> Delta:
-        logprobs = answer.logprobs[answer.num_shown :]
-        answer.num_shown = len(answer.logprobs)
+    def _delta(self, sequence: Sequence, output: _Output, part: OutputDelta) -> Delta:
+        logprobs = output.logprobs[output.num_logprobs_sent :]
+        output.num_logprobs_sent = len(output.logprobs)
         return Delta(
             request_id=sequence.request_id,
             num_tokens=sequence.num_generated,
@@ -131,23 +133,23 @@ class OutputProcessor:
         )
 
     def finish(self, sequence: Sequence, reason: FinishReason) -> Finished | None:
-        """An answer is over; returns the end of its request when it was the last one."""
-        answer, request = self._answers.pop(sequence), self._requests[sequence.key]
-        if answer.waits:
-            answer.stream.push_all(self._bytes(sequence))
-            answer.stream.finish()
+        """End an output; return the `Finished` of its request if this output was the last one."""
+        output, request = self._outputs.pop(sequence), self._requests[sequence.key]
+        if output.is_deferred:
+            output.stream.push_all(self._bytes(sequence))
+            output.stream.finish()
         request.choices.append(
             Choice(
                 reason=reason,
-                text=answer.echo + answer.stream.text,
+                text=output.echoed_text + output.stream.text,
                 index=sequence.index,
-                reasoning=answer.stream.reasoning,
-                tool_calls=answer.stream.tool_calls,
-                logprobs=None if sequence.logprobs is None else answer.logprobs,
+                reasoning=output.stream.reasoning,
+                tool_calls=output.stream.tool_calls,
+                logprobs=None if sequence.logprobs is None else output.logprobs,
             )
         )
         request.completion_tokens += sequence.num_generated
-        request.reasoning_tokens += answer.stream.num_reasoning_tokens
+        request.reasoning_tokens += output.stream.num_reasoning_tokens
         if sequence.index == 0:
             request.cached_tokens = sequence.num_cached
         request.num_open -= 1
@@ -165,7 +167,7 @@ class OutputProcessor:
             ),
         )
 
-    def forget(self, sequence: Sequence) -> None:
-        """Nobody wants to know any more."""
-        self._answers.pop(sequence, None)
+    def discard(self, sequence: Sequence) -> None:
+        """Drop the output of a sequence, and its request, without a result."""
+        self._outputs.pop(sequence, None)
         self._requests.pop(sequence.key, None)

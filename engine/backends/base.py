@@ -37,7 +37,7 @@ class Decoder(Protocol):
     def max_drafts(self) -> int:
         """Most guessed tokens of one sequence in a step; 0 where guessing does not pay."""
 
-    def oldest(self, slot: int) -> int:
+    def first_position(self, slot: int) -> int:
         """The first position that a slot's memory still has."""
 
     def open(self, sequence: Sequence) -> None:
@@ -46,7 +46,7 @@ class Decoder(Protocol):
     def close(self, sequence: Sequence) -> None:
         """It will not be any more; nothing happens when it never was opened."""
 
-    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+    def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """Copy, trim, clear and shift slots, in order."""
 
     def run(self, plan: StepPlan) -> list[SampleResult]:

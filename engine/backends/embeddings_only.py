@@ -16,7 +16,7 @@ class EmbeddingsOnly:
     traits = MemoryTraits()
     max_drafts = 0
 
-    def oldest(self, slot: int) -> int:
+    def first_position(self, slot: int) -> int:
         """There are no slots."""
         raise AssertionError(slot)
 
@@ -26,7 +26,7 @@ class EmbeddingsOnly:
     def close(self, sequence: Sequence) -> None:
         """Nobody comes here."""
 
-    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+    def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """There is no memory."""
 
     def run(self, plan: StepPlan) -> list[SampleResult]:

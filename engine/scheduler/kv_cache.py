@@ -13,17 +13,17 @@ from engine.scheduler.slots import Fork, MemoryTraits, Slot, SlotTable, common_p
 from engine.scheduler.step import Shift, StepEntry
 
 # A history of which less than this would be spared is not worth stopping or waiting for.
-WORTH_WAITING: Final = 16
+MIN_PREFIX_TO_WAIT_FOR: Final = 16
 # A pass over the weights costs a processor about as much as this many tokens more in another pass.
-_PASS: Final = 16
+_TOKENS_PER_PASS: Final = 16
 
 
 class KvCacheManager:
-    """The slots of one engine. `oldest` is as in `SlotTable`."""
+    """The slots of one engine. `first_position` is as in `SlotTable`."""
 
-    def __init__(self, num_slots: int, traits: MemoryTraits, oldest: Callable[[int], int]) -> None:
+    def __init__(self, num_slots: int, traits: MemoryTraits, first_position: Callable[[int], int]) -> None:
         self.traits = traits
-        self._slots = SlotTable(num_slots, traits, oldest)
+        self._slots = SlotTable(num_slots, traits, first_position)
         self._forks: list[Fork] = []
         self._clock = 0
 
@@ -36,11 +36,11 @@ class KvCacheManager:
         forks, self._forks = self._forks, []
         return forks
 
-    def num_known(self, sequence: Sequence) -> int:
+    def num_reusable(self, sequence: Sequence) -> int:
         """How much of a prompt some slot would spare now."""
-        return max(self._slots.usable(slot, sequence) for slot in self._slots)
+        return max(self._slots.num_reusable(slot, sequence) for slot in self._slots)
 
-    def place(self, sequence: Sequence, running: list[Sequence]) -> bool:
+    def assign_slot(self, sequence: Sequence, running: list[Sequence]) -> bool:
         """Give a slot, with as much of the prompt as some slot already holds; False when all are held."""
         chosen = self._slots.choose(sequence, {slot_of(other) for other in running})
         if chosen is None:
@@ -55,7 +55,7 @@ class KvCacheManager:
         sequence.snapshot_at = None
         return True
 
-    def level(self, placed: list[Sequence]) -> None:
+    def align_prefills(self, assigned: list[Sequence]) -> None:
         """Of those just placed, let some read a few known tokens again, so that as many are left to each.
 
         Split memory computes only equal lengths side by side: seven questions of 23 to 29 tokens on one document would take a
@@ -63,15 +63,15 @@ class KvCacheManager:
         """
         if not self.traits.is_split or not self.traits.can_trim or self.traits.window:
             return
-        goal = 0
-        for sequence in sorted(placed, key=lambda sequence: sequence.num_todo, reverse=True):
-            more = goal - sequence.num_todo
-            if not 0 <= more <= _PASS:
-                goal = sequence.num_todo
-            elif 0 < more <= sequence.num_computed:
-                self._forget_end(sequence, more)
+        target = 0
+        for sequence in sorted(assigned, key=lambda sequence: sequence.num_uncomputed, reverse=True):
+            missing = target - sequence.num_uncomputed
+            if not 0 <= missing <= _TOKENS_PER_PASS:
+                target = sequence.num_uncomputed
+            elif 0 < missing <= sequence.num_computed:
+                self._truncate(sequence, missing)
 
-    def _forget_end(self, sequence: Sequence, number: int) -> None:
+    def _truncate(self, sequence: Sequence, number: int) -> None:
         slot = self._slots[slot_of(sequence)]
         slot.num_valid = sequence.num_computed = sequence.num_computed - number
         sequence.num_cached = min(sequence.num_cached or 0, slot.num_valid)
@@ -87,7 +87,7 @@ class KvCacheManager:
         slot.tokens = sequence.tokens[: slot.num_valid]
         sequence.slot = None
 
-    def computed(self, entry: StepEntry) -> None:
+    def record_computed(self, entry: StepEntry) -> None:
         """A step's entry is in memory."""
         slot = self._slots[entry.slot]
         slot.num_valid, slot.used_at = entry.sequence.num_computed, self._clock
@@ -108,7 +108,7 @@ class KvCacheManager:
         if self.traits.can_trim or follower.tenant != sequence.tenant:
             return
         length = common_prefix(sequence.tokens, follower.tokens, min(len(sequence.tokens), len(follower.tokens)) - 1)
-        if length - sequence.num_computed >= WORTH_WAITING:
+        if length - sequence.num_computed >= MIN_PREFIX_TO_WAIT_FOR:
             sequence.snapshot_at = length
 
     def defragment(self, running: list[Sequence]) -> None:
@@ -116,40 +116,40 @@ class KvCacheManager:
         if not self.traits.is_split or self._forks:
             return
         held = {slot_of(sequence): sequence for sequence in running}
-        runs = count_runs(set(held))
-        if runs < 2:
+        num_runs_now = count_runs(set(held))
+        if num_runs_now < 2:
             return
         last = max(held)
         moves = ((count_runs(set(held) - {last} | {slot.index}), slot) for slot in self._slots.free())
-        fewer, target = min(moves, key=lambda move: move[0])
-        if fewer < runs:
+        num_runs, target = min(moves, key=lambda move: move[0])
+        if num_runs < num_runs_now:
             self._move(held[last], self._slots[last], target)
 
     def evict_history(self) -> Fork | None:
         """Clear the history that was used longest ago; None when there is none."""
         held = [slot for slot in self._slots.free() if slot.num_valid]
-        return self.clear(min(held, key=lambda slot: slot.used_at).index) if held else None
+        return self.clear_slot(min(held, key=lambda slot: slot.used_at).index) if held else None
 
-    def clear(self, index: int) -> Fork:
+    def clear_slot(self, index: int) -> Fork:
         """Forget what a slot holds, which nobody may be holding; returns what must be done to its memory."""
-        self._slots[index].forget()
+        self._slots[index].clear()
         return Fork(index, index, 0)
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """The memory was cleared: no slot holds anything."""
         for slot in self._slots:
-            slot.forget()
+            slot.clear()
         self._forks.clear()
 
-    def check_integrity(self, placed: list[Sequence]) -> None:
+    def check_integrity(self, assigned: list[Sequence]) -> None:
         """What must hold between any two steps; `placed` are those who must have a slot."""
         for slot in self._slots:
             assert slot.num_valid <= len(slot.tokens), "more memory than tokens"
             holder = slot.holder
             assert holder is None or holder.slot == slot.index, "a slot's sequence thinks it is elsewhere"
-            assert holder is None or holder in placed, "a slot holds a forgotten sequence"
+            assert holder is None or holder in assigned, "a slot holds a forgotten sequence"
             assert holder is None or slot.num_valid == holder.num_computed, "slot and sequence disagree"
-        for sequence in placed:
+        for sequence in assigned:
             assert self._slots[slot_of(sequence)].holder is sequence, "a sequence's slot is somebody else's"
             assert sequence.num_computed <= len(sequence.tokens), "computed more than there is"
 
@@ -173,7 +173,7 @@ class KvCacheManager:
         target.tokens, target.num_valid, target.tenant = source.tokens, source.num_valid, source.tenant
         target.holder, source.holder = sequence, None
         sequence.slot = target.index
-        self._forks.append(self.clear(source.index))
+        self._forks.append(self.clear_slot(source.index))
 
 
 def slot_of(sequence: Sequence) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from engine.scheduler.sequence import Sequence
 from engine.types import Priority
 
-_Turn = tuple[int, int, int]
+_Position = tuple[int, int, int]
 _Group = tuple[str, str]
 
 
@@ -23,8 +23,8 @@ class WaitingQueue:
 
     def __init__(self) -> None:
         self._arrivals = itertools.count(1)
-        self._waiting: list[tuple[_Turn, Sequence]] = []
-        self._group_turns: dict[_Group, int] = {}
+        self._waiting: list[tuple[_Position, Sequence]] = []
+        self._group_positions: dict[_Group, int] = {}
         self._group_sizes: Counter[_Group] = Counter()
 
     def __len__(self) -> int:
@@ -38,37 +38,37 @@ class WaitingQueue:
         """Does anybody wait who comes before batches?"""
         return bool(self._waiting) and self._waiting[0][1].priority is Priority.CHAT
 
-    def arrive(self, sequence: Sequence) -> None:
+    def add(self, sequence: Sequence) -> None:
         """A new sequence; it has a turn from now until `leave`."""
         sequence.arrival = next(self._arrivals)
         group = sequence.client, sequence.group
-        self._group_turns.setdefault(group, sequence.arrival)
+        self._group_positions.setdefault(group, sequence.arrival)
         self._group_sizes[group] += 1
-        self.put_back(sequence)
+        self.requeue(sequence)
 
-    def put_back(self, sequence: Sequence) -> None:
+    def requeue(self, sequence: Sequence) -> None:
         """Wait (again) at its old turn."""
-        bisect.insort(self._waiting, (self._turn(sequence), sequence), key=_turn_of)
+        bisect.insort(self._waiting, (self._position(sequence), sequence), key=_position_of)
 
-    def take(self, sequence: Sequence) -> None:
+    def remove(self, sequence: Sequence) -> None:
         """It waits no longer."""
-        at = bisect.bisect_left(self._waiting, self._turn(sequence), key=_turn_of)
-        assert self._waiting[at][1] is sequence, "only who waits can be taken"
-        del self._waiting[at]
+        index = bisect.bisect_left(self._waiting, self._position(sequence), key=_position_of)
+        assert self._waiting[index][1] is sequence, "only who waits can be taken"
+        del self._waiting[index]
 
-    def leave(self, sequence: Sequence) -> None:
+    def finish(self, sequence: Sequence) -> None:
         """It is over with; its group's turn goes with its last member."""
         group = sequence.client, sequence.group
         self._group_sizes[group] -= 1
         if not self._group_sizes[group]:
-            del self._group_sizes[group], self._group_turns[group]
+            del self._group_sizes[group], self._group_positions[group]
 
-    def _turn(self, sequence: Sequence) -> _Turn:
+    def _position(self, sequence: Sequence) -> _Position:
         if sequence.priority is Priority.CHAT:
             return 0, sequence.arrival, sequence.arrival
-        turn = self._group_turns[sequence.client, sequence.group] if sequence.group else sequence.arrival
-        return 1, turn, sequence.arrival
+        position = self._group_positions[sequence.client, sequence.group] if sequence.group else sequence.arrival
+        return 1, position, sequence.arrival
 
 
-def _turn_of(item: tuple[_Turn, Sequence]) -> _Turn:
+def _position_of(item: tuple[_Position, Sequence]) -> _Position:
     return item[0]

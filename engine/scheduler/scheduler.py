@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.errors import DecodeFailed
-from engine.scheduler.kv_cache import WORTH_WAITING, KvCacheManager, slot_of
+from engine.scheduler.kv_cache import MIN_PREFIX_TO_WAIT_FOR, KvCacheManager, slot_of
 from engine.scheduler.queue import WaitingQueue
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits, common_prefix
@@ -44,17 +44,17 @@ class Scheduler:
         prefill_tokens: int,
         is_end: Callable[[int], bool],
         traits: MemoryTraits | None = None,
-        oldest: Callable[[int], int] = lambda _: 0,
+        first_position: Callable[[int], int] = lambda _: 0,
         shifts_context: bool = False,
         max_drafts: int = 0,
     ) -> None:
         traits = traits or MemoryTraits()
-        self._most_running = slots
+        self._max_running = slots
         self._context_size = context_size
         self._is_end = is_end
         self._shifts_context = shifts_context
-        self._placement = KvCacheManager(slots + spare_slots, traits, oldest)
-        self._composer = StepBuilder(
+        self._kv_cache = KvCacheManager(slots + spare_slots, traits, first_position)
+        self._step_builder = StepBuilder(
             slots=slots,
             context_size=context_size,
             batch_tokens=batch_tokens,
@@ -89,7 +89,7 @@ class Scheduler:
         """Queue a sequence. Its prompt is not empty and leaves room for a token."""
         assert 0 < len(sequence.tokens) < self._context_size, "checked before it came here"
         self._by_key.setdefault(sequence.key, []).append(sequence)
-        self._waiting.arrive(sequence)
+        self._waiting.add(sequence)
 
     def find(self, client: str, request_id: str) -> list[Sequence]:
         """The sequences of a request that wait or run."""
@@ -108,44 +108,42 @@ class Scheduler:
         if not siblings:
             del self._by_key[sequence.key]
         if sequence.slot is None:
-            self._waiting.take(sequence)
+            self._waiting.remove(sequence)
         else:
             (self._running if sequence in self._running else self._paused).remove(sequence)
-        self._waiting.leave(sequence)
-        self._composer.forget(sequence)
-        self._placement.release_slot(sequence)
+        self._waiting.finish(sequence)
+        self._step_builder.discard(sequence)
+        self._kv_cache.release_slot(sequence)
 
-    def forget_memory(self) -> None:
+    def reset_memory(self) -> None:
         """The decoder's memory was cleared: whoever had some of it computes it again."""
         for sequence in [*self._running, *self._paused]:
-            self._drop(sequence)
-        self._placement.forget()
+            self._requeue(sequence)
+        self._kv_cache.reset()
 
     # --- a step ------------------------------------------------------------------------------------------------------
 
     def admit(self) -> list[Sequence]:
         """Let those run whose turn it is; returns who got a slot anew."""
-        self._placement.tick()
+        self._kv_cache.tick()
         self._preempt_batch()
-        self._resume()
+        self._resume_paused()
         admitted = []
         for sequence in self._candidates():
-            if len(self._running) >= self._most_running:
+            if len(self._running) >= self._max_running:
                 break
-            if not self._should_wait_for_prefix(sequence) and self._place(sequence):
+            if not self._should_wait_for_prefix(sequence) and self._assign_slot(sequence):
                 admitted.append(sequence)
-        self._placement.level(admitted)
+        self._kv_cache.align_prefills(admitted)
         return admitted
 
     def plan(self) -> StepPlan:
         """The next step; empty when nothing runs."""
         if not self.num_waiting:
-            self._placement.defragment(self._running)
-        sharing = self._step_members()
-        shifts = [
-            self._placement.shift(sequence, self._context_size) for sequence in sharing if self._is_full(sequence)
-        ]
-        return StepPlan(self._composer.build(sharing), self._placement.take_forks(), shifts)
+            self._kv_cache.defragment(self._running)
+        members = self._step_members()
+        shifts = [self._kv_cache.shift(sequence, self._context_size) for sequence in members if self._is_full(sequence)]
+        return StepPlan(self._step_builder.build(members), self._kv_cache.take_forks(), shifts)
 
     def _step_members(self) -> list[Sequence]:
         """Those who share the next step."""
@@ -170,12 +168,12 @@ class Scheduler:
             if result is not None:
                 if entry.num_drafts:
                     sequence.num_computed += result.num_accepted
-                    self._composer.judge(sequence, result.num_accepted)
+                    self._step_builder.record_accepted(sequence, result.num_accepted)
                 if entry.wants_prompt_logprobs:
                     sequence.prompt_logprobs += result.prompt_logprobs
                 if result.tokens or result.failure is not None:
                     grown.append((sequence, self._append(sequence, result), result))
-            self._placement.computed(entry)
+            self._kv_cache.record_computed(entry)
         return grown
 
     def evict(self) -> Fork:
@@ -183,18 +181,18 @@ class Scheduler:
 
         Raises DecodeFailed when those who run have all of it.
         """
-        fork = self._placement.evict_history()
+        fork = self._kv_cache.evict_history()
         if fork is not None:
             return fork
         if not self._paused:
             raise DecodeFailed("The memory of the model is full.")
         slot = slot_of(self._paused[-1])
-        self._drop(self._paused[-1])
-        return self._placement.clear(slot)
+        self._requeue(self._paused[-1])
+        return self._kv_cache.clear_slot(slot)
 
     def check_integrity(self) -> None:
         """What must hold between any two calls."""
-        assert len(self._running) <= self._most_running, "too many run"
+        assert len(self._running) <= self._max_running, "too many run"
         known = {sequence for found in self._by_key.values() for sequence in found}
         placed = [*self._running, *self._paused]
         waiting = list(self._waiting)
@@ -203,7 +201,7 @@ class Scheduler:
         assert all(sequence.slot is None and sequence.num_computed == 0 for sequence in waiting), (
             "computed without a slot"
         )
-        self._placement.check_integrity(placed)
+        self._kv_cache.check_integrity(placed)
 
     # --- admission ---------------------------------------------------------------------------------------------------
 
@@ -212,8 +210,8 @@ class Scheduler:
 
         One whose context was shifted stays: it could not be computed again if its slot were needed.
         """
-        waiting = sum(1 for _ in itertools.takewhile(_is_chat, itertools.islice(self._waiting, self._most_running)))
-        for _ in range(waiting - (self._most_running - len(self._running))):
+        waiting = sum(1 for _ in itertools.takewhile(_is_chat, itertools.islice(self._waiting, self._max_running)))
+        for _ in range(waiting - (self._max_running - len(self._running))):
             batch = [sequence for sequence in self._running if not _is_chat(sequence) and not sequence.num_shifted]
             if not batch:
                 return
@@ -221,59 +219,59 @@ class Scheduler:
             self._running.remove(youngest)
             self._paused.append(youngest)
 
-    def _resume(self) -> None:
+    def _resume_paused(self) -> None:
         """Who was paused goes on before anybody new begins, but after chat."""
         self._paused.sort(key=lambda sequence: sequence.admission)
-        while self._paused and len(self._running) < self._most_running and not self._waiting.has_chat:
+        while self._paused and len(self._running) < self._max_running and not self._waiting.has_chat:
             self._running.append(self._paused.pop(0))
 
     def _candidates(self) -> list[Sequence]:
         """Those whose turn it is, and a few more in case somebody waits for a text that is being read."""
-        free = self._most_running - len(self._running)
+        free = self._max_running - len(self._running)
         return list(itertools.islice(self._waiting, free + _LOOK_AHEAD)) if free > 0 else []
 
     def _should_wait_for_prefix(self, sequence: Sequence) -> bool:
         """Is somebody just reading what this one needs? Then it waits, and forks."""
         if sequence.wants_prompt_logprobs:
             return False
-        planned, reader = 0, None
+        longest, prefilling = 0, None
         for other in self._running:
-            if other.is_reading and other.tenant == sequence.tenant:
+            if other.is_prefilling and other.tenant == sequence.tenant:
                 most = min(len(other.tokens), len(sequence.tokens) - 1)
                 length = common_prefix(other.tokens, sequence.tokens, most)
-                if length > max(planned, other.num_computed):
-                    planned, reader = length, other
-        if reader is None:
+                if length > max(longest, other.num_computed):
+                    longest, prefilling = length, other
+        if prefilling is None:
             return False
-        least = 1 if reader.key == sequence.key else WORTH_WAITING
-        if planned - self._placement.num_known(sequence) < least:
+        min_saved = 1 if prefilling.key == sequence.key else MIN_PREFIX_TO_WAIT_FOR
+        if longest - self._kv_cache.num_reusable(sequence) < min_saved:
             return False
-        if self._placement.traits.can_trim:
+        if self._kv_cache.traits.can_trim:
             return True
-        reader.snapshot_at = planned if reader.snapshot_at is None else reader.snapshot_at
-        return reader.snapshot_at <= planned
+        prefilling.snapshot_at = longest if prefilling.snapshot_at is None else prefilling.snapshot_at
+        return prefilling.snapshot_at <= longest
 
-    def _place(self, sequence: Sequence) -> bool:
+    def _assign_slot(self, sequence: Sequence) -> bool:
         """Give a slot, if need be that of somebody who is paused; False when none can be had."""
-        if not self._placement.place(sequence, self._running):
+        if not self._kv_cache.assign_slot(sequence, self._running):
             if not self._paused or not _is_chat(sequence):
                 return False
-            self._drop(self._paused[-1])
-            self._placement.place(sequence, self._running)
+            self._requeue(self._paused[-1])
+            self._kv_cache.assign_slot(sequence, self._running)
         sequence.admission = sequence.admission or next(self._admissions)
-        self._waiting.take(sequence)
+        self._waiting.remove(sequence)
         self._running.append(sequence)
         for follower in itertools.islice(self._waiting, 1):
-            self._placement.plan_snapshot(sequence, follower)
+            self._kv_cache.plan_snapshot(sequence, follower)
         return True
 
-    def _drop(self, sequence: Sequence) -> None:
+    def _requeue(self, sequence: Sequence) -> None:
         """Take its slot away; it waits at its old turn and will compute its tokens again."""
         (self._running if sequence in self._running else self._paused).remove(sequence)
-        self._placement.release_slot(sequence)
+        self._kv_cache.release_slot(sequence)
         sequence.num_computed = 0
         sequence.prompt_logprobs.clear()
-        self._waiting.put_back(sequence)
+        self._waiting.requeue(sequence)
 
     # --- results -----------------------------------------------------------------------------------------------------
 

@@ -59,7 +59,7 @@ class Sequence:
         return len(self.tokens) - self.num_prompt_tokens
 
     @property
-    def num_todo(self) -> int:
+    def num_uncomputed(self) -> int:
         """Tokens that are known and not yet computed: the rest of the prompt, or those just sampled or forced."""
         return len(self.tokens) - self.num_computed
 
@@ -69,6 +69,6 @@ class Sequence:
         return self.echo and self.logprobs is not None
 
     @property
-    def is_reading(self) -> bool:
+    def is_prefilling(self) -> bool:
         """Is it still reading what it knew when it got its slot?"""
         return self.num_computed < self.prefill_until

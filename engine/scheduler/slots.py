@@ -21,7 +21,7 @@ class MemoryTraits:
     """What a model's memory allows.
 
     `can_trim`: the end of a history can be removed; recurrent models cannot, so only a whole history is worth something.
-    `window`: how far back the model looks at most, 0 for everything; older positions may be gone (see `oldest`).
+    `window`: how far back the model looks at most, 0 for everything; older positions may be gone (see `first_position`).
     `is_split`: each slot has a stream of its own. Copying then costs, and slots side by side are computed together while a
     gap between them costs a pass of its own.
     """
@@ -31,7 +31,7 @@ class MemoryTraits:
     is_split: bool = False
 
     @property
-    def least_copy(self) -> int:
+    def min_copy_tokens(self) -> int:
         """A copy is worth it for this many tokens that need no computing; it is free in unified memory."""
         return 16 if self.is_split else 1
 
@@ -61,18 +61,18 @@ class Slot:
     holder: Sequence | None = None
     used_at: int = 0
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """It holds nothing any more."""
         self.tokens, self.num_valid, self.tenant = [], 0, None
 
 
 class SlotTable:
-    """All slots. `oldest(slot)` is the first position that its memory still has: 0 unless a window has passed it."""
+    """All slots. `first_position(slot)` is the first position that its memory still has: 0 unless a window has passed it."""
 
-    def __init__(self, number: int, traits: MemoryTraits, oldest: Callable[[int], int]) -> None:
+    def __init__(self, number: int, traits: MemoryTraits, first_position: Callable[[int], int]) -> None:
         self._slots = [Slot(index) for index in range(number)]
         self._traits = traits
-        self._oldest = oldest
+        self._first_position = first_position
 
     def __getitem__(self, index: int) -> Slot:
         return self._slots[index]
@@ -87,7 +87,7 @@ class SlotTable:
         """Those nobody holds."""
         return [slot for slot in self._slots if slot.holder is None]
 
-    def usable(self, slot: Slot, sequence: Sequence) -> int:
+    def num_reusable(self, slot: Slot, sequence: Sequence) -> int:
         """How many tokens of a prompt this slot's memory spares: at least the last one is always computed."""
         if slot.tenant != sequence.tenant or not slot.num_valid or sequence.wants_prompt_logprobs:
             return 0
@@ -96,8 +96,8 @@ class SlotTable:
         if not self._traits.can_trim:
             return length if length == slot.num_valid else 0
         if self._traits.window and length < slot.num_valid:
-            oldest = self._oldest(slot.index)
-            return length if oldest == 0 or oldest <= length - self._traits.window else 0
+            first_position = self._first_position(slot.index)
+            return length if first_position == 0 or first_position <= length - self._traits.window else 0
         return length
 
     def choose(self, sequence: Sequence, running: set[int]) -> tuple[Slot, Slot, int] | None:
@@ -109,24 +109,24 @@ class SlotTable:
         free = self.free()
         if not free:
             return None
-        lengths = [self.usable(slot, sequence) for slot in self._slots]
+        lengths = [self.num_reusable(slot, sequence) for slot in self._slots]
         longest = max(lengths)
-        if longest < self._traits.least_copy:
-            target = min(free, key=lambda slot: self._worth(slot, running))
+        if longest < self._traits.min_copy_tokens:
+            target = min(free, key=lambda slot: self._eviction_cost(slot, running))
             return target, target, 0
-        good = [slot for slot in free if longest - lengths[slot.index] < self._traits.least_copy]
-        here = min(good, key=lambda slot: self._worth(slot, running), default=None)
+        good = [slot for slot in free if longest - lengths[slot.index] < self._traits.min_copy_tokens]
+        here = min(good, key=lambda slot: self._eviction_cost(slot, running), default=None)
         if here is not None and (len(free) == 1 or self._is_short_tail(here.num_valid - lengths[here.index], longest)):
             return here, here, lengths[here.index]
         source = self._slots[lengths.index(longest)]
         others = [slot for slot in free if slot is not source] or free
-        return source, min(others, key=lambda slot: self._worth(slot, running)), longest
+        return source, min(others, key=lambda slot: self._eviction_cost(slot, running)), longest
 
     def _is_short_tail(self, tail: int, used: int) -> bool:
         """May what follows the match be lost? A state that cannot be trimmed is itself lost when it goes on."""
         return self._traits.can_trim and tail <= max(_SHORT_TAIL, used)
 
-    def _worth(self, slot: Slot, running: set[int]) -> tuple[int, int, bool, int, int]:
+    def _eviction_cost(self, slot: Slot, running: set[int]) -> tuple[int, int, bool, int, int]:
         """What using this slot for something else would cost: the least is chosen.
 
         In split memory that is first how scattered those who run would be, gaps between them being filled before the ends.

@@ -16,10 +16,10 @@ from engine.scheduler.step_order import order_entries
 from engine.types import Priority
 
 # Rows of logits a step has beyond one (and its drafts) for each slot: for a prompt whose own probabilities are asked for.
-SCORED_ROWS: Final = 32
-_INTERACTIVE_SHARE: Final = 4
+PROMPT_LOGPROB_ROWS: Final = 32
+_INTERACTIVE_DIVISOR: Final = 4
 _MAX_FORCED: Final = 64
-_FEW: Final = 2
+_MAX_SPECULATING: Final = 2
 
 
 class StepBuilder:
@@ -35,73 +35,77 @@ class StepBuilder:
         share = batch_tokens // slots if slots else 1
         self._max_forced = min(_MAX_FORCED, share)
         self._max_drafts = min(max_drafts, share - 1)
-        self._lookups: dict[Sequence, NgramProposer] = {}
+        self._proposers: dict[Sequence, NgramProposer] = {}
 
     def build(self, running: list[Sequence]) -> list[StepEntry]:
         """In the order in which split memory computes them in few passes."""
-        decoding = [sequence for sequence in running if not sequence.is_reading]
+        decoding = [sequence for sequence in running if not sequence.is_prefilling]
         entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
         budget = self._batch_tokens - sum(len(entry.tokens) for entry in entries)
-        reading = [sequence for sequence in running if sequence.is_reading]
-        entries += self._read_all(reading, min(budget, self._reading_budget(decoding)))
+        prefilling = [sequence for sequence in running if sequence.is_prefilling]
+        entries += self._prefill_all(prefilling, min(budget, self._prefill_budget(decoding)))
         return order_entries(entries)
 
-    def judge(self, sequence: Sequence, num_accepted: int) -> None:
+    def record_accepted(self, sequence: Sequence, num_accepted: int) -> None:
         """So many of its last guesses were right."""
-        if (lookup := self._lookups.get(sequence)) is not None:
-            lookup.judge(num_accepted)
+        if (proposer := self._proposers.get(sequence)) is not None:
+            proposer.record_accepted(num_accepted)
 
-    def forget(self, sequence: Sequence) -> None:
+    def discard(self, sequence: Sequence) -> None:
         """It is over."""
-        self._lookups.pop(sequence, None)
+        self._proposers.pop(sequence, None)
 
     def _decode(self, sequence: Sequence, num_decoding: int) -> StepEntry:
         start = sequence.num_computed
         tokens = sequence.tokens[start : start + self._max_forced]
         is_last = start + len(tokens) == len(sequence.tokens)
-        drafts = self._drafts(sequence) if is_last and num_decoding <= _FEW and len(tokens) == 1 else []
+        drafts = (
+            self._propose_drafts(sequence) if is_last and num_decoding <= _MAX_SPECULATING and len(tokens) == 1 else []
+        )
         rows = 1 + len(drafts) if is_last else 0
         return StepEntry(sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafts, rows, len(drafts))
 
-    def _drafts(self, sequence: Sequence) -> list[int]:
+    def _propose_drafts(self, sequence: Sequence) -> list[int]:
         """Guesses at what comes next, for a sequence that decodes (nearly) alone and so leaves the processor idle."""
         if not self._max_drafts or sequence.constraint is not None:
             return []
-        lookup = self._lookups.get(sequence)
-        if lookup is None:
-            lookup = self._lookups[sequence] = NgramProposer(sequence.tokens)
+        proposer = self._proposers.get(sequence)
+        if proposer is None:
+            proposer = self._proposers[sequence] = NgramProposer(sequence.tokens)
         room = self._context_size - (len(sequence.tokens) - sequence.num_shifted) - 1
         if sequence.max_tokens is not None:
             room = min(room, sequence.max_tokens - sequence.num_generated - 1)
-        return lookup.propose(min(self._max_drafts, room))
+        return proposer.propose(min(self._max_drafts, room))
 
-    def _reading_budget(self, decoding: list[Sequence]) -> int:
+    def _prefill_budget(self, decoding: list[Sequence]) -> int:
         """Prompts are read in smaller pieces while somebody watches an answer grow."""
         if any(sequence.priority is Priority.CHAT for sequence in decoding):
-            return max(1, self._prefill_tokens // _INTERACTIVE_SHARE)
+            return max(1, self._prefill_tokens // _INTERACTIVE_DIVISOR)
         return self._prefill_tokens
 
-    def _read_all(self, reading: list[Sequence], budget: int) -> list[StepEntry]:
+    def _prefill_all(self, prefilling: list[Sequence], budget: int) -> list[StepEntry]:
         """Pieces of prompts: chat alone while there is any, each group in order of admission."""
-        chat = [sequence for sequence in reading if sequence.priority is Priority.CHAT]
+        chat = [sequence for sequence in prefilling if sequence.priority is Priority.CHAT]
         entries: list[StepEntry] = []
-        for sequence in sorted(chat or reading, key=lambda sequence: sequence.admission):
+        for sequence in sorted(chat or prefilling, key=lambda sequence: sequence.admission):
             if budget <= 0:
                 break
             if sequence.wants_prompt_logprobs and any(entry.wants_prompt_logprobs for entry in entries):
                 continue  # rows are dear: one at a time
-            entry = self._read(sequence, min(budget, SCORED_ROWS) if sequence.wants_prompt_logprobs else budget)
+            entry = self._prefill(
+                sequence, min(budget, PROMPT_LOGPROB_ROWS) if sequence.wants_prompt_logprobs else budget
+            )
             entries.append(entry)
             budget -= len(entry.tokens)
         return entries
 
-    def _read(self, sequence: Sequence, budget: int) -> StepEntry:
+    def _prefill(self, sequence: Sequence, budget: int) -> StepEntry:
         start, end = sequence.num_computed, len(sequence.tokens)
         if sequence.snapshot_at is not None and start < sequence.snapshot_at:
             end = sequence.snapshot_at
         tokens = sequence.tokens[start : min(end, start + budget)]
         rows = len(tokens) if sequence.wants_prompt_logprobs else int(start + len(tokens) == len(sequence.tokens))
-        place = start - sequence.num_shifted
+        position = start - sequence.num_shifted
         return StepEntry(
-            sequence, slot_of(sequence), place, tokens, rows, wants_prompt_logprobs=sequence.wants_prompt_logprobs
+            sequence, slot_of(sequence), position, tokens, rows, wants_prompt_logprobs=sequence.wants_prompt_logprobs
         )

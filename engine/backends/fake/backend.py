@@ -1,7 +1,7 @@
 """A model that needs no weights: its answer is decided by the prompt alone, at a step time you choose.
 
 Ships with the code so that everything above the engine can be tested and measured without llama.cpp.
-Tokens are bytes; answers are short words, after a thought where the prompt has opened one. Its memory is real: an answer is
+Tokens are bytes; answers are short words, after a reasoning where the prompt has opened one. Its memory is real: an answer is
 made from what lies in the slot, so a fork that copied the wrong thing says something else.
 """
 
@@ -26,15 +26,15 @@ from engine.scheduler.step import SampleResult, Shift, StepEntry, StepPlan
 from engine.structured.grammar import GrammarState
 from engine.types import TokenLogprob
 
-_THINK: Final = b"<think>"
-_THOUGHT: Final = b"The wheel turns while the water runs.</think>\n\n"
+_THINK_TAG: Final = b"<think>"
+_REASONING: Final = b"The wheel turns while the water runs.</think>\n\n"
 _WORDS: Final = b"mill race water wheel stone grain flour river stream gear sack sieve cart barn loaf oven "
 
 
 class _Script(NamedTuple):
-    """What an answer says: a thought, or nothing, then the words from a place on."""
+    """What an answer says: a reasoning, or nothing, then the words from a place on."""
 
-    thought: bytes
+    reasoning: bytes
     start: int
 
 
@@ -66,7 +66,7 @@ class FakeDecoder:
         self._memory: list[list[int]] = [[] for _ in range(slots + spare_slots)]
         self._scripts: dict[Sequence, _Script] = {}
 
-    def oldest(self, slot: int) -> int:
+    def first_position(self, slot: int) -> int:
         """The first position a window leaves."""
         window = self.traits.window
         return max(0, len(self._memory[slot]) - window) if window else 0
@@ -78,7 +78,7 @@ class FakeDecoder:
         """Forget its script."""
         self._scripts.pop(sequence, None)
 
-    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+    def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """Copy lists of tokens."""
         for fork in forks:
             source = self._memory[fork.source]
@@ -120,9 +120,9 @@ class FakeDecoder:
         if entry.sequence.constraint is not None:
             return self._constrained(entry.sequence, entry.sequence.constraint)
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
-        tokens = [self._scripted(entry.sequence, 0)]
+        tokens = [self._script_token(entry.sequence, 0)]
         while len(tokens) <= len(drafts) and tokens[-1] == drafts[len(tokens) - 1]:
-            tokens.append(self._scripted(entry.sequence, len(tokens)))
+            tokens.append(self._script_token(entry.sequence, len(tokens)))
         wrong = len(drafts) - (len(tokens) - 1)
         if wrong:
             del self._memory[entry.slot][-wrong:]
@@ -133,31 +133,31 @@ class FakeDecoder:
         try:
             if state.is_finished:
                 return SampleResult([state.end_token])
-            wanted = (self._scripted(sequence, 0), END, *range(FakeTokenizer.num_vocab))
-            token = next(token for token in wanted if state.allows(token))
+            candidates = (self._script_token(sequence, 0), END, *range(FakeTokenizer.num_vocab))
+            token = next(token for token in candidates if state.allows(token))
             forced = state.accept(token)
             return SampleResult([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
         except EngineError as error:
             return SampleResult([], failure=error)
 
-    def _scripted(self, sequence: Sequence, ahead: int) -> int:
-        """The next token: a thought's, then letters from a place in the list, 40 to 119 of them, then the end if it may."""
-        script = self._scripts.get(sequence) or self._write(sequence)
-        index = sequence.num_generated + ahead - len(script.thought)
+    def _script_token(self, sequence: Sequence, ahead: int) -> int:
+        """The next token: a reasoning's, then letters from a place in the list, 40 to 119 of them, then the end if it may."""
+        script = self._scripts.get(sequence) or self._make_script(sequence)
+        index = sequence.num_generated + ahead - len(script.reasoning)
         if index < 0:
-            return script.thought[index]
+            return script.reasoning[index]
         if index >= 40 + script.start % 80 and not sequence.ignore_eos:
             return END
         return _WORDS[(script.start + index) % len(_WORDS)]
 
-    def _write(self, sequence: Sequence) -> _Script:
+    def _make_script(self, sequence: Sequence) -> _Script:
         """From the prompt as its slot holds it."""
         assert sequence.slot is not None, "sampled in a slot"
         prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
         trigger_fault(bytes(token for token in prompt if token < BOS))
-        tail = bytes(token for token in prompt[-2 * len(_THINK) :] if token < BOS)
-        thought = _THOUGHT if tail.rstrip().endswith(_THINK) else b""
-        script = _Script(thought, zlib.crc32(array("i", prompt)) + sequence.index)
+        tail = bytes(token for token in prompt[-2 * len(_THINK_TAG) :] if token < BOS)
+        reasoning = _REASONING if tail.rstrip().endswith(_THINK_TAG) else b""
+        script = _Script(reasoning, zlib.crc32(array("i", prompt)) + sequence.index)
         self._scripts[sequence] = script
         return script
 

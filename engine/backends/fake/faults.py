@@ -28,7 +28,7 @@ def _run_out_of_memory() -> None:
     raise MemoryError
 
 
-def _want_much_memory() -> None:
+def _allocate_a_gigabyte() -> None:
     """A gigabyte, of which nothing is touched: there is none only where the process may not have it."""
     np.empty(1 << 30, np.uint8)
 
@@ -39,13 +39,13 @@ FAULTS: Final[dict[bytes, Callable[[], None]]] = {
     b"<<hang>>": _hang,
     b"<<raise>>": _fail,
     b"<<memory>>": _run_out_of_memory,
-    b"<<much>>": _want_much_memory,
+    b"<<much>>": _allocate_a_gigabyte,
 }
 
 
 def trigger_fault(prompt: bytes) -> None:
     """Do what a prompt asks for, if it asks for one of these."""
     if b"<<" in prompt:
-        for words, fault in FAULTS.items():
-            if words in prompt:
+        for marker, fault in FAULTS.items():
+            if marker in prompt:
                 fault()

@@ -13,7 +13,7 @@ import llama_cpp as llama
 from engine.backends.llama.gguf import metadata
 from engine.config import EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
 from engine.errors import ModelFailed
-from engine.scheduler.step_builder import SCORED_ROWS
+from engine.scheduler.step_builder import PROMPT_LOGPROB_ROWS
 
 MAX_EMBEDDED_SEQUENCES: Final = 32
 _TYPES: Final = {
@@ -48,7 +48,7 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     parameters.n_batch = config.batch_tokens
     parameters.n_ubatch = config.ubatch_tokens
     # else room for the logits of a whole step is reserved
-    parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + SCORED_ROWS, config.batch_tokens)
+    parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + PROMPT_LOGPROB_ROWS, config.batch_tokens)
     parameters.n_threads = threads
     parameters.n_threads_batch = config.threads_batch or threads
     parameters.swa_full = False  # a window's layers keep little more than the window

@@ -47,7 +47,7 @@ class LlamaDecoder:
         threads = config.threads or len(os.sched_getaffinity(0))
         self._sampler = Sampler(self._context, tokenizer, config.context_size, threads)
 
-    def oldest(self, slot: int) -> int:
+    def first_position(self, slot: int) -> int:
         """See `engine.backends.base.Decoder`."""
         return int(llama.llama_memory_seq_pos_min(self._memory, slot))
 
@@ -59,7 +59,7 @@ class LlamaDecoder:
         """See `engine.backends.base.Decoder`."""
         self._sampler.close(sequence)
 
-    def arrange(self, forks: list[Fork], shifts: list[Shift]) -> None:
+    def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """See `engine.backends.base.Decoder`."""
         for fork in forks:
             self._fork(fork)

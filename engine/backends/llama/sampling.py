@@ -1,4 +1,4 @@
-"""From a step's logits to tokens: greedy rows all at once, the others by llama.cpp's sampler chains on a few threads.
+"""From a step's logits to tokens: greedy rows all at once, the futures by llama.cpp's sampler chains on a few threads.
 
 Knows logits, sampler chains and constraints. Everything heavy here happens in C without Python's lock, so threads help.
 """
@@ -32,7 +32,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(slots=True)
 class _SamplerState:
-    """What one sequence samples with. `chain` is None where the largest logit is all that matters."""
+    """What result sequence samples with. `chain` is None where the largest logit is all that matters."""
 
     chain: Any  # Any: a pointer
     bias_ids: NDArray[np.int64]
@@ -53,20 +53,20 @@ class Sampler:
         self._tokenizer = tokenizer
         self._context_size = context_size
         self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
-        self._voices: dict[Sequence, _SamplerState] = {}
+        self._states: dict[Sequence, _SamplerState] = {}
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
 
     def open(self, sequence: Sequence) -> None:
-        """Make its chain, unless it has one: what it remembers must outlive a lost slot."""
-        if sequence not in self._voices:
-            self._voices[sequence] = self._voice(sequence)
+        """Make its chain, unless it has result: what it remembers must outlive a lost slot."""
+        if sequence not in self._states:
+            self._states[sequence] = self._new_state(sequence)
 
     def close(self, sequence: Sequence) -> None:
         """Free its chain."""
-        voice = self._voices.pop(sequence, None)
-        if voice is not None and voice.chain is not None:
-            llama.llama_sampler_free(voice.chain)
+        state = self._states.pop(sequence, None)
+        if state is not None and state.chain is not None:
+            llama.llama_sampler_free(state.chain)
 
     def sample(self, entries: list[StepEntry], logits: Logits, first_rows: list[int]) -> list[SampleResult]:
         """One result per entry. `first_rows` are llama.cpp's batch indices of each entry's first sampled token."""
@@ -75,13 +75,13 @@ class Sampler:
         if all(plain):
             return [SampleResult([token]) for token in _best(logits)]
         results: list[SampleResult | None] = [None] * len(entries)
-        jobs, rows, at = [], [], 0
+        jobs, rows, first_row = [], [], 0
         for index, entry in enumerate(entries):
             if plain[index]:
-                rows.append((index, at))
+                rows.append((index, first_row))
             else:
-                jobs.append((index, entry, at, first_rows[index]))
-            at += entry.num_rows
+                jobs.append((index, entry, first_row, first_rows[index]))
+            first_row += entry.num_rows
         if rows:
             best = _best(logits[[row for _, row in rows]])
             for (index, _), token in zip(rows, best, strict=True):
@@ -92,61 +92,64 @@ class Sampler:
 
     def _forbid_ends(self, entries: list[StepEntry], logits: Logits) -> None:
         rows: list[int] = []
-        at = 0
+        first_row = 0
         for entry in entries:
             if entry.sequence.ignore_eos and entry.sequence.constraint is None:
-                rows += range(at, at + entry.num_rows)
-            at += entry.num_rows
+                rows += range(first_row, first_row + entry.num_rows)
+            first_row += entry.num_rows
         if rows:
             logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
 
     def _run(self, jobs: list[tuple[int, StepEntry, int, int]], logits: Logits) -> Iterable[tuple[int, SampleResult]]:
         def work(part: list[tuple[int, StepEntry, int, int]]) -> list[tuple[int, SampleResult]]:
-            return [(index, self._sample(entry, logits, at, row)) for index, entry, at, row in part]
+            return [
+                (index, self._sample(entry, logits, first_row, batch_index))
+                for index, entry, first_row, batch_index in part
+            ]
 
         if self._pool is None or len(jobs) < 2 or len(jobs) * logits.shape[1] < _THREADED_LOGITS:
             return work(jobs)
         parts = [jobs[number :: self._threads] for number in range(min(self._threads, len(jobs)))]
-        others = [self._pool.submit(work, part) for part in parts[1:]]
-        done = work(parts[0])
-        return done + [one for other in others for one in other.result()]
+        futures = [self._pool.submit(work, part) for part in parts[1:]]
+        results = work(parts[0])
+        return results + [result for future in futures for result in future.result()]
 
-    def _sample(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
+    def _sample(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
         if entry.wants_prompt_logprobs:
-            return self._score(entry, logits, at, row)
-        return self._sample_next(entry, logits, at, row)
+            return self._score(entry, logits, first_row, batch_index)
+        return self._sample_next(entry, logits, first_row, batch_index)
 
-    def _score(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
-        """How likely each token of a prompt was after those before it; then the next one, if all of it is read."""
+    def _score(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+        """How likely each token of a prompt was after those before it; then the next result, if all of it is read."""
         sequence, top = entry.sequence, entry.sequence.logprobs or 0
         scored = [] if entry.start else [TokenLogprob(piece=self._piece(entry.tokens[0]), logprob=0.0)]
         end = entry.start + len(entry.tokens)
         for number, token in enumerate(sequence.tokens[entry.start + 1 : end + 1]):
-            scored.append(self._logprob(logits[at + number], token, top))
+            scored.append(self._logprob(logits[first_row + number], token, top))
         if end < len(sequence.tokens):
             return SampleResult([], prompt_logprobs=scored)
         last = msgspec.structs.replace(entry, num_rows=1, wants_prompt_logprobs=False)
-        sampled = self._sample_next(last, logits, at + entry.num_rows - 1, row + entry.num_rows - 1)
+        sampled = self._sample_next(last, logits, first_row + entry.num_rows - 1, batch_index + entry.num_rows - 1)
         return msgspec.structs.replace(sampled, prompt_logprobs=scored)
 
-    def _sample_next(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
+    def _sample_next(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
         if entry.sequence.constraint is None:
-            return self._sample_free(entry, logits, at, row)
+            return self._sample_free(entry, logits, first_row, batch_index)
         try:
-            return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[at], row)
+            return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[first_row], batch_index)
         except EngineError as error:
             return SampleResult([], failure=error)
 
-    def _sample_free(self, entry: StepEntry, logits: Logits, at: int, row: int) -> SampleResult:
-        """An entry's rows one after the other, as far as its drafts were right."""
-        sequence, voice = entry.sequence, self._voices[entry.sequence]
+    def _sample_free(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+        """An entry's rows result after the other, as far as its drafts were right."""
+        sequence, state = entry.sequence, self._states[entry.sequence]
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
         tokens: list[int] = []
         logprobs: list[TokenLogprob] = []
         for number in range(entry.num_rows):
-            line = logits[at + number]
-            unbiased = self._biased(voice, line, sequence)
-            token = self._pick(voice, line, row + number)
+            row = logits[first_row + number]
+            unbiased = self._biased(state, row, sequence)
+            token = self._pick(state, row, batch_index + number)
             tokens.append(token)
             if sequence.logprobs is not None:
                 logprobs.append(self._logprob(unbiased, token, sequence.logprobs))
@@ -154,50 +157,52 @@ class Sampler:
                 break
         return SampleResult(tokens, len(tokens) - 1, logprobs)
 
-    def _sample_constrained(self, sequence: Sequence, state: GrammarState, line: Logits, row: int) -> SampleResult:
+    def _sample_constrained(
+        self, sequence: Sequence, grammar: GrammarState, row: Logits, batch_index: int
+    ) -> SampleResult:
         """The likeliest token is asked about first: a mask is made only where the model disagrees with its constraint."""
-        if state.is_finished:
-            return SampleResult([state.end_token])
-        voice = self._voices[sequence]
-        unbiased = self._biased(voice, line, sequence)
-        token = int(line.argmax()) if voice.chain is None else -1
-        if token < 0 or not state.allows(token):
-            mask = scratch_mask(len(line))
-            state.fill_mask(mask)
-            if voice.chain is None:
-                token = best_allowed(line, mask)
+        if grammar.is_finished:
+            return SampleResult([grammar.end_token])
+        state = self._states[sequence]
+        unbiased = self._biased(state, row, sequence)
+        token = int(row.argmax()) if state.chain is None else -1
+        if token < 0 or not grammar.allows(token):
+            mask = scratch_mask(len(row))
+            grammar.fill_mask(mask)
+            if state.chain is None:
+                token = best_allowed(row, mask)
             else:
-                forbid(line, mask)
-                token = self._pick(voice, line, row)
+                forbid(row, mask)
+                token = self._pick(state, row, batch_index)
         logprobs = [] if sequence.logprobs is None else [self._logprob(unbiased, token, sequence.logprobs)]
-        forced = state.accept(token)
-        return SampleResult([token, *forced], 0, logprobs, is_complete=state.is_finished)
+        forced = grammar.accept(token)
+        return SampleResult([token, *forced], 0, logprobs, is_complete=grammar.is_finished)
 
-    def _biased(self, voice: _SamplerState, line: Logits, sequence: Sequence) -> Logits:
+    def _biased(self, state: _SamplerState, row: Logits, sequence: Sequence) -> Logits:
         """Add the request's bias; returns the row as the model computed it, where somebody will ask for that."""
-        before = line.copy() if sequence.logprobs is not None else line
-        if voice.bias_ids.size:
-            line[voice.bias_ids] += voice.bias
-        return before
+        unbiased = row.copy() if sequence.logprobs is not None else row
+        if state.bias_ids.size:
+            row[state.bias_ids] += state.bias
+        return unbiased
 
-    def _pick(self, voice: _SamplerState, line: Logits, row: int) -> int:
-        token = int(line.argmax())
-        if not np.isfinite(line[token]):
+    def _pick(self, state: _SamplerState, row: Logits, batch_index: int) -> int:
+        token = int(row.argmax())
+        if not np.isfinite(row[token]):
             raise DecodeFailed("The model computed a logit that is not a number.")
-        if voice.chain is None:
+        if state.chain is None:
             return token
-        return int(llama.llama_sampler_sample(voice.chain, self._context, row))
+        return int(llama.llama_sampler_sample(state.chain, self._context, batch_index))
 
-    def _logprob(self, line: Logits, token: int, num_top: int) -> TokenLogprob:
+    def _logprob(self, row: Logits, token: int, num_top: int) -> TokenLogprob:
         """Natural logarithms of the softmax of a row, before temperature and filters."""
-        largest = float(line.max())
-        total = largest + float(np.log(np.exp(line - largest).sum()))
+        largest = float(row.max())
+        total = largest + float(np.log(np.exp(row - largest).sum()))
         top = []
         if num_top:
-            likely = np.argpartition(line, -num_top)[-num_top:]
-            likely = likely[np.argsort(-line[likely], kind="stable")]
-            top = [self._named(int(other), float(line[other]) - total) for other in likely]
-        return TokenLogprob(piece=self._piece(token), logprob=float(line[token]) - total, top=top)
+            likely = np.argpartition(row, -num_top)[-num_top:]
+            likely = likely[np.argsort(-row[likely], kind="stable")]
+            top = [self._named(int(other), float(row[other]) - total) for other in likely]
+        return TokenLogprob(piece=self._piece(token), logprob=float(row[token]) - total, top=top)
 
     def _named(self, token: int, logprob: float) -> TokenLogprob:
         return TokenLogprob(piece=self._piece(token), logprob=logprob)
@@ -211,10 +216,10 @@ class Sampler:
             entry.num_rows == 1
             and sequence.constraint is None
             and sequence.logprobs is None
-            and self._voices[sequence].is_plain
+            and self._states[sequence].is_plain
         )
 
-    def _voice(self, sequence: Sequence) -> _SamplerState:
+    def _new_state(self, sequence: Sequence) -> _SamplerState:
         sampling = sequence.sampling
         plain = sampling.temperature == 0 and not _has_penalty(sampling) and sampling.repeat_penalty == 1
         chain = None if plain else _chain(sequence, self._tokenizer.num_vocab, self._context_size)

@@ -204,7 +204,7 @@ class Saying(FakeDecoder):
         super().__init__(slots=4)
         self._text = text.encode()
 
-    def _scripted(self, sequence: Sequence, ahead: int) -> int:
+    def _script_token(self, sequence: Sequence, ahead: int) -> int:
         index = sequence.num_generated + ahead
         return (
             self._text[index]

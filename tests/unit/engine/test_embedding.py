@@ -146,8 +146,8 @@ def answer(asked: EmbedRequest) -> Embedded:
     """What the loop answers; a refusal is raised as the engine's own error."""
     jobs = EmbeddingQueue(FAKE)
     jobs.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
-    while (turn := jobs.turn()) is not None:
-        client, ended = turn
+    while (chunk := jobs.run_chunk()) is not None:
+        client, ended = chunk
         assert client == "c"
         if isinstance(ended, Failed):
             raise InvalidPrompt(ended.message, param=ended.param)
@@ -209,10 +209,10 @@ def test_a_long_request_is_computed_in_pieces_and_chat_does_not_wait_for_all_of_
     long = EmbedRequest(id="long", inputs=[], priority=Priority.BATCH)
     later = EmbedRequest(id="later", inputs=[], priority=Priority.BATCH)
     jobs.add("c", long, [[97]] * 100)
-    assert jobs.turn() == ("c", None)
+    assert jobs.run_chunk() == ("c", None)
     jobs.add("c", later, [[97]])
     jobs.add("c", request(TextPrompt(text="a")), [[97]])
-    ended = [turn[1].request_id for turn in iter(jobs.turn, None) if turn[1] is not None]
+    ended = [chunk[1].request_id for chunk in iter(jobs.run_chunk, None) if chunk[1] is not None]
     assert ended == ["long", "r", "later"]
 
 
@@ -220,6 +220,6 @@ def test_forgotten_requests_are_not_computed() -> None:
     jobs = EmbeddingQueue(FAKE)
     for client, name in (("c", "a"), ("c", "b"), ("d", "a")):
         jobs.add(client, EmbedRequest(id=name, inputs=[]), [[97]])
-    assert jobs.forget("c", ["a", "unknown"]) == ["a"]
-    assert jobs.forget("d", None) == ["a"]
-    assert [turn[1].request_id for turn in iter(jobs.turn, None)] == ["b"]
+    assert jobs.cancel("c", ["a", "unknown"]) == ["a"]
+    assert jobs.cancel("d", None) == ["a"]
+    assert [chunk[1].request_id for chunk in iter(jobs.run_chunk, None)] == ["b"]

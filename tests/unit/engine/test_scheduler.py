@@ -206,7 +206,7 @@ def test_a_memory_that_cannot_be_trimmed_is_forked_only_where_a_history_ends() -
 
 def test_beyond_its_window_a_history_serves_nobody() -> None:
     scheduler = make_scheduler(
-        slots=1, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(window=8), oldest=lambda _: 22
+        slots=1, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(window=8), first_position=lambda _: 22
     )
     scheduler.add(make_sequence("a", list(range(30)), max_tokens=1))
     run_to_end(scheduler)
@@ -217,7 +217,7 @@ def test_beyond_its_window_a_history_serves_nobody() -> None:
 
 def test_within_its_window_a_history_goes_on() -> None:
     scheduler = make_scheduler(
-        slots=1, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(window=8), oldest=lambda _: 22
+        slots=1, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(window=8), first_position=lambda _: 22
     )
     scheduler.add(make_sequence("a", list(range(30)), max_tokens=1))
     run_to_end(scheduler)
