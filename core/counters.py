@@ -11,6 +11,6 @@ class CounterName(StrEnum):
     LEASES_LOST = "leases_lost"
     SHARDS_RETRIED = "shards_retried"  # of a model
     LINES_RETRIED = "lines_retried"  # of a model
-    LINES_BLOCKED = "lines_convicted"  # of a model
+    LINES_BLOCKED = "lines_blocked"  # of a model
     ENGINE_DEATHS = "engine_deaths"  # of a model
     EVENTS_DROPPED = "events_dropped"

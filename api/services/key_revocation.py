@@ -1,6 +1,6 @@
-"""A key that is revoked ends what is read with it: streams, and requests that wait. Batches of the key finish.
+"""Ends open streams and waiting requests whose API key was revoked; batches of the key finish.
 
-Every other call asks for its key by itself, see `api.services.key_ring`; these asked when they began, perhaps an hour ago.
+Every other request checks its key when it arrives; these did so when they began, perhaps an hour ago.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from db import keys
 
 log = structlog.get_logger()
 
-_SHORTEST_SECONDS: Final = 0.5
+_MIN_PAUSE_SECONDS: Final = 0.5
 
 
-async def close_revoked_streams(readers: Waiters, database: AsyncEngine, pause_seconds: float) -> None:
-    """For as long as the process lives: look whether the keys that are waited with are still valid."""
+async def close_revoked_streams(waiters: Waiters, database: AsyncEngine, pause_seconds: float) -> None:
+    """Check the keys of all waiters every `pause_seconds`, for as long as the process lives."""
     while True:
-        await asyncio.sleep(max(pause_seconds, _SHORTEST_SECONDS))
+        await asyncio.sleep(max(pause_seconds, _MIN_PAUSE_SECONDS))
         try:
-            await _look(readers, database)
-        except Exception as error:  # the database may be away; whatever it is, this must be looked at again
-            log.warning("keys_not_looked_at", reason=type(error).__name__)
+            await _close_revoked(waiters, database)
+        except Exception as error:  # the edge of this task: the database may be down, the next round checks again
+            log.warning("key_check_failed", reason=type(error).__name__)
 
 
-async def _look(readers: Waiters, database: AsyncEngine) -> None:
-    held = readers.key_ids()
-    if not held:
+async def _close_revoked(waiters: Waiters, database: AsyncEngine) -> None:
+    key_ids = waiters.key_ids()
+    if not key_ids:
         return
     async with database.connect() as connection:
-        valid = set((await connection.execute(keys.still_valid(held))).scalars())
-    readers.end(not_valid().problem, held - valid)
+        valid = set((await connection.execute(keys.still_valid(key_ids))).scalars())
+    waiters.end(not_valid().problem, key_ids - valid)

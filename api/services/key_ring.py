@@ -1,7 +1,7 @@
-"""Who is calling: from a bearer key to its tenant, scopes and limits.
+"""Authentication: map a bearer key to its tenant, scopes and limits.
 
-Knows keys and addresses; nothing of routes. What a key may do is remembered for a few seconds, so that a request costs no query;
-a revoked key ends within them. Missing, malformed, unknown, expired and revoked keys take one path and get one answer.
+Callers are cached for a few seconds, so that most requests cost no query; a revoked key stops working within that time. Missing,
+malformed, unknown, expired and revoked keys take one path and get one answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.settings import is_loopback
 from db import keys
 from db.tables import DEFAULT_TENANT
 
-_MOST_REMEMBERED: Final = 4096
+_MAX_CACHED: Final = 4096
 _NOT_VALID: Final = Problem(
     status=401,
     message="The API key is missing or not valid. Send one of this server's keys as 'Authorization: Bearer sk-…'.",
@@ -32,7 +32,7 @@ _NOT_VALID: Final = Problem(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who sent a request, and what it may do. `models` are names it may use, None is all; `key_id` None: no key was needed."""
+    """The sender of a request and its rights. `models` None allows all models; `key_id` None: no key was needed."""
 
     tenant: str
     key_id: str | None = None
@@ -41,7 +41,7 @@ class Caller:
     limits: KeyLimits = NO_LIMITS
 
     def may(self, scopes: Collection[Scope], *, is_reading: bool) -> bool:
-        """Does it hold one of these scopes, or one that includes them?"""
+        """True for a caller with one of these scopes, or with a scope that includes them."""
         return (
             Scope.ADMIN in self.scopes
             or (is_reading and Scope.READ_ONLY in self.scopes)
@@ -53,7 +53,7 @@ KEYLESS: Final = Caller(tenant=DEFAULT_TENANT)
 
 
 class KeyRing:
-    """The keys of the database as this process last saw them."""
+    """Cache of the keys in the database, valid and invalid ones."""
 
     def __init__(
         self,
@@ -67,12 +67,12 @@ class KeyRing:
         self._cache_seconds = cache_seconds
         self._open_without_keys = open_without_keys
         self._clock = clock
-        self._known: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, Caller | None]] = OrderedDict()
         self._has_keys = False
-        self._looked_at: float | None = None
+        self._checked_at: float | None = None
 
     async def identify(self, key: str | None, peer: str | None) -> Caller:
-        """The caller with this key at this address; raises the 401."""
+        """Return the caller with this key at this address, or raise a 401."""
         if not await self._is_key_needed():
             if self._open_without_keys or (peer is not None and is_loopback(peer)):
                 return KEYLESS
@@ -83,40 +83,40 @@ class KeyRing:
         return caller
 
     async def _is_key_needed(self) -> bool:
-        """Once there is a key there always is: rows of keys are never deleted."""
+        """True for good once a key exists: rows of keys are never deleted."""
         now = self._clock()
-        if not self._has_keys and (self._looked_at is None or now - self._looked_at >= self._cache_seconds):
+        if not self._has_keys and (self._checked_at is None or now - self._checked_at >= self._cache_seconds):
             async with self._database.connect() as connection:
                 self._has_keys = bool((await connection.execute(keys.any_key())).scalar_one())
-            self._looked_at = now
+            self._checked_at = now
         return self._has_keys
 
     async def _find(self, digest: str) -> Caller | None:
         now = self._clock()
-        until, caller = self._known.get(digest, (now, None))
+        until, caller = self._cache.get(digest, (now, None))
         if until > now:
             return caller
         async with self._database.connect() as connection:
             row = (await connection.execute(keys.find_valid_key(digest))).one_or_none()
         caller = _to_caller(row) if row is not None and hmac.compare_digest(row.digest, digest) else None
-        self._remember(digest, now + self._cache_seconds, caller)
+        self._store(digest, now + self._cache_seconds, caller)
         return caller
 
-    def _remember(self, digest: str, until: float, caller: Caller | None) -> None:
-        """Wrong keys too, so that whoever tries one again and again costs no query; the oldest make room."""
-        self._known[digest] = (until, caller)
-        self._known.move_to_end(digest)
-        if len(self._known) > _MOST_REMEMBERED:
-            self._known.popitem(last=False)
+    def _store(self, digest: str, until: float, caller: Caller | None) -> None:
+        """Cache a key; wrong keys too, so that repeated attempts cost no query. The oldest entry is evicted."""
+        self._cache[digest] = (until, caller)
+        self._cache.move_to_end(digest)
+        if len(self._cache) > _MAX_CACHED:
+            self._cache.popitem(last=False)
 
 
 def not_valid() -> ApiError:
-    """401: says nothing of what was sent."""
+    """The 401 of every invalid key; it reveals nothing about the key that was sent."""
     return ApiError(_NOT_VALID, {"www-authenticate": "Bearer"})
 
 
 def not_allowed(scopes: Collection[Scope]) -> ApiError:
-    """403: a valid key that may not do this."""
+    """The 403 of a valid key without one of these scopes."""
     needed = " or ".join(f"'{scope}'" for scope in scopes or (Scope.ADMIN,))
     message = f"This API key may not do this: it needs the scope {needed}."
     return ApiError(Problem(status=403, message=message, code="insufficient_permissions"))

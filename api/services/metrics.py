@@ -1,4 +1,4 @@
-"""Numbers of this process, in Prometheus's text form. Counted where things happen, formatted only when asked for."""
+"""Metrics of this api process, in the Prometheus text format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from prometheus_client.registry import Collector
 
 
 class Metrics:
-    """One registry per process."""
+    """Counters of one process; formatted only when `/metrics` is read."""
 
     def __init__(self) -> None:
         registry = CollectorRegistry()
@@ -27,9 +27,9 @@ class Metrics:
         self._registry = registry
 
     def add(self, collector: Collector) -> None:
-        """Show what this one collects too."""
+        """Export the metrics of another collector too."""
         self._registry.register(collector)
 
     def text(self) -> bytes:
-        """The exposition format."""
+        """Return all metrics in the exposition format."""
         return generate_latest(self._registry)

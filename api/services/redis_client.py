@@ -1,7 +1,7 @@
-"""Clients of Valkey for the api's event loop, to which a connection that was reset is a lost connection like any other.
+"""Async clients of Valkey: an error on a connection that was reset is a ConnectionError.
 
-On uvloop, writing to one raises a RuntimeError, which redis-py takes for a mistake of its caller: it would not be tried again,
-and would end whoever expects only what a broker may do.
+On uvloop, a write to a closed transport raises a RuntimeError. redis-py takes that for a mistake of its caller: it does not
+reconnect, and callers that handle RedisError would not catch it.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from redis.exceptions import ConnectionError as ConnectionLost
 _Result = TypeVar("_Result")
 
 
-class Unrepaired(Retry):
-    """Of a connection that one task listens to while others subscribe: each of them would repair it, and leave the others deaf.
+class NoReconnect(Retry):
+    """For the connection of a pub/sub listener: raise a lost connection, and leave reconnecting to the listener.
 
-    What is lost is raised, and the connection made anew by its owner.
+    Several tasks send commands on that connection; if each of them reconnected, the subscriptions of the others would be lost.
     """
 
     def __init__(self) -> None:
@@ -30,15 +30,14 @@ class Unrepaired(Retry):
     async def call_with_retry(
         self, do: Callable[[], Awaitable[_Result]], *_: Any, **__: Any
     ) -> _Result:  # Any: redis-py's
-        """Once, whatever comes of it."""
         return await do()
 
 
 class _ConnectionErrorMixin(AbstractConnection):
-    """Beside a connection class of redis-py: TCP, TLS or a Unix socket."""
+    """Mixin for a connection class of redis-py (TCP, TLS, Unix socket): maps RuntimeError to ConnectionError."""
 
     async def send_packed_command(self, command: bytes | str | Iterable[bytes], check_health: bool = True) -> None:
-        """As redis-py's, which has closed the connection by the time it raises."""
+        """redis-py has closed the connection by the time this raises."""
         try:
             await super().send_packed_command(command, check_health)
         except RuntimeError as error:
@@ -46,7 +45,7 @@ class _ConnectionErrorMixin(AbstractConnection):
 
 
 def valkey_client(url: str, **options: Any) -> redis.Redis:  # Any: redis-py's options
-    """A client of its own pool; connects when it is first used."""
+    """A client with its own connection pool; it connects on first use."""
     client: redis.Redis = redis.Redis.from_url(url, **options)
     pool = client.connection_pool
     pool.connection_class = type("Connection", (_ConnectionErrorMixin, pool.connection_class), {})

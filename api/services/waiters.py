@@ -1,6 +1,6 @@
-"""Who waits for something to happen, and how that is ended from our side: this process leaves, or a key is revoked.
+"""Waiters: requests and streams that wait for events, and that shutdown or a revoked key can end.
 
-Knows keys by their id, and problems; not what is waited for. Readers are idle in their thousands, so one is a few words.
+Thousands are idle at a time, so a waiter is a few words of memory.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from core.errors import Problem
 
 
 class WaitEnded(Exception):
-    """Nothing more is said to this reader, and `problem` is why."""
+    """The wait was ended by this process; `problem` is the reason to send to the client."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -21,75 +21,75 @@ class WaitEnded(Exception):
 
 
 class Waiter:
-    """Somebody who came with a key, or None where none is needed."""
+    """One wait, begun with this API key; None where no key is needed."""
 
     def __init__(self, key_id: str | None) -> None:
         self.key_id = key_id
         self._problem: Problem | None = None
-        self._woken: asyncio.Future[None] | None = None
+        self._wakeup: asyncio.Future[None] | None = None
 
     async def wait(self, timeout_seconds: float) -> None:
-        """Until it is woken; raises TimeoutError, or ToldToEnd."""
+        """Return on the next `wake`; raises TimeoutError and WaitEnded."""
         self.check()
-        self._woken = asyncio.get_running_loop().create_future()
+        self._wakeup = asyncio.get_running_loop().create_future()
         async with asyncio.timeout(timeout_seconds):
-            await self._woken
+            await self._wakeup
         self.check()
 
     def check(self) -> None:
-        """Raises ToldToEnd once it was told to."""
+        """Raise WaitEnded after `end`."""
         if self._problem is not None:
             raise WaitEnded(self._problem)
 
     def wake(self) -> None:
-        """Something has happened."""
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
+        """Let `wait` return."""
+        if self._wakeup is not None and not self._wakeup.done():
+            self._wakeup.set_result(None)
 
     def end(self, problem: Problem) -> None:
-        """Whatever it waits for."""
+        """Let this and every later `wait` raise WaitEnded."""
         self._problem = problem
         self.wake()
 
 
 class Waiters:
-    """All of a process."""
+    """All waiters of a process."""
 
     def __init__(self) -> None:
         self._open: set[Waiter] = set()
         self._problem: Problem | None = None
 
-    def add(self, reader: Waiter) -> None:
-        """One that comes behind the end is told at once."""
-        self._open.add(reader)
+    def add(self, waiter: Waiter) -> None:
+        """Register a waiter; after `end_all` it is ended at once."""
+        self._open.add(waiter)
         if self._problem is not None:
-            reader.end(self._problem)
+            waiter.end(self._problem)
 
-    def remove(self, reader: Waiter) -> None:
-        """It has gone."""
-        self._open.discard(reader)
+    def remove(self, waiter: Waiter) -> None:
+        """Forget a waiter."""
+        self._open.discard(waiter)
 
     @contextmanager
     def open(self, key_id: str | None) -> Iterator[Waiter]:
-        """One more, for the block."""
-        reader = Waiter(key_id)
-        self.add(reader)
+        """A registered waiter for the duration of the block."""
+        waiter = Waiter(key_id)
+        self.add(waiter)
         try:
-            yield reader
+            yield waiter
         finally:
-            self.remove(reader)
+            self.remove(waiter)
 
     def key_ids(self) -> set[str]:
-        """The keys that are waited with."""
-        return {reader.key_id for reader in self._open if reader.key_id is not None}
+        """The keys of all open waiters."""
+        return {waiter.key_id for waiter in self._open if waiter.key_id is not None}
 
     def end(self, problem: Problem, key_ids: Collection[str]) -> None:
-        """Those with one of these keys."""
-        for reader in [reader for reader in self._open if reader.key_id in key_ids]:
-            reader.end(problem)
+        """End the waiters of these keys."""
+        for waiter in [waiter for waiter in self._open if waiter.key_id in key_ids]:
+            waiter.end(problem)
 
     def end_all(self, problem: Problem) -> None:
-        """Those that are here, and those that come."""
+        """End all open waiters and all that are added later."""
         self._problem = problem
-        for reader in [*self._open]:
-            reader.end(problem)
+        for waiter in [*self._open]:
+            waiter.end(problem)

@@ -141,13 +141,13 @@ def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
 
 
 def test_wrong_keys_without_end_do_not_fill_the_memory(services: Services, no_keys: Engine, monkeypatch) -> None:
-    monkeypatch.setattr("api.services.key_ring._MOST_REMEMBERED", 10)
+    monkeypatch.setattr("api.services.key_ring._MAX_CACHED", 10)
     _, made = make(no_keys)
 
     async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
         for number in range(30):
             assert await status(ring, f"sk-{number}") == 401
-        assert len(ring._known) == 10
+        assert len(ring._cache) == 10
         assert isinstance(await status(ring, made.text), Caller)
 
     play(services, scene)
