@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import Awaitable, Callable
 
 import httpx2
-import pytest
 from sqlalchemy import Engine
 
 from api.app import create_app
-from api.files.disk_space import full_disk_is_a_problem
-from core.errors import ApiError
 from core.settings import Settings
 from tests.support.check import check_problem
 
@@ -61,15 +56,3 @@ def test_an_upload_in_parts_there_is_no_room_for_is_refused_when_announced(
 def test_reading_goes_on_while_there_is_no_room(settings: Settings, migrated: Engine) -> None:
     full = settings.model_copy(update={"free_disk_bytes": NO_ROOM})
     assert ask(full, lambda http: http.get("/v1/files")).status_code == 200
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_disk_that_fills_up_while_an_upload_is_read_is_the_same_answer(number: int) -> None:
-    with pytest.raises(ApiError) as caught, full_disk_is_a_problem():
-        raise OSError(number, os.strerror(number))
-    assert (caught.value.problem.status, caught.value.problem.code) == (507, "disk_full")
-
-
-def test_other_troubles_of_the_disk_are_not_called_full() -> None:
-    with pytest.raises(OSError, match="Input/output"), full_disk_is_a_problem():
-        raise OSError(errno.EIO, os.strerror(errno.EIO))

@@ -3,95 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import httpx2
-import pytest
 
-from core.readiness import WorkerSeen, check_workers
 from core.settings import ROOT, Settings
 from db import quarantine, workers
 from db.workers import EngineReport, WorkerReport
 from tests.service.api.test_disk_space import ask
 from tests.support.stack import StackProcess
 from workers.context import Database
-
-SILENCE = 60.0
-
-
-def worker(kind: str, **changes: Any) -> WorkerSeen:
-    fields: dict[str, Any] = {
-        "id": kind,
-        "kind": kind,
-        "host": "box",
-        "pid": 1,
-        "started_seconds": 1000.0,
-        "seen_seconds": 3.0,
-        "poll_seconds": 9.0,
-        "model": None if kind == "clerk" else "m",
-        "tick_seconds": None if kind in ("clerk", "launcher") else 0.4,
-        "num_deaths": 0,
-        "exit_reason": None,
-    }
-    return WorkerSeen(**(fields | changes))
-
-
-CHAT, BATCH, CLERK = worker("chat"), worker("batch"), worker("clerk")
-
-
-def trouble(*seen: WorkerSeen, degraded: dict[str, str] | None = None) -> dict[str, tuple[str, str]]:
-    checks = check_workers(seen, ["m"], SILENCE, degraded or {})
-    return {check.name: (check.message, check.advice) for check in checks if check.message}
-
-
-def test_a_clerk_and_workers_that_look_for_work_are_all_it_takes() -> None:
-    assert trouble(CHAT, BATCH, CLERK) == {}
-
-
-@pytest.mark.parametrize(
-    ("seen", "said", "advised"),
-    [
-        ([CLERK], "no chat worker serves it", "millrace worker --models m"),
-        ([CLERK, CHAT], "no batch worker serves it", "millrace worker --models m"),
-        ([CLERK, CHAT, worker("batch", seen_seconds=61.0)], "its batch worker was last heard of 61 s ago", "batch.log"),
-        ([CLERK, worker("chat", poll_seconds=70.0), BATCH], "has not looked for work for 70 s", "chat.log"),
-        ([CLERK, worker("chat", poll_seconds=None), BATCH], "has not looked for work for 1000 s", "chat.log"),
-        ([CLERK, CHAT, worker("batch", tick_seconds=99.0)], "its engine has not turned for 99 s", "engine-m.log"),
-        ([CLERK, worker("chat", model="other"), BATCH], "no chat worker serves it", "--models m"),
-    ],
-)
-def test_a_model_nobody_works_on_is_named_with_the_reason(seen: list[WorkerSeen], said: str, advised: str) -> None:
-    message, advice = trouble(*seen)["model m"]
-    assert said in message
-    assert advised in advice
-
-
-def test_a_worker_that_has_just_started_is_given_its_time() -> None:
-    assert trouble(CLERK, BATCH, worker("chat", poll_seconds=None, started_seconds=5.0)) == {}
-
-
-def test_one_worker_that_works_is_enough_whatever_became_of_the_others() -> None:
-    dead = [worker(kind, id=f"dead-{kind}", seen_seconds=3000.0) for kind in ("chat", "batch", "clerk")]
-    assert trouble(*dead, CHAT, BATCH, CLERK) == {}
-
-
-def test_without_a_clerk_batches_wait() -> None:
-    assert trouble(CHAT, BATCH)["clerk"][0] == "there is none"
-    assert "has not looked for work" in trouble(CHAT, BATCH, worker("clerk", poll_seconds=100.0))["clerk"][0]
-
-
-def test_an_engine_that_cannot_load_is_told_with_its_last_words() -> None:
-    launcher = worker("launcher", exit_reason="a.gguf is not a model that llama.cpp can load.", num_deaths=1)
-    message, advice = trouble(CLERK, launcher)["model m"]
-    assert (
-        message == "no chat worker serves it; its engine's last words: a.gguf is not a model that llama.cpp can load."
-    )
-    assert advice.startswith("Correct the model's files")
-
-
-def test_a_degraded_model_is_not_ready() -> None:
-    assert trouble(CHAT, BATCH, CLERK, degraded={"m": "9 crashes"})["model m"][0] == "is degraded: 9 crashes"
-    assert trouble(CHAT, BATCH, CLERK, degraded={"another": "9 crashes"}) == {}
 
 
 def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(

@@ -5,31 +5,13 @@ from __future__ import annotations
 import json
 import re
 import signal
-import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
-import pytest
 
-from cli.commands.batch_run import TokenRate, error_path
+from tests.support.command import MILLRACE, millrace
 from tests.support.stack import StackProcess, batch_lines, clean_environment, write_lines
-
-MILLRACE = str(Path(sys.executable).with_name("millrace"))
-
-
-def millrace(*arguments: str | Path, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [MILLRACE, *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=cwd,
-        env=clean_environment() | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
 
 
 def run(server: StackProcess, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -92,46 +74,6 @@ def test_an_interrupted_run_prints_the_command_that_goes_on(server: StackProcess
     assert len(read(tmp_path / "out.jsonl")) == 40
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "said"),
-    [
-        (["run", "no.jsonl", "-o", "out.jsonl"], 2, "There is no file no.jsonl"),
-        (["run", "in.jsonl", "-o", "no/out.jsonl"], 2, "no folder no"),
-        (["run", "in.jsonl", "-o", "out.jsonl", "--base-url", "http://127.0.0.1:9/v1"], 5, "There is no server at"),
-        (["serve", "--models-dir", "nowhere"], 1, "no models folder"),
-        (["api"], 1, "needs DATABASE_URL and REDIS_URL"),
-        (["worker"], 1, "needs DATABASE_URL and REDIS_URL"),
-        (["serve", "--port", "99999"], 1, "port"),
-    ],
-)
-def test_what_goes_wrong_is_said_with_an_exit_code(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
-    (tmp_path / "in.jsonl").write_text("{}\n")
-    done = millrace(*arguments, cwd=tmp_path)
-    assert said in done.stderr
-    assert done.returncode == code
-    assert "Traceback" not in done.stderr
-
-
-def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = millrace("serve", "--port", str(taken.getsockname()[1]), "--state-dir", "state", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "Is Millrace running already?" in done.stderr
-    assert not (tmp_path / "state").exists()
-
-
-def test_help_is_quick_because_nothing_heavy_is_loaded(tmp_path: Path) -> None:
-    check = (
-        "import sys; import cli.main; "
-        "print([m for m in sys.modules if m.split('.')[0] in ('sqlalchemy', 'celery', 'llama_cpp', 'rich', 'fastapi')])"
-    )
-    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert "sqlalchemy" not in done.stdout
-    assert "celery" not in done.stdout
-
-
 def test_the_database_is_brought_to_its_schema_and_checked(tmp_path: Path) -> None:
     refused = millrace("db", "check", "--state-dir", "state", cwd=tmp_path)
     assert refused.returncode == 1
@@ -159,19 +101,3 @@ def test_a_process_on_an_old_schema_refuses_to_start(tmp_path: Path, services) -
         done = millrace(name, cwd=tmp_path, **settings)
         assert done.returncode != 0, name
         assert "millrace db upgrade" in done.stderr, (name, done.stderr[-500:])
-
-
-def test_the_rate_is_of_the_last_seconds() -> None:
-    rate = TokenRate()
-    assert rate.update(0, 0) == 0
-    for second in range(1, 21):
-        last = rate.update(second, 100 * second)
-    assert last == pytest.approx(100)
-    for second in range(21, 40):
-        last = rate.update(second, 2000)
-    assert last == 0
-
-
-def test_the_error_file_lies_beside_the_answers() -> None:
-    assert error_path(Path("a/out.jsonl")) == Path("a/out.errors.jsonl")
-    assert error_path(Path("out")) == Path("out.errors.jsonl")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -65,12 +62,6 @@ def test_the_version_that_is_needed_is_the_one_alembic_goes_to(empty: Engine) ->
     downgrade(empty, "base")
     with empty.connect() as connection:
         assert current_version(connection) is None
-
-
-@pytest.mark.parametrize("process", ["api.__main__", "workers.launcher.launcher", "workers.consumers.main"])
-def test_a_process_that_only_checks_the_schema_never_loads_alembic(process: str) -> None:
-    check = f"import sys, {process}; sys.exit('alembic' in sys.modules)"
-    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_lines_that_wait_when_the_plan_comes_keep_their_order(empty: Engine) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import queue
-import socket
-import threading
-from collections.abc import Callable, Iterator
 
 import pytest
 import redis
@@ -37,46 +34,3 @@ def test_what_is_said_is_heard_also_after_the_connection_was_cut(
     assert heard.get(timeout=10) == "two"
     listener.close()
     listener.join(20)
-
-
-class BlackHole:
-    """Takes connections on a socket and never says a word."""
-
-    def __init__(self, path: str) -> None:
-        self.num_taken = 0
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.bind(path)
-        self._socket.listen()
-        self._kept: list[socket.socket] = []
-        threading.Thread(target=self._take, daemon=True).start()
-
-    def _take(self) -> None:
-        while True:
-            try:
-                self._kept.append(self._socket.accept()[0])
-            except OSError:
-                return
-            self.num_taken += 1
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def black_hole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BlackHole, Callable[[], redis.Redis]]]:
-    path = str(tmp_path_factory.mktemp("h") / "s")
-    hole = BlackHole(path)
-    yield hole, lambda: redis.Redis(unix_socket_path=path, socket_timeout=0.2, protocol=2)
-    hole.close()
-
-
-def test_a_connection_that_says_nothing_is_given_up_and_made_again(
-    black_hole: tuple[BlackHole, Callable[[], redis.Redis]], heard: queue.SimpleQueue[str]
-) -> None:
-    hole, make = black_hole
-    listener = ChannelListener(make(), CHANNEL, heard.put, ping_seconds=0.05, silent_seconds=0.2)
-    listener.start()
-    wait_for(lambda: hole.num_taken >= 2, "it connects again")
-    listener.close()
-    listener.join(20)
-    assert not listener.is_alive()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -27,7 +26,6 @@ from tests.service.workers.conftest import ScriptedEngine
 from tests.service.workers.test_clerk import answer_everything, batch_of, line, upload
 from tests.support.rows import make_job, make_running_batch
 from tests.support.stack import wait_for
-from workers.consumers.dedup_executor import DedupExecutor
 from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
 from workers.context import ClerkContext, WorkerContext
 
@@ -153,35 +151,3 @@ def test_a_batch_worker_that_hears_no_ticket_takes_shards(
             return set(connection.execute(select(Job.state)).scalars())
 
     wait_for(lambda: states() == {JobState.COMPLETED}, "its lines are answered", 20)
-
-
-def test_work_that_waits_or_runs_is_not_begun_again() -> None:
-    unbidden, may_end, begun = DedupExecutor(1, "test"), threading.Event(), []
-
-    def work(name: str) -> None:
-        begun.append(name)
-        assert may_end.wait(20)
-
-    for _ in range(3):
-        for name in ("a", "b"):
-            unbidden.begin(name, lambda name=name: work(name))  # type: ignore[misc]
-    wait_for(lambda: begun == ["a"], "the first runs")
-    may_end.set()
-    wait_for(unbidden.is_idle, "all is done")
-    assert begun == ["a", "b"]
-
-
-def test_work_that_fails_may_be_begun_again_and_nothing_is_after_the_close() -> None:
-    unbidden, begun = DedupExecutor(1, "test"), []
-
-    def work() -> None:
-        begun.append(1)
-        raise RuntimeError
-
-    for _ in range(2):
-        unbidden.begin("a", work)
-        wait_for(unbidden.is_idle, "it has failed")
-    unbidden.close()
-    unbidden.begin("a", work)
-    assert len(begun) == 2
-    assert unbidden.is_idle()

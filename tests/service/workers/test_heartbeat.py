@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -13,9 +12,7 @@ from celery import Celery
 from sqlalchemy import text
 
 from core.counters import CounterName
-from core.process.supervisor import SupervisedProcess
 from db import jobs, shards, workers
-from db.connections import database_engine
 from db.workers import EngineReport, WorkerReport
 from tests.support.rows import make_job, make_running_batch
 from tests.support.stack import wait_for
@@ -25,13 +22,9 @@ from workers.heartbeat import (
     Identity,
     Status,
     WorkerHeartbeat,
-    clerk_identity,
     consumer_identity,
-    launcher_identity,
     worker_status,
 )
-from workers.launcher.crash_reports import CrashReports, exit_reason
-from workers.runtime.leases import LeaseKeeper, Renewed
 
 LEASE = timedelta(seconds=60)
 ME = Identity(id="me", kind="batch", host="box", pid=1)
@@ -89,15 +82,6 @@ def test_what_is_counted_is_told_once_even_when_a_report_failed(database: Databa
     assert counts(database) == {("leases_lost", ""): 5}
 
 
-def test_a_database_that_is_away_neither_stops_a_process_nor_keeps_it_from_leaving() -> None:
-    nobody = Database(database_engine("postgresql://nobody@127.0.0.1:9/none", pool_size=1))
-    presence = WorkerHeartbeat(ME, nobody, Status, seconds=3600)
-    presence.start()
-    began = time.monotonic()
-    presence.close(1)
-    assert time.monotonic() - began < 5
-
-
 def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: WorkerContext, monkeypatch) -> None:
     engine = worker.models["fake"].engine
     monkeypatch.setattr(engine, "seconds_since_tick", lambda now: now - 90, raising=False)
@@ -109,24 +93,6 @@ def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: Worker
     assert status.engines == [EngineReport(model="fake", tick_seconds=10)]
     assert (status.poll_seconds, status.totals["leases_lost", ""]) == (4, 1)
     assert status.totals["lines_retried", "fake"] == 3
-
-
-def test_a_lease_that_is_only_unwanted_is_not_counted_as_lost() -> None:
-    keeper = LeaseKeeper(lambda _: [Renewed("s", 1, True)], lambda _: True, heartbeat_seconds=9, lease_seconds=60)
-    keeper.hold("s", "m", 1)
-    keeper.beat()
-    assert keeper.num_lost == 0
-
-
-def test_a_consumer_is_nobody_else_and_a_launcher_is_who_it_was(tmp_path: Path) -> None:
-    assert clerk_identity().id != clerk_identity().id
-    first, second = (consumer_identity("chat", tmp_path, "cpu", models) for models in (["a", "b"], ["b", "a"]))
-    assert (first.id != second.id, first.slot) == (True, second.slot)
-    others = [("batch", "cpu", ["a", "b"]), ("chat", "cuda:0", ["a", "b"]), ("chat", "cpu", ["a"])]
-    for kind, device, models in others:
-        assert not consumer_identity(kind, tmp_path, device, models).id.startswith(str(first.slot))
-    assert launcher_identity(tmp_path, "cpu").id == launcher_identity(tmp_path, "cpu").id
-    assert launcher_identity(tmp_path, "cpu").id != launcher_identity(tmp_path, "cuda:0").id
 
 
 def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses(
@@ -150,38 +116,6 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
     assert over == [dead.id] * 2
     assert (again.id, again.attempt) == (mine[0], 2)
     assert [row[0] for row in rows(database)] == [other.id]
-
-
-@pytest.mark.parametrize(
-    ("code", "line", "words"),
-    [
-        (3, "There is no model file /srv/models/private/a.gguf.", "There is no model file a.gguf."),
-        (3, "x" * 1000, "x" * 300),
-        (86, "the secret plan", "a decode step hung, and the engine gave up"),
-        (88, "the secret plan", "the thread that takes requests ended, and the engine gave up"),
-        (-11, "the secret plan", "it was ended by SIGSEGV"),
-        (1, "ValueError: the secret plan", "it ended with exit code 1"),
-    ],
-)
-def test_last_words_have_a_reason_but_no_folder_and_no_words_of_a_request(code: int, line: str, words: str) -> None:
-    assert exit_reason(code, line) == words
-
-
-def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_path: Path) -> None:
-    obituaries = CrashReports(["m"])
-    code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(3)"
-
-    def died(exit_code: int) -> None:
-        obituaries.add("m", exit_code, tmp_path / "log")
-
-    engine = SupervisedProcess("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
-    engine.start().wait(20)
-    engine.restart_if_dead(time.monotonic())
-    engine.restart_if_dead(time.monotonic())
-    status = obituaries.status()
-    assert status.engines == [EngineReport(model="m", num_deaths=1, exit_reason="There is no model file b.gguf.")]
-    assert status.totals == {("engine_deaths", "m"): 1}
-    assert engine.child is None, "it waits out its pause: no storm of restarts"
 
 
 def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_for_it(

@@ -30,7 +30,7 @@ from tests.support.stack import wait_for
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext, Database
-from workers.maintenance.webhook_delivery import LEASE, WebhookDispatcher, retry_delay
+from workers.maintenance.webhook_delivery import LEASE, WebhookDispatcher
 from workers.maintenance.webhook_sender import WebhookSender
 from workers.runtime.webhook_outbox import record_webhook_event
 
@@ -272,13 +272,6 @@ def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(
     shown = webhook(outbox, webhook_id)
     assert (shown.events_given_up, shown.last_error) == (1, "The connection failed (ConnectError).")
     assert shown.failing_since is not None
-
-
-def test_pauses_double_to_an_hour_and_never_fall_together() -> None:
-    assert [retry_delay(n, lambda: 0.0).total_seconds() for n in (1, 2, 3, 4)] == [5, 10, 20, 40]
-    assert retry_delay(1, lambda: 1.0).total_seconds() == 2.5
-    assert retry_delay(11, lambda: 0.0) == retry_delay(10_000, lambda: 0.0) == timedelta(hours=1)
-    assert len({retry_delay(8) for _ in range(50)}) > 1
 
 
 def test_what_a_dead_clerk_was_sending_is_sent_again_and_its_late_word_does_not_count(

@@ -1,0 +1,90 @@
+"""The client of the command line: exit codes, events, output."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from cli.client import read_events
+from cli.output import printable
+from tests.support.command import NOBODY, millrace
+from tests.support.stack import batch_lines, write_lines
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("batch", "list"),
+        ("batch", "show", "batch_a"),
+        ("files", "list"),
+        ("models",),
+        ("chat", "Hello?"),
+        ("estimate", "in.jsonl"),
+    ],
+    ids=" ".join,
+)
+def test_a_server_that_is_not_there_is_exit_code_5(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(1))
+    done = millrace(*arguments, "--json", "--base-url", NOBODY, cwd=tmp_path)
+    assert done.returncode == 5
+    assert (done.stdout, "millrace serve" in done.stderr) == ("", True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("batch", "create", "no.jsonl"),
+        ("batch", "create", "in.jsonl", "--metadata", "alone"),
+        ("files", "upload", "no.jsonl"),
+        ("files", "download", "file-a", "--json"),
+        ("batch", "download", "batch_a", "--json"),
+        ("chat", "-"),
+        ("validate", "no.jsonl"),
+        ("batch", "show"),
+        ("nonsense",),
+    ],
+    ids=" ".join,
+)
+def test_what_was_typed_wrong_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    write_lines(tmp_path / "in.jsonl", batch_lines(1))
+    done = millrace(*arguments, cwd=tmp_path, OPENAI_BASE_URL=NOBODY)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr
+    assert done.stdout == ""
+
+
+def test_what_others_wrote_cannot_command_the_terminal() -> None:
+    assert printable("a\x1b[2Jb\u202ec\nd") == "a�[2Jb�c\nd"
+
+
+def test_events_are_read_with_their_ids_and_a_cut_one_is_dropped() -> None:
+    text = ': hi\n\nid: 7\nevent: batch.line\ndata: {"line": 1}\n\ndata: [DONE]\n\nevent: batch.status\ndata: {"sta'
+    (event,) = read_events(iter(text.split("\n")))
+    assert (event.id, event.name, event.data) == ("7", "batch.line", {"line": 1})
+
+
+@pytest.mark.parametrize(("status", "code"), [(401, 6), (403, 6), (404, 1), (503, 5)])
+def test_what_the_server_refuses_is_told_by_exit_code(tmp_path: Path, status: int, code: int) -> None:
+    envelope = json.dumps({"error": {"message": "No.", "type": "t", "param": None, "code": "c"}}).encode()
+
+    class Refusing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(envelope)))
+            self.end_headers()
+            self.wfile.write(envelope)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Refusing) as refusing:
+        thread = threading.Thread(target=refusing.handle_request)
+        thread.start()
+        done = millrace("batch", "list", "--base-url", f"http://127.0.0.1:{refusing.server_port}/v1", cwd=tmp_path)
+        thread.join()
+    assert done.returncode == code
+    assert f"The server answered {status}: No." in done.stderr

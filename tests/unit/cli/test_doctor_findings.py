@@ -1,0 +1,109 @@
+"""Findings of `millrace doctor` that need no service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.doctor import machine
+from cli.doctor import queue as queue_findings
+from cli.doctor import settings as settings_findings
+from cli.doctor.findings import Finding, Level
+from core.settings import Settings
+
+
+def settings_of(**changes: Any) -> Settings:
+    return Settings(database_url="postgresql://x/y", redis_url="redis://z").model_copy(update=changes)
+
+
+def only(findings: list[Finding], level: Level) -> list[str]:
+    return [f"{finding.name}: {finding.message}" for finding in findings if finding.level is level]
+
+
+@pytest.mark.parametrize(
+    ("changes", "level", "said"),
+    [
+        ({"heartbeat_seconds": 30.0}, Level.BAD, "heartbeat_seconds (30) is not less than half of lease_seconds (60)"),
+        ({"commit_seconds": 31.0}, Level.BAD, "results may come too late"),
+        ({"poll_seconds": 40.0}, Level.WARNING, "/readyz calls healthy workers silent"),
+        ({"drain_seconds": 61.0}, Level.WARNING, "drain_seconds (61) is more than lease_seconds (60)"),
+        ({"chat_timeout_seconds": 601.0}, Level.WARNING, "clients give up after 600"),
+    ],
+)
+def test_times_that_contradict_each_other_are_found(changes: dict[str, Any], level: Level, said: str) -> None:
+    (finding,) = settings_findings.timing(settings_of(**changes))
+    assert finding.level is level
+    assert said in finding.message
+    assert "MILLRACE_" in finding.advice or "Set" in finding.advice
+
+
+def test_the_times_that_come_along_agree() -> None:
+    assert only(settings_findings.timing(settings_of()), Level.OK)
+
+
+@pytest.mark.parametrize(
+    ("host", "is_open", "has_key", "level"),
+    [
+        ("127.0.0.1", False, False, Level.OK),
+        ("0.0.0.0", False, True, Level.OK),
+        ("0.0.0.0", True, True, Level.OK),
+        ("0.0.0.0", True, False, Level.WARNING),
+        ("0.0.0.0", False, False, Level.BAD),
+        ("0.0.0.0", False, None, Level.WARNING),
+    ],
+)
+def test_a_door_that_is_open_is_found(host: str, is_open: bool, has_key: bool | None, level: Level) -> None:
+    finding = settings_findings.door(settings_of(host=host, open_without_keys=is_open), has_key=has_key)
+    assert finding.level is level
+    assert level is Level.OK or "millrace keys create" in finding.advice
+
+
+def test_webhooks_to_anywhere_are_found() -> None:
+    assert settings_findings.webhooks(settings_of(webhook_hosts="a.example, *")).level is Level.WARNING
+    assert settings_findings.webhooks(settings_of(webhook_hosts="*.example.com")).level is Level.OK
+    assert settings_findings.webhooks(settings_of()).message == "off, as no host is named"
+
+
+def test_few_open_files_are_found() -> None:
+    levels = [settings_findings.open_files(number).level for number in (64, 1024, 65536)]
+    assert levels == [Level.BAD, Level.WARNING, Level.OK]
+
+
+def test_directories_that_others_may_enter_are_found(tmp_path: Path) -> None:
+    settings = settings_of(state_dir=tmp_path / "state", files_dir=tmp_path / "files")
+    for path in (settings.state_dir, settings.files_root):
+        path.mkdir(mode=0o700)
+    assert only(settings_findings.privacy(settings), Level.OK)
+    settings.files_root.chmod(0o750)
+    (said,) = only(settings_findings.privacy(settings), Level.WARNING)
+    assert "file store" in said
+    assert "0750" in said
+
+
+def test_a_model_file_that_is_none_is_found(tmp_path: Path) -> None:
+    (tmp_path / "bad.gguf").write_text("<html>not found</html>")
+    (tmp_path / "bad.yaml").write_text("name: bad\nparameters: {model: bad.gguf}\n")
+    (said,) = only(machine.models(tmp_path), Level.BAD)
+    assert said.startswith("model bad")
+
+
+def test_two_models_of_one_name_are_found(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("name: same\nbackend: fake\n")
+    (said,) = only(machine.models(tmp_path), Level.BAD)
+    assert "same" in said
+
+
+def test_an_old_queue_is_found_and_a_valkey_is_not_taken_for_one() -> None:
+    assert queue_findings.version({"redis_version": "6.0.16"}).level is Level.BAD
+    valkey = {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}
+    assert queue_findings.version(valkey).message == "valkey 9.1.2"
+
+
+def test_a_queue_that_is_not_there_is_found() -> None:
+    (finding,) = queue_findings.look("redis://127.0.0.1:9/0")
+    assert finding.level is Level.BAD
+    (finding,) = queue_findings.look("redis:/127.0.0.1")
+    assert finding.level is Level.BAD
