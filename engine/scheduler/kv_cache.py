@@ -1,6 +1,6 @@
-"""Where sequences live: giving slots to sequences and taking them back, with the memory operations that this takes.
+"""KV cache manager: assigns slots to sequences, releases them, and plans the memory operations that this takes.
 
-Knows slots and sequences; nothing of queues or budgets. Operations are collected until the next step takes them.
+Operations are collected until the next step takes them.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits, Slot, SlotTable, common_prefix, count_runs
 from engine.scheduler.step import Shift, StepEntry
 
-# A history of which less than this would be spared is not worth stopping or waiting for.
+# Tokens that a wait for a prefix, or a snapshot of one, must save at least.
 MIN_PREFIX_TO_WAIT_FOR: Final = 16
-# A pass over the weights costs a processor about as much as this many tokens more in another pass.
+# One more pass over the weights costs a CPU about as much as this many more tokens in another pass.
 _TOKENS_PER_PASS: Final = 16
 
 
 class KvCacheManager:
-    """The slots of one engine. `first_position` is as in `SlotTable`."""
+    """The slots of one engine. `first_position` is that of `SlotTable`."""
 
     def __init__(self, num_slots: int, traits: MemoryTraits, first_position: Callable[[int], int]) -> None:
         self.traits = traits
@@ -28,20 +28,20 @@ class KvCacheManager:
         self._clock = 0
 
     def tick(self) -> None:
-        """A step passes: what is used from here on was used later."""
+        """Advance the clock of slot use by one step."""
         self._clock += 1
 
     def take_forks(self) -> list[Fork]:
-        """What must be copied before the next step is computed."""
+        """Return the copies to make before the next step, and clear the list."""
         forks, self._forks = self._forks, []
         return forks
 
     def num_reusable(self, sequence: Sequence) -> int:
-        """How much of a prompt some slot would spare now."""
+        """Tokens of a prompt that the best slot holds now."""
         return max(self._slots.num_reusable(slot, sequence) for slot in self._slots)
 
     def assign_slot(self, sequence: Sequence, running: list[Sequence]) -> bool:
-        """Give a slot, with as much of the prompt as some slot already holds; False when all are held."""
+        """Assign a slot and reuse as much of the prompt as some slot holds; False when all slots are held."""
         chosen = self._slots.choose(sequence, {slot_of(other) for other in running})
         if chosen is None:
             return False
@@ -50,13 +50,13 @@ class KvCacheManager:
         target.tenant, target.tokens, target.holder = sequence.tenant, sequence.tokens, sequence
         target.num_valid = sequence.num_computed = length
         if sequence.num_cached is None:
-            sequence.num_cached = min(length, sequence.num_prompt_tokens)  # what is forced to follow is no prompt
+            sequence.num_cached = min(length, sequence.num_prompt_tokens)  # forced tokens after the prompt do not count
         sequence.slot, sequence.prefill_until = target.index, len(sequence.tokens)
         sequence.snapshot_at = None
         return True
 
     def align_prefills(self, assigned: list[Sequence]) -> None:
-        """Of those just placed, let some read a few known tokens again, so that as many are left to each.
+        """Let newly assigned sequences compute a few reused tokens again, so that each has equally many tokens left.
 
         Split memory computes only equal lengths side by side: seven questions of 23 to 29 tokens on one document would take a
         pass each.
@@ -78,7 +78,7 @@ class KvCacheManager:
         self._forks.append(Fork(slot.index, slot.index, slot.num_valid))
 
     def release_slot(self, sequence: Sequence) -> None:
-        """Take the slot back, if it has one; its history stays for whoever begins the same way."""
+        """Release the slot of a sequence, if it has one; the history stays for prompts that begin the same way."""
         if sequence.slot is None:
             return
         slot = self._slots[sequence.slot]
@@ -88,14 +88,14 @@ class KvCacheManager:
         sequence.slot = None
 
     def record_computed(self, entry: StepEntry) -> None:
-        """A step's entry is in memory."""
+        """Record that the tokens of an entry are in memory."""
         slot = self._slots[entry.slot]
         slot.num_valid, slot.used_at = entry.sequence.num_computed, self._clock
         if entry.sequence.num_computed == entry.sequence.snapshot_at:
             self._take_snapshot(entry.sequence, slot)
 
     def shift(self, sequence: Sequence, context_size: int) -> Shift:
-        """Make room in a full context. What is left in the slot is nobody's prompt any more."""
+        """Plan to make room in a full context. The rest of the slot then matches no prompt, so no tenant may reuse it."""
         keep = min(sequence.num_prompt_tokens, context_size // 4)
         discard = (context_size - keep) // 2
         sequence.num_shifted += discard
@@ -104,7 +104,10 @@ class KvCacheManager:
         return Shift(slot.index, keep, discard)
 
     def plan_snapshot(self, sequence: Sequence, follower: Sequence) -> None:
-        """A memory that cannot be trimmed is forked where a history ends: plan to stop where the next one's text parts."""
+        """Plan to stop the prefill where the prompt of the next sequence diverges, and to copy the state there.
+
+        Only for memory that cannot be trimmed: such a history can be copied only at its end.
+        """
         if self.traits.can_trim or follower.tenant != sequence.tenant:
             return
         length = common_prefix(sequence.tokens, follower.tokens, min(len(sequence.tokens), len(follower.tokens)) - 1)
@@ -112,7 +115,7 @@ class KvCacheManager:
             sequence.snapshot_at = length
 
     def defragment(self, running: list[Sequence]) -> None:
-        """In split memory a gap between slots costs a pass of its own: bring the last one nearer, if that closes one."""
+        """Move the sequence of the last slot into a gap if that leaves fewer gaps: in split memory each costs a pass."""
         if not self.traits.is_split or self._forks:
             return
         held = {slot_of(sequence): sequence for sequence in running}
@@ -126,31 +129,31 @@ class KvCacheManager:
             self._move(held[last], self._slots[last], target)
 
     def evict_history(self) -> Fork | None:
-        """Clear the history that was used longest ago; None when there is none."""
+        """Clear the least recently used history; None when there is none."""
         held = [slot for slot in self._slots.free() if slot.num_valid]
         return self.clear_slot(min(held, key=lambda slot: slot.used_at).index) if held else None
 
     def clear_slot(self, index: int) -> Fork:
-        """Forget what a slot holds, which nobody may be holding; returns what must be done to its memory."""
+        """Clear a slot that no sequence holds; return the operation that clears its memory."""
         self._slots[index].clear()
         return Fork(index, index, 0)
 
     def reset(self) -> None:
-        """The memory was cleared: no slot holds anything."""
+        """Clear all slots after the memory was cleared."""
         for slot in self._slots:
             slot.clear()
         self._forks.clear()
 
     def check_integrity(self, assigned: list[Sequence]) -> None:
-        """What must hold between any two steps; `placed` are those who must have a slot."""
+        """Check the invariants that hold between two steps; each of the `assigned` sequences must have a slot."""
         for slot in self._slots:
             assert slot.num_valid <= len(slot.tokens), "more memory than tokens"
             holder = slot.holder
-            assert holder is None or holder.slot == slot.index, "a slot's sequence thinks it is elsewhere"
-            assert holder is None or holder in assigned, "a slot holds a forgotten sequence"
+            assert holder is None or holder.slot == slot.index, "the sequence in a slot has another slot"
+            assert holder is None or holder in assigned, "a slot holds a released sequence"
             assert holder is None or slot.num_valid == holder.num_computed, "slot and sequence disagree"
         for sequence in assigned:
-            assert self._slots[slot_of(sequence)].holder is sequence, "a sequence's slot is somebody else's"
+            assert self._slots[slot_of(sequence)].holder is sequence, "the slot of a sequence holds another one"
             assert sequence.num_computed <= len(sequence.tokens), "computed more than there is"
 
     def _fork(self, source: Slot, target: Slot, length: int) -> None:
@@ -159,7 +162,7 @@ class KvCacheManager:
         source.used_at = target.used_at = self._clock
 
     def _take_snapshot(self, sequence: Sequence, slot: Slot) -> None:
-        """Keep a copy of what is computed so far in a free slot, away from those that are filled first."""
+        """Copy what is computed so far into a free slot, away from the slots that are assigned first."""
         sequence.snapshot_at = None
         free = self._slots.free()
         if free:
@@ -178,5 +181,5 @@ class KvCacheManager:
 
 def slot_of(sequence: Sequence) -> int:
     """The slot of a sequence that has one."""
-    assert sequence.slot is not None, "whoever runs or is paused has a slot"
+    assert sequence.slot is not None, "a running or paused sequence has a slot"
     return sequence.slot

@@ -1,7 +1,7 @@
-"""Prompt proposer: guess that a text goes on as it did when its last tokens stood there before.
+"""N-gram proposer: drafts the tokens that followed the last n tokens when these occurred before.
 
-Knows token ids. A guess costs nothing but the room of a few more tokens in a step that has room; whether it is right is
-found out by computing it, so what is generated does not change. Source of the idea: prompt proposer decoding (Saxena 2023).
+The next step computes a draft together with the sampled token and keeps it as far as the model agrees, so the generated text
+does not change. Source: prompt lookup decoding (Saxena 2023).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _RETRY_EVERY: Final = 16
 
 
 class NgramProposer:
-    """The n-grams of one growing token list, and how good guesses from it have been."""
+    """The n-grams of one growing token list, and the acceptance rate of its drafts."""
 
     def __init__(self, tokens: list[int]) -> None:
         self._tokens = tokens
@@ -26,7 +26,7 @@ class NgramProposer:
         self._num_skipped = 0
 
     def propose(self, max_tokens: int) -> list[int]:
-        """At most `max_tokens` tokens that followed the last time; none when it never stood there or guessing does not pay."""
+        """Up to `max_tokens` tokens that followed the last n-gram before; none if it is new or if drafts are mostly wrong."""
         self._num_proposed = 0
         tokens = self._tokens
         if max_tokens <= 0 or len(tokens) < _NGRAM or not self._is_worth_it():
@@ -40,20 +40,20 @@ class NgramProposer:
         return drafts
 
     def record_accepted(self, num_accepted: int) -> None:
-        """How many of the last proposal were right."""
+        """Record how many tokens of the last proposal were accepted."""
         if self._num_proposed:
             self._rate = _RATE_DECAY * self._rate + (1 - _RATE_DECAY) * num_accepted / self._num_proposed
             self._num_proposed = 0
 
     def _is_worth_it(self) -> bool:
-        """Where guesses were mostly wrong, only one in a while is made."""
+        """Was the acceptance rate high enough? If not, one proposal in `_RETRY_EVERY` is still made."""
         if self._rate >= _MIN_ACCEPT_RATE:
             return True
         self._num_skipped += 1
         return self._num_skipped % _RETRY_EVERY == 0
 
     def _index(self) -> None:
-        """Note where each n-gram but the last one ended most recently."""
+        """Index the most recent end of each n-gram, except the last one."""
         for end in range(max(self._num_indexed, _NGRAM), len(self._tokens)):
             self._ends[tuple(self._tokens[end - _NGRAM : end])] = end
         self._num_indexed = len(self._tokens)

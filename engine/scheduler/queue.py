@@ -1,7 +1,7 @@
-"""Sequences that wait for a slot, in the order in which they should get one.
+"""Waiting queue: sequences without a slot, in the order of admission.
 
-Chat comes before batch. Batch sequences of one group come together, groups in order of arrival, so that a group's shared
-text is used up before the next group's takes its place. What was running before and lost its slot keeps its old turn.
+Chat comes before batch. Batch sequences of one group come together, and groups in order of arrival, so that the shared prefix
+of a group is used up before the next group evicts it. A sequence that lost its slot returns to its old position.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _Group = tuple[str, str]
 
 
 class WaitingQueue:
-    """Ordered by turn; a group's turn is that of its first member for as long as any of it is known here."""
+    """Sequences by position; a group keeps the position of its first member until its last member finishes."""
 
     def __init__(self) -> None:
         self._arrivals = itertools.count(1)
@@ -35,11 +35,11 @@ class WaitingQueue:
 
     @property
     def has_chat(self) -> bool:
-        """Does anybody wait who comes before batches?"""
+        """Does a chat sequence wait?"""
         return bool(self._waiting) and self._waiting[0][1].priority is Priority.CHAT
 
     def add(self, sequence: Sequence) -> None:
-        """A new sequence; it has a turn from now until `leave`."""
+        """Add a new sequence; it keeps its position until `finish`."""
         sequence.arrival = next(self._arrivals)
         group = sequence.client, sequence.group
         self._group_positions.setdefault(group, sequence.arrival)
@@ -47,17 +47,17 @@ class WaitingQueue:
         self.requeue(sequence)
 
     def requeue(self, sequence: Sequence) -> None:
-        """Wait (again) at its old turn."""
+        """Put a sequence (back) at its position."""
         bisect.insort(self._waiting, (self._position(sequence), sequence), key=_position_of)
 
     def remove(self, sequence: Sequence) -> None:
-        """It waits no longer."""
+        """Remove a sequence that gets a slot or was cancelled."""
         index = bisect.bisect_left(self._waiting, self._position(sequence), key=_position_of)
-        assert self._waiting[index][1] is sequence, "only who waits can be taken"
+        assert self._waiting[index][1] is sequence, "the sequence does not wait"
         del self._waiting[index]
 
     def finish(self, sequence: Sequence) -> None:
-        """It is over with; its group's turn goes with its last member."""
+        """Remove a finished sequence from its group; drop the group when it is empty."""
         group = sequence.client, sequence.group
         self._group_sizes[group] -= 1
         if not self._group_sizes[group]:

@@ -1,16 +1,16 @@
-"""Which sequences run, and what a step's result means for them. Pure Python over token ids.
+"""Scheduler: admits sequences, plans steps, and applies their results. Pure Python over token ids.
 
-A step mixes the tokens of every sequence that decodes with pieces of prompts still to be read:
+A step mixes the tokens of every decoding sequence with chunks of prompts:
 
     slot 0  ·········■           decode: one token, or several that a constraint forces
-    slot 1  ····■■■■■■           the last piece of a prompt: sampled too
-    slot 2  ■■■■■■····           a piece: nothing to sample yet
+    slot 1  ····■■■■■■           the last chunk of a prompt: sampled too
+    slot 2  ■■■■■■····           a chunk: nothing to sample yet
     slot 3  ·····                paused: its memory is kept, it computes nothing
 
-At most `slots` sequences run side by side; the slots beyond that many keep what is paused, and histories whose start
-somebody may need again. Chat is admitted before batch and takes the place of the youngest batch sequence if it must. Who
-waits for a text that somebody is just reading waits for that, and then forks it. A sequence that is `exclusive` has every
-other step to itself: if it ends the engine, it is known which one it was, and the others hardly wait for it meanwhile.
+At most `slots` sequences run side by side; the slots beyond that keep paused sequences, and histories that later prompts may
+reuse. Chat is admitted before batch and preempts the youngest batch sequence if necessary. A sequence waits while its
+prefix is being prefilled, then copies that slot. A sequence that is `exclusive` has every other step to itself: if it crashes the
+engine, the crash is attributed to it, and the other sequences are hardly delayed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _LOOK_AHEAD: Final = 4
 
 
 class Scheduler:
-    """Who waits, who runs, who is paused. `is_end` says whether a token ends a generation."""
+    """The waiting, running and paused sequences of one engine. `is_end` is true for a token that ends a generation."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Scheduler:
         self._admissions = itertools.count(1)
         self._was_exclusive = False
 
-    # --- who is here -------------------------------------------------------------------------------------------------
+    # --- sequences ---------------------------------------------------------------------------------------------------
 
     @property
     def running(self) -> list[Sequence]:
@@ -77,30 +77,30 @@ class Scheduler:
 
     @property
     def num_running(self) -> int:
-        """How many compute."""
+        """Number of sequences that compute."""
         return len(self._running)
 
     @property
     def num_waiting(self) -> int:
-        """Sequences that do not compute now: without a slot, or paused in one."""
+        """Number of sequences that do not compute: without a slot, or paused in one."""
         return len(self._waiting) + len(self._paused)
 
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its prompt is not empty and leaves room for a token."""
-        assert 0 < len(sequence.tokens) < self._context_size, "checked before it came here"
+        assert 0 < len(sequence.tokens) < self._context_size, "the input processor checks the length"
         self._by_key.setdefault(sequence.key, []).append(sequence)
         self._waiting.add(sequence)
 
     def find(self, client: str, request_id: str) -> list[Sequence]:
-        """The sequences of a request that wait or run."""
+        """The waiting and running sequences of a request."""
         return list(self._by_key.get((client, request_id), ()))
 
     def of_client(self, client: str) -> list[Sequence]:
-        """Everything a client has here."""
+        """All sequences of a client."""
         return [sequence for found in self._by_key.values() for sequence in found if sequence.client == client]
 
     def release(self, sequence: Sequence) -> None:
-        """Forget a sequence, wherever it is. What it computed stays in its slot for whoever begins the same way."""
+        """Remove a sequence in any state. Its slot keeps what is computed, for prompts that begin the same way."""
         siblings = self._by_key.get(sequence.key, [])
         if sequence not in siblings:
             return
@@ -116,15 +116,15 @@ class Scheduler:
         self._kv_cache.release_slot(sequence)
 
     def reset_memory(self) -> None:
-        """The decoder's memory was cleared: whoever had some of it computes it again."""
+        """Queue all sequences again after the memory of the decoder was cleared; they compute their tokens anew."""
         for sequence in [*self._running, *self._paused]:
             self._requeue(sequence)
         self._kv_cache.reset()
 
-    # --- a step ------------------------------------------------------------------------------------------------------
+    # --- steps -------------------------------------------------------------------------------------------------------
 
     def admit(self) -> list[Sequence]:
-        """Let those run whose turn it is; returns who got a slot anew."""
+        """Preempt, resume and admit sequences; return those that got a slot."""
         self._kv_cache.tick()
         self._preempt_batch()
         self._resume_paused()
@@ -138,7 +138,7 @@ class Scheduler:
         return admitted
 
     def plan(self) -> StepPlan:
-        """The next step; empty when nothing runs."""
+        """Plan the next step; it is empty when no sequence runs."""
         if not self.num_waiting:
             self._kv_cache.defragment(self._running)
         members = self._step_members()
@@ -146,7 +146,7 @@ class Scheduler:
         return StepPlan(self._step_builder.build(members), self._kv_cache.take_forks(), shifts)
 
     def _step_members(self) -> list[Sequence]:
-        """Those who share the next step."""
+        """The sequences of the next step."""
         exclusive = next((sequence for sequence in self._running if sequence.exclusive), None)
         if exclusive is None:
             return self._running
@@ -155,9 +155,10 @@ class Scheduler:
         return [exclusive] if self._was_exclusive else others
 
     def apply(self, plan: StepPlan, sampled: list[SampleResult]) -> list[tuple[Sequence, list[int], SampleResult]]:
-        """Record a step: one result per sampled entry. Returns each sequence that grew, with its new tokens and where from.
+        """Record a step; return each sequence that has new tokens or failed, with its tokens and its result.
 
-        A sequence that reached its end has its `finish_reason`; it keeps its slot until `release`.
+        There is one result per sampled entry. A sequence that reached its end has its `finish_reason`; it keeps its slot until
+        `release`.
         """
         results = iter(sampled)
         grown = []
@@ -177,9 +178,9 @@ class Scheduler:
         return grown
 
     def evict(self) -> Fork:
-        """Give memory back when a step found no room: the history that was used longest ago, else a paused sequence.
+        """Free memory when a step found no room: the least recently used history, else a paused sequence.
 
-        Raises DecodeFailed when those who run have all of it.
+        Raises DecodeFailed when running sequences hold all of it.
         """
         fork = self._kv_cache.evict_history()
         if fork is not None:
@@ -191,13 +192,13 @@ class Scheduler:
         return self._kv_cache.clear_slot(slot)
 
     def check_integrity(self) -> None:
-        """What must hold between any two calls."""
-        assert len(self._running) <= self._max_running, "too many run"
+        """Check the invariants that hold between any two calls."""
+        assert len(self._running) <= self._max_running, "too many sequences run"
         known = {sequence for found in self._by_key.values() for sequence in found}
         placed = [*self._running, *self._paused]
         waiting = list(self._waiting)
         assert len(placed) + len(waiting) == len(known), "a sequence is in two places, or in none"
-        assert {*placed, *waiting} == known, "a sequence is somewhere unknown"
+        assert {*placed, *waiting} == known, "a placed or waiting sequence is unknown"
         assert all(sequence.slot is None and sequence.num_computed == 0 for sequence in waiting), (
             "computed without a slot"
         )
@@ -206,9 +207,9 @@ class Scheduler:
     # --- admission ---------------------------------------------------------------------------------------------------
 
     def _preempt_batch(self) -> None:
-        """Chat that waits takes the places of the youngest batch sequences.
+        """Pause the youngest batch sequences in favour of waiting chat.
 
-        One whose context was shifted stays: it could not be computed again if its slot were needed.
+        A sequence with a shifted context stays: it could not be computed again if its slot were needed.
         """
         waiting = sum(1 for _ in itertools.takewhile(_is_chat, itertools.islice(self._waiting, self._max_running)))
         for _ in range(waiting - (self._max_running - len(self._running))):
@@ -220,18 +221,18 @@ class Scheduler:
             self._paused.append(youngest)
 
     def _resume_paused(self) -> None:
-        """Who was paused goes on before anybody new begins, but after chat."""
+        """Resume paused sequences: before any new sequence starts, but after chat."""
         self._paused.sort(key=lambda sequence: sequence.admission)
         while self._paused and len(self._running) < self._max_running and not self._waiting.has_chat:
             self._running.append(self._paused.pop(0))
 
     def _candidates(self) -> list[Sequence]:
-        """Those whose turn it is, and a few more in case somebody waits for a text that is being read."""
+        """The next sequences to admit, and a few more in case some of these must wait for a prefix."""
         free = self._max_running - len(self._running)
         return list(itertools.islice(self._waiting, free + _LOOK_AHEAD)) if free > 0 else []
 
     def _should_wait_for_prefix(self, sequence: Sequence) -> bool:
-        """Is somebody just reading what this one needs? Then it waits, and forks."""
+        """Is a running sequence prefilling a prefix that this one needs? Then it waits, and copies that slot."""
         if sequence.wants_prompt_logprobs:
             return False
         longest, prefilling = 0, None
@@ -252,7 +253,7 @@ class Scheduler:
         return prefilling.snapshot_at <= longest
 
     def _assign_slot(self, sequence: Sequence) -> bool:
-        """Give a slot, if need be that of somebody who is paused; False when none can be had."""
+        """Assign a slot, for chat also that of a paused sequence; False when there is none."""
         if not self._kv_cache.assign_slot(sequence, self._running):
             if not self._paused or not _is_chat(sequence):
                 return False
@@ -266,7 +267,7 @@ class Scheduler:
         return True
 
     def _requeue(self, sequence: Sequence) -> None:
-        """Take its slot away; it waits at its old turn and will compute its tokens again."""
+        """Release the slot of a sequence and queue it at its old position; it computes its tokens again."""
         (self._running if sequence in self._running else self._paused).remove(sequence)
         self._kv_cache.release_slot(sequence)
         sequence.num_computed = 0
@@ -276,7 +277,7 @@ class Scheduler:
     # --- results -----------------------------------------------------------------------------------------------------
 
     def _append(self, sequence: Sequence, result: SampleResult) -> list[int]:
-        """Add new tokens until one ends the answer; returns those that were added."""
+        """Append new tokens up to the one that ends the output; return the appended ones."""
         new: list[int] = []
         for token in result.tokens:
             sequence.tokens.append(token)
@@ -285,7 +286,7 @@ class Scheduler:
             if sequence.finish_reason is not None:
                 break
         if result.is_complete and len(new) == len(result.tokens):
-            sequence.finish_reason = FinishReason.STOP  # at a limit too: there is no more to come
+            sequence.finish_reason = FinishReason.STOP  # even at a limit: the constraint allows no more
         sequence.num_computed = min(sequence.num_computed, len(sequence.tokens))
         return new
 
@@ -299,7 +300,7 @@ class Scheduler:
         return None
 
     def _may_shift(self, sequence: Sequence) -> bool:
-        """A constrained answer cannot lose its middle, and would come in pieces too long for what is left."""
+        """A constrained output cannot lose its middle, and forced tokens may exceed the room that a shift leaves."""
         return self._shifts_context and sequence.constraint is None
 
     def _is_full(self, sequence: Sequence) -> bool:

@@ -1,7 +1,4 @@
-"""A request's answer being generated: its tokens, how far they are computed, and where it goes.
-
-Knows token ids. Owned by the scheduler, which alone changes it.
-"""
+"""A sequence: one output being generated, with its tokens and its progress. Only the scheduler changes it."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from engine.types import FinishReason, Priority, SamplingParams, TokenLogprob
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
-    """`tokens` is prompt and answer; `num_computed` of them are in the slot's memory.
+    """`tokens` are prompt and output; `num_computed` of them are in the memory of the slot.
 
-    `index` is its place among the answers to one request, `spec` what these may hold, `constraint` how far this one has come
-    in what it must look like.
+    `index` is the position among the choices of the request, `spec` describes the allowed output, and `constraint` is the
+    state of this output in its grammar.
     """
 
     client: str
@@ -50,25 +47,25 @@ class Sequence:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What a cancel names: the request, with all its answers."""
+        """Client and id of the request, which all its choices share."""
         return self.client, self.request_id
 
     @property
     def num_generated(self) -> int:
-        """Tokens of the answer, an end-of-generation token included."""
+        """Tokens of the output, including an end-of-generation token."""
         return len(self.tokens) - self.num_prompt_tokens
 
     @property
     def num_uncomputed(self) -> int:
-        """Tokens that are known and not yet computed: the rest of the prompt, or those just sampled or forced."""
+        """Tokens not yet computed: the rest of the prompt, or those just sampled or forced."""
         return len(self.tokens) - self.num_computed
 
     @property
     def wants_prompt_logprobs(self) -> bool:
-        """Does it want to know how likely its prompt is? Then all of that is computed, whatever a slot may hold."""
+        """Are the logprobs of the prompt requested? Then all of it is computed, and no slot is reused."""
         return self.echo and self.logprobs is not None
 
     @property
     def is_prefilling(self) -> bool:
-        """Is it still reading what it knew when it got its slot?"""
+        """Is the sequence still computing the tokens that it had when it got its slot?"""
         return self.num_computed < self.prefill_until

@@ -1,7 +1,6 @@
-"""Slots: the lanes of the model's memory, what each holds, and which one already holds the longest start of a prompt.
+"""Slots: the KV lanes of the model's memory, their contents, and the search for the longest cached prefix of a prompt.
 
-Knows token ids and slots. Knows nothing of text or models. A slot is free (nobody holds it; its history may still serve
-somebody), or held by a sequence that runs or is paused.
+A slot is free (its history can still be reused), or held by a running or paused sequence.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ _SHORT_TAIL: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTraits:
-    """What a model's memory allows.
+    """What the memory of a model allows.
 
-    `can_trim`: the end of a history can be removed; recurrent models cannot, so only a whole history is worth something.
-    `window`: how far back the model looks at most, 0 for everything; older positions may be gone (see `first_position`).
-    `is_split`: each slot has a stream of its own. Copying then costs, and slots side by side are computed together while a
-    gap between them costs a pass of its own.
+    `can_trim`: the end of a history can be removed; recurrent models cannot, so that only a whole history can be reused.
+    `window`: tokens that the model looks back at most, 0 for everything; older positions may be gone (see `first_position`).
+    `is_split`: each slot has a stream of its own. Then a copy has a cost, and neighbouring slots are computed together, while
+    a gap between them costs one more pass.
     """
 
     can_trim: bool = True
@@ -32,13 +31,13 @@ class MemoryTraits:
 
     @property
     def min_copy_tokens(self) -> int:
-        """A copy is worth it for this many tokens that need no computing; it is free in unified memory."""
+        """Tokens that a copy must save to be worth it; in unified memory a copy is free."""
         return 16 if self.is_split else 1
 
 
 @dataclass(frozen=True, slots=True)
 class Fork:
-    """After this, slot `target` holds exactly the first `length` tokens of slot `source`.
+    """After a fork, slot `target` holds exactly the first `length` tokens of slot `source`.
 
     With `source == target` the rest is trimmed; a `length` of 0 clears the target.
     """
@@ -50,8 +49,9 @@ class Fork:
 
 @dataclass(slots=True)
 class Slot:
-    """The first `num_valid` of `tokens` are in memory, computed for `tenant`; None is nobody, also where positions do not
-    match the tokens any more. `holder` runs or is paused here.
+    """The first `num_valid` of `tokens` are in memory, computed for `tenant`.
+
+    `tenant` is None in an empty slot, and where positions no longer match the tokens. `holder` runs or is paused in this slot.
     """
 
     index: int
@@ -62,12 +62,14 @@ class Slot:
     used_at: int = 0
 
     def clear(self) -> None:
-        """It holds nothing any more."""
+        """Drop the history."""
         self.tokens, self.num_valid, self.tenant = [], 0, None
 
 
 class SlotTable:
-    """All slots. `first_position(slot)` is the first position that its memory still has: 0 unless a window has passed it."""
+    """All slots. `first_position(slot)` is the first position that the memory of a slot still has: 0 unless a window has passed
+    it.
+    """
 
     def __init__(self, number: int, traits: MemoryTraits, first_position: Callable[[int], int]) -> None:
         self._slots = [Slot(index) for index in range(number)]
@@ -84,11 +86,11 @@ class SlotTable:
         return len(self._slots)
 
     def free(self) -> list[Slot]:
-        """Those nobody holds."""
+        """The slots that no sequence holds."""
         return [slot for slot in self._slots if slot.holder is None]
 
     def num_reusable(self, slot: Slot, sequence: Sequence) -> int:
-        """How many tokens of a prompt this slot's memory spares: at least the last one is always computed."""
+        """Tokens of a prompt that this slot saves; the last token is always computed."""
         if slot.tenant != sequence.tenant or not slot.num_valid or sequence.wants_prompt_logprobs:
             return 0
         most = min(slot.num_valid, len(sequence.tokens) - 1)
@@ -101,10 +103,10 @@ class SlotTable:
         return length
 
     def choose(self, sequence: Sequence, running: set[int]) -> tuple[Slot, Slot, int] | None:
-        """Where a sequence should go: (source, target, length), as in `Fork`; None when no slot is free.
+        """Choose a slot for a sequence: (source, target, length) as in `Fork`; None when no slot is free.
 
-        A free slot whose own history is the match is trimmed and used as it stands, when what would be lost is short;
-        else the match is copied to the free slot that is least worth keeping.
+        A free slot that itself holds the match is trimmed and used in place, when the rest that gets lost is short; else
+        the match is copied to the free slot with the lowest eviction cost.
         """
         free = self.free()
         if not free:
@@ -123,13 +125,13 @@ class SlotTable:
         return source, min(others, key=lambda slot: self._eviction_cost(slot, running)), longest
 
     def _is_short_tail(self, tail: int, used: int) -> bool:
-        """May what follows the match be lost? A state that cannot be trimmed is itself lost when it goes on."""
+        """May the tokens after the match be lost? A state that cannot be trimmed is lost as soon as it goes on."""
         return self._traits.can_trim and tail <= max(_SHORT_TAIL, used)
 
     def _eviction_cost(self, slot: Slot, running: set[int]) -> tuple[int, int, bool, int, int]:
-        """What using this slot for something else would cost: the least is chosen.
+        """The cost of using this slot for another sequence, as a sort key.
 
-        In split memory that is first how scattered those who run would be, gaps between them being filled before the ends.
+        In split memory the first criterion is how scattered the running sequences would be: gaps are filled before the ends.
         """
         runs = span = 0
         if self._traits.is_split:
@@ -139,7 +141,7 @@ class SlotTable:
 
 
 def common_prefix(one: list[int], other: list[int], most: int) -> int:
-    """Length of the common start, at most `most`; compares blocks, so it runs at the speed of C."""
+    """Length of the common prefix, at most `most`; compares blocks of tokens, which runs at the speed of C."""
     at = 0
     while at + _BLOCK <= most and one[at : at + _BLOCK] == other[at : at + _BLOCK]:
         at += _BLOCK
@@ -149,5 +151,5 @@ def common_prefix(one: list[int], other: list[int], most: int) -> int:
 
 
 def count_runs(slots: set[int]) -> int:
-    """How many runs of neighbours these slots form: each is a pass of its own in split memory."""
+    """Number of runs of neighbouring slots: each is a pass of its own in split memory."""
     return sum(slot - 1 not in slots for slot in slots)

@@ -1,6 +1,6 @@
-"""One step: what is copied between slots, which tokens are computed, and what came of it. Values only.
+"""The values of one step: copies between slots, the tokens to compute, and the results.
 
-What a step makes for each sequence is a `msgspec.Struct`, which costs a tenth of a frozen dataclass to make.
+Values that are made for each sequence are `msgspec.Struct`s, which cost a tenth of a frozen dataclass to make.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class Shift:
 class StepEntry(msgspec.Struct, frozen=True, gc=False):
     """`tokens` of a sequence at positions `start`… in its slot; the last `num_rows` of them give logits.
 
-    The last `num_drafts` tokens are guesses, to be kept as far as the model would have said the same. With
-    `wants_prompt_logprobs` every token is a row, since the prompt's own probabilities are asked for.
+    The last `num_drafts` tokens are drafts, which are kept as far as the model agrees. With `wants_prompt_logprobs` every
+    token is a row, since the logprobs of the prompt are requested.
     """
 
     sequence: Sequence
@@ -42,7 +42,7 @@ class StepEntry(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class StepPlan:
-    """Memory operations in order, then entries in the order they are computed in, never more tokens than the budget."""
+    """Memory operations in order, then entries in order of computation, with no more tokens than the budget."""
 
     entries: list[StepEntry]
     forks: list[Fork] = field(default_factory=list)
@@ -60,11 +60,11 @@ class StepPlan:
 
 
 class SampleResult(msgspec.Struct, frozen=True, gc=False):
-    """New tokens of one entry: accepted drafts, then the one sampled, then those its constraint forces.
+    """New tokens of one entry: accepted drafts, then the sampled token, then those that its constraint forces.
 
-    `logprobs` are of the sampled ones, in order, where they were asked for, `prompt_logprobs` of the tokens that were read. A
-    chunk of a prompt that is only scored brings no token. `is_complete`: the constraint allows no more.
-    `failure`: the answer cannot go on; the others of the step can.
+    `logprobs` are those of the sampled tokens, in order, where requested; `prompt_logprobs` those of prompt tokens. A prompt
+    chunk that only computes logprobs gives no token. `is_complete`: the constraint allows no more tokens. `failure`: this
+    output cannot go on; the other outputs of the step can.
     """
 
     tokens: list[int]

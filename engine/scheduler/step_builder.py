@@ -1,7 +1,7 @@
-"""What goes into a step: the tokens of everybody who decodes, and pieces of prompts under a budget.
+"""Step builder: chooses the tokens of a step, those of all decoding sequences and prompt chunks under a budget.
 
-Knows running sequences and budgets; nothing of queues. A step has at most `batch_tokens`, of which `prefill_tokens` of prompts;
-each sequence that decodes has its share of the former, so that forced tokens and guesses of all of them always fit.
+A step has at most `batch_tokens`, of which `prefill_tokens` belong to prompts. Each decoding sequence has its share of
+`batch_tokens`, so that the forced tokens and drafts of all of them always fit.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.scheduler.step import StepEntry
 from engine.scheduler.step_order import order_entries
 from engine.types import Priority
 
-# Rows of logits a step has beyond one (and its drafts) for each slot: for a prompt whose own probabilities are asked for.
+# Rows of logits beyond one (and its drafts) per slot, for a prompt with logprobs of its own.
 PROMPT_LOGPROB_ROWS: Final = 32
 _INTERACTIVE_DIVISOR: Final = 4
 _MAX_FORCED: Final = 64
@@ -23,7 +23,7 @@ _MAX_SPECULATING: Final = 2
 
 
 class StepBuilder:
-    """Entries of steps. At most `slots` sequences are in one."""
+    """Builds the entries of steps with at most `slots` sequences."""
 
     def __init__(
         self, *, slots: int, context_size: int, batch_tokens: int, prefill_tokens: int, max_drafts: int
@@ -38,7 +38,7 @@ class StepBuilder:
         self._proposers: dict[Sequence, NgramProposer] = {}
 
     def build(self, running: list[Sequence]) -> list[StepEntry]:
-        """In the order in which split memory computes them in few passes."""
+        """Return the entries, in the order in which split memory computes them in the fewest passes."""
         decoding = [sequence for sequence in running if not sequence.is_prefilling]
         entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
         budget = self._batch_tokens - sum(len(entry.tokens) for entry in entries)
@@ -47,12 +47,12 @@ class StepBuilder:
         return order_entries(entries)
 
     def record_accepted(self, sequence: Sequence, num_accepted: int) -> None:
-        """So many of its last guesses were right."""
+        """Record how many drafts of the last step were accepted."""
         if (proposer := self._proposers.get(sequence)) is not None:
             proposer.record_accepted(num_accepted)
 
     def discard(self, sequence: Sequence) -> None:
-        """It is over."""
+        """Drop the drafting state of a finished sequence."""
         self._proposers.pop(sequence, None)
 
     def _decode(self, sequence: Sequence, num_decoding: int) -> StepEntry:
@@ -66,7 +66,7 @@ class StepBuilder:
         return StepEntry(sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafts, rows, len(drafts))
 
     def _propose_drafts(self, sequence: Sequence) -> list[int]:
-        """Guesses at what comes next, for a sequence that decodes (nearly) alone and so leaves the processor idle."""
+        """Draft tokens for a sequence that decodes (nearly) alone and so leaves the device idle."""
         if not self._max_drafts or sequence.constraint is not None:
             return []
         proposer = self._proposers.get(sequence)
@@ -78,20 +78,20 @@ class StepBuilder:
         return proposer.propose(min(self._max_drafts, room))
 
     def _prefill_budget(self, decoding: list[Sequence]) -> int:
-        """Prompts are read in smaller pieces while somebody watches an answer grow."""
+        """Prompt tokens of a step: fewer while a chat decodes, since its tokens wait for the step to end."""
         if any(sequence.priority is Priority.CHAT for sequence in decoding):
             return max(1, self._prefill_tokens // _INTERACTIVE_DIVISOR)
         return self._prefill_tokens
 
     def _prefill_all(self, prefilling: list[Sequence], budget: int) -> list[StepEntry]:
-        """Pieces of prompts: chat alone while there is any, each group in order of admission."""
+        """Prompt chunks in order of admission: only those of chat while there is any."""
         chat = [sequence for sequence in prefilling if sequence.priority is Priority.CHAT]
         entries: list[StepEntry] = []
         for sequence in sorted(chat or prefilling, key=lambda sequence: sequence.admission):
             if budget <= 0:
                 break
             if sequence.wants_prompt_logprobs and any(entry.wants_prompt_logprobs for entry in entries):
-                continue  # rows are dear: one at a time
+                continue  # rows are expensive: one such prompt per step
             entry = self._prefill(
                 sequence, min(budget, PROMPT_LOGPROB_ROWS) if sequence.wants_prompt_logprobs else budget
             )

@@ -1,16 +1,16 @@
-"""In which order a step's entries are computed, so that split memory takes few passes over the weights. Pure.
+"""Step order: sorts the entries of a step so that split memory takes few passes over the weights.
 
-llama.cpp computes streams side by side as long as each has a token left, and only while the next one's slot follows (its
-`split_equal`): an entry that is the shortest ends a pass for all, and parts those to its left from those to its right.
+llama.cpp computes streams side by side as long as each has a token left, and only while the slot of the next one follows (its
+`split_equal`): the shortest entry ends a pass for all, and separates the entries to its left from those to its right.
 
-    in order of slots       ■■■■■■■■        by kind, the last first    ■■■■■■■■
-    slot 0  answer          1                                          2
-    slot 1  answer          1                                          2
-    slot 2  a prompt        1222222…                                   1111111…
-    slot 3  a prompt        1222222…                                   1111111…
+    in order of slots       ■■■■■■■■        by length, the last run first  ■■■■■■■■
+    slot 0  decode          1                                              2
+    slot 1  decode          1                                              2
+    slot 2  prompt          1222222…                                       1111111…
+    slot 3  prompt          1222222…                                       1111111…
 
-Two passes either way, but on the right a prompt is read in one piece, which llama.cpp's attention does in tiles if it has 64
-tokens or more. Where answers are on both sides of a prompt, only the order of slots computes them in one pass.
+Both orders take two passes, but the right one computes a prompt in one piece, which the attention of llama.cpp does in tiles
+from 64 tokens on. With decodes on both sides of a prompt, only the order of slots computes these in one pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.scheduler.step import StepEntry
 
 
 def order_entries(entries: list[StepEntry]) -> list[StepEntry]:
-    """The entries in the order that takes fewer passes."""
+    """Return the entries in the order that takes fewer passes."""
     in_order = sorted(entries, key=lambda entry: entry.slot)
     if len({len(entry.tokens) for entry in entries}) < 2:
         return in_order
@@ -32,7 +32,7 @@ def order_entries(entries: list[StepEntry]) -> list[StepEntry]:
 
 
 def _runs(entries: list[StepEntry]) -> list[list[StepEntry]]:
-    """Entries of neighbouring slots with as many tokens each."""
+    """Runs of entries in neighbouring slots with equally many tokens."""
     runs = [[entries[0]]]
     for last, entry in pairwise(entries):
         if entry.slot == last.slot + 1 and len(entry.tokens) == len(last.tokens):
@@ -43,7 +43,7 @@ def _runs(entries: list[StepEntry]) -> list[list[StepEntry]]:
 
 
 def _num_passes(left: list[tuple[int, int]], *, most: int) -> int:
-    """How many passes the order of slots takes, counted up to `most`; `left` are slots and their numbers of tokens."""
+    """Number of passes in order of slots, counted up to `most`; `left` are slots and their numbers of tokens."""
     passes = 0
     while left and passes < most:
         passes += 1
