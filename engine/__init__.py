@@ -1,1 +1,1 @@
-"""Continuous batching on llama.cpp, in a process of its own. Imports nothing of the other rooms but failpoints."""
+"""The inference engine: continuous batching on llama.cpp in its own process. Of the other rooms it imports only failpoints."""

@@ -1,6 +1,6 @@
-"""`python -m engine MODEL.gguf`: chat with a model in this terminal; no database, no queue, no sockets.
+"""Chat with a model in the terminal, without database, queue or sockets: `python -m engine MODEL.gguf`.
 
-`--fake` needs no model. An empty line or Ctrl-D ends it, `/new` forgets the conversation.
+`--fake` needs no model. `/new` starts a new conversation; an empty line or Ctrl-D ends the program.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ class Conversation:
         encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
         grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
         self._input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
-        self._engine = EngineLoop(backend, config, self._take, idle=lambda: None)
+        self._engine = EngineLoop(backend, config, self._collect, idle=lambda: None)
         self._sampling = sampling
         self._messages: list[dict[str, Any]] = []  # Any: fields a template may use
         self._ended: Finished | Failed | None = None
 
-    def forget(self) -> None:
-        """Start anew."""
+    def clear(self) -> None:
+        """Start a new conversation."""
         self._messages.clear()
 
-    def ask(self, text: str) -> Finished | Failed:
-        """Print the answer as it comes; raises EngineError for a prompt that does not fit."""
+    def send(self, text: str) -> Finished | Failed:
+        """Send a message and print the answer as it is generated; raises EngineError for a prompt that does not fit."""
         messages = [*self._messages, {"role": "user", "content": text}]
         request = Request(id="1", prompt=ChatPrompt(messages=messages), sampling=self._sampling, stream=True)
         self._engine.inbox.put(AddRequest(self._input_processor.process(_CLIENT, request)))
@@ -50,7 +50,7 @@ class Conversation:
             self._messages = [*messages, {"role": "assistant", "content": self._ended.text}]
         return self._ended
 
-    def _take(self, _: str, items: list[Output]) -> None:
+    def _collect(self, _: str, items: list[Output]) -> None:
         for item in items:
             if isinstance(item, Delta):
                 print(item.text, end="", flush=True)
@@ -59,7 +59,7 @@ class Conversation:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m engine", description="Chat with a GGUF model in this terminal.")
     parser.add_argument("model", nargs="?", default="", help="a GGUF file")
     parser.add_argument("--fake", action="store_true", help="answer without a model")
@@ -86,10 +86,10 @@ def main() -> None:
         sys.exit(str(error))
     while text := _read():
         if text == "/new":
-            conversation.forget()
+            conversation.clear()
             continue
         try:
-            ended = conversation.ask(text)
+            ended = conversation.send(text)
         except EngineError as error:
             print(error)
             continue

@@ -1,4 +1,4 @@
-"""How one engine is set up. The engine takes this and never looks at the environment."""
+"""Configuration of one engine, independent of the environment."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ AUTO_SLOTS: Final = 0
 
 
 class BackendKind(StrEnum):
-    """What decodes: llama.cpp, or the deterministic stand-in that ships with the code."""
+    """The backend: llama.cpp, or the deterministic fake that needs no model."""
 
     LLAMA = "llama"
     FAKE = "fake"
 
 
 class Switch(StrEnum):
-    """Something that the engine uses where it pays, unless told."""
+    """A feature that is on, off, or on where llama.cpp supports it (AUTO)."""
 
     AUTO = "auto"
     ON = "on"
@@ -34,7 +34,7 @@ class KvLayout(StrEnum):
 
 
 class KvType(StrEnum):
-    """What the numbers of keys or values are stored as, by llama.cpp's names."""
+    """Number format of keys or values, by the names of llama.cpp."""
 
     F32 = "f32"
     F16 = "f16"
@@ -46,7 +46,7 @@ class KvType(StrEnum):
 
 
 class Pooling(StrEnum):
-    """How the vectors of a text's tokens become its embedding; AUTO is the model's own way, else the mean."""
+    """The way to combine token vectors into one embedding; AUTO is the way of the model, else the mean."""
 
     AUTO = "auto"
     MEAN = "mean"
@@ -55,21 +55,21 @@ class Pooling(StrEnum):
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):
-    """A GGUF of low-rank changes to the model's matrices, added `scale` times."""
+    """A GGUF of low-rank changes to the matrices of the model, added `scale` times."""
 
     path: str
     scale: float = 1.0
 
 
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
-    """One engine: one model on one device, `slots` sequences side by side.
+    """One engine: one model on one device, with `slots` sequences side by side.
 
-    `context_size` is the room of one sequence in tokens; `endpoint` is a directory that holds the engine's Unix sockets.
-    `slots` of AUTO_SLOTS is as many as memory holds; `spare_slots` keep paused and idle histories, None is the engine's choice.
-    A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time; `prefill_tokens` of prompts are
-    read in one step at most, so that those who decode wait no longer than that. `threads` decode and `threads_batch` read
-    prompts; 0 is one per core, and as many as `threads`. `stopwords` end every answer of this model.
-    `step_seconds` is the fake's time per step. A step of more than `hang_seconds` ends the process.
+    `context_size` is the room of one sequence in tokens; `endpoint` is a directory with the Unix sockets of the engine.
+    `slots` of AUTO_SLOTS is as many as memory holds; `spare_slots` keep paused and idle histories, None lets the engine
+    choose. A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time, and `prefill_tokens` of
+    prompts at most, which limits how long decoding sequences wait. `threads` decode and `threads_batch` compute prompts; 0 is
+    one per core, and as many as `threads`. `speculation` drafts tokens from the prompt. `stopwords` end every output of this
+    model. `step_seconds` is the time per step of the fake. A step of more than `hang_seconds` ends the process.
     """
 
     model: str

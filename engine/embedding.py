@@ -1,6 +1,6 @@
-"""Embeddings: from a request's inputs to vectors of length 1, cut to the dimensions that were asked for.
+"""Embedding queue: turns the inputs of requests into vectors of length 1, cut to the requested dimensions.
 
-Knows token ids and vectors; how they are computed is behind `Embedder`. Vectors are float32, (inputs, dimensions).
+Vectors are float32 of shape (inputs, dimensions).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ _CHUNK: Final = 32
 
 
 def encode_inputs(request: EmbedRequest, tokenizer: Tokenizer, max_tokens: int) -> list[list[int]]:
-    """Token ids of each input, with the marks the model puts around a text. Any thread may call it.
+    """Encode each input, with the tokens that the model adds around a text; may be called from any thread.
 
-    Raises InvalidPrompt, and PromptTooLong for one of more than `max_tokens`: before anything is computed for the others.
+    Raises InvalidPrompt, and PromptTooLong for an input of more than `max_tokens`, before any vector is computed.
     """
     prompts = [_encode(prompt, tokenizer) for prompt in request.inputs]
     if (longest := max(map(len, prompts), default=0)) > max_tokens:
@@ -44,14 +44,14 @@ class _Job:
 
 
 class EmbeddingQueue:
-    """Requests for embeddings, a few prompts at a time, so that those who generate wait for no more than that."""
+    """Embedding requests, computed a few prompts at a time so that generation is delayed by no more than that."""
 
     def __init__(self, embedder: Embedder) -> None:
         self._embedder = embedder
         self._jobs: list[_Job] = []
 
     def add(self, client: str, request: EmbedRequest, prompts: list[list[int]]) -> None:
-        """Queue a request whose inputs are encoded: chat before batch, each in order of arrival."""
+        """Queue a request with encoded inputs: chat before batch, each in order of arrival."""
         is_urgent = request.priority is Priority.CHAT
         overtaken = [
             job for job in self._jobs if is_urgent and job.request.priority is Priority.BATCH and not job.parts
@@ -60,7 +60,7 @@ class EmbeddingQueue:
         self._jobs.insert(index, _Job(client, request, prompts))
 
     def cancel(self, client: str, request_ids: list[str] | None) -> list[str]:
-        """Drop a client's requests; None is all of them. Returns the ids of those that were here."""
+        """Remove requests of a client, all of them for None; return the ids of the removed ones."""
         cancelled = [
             job for job in self._jobs if job.client == client and (request_ids is None or job.request.id in request_ids)
         ]
@@ -70,11 +70,11 @@ class EmbeddingQueue:
 
     @property
     def next_key(self) -> RequestKey | None:
-        """Client and id of the request that is next; None: nothing to do."""
+        """Client and id of the first request; None when the queue is empty."""
         return (self._jobs[0].client, self._jobs[0].request.id) if self._jobs else None
 
     def run_chunk(self) -> tuple[str, Embedded | Failed | None] | None:
-        """Compute a piece of the first request; returns its client and its end, if that was it. None: nothing to do."""
+        """Compute a chunk of the first request; return its client, and its result when it ends. None when the queue is empty."""
         if not self._jobs:
             return None
         job = self._jobs[0]

@@ -1,4 +1,4 @@
-"""What can go wrong in an engine, as its clients are told: `code` and `param` are what an API error needs."""
+"""Errors of an engine, as its clients get them: `code` and `param` become those of an API error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class PromptTooLong(EngineError):
 
 
 class InvalidConstraint(EngineError):
-    """What the answer must look like cannot be understood, is not supported, or is too large."""
+    """The required form of the answer cannot be parsed, is not supported, or is too large."""
 
     code = "invalid_schema"
 

@@ -1,4 +1,4 @@
-"""What an engine has to say to whoever reads its log. Knows standard error, which may be a file on a full disk."""
+"""Log of an engine: standard error, which may be a file on a full disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def log_stderr(text: str) -> None:
-    """Say it; when it cannot be written it is lost, since no thread may end over that."""
+    """Write text to standard error; drop it if that fails, since no thread may end because of a log line."""
     with suppress(OSError):
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -1,7 +1,6 @@
-"""The engine: inbox → admit → plan → decode → sample → emit, on the one thread that owns the model.
+"""Engine loop: inbox → admit → plan → decode → sample → emit, on the one thread that owns the model.
 
-Knows sequences and their outputs; nothing of sockets. Everyone else hands it values through its inbox; what it has to say goes to
-`emit`, once per step and client.
+Other threads put commands into its inbox. It passes outputs to `emit`, once per step and client.
 """
 
 from __future__ import annotations
@@ -31,14 +30,14 @@ RecordInflight = Callable[[list[RequestKey]], None]
 
 @dataclass(frozen=True, slots=True)
 class AddRequest:
-    """The sequences of one request: one for each answer it asks for."""
+    """Generate the sequences of one request: one for each of its choices."""
 
     sequences: list[Sequence]
 
 
 @dataclass(frozen=True, slots=True)
 class AddEmbedding:
-    """Inputs to embed, encoded."""
+    """Embed the encoded inputs of a request."""
 
     client: str
     request: EmbedRequest
@@ -55,7 +54,7 @@ class CancelRequests:
 
 @dataclass(frozen=True, slots=True)
 class StartStreaming:
-    """Stream these requests of a client from here on."""
+    """Stream these requests of a client from now on."""
 
     client: str
     request_ids: list[str]
@@ -63,7 +62,7 @@ class StartStreaming:
 
 @dataclass(frozen=True, slots=True)
 class RunInLoop:
-    """Run something on the loop's thread, between steps."""
+    """Run a function on the thread of the loop, between steps."""
 
     action: Callable[[], None]
 
@@ -113,7 +112,7 @@ class EngineLoop:
         self._pending_outputs: dict[str, list[Output]] = {}
 
     def run(self, is_stopping: Callable[[], bool], *, idle_seconds: float) -> None:
-        """Step until told to stop; `idle` is called at least every `idle_seconds`, busy or not."""
+        """Run steps until `is_stopping`; call `idle` at least every `idle_seconds`, also while busy."""
         due = time.monotonic() + idle_seconds
         while not is_stopping():
             if not self.run_once():
@@ -123,7 +122,7 @@ class EngineLoop:
                 due = time.monotonic() + idle_seconds
 
     def run_once(self) -> bool:
-        """Take what is in the inbox and do one step; False when there was nothing to compute."""
+        """Handle the commands in the inbox and run one step; False when there was nothing to compute."""
         self._num_iterations += 1
         self.current_iteration = self._num_iterations
         try:
@@ -138,13 +137,13 @@ class EngineLoop:
         try:
             return self._embed() | self.step()
         except MemoryError:
-            raise  # of all exceptions this one is the process's: what it was at is in the ledger
-        except Exception as error:  # whatever it is, it must not take the other requests' engine down
+            raise  # ends the process; the in-flight log names the requests of this step
+        except Exception as error:  # an unexpected error must not end the engine for the other requests
             self._recover(error)
             return True
 
     def step(self) -> bool:
-        """One decode."""
+        """Run one step of the decoder."""
         self._open_sequences(self.scheduler.admit())
         plan = self.scheduler.plan()
         self._record([entry.sequence for entry in plan.entries])
@@ -154,9 +153,7 @@ class EngineLoop:
         decoded = self.scheduler.apply(plan, self._decode(plan))
         failpoint(Point.ENGINE_STEPPED)
         for sequence, tokens, sampled in decoded:
-            if self._output_processor.is_active(
-                sequence
-            ):  # its request may have failed with another answer of this step
+            if self._output_processor.is_active(sequence):  # another choice of this step may have failed the request
                 self._process_tokens(sequence, tokens, sampled)
         self.num_steps += 1
         return True
@@ -168,13 +165,13 @@ class EngineLoop:
             self._decoder.open(sequence)
 
     def _record(self, sequences: list[Sequence]) -> None:
-        """Note who is computed from here on."""
+        """Record the sequences that are computed from now on as in flight."""
         if sequences != self._recorded:
             self._recorded = sequences
             self._record_inflight([sequence.key for sequence in sequences])
 
     def _embed(self) -> bool:
-        """A piece of what is to be embedded."""
+        """Compute a chunk of the first embedding request."""
         if self._embeddings is None or (key := self._embeddings.next_key) is None:
             return False
         self._recorded = []
@@ -197,7 +194,7 @@ class EngineLoop:
                 self._decoder.update_memory([self.scheduler.evict()], [])
 
     def _process_tokens(self, sequence: Sequence, tokens: list[int], sampled: SampleResult) -> None:
-        """A sequence got tokens: show their text, and end it where it ends."""
+        """Turn the new tokens of a sequence into output, and finish the sequence at its end."""
         if sampled.failure is not None:
             self._fail(sequence.key, sampled.failure)
             return
@@ -232,7 +229,7 @@ class EngineLoop:
             case AddRequest(sequences=sequences):
                 self._add(sequences)
             case AddEmbedding(client=client, request=request, prompts=prompts):
-                assert self._embeddings is not None, "checked before it came here"
+                assert self._embeddings is not None, "the server accepts embeddings only with an embedder"
                 self._embeddings.add(client, request, prompts)
             case CancelRequests(client=client, request_ids=None):
                 self._cancel_embeddings(client, None)
@@ -251,7 +248,7 @@ class EngineLoop:
                 action()
 
     def _add(self, sequences: list[Sequence]) -> None:
-        """One that cannot even begin fails by itself: it has no slot yet, so nobody else is hurt."""
+        """Add a request. A request that cannot start fails by itself: it has no slot yet, so it affects no other request."""
         key = sequences[0].key
         if self.scheduler.find(*key):
             return
@@ -281,18 +278,18 @@ class EngineLoop:
                 self._pending_outputs.setdefault(client, []).append(cancelled)
 
     def _recover(self, error: Exception) -> None:
-        """A step failed: what ran is told so, the memory is cleared, those who waited go on."""
-        known = isinstance(error, EngineError)
+        """After a failed step, fail the running requests and clear the memory; waiting requests continue."""
+        is_engine_error = isinstance(error, EngineError)
         if not isinstance(error, DecodeFailed):
             log_stderr(traceback.format_exc())
-        message = str(error) if known else "The engine failed while it ran this request."
+        message = str(error) if is_engine_error else "The engine failed while it ran this request."
         for key in {sequence.key for sequence in self.scheduler.running}:
             self._fail(key, EngineError(message))
         self.scheduler.reset_memory()
         self._decoder.reset()
 
     def _fail(self, key: RequestKey, error: EngineError) -> None:
-        """A request ends without an answer, or without the rest of its answers."""
+        """End a request with an error, and drop its other choices."""
         client, request_id = key
         failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
         self._pending_outputs.setdefault(client, []).append(failed)

@@ -1,4 +1,4 @@
-"""The tokenizer of a model, as the engine uses it."""
+"""The tokenizer protocol, and the check of token ids."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from engine.errors import InvalidPrompt
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back. Every method may be called from any thread."""
+    """Converts text to token ids and back. Every method may be called from any thread."""
 
     @property
     def num_vocab(self) -> int:
-        """Token ids are below this."""
+        """Size of the vocabulary; token ids are below it."""
 
     @property
     def bos_text(self) -> str:
@@ -21,7 +21,7 @@ class Tokenizer(Protocol):
 
     @property
     def eos_text(self) -> str:
-        """Spelling of the token that ends one."""
+        """Spelling of the token that ends a text."""
 
     @property
     def special_texts(self) -> tuple[str, ...]:
@@ -29,19 +29,19 @@ class Tokenizer(Protocol):
 
     @property
     def chat_template(self) -> str | None:
-        """The model's own Jinja template."""
+        """Jinja chat template of the model; None when there is none."""
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """Token ids. With `special`, spellings of control tokens become those tokens; `add_bos` lets the model add its own."""
+        """Encode a text. `special` turns spellings of control tokens into those; `add_bos` lets the model add its own."""
 
     def piece(self, token: int) -> bytes:
-        """The bytes a token stands for; control tokens stand for none."""
+        """The bytes that a token stands for; none for a control token."""
 
     def is_end(self, token: int) -> bool:
         """Does this token end a generation?"""
 
 
 def check_token_ids(tokens: Collection[int], num_vocab: int, *, param: str) -> None:
-    """Raises InvalidPrompt about `param` for an id that is not in the vocabulary."""
+    """Raise InvalidPrompt about `param` for an id outside the vocabulary."""
     if tokens and not (min(tokens) >= 0 and max(tokens) < num_vocab):
         raise InvalidPrompt(f"Token ids must be from 0 to {num_vocab - 1}.", param=param)

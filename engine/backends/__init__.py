@@ -1,1 +1,1 @@
-"""The seam between the scheduler and a model, and the backends behind it."""
+"""Backends of the engine: the protocols, llama.cpp, and a fake."""

@@ -1,4 +1,4 @@
-"""The seam between the engine and what computes: a tokenizer, a decoder and an embedder, real or fake."""
+"""Protocols of a backend: a tokenizer, a decoder and an embedder."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from engine.tokenizer import Tokenizer
 
 
 class Decoder(Protocol):
-    """Computes steps. Used by the loop's thread only."""
+    """Computes steps. Only the thread of the loop uses it."""
 
     @property
     def build(self) -> str:
-        """What computes, with its version."""
+        """Name and version of the computing library."""
 
     @property
     def slots(self) -> int:
-        """Sequences that run side by side."""
+        """Number of sequences that run side by side."""
 
     @property
     def spare_slots(self) -> int:
-        """Slots beyond those."""
+        """Number of slots beyond those."""
 
     @property
     def traits(self) -> MemoryTraits:
-        """What its memory allows."""
+        """Properties of its memory."""
 
     @property
     def max_drafts(self) -> int:
-        """Most guessed tokens of one sequence in a step; 0 where guessing does not pay."""
+        """Maximum of draft tokens per sequence and step; 0 without speculation."""
 
     def first_position(self, slot: int) -> int:
-        """The first position that a slot's memory still has."""
+        """The first position that the memory of a slot still has."""
 
     def open(self, sequence: Sequence) -> None:
-        """A sequence will be sampled; called again when it had lost its slot."""
+        """Prepare to sample a sequence; called again after the sequence lost its slot."""
 
     def close(self, sequence: Sequence) -> None:
-        """It will not be any more; nothing happens when it never was opened."""
+        """Free the state of a sequence; no effect if it was never opened."""
 
     def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
         """Copy, trim, clear and shift slots, in order."""
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
-        """Compute a step's entries; one result for each sampled one, in order.
+        """Compute the entries of a step; return one result for each sampled entry, in order.
 
-        Raises NoRoom when memory is short and nothing was computed, DecodeFailed when the step is lost.
+        Raises OutOfKvMemory when memory is short and nothing was computed, DecodeFailed when the step is lost.
         """
 
     def reset(self) -> None:
-        """Clear every slot: at the beginning, and after a failed step."""
+        """Clear every slot: at the start, and after a failed step."""
 
 
 class Embedder(Protocol):
-    """Computes vectors. Used by the loop's thread only."""
+    """Computes vectors. Only the thread of the loop uses it."""
 
     @property
     def dimensions(self) -> int:
-        """Numbers of a vector."""
+        """Length of a vector."""
 
     @property
     def max_tokens(self) -> int:
-        """The longest prompt."""
+        """Maximum of tokens in a prompt."""
 
     def embed(self, prompts: list[list[int]]) -> NDArray[np.float32]:
-        """(prompts, dimensions), each of length 1. No prompt is longer than `max_tokens`. Raises DecodeFailed."""
+        """Return (prompts, dimensions), each of length 1. Prompts have at most `max_tokens`. Raises DecodeFailed."""
 
 
 class Backend(Protocol):
@@ -79,15 +79,15 @@ class Backend(Protocol):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """Text to ids and back."""
+        """Converts text to token ids and back."""
 
     @property
     def decoder(self) -> Decoder:
         """Computes steps."""
 
     def grammar_tokenizer(self) -> LLTokenizer:
-        """The vocabulary for constraints; takes up to a second."""
+        """Build the vocabulary for grammars; takes up to a second."""
 
     @property
     def embedder(self) -> Embedder | None:
-        """Computes vectors, where the model file asks for that."""
+        """Computes vectors; None unless the model file enables embeddings."""

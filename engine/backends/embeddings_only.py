@@ -1,4 +1,4 @@
-"""The decoder of a model that generates nothing."""
+"""The decoder of a model that generates no text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from engine.scheduler.step import SampleResult, Shift, StepPlan
 
 
 class EmbeddingsOnly:
-    """The decoder of a model that generates nothing: it has no slot, so nobody ever runs on it."""
+    """The decoder of a model that generates no text: it has no slot, so no sequence ever runs on it."""
 
     build = "embeddings"
     slots = 0
@@ -17,21 +17,15 @@ class EmbeddingsOnly:
     max_drafts = 0
 
     def first_position(self, slot: int) -> int:
-        """There are no slots."""
         raise AssertionError(slot)
 
-    def open(self, sequence: Sequence) -> None:
-        """Nobody comes here."""
+    def open(self, sequence: Sequence) -> None: ...
 
-    def close(self, sequence: Sequence) -> None:
-        """Nobody comes here."""
+    def close(self, sequence: Sequence) -> None: ...
 
-    def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
-        """There is no memory."""
+    def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None: ...
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
-        """There is nothing to run."""
         raise AssertionError(plan)
 
-    def reset(self) -> None:
-        """There is no memory."""
+    def reset(self) -> None: ...

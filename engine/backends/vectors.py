@@ -12,13 +12,13 @@ _TINY: Final = np.float32(1e-12)
 
 
 def normalised(vectors: Vectors) -> Vectors:
-    """Each vector at length 1; one of nothing but zeros stays as it is."""
+    """Scale each vector to length 1; a vector of zeros stays as it is."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.asarray(vectors / np.maximum(lengths, _TINY), np.float32)
 
 
 def shortened(vectors: Vectors, dimensions: int | None) -> Vectors:
-    """The first `dimensions` numbers of each vector, at length 1 again; None keeps all."""
+    """Keep the first `dimensions` numbers of each vector and scale to length 1 again; None keeps all."""
     if dimensions is None or dimensions == vectors.shape[1]:
         return vectors
     return normalised(vectors[:, :dimensions])

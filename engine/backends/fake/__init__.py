@@ -1,1 +1,1 @@
-"""A deterministic backend without a model: decodes from the prompt, with a configurable step time."""
+"""The fake backend: decodes deterministically from the prompt, without a model, with a configurable step time."""

@@ -1,8 +1,8 @@
-"""A model that needs no weights: its answer is decided by the prompt alone, at a step time you choose.
+"""A backend without weights: its output depends only on the prompt, and its time per step is configurable.
 
-Ships with the code so that everything above the engine can be tested and measured without llama.cpp.
-Tokens are bytes; answers are short words, after a reasoning where the prompt has opened one. Its memory is real: an answer is
-made from what lies in the slot, so a fork that copied the wrong thing says something else.
+It ships with the code so that everything above the engine can be tested and measured without llama.cpp.
+Tokens are bytes. The output is short words, after a reasoning text where the prompt opens one. The fake has a real memory:
+it derives the output from the content of the slot, so a wrong fork changes the output.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _WORDS: Final = b"mill race water wheel stone grain flour river stream gear sack
 
 
 class _Script(NamedTuple):
-    """What an answer says: a reasoning, or nothing, then the words from a place on."""
+    """The output of a sequence: the reasoning text, or nothing, then the list of words from `start` on."""
 
     reasoning: bytes
     start: int
 
 
 class FakeDecoder:
-    """Each sequence follows a script drawn from a hash of its prompt, whatever shares the step.
+    """Each sequence follows a script that depends on a hash of its prompt, not on the other sequences of a step.
 
-    `capacity` is the tokens that all slots hold together, as in unified memory; None is no limit.
+    `capacity` is the number of tokens that all slots hold together, as in unified memory; None is no limit.
     """
 
     build = "fake-3"
@@ -67,29 +67,29 @@ class FakeDecoder:
         self._scripts: dict[Sequence, _Script] = {}
 
     def first_position(self, slot: int) -> int:
-        """The first position a window leaves."""
+        """The first position that the window leaves."""
         window = self.traits.window
         return max(0, len(self._memory[slot]) - window) if window else 0
 
     def open(self, sequence: Sequence) -> None:
-        """Nothing to set up."""
+        """Do nothing: a script is made when it is first needed."""
 
     def close(self, sequence: Sequence) -> None:
-        """Forget its script."""
+        """Drop the script."""
         self._scripts.pop(sequence, None)
 
     def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
-        """Copy lists of tokens."""
+        """Copy and cut the lists of tokens."""
         for fork in forks:
             source = self._memory[fork.source]
-            assert fork.length <= len(source), "a fork of more than there is"
+            assert fork.length <= len(source), "a fork of more tokens than the slot holds"
             assert self.traits.can_trim or fork.length in (0, len(source)), "this memory cannot be trimmed"
             self._memory[fork.target] = source[: fork.length]
         for shift in shifts:
             del self._memory[shift.slot][shift.keep : shift.keep + shift.discard]
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
-        """One token of its script for each sampled entry, and those of its drafts that the script says too."""
+        """Give one token of its script to each sampled entry, and those of its drafts that match the script."""
         held = sum(map(len, self._memory)) + plan.num_tokens
         if self._capacity is not None and held > self._capacity:
             raise OutOfKvMemory
@@ -97,13 +97,12 @@ class FakeDecoder:
             time.sleep(self._step_seconds)
         for entry in plan.entries:
             memory = self._memory[entry.slot]
-            assert len(memory) == entry.start, "computed somewhere else than at the end of what is there"
+            assert len(memory) == entry.start, "an entry does not start at the end of its slot"
             memory.extend(entry.tokens)
         self.num_computed += plan.num_tokens
         return [self._sample(entry) for entry in plan.sampled]
 
     def reset(self) -> None:
-        """Clear every slot."""
         self._memory = [[] for _ in self._memory]
 
     def _sample(self, entry: StepEntry) -> SampleResult:
@@ -129,7 +128,7 @@ class FakeDecoder:
         return SampleResult(tokens, len(tokens) - 1, _logprobs(entry.sequence, tokens))
 
     def _constrained(self, sequence: Sequence, state: GrammarState) -> SampleResult:
-        """What the script says if it may; else the end if that may come; else the first byte that may."""
+        """The token of the script if the grammar allows it, else the end token, else the first allowed byte."""
         try:
             if state.is_finished:
                 return SampleResult([state.end_token])
@@ -141,7 +140,7 @@ class FakeDecoder:
             return SampleResult([], failure=error)
 
     def _script_token(self, sequence: Sequence, ahead: int) -> int:
-        """The next token: a reasoning's, then letters from a place in the list, 40 to 119 of them, then the end if it may."""
+        """The token `ahead` of the next one: reasoning, then 40 to 119 letters of the words, then the end unless `ignore_eos`."""
         script = self._scripts.get(sequence) or self._make_script(sequence)
         index = sequence.num_generated + ahead - len(script.reasoning)
         if index < 0:
@@ -151,8 +150,8 @@ class FakeDecoder:
         return _WORDS[(script.start + index) % len(_WORDS)]
 
     def _make_script(self, sequence: Sequence) -> _Script:
-        """From the prompt as its slot holds it."""
-        assert sequence.slot is not None, "sampled in a slot"
+        """Derive the script from the prompt as the slot holds it."""
+        assert sequence.slot is not None, "a sampled sequence has a slot"
         prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
         trigger_fault(bytes(token for token in prompt if token < BOS))
         tail = bytes(token for token in prompt[-2 * len(_THINK_TAG) :] if token < BOS)
@@ -163,7 +162,7 @@ class FakeDecoder:
 
 
 def _logprobs(sequence: Sequence, tokens: list[int]) -> list[TokenLogprob]:
-    """Of a model that has no doubts."""
+    """Logprobs of a model that is always certain."""
     if sequence.logprobs is None:
         return []
     certain = [TokenLogprob(piece=bytes((token,)) if token < BOS else b"", logprob=0.0) for token in tokens]
@@ -171,7 +170,7 @@ def _logprobs(sequence: Sequence, tokens: list[int]) -> list[TokenLogprob]:
 
 
 class FakeEmbedder:
-    """See `engine.backends.base.Embedder`: a random direction for each byte, added up, so texts of like letters are near."""
+    """Adds up a random direction for each byte, so that texts with similar letters have similar vectors."""
 
     dimensions = 64
 
@@ -180,8 +179,7 @@ class FakeEmbedder:
         self._directions = np.random.default_rng(0).standard_normal((FakeTokenizer.num_vocab, self.dimensions))
 
     def embed(self, prompts: list[list[int]]) -> Vectors:
-        """See `engine.backends.base.Embedder`."""
-        assert max(map(len, prompts), default=0) <= self.max_tokens, "checked before it came here"
+        assert max(map(len, prompts), default=0) <= self.max_tokens, "encode_inputs checks the length"
         sums = [self._directions[prompt].sum(axis=0) for prompt in prompts]
         return normalised(np.array(sums, np.float32).reshape(len(prompts), self.dimensions))
 
@@ -195,5 +193,4 @@ class FakeBackend:
         self.embedder = embedder
 
     def grammar_tokenizer(self) -> LLTokenizer:
-        """Its bytes, for constraints."""
         return fake_grammar_tokenizer(self.tokenizer)

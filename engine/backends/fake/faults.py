@@ -1,4 +1,4 @@
-"""Prompts that bring the fake down, each in its own way: for what stands above an engine and must outlive it."""
+"""Faults of the fake: prompts that crash, hang or fail the engine in different ways, for tests of the supervision above it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 
 def _crash(number: signal.Signals) -> None:
     os.kill(os.getpid(), number)
-    threading.Event().wait()  # it has come to this process, if not yet to this thread
+    threading.Event().wait()  # the signal may reach this thread a little later
 
 
 def _hang() -> None:
@@ -21,7 +21,7 @@ def _hang() -> None:
 
 
 def _fail() -> None:
-    raise RuntimeError("the prompt asked for it")
+    raise RuntimeError("fault requested by the prompt")
 
 
 def _run_out_of_memory() -> None:
@@ -29,7 +29,7 @@ def _run_out_of_memory() -> None:
 
 
 def _allocate_a_gigabyte() -> None:
-    """A gigabyte, of which nothing is touched: there is none only where the process may not have it."""
+    """Allocate a gigabyte without touching it: fails only where the address space is limited."""
     np.empty(1 << 30, np.uint8)
 
 
@@ -44,7 +44,7 @@ FAULTS: Final[dict[bytes, Callable[[], None]]] = {
 
 
 def trigger_fault(prompt: bytes) -> None:
-    """Do what a prompt asks for, if it asks for one of these."""
+    """Trigger the faults that the prompt names by their markers."""
     if b"<<" in prompt:
         for marker, fault in FAULTS.items():
             if marker in prompt:

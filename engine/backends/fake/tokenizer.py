@@ -1,4 +1,4 @@
-"""The fake model's tokenizer, one token per byte and two control tokens; also as a vocabulary for constraints."""
+"""Tokenizer of the fake: one token per byte and two control tokens; also as a vocabulary for grammars."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ class FakeTokenizer:
     chat_template = None
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """The bytes; control tokens only where asked for."""
         start = [BOS] if add_bos else []
         if not special or not any(spelling in text for spelling in self.special_texts):
             return [*start, *text.encode()]
@@ -33,16 +32,14 @@ class FakeTokenizer:
         return tokens
 
     def piece(self, token: int) -> bytes:
-        """The byte itself."""
         return bytes((token,)) if token < 256 else b""
 
     def is_end(self, token: int) -> bool:
-        """Only one token ends."""
         return token == END
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """The interface that llguidance expects of a tokenizer."""
 
     def __init__(self, tokenizer: FakeTokenizer) -> None:
         self._tokenizer = tokenizer
@@ -57,6 +54,6 @@ class _Vocabulary:
 
 
 def fake_grammar_tokenizer(tokenizer: FakeTokenizer) -> LLTokenizer:
-    """The fake's vocabulary; every byte is a token."""
+    """The vocabulary of the fake for grammars; every byte is a token."""
     vocabulary = _Vocabulary(tokenizer)
     return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=[vocabulary.eos_token_id])

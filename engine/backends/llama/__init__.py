@@ -1,1 +1,1 @@
-"""The llama.cpp backend, through llama-cpp-python's low-level API. No other package imports llama_cpp."""
+"""The llama.cpp backend, on the low-level API of llama-cpp-python. No other package of the product imports llama_cpp."""

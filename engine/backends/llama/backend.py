@@ -1,4 +1,4 @@
-"""A GGUF file, loaded: its tokenizer, its decoder, and what embeds with it."""
+"""The llama.cpp backend: loads a GGUF file with its tokenizer, decoder and embedder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ALL_LAYERS: Final = 999
 
 
 class LlamaBackend:
-    """See `engine.backends.base.Backend`."""
+    """A loaded GGUF file; raises ModelFailed when it cannot be used."""
 
     def __init__(self, config: EngineConfig) -> None:
         start_llama()
@@ -39,7 +39,6 @@ class LlamaBackend:
             self.decoder = LlamaDecoder(self._model, self.tokenizer, config)
 
     def grammar_tokenizer(self) -> LLTokenizer:
-        """See `engine.backends.base.Backend`."""
         return grammar_tokenizer(self.tokenizer)
 
 

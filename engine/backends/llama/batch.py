@@ -1,4 +1,4 @@
-"""llama.cpp's batch arrays, filled through numpy views of the same memory. Only sampled rows ask for logits."""
+"""The batch arrays of llama.cpp, filled through numpy views of the same memory. Only sampled rows request logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from engine.scheduler.step import StepEntry, StepPlan
 
 
 class Batch:
-    """One step's worth of tokens."""
+    """The tokens of one step."""
 
     def __init__(self, room: int) -> None:
         self.raw = llama.llama_batch_init(room, 0, 1)
@@ -21,13 +21,13 @@ class Batch:
         self.positions = _view(self.raw.pos, room, np.int32)
         self.wants_logits = _view(self.raw.logits, room, np.int8)
         self.slots = np.zeros(room, np.int32)
-        for index in range(room):  # each token's list of sequence ids is one cell of `_slots`
+        for index in range(room):  # the list of sequence ids of a token is one cell of `slots`
             cell = ctypes.cast(self.slots.ctypes.data + 4 * index, ctypes.POINTER(llama.llama_seq_id))
             self.raw.seq_id[index] = cell
         _view(self.raw.n_seq_id, room, np.int32)[:] = 1
 
     def fill(self, plan: StepPlan) -> list[int]:
-        """Write a step; returns the batch index of each sampled entry's first row."""
+        """Write a step; return the batch index of the first row of each sampled entry."""
         if all(len(entry.tokens) == 1 and entry.num_rows == 1 for entry in plan.entries):
             return self._fill_singles(plan.entries)
         rows, at = [], 0
@@ -45,7 +45,7 @@ class Batch:
         return rows
 
     def _fill_singles(self, entries: list[StepEntry]) -> list[int]:
-        """The step that is by far the most frequent: everybody decodes one token."""
+        """Write a step in which every sequence decodes one token, by far the most frequent kind."""
         number = len(entries)
         self.tokens[:number] = [entry.tokens[0] for entry in entries]
         self.positions[:number] = [entry.start for entry in entries]

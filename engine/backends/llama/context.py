@@ -1,4 +1,4 @@
-"""llama.cpp contexts of a model: one decodes, one embeds; both have the same KV types, flash attention and LoRA adapters."""
+"""llama.cpp contexts of a model, to decode and to embed, with the same KV types, flash attention and LoRA adapters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _POOLING: Final = {
 
 
 def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) -> Any:  # Any: pointers
-    """A new context that decodes `num_slots` sequences, with its LoRA adapters; raises ModelFailed."""
+    """Make a context that decodes `num_slots` sequences, with its LoRA adapters; raises ModelFailed."""
     threads = config.threads or len(os.sched_getaffinity(0))
     parameters = llama.llama_context_default_params()
     parameters.n_seq_max = num_slots
@@ -47,7 +47,7 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     parameters.n_ctx = config.context_size * (config.slots if parameters.kv_unified else num_slots)
     parameters.n_batch = config.batch_tokens
     parameters.n_ubatch = config.ubatch_tokens
-    # else room for the logits of a whole step is reserved
+    # by default llama.cpp reserves room for the logits of a whole step
     parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + PROMPT_LOGPROB_ROWS, config.batch_tokens)
     parameters.n_threads = threads
     parameters.n_threads_batch = config.threads_batch or threads
@@ -64,7 +64,7 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
 
 
 def embedding_context(model: Any, config: EngineConfig, max_tokens: int) -> Any:  # Any: pointers
-    """A new context that pools up to `max_tokens` tokens in one micro-batch, with its LoRA adapters; raises ModelFailed."""
+    """Make a context that pools up to `max_tokens` tokens in one micro-batch, with its LoRA adapters; raises ModelFailed."""
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max_tokens
     parameters.n_seq_max = MAX_EMBEDDED_SEQUENCES
@@ -84,16 +84,17 @@ def embedding_context(model: Any, config: EngineConfig, max_tokens: int) -> Any:
 
 
 def set_kv(parameters: Any, config: EngineConfig) -> None:  # Any: llama_context_params
-    """Types of keys and values, and whether attention is computed in one piece."""
+    """Set the types of keys and values, and flash attention."""
     parameters.type_k = _TYPES[config.cache_type_k]
     parameters.type_v = _TYPES[config.cache_type_v]
     parameters.flash_attn_type = _FLASH_ATTENTION[config.flash_attention]
 
 
 def attach(context: Any, model: Any, adapters: Sequence[LoraAdapter]) -> None:  # Any: pointers
-    """Load the adapters and use them for all that the context computes; raises ModelFailed.
+    """Load the adapters and apply them to all computations of the context; raises ModelFailed.
 
-    They belong to the model and are freed with it. Memory computed before has no part of them, so attach to a new context.
+    They belong to the model and are freed with it. Memory that was computed before lacks them, so attach them to a new
+    context.
     """
     if not adapters:
         return
@@ -118,10 +119,10 @@ def _load(model: Any, adapter: LoraAdapter) -> Any:  # Any: pointers
 
 
 def _pooling_type(model: Any, pooling: Pooling) -> int:  # Any: a pointer
-    """llama.cpp's number for a way to pool. Left to itself it would not pool where the model does not say how."""
+    """The number of a pooling type in llama.cpp, which by default does not pool if the model names no type."""
     own = metadata(model, "{}.pooling_type")
     if pooling is Pooling.AUTO and own == str(llama.LLAMA_POOLING_TYPE_RANK):
-        raise ModelFailed("This model ranks texts and has no embeddings, unless `pooling` in its file says how.")
+        raise ModelFailed("This model ranks texts and has no embeddings, unless its model file sets `pooling`.")
     if pooling is Pooling.AUTO and own in ("", str(llama.LLAMA_POOLING_TYPE_NONE)):
         pooling = Pooling.MEAN
     return _POOLING[pooling]

@@ -1,7 +1,7 @@
-"""Steps on llama.cpp: one context whose sequence ids are the slots, in unified memory or with a stream for each.
+"""The llama.cpp decoder: one context with the slots as sequence ids, in unified memory or with a stream for each slot.
 
-Unified memory shares cells between slots, so that a fork is free, but attention walks the cells of everybody. Split memory
-copies a whole stream for a fork, and attention walks its own cells; `docs/decisions/0004` says when which is better.
+Unified memory shares cells between slots, so that a fork is free, but attention walks the cells of all slots. Split memory
+copies a whole stream for a fork, and attention walks only its own cells; `docs/decisions/0004` compares the two.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MAX_DRAFTS: Final = 4
 
 
 class LlamaDecoder:
-    """See `engine.backends.base.Decoder`."""
+    """Computes and samples steps, and counts the seconds of both."""
 
     def __init__(self, model: Any, tokenizer: LlamaTokenizer, config: EngineConfig) -> None:  # Any: a pointer
         self.build = f"llama-cpp-python-{llama.__version__}"
@@ -48,19 +48,15 @@ class LlamaDecoder:
         self._sampler = Sampler(self._context, tokenizer, config.context_size, threads)
 
     def first_position(self, slot: int) -> int:
-        """See `engine.backends.base.Decoder`."""
         return int(llama.llama_memory_seq_pos_min(self._memory, slot))
 
     def open(self, sequence: Sequence) -> None:
-        """See `engine.backends.base.Decoder`."""
         self._sampler.open(sequence)
 
     def close(self, sequence: Sequence) -> None:
-        """See `engine.backends.base.Decoder`."""
         self._sampler.close(sequence)
 
     def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
-        """See `engine.backends.base.Decoder`."""
         for fork in forks:
             self._fork(fork)
         for shift in shifts:
@@ -69,7 +65,7 @@ class LlamaDecoder:
             llama.llama_memory_seq_add(self._memory, shift.slot, end, -1, -shift.discard)
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
-        """Decode, sample, and take back the drafts that were wrong."""
+        """Decode, sample, and remove rejected drafts from memory."""
         rows = self._batch.fill(plan)
         began = time.perf_counter()
         code = llama.llama_decode(self._context, self._batch.raw)
@@ -93,19 +89,18 @@ class LlamaDecoder:
         return sampled
 
     def reset(self) -> None:
-        """See `engine.backends.base.Decoder`."""
         llama.llama_memory_clear(self._memory, True)
 
     def _logits(self, num_rows: int) -> Logits:
         """The rows of this step, (num_rows, num_vocab), in batch order; waits for the device.
 
-        Views are kept, since making one takes longer than using it.
+        Views are cached, since making one takes longer than using it.
         """
         pointer = llama.llama_get_logits(self._context)
         key = ctypes.addressof(pointer.contents), num_rows
         view = self._views.get(key)
         if view is None:
-            if key[0] != self._address:  # the buffer was made anew, as it is when it grows
+            if key[0] != self._address:  # llama.cpp reallocates the buffer when it grows
                 self._views.clear()
                 self._address = key[0]
             view = self._views[key] = np.ctypeslib.as_array(pointer, shape=(num_rows, self._num_vocab))

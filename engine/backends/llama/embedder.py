@@ -1,8 +1,8 @@
-"""Embeddings on llama.cpp: a context of its own that pools each sequence's tokens into one vector.
+"""The llama.cpp embedder: a context of its own that pools the tokens of each sequence into one vector.
 
-llama.cpp pools what it computes in one go, so a prompt is never split: a batch holds whole prompts, all of it is one
-micro-batch, and the memory is one for all sequences (with a stream for each, unequal lengths would be split after all).
-Encoders such as BERT have no memory and see their text in both directions; llama.cpp takes care of that.
+llama.cpp pools within one computation, so a prompt is never split: a batch holds whole prompts and is one micro-batch, and all
+sequences share one memory (with a stream for each, unequal lengths would be split). Encoders such as BERT have no memory and
+attend in both directions, which llama.cpp handles.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from engine.errors import DecodeFailed
 
 
 class LlamaEmbedder:
-    """See `engine.backends.base.Embedder`. A batch is as long as the longest prompt may be: `context_size` bounds its memory."""
+    """Embeds prompts. A batch has room for the longest allowed prompt, so `context_size` limits its memory."""
 
     def __init__(self, model: Any, config: EngineConfig) -> None:  # Any: a pointer
         self.dimensions: int = llama.llama_model_n_embd_out(model)
@@ -33,12 +33,11 @@ class LlamaEmbedder:
 
     @property
     def has_memory(self) -> bool:
-        """Encoders have none, and generate nothing."""
+        """False for an encoder, which cannot generate."""
         return bool(self._memory)
 
     def embed(self, prompts: list[list[int]]) -> Vectors:
-        """See `engine.backends.base.Embedder`."""
-        assert max(map(len, prompts), default=0) <= self.max_tokens, "checked before it came here"
+        assert max(map(len, prompts), default=0) <= self.max_tokens, "encode_inputs checks the length"
         vectors = np.empty((len(prompts), self.dimensions), np.float32)
         at = 0
         for group in self._groups(prompts):
@@ -47,7 +46,7 @@ class LlamaEmbedder:
         return normalised(vectors)
 
     def close(self) -> None:
-        """Free the context; the model is somebody else's."""
+        """Free the context; the model stays loaded."""
         llama.llama_free(self._context)
 
     def _groups(self, prompts: list[list[int]]) -> Iterator[list[list[int]]]:
@@ -74,10 +73,10 @@ class LlamaEmbedder:
         if self._memory:
             llama.llama_memory_clear(self._memory, False)
         if not np.isfinite(vectors).all():
-            raise DecodeFailed("the model computed a vector that is not of numbers")
+            raise DecodeFailed("The model computed a vector with values that are not numbers.")
 
     def _fill(self, prompts: list[list[int]]) -> None:
-        """One sequence for each prompt; every token is pooled."""
+        """Write one sequence per prompt; every token is pooled."""
         batch, at = self._batch, 0
         for index, prompt in enumerate(prompts):
             end = at + len(prompt)

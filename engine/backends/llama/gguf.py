@@ -1,4 +1,4 @@
-"""llama.cpp's process-wide start, and the metadata of a GGUF file."""
+"""Process-wide start of llama.cpp, and the metadata of a GGUF file."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _ERROR_LEVEL: Final = 4
 
 @llama.llama_log_callback  # type: ignore[untyped-decorator,unused-ignore]
 def _log(level: int, text: bytes, _: Any) -> None:  # Any: a pointer
-    """llama.cpp is talkative; only errors are worth a line. It never prints prompts."""
+    """Log only errors, since llama.cpp logs much. It never prints prompts."""
     if level == _ERROR_LEVEL:
         log_stderr(text.decode(errors="replace"))
 
 
 @cache
 def start_llama() -> None:
-    """Call before anything else of llama.cpp; again is free."""
+    """Initialise llama.cpp before any other call of it; further calls do nothing."""
     llama.llama_log_set(_log, ctypes.c_void_p(0))
     llama.llama_backend_init()
 
 
 def metadata(model: Any, key: str) -> str:  # Any: a pointer
-    """A value; empty where there is none. `{}` in the key stands for the architecture, which begins the names of its own."""
+    """The value of a key; empty where there is none. `{}` in the key stands for the architecture, a prefix of many keys."""
     if "{}" in key:
         key = key.format(metadata(model, "general.architecture"))
     buffer = ctypes.create_string_buffer(64)

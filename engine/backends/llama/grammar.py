@@ -1,4 +1,4 @@
-"""A GGUF's vocabulary for constraints: what llguidance needs to know to mask and to force its tokens."""
+"""The vocabulary of a GGUF for grammars: the data that llguidance needs to mask and to force tokens."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from llguidance import LLTokenizer
 
 from engine.backends.llama.tokenizer import LlamaTokenizer
 
-_CONTROL: Final = b"\xff"  # begins no UTF-8: llguidance's mark of a token that stands for no text
+_CONTROL: Final = b"\xff"  # never begins UTF-8; llguidance marks with it a token that stands for no text
 
 
 def grammar_tokenizer(tokenizer: LlamaTokenizer) -> LLTokenizer:
-    """The vocabulary, built in about a second for 150,000 tokens; valid as long as the model is loaded.
+    """Build the vocabulary, in about a second for 150,000 tokens; valid as long as the model is loaded.
 
-    A token is text exactly where `piece` shows it as text, and every end token may end an answer.
+    A token is text exactly where `piece` shows it as text, and every end token may end an output.
     """
-    vocabulary = tokenizer._vocab  # of this room
+    vocabulary = tokenizer._vocab  # private to this folder
     tokenize = ctypes.cast(llama.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
     return LLTokenizer.from_llamacpp(  # type: ignore[attr-defined,no-any-return] # missing in its stubs
         tokens=[_bytes(tokenizer, vocabulary, token) for token in range(tokenizer.num_vocab)],

@@ -1,7 +1,7 @@
-"""What a slot of a loaded model costs, and what memory there is for slots.
+"""Slots by measurement: the cost of a slot of a loaded model, and the memory that is available for slots.
 
-The cost is measured, not derived: llama.cpp says how large the state of a sequence is after one token and after two. That is
-right for every architecture, whatever its layers share, compress or keep as a recurrent state.
+The cost is measured, not derived, from the size that llama.cpp reports for the state of a sequence after one token and after
+two. So it is right for every architecture, with shared, compressed or recurrent layers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from engine.backends.memory import SlotCost, auto_slots, available_bytes
 from engine.config import AUTO_SLOTS, EngineConfig
 from engine.errors import ModelFailed
 
-# More slots than this add no speed: a CPU is then bound by arithmetic, a GPU soon after.
+# More slots than this add no speed, since arithmetic is then the limit.
 _MOST_ON_CPU: Final = 32
 _MOST_ON_GPU: Final = 128
 _CPU_SHARE: Final = 0.5
 _GPU_SHARE: Final = 0.8  # the rest is for compute buffers
 _GPU_DEVICE: Final = 1
 
-# llama_cpp does not bind these two.
+# llama_cpp has no bindings for these two.
 libggml.ggml_backend_dev_by_type.argtypes = [ctypes.c_int]
 libggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
 libggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
@@ -41,17 +41,17 @@ def resolve_slots(model: Any, config: EngineConfig) -> int:  # Any: a pointer
         return 1
     device = _gpu() if config.gpu_layers != 0 else None
     spare = config.spare_slots or 0
-    lanes = auto_slots(
+    num_slots = auto_slots(
         cost,
         context_size=config.context_size,
         memory_bytes=_host_bytes() if device is None else _device_bytes(device),
         most=(_MOST_ON_CPU if device is None else _MOST_ON_GPU) + spare,
     )
-    return max(1, min(lanes - spare, config.batch_tokens))
+    return max(1, min(num_slots - spare, config.batch_tokens))
 
 
 def measure_slot(model: Any, config: EngineConfig) -> SlotCost | None:  # Any: a pointer
-    """What a sequence takes with these KV types; None for an encoder, which keeps nothing. Raises ModelFailed."""
+    """Measure the cost of a sequence with these KV types; None for an encoder, which has no memory. Raises ModelFailed."""
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = 32
     parameters.n_seq_max = 1
@@ -85,7 +85,7 @@ def _host_bytes() -> int:
 
 
 def _gpu() -> Any:  # Any: a pointer, or None
-    """The GPU this process was pinned to."""
+    """The GPU of this process, or None."""
     return libggml.ggml_backend_dev_by_type(_GPU_DEVICE)
 
 

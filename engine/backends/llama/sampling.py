@@ -1,6 +1,6 @@
-"""From a step's logits to tokens: greedy rows all at once, the futures by llama.cpp's sampler chains on a few threads.
+"""Sampling: greedy rows of logits all at once, the others by llama.cpp sampler chains on a few threads.
 
-Knows logits, sampler chains and constraints. Everything heavy here happens in C without Python's lock, so threads help.
+All expensive work happens in C without the lock of Python, so threads help.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(slots=True)
 class _SamplerState:
-    """What result sequence samples with. `chain` is None where the largest logit is all that matters."""
+    """Sampler of one sequence. `chain` is None where the token is that of the largest logit."""
 
     chain: Any  # Any: a pointer
     bias_ids: NDArray[np.int64]
@@ -44,7 +44,7 @@ class _SamplerState:
 
 
 class Sampler:
-    """The voices of all opened sequences. `rows` of a step lie in `logits` in the order of its entries."""
+    """Samplers of all open sequences. The rows of a step lie in `logits` in the order of its entries."""
 
     def __init__(
         self, context: Any, tokenizer: LlamaTokenizer, context_size: int, threads: int
@@ -58,18 +58,18 @@ class Sampler:
         self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
 
     def open(self, sequence: Sequence) -> None:
-        """Make its chain, unless it has result: what it remembers must outlive a lost slot."""
+        """Make the sampler, unless it exists: its penalties and its seed must survive the loss of a slot."""
         if sequence not in self._states:
             self._states[sequence] = self._new_state(sequence)
 
     def close(self, sequence: Sequence) -> None:
-        """Free its chain."""
+        """Free the sampler."""
         state = self._states.pop(sequence, None)
         if state is not None and state.chain is not None:
             llama.llama_sampler_free(state.chain)
 
     def sample(self, entries: list[StepEntry], logits: Logits, first_rows: list[int]) -> list[SampleResult]:
-        """One result per entry. `first_rows` are llama.cpp's batch indices of each entry's first sampled token."""
+        """Return one result per entry. `first_rows` are the indices in the batch of the first sampled token of each entry."""
         self._forbid_ends(entries, logits)
         plain = [self._is_plain(entry) for entry in entries]
         if all(plain):
@@ -120,7 +120,7 @@ class Sampler:
         return self._sample_next(entry, logits, first_row, batch_index)
 
     def _score(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
-        """How likely each token of a prompt was after those before it; then the next result, if all of it is read."""
+        """Compute the logprob of each token of a prompt chunk; sample the next token after the last chunk."""
         sequence, top = entry.sequence, entry.sequence.logprobs or 0
         scored = [] if entry.start else [TokenLogprob(piece=self._piece(entry.tokens[0]), logprob=0.0)]
         end = entry.start + len(entry.tokens)
@@ -141,7 +141,7 @@ class Sampler:
             return SampleResult([], failure=error)
 
     def _sample_free(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
-        """An entry's rows result after the other, as far as its drafts were right."""
+        """Sample the rows of an entry one by one, as long as its drafts are accepted."""
         sequence, state = entry.sequence, self._states[entry.sequence]
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
         tokens: list[int] = []
@@ -160,7 +160,7 @@ class Sampler:
     def _sample_constrained(
         self, sequence: Sequence, grammar: GrammarState, row: Logits, batch_index: int
     ) -> SampleResult:
-        """The likeliest token is asked about first: a mask is made only where the model disagrees with its constraint."""
+        """Check the likeliest token first: a mask is computed only where the grammar forbids it."""
         if grammar.is_finished:
             return SampleResult([grammar.end_token])
         state = self._states[sequence]
@@ -179,7 +179,7 @@ class Sampler:
         return SampleResult([token, *forced], 0, logprobs, is_complete=grammar.is_finished)
 
     def _biased(self, state: _SamplerState, row: Logits, sequence: Sequence) -> Logits:
-        """Add the request's bias; returns the row as the model computed it, where somebody will ask for that."""
+        """Add the logit bias in place; return the unbiased row if logprobs are requested."""
         unbiased = row.copy() if sequence.logprobs is not None else row
         if state.bias_ids.size:
             row[state.bias_ids] += state.bias
@@ -228,7 +228,7 @@ class Sampler:
 
 
 def _best(logits: Logits) -> list[int]:
-    """The largest of each row."""
+    """The token with the largest logit of each row."""
     best = logits.argmax(axis=1)
     if not np.isfinite(logits[np.arange(len(logits)), best]).all():
         raise DecodeFailed("The model computed a logit that is not a number.")
@@ -241,10 +241,10 @@ def _has_penalty(sampling: SamplingParams) -> bool:
 
 
 def _chain(sequence: Sequence, num_vocab: int, context_size: int) -> Any:  # Any: a pointer
-    """llama.cpp's samplers in its own usual order.
+    """Make a chain of llama.cpp samplers in the default order of llama.cpp.
 
-    `repeat_penalty` looks at the prompt's last tokens too, as llama.cpp's users know it; OpenAI's two penalties count
-    the answer only, so they get a sampler of their own that has not seen the prompt.
+    `repeat_penalty` counts the last tokens of the prompt too, as in llama.cpp; the two penalties of OpenAI count only the
+    output, so they get a sampler of their own that has not seen the prompt.
     """
     sampling = sequence.sampling
     chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())

@@ -1,4 +1,4 @@
-"""The GGUF's vocabulary: text to token ids and back."""
+"""The vocabulary of a GGUF: text to token ids and back."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MAX_PIECE: Final = 512
 
 
 class LlamaTokenizer:
-    """The GGUF's vocabulary. llama.cpp only reads it, so any thread may use it."""
+    """The vocabulary of a GGUF. llama.cpp only reads it, so any thread may use it."""
 
     def __init__(self, model: Any) -> None:  # Any: a pointer
         self._vocab = llama.llama_model_get_vocab(model)
@@ -30,15 +30,14 @@ class LlamaTokenizer:
         )
         template = llama.llama_model_chat_template(model, None)
         self.chat_template = template.decode() if template else None
-        self.trained_context = int(metadata(model, "{}.context_length") or 0)  # tokens; 0: the file does not say
+        self.trained_context = int(metadata(model, "{}.context_length") or 0)  # tokens; 0 if the file has no value
 
     @property
     def end_tokens(self) -> list[int]:
-        """Every token that ends a generation."""
+        """All tokens that end a generation."""
         return sorted(self._ends)
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """See `engine.backends.base.Tokenizer`."""
         data = text.encode()
         room = len(data) + 8
         tokens = (llama.llama_token * room)()
@@ -47,30 +46,28 @@ class LlamaTokenizer:
         return tokens[:count]
 
     def piece(self, token: int) -> bytes:
-        """See `engine.backends.base.Tokenizer`."""
-        known = self._pieces[token]
-        if known is None:
+        piece = self._pieces[token]
+        if piece is None:
             buffer = ctypes.create_string_buffer(_MAX_PIECE)
             size = llama.llama_token_to_piece(self._vocab, token, buffer, _MAX_PIECE, 0, False)
-            known = self._pieces[token] = buffer.raw[: max(size, 0)]
-        return known
+            piece = self._pieces[token] = buffer.raw[: max(size, 0)]
+        return piece
 
     def is_end(self, token: int) -> bool:
-        """See `engine.backends.base.Tokenizer`."""
         return token in self._ends
 
     def _is_control(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_control(self._vocab, token)) or token in self._ends
 
     def text(self, token: int) -> str:
-        """How the vocabulary spells a token; empty for no token."""
+        """Spelling of a token in the vocabulary; empty for a negative id."""
         return llama.llama_vocab_get_text(self._vocab, token).decode(errors="replace") if token >= 0 else ""
 
 
 def load_vocabulary(path: str | Path) -> LlamaTokenizer:
-    """The tokenizer of a model file, chat template included; raises ModelFailed.
+    """Load the tokenizer of a model file, with its chat template; raises ModelFailed.
 
-    llama.cpp's memory is given back when the tokenizer is garbage.
+    The memory of llama.cpp is freed with the tokenizer.
     """
     if not Path(path).is_file():
         raise ModelFailed(f"There is no model file {path}.")

@@ -30,7 +30,7 @@ def config(**given: object) -> EngineConfig:
 def test_slots_fill_the_memory_within_their_bounds() -> None:
     cost = SlotCost(bytes_per_token=100, bytes_per_slot=1000)
     one = 1000 + 100 * 512
-    assert cost.of(512) == one
+    assert cost.bytes_for(512) == one
     assert auto_slots(cost, context_size=512, memory_bytes=5 * one + 1, most=32) == 5
     assert auto_slots(cost, context_size=512, memory_bytes=5 * one - 1, most=32) == 4
     assert auto_slots(cost, context_size=512, memory_bytes=one * 1000, most=32) == 32
@@ -39,7 +39,7 @@ def test_slots_fill_the_memory_within_their_bounds() -> None:
 
 def test_a_room_costs_as_much_as_the_cells_llama_cpp_gives_it() -> None:
     cost = SlotCost(bytes_per_token=1)
-    assert [cost.of(size) for size in (1, 256, 257, 600)] == [256, 256, 512, 768]
+    assert [cost.bytes_for(size) for size in (1, 256, 257, 600)] == [256, 256, 512, 768]
 
 
 def test_memory_is_what_is_available_or_what_the_cgroup_leaves() -> None:
@@ -85,7 +85,7 @@ def test_auto_slots_fit_beside_the_spare_ones(tiny_models: Models, monkeypatch: 
     with loaded(tiny_models[TinyModel.LLAMA]) as pointer:
         cost = measure_slot(pointer, automatic)
         assert cost is not None
-        monkeypatch.setattr(llama_memory, "_host_bytes", lambda: 10 * cost.of(256))
+        monkeypatch.setattr(llama_memory, "_host_bytes", lambda: 10 * cost.bytes_for(256))
         assert resolve_slots(pointer, automatic) == 10
         assert resolve_slots(pointer, config(slots=AUTO_SLOTS, context_size=256, spare_slots=4)) == 6
         assert resolve_slots(pointer, config(slots=AUTO_SLOTS, context_size=256, spare_slots=40)) == 1
