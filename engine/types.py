@@ -1,7 +1,7 @@
-"""What an engine is asked and what it answers: the values that cross its socket.
+"""Requests and outputs of an engine: the values that cross its socket.
 
-Knows shapes only. Every value is frozen, encodes to msgpack, and means the same in the engine process and in its clients.
-Token counts are in the model's own tokens; times never cross (each side has its own clock).
+Every value is frozen, encodes to msgpack, and means the same in the engine process and in its clients. Token counts are in
+the model's own tokens. No value holds a time, since each process has its own clock.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from typing import Any
 
 import msgspec
 
+from engine.errors import EngineError
+
 RequestKey = tuple[str, str]  # client, request id
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended, in OpenAI's words; CANCELLED is ours and never reaches a client."""
+    """Reason for the end of a sequence, in OpenAI's words. CANCELLED is not OpenAI's and never appears in an HTTP response."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -24,7 +26,7 @@ class FinishReason(StrEnum):
 
 
 class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen. Temperature 0 is greedy and deterministic; the defaults change nothing."""
+    """Parameters of the choice of the next token. Temperature 0 is greedy and deterministic; the defaults change nothing."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -39,7 +41,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
 
 
 class ConstraintKind(StrEnum):
-    """What the text of a `Constraint` is written in."""
+    """Language of the text of a `Constraint`."""
 
     JSON_OBJECT = "json_object"
     JSON_SCHEMA = "json_schema"
@@ -49,9 +51,9 @@ class ConstraintKind(StrEnum):
 
 
 class Constraint(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer must look like. `text` is the schema's JSON, the regex, a JSON list of choices, or a Lark grammar.
+    """Format that an answer must follow. `text` is a JSON schema, a regex, a JSON list of choices, or a Lark grammar.
 
-    `param` is what the client calls it, for an error about it; None is the usual field of its kind.
+    `param` is the request field named in an error; None means the usual field of this kind.
     """
 
     kind: ConstraintKind
@@ -60,7 +62,7 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolMode(StrEnum):
-    """May, must or must not the answer call tools?"""
+    """Permission of an answer to call tools: it must not, may, or must."""
 
     NONE = "none"
     AUTO = "auto"
@@ -75,15 +77,15 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
-    """Messages for the model's chat template: `role` and text `content`, as the wire types left them."""
+    """Messages for the model's chat template: `role` and text `content`, as parsed at the HTTP edge."""
 
-    messages: list[dict[str, Any]]  # Any: a message's further fields belong to the template
-    tools: list[dict[str, Any]] = []  # Any: OpenAI's tool objects, shown to the template as they came
+    messages: list[dict[str, Any]]  # Any: a template may use any further field
+    tools: list[dict[str, Any]] = []  # Any: OpenAI's tool objects, passed to the template unchanged
     template_kwargs: dict[str, Any] = {}  # Any: booleans and short strings, checked at the edge
 
 
 class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
-    """Raw text: no template; special-token spellings stay text."""
+    """Raw text without a template. Text that spells a special token stays text."""
 
     text: str
 
@@ -95,20 +97,22 @@ class TokenPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="tokens"):
 
 
 class Priority(StrEnum):
-    """Chat is admitted before batch."""
+    """Class of a request. Chat is admitted before batch."""
 
     CHAT = "chat"
     BATCH = "batch"
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_defaults=True):
-    """One generation. `id` is chosen by the client and unique among its running requests.
+    """One generation of `n` answers from one prompt.
 
-    `max_tokens` None means: until the model stops or the context is full. `n` answers are generated from one prompt.
-    `logprobs` None asks for none, 0 for the chosen tokens', more for as many alternatives beside each. With `echo` an answer
-    begins with its prompt, and logprobs with those of the prompt's tokens.
-    `stream` asks for a `Delta` per step; without it only the `Finished` comes, with the whole text.
-    Only requests of one `tenant` share computed prefixes. Batch requests of one `group` are begun before those of the next.
+    `id`: chosen by the client, unique among its running requests.
+    `max_tokens`: None generates until the model stops or the context is full.
+    `logprobs`: None returns none, 0 those of the chosen tokens, k > 0 also those of k alternatives to each.
+    `echo`: an answer begins with its prompt, and its logprobs with those of the prompt's tokens.
+    `stream`: each step sends a `Delta`; otherwise only the `Finished` is sent, with the whole text.
+    `tenant`: only requests of one tenant share computed prefixes.
+    `group`: batch requests of one group begin before those of the next.
     `exclusive` keeps it out of steps that compute anything else, since it may be the request that crashes the engine.
     """
 
@@ -132,7 +136,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
-    """A vector for each input, in order. `dimensions` keeps that many of a vector's first numbers; None keeps all."""
+    """Computation of one vector for each input, in order. `dimensions` keeps the first numbers of a vector; None keeps all."""
 
     id: str
     inputs: list[TextPrompt | TokenPrompt]
@@ -142,7 +146,7 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """Tokens of one request. `cached_tokens` of the prompt were not computed again; `reasoning_tokens` are of the answer."""
+    """Token counts of one request. `cached_tokens` are part of the prompt, `reasoning_tokens` part of the completion."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -151,9 +155,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
-    """A token's natural logarithm of probability, before temperature and filters; `top` are the likeliest in its place.
+    """Natural logarithm of a token's probability, before temperature and filters; `top` are the likeliest tokens in its place.
 
-    The first token of an echoed prompt follows nothing and has none: 0, and no `top`.
+    The first token of an echoed prompt has no probability: its `logprob` is 0 and its `top` empty.
     """
 
     piece: bytes
@@ -162,7 +166,7 @@ class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
-    """A call of a tool; `arguments` is JSON."""
+    """A complete tool call; `arguments` is JSON."""
 
     id: str
     name: str
@@ -170,7 +174,7 @@ class ToolCall(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """More of the call number `index` of an answer: first its `id` and `name`, then pieces of `arguments`."""
+    """Next part of the tool call number `index` of an answer: first its `id` and `name`, then pieces of `arguments`."""
 
     index: int
     id: str = ""
@@ -179,7 +183,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
 
 class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta", omit_defaults=True):
-    """New text of one streamed answer: whole characters, nothing that may still become a stop string."""
+    """New text of one streamed answer: whole characters, without an end that may still become a stop string."""
 
     request_id: str
     num_tokens: int
@@ -191,7 +195,7 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True, tag="delta", omit_default
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One answer, streamed or not. `logprobs` is None where none were asked for."""
+    """One complete answer, streamed or not. `logprobs` is None when the request has none."""
 
     reason: FinishReason
     text: str
@@ -202,7 +206,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """The end of a request: its `n` answers by index, and what all of them used."""
+    """End of a request: its `n` answers by index, and the token counts of all of them."""
 
     request_id: str
     choices: list[Choice]
@@ -210,17 +214,17 @@ class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
 
     @property
     def reason(self) -> FinishReason:
-        """Why the first answer ended; the only one of most requests."""
+        """Finish reason of the first answer, which is the only one of most requests."""
         return self.choices[0].reason
 
     @property
     def text(self) -> str:
-        """The first answer."""
+        """Text of the first answer."""
         return self.choices[0].text
 
 
 class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
-    """The vectors of a request, each of length 1: little-endian float32, ready for OpenAI's base64."""
+    """Vectors of a request, each of length 1: little-endian float32, ready for OpenAI's base64."""
 
     request_id: str
     vectors: list[bytes]
@@ -228,9 +232,14 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """The request could not be run; the engine is fine. `code` and `param` are what an API error needs."""
+    """End of a request that failed while the engine goes on. `code` and `param` are those of the API error."""
 
     request_id: str
     code: str
     message: str
     param: str | None = None
+
+    @classmethod
+    def from_error(cls, request_id: str, error: EngineError) -> Failed:
+        """Translate an engine error into the end of a request."""
+        return cls(request_id=request_id, code=error.code, message=str(error), param=error.param)

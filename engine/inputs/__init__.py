@@ -1,1 +1,1 @@
-"""From a request to token ids: chat template, prompt encoding, constraint compilation, dry runs."""
+"""Inputs: convert a request to sequences of token ids with chat templates, prompt encoding and constraint compilation."""

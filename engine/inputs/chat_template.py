@@ -1,8 +1,7 @@
-"""Chat templates: from messages to the text a model was trained on.
+"""Chat templates: render messages into the text format that a model was trained on.
 
-Knows Jinja and strings. Templates come from the GGUF or from the operator, never from a request; they run in a sandbox, and
-a render is cut off when it is longer than any context or takes too long (checked between pieces: one endless expression is not
-caught).
+Templates come from the GGUF or from the operator, never from a request. They run in Jinja's sandbox, and a render stops when
+it is longer than any context or takes too long. Both are checked between pieces, so one endless expression is not caught.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from engine.errors import PromptTooLong, TemplateFailed
 from engine.outputs.tool_formats import shows_tools
 
-# Of models that bring no template: the one most others follow.
+# For models without a template: the most common one.
 CHATML: Final = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
@@ -28,7 +27,7 @@ CHATML: Final = (
 _RENDER_SECONDS: Final = 2.0
 
 _NO_TOOLS: Final = (
-    "This model's chat template does not tell the model about tools, so it cannot call any. "
+    "This model's chat template does not show tools to the model, so it cannot call any. "
     "Leave out 'tools', set 'tool_choice' to 'none', or use another model."
 )
 
@@ -37,7 +36,7 @@ Tool = dict[str, Any]  # Any: OpenAI's tool object
 
 
 class ChatTemplate:
-    """One compiled template."""
+    """A compiled template; `source` is its text."""
 
     def __init__(self, source: str | None, *, bos_text: str, eos_text: str, max_characters: int) -> None:
         self.source = source or CHATML
@@ -52,8 +51,10 @@ class ChatTemplate:
         self._max_characters = max_characters
 
     def render(self, messages: list[Message], template_kwargs: dict[str, Any], tools: list[Tool] | None = None) -> str:
-        """The prompt, ready for the assistant to speak. Raises PromptTooLong, and TemplateFailed, also for tools the template
-        ignores."""
+        """Render the prompt up to the beginning of the assistant's turn.
+
+        Raises PromptTooLong, and TemplateFailed, also for tools that the template ignores.
+        """
         if tools and not shows_tools(self.source):
             raise TemplateFailed(_NO_TOOLS, param="tools")
         values = {**template_kwargs, **self._tokens, "messages": messages, "tools": tools or None}
@@ -78,7 +79,7 @@ class ChatTemplate:
 
 
 def with_parsed_arguments(messages: list[Message]) -> list[Message]:
-    """Templates expect the arguments of tool calls as objects; OpenAI sends them as strings."""
+    """Parse the arguments of tool calls, which OpenAI sends as strings and templates expect as objects."""
     if not any(message.get("tool_calls") for message in messages):
         return messages
     messages = copy.deepcopy(messages)
@@ -94,13 +95,13 @@ def with_parsed_arguments(messages: list[Message]) -> list[Message]:
 
 
 def _to_json(
-    value: Any,  # Any: whatever the template holds
+    value: Any,  # Any: any value of a template
     ensure_ascii: bool = False,
     indent: int | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Without the HTML escapes of Jinja's own filter; the arguments are those that templates are written for."""
+    """Replace Jinja's filter: no HTML escapes, and the parameters that templates of model files use."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 

@@ -1,7 +1,7 @@
-"""Rehearsal: would the engine take this request? Its prompt is counted and its constraint compiled, and nothing is run.
+"""Dry run: check that an engine would accept a request, by counting its prompt and compiling its constraint.
 
-For checking whole files beforehand: needs a vocabulary, no weights and no context. Does what the intake does, in the same
-order, and raises the same errors; what an engine only finds out while it decodes is not found here.
+Used to check whole files beforehand: it needs a vocabulary, but no weights and no context. It does the work of the input
+processor in the same order and raises the same errors. Errors that appear only while decoding are not found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from engine.types import Constraint, EmbedRequest, Request
 
 
 class DryRunResult(NamedTuple):
-    """`num_prompt_tokens` as its usage would say; `is_checked` is False where the budget left its constraint uncompiled."""
+    """`num_prompt_tokens` as in the usage; `is_checked` is False if the budget did not allow to compile the constraint."""
 
     num_prompt_tokens: int
     is_checked: bool = True
@@ -30,9 +30,9 @@ class DryRunResult(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class CompileBudget:
-    """What may still be spent on compiling, by all that share it: so many different constraints, so many seconds.
+    """Number of different constraints, and seconds of compiling, that are left to all checkers that share this budget.
 
-    Most take milliseconds. One that brings the warden down takes a second and more, and a file may be full of them.
+    Most constraints take milliseconds. One that crashes the sandbox takes a second or more, and a file may be full of them.
     """
 
     constraints: int = 1000
@@ -40,12 +40,12 @@ class CompileBudget:
 
     @property
     def is_spent(self) -> bool:
-        """Nothing new is compiled any more."""
+        """Is compiling over for new constraints?"""
         return self.constraints <= 0 or self.seconds <= 0
 
 
 class DryRun:
-    """Of one model. `template` overrides the model's own; an input to embed has `embed_tokens` at most."""
+    """Dry runs of one model. `template` overrides the model's own; `embed_tokens` is the limit of one embedding input."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class DryRun:
         self._constraints = constraints
 
     def run(self, request: Request | EmbedRequest) -> DryRunResult:
-        """Raises what the engine would refuse it with."""
+        """Count and check a request; raises the EngineError with which the engine would reject it."""
         if isinstance(request, EmbedRequest):
             return DryRunResult(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
         prompt = self._encoder.encode(request)
@@ -75,12 +75,11 @@ class DryRun:
 
 
 class BudgetExhausted(Exception):
-    """The budget is spent."""
+    """The compile budget is exhausted."""
 
 
 class ConstraintChecker:
-    """Compiles each different constraint of one model once and keeps only what came of it, so that a file of many costs
-    little memory."""
+    """Compiles each different constraint of one model once and keeps only its error, so that a large file needs little memory."""
 
     def __init__(
         self, grammars: GrammarCompiler, budget: CompileBudget, clock: Callable[[], float] = time.monotonic
@@ -91,7 +90,7 @@ class ConstraintChecker:
         self._errors: dict[bytes, InvalidConstraint | None] = {}
 
     def compile(self, constraint: Constraint, *, is_internal: bool = False) -> None:
-        """As `GrammarCompiler.compile`; raises Untried too."""
+        """Compile a constraint like `GrammarCompiler.compile`; raises also BudgetExhausted."""
         named = f"{constraint.kind}\0{constraint.param}\0{constraint.text}"
         key = hashlib.sha256(named.encode()).digest()
         if key not in self._errors:
@@ -107,9 +106,9 @@ class ConstraintChecker:
         try:
             self._grammars.compile(constraint, is_internal=is_internal)
         except InvalidConstraint as error:
-            return InvalidConstraint(str(error), param=error.param)  # without its traceback, which holds frames
+            return InvalidConstraint(str(error), param=error.param)  # without its traceback, which keeps frames alive
         except SandboxUnavailable:
-            self._budget.constraints = 0  # this machine's trouble, not the constraint's: it is waited for once
+            self._budget.constraints = 0  # the machine's fault, not the constraint's: wait only once
             raise BudgetExhausted from None
         finally:
             self._budget.seconds -= self._clock() - began_at

@@ -1,4 +1,4 @@
-"""From a request to its sequences: the work that can be done beside the decoding thread. Knows prompts, constraints, limits."""
+"""Input processor: convert a request to its sequences, which is the work done outside the decoding thread."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ Compiled = TypeVar("Compiled", covariant=True)
 
 
 class Compiler(Protocol[Compiled]):
-    """See `engine.structured.grammar.GrammarCompiler`."""
+    """The one method of a `GrammarCompiler` that `compile_constraint` needs; a dry run has another implementation."""
 
     def compile(self, constraint: Constraint, *, is_internal: bool = False) -> Compiled:
-        """Of a constraint; raises InvalidConstraint."""
+        """Compile a constraint, or raise InvalidConstraint."""
 
 
 class InputProcessor:
-    """Of one model. Any thread may use it, except the one that decodes."""
+    """Processes the requests of one model. Any thread may use it, except the one that decodes."""
 
     def __init__(
         self, encoder: PromptEncoder, grammars: GrammarCompiler, *, stopwords: list[str], context_size: int
@@ -36,9 +36,9 @@ class InputProcessor:
         self._context_size = context_size
 
     def process(self, client: str, request: Request) -> list[Sequence]:
-        """Render, tokenise, compile and check; one sequence for each answer asked for.
+        """Render, tokenise, compile and check a request; return one sequence for each of its `n` answers.
 
-        Raises an EngineError that says what is wrong with the request.
+        Raises an EngineError about the request.
         """
         prompt = self._encoder.encode(request)
         spec = self._encoder.output_format.spec(request, prompt, self._stopwords)
@@ -79,9 +79,9 @@ class InputProcessor:
         )
 
     def _begin(self, request: Request, grammar: Grammar, room: int) -> tuple[list[int], GrammarState]:
-        """The state before the first token that is sampled, and those that every answer begins with.
+        """Return the forced first tokens of every answer, and the state after them.
 
-        Where logprobs are asked for nothing is forced, since each token must be sampled to have one.
+        With logprobs no token is forced, since only a sampled token has a logprob.
         """
         jumps = request.logprobs is None
         state = grammar.start(jumps=jumps)
@@ -92,9 +92,10 @@ class InputProcessor:
 
 
 def compile_constraint(compiler: Compiler[Compiled], request: Request, spec: OutputSpec) -> Compiled | None:
-    """Compile what the answer must look like; a schema is checked by itself before it becomes part of a grammar of ours.
+    """Compile the constraint of an answer; None if it has none.
 
-    None where it may look like anything. Raises what the compiler does, and says of tools that it is about them.
+    The request's own constraint is compiled by itself before it becomes part of an internal grammar. Propagates compiler
+    errors; those caused by a tool schema carry `param="tools"`.
     """
     if request.constraint is not None:
         grammar = compiler.compile(request.constraint)
@@ -110,7 +111,7 @@ def compile_constraint(compiler: Compiler[Compiled], request: Request, spec: Out
 
 
 def _sampling(sampling: SamplingParams, index: int) -> SamplingParams:
-    """Several answers from one seed must differ, and be the same ones next time."""
+    """Derive the seed of an answer: several answers to one request differ, and the next run repeats them."""
     if index == 0 or sampling.seed is None:
         return sampling
     return msgspec.structs.replace(sampling, seed=(sampling.seed + index) % 2**32)

@@ -1,1 +1,1 @@
-"""From token ids to output: detokenizer, reasoning and tool parsers, stop strings, deltas."""
+"""Outputs: convert the tokens of an answer to text, reasoning and tool calls."""

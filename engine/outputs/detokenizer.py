@@ -1,6 +1,6 @@
-"""From tokens to text as it may be shown: whole characters only, and nothing that may still become a stop string.
+"""Detokenizer: convert token bytes to whole characters, and hold back text that may still become a stop string.
 
-Knows bytes and strings. What the deltas add up to is always the text as a whole would be.
+The deltas always add up to the text that results from all bytes at once.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 
 class IncrementalDetokenizer:
-    """The text of one answer, piece by piece: `decode` makes characters of bytes, `show` looks for stop strings."""
+    """Builds the text of one answer: `decode` converts bytes to characters, `show` searches for stop strings."""
 
     def __init__(self, stop: Sequence[str]) -> None:
         self._stop = tuple(stop)
@@ -21,20 +21,20 @@ class IncrementalDetokenizer:
 
     @property
     def text(self) -> str:
-        """Everything shown so far."""
+        """All text shown so far."""
         return "".join(self._shown)
 
     def push(self, piece: bytes) -> str:
-        """Take the bytes of a token; returns what may be shown now. Sets `is_stopped` at a stop string."""
+        """Add the bytes of a token and return the text to show. Sets `is_stopped` at a stop string."""
         return self.show(self.decode(piece))
 
     def decode(self, piece: bytes, *, is_last: bool = False) -> str:
-        """The characters that are complete with these bytes; half of one waits for the rest unless they are the last."""
+        """Return the characters that these bytes complete. An incomplete character waits for its rest, unless `is_last`."""
         text = self._decode(piece, is_last)
-        return text.replace("\0", "") if "\0" in text else text  # Postgres and C strings cannot hold it
+        return text.replace("\0", "") if "\0" in text else text  # Postgres and C strings cannot store it
 
     def show(self, text: str) -> str:
-        """Take some text; returns what may be shown now."""
+        """Add text and return the part to show now."""
         if self.is_stopped or not text:
             return ""
         if not self._stop:
@@ -42,18 +42,18 @@ class IncrementalDetokenizer:
             return text
         self._held += text
         found = [(at + len(word), at) for word in self._stop if (at := self._held.find(word)) >= 0]
-        if found:  # the one that is complete first, so that it does not matter how text falls into tokens
+        if found:  # the first to be complete wins, so that token boundaries make no difference
             self.is_stopped = True
             return self._release(min(found)[1], held=0)
         return self._release(len(self._held), held=overlap(self._held, self._stop))
 
     def finish(self) -> str:
-        """No more tokens will come: show what was held back."""
+        """End the answer and return the text that was held back."""
         delta = self.show(self.decode(b"", is_last=True))
         return delta if self.is_stopped else delta + self._release(len(self._held), held=0)
 
     def _release(self, end: int, *, held: int) -> str:
-        """Show what is held, up to `end`, but for its last `held` characters; what is beyond `end` is dropped."""
+        """Show the held text before `end`, except its last `held` characters; drop the text behind `end`."""
         shown, self._held = self._held[: end - held], self._held[end - held : end]
         if shown:
             self._shown.append(shown)
@@ -61,7 +61,7 @@ class IncrementalDetokenizer:
 
 
 def overlap(text: str, words: Iterable[str]) -> int:
-    """Length of the longest end of `text` that begins one of the words and is not the whole of it."""
+    """Return the length of the longest end of `text` that is a proper prefix of one of the words."""
     longest = 0
     for word in words:
         at = text.find(word[0], max(0, len(text) - len(word) + 1))

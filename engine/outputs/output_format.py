@@ -1,7 +1,7 @@
-"""What the answers of one model may hold, found once from its template and vocabulary: thoughts, and calls in its spelling.
+"""Output format: detect a model's reasoning tags and tool format, and make the `OutputSpec` of each request.
 
-Knows a tokenizer and a template; makes the `OutputSpec` of each request, for the stream that reads an answer and the
-decoder that constrains it.
+Both are detected once from the chat template and the vocabulary. The output stream parses an answer by its spec, and the
+decoder constrains it by the spec's constraint.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.tokenizer import Tokenizer
 from engine.types import ChatPrompt, Constraint, Request, ToolMode
 
-_TAIL_TOKENS: Final = 16  # room for an opening mark that is spelled out, and spaces
+_TAIL_TOKENS: Final = 16  # enough for an opening tag that is spelled out, and spaces
 
 
 class OutputFormat:
-    """Of one model. Safe for use beside the decoding thread."""
+    """The output format of one model. Safe to use beside the decoding thread."""
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self._tokenizer = tokenizer
@@ -31,7 +31,7 @@ class OutputFormat:
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
 
     def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> OutputSpec:
-        """For a request whose prompt has these tokens; raises InvalidPrompt for tools that cannot be called."""
+        """Make the spec of a request with these prompt tokens; raises InvalidPrompt for tools that cannot be called."""
         stop = (*request.stop, *stopwords)
         if not isinstance(request.prompt, ChatPrompt):
             return OutputSpec(stop=stop, constraint=request.constraint)
@@ -49,14 +49,14 @@ class OutputFormat:
         )
 
     def starts_in_reasoning(self, prompt: Sequence[int]) -> bool:
-        """Does the prompt end in an open thought, so that the answer begins inside it?"""
+        """Does the prompt end behind an opening reasoning tag, so that the answer begins with reasoning?"""
         if self.reasoning_tags is None:
             return False
         pieces = [self._marks.get(token) or self._tokenizer.piece(token) for token in prompt[-_TAIL_TOKENS:]]
         return b"".join(pieces).rstrip().endswith(self.reasoning_tags.open.encode())
 
     def _constraint(self, request: Request, tools: list[Tool], *, starts_in_reasoning: bool) -> Constraint | None:
-        # where a mark's token shows as text, the grammar spells it
+        # the grammar spells out a mark if its token has bytes
         tokens = {mark: token for mark, token in self._tokens.items() if not self._tokenizer.piece(token)}
         layout = Layout(tokens=tokens, reasoning_tags=self.reasoning_tags, starts_in_reasoning=starts_in_reasoning)
         try:
@@ -76,6 +76,6 @@ class OutputFormat:
 
 
 def mark_tokens(tokenizer: Tokenizer, marks: Iterable[str]) -> dict[str, int]:
-    """Those of the marks that the vocabulary holds as one token."""
+    """Return the token id of each mark that is a single token of the vocabulary."""
     found = {mark: tokenizer.encode(mark, special=True, add_bos=False) for mark in marks}
     return {mark: tokens[0] for mark, tokens in found.items() if len(tokens) == 1}

@@ -1,7 +1,7 @@
-"""One answer while it is being written: bytes of tokens in; content, reasoning and tool calls out.
+"""Output stream: convert the token bytes of one answer to content, reasoning and tool calls while it is generated.
 
-Knows tokens' bytes, not models. Whole characters only; content that may still become a stop string, a mark or a call is held
-back until it is known. However the bytes fall into tokens, the deltas add up to the same answer.
+Deltas hold whole characters. Text that may still become a stop string, a mark or a tool call is held back until it is
+certain. The deltas add up to the same answer, however its bytes are divided into tokens.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from engine.types import Constraint, ToolCall, ToolCallDelta
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputSpec:
-    """What the answers of a request may hold; made once for all `n` of them.
+    """Output options of a request, shared by its `n` answers.
 
-    `marks` are the tokens that stand for a mark, whose own piece may be empty: token id to the mark's bytes.
-    `constraint` is what the decoder must hold the answer to, tools and thoughts included.
+    `marks`: bytes of each control token that stands for a tag or a part of a tool call, by token id. Such a token may have
+    no bytes of its own.
+    `constraint`: the format that the decoder enforces, with reasoning and tool calls included.
     """
 
     stop: tuple[str, ...] = ()
@@ -37,7 +38,7 @@ class OutputSpec:
 
 
 class OutputDelta(msgspec.Struct, frozen=True, gc=False):
-    """What a token brought, as it may be shown."""
+    """Output to show after a token."""
 
     content: str = ""
     reasoning: str = ""
@@ -53,7 +54,7 @@ EMPTY_DELTA: Final = OutputDelta()
 
 
 def merge_deltas(deltas: Sequence[OutputDelta]) -> OutputDelta:
-    """What several tokens of one step brought, as one delta."""
+    """Join the deltas of several tokens of one step."""
     shown = [delta for delta in deltas if not delta.is_empty]
     if len(shown) < 2:
         return shown[0] if shown else EMPTY_DELTA
@@ -65,7 +66,7 @@ def merge_deltas(deltas: Sequence[OutputDelta]) -> OutputDelta:
 
 
 class OutputStream:
-    """The deltas of one answer, token by token. One that `is_plain` is content and nothing else."""
+    """Parses one answer, token by token. With `is_plain` all of its text is content."""
 
     def __init__(self, spec: OutputSpec) -> None:
         self._content = IncrementalDetokenizer(spec.stop)
@@ -81,26 +82,26 @@ class OutputStream:
 
     @property
     def is_stopped(self) -> bool:
-        """Did the content reach a stop string? Nothing that comes after counts."""
+        """Did the content reach a stop string? All later text is dropped."""
         return self._content.is_stopped
 
     @property
     def text(self) -> str:
-        """The content so far."""
+        """Content so far."""
         return self._content.text
 
     @property
     def reasoning(self) -> str:
-        """The thought so far."""
+        """Reasoning so far."""
         return "".join(self._reasoning)
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls so far; an answer that was cut off may end in incomplete arguments."""
+        """Tool calls so far. The arguments of the last one are incomplete if the answer is cut off."""
         return self._tool_parser.calls if self._tool_parser is not None else []
 
     def push(self, token: int, piece: bytes) -> OutputDelta:
-        """Take a token with its bytes; returns what may be shown now."""
+        """Add a token with its bytes and return the output to show."""
         if self.is_plain:
             content = self._content.push(piece)
             return OutputDelta(content) if content else EMPTY_DELTA
@@ -108,12 +109,12 @@ class OutputStream:
         return self._push_text(self._content.decode(self._marks.get(token, piece)))
 
     def push_all(self, piece: bytes) -> None:
-        """Take the bytes of many tokens of a plain answer."""
-        assert self.is_plain, "only then do tokens not matter"
+        """Add the bytes of many tokens of a plain answer."""
+        assert self.is_plain, "marks are parsed token by token"
         self._content.push(piece)
 
     def finish(self) -> OutputDelta:
-        """No more tokens will come: show what was held back."""
+        """End the answer and return the output that was held back."""
         if self.is_plain or self.is_stopped:
             return OutputDelta(self._content.finish())
         deltas = [self._push_text(self._content.decode(b"", is_last=True))]
@@ -137,11 +138,9 @@ class OutputStream:
         reasoning, content = parser.push(text)
         if parser.has_begun and not was_over:
             self.num_reasoning_tokens = self._num_tokens
-        if parser.is_over and not was_over:  # from now on its marks are what their tokens are to anyone: mostly nothing
-            tags = parser.tags
-            self._marks = {token: mark for token, mark in self._marks.items() if mark.decode() not in tags}
-        if reasoning:
-            self._reasoning.append(reasoning)
+        if parser.is_over and not was_over:  # later reasoning tags are ordinary control tokens, mostly without bytes
+            self._marks = {token: mark for token, mark in self._marks.items() if mark.decode() not in parser.tags}
+        self._reasoning.append(reasoning)
         return reasoning, content
 
     def _push_content(self, text: str) -> OutputDelta:

@@ -1,7 +1,6 @@
-"""A model's thinking aloud: which tags surround it, and where in an answer it ends.
+"""Reasoning parser: detect a model's reasoning tags, and split an answer into reasoning and content.
 
-Knows strings. A thought comes first in an answer or not at all; what looks like one later is content. The spaces around
-the tags belong to neither side.
+Only the beginning of an answer can be reasoning; later tags are content. White space around the tags is dropped.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from engine.outputs.detokenizer import overlap
 
 
 class ReasoningTags(NamedTuple):
-    """What opens and what closes a thought."""
+    """Texts that open and close the reasoning."""
 
     open: str
     close: str
@@ -29,12 +28,12 @@ _KNOWN: Final = (
 
 
 def detect(template: str) -> ReasoningTags | None:
-    """The tags a chat template mentions; a model whose template knows of no thoughts has none."""
+    """Return the tags that a chat template contains; None for a model without reasoning."""
     return next((tags for tags in _KNOWN if tags.open in template or tags.close in template), None)
 
 
 class ReasoningSplit(NamedTuple):
-    """What some text brought."""
+    """Reasoning and content found by one call of the parser."""
 
     reasoning: str = ""
     content: str = ""
@@ -48,32 +47,25 @@ class _ParserState(Enum):
 
 
 class ReasoningParser:
-    """Splits one answer. `is_inside` as an argument: the prompt has opened the thought already."""
+    """Splits one answer. With `starts_inside` the prompt contains the opening tag.
+
+    `has_begun`: the answer contains reasoning, open or closed.
+    """
 
     def __init__(self, tags: ReasoningTags, *, starts_inside: bool) -> None:
         self.tags = tags
         self._state = _ParserState.INSIDE if starts_inside else _ParserState.START
-        self._has_begun = starts_inside
-        self._is_blank = True  # nothing of the thought yet: spaces after its opening are left out
+        self.has_begun = starts_inside
+        self._is_blank = True  # no reasoning yet: white space behind the opening tag is dropped
         self._held = ""
 
     @property
-    def is_inside(self) -> bool:
-        """Is the thought open?"""
-        return self._state is _ParserState.INSIDE
-
-    @property
-    def has_begun(self) -> bool:
-        """Is there, or was there, a thought?"""
-        return self._has_begun
-
-    @property
     def is_over(self) -> bool:
-        """Will there be no more of a thought?"""
+        """Is all further text content?"""
         return self._state in (_ParserState.AFTER, _ParserState.CONTENT)
 
     def push(self, text: str) -> ReasoningSplit:
-        """Take some text; returns what is certain now."""
+        """Add text and return the reasoning and content that are certain."""
         self._held += text
         reasoning = ""
         if self._state is _ParserState.START:
@@ -89,20 +81,21 @@ class ReasoningParser:
         return ReasoningSplit(reasoning, content)
 
     def finish(self) -> ReasoningSplit:
-        """No more text will come: what was held back is what it looks like."""
+        """End the answer and return the text that was held back."""
         held, self._held = self._held, ""
-        return ReasoningSplit(reasoning=held) if self.is_inside else ReasoningSplit(content=held)
+        is_inside = self._state is _ParserState.INSIDE
+        return ReasoningSplit(reasoning=held) if is_inside else ReasoningSplit(content=held)
 
     def _start(self) -> None:
         begin = self._held.lstrip()
         if begin.startswith(self.tags.open):
             self._held = begin.removeprefix(self.tags.open)
-            self._state, self._has_begun = _ParserState.INSIDE, True
+            self._state, self.has_begun = _ParserState.INSIDE, True
         elif not self.tags.open.startswith(begin):
             self._state = _ParserState.CONTENT
 
     def _take_reasoning(self) -> str:
-        """What certainly belongs to the thought."""
+        """Return the held text that certainly belongs to the reasoning."""
         if self._is_blank:
             self._held = self._held.lstrip()
         at = self._held.find(self.tags.close)

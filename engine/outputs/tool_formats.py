@@ -1,7 +1,7 @@
-"""How models spell tool calls: a small table, and which line of it a model follows.
+"""Tool formats: a table of the ways in which models write tool calls, and the detection of a model's format.
 
-The grammar (`engine.outputs.tool_grammar`) and the parser (`engine.outputs.tool_parser`) both read this table, so the parser
-understands everything that the grammar allows. An answer with calls is laid out as
+The grammar (`engine.outputs.tool_grammar`) and the parser (`engine.outputs.tool_parser`) both use this table, so the parser
+accepts every text that the grammar allows. An answer with calls has the layout
 
     text  begin  open NAME middle ARGUMENTS close  (separator  open NAME middle ARGUMENTS close)…  end
 """
@@ -22,10 +22,11 @@ _MENTIONS_TOOLS: Final = re.compile(r"\btools\b")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolFormat:
-    """One spelling. `marks` are the parts of it that a vocabulary may hold as one token.
+    """One format. `marks` are its parts that a vocabulary may contain as one token.
 
-    `trigger` is the mark a call begins with; text may come before it. Without one, calls are the whole answer.
-    `separator` None means that this model makes one call per answer. `prelude` is a mark that may come before everything.
+    `trigger`: the mark at the beginning of a call. Text may precede it; in a format without one, calls are the whole answer.
+    `separator`: None for a model that makes one call per answer.
+    `prelude`: a mark that may precede the whole answer.
     """
 
     name: str
@@ -42,11 +43,11 @@ class ToolFormat:
 
     @property
     def lead(self) -> str:
-        """What comes before the name of the first call."""
+        """Text before the name of the first call."""
         return self.begin + self.open
 
     def new_call_id(self) -> str:
-        """An id nobody has seen; Mistral's templates accept nine letters and digits only."""
+        """Make a random id; Mistral's templates accept only nine letters and digits."""
         return secrets.token_hex(5)[:9] if self.has_short_ids else f"call_{secrets.token_hex(12)}"
 
 
@@ -94,7 +95,7 @@ FORMATS: Final = (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, GENERIC)
 
 
 def detect(template: str, special_texts: Collection[str]) -> ToolFormat:
-    """The format a chat template asks for, by the marks it writes, then by those of the vocabulary."""
+    """Detect the format by the marks of a chat template, then by those of the vocabulary."""
     if HERMES.trigger in template:
         return HERMES
     if MISTRAL.trigger in template:
@@ -105,13 +106,13 @@ def detect(template: str, special_texts: Collection[str]) -> ToolFormat:
 
 
 def shows_tools(template: str) -> bool:
-    """Does this template tell the model about its tools?"""
+    """Does the template show tools to the model?"""
     return _MENTIONS_TOOLS.search(template) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tool:
-    """A function the model may call. `is_strict` refuses schema keywords that cannot be enforced instead of ignoring them."""
+    """A function that the model may call. With `is_strict`, schema keywords that cannot be enforced are errors, not ignored."""
 
     name: str
     parameters: Mapping[str, Any]  # Any: a JSON schema
@@ -119,18 +120,18 @@ class Tool:
 
 
 def callable_tools(request: Request, tools: list[dict[str, Any]]) -> list[Tool]:  # Any: OpenAI's tool objects
-    """The tools this request's answer may call; raises InvalidPrompt for objects that are not tools."""
+    """Return the tools that an answer to the request may call; raises InvalidPrompt for objects that are not tools."""
     choice = request.tool_choice
     if choice.mode is ToolMode.NONE:
         return []
     try:
-        known = [_tool(tool["function"]) for tool in tools]
+        parsed = [_tool(tool["function"]) for tool in tools]
     except (KeyError, TypeError):
         raise InvalidPrompt("A tool is not a function with a name.", param="tools") from None
-    named = [tool for tool in known if choice.name in (None, tool.name)]
-    if choice.mode is ToolMode.REQUIRED and not named:
+    allowed = [tool for tool in parsed if choice.name in (None, tool.name)]
+    if choice.mode is ToolMode.REQUIRED and not allowed:
         raise InvalidPrompt("'tool_choice' asks for a tool that is not in 'tools'.", param="tool_choice")
-    return named
+    return allowed
 
 
 def _tool(function: dict[str, Any]) -> Tool:  # Any: JSON

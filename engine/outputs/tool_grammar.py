@@ -1,8 +1,8 @@
-"""The grammar of an answer that may call tools, or think first: Lark text for llguidance.
+"""Tool grammar: write the Lark grammar of an answer that may contain reasoning and tool calls, in llguidance's dialect.
 
-Knows llguidance's dialect and strings; compiles nothing. Marks that the vocabulary holds as one token are written as that
-token (`<[id]>`), since no text lexeme can match it; where a model might spell them out instead, both ways are in the grammar.
-Arguments follow their tool's JSON schema without any free white space, so they always parse and never wander.
+A mark that is one token of the vocabulary is written as that token (`<[id]>`), since no text lexeme can match it. If a
+model may spell it out instead, the grammar allows both. Arguments follow the JSON schema of their tool with fixed white
+space, so they always parse and have an end.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ _EMPTY_SCHEMA_KEYS: Final = frozenset({"type", "properties", "required", "title"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """What surrounds an answer: which marks are tokens (text to id), and the thought that comes first if the model thinks.
+    """Options of a grammar that depend on the model and the prompt.
 
-    `starts_in_reasoning` says that the prompt has opened the thought already.
+    `tokens`: the marks that are one token, with its id.
+    `reasoning_tags`: None for a model without reasoning.
+    `starts_in_reasoning`: the prompt contains the opening tag.
     """
 
     tokens: Mapping[str, int]
@@ -38,7 +40,7 @@ class Layout:
 
 
 def with_reasoning(constraint: Constraint, layout: Layout) -> Constraint:
-    """The same constraint where a thought may come first, which is free."""
+    """Allow unconstrained reasoning before an answer that follows the constraint."""
     if layout.reasoning_tags is None:
         return constraint
     return _grammar(_start("answer", layout), [f"answer: {_embedded(constraint)}"], layout)
@@ -53,7 +55,7 @@ def with_tools(
     may_repeat: bool,
     answer: Constraint | None = None,
 ) -> Constraint:
-    """Text or calls; only calls where they are required. `answer` is what the text must look like where there are no calls."""
+    """Allow text or calls; only calls if `is_required`. `answer` constrains an answer without calls."""
     rules = _calls(tool_format, tools, layout, may_repeat=may_repeat)
     if is_required:
         return _grammar(_start("calls", layout), rules, layout)
@@ -83,7 +85,7 @@ def _start(answer: str, layout: Layout) -> str:
 
 
 def _calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout, *, may_repeat: bool) -> list[str]:
-    """`calls`: one or more, from the first character on. `rest` is all of it but the trigger."""
+    """Write the rule `calls`: one or more calls from the first character on, and `rest`: the same without the trigger."""
     literal = _LiteralWriter(tool_format.marks, layout.tokens)
     heads = [tool.name + tool_format.middle for tool in tools]
     separator = tool_format.separator if may_repeat else None
@@ -98,7 +100,7 @@ def _calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout, *, ma
         rules = [
             f"calls: {prelude} ({_either('first', tools)}) {literal(tool_format.close)} {more}",
             *(f"first_{index}: FIRST_{index} arguments_{index}" for index in range(len(tools))),
-            # with all of the head in one lexeme: text that begins alike would swallow half of one
+            # the whole head is one lexeme: two lexemes would lose against a longer text that begins alike
             *(rf"FIRST_{index}: /\s{{0,2}}/ {_quoted(tool_format.lead + head)}" for index, head in enumerate(heads)),
         ]
     return [
@@ -110,7 +112,7 @@ def _calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout, *, ma
 
 
 def _text_or_calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layout) -> list[str]:
-    """`answer`: any text, but what begins like a call must be one, and what begins like a thought is none of ours."""
+    """Write the rule `answer`: any text, but text that begins like a call must be one, and none begins like reasoning."""
     unless = "" if layout.reasoning_tags is None else rf" & ~(/\s*/ {_quoted(layout.reasoning_tags.open)} {_ANY})"
     if tool_format.trigger:
         return [
@@ -124,8 +126,8 @@ def _text_or_calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layou
 
 
 def _reasoning_rules(layout: Layout) -> list[str]:
-    """`thought`: from its opening mark; `inside`: from there to its closing mark."""
-    assert layout.reasoning_tags is not None, "asked only for models that think"
+    """Write the rules `reasoning`: from its opening tag on, and `inside`: from there to its closing tag."""
+    assert layout.reasoning_tags is not None, "called only for models with reasoning"
     opening = rf"OPENING: /\s*/ {_quoted(layout.reasoning_tags.open)}"
     token = layout.tokens.get(layout.reasoning_tags.open)
     way_in = "OPENING" if token is None else f"(<[{token}]> | OPENING)"
@@ -133,7 +135,7 @@ def _reasoning_rules(layout: Layout) -> list[str]:
 
 
 def _until(rule: str, mark: str, layout: Layout, *, text: str, unless: str = "") -> list[str]:
-    """`rule`: everything up to the first `mark`, the mark included, whether it is a token or spelled out."""
+    """Write `rule`: all text up to and including the first `mark`, which may be a token or spelled out."""
     token = layout.tokens.get(mark)
     ways = f"{rule}_text" if token is None else f"{text} <[{token}]> | {rule}_text"
     lexeme = f"UNTIL_{rule.upper()}"
@@ -153,7 +155,7 @@ def _quoted(text: str) -> str:
 
 
 class _LiteralWriter:
-    """Writes literal text, its marks as tokens where they are."""
+    """Writes literal text as grammar symbols; a mark that is a token becomes that token."""
 
     def __init__(self, marks: Sequence[str], tokens: Mapping[str, int]) -> None:
         self._tokens = tokens
@@ -168,7 +170,7 @@ class _LiteralWriter:
 
 
 def _schema_of(tool: Tool) -> str:
-    """A tool's schema as llguidance reads it. Keywords that cannot be enforced are ignored, unless the tool is strict."""
+    """Write a tool's schema for llguidance. Keywords that cannot be enforced are ignored, unless the tool is strict."""
     schema: Mapping[str, Any] = tool.parameters  # Any: JSON
     if not schema.get("properties") and _EMPTY_SCHEMA_KEYS.issuperset(schema):
         schema = _NO_PARAMETERS
@@ -183,7 +185,7 @@ def _json(schema: Mapping[str, Any], *, is_lenient: bool = False) -> str:  # Any
 
 
 def _embedded(constraint: Constraint) -> str:
-    """A constraint as the body of a rule."""
+    """Write a constraint as the body of a rule."""
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
             return f"%json {_json({'type': 'object'})}"

@@ -1,7 +1,6 @@
-"""From the text of an answer to the calls in it, while it is being written.
+"""Tool parser: split the text of an answer into content and tool calls while it is generated.
 
-Knows a `ToolFormat` and strings. Text that turns out to be no call is content, whatever it began like; the spaces between
-content and a call belong to neither.
+Text that begins like a call but is not one becomes content. White space between content and a call is dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from engine.types import ToolCall, ToolCallDelta
 
 
 class _ParserState(Enum):
-    """Where in the layout the next character stands."""
+    """Position of the next character in the layout of the tool format."""
 
     TEXT = auto()
     NAME = auto()
@@ -30,14 +29,14 @@ class _ParserState(Enum):
 
 @dataclass(slots=True)
 class ToolParserDelta:
-    """What some text brought: content, and more of the calls."""
+    """Content and parts of tool calls found by one call of the parser."""
 
     content: str = ""
     calls: list[ToolCallDelta] = field(default_factory=list)
 
 
 def add_call(calls: list[ToolCallDelta], call: ToolCallDelta) -> None:
-    """Append to deltas that leave together: one for each call is enough."""
+    """Append a delta to those sent together, joined with the last one if both are of one call."""
     last = calls[-1] if calls else None
     if last is None or last.index != call.index:
         calls.append(call)
@@ -46,7 +45,7 @@ def add_call(calls: list[ToolCallDelta], call: ToolCallDelta) -> None:
 
 
 class ToolParser:
-    """Parses one answer. Only calls of the tools in `names` are calls."""
+    """Parses one answer. A call of a tool that is not in `names` is content."""
 
     def __init__(self, tool_format: ToolFormat, names: Sequence[str]) -> None:
         self._format = tool_format
@@ -62,14 +61,14 @@ class ToolParser:
 
     @property
     def calls(self) -> list[ToolCall]:
-        """The calls so far; the last one's arguments may be incomplete."""
+        """Calls so far; the arguments of the last one may be incomplete."""
         return [
             ToolCall(id=call_id, name=name, arguments="".join(pieces))
             for (call_id, name), pieces in zip(self._ids, self._arguments, strict=True)
         ]
 
     def push(self, text: str) -> ToolParserDelta:
-        """Take some text; returns what is certain now."""
+        """Add text and return the content and calls that are certain."""
         delta = ToolParserDelta()
         self._held += text
         while self._step(delta):
@@ -77,7 +76,7 @@ class ToolParser:
         return delta
 
     def finish(self) -> str:
-        """No more text will come: content that was held back. What only a call begins with is not content."""
+        """End the answer and return the content that was held back; an incomplete call is not content."""
         held, self._held = self._held, ""
         match self._state:
             case _ParserState.TEXT:
@@ -89,7 +88,7 @@ class ToolParser:
                 return ""
 
     def _step(self, delta: ToolParserDelta) -> bool:
-        """Move on by one place; False when that needs more text."""
+        """Advance by one state; return False if that needs more text."""
         match self._state:
             case _ParserState.TEXT:
                 return self._find_lead(delta) if self._format.trigger else self._match_lead()
@@ -107,7 +106,7 @@ class ToolParser:
                 return False
 
     def _find_lead(self, delta: ToolParserDelta) -> bool:
-        """A call may begin anywhere in the text: show what certainly comes before it."""
+        """Search a lead anywhere in the text, and add the text that certainly precedes it to the content."""
         lead = self._format.lead
         at = self._held.find(lead)
         end = at if at >= 0 else len(self._held) - overlap(self._held, self._leads)
@@ -120,7 +119,7 @@ class ToolParser:
         return True
 
     def _match_lead(self) -> bool:
-        """A call can only be the whole answer."""
+        """Match a lead at the beginning of the answer, the only place where this format allows a call."""
         begin = self._held.lstrip()
         for lead in self._leads:
             if begin.startswith(lead):
@@ -130,7 +129,7 @@ class ToolParser:
         return self._state is _ParserState.AFTER
 
     def _begin_name(self, start: int, end: int) -> None:
-        """The held text is a lead up to `end`; should no name follow, it is content from `start` on."""
+        """Take the lead that ends at `end`. If no name follows, the text from `start` on is content."""
         self._lead, self._held = self._held[start:end], self._held[end:]
         self._state = _ParserState.NAME
 
@@ -176,7 +175,7 @@ class ToolParser:
         return True
 
     def _match_next(self) -> bool:
-        """After a call: another one, or the end of all of them, or text again."""
+        """Match the text behind a call: another call, the end of all calls, or content."""
         lead, end = self._next_lead, self._format.end
         if lead is not None and self._held.startswith(lead):
             self._begin_name(0, len(lead))
@@ -192,7 +191,7 @@ class ToolParser:
 
 
 class _ObjectEnd:
-    """Looks for the brace that closes a JSON object, over any number of pieces."""
+    """Searches the brace that closes a JSON object, over any number of pieces."""
 
     def __init__(self) -> None:
         self.is_found = False
@@ -201,10 +200,10 @@ class _ObjectEnd:
         self._is_escaped = False
 
     def find(self, text: str) -> int:
-        """How many characters of `text` belong to the object."""
+        """Return the number of characters of `text` that belong to the object."""
         for index, character in enumerate(text):
             if self._is_string:
-                self._take_in_string(character)
+                self._advance_in_string(character)
             elif character == '"':
                 self._is_string = True
             elif character in "{[":
@@ -216,7 +215,7 @@ class _ObjectEnd:
                     return index + 1
         return len(text)
 
-    def _take_in_string(self, character: str) -> None:
+    def _advance_in_string(self, character: str) -> None:
         if self._is_escaped:
             self._is_escaped = False
         elif character == "\\":

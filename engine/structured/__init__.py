@@ -1,1 +1,1 @@
-"""Structured output: schemas and grammars compiled by llguidance, and the token masks they give."""
+"""Structured output: compile schemas and grammars with llguidance, and mask the logits by them."""

@@ -1,8 +1,8 @@
-"""Bit masks over the vocabulary, applied to a row of logits without a loop over its tokens.
+"""Bit masks over the vocabulary, applied to a row of logits without a loop over tokens.
 
-A mask is int32 words, bit `token % 32` of word `token // 32` set where a token is allowed. A byte of it picks eight bounds
-from a table, +inf where allowed and -inf where not, and the minimum with them is the masked row: about 40 us for 152,064
-tokens, however many of them are allowed, where indexing by the mask takes up to 700.
+A mask is int32 words; bit `token % 32` of word `token // 32` is set if the token is allowed. Each byte selects eight bounds
+from a table, +inf for allowed and -inf for forbidden tokens; the minimum of logits and bounds is the masked row. That takes
+about 40 us for 152,064 tokens, however many of them are allowed; indexing by the mask takes up to 700 us.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _BOUNDS: Final = np.where(_BITS, np.inf, -np.inf).astype(np.float32)  # by byte,
 
 
 def best_allowed(logits: NDArray[np.float32], mask: NDArray[np.int32]) -> int:
-    """The allowed token with the greatest logit, the first of equals. Raises ValueError if none is allowed."""
+    """Return the allowed token with the greatest logit, the first of equals. Raises ValueError if none is allowed."""
     best = int(logits.argmax())
     if mask[best >> 5] >> (best & 31) & 1:
-        return best  # a model mostly agrees with its constraint
+        return best  # the common case: the model's best token is allowed
     bounds = _bounds(mask, logits.size)
     np.minimum(logits, bounds, out=bounds)
     best = int(bounds.argmax())
@@ -29,7 +29,7 @@ def best_allowed(logits: NDArray[np.float32], mask: NDArray[np.int32]) -> int:
 
 
 def forbid(logits: NDArray[np.float32], mask: NDArray[np.int32]) -> None:
-    """Set the logits of all other tokens to -inf, in place."""
+    """Set the logits of all forbidden tokens to -inf, in place."""
     np.minimum(logits, _bounds(mask, logits.size), out=logits)
 
 
@@ -42,16 +42,18 @@ def scratch_mask(num_vocab: int) -> NDArray[np.int32]:
 
 
 def _bounds(mask: NDArray[np.int32], num_vocab: int) -> NDArray[np.float32]:
-    """(num_vocab,), in this thread's scratch memory: valid until the next call."""
+    """Return the bounds of a mask, (num_vocab,), in this thread's scratch memory: valid until the next call."""
     if len(_scratch.bounds) != mask.nbytes:
         _scratch.bounds = np.empty((mask.nbytes, 8), np.float32)
     bounds = _scratch.bounds
-    np.take(_BOUNDS, mask.view(np.uint8), axis=0, out=bounds, mode="clip")  # clip: unchecked, and a byte always fits
+    np.take(
+        _BOUNDS, mask.view(np.uint8), axis=0, out=bounds, mode="clip"
+    )  # clip: no check, since a byte is always in range
     return bounds.reshape(-1)[:num_vocab]
 
 
 def _first_allowed(mask: NDArray[np.int32], num_vocab: int) -> int:
-    """Where every allowed logit is -inf."""
+    """Return the first allowed token; used when every allowed logit is -inf."""
     allowed = np.unpackbits(mask.view(np.uint8), bitorder="little", count=num_vocab)
     first = int(allowed.argmax())
     if not allowed[first]:

@@ -1,9 +1,9 @@
-"""The warden compiles a grammar first, in a process of its own that may hang, run out of memory or crash for it.
+"""Compile sandbox: compile an untrusted grammar in a helper process, which may hang, run out of memory or crash.
 
-`python -m engine.structured.compile_sandbox` is the helper; it loads no llama.cpp. It reads one grammar after the other from
-the socket that is its standard input and answers each with an error message, empty when there is none.
-It works on a stack and with memory far smaller than the engine's, so that what passes here cannot overrun there.
-It ends when the engine does: its socket is closed then, and a compile in progress has two seconds of processor time.
+`python -m engine.structured.compile_sandbox` is the helper; it does not load llama.cpp. It reads grammars from the socket
+that is its standard input, and replies to each with an error message or a zero byte.
+Its stack and memory are far smaller than the engine's, so a grammar that compiles in the helper compiles in the engine.
+It ends with the engine, which closes the socket; a compilation then in progress has two seconds of processor time at most.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import Final
 
 from llguidance import LLTokenizer
@@ -22,17 +23,17 @@ from llguidance import LLTokenizer
 from engine.errors import InvalidConstraint, SandboxUnavailable
 from engine.structured.matcher import TOO_COMPLEX, compile_matcher
 
-_MAX_MESSAGE_BYTES: Final = 160 << 10  # what a Unix socket takes in one piece by default
+_MAX_MESSAGE_BYTES: Final = 160 << 10  # default limit of one message on a Unix socket
 _MEMORY_BYTES: Final = 512 << 20
 _STACK_BYTES: Final = 1 << 20
 _CPU_SECONDS: Final = 2
 _START_SECONDS: Final = 20.0
 _READY: Final = b"ready"
-_FINE: Final = b"\0"
+_VALID: Final = b"\0"
 
 
 class CompileSandbox:
-    """The engine's side: one helper, replaced whenever it hangs or dies. For one thread at a time."""
+    """Owns one helper process, which is replaced when it hangs or crashes. For one thread at a time."""
 
     def __init__(self, *, timeout_seconds: float = 1.5) -> None:
         self._timeout_seconds = timeout_seconds
@@ -42,11 +43,11 @@ class CompileSandbox:
 
     @property
     def pid(self) -> int | None:
-        """Process id of the present helper."""
+        """Process id of the current helper."""
         return self._helper.pid if self._helper else None
 
     def start(self) -> None:
-        """Start a helper unless one lives; it gets ready beside us. Raises SandboxUnavailable."""
+        """Start a helper unless one is running, without waiting until it is ready. Raises SandboxUnavailable."""
         if self._helper is not None and self._helper.poll() is None:
             return
         self.close()
@@ -56,7 +57,7 @@ class CompileSandbox:
             raise SandboxUnavailable from error
 
     def check(self, grammar: str) -> None:
-        """Compile a grammar in the helper. Raises InvalidConstraint: it is not valid, or it brought the helper down."""
+        """Compile a grammar in the helper. Raises InvalidConstraint if it is invalid, or if it hung or crashed the helper."""
         message = grammar.encode()
         if len(message) > _MAX_MESSAGE_BYTES:
             raise InvalidConstraint(TOO_COMPLEX)
@@ -64,18 +65,18 @@ class CompileSandbox:
         channel.settimeout(self._timeout_seconds)
         try:
             channel.send(message)
-            answer = channel.recv(_MAX_MESSAGE_BYTES)
-        except OSError:  # a timeout is one
-            answer = b""
-        if not answer:
+            reply = channel.recv(_MAX_MESSAGE_BYTES)
+        except OSError:  # includes a timeout
+            reply = b""
+        if not reply:
             self.close()
-            self.start()  # ready by the time the next one comes
+            self.start()  # in advance of the next grammar
             raise InvalidConstraint(TOO_COMPLEX)
-        if answer != _FINE:
-            raise InvalidConstraint(answer.decode())
+        if reply != _VALID:
+            raise InvalidConstraint(reply.decode())
 
     def close(self) -> None:
-        """End the helper."""
+        """Kill the helper."""
         if self._socket is not None:
             self._socket.close()
         if self._helper is not None:
@@ -85,11 +86,11 @@ class CompileSandbox:
         self._is_ready = False
 
     def _launch(self) -> None:
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        self._socket, helper_socket = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with helper_socket:
             self._helper = subprocess.Popen(
                 [sys.executable, "-P", "-m", "engine.structured.compile_sandbox"],
-                stdin=theirs.fileno(),
+                stdin=helper_socket.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,  # a panic's message may quote the grammar
                 start_new_session=True,
@@ -100,10 +101,8 @@ class CompileSandbox:
         assert self._socket is not None, "started"
         if not self._is_ready:
             self._socket.settimeout(_START_SECONDS)
-            try:
+            with suppress(OSError):  # includes a timeout
                 self._is_ready = self._socket.recv(len(_READY)) == _READY
-            except OSError:
-                self._is_ready = False
             if not self._is_ready:
                 self.close()
                 raise SandboxUnavailable
@@ -117,23 +116,23 @@ def _serve(channel: socket.socket) -> None:
     tokenizer = LLTokenizer("byte")
     channel.send(_READY)
     while message := channel.recv(_MAX_MESSAGE_BYTES):
-        _renew_processor_time()
+        _extend_cpu_limit()
         try:
             compile_matcher(tokenizer, message.decode())
         except InvalidConstraint as error:
             channel.send(str(error).encode())
         else:
-            channel.send(_FINE)
+            channel.send(_VALID)
 
 
-def _renew_processor_time() -> None:
-    """The limit counts from the process's start; this grammar gets seconds of its own, then SIGXCPU."""
+def _extend_cpu_limit() -> None:
+    """Allow the next grammar its own processor time; after it the kernel sends SIGXCPU. The limit counts from process start."""
     until = math.ceil(time.process_time()) + _CPU_SECONDS
     resource.setrlimit(resource.RLIMIT_CPU, (until, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def main() -> None:
-    """The helper's process."""
+    """Run the helper process."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     threading.stack_size(_STACK_BYTES)

@@ -1,7 +1,4 @@
-"""Compiling constraints: size limits, a trial in the sandbox, then the grammar, kept by content.
-
-compile(constraint) -> size limits -> trial in the sandbox -> compile here -> Grammar
-"""
+"""Grammar compiler: check a constraint's size, compile it in the sandbox, then in this process, and cache the grammar."""
 
 from __future__ import annotations
 
@@ -10,7 +7,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from llguidance import LLTokenizer
@@ -22,17 +19,17 @@ from engine.structured.schema import grammar_text
 from engine.types import Constraint, ConstraintKind
 
 _JSON_KINDS: Final = frozenset({ConstraintKind.JSON_OBJECT, ConstraintKind.JSON_SCHEMA})
-# The warden knows bytes only: to it, a mark that is one token is its one control token.
+# The sandbox has a vocabulary of bytes and one control token, which stands for every token id of an internal grammar.
 _TOKEN_ID: Final = re.compile(r"<\[\d+\]>")
 _ANY_CONTROL: Final = "<[256]>"
 
 
 class GrammarCompiler:
-    """The compiled constraints of one model. Any thread may compile, except the one that decodes: it takes milliseconds,
-    up to two seconds where a constraint is refused for what it did to the sandbox.
+    """Compiles and caches the constraints of one model. Any thread may call `compile`, except the one that decodes: it takes
+    milliseconds, and up to two seconds for a constraint that hangs or crashes the sandbox.
 
-    `tokenizer` is called once, in a thread of its own (about a second for a vocabulary of 150,000 tokens); `num_vocab` is
-    the width of the model's logits. Without `jump_forward` no token is ever forced.
+    `tokenizer` is called once, in its own thread (about a second for a vocabulary of 150,000 tokens). `num_vocab` is the
+    width of the model's logits. Without `jump_forward` no token is forced.
     """
 
     def __init__(
@@ -48,34 +45,33 @@ class GrammarCompiler:
         self._num_vocab = num_vocab
         self._jump_forward = jump_forward
         self._sandbox = sandbox or CompileSandbox()
-        self._outcomes = _Recent(max_cached)
+        self._outcomes = _LruCache(max_cached)
         self._compiling = threading.Lock()
-        self._starting = threading.Lock()
         self._tokenizer: Future[LLTokenizer] | None = None
 
     def prepare(self) -> None:
-        """Begin what the first `compile` would wait for; returns at once, and does nothing the second time."""
-        self._future_tokenizer()
+        """Start the sandbox and the tokenizer, which the first `compile` waits for. Returns at once; idempotent."""
         with self._compiling:
+            self._future_tokenizer()
             self._sandbox.start()
 
     def compile(self, constraint: Constraint, *, is_internal: bool = False) -> Grammar:
-        """The grammar of a constraint, new or kept. Raises InvalidConstraint, also kept, or ConstraintFailed.
+        """Return the grammar of a constraint, compiled or cached. Raises InvalidConstraint, also cached, or ConstraintFailed.
 
-        One that is ours was written here around schemas of the caller's, and may be longer than what a caller may write.
+        An internal constraint is a grammar written by the engine around schemas of a request, and has a higher size limit.
         """
         key = hashlib.sha256(f"{constraint.kind}\0{constraint.text}".encode()).digest()
         outcome = self._outcomes.get(key)
         if outcome is None:
-            with self._compiling:  # by one thread at a time: there is one warden
+            with self._compiling:  # one thread at a time: there is one sandbox
                 outcome = self._outcomes.get(key) or self._outcomes.put(key, self._outcome(constraint, is_internal))
         if isinstance(outcome, str):
-            usual = "response_format" if constraint.kind in _JSON_KINDS else "structured_outputs"
-            raise InvalidConstraint(outcome, param=constraint.param or usual)
+            usual_param = "response_format" if constraint.kind in _JSON_KINDS else "structured_outputs"
+            raise InvalidConstraint(outcome, param=constraint.param or usual_param)
         return outcome
 
     def close(self) -> None:
-        """End the warden's process."""
+        """Stop the sandbox."""
         self._sandbox.close()
 
     def _outcome(self, constraint: Constraint, is_internal: bool) -> Grammar | str:
@@ -87,29 +83,29 @@ class GrammarCompiler:
             return str(error)
 
     def _future_tokenizer(self) -> Future[LLTokenizer]:
-        with self._starting:
-            if self._tokenizer is None:
-                self._tokenizer = Future()
-                threading.Thread(target=self._build, args=(self._tokenizer,), name="grammar-vocabulary").start()
-            return self._tokenizer
+        """Start to build the tokenizer, the first time. Called under the lock."""
+        if self._tokenizer is None:
+            pool = ThreadPoolExecutor(1, "grammar-vocabulary")
+            self._tokenizer = pool.submit(self._build_tokenizer)
+            pool.shutdown(wait=False)
+        return self._tokenizer
 
-    def _build(self, future: Future[LLTokenizer]) -> None:
+    def _build_tokenizer(self) -> LLTokenizer:
         try:
             tokenizer = self._make_tokenizer()
-            if tokenizer.vocab_size != self._num_vocab:
-                raise ConstraintFailed(
-                    f"The vocabulary has {tokenizer.vocab_size} tokens for constraints and {self._num_vocab} logits."
-                )
-        except EngineError as error:
-            future.set_exception(error)
-        except Exception as error:  # whatever it is, constrained requests fail and the others go on
-            future.set_exception(ConstraintFailed(f"This model's vocabulary cannot be constrained: {error}"))
-        else:
-            future.set_result(tokenizer)
+        except EngineError:
+            raise
+        except Exception as error:  # constrained requests fail, all others go on
+            raise ConstraintFailed(f"This model's vocabulary cannot be constrained: {error}") from error
+        if tokenizer.vocab_size != self._num_vocab:
+            raise ConstraintFailed(
+                f"The vocabulary has {tokenizer.vocab_size} tokens for constraints and {self._num_vocab} logits."
+            )
+        return tokenizer
 
 
-class _Recent:
-    """The outcomes used last: a grammar, or why there is none."""
+class _LruCache:
+    """LRU cache of outcomes: a grammar or an error message."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size

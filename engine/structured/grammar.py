@@ -1,4 +1,4 @@
-"""Compiled grammars, and the state of an answer that follows one: which tokens may come next.
+"""Compiled grammars, and the state of an answer in its grammar, which decides the allowed next tokens.
 
 Grammar.start() -> GrammarState: fill_mask -> sample -> accept, which returns the tokens that are forced to follow
 """
@@ -21,8 +21,8 @@ _Result = TypeVar("_Result")
 class Grammar:
     """A compiled constraint, shared by all answers that follow it.
 
-    llguidance makes its lexer's states when an answer first reaches them. All copies of a matcher share them, and there is
-    a limit: a grammar that has many can be used up by its answers, and is then compiled anew.
+    llguidance creates a lexer state when an answer first reaches it. All copies of a matcher share these states, up to a
+    limit. Answers can exhaust a grammar with many states, which is then compiled again.
     """
 
     def __init__(self, tokenizer: LLTokenizer, text: str, *, jump_forward: bool) -> None:
@@ -33,21 +33,21 @@ class Grammar:
         self._base = compile_matcher(tokenizer, text)
 
     def start(self, *, jumps: bool = True) -> GrammarState:
-        """The state before the first token; without `jumps`, this answer is forced nothing."""
+        """Return the state before the first token. Without `jumps` no token of this answer is forced."""
         return GrammarState(self, self._base, jumps=jumps and self.jump_forward)
 
     def recompiled(self, exhausted: LLMatcher) -> LLMatcher:
-        """A matcher whose lexer is not used up as `exhausted` is: the present one, or a new one for everybody."""
+        """Replace an exhausted matcher, unless another answer has replaced it already; return the current one."""
         if self._base is exhausted:
             self._base = compile_matcher(self._tokenizer, self._text)
         return self._base
 
 
 class GrammarState:
-    """How far one answer has come in its grammar. Owned by the loop's thread.
+    """Progress of one answer in its grammar. Owned by the loop's thread.
 
-    Each method raises ConstraintFailed where the grammar cannot go on; the answer must then fail, since nothing would
-    hold it any more.
+    Each method raises ConstraintFailed if the grammar cannot go on. The answer must then fail, since it would no longer be
+    constrained.
     """
 
     __slots__ = ("_base", "_grammar", "_is_retried", "_jumps", "_matcher", "_tokens")
@@ -62,21 +62,21 @@ class GrammarState:
 
     @property
     def is_finished(self) -> bool:
-        """Can nothing but the end follow? A grammar may also be finished at its start."""
+        """Is the end the only possible continuation? That may already hold at the start."""
         return self._matcher.is_stopped()
 
     @property
     def end_token(self) -> int:
-        """A token that ends the answer."""
+        """The smallest token that ends the answer."""
         return min(self._grammar.end_tokens)
 
     @property
     def error(self) -> str | None:
-        """Why this state cannot go on."""
+        """Reason why this state cannot go on; None if it can."""
         return explain(self._matcher.get_error()) if self._matcher.is_error() else None
 
     def fill_mask(self, row: NDArray[np.int32]) -> None:
-        """Set bit `token % 32` of word `token // 32` for each token that may come next, end tokens included.
+        """Set bit `token % 32` of word `token // 32` for each allowed next token, end tokens included.
 
         `row` is contiguous, of (num_vocab + 31) // 32 words.
         """
@@ -85,36 +85,36 @@ class GrammarState:
         self._run(lambda matcher: matcher.unsafe_compute_mask_ptr(pointer, num_bytes))
 
     def allows(self, token: int) -> bool:
-        """May this token come next? Far cheaper than a mask, for a token that was sampled without one."""
+        """Is this token allowed next? Far cheaper than a mask; used for a token that was sampled without one."""
         if self.is_finished:
             return token in self._grammar.end_tokens
         return self._run(lambda matcher: matcher.validate_tokens([token])) == 1
 
     def accept(self, token: int) -> list[int]:
-        """Take the next token. Returns those that must follow it, which are taken too."""
-        self._take([token])
+        """Advance by one token and by the tokens that must follow it, which are returned."""
+        self._consume([token])
         return self.jump()
 
     def jump(self) -> list[int]:
-        """Take the tokens that must come next, and return them: at the start, what every answer begins with.
+        """Advance by the tokens that must come next, and return them. At the start every answer begins with them.
 
-        There may be thousands; the caller cuts them at its own limits, and ends the answer there.
+        There may be thousands; the scheduler cuts them at the answer's limits.
         """
         if not self._jumps:
             return []
         forced = self._run(lambda matcher: matcher.compute_ff_tokens())
         if forced:
-            self._take(forced)
+            self._consume(forced)
         return forced
 
-    def _take(self, tokens: list[int]) -> None:
+    def _consume(self, tokens: list[int]) -> None:
         self._run(lambda matcher: matcher.consume_tokens(tokens))
         self._tokens += tokens
         if self._matcher.is_stopped() and not self._matcher.is_accepting():
-            raise ConstraintFailed("The answer came to a place from which its constraint cannot be met.")
+            raise ConstraintFailed("The answer reached a point from which its constraint cannot be met.")
 
     def _run(self, step: Callable[[LLMatcher], _Result]) -> _Result:
-        """A step of the matcher, tried again on a fresh one: the fault may be with answers that shared the old one."""
+        """Run a step of the matcher; after an error, again on a fresh one, since other answers may have exhausted the old one."""
         result = step(self._matcher)
         if self._matcher.is_error():
             self._retry()
@@ -133,4 +133,4 @@ class GrammarState:
 
     def _check(self) -> None:
         if self.error is not None:
-            raise ConstraintFailed(f"The answer could not be held to its constraint: {self.error}")
+            raise ConstraintFailed(f"The answer could not follow its constraint: {self.error}")

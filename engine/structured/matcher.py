@@ -1,7 +1,7 @@
-"""llguidance's compiler and its complaints: the same limits and the same words in the engine and in its sandbox.
+"""Matcher: compile a grammar with llguidance, with the same limits and error messages in the engine and in its sandbox.
 
-A matcher never raises; it goes into an error state and stays there. Here that becomes an InvalidConstraint, in words for
-the person who wrote the constraint.
+A matcher never raises; it enters an error state and stays in it. `compile_matcher` turns that into an InvalidConstraint with
+a message for the author of the constraint.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from engine.errors import InvalidConstraint
 
 MAX_LEXER_STATES: Final = 30_000  # about 0.4 kB each
 
-# One step on the loop's thread stays within some milliseconds: 100k of fuel take about 8 ms, 5k items one.
+# One step on the loop's thread takes a few milliseconds at most: 100k of fuel about 8 ms, 5k items 1 ms.
 LIMITS: Final = LLParserLimits(
     initial_lexer_fuel=1_000_000,
     step_lexer_fuel=100_000,
@@ -27,13 +27,13 @@ LIMITS: Final = LLParserLimits(
 
 NOTHING_MATCHES: Final = "Nothing can match this constraint."
 TOO_COMPLEX: Final = "The constraint is too complex."
-_MAX_WORDS: Final = 200
-# parser states, and places in a grammar of ours around a schema of the writer's
-_NOT_FOR_THE_WRITER: Final = r'; following special tokens.*|\(at "\\n".*|at \d+\(\d+\): failed to compile JSON schema: '
+_MAX_CHARACTERS: Final = 200
+# parser states, and places in the internal grammar around a tool's schema
+_INTERNAL_DETAILS: Final = r'; following special tokens.*|\(at "\\n".*|at \d+\(\d+\): failed to compile JSON schema: '
 
 
 def compile_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """A matcher at its start whose first steps are known to work; raises InvalidConstraint."""
+    """Compile a matcher and try its first steps on a copy; raises InvalidConstraint."""
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=LIMITS)
     if matcher.is_error():
         raise InvalidConstraint(explain(matcher.get_error()))
@@ -42,7 +42,7 @@ def compile_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 
 def _try_first_steps(matcher: LLMatcher) -> None:
-    """What nothing matches, and what is forced without end, shows in a mask, a jump and another mask."""
+    """Find grammars that match nothing or force tokens without end, by a mask, a jump and another mask."""
     if not (matcher.is_accepting() or any(matcher.compute_bitmask())):
         raise InvalidConstraint(NOTHING_MATCHES)
     matcher.consume_tokens(matcher.compute_ff_tokens())
@@ -53,11 +53,11 @@ def _try_first_steps(matcher: LLMatcher) -> None:
 
 
 def explain(error: str) -> str:
-    """llguidance's complaint in one sentence: no parser state, and no more of the constraint than a name."""
+    """Reduce llguidance's error to one sentence, without parser states and without more of the constraint than a name."""
     if found := re.search(r"Unimplemented keys: \[([^\]]*)", error):
-        return f"The schema has keywords that are not supported: {found[1].replace(chr(34), '')[:_MAX_WORDS]}."
+        return f"The schema has keywords that are not supported: {found[1].replace(chr(34), '')[:_MAX_CHARACTERS]}."
     if found := re.search(r"Unsatisfiable schema: ([^\n]*)", error):
-        return f"Nothing can match the schema: {found[1][:_MAX_WORDS]}."
+        return f"Nothing can match the schema: {found[1][:_MAX_CHARACTERS]}."
     if "NoExtension" in error:
         return NOTHING_MATCHES
     if "oneOf constraints are not supported" in error:
@@ -65,6 +65,6 @@ def explain(error: str) -> str:
     if re.search(r"too many|Too many|limit|fuel|too large|too big", error):
         return TOO_COMPLEX
     if found := re.search(r"regex parse error:.*?\nerror: ([^\n]*)", error, re.DOTALL):
-        return f"The regex is not valid: {found[1][:_MAX_WORDS]}."
-    first = re.sub(_NOT_FOR_THE_WRITER, "", error.split("\n", 1)[0]).strip()
-    return f"The constraint cannot be used: {first[:_MAX_WORDS]}"
+        return f"The regex is not valid: {found[1][:_MAX_CHARACTERS]}."
+    first = re.sub(_INTERNAL_DETAILS, "", error.split("\n", 1)[0]).strip()
+    return f"The constraint cannot be used: {first[:_MAX_CHARACTERS]}"

@@ -1,7 +1,7 @@
-"""From a `Constraint` to the text llguidance compiles, after limits on everything that could grow without end.
+"""Schema checks: convert a `Constraint` to llguidance's grammar format, within limits on its size.
 
-Knows JSON Schema's keywords and sizes; nothing of tokens or matchers. What is too large is refused here for a few
-microseconds, before anything is compiled; what cannot be supported is named with its place.
+A constraint that is too large is rejected in microseconds, before anything is compiled. Errors about unsupported keywords
+name their place in the schema.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MAX_CHOICES: Final = 500
 MAX_CHOICE_BYTES: Final = 16 << 10
 MAX_REGEX_BYTES: Final = 4 << 10
 MAX_GRAMMAR_BYTES: Final = 32 << 10
-MAX_OWN_GRAMMAR_BYTES: Final = 256 << 10  # all the tools of a request, with their schemas
-MAX_REPEAT: Final = 20_000  # a counted string has a lexer state per character; see constraints_matcher.MAX_LEXER_STATES
+MAX_INTERNAL_GRAMMAR_BYTES: Final = 256 << 10  # all tools of a request, with their schemas
+MAX_REPEAT: Final = 20_000  # a counted string has a lexer state per character; see matcher.MAX_LEXER_STATES
 
-# One fixed way to write JSON: a model that may choose its white space wanders in it, and only fixed text can be jumped over.
-# It is the way that most text in training has it. Without these spaces the demo model, which writes them, labels 21 of 120
-# tickets right instead of 119, in a third more tokens: what it would say next is no longer what it may say.
-# Every option that weakens a schema is set, since the caller's own come in between.
+# JSON has fixed white space: free white space lets a model generate it without end, and only fixed text can be forced.
+# Most training text has these spaces. Without them the demo model, which writes them, labels 21 of 120 tickets right
+# instead of 119, with a third more tokens, since its likeliest next token is no longer allowed.
+# Every option that weakens a schema is set here, so that a schema's own options have no effect.
 SEPARATORS: Final = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 _OPTIONS: Final = {
     **SEPARATORS,
@@ -59,13 +59,13 @@ Schema = dict[str, Any]  # Any: JSON
 
 
 def grammar_text(constraint: Constraint, *, is_internal: bool = False) -> str:
-    """The grammar, in llguidance's own format; raises InvalidConstraint. One that is ours has a higher limit."""
+    """Write the grammar in llguidance's own format; raises InvalidConstraint. An internal grammar has a higher size limit."""
     text = constraint.text
     match constraint.kind:
         case ConstraintKind.JSON_OBJECT:
             return _json_grammar(_ANY_OBJECT)
         case ConstraintKind.JSON_SCHEMA:
-            # what was checked is what is compiled: no second parser with its own idea of the text
+            # compile the checked value, not the text, which another parser could read differently
             return _json_grammar(msgspec.json.encode(close_objects(_checked_schema(text))))
         case ConstraintKind.REGEX:
             _limit(text, MAX_REGEX_BYTES, "The regex")
@@ -73,10 +73,9 @@ def grammar_text(constraint: Constraint, *, is_internal: bool = False) -> str:
         case ConstraintKind.CHOICE:
             return LLMatcher.grammar_from_lark(_choice_grammar(text))
         case ConstraintKind.GRAMMAR:
-            _limit(text, MAX_OWN_GRAMMAR_BYTES if is_internal else MAX_GRAMMAR_BYTES, "The grammar")
-            if not text.strip() or text.lstrip().startswith(
-                "{"
-            ):  # JSON would be llguidance's own format, past our limits
+            _limit(text, MAX_INTERNAL_GRAMMAR_BYTES if is_internal else MAX_GRAMMAR_BYTES, "The grammar")
+            # JSON is llguidance's own format, which has no such limits
+            if not text.strip() or text.lstrip().startswith("{"):
                 raise InvalidConstraint("The grammar must be in Lark's syntax, with a rule 'start'.")
             return LLMatcher.grammar_from_lark(text)
 
@@ -105,11 +104,10 @@ def _choice_grammar(text: str) -> str:
 
 
 def close_objects(schema: Schema) -> Schema:
-    """The schema, changed such that keys it does not name are not written where it says nothing of them.
+    """Set `additionalProperties: false` on every object of the schema that has properties and no rule for others.
 
-    JSON Schema allows them, but nobody who asks for two fields wants others, a model that may add some goes on for ever, and
-    what may follow a value could not be jumped over. A schema that combines schemas for one object stays as it is: what one
-    of them does not name, another may.
+    JSON Schema allows other keys, but they are not wanted, a model may add them without end, and they prevent forced tokens
+    behind a value. A schema that combines several schemas for one object is unchanged, since another one may name the key.
     """
     nodes = [node for node, _, _ in _walk(schema)]
     if any("allOf" in node or ("properties" in node and _COMBINES & node.keys()) for node in nodes):
@@ -134,7 +132,7 @@ def _checked_schema(text: str) -> Schema:
     if not isinstance(schema, dict):
         raise InvalidConstraint("The schema must be a JSON object.")
     if "x-guidance" in schema:
-        raise InvalidConstraint("The keyword 'x-guidance' is the server's.")
+        raise InvalidConstraint("The keyword 'x-guidance' is reserved for the server.")
     for num_nodes, (node, place, depth) in enumerate(_walk(schema), 1):
         if num_nodes > MAX_SCHEMA_NODES:
             raise InvalidConstraint(f"The schema holds more than {MAX_SCHEMA_NODES} schemas.")
@@ -145,12 +143,12 @@ def _checked_schema(text: str) -> Schema:
 
 
 def _walk(schema: Schema) -> Iterator[tuple[Schema, str, int]]:
-    """Every schema in a schema, with its JSON pointer and depth. Values of `enum` and `const` are no schemas."""
+    """Yield every schema in a schema, with its JSON pointer and depth. Values of `enum` and `const` are not schemas."""
     stack: list[tuple[Any, str, int]] = [(schema, "#", 1)]  # Any: JSON
     while stack:
         node, place, depth = stack.pop()
         if not isinstance(node, dict):
-            continue  # true and false; anything else is llguidance's to refuse
+            continue  # true and false; llguidance rejects anything else
         yield node, place, depth
         stack += [(node.get(keyword), f"{place}/{keyword}", depth + 1) for keyword in _ONE_SCHEMA]
         for keyword in _SCHEMAS:
