@@ -1,7 +1,7 @@
-"""A client of an engine process: requests in, their outputs to the sink each came with.
+"""Engine client: send requests to an engine process, and deliver the outputs of each request to its sink.
 
-Knows the socket protocol. `submit` and `cancel` may be called from any thread; sinks are called by the client's own thread
-and must not block. Every request ends exactly once: Finished, Failed, or EngineLost when its engine went away.
+Any thread may call the methods. The client's own thread calls the sinks, which must not block. Every request ends exactly
+once: Finished, Embedded, Failed, or EngineLost if its engine ends first.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from engine.process.protocol import (
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Request, RequestKey
 
 _HELLO_SECONDS: Final = 0.1
-_HELLO_AGAIN_SECONDS: Final = 1.0  # to one that has answered: does it still?
+_HELLO_AGAIN_SECONDS: Final = 1.0  # to a connected engine, as a health check
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -40,8 +40,8 @@ _encode = msgspec.msgpack.Encoder().encode
 class EngineLost:
     """The engine ended while it had this request.
 
-    `was_running`: it was at this one when it ended, or nothing is known of that; else the request only waited there, or was
-    between two steps. `was_alone`: for certain it was at this one, and at nothing else.
+    `was_running`: the engine was working on it, or its in-flight log is unreadable; False if the request was waiting or
+    between two steps. `was_alone`: it is certain that the engine was working on this request and no other.
     """
 
     request_id: str
@@ -50,27 +50,28 @@ class EngineLost:
 
 
 class Sink(Protocol):
-    """Where a request's outputs go."""
+    """Receives the outputs of a request."""
 
     def on_delta(self, delta: Delta) -> None:
-        """More text; only for streamed requests."""
+        """Receive new text; called only for a streamed request."""
 
     def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
-        """The end, once."""
+        """Receive the end of the request; called once."""
 
 
 class EmbedSink(Protocol):
-    """Where the end of a request for embeddings goes."""
+    """Receives the end of a request for embeddings."""
 
     def on_end(self, outcome: Embedded | Failed | EngineLost) -> None:
-        """The end, once."""
+        """Receive the end of the request; called once."""
 
 
 class EngineClient:
-    """One connection to one engine; survives the engine's restarts.
+    """A connection to one engine, which survives restarts of the engine.
 
-    A request submitted while there is no engine waits for the next one: its caller has a deadline of its own.
-    `answered_at` is when, by the monotonic clock, an engine last answered a Hello: it took a message, and its loop turned.
+    A request submitted while no engine is connected waits for the next one, without a time limit.
+    `answered_at`: time of the last HelloReply by the monotonic clock; it proves that the engine receives messages and that
+    its loop runs.
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
@@ -78,7 +79,7 @@ class EngineClient:
         self._folder = Path(endpoint)
         self._context = zmq.Context()
         self._lock = threading.Lock()
-        self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for what is to be embedded
+        self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for an EmbedRequest
         self._unsent: list[Request | EmbedRequest] = []
         self._boot_id: str | None = None
         self._info: EngineInfo | None = None
@@ -87,37 +88,37 @@ class EngineClient:
         self._hello_at = 0.0
         self._is_ready = threading.Event()
         self._is_closing = False
-        self._submit = self._socket(zmq.PUSH, Path(endpoint) / "submit.sock")  # under the lock
-        self._outputs = self._socket(zmq.DEALER, Path(endpoint) / "output.sock")  # the thread's own
+        self._submit = self._socket(zmq.PUSH, Path(endpoint) / "submit.sock")  # used under the lock
+        self._outputs = self._socket(zmq.DEALER, Path(endpoint) / "output.sock")  # used by the client's thread only
         self._monitor = self._outputs.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._thread = threading.Thread(target=self._run, name=f"engine-client-{name}", daemon=True)
         self._thread.start()
 
     @property
     def info(self) -> EngineInfo | None:
-        """What the engine said of itself; None before the first one was there."""
+        """Description of the last engine connected; None before the first."""
         return self._info
 
     def wait_ready(self, timeout_seconds: float) -> EngineInfo:
-        """Wait for an engine; raises TimeoutError."""
+        """Wait until an engine is connected; raises TimeoutError."""
         if not self._is_ready.wait(timeout_seconds) or self._info is None:
-            raise TimeoutError(f"no engine answered within {timeout_seconds:.0f} s")
+            raise TimeoutError(f"no engine replied within {timeout_seconds:.0f} s")
         return self._info
 
     def seconds_since_tick(self, now: float) -> float:
-        """How long ago (by the monotonic clock) the engine's loop last showed that it turns."""
+        """Seconds from the last Tick of the engine's loop to `now`, by the monotonic clock."""
         return now - self._last_tick_at
 
     def submit(self, request: Request, sink: Sink) -> None:
-        """Start a request; its id must not be running here already."""
+        """Start a request; no running request may have the same id."""
         self._start(request, sink)
 
     def embed(self, request: EmbedRequest, sink: EmbedSink) -> None:
-        """Start a request for embeddings; its id must not be running here already."""
+        """Start a request for embeddings; no running request may have the same id."""
         self._start(request, sink)
 
     def cancel(self, request_id: str) -> None:
-        """Stop a request; it still ends through its sink. Nothing happens for unknown ids."""
+        """Stop a request, which still ends through its sink. Does nothing for an unknown id."""
         with self._lock:
             if request_id not in self._sinks:
                 return
@@ -129,17 +130,22 @@ class EngineClient:
         sink.on_end(EngineLost(request_id=request_id, was_running=False))
 
     def stream(self, request_id: str) -> None:
-        """Stream a request from here on: its first delta has all there is by now. Nothing happens for unknown ids."""
+        """Stream a running request from now on; its first delta has all text so far. Does nothing for an unknown id."""
         with self._lock:
             if request_id not in self._sinks:
                 return
             if self._boot_id is not None:
                 self._send(StreamRequest(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
                 return
-            self._unsent = [_as_stream(request, request_id) for request in self._unsent]
+            self._unsent = [
+                msgspec.structs.replace(each, stream=True)
+                if isinstance(each, Request) and each.id == request_id
+                else each
+                for each in self._unsent
+            ]
 
     def close(self) -> None:
-        """End the connection; running requests end as lost."""
+        """Close the connection; running requests end as lost."""
         self._is_closing = True
         self._thread.join()
         self._end_as_lost(frozenset(), keep_unsent=False)
@@ -169,11 +175,11 @@ class EngineClient:
                 self._send(Submit(client=self._name, boot_id=self._boot_id, requests=[request]))
 
     def _send(self, message: ToEngine) -> None:
-        """Under the lock."""
+        """Send a message. Called under the lock."""
         self._submit.send(_encode(message), zmq.NOBLOCK)
 
     def _run(self) -> None:
-        """The client's thread."""
+        """Run the client's thread: send hellos, receive messages, and notice when the engine disconnects."""
         poller = zmq.Poller()
         poller.register(self._outputs, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
@@ -225,35 +231,26 @@ class EngineClient:
             sink.on_end(item)
 
     def _on_disconnect(self) -> None:
-        """The engine has died: find out what it was at."""
-        boot_id = self._boot_id
+        """End every request that the engine had; its in-flight log shows which of them were running."""
+        inflight = None if self._boot_id is None else read_inflight_log(self._folder, self._boot_id)
         self._hello_at = 0.0
-        self._end_as_lost(None if boot_id is None else read_inflight_log(self._folder, boot_id), keep_unsent=True)
+        self._end_as_lost(inflight, keep_unsent=True)
 
     def _end_as_lost(self, inflight: frozenset[RequestKey] | None, *, keep_unsent: bool) -> None:
-        """The engine is gone: everything it had is lost; what was never sent may wait for the next one.
+        """End the requests of an engine that is gone. With `keep_unsent`, those never sent wait for the next engine.
 
-        `inflight` has the keys it was at; None when that is not known.
+        `inflight`: keys of the requests that were running; None if unknown.
         """
         with self._lock:
             self._boot_id = None
             self._is_ready.clear()
             kept = {request.id for request in self._unsent} if keep_unsent else set()
-            lost = {key: sink for key, sink in self._sinks.items() if key not in kept}
-            for key in lost:
-                del self._sinks[key]
+            lost = {request_id: sink for request_id, sink in self._sinks.items() if request_id not in kept}
+            for request_id in lost:
+                del self._sinks[request_id]
         for request_id, sink in lost.items():
-            sink.on_end(self._lost_outcome(request_id, inflight))
-
-    def _lost_outcome(self, request_id: str, inflight: frozenset[RequestKey] | None) -> EngineLost:
-        if inflight is None:
-            return EngineLost(request_id=request_id)
-        key = (self._name, request_id)
-        return EngineLost(request_id=request_id, was_running=key in inflight, was_alone=inflight == {key})
-
-
-def _as_stream(request: Request | EmbedRequest, request_id: str) -> Request | EmbedRequest:
-    """The request as a stream, if it is the one that is meant and has a stream."""
-    if request.id == request_id and isinstance(request, Request):
-        return msgspec.structs.replace(request, stream=True)
-    return request
+            key = (self._name, request_id)
+            was_running = inflight is None or key in inflight
+            sink.on_end(
+                EngineLost(request_id=request_id, was_running=was_running, was_alone=inflight == frozenset({key}))
+            )

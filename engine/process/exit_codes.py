@@ -1,4 +1,4 @@
-"""How an engine's process ends when it ends itself: codes that whoever started it can tell apart."""
+"""Exit codes of an engine process that aborts itself; the launcher reports each by its reason."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import NoReturn
 
 
 class Exit(IntEnum):
-    """Exit codes of `engine.process.server`. All but MODEL are evidence against what the ledger has."""
+    """Exit codes of `engine.process.server`. All but MODEL may be caused by a request in the in-flight log."""
 
-    FAILED = 1  # the loop itself failed, not a step of it
+    FAILED = 1  # the loop itself failed, not one step
     MODEL = 3  # the model cannot be loaded
-    HUNG = 86  # a turn of the loop did not return
+    HUNG = 86  # an iteration of the loop did not return
     MEMORY = 87
-    INTAKE_DIED = 88  # the thread that takes messages has ended
+    INTAKE_DIED = 88  # the thread that receives messages ended
 
 
-def abort_process(code: Exit, words: str) -> NoReturn:
-    """End the process from any thread, now: what it was at is in the ledger, and nothing else of it can be relied on."""
-    with suppress(OSError):  # a full disk under the log must not keep it alive
-        os.write(2, f"{words}; the engine gives up\n".encode())
+def abort_process(code: Exit, reason: str) -> NoReturn:
+    """End the process at once, from any thread. Nothing is saved; the in-flight log names the running requests."""
+    with suppress(OSError):  # a full disk under the log must not prevent the exit
+        os.write(2, f"{reason}; the engine aborts\n".encode())
     os._exit(code)

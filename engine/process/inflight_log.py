@@ -1,8 +1,8 @@
-"""The ledger: what the engine is at, left where it can be read when the process has died of it.
+"""In-flight log: the requests an engine is working on, in a file that can be read after the process crashed.
 
-Knows keys of requests (client, request id) and one small file. It is mapped memory, so a note costs no system call and outlives
-whatever ends the process, `kill -9` included. Each thread that works on requests has a section of its own, with two copies and a
-byte that says which of them holds: who dies while writing leaves the note before.
+The file is mapped memory, so a record costs no system call and survives any end of the process, `kill -9` included. Each
+thread that works on requests has its own section: two copies, and a byte that selects the valid one. A process that ends in
+the middle of a record leaves the one before.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from engine.types import RequestKey
 
 _COPY_BYTES: Final = 64 << 10
 _HEADER_BYTES: Final = 16
+_SECTION_BYTES: Final = _HEADER_BYTES + 2 * _COPY_BYTES
 _LENGTH: Final = struct.Struct("<I")
-_KEPT: Final = 4  # ledgers of earlier boots, for clients that are slow to look
+_KEPT: Final = 4  # logs of earlier boots, for clients that read them late
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[RequestKey]).decode
 
 
 class Section(IntEnum):
-    """Who notes what it is at."""
+    """Threads that work on requests: the loop, the input processor and the compile queue."""
 
     STEP = 0
     INPUT = 1
@@ -37,22 +38,25 @@ class Section(IntEnum):
 
 
 class InflightLog:
-    """The engine's side. Each section is written by one thread."""
+    """Writes the log of one boot. Each section is written by one thread."""
 
     def __init__(self, folder: Path, boot_id: str) -> None:
         _delete_old(folder)
-        self._memory = _map(_path(folder, boot_id), len(Section) * _section_bytes())
+        self._memory = _map(_path(folder, boot_id), len(Section) * _SECTION_BYTES)
         self._recorded: dict[Section, Collection[RequestKey]] = dict.fromkeys(Section, ())
 
     def record(self, section: Section, keys: Collection[RequestKey]) -> None:
-        """Replace the keys of a section. More keys than it has room for make the whole log unreadable."""
+        """Record that a section's thread works on these requests from now on, and on no others.
+
+        More keys than a section has room for make the whole log unreadable until its next record.
+        """
         if keys == self._recorded[section]:
             return
         self._recorded[section] = keys
         data = _encode(list(keys))
         if len(data) + _LENGTH.size > _COPY_BYTES:
             data = b""
-        start = section * _section_bytes()
+        start = section * _SECTION_BYTES
         copy = 1 - self._memory[start]
         at = start + _HEADER_BYTES + copy * _COPY_BYTES
         self._memory[at : at + _LENGTH.size + len(data)] = _LENGTH.pack(len(data)) + data
@@ -60,7 +64,7 @@ class InflightLog:
 
 
 def read_inflight_log(folder: Path, boot_id: str) -> frozenset[RequestKey] | None:
-    """What an engine was at when it ended; None when nothing is known of it."""
+    """Return the keys of the requests that an engine was working on when it ended; None if the log is unreadable."""
     try:
         memory = _path(folder, boot_id).read_bytes()
         return frozenset(key for section in Section for key in _read_section(memory, section))
@@ -69,18 +73,18 @@ def read_inflight_log(folder: Path, boot_id: str) -> frozenset[RequestKey] | Non
 
 
 def _read_section(memory: bytes, section: Section) -> list[RequestKey]:
-    start = section * _section_bytes()
+    start = section * _SECTION_BYTES
     at = start + _HEADER_BYTES + memory[start] * _COPY_BYTES
     (length,) = _LENGTH.unpack_from(memory, at)
     if memory[start] == 0 and length == 0:
-        return []  # never written
+        return []  # nothing recorded yet
     return _decode(memory[at + _LENGTH.size : at + _LENGTH.size + length])
 
 
 def _map(path: Path, size: int) -> mmap.mmap:
-    """A new file as memory, with all its room on the disk: to touch memory that the disk has no room for ends a process.
+    """Map a new file with all of its blocks allocated, since a write to a page without disk space ends the process (SIGBUS).
 
-    Without room the memory is nobody's file, and nothing will be known of this boot.
+    On a full disk, map anonymous memory instead; the log of this boot is then unreadable.
     """
     try:
         with path.open("w+b") as file:
@@ -89,10 +93,6 @@ def _map(path: Path, size: int) -> mmap.mmap:
     except OSError:
         path.unlink(missing_ok=True)
         return mmap.mmap(-1, size)
-
-
-def _section_bytes() -> int:
-    return _HEADER_BYTES + 2 * _COPY_BYTES
 
 
 def _path(folder: Path, boot_id: str) -> Path:

@@ -1,4 +1,4 @@
-"""Messages on the engine's socket: what clients send, and what the engine sends to each of them."""
+"""Messages on the engine's sockets, from clients to the engine and back, encoded as msgpack."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Reques
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello"):
-    """A client is here; repeated until the engine's `HelloReply` arrives, and now and then after that, to hear another one."""
+    """Connects a client: repeated until the engine's `HelloReply` arrives, and then once a second as a health check."""
 
     client: str
 
 
 class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
-    """Work for the engine that booted as `boot_id`; another boot drops it, since its client already counts it lost."""
+    """Starts requests in the engine that booted as `boot_id`. Another boot drops them: for the client they are lost already."""
 
     client: str
     boot_id: str
@@ -24,7 +24,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
-    """Stop these; each still ends with a `Finished` whose reason is CANCELLED. Unknown ids are ignored."""
+    """Stops requests; each still ends with a `Finished` of reason CANCELLED. Unknown ids are ignored."""
 
     client: str
     boot_id: str
@@ -32,7 +32,7 @@ class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):
 
 
 class StreamRequest(msgspec.Struct, frozen=True, kw_only=True, tag="stream"):
-    """These go on as streams, whose first `Delta` has all there is by now. Unknown ids are ignored."""
+    """Streams running requests from now on; the first `Delta` of each has all text so far. Unknown ids are ignored."""
 
     client: str
     boot_id: str
@@ -46,7 +46,7 @@ ToEngine = Hello | Submit | Cancel | StreamRequest
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is running: sent once to each client. `template_hash` is the SHA-256 of the chat template's text, in hex."""
+    """Describes the engine and its model. `template_hash` is the SHA-256 of the chat template's text, in hex."""
 
     model: str
     build: str
@@ -57,14 +57,14 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):
-    """The engine knows this client; the model is loaded. The answer to every `Hello`."""
+    """Replies to every `Hello`: the model is loaded, and the client is registered."""
 
     boot_id: str
     info: EngineInfo
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
-    """The loop turned: sent by the loop's own thread about twice a second, busy or idle. A hung decode sends none."""
+    """Heartbeat of the loop, sent by its own thread about twice a second, busy or idle. A hung decode sends none."""
 
     boot_id: str
     num_steps: int
@@ -73,7 +73,7 @@ class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
 
 
 class Outputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):
-    """Everything one step has for one client, in order."""
+    """All outputs of one step for one client, in order."""
 
     boot_id: str
     items: list[Delta | Finished | Embedded | Failed]

@@ -1,7 +1,7 @@
-"""The engine's process: `python -m engine.process.server CONFIG`, where CONFIG is an `EngineConfig` as JSON.
+"""Engine server: the engine process, `python -m engine.process.server CONFIG` with an `EngineConfig` as JSON.
 
-Two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the intake thread, which renders and tokenises)
-and `output.sock` (ROUTER, owned by the loop's thread, so an answer crosses no thread on its way out).
+It has two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the input processor's thread, which renders
+and tokenises) and `output.sock` (ROUTER, owned by the loop's thread, so that outputs change no thread).
 Exit codes are in `engine.process.exit_codes`.
 """
 
@@ -47,14 +47,14 @@ from engine.process.protocol import (
 )
 from engine.process.watchdog import Watchdog
 from engine.structured.compiler import GrammarCompiler
-from engine.types import ChatPrompt, EmbedRequest, Failed, Request
+from engine.types import ChatPrompt, EmbedRequest, Failed, Request, RequestKey
 
 TICK_SECONDS: Final = 0.5
 _encode = msgspec.msgpack.Encoder().encode
 
 
 class OutputSocket:
-    """Where answers leave: used by the loop's thread only."""
+    """Sends messages to clients. Used by the loop's thread only."""
 
     def __init__(self, path: Path) -> None:
         path.unlink(missing_ok=True)
@@ -65,7 +65,7 @@ class OutputSocket:
         self._socket.bind(f"ipc://{path}")
 
     def send(self, client: str, message: FromEngine) -> bool:
-        """False when this client is not connected."""
+        """Send a message; return False if the client is not connected."""
         try:
             self._socket.send_multipart((client.encode(), _encode(message)), zmq.NOBLOCK)
         except zmq.ZMQError:
@@ -74,7 +74,7 @@ class OutputSocket:
 
 
 class Server:
-    """The engine with its sockets."""
+    """An engine loop with its sockets, input processor, compile queue and watchdog."""
 
     def __init__(self, backend: Backend, config: EngineConfig) -> None:
         self._config = config
@@ -111,7 +111,7 @@ class Server:
         )
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
-        """Serve until told to stop."""
+        """Serve until `is_stopping`."""
         self._grammars.prepare()
         receive = partial(_run_or_abort, self._receive_messages, Exit.INTAKE_DIED)
         threading.Thread(target=receive, name="input-processor", daemon=True).start()
@@ -119,7 +119,7 @@ class Server:
         _run_or_abort(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
 
     def _receive_messages(self) -> None:
-        """The intake thread."""
+        """Run the thread of the input processor: receive messages and process their requests."""
         self._submit_path.unlink(missing_ok=True)
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
         socket.setsockopt(zmq.RCVHWM, 0)
@@ -129,7 +129,7 @@ class Server:
             try:
                 self._dispatch(decoder.decode(socket.recv()))
             except msgspec.MsgspecError as error:
-                log_stderr(f"a message that is not ours was dropped: {error}\n")
+                log_stderr(f"dropped an invalid message: {error}\n")
 
     def _dispatch(self, message: ToEngine) -> None:
         match message:
@@ -137,24 +137,21 @@ class Server:
                 self.engine.inbox.put(RunInLoop(lambda: self._reply_hello(client)))
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
-                    is_slow = isinstance(request, Request) and (request.constraint or _shows_tools(request))
+                    is_slow = isinstance(request, Request) and (request.constraint or _has_tools(request))
                     section = Section.COMPILE if is_slow else Section.INPUT
-                    take = partial(self._process, message.client, request, section)
+                    process = partial(self._process, message.client, request, section)
                     if is_slow:
-                        self._compile_queue.put((message.client, request.id), take)
+                        self._compile_queue.put((message.client, request.id), process)
                     else:
-                        take()
-            case Cancel(boot_id=boot_id) if boot_id == self._boot_id:
+                        process()
+            case Cancel() | StreamRequest() if message.boot_id == self._boot_id:
+                command = CancelRequests if isinstance(message, Cancel) else StartStreaming
                 for request_id in message.request_ids:
-                    stop = partial(self.engine.inbox.put, CancelRequests(message.client, [request_id]))
-                    self._compile_queue.run_after((message.client, request_id), stop)
-            case StreamRequest(boot_id=boot_id) if boot_id == self._boot_id:
-                for request_id in message.request_ids:
-                    show = partial(self.engine.inbox.put, StartStreaming(message.client, [request_id]))
-                    self._compile_queue.run_after((message.client, request_id), show)
+                    put = partial(self.engine.inbox.put, command(message.client, [request_id]))
+                    self._compile_queue.run_after((message.client, request_id), put)
 
     def _process(self, client: str, request: Request | EmbedRequest, section: Section) -> None:
-        """Everything about a request that can be done beside the decoding thread."""
+        """Do the work for a request that does not need the loop's thread, then pass it to the loop."""
         try:
             self._inflight_log.record(section, [(client, request.id)])
             self.engine.inbox.put(self._command(client, request))
@@ -162,18 +159,17 @@ class Server:
             _out_of_memory()
         except EngineError as error:
             self._reject(client, request.id, error)
-        except Exception:  # one request must not end the thread that all others need
+        except Exception:  # one request must not end the thread of all others
             log_stderr(traceback.format_exc())
             self._reject(client, request.id, EngineError())
         finally:
             self._inflight_log.record(section, [])
 
     def _reject(self, client: str, request_id: str, error: EngineError) -> None:
-        failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
-        self.engine.inbox.put(RunInLoop(partial(self._emit, client, [failed])))
+        self.engine.inbox.put(RunInLoop(partial(self._emit, client, [Failed.from_error(request_id, error)])))
 
     def _command(self, client: str, request: Request | EmbedRequest) -> Command:
-        """What the loop is told to do; raises an EngineError."""
+        """Convert a request to a command for the loop; raises an EngineError."""
         if isinstance(request, EmbedRequest):
             if (embedder := self._backend.embedder) is None:
                 raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
@@ -190,7 +186,7 @@ class Server:
         self._output.send(client, Outputs(boot_id=self._boot_id, items=items))
 
     def _tick(self) -> None:
-        """Tell every client that the loop turns; forget those that are gone, and what they asked for."""
+        """Send a heartbeat to every client; drop disconnected clients and cancel their requests."""
         scheduler = self.engine.scheduler
         tick = Tick(
             boot_id=self._boot_id,
@@ -205,65 +201,65 @@ class Server:
 
 
 class CompileQueue:
-    """A thread beside the intake's for requests with a grammar to compile, which may take a second, in order of arrival."""
+    """Processes requests with a grammar, which may take a second to compile, on its own thread in order of arrival."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "compile-queue")
-        self._waiting: set[tuple[str, str]] = set()  # the intake's thread adds, this one's removes
+        self._waiting: set[RequestKey] = set()  # added by the input processor's thread, removed by the queue's
 
-    def put(self, key: tuple[str, str], take: Callable[[], None]) -> None:
-        """Take a request here."""
+    def put(self, key: RequestKey, process: Callable[[], None]) -> None:
+        """Queue a request."""
         self._waiting.add(key)
-        self._pool.submit(self._run, key, take)
+        self._pool.submit(self._run, key, process)
 
-    def run_after(self, key: tuple[str, str], action: Callable[[], None]) -> None:
-        """Do something about a request: now, or when it has been taken."""
+    def run_after(self, key: RequestKey, action: Callable[[], None]) -> None:
+        """Run an action on a request: at once, or after its processing if it is in the queue."""
         if key in self._waiting:
             self._pool.submit(action)
         else:
             action()
 
-    def _run(self, key: tuple[str, str], take: Callable[[], None]) -> None:
+    def _run(self, key: RequestKey, process: Callable[[], None]) -> None:
         try:
-            take()
+            process()
         finally:
             self._waiting.discard(key)
 
 
 def _run_or_abort(work: Callable[[], None], code: Exit) -> None:
-    """For a thread that the process is nothing without: when it fails, the process ends instead of living on as half of one."""
+    """Run the work of a thread that the process depends on; abort the process if it raises."""
     try:
         work()
     except MemoryError:
         _out_of_memory()
     except BaseException:
         log_stderr(traceback.format_exc())
-        abort_process(code, f"the thread {threading.current_thread().name} has ended")
+        abort_process(code, f"the thread {threading.current_thread().name} failed")
 
 
 def _out_of_memory() -> NoReturn:
-    """Without memory there is nothing to rely on; whoever starts the next engine knows from the ledger what this one was at."""
+    """Abort the process, since no state is reliable without memory; the in-flight log names the running requests."""
     abort_process(Exit.MEMORY, "out of memory")
 
 
-def _shows_tools(request: Request) -> bool:
+def _has_tools(request: Request) -> bool:
     return isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
 
 
 def load_backend(config: EngineConfig) -> Backend:
-    """The model the config names; raises ModelFailed."""
+    """Load the model that the config names; raises ModelFailed."""
     if config.backend is BackendKind.FAKE:
         spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
         decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
         return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else an abort runs gdb on a process full of prompts
-    from engine.backends.llama.backend import LlamaBackend  # llama.cpp loads only where it is used
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort runs gdb on a process that holds prompts
+    from engine.backends.llama.backend import LlamaBackend  # imported only where llama.cpp is used
 
     return LlamaBackend(config)
 
 
 def main() -> None:
-    """The process."""
+    """Run the engine process."""
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
@@ -274,7 +270,7 @@ def main() -> None:
         sys.stderr.write(f"{error}\n")
         sys.exit(Exit.MODEL)
     server.run(stopping.is_set)
-    os._exit(0)  # daemon threads hold sockets; there is nothing left to save
+    os._exit(0)  # daemon threads hold sockets, and there is no state to save
 
 
 if __name__ == "__main__":

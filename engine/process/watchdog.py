@@ -1,7 +1,6 @@
-"""The watchdog: a turn of the engine's loop that does not return must not be waited for.
+"""Watchdog: abort the process when an iteration of the engine's loop does not return.
 
-It counts its own looks instead of asking a clock: a process that stood still as a whole, on a machine that was paused,
-has not hung.
+It adds up its own pauses instead of reading a clock, so that a process that was suspended as a whole does not count as hung.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 
 
 class Watchdog(threading.Thread):
-    """`turn` is the number of the turn the loop is in, None between two of them."""
+    """Checks the loop. `iteration` returns the number of the loop's current iteration, None between two of them."""
 
-    def __init__(self, turn: Callable[[], int | None], hang_seconds: float) -> None:
+    def __init__(self, iteration: Callable[[], int | None], hang_seconds: float) -> None:
         super().__init__(name="watchdog", daemon=True)
-        self._turn = turn
+        self._iteration = iteration
         self._hang_seconds = hang_seconds
         self._seen: int | None = None
         self._waited_seconds = 0.0
 
     def run(self) -> None:
-        """Until the process ends."""
+        """Check until the process ends."""
         pause = min(_LONGEST_PAUSE_SECONDS, self._hang_seconds / 4)
         while True:
             time.sleep(pause)
@@ -35,9 +34,9 @@ class Watchdog(threading.Thread):
                 abort_process(Exit.HUNG, "a step hung")
 
     def is_hung(self, pause: float) -> bool:
-        """Another look, `pause` after the one before: has the loop been in the same turn for too many of them?"""
-        turn = self._turn()
-        is_same = turn is not None and turn == self._seen
+        """Check again, `pause` seconds after the last check: has the loop been in one iteration for too long?"""
+        iteration = self._iteration()
+        is_same = iteration is not None and iteration == self._seen
         self._waited_seconds = self._waited_seconds + pause if is_same else 0.0
-        self._seen = turn
+        self._seen = iteration
         return self._waited_seconds >= self._hang_seconds
