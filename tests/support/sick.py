@@ -1,4 +1,4 @@
-"""A database that fails when it is told to: before anything is done, or once it is done and nobody hears of it."""
+"""A database that fails on request: before anything is done, or once it is committed and the reply gets lost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from sqlalchemy import Connection
 from sqlalchemy.exc import OperationalError
 
+from core.failpoints import Point
 from workers.context import Database
 
 
@@ -16,7 +17,7 @@ def no_reply() -> OperationalError:
 
 
 class SickDatabase(Database):
-    """Of the next transactions, so many are `refused`, then so many are `unheard`."""
+    """Of the next transactions, `refused` many fail, then `unheard` many commit and fail."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.engine)
@@ -24,11 +25,11 @@ class SickDatabase(Database):
         self.unheard = 0
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
+    def begin(self, *, committing: Point | None = None, committed: Point | None = None) -> Iterator[Connection]:
         if self.refused:
             self.refused -= 1
             raise no_reply()
-        with super().begin() as connection:
+        with super().begin(committing=committing, committed=committed) as connection:
             yield connection
         if self.unheard:
             self.unheard -= 1

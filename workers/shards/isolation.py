@@ -1,6 +1,6 @@
-"""Isolation: a line that may take its worker down runs with nothing beside it in the process.
+"""Isolation: a line that may end its worker runs with nothing beside it in the process.
 
-Knows names of those who run lines; nothing of lines. Nobody waits here: who may not enter asks again later.
+Calls never block: a shard that may not begin a line asks again later.
 """
 
 from __future__ import annotations
@@ -10,39 +10,39 @@ from collections import Counter
 
 
 class Isolation:
-    """Whose lines run in this process now. Any thread may ask."""
+    """The shards whose lines run in this process now, by name. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._inside: Counter[str] = Counter()
-        self._alone: str | None = None
-        self._wants_to_be_alone: set[str] = set()
+        self._exclusive: str | None = None
+        self._waiting_exclusive: set[str] = set()
 
-    def enter(self, name: str, *, alone: bool) -> bool:
-        """May a line begin? With `alone`: with nothing beside it. Then nobody else enters before it has had its turn."""
+    def enter(self, name: str, *, exclusive: bool) -> bool:
+        """May the shard begin a line? An exclusive one waits until no line runs; until its turn is over, nothing else enters."""
         with self._lock:
-            if alone and not self._inside:
-                self._alone = name
-                self._wants_to_be_alone.discard(name)
-            elif alone:
-                self._wants_to_be_alone.add(name)
+            if exclusive and not self._inside:
+                self._exclusive = name
+                self._waiting_exclusive.discard(name)
+            elif exclusive:
+                self._waiting_exclusive.add(name)
                 return False
-            elif self._alone is not None or self._wants_to_be_alone:
+            elif self._exclusive is not None or self._waiting_exclusive:
                 return False
             self._inside[name] += 1
             return True
 
     def leave(self, name: str) -> None:
-        """A line has ended."""
+        """A line of the shard has ended."""
         with self._lock:
             self._inside[name] -= 1
             if not self._inside[name]:
                 del self._inside[name]
-                self._alone = None if self._alone == name else self._alone
+                self._exclusive = None if self._exclusive == name else self._exclusive
 
-    def forget(self, name: str) -> None:
-        """None of its lines runs, and none wants to."""
+    def remove(self, name: str) -> None:
+        """None of the shard's lines runs, and none waits for its turn."""
         with self._lock:
             del self._inside[name]
-            self._wants_to_be_alone.discard(name)
-            self._alone = None if self._alone == name else self._alone
+            self._waiting_exclusive.discard(name)
+            self._exclusive = None if self._exclusive == name else self._exclusive

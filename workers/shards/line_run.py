@@ -1,4 +1,4 @@
-"""A line of a batch from its submission until its result is written. Knows its exchange and who follows it."""
+"""One attempt at a line of a batch: its call of the engine, and the stream of those that follow it."""
 
 from __future__ import annotations
 
@@ -7,67 +7,65 @@ from collections.abc import Callable
 
 from core.errors import Problem
 from core.queue.events import EventKind
-from engine.process.client import EngineClient, EngineLost
-from engine.types import Delta, Failed
-from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest
+from engine.process.client import EngineClient
+from engine.types import Delta, Embedded, Finished
+from workers.generation.endpoints.base import EngineOutcome, EngineRequest
 from workers.generation.engine_call import EngineCall
 from workers.generation.job_stream import JobStream
 
 
 class LineRun:
-    """One attempt, the `number`th. `ended` is called in the engine client's thread, once; everything else is the lane's."""
+    """The `number`th attempt. The engine client's thread calls `on_delta` and `on_end`, the lane's thread everything else.
+
+    `seconds` is the time from `begin` to the engine's outcome, None before it.
+    """
 
     def __init__(
         self,
-        exchange: EndpointAdapter,
         engine: EngineClient,
         engine_requests: list[EngineRequest],
         ended: Callable[[EngineOutcome], None],
         *,
         number: int = 0,
     ) -> None:
-        self.exchange = exchange
         self.number = number
-        self._asking = EngineCall(engine, engine_requests, self)
+        self.seconds: float | None = None
+        self._call = EngineCall(engine, engine_requests, self)
         self._ended = ended
-        self._teller: JobStream | None = None
+        self._stream: JobStream | None = None
         self._outcome: EngineOutcome | None = None
         self._begun_at = time.monotonic()
-        self.seconds: float | None = None
 
     def begin(self) -> None:
-        """Ask the engine."""
-        self._asking.begin()
+        """Submit the line to the engine."""
+        self._call.begin()
 
     def cancel(self) -> None:
-        """Stop it; its end is told all the same."""
-        self._asking.cancel()
+        """Stop the line; its outcome still arrives."""
+        self._call.cancel()
 
-    def watch(self, make_teller: Callable[[], JobStream]) -> None:
-        """Somebody follows it: tell what there is by now, and the rest as it comes. Once is enough."""
-        if self._teller is None:
-            self._teller = make_teller()
-            self._asking.watch()
+    def watch(self, make_stream: Callable[[], JobStream]) -> None:
+        """Publish what is generated so far, and the rest as it comes; repeated calls change nothing."""
+        if self._stream is None:
+            self._stream = make_stream()
+            self._call.watch()
 
-    def finish(self, outcome: EngineOutcome) -> None:
-        """It will not run again."""
-        self._outcome = outcome
-        self.seconds = time.monotonic() - self._begun_at
-
-    def tell_end(self, problem: Problem | None) -> None:
-        """Its row says how it ended; those who follow it may know."""
-        if self._teller is None:
+    def publish_end(self, problem: Problem | None) -> None:
+        """Publish how the line ended, after its row is stored."""
+        if self._stream is None:
             return
-        if problem is not None or self._outcome is None or isinstance(self._outcome, Failed | EngineLost):
-            self._teller.end(EventKind.FAILED, problem)
+        if problem is None and isinstance(self._outcome, Finished | Embedded):
+            self._stream.close(self._outcome)
         else:
-            self._teller.close(self._outcome)
+            self._stream.end(EventKind.FAILED, problem)
 
     def on_delta(self, delta: Delta) -> None:
-        """See `workers.generation.engine_call.Sink`; only comes where somebody follows."""
-        if self._teller is not None:
-            self._teller.more(delta)
+        """Publish more text; deltas only come once the line is watched."""
+        if self._stream is not None:
+            self._stream.more(delta)
 
     def on_end(self, outcome: EngineOutcome) -> None:
-        """See `workers.generation.engine_call.Sink`."""
+        """Keep the outcome, and pass it to the lane."""
+        self._outcome = outcome
+        self.seconds = time.monotonic() - self._begun_at
         self._ended(outcome)

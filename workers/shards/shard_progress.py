@@ -1,162 +1,248 @@
-"""Where the lines of one shard are: pure bookkeeping of what waits, runs, is under suspicion, follows another, or has ended.
+"""Life of a shard's lines: one state machine decides which line runs next, and what an outcome means for it.
 
-Knows line ids, bodies and outcomes; nothing of engines, leases or databases. *Twins* are lines whose body gets the same answer
-as another line's in the shard: they are never run, and share the fate of the line they follow, crashes included.
+                    begin                Record, Block               written
+      WAITING ───────────────> RUNNING ────────────────────> ENDED ───────────> (removed)
+       ^   ^                      │                            ^
+       │   └─ Retry, requeue ─────┘                            │ when the line that they follow ends
+       │                                                       │
+       └─ set_parsed, not shared ── DUPLICATE ─────────────────┘
 
-A line that was in a step when its engine died is a *suspect*: from then on it runs alone. What it is suspected for is a number,
-`crashes`: that first one, and one more for each time it begins alone, which is counted before it begins and taken back when it
-was stopped. So whoever finds the number in the row of a line whose worker has vanished knows how often that may have been its
-doing. A number that is high enough convicts it.
+A *duplicate* has the body of the line that it follows. When that line begins and its answer serves all of them, they never run
+and share its fate, crashes included; else they wait in front of the other lines.
+
+A line that was in a step that failed, or that ended the engine, is a *suspect*: from then on it runs alone. `crashes` counts
+that step, and each time the line begins alone. The count is stored before the line begins and is taken back when the line is
+stopped, so that the worker that claims the shard after a crash finds it. At `max_crashes` the line ends.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from workers.generation.endpoints.base import EngineOutcome
+from engine.process.client import EngineLost
+from engine.types import Failed, Finished, FinishReason
+from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome
+from workers.generation.quarantine import JsonObject
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """A line that has ended and is not written yet; a twin was not run."""
+class Retry:
+    """The line runs again. `is_crash`: it is a suspect now, and the attempt counts against it."""
 
-    line: str
+    is_crash: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """The line and its duplicates have ended; their results wait to be written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """As Record; besides, the engine ended too often while it ran this body, which must be quarantined."""
+
+
+class LineState(StrEnum):
+    """The states of the picture above."""
+
+    WAITING = "waiting"
+    DUPLICATE = "duplicate"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedBody:
+    """A body as its endpoint reads it, and its JSON fields."""
+
+    adapter: EndpointAdapter
+    fields: JsonObject
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """A line, changed by `ShardProgress` only. `parsed` is None until it begins, or the line that it follows does."""
+
+    id: str
+    body: str
+    crashes: int = 0
+    is_suspect: bool = False
+    state: LineState = LineState.WAITING
+    parsed: ParsedBody | None = None
+    duplicates: list[Line] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class EndedLine:
+    """A line whose result is not written yet; a duplicate ends with the outcome of the line that it follows."""
+
+    line: Line
     outcome: EngineOutcome
-    is_twin: bool
+    is_duplicate: bool
 
 
-@dataclass(slots=True)
 class ShardProgress:
-    """Each line is in exactly one place: it waits, is a suspect, runs, follows one of those, or has ended."""
+    """All lines of a shard that are not written yet. `all_suspects`: workers have vanished while they held this shard."""
 
-    waiting: deque[str] = field(default_factory=deque)
-    bodies: dict[str, str] = field(default_factory=dict)
-    duplicates: dict[str, list[str]] = field(default_factory=dict)
-    suspects: deque[str] = field(default_factory=deque)
-    running: set[str] = field(default_factory=set)
-    crashes: dict[str, int] = field(default_factory=dict)
-    unsaved: dict[str, int] = field(default_factory=dict)
-    ended: deque[Ended] = field(default_factory=deque)
-    num_written: int = 0
-    is_stopping: bool = False
+    def __init__(self, max_crashes: int, *, all_suspects: bool = False) -> None:
+        self.max_crashes = max_crashes
+        self.all_suspects = all_suspects
+        self.lines: dict[str, Line] = {}
+        self.waiting: deque[Line] = deque()
+        self.suspects: deque[Line] = deque()
+        self.running: set[Line] = set()
+        self.ended: deque[EndedLine] = deque()
+        self.unsaved: dict[str, int] = {}  # crash counts that the database does not have
+        self.is_stopping = False
 
-    def add(
-        self,
-        rows: Iterable[tuple[str, str | None, int]],
-        is_shared: Callable[[str], bool],
-        *,
-        all_are_suspects: bool = False,
-    ) -> None:
-        """Lines as the database gives them: ids, bodies or None for the body of the line before, and crashes.
-
-        `is_shared` tells whether one answer serves all lines of a body; it is asked only where there are several.
-        """
-        leader, body, shares = "", "", None
-        for line, own_body, crashes in rows:
-            if own_body is not None:
-                leader, body, shares = line, own_body, None
-            elif shares is None:
-                shares = is_shared(body)
-            self.bodies[line] = body
-            if shares and line != leader:
-                self.duplicates.setdefault(leader, []).append(line)
-            elif crashes or all_are_suspects:
-                self.crashes[line] = crashes
-                self.suspects.append(line)
+    def add(self, rows: Iterable[tuple[str, str | None, int]]) -> None:
+        """Add lines as the database returns them: ids, bodies (None: that of the line before) and crash counts."""
+        leader: Line | None = None
+        for line_id, body, crashes in rows:
+            if body is not None:
+                line = leader = Line(line_id, body, crashes)
             else:
-                self.waiting.append(line)
+                assert leader is not None, "the first line has a body"
+                line = Line(line_id, leader.body, crashes)
+            self.lines[line_id] = line
+            if line is not leader and not crashes:
+                line.state = LineState.DUPLICATE
+                leader.duplicates.append(line)
+            else:
+                line.is_suspect = bool(crashes) or self.all_suspects
+                self._queue_of(line).append(line)
 
-    def convicted(self, most: int) -> list[str]:
-        """Suspects with so many crashes; they run from here on, only to be ended."""
-        guilty = [line for line in self.suspects if self.crashes[line] >= most]
-        for line in guilty:
+    def take_exhausted(self) -> list[Line]:
+        """Begin the suspects whose stored crash counts are at the limit, only to be ended by the caller."""
+        exhausted = [line for line in self.suspects if line.crashes >= self.max_crashes]
+        for line in exhausted:
             self.suspects.remove(line)
-            self.running.add(line)
-        return guilty
+            self._run(line)
+        return exhausted
 
-    def begin(self, window: int) -> str | None:
-        """The line to submit now, which runs from here on: suspects first and alone, then as many others as the window holds.
+    @property
+    def must_write_first(self) -> bool:
+        """Results are written before the next suspect begins: if it ends the worker, no crash is counted for them."""
+        return bool(self.suspects and self.ended)
 
-        A suspect's number is in `unsaved`: it must be in the database before the line is submitted.
-        """
-        if self.is_stopping:
-            return None
-        line = None
+    def may_begin(self, window: int) -> bool:
+        """Is there a line to begin: a suspect when nothing else runs, else any while fewer than `window` run?"""
+        if self.is_stopping or self.must_write_first:
+            return False
         if self.suspects:
-            line = self.suspects.popleft() if not self.running else None
-            if line is not None:
-                self._count(line, 1)
-        elif self.waiting and len(self.running) < window and not self._runs_a_suspect():
-            line = self.waiting.popleft()
-        if line is not None:
-            self.running.add(line)
+            return not self.running
+        return bool(self.waiting) and len(self.running) < window and not any(line.is_suspect for line in self.running)
+
+    def begin(self) -> Line:
+        """Begin the next line, after `may_begin`. The count of a suspect must be stored before its engine gets it."""
+        line = (self.suspects or self.waiting).popleft()
+        if line.is_suspect:
+            self._count(line, 1)
+        self._run(line)
         return line
 
-    def end(self, line: str, outcome: EngineOutcome) -> None:
-        """A running line has ended, and its twins with it."""
-        self.running.remove(line)
-        self.unsaved.pop(line, None)
-        self.ended.append(Ended(line, outcome, is_twin=False))
-        self.ended.extend(Ended(twin, outcome, is_twin=True) for twin in self.duplicates.pop(line, ()))
+    def set_parsed(self, line: Line, parsed: ParsedBody, *, is_shared: bool) -> None:
+        """Keep the parsed body of a running line. `is_shared`: its answer serves its duplicates as well."""
+        line.parsed = parsed
+        for duplicate in line.duplicates:
+            duplicate.parsed = parsed
+        if not is_shared:
+            separate, line.duplicates = line.duplicates, []
+            for duplicate in reversed(separate):
+                duplicate.state, duplicate.is_suspect = LineState.WAITING, self.all_suspects
+                self._queue_of(duplicate).appendleft(duplicate)
 
-    def give_back(self, line: str) -> None:
-        """A running line was stopped and waits again; a suspect stays one, for what it was before it began."""
-        self.running.remove(line)
-        if line in self.crashes:
+    def on_outcome(self, line: Line, outcome: EngineOutcome) -> Retry | Record | Block:
+        """Move a running line on."""
+        match outcome:
+            case Finished(reason=FinishReason.CANCELLED) | EngineLost(was_running=False):
+                self.requeue(line)
+                return Retry(is_crash=False)
+            case EngineLost() | Failed(code="engine_error"):  # the outcome of each request in a step that failed
+                if self._is_retried_after_crash(line):
+                    return Retry(is_crash=True)
+        self._end(line, outcome)
+        return Block() if isinstance(outcome, EngineLost) else Record()
+
+    def requeue(self, line: Line) -> None:
+        """Let a running line that was stopped wait again, with the crash count that it had before it began."""
+        self._stop(line)
+        if line.is_suspect:
             self._count(line, -1)
             self.suspects.appendleft(line)
         else:
             self.waiting.append(line)
 
-    def crashed(self, line: str, most: int) -> bool:
-        """A running line was in the step of which its engine died. True: that is proof, and it must end.
-
-        Else it will run again, alone; one that was alone already is next, so that it is soon known what it is.
-        """
-        was_alone = line in self.crashes
-        if not was_alone:
-            self._count(line, 1)
-        if self.crashes[line] >= most:
-            return True
-        self.running.remove(line)
-        (self.suspects.appendleft if was_alone else self.suspects.append)(line)
-        return False
-
     def saved(self, crashes: dict[str, int]) -> None:
-        """These numbers are in the database."""
-        for line, number in crashes.items():
-            if self.unsaved.get(line) == number:
-                del self.unsaved[line]
+        """These crash counts are in the database."""
+        for line_id, number in crashes.items():
+            if self.unsaved.get(line_id) == number:
+                del self.unsaved[line_id]
 
     def written(self, count: int) -> None:
-        """The first `count` ended lines are in the database."""
+        """The results of the first `count` ended lines are in the database."""
         for _ in range(count):
-            self.ended.popleft()
-        self.num_written += count
+            del self.lines[self.ended.popleft().line.id]
 
     def is_over(self) -> bool:
-        """Nothing runs and nothing will be begun."""
+        """Does nothing run, and will nothing begin?"""
         return not self.running and (self.is_stopping or not (self.waiting or self.suspects))
 
     def check_integrity(self) -> None:
-        """Each line is in one place, and none is missing."""
-        open_lines = [*self.waiting, *self.suspects, *self.running]
-        assert set(self.duplicates) <= set(open_lines), "twins follow a line that is open"
-        places = [*open_lines, *(twin for many in self.duplicates.values() for twin in many)]
-        places += [ended.line for ended in self.ended]
-        assert len(places) == len(set(places)), "a line is in two places"
-        assert set(places) <= set(self.bodies), "a line of another shard"
-        assert len(places) + self.num_written == len(self.bodies), "a line is lost"
-        assert set(self.suspects) <= set(self.crashes), "a suspect for nothing"
-        assert set(self.unsaved) <= set(open_lines), "what has ended needs no number"
-        assert all(
-            self.bodies[leader] == self.bodies[twin] for leader in self.duplicates for twin in self.duplicates[leader]
-        )
+        """Assert that each line is in the one place that its state names, and that none is missing."""
+        queued = [*self.waiting, *self.suspects]
+        followers = [duplicate for line in (*queued, *self.running) for duplicate in line.duplicates]
+        places = {
+            LineState.WAITING: queued,
+            LineState.RUNNING: list(self.running),
+            LineState.DUPLICATE: followers,
+            LineState.ENDED: [ended.line for ended in self.ended],
+        }
+        placed = [line for lines in places.values() for line in lines]
+        assert len(placed) == len(set(placed)), "a line is in two places"
+        assert {line.id for line in placed} == set(self.lines), "a line is lost, or of another shard"
+        assert all(line.state is state for state, lines in places.items() for line in lines)
+        assert all(line.is_suspect == (line in self.suspects) for line in queued)
+        assert not any(line.is_suspect or line.duplicates for line in followers)
+        assert all(line.is_suspect for line in placed if line.crashes), "a crash count makes a suspect"
+        assert all(line.body == duplicate.body for line in placed for duplicate in line.duplicates)
+        assert set(self.unsaved) <= {line.id for line in (*queued, *self.running)}, "an ended line needs no count"
 
-    def _count(self, line: str, more: int) -> None:
-        self.crashes[line] = self.unsaved[line] = self.crashes.get(line, 0) + more
+    def _queue_of(self, line: Line) -> deque[Line]:
+        return self.suspects if line.is_suspect else self.waiting
 
-    def _runs_a_suspect(self) -> bool:
-        return any(line in self.crashes for line in self.running)
+    def _run(self, line: Line) -> None:
+        line.state = LineState.RUNNING
+        self.running.add(line)
+
+    def _stop(self, line: Line) -> None:
+        self.running.remove(line)
+        line.state = LineState.WAITING
+
+    def _is_retried_after_crash(self, line: Line) -> bool:
+        """A line that was alone goes first, so that its crashes are soon known to be its own."""
+        was_alone = line.is_suspect
+        if not was_alone:
+            line.is_suspect = True
+            self._count(line, 1)
+        if line.crashes >= self.max_crashes:
+            return False
+        self._stop(line)
+        (self.suspects.appendleft if was_alone else self.suspects.append)(line)
+        return True
+
+    def _end(self, line: Line, outcome: EngineOutcome) -> None:
+        self.running.remove(line)
+        self.unsaved.pop(line.id, None)
+        self.ended.append(EndedLine(line, outcome, is_duplicate=False))
+        self.ended.extend(EndedLine(duplicate, outcome, is_duplicate=True) for duplicate in line.duplicates)
+        for one in (line, *line.duplicates):
+            one.state = LineState.ENDED
+        line.duplicates = []
+
+    def _count(self, line: Line, more: int) -> None:
+        line.crashes += more
+        self.unsaved[line.id] = line.crashes

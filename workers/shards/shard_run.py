@@ -1,8 +1,6 @@
-"""One shard: feed its lines to the engine at batch priority, write results in groups under the fence, leave it.
+"""Run of one claimed shard: feed its lines to the engine at batch priority, write results in groups under the fence, leave it.
 
-Who takes one shard after the other is in `workers.shards.lanes`.
-Lines that were running when their engine died are suspects: what becomes of them is in `workers.shards.poison`.
-Lines with the same body run once where one answer serves them all (see `workers.shards.shard_progress`).
+`ShardProgress` decides what runs, `PoisonTracker` stores what is known of crashes, `ShardLanes` claims one shard after the other.
 """
 
 from __future__ import annotations
@@ -10,42 +8,42 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
 
-import msgspec
 import structlog
 from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
+from core.lease_policy import is_suspicious
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from db import batches, jobs, shards
 from db.shards import LineResult
 from engine.process.client import EngineLost
-from engine.types import Embedded, Failed, Finished, FinishReason, Priority
+from engine.types import Priority
 from workers.context import ServedModel, WorkerContext
-from workers.generation.chat_response import engine_crash
-from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest, EngineResult, RequestOrigin
+from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest, RequestOrigin
 from workers.generation.endpoints.registry import read_adapter
 from workers.generation.job_stream import JobStream
 from workers.generation.quarantine import as_exclusive
 from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
 from workers.shards.isolation import Isolation
+from workers.shards.line_result import line_result
 from workers.shards.line_run import LineRun
 from workers.shards.poison import LeaseLost, PoisonTracker
-from workers.shards.shard_progress import Ended, ShardProgress
+from workers.shards.shard_progress import Block, EndedLine, Line, LineState, ParsedBody, Retry, ShardProgress
 
 log = structlog.get_logger()
 
 
 class ShardRun:
-    """One claimed shard, from its first line to `leave`."""
+    """A claimed shard, from its first line until it is left."""
 
     def __init__(
         self,
@@ -62,24 +60,25 @@ class ShardRun:
         self._tenant_id: str = claim.tenant_id
         self._fence: int = claim.fence
         self._is_watched = is_watched
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # what to do on the lane's thread
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # calls for the lane's thread
         self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._endpoint: str = claim.endpoint
         self._key_id: str = claim.key_id
-        self._lines: dict[str, LineRun] = {}
-        self._progress = ShardProgress()
-        self._suspicion = PoisonTracker(context, claim, self._progress, isolation or Isolation())
+        self._runs: dict[str, LineRun] = {}  # the last attempt at each line that is not written yet
+        self._progress = ShardProgress(context.settings.line_attempts, all_suspects=is_suspicious(claim.attempt))
+        self._poison = PoisonTracker(context, claim)
+        self._isolation = isolation or Isolation()
         self._oldest_result_at = 0.0
         self._is_leaving = False
 
     def wake(self) -> None:
-        """Look at the lease and at `stop` again; callable from any thread."""
+        """Make the lane check its lease and `stop` again. Thread-safe."""
         self._inbox.put(lambda: None)
 
-    def watch(self, line: str) -> None:
-        """Somebody follows this line, if it is one of ours; callable from any thread."""
-        if line in self._progress.bodies:
-            self._inbox.put(partial(self._watch, line))
+    def watch(self, line_id: str) -> None:
+        """Stream this line, if it is one of the shard's. Thread-safe."""
+        if line_id in self._progress.lines:
+            self._inbox.put(partial(self._watch, line_id))
 
     def stop(self, *, abort: bool) -> None:
         """Begin no more lines; with `abort`, do not wait for the running ones."""
@@ -88,78 +87,116 @@ class ShardRun:
         self.wake()
 
     def run(self) -> None:
-        """Until every line has ended, the batch is not wanted any more, or the lease is lost."""
+        """Run until every line has ended, the batch is not wanted any more, or the lease is lost."""
         try:
-            retry_write(lambda: self._suspicion.load(self._is_shared), lambda: not self._lease.is_lost)
+            self._load()
             self._generate()
             self._leave()
         except LeaseLost:
             log.warning("shard_lost", shard=self.id, fence=self._fence)
-        except SQLAlchemyError as error:  # the lease runs out, and somebody else goes on
+        except SQLAlchemyError as error:  # the lease runs out, and another worker goes on
             log.error("shard_abandoned", shard=self.id, reason=type(error).__name__)
         finally:
             self._cancel_running()
-            self._suspicion.close()
+            self._isolation.remove(self.id)
             self._context.leases.drop(self._lease)
 
+    def _load(self) -> None:
+        """Read the lines; those with too many crashes end without running again."""
+        retry_write(self._read_lines, lambda: not self._lease.is_lost)
+        if self._progress.all_suspects:
+            log.warning("shard_suspected", shard=self.id, lines=len(self._progress.lines))
+        for line in self._progress.take_exhausted():
+            self._parse(line)
+            self._apply(line, EngineLost(request_id=line.id))
+
+    def _read_lines(self) -> None:
+        with self._context.database.begin() as connection:
+            rows = connection.execute(shards.queued_lines(self.id)).all()
+            self._poison.load(connection)
+        self._progress.add((line, body, crashes) for line, body, crashes in rows)
+
     def _generate(self) -> None:
-        settings = self._context.settings
         window = max(2, self._served.slots * 2)
         while not self._progress.is_over() and not self._is_leaving:
-            self._submit(window)
-            self._receive(0.0 if self._is_due() else settings.commit_seconds)
-            self._suspicion.save()
+            self._begin_lines(window)
+            self._receive(0.0 if self._is_due() else self._context.settings.commit_seconds)
+            self._poison.save(self._progress)
             self._check_lease()
             if self._is_due():
                 self._commit()
         self._cancel_running()
         for line in list(self._progress.running):
-            self._suspicion.stopped(line)
-        self._suspicion.save()
+            self._isolation.leave(self.id)
+            self._progress.requeue(line)
+        self._poison.save(self._progress)
         while self._progress.ended:
             self._commit()
 
-    def _submit(self, window: int) -> None:
-        if not self._context.leases.is_trusted(self._lease):
-            return
-        while (line := self._suspicion.begin(window)) is not None:
-            exchange = self._read(self._progress.bodies[line])
-            ended, before = partial(self._hand_over, line), self._lines.get(line)
-            number = 0 if before is None else before.number + 1
-            self._lines[line] = LineRun(exchange, self._served.engine, self._asks(line, exchange), ended, number=number)
-            self._lines[line].begin()
-            if self._is_watched(line):
-                self._watch(line)
+    def _begin_lines(self, window: int) -> None:
+        while self._may_begin(window):
+            line = self._progress.begin()
+            adapter = self._parse(line).adapter
+            if (failure := self._poison.find_failure(line)) is not None:
+                self._on_end(line, failure)
+            elif line.is_suspect and not self._poison.save(self._progress):
+                self._isolation.leave(self.id)
+                self._progress.requeue(line)
+                return
+            else:
+                self._submit(line, adapter)
 
-    def _hand_over(self, line: str, outcome: EngineOutcome) -> None:
-        """Called in the engine client's thread."""
-        self._inbox.put(partial(self._ended, line, outcome))
+    def _may_begin(self, window: int) -> bool:
+        is_trusted = self._context.leases.is_trusted(self._lease)
+        if not is_trusted or not self._progress.may_begin(window):
+            return False
+        return self._isolation.enter(self.id, exclusive=self._progress.all_suspects)
 
-    def _watch(self, line: str) -> None:
-        if line in self._progress.running:
-            self._lines[line].watch(partial(self._teller, line))
+    def _parse(self, line: Line) -> ParsedBody:
+        """The parsed body, read when the line, or the line that it duplicates, first begins."""
+        if line.parsed is not None:
+            return line.parsed
+        fields = parse_json(line.body.encode())
+        parsed = ParsedBody(read_adapter(self._endpoint, fields), fields)
+        is_shared = self._context.settings.share_identical_lines and parsed.adapter.is_deterministic(self._served.model)
+        self._progress.set_parsed(line, parsed, is_shared=is_shared)
+        return parsed
 
-    def _teller(self, line: str) -> JobStream:
-        """A claim may run a line several times, once after each crash."""
-        run = self._lines[line]
-        attempt = self._fence << 8 | min(run.number, 255)
-        frames = run.exchange.frames(self._served.head(line), is_watched=True)
-        return JobStream(line, attempt, frames, self._context.publisher.publish)
+    def _submit(self, line: Line, adapter: EndpointAdapter) -> None:
+        before = self._runs.get(line.id)
+        self._runs[line.id] = LineRun(
+            self._served.engine,
+            self._engine_requests(line, adapter),
+            partial(self._hand_over, line),
+            number=0 if before is None else before.number + 1,
+        )
+        self._runs[line.id].begin()
+        if self._is_watched(line.id):
+            self._watch(line.id)
 
-    def _is_shared(self, body: str) -> bool:
-        return self._context.settings.share_identical_lines and self._read(body).is_deterministic(self._served.model)
+    def _engine_requests(self, line: Line, adapter: EndpointAdapter) -> list[EngineRequest]:
+        """Lines of one shard are one group: the engine begins them before those of the next shard."""
+        origin = RequestOrigin(job_id=line.id, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
+        requests = adapter.engine_requests(self._served.model, origin)
+        return [as_exclusive(request) for request in requests] if line.is_suspect else requests
 
-    def _read(self, body: str) -> EndpointAdapter:
-        return read_adapter(self._endpoint, parse_json(body.encode()))
+    def _hand_over(self, line: Line, outcome: EngineOutcome) -> None:
+        """Pass an outcome from the engine client's thread to the lane's."""
+        self._inbox.put(partial(self._on_end, line, outcome))
 
-    def _asks(self, line: str, exchange: EndpointAdapter) -> list[EngineRequest]:
-        """Lines of one shard are one group: the engine begins them before those of the next."""
-        asker = RequestOrigin(job_id=line, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
-        asks = exchange.engine_requests(self._served.model, asker)
-        return [as_exclusive(ask) for ask in asks] if self._suspicion.is_suspect(line) else asks
+    def _watch(self, line_id: str) -> None:
+        line = self._progress.lines.get(line_id)
+        if line is not None and line.state is LineState.RUNNING:
+            self._runs[line_id].watch(partial(self._make_stream, line))
+
+    def _make_stream(self, line: Line) -> JobStream:
+        """The stream of one attempt. A claim may run a line several times, once after each crash."""
+        attempt = self._fence << 8 | min(self._runs[line.id].number, 255)
+        frames = self._parse(line).adapter.frames(self._served.head(line.id), is_watched=True)
+        return JobStream(line.id, attempt, frames, self._context.publisher.publish)
 
     def _receive(self, timeout_seconds: float) -> None:
-        """Wait for one message, then take all that are there."""
+        """Wait for one call, then make all that are there."""
         try:
             action = self._inbox.get(timeout=timeout_seconds)
             while True:
@@ -168,45 +205,23 @@ class ShardRun:
         except queue.Empty:
             return
 
-    def _ended(self, line: str, outcome: EngineOutcome) -> None:
-        progress = self._progress
-        if line not in progress.running:
-            return
-        if isinstance(outcome, Finished) and outcome.reason is FinishReason.CANCELLED:
-            self._suspicion.stopped(line)
-            return
-        if not self._suspicion.ended(line, outcome):
-            return
-        if not progress.ended:
+    def _on_end(self, line: Line, outcome: EngineOutcome) -> None:
+        self._isolation.leave(self.id)
+        self._apply(line, outcome)
+
+    def _apply(self, line: Line, outcome: EngineOutcome) -> None:
+        """Move a line on, and do what follows from it."""
+        if not self._progress.ended:
             self._oldest_result_at = time.monotonic()
-        self._lines[line].finish(outcome)
-        progress.end(line, outcome)
+        match self._progress.on_outcome(line, outcome):
+            case Retry(is_crash=True):
+                self._context.tally.add(CounterName.LINES_RETRIED, self._served.model.name)
+            case Block():
+                self._poison.block(line)
 
-    def _result(self, ended: Ended) -> LineResult:
-        run = self._lines.get(ended.line)  # None for a twin
-        exchange = run.exchange if run is not None else self._read(self._progress.bodies[ended.line])
-        match ended.outcome:
-            case Finished() | Embedded() as outcome:
-                result = self._answered(ended.line, exchange, _from_cache(outcome) if ended.is_twin else outcome)
-            case Failed() as failed:
-                result = LineResult(job_id=ended.line, problem=exchange.problem(failed).to_json())
-            case EngineLost():
-                result = LineResult(job_id=ended.line, problem=engine_crash().to_json())
-        return replace(result, seconds=None if run is None else run.seconds)
-
-    def _answered(self, line: str, exchange: EndpointAdapter, outcome: EngineResult) -> LineResult:
-        """The answer, or why it is none; its tokens were spent either way."""
-        problem = exchange.reject_reason(outcome)
-        answer = exchange.answer(self._served.head(line), outcome)
-        return LineResult(
-            job_id=line,
-            answer=answer if problem is None else None,
-            problem=None if problem is None else problem.to_json(),
-            prompt_tokens=outcome.usage.prompt_tokens,
-            completion_tokens=outcome.usage.completion_tokens,
-            cached_tokens=outcome.usage.cached_tokens,
-            reasoning_tokens=outcome.usage.reasoning_tokens,
-        )
+    def _result(self, ended: EndedLine) -> LineResult:
+        run = self._runs.get(ended.line.id)  # None for a line that did not run
+        return line_result(ended, self._served.head(ended.line.id), None if run is None else run.seconds)
 
     def _check_lease(self) -> None:
         if self._lease.is_lost:
@@ -218,11 +233,11 @@ class ShardRun:
         """Are there results for a full group, or has one waited for long enough?"""
         settings, ended = self._context.settings, self._progress.ended
         is_old = time.monotonic() - self._oldest_result_at >= settings.commit_seconds
-        is_awaited = is_old or self._suspicion.wants_all_written
-        return len(ended) >= settings.commit_lines or (bool(ended) and is_awaited)
+        is_urgent = is_old or self._progress.must_write_first
+        return len(ended) >= settings.commit_lines or (bool(ended) and is_urgent)
 
     def _commit(self) -> None:
-        """Write a group of what has ended. A sick database is waited for: the fence tells if we were too slow."""
+        """Write a group of results, or pause when the database fails; the fence decides whether that took too long."""
         settings = self._context.settings
         group = [self._result(ended) for ended in islice(self._progress.ended, settings.commit_lines)]
         try:
@@ -235,23 +250,23 @@ class ShardRun:
             return
         self._progress.written(len(group))
         for result in group:
-            self._lines.pop(result.job_id, None)
+            self._runs.pop(result.job_id, None)
         self._oldest_result_at = time.monotonic()
         if status is not BatchState.IN_PROGRESS:
             self.stop(abort=True)
 
     def _write(self, group: list[LineResult]) -> BatchState:
-        """One transaction: results, counters, usage. Rolled back as a whole when the fence has moved on."""
+        """Store results, counters and usage in one transaction, which is rolled back when the fence has moved on."""
         served = self._served
         statement = shards.write_lines(self.id, group, served.made_by)
-        with self._context.database.begin() as connection:
+        with self._context.database.begin(committing=Point.SHARD_WRITING, committed=Point.SHARD_WRITTEN) as connection:
             stored = {row[0] for row in connection.execute(statement)}
             written = [result for result in group if result.job_id in stored]
             counted = connection.execute(shards.count_lines(self.id, self._fence, written)).one_or_none()
             if counted is None:
                 raise LeaseLost
             status, is_paused = counted
-            self._suspicion.written(connection, stored)
+            self._poison.record_blocked(connection, stored)
             connection.execute(
                 jobs.add_usage(
                     self._tenant_id,
@@ -263,44 +278,35 @@ class ShardRun:
                     cached_tokens=sum(result.cached_tokens for result in written),
                 )
             )
-            failpoint(Point.SHARD_WRITING)
-        failpoint(Point.SHARD_WRITTEN)
         for result in written:
-            if (run := self._lines.get(result.job_id)) is not None:
-                run.tell_end(None if result.problem is None else Problem.from_json(result.problem))
+            if (run := self._runs.get(result.job_id)) is not None:
+                run.publish_end(None if result.problem is None else Problem.from_json(result.problem))
         if is_paused:
             self.stop(abort=False)
         return BatchState(status)
 
     def _leave(self) -> None:
-        """Done, or ready for the next worker; the last one out sends the batch to the clerk."""
-        failpoint(Point.SHARD_LEAVING)
+        """End the shard or leave it to the next worker; the last one out sends the batch to the clerk."""
         left = retry_write(self._write_left, lambda: not self._lease.is_lost)
         if left is None:
             raise LeaseLost
-        failpoint(Point.SHARD_LEFT)
         if retry_write(self._begin_finalizing, lambda: True):
             failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
         log.info("shard_left", shard=self.id, state=ShardState(left))
 
     def _write_left(self) -> str | None:
-        with self._context.database.begin() as connection:
+        with self._context.database.begin(committing=Point.SHARD_LEAVING, committed=Point.SHARD_LEFT) as connection:
             left: str | None = connection.execute(shards.leave_shard(self.id, self._fence)).scalar_one_or_none()
             return left or connection.execute(shards.find_left(self.id, self._fence)).scalar_one_or_none()
 
     def _begin_finalizing(self) -> bool:
-        """Is the rest the clerk's?"""
+        """Is the batch ready for the clerk?"""
         with self._context.database.begin() as connection:
             connection.execute(batches.begin_finalizing(self._batch_id))
             return bool(connection.execute(batches.is_ready_to_finalize(self._batch_id)).scalar_one())
 
     def _cancel_running(self) -> None:
         for line in self._progress.running:
-            self._lines[line].cancel()
-
-
-def _from_cache(outcome: EngineResult) -> EngineResult:
-    """A twin's answer: nothing of its prompt was computed."""
-    usage = msgspec.structs.replace(outcome.usage, cached_tokens=outcome.usage.prompt_tokens)
-    return msgspec.structs.replace(outcome, usage=usage)
+            if (run := self._runs.get(line.id)) is not None:  # None when the lease was lost before the line began
+                run.cancel()

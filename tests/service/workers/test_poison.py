@@ -17,6 +17,8 @@ from tests.support.rows import make_running_batch
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
 from workers.generation.quarantine import fingerprint
+from workers.runtime.leases import Lease
+from workers.shards.isolation import Isolation
 from workers.shards.lanes import ShardLanes
 
 
@@ -204,6 +206,24 @@ def test_a_shard_whose_workers_vanished_runs_line_by_line_with_nothing_beside_it
         thread.join(60)
     assert beside == [1] * 5
     assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
+
+
+def test_a_lease_that_is_lost_before_a_suspect_begins_keeps_no_other_shard_out(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [3])
+    change_shards(worker, attempt=3)
+    hold = worker.leases.hold
+
+    def lose(*arguments: Any) -> Lease:
+        change_shards(worker, fence=Shard.fence + 1, owner="other")
+        return hold(*arguments)
+
+    worker.leases.hold = lose  # type: ignore[method-assign]
+    isolation = Isolation()
+    ShardLanes(worker, worker.models["fake"], isolation).work()
+    assert engine.asked == []
+    assert isolation.enter("another shard", exclusive=False)
 
 
 def test_a_convicted_request_is_refused_in_other_batches_and_its_neighbours_are_not(

@@ -418,12 +418,12 @@ def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     object.__setattr__(worker, "database", database)
     begin, num_begun = database.begin, 0
 
-    def count() -> Any:
+    def count(**points: Any) -> Any:
         nonlocal num_begun
         num_begun += 1
         if num_begun == number + 2:  # behind the claim; the last is the next claim
             setattr(database, way, 1)
-        return begin()
+        return begin(**points)
 
     database.begin = count  # type: ignore[method-assign]
     work(worker)

@@ -118,8 +118,8 @@ class Beats(Database):
     num_open = num_begun = 0
 
     @contextmanager
-    def begin(self) -> Iterator[Connection]:
-        with super().begin() as connection:
+    def begin(self, **points: Any) -> Iterator[Connection]:
+        with super().begin(**points) as connection:
             self.num_open, self.num_begun = self.num_open + 1, self.num_begun + 1
             try:
                 yield connection

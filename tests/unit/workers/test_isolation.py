@@ -21,27 +21,27 @@ def test_a_fingerprint_is_of_what_is_asked_and_not_of_how_it_is_spelled(sent: st
     assert fingerprint("t", "m", "/e", {"a": [1.5, "ü"], "b": 2}) != asked
 
 
-def test_who_wants_to_be_alone_gets_a_turn_and_shuts_the_door_until_then() -> None:
+def test_an_exclusive_line_gets_its_turn_and_nothing_enters_until_then() -> None:
     room = Isolation()
-    assert room.enter("a", alone=False)
-    assert room.enter("b", alone=False)
-    assert not room.enter("s", alone=True)
-    assert not room.enter("a", alone=False), "somebody waits"
+    assert room.enter("a", exclusive=False)
+    assert room.enter("b", exclusive=False)
+    assert not room.enter("s", exclusive=True)
+    assert not room.enter("a", exclusive=False), "another waits for its turn"
     room.leave("a")
     room.leave("b")
-    assert room.enter("s", alone=True)
-    assert not room.enter("a", alone=False)
+    assert room.enter("s", exclusive=True)
+    assert not room.enter("a", exclusive=False)
     room.leave("s")
-    assert room.enter("a", alone=False)
+    assert room.enter("a", exclusive=False)
 
 
-def test_who_is_gone_shuts_no_door() -> None:
+def test_a_removed_shard_keeps_nothing_out() -> None:
     room = Isolation()
-    assert room.enter("a", alone=False)
-    assert not room.enter("s", alone=True)
-    room.forget("s")
-    assert room.enter("a", alone=False)
-    room.forget("a")
-    assert room.enter("t", alone=True)
-    room.forget("t")
-    assert room.enter("a", alone=False)
+    assert room.enter("a", exclusive=False)
+    assert not room.enter("s", exclusive=True)
+    room.remove("s")
+    assert room.enter("a", exclusive=False)
+    room.remove("a")
+    assert room.enter("t", exclusive=True)
+    room.remove("t")
+    assert room.enter("a", exclusive=False)
