@@ -1,57 +1,87 @@
-"""Statements on file rows. The bytes are the file store's."""
+"""Statements on file rows. The bytes are in the file store."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, Delete, Insert, Select, case, cast, delete, exists, func, insert, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Delete,
+    Insert,
+    Select,
+    case,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.states import FINAL_BATCH_STATES
+from db.query import Query, columns_of, total
 from db.tables import Batch, File, Tenant, Upload
 
 
-def insert_file(**columns: Any) -> Any:  # Any: the columns' own types; ReturningInsert
-    """A file whose content is in the store already."""
-    return insert(File).values(**columns).returning(File)
+class FileRow(NamedTuple):
+    """A stored file."""
+
+    id: str
+    purpose: str
+    filename: str
+    bytes: int
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class StorageRow(NamedTuple):
+    """`limit_bytes` of None is no limit; then `used_bytes` is not counted, and 0."""
+
+    limit_bytes: int | None
+    used_bytes: int
+
+
+_FILE = columns_of(File, FileRow)
+
+
+def insert_file(**columns: Any) -> Query[FileRow]:  # Any: the columns' own types
+    """Insert a file whose content is in the store already."""
+    return Query(add_file(**columns).returning(*_FILE), FileRow)
 
 
 def add_file(**columns: Any) -> Insert:  # Any: the columns' own types
-    """The same, for those who need nothing back."""
+    """Insert a file as `insert_file` does, and return nothing."""
     return insert(File).values(**columns)
 
 
-def _visible(tenant_id: str) -> Any:  # Any: a SQL condition
-    return (
-        (File.tenant_id == tenant_id)
-        & File.deleted_at.is_(None)
-        & (File.expires_at.is_(None) | (File.expires_at > func.now()))
-    )
-
-
-def find_file(file_id: str, tenant_id: str) -> Select[File]:
-    """A file of this tenant that is neither deleted nor expired."""
-    return select(File).where(File.id == file_id, _visible(tenant_id))
+def find_file(file_id: str, tenant_id: str) -> Query[FileRow]:
+    """Find a file of this tenant that is neither deleted nor expired."""
+    return Query(select(*_FILE).where(File.id == file_id, _visible(tenant_id)), FileRow)
 
 
 def list_files(
     tenant_id: str, *, purpose: str | None, after: str | None, limit: int, newest_first: bool
-) -> Select[File]:
-    """A page from behind `after`; ids sort by time."""
-    query = select(File).where(_visible(tenant_id))
+) -> Query[FileRow]:
+    """List a page of files that begins behind `after`; ids sort by time."""
+    statement = select(*_FILE).where(_visible(tenant_id))
     if purpose is not None:
-        query = query.where(File.purpose == purpose)
+        statement = statement.where(File.purpose == purpose)
     if after is not None:
-        query = query.where(File.id < after if newest_first else File.id > after)
-    return query.order_by(File.id.desc() if newest_first else File.id).limit(limit)
+        statement = statement.where(File.id < after if newest_first else File.id > after)
+    return Query(statement.order_by(File.id.desc() if newest_first else File.id).limit(limit), FileRow)
 
 
-def hide_file(file_id: str, tenant_id: str) -> Any:  # Any: ReturningUpdate
-    """Delete for the tenant; the bytes follow when no open batch reads them."""
+def hide_file(file_id: str, tenant_id: str) -> ReturningUpdate[str]:
+    """Delete a file for its tenant; the bytes follow when no open batch reads them."""
     return update(File).where(File.id == file_id, _visible(tenant_id)).values(deleted_at=func.now()).returning(File.id)
 
 
-def hide_expired_files() -> Any:  # Any: ReturningUpdate
-    """Files past their time."""
+def hide_expired_files() -> ReturningUpdate[str]:
+    """Delete files past their `expires_at` in the same way."""
     return (
         update(File)
         .where(File.deleted_at.is_(None), File.expires_at < func.now())
@@ -60,30 +90,36 @@ def hide_expired_files() -> Any:  # Any: ReturningUpdate
     )
 
 
-def stored_bytes(tenant_id: str, default_cap: int | None) -> Select[int | None, int]:
-    """What a tenant may store (its own cap, else the default; None is no cap), and what it does: counted only if capped.
+def stored_bytes(tenant_id: str, default_limit: int | None) -> Query[StorageRow]:
+    """Return the storage limit of a tenant (its own, else the default), and what it uses of it.
 
-    Bytes of files, and those that were announced for uploads which may still be completed.
+    Uses are the bytes of its files and those announced for uploads that may still be completed. No row: unknown tenant.
     """
-    cap = func.coalesce(Tenant.storage_bytes, cast(default_cap, BigInteger))
+    limit = func.coalesce(Tenant.storage_bytes, cast(default_limit, BigInteger))
     is_pending = (Upload.status == "pending") & (Upload.expires_at > func.now())
-    stored = select(func.coalesce(func.sum(File.bytes), 0)).where(_visible(tenant_id))
-    announced = select(func.coalesce(func.sum(Upload.bytes), 0)).where(Upload.tenant_id == tenant_id, is_pending)
-    total = stored.scalar_subquery() + announced.scalar_subquery()
-    return select(cap, case((cap.is_not(None), total), else_=0)).where(Tenant.id == tenant_id)
+    stored = select(total(File.bytes)).where(_visible(tenant_id)).scalar_subquery()
+    announced = select(total(Upload.bytes)).where(Upload.tenant_id == tenant_id, is_pending).scalar_subquery()
+    used = case((limit.is_not(None), stored + announced), else_=0)
+    statement = select(limit.label("limit_bytes"), used.label("used_bytes")).where(Tenant.id == tenant_id)
+    return Query(statement, StorageRow)
 
 
 def removable_files(limit: int) -> Select[str]:
-    """Hidden files that no open batch reads: their bytes and rows may go."""
+    """List hidden files that no open batch reads: their bytes and rows may go."""
     in_use = exists().where(Batch.input_file_id == File.id, Batch.status.not_in(FINAL_BATCH_STATES))
     return select(File.id).where(File.deleted_at.is_not(None), ~in_use).limit(limit)
 
 
 def delete_files(file_ids: list[str]) -> Delete:
-    """Rows of files whose bytes are gone."""
+    """Delete rows of hidden files whose bytes are gone."""
     return delete(File).where(File.id.in_(file_ids), File.deleted_at.is_not(None))
 
 
 def known_files(file_ids: list[str]) -> Select[str]:
-    """Those of the ids that have a row, hidden or not."""
+    """Return those of the ids that have a row, hidden or not."""
     return select(File.id).where(File.id.in_(file_ids))
+
+
+def _visible(tenant_id: str) -> ColumnElement[bool]:
+    is_current = File.expires_at.is_(None) | (File.expires_at > func.now())
+    return (File.tenant_id == tenant_id) & File.deleted_at.is_(None) & is_current

@@ -26,11 +26,11 @@ async def check_storage(
     An upload in parts takes its room when it is announced, and keeps it as a file.
     """
     statement = files.stored_bytes(tenant, state.settings.storage_bytes or None)
-    cap, _ = (await connection.execute(statement)).one()
+    cap = (await statement.async_fetch_one(connection)).limit_bytes
     if cap is None:
         return
     await connection.execute(keys.lock_quota(f"{tenant}:files"))
-    used = int((await connection.execute(statement)).one()[1])
+    used = (await statement.async_fetch_one(connection)).used_bytes
     if used + num_bytes > cap:
         raise _no_storage(cap, used, num_bytes, param)
 
@@ -39,7 +39,7 @@ async def check_pending(connection: AsyncConnection, state: AppState, tenant: st
     """Room for another part of so many bytes, which is ours until the transaction ends; or the 429."""
     limit = state.settings.pending_upload_bytes
     await connection.execute(keys.lock_quota(f"{tenant}:parts"))
-    used = int((await connection.execute(uploads.pending_bytes(tenant))).scalar_one())
+    used = (await connection.execute(uploads.pending_bytes(tenant))).scalar_one()
     if used + num_bytes > limit:
         message = (
             f"Too many bytes in uploads that are not completed: limit {limit}, used {used}, requested {num_bytes}. Complete "

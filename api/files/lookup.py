@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from sqlalchemy import Row
-
 from api.dependencies import AppState
 from api.http.pagination import unix_seconds
 from core.errors import ApiError, bad_request, not_found
 from core.ids import is_id
 from core.schemas.objects import FileObject
 from db import files
+from db.files import FileRow
 
 
-async def find_file(state: AppState, file_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def find_file(state: AppState, file_id: str, tenant: str) -> FileRow:
     """A file of this tenant, or the 404 that unknown and foreign ids share."""
     if is_id(file_id):
         async with state.database.connect() as connection:
-            row = (await connection.execute(files.find_file(file_id, tenant))).one_or_none()
+            row = await files.find_file(file_id, tenant).async_fetch_optional(connection)
         if row is not None:
             return row
     raise missing_file(file_id)
@@ -29,7 +26,7 @@ def missing_file(file_id: str) -> ApiError:
     return not_found(f"There is no file '{file_id[:64]}'.", param="file_id")
 
 
-def to_file_object(row: Row[*tuple[Any, ...]]) -> FileObject:
+def to_file_object(row: FileRow) -> FileObject:
     """The API object of a row."""
     return FileObject(
         id=row.id,

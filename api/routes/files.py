@@ -89,7 +89,7 @@ async def _store_file(upload: Upload, file_id: str, state: AppState, tenant: str
     )
     async with state.database.begin() as connection:
         await check_storage(connection, state, tenant, upload.size, param="file")
-        row = (await connection.execute(statement)).one()
+        row = await statement.async_fetch_one(connection)
     failpoint(Point.UPLOAD_COMMITTED)
     return to_file_object(row)
 
@@ -107,7 +107,7 @@ async def list_files(
         await _check_cursor(state, after, tenant)
     statement = files.list_files(tenant, purpose=purpose, after=after, limit=limit + 1, newest_first=order == "desc")
     async with state.database.connect() as connection:
-        rows = (await connection.execute(statement)).all()
+        rows = await statement.async_fetch_all(connection)
     return page([to_file_object(row) for row in rows], limit)
 
 
@@ -165,6 +165,6 @@ def attachment(filename: str) -> str:
 
 async def _check_cursor(state: AppState, after: str, tenant: str) -> None:
     async with state.database.connect() as connection:
-        known = is_id(after) and (await connection.execute(files.find_file(after, tenant))).one_or_none() is not None
+        known = is_id(after) and await files.find_file(after, tenant).async_fetch_optional(connection) is not None
     if not known:
         raise bad_request("Invalid value for 'after': there is no such file.", code="invalid_value", param="after")

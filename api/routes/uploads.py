@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
-from sqlalchemy import Row
 from starlette.datastructures import UploadFile
 
 from api.access.quotas import check_pending, check_storage
@@ -30,6 +28,7 @@ from core.ids import is_id
 from core.schemas.objects import FileObject
 from core.settings import Settings
 from db import files, uploads
+from db.uploads import PartRow, UploadRow
 
 _PART = form_docs({"data": {"type": "string", "format": "binary"}})
 
@@ -75,7 +74,7 @@ async def _insert_upload(body: UploadCreate, upload_id: str, state: AppState, te
     )
     async with state.database.begin() as connection:
         await check_storage(connection, state, tenant, body.bytes, param="bytes")
-        row = (await connection.execute(statement)).one()
+        row = await statement.async_fetch_one(connection)
     return _to_object(row, None)
 
 
@@ -106,10 +105,10 @@ async def add_part(request: Request, upload_id: str, state: StateDep, tenant: Te
     return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
 
 
-async def _insert_part(part_id: str, upload_id: str, size: int, state: AppState, tenant: str) -> Row[*tuple[Any, ...]]:
+async def _insert_part(part_id: str, upload_id: str, size: int, state: AppState, tenant: str) -> PartRow:
     async with state.database.begin() as connection:
         await check_pending(connection, state, tenant, size)
-        row = (await connection.execute(uploads.insert_part(part_id, upload_id, size))).one_or_none()
+        row = await uploads.insert_part(part_id, upload_id, size).async_fetch_optional(connection)
     if row is None:
         raise _ended("ended")
     failpoint(Point.PART_COMMITTED)
@@ -124,12 +123,12 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
         return await get_upload(upload_id, state, tenant)
     _check_pending(upload)
     async with state.database.connect() as connection:
-        sizes = {row.id: row.bytes for row in await connection.execute(uploads.parts_of(upload_id))}
+        sizes = {row.id: row.bytes for row in await uploads.parts_of(upload_id).async_fetch_all(connection)}
     _check_parts(body.part_ids, sizes, upload.bytes)
     file_id = ids.new_id(ids.FILE)
     await _join(state, file_id, body)
     failpoint(Point.PARTS_JOINED)
-    file = files.insert_file(
+    file = files.add_file(
         id=file_id,
         tenant_id=tenant,
         purpose=upload.purpose,
@@ -138,7 +137,7 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
         expires_at=expiry(upload.purpose, upload.file_expires_seconds, state),
     )
     async with state.database.begin() as connection:
-        row = (await connection.execute(uploads.end_upload(upload_id, "completed", file_id))).one_or_none()
+        row = await uploads.end_upload(upload_id, "completed", file_id).async_fetch_optional(connection)
         if row is not None:
             await connection.execute(file)
     failpoint(Point.PARTS_COMPLETED)
@@ -154,7 +153,7 @@ async def cancel_upload(upload_id: str, state: StateDep, tenant: TenantDep) -> U
     if upload.status != "cancelled":
         _check_pending(upload)
         async with state.database.begin() as connection:
-            await connection.execute(uploads.end_upload(upload_id, "cancelled"))
+            await uploads.end_upload(upload_id, "cancelled").async_fetch_optional(connection)
         upload = await _find(state, upload_id, tenant)
         if upload.status != "cancelled":
             raise _ended(upload.status)
@@ -173,11 +172,11 @@ async def get_upload(upload_id: str, state: AppState, tenant: str) -> UploadObje
     return _to_object(upload, file)
 
 
-async def _find(state: AppState, upload_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def _find(state: AppState, upload_id: str, tenant: str) -> UploadRow:
     """An upload of this tenant, or the 404 that unknown and foreign ids share."""
     if is_id(upload_id):
         async with state.database.connect() as connection:
-            row = (await connection.execute(uploads.find_upload(upload_id, tenant))).one_or_none()
+            row = await uploads.find_upload(upload_id, tenant).async_fetch_optional(connection)
         if row is not None:
             return row
     raise not_found(f"There is no upload '{upload_id[:64]}'.", param="upload_id")
@@ -219,17 +218,17 @@ def _check_part_size(size: int, limit: int) -> None:
         raise bad_request("Invalid value for 'data': the part is empty.", code="invalid_value", param="data")
 
 
-def _check_pending(upload: Row[*tuple[Any, ...]]) -> None:
+def _check_pending(upload: UploadRow) -> None:
     if (status := _status(upload)) != "pending":
         raise _ended(status)
 
 
-def _check_completed(upload: Row[*tuple[Any, ...]]) -> None:
+def _check_completed(upload: UploadRow) -> None:
     if upload.status != "completed":
         raise _ended(_status(upload))
 
 
-def _status(upload: Row[*tuple[Any, ...]]) -> str:
+def _status(upload: UploadRow) -> str:
     """As of now: the sweep that writes `expired` may be late."""
     is_late = upload.status == "pending" and upload.expires_at <= datetime.now(UTC)
     return "expired" if is_late else str(upload.status)
@@ -240,7 +239,7 @@ def _ended(status: str) -> ApiError:
     return bad_request(message, code="upload_not_pending", param="upload_id")
 
 
-def _to_object(upload: Row[*tuple[Any, ...]], file: FileObject | None) -> UploadObject:
+def _to_object(upload: UploadRow, file: FileObject | None) -> UploadObject:
     return UploadObject(
         id=upload.id,
         bytes=upload.bytes,

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, time, timedelta
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Final, get_args
 
 from fastapi import APIRouter, Query
-from sqlalchemy import Row
 
 from api.access.scopes import require_scopes
 from api.dependencies import StateDep, TenantDep
 from api.schemas.usage import UsageBucket, UsagePage, UsageResult
 from core.api_keys import Scope
 from core.errors import bad_request
-from db.usage import Group, usage_between
+from db.usage import Group, UsageRow, usage_between
 
 router = APIRouter(tags=["usage"], dependencies=[require_scopes(Scope.READ_ONLY)])
 
@@ -41,7 +40,7 @@ async def get_usage(
         message = f"'start' must be before 'end', and at most {_MOST_DAYS} days."
         raise bad_request(message, code="invalid_value", param="start")
     async with state.database.connect() as connection:
-        rows = (await connection.execute(usage_between(tenant, first, behind - _DAY, groups))).all()
+        rows = await usage_between(tenant, first, behind - _DAY, groups).async_fetch_all(connection)
     if "day" not in groups:
         return UsagePage(data=[_bucket(first, behind, rows, tenant)])
     days = [first + n * _DAY for n in range((behind - first).days)]
@@ -68,7 +67,7 @@ def _day(text: str, param: str) -> date:
         raise bad_request(message, code="invalid_value", param=param) from None
 
 
-def _bucket(first: date, behind: date, rows: Sequence[Row[Any]], tenant: str) -> UsageBucket:  # Any: usage_between's
+def _bucket(first: date, behind: date, rows: Sequence[UsageRow], tenant: str) -> UsageBucket:
     results = [
         UsageResult(
             input_tokens=row.prompt_tokens,

@@ -1,4 +1,4 @@
-"""The base of all tables: naming of constraints, and column types.
+"""The base of all tables: names of constraints, and column types.
 
 Bodies and answers are stored as text: jsonb drops the order of keys and refuses some of what a model may write. Every row
 names its tenant. `jobs` has a foreign key to its batch only: keys to tenants and shards would cost two more look-ups per
@@ -8,9 +8,10 @@ copied line.
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import DateTime, MetaData, Text
+from sqlalchemy import DateTime, Dialect, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase
 
 from core.states import BatchState, JobState, ShardState
@@ -24,6 +25,20 @@ NAMING: Final = {
 }
 
 
+class State(TypeDecorator[StrEnum]):
+    """A text column that holds the values of an enumeration, and is read as its members."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, enum: type[StrEnum]) -> None:
+        super().__init__()
+        self.enum = enum
+
+    def process_result_value(self, value: str | None, _: Dialect) -> StrEnum | None:
+        return None if value is None else self.enum(value)
+
+
 class Base(DeclarativeBase):
     """Text columns and timestamps with a zone, everywhere."""
 
@@ -31,12 +46,12 @@ class Base(DeclarativeBase):
     type_annotation_map: Final[dict[Any, Any]] = {  # Any: SQLAlchemy's own signature
         str: Text(),
         datetime: DateTime(timezone=True),
-        JobState: Text(),
-        BatchState: Text(),
-        ShardState: Text(),
+        JobState: State(JobState),
+        BatchState: State(BatchState),
+        ShardState: State(ShardState),
     }
 
 
 def one_of(column: str, values: type[JobState] | type[BatchState] | type[ShardState] | tuple[str, ...]) -> str:
-    """A CHECK that a column holds one of these values."""
+    """Return a CHECK that a column holds one of these values."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"

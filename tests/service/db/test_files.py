@@ -14,7 +14,7 @@ from tests.support.rows import make_file
 def stored(
     connection: Connection, default_cap: int | None = 100, tenant: str = DEFAULT_TENANT
 ) -> tuple[int | None, int]:
-    cap, used = connection.execute(files.stored_bytes(tenant, default_cap)).one()
+    cap, used = files.stored_bytes(tenant, default_cap).fetch_one(connection)
     return cap, int(used)
 
 
@@ -43,7 +43,7 @@ def test_what_is_announced_counts_until_the_upload_has_ended_or_is_late(connecti
     announce(connection, "upload_b", 20)
     announce(connection, "upload_c", 40, lifetime=-timedelta(hours=1))
     assert stored(connection) == (100, 30)
-    connection.execute(uploads.end_upload("upload_a", "cancelled")).one()
+    uploads.end_upload("upload_a", "cancelled").fetch_one(connection)
     assert stored(connection) == (100, 20)
 
 

@@ -418,4 +418,4 @@ def test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended(clerk: ClerkCo
     Sweeper(clerk).sweep()
     assert not clerk.files.path(file_id).exists()
     with clerk.database.begin() as connection:
-        assert connection.execute(files.find_file(file_id, DEFAULT_TENANT)).one_or_none() is None
+        assert files.find_file(file_id, DEFAULT_TENANT).fetch_optional(connection) is None

@@ -44,7 +44,7 @@ def make_upload(clerk: ClerkContext, lifetime: timedelta = timedelta(hours=1)) -
             mime_type="", bytes=7,
         )  # fmt: skip
         connection.execute(new).one()
-        connection.execute(uploads.insert_part(part_id, upload_id, 7)).one()
+        uploads.insert_part(part_id, upload_id, 7).fetch_one(connection)
         moved = Upload.created_at + lifetime
         connection.execute(update(Upload).where(Upload.id == upload_id).values(expires_at=moved))
     return upload_id, part_id
@@ -64,7 +64,7 @@ def test_an_expired_file_is_hidden_at_once_and_its_bytes_go_with_the_sweep(clerk
     kept, late = make_file(clerk), make_file(clerk)
     with clerk.database.begin() as connection:
         connection.execute(update(File).where(File.id == late).values(expires_at=text("now() - interval '1 s'")))
-        assert connection.execute(files.find_file(late, DEFAULT_TENANT)).one_or_none() is None
+        assert files.find_file(late, DEFAULT_TENANT).fetch_optional(connection) is None
     assert exists(clerk, late)
     sweep_everything(clerk)
     assert not exists(clerk, late)
@@ -76,11 +76,11 @@ def test_parts_go_when_their_upload_has_ended_and_not_before(clerk: ClerkContext
     cancelled_id, cancelled = make_upload(clerk)
     expired_id, expired = make_upload(clerk, lifetime=timedelta(seconds=-1))
     with clerk.database.begin() as connection:
-        connection.execute(uploads.end_upload(cancelled_id, "cancelled")).one()
+        uploads.end_upload(cancelled_id, "cancelled").fetch_one(connection)
     sweep_everything(clerk)
     assert [exists(clerk, part) for part in (waiting, cancelled, expired)] == [True, False, False]
     with clerk.database.begin() as connection:
-        late = connection.execute(uploads.find_upload(expired_id, DEFAULT_TENANT)).one()
+        late = uploads.find_upload(expired_id, DEFAULT_TENANT).fetch_one(connection)
         assert late.status == "expired"
         assert connection.execute(select(UploadPart.id).where(UploadPart.upload_id == cancelled_id)).all() == []
 
