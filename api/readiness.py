@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.services.service_metrics import degraded_models
-from core.readiness import Check, WorkerSeen, check_workers
+from core.readiness import Check, check_workers
 from db import workers
 from db.schema_version import current_version, needed_version
 
@@ -36,12 +36,11 @@ async def _database(state: AppState) -> list[Check]:
             have, needed = await connection.run_sync(current_version), needed_version()
             if have != needed:
                 return [Check("database"), _wrong_schema(have, needed)]
-            rows = (await connection.execute(workers.list_workers())).mappings().all()
+            seen = await workers.list_workers().async_fetch_all(connection)
             degraded = await degraded_models(connection, state.settings.engine_crashes)
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
         advice = "Start it, or look at its log. Nothing that was accepted is lost meanwhile."
         return [Check("database", f"does not answer ({type(error).__name__})", advice)]
-    seen = [WorkerSeen(**row) for row in rows]
     models = check_workers(seen, state.catalog.names(), state.settings.silence_seconds, degraded)
     return [Check("database"), Check("schema"), *models]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, NamedTuple
 
 _CONSUMERS: Final = ("chat", "batch")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
@@ -24,9 +24,8 @@ class Check:
     advice: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSeen:
-    """A process and one of its engines, as read; all but the counts are seconds ago. A clerk has no model."""
+class WorkerSeen(NamedTuple):
+    """A worker process and one of its engines, as read; durations count back from now. A clerk has no model."""
 
     id: str
     kind: str

@@ -1,26 +1,39 @@
-"""What waits and what is held, over all tenants: numbers for those who watch the service."""
+"""Statement that counts waiting work and held leases of all tenants, for metrics."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Float, cast, exists, func, literal, or_, select
 
 from core.states import BatchState, JobState, ShardState
+from db.query import Query
 from db.tables import Batch, Job, Shard
 
 
-def backlog() -> Any:  # Any: a Select of eight numbers
-    """Of chats, batches and the clerk: how many wait (jobs, lines, batches), how many seconds the first of them has; and the
-    leases that are held on jobs and shards. All of it by index, so it costs what is open, not what there ever was.
-    """
-    return select(
+class Backlog(NamedTuple):
+    """Waiting chat jobs, lines and batches for the clerk; the age in seconds of the oldest of each; held leases."""
+
+    chats: int
+    chat_seconds: float
+    lines: int
+    line_seconds: float
+    clerk_batches: int
+    clerk_seconds: float
+    job_leases: int
+    shard_leases: int
+
+
+def backlog() -> Query[Backlog]:
+    """Count by indexes only, so that the cost grows with open work, not with all rows."""
+    statement = select(
         *_waiting_chats(),
         *_waiting_lines(),
         *_waiting_for_clerk(),
         _count(Job, Job.state == JobState.RUNNING, Job.batch_id.is_(None)).label("job_leases"),
         _count(Shard, Shard.state == ShardState.RUNNING).label("shard_leases"),
     )
+    return Query(statement, Backlog)
 
 
 def _waiting_chats() -> tuple[Any, Any]:
@@ -30,8 +43,8 @@ def _waiting_chats() -> tuple[Any, Any]:
 
 
 def _waiting_lines() -> tuple[Any, Any]:
-    """Lines without a result in batches that may run; the age is that of the batch that waits longest for a worker to take
-    any of it: a batch of which something runs does not wait.
+    """Count lines without a result in batches that may run. The age is that of the batch that has waited longest for a
+    worker to take any of its shards; a batch with a running shard does not wait.
     """
     is_open = (Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
     left = func.sum(Shard.lines - Shard.lines_completed - Shard.lines_failed)
@@ -55,7 +68,7 @@ def _waiting_lines() -> tuple[Any, Any]:
 
 
 def _waiting_for_clerk() -> tuple[Any, Any]:
-    """Batches whose file is to be read, or whose results are to be written."""
+    """Count batches whose file is to be read, or whose results are to be written."""
     is_waiting = or_(Batch.status == BatchState.VALIDATING, Batch.status == BatchState.FINALIZING)
     oldest = (
         select(_age(func.min(func.coalesce(Batch.finalizing_at, Batch.created_at)))).where(is_waiting).scalar_subquery()

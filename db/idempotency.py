@@ -1,24 +1,32 @@
 """Statements on idempotency keys.
 
-A key is bound to the id of the object it makes before that is made: whoever takes the key over makes the same object, and
-the primary key of its table sees to it that there is only one.
+A key is bound to the id of the object it makes before the object is made. So a request that takes the key over makes the
+same object, and the primary key of the object's table ensures that there is only one.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from sqlalchemy import Delete, Select, Update, delete, func, select, update
+from sqlalchemy import Delete, Update, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningInsert
 
+from db.query import Query, columns_of
 from db.tables import IdempotencyKey as Key
 
 
-def claim_key(
-    tenant_id: str, key: str, *, fingerprint: str, object_id: str, lock: timedelta
-) -> Any:  # Any: ReturningInsert
-    """Take a new key, or one whose holder died; returns its object's id. No row: see `find_key`."""
+class IdempotencyRow(NamedTuple):
+    """A used key; without `finished_at`, its object may not exist yet."""
+
+    fingerprint: str
+    object_id: str
+    finished_at: datetime | None
+
+
+def claim_key(tenant_id: str, key: str, *, fingerprint: str, object_id: str, lock: timedelta) -> ReturningInsert[str]:
+    """Take a new key, or one whose lock is over; returns its object's id. No row: `find_key` shows why."""
     until = func.now() + lock
     new = insert(Key).values(
         tenant_id=tenant_id, key=key, fingerprint=fingerprint, object_id=object_id, locked_until=until
@@ -30,32 +38,34 @@ def claim_key(
     return taken.returning(Key.object_id)
 
 
-def find_key(tenant_id: str, key: str) -> Select[Key]:
-    """What a key stands for."""
-    return select(Key).where(Key.tenant_id == tenant_id, Key.key == key)
+def find_key(tenant_id: str, key: str) -> Query[IdempotencyRow]:
+    """Find a key."""
+    return Query(
+        select(*columns_of(Key, IdempotencyRow)).where(Key.tenant_id == tenant_id, Key.key == key), IdempotencyRow
+    )
 
 
 def finish_key(tenant_id: str, key: str) -> Update:
-    """Its object was made."""
+    """Record that the key's object was made."""
     return update(Key).where(Key.tenant_id == tenant_id, Key.key == key).values(finished_at=func.now())
 
 
 def unlock_key(tenant_id: str, key: str) -> Update:
-    """Its request failed, maybe after the commit: the next one looks for the object first."""
+    """Free a key whose request failed, maybe after the commit: the next request looks for the object first."""
     mine = update(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.finished_at.is_(None))
     return mine.values(locked_until=func.now())
 
 
 def release_key(tenant_id: str, key: str) -> Delete:
-    """Its request was refused and made nothing: the key is as if never used."""
+    """Delete a key whose request was refused and made nothing, as if it was never used."""
     return delete(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.finished_at.is_(None))
 
 
 def delete_key(tenant_id: str, key: str, kept: timedelta) -> Delete:
-    """The key, if its time is over."""
+    """Delete a key that is older than `kept`."""
     return delete(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.created_at < func.now() - kept)
 
 
 def delete_old_keys(kept: timedelta) -> Delete:
-    """All keys whose time is over."""
+    """Delete all keys that are older than `kept`."""
     return delete(Key).where(Key.created_at < func.now() - kept)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
 from core.schemas.endpoints import CHAT_ENDPOINT
 from core.states import JobState
-from db.quarantine import has_accused
+from db.quarantine import has_quarantined
 from db.response_events import with_response_events
 from db.tables import Job, UsageDaily
 
@@ -67,7 +67,7 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: Returni
             Job.fence,
             Job.created_at,
             Job.key_id,
-            has_accused(Job.tenant_id, Job.model),
+            has_quarantined(Job.tenant_id, Job.model),
         )
     )
 

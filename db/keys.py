@@ -1,54 +1,88 @@
-"""Statements on tenants and their keys: make, find, end them, and what counts against their limits.
+"""Statements on tenants and their keys: create, find and end them, and count what is used of their limits.
 
-A key is found by the digest of its text, so no text of a client ever meets another in a comparison of the database's own.
+A key is found by the digest of its text, so the database never compares a secret itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Insert, Select, and_, exists, func, insert, or_, select, update
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.errors import ConfigError
 from core.settings import Settings
 from core.states import FINAL_BATCH_STATES, JobState
+from db.query import Query, columns_of, total
 from db.tables import ApiKey, Batch, Job, Tenant
 
 
+class KeyRow(NamedTuple):
+    """A key of a tenant."""
+
+    id: str
+    tenant_id: str
+    name: str
+    prefix: str
+    digest: str
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    scopes: list[str]
+    models: list[str] | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    queued_tokens: int | None
+    concurrent_streams: int | None
+    calls_per_minute: int | None
+
+
+class OpenBatches(NamedTuple):
+    """Limits of a tenant (None: no limit), and how many batches that have not ended, and lines of them, it has."""
+
+    max_batches: int | None
+    max_lines: int | None
+    batches: int
+    lines: int
+
+
+_KEY = columns_of(ApiKey, KeyRow)
+
+
 def add_tenant(tenant_id: str) -> PostgresInsert:
-    """A tenant, unless it is there already."""
+    """Insert a tenant, unless it exists."""
     return postgres_insert(Tenant).values(id=tenant_id).on_conflict_do_nothing()
 
 
 def set_caps(
     tenant_id: str, *, open_batches: int | None, queued_lines: int | None, storage_bytes: int | None = None
-) -> Any:  # Any: ReturningUpdate
-    """What a tenant may have waiting, and store; None is no cap of its own. No row: there is no such tenant."""
+) -> ReturningUpdate[str]:
+    """Limit the open batches, queued lines and stored bytes of a tenant; None is no limit of its own. No row: unknown tenant."""
     caps = {"open_batches": open_batches, "queued_lines": queued_lines, "storage_bytes": storage_bytes}
     return update(Tenant).where(Tenant.id == tenant_id).values(**caps).returning(Tenant.id)
 
 
 def insert_key(**columns: Any) -> Insert:  # Any: the columns' own types
-    """A key of a tenant that exists."""
-    return insert(ApiKey).values(**columns).returning(ApiKey)
+    """Insert a key of a tenant that exists."""
+    return insert(ApiKey).values(**columns)
 
 
 def any_key() -> Select[bool]:
-    """Was there ever a key? One that was revoked counts: revoking the last key must not open the door."""
+    """Is there any key? A revoked one counts, so that revoking the last key does not open the server to all."""
     return select(exists().where(ApiKey.id.is_not(None)))
 
 
-def find_valid_key(digest: str) -> Select[ApiKey]:
-    """The key of this digest, if it is neither revoked nor expired."""
-    return select(ApiKey.__table__).where(ApiKey.digest == digest, _is_valid())
+def find_valid_key(digest: str) -> Query[KeyRow]:
+    """Find the key with this digest, if it is neither revoked nor expired."""
+    return Query(select(*_KEY).where(ApiKey.digest == digest, _is_valid()), KeyRow)
 
 
 def still_valid(key_ids: Collection[str]) -> Select[str]:
-    """Which of these keys are neither revoked nor expired, by id."""
+    """Return the ids of those keys that are neither revoked nor expired."""
     return select(ApiKey.id).where(ApiKey.id.in_(key_ids), _is_valid())
 
 
@@ -57,18 +91,18 @@ def _is_valid() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), is_current)
 
 
-def find_key(key_id: str) -> Select[ApiKey]:
-    """A key in any state, by its id."""
-    return select(ApiKey.__table__).where(ApiKey.id == key_id)
+def find_key(key_id: str) -> Query[KeyRow]:
+    """Find a key by its id, valid or not."""
+    return Query(select(*_KEY).where(ApiKey.id == key_id), KeyRow)
 
 
-def list_keys() -> Select[ApiKey]:
-    """All keys of all tenants, oldest first within each."""
-    return select(ApiKey.__table__).order_by(ApiKey.tenant_id, ApiKey.created_at, ApiKey.id)
+def list_keys() -> Query[KeyRow]:
+    """List the keys of all tenants, by tenant and age."""
+    return Query(select(*_KEY).order_by(ApiKey.tenant_id, ApiKey.created_at, ApiKey.id), KeyRow)
 
 
-def revoke_key(key_id: str) -> Any:  # Any: ReturningUpdate
-    """End a key now; one that has ended keeps its first moment. No row: there is no such key."""
+def revoke_key(key_id: str) -> ReturningUpdate[str]:
+    """Revoke a key now; one that is revoked keeps its `revoked_at`. No row: there is no such key."""
     return (
         update(ApiKey)
         .where(ApiKey.id == key_id)
@@ -77,8 +111,8 @@ def revoke_key(key_id: str) -> Any:  # Any: ReturningUpdate
     )
 
 
-def retire_key(key_id: str, grace: timedelta) -> Any:  # Any: ReturningUpdate of the new `expires_at`
-    """Let a key end after `grace`, or earlier if it would have anyway. No row: it is revoked or unknown."""
+def retire_key(key_id: str, grace: timedelta) -> ReturningUpdate[datetime | None]:
+    """Let a key expire after `grace` at the latest, and return its new `expires_at`. No row: it is revoked or unknown."""
     end = func.least(func.coalesce(ApiKey.expires_at, func.now() + grace), func.now() + grace)
     return (
         update(ApiKey)
@@ -88,41 +122,45 @@ def retire_key(key_id: str, grace: timedelta) -> Any:  # Any: ReturningUpdate of
     )
 
 
-def open_batches(tenant_id: str) -> Select[int | None, int | None, int, int]:
-    """A tenant's caps (batches, lines), and what it has in batches that have not ended (batches, lines)."""
-    waiting = (Batch.tenant_id == tenant_id, Batch.status.not_in(FINAL_BATCH_STATES))
-    return select(
-        Tenant.open_batches,
-        Tenant.queued_lines,
-        select(func.count()).select_from(Batch).where(*waiting).scalar_subquery(),
-        select(func.coalesce(func.sum(Batch.lines), 0)).where(*waiting).scalar_subquery(),
+def open_batches(tenant_id: str) -> Query[OpenBatches]:
+    """Return a tenant's limits on open batches and what it uses of them. No row: unknown tenant."""
+    is_open = (Batch.tenant_id == tenant_id, Batch.status.not_in(FINAL_BATCH_STATES))
+    statement = select(
+        Tenant.open_batches.label("max_batches"),
+        Tenant.queued_lines.label("max_lines"),
+        select(func.count()).select_from(Batch).where(*is_open).scalar_subquery().label("batches"),
+        select(total(Batch.lines)).where(*is_open).scalar_subquery().label("lines"),
     ).where(Tenant.id == tenant_id)
+    return Query(statement, OpenBatches)
 
 
 def queued_in_batches(tenant_id: str, key_id: str) -> Select[int]:
-    """Estimated prompt tokens of a key's batches that have not ended."""
-    return select(func.coalesce(func.sum(Batch.queued_tokens), 0)).where(
+    """Sum up the estimated prompt tokens of a key's batches that have not ended."""
+    return select(total(Batch.queued_tokens)).where(
         Batch.tenant_id == tenant_id, Batch.key_id == key_id, Batch.status.not_in(FINAL_BATCH_STATES)
     )
 
 
 def queued_in_jobs(key_id: str) -> Select[int]:
-    """Bytes of a key's chat requests that have not ended."""
-    return select(func.coalesce(func.sum(func.octet_length(Job.body)), 0)).where(
+    """Sum up the bytes of a key's chat requests that have not ended."""
+    return select(total(func.octet_length(Job.body))).where(
         Job.key_id == key_id, Job.state.in_((JobState.QUEUED, JobState.RUNNING))
     )
 
 
 def lock_quota(owner: str) -> Select[None]:
-    """One at a time asks for room and takes it, until its transaction ends. `owner`: whose room, and of what if of several."""
+    """Lock a quota until the transaction ends, so that its use is read and raised by one transaction at a time.
+
+    `owner` is the id of a tenant or key, with the name of the quota where it has several.
+    """
     return select(func.pg_advisory_xact_lock(func.hashtextextended("quota:" + owner, 0)))
 
 
 def check_exposure(connection: Connection, settings: Settings) -> None:
-    """Raise ConfigError when others than this machine could come in and no key keeps them out."""
+    """Raise ConfigError when the server is reachable from other machines and has no key."""
     if settings.is_loopback or settings.open_without_keys or connection.execute(any_key()).scalar_one():
         return
     raise ConfigError(
-        f"Listening on {settings.host} without a key would let anybody in. Make one with `millrace keys create`, "
+        f"Listening on {settings.host} without a key would serve every caller. Create one with `millrace keys create`, "
         "listen on 127.0.0.1, or set MILLRACE_OPEN_WITHOUT_KEYS=true if that is what you want."
     )

@@ -1,14 +1,41 @@
-"""Statements on kept responses. What became of one is in its job's row."""
+"""Statements on kept responses. The state and the answer of one are in its job's row."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
-from sqlalchemy import Delete, Insert, Select, delete, insert, literal, select
+from sqlalchemy import Delete, Insert, delete, insert, literal, select
 
+from core.states import JobState
+from db.query import Query
 from db.tables import Job, Response
 
 MAX_TURNS: Final = 1024
+
+
+class ResponseRow(NamedTuple):
+    """A kept response, with the state of its job."""
+
+    id: str
+    job_id: str
+    model: str
+    request: str
+    input_items: str
+    created_at: datetime
+    state: JobState
+    cancel_requested: bool
+    answer: str | None
+    problem: str | None
+
+
+class Turn(NamedTuple):
+    """A response of a conversation, and the one it goes on from."""
+
+    id: str
+    previous_id: str | None
+    input_items: str
+    answer: str | None
 
 
 def insert_response(
@@ -22,7 +49,7 @@ def insert_response(
     input_items: str,
     is_background: bool = False,
 ) -> Insert:
-    """A response, in the transaction that inserts its job."""
+    """Insert a response; belongs in the transaction that inserts its job."""
     return insert(Response).values(
         id=response_id,
         tenant_id=tenant_id,
@@ -35,9 +62,9 @@ def insert_response(
     )
 
 
-def find_response(response_id: str, tenant_id: str) -> Select[*tuple[Any, ...]]:  # Any: the columns named here
-    """A response of this tenant, with how its job stands."""
-    return (
+def find_response(response_id: str, tenant_id: str) -> Query[ResponseRow]:
+    """Find a response of this tenant."""
+    statement = (
         select(
             Response.id,
             Response.job_id,
@@ -53,10 +80,11 @@ def find_response(response_id: str, tenant_id: str) -> Select[*tuple[Any, ...]]:
         .join(Job, Job.id == Response.job_id)
         .where(Response.id == response_id, Response.tenant_id == tenant_id)
     )
+    return Query(statement, ResponseRow)
 
 
-def conversation(response_id: str, tenant_id: str) -> Select[*tuple[Any, ...]]:  # Any: the columns named here
-    """A response and all that it goes on from, the oldest first: (id, previous_id, input_items, answer)."""
+def conversation(response_id: str, tenant_id: str) -> Query[Turn]:
+    """List a response and all that it goes on from, the oldest first."""
     columns = (Response.id, Response.previous_id, Response.job_id, Response.input_items)
     last = (
         select(*columns, literal(0).label("age"))
@@ -69,14 +97,15 @@ def conversation(response_id: str, tenant_id: str) -> Select[*tuple[Any, ...]]: 
         .where(Response.tenant_id == tenant_id, last.c.age < MAX_TURNS)
     )
     turns = last.union_all(earlier)
-    return (
+    statement = (
         select(turns.c.id, turns.c.previous_id, turns.c.input_items, Job.answer)
         .join(Job, Job.id == turns.c.job_id)
         .order_by(turns.c.age.desc())
     )
+    return Query(statement, Turn)
 
 
 def delete_response(response_id: str, tenant_id: str) -> Delete:
-    """Forget a response with its job, which holds what was asked and answered. A worker that has it finds no row to end."""
+    """Delete a response with its job, which holds its input and answer. A worker that runs the job finds no row to end."""
     kept = select(Response.job_id).where(Response.id == response_id, Response.tenant_id == tenant_id)
     return delete(Job).where(Job.id.in_(kept))

@@ -1,20 +1,22 @@
 """Statements on webhook endpoints and on the outbox of their events.
 
-What shows an endpoint leaves its secrets in the database; only what signs reads them.
+Rows of endpoints are read without their secrets; only `claim_due`, whose rows are signed, reads those.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     Delete,
+    Float,
     Insert,
     Select,
     Update,
     any_,
     case,
+    cast,
     delete,
     false,
     func,
@@ -26,83 +28,131 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.sql.dml import ReturningDelete, ReturningUpdate
 
+from db.query import Query, columns_of, total
 from db.tables import Webhook, WebhookDelivery
 
-_SHOWN = (
-    Webhook.id,
-    Webhook.name,
-    Webhook.url,
-    Webhook.events,
-    Webhook.created_at,
-    Webhook.updated_at,
-    Webhook.failing_since,
-    Webhook.last_error,
-    Webhook.events_delivered,
-    Webhook.events_given_up,
+
+class WebhookRow(NamedTuple):
+    """An endpoint without its secrets; `secret_end` is the last 4 characters of the current one."""
+
+    id: str
+    name: str
+    url: str
+    events: str
+    created_at: datetime
+    updated_at: datetime
+    failing_since: datetime | None
+    last_error: str | None
+    events_delivered: int
+    events_given_up: int
+    secret_end: str
+
+
+class DueDelivery(NamedTuple):
+    """An event to send now, with all that sending needs."""
+
+    event_id: str
+    webhook_id: str
+    url: str
+    secret: str
+    old_secret: str | None
+    payload: str
+    attempt: int
+    age_seconds: float
+    is_test: bool
+
+
+class DeliveryResult(NamedTuple):
+    """The result of a delivery, once `finished_at` is set."""
+
+    finished_at: datetime | None
+    status_code: int | None
+    last_error: str | None
+
+
+class DeliveryCounts(NamedTuple):
+    """Events of all tenants; `retrying` of those `waiting` were tried before, `oldest` is an age in seconds.
+
+    The last two count for endpoints that exist.
+    """
+
+    waiting: int
+    retrying: int
+    oldest: float
+    delivered: int
+    given_up: int
+
+
+_ENDPOINT: Final = (
+    *(getattr(Webhook, name) for name in WebhookRow._fields[:-1]),
     func.right(Webhook.secret, 4).label("secret_end"),
 )
 _IS_WAITING = WebhookDelivery.finished_at.is_(None)
 
 
-def insert_webhook(**columns: Any) -> Any:  # Any: the columns' own types; ReturningInsert
-    """A new endpoint."""
-    return insert(Webhook).values(**columns).returning(*_SHOWN)
+def insert_webhook(**columns: Any) -> Query[WebhookRow]:  # Any: the columns' own types
+    """Insert an endpoint."""
+    return Query(insert(Webhook).values(**columns).returning(*_ENDPOINT), WebhookRow)
 
 
 def count_webhooks(tenant_id: str) -> Select[int]:
-    """Endpoints of a tenant."""
+    """Count the endpoints of a tenant."""
     return select(func.count()).select_from(Webhook).where(Webhook.tenant_id == tenant_id)
 
 
-def find_webhook(webhook_id: str, tenant_id: str) -> Any:  # Any: a Select of `_SHOWN`
-    """An endpoint of this tenant, without its secrets."""
-    return select(*_SHOWN).where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id)
+def find_webhook(webhook_id: str, tenant_id: str) -> Query[WebhookRow]:
+    """Find an endpoint of this tenant."""
+    return Query(select(*_ENDPOINT).where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id), WebhookRow)
 
 
-def list_webhooks(tenant_id: str, *, after: str | None, limit: int) -> Any:  # Any: a Select of `_SHOWN`
-    """Newest first, from behind `after`; ids sort by time."""
-    query = select(*_SHOWN).where(Webhook.tenant_id == tenant_id)
+def list_webhooks(tenant_id: str, *, after: str | None, limit: int) -> Query[WebhookRow]:
+    """List endpoints, newest first, from behind `after`; ids sort by time."""
+    statement = select(*_ENDPOINT).where(Webhook.tenant_id == tenant_id)
     if after is not None:
-        query = query.where(Webhook.id < after)
-    return query.order_by(Webhook.id.desc()).limit(limit)
+        statement = statement.where(Webhook.id < after)
+    return Query(statement.order_by(Webhook.id.desc()).limit(limit), WebhookRow)
 
 
-def change_webhook(webhook_id: str, tenant_id: str, **columns: str) -> Any:  # Any: ReturningUpdate
-    """Other columns; `updated_at` moves only when one of them is another value than before."""
+def change_webhook(webhook_id: str, tenant_id: str, **columns: str) -> Query[WebhookRow]:
+    """Change columns; `updated_at` moves only when one of them gets another value."""
     is_new = or_(false(), *(getattr(Webhook, name) != value for name, value in columns.items()))
-    return (
+    statement = (
         update(Webhook)
         .where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id)
         .values(**columns, updated_at=case((is_new, func.now()), else_=Webhook.updated_at))
-        .returning(*_SHOWN)
+        .returning(*_ENDPOINT)
     )
+    return Query(statement, WebhookRow)
 
 
-def rotate_secret(webhook_id: str, tenant_id: str, secret: str, *, overlap: timedelta | None) -> Any:
-    """Another secret; the one before it signs along for `overlap`. Any: ReturningUpdate."""
+def rotate_secret(webhook_id: str, tenant_id: str, secret: str, *, overlap: timedelta | None) -> Query[WebhookRow]:
+    """Replace the secret; the one before it also signs for `overlap`."""
     kept = (
         {"old_secret": Webhook.secret, "old_secret_until": func.now() + overlap}
         if overlap
         else {"old_secret": None, "old_secret_until": None}
     )
-    return (
+    statement = (
         update(Webhook)
         .where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id)
         .values(secret=secret, updated_at=func.now(), **kept)
-        .returning(*_SHOWN)
+        .returning(*_ENDPOINT)
     )
+    return Query(statement, WebhookRow)
 
 
-def delete_webhook(webhook_id: str, tenant_id: str) -> Any:  # Any: ReturningDelete
-    """Gone, and with it what it has not been told yet."""
+def delete_webhook(webhook_id: str, tenant_id: str) -> ReturningDelete[str]:
+    """Delete an endpoint; its pending deliveries go with it."""
     return delete(Webhook).where(Webhook.id == webhook_id, Webhook.tenant_id == tenant_id).returning(Webhook.id)
 
 
 def record_event(tenant_id: str, event_id: str, event_type: str, payload: str) -> Insert:
-    """For each endpoint that wants to know: to be sent now. Belongs in the transaction in which the event happens.
+    """Insert a delivery, due now, for each endpoint that subscribes to the event's type.
 
-    The endpoints' keys are locked, so that one deleted meanwhile is left out and does not fail the transaction.
+    Belongs in the transaction in which the event happens. The endpoints' keys are locked, so that one deleted meanwhile
+    is left out and does not fail the transaction.
     """
     wants = literal(event_type) == any_(func.string_to_array(Webhook.events, ","))
     endpoints = (
@@ -116,7 +166,7 @@ def record_event(tenant_id: str, event_id: str, event_type: str, payload: str) -
 
 
 def record_test(webhook_id: str, tenant_id: str, event_id: str, event_type: str, payload: str) -> Insert:
-    """A sample event for one endpoint, whatever it subscribed to."""
+    """Insert a sample event for one endpoint, whatever it subscribes to."""
     return insert(WebhookDelivery).values(
         event_id=event_id,
         webhook_id=webhook_id,
@@ -127,18 +177,16 @@ def record_test(webhook_id: str, tenant_id: str, event_id: str, event_type: str,
     )
 
 
-def test_result(webhook_id: str, event_id: str) -> Any:  # Any: a Select of three columns
-    """finished_at, status code and error of a test."""
-    return select(WebhookDelivery.finished_at, WebhookDelivery.status_code, WebhookDelivery.last_error).where(
+def test_result(webhook_id: str, event_id: str) -> Query[DeliveryResult]:
+    """Find the result of a test."""
+    statement = select(*columns_of(WebhookDelivery, DeliveryResult)).where(
         WebhookDelivery.event_id == event_id, WebhookDelivery.webhook_id == webhook_id
     )
+    return Query(statement, DeliveryResult)
 
 
-def claim_due(lease: timedelta, limit: int) -> Any:  # Any: ReturningUpdate
-    """Take what is due, the longest waiting first; due again when the lease is over.
-
-    Returns all that sending needs: event, endpoint, url, secrets, payload, attempt, the age in seconds, is_test.
-    """
+def claim_due(lease: timedelta, limit: int) -> Query[DueDelivery]:
+    """Take deliveries that are due, the longest waiting first; each is due again when the lease is over."""
     due = (
         select(WebhookDelivery.event_id, WebhookDelivery.webhook_id)
         .where(_IS_WAITING, WebhookDelivery.due_at <= func.now())
@@ -148,7 +196,8 @@ def claim_due(lease: timedelta, limit: int) -> Any:  # Any: ReturningUpdate
         .cte("due")
     )
     old_secret = case((Webhook.old_secret_until > func.now(), Webhook.old_secret), else_=null())
-    return (
+    age = cast(func.extract("epoch", func.now() - WebhookDelivery.created_at), Float)
+    statement = (
         update(WebhookDelivery)
         .where(
             WebhookDelivery.event_id == due.c.event_id,
@@ -164,14 +213,15 @@ def claim_due(lease: timedelta, limit: int) -> Any:  # Any: ReturningUpdate
             old_secret.label("old_secret"),
             WebhookDelivery.payload,
             WebhookDelivery.attempt,
-            func.extract("epoch", func.now() - WebhookDelivery.created_at).label("age_seconds"),
+            age.label("age_seconds"),
             WebhookDelivery.is_test,
         )
     )
+    return Query(statement, DueDelivery)
 
 
 def _held(event_id: str, webhook_id: str, attempt: int) -> Update:
-    """Only by whoever made this attempt."""
+    """Update a waiting delivery for the holder of this attempt only."""
     return update(WebhookDelivery).where(
         WebhookDelivery.event_id == event_id,
         WebhookDelivery.webhook_id == webhook_id,
@@ -182,8 +232,8 @@ def _held(event_id: str, webhook_id: str, attempt: int) -> Update:
 
 def finish(
     event_id: str, webhook_id: str, attempt: int, *, is_delivered: bool, status_code: int | None, error: str | None
-) -> Any:
-    """Taken, or given up. No row: somebody else is at it by now. Any: ReturningUpdate."""
+) -> ReturningUpdate[str]:
+    """End a delivery as delivered or given up. No row: another attempt has begun."""
     return (
         _held(event_id, webhook_id, attempt)
         .values(finished_at=func.now(), is_delivered=is_delivered, status_code=status_code, last_error=error)
@@ -193,8 +243,8 @@ def finish(
 
 def postpone(
     event_id: str, webhook_id: str, attempt: int, *, delay: timedelta, status_code: int | None, error: str
-) -> Any:
-    """Once more, later. No row: somebody else is at it by now. Any: ReturningUpdate."""
+) -> ReturningUpdate[str]:
+    """Schedule another attempt after `delay`. No row: another attempt has begun."""
     return (
         _held(event_id, webhook_id, attempt)
         .values(due_at=func.now() + delay, status_code=status_code, last_error=error)
@@ -203,7 +253,7 @@ def postpone(
 
 
 def mark_succeeded(webhook_id: str) -> Update:
-    """The endpoint took an event."""
+    """Count a delivered event, and end the endpoint's failures."""
     return (
         update(Webhook)
         .where(Webhook.id == webhook_id)
@@ -212,7 +262,7 @@ def mark_succeeded(webhook_id: str) -> Update:
 
 
 def mark_failing(webhook_id: str, error: str, *, is_given_up: bool) -> Update:
-    """The endpoint did not take an event."""
+    """Record a failed attempt; with `is_given_up`, count its event as given up."""
     return (
         update(Webhook)
         .where(Webhook.id == webhook_id)
@@ -225,26 +275,24 @@ def mark_failing(webhook_id: str, error: str, *, is_given_up: bool) -> Update:
 
 
 def delete_finished(age: timedelta) -> Delete:
-    """Events that ended this long ago."""
+    """Delete deliveries that ended this long ago."""
     return delete(WebhookDelivery).where(WebhookDelivery.finished_at < func.now() - age)
 
 
-def delivery_counts() -> Any:  # Any: a Select of five numbers
-    """Over all tenants: events waiting, those of them tried before, the age in seconds of the oldest, delivered, given up.
-
-    The last two are of the endpoints that exist.
-    """
+def delivery_counts() -> Query[DeliveryCounts]:
+    """Count the events of all tenants."""
+    age = func.extract("epoch", func.now() - func.min(WebhookDelivery.created_at))
     waiting = (
         select(
             func.count().label("waiting"),
             func.count().filter(WebhookDelivery.attempt > 0).label("retrying"),
-            func.coalesce(func.extract("epoch", func.now() - func.min(WebhookDelivery.created_at)), 0).label("oldest"),
+            cast(func.coalesce(age, 0), Float).label("oldest"),
         )
         .where(_IS_WAITING, WebhookDelivery.is_test.is_(false()))
         .subquery()
     )
     ended = select(
-        func.coalesce(func.sum(Webhook.events_delivered), 0).label("delivered"),
-        func.coalesce(func.sum(Webhook.events_given_up), 0).label("given_up"),
+        total(Webhook.events_delivered).label("delivered"),
+        total(Webhook.events_given_up).label("given_up"),
     ).subquery()
-    return select(waiting, ended).select_from(waiting.join(ended, true()))
+    return Query(select(waiting, ended).select_from(waiting.join(ended, true())), DeliveryCounts)

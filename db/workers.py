@@ -1,6 +1,6 @@
-"""Statements on the processes that work: each reports itself with its heartbeat, and readiness is read from these rows.
+"""Statements on worker processes: each reports itself with its heartbeat, and readiness is read from these rows.
 
-Ages are the database's own: a reporter says how long ago something was, by its monotonic clock, and readers are told seconds.
+Ages are by the database's clock: a report carries the seconds since an event, by its monotonic clock, and so do rows read.
 """
 
 from __future__ import annotations
@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Delete, Float, Select, case, cast, delete, func, select
+from sqlalchemy import Delete, Float, case, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert
 
+from core.readiness import WorkerSeen
+from db.query import Query, columns_of
 from db.tables import Counter, Worker, WorkerEngine
 
 KEPT_SILENT: Final = timedelta(hours=1)
@@ -21,9 +23,9 @@ KEPT_SILENT: Final = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
-    """An engine as its worker sees it. `tick_seconds` ago its loop turned; None: never, or this worker does not hear it.
+    """An engine as its worker sees it. Its loop turned `tick_seconds` ago; None: never, or this worker gets no ticks.
 
-    `num_deaths` are those since the worker started; `exit_reason` are about the latest, and hold nothing of a request.
+    `num_deaths` counts exits since the worker started; `exit_reason` describes the latest, without text of a request.
     """
 
     model: str
@@ -34,7 +36,7 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """A process. `poll_seconds` ago it last looked for work itself and was answered; None: not yet."""
+    """A worker process. The database answered its last poll for work `poll_seconds` ago; None: not yet."""
 
     id: str
     kind: str
@@ -44,8 +46,16 @@ class WorkerReport:
     engines: Sequence[EngineReport] = ()
 
 
+class CounterRow(NamedTuple):
+    """The value of a counter; `model` is empty for one that is not of a model."""
+
+    name: str
+    model: str
+    value: int
+
+
 def report_worker(report: WorkerReport) -> PostgresInsert:
-    """It is there. A process that takes the place of another one under the same id has just started."""
+    """Insert or renew a worker. Under the same id, another pid is a process that has just started."""
     new = insert(Worker).values(
         id=report.id, kind=report.kind, host=report.host, pid=report.pid, last_poll_at=_ago(report.poll_seconds)
     )
@@ -62,7 +72,7 @@ def report_worker(report: WorkerReport) -> PostgresInsert:
 
 
 def report_engines(report: WorkerReport) -> PostgresInsert:
-    """Its engines, of which there is at least one."""
+    """Insert or renew the engines of a worker, of which there is at least one."""
     new = insert(WorkerEngine).values(
         [
             {
@@ -75,30 +85,30 @@ def report_engines(report: WorkerReport) -> PostgresInsert:
             for engine in report.engines
         ]
     )
-    told = ("last_tick_at", "num_deaths", "exit_reason")
+    changed = ("last_tick_at", "num_deaths", "exit_reason")
     return new.on_conflict_do_update(
-        index_elements=[WorkerEngine.worker_id, WorkerEngine.model], set_={name: new.excluded[name] for name in told}
+        index_elements=[WorkerEngine.worker_id, WorkerEngine.model], set_={name: new.excluded[name] for name in changed}
     )
 
 
 def remove_worker(worker_id: str) -> Delete:
-    """It stopped in order."""
+    """Delete a worker that has stopped in order."""
     return delete(Worker).where(Worker.id == worker_id)
 
 
 def remove_predecessors(slot: str) -> Delete:
-    """They died without a word, and somebody has taken their place."""
+    """Delete workers that died in a slot which another process has taken."""
     return delete(Worker).where(Worker.id.startswith(slot, autoescape=True))
 
 
 def delete_silent_workers() -> Delete:
-    """Of those that died without a word it is known for a while that they were there."""
+    """Delete workers that have been silent for longer than KEPT_SILENT."""
     return delete(Worker).where(Worker.seen_at < func.now() - KEPT_SILENT)
 
 
-def list_workers() -> Any:  # Any: a Select of the fields of `core.readiness.WorkerSeen`
-    """Every process with each of its engines, those heard of last first."""
-    return (
+def list_workers() -> Query[WorkerSeen]:
+    """List every worker with each of its engines, the latest heartbeat first."""
+    statement = (
         select(
             Worker.id,
             Worker.kind,
@@ -115,10 +125,11 @@ def list_workers() -> Any:  # Any: a Select of the fields of `core.readiness.Wor
         .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)
         .order_by(Worker.seen_at.desc(), Worker.id, WorkerEngine.model)
     )
+    return Query(statement, WorkerSeen)
 
 
 def add_counts(counts: Mapping[tuple[str, str], int]) -> PostgresInsert:
-    """Raise counters by (name, model), of which there is at least one. Sorted, so that two reporters never deadlock."""
+    """Raise counters by (name, model), of which there is at least one. Sorted, so that two reports never deadlock."""
     rows = [{"name": name, "model": model, "value": value} for (name, model), value in sorted(counts.items())]
     new = insert(Counter).values(rows)
     return new.on_conflict_do_update(
@@ -126,9 +137,9 @@ def add_counts(counts: Mapping[tuple[str, str], int]) -> PostgresInsert:
     )
 
 
-def read_counts() -> Select[str, str, int]:
-    """(name, model, value) of every counter."""
-    return select(Counter.name, Counter.model, Counter.value)
+def read_counts() -> Query[CounterRow]:
+    """List all counters."""
+    return Query(select(*columns_of(Counter, CounterRow)), CounterRow)
 
 
 def _ago(seconds: float | None) -> Any:  # Any: a SQL expression

@@ -170,7 +170,7 @@ class JobRunner:
     def _accusation(self, job: RowMapping) -> QuarantineView:
         """What is known against this tenant's requests; nearly always nothing, as the claim has told."""
         asked = {"tenant_id": job["tenant_id"], "model": job["model"], "endpoint": job["endpoint"]}
-        if not job["has_accused"]:
+        if not job["has_quarantined"]:
             return QuarantineView(**asked, known={})
         with self._context.database.begin() as connection:
             return read_quarantine(connection, **asked, kept=self._kept)

@@ -70,15 +70,14 @@ async def admit(request: Request, state: AppState, caller: Caller, *, num_bytes:
 
 async def check_open_batches(connection: AsyncConnection, tenant: str) -> None:
     """Room for another batch of the tenant, which is ours until the transaction ends; or the 429."""
-    row = (await connection.execute(keys.open_batches(tenant))).one_or_none()
-    if row is None or row[0] is None:
+    used = await keys.open_batches(tenant).async_fetch_optional(connection)
+    if used is None or used.max_batches is None:
         return
     await connection.execute(keys.lock_quota(tenant))
-    limit, _, waiting, _ = (await connection.execute(keys.open_batches(tenant))).one()
-    if limit is not None and waiting >= limit:
-        raise too_many(
-            "batches", f"{waiting} batches have not ended, and {limit} may be open at a time.", _RETRY_SECONDS
-        )
+    used = await keys.open_batches(tenant).async_fetch_one(connection)
+    if used.max_batches is not None and used.batches >= used.max_batches:
+        message = f"{used.batches} batches have not ended, and {used.max_batches} may be open at a time."
+        raise too_many("batches", message, _RETRY_SECONDS)
 
 
 def no_free_stream(limit: int | None) -> ApiError:
@@ -91,8 +90,8 @@ async def _check_queue(state: AppState, caller: Caller, tokens: int) -> None:
     if limit is None or key_id is None:
         return
     async with state.database.connect() as connection:
-        in_batches = int((await connection.execute(keys.queued_in_batches(caller.tenant, key_id))).scalar_one())
-        in_jobs = estimated_tokens(int((await connection.execute(keys.queued_in_jobs(key_id))).scalar_one()))
+        in_batches = (await connection.execute(keys.queued_in_batches(caller.tenant, key_id))).scalar_one()
+        in_jobs = estimated_tokens((await connection.execute(keys.queued_in_jobs(key_id))).scalar_one())
     if in_batches + in_jobs + tokens > limit:
         used = in_batches + in_jobs
         message = (

@@ -31,17 +31,9 @@ class RecentWork:
 
 async def recent_work(connection: AsyncConnection, model: str) -> RecentWork:
     """From the rows."""
-    row = (await connection.execute(validations.recent_work(model))).one()
+    recent = await validations.recent_work(model).async_fetch_one(connection)
     queued = (await connection.execute(validations.queued_lines(model))).scalar_one()
-    count, lines, prompt, completion, seconds = row
-    return RecentWork(
-        batches=count,
-        lines=int(lines),
-        prompt_tokens=int(prompt),
-        completion_tokens=int(completion),
-        seconds=float(seconds),
-        queued_lines=int(queued),
-    )
+    return RecentWork(**recent._asdict(), queued_lines=queued)
 
 
 def estimate(lines: list[ModelLines], work: dict[str, RecentWork], now: float | None = None) -> BatchEstimate:

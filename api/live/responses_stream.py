@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 from fastapi import Request
@@ -39,6 +39,7 @@ from core.schemas.responses.objects import (
 from core.schemas.responses.request import ResponsesRequest
 from core.states import FINAL_JOB_STATES, JobState
 from db import responses
+from db.responses import ResponseRow
 
 _LOOK_SECONDS: Final = 1.0
 _LOST: Final = "stream_interrupted"
@@ -122,7 +123,7 @@ async def _history(state: AppState, response_id: str, tenant: str) -> list[AnyIt
     if not is_id(response_id):
         raise _no_previous(response_id)
     async with state.database.connect() as connection:
-        turns = (await connection.execute(responses.conversation(response_id, tenant))).all()
+        turns = await responses.conversation(response_id, tenant).async_fetch_all(connection)
     if not turns or turns[0].previous_id is not None:
         raise _no_previous(response_id)
     items: list[AnyItem] = []
@@ -139,18 +140,18 @@ def _no_previous(response_id: str) -> ApiError:
     return not_found(message, code="previous_response_not_found", param="previous_response_id")
 
 
-async def find(state: AppState, response_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def find(state: AppState, response_id: str, tenant: str) -> ResponseRow:
     """The row of a kept response, or the 404 that unknown and foreign ones share."""
-    row: Row[*tuple[Any, ...]] | None = None
+    row = None
     if is_id(response_id):
         async with state.database.connect() as connection:
-            row = (await connection.execute(responses.find_response(response_id, tenant))).one_or_none()
+            row = await responses.find_response(response_id, tenant).async_fetch_optional(connection)
     if row is None:
         raise not_found(f"Response with id '{response_id[:64]}' not found.", param="response_id")
     return row
 
 
-def known_of(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseRecord:
+def known_of(row: ResponseRow, tenant: str) -> ResponseRecord:
     """What a kept row says."""
     return ResponseRecord(
         response_id=row.id,
@@ -162,7 +163,7 @@ def known_of(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseRecord:
     )
 
 
-def response_of_row(row: Row[*tuple[Any, ...]], tenant: str) -> ResponseObject:
+def response_of_row(row: ResponseRow, tenant: str) -> ResponseObject:
     """The response as it is now."""
     known = known_of(row, tenant)
     match JobState(str(row.state)):

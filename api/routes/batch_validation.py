@@ -156,7 +156,7 @@ async def _ask_clerk(request: Request, state: AppState, tenant: str, question: _
     async with state.relay.follow(validation_id, caller_of(request).key_id) as subscription:
         async with state.database.begin() as connection:
             await connection.execute(validations.delete_old_validations(_KEPT))
-            if (await connection.execute(validations.waiting(tenant))).scalar_one() >= _MOST_WAITING:
+            if (await connection.execute(validations.count_open(tenant))).scalar_one() >= _MOST_WAITING:
                 message = f"{_MOST_WAITING} validations are waiting already. Ask again when one of them is answered."
                 raise too_many("validations", message, _RETRY_SECONDS)
             await connection.execute(statement)
@@ -174,7 +174,7 @@ async def _report(request: Request, state: AppState, subscription: Subscription)
 
     async def read() -> BatchValidation | None:
         async with state.database.connect() as connection:
-            report, failure = (await connection.execute(validations.find_answer(subscription.job_id))).one()
+            report, failure = await validations.find_result(subscription.job_id).async_fetch_one(connection)
         if failure is not None:
             raise ApiError(Problem(status=500, message=failure, type=SERVER_ERROR, code="validation_failed"))
         return None if report is None else BatchValidation.model_validate_json(report)

@@ -8,10 +8,9 @@ import secrets
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 from fastapi import APIRouter, Query, Request
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.scopes import require_scopes
@@ -43,6 +42,7 @@ from core.schemas.webhooks import (
 )
 from core.url_guard import UrlRefused, url_guard
 from db import webhooks
+from db.webhooks import WebhookRow
 
 router = APIRouter(tags=["webhooks"], dependencies=[require_scopes(Scope.ADMIN)])
 
@@ -71,7 +71,7 @@ async def create_webhook(request: Request, state: StateDep, tenant: TenantDep) -
         if (await connection.execute(webhooks.count_webhooks(tenant))).scalar_one() >= _MAX_ENDPOINTS:
             message = f"There can be {_MAX_ENDPOINTS} webhook endpoints; delete one first."
             raise bad_request(message, code="too_many_webhook_endpoints")
-        row = (await connection.execute(statement)).one()
+        row = await statement.async_fetch_one(connection)
     return _with_secret(row, secret)
 
 
@@ -87,7 +87,7 @@ async def list_webhooks(
         if after is not None and await _find(connection, after, tenant) is None:
             message = "Invalid value for 'after': there is no such webhook endpoint."
             raise bad_request(message, code="invalid_value", param="after")
-        rows = (await connection.execute(webhooks.list_webhooks(tenant, after=after, limit=limit + 1))).all()
+        rows = await webhooks.list_webhooks(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
     shown = [_to_object(row) for row in rows[:limit]]
     return WebhookEndpointList(
         data=shown,
@@ -125,7 +125,7 @@ async def update_webhook(
     changes = {name: value for name, value in columns.items() if value is not None}
     async with state.database.begin() as connection:
         statement = webhooks.change_webhook(webhook_endpoint_id, tenant, **changes)
-        row = (await connection.execute(statement)).one_or_none()
+        row = await statement.async_fetch_optional(connection)
     return _to_object(_known(row, webhook_endpoint_id))
 
 
@@ -133,10 +133,8 @@ async def update_webhook(
 async def delete_webhook(webhook_endpoint_id: str, state: StateDep, tenant: TenantDep) -> DeletedObject:
     """What it has not been told yet, it never will be."""
     async with state.database.begin() as connection:
-        row = await _find(connection, webhook_endpoint_id, tenant)
-        if row is not None:
-            row = (await connection.execute(webhooks.delete_webhook(webhook_endpoint_id, tenant))).one_or_none()
-    _known(row, webhook_endpoint_id)
+        _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+        await connection.execute(webhooks.delete_webhook(webhook_endpoint_id, tenant))
     return DeletedObject(id=webhook_endpoint_id, object="webhook_endpoint.deleted")
 
 
@@ -152,7 +150,7 @@ async def rotate_secret(
         row = await _find(connection, webhook_endpoint_id, tenant)
         if row is not None:
             statement = webhooks.rotate_secret(webhook_endpoint_id, tenant, secret, overlap=overlap)
-            row = (await connection.execute(statement)).one_or_none()
+            row = await statement.async_fetch_optional(connection)
     return _with_secret(_known(row, webhook_endpoint_id), secret)
 
 
@@ -182,12 +180,12 @@ async def _test_status(state: AppState, webhook_id: str, subscription: Subscript
 
     async def read() -> int | None:
         async with state.database.connect() as connection:
-            row = (await connection.execute(webhooks.test_result(webhook_id, subscription.job_id))).one_or_none()
+            row = await webhooks.test_result(webhook_id, subscription.job_id).async_fetch_optional(connection)
         if row is None:
             raise _missing(webhook_id)
         if row.finished_at is not None and row.status_code is None:
             raise bad_request(f"The test was not answered. {row.last_error}", code="webhook_delivery_failed")
-        return None if row.finished_at is None else int(row.status_code)
+        return None if row.finished_at is None else row.status_code
 
     try:
         return await wait_for_outcome(subscription, read, _TEST_SECONDS)
@@ -211,13 +209,13 @@ async def _check_url(state: AppState, url: str) -> None:
         raise unavailable("The name service does not answer. Try again shortly.") from None
 
 
-async def _find(connection: AsyncConnection, webhook_id: str, tenant: str) -> Row[Any] | None:  # Any: `_SHOWN`
+async def _find(connection: AsyncConnection, webhook_id: str, tenant: str) -> WebhookRow | None:
     if not is_id(webhook_id):
         return None
-    return (await connection.execute(webhooks.find_webhook(webhook_id, tenant))).one_or_none()
+    return await webhooks.find_webhook(webhook_id, tenant).async_fetch_optional(connection)
 
 
-def _known(row: Row[Any] | None, webhook_id: str) -> Row[Any]:  # Any: the columns of `find_webhook`
+def _known(row: WebhookRow | None, webhook_id: str) -> WebhookRow:
     if row is None:
         raise _missing(webhook_id)
     return row
@@ -232,7 +230,7 @@ def _new_secret() -> str:
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def _to_object(row: Row[Any]) -> WebhookEndpointObject:  # Any: the columns of `find_webhook`
+def _to_object(row: WebhookRow) -> WebhookEndpointObject:
     return WebhookEndpointObject(
         id=row.id,
         created_at=unix_seconds(row.created_at) or 0,
@@ -248,5 +246,5 @@ def _to_object(row: Row[Any]) -> WebhookEndpointObject:  # Any: the columns of `
     )
 
 
-def _with_secret(row: Row[Any], secret: str) -> WebhookEndpointWithSecret:  # Any: the columns of `find_webhook`
+def _with_secret(row: WebhookRow, secret: str) -> WebhookEndpointWithSecret:
     return WebhookEndpointWithSecret(**dict(_to_object(row)), signing_secret=secret)

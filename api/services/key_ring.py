@@ -11,15 +11,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from core.api_keys import NO_LIMITS, KeyLimits, Scope, key_digest
 from core.errors import ApiError, Problem
 from core.settings import is_loopback
 from db import keys
+from db.keys import KeyRow
 from db.tables import DEFAULT_TENANT
 
 _MAX_CACHED: Final = 4096
@@ -97,7 +97,7 @@ class KeyRing:
         if until > now:
             return caller
         async with self._database.connect() as connection:
-            row = (await connection.execute(keys.find_valid_key(digest))).one_or_none()
+            row = await keys.find_valid_key(digest).async_fetch_optional(connection)
         caller = _to_caller(row) if row is not None and hmac.compare_digest(row.digest, digest) else None
         self._store(digest, now + self._cache_seconds, caller)
         return caller
@@ -122,7 +122,7 @@ def not_allowed(scopes: Collection[Scope]) -> ApiError:
     return ApiError(Problem(status=403, message=message, code="insufficient_permissions"))
 
 
-def _to_caller(row: Row[*tuple[Any, ...]]) -> Caller:
+def _to_caller(row: KeyRow) -> Caller:
     return Caller(
         tenant=row.tenant_id,
         key_id=row.id,

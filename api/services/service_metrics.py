@@ -10,7 +10,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -22,7 +22,9 @@ from core.counters import CounterName
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
 from db import backlog, quarantine, webhooks, workers
+from db.backlog import Backlog
 from db.tables import WORKER_KINDS
+from db.webhooks import DeliveryCounts
 
 _READ_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 5.0
@@ -41,12 +43,12 @@ _WITHOUT_MODEL: Final = {CounterName.LEASES_LOST, CounterName.EVENTS_DROPPED}
 class _Snapshot:
     """Values of the last read."""
 
-    backlog: Any = None  # Any: a row of `db.backlog`
-    webhooks: Any = None  # Any: a row of `db.webhooks.delivery_counts`
-    workers: Sequence[WorkerSeen] = ()
-    counts: dict[tuple[str, str], int] = field(default_factory=dict)
-    degraded: dict[str, str] = field(default_factory=dict)
-    quarantined: dict[tuple[str, bool], int] = field(default_factory=dict)
+    backlog: Backlog
+    webhooks: DeliveryCounts
+    workers: Sequence[WorkerSeen]
+    counts: dict[tuple[str, str], int]
+    degraded: dict[str, str]
+    quarantined: dict[tuple[str, bool], int]
 
 
 class ServiceMetrics(Collector):
@@ -98,27 +100,24 @@ class ServiceMetrics(Collector):
 
 async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict[str, str]:
     """Models whose engine crashes repeatedly without a request that explains it: name -> message. It restarts slowly."""
-    rows = await connection.execute(quarantine.degraded_models(max_crashes, quarantine.CRASH_WINDOW))
-    return {
-        model: f"its engine ended {crashes} times in 10 minutes, no request explains it" for model, _, crashes in rows
-    }
+    rows = await quarantine.degraded_models(max_crashes, quarantine.CRASH_WINDOW).async_fetch_all(connection)
+    return {row.model: f"its engine ended {row.crashes} times in 10 minutes, no request explains it" for row in rows}
 
 
 async def _read(connection: AsyncConnection, max_crashes: int) -> _Snapshot:
-    rows = (await connection.execute(workers.list_workers())).mappings().all()
+    counts = await workers.read_counts().async_fetch_all(connection)
+    quarantined = await quarantine.count_quarantined().async_fetch_all(connection)
     return _Snapshot(
-        backlog=(await connection.execute(backlog.backlog())).one(),
-        webhooks=(await connection.execute(webhooks.delivery_counts())).one(),
-        workers=[WorkerSeen(**row) for row in rows],
-        counts={(name, model): value for name, model, value in await connection.execute(workers.read_counts())},
+        backlog=await backlog.backlog().async_fetch_one(connection),
+        webhooks=await webhooks.delivery_counts().async_fetch_one(connection),
+        workers=await workers.list_workers().async_fetch_all(connection),
+        counts={(row.name, row.model): row.value for row in counts},
         degraded=await degraded_models(connection, max_crashes),
-        quarantined={
-            (model, is_blocked): n for model, is_blocked, n in await connection.execute(quarantine.count_quarantined())
-        },
+        quarantined={(row.model, row.is_blocked): row.requests for row in quarantined},
     )
 
 
-def _backlog(row: Any) -> Iterator[GaugeMetricFamily]:  # Any: a row of `db.backlog`
+def _backlog(row: Backlog) -> Iterator[GaugeMetricFamily]:
     waiting = {"chat": row.chats, "batch": row.lines, "clerk": row.clerk_batches}
     yield _gauge("waiting", "Chat jobs, lines, and batches for the clerk that have not ended.", "class", waiting)
     ages = {"chat": row.chat_seconds, "batch": row.line_seconds, "clerk": row.clerk_seconds}
@@ -126,7 +125,7 @@ def _backlog(row: Any) -> Iterator[GaugeMetricFamily]:  # Any: a row of `db.back
     yield _gauge("leases", "Leases that are held.", "class", {"chat": row.job_leases, "batch": row.shard_leases})
 
 
-def _webhooks(row: Any) -> Iterator[GaugeMetricFamily]:  # Any: a row of `db.webhooks.delivery_counts`
+def _webhooks(row: DeliveryCounts) -> Iterator[GaugeMetricFamily]:
     states = {name: getattr(row, name) for name in ("waiting", "retrying", "delivered", "given_up")}
     text = "Webhook events of all tenants: waiting (some of them retrying), delivered, given up."
     yield _gauge("webhook_events", text, "state", states)

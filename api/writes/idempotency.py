@@ -86,7 +86,7 @@ async def _claim(state: AppState, tenant: str, key: str, fingerprint: str, objec
 async def _known_object(state: AppState, tenant: str, key: str, fingerprint: str) -> str:
     """The id of the object that was made already."""
     async with state.database.connect() as connection:
-        row = (await connection.execute(idempotency.find_key(tenant, key))).one_or_none()
+        row = await idempotency.find_key(tenant, key).async_fetch_optional(connection)
     if row is not None and row.fingerprint != fingerprint:
         raise _used_for_another()
     if row is None or row.finished_at is None:

@@ -17,7 +17,9 @@ from cli.options import AsJson, StateDir, given_settings
 from core.api_keys import DEFAULT_SCOPES, KEY, NewKey, Scope, new_key
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
+
+    from db.keys import KeyRow
 
 keys = typer.Typer(help="API keys and tenants.", no_args_is_help=True)
 
@@ -82,7 +84,7 @@ def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     from db.keys import list_keys as statement
 
     with _transaction(state_dir) as connection:
-        shown = [_shown(row) for row in connection.execute(statement())]
+        shown = [_shown(row) for row in statement().fetch_all(connection)]
     if as_json:
         print(json.dumps(shown))
     elif not shown:
@@ -99,7 +101,7 @@ def revoke(key_id: KeyId, state_dir: StateDir = None, as_json: AsJson = False) -
     with _transaction(state_dir) as connection:
         if connection.execute(revoke_key(key_id)).one_or_none() is None:
             raise _unknown(key_id)
-        shown = _shown(connection.execute(find_key(key_id)).one())
+        shown = _shown(find_key(key_id).fetch_one(connection))
     print(json.dumps(shown) if as_json else f"{key_id} is revoked.")
 
 
@@ -115,7 +117,7 @@ def rotate(
 
     after = _span(grace)
     with _transaction(state_dir) as connection:
-        old = connection.execute(find_key(key_id)).one_or_none()
+        old = find_key(key_id).fetch_optional(connection)
         if old is None:
             raise _unknown(key_id)
         ends_at = connection.execute(retire_key(key_id, after)).scalar_one_or_none()
@@ -153,13 +155,13 @@ def cap(
     print(f"{tenant}: {told}.")
 
 
-def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, Row[Any]]:  # Any: the columns' types
+def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, KeyRow]:  # Any: the columns' types
     from core.ids import new_id
     from db.keys import find_key, insert_key
 
     made, key_id = new_key(), new_id(KEY)
     connection.execute(insert_key(id=key_id, prefix=made.prefix, digest=made.digest, **columns))
-    return made, connection.execute(find_key(key_id)).one()
+    return made, find_key(key_id).fetch_one(connection)
 
 
 @contextmanager
@@ -198,7 +200,7 @@ def _unknown(key_id: str) -> CommandFailed:
     return CommandFailed(f"There is no such key; {hint}.")
 
 
-def _shown(row: Row[Any]) -> dict[str, Any]:  # Any: columns, as JSON takes them
+def _shown(row: KeyRow) -> dict[str, Any]:  # Any: columns, as JSON takes them
     """A key without its digest."""
     moments = {name: getattr(row, name) for name in ("created_at", "expires_at", "revoked_at")}
     return {
@@ -210,13 +212,13 @@ def _shown(row: Row[Any]) -> dict[str, Any]:  # Any: columns, as JSON takes them
     }
 
 
-def _state(row: Row[Any]) -> str:
+def _state(row: KeyRow) -> str:
     if row.revoked_at is not None:
         return "revoked"
     return "expired" if row.expires_at is not None and row.expires_at <= datetime.now(UTC) else "valid"
 
 
-def _print_new(made: NewKey, row: Row[Any], *, as_json: bool) -> None:
+def _print_new(made: NewKey, row: KeyRow, *, as_json: bool) -> None:
     if as_json:
         print(json.dumps({**_shown(row), "key": made.text}))
         return

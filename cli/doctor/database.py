@@ -84,7 +84,7 @@ def workers(connection: Connection, settings: Settings) -> list[Finding]:
     from core.model_files import load_models
     from db import workers as statements
 
-    seen = [WorkerSeen(**row) for row in connection.execute(statements.list_workers()).mappings()]
+    seen = statements.list_workers().fetch_all(connection)
     if not seen:
         return [Finding(Level.OK, "workers", "none has reported: nothing runs, or nothing of this version")]
     try:

@@ -12,7 +12,7 @@ import httpx2
 import psutil
 import pytest
 
-from core.readiness import WorkerSeen, check_workers
+from core.readiness import check_workers
 from core.settings import Settings
 from db import workers
 from tests.support.stack import StackProcess, clean_environment, wait_for
@@ -120,7 +120,7 @@ def test_a_model_that_cannot_be_loaded_ends_its_worker_and_is_told_with_its_reas
     assert done.returncode == 1
     assert "millrace worker: The model broken did not load." in done.stderr
     with database.begin() as connection:
-        seen = [WorkerSeen(**row) for row in connection.execute(workers.list_workers()).mappings()]
+        seen = workers.list_workers().fetch_all(connection)
     (check,) = [check for check in check_workers(seen, ["broken"], 60) if check.name == "model broken"]
     assert check.message.startswith("no chat worker serves it; its engine's last words: ")
     assert "broken.gguf is not a model that llama.cpp can load" in check.message

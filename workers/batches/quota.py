@@ -25,7 +25,7 @@ class BatchQuota:
 
 def read_allowance(connection: Connection, tenant_id: str, key_id: str | None) -> BatchQuota:
     """A key that was revoked meanwhile still counts: what was accepted is run as it was accepted."""
-    key = connection.execute(keys.find_key(key_id)).one_or_none() if key_id else None
+    key = keys.find_key(key_id).fetch_optional(connection) if key_id else None
     if key is None:
         return BatchQuota(tenant_id=tenant_id, key_id=None)
     models = None if key.models is None else tuple(key.models)
@@ -42,7 +42,7 @@ def _excess_tokens(connection: Connection, allowance: BatchQuota, tokens: int) -
     if limit is None or key_id is None:
         return None
     connection.execute(keys.lock_quota(key_id))
-    queued = int(connection.execute(keys.queued_in_batches(allowance.tenant_id, key_id)).scalar_one())
+    queued = connection.execute(keys.queued_in_batches(allowance.tenant_id, key_id)).scalar_one()
     if queued + tokens <= limit:
         return None
     message = (
@@ -53,11 +53,11 @@ def _excess_tokens(connection: Connection, allowance: BatchQuota, tokens: int) -
 
 
 def _excess_lines(connection: Connection, allowance: BatchQuota, lines: int) -> BatchError | None:
-    limit = connection.execute(keys.open_batches(allowance.tenant_id)).one()[1]
+    limit = keys.open_batches(allowance.tenant_id).fetch_one(connection).max_lines
     if limit is None:
         return None
     connection.execute(keys.lock_quota(allowance.tenant_id))
-    queued = int(connection.execute(keys.open_batches(allowance.tenant_id)).one()[3])
+    queued = keys.open_batches(allowance.tenant_id).fetch_one(connection).lines
     if queued + lines <= limit:
         return None
     message = (

@@ -72,8 +72,8 @@ def read_quarantine(
     connection: Connection, *, tenant_id: str, model: str, endpoint: str, kept: timedelta
 ) -> QuarantineView:
     """As the database has it now."""
-    rows = connection.execute(quarantine.accused_of(tenant_id, model, kept)).all()
-    return QuarantineView(tenant_id=tenant_id, model=model, endpoint=endpoint, known={row[0]: row[1] for row in rows})
+    known = dict(quarantine.list_quarantined(tenant_id, model, kept).fetch_all(connection))
+    return QuarantineView(tenant_id=tenant_id, model=model, endpoint=endpoint, known=known)
 
 
 def fingerprint(tenant_id: str, model: str, endpoint: str, body: JsonObject) -> str:

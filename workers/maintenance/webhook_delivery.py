@@ -11,16 +11,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 import structlog
-from sqlalchemy import Row, Update
+from sqlalchemy import Update
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.failpoints import Point, failpoint
 from core.queue.events import Event, outcome_event
 from core.settings import Settings
 from db import webhooks
+from db.webhooks import DueDelivery
 from workers.context import Database
 from workers.maintenance.webhook_sender import SEND_SECONDS, SendResult, WebhookRequest, WebhookSender
 
@@ -90,18 +91,18 @@ class WebhookDispatcher:
     def deliver_due(self) -> int:
         """Try everything that is due once, up to a limit; how many that were."""
         with self._database.begin() as connection:
-            due = connection.execute(webhooks.claim_due(LEASE, _PLACES)).all()
+            due = webhooks.claim_due(LEASE, _PLACES).fetch_all(connection)
         if due:
             failpoint(Point.WEBHOOK_CLAIMED)
             asyncio.run(self._deliver_all(due))
         return len(due)
 
-    async def _deliver_all(self, due: Sequence[Row[Any]]) -> None:  # Any: the columns of `claim_due`
+    async def _deliver_all(self, due: Sequence[DueDelivery]) -> None:
         async with asyncio.TaskGroup() as group:
             for row in due:
                 group.create_task(self._deliver(row))
 
-    async def _deliver(self, row: Row[Any]) -> None:  # Any: the columns of `claim_due`
+    async def _deliver(self, row: DueDelivery) -> None:
         """Each outcome is written at once: a slow neighbour must not have it forgotten."""
         secrets = (row.secret, row.old_secret) if row.old_secret else (row.secret,)
         letter = WebhookRequest(event_id=row.event_id, url=row.url, secrets=secrets, payload=row.payload)
@@ -115,9 +116,9 @@ class WebhookDispatcher:
         except SQLAlchemyError as error:
             log.warning("webhook_not_recorded", event_id=row.event_id, reason=type(error).__name__)
 
-    def _record(self, row: Row[Any], outcome: SendResult) -> None:  # Any: the columns of `claim_due`
+    def _record(self, row: DueDelivery, outcome: SendResult) -> None:
         delay = retry_delay(row.attempt)
-        is_last = row.is_test or timedelta(seconds=float(row.age_seconds)) + delay > self._patience
+        is_last = row.is_test or timedelta(seconds=row.age_seconds) + delay > self._patience
         status, error = outcome.status_code, outcome.error
         if error is None or is_last:
             statement = webhooks.finish(

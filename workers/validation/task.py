@@ -38,7 +38,7 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
     """Answer a question that waits; does nothing when it is answered, taken back, or in other hands."""
     lease = timedelta(seconds=context.settings.lease_seconds)
     with context.database.begin() as connection:
-        question = connection.execute(validations.claim_question(validation_id, lease)).one_or_none()
+        question = validations.claim_validation(validation_id, lease).fetch_optional(connection)
     if question is None:
         return
     answer = _look(context, validation_id, context.files.path(question.file_id), question.endpoint)
@@ -47,7 +47,7 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
         return
     failpoint(Point.VALIDATION_LOOKED)
     with context.database.begin() as connection:
-        connection.execute(validations.answer(validation_id, report=answer.report, failure=answer.failure))
+        connection.execute(validations.set_result(validation_id, report=answer.report, failure=answer.failure))
     context.publisher.publish(outcome_event(validation_id))
     log.info("validation_answered", validation=validation_id, failure=answer.failure)
 

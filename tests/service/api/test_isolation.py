@@ -60,7 +60,7 @@ def theirs(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     webhook_id = ids.new_id(ids.WEBHOOK)
     webhook = {"name": "secret", "url": "https://secret.example", "secret": "x", "events": "batch.completed"}
     with guarded.database.begin() as connection:
-        connection.execute(insert_webhook(id=webhook_id, tenant_id="victim", **webhook))
+        insert_webhook(id=webhook_id, tenant_id="victim", **webhook).fetch_one(connection)
     return {
         "file_id": key.client.batches.retrieve(batch_id).input_file_id,
         "batch_id": batch_id,

@@ -69,7 +69,7 @@ def test_scopes_models_limits_and_an_end_are_stored(run: Run, migrated: Engine) 
         "--expires", "90d", "--json",
     )  # fmt: skip
     with migrated.connect() as connection:
-        row = connection.execute(keys.find_key(made["id"])).one()
+        row = keys.find_key(made["id"]).fetch_one(connection)
     assert (row.scopes, row.models) == (["read-only", "files"], ["a", "b"])
     assert (row.requests_per_minute, row.tokens_per_minute) == (60, 1000)
     assert (row.queued_tokens, row.concurrent_streams, row.calls_per_minute) == (5000, 2, 30)
@@ -81,7 +81,7 @@ def test_a_revoked_key_is_found_no_more(run: Run, migrated: Engine) -> None:
     assert run("revoke", made["id"]).returncode == 0
     assert run("revoke", made["id"], "--json")["state"] == "revoked"
     with migrated.connect() as connection:
-        assert connection.execute(keys.find_valid_key(key_digest(made["key"]))).one_or_none() is None
+        assert keys.find_valid_key(key_digest(made["key"])).fetch_optional(connection) is None
         assert connection.execute(keys.any_key()).scalar_one()
     assert run("list", "--json")[0]["state"] == "revoked"
     assert run("rotate", made["id"]).returncode == 1
@@ -96,7 +96,7 @@ def test_rotation_leaves_the_old_key_valid_for_the_time_it_says(run: Run, migrat
     assert [new[name] for name in same] == [old[name] for name in same]
     with migrated.connect() as connection:
         for made in (old, new):
-            assert connection.execute(keys.find_valid_key(key_digest(made["key"]))).one().id == made["id"]
+            assert keys.find_valid_key(key_digest(made["key"])).fetch_one(connection).id == made["id"]
         left = connection.execute(select(ApiKey.expires_at - func.now()).where(ApiKey.id == old["id"])).scalar_one()
     assert timedelta(hours=11, minutes=55) < left <= timedelta(hours=12)
     newest = run("rotate", new["id"], "--grace", "0s", "--json")
@@ -108,7 +108,7 @@ def test_a_second_rotation_does_not_lengthen_the_life_of_a_key(run: Run, migrate
     old = run("create", "--expires", "1h", "--json")
     run("rotate", old["id"], "--grace", "30d")
     with migrated.connect() as connection:
-        row = connection.execute(keys.find_key(old["id"])).one()
+        row = keys.find_key(old["id"]).fetch_one(connection)
     assert row.expires_at - row.created_at <= timedelta(hours=1, seconds=5)
 
 

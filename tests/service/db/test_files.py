@@ -23,7 +23,7 @@ def announce(connection: Connection, upload_id: str, size: int, lifetime: timede
         lifetime=lifetime, id=upload_id, tenant_id=DEFAULT_TENANT, purpose="batch", filename="a.jsonl", mime_type="",
         bytes=size,
     )  # fmt: skip
-    connection.execute(statement).one()
+    statement.fetch_one(connection)
 
 
 def test_hidden_and_expired_files_and_those_of_others_are_not_counted(connection: Connection) -> None:

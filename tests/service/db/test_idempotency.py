@@ -43,7 +43,7 @@ def test_a_key_that_made_its_object_is_never_taken_again(connection: Connection)
     connection.execute(idempotency.unlock_key(DEFAULT_TENANT, "key"))
     connection.execute(idempotency.release_key(DEFAULT_TENANT, "key"))
     assert claim(connection, "second") is None
-    assert connection.execute(idempotency.find_key(DEFAULT_TENANT, "key")).one().object_id == "first"
+    assert idempotency.find_key(DEFAULT_TENANT, "key").fetch_one(connection).object_id == "first"
 
 
 def test_a_released_key_is_as_if_never_used(connection: Connection) -> None:

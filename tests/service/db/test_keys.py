@@ -46,16 +46,16 @@ def test_tokens_of_open_batches_are_those_of_their_key(connection: Connection) -
 def test_batches_and_lines_of_a_tenant_count_until_they_end(connection: Connection) -> None:
     make_running_batch(connection, (2, 3))
     waiting = make_batch(connection)
-    assert connection.execute(keys.open_batches(DEFAULT_TENANT)).one() == (None, None, 2, 5)
+    assert keys.open_batches(DEFAULT_TENANT).fetch_one(connection) == (None, None, 2, 5)
     connection.execute(batches.move(waiting, BatchState.FAILED)).one()
-    assert connection.execute(keys.open_batches(DEFAULT_TENANT)).one() == (None, None, 1, 5)
+    assert keys.open_batches(DEFAULT_TENANT).fetch_one(connection) == (None, None, 1, 5)
 
 
 def test_asking_for_room_uses_its_indexes(connection: Connection) -> None:
     assert "ix_jobs_key_open" in plan(connection, keys.queued_in_jobs("key_a"))
-    assert "ix_batches_tenant_open" in plan(connection, keys.open_batches("default"))
+    assert "ix_batches_tenant_open" in plan(connection, keys.open_batches("default").statement)
     assert "ix_batches_tenant_open" in plan(connection, keys.queued_in_batches("default", "key_a"))
     assert "ix_uploads_tenant_pending" in plan(connection, uploads.pending_bytes("default"))
-    stored = plan(connection, files.stored_bytes("default", 1))
+    stored = plan(connection, files.stored_bytes("default", 1).statement)
     assert "ix_files_tenant_id" in stored
     assert "ix_uploads_tenant_pending" in stored

@@ -26,8 +26,7 @@ def accuse(connection: Connection, crashes: int = 1, **of: str) -> None:
 
 
 def known(connection: Connection, model: str = "fake", kept: timedelta = DAY) -> dict[str, bool]:
-    rows = connection.execute(quarantine.accused_of(DEFAULT_TENANT, model, kept))
-    return {row[0]: row[1] for row in rows}
+    return dict(quarantine.list_quarantined(DEFAULT_TENANT, model, kept).fetch_all(connection))
 
 
 def age(connection: Connection, table: type[Quarantine] | type[EngineCrash], by: timedelta) -> None:
@@ -80,7 +79,7 @@ def test_a_refusal_ends_with_its_time(connection: Connection) -> None:
 def test_a_claim_tells_whether_the_quarantine_is_worth_a_look(connection: Connection) -> None:
     def claim(model: str) -> bool:
         job_id = make_job(connection, model)
-        return connection.execute(jobs.claim_job(job_id, "me", WINDOW)).one().has_accused
+        return connection.execute(jobs.claim_job(job_id, "me", WINDOW)).one().has_quarantined
 
     accuse(connection)
     assert claim("fake")
@@ -100,8 +99,8 @@ def test_deaths_that_nobody_is_convicted_of_degrade_a_model_where_they_happen(co
     crash(connection, 3)
     crash(connection, 1, "other/cpu")
     assert unexplained(connection) == 3
-    assert connection.execute(quarantine.degraded_models(3, WINDOW)).all() == []
-    assert connection.execute(quarantine.degraded_models(2, WINDOW)).all() == [("fake", "host/cpu", 3)]
+    assert quarantine.degraded_models(3, WINDOW).fetch_all(connection) == []
+    assert quarantine.degraded_models(2, WINDOW).fetch_all(connection) == [("fake", "host/cpu", 3)]
 
 
 def test_a_conviction_explains_the_deaths_before_it(connection: Connection) -> None:
@@ -118,7 +117,7 @@ def test_deaths_are_forgotten_after_the_window(connection: Connection) -> None:
     crash(connection, 9)
     age(connection, EngineCrash, timedelta(minutes=11))
     assert unexplained(connection) == 0
-    assert connection.execute(quarantine.degraded_models(2, WINDOW)).all() == []
+    assert quarantine.degraded_models(2, WINDOW).fetch_all(connection) == []
     connection.execute(quarantine.delete_engine_crashes(timedelta(minutes=5)))
     assert connection.execute(select(func.count()).select_from(EngineCrash)).scalar_one() == 0
 
@@ -127,5 +126,4 @@ def test_what_metrics_count(connection: Connection) -> None:
     crash(connection, 2)
     accuse(connection, crashes=0)
     accuse(connection, crashes=2, fingerprint="g")
-    assert connection.execute(quarantine.count_crashes()).all() == [("fake", "-11", 2)]
-    assert sorted(connection.execute(quarantine.count_quarantined()).all()) == [("fake", False, 1), ("fake", True, 1)]
+    assert sorted(quarantine.count_quarantined().fetch_all(connection)) == [("fake", False, 1), ("fake", True, 1)]

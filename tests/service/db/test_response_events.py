@@ -23,9 +23,8 @@ PROBLEM = '{"status": 500, "message": "x"}'
 def listen(
     connection: Connection, name: str = "we_1", *, events: str = EVERYTHING, tenant: str = DEFAULT_TENANT
 ) -> None:
-    connection.execute(
-        webhooks.insert_webhook(id=name, tenant_id=tenant, name="n", url="https://x/", secret="whsec_", events=events)
-    )
+    columns = {"id": name, "tenant_id": tenant, "name": "n", "url": "https://x/", "secret": "whsec_", "events": events}
+    webhooks.insert_webhook(**columns).fetch_one(connection)
 
 
 def keep(

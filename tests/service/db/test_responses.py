@@ -27,7 +27,7 @@ def keep(connection: Connection, name: str, previous: str | None = None, tenant:
 
 
 def turns(connection: Connection, name: str, tenant: str = DEFAULT_TENANT) -> list[str]:
-    return [row.id for row in connection.execute(responses.conversation(name, tenant))]
+    return [row.id for row in responses.conversation(name, tenant).fetch_all(connection)]
 
 
 def test_a_conversation_is_read_from_its_beginning_whatever_the_ids(connection: Connection) -> None:
@@ -42,11 +42,11 @@ def test_a_conversation_is_read_from_its_beginning_whatever_the_ids(connection: 
 def test_a_foreign_response_is_not_found_nor_gone_on_from(connection: Connection) -> None:
     keep(connection, "theirs", tenant="b")
     keep(connection, "mine", "theirs")
-    assert connection.execute(responses.find_response("theirs", DEFAULT_TENANT)).one_or_none() is None
+    assert responses.find_response("theirs", DEFAULT_TENANT).fetch_optional(connection) is None
     assert turns(connection, "theirs") == []
     assert turns(connection, "mine") == ["mine"]
     connection.execute(responses.delete_response("theirs", DEFAULT_TENANT))
-    assert connection.execute(responses.find_response("theirs", "b")).one().state == "queued"
+    assert responses.find_response("theirs", "b").fetch_one(connection).state == "queued"
 
 
 def test_a_response_and_its_job_go_together(connection: Connection) -> None:
@@ -54,7 +54,7 @@ def test_a_response_and_its_job_go_together(connection: Connection) -> None:
     connection.execute(responses.delete_response("first", DEFAULT_TENANT))
     assert connection.execute(text("SELECT id FROM jobs")).scalars().all() == [second]
     connection.execute(text("DELETE FROM jobs"))
-    assert connection.execute(responses.find_response("second", DEFAULT_TENANT)).one_or_none() is None
+    assert responses.find_response("second", DEFAULT_TENANT).fetch_optional(connection) is None
     assert first != second
 
 

@@ -18,7 +18,7 @@ def make_upload(connection: Connection, lifetime: timedelta = HOUR, upload_id: s
         lifetime=lifetime, id=upload_id, tenant_id=DEFAULT_TENANT, purpose="batch", filename="a.jsonl", mime_type="",
         bytes=7,
     )  # fmt: skip
-    return str(connection.execute(statement).one().id)
+    return statement.fetch_one(connection).id
 
 
 def test_another_tenant_sees_no_upload(connection: Connection) -> None:

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import IntegrityError
 
 from db import webhooks
+from db.query import Query
 from db.tables import DEFAULT_TENANT
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -17,7 +18,7 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 @pytest.fixture
 def webhook_id(connection: Connection) -> str:
     columns = {"id": "we_1", "name": "n", "url": "https://x/", "secret": SECRET, "events": "batch.failed"}
-    return str(connection.execute(webhooks.insert_webhook(tenant_id=DEFAULT_TENANT, **columns)).one().id)
+    return str(webhooks.insert_webhook(tenant_id=DEFAULT_TENANT, **columns).fetch_one(connection).id)
 
 
 def reached(webhook_id: str, tenant: str) -> list[Any]:
@@ -30,17 +31,22 @@ def reached(webhook_id: str, tenant: str) -> list[Any]:
     ]
 
 
+def rows(connection: Connection, statement: Any) -> list[Any]:
+    """Rows of a Query, or of a statement of one column."""
+    return list(statement.fetch_all(connection) if isinstance(statement, Query) else connection.execute(statement))
+
+
 def test_another_tenant_reaches_nothing(connection: Connection, webhook_id: str) -> None:
     for statement in reached(webhook_id, "other"):
-        assert connection.execute(statement).all() == [], str(statement)
+        assert rows(connection, statement) == [], str(statement)
     assert connection.execute(webhooks.count_webhooks("other")).scalar_one() == 0
     for statement in reached(webhook_id, DEFAULT_TENANT):
-        assert len(connection.execute(statement).all()) == 1, str(statement)
+        assert len(rows(connection, statement)) == 1, str(statement)
 
 
 def test_what_shows_an_endpoint_leaves_its_secret_in_the_database(connection: Connection, webhook_id: str) -> None:
     for statement in reached(webhook_id, DEFAULT_TENANT):
-        assert SECRET not in str(connection.execute(statement).one())
+        assert SECRET not in str(rows(connection, statement))
 
 
 @pytest.mark.parametrize(

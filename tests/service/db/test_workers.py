@@ -25,7 +25,7 @@ def enter(connection: Connection, entered: WorkerReport) -> None:
 
 
 def seen(connection: Connection) -> list[WorkerSeen]:
-    return [WorkerSeen(**row) for row in connection.execute(workers.list_workers()).mappings()]
+    return workers.list_workers().fetch_all(connection)
 
 
 def test_ages_are_told_in_seconds_and_engines_one_by_one(connection: Connection) -> None:
@@ -66,11 +66,11 @@ def test_the_silent_are_forgotten_after_an_hour_with_their_engines(connection: C
 def test_counts_of_many_processes_add_up(connection: Connection) -> None:
     for _ in range(3):
         connection.execute(workers.add_counts({("b", ""): 1, ("a", "m"): 2}))
-    assert sorted(connection.execute(workers.read_counts()).all()) == [("a", "m", 6), ("b", "", 3)]
+    assert sorted(workers.read_counts().fetch_all(connection)) == [("a", "m", 6), ("b", "", 3)]
 
 
 def test_what_waits_is_counted_by_class_with_the_age_of_the_first(connection: Connection) -> None:
-    nothing = connection.execute(backlog.backlog()).one()
+    nothing = backlog.backlog().fetch_one(connection)
     assert set(nothing) == {0}
     make_job(connection)
     connection.execute(text("UPDATE jobs SET created_at = now() - interval '90 s'"))
@@ -78,10 +78,10 @@ def test_what_waits_is_counted_by_class_with_the_age_of_the_first(connection: Co
     make_running_batch(connection, (2, 3))
     connection.execute(text("UPDATE batches SET created_at = now() - interval '70 s' WHERE status = 'validating'"))
     connection.execute(text("UPDATE batches SET in_progress_at = now() - interval '50 s' WHERE status = 'in_progress'"))
-    row = connection.execute(backlog.backlog()).one()
+    row = backlog.backlog().fetch_one(connection)
     assert (row.chats, row.lines, row.clerk_batches) == (1, 5, 1)
     ages = (row.chat_seconds, row.line_seconds, row.clerk_seconds)
     assert ages == tuple(pytest.approx(age, abs=1) for age in (90, 50, 70))
     connection.execute(text("UPDATE shards SET state = 'running', owner = 'w', lease_until = now() WHERE position = 0"))
-    row = connection.execute(backlog.backlog()).one()
+    row = backlog.backlog().fetch_one(connection)
     assert (row.lines, row.line_seconds, row.shard_leases, row.job_leases) == (5, 0, 1, 0), "it runs: it does not wait"

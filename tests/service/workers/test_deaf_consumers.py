@@ -85,7 +85,7 @@ def ask(clerk: ClerkContext, batch_id: str) -> str:
 
 def is_answered(clerk: ClerkContext, validation_id: str) -> bool:
     with clerk.database.begin() as connection:
-        report, failure = connection.execute(validations.find_answer(validation_id)).one()
+        report, failure = validations.find_result(validation_id).fetch_one(connection)
     assert failure is None
     return report is not None
 

@@ -32,12 +32,12 @@ ME = Identity(id="me", kind="batch", host="box", pid=1)
 
 def rows(database: Database) -> list[tuple[str, str | None]]:
     with database.begin() as connection:
-        return [(row.id, row.model) for row in connection.execute(workers.list_workers())]
+        return [(row.id, row.model) for row in workers.list_workers().fetch_all(connection)]
 
 
 def counts(database: Database) -> dict[tuple[str, str], int]:
     with database.begin() as connection:
-        return {(name, model): value for name, model, value in connection.execute(workers.read_counts())}
+        return {(name, model): value for name, model, value in workers.read_counts().fetch_all(connection)}
 
 
 def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(database: Database) -> None:

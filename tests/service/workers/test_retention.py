@@ -43,7 +43,7 @@ def make_upload(clerk: ClerkContext, lifetime: timedelta = timedelta(hours=1)) -
             lifetime=timedelta(hours=1), id=upload_id, tenant_id=DEFAULT_TENANT, purpose="user_data", filename="a",
             mime_type="", bytes=7,
         )  # fmt: skip
-        connection.execute(new).one()
+        new.fetch_one(connection)
         uploads.insert_part(part_id, upload_id, 7).fetch_one(connection)
         moved = Upload.created_at + lifetime
         connection.execute(update(Upload).where(Upload.id == upload_id).values(expires_at=moved))
@@ -118,8 +118,8 @@ def test_a_key_is_forgotten_after_its_time(clerk: ClerkContext) -> None:
             connection.execute(update(IdempotencyKey).where(IdempotencyKey.key == key).values(created_at=past))
     sweep_everything(clerk)
     with clerk.database.begin() as connection:
-        assert connection.execute(idempotency.find_key(DEFAULT_TENANT, "old")).one_or_none() is None
-        assert connection.execute(idempotency.find_key(DEFAULT_TENANT, "young")).one().object_id == "made-1"
+        assert idempotency.find_key(DEFAULT_TENANT, "old").fetch_optional(connection) is None
+        assert idempotency.find_key(DEFAULT_TENANT, "young").fetch_one(connection).object_id == "made-1"
         connection.execute(idempotency.delete_key(DEFAULT_TENANT, "young", timedelta(0)))
 
 

@@ -47,7 +47,7 @@ def asked(clerk: ClerkContext, content: bytes | None, endpoint: str | None = Non
 
 def answer(clerk: ClerkContext, validation_id: str) -> tuple[str | None, str | None]:
     with clerk.database.begin() as connection:
-        report, failure = connection.execute(validations.find_answer(validation_id)).one()
+        report, failure = validations.find_result(validation_id).fetch_one(connection)
     return report, failure
 
 
@@ -94,8 +94,8 @@ def test_models_that_cannot_be_loaded_are_a_failure_and_not_a_crash(clerk: Clerk
 
 def claimed(clerk: ClerkContext, validation_id: str, seconds: float = 60) -> bool:
     with clerk.database.begin() as connection:
-        claim = validations.claim_question(validation_id, timedelta(seconds=seconds))
-        return connection.execute(claim).one_or_none() is not None
+        claim = validations.claim_validation(validation_id, timedelta(seconds=seconds))
+        return claim.fetch_optional(connection) is not None
 
 
 def test_what_another_clerk_is_at_is_left_to_it_until_its_lease_is_over(clerk: ClerkContext) -> None:
@@ -163,7 +163,7 @@ def test_when_nobody_asks_any_more_the_looking_ends(clerk: ClerkContext, monkeyp
     answer_validation(replace(clerk, settings=quick), validation_id)
     assert processes[0].returncode == -signal.SIGKILL
     with clerk.database.begin() as connection:
-        assert connection.execute(validations.find_answer(validation_id)).one_or_none() is None
+        assert validations.find_result(validation_id).fetch_optional(connection) is None
 
 
 def test_an_answer_is_not_given_twice_and_a_question_taken_back_not_at_all(clerk: ClerkContext) -> None:

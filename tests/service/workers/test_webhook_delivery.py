@@ -64,9 +64,8 @@ def courier(settings: Settings, outbox: Database, events: list[Event]) -> Iterat
 def endpoint(database: Database, url: str, events: str = ALL, tenant: str = DEFAULT_TENANT) -> str:
     webhook_id = ids.new_id(ids.WEBHOOK)
     with database.begin() as connection:
-        connection.execute(
-            webhooks.insert_webhook(id=webhook_id, tenant_id=tenant, name="test", url=url, secret=SECRET, events=events)
-        )
+        columns = {"tenant_id": tenant, "name": "test", "url": url, "secret": SECRET, "events": events}
+        webhooks.insert_webhook(id=webhook_id, **columns).fetch_one(connection)
     return webhook_id
 
 
@@ -281,7 +280,7 @@ def test_what_a_dead_clerk_was_sending_is_sent_again_and_its_late_word_does_not_
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
         with outbox.begin() as connection:
-            dead = connection.execute(webhooks.claim_due(LEASE, 10)).one()
+            dead = webhooks.claim_due(LEASE, 10).fetch_one(connection)
         assert courier.deliver_due() == 0, "under its lease"
         pass_time(outbox)
         assert courier.deliver_due() == 1
@@ -297,8 +296,8 @@ def test_two_clerks_never_send_the_same_at_once(outbox: Database) -> None:
     for n in range(4):
         happen(outbox, f"batch_{n}")
     with outbox.begin() as one, outbox.begin() as other:
-        taken = [row.event_id for row in one.execute(webhooks.claim_due(LEASE, 3))]
-        rest = [row.event_id for row in other.execute(webhooks.claim_due(LEASE, 3))]
+        taken = [row.event_id for row in webhooks.claim_due(LEASE, 3).fetch_all(one)]
+        rest = [row.event_id for row in webhooks.claim_due(LEASE, 3).fetch_all(other)]
     assert (len(taken), len(rest)) == (3, 1)
     assert not set(taken) & set(rest)
 
@@ -381,7 +380,7 @@ def test_a_rotated_secret_signs_along_for_as_long_as_asked(
         verifier = Verifier(receiver)
         webhook_id = endpoint(outbox, receiver.url)
         with outbox.begin() as connection:
-            connection.execute(webhooks.rotate_secret(webhook_id, DEFAULT_TENANT, NEW_SECRET, overlap=overlap)).one()
+            webhooks.rotate_secret(webhook_id, DEFAULT_TENANT, NEW_SECRET, overlap=overlap).fetch_one(connection)
         happen(outbox)
         courier.deliver_due()
         assert verifier.accepts(NEW_SECRET)
@@ -435,6 +434,6 @@ def test_counts_are_of_what_waits_and_of_what_ended(outbox: Database, courier: W
     pass_time(outbox)
     happen(outbox, "batch_3")
     with outbox.begin() as connection:
-        counts = connection.execute(webhooks.delivery_counts()).one()
+        counts = webhooks.delivery_counts().fetch_one(connection)
     assert (counts.waiting, counts.retrying, counts.delivered, counts.given_up) == (2, 1, 1, 0)
     assert 3600 < counts.oldest < 3700
