@@ -1,1 +1,1 @@
-"""How fast, how much memory: measured against the limit, never asserted in a test."""
+"""Benchmarks: speed and memory, measured against targets but never asserted in a test."""

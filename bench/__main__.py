@@ -1,4 +1,4 @@
-"""`python -m bench`: every measurement, as a table and as JSON in `.bench/results.json`. Name some to run only those."""
+"""Run the measurements, print a table and write `.bench/results.json`: `python -m bench [NAME …]`; the default is all of them."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _RESULTS = Path(".bench") / "results.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One number beside what it should be; `target` is a minimum unless `is_limit`."""
+    """One measured value and its target, which is a minimum unless `is_limit`."""
 
-    what: str
+    name: str
     value: float
     unit: str
     target: float
@@ -43,20 +43,20 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """As good as it should be?"""
+        """Does the value reach its target?"""
         return self.value <= self.target if self.is_limit else self.value >= self.target
 
 
 def _pipeline(folder: Path) -> list[Result]:
     rates = [run.lines_per_second for run in pipeline(folder)]
-    return [Result(what="batch of 20,000 lines, all hops", value=statistics.median(rates), unit="lines/s", target=1500)]
+    return [Result(name="batch of 20,000 lines, all hops", value=statistics.median(rates), unit="lines/s", target=1500)]
 
 
 def _memory(folder: Path) -> list[Result]:
     _, peak = big_file(folder)
     return [
-        Result(what=f"200 MB, 50,000 lines: {name}", value=size / 2**20, unit="MiB", target=300, is_limit=True)
-        for name, size in sorted(peak.peaks.items())
+        Result(name=f"200 MB, 50,000 lines: {process}", value=size / 2**20, unit="MiB", target=300, is_limit=True)
+        for process, size in sorted(peak.peaks.items())
     ]
 
 
@@ -67,17 +67,17 @@ def _chat(_: Path) -> list[Result]:
     rate = statistics.median(run.tokens_per_second for run in streams)
     lost = sum(run.tokens_lost for run in streams)
     return [
-        Result(what="first token, one client, p50", value=p50, unit="ms", target=8, is_limit=True),
-        Result(what="first token, one client, p99", value=p99, unit="ms", target=25, is_limit=True),
-        Result(what="32 streams of 100 tokens", value=rate, unit="tokens/s", target=5000),
-        Result(what="tokens lost in them", value=lost, unit="tokens", target=0, is_limit=True),
+        Result(name="first token, one client, p50", value=p50, unit="ms", target=8, is_limit=True),
+        Result(name="first token, one client, p99", value=p99, unit="ms", target=25, is_limit=True),
+        Result(name="32 streams of 100 tokens", value=rate, unit="tokens/s", target=5000),
+        Result(name="32 streams: tokens lost", value=lost, unit="tokens", target=0, is_limit=True),
     ]
 
 
 def _api(_: Path) -> list[Result]:
     rows = [
         Result(
-            what=f"1,000,000 jobs: {each.what}, p99 (p50 {each.p50:.1f})",
+            name=f"1,000,000 jobs: {each.name}, p99 (p50 {each.p50:.1f})",
             value=each.p99,
             unit="ms",
             target=50,
@@ -88,20 +88,20 @@ def _api(_: Path) -> list[Result]:
     many, memory_mib = streams(), idle_readers()
     return [
         *rows,
-        Result(what="200 streams: tokens lost", value=many.tokens_lost, unit="tokens", target=0, is_limit=True),
+        Result(name="200 streams: tokens lost", value=many.tokens_lost, unit="tokens", target=0, is_limit=True),
         Result(
-            what="200 streams: slowest over median",
+            name="200 streams: slowest over median",
             value=many.slowest_over_median,
             unit="ratio",
             target=3,
             is_limit=True,
         ),
-        Result(what="api process with 1,000 idle readers", value=memory_mib, unit="MiB", target=150, is_limit=True),
+        Result(name="api process with 1,000 idle readers", value=memory_mib, unit="MiB", target=150, is_limit=True),
     ]
 
 
-def _ratio(what: str, value: float, target: float) -> Result:
-    return Result(what=what, value=value, unit="ratio", target=target)
+def _ratio(name: str, value: float, target: float) -> Result:
+    return Result(name=name, value=value, unit="ratio", target=target)
 
 
 def _engine(_: Path) -> list[Result]:
@@ -121,7 +121,9 @@ def _json(_: Path) -> list[Result]:
     for model, number, least in ((SMOL135, 32, 1.45), (QWEN05, 12, 1.2)):
         targets = {"without jumps": least, "bare loop": 0.95, "llama-server": 5.0}
         ratios = compare_json(model.path(), number)
-        rows += [_ratio(f"{model.name}: JSON by schema, over {what}", ratios[what], targets[what]) for what in ratios]
+        rows += [
+            _ratio(f"{model.name}: JSON by schema, over {other}", ratios[other], targets[other]) for other in ratios
+        ]
     return rows
 
 
@@ -136,35 +138,35 @@ def _documents(folder: Path) -> list[Result]:
 def _interactive(_: Path) -> list[Result]:
     idle, busy, step = first_token_under_load(SMOL135, SMOL135.path())
     limit = 1000 * (2 * idle + step)
-    what = f"chat's first token while 16 slots work on a batch (idle {1000 * idle:.0f} ms)"
-    return [Result(what=what, value=1000 * busy, unit="ms", target=round(limit), is_limit=True)]
+    name = f"first token of a chat while 16 slots run a batch (idle {1000 * idle:.0f} ms)"
+    return [Result(name=name, value=1000 * busy, unit="ms", target=round(limit), is_limit=True)]
 
 
 def _step(_: Path) -> list[Result]:
     one_by_one, threads = compare_sampling(QWEN05.path())
     overhead = milliseconds_per_step(SMOL135, SMOL135.path())
     return [
-        Result(what="Python per step, 32 sequences", value=overhead, unit="ms", target=0.5, is_limit=True),
+        Result(name="Python per step, 32 sequences", value=overhead, unit="ms", target=0.5, is_limit=True),
         _ratio(f"sampling 32 x 152k ({threads:.1f} ms), over one by one", one_by_one / threads, 1.6),
     ]
 
 
 def _engine_memory(_: Path) -> list[Result]:
     rows = []
-    for name, path, requests, num_tokens in (
+    for model, path, requests, num_tokens in (
         ("demo model, 50,000 requests", DEMO, 50_000, 1000),
         ("smol135", SMOL135.path(), 64, SMOL135.num_tokens - 8),
         ("qwen05", QWEN05.path(), 32, QWEN05.num_tokens - 8),
     ):
         over, growth = memory(path, requests, num_tokens=num_tokens)
-        what = f"engine process over model and KV: {name} (grew by {growth:.1f} MiB)"
-        rows.append(Result(what=what, value=over + growth, unit="MiB", target=250, is_limit=True))
+        name = f"engine process over model and KV: {model} (grew by {growth:.1f} MiB)"
+        rows.append(Result(name=name, value=over + growth, unit="MiB", target=250, is_limit=True))
     return rows
 
 
 def _speculation(_: Path) -> list[Result]:
     ratios = compare_speculation(SMOL135.path(), SMOL135.num_tokens)
-    return [_ratio(f"guessing from the prompt: {kind}", value, 1.0) for kind, value in ratios.items()]
+    return [_ratio(f"speculation: {kind}", value, 1.0) for kind, value in ratios.items()]
 
 
 _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
@@ -183,26 +185,32 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *_MEASUREMENTS], help="which; default: all")
+    parser.add_argument("names", nargs="*", choices=[[], *_MEASUREMENTS], help="measurements to run; default: all")
     names = parser.parse_args().names or list(_MEASUREMENTS)
     results: list[Result] = []
     for name in names:
         with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
             rows = _MEASUREMENTS[name](Path(folder))
         for row in rows:
-            print(f"{row.what}: {row.value:,.2f} {row.unit}", flush=True)
+            print(f"{row.name}: {row.value:,.2f} {row.unit}", flush=True)
         results += rows
-    table = Table("what", "measured", "target", "met")
-    for one in results:
-        sign = "≤" if one.is_limit else "≥"
+    table = Table("measurement", "measured", "target", "met")
+    for result in results:
+        sign = "≤" if result.is_limit else "≥"
         table.add_row(
-            one.what, f"{one.value:,.2f} {one.unit}", f"{sign} {one.target:,g}", "yes" if one.is_met else "NO"
+            result.name,
+            f"{result.value:,.2f} {result.unit}",
+            f"{sign} {result.target:,g}",
+            "yes" if result.is_met else "NO",
         )
     Console(width=110).print(table)
     _RESULTS.parent.mkdir(exist_ok=True)
-    record = [{"what": r.what, "value": r.value, "unit": r.unit, "target": r.target, "met": r.is_met} for r in results]
+    record = [
+        {"name": result.name, "value": result.value, "unit": result.unit, "target": result.target, "met": result.is_met}
+        for result in results
+    ]
     _RESULTS.write_text(json.dumps({"at": time.time(), "cores": os.cpu_count(), "results": record}, indent=1) + "\n")
 
 

@@ -1,4 +1,4 @@
-"""The api under weight: a million jobs in the table, two hundred streams, a thousand readers of nothing yet."""
+"""Measurements of the api under load: a million jobs in the table, two hundred streams, a thousand readers of pending jobs."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from db.connections import database_engine
 
 _BATCHES: Final = 20
 _LINES: Final = 50_000
-_ASKED: Final = 400
+_NUM_REQUESTS: Final = 400
 _FAKE: Final = "name: fake\nbackend: fake\nslots: 64\n"
-# Nobody works for this model: what waits for it waits.
+# A model that is busy: its jobs wait.
 _BUSY: Final = "name: fake\nbackend: fake\nslots: 1\nstep_seconds: 50\n"
 
 _FILL: Final = """
@@ -40,23 +40,23 @@ FROM generate_series(1, :lines) n
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds."""
+    """Percentiles in milliseconds."""
 
-    what: str
+    name: str
     p50: float
     p99: float
 
 
 @dataclass(frozen=True, slots=True)
 class Streams:
-    """Of streams side by side: tokens lost, and the slowest stream's seconds over the median's."""
+    """Lost tokens of concurrent streams, and the duration of the slowest one over the median."""
 
     tokens_lost: int
     slowest_over_median: float
 
 
 def lookups() -> list[Latency]:
-    """Lists and single objects with 1,000,000 jobs in the table, through HTTP."""
+    """Measure lists and single objects over HTTP, with 1,000,000 jobs in the table."""
     with running_stack(_FAKE) as stack, _database(stack) as engine:
         batch_ids = _fill(engine)
         with httpx2.Client(base_url=stack.url, timeout=60) as client:
@@ -69,7 +69,7 @@ def lookups() -> list[Latency]:
                 "list its failed requests": lambda n: f"/v1/batches/{some}/requests?status=failed&limit={20 + n % 3}",
                 "get one request": lambda n: f"/v1/batches/{some}/requests/line-{97 * n + 1}",
             }
-            return [_latency(client, what, path) for what, path in paths.items()]
+            return [_latency(client, name, path) for name, path in paths.items()]
 
 
 def _fill(engine: Engine) -> list[str]:
@@ -94,20 +94,20 @@ def _fill(engine: Engine) -> list[str]:
     return batch_ids
 
 
-def _latency(client: httpx2.Client, what: str, path: Callable[[int], str]) -> Latency:
+def _latency(client: httpx2.Client, name: str, path: Callable[[int], str]) -> Latency:
     seconds = []
-    for number in range(_ASKED + 20):
+    for number in range(_NUM_REQUESTS + 20):
         began = time.perf_counter()
         answer = client.get(path(number))
         if number >= 20:
             seconds.append(time.perf_counter() - began)
-        assert answer.status_code == 200, (what, answer.text)
+        assert answer.status_code == 200, (name, answer.text)
     percentiles = statistics.quantiles(seconds, n=100)
-    return Latency(what, 1000 * percentiles[49], 1000 * percentiles[98])
+    return Latency(name, 1000 * percentiles[49], 1000 * percentiles[98])
 
 
 def streams(number: int = 200, tokens: int = 200) -> Streams:
-    """Chat streams side by side through one api process."""
+    """Run chat streams side by side through one api process."""
 
     async def run(url: str) -> tuple[int, list[float]]:
         connections = [Connection(url) for _ in range(number)]
@@ -132,7 +132,7 @@ def streams(number: int = 200, tokens: int = 200) -> Streams:
 
 
 def idle_readers(number: int = 1000) -> float:
-    """MiB of the api process with so many readers of jobs that nobody runs."""
+    """MiB of the api process while `number` clients read the events of jobs that do not start."""
 
     async def run(stack: Stack) -> float:
         async with httpx2.AsyncClient(base_url=stack.url, timeout=60) as client:

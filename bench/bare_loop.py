@@ -1,7 +1,7 @@
-"""The limit: the least a Python program can do to run given prompts on llama.cpp. No text, no queue, no cancellation.
+"""The limit: the least that a Python program can do to run given prompts on llama.cpp, without text, queue or cancellation.
 
-Continuous batching over `slots` sequences, greedy, prompts read in chunks of 512 tokens, one memory stream per slot. A prefix
-that all prompts share is computed once, in a stream of its own, and copied.
+Continuous batching over `slots` sequences, greedy, with prompts in chunks of 512 tokens and one memory stream per slot. A
+prefix that all prompts share is computed once, in a stream of its own, and copied.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _BATCH: Final = 2048
 
 @dataclass(slots=True)
 class _Lane:
-    """What a slot has still to read, from which position, and how many tokens it has still to say."""
+    """The tokens that a slot has to compute, their first position, and the number of tokens left to generate."""
 
     todo: list[int]
-    at: int
-    left: int
+    position: int
+    num_left: int
 
 
 class Bare:
-    """A loaded model with `slots` streams of memory and one more; a step at a time."""
+    """A loaded model with `slots` streams of memory and one more, computed step by step."""
 
     def __init__(self, path: Path, slots: int, context_size: int, threads: int) -> None:
         start_llama()
@@ -49,16 +49,16 @@ class Bare:
         self._batch = Batch(_BATCH)
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the model and its memory."""
         llama.llama_free(self._context)
         llama.llama_model_free(self._model)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Clear the memory."""
         llama.llama_memory_clear(self._memory, False)
 
     def decode(self, entries: list[StepEntry]) -> NDArray[np.float32]:
-        """Compute a step; a row of logits for each entry that is sampled."""
+        """Compute a step; return a row of logits for each sampled entry."""
         self._batch.fill(StepPlan(entries))
         assert llama.llama_decode(self._context, self._batch.raw) == 0
         pointer = llama.llama_get_logits(self._context)
@@ -71,10 +71,10 @@ class Bare:
 
 
 class BareLoop(Bare):
-    """Greedy answers of a fixed length."""
+    """Greedy generation of a fixed length."""
 
     def run(self, prompts: list[list[int]], num_generated: int, shared: list[int] | None = None) -> float:
-        """Generated tokens per second; `shared` is the start of every prompt, not repeated in them."""
+        """Return generated tokens per second; `shared` is the start of every prompt, not repeated in them."""
         waiting = list(reversed(prompts))
         lanes: list[_Lane | None] = [None] * self._slots
         began = time.perf_counter()
@@ -87,7 +87,7 @@ class BareLoop(Bare):
                     lanes[slot] = self._begin(slot, waiting.pop(), shared, num_generated)
             self._decode(lanes, 0)
             for slot, lane in enumerate(lanes):
-                if lane is not None and lane.left == 0:
+                if lane is not None and lane.num_left == 0:
                     lanes[slot] = None
         return len(prompts) * num_generated / (time.perf_counter() - began)
 
@@ -106,11 +106,11 @@ class BareLoop(Bare):
             if len(lane.todo) > 1:
                 budget -= len(tokens)
             lane.todo = lane.todo[len(tokens) :]
-            entries.append(StepEntry(None, slot, lane.at, tokens, int(not lane.todo)))  # type: ignore[arg-type]
-            lane.at += len(tokens)
+            entries.append(StepEntry(None, slot, lane.position, tokens, int(not lane.todo)))  # type: ignore[arg-type]
+            lane.position += len(tokens)
             if not lane.todo:
                 sampled.append(lane)
         logits = self.decode(entries)
         if sampled:
             for lane, token in zip(sampled, logits.argmax(axis=1).tolist(), strict=True):
-                lane.todo, lane.left = [token], max(0, lane.left - 1)
+                lane.todo, lane.num_left = [token], max(0, lane.num_left - 1)

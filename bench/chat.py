@@ -1,6 +1,6 @@
-"""What everything around the engine adds to a streamed chat: time to the first token, and tokens per second of many streams.
+"""Overhead of everything around the engine for streamed chat: time to the first token, and tokens per second of many streams.
 
-The client is a bare socket, so that what is measured is the server.
+The client is a bare socket, so that the measured time is that of the server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _FAKE = "name: fake\nbackend: fake\nslots: 32\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FirstToken:
-    """Milliseconds from the request's last byte to the first token's first."""
+    """Milliseconds from the last byte of the request to the first byte of the first token."""
 
     requests: int
     p50: float
@@ -28,7 +28,7 @@ class FirstToken:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManyStreams:
-    """Streams at the same time; a token is lost when a stream has fewer than it was asked for."""
+    """Concurrent streams; a token is lost when a stream has fewer tokens than requested."""
 
     streams: int
     tokens: int
@@ -37,7 +37,7 @@ class ManyStreams:
 
     @property
     def tokens_per_second(self) -> float:
-        """All streams together."""
+        """Tokens per second of all streams together."""
         return self.tokens / self.seconds
 
 
@@ -56,7 +56,7 @@ class Connection:
         await self._writer.wait_closed()
 
     async def stream(self, question: str, tokens: int) -> tuple[float, int]:
-        """Seconds to the first token, and how many came."""
+        """Stream a chat; return the seconds to the first token and the number of tokens."""
         body = {
             "model": "fake",
             "messages": [{"role": "user", "content": question}],
@@ -83,7 +83,7 @@ class Connection:
 
 
 def first_token(requests: int = 400) -> FirstToken:
-    """One client, one request after the other."""
+    """Send requests one by one from one client."""
 
     async def run(url: str) -> list[float]:
         connection = Connection(url)
@@ -101,7 +101,7 @@ def first_token(requests: int = 400) -> FirstToken:
 
 
 def many_streams(streams: int = 32, tokens: int = 100, rounds: int = 10) -> ManyStreams:
-    """All at the same time, several times over."""
+    """Run all streams concurrently, several times."""
 
     async def run(url: str) -> tuple[int, float]:
         connections = [Connection(url) for _ in range(streams)]

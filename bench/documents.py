@@ -1,6 +1,6 @@
-"""Sixteen documents, eight questions on each, shuffled: a batch through everything, against llama-server with the same prompts.
+"""A shuffled batch of eight questions on each of sixteen documents: the whole stack against llama-server with the same prompts.
 
-The batch is put in order before it runs, so each document is read once; a server takes requests as they come.
+The batch is ordered before it runs, so each document is computed once; llama-server takes requests as they come.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ chat_template: "{{{{ messages[0].content }}}}"
 
 
 def prompts(path: Path, seed: int) -> list[str]:
-    """Shuffled; each run has others, so that nobody remembers the last one's."""
+    """Shuffled prompts; each seed gives different texts, so that no run finds those of an earlier one in a cache."""
     rng = random.Random(seed)
     tokenizer = load_vocabulary(path)
 
@@ -84,7 +84,7 @@ def _batch_seconds(client: Client, folder: Path, texts: list[str]) -> float:
     batch = client.create_batch(client.upload(source), "/v1/chat/completions", "24h")
     while batch["status"] not in ("completed", "failed", "expired", "cancelled"):
         is_nearly_done = batch["request_counts"]["completed"] > 0.9 * len(texts)
-        time.sleep(0.1 if is_nearly_done else 2.0)  # asking costs the engine's cores some milliseconds
+        time.sleep(0.1 if is_nearly_done else 2.0)  # each poll takes some milliseconds from the cores of the engine
         batch = client.batch(batch["id"])
     client.download(batch["output_file_id"], output)
     seconds = time.perf_counter() - began
@@ -99,7 +99,7 @@ def _server_seconds(server: RunningServer, texts: list[str]) -> float:
 
 
 def compare_documents(path: Path, folder: Path) -> tuple[float, float] | None:
-    """Seconds of Millrace, whole stack, and of llama-server; None where there is none."""
+    """Seconds of the whole stack and of llama-server; None if there is no llama-server."""
     found = LlamaServer.find()
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""The engine against the bare loop: the same model, the same prompts, alternating, the ratio of medians."""
+"""The engine against the bare loop: the same model and prompts, in alternation, and the ratio of medians."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _GENERATED: Final = 48
 
 
 class Countdown:
-    """A sink for a run's requests; `done` is set with the last one."""
+    """A sink for the requests of a run; `done` is set with the last one."""
 
     def __init__(self, number: int) -> None:
         self._left = number
@@ -37,10 +37,10 @@ class Countdown:
         self.done = threading.Event()
 
     def on_delta(self, delta: Delta) -> None:
-        """Nobody streams here."""
+        """Do nothing: these requests are not streamed."""
 
     def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
-        """In the client's thread."""
+        """Count the request; runs in the thread of the client."""
         assert isinstance(outcome, Finished), outcome
         self.num_tokens += outcome.usage.completion_tokens
         self.num_cached += outcome.usage.cached_tokens
@@ -57,7 +57,7 @@ class RunningEngine:
     process: subprocess.Popen[bytes]
 
     def run(self, requests: list[Request]) -> tuple[float, Countdown]:
-        """Seconds until all have ended, sent and received over the engine's sockets."""
+        """Seconds until all requests have ended, sent and received over the sockets of the engine."""
         countdown = Countdown(len(requests))
         began = perf_counter()
         for request in requests:
@@ -68,7 +68,7 @@ class RunningEngine:
 
 @contextmanager
 def running_engine(path: Path, **config: Any) -> Iterator[RunningEngine]:  # Any: fields of EngineConfig
-    """Started with a model, and stopped behind."""
+    """Start an engine with a model, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="millrace-") as folder:
         values = {"model": "bench", "endpoint": folder, "model_path": str(path), **config}
         encoded = msgspec.json.encode(EngineConfig(**values)).decode()
@@ -100,7 +100,7 @@ def greedy(prompts: list[list[int]], max_tokens: int, **given: Any) -> list[Requ
 
 
 def alternate(first: Any, second: Any, pairs: int = _PAIRS) -> tuple[float, float]:  # Any: callables giving a rate
-    """Medians of two rates that are measured in turn, so that a noisy machine is as noisy for both."""
+    """Medians of two rates, measured in turn so that noise of the machine affects both."""
     rates = [(first(), second()) for _ in range(pairs)]
     return statistics.median(a for a, _ in rates), statistics.median(b for _, b in rates)
 
@@ -108,7 +108,7 @@ def alternate(first: Any, second: Any, pairs: int = _PAIRS) -> tuple[float, floa
 def compare(
     num_tokens: int, path: Path, slots: int, *, shared: int = 0, own: int = 64, rounds: int = 3
 ) -> tuple[float, float]:
-    """Tokens per second of the engine and of the bare loop, for `rounds` prompts a slot; `shared` tokens begin every one."""
+    """Tokens per second of the engine and of the bare loop, for `rounds` prompts per slot; `shared` tokens begin each prompt."""
     number, below = max(4, rounds * slots), num_tokens - 8
     start = random_prompts(1, shared, below=below, seed=2)[0] if shared else []
     prompts = random_prompts(number, own, below=below)
@@ -133,6 +133,6 @@ _salt = iter(range(1 << 30))
 
 
 def salted(requests: list[Request]) -> list[Request]:
-    """For another tenant each time, since the engine remembers what the last run computed."""
+    """Copies of the requests for another tenant each time, since the engine caches what the last run computed."""
     tenant = f"tenant-{next(_salt)}"
     return [msgspec.structs.replace(request, tenant=tenant) for request in requests]

@@ -1,4 +1,4 @@
-"""What an engine process takes beside its model and its keys and values, and whether that grows over many requests."""
+"""Memory of an engine process beyond its model, keys and values, and its growth over many requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _GROUP: Final = 2000
 
 
 def _kv_bytes(path: Path) -> int:
-    """Of all slots, as llama.cpp says."""
+    """Bytes of keys and values of all slots, as llama.cpp reports them."""
     start_llama()
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     cost = measure_slot(model, EngineConfig(model="m", endpoint="", model_path=str(path)))
@@ -35,7 +35,7 @@ def _resident(engine: RunningEngine) -> int:
 
 
 def memory(path: Path, requests: int, *, num_tokens: int) -> tuple[float, float]:
-    """MiB over model and KV after the first requests, and MiB that came on top until the last."""
+    """MiB beyond model and KV after the first requests, and the growth in MiB until the last."""
     fixed = path.stat().st_size + _kv_bytes(path)
     with running_engine(path, slots=_SLOTS, spare_slots=_SPARE, context_size=_CONTEXT) as engine:
         first = 0

@@ -1,4 +1,4 @@
-"""Chat while a batch has every slot: time to the first token, against an idle engine."""
+"""Time to the first token of a chat while a batch holds every slot, against an idle engine."""
 
 from __future__ import annotations
 
@@ -18,33 +18,31 @@ _PROMPT: Final = 64
 _CHATS: Final = 9
 
 
-class _First:
-    """A sink that notes when the first text came."""
+class _FirstText:
+    """A sink that records the time of the first text."""
 
     def __init__(self) -> None:
         self.at = 0.0
         self.ended = threading.Event()
 
     def on_delta(self, delta: Delta) -> None:
-        """In the client's thread."""
+        """Record the time; runs in the thread of the client."""
         assert delta.text
         self.at = self.at or time.perf_counter()
 
     def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
-        """In the client's thread."""
+        """Record the end; runs in the thread of the client."""
         assert isinstance(outcome, Finished), outcome
         self.at = self.at or time.perf_counter()
         self.ended.set()
 
 
-class _Nowhere:
-    """A sink for the load, whose answers nobody reads."""
+class _Discard:
+    """A sink for the load that discards all output."""
 
-    def on_delta(self, delta: Delta) -> None:
-        """Nothing."""
+    def on_delta(self, delta: Delta) -> None: ...
 
-    def on_end(self, outcome: Finished | Failed | EngineLost) -> None:
-        """Nothing."""
+    def on_end(self, outcome: Finished | Failed | EngineLost) -> None: ...
 
 
 def _seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: str) -> list[float]:
@@ -59,7 +57,7 @@ def _seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: s
             stream=True,
             tenant=f"{prefix}{number}",
         )
-        first, began = _First(), time.perf_counter()
+        first, began = _FirstText(), time.perf_counter()
         engine.client.submit(request, first)
         assert first.ended.wait(120), "the chat did not end"
         seconds.append(first.at - began)
@@ -68,7 +66,7 @@ def _seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: s
 
 
 def first_token_under_load(model: BenchModel, path: Path) -> tuple[float, float, float]:
-    """Median seconds to the first token: idle, and with all slots on a batch; and seconds of a full batch step."""
+    """Median seconds to the first token, idle and with all slots in use by a batch, and seconds of a full batch step."""
     chats = random_prompts(2 * _CHATS, _PROMPT, below=model.num_tokens - 8, seed=5)
     load = random_prompts(4 * _SLOTS, _PROMPT, below=model.num_tokens - 8, seed=6)
     with running_engine(path, slots=_SLOTS, context_size=512) as engine:
@@ -78,7 +76,7 @@ def first_token_under_load(model: BenchModel, path: Path) -> tuple[float, float,
         shorter, _ = engine.run(greedy(load[_SLOTS : 2 * _SLOTS], 1))
         step = (seconds - shorter) / 64
         for request in greedy(load, 400):
-            engine.client.submit(request, _Nowhere())
+            engine.client.submit(request, _Discard())
         time.sleep(3)
         busy = statistics.median(_seconds_to_first(engine, chats[_CHATS:], "busy"))
     return idle, busy, step

@@ -1,6 +1,6 @@
-"""Answers by JSON schema: forced tokens read in one go or not, against the least a Python program can do, and llama-server.
+"""Output by JSON schema, with and without forced tokens in one step, against a minimal Python loop and against llama-server.
 
-Five keys whose names are longer than their values: most of the answer is forced. Finished requests per second.
+The names of the five keys are longer than their values: most of the output is forced. Finished requests per second.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ SCHEMA: Final = {
 
 
 def questions(number: int) -> list[str]:
-    """Prompts that share nothing but their form."""
+    """Prompts that share only their form."""
     return [
         f"Label ticket number {index}: my parcel has not arrived and I was charged twice. " for index in range(number)
     ]
 
 
 class BareJson(Bare):
-    """Continuous batching, greedy, masks by llguidance, forced tokens appended: the limit of this work."""
+    """The limit of this work: greedy continuous batching, masks by llguidance, and forced tokens appended."""
 
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path, SLOTS, CONTEXT, threads)
@@ -68,7 +68,7 @@ class BareJson(Bare):
         """Finished requests per second."""
         self.clear()
         waiting = [self._tokenizer.encode(text, special=False, add_bos=True) for text in reversed(questions(number))]
-        lanes: list[dict[str, Any] | None] = [None] * SLOTS  # Any: what a lane remembers
+        lanes: list[dict[str, Any] | None] = [None] * SLOTS  # Any: tokens, a position and a matcher
         done, began = 0, time.perf_counter()
         while done < number:
             for slot, lane in enumerate(lanes):
@@ -121,7 +121,7 @@ def _rate(engine: RunningEngine, number: int) -> float:
 
 
 def compare_json(path: Path, number: int) -> dict[str, float]:
-    """Ratios of finished requests per second: over no jumps, over the bare loop, and over llama-server where there is one."""
+    """Ratios of finished requests per second: over no jumps, over the bare loop, and over llama-server if there is one."""
     threads = len(os.sched_getaffinity(0))
     config = {"slots": SLOTS, "spare_slots": 1, "context_size": CONTEXT, "threads": threads}
     ratios = {}

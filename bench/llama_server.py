@@ -1,4 +1,4 @@
-"""llama.cpp's own server, where MILLRACE_BENCH_LLAMA_SERVER names its binary: the rival that everybody has."""
+"""The server of llama.cpp as a reference, if MILLRACE_BENCH_LLAMA_SERVER names its binary."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _READY_SECONDS = 120
 
 @dataclass(frozen=True, slots=True)
 class RunningServer:
-    """One that answers at `url`, `slots` requests side by side."""
+    """A server at `url` that runs `slots` requests side by side."""
 
     url: str
     slots: int
 
     def run(self, bodies: list[dict[str, Any]]) -> float:  # Any: JSON
-        """Seconds for all completions, always as many at a time as it has slots."""
+        """Seconds for all completions, with as many at a time as there are slots."""
 
         def post(body: dict[str, Any]) -> None:  # Any: JSON
             client.post(f"{self.url}/completion", json=body).raise_for_status()
@@ -39,19 +39,19 @@ class RunningServer:
 
 @dataclass(frozen=True, slots=True)
 class LlamaServer:
-    """A binary."""
+    """The binary of a llama-server."""
 
     binary: str
 
     @staticmethod
     def find() -> LlamaServer | None:
-        """The one that the environment names."""
+        """The binary that the environment names; None if there is none."""
         binary = os.environ.get("MILLRACE_BENCH_LLAMA_SERVER")
         return LlamaServer(binary) if binary else None
 
     @contextmanager
     def running(self, model: Path, slots: int, context_size: int, threads: int) -> Iterator[RunningServer]:
-        """Started on a free port of this machine, and stopped behind."""
+        """Start the server on a free port of this machine, and stop it at the end."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]

@@ -1,7 +1,7 @@
-"""Models for measuring speed: random weights in the shapes of real ones, written once into `.bench/models`.
+"""Models to measure speed: random weights in the shapes of real models, written once into `.bench/models`.
 
-Their speed is real, what they say is not. The vocabulary is a small one of ours, filled up to the real size; a folder named by
-MILLRACE_BENCH_MODELS is looked in first for files of the same names, for those who have some with a real vocabulary.
+Their speed is real, their output is not. The vocabulary is a small one of ours, filled up to the real size. Files of the same
+names in the folder MILLRACE_BENCH_MODELS are preferred, for machines that have models with a real vocabulary.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _LEARNED_TOKENS: Final = 1200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BenchModel:
-    """A shape to measure."""
+    """The shape of a model to measure."""
 
     name: str
     shape: Shape
     num_tokens: int
 
     def path(self) -> Path:
-        """The file; written on first use, which takes some seconds."""
+        """Path of the file; it is written on first use, which takes some seconds."""
         ready = Path(os.environ.get("MILLRACE_BENCH_MODELS", "")) / f"{self.name}.gguf"
         if ready.is_file():
             return ready
@@ -56,7 +56,7 @@ QWEN05: Final = BenchModel(
 
 
 def random_prompts(number: int, length: int, *, below: int, seed: int = 1) -> list[list[int]]:
-    """Token ids without rhyme or reason; no two prompts share a start."""
+    """Random token ids; no two prompts share a prefix."""
     rng = np.random.default_rng(seed)
     prompts: list[list[int]] = rng.integers(0, below, (number, length)).tolist()
     return prompts
@@ -71,7 +71,7 @@ def _write(model: BenchModel, path: Path) -> None:
 
 
 def _filled_vocabulary(number: int) -> Vocabulary:
-    """Words of our own training data, then tokens that no text has."""
+    """Words of our own training data, then tokens that occur in no text."""
     learned = train((example.answer for example in training_examples(20_000, seed=1)), _LEARNED_TOKENS)
     words = learned.tokens[: -len(SPECIAL_TOKENS)]
     filler = [f"token{index}" for index in range(number - len(words) - len(SPECIAL_TOKENS))]

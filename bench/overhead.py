@@ -1,4 +1,4 @@
-"""What Python adds to a step: everything but decoding and sampling, with 32 sequences side by side."""
+"""Time that Python adds to a step: everything except decoding and sampling, with 32 sequences side by side."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STEPS: Final = 200
 
 
 def milliseconds_per_step(model: BenchModel, path: Path) -> float:
-    """Of steps in which everybody decodes one token."""
+    """Milliseconds per step in which every sequence decodes one token."""
     config = EngineConfig(model="bench", endpoint="", model_path=str(path), slots=_SLOTS, context_size=_STEPS + 64)
     backend = LlamaBackend(config)
     engine = EngineLoop(backend, config, lambda *_: None, idle=lambda: None)

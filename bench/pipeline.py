@@ -1,4 +1,4 @@
-"""The way of a batch through everything but a model: upload, prepare, shards, results, download. And what it takes of memory."""
+"""A batch through everything except a model: upload, prepare, shards, results, download; its speed and its memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ENDED = ("completed", "failed", "expired", "cancelled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRun:
-    """Seconds of each leg of one batch."""
+    """Seconds of each stage of one batch."""
 
     lines: int
     upload_seconds: float
@@ -29,12 +29,12 @@ class PipelineRun:
 
     @property
     def lines_per_second(self) -> float:
-        """From the first byte of the upload to the last of the download."""
+        """Lines per second from the first byte of the upload to the last byte of the download."""
         return self.lines / self.total_seconds
 
 
 def write_input(path: Path, lines: int, *, padding: int = 0) -> int:
-    """Lines of one token each; `padding` characters make them long. Returns the file's bytes."""
+    """Write lines that generate one token each, with `padding` characters; return the size of the file in bytes."""
     filler = "x" * padding
     with path.open("w") as stream:
         for number in range(lines):
@@ -46,7 +46,7 @@ def write_input(path: Path, lines: int, *, padding: int = 0) -> int:
 
 
 def run_batch(client: Client, source: Path, output: Path, lines: int) -> PipelineRun:
-    """One batch, checked: every line is answered."""
+    """Run one batch and check that every line has a result."""
     began = time.perf_counter()
     file_id = client.upload(source)
     uploaded = time.perf_counter()
@@ -71,7 +71,7 @@ def run_batch(client: Client, source: Path, output: Path, lines: int) -> Pipelin
 
 
 def pipeline(folder: Path, lines: int = 20_000, runs: int = 3) -> list[PipelineRun]:
-    """Batches one after the other through one stack."""
+    """Run batches one by one through one stack."""
     source = folder / "pipeline.jsonl"
     write_input(source, lines)
     with running_stack() as stack, Client(f"{stack.url}/v1", "bench") as client:
@@ -87,8 +87,8 @@ class PeakMemory:
 
     peaks: dict[str, int] = field(default_factory=dict)
 
-    def look(self, root: psutil.Process) -> None:
-        """Note what they hold now."""
+    def sample(self, root: psutil.Process) -> None:
+        """Record the present size of each process."""
         for process in root.children(recursive=True):
             try:
                 name, rss = _name(process.cmdline()), process.memory_info().rss
@@ -100,12 +100,12 @@ class PeakMemory:
 
 @contextmanager
 def watched_memory() -> Iterator[PeakMemory]:
-    """Looks twenty times a second at every descendant."""
+    """Sample every descendant twenty times a second."""
     peak, stopping = PeakMemory(), threading.Event()
 
     def watch() -> None:
         while not stopping.wait(0.05):
-            peak.look(psutil.Process())
+            peak.sample(psutil.Process())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -117,7 +117,7 @@ def watched_memory() -> Iterator[PeakMemory]:
 
 
 def _name(command: list[str]) -> str | None:
-    """Of our own processes; Postgres and Valkey are not ours."""
+    """Name of one of our own processes; None for others such as Postgres and Valkey."""
     if "-m" not in command:
         return None
     module, *rest = command[command.index("-m") + 1 :]
@@ -125,7 +125,7 @@ def _name(command: list[str]) -> str | None:
 
 
 def big_file(folder: Path, lines: int = 50_000, size: int = 200 * 1024 * 1024) -> tuple[PipelineRun, PeakMemory]:
-    """As large a file as is accepted, to its end."""
+    """Run a batch of the largest accepted file."""
     source = folder / "big.jsonl"
     plain = write_input(source, 1)
     written = write_input(source, lines, padding=size // lines - plain - 8)

@@ -1,4 +1,4 @@
-"""Sampling on its own: 32 rows over a large vocabulary by threads, against one by one."""
+"""Sampling by itself: 32 rows over a large vocabulary, on threads against one by one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class _Logits(Bare):
     """A model that has computed a row for each of its slots."""
 
     def sampler(self, threads: int) -> tuple[Sampler, list[StepEntry]]:
-        """One with all sequences opened."""
+        """A sampler with all sequences opened, and their entries."""
         sampler = Sampler(self._context, LlamaTokenizer(self._model), 64, threads)
         entries = [StepEntry(_sequence(number), number, 0, [number + 300], 1) for number in range(_ROWS)]
         for entry in entries:
@@ -50,21 +50,23 @@ class _Logits(Bare):
 
 
 def compare_sampling(path: Path) -> tuple[float, float]:
-    """Median milliseconds of a step's sampling: one by one, and on all cores."""
+    """Median milliseconds to sample a step: one by one, and on all cores."""
     threads = len(os.sched_getaffinity(0))
     model = _Logits(path, _ROWS, 64, threads)
-    alone, entries = model.sampler(1)
-    together, others = model.sampler(threads)
+    serial, entries = model.sampler(1)
+    threaded, others = model.sampler(threads)
     logits = model.decode(entries)
     rng = np.random.default_rng(0)
-    logits[:] = rng.standard_normal(logits.shape, dtype=np.float32) * 4  # random weights give flat rows; text does not
+    logits[:] = (
+        rng.standard_normal(logits.shape, dtype=np.float32) * 4
+    )  # random weights give flat rows, unlike real ones
     rows = list(range(_ROWS))
     times: list[tuple[float, float]] = []
     for _ in range(_ROUNDS):
         began = time.perf_counter()
-        alone.sample(entries, logits, rows)
+        serial.sample(entries, logits, rows)
         between = time.perf_counter()
-        together.sample(others, logits, rows)
+        threaded.sample(others, logits, rows)
         times.append((between - began, time.perf_counter() - between))
     model.close()
     return 1000 * statistics.median(a for a, _ in times), 1000 * statistics.median(b for _, b in times)

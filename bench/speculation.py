@@ -1,4 +1,4 @@
-"""Guessing from the prompt, for one sequence alone: tokens per second with and without it, where it should help and where not."""
+"""Speculation from the prompt for a single sequence: tokens per second with and without it, on favourable and other texts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NUMBER: Final = 24
 
 
 def _rate(engine: RunningEngine, requests: list[Request]) -> float:
-    """One after the other, as a lone chat is."""
+    """Tokens per second of requests that run one by one, as those of a single chat do."""
     tokens, total = 0, 0.0
     for request in salted(requests):
         seconds, countdown = engine.run([request])
@@ -53,10 +53,10 @@ def _random_requests(temperature: float, num_tokens: int) -> list[Request]:
 
 
 def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]:
-    """With over without, by kind of text."""
+    """Ratio of tokens per second with and without speculation, by kind of text."""
     kinds = {
         "demo model, labels": (DEMO, _demo_requests(ticket, held_out=True)),
-        "demo model, what repeats the prompt": (DEMO, _demo_requests(echo, held_out=False)),
+        "demo model, output that repeats the prompt": (DEMO, _demo_requests(echo, held_out=False)),
         "random weights, greedy (falls into loops)": (random_model, _random_requests(0.0, num_tokens)),
         "random weights, sampled (never repeats)": (random_model, _random_requests(1.0, num_tokens)),
     }
@@ -66,10 +66,10 @@ def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]
 def _compare(path: Path, requests: list[Request]) -> float:
     config = {"slots": 1, "context_size": 512, "threads": len(os.sched_getaffinity(0))}
     with (
-        running_engine(path, **config, speculation=True) as guessing,
+        running_engine(path, **config, speculation=True) as speculating,
         running_engine(path, **config, speculation=False) as plain,
     ):
-        for engine in (guessing, plain):
+        for engine in (speculating, plain):
             _rate(engine, requests[:1])
-        ours, theirs = alternate(lambda: _rate(guessing, requests), lambda: _rate(plain, requests))
+        ours, theirs = alternate(lambda: _rate(speculating, requests), lambda: _rate(plain, requests))
     return ours / theirs

@@ -1,4 +1,4 @@
-"""A stack for a measurement: the real processes in a temporary folder, on the fake model unless told otherwise."""
+"""A stack for a measurement: the real processes in a temporary folder, by default on the fake model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FAKE_MODEL = "name: fake\nbackend: fake\nslots: 64\ncontext_size: 8192\nbatch_to
 
 @contextmanager
 def running_stack(model: str = FAKE_MODEL, **settings: Any) -> Iterator[Stack]:  # Any: the settings' own types
-    """Started, and stopped behind. A run of its own has data of its own."""
+    """Start a stack with data of its own, and stop it at the end."""
     with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
         models = Path(folder) / "models"
         models.mkdir()
