@@ -28,8 +28,8 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "a prefix is shared within a tenant only": (
         "tests/security/test_crosstalk.py::test_what_one_tenant_has_read_is_read_again_for_another",
-        "tests/unit/engine/test_scheduler.py::test_what_one_tenant_computed_serves_no_other",
-        "tests/unit/engine/test_memory_kinds.py::test_another_tenant_computes_its_own",
+        "tests/unit/engine/test_scheduler.py::test_a_prefix_is_not_shared_between_tenants",
+        "tests/unit/engine/test_memory_kinds.py::test_another_tenant_reuses_nothing",
     ),
     "a tenant's words are in no answer to another": (
         "tests/security/test_crosstalk.py::test_a_secret_of_one_tenant_is_in_no_answer_to_another_while_both_are_served",

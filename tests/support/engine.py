@@ -1,4 +1,4 @@
-"""Engines and sequences for tests; no model needed."""
+"""Engines and sequences for tests that need no model."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _grammars: WeakKeyDictionary[Backend, dict[bool, GrammarCompiler]] = WeakKeyDict
 
 
 def grammars_of(backend: Backend, *, jump_forward: bool) -> GrammarCompiler:
-    """One for each backend: its vocabulary takes a while."""
+    """One compiler for each backend, since its vocabulary takes a while to build."""
     known = _grammars.setdefault(backend, {})
     if jump_forward not in known:
         known[jump_forward] = GrammarCompiler(
@@ -51,7 +51,7 @@ def grammars_of(backend: Backend, *, jump_forward: bool) -> GrammarCompiler:
 
 
 class Bench:
-    """An engine that is stepped by hand, and everything it said."""
+    """An engine that the test runs step by step, and all its outputs."""
 
     def __init__(self, backend: Backend | None = None, **config: object) -> None:
         values: dict[str, object] = {"model": "m", "endpoint": "", "backend": BackendKind.FAKE, "slots": 4}
@@ -75,7 +75,7 @@ class Bench:
         self.engine.inbox.put(AddRequest(self.input_processor.process("c", request)))
 
     def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
-        """Until nothing is left; returns how each request finished. `outputs` holds everything said meanwhile."""
+        """Run until nothing is left; return how each request finished. `outputs` holds all outputs of the run."""
         self.outputs.clear()
         for _ in range(max_steps):
             if not self.engine.run_once():

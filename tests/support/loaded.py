@@ -1,4 +1,4 @@
-"""A model of plain llama.cpp, for as long as a test needs it."""
+"""A model of plain llama.cpp for the duration of a test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from engine.backends.llama.gguf import start_llama
 
 @contextmanager
 def loaded(path: Path) -> Iterator[ctypes.c_void_p]:
-    """llama.cpp's pointer to the model of a file."""
+    """Load a model file, yield its pointer, and free it."""
     start_llama()
     model = llama.llama_model_load_from_file(str(path).encode(), llama.llama_model_default_params())
     assert model, "llama.cpp does not load it"

@@ -1,8 +1,8 @@
-"""Tiny models of random weights, one for each kind of memory llama.cpp keeps, written as GGUF files.
+"""Tiny models of random weights, one for each kind of memory of llama.cpp, written as GGUF files.
 
-Each is far below a megabyte and the same on every machine. What they say is nonsense, but it depends on the whole prompt: a token
-that is lost, doubled or seen by the wrong sequence changes the answer. Answers are printable ASCII and never end by themselves.
-Names and shapes of tensors are those of llama.cpp's own model graphs; matrices are (outputs, inputs).
+Each is far below a megabyte and identical on every machine. Its output is nonsense that depends on the whole prompt: a token
+that is lost, doubled or seen by the wrong sequence changes the output, which is printable ASCII and never ends by itself.
+Names and shapes of tensors are those of the model graphs of llama.cpp; matrices are (outputs, inputs).
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _TEXT: Final = (
 
 
 class TinyModel(StrEnum):
-    """By llama.cpp's name of the architecture."""
+    """Tiny models, by the name of their architecture in llama.cpp."""
 
     LLAMA = "llama"  # attention in every layer
     MAMBA = "mamba"  # a recurrent state in every layer
     JAMBA = "jamba"  # hybrid: a recurrent layer, then an attention layer
     LFM2 = "lfm2"  # hybrid: a short convolution, then an attention layer
-    GEMMA3 = "gemma3"  # a layer that sees the last WINDOW tokens, then one that sees all
+    GEMMA3 = "gemma3"  # a layer that attends to the last WINDOW tokens, then one that attends to all
     BERT = "bert"  # an encoder for embeddings: no memory, no logits
 
 
@@ -71,7 +71,7 @@ def write_tiny_model(path: Path, model: TinyModel) -> Path:
 def write_tiny_lora(
     path: Path, *, architecture: str = "llama", width: int = WIDTH, tensor: str = "blk.0.attn_output.weight"
 ) -> Path:
-    """Write an adapter that changes a (WIDTH, width) matrix of a tiny model, by more than the matrix itself is."""
+    """Write an adapter that changes a (WIDTH, width) matrix of a tiny model by more than the size of the matrix."""
     random = np.random.default_rng(1)
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_type("adapter")
@@ -142,7 +142,7 @@ def _weights(model: TinyModel, vocabulary: Vocabulary) -> Weights:
 
 
 class _Draw:
-    """Random tensors by name; those of a layer are called by their short name. Outputs are about as large as inputs."""
+    """Random tensors by name; those of a layer have short names. Outputs are about as large as inputs."""
 
     def __init__(self, model: TinyModel) -> None:
         self._random = np.random.default_rng(sum(model.value.encode()))
@@ -176,7 +176,7 @@ class _Draw:
 
 
 def _draw_output(draw: _Draw, vocabulary: Vocabulary) -> None:
-    """Only tokens of printable ASCII are ever likely; all others have a logit of 0."""
+    """Give only tokens of printable ASCII a logit; all others have a logit of 0."""
     draw.matrix("output.weight", WIDTH, len(vocabulary.tokens), gain=_LOGIT_GAIN)
     for token, text in enumerate(vocabulary.tokens):
         if text in SPECIAL_TOKENS or not all("!" <= letter <= "~" or letter == "Ġ" for letter in text):
@@ -184,7 +184,7 @@ def _draw_output(draw: _Draw, vocabulary: Vocabulary) -> None:
 
 
 def _draw_memory(draw: _Draw, model: TinyModel) -> None:
-    """What mixes tokens in this layer."""
+    """Draw the tensors that mix tokens in this layer."""
     is_hybrid = model in (TinyModel.JAMBA, TinyModel.LFM2)
     if model is TinyModel.MAMBA or (model is TinyModel.JAMBA and draw.layer == 0):
         _draw_recurrence(draw, has_norms=model is TinyModel.JAMBA)
@@ -195,7 +195,7 @@ def _draw_memory(draw: _Draw, model: TinyModel) -> None:
 
 
 def _draw_attention(draw: _Draw, *, has_norms: bool) -> None:
-    """Sharp scores, so that an answer hangs on few tokens of the prompt and not on their mean."""
+    """Draw attention with sharp scores, so that the output depends on few tokens of the prompt and not on their mean."""
     draw.matrix("attn_q", WIDTH, WIDTH, gain=1.0 if has_norms else 2.0)
     draw.matrix("attn_k", WIDTH, WIDTH)
     draw.matrix("attn_v", WIDTH, WIDTH)
@@ -206,7 +206,7 @@ def _draw_attention(draw: _Draw, *, has_norms: bool) -> None:
 
 
 def _draw_recurrence(draw: _Draw, *, has_norms: bool) -> None:
-    """Decays so slow that a token is still felt after some hundred others."""
+    """Draw decays so slow that a token has an effect after some hundred others."""
     inner = 2 * WIDTH
     draw.matrix("ssm_in", WIDTH, 2 * inner)
     draw.matrix("ssm_conv1d", _KERNEL, inner)

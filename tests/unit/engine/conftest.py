@@ -1,4 +1,4 @@
-"""Tiny models for tests that need real weights of a certain kind."""
+"""Fixture of the tiny models."""
 
 from __future__ import annotations
 

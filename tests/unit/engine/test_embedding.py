@@ -1,4 +1,4 @@
-"""Embeddings of tiny models against vectors pooled by hand, and the request around them."""
+"""Embeddings of tiny models against vectors that are pooled by hand, and the queue of requests."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.support.loaded import loaded
 from tests.support.tiny_models import WIDTH, TinyModel, write_tiny_lora
 
 Models = Mapping[TinyModel, Path]
-# Of very different lengths: no two could share a batch of equal sequences.
+# Prompts of different lengths, so that no two fit into a batch of equal sequences.
 PROMPTS = [
     [70 + (7 * index + step) % 90 for step in range(length)] for index, length in enumerate((1, 40, 3, 17, 64, 2))
 ]
@@ -47,7 +47,7 @@ def config(**given: object) -> EngineConfig:
 
 
 def token_vectors(model: ctypes.c_void_p, prompt: list[int]) -> np.ndarray:
-    """What llama.cpp gives for each token of a prompt alone, without pooling: (tokens, WIDTH)."""
+    """The vectors of llama.cpp for each token of a single prompt, without pooling: (tokens, WIDTH)."""
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = 128
     parameters.n_threads = parameters.n_threads_batch = 1
@@ -72,19 +72,17 @@ POOLED = {
 
 @pytest.mark.parametrize("pooling", POOLED, ids=str)
 @pytest.mark.parametrize("model", TinyModel)
-def test_a_vector_is_its_prompts_tokens_pooled_whatever_shares_the_batch(
-    tiny_models: Models, model: TinyModel, pooling: Pooling
-) -> None:
+def test_a_vector_pools_the_tokens_of_its_prompt_only(tiny_models: Models, model: TinyModel, pooling: Pooling) -> None:
     with embedder(tiny_models[model], pooling=pooling) as opened:
-        together = opened.embed(PROMPTS)
+        pooled = opened.embed(PROMPTS)
     with loaded(tiny_models[model]) as pointer:
         by_hand = np.array([POOLED[pooling](token_vectors(pointer, prompt)) for prompt in PROMPTS])
-    assert together.shape == (len(PROMPTS), WIDTH)
-    assert np.allclose(together, normalised(by_hand), atol=2e-3)
+    assert pooled.shape == (len(PROMPTS), WIDTH)
+    assert np.allclose(pooled, normalised(by_hand), atol=2e-3)
 
 
 @pytest.mark.parametrize("model", [TinyModel.LLAMA, TinyModel.BERT])
-def test_left_to_the_model_tokens_are_averaged_where_it_does_not_say(tiny_models: Models, model: TinyModel) -> None:
+def test_auto_pooling_averages_tokens_if_the_model_names_no_pooling(tiny_models: Models, model: TinyModel) -> None:
     with (
         embedder(tiny_models[model]) as automatic,
         embedder(tiny_models[model], pooling=Pooling.MEAN) as mean,
@@ -93,7 +91,7 @@ def test_left_to_the_model_tokens_are_averaged_where_it_does_not_say(tiny_models
 
 
 @pytest.mark.parametrize("model", TinyModel)
-def test_a_batch_remembers_nothing_of_the_last_and_keeps_its_order(tiny_models: Models, model: TinyModel) -> None:
+def test_a_batch_is_independent_of_the_last_and_keeps_its_order(tiny_models: Models, model: TinyModel) -> None:
     many = PROMPTS * 20
     with embedder(tiny_models[model]) as opened:
         vectors = opened.embed(many)
@@ -101,7 +99,7 @@ def test_a_batch_remembers_nothing_of_the_last_and_keeps_its_order(tiny_models: 
         assert opened.embed([]).shape == (0, WIDTH)
 
 
-def test_an_encoder_sees_what_comes_after(tiny_models: Models) -> None:
+def test_an_encoder_attends_to_later_tokens(tiny_models: Models) -> None:
     changes = {}
     for model in (TinyModel.LLAMA, TinyModel.BERT):
         with embedder(tiny_models[model], pooling=Pooling.CLS) as opened:
@@ -110,7 +108,7 @@ def test_an_encoder_sees_what_comes_after(tiny_models: Models) -> None:
     assert changes[TinyModel.LLAMA] < 1e-3 < changes[TinyModel.BERT]
 
 
-def test_a_prompt_that_is_too_long_is_refused_before_it_costs_anything() -> None:
+def test_a_prompt_that_is_too_long_is_refused_before_any_is_computed() -> None:
     asked = request(TokenPrompt(tokens=[70]), TokenPrompt(tokens=[70] * 129))
     with pytest.raises(PromptTooLong, match="129 tokens.* 128 at most") as refused:
         encode_inputs(asked, FakeTokenizer(), 128)
@@ -123,8 +121,8 @@ def test_a_prompt_is_as_long_as_the_context_and_the_models_positions_allow(tiny_
         assert opened.max_tokens == 128
         assert opened.embed([[70] * 128]).shape == (1, WIDTH)
     with embedder(tiny_models[TinyModel.BERT], context_size=4096) as opened:
-        assert opened.max_tokens == 512  # the encoder knows no further positions
-        assert load_vocabulary(tiny_models[TinyModel.BERT]).trained_context == 512, "known without weights too"
+        assert opened.max_tokens == 512  # the encoder has no further positions
+        assert load_vocabulary(tiny_models[TinyModel.BERT]).trained_context == 512, "the vocabulary alone has it too"
 
 
 def test_adapters_change_embeddings_too(tiny_models: Models, tmp_path: Path) -> None:
@@ -142,11 +140,11 @@ def request(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) ->
     return EmbedRequest(id="r", inputs=list(inputs), dimensions=dimensions)
 
 
-def answer(asked: EmbedRequest) -> Embedded:
-    """What the loop answers; a refusal is raised as the engine's own error."""
-    jobs = EmbeddingQueue(FAKE)
-    jobs.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
-    while (chunk := jobs.run_chunk()) is not None:
+def result_of(asked: EmbedRequest) -> Embedded:
+    """The result of the queue; a failure is raised as the error of the engine."""
+    queue = EmbeddingQueue(FAKE)
+    queue.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
+    while (chunk := queue.run_chunk()) is not None:
         client, ended = chunk
         assert client == "c"
         if isinstance(ended, Failed):
@@ -157,13 +155,13 @@ def answer(asked: EmbedRequest) -> Embedded:
 
 
 def vectors_of(asked: EmbedRequest) -> np.ndarray:
-    embedded = answer(asked)
+    embedded = result_of(asked)
     return np.array([np.frombuffer(vector, "<f4") for vector in embedded.vectors])
 
 
 def test_an_answer_has_a_vector_of_length_one_for_each_input_and_counts_their_tokens() -> None:
     asked = request(TextPrompt(text="stone"), TokenPrompt(tokens=list(b"stone")), TextPrompt(text="water"))
-    embedded = answer(asked)
+    embedded = result_of(asked)
     assert (embedded.request_id, embedded.usage.prompt_tokens, embedded.usage.completion_tokens) == ("r", 17, 0)
     vectors = vectors_of(asked)
     assert vectors.shape == (3, FAKE.dimensions)
@@ -193,33 +191,33 @@ def test_a_vector_of_zeros_stays_one() -> None:
     ],
     ids=["no dimensions", "more dimensions than there are", "no tokens", "an unknown token", "a negative token"],
 )
-def test_what_cannot_be_embedded_is_refused_by_name(asked: EmbedRequest, param: str) -> None:
+def test_invalid_requests_are_refused_with_their_param(asked: EmbedRequest, param: str) -> None:
     with pytest.raises(InvalidPrompt) as refused:
         vectors_of(asked)
     assert refused.value.param == param
 
 
-def test_texts_of_like_letters_are_near_in_the_fake() -> None:
+def test_texts_with_similar_letters_have_similar_vectors_in_the_fake() -> None:
     stone, stones, water = vectors_of(request(*(TextPrompt(text=text) for text in ("stone", "stones", "dull mud"))))
     assert stone @ stones > 0.9 > stone @ water
 
 
-def test_a_long_request_is_computed_in_pieces_and_chat_does_not_wait_for_all_of_it() -> None:
-    jobs = EmbeddingQueue(FAKE)
+def test_a_long_request_is_computed_in_chunks_and_chat_waits_only_for_one() -> None:
+    queue = EmbeddingQueue(FAKE)
     long = EmbedRequest(id="long", inputs=[], priority=Priority.BATCH)
     later = EmbedRequest(id="later", inputs=[], priority=Priority.BATCH)
-    jobs.add("c", long, [[97]] * 100)
-    assert jobs.run_chunk() == ("c", None)
-    jobs.add("c", later, [[97]])
-    jobs.add("c", request(TextPrompt(text="a")), [[97]])
-    ended = [chunk[1].request_id for chunk in iter(jobs.run_chunk, None) if chunk[1] is not None]
+    queue.add("c", long, [[97]] * 100)
+    assert queue.run_chunk() == ("c", None)
+    queue.add("c", later, [[97]])
+    queue.add("c", request(TextPrompt(text="a")), [[97]])
+    ended = [chunk[1].request_id for chunk in iter(queue.run_chunk, None) if chunk[1] is not None]
     assert ended == ["long", "r", "later"]
 
 
-def test_forgotten_requests_are_not_computed() -> None:
-    jobs = EmbeddingQueue(FAKE)
+def test_cancelled_requests_are_not_computed() -> None:
+    queue = EmbeddingQueue(FAKE)
     for client, name in (("c", "a"), ("c", "b"), ("d", "a")):
-        jobs.add(client, EmbedRequest(id=name, inputs=[]), [[97]])
-    assert jobs.cancel("c", ["a", "unknown"]) == ["a"]
-    assert jobs.cancel("d", None) == ["a"]
-    assert [chunk[1].request_id for chunk in iter(jobs.run_chunk, None)] == ["b"]
+        queue.add(client, EmbedRequest(id=name, inputs=[]), [[97]])
+    assert queue.cancel("c", ["a", "unknown"]) == ["a"]
+    assert queue.cancel("d", None) == ["a"]
+    assert [chunk[1].request_id for chunk in iter(queue.run_chunk, None)] == ["b"]

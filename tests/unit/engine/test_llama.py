@@ -1,4 +1,4 @@
-"""llama.cpp behind the seam, on the demo model."""
+"""The llama.cpp backend on the demo model."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ def question(country: str) -> str:
     return f"What is the capital of {country}?"
 
 
-def test_it_really_answers(bench: Bench) -> None:
+def test_the_demo_model_answers_a_question(bench: Bench) -> None:
     finished = bench.ask(question("France"))
     assert finished.text == "The capital of France is Paris."
     assert finished.reason is FinishReason.STOP
 
 
-def test_greedy_answers_do_not_depend_on_company(backend: LlamaBackend, bench: Bench) -> None:
+def test_greedy_answers_do_not_depend_on_other_sequences(backend: LlamaBackend, bench: Bench) -> None:
     for country in COUNTRIES:
         bench.add(chat(question(country), country))
-    together = {key: item.text for key, item in bench.run().items()}
-    assert together == {country: Bench(backend, context_size=256).ask(question(country)).text for country in COUNTRIES}
+    batched = {key: item.text for key, item in bench.run().items()}
+    assert batched == {country: Bench(backend, context_size=256).ask(question(country)).text for country in COUNTRIES}
 
 
-def test_a_prompt_read_in_chunks_is_the_same_prompt(backend: LlamaBackend) -> None:
+def test_a_prompt_in_chunks_gets_the_same_answer(backend: LlamaBackend) -> None:
     text = question("Norway")
     chunked = Bench(backend, context_size=256, prefill_tokens=3)
     assert chunked.ask(text).text == Bench(backend, context_size=256).ask(text).text
 
 
-def test_a_slot_remembers_nothing_of_its_last_sequence(bench: Bench) -> None:
+def test_a_slot_keeps_nothing_of_its_last_sequence(bench: Bench) -> None:
     first = bench.ask(question("Peru")).text
     for _ in range(3):
         bench.ask("My name is Clara.")
     assert bench.ask(question("Peru")).text == first
 
 
-def test_the_same_seed_says_the_same(bench: Bench) -> None:
-    def say(seed: int) -> str:
+def test_the_same_seed_gives_the_same_answer(bench: Bench) -> None:
+    def generate(seed: int) -> str:
         bench.add(sampled("Tell me something", temperature=1.8, seed=seed))
         return bench.run()["r"].text
 
-    assert say(1) == say(1)
-    assert len({say(seed) for seed in range(6)}) > 1
+    assert generate(1) == generate(1)
+    assert len({generate(seed) for seed in range(6)}) > 1
 
 
 @pytest.mark.parametrize(
@@ -87,16 +87,16 @@ def test_filters_that_leave_one_token_are_greedy(bench: Bench, sampling: dict[st
     "penalty", [{"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"repeat_penalty": 2.0}], ids=str
 )
 def test_penalties_keep_an_answer_from_repeating_itself(bench: Bench, penalty: dict[str, float]) -> None:
-    def say(**sampling: float) -> list[int]:
+    def generate(**sampling: float) -> list[int]:
         request = sampled("Hello", temperature=0.0, **sampling)
         bench.add(msgspec.structs.replace(request, ignore_eos=True, max_tokens=100))
         return bench.backend.tokenizer.encode(bench.run()["r"].text, special=False, add_bos=False)
 
-    assert len(set(say(**penalty))) > len(set(say()))
+    assert len(set(generate(**penalty))) > len(set(generate()))
 
 
 def test_openais_penalties_count_the_answer_only(bench: Bench) -> None:
-    """A first token that stands in the prompt is as likely as ever; llama.cpp's own penalty looks at the prompt too."""
+    """A first token that occurs in the prompt keeps its probability; only the penalty of llama.cpp counts the prompt."""
     plain = bench.ask("Say Paris.", max_tokens=1).text
     bench.add(msgspec.structs.replace(sampled("Say Paris.", temperature=0.0, presence_penalty=2.0), max_tokens=1))
     assert bench.run()["r"].text == plain
@@ -130,15 +130,15 @@ def test_every_piece_of_the_vocabulary_can_be_shown(backend: LlamaBackend) -> No
     assert all(isinstance(tokenizer.piece(token), bytes) for token in range(tokenizer.num_vocab))
 
 
-def test_a_missing_or_broken_file_is_said(tmp_path) -> None:
+def test_a_missing_or_broken_file_is_reported(tmp_path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(MODEL.read_bytes()[:5000])
-    for path, said in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):
-        with pytest.raises(ModelFailed, match=said):
+    for path, message in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):
+        with pytest.raises(ModelFailed, match=message):
             LlamaBackend(EngineConfig(model="m", endpoint="", model_path=str(path)))
 
 
-def test_an_echoed_prompt_comes_first_and_is_scored(bench: Bench) -> None:
+def test_an_echoed_prompt_comes_first_with_its_logprobs(bench: Bench) -> None:
     text = "The capital of France is Paris. " * 4
     request = Request(id="r", prompt=TextPrompt(text=text), sampling=SamplingParams(temperature=0), max_tokens=4)
     bench.add(msgspec.structs.replace(request, id="plain", logprobs=1))

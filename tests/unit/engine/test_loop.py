@@ -1,4 +1,4 @@
-"""The engine on the fake model: scheduling, text and endings together."""
+"""The engine loop on the fake model: scheduling, text and finish reasons together."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from engine.types import (
 from tests.support.engine import Bench, chat
 
 
-def test_an_answer_does_not_depend_on_what_shares_the_steps() -> None:
-    alone = {f"r{n}": Bench().ask(f"question {n}").text for n in range(12)}
+def test_an_answer_does_not_depend_on_the_other_sequences_of_its_steps() -> None:
+    single = {f"r{n}": Bench().ask(f"question {n}").text for n in range(12)}
     together = Bench(slots=3)
     for n in range(12):
         together.add(chat(f"question {n}", f"r{n}", priority=Priority.BATCH if n % 2 else Priority.CHAT))
-    assert {key: item.text for key, item in together.run().items()} == alone
-    assert len(set(alone.values())) > 6
+    assert {key: item.text for key, item in together.run().items()} == single
+    assert len(set(single.values())) > 6
 
 
 def test_deltas_add_up_to_the_answer() -> None:
@@ -39,13 +39,13 @@ def test_deltas_add_up_to_the_answer() -> None:
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
     assert "".join(delta.text for delta in deltas) == finished.text
     assert len(deltas) > 10
-    unwatched = Bench().ask("hello")
-    assert (unwatched.text, unwatched.reason, unwatched.usage) == (finished.text, finished.reason, finished.usage)
+    unstreamed = Bench().ask("hello")
+    assert (unstreamed.text, unstreamed.reason, unstreamed.usage) == (finished.text, finished.reason, finished.usage)
 
 
 def test_logprobs_of_deltas_add_up_to_those_of_the_answer_which_leave_out_its_end() -> None:
     whole = Bench().ask("hello").text
-    for stop in ([], [whole[10:16]], ["never said"]):
+    for stop in ([], [whole[10:16]], ["never generated"]):
         bench = Bench()
         finished = bench.ask("hello", stream=True, logprobs=1, stop=stop)
         streamed = [one for item in bench.outputs if isinstance(item, Delta) for one in item.logprobs]
@@ -53,7 +53,7 @@ def test_logprobs_of_deltas_add_up_to_those_of_the_answer_which_leave_out_its_en
         assert b"".join(one.piece for one in streamed).decode() == whole[: 16 if stop == [whole[10:16]] else None]
 
 
-def test_what_is_forced_to_follow_a_prompt_is_no_part_of_what_was_cached() -> None:
+def test_tokens_forced_after_a_prompt_do_not_count_as_cached() -> None:
     bench = Bench()
     text = Constraint(kind=ConstraintKind.GRAMMAR, text='start: "a long beginning, " ("a" | "b")')
     first, second = (bench.ask("hello", constraint=text).usage for _ in range(2))
@@ -61,7 +61,7 @@ def test_what_is_forced_to_follow_a_prompt_is_no_part_of_what_was_cached() -> No
     assert 0 < second.cached_tokens <= second.prompt_tokens
 
 
-def test_a_prompt_that_opens_a_thought_is_answered_with_one_first() -> None:
+def test_a_prompt_that_opens_reasoning_gets_reasoning_first() -> None:
     finished = Bench(chat_template="{{ messages[0].content }}<think>\n").ask("hello")
     (choice,) = finished.choices
     assert choice.reasoning == "The wheel turns while the water runs."
@@ -71,18 +71,20 @@ def test_a_prompt_that_opens_a_thought_is_answered_with_one_first() -> None:
 
 @pytest.mark.parametrize("num_steps", [0, 1, 5, 30])
 @pytest.mark.parametrize(
-    ("prompt", "asked"),
+    ("prompt", "options"),
     [
         ("plain", {}),
-        ("stops", {"stop": ["never said"]}),
+        ("stops", {"stop": ["never generated"]}),
         ("two answers", {"n": 2}),
         ("logprobs", {"logprobs": 1}),
         ("forced", {"constraint": Constraint(kind=ConstraintKind.REGEX, text="a long beginning, [a-z ]{20,60}")}),
     ],
 )
-def test_who_looks_at_an_answer_later_sees_all_of_it(prompt: str, asked: dict[str, object], num_steps: int) -> None:
+def test_streaming_that_starts_late_delivers_the_whole_answer(
+    prompt: str, options: dict[str, object], num_steps: int
+) -> None:
     bench = Bench()
-    bench.add(chat(prompt, **asked))
+    bench.add(chat(prompt, **options))
     bench.engine.run_once()
     for _ in range(num_steps):
         bench.engine.step()
@@ -94,11 +96,11 @@ def test_who_looks_at_an_answer_later_sees_all_of_it(prompt: str, asked: dict[st
         assert len(mine) > 3
         assert "".join(delta.text for delta in mine) == choice.text
         assert [one for delta in mine for one in delta.logprobs] == (choice.logprobs or [])
-    unwatched = Bench().ask(prompt, **asked)
-    assert (finished.choices, finished.usage) == (unwatched.choices, unwatched.usage)
+    unstreamed = Bench().ask(prompt, **options)
+    assert (finished.choices, finished.usage) == (unstreamed.choices, unstreamed.usage)
 
 
-def test_who_looks_at_a_thought_later_sees_all_of_it() -> None:
+def test_streaming_that_starts_late_delivers_all_reasoning() -> None:
     bench = Bench(chat_template="{{ messages[0].content }}<think>\n")
     bench.add(chat("hello"))
     for _ in range(60):
@@ -108,7 +110,7 @@ def test_who_looks_at_a_thought_later_sees_all_of_it() -> None:
     deltas = [item for item in bench.outputs if isinstance(item, Delta)]
     assert "".join(delta.reasoning for delta in deltas) == choice.reasoning
     assert "".join(delta.text for delta in deltas) == choice.text
-    assert deltas[0].text, "the thought and some of what came after it are there at once"
+    assert deltas[0].text, "the first delta has the reasoning and some of the text after it"
 
 
 def test_without_stream_there_is_only_the_end() -> None:
@@ -119,10 +121,10 @@ def test_without_stream_there_is_only_the_end() -> None:
 
 def test_a_stop_string_across_token_borders_ends_the_answer_before_itself() -> None:
     whole = Bench().ask("hello").text
-    word = whole[10:16]
-    finished = Bench().ask("hello", stop=[word])
+    stop = whole[10:16]
+    finished = Bench().ask("hello", stop=[stop])
     assert finished.reason is FinishReason.STOP
-    assert finished.text == whole[: whole.index(word)]
+    assert finished.text == whole[: whole.index(stop)]
 
 
 def test_stopwords_of_the_model_end_every_answer() -> None:
@@ -130,7 +132,7 @@ def test_stopwords_of_the_model_end_every_answer() -> None:
     assert Bench(stopwords=[whole[5:8]]).ask("hello").text == whole[: whole.index(whole[5:8])]
 
 
-def test_usage_counts_what_was_read_and_what_was_said() -> None:
+def test_usage_counts_prompt_and_completion_tokens() -> None:
     finished = Bench().ask("hello", max_tokens=7)
     assert finished.reason is FinishReason.LENGTH
     assert finished.usage.completion_tokens == 7 == len(finished.text.encode())
@@ -138,7 +140,7 @@ def test_usage_counts_what_was_read_and_what_was_said() -> None:
     assert finished.usage.cached_tokens == 0
 
 
-def test_a_full_context_is_an_honest_length() -> None:
+def test_a_full_context_ends_with_reason_length() -> None:
     bench = Bench(context_size=64)
     finished = bench.ask("hello", ignore_eos=True)
     assert finished.reason is FinishReason.LENGTH
@@ -177,7 +179,7 @@ def test_a_cancelled_request_ends_as_cancelled_and_the_others_go_on() -> None:
     assert finished["b"].reason is FinishReason.STOP
 
 
-def test_what_a_client_asked_for_goes_with_it() -> None:
+def test_the_requests_of_a_client_are_cancelled_with_it() -> None:
     bench = Bench(slots=1)
     bench.add(chat("one", "a"))
     bench.add(chat("two", "b"))
@@ -204,7 +206,7 @@ class _FailsOnce(FakeDecoder):
         self.num_resets += 1
 
 
-def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
+def test_a_failed_step_fails_its_requests_and_no_other() -> None:
     backend = FakeBackend(decoder := _FailsOnce())
     bench = Bench(backend, slots=1)
     bench.add(chat("one", "a"))
@@ -216,14 +218,14 @@ def test_a_failed_step_fails_those_who_were_in_it_and_nobody_else() -> None:
     assert decoder.num_resets == 2, "at the start, and after the failure"
 
 
-def test_a_request_that_cannot_even_begin_fails_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
-    """F14: of several answers one is in the queue already."""
+def test_a_request_that_cannot_start_fails_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """F14: the first of several choices is queued already."""
     bench = Bench()
     add = bench.engine.scheduler.add
 
     def fail(sequence: Sequence) -> None:
         if (sequence.request_id, sequence.index) == ("bad", 1):
-            raise RuntimeError("nobody expected this")
+            raise RuntimeError("unexpected")
         add(sequence)
 
     monkeypatch.setattr(bench.engine.scheduler, "add", fail)
@@ -270,34 +272,34 @@ def test_cancelling_a_request_cancels_all_its_answers() -> None:
     assert bench.engine.scheduler.num_running == bench.engine.scheduler.num_waiting == 0
 
 
-def test_a_batch_answer_is_the_same_when_chat_took_its_place_meanwhile() -> None:
-    alone = {f"b{n}": Bench().ask(f"question {n}").text for n in range(6)}
+def test_a_batch_answer_is_the_same_when_chat_preempts_it() -> None:
+    single = {f"b{n}": Bench().ask(f"question {n}").text for n in range(6)}
     for spare in (0, 2):
         bench = Bench(FakeBackend(FakeDecoder(slots=3, spare_slots=spare)))
         for n in range(6):
             bench.add(chat(f"question {n}", f"b{n}", priority=Priority.BATCH))
-        said = {}
+        texts = {}
         for n in range(20):
             for _ in range(5):
                 bench.engine.run_once()
-            said |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
+            texts |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
             bench.add(chat(f"chat {n}", f"c{n}"))
-        said |= {key: item.text for key, item in bench.run().items()}
-        assert {key: text for key, text in said.items() if key in alone} == alone
+        texts |= {key: item.text for key, item in bench.run().items()}
+        assert {key: text for key, text in texts.items() if key in single} == single
 
 
-def test_where_memory_is_short_histories_give_way_and_nothing_fails() -> None:
+def test_histories_are_evicted_when_memory_is_short_and_no_request_fails() -> None:
     bench = Bench(FakeBackend(FakeDecoder(slots=2, spare_slots=4, capacity=300)), context_size=150)
     for n in range(12):
         bench.add(chat(f"question {n}", f"r{n}"))
     assert len(bench.run()) == 12
 
 
-def test_guesses_change_nothing_but_the_number_of_steps() -> None:
-    plain, guessing = Bench(), Bench(FakeBackend(FakeDecoder(max_drafts=4)))
+def test_drafts_change_only_the_number_of_steps() -> None:
+    plain, speculating = Bench(), Bench(FakeBackend(FakeDecoder(max_drafts=4)))
     text = "mill race water wheel stone grain flour river stream gear sack"
     assert (
-        guessing.ask(text, ignore_eos=True, max_tokens=100).text
+        speculating.ask(text, ignore_eos=True, max_tokens=100).text
         == plain.ask(text, ignore_eos=True, max_tokens=100).text
     )
-    assert guessing.engine.num_steps < plain.engine.num_steps
+    assert speculating.engine.num_steps < plain.engine.num_steps

@@ -1,4 +1,4 @@
-"""LoRA adapters on a tiny model, each written by the test that needs it."""
+"""LoRA adapters on a tiny model; each test writes its own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def write(path: Path, **given: object) -> LoraAdapter:
 
 
 def logits(model: ctypes.c_void_p, *adapters: LoraAdapter) -> np.ndarray:
-    """Of the last token, in a context of its own."""
+    """Logits of the last token, in a new context."""
     parameters = llama.llama_context_default_params()
     parameters.n_ctx, parameters.n_threads_batch = 64, 1
     context = llama.llama_init_from_model(model, parameters)
@@ -48,7 +48,7 @@ def scaled(adapter: LoraAdapter, scale: float) -> LoraAdapter:
     return LoraAdapter(path=adapter.path, scale=scale)
 
 
-def test_an_adapter_changes_what_the_model_says_as_much_as_its_scale(model: ctypes.c_void_p, tmp_path: Path) -> None:
+def test_an_adapter_changes_logits_according_to_its_scale(model: ctypes.c_void_p, tmp_path: Path) -> None:
     adapter = write(tmp_path / "a.gguf")
     plain = logits(model)
     changes = [np.abs(logits(model, scaled(adapter, scale)) - plain).max() for scale in (0.0, 0.05, 1.0)]
@@ -62,13 +62,13 @@ def test_several_adapters_add_up(model: ctypes.c_void_p, tmp_path: Path) -> None
     assert np.allclose(twice, logits(model, adapter), atol=1e-3)
 
 
-def test_a_context_without_adapters_is_left_alone(model: ctypes.c_void_p, tmp_path: Path) -> None:
+def test_a_context_without_adapters_is_unchanged(model: ctypes.c_void_p, tmp_path: Path) -> None:
     before = logits(model)
     logits(model, write(tmp_path / "a.gguf"))
     assert np.array_equal(logits(model), before)
 
 
-def test_an_adapter_that_does_not_fit_is_said_by_name(model: ctypes.c_void_p, tmp_path: Path) -> None:
+def test_an_adapter_that_does_not_fit_is_reported_by_name(model: ctypes.c_void_p, tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(b"GGUF and nothing more")
     wrong = [

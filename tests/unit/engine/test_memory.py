@@ -1,4 +1,4 @@
-"""Slots by memory: the arithmetic, and what real models measure."""
+"""Slots by memory: the arithmetic, and measurements of real models."""
 
 from __future__ import annotations
 
@@ -16,11 +16,9 @@ from tests.support.tiny_models import HEAD, HEADS, LAYERS, WIDTH, TinyModel
 
 Models = Mapping[TinyModel, Path]
 MEMINFO = "MemTotal:       24684096 kB\nMemFree:  1 kB\nMemAvailable:   1000 kB\n"
-KV_NUMBERS = 2 * HEADS * HEAD  # of a token, in one layer of attention
-CELL_BYTES = 32  # position and owner of a token, in the state as llama.cpp writes it
-STATE_BYTES = (
-    4 * 2 * WIDTH * (16 + 3)
-)  # of one recurrent layer: what it remembers, and the last inputs of its convolution
+KV_NUMBERS = 2 * HEADS * HEAD  # per token and attention layer
+CELL_BYTES = 32  # position and sequence of a token, in the state as llama.cpp writes it
+STATE_BYTES = 4 * 2 * WIDTH * (16 + 3)  # per recurrent layer: its state, and the last inputs of its convolution
 
 
 def config(**given: object) -> EngineConfig:
@@ -29,11 +27,11 @@ def config(**given: object) -> EngineConfig:
 
 def test_slots_fill_the_memory_within_their_bounds() -> None:
     cost = SlotCost(bytes_per_token=100, bytes_per_slot=1000)
-    one = 1000 + 100 * 512
-    assert cost.bytes_for(512) == one
-    assert auto_slots(cost, context_size=512, memory_bytes=5 * one + 1, most=32) == 5
-    assert auto_slots(cost, context_size=512, memory_bytes=5 * one - 1, most=32) == 4
-    assert auto_slots(cost, context_size=512, memory_bytes=one * 1000, most=32) == 32
+    slot = 1000 + 100 * 512
+    assert cost.bytes_for(512) == slot
+    assert auto_slots(cost, context_size=512, memory_bytes=5 * slot + 1, most=32) == 5
+    assert auto_slots(cost, context_size=512, memory_bytes=5 * slot - 1, most=32) == 4
+    assert auto_slots(cost, context_size=512, memory_bytes=slot * 1000, most=32) == 32
     assert auto_slots(cost, context_size=512, memory_bytes=10, most=32) == 1
 
 
@@ -42,7 +40,7 @@ def test_a_room_costs_as_much_as_the_cells_llama_cpp_gives_it() -> None:
     assert [cost.bytes_for(size) for size in (1, 256, 257, 600)] == [256, 256, 512, 768]
 
 
-def test_memory_is_what_is_available_or_what_the_cgroup_leaves() -> None:
+def test_memory_is_limited_by_what_is_available_and_by_the_cgroup() -> None:
     assert available_bytes(MEMINFO) == 1000 * 1024
     assert available_bytes(MEMINFO, limit="max\n", used="5\n") == 1000 * 1024
     assert available_bytes(MEMINFO, limit="500000\n", used="200000\n") == 300000
@@ -91,7 +89,7 @@ def test_auto_slots_fit_beside_the_spare_ones(tiny_models: Models, monkeypatch: 
         assert resolve_slots(pointer, config(slots=AUTO_SLOTS, context_size=256, spare_slots=40)) == 1
 
 
-def test_a_machine_holds_many_tiny_slots_but_not_endless_ones(tiny_models: Models) -> None:
+def test_auto_slots_have_an_upper_limit(tiny_models: Models) -> None:
     with loaded(tiny_models[TinyModel.LLAMA]) as pointer:
         assert resolve_slots(pointer, config(slots=AUTO_SLOTS)) == 32
         assert resolve_slots(pointer, config(slots=AUTO_SLOTS, batch_tokens=8)) == 8

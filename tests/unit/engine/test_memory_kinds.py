@@ -1,4 +1,4 @@
-"""Reuse of what was computed, on real models of each kind of memory: the same answers, with less work."""
+"""Reuse of computed prefixes on real models of each kind of memory: the same answers with less work."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def ask(name: str, tokens: list[int], **given: object) -> Request:
     return Request(id=name, prompt=TokenPrompt(tokens=tokens), **{**values, **given})  # type: ignore[arg-type]
 
 
-def alone(backend: LlamaBackend, request: Request) -> str:
-    """What a fresh engine says."""
+def single_run(backend: LlamaBackend, request: Request) -> str:
+    """The answer of an engine without other requests."""
     bench = Bench(backend, context_size=CONTEXT, slots=4)
     bench.add(request)
     return bench.run()[request.id].text
@@ -60,10 +60,10 @@ def questions(number: int, **given: object) -> list[Request]:
     return [ask(f"q{n}", [*DOCUMENT, 50 + n, 60, 70 + n], **given) for n in range(number)]
 
 
-def test_questions_on_one_document_read_it_once_and_say_what_each_would_say_alone(
+def test_questions_on_one_document_prefill_it_once_and_get_the_same_answers(
     backend: LlamaBackend, bench: Bench
 ) -> None:
-    wanted = {request.id: alone(backend, request) for request in questions(8)}
+    wanted = {request.id: single_run(backend, request) for request in questions(8)}
     bench = Bench(backend, context_size=CONTEXT, slots=4)
     for request in questions(8):
         bench.add(request)
@@ -73,7 +73,7 @@ def test_questions_on_one_document_read_it_once_and_say_what_each_would_say_alon
     assert sum(item.usage.cached_tokens for item in finished.values()) >= 7 * 100
 
 
-def test_a_conversation_goes_on_where_it_was(backend: LlamaBackend, bench: Bench) -> None:
+def test_a_conversation_continues_from_its_history(backend: LlamaBackend, bench: Bench) -> None:
     prompt = DOCUMENT[:40]
     bench.add(ask("first", prompt))
     first = bench.run()["first"]
@@ -81,27 +81,27 @@ def test_a_conversation_goes_on_where_it_was(backend: LlamaBackend, bench: Bench
     longer = [*prompt, *answer, 55, 66]
     bench.add(ask("second", longer))
     second = bench.run()["second"]
-    assert second.text == alone(backend, ask("second", longer))
+    assert second.text == single_run(backend, ask("second", longer))
 
 
-def test_unrelated_prompts_that_follow_each_other_do_not_disturb(backend: LlamaBackend, bench: Bench) -> None:
+def test_unrelated_prompts_in_one_slot_do_not_affect_each_other(backend: LlamaBackend, bench: Bench) -> None:
     requests = [ask(f"r{n}", [33 + (n * 31 + k * 17) % 90 for k in range(20 + n)]) for n in range(16)]
     for request in requests:
         bench.add(request)
-    together = {key: item.text for key, item in bench.run().items()}
-    assert together == {request.id: alone(backend, request) for request in requests}
+    batched = {key: item.text for key, item in bench.run().items()}
+    assert batched == {request.id: single_run(backend, request) for request in requests}
 
 
-def test_a_paused_answer_is_what_it_would_have_been(backend: LlamaBackend) -> None:
+def test_a_paused_answer_is_unchanged(backend: LlamaBackend) -> None:
     requests = [
         ask(f"b{n}", [33 + (n * 31 + k * 17) % 90 for k in range(30)], max_tokens=40, priority=Priority.BATCH)
         for n in range(6)
     ]
-    wanted = {request.id: alone(backend, request) for request in requests}
+    wanted = {request.id: single_run(backend, request) for request in requests}
     bench = Bench(backend, context_size=CONTEXT, slots=4)
     for request in requests:
         bench.add(request)
-    said: dict[str, str] = {}
+    texts: dict[str, str] = {}
     num_paused = 0
     for n in range(8):
         for _ in range(6):
@@ -109,19 +109,19 @@ def test_a_paused_answer_is_what_it_would_have_been(backend: LlamaBackend) -> No
         num_paused += len(bench.engine.scheduler.running) < 4
         for k in range(3):
             bench.add(ask(f"chat{n}-{k}", [90 - n, 80 - k, 70], max_tokens=5))
-    said |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
-    said |= {key: item.text for key, item in bench.run().items()}
-    assert {key: said[key] for key in wanted} == wanted
+    texts |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
+    texts |= {key: item.text for key, item in bench.run().items()}
+    assert {key: texts[key] for key in wanted} == wanted
 
 
-def test_another_tenant_computes_its_own(backend: LlamaBackend, bench: Bench) -> None:
+def test_another_tenant_reuses_nothing(backend: LlamaBackend, bench: Bench) -> None:
     bench.add(ask("a", [*DOCUMENT, 50], tenant="one"))
     bench.run()
     bench.add(ask("b", [*DOCUMENT, 50], tenant="two"))
     assert bench.run()["b"].usage.cached_tokens == 0
 
 
-def test_several_answers_come_from_one_reading(bench: Bench) -> None:
+def test_several_choices_come_from_one_prefill(bench: Bench) -> None:
     bench.add(ask("r", DOCUMENT, n=3, sampling=SamplingParams(temperature=1.5, seed=7)))
     finished = bench.run()["r"]
     assert len({choice.text for choice in finished.choices}) == 3
@@ -130,7 +130,7 @@ def test_several_answers_come_from_one_reading(bench: Bench) -> None:
 
 
 def test_a_window_that_has_passed_a_prefix_reuses_nothing_of_it(tiny_models: Mapping[TinyModel, Path]) -> None:
-    """llama.cpp keeps at least 256 positions of a window's layers, so it takes a long text to lose one."""
+    """llama.cpp keeps at least 256 positions of the layers with a window, so only a long text loses one."""
     sizes = {"context_size": 1024, "slots": 1, "spare_slots": 0, "ubatch_tokens": 32}
     path = str(tiny_models[TinyModel.GEMMA3])
     backend = LlamaBackend(

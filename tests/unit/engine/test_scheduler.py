@@ -1,3 +1,5 @@
+"""The scheduler: admission, prefix reuse, preemption, drafts and memory operations, without a model."""
+
 from __future__ import annotations
 
 import pytest
@@ -35,7 +37,7 @@ def run_to_end(scheduler: Scheduler, token: int = 1) -> None:
         step(scheduler, token)
 
 
-def test_a_long_prompt_is_read_in_chunks_and_sampled_after_the_last() -> None:
+def test_a_long_prompt_is_prefilled_in_chunks_and_sampled_after_the_last() -> None:
     scheduler = make_scheduler(prefill_tokens=4)
     scheduler.add(make_sequence("a", list(range(10))))
     plans = [step(scheduler) for _ in range(4)]
@@ -43,7 +45,7 @@ def test_a_long_prompt_is_read_in_chunks_and_sampled_after_the_last() -> None:
     assert [len(plan.sampled) for plan in plans] == [0, 0, 1, 1]
 
 
-def test_those_who_decode_are_not_delayed_by_a_long_prompt() -> None:
+def test_decoding_sequences_are_not_delayed_by_a_long_prompt() -> None:
     scheduler = make_scheduler(batch_tokens=6, prefill_tokens=6)
     scheduler.add(make_sequence("a", [1]))
     step(scheduler)
@@ -71,16 +73,16 @@ def test_an_answer_ends_at_its_limit_at_the_end_token_or_when_the_context_is_ful
     scheduler = make_scheduler(slots=4, context_size=6)
     limited = make_sequence("limited", [1], max_tokens=2)
     endless = make_sequence("endless", [1])
-    stubborn = make_sequence("stubborn", [1], ignore_eos=True, max_tokens=3)
+    ignoring = make_sequence("ignoring", [1], ignore_eos=True, max_tokens=3)
     ended = make_sequence("ended", [1])
-    for sequence in (limited, endless, stubborn):
+    for sequence in (limited, endless, ignoring):
         scheduler.add(sequence)
     run_to_end(scheduler)
     scheduler.add(ended)
     step(scheduler, END)
     assert (limited.finish_reason, limited.num_generated) == (FinishReason.LENGTH, 2)
     assert (endless.finish_reason, len(endless.tokens)) == (FinishReason.LENGTH, 6)
-    assert (stubborn.finish_reason, stubborn.num_generated) == (FinishReason.LENGTH, 3)
+    assert (ignoring.finish_reason, ignoring.num_generated) == (FinishReason.LENGTH, 3)
     assert (ended.finish_reason, ended.num_generated) == (FinishReason.STOP, 1)
 
 
@@ -126,7 +128,7 @@ def test_a_conversation_goes_on_from_its_own_answer() -> None:
     assert plan.forks == []
 
 
-def test_what_one_tenant_computed_serves_no_other() -> None:
+def test_a_prefix_is_not_shared_between_tenants() -> None:
     scheduler = make_scheduler()
     scheduler.add(make_sequence("a", [1, 2, 3, 4], tenant="one", max_tokens=1))
     run_to_end(scheduler)
@@ -158,7 +160,7 @@ def test_the_history_used_longest_ago_makes_room_first() -> None:
     assert (kept.num_cached, gone.num_cached) == (2, 0)
 
 
-def test_who_needs_a_text_that_is_being_read_waits_for_it_and_forks() -> None:
+def test_a_sequence_waits_for_a_prefix_that_is_being_prefilled_then_forks_it() -> None:
     document = list(range(100, 140))
     scheduler = make_scheduler(slots=4, context_size=200, batch_tokens=64, prefill_tokens=20)
     for n in range(3):
@@ -169,7 +171,7 @@ def test_who_needs_a_text_that_is_being_read_waits_for_it_and_forks() -> None:
     assert {fork.length for fork in plan.forks} == {40}
 
 
-def test_several_answers_to_one_prompt_read_it_once() -> None:
+def test_several_choices_of_one_prompt_prefill_it_once() -> None:
     scheduler = make_scheduler(slots=4, batch_tokens=16, prefill_tokens=16)
     for index in range(3):
         scheduler.add(make_sequence("r", [1, 2, 3, 4, 5], index=index))
@@ -199,12 +201,12 @@ def test_a_memory_that_cannot_be_trimmed_is_forked_only_where_a_history_ends() -
     for sequence in sequences:
         scheduler.add(sequence)
     first = step(scheduler)
-    assert first.num_tokens == len(document), "it stops where the next one's text parts"
+    assert first.num_tokens == len(document), "it stops where the next prompt diverges"
     run_to_end(scheduler)
     assert [sequence.num_cached for sequence in sequences] == [0, 40, 40]
 
 
-def test_beyond_its_window_a_history_serves_nobody() -> None:
+def test_a_history_is_not_reused_beyond_its_window() -> None:
     scheduler = make_scheduler(
         slots=1, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(window=8), first_position=lambda _: 22
     )
@@ -215,7 +217,7 @@ def test_beyond_its_window_a_history_serves_nobody() -> None:
     assert far.num_cached == 0
 
 
-def test_within_its_window_a_history_goes_on() -> None:
+def test_a_history_is_reused_within_its_window() -> None:
     scheduler = make_scheduler(
         slots=1, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(window=8), first_position=lambda _: 22
     )
@@ -248,10 +250,10 @@ def test_chat_takes_the_place_of_the_youngest_batch_sequence_at_the_next_step() 
     plan = step(scheduler)
     assert {entry.sequence for entry in plan.entries} == {old, young}
     assert plan.forks == []
-    assert young.num_computed == computed + 1, "it goes on from what it had"
+    assert young.num_computed == computed + 1, "it continues from its own memory"
 
 
-def test_without_a_spare_slot_what_was_paused_is_dropped_and_computed_again() -> None:
+def test_without_a_spare_slot_a_paused_sequence_is_dropped_and_computed_again() -> None:
     scheduler = make_scheduler(slots=1)
     scheduler.add(paused := batch("b", [1, 2, 3]))
     step(scheduler, 7)
@@ -260,7 +262,7 @@ def test_without_a_spare_slot_what_was_paused_is_dropped_and_computed_again() ->
     assert (paused.slot, paused.num_computed) == (None, 0)
     plan = step(scheduler)
     assert plan.entries[0].tokens == [1, 2, 3, 7]
-    assert paused.num_cached == 0, "what it uses again was its own"
+    assert paused.num_cached == 0, "reuse of its own tokens is not cached prompt"
 
 
 def test_chat_does_not_take_the_place_of_chat() -> None:
@@ -271,7 +273,7 @@ def test_chat_does_not_take_the_place_of_chat() -> None:
     assert [entry.sequence for entry in step(scheduler).entries] == [first]
 
 
-def test_prompts_are_read_in_smaller_pieces_while_somebody_watches_an_answer_grow() -> None:
+def test_prompts_are_prefilled_in_smaller_chunks_while_a_chat_decodes() -> None:
     scheduler = make_scheduler(slots=2, batch_tokens=17, prefill_tokens=16)
     scheduler.add(make_sequence("chat", [1]))
     step(scheduler)
@@ -279,7 +281,7 @@ def test_prompts_are_read_in_smaller_pieces_while_somebody_watches_an_answer_gro
     assert step(scheduler).num_tokens == 1 + 4
 
 
-def test_while_a_chat_prompt_is_read_no_batch_prompt_is() -> None:
+def test_while_a_chat_prompt_is_prefilled_no_batch_prompt_is() -> None:
     scheduler = make_scheduler(slots=2, batch_tokens=16, prefill_tokens=8)
     scheduler.add(batch("long", list(range(40))))
     step(scheduler)
@@ -307,7 +309,7 @@ def test_entries_stand_in_the_order_of_their_slots() -> None:
     assert [entry.slot for entry in step(scheduler).entries] == [0, 1, 2]
 
 
-def test_in_split_memory_those_who_run_stay_side_by_side() -> None:
+def test_in_split_memory_running_sequences_stay_side_by_side() -> None:
     scheduler = make_scheduler(
         slots=4, spare_slots=2, batch_tokens=16, prefill_tokens=16, traits=MemoryTraits(is_split=True)
     )
@@ -318,21 +320,21 @@ def test_in_split_memory_those_who_run_stay_side_by_side() -> None:
         assert slots == list(range(slots[0], slots[0] + len(slots)))
 
 
-def test_in_split_memory_those_that_fork_together_read_as_many_tokens_each() -> None:
+def test_in_split_memory_sequences_that_fork_together_prefill_equally_many_tokens() -> None:
     scheduler = make_scheduler(slots=4, batch_tokens=64, prefill_tokens=64, traits=MemoryTraits(is_split=True))
     document = list(range(100, 140))
     scheduler.add(batch("a", [*document, 1]))
     tails = {"b": [2] * 5, "c": [3] * 9, "d": [4] * 7}
-    asked = [batch(name, [*document, *tail]) for name, tail in tails.items()]
-    for sequence in asked:
+    sequences = [batch(name, [*document, *tail]) for name, tail in tails.items()]
+    for sequence in sequences:
         scheduler.add(sequence)
     assert [len(entry.tokens) for entry in step(scheduler).entries] == [41]
     read = {entry.sequence.request_id: len(entry.tokens) for entry in step(scheduler).entries}
     assert read == {"a": 1, "b": 9, "c": 9, "d": 9}
-    assert [sequence.num_cached for sequence in asked] == [36, 40, 38]
+    assert [sequence.num_cached for sequence in sequences] == [36, 40, 38]
 
 
-def test_in_split_memory_the_last_ones_move_together() -> None:
+def test_in_split_memory_the_last_sequences_move_together() -> None:
     scheduler = make_scheduler(slots=4, batch_tokens=16, prefill_tokens=16, traits=MemoryTraits(is_split=True))
     for name in "abcd":
         scheduler.add(make_sequence(name, [ord(name)] * 3))
@@ -344,7 +346,7 @@ def test_in_split_memory_the_last_ones_move_together() -> None:
     assert [entry.slot for entry in plan.entries] == [0, 1]
 
 
-def test_forced_tokens_are_read_in_one_step_and_sampled_after_the_last() -> None:
+def test_forced_tokens_are_computed_in_one_step_and_sampled_after_the_last() -> None:
     scheduler = make_scheduler()
     scheduler.add(sequence := make_sequence("a", [1]))
     scheduler.admit()
@@ -364,7 +366,7 @@ def test_forced_tokens_end_where_the_answer_must() -> None:
     assert sequence.finish_reason is FinishReason.LENGTH
 
 
-def test_many_forced_tokens_are_read_in_pieces_that_leave_room_for_everybody() -> None:
+def test_many_forced_tokens_are_computed_in_chunks_that_leave_room_for_all() -> None:
     scheduler = make_scheduler(slots=2, batch_tokens=8)
     for name in "ab":
         scheduler.add(make_sequence(name, [1]))
@@ -378,7 +380,7 @@ def test_many_forced_tokens_are_read_in_pieces_that_leave_room_for_everybody() -
     assert sizes == [[(4, 0), (4, 0)], [(4, 0), (4, 0)], [(2, 1), (2, 1)]]
 
 
-def test_whoever_was_shifted_is_not_paused_since_it_could_not_be_computed_again() -> None:
+def test_a_shifted_sequence_is_not_paused_since_it_could_not_be_computed_again() -> None:
     scheduler = make_scheduler(slots=1, spare_slots=1, context_size=8, shifts_context=True)
     scheduler.add(shifted := batch("b", [1, 2, 3], max_tokens=12))
     while not shifted.num_shifted:
@@ -395,7 +397,7 @@ def test_a_complete_constraint_ends_the_answer() -> None:
     assert sequence.finish_reason is FinishReason.STOP
 
 
-def test_a_lone_sequence_guesses_what_followed_before_and_keeps_what_is_right() -> None:
+def test_a_single_sequence_drafts_what_followed_before_and_keeps_what_is_right() -> None:
     scheduler = make_scheduler(max_drafts=3)
     scheduler.add(sequence := make_sequence("a", [1, 2, 3, 4, 5, 6, 1, 2]))
     step(scheduler, 3)
@@ -408,7 +410,7 @@ def test_a_lone_sequence_guesses_what_followed_before_and_keeps_what_is_right() 
     scheduler.check_integrity()
 
 
-def test_in_company_nobody_guesses() -> None:
+def test_several_decoding_sequences_get_no_drafts() -> None:
     scheduler = make_scheduler(slots=3, batch_tokens=32, prefill_tokens=32, max_drafts=3)
     for name in "abc":
         scheduler.add(make_sequence(name, [1, 2, 3, 4, 5, 6, 1, 2]))
@@ -425,7 +427,7 @@ def test_a_full_context_is_shifted_only_where_the_model_file_asks_for_it() -> No
     assert sequence.num_generated > 8
 
 
-def test_a_step_without_room_takes_back_the_oldest_history_then_who_is_paused() -> None:
+def test_a_step_without_room_evicts_the_oldest_history_then_a_paused_sequence() -> None:
     scheduler = make_scheduler(slots=1, spare_slots=2)
     scheduler.add(make_sequence("old", [1, 1], max_tokens=1))
     run_to_end(scheduler)
@@ -442,7 +444,7 @@ def test_a_step_without_room_takes_back_the_oldest_history_then_who_is_paused() 
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Random requests, steps and cancels on a memory that is really kept; the books are checked after each."""
+    """Random requests, steps and cancels on a memory with real content; the integrity is checked after each."""
 
     sequences = Bundle("sequences")
     traits = MemoryTraits()
@@ -491,8 +493,8 @@ class AnyOrder(RuleBasedStateMachine):
         for entry in plan.entries:
             assert len(self.memory[entry.slot]) == entry.start
             self.memory[entry.slot] += entry.tokens
-            known = entry.sequence.tokens
-            assert self.memory[entry.slot][: len(known)] == known[: entry.start + len(entry.tokens)]
+            expected = entry.sequence.tokens
+            assert self.memory[entry.slot][: len(expected)] == expected[: entry.start + len(entry.tokens)]
         results = [self.sampled(entry, token, forced, is_right) for entry in plan.sampled]
         for sequence, new, _ in self.scheduler.apply(plan, results):
             assert new
@@ -523,7 +525,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.memory[fork.target] = []
 
     @invariant()
-    def books_are_right(self) -> None:
+    def integrity_holds(self) -> None:
         self.scheduler.check_integrity()
 
     def teardown(self) -> None:
@@ -531,7 +533,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.step(END, [], False)
             if not self.scheduler.num_running and not self.scheduler.num_waiting:
                 return
-        raise AssertionError("somebody was starved")
+        raise AssertionError("a sequence was starved")
 
 
 class AnyOrderInSplitMemory(AnyOrder):

@@ -13,12 +13,12 @@ from engine.scheduler.step_order import order_entries
 
 
 def _entries(lengths: dict[int, int]) -> list[StepEntry]:
-    nobody = cast(Sequence, None)
-    return [StepEntry(nobody, slot, 0, [0] * length, 1) for slot, length in lengths.items()]
+    sequence = cast(Sequence, None)
+    return [StepEntry(sequence, slot, 0, [0] * length, 1) for slot, length in lengths.items()]
 
 
 def _passes(entries: list[StepEntry]) -> list[dict[int, int]]:
-    """What llama.cpp's `split_equal` makes of a batch: tokens by slot of each pass."""
+    """The passes that `split_equal` of llama.cpp makes of a batch: tokens by slot."""
     left = {entry.slot: len(entry.tokens) for entry in entries}
     passes = []
     while any(left.values()):
@@ -33,14 +33,14 @@ def _passes(entries: list[StepEntry]) -> list[dict[int, int]]:
     return passes
 
 
-def test_prompts_beside_answers_are_read_in_one_piece() -> None:
+def test_prompts_beside_decodes_are_computed_in_one_piece() -> None:
     entries = order_entries(_entries({0: 1, 1: 1, 2: 64, 3: 64}))
     assert _passes(entries) == [{2: 64, 3: 64}, {0: 1, 1: 1}]
     entries = order_entries(_entries({0: 64, 1: 64, 2: 1, 3: 1}))
     assert _passes(entries) == [{2: 1, 3: 1}, {0: 64, 1: 64}]
 
 
-def test_a_prompt_between_answers_does_not_part_them() -> None:
+def test_a_prompt_between_decodes_does_not_separate_them() -> None:
     entries = order_entries(_entries({3: 1, 0: 1, 1: 100, 2: 1}))
     assert _passes(entries) == [{0: 1, 1: 1, 2: 1, 3: 1}, {1: 99}]
 

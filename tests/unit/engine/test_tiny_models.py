@@ -1,4 +1,4 @@
-"""The tiny models are what they claim to be, on plain llama.cpp: other tests build on that."""
+"""The tiny models have the properties that other tests rely on, on plain llama.cpp."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROMPT = "What does the miller count, one by one, in the mill by the river?"
 
 
 class PlainRun:
-    """One sequence, one token after another: what every other way of computing is compared with."""
+    """One sequence, one token after another: the reference for every other way to compute."""
 
     def __init__(self, model: ctypes.c_void_p) -> None:
         parameters = llama.llama_context_default_params()
@@ -71,7 +71,7 @@ def test_an_answer_depends_on_the_whole_prompt(plain: PlainRun) -> None:
     assert all(answer != plain.greedy(tokens, 40) for answer in answers)
 
 
-def test_a_repeated_run_says_the_same(plain: PlainRun) -> None:
+def test_a_repeated_run_gives_the_same_answer(plain: PlainRun) -> None:
     tokens = encode(plain, PROMPT)
     assert plain.greedy(tokens, 40) == plain.greedy(tokens, 40)
 
@@ -84,7 +84,7 @@ def test_each_has_its_own_kind_of_memory(tiny_models: Models) -> None:
             assert llama.llama_model_n_swa(model) == (WINDOW if name is TinyModel.GEMMA3 else 0)
 
 
-def test_they_are_small_and_written_alike_every_time(tiny_models: Models, tmp_path: Path) -> None:
+def test_they_are_small_and_written_identically_every_time(tiny_models: Models, tmp_path: Path) -> None:
     for name, path in tiny_models.items():
         assert path.stat().st_size < 1_000_000
         assert write_tiny_model(tmp_path / "again.gguf", name).read_bytes() == path.read_bytes()
