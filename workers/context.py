@@ -1,7 +1,8 @@
-"""What a worker process is built from, once, at its entry point."""
+"""The dependencies of a worker process, built once at its entry point."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,6 @@ from core.settings import Settings
 from db.connections import transaction
 from db.jobs import Provenance
 from engine.process.client import EngineClient
-from workers.generation.chat_response import fingerprint
 from workers.generation.endpoints.base import ResponseHeader
 from workers.runtime.counters import Counters
 from workers.runtime.leases import LeaseKeeper
@@ -25,21 +25,21 @@ from workers.runtime.publisher import Publisher
 
 
 class Database:
-    """Transactions of this process; each ends at the edge of the block."""
+    """Opens transactions on the pool of this process."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
 
     @contextmanager
     def begin(self, *, committing: Point | None = None, committed: Point | None = None) -> Iterator[Connection]:
-        """A transaction, with the failpoints that bracket its commit; on a relaxed pool, each statement is one."""
+        """A transaction, with the failpoints before and after its commit; on a relaxed pool, each statement is one."""
         with transaction(self.engine, committing=committing, committed=committed) as connection:
             yield connection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model this process can generate with."""
+    """A model whose engine runs beside this process."""
 
     model: ModelConfig
     engine: EngineClient
@@ -47,19 +47,19 @@ class ServedModel:
 
     @property
     def build(self) -> str:
-        """The engine's build, as recorded with each answer."""
+        """The engine's build, or "unknown" before its first reply."""
         info = self.engine.info
         return info.build if info else "unknown"
 
     @property
     def template_hash(self) -> str | None:
-        """Of the chat template the engine renders with."""
+        """The hash of the chat template that the engine renders with."""
         info = self.engine.info
         return info.template_hash if info else None
 
     @property
-    def made_by(self) -> Provenance:
-        """What is recorded with each of its answers."""
+    def provenance(self) -> Provenance:
+        """The facts that are recorded with each answer."""
         return Provenance(
             build=self.build,
             model_hash=self.model_hash,
@@ -70,23 +70,32 @@ class ServedModel:
 
     @property
     def slots(self) -> int:
-        """Sequences the engine decodes side by side."""
+        """Sequences that the engine decodes side by side."""
         info = self.engine.info
         return info.slots if info else 1
 
     @property
     def fingerprint(self) -> str:
         """`system_fingerprint` of its answers."""
-        return fingerprint(self.build, self.model_hash, self.model.answers_hash, self.template_hash)
+        return system_fingerprint(self.build, self.model_hash, self.model.answers_hash, self.template_hash)
 
-    def head(self, job_id: str) -> ResponseHeader:
-        """What an answer to a job says first."""
+    def header(self, job_id: str) -> ResponseHeader:
+        """The header of a response to a job, created now."""
         return ResponseHeader(job_id=job_id, model=self.model.name, fingerprint=self.fingerprint)
+
+
+def system_fingerprint(build: str, model_hash: str | None, settings_hash: str, template_hash: str | None) -> str:
+    """Equal where all parts are equal.
+
+    The template is a part of its own: without one in the weights or the model file, the engine's default is used.
+    """
+    parts = f"{build}:{model_hash}:{settings_hash}:{template_hash}"
+    return "fp_" + hashlib.sha256(parts.encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClerkContext:
-    """For what needs no engine."""
+    """The dependencies of a clerk, which has no engine."""
 
     settings: Settings
     database: Database
@@ -98,7 +107,10 @@ class ClerkContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:
-    """For what generates. `owner` names this process in leases; `claims` is the relaxed pool (see `db.connections`)."""
+    """The dependencies of a consumer with engines.
+
+    `owner` names this process in leases; `claims` is the relaxed pool (see `db.connections`).
+    """
 
     settings: Settings
     owner: str
@@ -108,7 +120,7 @@ class WorkerContext:
     leases: LeaseKeeper
     tickets: Tickets
     publisher: Publisher
-    tally: Counters = field(default_factory=Counters)
+    counters: Counters = field(default_factory=Counters)
 
     @property
     def lease(self) -> timedelta:

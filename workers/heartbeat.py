@@ -81,7 +81,7 @@ def worker_status(context: WorkerContext, poll_seconds: float | None, now: float
         totals={
             (CounterName.LEASES_LOST, ""): context.leases.num_lost,
             (CounterName.EVENTS_DROPPED, ""): context.publisher.num_dropped,
-            **context.tally.totals(),
+            **context.counters.totals(),
         },
     )
 

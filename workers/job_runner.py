@@ -1,7 +1,7 @@
-"""One job that is not a line of a batch: claim, ask the engine, publish what it says, record how it ended.
+"""Job runner: claims a job that is no batch line, runs it in the engine, publishes its stream and records its end.
 
 The engine's deltas become frames in the client's I/O thread; the thread of the Celery task only waits for the end.
-Answers are committed before the end is published, so whoever sees `done` finds the row.
+Answers are committed before the end is published, so a reader that sees `done` finds the row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Executable, Row, RowMapping
+from sqlalchemy import Executable, RowMapping
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import Problem
@@ -25,7 +25,6 @@ from db import jobs, quarantine
 from engine.process.client import EngineLost
 from engine.types import Delta, Embedded, Failed, Finished, FinishReason, Priority
 from workers.context import ServedModel, WorkerContext
-from workers.generation.chat_response import engine_crash
 from workers.generation.endpoints.base import (
     EndpointAdapter,
     EngineOutcome,
@@ -37,6 +36,7 @@ from workers.generation.endpoints.base import (
 from workers.generation.endpoints.registry import read_adapter
 from workers.generation.engine_call import EngineCall
 from workers.generation.job_stream import JobStream
+from workers.generation.problems import engine_crash
 from workers.generation.quarantine import JsonObject, QuarantineView, as_exclusive, blocked_failure, read_quarantine
 from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
@@ -45,40 +45,40 @@ log = structlog.get_logger()
 
 
 class _GiveBack:
-    """The job's lease is gone or the worker leaves: nothing may be recorded."""
+    """Outcome of a job whose lease is lost, or whose worker stops: nothing may be recorded."""
 
 
 class JobSink(JobStream):
-    """The sink of one request: frames go out as deltas come in; the end is handed to the waiting thread."""
+    """The sink of one job: publishes frames as deltas come in, and hands the end to the waiting thread."""
 
-    def __init__(self, job: RowMapping, frames: StreamEncoder | None, context: WorkerContext) -> None:
+    def __init__(self, job: RowMapping, encoder: StreamEncoder | None, context: WorkerContext) -> None:
         attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
-        super().__init__(job["id"], attempt, frames, context.publisher.publish)
-        self.ended: queue.SimpleQueue[EngineOutcome | _GiveBack] = queue.SimpleQueue()
+        super().__init__(job["id"], attempt, encoder, context.publisher.publish)
+        self.outcomes: queue.SimpleQueue[EngineOutcome | _GiveBack] = queue.SimpleQueue()
 
     def on_delta(self, delta: Delta) -> None:
         """Called in the client's I/O thread."""
-        self.more(delta)
+        self.send_delta(delta)
 
     def on_end(self, outcome: EngineOutcome) -> None:
         """Called in the client's I/O thread, once."""
-        self.ended.put(outcome)
+        self.outcomes.put(outcome)
 
     @property
-    def has_begun(self) -> bool:
-        """Has somebody seen a part of it?"""
+    def has_sent_frames(self) -> bool:
+        """May a client have read a part of the answer?"""
         return self._seq > 0
 
 
 @dataclass(slots=True)
-class _Running:
+class _RunningJob:
     body: JsonObject
-    exchange: EndpointAdapter
-    head: ResponseHeader
+    adapter: EndpointAdapter
+    header: ResponseHeader
     lease: Lease
-    asking: EngineCall
-    answer: JobSink
-    accusation: QuarantineView
+    call: EngineCall
+    sink: JobSink
+    quarantine: QuarantineView
 
 
 class JobRunner:
@@ -86,13 +86,13 @@ class JobRunner:
 
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
-        self._running: dict[str, _Running] = {}
+        self._running: dict[str, _RunningJob] = {}
         self._lock = threading.Lock()
         self._is_draining = False
 
     def run(self, job_id: str) -> None:
-        """Take the job if it is still free, and see it to its end."""
-        if self._is_draining or job_id in self._running:  # one that lost its lease here is not asked for twice
+        """Claim the job if it is still free, and run it to its end."""
+        if self._is_draining or job_id in self._running:  # the latter lost its lease here and has not ended yet
             return
         try:
             job = self._claim(job_id)
@@ -104,7 +104,7 @@ class JobRunner:
         failpoint(Point.CHAT_CLAIMED)
         served = self._context.served(job["model"])
         if served is None:
-            self._give_back(job)
+            self._requeue(job)
             return
         self._run(job, served)
 
@@ -113,7 +113,7 @@ class JobRunner:
         with self._lock:
             running = self._running.get(job_id)
         if running is not None:
-            running.asking.cancel()
+            running.call.cancel()
 
     def drain(self, abort: bool = False) -> None:
         """Take no more jobs; with `abort`, give the running ones back unfinished."""
@@ -121,7 +121,7 @@ class JobRunner:
         with self._lock:
             running = list(self._running.values()) if abort else []
         for item in running:
-            item.answer.ended.put(_GiveBack())
+            item.sink.outcomes.put(_GiveBack())
 
     def is_idle(self) -> bool:
         """Does no job run here?"""
@@ -135,108 +135,111 @@ class JobRunner:
 
     def _run(self, job: RowMapping, served: ServedModel) -> None:
         job_id: str = job["id"]
-        running = self._start(job, served)
+        running = self._prepare(job, served)
         with self._lock:
             self._running[job_id] = running
         try:
             self._record(job, served, running, self._outcome(job, running))
-        except SQLAlchemyError as error:  # the lease runs out, and somebody else takes the job
+        except SQLAlchemyError as error:  # the lease runs out, and another worker takes the job
             log.error("end_not_recorded", job=job_id, reason=type(error).__name__)
         finally:
             with self._lock:
                 del self._running[job_id]
             self._context.leases.drop(running.lease)
 
-    def _start(self, job: RowMapping, served: ServedModel) -> _Running:
-        """Everything there is to know of a job before its engine is asked."""
+    def _prepare(self, job: RowMapping, served: ServedModel) -> _RunningJob:
+        """Parse the body and build the engine call, without starting it."""
         job_id: str = job["id"]
         body = parse_json(job["body"].encode())
-        exchange, head = read_adapter(job["endpoint"], body), served.head(job_id)
-        asker = RequestOrigin(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
-        answer = JobSink(job, exchange.frames(head), self._context)
-        asks, accusation = exchange.engine_requests(served.model, asker), self._accusation(job)
-        if accusation.is_suspect(body):
-            asks = [as_exclusive(ask) for ask in asks]
-        return _Running(
+        adapter, header = read_adapter(job["endpoint"], body), served.header(job_id)
+        origin = RequestOrigin(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
+        sink = JobSink(job, adapter.stream_encoder(header), self._context)
+        requests, quarantine_view = adapter.engine_requests(served.model, origin), self._read_quarantine(job)
+        if quarantine_view.is_suspect(body):
+            requests = [as_exclusive(request) for request in requests]
+        return _RunningJob(
             body=body,
-            exchange=exchange,
-            head=head,
+            adapter=adapter,
+            header=header,
             lease=self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id)),
-            asking=EngineCall(served.engine, asks, answer),
-            answer=answer,
-            accusation=accusation,
+            call=EngineCall(served.engine, requests, sink),
+            sink=sink,
+            quarantine=quarantine_view,
         )
 
-    def _accusation(self, job: RowMapping) -> QuarantineView:
-        """What is known against this tenant's requests; nearly always nothing, as the claim has told."""
-        asked = {"tenant_id": job["tenant_id"], "model": job["model"], "endpoint": job["endpoint"]}
+    def _read_quarantine(self, job: RowMapping) -> QuarantineView:
+        """The quarantine of this tenant and model. It is nearly always empty, which the claim has checked already."""
+        scope = {"tenant_id": job["tenant_id"], "model": job["model"], "endpoint": job["endpoint"]}
         if not job["has_quarantined"]:
-            return QuarantineView(**asked, known={})
+            return QuarantineView(**scope, entries={})
         with self._context.database.begin() as connection:
-            return read_quarantine(connection, **asked, kept=self._kept)
+            return read_quarantine(connection, **scope, kept=self._quarantine_time)
 
     @property
-    def _kept(self) -> timedelta:
+    def _quarantine_time(self) -> timedelta:
         return timedelta(hours=self._context.settings.quarantine_hours)
 
-    def _outcome(self, job: RowMapping, running: _Running) -> EngineOutcome | _GiveBack:
-        """Ask, and wait for the end."""
-        if running.accusation.is_blocked(running.body):
+    def _outcome(self, job: RowMapping, running: _RunningJob) -> EngineOutcome | _GiveBack:
+        """Start the engine call, and wait for its end."""
+        if running.quarantine.is_blocked(running.body):
             return blocked_failure(job["id"], self._context.settings.quarantine_hours)
-        running.asking.begin()
-        return running.answer.ended.get()
+        running.call.start()
+        return running.sink.outcomes.get()
 
     def _lease_changed(self, job_id: str) -> None:
         with self._lock:
             running = self._running.get(job_id)
         if running is None:
             return
-        running.asking.cancel()
+        running.call.cancel()
         if running.lease.is_lost:
-            running.answer.ended.put(_GiveBack())
+            running.sink.outcomes.put(_GiveBack())
 
     def _record(
-        self, job: RowMapping, served: ServedModel, running: _Running, outcome: EngineOutcome | _GiveBack
+        self, job: RowMapping, served: ServedModel, running: _RunningJob, outcome: EngineOutcome | _GiveBack
     ) -> None:
-        answer = running.answer
+        sink = running.sink
         match outcome:
             case _GiveBack():
-                running.asking.cancel()
-                self._give_back(job)
+                running.call.cancel()
+                self._requeue(job)
             case Finished(reason=FinishReason.CANCELLED):
                 if self._end(job, running, JobState.CANCELLED, jobs.end_cancelled_job(job["id"], job["fence"])):
-                    answer.end(EventKind.CANCELLED)
+                    sink.send_end(EventKind.CANCELLED)
             case Finished() | Embedded():
                 if self._complete(job, served, running, outcome):
-                    answer.close(outcome)
+                    sink.send_done(outcome)
             case Failed():
-                self._fail(job, running, running.exchange.problem(outcome))
-            case EngineLost(was_running=False) if not answer.has_begun:
-                self._give_back(job)
+                self._fail(job, running, running.adapter.to_problem(outcome))
+            case EngineLost(was_running=False) if not sink.has_sent_frames:
+                self._requeue(job)
             case EngineLost():
-                self._fail(job, running, engine_crash(), *self._accuse(job, running, outcome))
+                self._fail(job, running, engine_crash(), *self._crash_statements(job, running, outcome))
 
-    def _accuse(self, job: RowMapping, running: _Running, lost: EngineLost) -> list[Executable]:
-        """The next one like it will run alone; one that crashed the engine alone as often as a line may is refused."""
+    def _crash_statements(self, job: RowMapping, running: _RunningJob, lost: EngineLost) -> list[Executable]:
+        """Quarantine the request: the next equal one runs alone.
+
+        A request that has crashed the engine alone as often as a batch line may is blocked.
+        """
         if not lost.was_running:
             return []
-        accused = running.accusation.entry(running.body, job["id"])
+        entry = running.quarantine.entry(running.body, job["id"])
         most = max(1, self._context.settings.line_attempts - 1)
-        return [quarantine.record_crash(accused, crashes=int(lost.was_alone), most=most, kept=self._kept)]
+        return [quarantine.record_crash(entry, crashes=int(lost.was_alone), most=most, kept=self._quarantine_time)]
 
-    def _complete(self, job: RowMapping, served: ServedModel, running: _Running, outcome: EngineResult) -> bool:
-        model, usage = served.model.name, outcome.usage
+    def _complete(self, job: RowMapping, served: ServedModel, running: _RunningJob, result: EngineResult) -> bool:
+        model, usage = served.model.name, result.usage
         statement = jobs.complete_job(
             job["id"],
             job["fence"],
-            answer=running.exchange.answer(running.head, outcome),
+            answer=running.adapter.encode_response(running.header, result),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-            made_by=served.made_by,
-            is_cut=isinstance(outcome, Finished) and outcome.reason is FinishReason.LENGTH,
+            made_by=served.provenance,
+            is_cut=isinstance(result, Finished) and result.reason is FinishReason.LENGTH,
         )
         more: list[Executable] = []
-        if running.accusation.is_suspect(running.body):
-            more.append(quarantine.clear(running.accusation.entry(running.body, job["id"]).fingerprint))
+        if running.quarantine.is_suspect(running.body):
+            more.append(quarantine.clear(running.quarantine.entry(running.body, job["id"]).fingerprint))
         more.append(
             jobs.add_usage(
                 job["tenant_id"],
@@ -250,44 +253,40 @@ class JobRunner:
         )
         return self._end(job, running, JobState.COMPLETED, statement, *more)
 
-    def _fail(self, job: RowMapping, running: _Running, problem: Problem, *more: Executable) -> None:
+    def _fail(self, job: RowMapping, running: _RunningJob, problem: Problem, *more: Executable) -> None:
         log.info("job_failed", job=job["id"], code=problem.code)
         statement = jobs.fail_job(job["id"], job["fence"], problem.to_json())
         if self._end(job, running, JobState.FAILED, statement, *more):
-            running.answer.end(EventKind.FAILED, problem)
+            running.sink.send_end(EventKind.FAILED, problem)
 
     def _end(
         self,
         job: RowMapping,
-        running: _Running,
+        running: _RunningJob,
         state: JobState,
-        statement: Any,  # Any: as `db.response_events.telling` has it
+        statement: Any,  # Any: the type of `db.response_events.with_response_events`
         *more: Executable,
     ) -> bool:
-        """Write how the job ended, and what goes with it, however often that takes. False: it is not ours any more."""
+        """Write how the job ended together with `more`, with retries. False: the job is no longer held here."""
         is_answer = state is JobState.COMPLETED
+        committing = Point.CHAT_COMPLETING if is_answer else Point.CHAT_ENDING
+        committed = Point.CHAT_COMPLETED if is_answer else Point.CHAT_ENDED
 
         def write() -> bool:
-            with self._context.database.begin() as connection:
+            with self._context.database.begin(committing=committing, committed=committed) as connection:
                 ended = connection.execute(statement).one_or_none()
-                if ended is None:  # or this was written before, and the reply got lost
+                if ended is None:  # lost, or an earlier try committed and its reply got lost
                     return bool(connection.execute(jobs.has_ended(job["id"], job["fence"], state)).scalar_one())
                 for each in more:
                     connection.execute(each)
-                failpoint(Point.CHAT_COMPLETING if is_answer else Point.CHAT_ENDING)
-            failpoint(Point.CHAT_COMPLETED if is_answer else Point.CHAT_ENDED)
-            self._wake_clerk(ended)
+            if ended.is_told:  # webhook events were recorded, which a clerk sends
+                self._context.tickets.deliver(ended.id)
             return True
 
         return retry_write(write, lambda: not running.lease.is_lost)
 
-    def _wake_clerk(self, ended: Row[Any]) -> None:  # Any: the columns of `db.response_events.telling`
-        """A webhook may want to know."""
-        if ended.is_told:
-            self._context.tickets.deliver(ended.id)
-
-    def _give_back(self, job: RowMapping) -> None:
-        """Queue it again for another worker; no row means that somebody has it already."""
+    def _requeue(self, job: RowMapping) -> None:
+        """Queue the job again for another worker; without a row another one already has it."""
 
         def write() -> bool:
             with self._context.database.begin() as connection:

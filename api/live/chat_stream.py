@@ -8,11 +8,12 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from api.dependencies import AppState
-from api.http.sse import DONE, PING, chunks_of, data_events, error_event
+from api.http.sse import DONE, PING, data_events, error_event
 from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate
 from api.live.live_job import LiveJob, ResponseRenderer, run_and_respond
 from api.live.submission import Submission, cancelled_problem
 from core.queue.events import EventKind
+from core.schemas.chunks import chunks_of
 
 
 async def respond_with_chunks(request: Request, state: AppState, submission: Submission) -> Response:

@@ -21,7 +21,7 @@ from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from api.http.event_stream import EventStream
 from api.http.openapi import response_docs
 from api.http.pagination import page, unix_seconds
-from api.http.sse import DONE, PING, chunks_of, data_events, error_event
+from api.http.sse import DONE, PING, data_events, error_event
 from api.live.follower import Follower, FramesReceived, Idle, JobEnded
 from api.live.submission import cancelled_problem
 from api.schemas.batch_extensions import BatchRequestDetail, BatchRequestObject
@@ -29,6 +29,7 @@ from core.api_keys import Scope
 from core.errors import Problem, bad_request, not_found
 from core.queue.events import EventKind
 from core.schemas.batch import MAX_CUSTOM_ID, answered_line, failed_line
+from core.schemas.chunks import chunks_of
 from core.schemas.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from core.states import FINAL_BATCH_STATES, JobState
 from db import batch_requests, batch_results

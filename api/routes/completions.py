@@ -12,8 +12,7 @@ from api.live.chat_stream import respond_with_chunks
 from api.live.submission import read_submission
 from api.schemas.completion_objects import CompletionObject, EmbeddingList
 from core.api_keys import Scope
-from core.schemas.completion import CompletionBody
-from core.schemas.embedding import EmbeddingBody
+from core.schemas.completion import CompletionBody, EmbeddingBody
 from core.schemas.endpoints import COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT
 
 router = APIRouter(tags=["completions"], dependencies=[require_scopes(Scope.INFERENCE)])

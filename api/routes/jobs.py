@@ -17,7 +17,7 @@ from api.access.scopes import require_scopes
 from api.dependencies import AppState, CallerDep, StateDep, TenantDep
 from api.http.event_stream import EventStream
 from api.http.openapi import request_docs, response_docs
-from api.http.sse import DONE, PING_WITH_IDS, chunks_of, error_event, numbered_events
+from api.http.sse import DONE, PING_WITH_IDS, error_event, numbered_events
 from api.live.follower import Follower, FramesReceived, Idle, JobEnded, read_row
 from api.live.submission import cancel, cancelled_problem, read_submission, submit
 from api.services.key_ring import Caller
@@ -28,6 +28,7 @@ from core.errors import Problem, bad_request, not_found
 from core.ids import is_id
 from core.queue.events import EventKind
 from core.schemas.chat import ChatRequest
+from core.schemas.chunks import chunks_of
 from core.schemas.objects import JobObject
 from core.states import JobState
 from db.jobs import find_job

@@ -1,15 +1,17 @@
-"""The body of a text completion, OpenAI's older endpoint: a prompt that is continued, without a template."""
+"""The bodies of requests for text completions (a prompt is continued, without a template) and for embeddings."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
 from core.schemas.base import Input, TokenIds, Unsupported, as_inputs
-from core.schemas.generation import UNSUPPORTED, GenerationBody
+from core.schemas.generation import UNSUPPORTED, GenerationBody, ModelRequest
 
 MAX_PROMPTS: Final = 128
+MAX_INPUTS: Final = 2048
+MAX_DIMENSIONS: Final = 1 << 16
 MAX_LOGPROBS: Final = 20
 DEFAULT_TOKENS: Final = 16  # OpenAI's, where neither the request nor the model's file says
 
@@ -18,6 +20,13 @@ Prompt = (
     | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
     | TokenIds
     | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+)
+_Text = Annotated[str, StringConstraints(min_length=1)]
+Inputs = (
+    _Text
+    | Annotated[list[_Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    | TokenIds
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
 )
 
 
@@ -57,3 +66,22 @@ class CompletionBody(GenerationBody):
     def num_answers(self) -> int:
         """To all prompts together."""
         return (self.n or 1) * len(self.prompts)
+
+
+class EmbeddingBody(ModelRequest):
+    """`POST /v1/embeddings`. `dimensions` keeps that many of a vector's first numbers, at length 1 again."""
+
+    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+        "stream": (False,),
+        "truncate_prompt_tokens": (),
+        "messages": (),
+    }
+
+    input: Inputs
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=MAX_DIMENSIONS)
+
+    @property
+    def inputs(self) -> list[Input]:
+        """Each input by itself."""
+        return as_inputs(self.input)

@@ -12,8 +12,7 @@ from core import ids
 from core.errors import bad_request
 from core.model_files import ModelConfig
 from core.schemas.chat import ChatRequest
-from core.schemas.completion import CompletionBody
-from core.schemas.embedding import EmbeddingBody
+from core.schemas.completion import CompletionBody, EmbeddingBody
 from core.schemas.generation import ModelRequest
 from core.schemas.responses.request import ResponsesRequest
 

@@ -44,7 +44,6 @@ WALL_CLOCKS = {
     "core/file_store.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
     "core/ids.py": "the order of ids, for people",
     "engine/inputs/chat_template.py": "the date in a prompt",
-    "workers/generation/chat_response.py": "created of an answer",
     "workers/generation/endpoints/base.py": "created of an answer",
     "workers/batches/finalize.py": "when a file expires, in days",
     "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as its standard wants it",

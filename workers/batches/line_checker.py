@@ -52,7 +52,7 @@ class LineChecker:
         self.num_inputs += exchange.num_inputs
         return PlanLine(
             model=model.name,
-            starts=hash_starts(model.name, exchange.texts()),
+            starts=hash_starts(model.name, exchange.prompt_texts()),
             expected_tokens=exchange.expected_tokens(model),
             twin_of=self._first_twin(number, exchange, model, content),
         )

@@ -1,7 +1,7 @@
-"""What one job asks of an engine: a request or several, whose answers come back as one.
+"""Engine call: runs the engine requests of one job, one or several, and joins their answers into one.
 
-The answers of the second request are numbered on from those of the first, and so on; the end is handed on when all have
-ended. One that fails, is stopped or is lost takes the others with it.
+The answers of the second request are numbered after those of the first, and so on; the end is passed on when all requests have
+ended. If one request fails, is cancelled or is lost, the others are cancelled.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from workers.generation.endpoints.base import EngineOutcome, EngineRequest
 _CANCELLED: Final = "cancelled"
 
 
-class Sink(Protocol):
-    """Where a job's outputs go; called in the client's I/O thread."""
+class OutcomeSink(Protocol):
+    """Receives the outputs of a job, in the I/O thread of the engine client."""
 
     def on_delta(self, delta: Delta) -> None:
         """More text; only for streams."""
@@ -31,104 +31,107 @@ class Sink(Protocol):
 
 
 class EngineCall:
-    """The requests of one job, from `begin` to the end its sink is told."""
+    """The engine requests of one job, from `start` until its sink receives the end."""
 
-    def __init__(self, engine: EngineClient, asks: Sequence[EngineRequest], sink: Sink) -> None:
+    def __init__(self, engine: EngineClient, requests: Sequence[EngineRequest], sink: OutcomeSink) -> None:
         self._engine = engine
-        self._asks = asks
+        self._requests = requests
         self._sink = sink
         self._lock = threading.Lock()
-        self._ends: dict[int, EngineOutcome] = {}
-        self._bad: EngineOutcome | None = None
+        self._outcomes: dict[int, EngineOutcome] = {}
+        self._failure: EngineOutcome | None = None
 
-    def begin(self) -> None:
-        """Submit all of them."""
-        for number, ask in enumerate(self._asks):
-            part = _Part(self, number)
-            if isinstance(ask, EmbedRequest):
-                self._engine.embed(ask, part)
+    def start(self) -> None:
+        """Submit all requests."""
+        for number, request in enumerate(self._requests):
+            part = _PartSink(self, number)
+            if isinstance(request, EmbedRequest):
+                self._engine.embed(request, part)
             else:
-                self._engine.submit(ask, part)
-        if self._bad is not None:
-            self.cancel()  # what was submitted after one had already failed
+                self._engine.submit(request, part)
+        if self._failure is not None:
+            self.cancel()  # those that were submitted after one had already failed
 
     def cancel(self) -> None:
-        """Stop them; the sink is still told an end, once."""
-        for ask in self._asks:
-            self._engine.cancel(ask.id)
+        """Stop all requests; the sink still receives an end, once."""
+        for request in self._requests:
+            self._engine.cancel(request.id)
 
-    def watch(self) -> None:
-        """Stream them from here on, where what is asked for has a stream."""
-        for ask in self._asks:
-            if not isinstance(ask, EmbedRequest):
-                self._engine.stream(ask.id)
+    def start_streaming(self) -> None:
+        """Stream from here on. The first delta holds everything generated so far; embeddings have no stream."""
+        for request in self._requests:
+            if not isinstance(request, EmbedRequest):
+                self._engine.stream(request.id)
 
-    def more(self, number: int, delta: Delta) -> None:
-        """More of the request `number`."""
+    def part_delta(self, number: int, delta: Delta) -> None:
+        """Pass on more of request `number`."""
         if number:
             index = self._first_index(number) + delta.index
-            delta = msgspec.structs.replace(delta, request_id=self._asks[0].id, index=index)
+            delta = msgspec.structs.replace(delta, request_id=self._requests[0].id, index=index)
         self._sink.on_delta(delta)
 
-    def end(self, number: int, outcome: EngineOutcome) -> None:
-        """The request `number` has ended."""
+    def part_end(self, number: int, outcome: EngineOutcome) -> None:
+        """Keep the end of request `number`; the last one ends the call.
+
+        A request that was running when the engine died outranks one that was only waiting there.
+        """
         if isinstance(outcome, Failed) and outcome.code == _CANCELLED:
             outcome = _cancelled(outcome.request_id)
         with self._lock:
-            self._ends[number] = outcome
-            is_first_bad = self._bad is None and _is_bad(outcome)
-            if is_first_bad or (isinstance(self._bad, EngineLost) and _was_running(outcome)):
-                self._bad = outcome
-            is_over = len(self._ends) == len(self._asks)
+            self._outcomes[number] = outcome
+            is_first_failure = self._failure is None and _is_failure(outcome)
+            if is_first_failure or (isinstance(self._failure, EngineLost) and _was_running(outcome)):
+                self._failure = outcome
+            is_over = len(self._outcomes) == len(self._requests)
         if is_over:
-            self._sink.on_end(self._bad or self._joined())
-        elif is_first_bad:
+            self._sink.on_end(self._failure or self._joined())
+        elif is_first_failure:
             self.cancel()
 
     def _joined(self) -> EngineOutcome:
-        if len(self._asks) == 1:
-            return self._ends[0]
+        if len(self._requests) == 1:
+            return self._outcomes[0]
         choices: list[Choice] = []
         usages: list[Usage] = []
-        for number in range(len(self._asks)):
-            finished = self._ends[number]
-            assert isinstance(finished, Finished), "only what generates is asked in parts"
+        for number in range(len(self._requests)):
+            finished = self._outcomes[number]
+            assert isinstance(finished, Finished), "only requests that generate text come in several parts"
             first = self._first_index(number)
             choices += [msgspec.structs.replace(each, index=first + each.index) for each in finished.choices]
             usages.append(finished.usage)
-        return Finished(request_id=self._asks[0].id, choices=choices, usage=_sum(usages))
+        return Finished(request_id=self._requests[0].id, choices=choices, usage=_sum(usages))
 
     def _first_index(self, number: int) -> int:
-        return sum(0 if isinstance(ask, EmbedRequest) else ask.n for ask in self._asks[:number])
+        return sum(0 if isinstance(request, EmbedRequest) else request.n for request in self._requests[:number])
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PartSink:
     """The sink of one request."""
 
-    asking: EngineCall
+    call: EngineCall
     number: int
 
     def on_delta(self, delta: Delta) -> None:
-        self.asking.more(self.number, delta)
+        self.call.part_delta(self.number, delta)
 
     def on_end(self, outcome: EngineOutcome) -> None:
-        self.asking.end(self.number, outcome)
+        self.call.part_end(self.number, outcome)
 
 
-def _is_bad(outcome: EngineOutcome) -> bool:
+def _is_failure(outcome: EngineOutcome) -> bool:
     if isinstance(outcome, Finished):
         return outcome.reason is FinishReason.CANCELLED
     return isinstance(outcome, Failed | EngineLost)
 
 
 def _was_running(outcome: EngineOutcome) -> bool:
-    """Was the engine at this part when it died?"""
+    """Was the engine running this request when it died?"""
     return isinstance(outcome, EngineLost) and outcome.was_running
 
 
 def _cancelled(request_id: str) -> Finished:
-    """However the engine says it, one that was stopped ends in one way."""
+    """Embeddings report a cancel as `Failed`, text as `Finished`: both become the latter."""
     choice = Choice(reason=FinishReason.CANCELLED, text="")
     return Finished(request_id=request_id, choices=[choice], usage=Usage(prompt_tokens=0, completion_tokens=0))
 

@@ -1,4 +1,4 @@
-"""From a chat body to what the engine is asked, with the model's own defaults filled in."""
+"""Turns a chat body into an engine request, with the defaults of the model file filled in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Reque
 def to_engine_request(
     job_id: str, chat: ChatRequest, model: ModelConfig, *, tenant: str, priority: Priority, group: str = ""
 ) -> Request:
-    """A request for the engine; a stream only where a live client may read along."""
+    """The engine request of a chat. Batch lines are not streamed, whatever their body says."""
     return Request(
         id=job_id,
         prompt=ChatPrompt(
@@ -44,7 +44,7 @@ def to_engine_request(
 
 
 def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template may use
-    """Templates know `system`, not OpenAI's newer name for it."""
+    """A message for the template. Templates use `system`, not OpenAI's newer `developer`."""
     role = "system" if message.role == "developer" else message.role
     fields: dict[str, Any] = {"role": role, "content": message.text()}
     if message.tool_calls:
@@ -56,19 +56,19 @@ def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template 
 
 
 def constraint_of(body: GenerationBody) -> Constraint | None:
-    """What the answer must look like."""
+    """The structure that the body demands of the answer, if any."""
     if (outputs := body.structured_outputs) is not None:
         return _structured(outputs)
     match body.response_format:
         case ResponseFormat(type="json_object"):
             return Constraint(kind=ConstraintKind.JSON_OBJECT)
-        case ResponseFormat(json_schema=asked) if asked is not None:
-            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=_json(asked.schema_))
+        case ResponseFormat(json_schema=schema) if schema is not None:
+            return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=_json(schema.schema_))
     return None
 
 
 def _structured(outputs: StructuredOutputs) -> Constraint:
-    """The one that is given."""
+    """The constraint of the one field that is set."""
     if outputs.json_ is not None:
         text = outputs.json_ if isinstance(outputs.json_, str) else _json(outputs.json_)
         return Constraint(kind=ConstraintKind.JSON_SCHEMA, text=text, param="structured_outputs")
@@ -96,7 +96,7 @@ def _tool_choice(chat: ChatRequest) -> ToolChoice:
 
 
 def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> SamplingParams:
-    """What the request says, else what the model file says, else what changes nothing; a seed there always is."""
+    """The request's value, else the model file's, else the neutral one. The seed is derived from the id if neither sets one."""
     parameters = effective_parameters(body, model)
     seed = body.seed if body.seed is not None else model.seed
     return SamplingParams(

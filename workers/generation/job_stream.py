@@ -1,4 +1,4 @@
-"""Telling whoever follows a job how its answer grows, and how it ended. Knows frames and events; best effort, as events are."""
+"""Job stream: publishes the chunks of a running job and its end as events. Best effort, as events are."""
 
 from __future__ import annotations
 
@@ -11,33 +11,36 @@ from workers.generation.endpoints.base import EngineResult, StreamEncoder
 
 
 class JobStream:
-    """Of one attempt at a job, whose number no other attempt has, so that two are never spliced. No `frames`: only the end."""
+    """The events of one attempt at a job.
+
+    No two attempts have the same number, so a reader never joins parts of two. Without an encoder only the end is published.
+    """
 
     def __init__(
-        self, job_id: str, attempt: int, frames: StreamEncoder | None, publish: Callable[[Event], None]
+        self, job_id: str, attempt: int, encoder: StreamEncoder | None, publish: Callable[[Event], None]
     ) -> None:
         self._job_id = job_id
         self._attempt = attempt
-        self._frames = frames
+        self._encoder = encoder
         self._publish = publish
         self._seq = 0
 
-    def more(self, delta: Delta) -> None:
-        """Some more of an answer."""
-        if self._frames is not None:
-            self._send(self._frames.more(delta))
+    def send_delta(self, delta: Delta) -> None:
+        """Publish more of an answer."""
+        if self._encoder is not None:
+            self._send_frames(self._encoder.encode_delta(delta))
 
-    def close(self, outcome: EngineResult) -> None:
-        """The last frames, and that the row holds the answer."""
-        if self._frames is not None and isinstance(outcome, Finished):
-            self._send(self._frames.last(outcome))
-        self.end(EventKind.DONE)
+    def send_done(self, result: EngineResult) -> None:
+        """Publish the last chunks, and that the row holds the answer."""
+        if self._encoder is not None and isinstance(result, Finished):
+            self._send_frames(self._encoder.encode_end(result))
+        self.send_end(EventKind.DONE)
 
-    def end(self, kind: EventKind, problem: Problem | None = None) -> None:
-        """How the job ended, after its row says so."""
+    def send_end(self, kind: EventKind, problem: Problem | None = None) -> None:
+        """Publish how the job ended; call it after the commit that writes it to the row."""
         self._publish(Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=kind, problem=problem))
 
-    def _send(self, frames: list[bytes]) -> None:
+    def _send_frames(self, frames: list[bytes]) -> None:
         event = Event(job=self._job_id, attempt=self._attempt, seq=self._seq, kind=EventKind.FRAMES, frames=frames)
         self._seq += len(frames)
         self._publish(event)

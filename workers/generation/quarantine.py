@@ -1,6 +1,6 @@
-"""Requests that ended an engine, by their fingerprints: who is refused, and who must run alone.
+"""Quarantine of requests that crashed an engine, by fingerprint: some run alone, some are blocked.
 
-Knows bodies and rows of the quarantine; what a crash says about a line of a shard is `workers.shards.shard_progress`'s.
+What a crash means for a line of a shard is in `workers.shards.shard_progress`.
 """
 
 from __future__ import annotations
@@ -21,69 +21,66 @@ from workers.generation.endpoints.base import EngineRequest
 
 JsonObject = Mapping[str, Any]  # Any: parsed JSON values
 
-_HOW_IT_IS_SENT: Final = frozenset({"model", "stream", "stream_options"})  # the model is named beside the body
+_DELIVERY_FIELDS: Final = frozenset({"model", "stream", "stream_options"})  # the model is named beside the body
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuarantineView:
-    """Quarantined requests of one tenant to one model: fingerprints, and whether they are blocked.
+    """The quarantined requests of one tenant to one model: `entries` maps a fingerprint to whether it is blocked.
 
-    Methods take parsed JSON bodies, so that a body is parsed once by its caller.
+    Methods take parsed bodies, so that the caller parses a body once.
     """
 
     tenant_id: str
     model: str
     endpoint: str
-    known: dict[str, bool]
+    entries: dict[str, bool]
 
     def is_blocked(self, body: JsonObject) -> bool:
         """Is this request refused?"""
-        return bool(self.known) and self.known.get(self._fingerprint(body), False)
+        return bool(self.entries) and self.entries.get(self._fingerprint(body), False)
 
     def is_suspect(self, body: JsonObject) -> bool:
-        """Did an engine end while it ran this request, among others?"""
-        return bool(self.known) and self._fingerprint(body) in self.known
+        """Was this request in an engine that crashed?"""
+        return bool(self.entries) and self._fingerprint(body) in self.entries
 
     def entry(self, body: JsonObject, job_id: str) -> QuarantineEntry:
-        """The request as a row of the quarantine."""
+        """The quarantine's entry for this request."""
+        fingerprint = self._fingerprint(body)
         return QuarantineEntry(
-            fingerprint=self._fingerprint(body),
-            tenant_id=self.tenant_id,
-            model=self.model,
-            endpoint=self.endpoint,
-            job_id=job_id,
+            fingerprint=fingerprint, tenant_id=self.tenant_id, model=self.model, endpoint=self.endpoint, job_id=job_id
         )
 
     def block(self, body: JsonObject) -> None:
-        """Refuse such requests in this process from now on."""
-        self.known[self._fingerprint(body)] = True
+        """Refuse the request from now on, in this view only."""
+        self.entries[self._fingerprint(body)] = True
 
     def _fingerprint(self, body: JsonObject) -> str:
-        return fingerprint(self.tenant_id, self.model, self.endpoint, body)
+        return request_fingerprint(self.tenant_id, self.model, self.endpoint, body)
 
 
-def as_exclusive(ask: EngineRequest) -> EngineRequest:
-    """The request of a suspect, with steps to itself. Only requests that generate share steps in the first place."""
-    return msgspec.structs.replace(ask, exclusive=True) if isinstance(ask, Request) else ask
+def as_exclusive(request: EngineRequest) -> EngineRequest:
+    """The request with engine steps to itself. Embeddings never share a step, so they stay as they are."""
+    return msgspec.structs.replace(request, exclusive=True) if isinstance(request, Request) else request
 
 
 def read_quarantine(
     connection: Connection, *, tenant_id: str, model: str, endpoint: str, kept: timedelta
 ) -> QuarantineView:
-    """As the database has it now."""
-    known = dict(quarantine.list_quarantined(tenant_id, model, kept).fetch_all(connection))
-    return QuarantineView(tenant_id=tenant_id, model=model, endpoint=endpoint, known=known)
+    """Read the entries that are younger than `kept`."""
+    entries = dict(quarantine.list_quarantined(tenant_id, model, kept).fetch_all(connection))
+    return QuarantineView(tenant_id=tenant_id, model=model, endpoint=endpoint, entries=entries)
 
 
-def fingerprint(tenant_id: str, model: str, endpoint: str, body: JsonObject) -> str:
-    """SHA-256 of a request's content: equal for bodies that differ only in spelling, or in how the answer is sent."""
-    canonical = {name: value for name, value in body.items() if name not in _HOW_IT_IS_SENT}
+def request_fingerprint(tenant_id: str, model: str, endpoint: str, body: JsonObject) -> str:
+    """SHA-256 of what the engine runs: equal for bodies that differ only in spelling, or in how the answer is sent."""
+    canonical = {name: value for name, value in body.items() if name not in _DELIVERY_FIELDS}
     return hashlib.sha256(_encode([tenant_id, model, endpoint, canonical])).hexdigest()
 
 
 def blocked_failure(job_id: str, hours: float) -> Failed:
-    """What a convicted request gets instead of an engine."""
+    """The outcome of a blocked request, which never reaches an engine."""
     message = (
         f"This request ended the engine whenever it ran, and is refused for {hours:g} hours after that. "
         "Change it, or ask the operator to look at the engine's log."

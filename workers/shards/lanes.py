@@ -90,7 +90,7 @@ class ShardLanes:
             return None
         failpoint(Point.SHARD_CLAIMED)
         if claim.attempt > 1:
-            context.tally.add(CounterName.SHARDS_RETRIED, self._served.model.name)
+            context.counters.add(CounterName.SHARDS_RETRIED, self._served.model.name)
         log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
         run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:

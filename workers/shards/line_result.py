@@ -7,8 +7,8 @@ import msgspec
 from db.shards import LineResult
 from engine.process.client import EngineLost
 from engine.types import Failed
-from workers.generation.chat_response import engine_crash
 from workers.generation.endpoints.base import EndpointAdapter, EngineResult, ResponseHeader
+from workers.generation.problems import engine_crash
 from workers.shards.shard_progress import EndedLine
 
 
@@ -20,7 +20,7 @@ def line_result(ended: EndedLine, header: ResponseHeader, seconds: float | None)
     assert ended.line.parsed is not None, "it was parsed when it began"
     adapter = ended.line.parsed.adapter
     if isinstance(outcome, Failed):
-        return LineResult(job_id=job_id, problem=adapter.problem(outcome).to_json(), seconds=seconds)
+        return LineResult(job_id=job_id, problem=adapter.to_problem(outcome).to_json(), seconds=seconds)
     return _generated(adapter, header, _as_cached(outcome) if ended.is_duplicate else outcome, seconds)
 
 
@@ -29,7 +29,7 @@ def _generated(
 ) -> LineResult:
     """The answer, or the reason why it is rejected; its tokens count either way."""
     problem = adapter.reject_reason(outcome)
-    answer = adapter.answer(header, outcome)
+    answer = adapter.encode_response(header, outcome)
     return LineResult(
         job_id=header.job_id,
         answer=answer if problem is None else None,

@@ -38,7 +38,7 @@ class LineRun:
 
     def begin(self) -> None:
         """Submit the line to the engine."""
-        self._call.begin()
+        self._call.start()
 
     def cancel(self) -> None:
         """Stop the line; its outcome still arrives."""
@@ -48,21 +48,21 @@ class LineRun:
         """Publish what is generated so far, and the rest as it comes; repeated calls change nothing."""
         if self._stream is None:
             self._stream = make_stream()
-            self._call.watch()
+            self._call.start_streaming()
 
     def publish_end(self, problem: Problem | None) -> None:
         """Publish how the line ended, after its row is stored."""
         if self._stream is None:
             return
         if problem is None and isinstance(self._outcome, Finished | Embedded):
-            self._stream.close(self._outcome)
+            self._stream.send_done(self._outcome)
         else:
-            self._stream.end(EventKind.FAILED, problem)
+            self._stream.send_end(EventKind.FAILED, problem)
 
     def on_delta(self, delta: Delta) -> None:
         """Publish more text; deltas only come once the line is watched."""
         if self._stream is not None:
-            self._stream.more(delta)
+            self._stream.send_delta(delta)
 
     def on_end(self, outcome: EngineOutcome) -> None:
         """Keep the outcome, and pass it to the lane."""

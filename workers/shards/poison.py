@@ -32,13 +32,13 @@ class PoisonTracker:
 
     def __init__(self, context: WorkerContext, claim: Row[*tuple[Any, ...]]) -> None:
         self._database = context.database
-        self._tally = context.tally
+        self._tally = context.counters
         self._hours = context.settings.quarantine_hours
         self._max_crashes = context.settings.line_attempts
         self._id: str = claim.id
         self._fence: int = claim.fence
         self._quarantine = QuarantineView(
-            tenant_id=claim.tenant_id, model=claim.model, endpoint=claim.endpoint, known={}
+            tenant_id=claim.tenant_id, model=claim.model, endpoint=claim.endpoint, entries={}
         )
         self._blocked: dict[str, QuarantineEntry] = {}
 

@@ -192,7 +192,7 @@ class ShardRun:
     def _make_stream(self, line: Line) -> JobStream:
         """The stream of one attempt. A claim may run a line several times, once after each crash."""
         attempt = self._fence << 8 | min(self._runs[line.id].number, 255)
-        frames = self._parse(line).adapter.frames(self._served.head(line.id), is_watched=True)
+        frames = self._parse(line).adapter.stream_encoder(self._served.header(line.id), is_watched=True)
         return JobStream(line.id, attempt, frames, self._context.publisher.publish)
 
     def _receive(self, timeout_seconds: float) -> None:
@@ -215,13 +215,13 @@ class ShardRun:
             self._oldest_result_at = time.monotonic()
         match self._progress.on_outcome(line, outcome):
             case Retry(is_crash=True):
-                self._context.tally.add(CounterName.LINES_RETRIED, self._served.model.name)
+                self._context.counters.add(CounterName.LINES_RETRIED, self._served.model.name)
             case Block():
                 self._poison.block(line)
 
     def _result(self, ended: EndedLine) -> LineResult:
         run = self._runs.get(ended.line.id)  # None for a line that did not run
-        return line_result(ended, self._served.head(ended.line.id), None if run is None else run.seconds)
+        return line_result(ended, self._served.header(ended.line.id), None if run is None else run.seconds)
 
     def _check_lease(self) -> None:
         if self._lease.is_lost:
@@ -258,7 +258,7 @@ class ShardRun:
     def _write(self, group: list[LineResult]) -> BatchState:
         """Store results, counters and usage in one transaction, which is rolled back when the fence has moved on."""
         served = self._served
-        statement = shards.write_lines(self.id, group, served.made_by)
+        statement = shards.write_lines(self.id, group, served.provenance)
         with self._context.database.begin(committing=Point.SHARD_WRITING, committed=Point.SHARD_WRITTEN) as connection:
             stored = {row[0] for row in connection.execute(statement)}
             written = [result for result in group if result.job_id in stored]

@@ -104,4 +104,4 @@ def _rehearse(rehearsal: DryRun, exchange: EndpointAdapter, ask: EngineRequest) 
         return rehearsal.run(ask)
     except EngineError as error:
         failed = Failed(request_id="", code=error.code, message=str(error), param=error.param)
-        raise ApiError(exchange.problem(failed)) from None
+        raise ApiError(exchange.to_problem(failed)) from None

@@ -88,7 +88,7 @@ def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: Worker
     worker.leases.hold("s", "fake", 1)
     worker.leases.beat()
     worker.leases.beat()
-    worker.tally.add(CounterName.LINES_RETRIED, "fake", 3)
+    worker.counters.add(CounterName.LINES_RETRIED, "fake", 3)
     status = worker_status(worker, poll_seconds=4, now=100)
     assert status.engines == [EngineReport(model="fake", tick_seconds=10)]
     assert (status.poll_seconds, status.totals["leases_lost", ""]) == (4, 1)

@@ -16,7 +16,7 @@ from tests.service.workers.conftest import ScriptedEngine, echo
 from tests.support.rows import make_running_batch
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
-from workers.generation.quarantine import fingerprint
+from workers.generation.quarantine import request_fingerprint
 from workers.runtime.leases import Lease
 from workers.shards.isolation import Isolation
 from workers.shards.lanes import ShardLanes
@@ -234,7 +234,7 @@ def test_a_convicted_request_is_refused_in_other_batches_and_its_neighbours_are_
     work(worker)
     (convicted,) = quarantined(worker)
     row = rows(worker)[1]
-    assert convicted.fingerprint == fingerprint("default", "fake", row.endpoint, json.loads(row.body))
+    assert convicted.fingerprint == request_fingerprint("default", "fake", row.endpoint, json.loads(row.body))
     assert convicted.blocked_at is not None
     make(worker, [4])
     engine.answer = crashing = Crashing(engine, poison(2))

@@ -9,8 +9,7 @@ from openai.types import completion_create_params, embedding_create_params
 from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
 from core.schemas.chat import ChatRequest
-from core.schemas.completion import CompletionBody
-from core.schemas.embedding import EmbeddingBody
+from core.schemas.completion import CompletionBody, EmbeddingBody
 from core.schemas.generation import OPERATOR_ONLY, ModelRequest
 from core.settings import ROOT
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from api.http.sse import chunks_of
 from core.schemas.chat import ChatRequest
+from core.schemas.chunks import chunks_of
 from engine.types import (
     Choice,
     Delta,
@@ -19,8 +19,12 @@ from engine.types import (
     ToolCallDelta,
     Usage,
 )
-from workers.generation.chat_response import ChunkFrames, completion, fingerprint, truncated_problem
+from workers.context import system_fingerprint
+from workers.generation.endpoints.base import ResponseHeader
+from workers.generation.endpoints.chat_response import ChatStreamEncoder, chat_completion
+from workers.generation.problems import truncated_problem
 
+HEADER = ResponseHeader(job_id="chatcmpl-1", model="m", fingerprint="fp_1")
 USAGE = Usage(prompt_tokens=7, completion_tokens=5, cached_tokens=2, reasoning_tokens=3)
 NOW = ToolCall(id="call_1", name="now", arguments="{}")
 LIKELY = TokenLogprob(
@@ -36,14 +40,14 @@ def finished(*choices: Choice) -> Finished:
 
 def whole(*choices: Choice) -> dict[str, Any]:
     """The stored answer, which OpenAI's own types accept."""
-    answer = completion("chatcmpl-1", "m", "fp_1", finished(*choices))
+    answer = chat_completion(HEADER, finished(*choices))
     ChatCompletion.model_validate_json(answer, strict=True)
     value: dict[str, Any] = json.loads(answer)
     return value
 
 
-def frames(*, include_usage: bool = False) -> ChunkFrames:
-    return ChunkFrames("chatcmpl-1", "m", "fp_1", include_usage=include_usage)
+def encoder(*, include_usage: bool = False) -> ChatStreamEncoder:
+    return ChatStreamEncoder(HEADER, include_usage=include_usage)
 
 
 def added_up(chunks: list[bytes]) -> list[dict[str, Any]]:
@@ -112,17 +116,17 @@ def test_logprobs_have_the_shape_of_chat_and_are_finite() -> None:
 
 
 def test_a_stream_of_several_answers_adds_up_by_index() -> None:
-    stream = frames()
+    stream = encoder()
     chunks = [
-        *stream.more(Delta(request_id="r", num_tokens=1, index=1, text="b")),
-        *stream.more(Delta(request_id="r", num_tokens=1, index=0, reasoning="hm", logprobs=[LIKELY])),
-        *stream.more(Delta(request_id="r", num_tokens=2, index=0, text="a")),
+        *stream.encode_delta(Delta(request_id="r", num_tokens=1, index=1, text="b")),
+        *stream.encode_delta(Delta(request_id="r", num_tokens=1, index=0, reasoning="hm", logprobs=[LIKELY])),
+        *stream.encode_delta(Delta(request_id="r", num_tokens=2, index=0, text="a")),
     ]
     call = ToolCallDelta(index=0, id="call_1", name="now", arguments="{")
-    chunks += stream.more(Delta(request_id="r", num_tokens=3, index=0, tool_calls=[call]))
+    chunks += stream.encode_delta(Delta(request_id="r", num_tokens=3, index=0, tool_calls=[call]))
     more = ToolCallDelta(index=0, arguments="}")
-    chunks += stream.more(Delta(request_id="r", num_tokens=4, index=0, tool_calls=[more]))
-    chunks += stream.last(
+    chunks += stream.encode_delta(Delta(request_id="r", num_tokens=4, index=0, tool_calls=[more]))
+    chunks += stream.encode_end(
         finished(
             Choice(reason=FinishReason.TOOL_CALLS, text="a", index=0),
             Choice(reason=FinishReason.STOP, text="b", index=1),
@@ -139,8 +143,8 @@ def test_a_stream_of_several_answers_adds_up_by_index() -> None:
 
 def test_usage_comes_last_and_alone_and_only_if_asked_for() -> None:
     end = finished(Choice(reason=FinishReason.STOP, text=""))
-    assert all("usage" not in json.loads(chunk) for chunk in frames().last(end))
-    *chunks, last = [json.loads(chunk) for chunk in frames(include_usage=True).last(end)]
+    assert all("usage" not in json.loads(chunk) for chunk in encoder().encode_end(end))
+    *chunks, last = [json.loads(chunk) for chunk in encoder(include_usage=True).encode_end(end)]
     assert all(chunk["usage"] is None for chunk in chunks)
     assert last["choices"] == []
     assert last["usage"]["completion_tokens_details"] == {"reasoning_tokens": 3}
@@ -151,14 +155,14 @@ def test_a_stored_answer_is_streamed_as_it_would_have_been_live() -> None:
         Choice(reason=FinishReason.TOOL_CALLS, text="", reasoning="hm", tool_calls=[NOW], logprobs=[LIKELY]),
         Choice(reason=FinishReason.STOP, text="hello", index=1, logprobs=[]),
     ]
-    live = frames()
+    live = encoder()
     call = ToolCallDelta(index=0, id=NOW.id, name=NOW.name, arguments=NOW.arguments)
-    chunks = live.more(
+    chunks = live.encode_delta(
         Delta(request_id="r", num_tokens=1, reasoning="hm", tool_calls=[call], logprobs=[LIKELY], index=0)
     )
-    chunks += live.more(Delta(request_id="r", num_tokens=1, index=1, text="hello"))
-    chunks += live.last(finished(*choices))
-    stored = completion("chatcmpl-1", "m", "fp_1", finished(*choices))
+    chunks += live.encode_delta(Delta(request_id="r", num_tokens=1, index=1, text="hello"))
+    chunks += live.encode_end(finished(*choices))
+    stored = chat_completion(HEADER, finished(*choices))
     assert added_up(chunks_of(stored, include_usage=False)) == added_up(chunks)
     assert json.loads(chunks_of(stored, include_usage=True)[-1])["usage"]["total_tokens"] == 12
 
@@ -181,6 +185,6 @@ def test_a_structured_answer_that_was_cut_off_is_a_problem_and_free_text_is_not(
 
 def test_a_fingerprint_is_another_one_when_any_part_of_what_made_the_answer_is() -> None:
     parts = {"build": "b", "model_hash": "m", "settings_hash": "s", "template_hash": "t"}
-    others = [fingerprint(**{**parts, name: "other"}) for name in parts]
-    assert len({fingerprint(**parts), *others}) == 1 + len(parts)
-    assert fingerprint(**parts) == fingerprint(**parts)
+    others = [system_fingerprint(**{**parts, name: "other"}) for name in parts]
+    assert len({system_fingerprint(**parts), *others}) == 1 + len(parts)
+    assert system_fingerprint(**parts) == system_fingerprint(**parts)

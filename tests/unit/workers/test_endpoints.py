@@ -1,4 +1,4 @@
-"""What completions and embeddings are for the engine, and how their answers are written."""
+"""Engine requests of completions and embeddings, and the shapes of their responses."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from api.http.sse import chunks_of
 from api.schemas.completion_objects import CompletionObject, EmbeddingList
 from core.errors import ApiError
 from core.model_files import ModelConfig, Parameters
+from core.schemas.chunks import chunks_of
 from core.schemas.endpoints import CHAT_ENDPOINT, COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT, ENDPOINTS
 from engine.types import (
     Choice,
@@ -31,29 +31,29 @@ from engine.types import (
     Usage,
 )
 from workers.generation.endpoints.base import EndpointAdapter, RequestOrigin, ResponseHeader
-from workers.generation.endpoints.registry import EXCHANGES, read_adapter
+from workers.generation.endpoints.registry import ADAPTERS, read_adapter
 
 MODEL = ModelConfig(name="m", parameters=Parameters(top_k=7))
 GREEDY = ModelConfig(name="m", parameters=Parameters(temperature=0))
-HEAD = ResponseHeader(job_id="cmpl-1", model="m", fingerprint="fp_1")
+HEADER = ResponseHeader(job_id="cmpl-1", model="m", fingerprint="fp_1")
 
 
 def completion(**more: Any) -> EndpointAdapter:
     return read_adapter(COMPLETIONS_ENDPOINT, {"model": "m", "prompt": "once", **more})
 
 
-def asked(exchange: EndpointAdapter, priority: Priority = Priority.CHAT) -> list[Request]:
-    asks = exchange.engine_requests(MODEL, RequestOrigin(job_id="j", tenant="t", priority=priority, group="g"))
-    assert all(isinstance(ask, Request) for ask in asks)
-    return asks  # type: ignore[return-value]
+def asked(adapter: EndpointAdapter, priority: Priority = Priority.CHAT) -> list[Request]:
+    requests = adapter.engine_requests(MODEL, RequestOrigin(job_id="j", tenant="t", priority=priority, group="g"))
+    assert all(isinstance(each, Request) for each in requests)
+    return requests  # type: ignore[return-value]
 
 
 def finished(*choices: Choice) -> Finished:
     return Finished(request_id="j", choices=list(choices), usage=Usage(prompt_tokens=5, completion_tokens=2))
 
 
-def test_every_endpoint_has_an_exchange() -> None:
-    assert set(EXCHANGES) == set(ENDPOINTS)
+def test_every_endpoint_has_an_adapter() -> None:
+    assert set(ADAPTERS) == set(ENDPOINTS)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_each_prompt_is_a_request_of_its_own(prompt: Any, prompts: list[Any]) ->
     assert [request.id for request in requests] == ["j", "j.1"][: len(prompts)]
 
 
-def test_a_completion_asks_as_a_chat_does() -> None:
+def test_a_completion_passes_the_same_parameters_as_a_chat() -> None:
     body = {"n": 2, "echo": True, "logprobs": 3, "stop": "x", "logit_bias": {"5": -1}, "stream": True}
     (request,) = asked(completion(**body, response_format={"type": "json_object"}))
     assert (request.n, request.echo, request.logprobs, request.stop, request.stream) == (2, True, 3, ["x"], True)
@@ -85,8 +85,8 @@ def test_a_completion_asks_as_a_chat_does() -> None:
 
 def test_a_problem_with_the_prompt_names_the_prompt() -> None:
     failed = Failed(request_id="j", code="context_length_exceeded", message="long", param="messages")
-    assert completion().problem(failed).param == "prompt"
-    assert completion().problem(failed).status == 400
+    assert completion().to_problem(failed).param == "prompt"
+    assert completion().to_problem(failed).status == 400
 
 
 def test_a_whole_completion_has_the_published_shape() -> None:
@@ -97,7 +97,7 @@ def test_a_whole_completion_has_the_published_shape() -> None:
         TokenLogprob(piece=b"c", logprob=-2.0, top=[TokenLogprob(piece=b"c", logprob=-2.0)]),
     ]
     answer = finished(Choice(reason=FinishReason.LENGTH, text="onéc", logprobs=tokens))
-    body = completion(echo=True, logprobs=1).answer(HEAD, answer)
+    body = completion(echo=True, logprobs=1).encode_response(HEADER, answer)
     shape = CompletionObject.model_validate_json(body)
     logprobs = shape.choices[0].logprobs
     assert logprobs is not None
@@ -111,22 +111,22 @@ def test_a_whole_completion_has_the_published_shape() -> None:
     assert shape.usage.total_tokens == 7
 
 
-def test_a_stream_says_what_the_whole_answer_says() -> None:
-    exchange = completion(stream=True, logprobs=0, stream_options={"include_usage": True})
-    frames = exchange.frames(HEAD)
-    assert frames is not None
+def test_the_chunks_of_a_stream_add_up_to_the_whole_answer() -> None:
+    adapter = completion(stream=True, logprobs=0, stream_options={"include_usage": True})
+    encoder = adapter.stream_encoder(HEADER)
+    assert encoder is not None
     first, second = (TokenLogprob(piece=piece, logprob=-1.0) for piece in (b"on", b"ce"))
-    chunks = frames.more(Delta(request_id="j", num_tokens=1, text="on", logprobs=[first]))
-    chunks += frames.more(Delta(request_id="j", num_tokens=2, text="ce", logprobs=[second]))
+    chunks = encoder.encode_delta(Delta(request_id="j", num_tokens=1, text="on", logprobs=[first]))
+    chunks += encoder.encode_delta(Delta(request_id="j", num_tokens=2, text="ce", logprobs=[second]))
     answer = finished(Choice(reason=FinishReason.STOP, text="once", logprobs=[first, second]))
-    chunks += frames.last(answer)
+    chunks += encoder.encode_end(answer)
     said = [CompletionObject.model_validate_json(chunk) for chunk in chunks]
     choices = [choice for chunk in said for choice in chunk.choices]
     assert "".join(choice.text for choice in choices) == "once"
     assert [choice.logprobs.text_offset for choice in choices if choice.logprobs] == [[0], [2]]
     assert [choice.finish_reason for choice in choices] == [None, None, "stop"]
     assert [chunk.usage is None for chunk in said] == [True, True, True, False]
-    stored = [json.loads(chunk) for chunk in chunks_of(exchange.answer(HEAD, answer), include_usage=True)]
+    stored = [json.loads(chunk) for chunk in chunks_of(adapter.encode_response(HEADER, answer), include_usage=True)]
     assert "".join(choice["text"] for chunk in stored for choice in chunk["choices"]) == "once"
     assert stored[-1] == json.loads(chunks[-1])
 
@@ -140,12 +140,12 @@ def test_vectors_go_out_as_numbers_or_as_the_base64_of_little_endian_float32() -
     assert ask == EmbedRequest(
         id="j", inputs=[TextPrompt(text="a")] * 2, dimensions=3, priority=Priority.BATCH, tenant="t"
     )
-    shape = EmbeddingList.model_validate_json(plain.answer(HEAD, answer))
+    shape = EmbeddingList.model_validate_json(plain.encode_response(HEADER, answer))
     assert [each.embedding for each in shape.data] == [[0.5, -0.25, 2.0]] * 2
     assert [each.index for each in shape.data] == [0, 1]
     assert (shape.usage.prompt_tokens, shape.usage.total_tokens, shape.model) == (4, 4, "m")
     packed = read_adapter(EMBEDDINGS_ENDPOINT, {**body, "encoding_format": "base64"})
-    said = json.loads(packed.answer(HEAD, answer))["data"][0]["embedding"]
+    said = json.loads(packed.encode_response(HEADER, answer))["data"][0]["embedding"]
     assert base64.b64decode(said) == vector
 
 

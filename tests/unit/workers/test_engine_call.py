@@ -1,4 +1,4 @@
-"""What a job asks of an engine in several requests comes back as one."""
+"""The answers of several engine requests of one job are joined into one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from workers.generation.engine_call import EngineCall
 
 
 class HeldEngine:
-    """Keeps what it is asked until the test ends it."""
+    """Holds each request until the test ends it."""
 
     def __init__(self) -> None:
         self.sinks: dict[str, Any] = {}
@@ -36,7 +36,7 @@ class HeldEngine:
         self.sinks[request_id].on_end(Finished(request_id=request_id, choices=choices, usage=usage))
 
 
-class Told:
+class RecordingSink:
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
         self.ends: list[EngineOutcome] = []
@@ -48,21 +48,21 @@ class Told:
         self.ends.append(outcome)
 
 
-def begin(n: int = 1, requests: int = 2) -> tuple[HeldEngine, EngineCall, Told]:
-    engine, told = HeldEngine(), Told()
+def start(n: int = 1, requests: int = 2) -> tuple[HeldEngine, EngineCall, RecordingSink]:
+    engine, sink = HeldEngine(), RecordingSink()
     ids = ["a", *(f"a.{number}" for number in range(1, requests))]
     asks = [Request(id=each, prompt=TextPrompt(text="x"), n=n) for each in ids]
-    asking = EngineCall(engine, asks, told)  # type: ignore[arg-type]
-    asking.begin()
-    return engine, asking, told
+    call = EngineCall(engine, asks, sink)  # type: ignore[arg-type]
+    call.start()
+    return engine, call, sink
 
 
 def test_answers_are_numbered_prompt_by_prompt_whichever_ends_first() -> None:
-    engine, _, told = begin(n=2)
+    engine, _, sink = start(n=2)
     engine.finish("a.1", "three", "four")
-    assert told.ends == []
+    assert sink.ends == []
     engine.finish("a", "one", "two")
-    (end,) = told.ends
+    (end,) = sink.ends
     assert isinstance(end, Finished)
     assert [(choice.index, choice.text) for choice in end.choices] == [
         (0, "one"),
@@ -75,32 +75,32 @@ def test_answers_are_numbered_prompt_by_prompt_whichever_ends_first() -> None:
 
 
 def test_more_of_the_second_prompt_is_numbered_on() -> None:
-    engine, _, told = begin(n=2)
+    engine, _, sink = start(n=2)
     engine.sinks["a.1"].on_delta(Delta(request_id="a.1", num_tokens=1, index=1, text="x"))
     engine.sinks["a"].on_delta(Delta(request_id="a", num_tokens=1, index=1, text="y"))
-    assert [(delta.request_id, delta.index, delta.text) for delta in told.deltas] == [("a", 3, "x"), ("a", 1, "y")]
+    assert [(delta.request_id, delta.index, delta.text) for delta in sink.deltas] == [("a", 3, "x"), ("a", 1, "y")]
 
 
-def test_one_that_fails_stops_the_others_and_is_what_the_job_is_told() -> None:
-    engine, _, told = begin(requests=3)
+def test_a_failed_request_cancels_the_others_and_is_the_outcome_of_the_job() -> None:
+    engine, _, sink = start(requests=3)
     failed = Failed(request_id="a.1", code="invalid_value", message="no")
     engine.sinks["a.1"].on_end(failed)
     assert set(engine.cancelled) == {"a", "a.1", "a.2"}
     engine.finish("a", "", reason=FinishReason.CANCELLED)
     engine.finish("a.2", "it was done already")
-    assert told.ends == [failed]
+    assert sink.ends == [failed]
 
 
-def test_one_that_is_stopped_or_lost_is_the_end_of_all() -> None:
+def test_a_request_that_is_cancelled_or_lost_ends_the_job() -> None:
     for bad in (
         EngineLost(request_id="a"),
         Failed(request_id="a", code="cancelled", message="The request was cancelled."),
     ):
-        engine, asking, told = begin()
-        asking.cancel()
+        engine, call, sink = start()
+        call.cancel()
         engine.sinks["a"].on_end(bad)
         engine.finish("a.1", "whole")
-        (end,) = told.ends
+        (end,) = sink.ends
         if isinstance(bad, EngineLost):
             assert end is bad
         else:
@@ -109,8 +109,8 @@ def test_one_that_is_stopped_or_lost_is_the_end_of_all() -> None:
 
 
 def test_all_requests_of_a_job_are_watched_but_embeddings_which_have_no_stream() -> None:
-    engine, asking, _ = begin(requests=2)
-    asking.watch()
+    engine, call, _ = start(requests=2)
+    call.start_streaming()
     embedding = EmbedRequest(id="e", inputs=[TextPrompt(text="x")])
-    EngineCall(engine, [embedding], Told()).watch()  # type: ignore[arg-type]
+    EngineCall(engine, [embedding], RecordingSink()).start_streaming()  # type: ignore[arg-type]
     assert engine.streamed == ["a", "a.1"]

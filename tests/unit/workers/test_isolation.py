@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from workers.generation.quarantine import fingerprint
+from workers.generation.quarantine import request_fingerprint
 from workers.shards.isolation import Isolation
 
 
@@ -14,11 +14,11 @@ from workers.shards.isolation import Isolation
     "sent", ['{"b":1,"a":[1.5,"ü"]}', '{"a": [1.5, "\\u00fc"], "b": 1, "stream": true, "model": "x"}']
 )
 def test_a_fingerprint_is_of_what_is_asked_and_not_of_how_it_is_spelled(sent: str) -> None:
-    asked = fingerprint("t", "m", "/e", {"a": [1.5, "ü"], "b": 1})
-    assert fingerprint("t", "m", "/e", json.loads(sent)) == asked
+    asked = request_fingerprint("t", "m", "/e", {"a": [1.5, "ü"], "b": 1})
+    assert request_fingerprint("t", "m", "/e", json.loads(sent)) == asked
     others = [("u", "m", "/e"), ("t", "n", "/e"), ("t", "m", "/f")]
-    assert asked not in {fingerprint(*other, json.loads(sent)) for other in others}
-    assert fingerprint("t", "m", "/e", {"a": [1.5, "ü"], "b": 2}) != asked
+    assert asked not in {request_fingerprint(*other, json.loads(sent)) for other in others}
+    assert request_fingerprint("t", "m", "/e", {"a": [1.5, "ü"], "b": 2}) != asked
 
 
 def test_an_exclusive_line_gets_its_turn_and_nothing_enters_until_then() -> None:

@@ -1,20 +1,22 @@
-"""An exchange: a body of one endpoint, what an engine is asked for it, and how the answer is written.
+"""Endpoint adapter: turns a body of one endpoint into engine requests, and their results into a response.
 
-Everything else in the workers (claims, leases, shards, the plan) treats all exchanges alike.
+Everything else in the workers (claims, leases, shards, the plan) treats all endpoints alike.
 """
 
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from core.errors import Problem
 from core.model_files import ModelConfig
-from core.schemas.generation import GenerationBody
+from core.schemas.chunks import usage_object
+from core.schemas.generation import GenerationBody, ModelRequest
 from engine.process.client import EngineLost
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Priority, Request, Usage
+from workers.generation.problems import to_problem, truncated_problem
 
 EngineRequest = Request | EmbedRequest
 EngineResult = Finished | Embedded
@@ -23,7 +25,7 @@ EngineOutcome = EngineResult | Failed | EngineLost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOrigin:
-    """The job that asks, and how it stands among others; see `engine.types.Request`."""
+    """The job behind an engine request, and its place in the scheduler; see `engine.types.Request`."""
 
     job_id: str
     tenant: str
@@ -33,72 +35,117 @@ class RequestOrigin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseHeader:
-    """What an answer says before it says anything; `created` is in unix seconds."""
+    """The fields that a response and all chunks of its stream share; `created` is in unix seconds."""
 
     job_id: str
     model: str
     fingerprint: str
     created: int = field(default_factory=lambda: int(time.time()))
 
+    def fields(self, object_type: str) -> dict[str, object]:
+        """The JSON fields, in OpenAI's order."""
+        return {
+            "id": self.job_id,
+            "object": object_type,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": self.fingerprint,
+        }
 
-class StreamEncoder(Protocol):
-    """The frames of one stream: `more` with each delta, then `last`."""
 
-    def more(self, delta: Delta) -> list[bytes]:
-        """Some more of an answer."""
+class StreamEncoder(ABC):
+    """Encodes the chunks of one stream."""
 
-    def last(self, finished: Finished) -> list[bytes]:
-        """Why each answer ended, and what all of them used if the caller asked."""
+    @abstractmethod
+    def encode_delta(self, delta: Delta) -> list[bytes]:
+        """Chunks with more of one choice."""
+
+    @abstractmethod
+    def encode_end(self, finished: Finished) -> list[bytes]:
+        """Chunks with the finish reason of each choice, and the usage if the client asked for it."""
 
 
-class EndpointAdapter(Protocol):
-    """One body, parsed."""
+@dataclass(frozen=True)
+class EndpointAdapter(ABC):
+    """One parsed body. The defaults fit an endpoint that generates nothing; `GenerationAdapter` has those for text."""
+
+    body: ModelRequest
 
     @property
     def model(self) -> str:
-        """What the body calls it."""
+        """The model's name or alias, as the body has it."""
+        return self.body.model
 
     @property
     def num_inputs(self) -> int:
         """Inputs to embed."""
+        return 0
 
-    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
-        """What an engine is asked: one request or several, with different ids, the first of which is the job's."""
+    @abstractmethod
+    def engine_requests(self, model: ModelConfig, origin: RequestOrigin) -> list[EngineRequest]:
+        """One request or several, with different ids; the first has the id of the job."""
 
-    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
+    @abstractmethod
+    def encode_response(self, header: ResponseHeader, result: EngineResult) -> str:
         """The whole answer, as a plain request gets it and as the job's row keeps it."""
 
-    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
-        """For the stream the body asks for, or for those who watch a line, usage included; None for a plain answer."""
+    def stream_encoder(self, header: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
+        """An encoder if the body asks for a stream, or if a client watches this line (then with usage)."""
+        del header, is_watched
+        return None
 
-    def problem(self, failed: Failed) -> Problem:
-        """What an engine could not do, in the words of this endpoint."""
+    def to_problem(self, failed: Failed) -> Problem:
+        """The engine's error, with the parameter names of this endpoint."""
+        return to_problem(failed)
 
-    def reject_reason(self, outcome: EngineResult) -> Problem | None:
-        """Why what was generated is no answer for a line of a batch."""
+    def reject_reason(self, result: EngineResult) -> Problem | None:
+        """The error that a batch line gets instead of this result, if the result is no valid answer."""
+        del result
+        return None
 
-    def texts(self) -> Iterator[str]:
-        """What the model reads, in order: bodies that begin alike are planned side by side."""
+    def prompt_texts(self) -> Iterator[str]:
+        """The prompt in pieces, in the order in which the model reads them. The plan places common beginnings together."""
+        return iter(())
 
     def expected_tokens(self, model: ModelConfig) -> int:
-        """The length an answer may have."""
+        """The most tokens that all answers together may have."""
+        del model
+        return 0
 
     def is_deterministic(self, model: ModelConfig) -> bool:
-        """Would the same body get the same answer again?"""
+        """Does the same body always get the same answer?"""
+        del model
+        return True
 
 
-def is_greedy_once(body: GenerationBody, model: ModelConfig) -> bool:
-    """True of a single greedy answer."""
-    temperature = body.temperature if body.temperature is not None else model.parameters.temperature
-    return temperature == 0 and body.n in (None, 1) and not body.stream
+class GenerationAdapter(EndpointAdapter):
+    """A body whose answer is text."""
+
+    body: GenerationBody
+
+    def stream_encoder(self, header: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
+        if not (self.body.stream or is_watched):
+            return None
+        return self.new_stream_encoder(header, include_usage=self.body.include_usage or is_watched)
+
+    @abstractmethod
+    def new_stream_encoder(self, header: ResponseHeader, *, include_usage: bool) -> StreamEncoder:
+        """The encoder of this endpoint's chunks."""
+
+    def reject_reason(self, result: EngineResult) -> Problem | None:
+        return truncated_problem(result, self.body)
+
+    def is_deterministic(self, model: ModelConfig) -> bool:
+        """True of a single greedy answer."""
+        temperature = self.body.temperature if self.body.temperature is not None else model.parameters.temperature
+        return temperature == 0 and self.body.n in (None, 1) and not self.body.stream
 
 
-def usage_object(usage: Usage) -> dict[str, object]:
-    """OpenAI's `usage` of text that was generated."""
-    return {
-        "prompt_tokens": usage.prompt_tokens,
-        "completion_tokens": usage.completion_tokens,
-        "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": usage.cached_tokens},
-        "completion_tokens_details": {"reasoning_tokens": usage.reasoning_tokens},
-    }
+def to_usage(usage: Usage) -> dict[str, object]:
+    """OpenAI's `usage` of generated text."""
+    return usage_object(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
+    )

@@ -1,4 +1,4 @@
-"""Text completions as an exchange: each prompt is a request of its own, and their answers are one object."""
+"""Adapter of `/v1/completions`: each prompt is an engine request of its own, and their answers are one object."""
 
 from __future__ import annotations
 
@@ -13,52 +13,41 @@ from core.model_files import ModelConfig
 from core.schemas.base import Input, parse_body
 from core.schemas.completion import DEFAULT_TOKENS, CompletionBody
 from engine.types import Failed, Finished, Priority, Request, TextPrompt, TokenPrompt
-from workers.generation.chat_response import problem_of, truncated_problem
 from workers.generation.endpoints.base import (
     EngineRequest,
     EngineResult,
+    GenerationAdapter,
     RequestOrigin,
     ResponseHeader,
     StreamEncoder,
-    is_greedy_once,
 )
-from workers.generation.endpoints.completion_response import CompletionFrames, text_completion
+from workers.generation.endpoints.completion_response import CompletionStreamEncoder, text_completion
 from workers.generation.engine_request import constraint_of, sampling_of
 
-_OUR_NAMES: Final = {"messages": "prompt"}  # the engine speaks of a chat
+_PARAM_NAMES: Final = {"messages": "prompt"}  # the engine uses the names of a chat
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionAdapter:
-    """See `Exchange`."""
+@dataclass(frozen=True)
+class CompletionAdapter(GenerationAdapter):
+    """A text completion, of one prompt or several."""
 
     body: CompletionBody
 
     @classmethod
-    def read(cls, body: Any) -> CompletionAdapter:  # Any: parsed JSON
+    def parse(cls, body: Any) -> CompletionAdapter:  # Any: parsed JSON
         """Raises the ApiError that the endpoint would answer."""
         return cls(parse_body(CompletionBody, body))
 
-    @property
-    def model(self) -> str:
-        """See `Exchange`."""
-        return self.body.model
-
-    @property
-    def num_inputs(self) -> int:
-        """See `Exchange`."""
-        return 0
-
-    def engine_requests(self, model: ModelConfig, asker: RequestOrigin) -> list[EngineRequest]:
-        """One for each prompt."""
+    def engine_requests(self, model: ModelConfig, origin: RequestOrigin) -> list[EngineRequest]:
+        """One for each prompt; their ids are the job's, then `JOB.1`, `JOB.2` …"""
         first, *others = self.body.prompts
-        ids = [f"{asker.job_id}.{number}" for number, _ in enumerate(others, 1)]
+        ids = [f"{origin.job_id}.{number}" for number, _ in enumerate(others, 1)]
         return [
-            self._ask(request_id, prompt, model, asker)
-            for request_id, prompt in zip([asker.job_id, *ids], [first, *others], strict=True)
+            self._engine_request(request_id, prompt, model, origin)
+            for request_id, prompt in zip([origin.job_id, *ids], [first, *others], strict=True)
         ]
 
-    def _ask(self, request_id: str, prompt: Input, model: ModelConfig, asker: RequestOrigin) -> Request:
+    def _engine_request(self, request_id: str, prompt: Input, model: ModelConfig, origin: RequestOrigin) -> Request:
         body = self.body
         return Request(
             id=request_id,
@@ -71,49 +60,34 @@ class CompletionAdapter:
             constraint=constraint_of(body),
             logprobs=body.logprobs,
             echo=bool(body.echo),
-            stream=body.is_stream and asker.priority is Priority.CHAT,
-            priority=asker.priority,
-            tenant=asker.tenant,
-            group=asker.group,
+            stream=body.is_stream and origin.priority is Priority.CHAT,
+            priority=origin.priority,
+            tenant=origin.tenant,
+            group=origin.group,
         )
 
-    def answer(self, head: ResponseHeader, outcome: EngineResult) -> str:
-        """See `Exchange`."""
-        assert isinstance(outcome, Finished), "text was asked for"
-        return text_completion(head, outcome, is_echo=bool(self.body.echo))
+    def encode_response(self, header: ResponseHeader, result: EngineResult) -> str:
+        assert isinstance(result, Finished), "a completion generates text"
+        return text_completion(header, result, is_echo=bool(self.body.echo))
 
-    def frames(self, head: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
-        """See `Exchange`."""
-        if not (self.body.stream or is_watched):
-            return None
-        include_usage = self.body.include_usage or is_watched
-        return CompletionFrames(head, is_echo=bool(self.body.echo), include_usage=include_usage)
+    def new_stream_encoder(self, header: ResponseHeader, *, include_usage: bool) -> StreamEncoder:
+        return CompletionStreamEncoder(header, is_echo=bool(self.body.echo), include_usage=include_usage)
 
-    def problem(self, failed: Failed) -> Problem:
-        """See `Exchange`."""
-        problem = problem_of(failed)
-        return msgspec.structs.replace(problem, param=_OUR_NAMES.get(problem.param or "", problem.param))
+    def to_problem(self, failed: Failed) -> Problem:
+        problem = super().to_problem(failed)
+        return msgspec.structs.replace(problem, param=_PARAM_NAMES.get(problem.param or "", problem.param))
 
-    def reject_reason(self, outcome: EngineResult) -> Problem | None:
-        """A structured answer that was cut off."""
-        return truncated_problem(outcome, self.body)
-
-    def texts(self) -> Iterator[str]:
-        """The prompts; token ids are spelled out, since the plan compares and does not read."""
+    def prompt_texts(self) -> Iterator[str]:
+        """The prompts; token ids are written as decimal numbers, since the plan only compares."""
         for prompt in self.body.prompts:
             yield prompt if isinstance(prompt, str) else " ".join(map(str, prompt))
 
     def expected_tokens(self, model: ModelConfig) -> int:
-        """Of all answers together."""
         return min(_max_tokens(self.body, model), model.context_size) * self.body.num_answers
-
-    def is_deterministic(self, model: ModelConfig) -> bool:
-        """See `Exchange`."""
-        return is_greedy_once(self.body, model)
 
 
 def to_prompt(given: Input) -> TextPrompt | TokenPrompt:
-    """A text is tokenised by the engine; token ids are taken as they are."""
+    """Wrap a text, which the engine tokenises, or token ids, which it takes as they are."""
     return TextPrompt(text=given) if isinstance(given, str) else TokenPrompt(tokens=given)
 
 

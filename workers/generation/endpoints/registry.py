@@ -1,4 +1,4 @@
-"""One row for each endpoint of `core.schemas.endpoints`: how its bodies become exchanges."""
+"""The adapter of each endpoint of `core.schemas.endpoints`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from workers.generation.endpoints.completions import CompletionAdapter
 from workers.generation.endpoints.embeddings import EmbeddingAdapter
 from workers.generation.endpoints.responses import ResponsesAdapter
 
-EXCHANGES: Final[dict[str, Callable[[Any], EndpointAdapter]]] = {  # Any: parsed JSON
-    CHAT_ENDPOINT: ChatAdapter.read,
-    COMPLETIONS_ENDPOINT: CompletionAdapter.read,
-    EMBEDDINGS_ENDPOINT: EmbeddingAdapter.read,
-    RESPONSES_ENDPOINT: ResponsesAdapter.read,
+ADAPTERS: Final[dict[str, Callable[[Any], EndpointAdapter]]] = {  # Any: parsed JSON
+    CHAT_ENDPOINT: ChatAdapter.parse,
+    COMPLETIONS_ENDPOINT: CompletionAdapter.parse,
+    EMBEDDINGS_ENDPOINT: EmbeddingAdapter.parse,
+    RESPONSES_ENDPOINT: ResponsesAdapter.parse,
 }
 
 
 def read_adapter(endpoint: str, body: Any) -> EndpointAdapter:  # Any: parsed JSON
-    """A body of an endpoint; raises the ApiError that the endpoint would answer."""
-    return EXCHANGES[endpoint](body)
+    """Parse a body of an endpoint; raises the ApiError that the endpoint would answer."""
+    return ADAPTERS[endpoint](body)
