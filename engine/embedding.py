@@ -73,10 +73,8 @@ class EmbeddingQueue:
         """Client and id of the first request; None when the queue is empty."""
         return (self._jobs[0].client, self._jobs[0].request.id) if self._jobs else None
 
-    def run_chunk(self) -> tuple[str, Embedded | Failed | None] | None:
-        """Compute a chunk of the first request; return its client, and its result when it ends. None when the queue is empty."""
-        if not self._jobs:
-            return None
+    def run_chunk(self) -> Embedded | Failed | None:
+        """Compute a chunk of the first request, which must exist; return its result when it ends, else None."""
         job = self._jobs[0]
         ended: Embedded | Failed | None
         try:
@@ -85,7 +83,7 @@ class EmbeddingQueue:
             ended = Failed(request_id=job.request.id, code=error.code, message=str(error), param=error.param)
         if ended is not None:
             self._jobs.remove(job)
-        return job.client, ended
+        return ended
 
     def _advance(self, job: _Job) -> Embedded | None:
         dimensions = job.request.dimensions

@@ -176,13 +176,10 @@ class EngineLoop:
             return False
         self._recorded = []
         self._record_inflight([key])
-        chunk = self._embeddings.run_chunk()
+        ended = self._embeddings.run_chunk()
         self._record_inflight([])
-        if chunk is None:
-            return False
-        client, ended = chunk
         if ended is not None:
-            self._pending_outputs.setdefault(client, []).append(ended)
+            self._queue_output(key[0], ended)
         return True
 
     def _decode(self, plan: StepPlan) -> list[SampleResult]:
@@ -200,7 +197,7 @@ class EngineLoop:
             return
         delta, reason = self._output_processor.append_tokens(sequence, tokens, sampled)
         if delta is not None and sequence.stream:
-            self._queue_output(sequence, delta)
+            self._queue_output(sequence.client, delta)
         if reason is not None:
             self._finish(sequence, reason)
 
@@ -208,7 +205,7 @@ class EngineLoop:
         finished = self._output_processor.finish(sequence, reason)
         self._release(sequence)
         if finished is not None:
-            self._queue_output(sequence, finished)
+            self._queue_output(sequence.client, finished)
 
     def _release(self, sequence: Sequence) -> None:
         self._decoder.close(sequence)
@@ -269,13 +266,13 @@ class EngineLoop:
             if not sequence.stream and self._output_processor.is_active(sequence):
                 sequence.stream = True
                 if (delta := self._output_processor.start_streaming(sequence)) is not None:
-                    self._queue_output(sequence, delta)
+                    self._queue_output(sequence.client, delta)
 
     def _cancel_embeddings(self, client: str, request_ids: list[str] | None) -> None:
         if self._embeddings is not None:
             for request_id in self._embeddings.cancel(client, request_ids):
                 cancelled = Failed(request_id=request_id, code="cancelled", message="The request was cancelled.")
-                self._pending_outputs.setdefault(client, []).append(cancelled)
+                self._queue_output(client, cancelled)
 
     def _recover(self, error: Exception) -> None:
         """After a failed step, fail the running requests and clear the memory; waiting requests continue."""
@@ -292,13 +289,13 @@ class EngineLoop:
         """End a request with an error, and drop its other choices."""
         client, request_id = key
         failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
-        self._pending_outputs.setdefault(client, []).append(failed)
+        self._queue_output(client, failed)
         for sequence in self.scheduler.find(client, request_id):
             self._output_processor.discard(sequence)
             self._release(sequence)
 
-    def _queue_output(self, sequence: Sequence, output: Output) -> None:
-        self._pending_outputs.setdefault(sequence.client, []).append(output)
+    def _queue_output(self, client: str, output: Output) -> None:
+        self._pending_outputs.setdefault(client, []).append(output)
 
     def _flush(self) -> None:
         for client, items in self._pending_outputs.items():

@@ -26,7 +26,7 @@ from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits, common_prefix
 from engine.scheduler.step import SampleResult, StepPlan
 from engine.scheduler.step_builder import StepBuilder
-from engine.types import FinishReason, Priority
+from engine.types import FinishReason, Priority, RequestKey
 
 _LOOK_AHEAD: Final = 4
 
@@ -64,7 +64,7 @@ class Scheduler:
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []
         self._paused: list[Sequence] = []
-        self._by_key: dict[tuple[str, str], list[Sequence]] = {}
+        self._by_key: dict[RequestKey, list[Sequence]] = {}
         self._admissions = itertools.count(1)
         self._was_exclusive = False
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from engine.outputs.output_stream import OutputSpec
 from engine.structured.grammar import GrammarState
-from engine.types import FinishReason, Priority, SamplingParams, TokenLogprob
+from engine.types import FinishReason, Priority, RequestKey, SamplingParams, TokenLogprob
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -46,7 +46,7 @@ class Sequence:
     finish_reason: FinishReason | None = field(default=None)
 
     @property
-    def key(self) -> tuple[str, str]:
+    def key(self) -> RequestKey:
         """Client and id of the request, which all its choices share."""
         return self.client, self.request_id
 

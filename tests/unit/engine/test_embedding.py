@@ -140,18 +140,23 @@ def request(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) ->
     return EmbedRequest(id="r", inputs=list(inputs), dimensions=dimensions)
 
 
+def run_all(queue: EmbeddingQueue) -> list[Embedded | Failed]:
+    """The results of the queue, in order."""
+    results = []
+    while queue.next_key is not None:
+        if (ended := queue.run_chunk()) is not None:
+            results.append(ended)
+    return results
+
+
 def result_of(asked: EmbedRequest) -> Embedded:
     """The result of the queue; a failure is raised as the error of the engine."""
     queue = EmbeddingQueue(FAKE)
     queue.add("c", asked, encode_inputs(asked, FakeTokenizer(), FAKE.max_tokens))
-    while (chunk := queue.run_chunk()) is not None:
-        client, ended = chunk
-        assert client == "c"
-        if isinstance(ended, Failed):
-            raise InvalidPrompt(ended.message, param=ended.param)
-        if ended is not None:
-            return ended
-    raise AssertionError("it did not end")
+    (ended,) = run_all(queue)
+    if isinstance(ended, Failed):
+        raise InvalidPrompt(ended.message, param=ended.param)
+    return ended
 
 
 def vectors_of(asked: EmbedRequest) -> np.ndarray:
@@ -207,11 +212,11 @@ def test_a_long_request_is_computed_in_chunks_and_chat_waits_only_for_one() -> N
     long = EmbedRequest(id="long", inputs=[], priority=Priority.BATCH)
     later = EmbedRequest(id="later", inputs=[], priority=Priority.BATCH)
     queue.add("c", long, [[97]] * 100)
-    assert queue.run_chunk() == ("c", None)
+    assert queue.next_key == ("c", "long")
+    assert queue.run_chunk() is None
     queue.add("c", later, [[97]])
     queue.add("c", request(TextPrompt(text="a")), [[97]])
-    ended = [chunk[1].request_id for chunk in iter(queue.run_chunk, None) if chunk[1] is not None]
-    assert ended == ["long", "r", "later"]
+    assert [ended.request_id for ended in run_all(queue)] == ["long", "r", "later"]
 
 
 def test_cancelled_requests_are_not_computed() -> None:
@@ -220,4 +225,4 @@ def test_cancelled_requests_are_not_computed() -> None:
         queue.add(client, EmbedRequest(id=name, inputs=[]), [[97]])
     assert queue.cancel("c", ["a", "unknown"]) == ["a"]
     assert queue.cancel("d", None) == ["a"]
-    assert [chunk[1].request_id for chunk in iter(queue.run_chunk, None)] == ["b"]
+    assert [ended.request_id for ended in run_all(queue)] == ["b"]
