@@ -32,7 +32,7 @@ _NO_TOOLS: Final = (
 )
 
 Message = dict[str, Any]  # Any: the fields a template may use
-Tool = dict[str, Any]  # Any: OpenAI's tool object
+ToolObject = dict[str, Any]  # Any: OpenAI's tool object
 
 
 class ChatTemplate:
@@ -50,7 +50,9 @@ class ChatTemplate:
         self._tokens = {"bos_token": bos_text, "eos_token": eos_text}
         self._max_characters = max_characters
 
-    def render(self, messages: list[Message], template_kwargs: dict[str, Any], tools: list[Tool] | None = None) -> str:
+    def render(
+        self, messages: list[Message], template_kwargs: dict[str, Any], tools: list[ToolObject] | None = None
+    ) -> str:
         """Render the prompt up to the beginning of the assistant's turn.
 
         Raises PromptTooLong, and TemplateFailed, also for tools that the template ignores.

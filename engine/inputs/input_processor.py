@@ -56,7 +56,7 @@ class InputProcessor:
     ) -> Sequence:
         tokens, state = list(prompt), None
         if grammar is not None:
-            forced, state = self._begin(request, grammar, self._context_size - len(prompt))
+            forced, state = self._start_grammar(request, grammar, self._context_size - len(prompt))
             tokens += forced
         return Sequence(
             client=client,
@@ -65,7 +65,7 @@ class InputProcessor:
             tokens=tokens,
             num_prompt_tokens=len(prompt),
             max_tokens=request.max_tokens,
-            sampling=_sampling(request.sampling, index),
+            sampling=_sampling_of(request.sampling, index),
             spec=spec,
             constraint=state,
             ignore_eos=request.ignore_eos,
@@ -78,15 +78,15 @@ class InputProcessor:
             exclusive=request.exclusive,
         )
 
-    def _begin(self, request: Request, grammar: Grammar, room: int) -> tuple[list[int], GrammarState]:
+    def _start_grammar(self, request: Request, grammar: Grammar, max_new_tokens: int) -> tuple[list[int], GrammarState]:
         """Return the forced first tokens of every answer, and the state after them.
 
-        With logprobs no token is forced, since only a sampled token has a logprob.
+        No token is forced with logprobs, since only a sampled token has one, nor if the limits leave no room behind them.
         """
         jumps = request.logprobs is None
         state = grammar.start(jumps=jumps)
         forced = state.jump()
-        if len(forced) < min(room, request.max_tokens or room):
+        if len(forced) < min(max_new_tokens, request.max_tokens or max_new_tokens):
             return forced, state
         return [], grammar.start(jumps=jumps)
 
@@ -110,7 +110,7 @@ def compile_constraint(compiler: Compiler[Compiled], request: Request, spec: Out
         raise InvalidConstraint(str(error), param=param) from None
 
 
-def _sampling(sampling: SamplingParams, index: int) -> SamplingParams:
+def _sampling_of(sampling: SamplingParams, index: int) -> SamplingParams:
     """Derive the seed of an answer: several answers to one request differ, and the next run repeats them."""
     if index == 0 or sampling.seed is None:
         return sampling

@@ -13,7 +13,7 @@ import re
 from typing import Any, Final
 
 from engine.errors import InvalidPrompt, PromptTooLong
-from engine.inputs.chat_template import ChatTemplate, Tool, with_parsed_arguments
+from engine.inputs.chat_template import ChatTemplate, ToolObject, with_parsed_arguments
 from engine.outputs.output_format import OutputFormat
 from engine.tokenizer import Tokenizer, check_token_ids
 from engine.types import ChatPrompt, Request, TextPrompt, TokenPrompt, ToolMode
@@ -22,7 +22,7 @@ from engine.types import ChatPrompt, Request, TextPrompt, TokenPrompt, ToolMode
 _OPEN: Final = "\ufdd0"
 _CLOSE: Final = "\ufdd1"
 _ENCLOSED: Final = re.compile(f"{_OPEN}([^{_CLOSE}]*){_CLOSE}")
-_MARKS: Final = str.maketrans("", "", _OPEN + _CLOSE)
+_NO_MARKERS: Final = str.maketrans("", "", _OPEN + _CLOSE)
 _MIN_CHARACTERS: Final = 1 << 16
 
 
@@ -67,7 +67,7 @@ class PromptEncoder:
             )
         return list(tokens)
 
-    def _chat(self, chat: ChatPrompt, tools: list[Tool]) -> list[int]:
+    def _chat(self, chat: ChatPrompt, tools: list[ToolObject]) -> list[int]:
         # Parse arguments first: JSON escapes can hide the spelling of a special token.
         values: list[Any] = [with_parsed_arguments(chat.messages), chat.template_kwargs, tools]  # Any: JSON
         has_special = self._special is not None and self._has_special_text(values)
@@ -98,7 +98,7 @@ class PromptEncoder:
         match value:
             case str():
                 assert self._special is not None, "called only if the model has special tokens"
-                return self._special.sub(lambda found: f"{_OPEN}{found[0]}{_CLOSE}", value.translate(_MARKS))
+                return self._special.sub(lambda found: f"{_OPEN}{found[0]}{_CLOSE}", value.translate(_NO_MARKERS))
             case dict():
                 return {self._enclose(key): self._enclose(item) for key, item in value.items()}
             case list():

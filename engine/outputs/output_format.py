@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from engine.errors import InvalidPrompt
-from engine.outputs import reasoning
 from engine.outputs.output_stream import OutputSpec
-from engine.outputs.tool_formats import Tool, callable_tools, detect
+from engine.outputs.reasoning import detect_reasoning_tags
+from engine.outputs.tool_formats import Tool, callable_tools, detect_tool_format
 from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.tokenizer import Tokenizer
 from engine.types import ChatPrompt, Constraint, Request, ToolMode
@@ -25,9 +25,9 @@ class OutputFormat:
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self._tokenizer = tokenizer
-        self.tool_format = detect(template, tokenizer.special_texts)
-        self.reasoning_tags = reasoning.detect(template)
-        self._tokens = mark_tokens(tokenizer, (*(self.reasoning_tags or ()), *self.tool_format.marks))
+        self.tool_format = detect_tool_format(template, tokenizer.special_texts)
+        self.reasoning_tags = detect_reasoning_tags(template)
+        self._tokens = _mark_tokens(tokenizer, (*(self.reasoning_tags or ()), *self.tool_format.marks))
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
 
     def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> OutputSpec:
@@ -75,7 +75,7 @@ class OutputFormat:
             raise InvalidPrompt("The schema of the answer is not JSON.", param=param) from None
 
 
-def mark_tokens(tokenizer: Tokenizer, marks: Iterable[str]) -> dict[str, int]:
+def _mark_tokens(tokenizer: Tokenizer, marks: Iterable[str]) -> dict[str, int]:
     """Return the token id of each mark that is a single token of the vocabulary."""
     found = {mark: tokenizer.encode(mark, special=True, add_bos=False) for mark in marks}
     return {mark: tokens[0] for mark, tokens in found.items() if len(tokens) == 1}

@@ -27,7 +27,7 @@ _KNOWN: Final = (
 )
 
 
-def detect(template: str) -> ReasoningTags | None:
+def detect_reasoning_tags(template: str) -> ReasoningTags | None:
     """Return the tags that a chat template contains; None for a model without reasoning."""
     return next((tags for tags in _KNOWN if tags.open in template or tags.close in template), None)
 

@@ -94,7 +94,7 @@ GENERIC: Final = ToolFormat(name="generic", open='{"name": "', middle='", "argum
 FORMATS: Final = (HERMES, LLAMA3, MISTRAL, MISTRAL_ARGS, GENERIC)
 
 
-def detect(template: str, special_texts: Collection[str]) -> ToolFormat:
+def detect_tool_format(template: str, special_texts: Collection[str]) -> ToolFormat:
     """Detect the format by the marks of a chat template, then by those of the vocabulary."""
     if HERMES.trigger in template:
         return HERMES

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.backends.fake.tokenizer import FakeTokenizer
 from engine.outputs.output_format import OutputFormat
 from engine.outputs.output_stream import OutputDelta, OutputSpec, OutputStream, merge_deltas
-from engine.outputs.reasoning import ReasoningTags, detect
+from engine.outputs.reasoning import ReasoningTags, detect_reasoning_tags
 from engine.outputs.tool_formats import HERMES
 from engine.types import (
     ChatPrompt,
@@ -195,8 +195,8 @@ def request(**given: object) -> Request:
 
 
 def test_a_model_whose_template_knows_no_thoughts_has_none() -> None:
-    assert detect("{{ messages }}") is None
-    assert detect("… [THINK] …") == ReasoningTags("[THINK]", "[/THINK]")
+    assert detect_reasoning_tags("{{ messages }}") is None
+    assert detect_reasoning_tags("… [THINK] …") == ReasoningTags("[THINK]", "[/THINK]")
     assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(request(), [1]).reasoning_tags is None
 
 

@@ -24,7 +24,7 @@ from engine.outputs.tool_formats import (
     Tool,
     ToolFormat,
     callable_tools,
-    detect,
+    detect_tool_format,
 )
 from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.outputs.tool_parser import ToolParser
@@ -93,12 +93,12 @@ MARKS_OF_BOTH = pytest.mark.parametrize("marks", [{}, MARK_IDS], ids=["spelled o
 
 
 def test_the_format_is_found_by_the_marks_of_the_template_then_of_the_vocabulary() -> None:
-    assert detect("{{ tools }} <tool_call>", ("<|python_tag|>",)) is HERMES
-    assert detect("{{ tools }}", ("<|python_tag|>",)) is LLAMA3
-    assert detect('{{ tools }} {"name": x, "parameters": y}', ()) is LLAMA3
-    assert detect("{{ tools }}[TOOL_CALLS][", ("[TOOL_CALLS]",)) is MISTRAL
-    assert detect("{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]", ()) is MISTRAL_ARGS
-    assert detect("{{ tools }}", ("<s>",)) is GENERIC
+    assert detect_tool_format("{{ tools }} <tool_call>", ("<|python_tag|>",)) is HERMES
+    assert detect_tool_format("{{ tools }}", ("<|python_tag|>",)) is LLAMA3
+    assert detect_tool_format('{{ tools }} {"name": x, "parameters": y}', ()) is LLAMA3
+    assert detect_tool_format("{{ tools }}[TOOL_CALLS][", ("[TOOL_CALLS]",)) is MISTRAL
+    assert detect_tool_format("{{ tools }}[TOOL_CALLS]{{ name }}[ARGS]", ()) is MISTRAL_ARGS
+    assert detect_tool_format("{{ tools }}", ("<s>",)) is GENERIC
 
 
 @each_format
