@@ -37,7 +37,7 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "F10": (_ENGINE,),
     "F11": (_ENGINE,),
     "F12": (_HERE + "test_engines.py::test_a_poison_stream_is_told_at_once_and_not_run_again",),
-    "F13": (_ENGINE, "tests/unit/engine/test_watchdog.py::test_a_turn_that_does_not_return_is_found"),
+    "F13": (_ENGINE, "tests/unit/engine/test_watchdog.py::test_an_iteration_that_does_not_return_is_found"),
     "F14": (_HERE + "test_engines.py::test_a_step_that_fails_in_python_costs_its_line_and_no_engine",),
     "F15": (
         _ENGINE,

@@ -28,8 +28,8 @@ ELSEWHERE: Final = {
         "tests/unit/engine/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
         "tests/service/api/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",
     ),
-    "B36": ("tests/unit/engine/test_grammar_limits.py::test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles",),
-    "B37": ("tests/unit/engine/test_constrained_output.py::test_a_constraint_that_nothing_meets_fails_alone",),
+    "B36": ("tests/unit/engine/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",),
+    "B37": ("tests/unit/engine/test_constrained_output.py::test_a_constraint_that_nothing_matches_fails_alone",),
     "B42": (
         "tests/service/api/test_idempotency.py::test_the_same_create_sent_twice_makes_one_object",
         "tests/service/api/test_idempotency.py::test_a_key_with_another_body_is_refused_for_good",

@@ -18,8 +18,8 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/service/api/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",
     ),
     "schemas and grammars are compiled in a process that may die of them": (
-        "tests/unit/engine/test_grammar_limits.py::test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles",
-        "tests/unit/engine/test_grammar_limits.py::test_a_helper_that_is_brought_down_is_replaced",
+        "tests/unit/engine/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
+        "tests/unit/engine/test_grammar_limits.py::test_a_crashed_helper_is_replaced",
     ),
     "every number and list has a bound, every token id is in the vocabulary": (
         "tests/unit/core/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
@@ -54,7 +54,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "nothing that a request names is fetched": (
         "tests/hostile_input/test_chat_parameters.py::test_nothing_that_a_request_names_is_fetched",
-        "tests/unit/engine/test_grammar_limits.py::test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles",
+        "tests/unit/engine/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
     ),
     "webhooks go to named hosts and public addresses only, resolved once, without redirects": (
         "tests/unit/core/test_url_guard.py::test_",

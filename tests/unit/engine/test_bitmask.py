@@ -15,7 +15,7 @@ DENSITIES = (0.0, 0.01, 0.5, 0.99, 1.0)
 
 
 def make_mask(allowed: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Words of a mask, with rubbish in the bits past the vocabulary."""
+    """Words of a mask, with random bits past the vocabulary."""
     words = np.full((len(allowed) + 31) // 32, -1, np.int32)
     for token, is_allowed in enumerate(allowed):
         if not is_allowed:

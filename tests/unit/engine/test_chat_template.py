@@ -67,7 +67,7 @@ def test_arguments_of_tool_calls_become_objects() -> None:
         with_parsed_arguments([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}])
 
 
-def test_a_template_that_does_not_know_tools_refuses_them_clearly() -> None:
+def test_a_template_without_tools_rejects_them_clearly() -> None:
     with pytest.raises(TemplateFailed, match="tool_choice") as caught:
         make(None).render(HELLO, {}, TOOLS)
     assert caught.value.param == "tools"
@@ -79,7 +79,7 @@ def test_json_is_not_escaped_for_html() -> None:
     )
 
 
-def test_what_a_template_refuses_is_told_with_its_own_words() -> None:
+def test_an_error_raised_by_a_template_keeps_its_message() -> None:
     source = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(TemplateFailed, match="roles must alternate") as caught:
         make(source).render(HELLO, {})
@@ -106,7 +106,7 @@ def test_a_template_that_is_not_jinja_is_an_error_when_it_is_loaded() -> None:
         make("{% if %}")
 
 
-# --- plain Jinja is the referee ---------------------------------------------------------------------------------------
+# --- comparison with plain Jinja -------------------------------------------------------------------------------------
 
 CHATML_WITH_TOOLS = """\
 {%- if tools %}
@@ -189,7 +189,7 @@ TURNS: list[dict[str, Any]] = [
 
 
 def plainly(source: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None) -> str:
-    """What Jinja alone makes of it, given the values templates are written for."""
+    """Render with Jinja alone, given the values that templates expect."""
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     values = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
@@ -199,7 +199,7 @@ def plainly(source: str, messages: list[dict[str, Any]], tools: list[dict[str, A
 @pytest.mark.parametrize("source", [CHATML_WITH_TOOLS, LLAMA_LIKE, MISTRAL_LIKE], ids=["chatml", "llama", "mistral"])
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("turns", [1, 3, 5])
-def test_templates_say_what_plain_jinja_says(source: str, tools: list[dict[str, Any]] | None, turns: int) -> None:
+def test_templates_render_like_plain_jinja(source: str, tools: list[dict[str, Any]] | None, turns: int) -> None:
     said = make(source).render(with_parsed_arguments(TURNS[:turns]), {}, tools)
     assert said == plainly(source, TURNS[:turns], tools)
     assert "Bern" in said

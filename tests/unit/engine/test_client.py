@@ -1,4 +1,4 @@
-"""The engine as a process, seen through its client."""
+"""The engine process, tested through its client."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.support.stack import wait_for
 
 
 class Recorder:
-    """A sink that remembers; `ended` is set at the end."""
+    """A sink that records all calls; `ended` is set at the end."""
 
     def __init__(self) -> None:
         self.deltas: list[Delta] = []
@@ -104,7 +104,7 @@ OTHER_TEMPLATE = "{{ messages[0].content }}"
 
 
 @pytest.mark.parametrize(("given", "in_use"), [(None, CHATML), (OTHER_TEMPLATE, OTHER_TEMPLATE)])
-def test_an_engine_tells_the_hash_of_the_template_it_renders_with(
+def test_an_engine_reports_the_hash_of_its_chat_template(
     folder: Path, client: EngineClient, given: str | None, in_use: str
 ) -> None:
     process = EngineProcess(folder, chat_template=given)
@@ -114,8 +114,8 @@ def test_an_engine_tells_the_hash_of_the_template_it_renders_with(
         process.kill()
 
 
-def test_a_request_that_is_watched_later_tells_its_whole_answer(folder: Path, client: EngineClient) -> None:
-    recorder = submit(client, chat("hello"))  # there is no engine yet
+def test_a_request_that_is_streamed_later_sends_its_whole_answer(folder: Path, client: EngineClient) -> None:
+    recorder = submit(client, chat("hello"))  # no engine is running yet
     client.stream("r")
     client.stream("unknown")
     engine = EngineProcess(folder, step_seconds=0.002)
@@ -214,7 +214,7 @@ def test_a_killed_engine_loses_its_requests_and_the_next_one_takes_new_ones(
 
 
 @pytest.mark.parametrize("fault", ["segfault", "abort", "hang", "memory"])
-def test_who_dies_with_an_engine_is_told_apart_from_who_only_waited_in_it(folder: Path, fault: str) -> None:
+def test_a_crash_separates_running_requests_from_waiting_ones(folder: Path, fault: str) -> None:
     process = EngineProcess(folder, step_seconds=0.05, slots=2, hang_seconds=0.4)
     mine, other = EngineClient(str(folder), "mine"), EngineClient(str(folder), "other")
     try:
@@ -233,7 +233,9 @@ def test_who_dies_with_an_engine_is_told_apart_from_who_only_waited_in_it(folder
         other.close()
 
 
-def test_one_that_had_to_be_alone_is_found_alone_while_others_run(engine: EngineProcess, client: EngineClient) -> None:
+def test_an_exclusive_request_that_crashes_is_found_while_others_run(
+    engine: EngineProcess, client: EngineClient
+) -> None:
     client.wait_ready(20)
     neighbour = submit(client, chat("hello", "neighbour", ignore_eos=True, stream=True))
     assert neighbour.began.wait(20)
@@ -277,9 +279,7 @@ def test_a_stopped_engine_stops_ticking(engine: EngineProcess, client: EngineCli
         os.kill(engine.process.pid, signal.SIGCONT)
 
 
-def test_a_client_that_leaves_takes_its_requests_along(
-    engine: EngineProcess, folder: Path, client: EngineClient
-) -> None:
+def test_requests_of_a_closed_client_are_cancelled(engine: EngineProcess, folder: Path, client: EngineClient) -> None:
     client.wait_ready(20)
     other = EngineClient(str(folder), "other")
     other.wait_ready(20)
@@ -303,27 +303,25 @@ def test_a_decode_that_hangs_ends_the_process(folder: Path) -> None:
         client.close()
 
 
-# The server, with two places where it fails though nobody expects it.
+# The server with two injected faults: in the input thread on a Cancel, and in the recovery of the loop.
 FAILING = """
 import engine.loop as loop
 import engine.process.server as server
 def dispatch(self, message):
     if isinstance(message, server.Cancel):
-        raise RuntimeError("in the intake")
-    hear(self, message)
+        raise RuntimeError("in the input thread")
+    original(self, message)
 def recover(self, error):
     raise RuntimeError("in the loop")
-hear, server.Server._dispatch = server.Server._dispatch, dispatch
+original, server.Server._dispatch = server.Server._dispatch, dispatch
 loop.EngineLoop._recover = recover
 server.main()
 """
 
 
 @pytest.mark.parametrize("code", [Exit.INTAKE_DIED, Exit.FAILED])
-def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
-    folder: Path, client: EngineClient, code: Exit
-) -> None:
-    """F14: what a failed step leaves behind is cleared and the loop goes on; where that fails, the process ends."""
+def test_an_engine_exits_when_its_input_thread_or_its_loop_ends(folder: Path, client: EngineClient, code: Exit) -> None:
+    """F14: the loop clears the state of a failed step and goes on; if that fails too, the process ends."""
     config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE, step_seconds=0.002)
     process = subprocess.Popen(
         [sys.executable, "-c", FAILING, msgspec.json.encode(config).decode()], stderr=subprocess.DEVNULL
@@ -341,36 +339,36 @@ def test_an_engine_whose_intake_or_loop_has_ended_does_not_live_on(
         process.kill()
 
 
-# The server, with an intake that takes no more after the first Cancel.
+# The server with an input thread that blocks at the first Cancel.
 STUCK = """
 import threading
 import engine.process.server as server
 def dispatch(self, message):
     if isinstance(message, server.Cancel):
         threading.Event().wait()
-    hear(self, message)
-hear, server.Server._dispatch = server.Server._dispatch, dispatch
+    original(self, message)
+original, server.Server._dispatch = server.Server._dispatch, dispatch
 server.main()
 """
 
 
-def test_a_deaf_engine_ticks_but_does_not_answer(folder: Path, client: EngineClient) -> None:
+def test_an_engine_with_a_stuck_input_thread_ticks_but_does_not_reply(folder: Path, client: EngineClient) -> None:
     config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE, step_seconds=0.002)
     process = subprocess.Popen([sys.executable, "-c", STUCK, msgspec.json.encode(config).decode()])
     try:
         client.wait_ready(20)
         first = client.answered_at
-        wait_for(lambda: client.answered_at > first, "it answers again and again", 20)
+        wait_for(lambda: client.answered_at > first, "it replies again and again", 20)
         submit(client, chat("hello", ignore_eos=True))
         client.cancel("r")
-        wait_for(lambda: time.monotonic() - client.answered_at > 4, "it does not answer any more", 30)
+        wait_for(lambda: time.monotonic() - client.answered_at > 4, "it stops replying", 30)
         assert client.seconds_since_tick(time.monotonic()) < 3
     finally:
         process.kill()
         process.wait()
 
 
-def test_a_model_that_cannot_be_loaded_is_said_and_ends_with_code_3(folder: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_reported_with_exit_code_3(folder: Path) -> None:
     (folder / "bad.gguf").write_bytes(b"not a model")
     config = msgspec.json.decode(msgspec.json.encode(EngineConfig(model="m", endpoint=str(folder))))
     config["model_path"] = str(folder / "bad.gguf")

@@ -70,7 +70,7 @@ def demo(backend: LlamaBackend) -> Bench:
     return Bench(backend, context_size=256, slots=4)
 
 
-def test_an_answer_is_what_its_schema_says(demo: Bench) -> None:
+def test_an_answer_follows_its_schema(demo: Bench) -> None:
     finished = demo.ask("My parcel has not arrived. This is urgent!", constraint=schema(LABEL))
     label = json.loads(finished.text)
     assert list(label) == ["category", "priority"]
@@ -122,8 +122,8 @@ def test_every_kind_of_constraint_holds_greedy_or_not(demo: Bench, constraint, f
     assert finished.reason is FinishReason.STOP
 
 
-def test_the_likeliest_that_is_allowed_is_said(demo: Bench) -> None:
-    """Without the constraint the model says Paris; of what is left, greedy is still its own best."""
+def test_the_likeliest_allowed_token_is_chosen(demo: Bench) -> None:
+    """With a constraint that allows every text, greedy decoding gives the same answer."""
     free = demo.ask("What is the capital of France?").text
     held = demo.ask("What is the capital of France?", constraint=Constraint(kind=ConstraintKind.REGEX, text=r"(?s:.*)"))
     assert held.text == free
@@ -136,7 +136,7 @@ def test_deltas_of_a_constrained_stream_add_up_from_the_first_forced_character(d
     assert finished.text.startswith('{"category": "')
 
 
-def test_a_limit_below_what_is_forced_cuts_the_answer_there(demo: Bench) -> None:
+def test_a_limit_below_the_forced_tokens_cuts_the_answer_there(demo: Bench) -> None:
     finished = demo.ask("I was charged twice.", constraint=schema(LABEL), max_tokens=2)
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.LENGTH, 2)
     assert '{"category": "billing"'.startswith(finished.text)
@@ -170,7 +170,7 @@ def test_several_answers_each_follow_the_schema_on_their_own(demo: Bench) -> Non
 
 
 @pytest.mark.parametrize(
-    ("constraint", "said"),
+    ("constraint", "named"),
     [
         (schema({"type": "object", "properties": {"a": {"not": {}}}}), "not"),
         (schema({"$ref": "https://example.com/schema"}), "ref"),
@@ -179,12 +179,14 @@ def test_several_answers_each_follow_the_schema_on_their_own(demo: Bench) -> Non
     ],
     ids=["not", "a remote ref", "a bad regex", "a bad grammar"],
 )
-def test_what_cannot_be_compiled_is_refused_by_name(demo: Bench, constraint: Constraint, said: str) -> None:
-    with pytest.raises(InvalidConstraint, match=f"(?i){said}"):
+def test_a_constraint_that_does_not_compile_is_rejected_by_name(
+    demo: Bench, constraint: Constraint, named: str
+) -> None:
+    with pytest.raises(InvalidConstraint, match=f"(?i){named}"):
         demo.add(chat("Hello", constraint=constraint))
 
 
-def test_a_constraint_that_nothing_meets_fails_alone(demo: Bench) -> None:
+def test_a_constraint_that_nothing_matches_fails_alone(demo: Bench) -> None:
     nothing = {
         "type": "object",
         "properties": {"a": {"type": "integer", "minimum": 3, "maximum": 1}},
@@ -197,8 +199,8 @@ def test_a_constraint_that_nothing_meets_fails_alone(demo: Bench) -> None:
     assert finished["good"].text == "The capital of Spain is Madrid."
 
 
-class Saying(FakeDecoder):
-    """Wants to say a certain text."""
+class ScriptedDecoder(FakeDecoder):
+    """A fake model whose likeliest answer is a given text."""
 
     def __init__(self, text: str) -> None:
         super().__init__(slots=4)
@@ -230,9 +232,9 @@ def test_a_required_tool_call_always_parses() -> None:
     assert "".join(delta.arguments for delta in deltas if delta.index == 0) == choice.tool_calls[0].arguments
 
 
-def test_a_model_that_may_call_tools_says_what_it_likes_but_calls_them_right() -> None:
-    said = 'Let me see. <tool_call>\n{"name": "weather", "arguments": {"city": "Berlin", "days": 9}}\n</tool_call>'
-    bench = Bench(FakeBackend(Saying(said)), chat_template=TOOLS_TEMPLATE, context_size=1024)
+def test_text_is_free_and_tool_calls_are_valid_when_both_are_allowed() -> None:
+    preferred = 'Let me see. <tool_call>\n{"name": "weather", "arguments": {"city": "Berlin", "days": 9}}\n</tool_call>'
+    bench = Bench(FakeBackend(ScriptedDecoder(preferred)), chat_template=TOOLS_TEMPLATE, context_size=1024)
     bench.add(with_tools(chat("weather?", max_tokens=200), WEATHER))
     finished = bench.run()["r"]
     (choice,) = finished.choices
@@ -240,23 +242,25 @@ def test_a_model_that_may_call_tools_says_what_it_likes_but_calls_them_right() -
     assert json.loads(choice.tool_calls[0].arguments)["city"] in ("Paris", "Rome")
 
 
-def test_tools_that_the_template_does_not_know_are_refused() -> None:
+def test_tools_that_the_template_does_not_show_are_rejected() -> None:
     with pytest.raises(TemplateFailed, match="tools"):
         Bench().add(with_tools(chat("weather?"), WEATHER))
 
 
-def test_a_schema_that_a_tool_cannot_have_is_told_in_the_words_of_who_wrote_it() -> None:
+def test_an_invalid_tool_schema_is_reported_without_internal_details() -> None:
     odd = {"type": "function", "function": {"name": "odd", "parameters": {"properties": {"x": {"type": "nix"}}}}}
     with pytest.raises(InvalidConstraint, match=r"^The constraint cannot be used: Invalid type: nix$") as caught:
         Bench(chat_template=TOOLS_TEMPLATE).add(with_tools(chat("odd?"), odd))
     assert caught.value.param == "tools"
 
 
-def test_thoughts_are_split_from_the_answer_and_counted() -> None:
+def test_reasoning_is_split_from_the_answer_and_counted() -> None:
     template = "{% for m in messages %}[{{ m.content }}]{% endfor %}<think>\n{# </think> #}"
-    bench = Bench(FakeBackend(Saying("Hm, let me think.</think>\n\nForty")), chat_template=template, context_size=512)
-    thought = Constraint(kind=ConstraintKind.GRAMMAR, text='start: "42"')
-    finished = bench.ask("why?", constraint=thought, max_tokens=400)
+    bench = Bench(
+        FakeBackend(ScriptedDecoder("Hm, let me think.</think>\n\nForty")), chat_template=template, context_size=512
+    )
+    forty_two = Constraint(kind=ConstraintKind.GRAMMAR, text='start: "42"')
+    finished = bench.ask("why?", constraint=forty_two, max_tokens=400)
     (choice,) = finished.choices
     assert choice.text.strip() == "42"
     assert choice.reasoning.strip() == "Hm, let me think."

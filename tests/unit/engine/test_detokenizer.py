@@ -18,7 +18,7 @@ def run(stream: IncrementalDetokenizer, pieces: list[bytes]) -> str:
 
 
 def cut_at_stop(text: str, stop: list[str]) -> str:
-    """The referee: what a user expects who looks at the whole text."""
+    """Reference implementation, which looks at the whole text."""
     for end in range(len(text) + 1):
         ended = [word for word in stop if text[:end].endswith(word)]
         if ended:
@@ -47,7 +47,7 @@ def test_half_a_character_is_never_shown() -> None:
     assert shown == ["", "é", "", "", "", "😀"]
 
 
-def test_what_may_become_a_stop_string_is_held_back_until_it_is_known() -> None:
+def test_text_that_may_become_a_stop_string_is_held_back() -> None:
     stream = IncrementalDetokenizer(["END"])
     assert [stream.push(piece) for piece in (b"a", b" E", b"N", b"x", b"END", b"more")] == ["a", " ", "", "ENx", "", ""]
     assert stream.is_stopped
@@ -55,7 +55,7 @@ def test_what_may_become_a_stop_string_is_held_back_until_it_is_known() -> None:
     assert stream.text == "a ENx"
 
 
-def test_what_was_held_back_is_shown_when_the_answer_ends() -> None:
+def test_held_text_is_shown_when_the_answer_ends() -> None:
     stream = IncrementalDetokenizer(["END"])
     assert stream.push(b"xEN") == "x"
     assert stream.finish() == "EN"

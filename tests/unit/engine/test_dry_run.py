@@ -1,4 +1,4 @@
-"""A rehearsal without weights says what the engine says."""
+"""Dry runs without weights give the results of the engine."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def constrained(schema: object, param: str | None = None) -> Request:
 
 
 def titled(number: int) -> Request:
-    """Each of its own."""
+    """A request with a different constraint for each number."""
     return constrained({"type": "string", "title": f"{number}"})
 
 
@@ -123,7 +123,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("request_", REFUSED.values(), ids=REFUSED.keys())
-def test_what_the_engine_would_refuse_is_refused_with_the_same_words(request_: Request) -> None:
+def test_a_request_is_rejected_with_the_engines_own_error(request_: Request) -> None:
     bench = Bench(chat_template=TOOLS_TEMPLATE, context_size=1024)
     with open_dry_run(FakeTokenizer(), template=TOOLS_TEMPLATE, context_size=1024) as dry_run:
         assert refusal(dry_run.run, request_) == refusal(
@@ -131,7 +131,7 @@ def test_what_the_engine_would_refuse_is_refused_with_the_same_words(request_: R
         )
 
 
-def test_what_the_engine_would_take_is_taken_with_the_models_own_vocabulary(bench: Bench, dry_run: DryRun) -> None:
+def test_a_request_is_accepted_with_the_models_own_vocabulary(bench: Bench, dry_run: DryRun) -> None:
     request = constrained({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
     (sequence,) = bench.input_processor.process("c", request)
     assert dry_run.run(request) == (sequence.num_prompt_tokens, True)
@@ -147,7 +147,7 @@ def test_a_constraint_is_compiled_once_however_many_requests_have_it() -> None:
     assert budget.constraints == 8
 
 
-def test_when_the_budget_is_spent_only_what_is_known_is_still_judged() -> None:
+def test_after_the_budget_only_known_constraints_are_checked() -> None:
     with open_dry_run(FakeTokenizer(), budget=CompileBudget(constraints=2)) as dry_run:
         checked = [dry_run.run(titled(number)).is_checked for number in (1, 2, 3, 4, 1, 2)]
         assert checked == [True, True, False, False, True, True]
@@ -160,7 +160,7 @@ def test_time_is_part_of_the_budget() -> None:
         assert [dry_run.run(titled(number)).is_checked for number in (1, 2)] == [True, False]
 
 
-def test_a_grammar_that_brings_the_warden_down_fails_alone() -> None:
+def test_a_grammar_that_crashes_the_sandbox_fails_alone() -> None:
     deep = chat("hello", constraint=Constraint(kind=ConstraintKind.GRAMMAR, text=A_RULE_EACH))
     with open_dry_run(FakeTokenizer()) as dry_run:
         with pytest.raises(InvalidConstraint, match="too complex"):
@@ -169,13 +169,13 @@ def test_a_grammar_that_brings_the_warden_down_fails_alone() -> None:
 
 
 class UnavailableSandbox(CompileSandbox):
-    """Of a machine on which no process starts."""
+    """A sandbox on a machine where no process starts."""
 
     def _launch(self) -> None:
         raise OSError
 
 
-def test_where_no_warden_starts_nothing_is_said_of_constraints() -> None:
+def test_constraints_are_unchecked_if_the_sandbox_does_not_start() -> None:
     with open_dry_run(FakeTokenizer(), sandbox=UnavailableSandbox()) as dry_run:
         assert [dry_run.run(titled(number)).is_checked for number in (1, 2)] == [False, False]
 
@@ -204,7 +204,7 @@ def test_memory_is_given_back_with_the_tokenizer(
     assert len(freed) == 1
 
 
-def test_a_missing_or_broken_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_or_broken_file_is_reported(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(MODEL.read_bytes()[:5000])
     for path, said in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):

@@ -1,4 +1,4 @@
-"""Following a grammar, token by token."""
+"""Grammars and their states, token by token."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.constrain import END, LABELS, accepts, allowed_tokens, constr
 
 @pytest.fixture(scope="module")
 def grammars() -> Iterator[GrammarCompiler]:
-    """No token is forced, so that every byte is asked for."""
+    """Without forced tokens, so that every byte is checked."""
     grammars = make_grammars(jump_forward=False)
     yield grammars
     grammars.close()
@@ -57,7 +57,9 @@ GOOD_AND_BAD = {
 
 
 @pytest.mark.parametrize(("asked", "good", "bad"), GOOD_AND_BAD.values(), ids=GOOD_AND_BAD.keys())
-def test_only_what_was_asked_for_can_be_said(grammars: GrammarCompiler, asked, good: str, bad: str) -> None:
+def test_only_text_that_follows_the_constraint_is_accepted(
+    grammars: GrammarCompiler, asked, good: str, bad: str
+) -> None:
     grammar = grammars.compile(asked)
     assert accepts(grammar, good)
     assert not accepts(grammar, bad)
@@ -100,7 +102,7 @@ def test_nothing_is_forced_where_jumping_is_off(grammars: GrammarCompiler) -> No
     assert state.accept(ord("{")) == []
 
 
-def test_answers_of_one_grammar_do_not_know_each_other(jumping: GrammarCompiler) -> None:
+def test_answers_of_one_grammar_are_independent(jumping: GrammarCompiler) -> None:
     grammar = jumping.compile(constraint("choice", ["apple", "avocado"]))
     first, second = grammar.start(), grammar.start()
     first.jump()
@@ -126,8 +128,8 @@ def test_a_dead_end_in_the_middle_is_an_error_and_not_free_text(grammars: Gramma
     assert caught.value.code == "constraint_error"
 
 
-def test_a_grammar_is_not_worn_out_by_its_answers(grammars: GrammarCompiler) -> None:
-    """Its lexer has a state for every way the last thirty letters can be, and room for far fewer."""
+def test_a_grammar_is_not_exhausted_by_its_answers(grammars: GrammarCompiler) -> None:
+    """The lexer needs a state for each possible sequence of the last thirty letters, more than the limit allows."""
     grammar = grammars.compile(constraint("regex", "[ab]*a[ab]{30}c"))
     draw = random.Random(1)
     for _ in range(400):
@@ -148,7 +150,7 @@ def test_the_same_text_of_another_kind_is_another_constraint(grammars: GrammarCo
     assert accepts(grammars.compile(constraint("choice", '["a"]')), "a")
 
 
-def test_only_so_many_grammars_are_kept() -> None:
+def test_only_the_latest_grammars_are_cached() -> None:
     grammars = make_grammars(max_cached=2)
     first = grammars.compile(constraint("choice", ["a"]))
     second = grammars.compile(constraint("choice", ["b"]))
@@ -159,7 +161,7 @@ def test_only_so_many_grammars_are_kept() -> None:
     grammars.close()
 
 
-def test_a_refusal_is_kept_too_and_names_the_parameter(grammars: GrammarCompiler) -> None:
+def test_an_error_is_cached_too_and_names_the_parameter(grammars: GrammarCompiler) -> None:
     for kind, text, param in (("json_schema", {"not": {}}, "response_format"), ("regex", "(", "structured_outputs")):
         messages = set()
         for _ in range(2):
@@ -268,8 +270,6 @@ def test_keys_that_a_schema_does_not_name_are_not_written(grammars: GrammarCompi
         {"type": "object"},
     ],
 )
-def test_keys_that_a_schema_does_not_name_are_written_where_it_says_so(
-    schema: dict[str, object], grammars: GrammarCompiler
-) -> None:
+def test_other_keys_are_written_if_the_schema_allows_them(schema: dict[str, object], grammars: GrammarCompiler) -> None:
     grammar = grammars.compile(constraint("json_schema", schema))
     assert accepts(grammar, '{"a": 1, "c": 2}')

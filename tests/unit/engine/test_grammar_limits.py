@@ -1,4 +1,4 @@
-"""What is refused before, or while, it is compiled, and what the person who wrote it is told."""
+"""Constraints that are rejected before or during compilation, and the error messages for their authors."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ NASTY = {
 
 
 @pytest.mark.parametrize(("kind", "text", "said"), NASTY.values(), ids=NASTY.keys())
-def test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles(
+def test_a_harmful_constraint_is_rejected_and_the_next_one_compiles(
     grammars: GrammarCompiler, kind: str, text: str, said: str
 ) -> None:
     with pytest.raises(InvalidConstraint, match=said.replace("(", r"\(").replace("$", r"\$")) as caught:
@@ -110,7 +110,7 @@ def test_what_would_hurt_is_refused_in_words_and_the_next_one_compiles(
 
 
 @pytest.mark.parametrize("text", [A_RULE_EACH, A_FLOOD], ids=["crash", "flood"])
-def test_a_helper_that_is_brought_down_is_replaced(sandbox: CompileSandbox, text: str) -> None:
+def test_a_crashed_helper_is_replaced(sandbox: CompileSandbox, text: str) -> None:
     sandbox.start()
     before = sandbox.pid
     with pytest.raises(InvalidConstraint, match="too complex"):
@@ -157,7 +157,7 @@ def test_the_helper_ends_when_the_engine_is_killed() -> None:
 
 
 class ended:  # noqa: N801 - reads as a statement
-    """Waits at its end until a process, ours or not, has ended."""
+    """Wait at the end of the block until a process, a child or not, has ended."""
 
     def __init__(self, pid: int) -> None:
         self._pidfd = os.pidfd_open(pid)
@@ -173,7 +173,7 @@ class ended:  # noqa: N801 - reads as a statement
 
 
 def test_names_in_data_are_not_taken_for_keywords(grammars: GrammarCompiler) -> None:
-    """`$ref`, `enum` and `not` are properties here, or values."""
+    """Here `$ref`, `enum` and `not` are properties or values."""
     text = schema(
         type="object",
         properties={"$ref": {"type": "integer"}, "not": {"enum": [{"not": 1}, {"$ref": "http://x"}]}},

@@ -30,7 +30,7 @@ def grammars(tokenizer: LlamaTokenizer) -> Iterator[GrammarCompiler]:
     grammars.close()
 
 
-def test_the_vocabulary_is_as_wide_as_the_logits_and_knows_every_end(tokenizer: LlamaTokenizer) -> None:
+def test_the_grammar_vocabulary_has_the_width_of_the_logits_and_every_end_token(tokenizer: LlamaTokenizer) -> None:
     built = grammar_tokenizer(tokenizer)
     assert built.vocab_size == tokenizer.num_vocab
     assert sorted(built.eos_tokens) == tokenizer.end_tokens

@@ -1,4 +1,4 @@
-"""Answers while they are written: the deltas add up, whatever the tokens; marks never show."""
+"""Output streams: the deltas add up, however the bytes are divided into tokens; marks are never shown."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from engine.types import (
     ToolChoice,
     ToolMode,
 )
+from tests.unit.engine.test_detokenizer import pieces_of
 
 THINK = ReasoningTags("<think>", "</think>")
 CALL = '<tool_call>\n{"name": "now", "arguments": {"zone":"é"}}\n</tool_call>'
@@ -30,7 +31,7 @@ def spec(**given: object) -> OutputSpec:
 
 
 def run(stream: OutputStream, pieces: list[bytes]) -> tuple[str, str, list[tuple[str, str]]]:
-    """All that was shown, checked against what the stream says it has."""
+    """Return all output of a stream, after a check against its properties."""
     deltas = [stream.push(0, piece) for piece in pieces]
     deltas.append(stream.finish())
     content = "".join(delta.content for delta in deltas)
@@ -44,11 +45,6 @@ def run(stream: OutputStream, pieces: list[bytes]) -> tuple[str, str, list[tuple
     return content, reasoning, [(call.name, call.arguments) for call in stream.tool_calls]
 
 
-def pieces_of(data: bytes, cuts: list[int]) -> list[bytes]:
-    places = sorted({min(cut, len(data)) for cut in cuts})
-    return [data[a:b] for a, b in zip([0, *places], [*places, len(data)], strict=True)]
-
-
 def test_a_plain_answer_is_its_text() -> None:
     stream = OutputStream(OutputSpec(stop=("END",)))
     assert stream.push(1, b"a<think>") == OutputDelta("a<think>")
@@ -59,14 +55,14 @@ def test_a_plain_answer_is_its_text() -> None:
     assert (stream.text, stream.reasoning, stream.tool_calls) == ("a<think> ", "", [])
 
 
-def test_thought_content_and_calls_are_told_apart_byte_by_byte() -> None:
+def test_reasoning_content_and_calls_are_split_byte_by_byte() -> None:
     text = f"<think>\nIs it late? <tool_call> knows.\n</think>\n\nLet me see.\n{CALL}\n{CALL}"
     expected = ("Let me see.", "Is it late? <tool_call> knows.", [("now", '{"zone":"é"}')] * 2)
     assert run(OutputStream(spec()), [bytes([byte]) for byte in text.encode()]) == expected
     assert run(OutputStream(spec()), [text.encode()]) == expected
 
 
-def test_an_answer_may_begin_inside_the_thought_that_the_prompt_opened() -> None:
+def test_an_answer_may_begin_inside_the_reasoning_that_the_prompt_opened() -> None:
     assert run(OutputStream(spec(starts_in_reasoning=True)), [b"hm", b" hm\n</th", b"ink>\n\nYes"]) == (
         "Yes",
         "hm hm",
@@ -75,12 +71,12 @@ def test_an_answer_may_begin_inside_the_thought_that_the_prompt_opened() -> None
     assert run(OutputStream(spec(starts_in_reasoning=True)), [b"cut off </thi"]) == ("", "cut off </thi", [])
 
 
-def test_a_thought_comes_first_or_is_content() -> None:
+def test_reasoning_comes_first_or_is_content() -> None:
     assert run(OutputStream(spec()), [b"The tag <think>x</think> is"]) == ("The tag <think>x</think> is", "", [])
     assert run(OutputStream(spec()), [b" <thi"]) == (" <thi", "", [])
 
 
-def test_marks_that_are_control_tokens_without_bytes_are_seen() -> None:
+def test_marks_that_are_control_tokens_without_bytes_are_found() -> None:
     marks = {7: b"<think>", 8: b"</think>", 9: b"<tool_call>", 10: b"</tool_call>"}
     stream = OutputStream(spec(marks=marks))
     tokens = [(7, b""), (0, b"hm"), (8, b""), (9, b""), (0, b'\n{"name": "now", "arguments": {}}\n'), (10, b"")]
@@ -100,7 +96,7 @@ def test_control_tokens_out_of_place_show_nothing() -> None:
     assert (stream.text, stream.reasoning) == ("so it is", "hm")
 
 
-def test_tokens_of_a_thought_are_counted_with_its_marks() -> None:
+def test_reasoning_tokens_are_counted_with_their_tags() -> None:
     stream = OutputStream(spec())
     counts = []
     for piece in (b"<th", b"ink>", b"a", b"b", b"</think>", b"\n\n", b"c", b"d"):
@@ -118,7 +114,7 @@ def test_stop_strings_are_looked_for_in_content_only() -> None:
     assert (content, reasoning, calls) == ("I\n", "now", [("now", '{"a":"now"}')])
 
 
-def test_what_leaves_together_is_one_part_with_one_delta_for_each_call() -> None:
+def test_merged_deltas_have_one_delta_for_each_call() -> None:
     stream = OutputStream(spec())
     deltas = [stream.push(0, bytes([byte])) for byte in f"<think>hm</think>Yes. {CALL}\n{CALL}".encode()]
     joined = merge_deltas(deltas)
@@ -156,10 +152,10 @@ def test_the_answer_does_not_depend_on_how_it_falls_into_tokens(
 
 
 @given(st.text("ab <>/\n😀", max_size=30), st.text("cd <>/\n", max_size=30))
-def test_a_thought_and_an_answer_lose_nothing_but_the_spaces_between(thought: str, answer: str) -> None:
-    data = f"<think>{thought}</think>{answer}".encode()
-    content, reasoning, _ = run(OutputStream(spec()), [bytes([byte]) for byte in data])
-    assert (content, reasoning) == (answer.lstrip(), thought.strip())
+def test_reasoning_and_answer_lose_only_the_white_space_between_them(reasoning: str, answer: str) -> None:
+    data = f"<think>{reasoning}</think>{answer}".encode()
+    content, found, _ = run(OutputStream(spec()), [bytes([byte]) for byte in data])
+    assert (content, found) == (answer.lstrip(), reasoning.strip())
 
 
 @given(st.binary(max_size=40))
@@ -170,11 +166,11 @@ def test_any_bytes_without_a_mark_are_text(data: bytes) -> None:
     assert content == text
 
 
-# --- which of this a model has ----------------------------------------------------------------------------------------
+# --- detection of a model's output format -----------------------------------------------------------------------------
 
 
 class MarkTokenizer(FakeTokenizer):
-    """The fake's bytes, and the marks of thoughts as control tokens."""
+    """The fake's bytes, with the reasoning tags as control tokens."""
 
     num_vocab = 260
     special_texts = ("<s>", "</s>", "<think>", "</think>")
@@ -194,13 +190,13 @@ def request(**given: object) -> Request:
     return Request(**{"id": "r", "prompt": prompt, "stop": ["a"], **given})  # type: ignore[arg-type]
 
 
-def test_a_model_whose_template_knows_no_thoughts_has_none() -> None:
+def test_a_template_without_reasoning_tags_has_none() -> None:
     assert detect_reasoning_tags("{{ messages }}") is None
     assert detect_reasoning_tags("… [THINK] …") == ReasoningTags("[THINK]", "[/THINK]")
     assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(request(), [1]).reasoning_tags is None
 
 
-def test_an_answer_begins_inside_a_thought_if_the_prompt_ends_in_an_open_one() -> None:
+def test_an_answer_begins_with_reasoning_if_the_prompt_ends_in_an_open_tag() -> None:
     answers = OutputFormat(MarkTokenizer(), TEMPLATE)
     assert answers.starts_in_reasoning([*b"<|assistant|>", 258, *b"\n"])
     assert answers.starts_in_reasoning(list(b"hi <think>\n\n"))
@@ -219,7 +215,7 @@ def test_a_request_with_tools_gets_a_grammar_a_parser_and_the_marks() -> None:
     assert "<[258]>" in made.constraint.text
 
 
-def test_without_tools_a_constraint_only_lets_the_thought_pass() -> None:
+def test_without_tools_a_constraint_only_allows_reasoning_before_it() -> None:
     answer = Constraint(kind=ConstraintKind.REGEX, text="yes|no")
     none = request(tool_choice=ToolChoice(mode=ToolMode.NONE), constraint=answer)
     thinking = OutputFormat(MarkTokenizer(), TEMPLATE).spec(none, [1])
@@ -229,6 +225,6 @@ def test_without_tools_a_constraint_only_lets_the_thought_pass() -> None:
     assert OutputFormat(FakeTokenizer(), "{{ messages }}").spec(none, [1]).constraint is answer
 
 
-def test_raw_text_has_no_thoughts_and_no_tools() -> None:
+def test_raw_text_has_no_reasoning_and_no_tools() -> None:
     made = OutputFormat(MarkTokenizer(), TEMPLATE).spec(request(prompt=TextPrompt(text="x")), [258])
     assert made == OutputSpec(stop=("a",))

@@ -1,4 +1,4 @@
-"""Formats of tool calls: which one a model follows, what its grammar lets through, and what the parser makes of it."""
+"""Tool formats: the detection of a model's format, the texts that its grammar allows, and the calls that the parser finds."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def tokens_of(text: str, marks: dict[str, int]) -> list[int]:
 
 
 def accepts(constraint: Constraint, text: str, marks: dict[str, int]) -> bool:
-    """Can the whole text be an answer?"""
+    """Does the grammar allow the whole text as an answer?"""
     assert constraint.kind is ConstraintKind.GRAMMAR
     matcher = LLMatcher(WITH_MARKS if marks else BYTES, LLMatcher.grammar_from_lark(constraint.text), log_level=0)
     assert not matcher.is_error(), matcher.get_error()
@@ -79,7 +79,7 @@ def accepts(constraint: Constraint, text: str, marks: dict[str, int]) -> bool:
 
 
 def call(tool_format: ToolFormat, name: str, arguments: str, *, is_first: bool = True) -> str:
-    """One call as the format spells it, without what ends them all."""
+    """One call in a format, without the end of all calls."""
     before = tool_format.lead if is_first else f"{tool_format.separator}{tool_format.open}"
     return before + name + tool_format.middle + arguments + tool_format.close
 
@@ -142,21 +142,21 @@ def test_required_allows_nothing_but_calls(tool_format: ToolFormat, marks: dict[
 
 @each_format
 @MARKS_OF_BOTH
-def test_a_thought_may_come_first_and_is_free(tool_format: ToolFormat, marks: dict[str, int]) -> None:
+def test_reasoning_may_come_first_and_is_free(tool_format: ToolFormat, marks: dict[str, int]) -> None:
     one = calls(tool_format, ("now", "{}"))
     for is_required in (True, False):
         for is_inside in (True, False):
             layout = Layout(tokens=marks, reasoning_tags=THINK, starts_in_reasoning=is_inside)
             grammar = with_tools(tool_format, [NOW], layout, is_required=is_required, may_repeat=True)
-            thought = ("" if is_inside else "<think>") + '\nSo {"name": ["now"]}…\n</think>\n\n'
-            assert accepts(grammar, thought + one, marks)
+            reasoning = ("" if is_inside else "<think>") + '\nSo {"name": ["now"]}…\n</think>\n\n'
+            assert accepts(grammar, reasoning + one, marks)
             assert accepts(grammar, one, marks) is not is_inside
-            assert accepts(grammar, thought + "It is late.", marks) is not is_required
-            assert not accepts(grammar, thought.removesuffix("</think>\n\n"), marks)
-            assert not accepts(grammar, thought + calls(tool_format, ("now", '{"a": 1}')), marks)
+            assert accepts(grammar, reasoning + "It is late.", marks) is not is_required
+            assert not accepts(grammar, reasoning.removesuffix("</think>\n\n"), marks)
+            assert not accepts(grammar, reasoning + calls(tool_format, ("now", '{"a": 1}')), marks)
 
 
-def test_the_mark_of_a_call_inside_a_thought_is_only_a_word() -> None:
+def test_the_mark_of_a_call_inside_reasoning_is_only_a_word() -> None:
     grammar = with_tools(HERMES, [NOW], Layout(tokens={}, reasoning_tags=THINK), is_required=False, may_repeat=True)
     assert accepts(grammar, "<think>I could <tool_call> it</think>no", {})
 
@@ -171,7 +171,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize(("kind", "example"), ANSWERS.items(), ids=ANSWERS.keys())
-def test_a_structured_answer_stays_one_after_a_thought_and_beside_tools(
+def test_a_structured_answer_stays_one_after_reasoning_and_beside_tools(
     kind: ConstraintKind, example: tuple[str, str, str]
 ) -> None:
     text, good, bad = example
@@ -204,7 +204,7 @@ def test_keywords_that_cannot_be_enforced_are_ignored_unless_the_tool_is_strict(
     assert "uniqueItems" in LLMatcher(BYTES, LLMatcher.grammar_from_lark(refused.text), log_level=0).get_error()
 
 
-def test_arguments_are_an_object_whatever_the_schema_says() -> None:
+def test_arguments_are_always_an_object() -> None:
     odd = Tool(name="f", parameters={"type": ["object", "null"], "properties": {"a": {"type": "integer"}}})
     grammar = with_tools(GENERIC, [odd], Layout(tokens={}), is_required=True, may_repeat=False)
     assert accepts(grammar, calls(GENERIC, ("f", '{"a": 1}')), {})
@@ -213,10 +213,8 @@ def test_arguments_are_an_object_whatever_the_schema_says() -> None:
 
 @each_format
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_the_grammar_lets_through_is_a_call_whose_arguments_are_json(
-    tool_format: ToolFormat, seed: int
-) -> None:
-    """A model that knows nothing: any allowed byte may come next, quotes and braces more often, so that it ends."""
+def test_every_text_of_the_grammar_is_a_call_with_json_arguments(tool_format: ToolFormat, seed: int) -> None:
+    """Generate random allowed bytes; quotes and braces are likelier, so that the text ends."""
     chance = random.Random(seed)
     grammar = with_tools(tool_format, [WEATHER, NOW], Layout(tokens={}), is_required=True, may_repeat=True)
     matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar.text), log_level=0)
@@ -237,7 +235,7 @@ def test_whatever_the_grammar_lets_through_is_a_call_whose_arguments_are_json(
 
 
 def parse(tool_format: ToolFormat, pieces: list[str]) -> tuple[str, list[tuple[str, str]]]:
-    """Content and calls, checked against what was streamed."""
+    """Content and calls, after a check against the streamed deltas."""
     parser = ToolParser(tool_format, ["get_weather", "now"])
     content, streamed = "", dict[int, list[str]]()
     for piece in pieces:
@@ -286,7 +284,7 @@ FRAGMENTS = st.sampled_from(
 
 
 @given(st.sampled_from(FORMATS), st.lists(FRAGMENTS, max_size=12), st.lists(st.integers(1, 9), max_size=30))
-def test_what_is_parsed_does_not_depend_on_how_the_text_is_cut(
+def test_the_parsed_calls_do_not_depend_on_how_the_text_is_cut(
     tool_format: ToolFormat, fragments: list[str], sizes: list[int]
 ) -> None:
     text = "".join(fragments)
@@ -302,7 +300,7 @@ def test_text_without_a_call_is_content_to_the_last_character(tool_format: ToolF
     assert parse(tool_format, list(text)) == (text, [])
 
 
-def test_what_only_begins_like_a_call_is_content() -> None:
+def test_text_that_only_begins_like_a_call_is_content() -> None:
     for text in (
         '<tool_call>\n{"name": "unknown", "arguments": {}}\n</tool_call>',
         "a <tool_call> b",
@@ -314,12 +312,12 @@ def test_what_only_begins_like_a_call_is_content() -> None:
         assert parse(LLAMA3, list(text)) == (text, [])
 
 
-def test_a_call_that_is_cut_off_keeps_what_there_was_of_its_arguments() -> None:
+def test_a_call_that_is_cut_off_keeps_the_arguments_so_far() -> None:
     text = calls(HERMES, BERN)
     close = len(HERMES.close)
     assert parse(HERMES, [text[: -close - 4]]) == ("", [("get_weather", BERN[1][:-4])])
     assert parse(HERMES, [text[:-5]]) == ("", [BERN])
-    assert parse(HERMES, [text[:20]]) == ("", []), "the name is not known yet"
+    assert parse(HERMES, [text[:20]]) == ("", []), "the name is not complete"
 
 
 def test_ids_are_new_each_time_and_as_short_as_mistrals_templates_want_them() -> None:
