@@ -1,1 +1,1 @@
-"""The `millrace` command: a client of the HTTP API, plus the launcher of the single-machine stack. Never an engine."""
+"""The `millrace` command: a client of the HTTP API, and the launcher of the single-machine stack. Imports no engine."""

@@ -1,7 +1,7 @@
-"""Backup and restore: a dump of the database, and then a copy of the file store.
+"""Backup and restore: a dump of the database, then a copy of the file store.
 
-In this order, since bytes are there before their row is: a dump never names a file that a later copy lacks, unless that was
-deleted in between. What Valkey holds need not be kept.
+The order matters: a file's bytes are stored before its row is committed, so a dump names no file that the later copy lacks,
+except files deleted in between. The content of Valkey need not be kept.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from core.errors import ConfigError, MillraceError
 
 _DUMP: Final = "database.dump"
 _FILES: Final = "files"
-_TEMPORARY: Final = "*.part"  # of a file store's writers
+_TEMPORARY: Final = "*.part"  # files that a file store is still writing
 
 
 class BackupFailed(MillraceError):
@@ -27,11 +27,11 @@ class BackupFailed(MillraceError):
 
 
 def backup(database_url: str, files_root: Path, target: Path) -> None:
-    """Into a folder that does not exist yet; nothing has to stop. One that fails leaves no folder."""
+    """Write a backup into a folder that does not exist yet, while the service runs; a failed backup leaves no folder."""
     try:
         target.mkdir(mode=0o700, parents=True)
     except FileExistsError:
-        raise BackupFailed(f"{target} exists. A backup gets a folder of its own.") from None
+        raise BackupFailed(f"{target} exists. Name a folder that does not exist yet.") from None
     try:
         _postgres("pg_dump", database_url, "--format=custom", "--no-owner", f"--file={target / _DUMP}")
         if files_root.is_dir():
@@ -42,9 +42,9 @@ def backup(database_url: str, files_root: Path, target: Path) -> None:
 
 
 def restore(database_url: str, files_root: Path, source: Path) -> None:
-    """Into a database without tables and a file store without files; files first, so that no row lacks its bytes.
+    """Restore into a database without tables and a file store without files; files first, so that no row lacks its bytes.
 
-    One that failed can be tried again: the database is restored in one transaction, and files of this backup may be there.
+    A failed restore can be tried again: the database is restored in one transaction, and files of this backup may exist.
     """
     if not (source / _DUMP).is_file():
         raise BackupFailed(f"{source} is not a backup: there is no {_DUMP} in it.")
@@ -58,7 +58,7 @@ def restore(database_url: str, files_root: Path, source: Path) -> None:
 
 
 def _postgres(program: str, database_url: str, *arguments: str) -> None:
-    """The bundled program, or the one on the path. A password is in its environment, since anyone may list arguments."""
+    """Run the bundled program or the one on the path. The password is in its environment, since any user can list arguments."""
     url = make_url(database_url).set(drivername="postgresql")
     environment = {**os.environ, "PGCONNECT_TIMEOUT": "5"}
     if url.password is not None:
@@ -76,14 +76,14 @@ def _find(program: str) -> str:
         if bundled.is_file():
             return str(bundled)
     except ConfigError:
-        pass  # a database of the user's own needs no bundled one
+        pass  # an external database needs no bundled one
     if (path := shutil.which(program)) is None:
         raise BackupFailed(f"There is no {program} here. Install Postgres's client programs.")
     return path
 
 
 def _paths(root: Path) -> set[Path]:
-    """Of all files below; none where there is no such folder."""
+    """List all files below a folder; empty without the folder."""
     return {path.relative_to(root) for path in root.rglob("*") if not path.is_dir()}
 
 
@@ -104,7 +104,7 @@ def _skip_temporary(_: str, names: list[str]) -> set[str]:
 
 
 def _copy(source: str, target: str) -> str:
-    """One file, unless it was deleted meanwhile."""
+    """Copy one file, unless it was deleted meanwhile."""
     try:
         return str(shutil.copy2(source, target))
     except FileNotFoundError:

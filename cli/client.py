@@ -1,4 +1,4 @@
-"""A client of the HTTP API: the few calls the commands make. Knows URLs and JSON; prints nothing."""
+"""A client of the HTTP API: the few calls that the commands make."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Json = dict[str, Any]  # Any: an answer of the API
 
 
 class Client:
-    """Talks to one server; every failure is a CommandFailed that says what to do."""
+    """Calls one server; every failure is a CommandFailed whose message names the remedy."""
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url.rstrip("/")
@@ -39,7 +39,7 @@ class Client:
         self._http.close()
 
     def is_there(self) -> bool:
-        """Does a server answer at this address? One that does not like the key is there too, and says so when asked."""
+        """Check whether a server answers at this address, even one that rejects the key."""
         try:
             return self._http.get(f"{self.base_url}/models", timeout=3).status_code in (200, 401, 403, 429)
         except httpx2.HTTPError:
@@ -61,25 +61,25 @@ class Client:
         return self._call("POST", "/batches", json={**body, "metadata": metadata} if metadata else body)
 
     def validate(self, name: str, stream: BinaryIO, endpoint: str | None) -> Json:
-        """What is wrong with a batch file, and how long it may take."""
+        """Return the errors of a batch file and an estimate of its duration."""
         files = {"file": (name, stream, "application/jsonl")}
         data = {"purpose": "batch", **({"endpoint": endpoint} if endpoint else {})}
         return self._call("POST", "/batches/validate", data=data, files=files, timeout=_LONG_TIMEOUT)
 
     def get(self, path: str) -> Json:
-        """An object of the API."""
+        """Return an object of the API."""
         return self._call("GET", path)
 
     def post(self, path: str, body: Json | None = None) -> Json:
-        """Do something; returns what became of it."""
+        """Call an action; returns the changed object."""
         return self._call("POST", path, json=body or {})
 
     def delete(self, path: str) -> Json:
-        """Remove something."""
+        """Delete an object."""
         return self._call("DELETE", path)
 
     def pages(self, path: str, **params: str | int | None) -> Iterator[Json]:
-        """Every object of a list, page by page; parameters of None are left out."""
+        """Yield every object of a list, page by page; parameters of None are omitted."""
         given = {name: value for name, value in params.items() if value is not None}
         while True:
             page = self._call("GET", path, params=given)
@@ -89,11 +89,11 @@ class Client:
             given["after"] = page["last_id"]
 
     def listed(self, path: str, *, limit: int, **params: str | None) -> list[Json]:
-        """The first objects of a list."""
+        """Return the first objects of a list."""
         return list(islice(self.pages(path, limit=min(limit, _PAGE), **params), limit))
 
     def batch(self, batch_id: str) -> Json:
-        """The batch as of now. A server that restarts is waited for."""
+        """Return the batch as of now; waits up to 90 s for a server that restarts."""
         deadline = time.monotonic() + _RETRY_SECONDS
         while True:
             try:
@@ -104,7 +104,7 @@ class Client:
                 time.sleep(1)
 
     def download(self, file_id: str, path: Path) -> None:
-        """Fetch a file's content; it appears under its name when it is whole."""
+        """Fetch a file's content; the file gets its name when it is complete."""
         part = path.with_name(path.name + ".part")
         with self._stream("GET", f"/files/{file_id}/content") as response, part.open("wb") as stream:
             for chunk in response.iter_bytes():
@@ -112,19 +112,19 @@ class Client:
         part.rename(path)
 
     def content(self, file_id: str) -> Iterator[bytes]:
-        """A file's content, piece by piece."""
+        """Yield a file's content in chunks."""
         with self._stream("GET", f"/files/{file_id}/content") as response:
             yield from response.iter_bytes()
 
     def content_lines(self, file_id: str) -> Iterator[str]:
-        """A file's lines."""
+        """Yield a file's lines."""
         with self._stream("GET", f"/files/{file_id}/content") as response:
             for line in _lines(response):
                 if line:
                     yield line
 
     def finished_lines(self, batch_id: str, *, is_merged: bool) -> Iterator[bytes]:
-        """Lines of a batch that have ended so far, as its output has them; the server says where the next page begins."""
+        """Yield the output lines of a batch that have ended so far; the server returns the start of the next page in a header."""
         params = {"merged": "true"} if is_merged else {}
         while True:
             with self._stream("GET", f"/batches/{batch_id}/output", params=params) as response:
@@ -138,7 +138,7 @@ class Client:
             params["after"] = after
 
     def events(self, path: str) -> Iterator[tuple[str, Json]]:
-        """Names and data of server-sent events until the stream ends; one that breaks off is resumed behind its last event."""
+        """Yield names and data of server-sent events until the stream ends; resumes a broken stream after its last event."""
         headers: dict[str, str] = {}
         deadline = time.monotonic() + _RETRY_SECONDS
         while True:
@@ -156,19 +156,19 @@ class Client:
                 time.sleep(1)
 
     def chat(self, body: Json) -> Iterator[str]:
-        """The text of a streamed answer, piece by piece."""
+        """Yield the text of a streamed answer in pieces."""
         for chunk in self.chat_chunks(body):
             for choice in chunk["choices"]:
                 yield choice["delta"].get("content") or ""
 
     def chat_chunks(self, body: Json) -> Iterator[Json]:
-        """The chunks of a streamed answer."""
+        """Yield the chunks of a streamed answer."""
         with self._stream("POST", "/chat/completions", json={**body, "stream": True}) as response:
             for line in _lines(response):
                 if line.startswith("data: ") and line != "data: [DONE]":
                     event: Json = json.loads(line.removeprefix("data: "))
                     if "error" in event:
-                        raise CommandFailed(f"The answer broke off: {event['error']['message']}")
+                        raise CommandFailed(f"The answer ended early: {event['error']['message']}")
                     yield event
 
     def _call(self, method: str, path: str, **arguments: Any) -> Json:  # Any: the library's own arguments
@@ -205,7 +205,7 @@ class ServerEvent(NamedTuple):
 
 
 def read_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
-    """From the lines of an event stream; comments are skipped, and an event that was cut off too."""
+    """Parse the lines of an event stream; skips comments, and an event that was cut off."""
     fields: dict[str, str] = {}
     for line in lines:
         if line:
@@ -218,7 +218,7 @@ def read_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
 
 
 def _lines(response: httpx2.Response) -> Iterator[str]:
-    """Lines that end at `\n` only: other line ends of Unicode may stand inside JSON, and `iter_lines` ends at them."""
+    """Split at LF only: `iter_lines` also splits at other Unicode line ends, which JSON may contain."""
     rest = b""
     for chunk in response.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes, and the errors that carry them."""
+"""Exit codes of the commands, and the errors that carry them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.errors import MillraceError
 
 
 class ExitCode(IntEnum):
-    """What scripts may rely on."""
+    """Exit codes that scripts may rely on (docs/commands.md)."""
 
     FINE = 0
     ERROR = 1
@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
 
 
 class CommandFailed(MillraceError):
-    """The command could not do what it was asked."""
+    """The command could not do what was asked."""
 
     def __init__(self, message: str, code: ExitCode = ExitCode.ERROR) -> None:
         super().__init__(message)

@@ -1,6 +1,6 @@
-"""What is printed where: results on stdout, as words or as JSON; remarks on stderr once stdout is a program's.
+"""Printing: results to stdout as text or JSON; remarks to stderr, so that a program can read stdout.
 
-Text of others (names, messages) is made inert first: it could hold a terminal's commands.
+Text from outside (names, messages) loses its control characters first: it could contain terminal commands.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 
 
 class Source(NamedTuple):
-    """An opened input: what it is called, its path on disk, and its bytes."""
+    """An opened input: its name, its path on disk, and its bytes."""
 
     name: str
     path: Path
     stream: BinaryIO
 
 
-def print_json(value: Any) -> None:  # Any: what the API answered
-    """One document on one line."""
+def print_json(value: Any) -> None:  # Any: an answer of the API
+    """Print one document on one line."""
     print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def remark(text: str) -> None:
-    """For the person, out of the way of what a program reads."""
+    """Print to stderr."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def print_fields(value: Mapping[str, Any]) -> None:  # Any: JSON
-    """A name and a value per line; what is null is left out."""
+    """Print one name and value per line; null values are omitted."""
     width = max((len(name) for name in value), default=0)
     for name, field in value.items():
         if field is not None:
@@ -48,7 +48,7 @@ def print_fields(value: Mapping[str, Any]) -> None:  # Any: JSON
 
 
 def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned columns; nothing is cut, so that a pipe gets all of it."""
+    """Print aligned columns; nothing is truncated, so that a pipe gets everything."""
     cells = [list(headings), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(headings))]
     for row in cells:
@@ -56,17 +56,17 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> No
 
 
 def printable(text: str) -> str:
-    """Without control characters."""
+    """Replace control characters."""
     return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
 
 
 def moment(unix_seconds: int | None) -> str:
-    """A time of the API in this machine's zone."""
+    """Format a unix time of the API in this machine's time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_seconds)) if unix_seconds is not None else "-"
 
 
 def console(*, as_json: bool = False) -> Console:
-    """For bars and colours; not on a stdout that a program reads."""
+    """Return a console for bars and colours; on stderr when a program reads stdout."""
     from rich.console import Console
 
     return Console(stderr=as_json, soft_wrap=True)
@@ -74,7 +74,7 @@ def console(*, as_json: bool = False) -> Console:
 
 @contextmanager
 def opened(source: Path) -> Iterator[Source]:
-    """A file, or stdin for `-`; stdin is kept in a temporary file meanwhile, since it cannot be read twice."""
+    """Open a file, or stdin for `-`; stdin is copied to a temporary file, since it is read twice."""
     if str(source) != "-":
         if not source.is_file():
             raise CommandFailed(f"There is no file {source}.", ExitCode.USAGE)

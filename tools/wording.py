@@ -18,13 +18,13 @@ DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def prose(path: Path) -> list[str]:
-    """Docstrings and comments of a file, without comments for tools such as `noqa`."""
+    """Docstrings and comments of a file, without code in backticks and comments for tools."""
     docs = [ast.get_docstring(n) for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, DOCUMENTED)]
     with tokenize.open(path) as file:
         comments = [
             t.string.lstrip("# ") for t in tokenize.generate_tokens(file.readline) if t.type == tokenize.COMMENT
         ]
-    return [text for text in docs + comments if text and not text.startswith(("noqa", "type:"))]
+    return [re.sub(r"`[^`]*`", "", text) for text in docs + comments if text and not text.startswith(("noqa", "type:"))]
 
 
 def main(places: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`millrace run`: a JSONL file in, a JSONL file of answers out, with a bar in between that tells the truth."""
+"""The work of `millrace run`: upload, wait with a progress bar, download."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class TokenRate:
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
 
     def update(self, now: float, tokens: int) -> float:
-        """Note the count of tokens so far; returns the rate."""
+        """Record the number of tokens so far; returns the rate."""
         self._seen.append((now, tokens))
         while now - self._seen[0][0] > _RATE_SECONDS and len(self._seen) > 2:
             self._seen.popleft()
@@ -51,20 +51,20 @@ def run_batch(
     resume: str | None,
     restart_dead: Callable[[], None],
 ) -> Json:
-    """Upload (unless resumed), wait, download; returns the batch as it ended."""
+    """Upload (unless resumed), wait, download; returns the final batch."""
     batch = _submit(client, source, model) if resume is None else client.batch(resume)
     try:
         batch = wait(client, console, batch, restart_dead)
     except KeyboardInterrupt:
         command = shlex.join(["millrace", "run", str(source), "-o", str(output), "--resume", batch["id"]])
-        message = f"Interrupted; nothing is lost. The batch is {batch['id']}. Go on with:\n  {command}"
+        message = f"Interrupted; nothing is lost. The batch is {batch['id']}. Resume with:\n  {command}"
         raise CommandFailed(message, ExitCode.INTERRUPTED) from None
     save(client, batch, output)
     return batch
 
 
 def save(client: Client, batch: Json, output: Path) -> None:
-    """Fetch both result files; failed lines go beside the answers."""
+    """Fetch both result files; failed lines are saved beside the answers."""
     if batch["output_file_id"]:
         client.download(batch["output_file_id"], output)
     elif batch["status"] != "failed":
@@ -79,7 +79,7 @@ def error_path(output: Path) -> Path:
 
 
 def wait(client: Client, console: Console, batch: Json, restart_dead: Callable[[], None]) -> Json:
-    """Show how it goes until it has ended. `restart_dead` is called now and then: a stack of our own needs it."""
+    """Show progress until the batch has ended. Calls `restart_dead` between polls, for a stack that this command started."""
     with _meter(console) as show:
         show(batch)
         while batch["status"] not in FINAL_BATCH_STATES:
@@ -91,7 +91,7 @@ def wait(client: Client, console: Console, batch: Json, restart_dead: Callable[[
 
 
 def summarise(console: Console, batch: Json, output: Path) -> ExitCode:
-    """Last words, and what a script is told."""
+    """Print the outcome; returns the exit code."""
     if batch["status"] == "failed":
         console.print("[red]The file was not accepted:[/]")
         for error in (batch["errors"] or {}).get("data", []):
@@ -116,7 +116,7 @@ def _submit(client: Client, source: Path, model: str | None) -> Json:
 
 
 def first_endpoint(source: Path) -> str:
-    """The `url` of the first line; what is wrong with a file is the server's to say."""
+    """Return the `url` of the first line; errors in the file are reported by the server."""
     with source.open("rb") as stream:
         for line in stream:
             try:
@@ -129,7 +129,7 @@ def first_endpoint(source: Path) -> str:
 
 @contextmanager
 def _with_model(source: Path, model: str | None) -> Iterator[Path]:
-    """The file, or a temporary copy whose lines all ask for this model. Lines that cannot be read stay as they are."""
+    """Yield the file, or a temporary copy whose lines all name this model. Unreadable lines stay as they are."""
     if model is None:
         yield source
         return
@@ -137,11 +137,11 @@ def _with_model(source: Path, model: str | None) -> Iterator[Path]:
         copy = Path(folder) / (source.stem + ".jsonl")
         with source.open("rb") as lines, copy.open("wb") as stream:
             for line in lines:
-                stream.write(_asking_for(line, model))
+                stream.write(_set_model(line, model))
         yield copy
 
 
-def _asking_for(line: bytes, model: str) -> bytes:
+def _set_model(line: bytes, model: str) -> bytes:
     try:
         value = json.loads(line)
         value["body"]["model"] = model
@@ -152,7 +152,7 @@ def _asking_for(line: bytes, model: str) -> bytes:
 
 @contextmanager
 def _meter(console: Console) -> Iterator[Callable[[Json], None]]:
-    """A live bar on a terminal; a line now and then elsewhere."""
+    """Show a live bar on a terminal, and a line every ten seconds elsewhere."""
     rate = TokenRate()
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
         yield _lines(console, rate)
@@ -185,15 +185,15 @@ def _meter(console: Console) -> Iterator[Callable[[Json], None]]:
 
 
 def _lines(console: Console, rate: TokenRate) -> Callable[[Json], None]:
-    last_status, said_at = "", 0.0
+    last_status, printed_at = "", 0.0
 
     def show(batch: Json) -> None:
-        nonlocal last_status, said_at
+        nonlocal last_status, printed_at
         now, counts, status = time.monotonic(), batch["request_counts"], batch["status"]
         speed = rate.update(now, _tokens(batch))
-        if status == last_status and now - said_at < _QUIET_SECONDS:
+        if status == last_status and now - printed_at < _QUIET_SECONDS:
             return
-        last_status, said_at = status, now
+        last_status, printed_at = status, now
         console.print(
             f"{status}: {counts['completed']} done, {counts['failed']} failed, {counts['total'] or '?'} total, "
             f"{speed:,.0f} tokens/s{_eta(counts, batch)}",

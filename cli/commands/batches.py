@@ -1,4 +1,4 @@
-"""`millrace batch`: make batches, follow them, and get what came of them. Knows the batch object; waits by asking again."""
+"""`millrace batch`: create batches, follow them, and fetch their results."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ batches = typer.Typer(help="Batches on the server.", no_args_is_help=True)
 
 _POLL_SECONDS: Final = 0.5
 _PAGE: Final = 500
-Watch = Annotated[bool, typer.Option("--watch", help="Stay until it has ended; the exit code says how.")]
+Watch = Annotated[bool, typer.Option("--watch", help="Wait until it has ended; the exit code is its outcome.")]
 
 
 @batches.command()
 def create(
-    source: Annotated[str, typer.Argument(help="A batch file, - for stdin, or the id of an uploaded one.")],
+    source: Annotated[str, typer.Argument(help="A batch file, - for stdin, or the id of an uploaded file.")],
     endpoint: Annotated[str | None, typer.Option(help="Default: the url of the first line.")] = None,
     window: Annotated[str, typer.Option(help="It expires after this long: 90m, 24h, 7d.")] = "24h",
     metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
@@ -42,14 +42,14 @@ def create(
     with connected(base_url, api_key) as client:
         file_id, found = _input(client, source)
         batch = client.create_batch(file_id, endpoint or found, window, pairs)
-        _made(client, batch, watch=watch, as_json=as_json)
+        _report_new(client, batch, watch=watch, as_json=as_json)
 
 
 @batches.command("list")
 def list_batches(
     limit: Limit = 20, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
 ) -> None:
-    """The newest batches."""
+    """List the newest batches."""
     with connected(base_url, api_key) as client:
         found = client.listed("/batches", limit=limit)
     if as_json:
@@ -60,7 +60,7 @@ def list_batches(
 
 @batches.command()
 def show(batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """One batch."""
+    """Show one batch."""
     with connected(base_url, api_key) as client:
         _print(client.get(f"/batches/{batch_id}"), as_json=as_json)
 
@@ -68,12 +68,12 @@ def show(batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "
 @batches.command()
 def watch(
     batch_id: BatchId,
-    lines: Annotated[bool, typer.Option("--lines", help="Say each line that ends, as it ends.")] = False,
+    lines: Annotated[bool, typer.Option("--lines", help="Print each line as it ends.")] = False,
     base_url: BaseUrl = DEFAULT_URL,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Follow a batch until it has ended; the exit code says how. With --json, a line for each change."""
+    """Follow a batch until it has ended; the exit code is its outcome. With --json, prints a line for each change."""
     with connected(base_url, api_key) as client:
         batch = client.get(f"/batches/{batch_id}")
         if lines:
@@ -94,7 +94,7 @@ def cancel(
 def pause(
     batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
 ) -> None:
-    """Begin no more lines for now; its window goes on."""
+    """Start no more lines for now; the completion window continues."""
     _act(batch_id, "pause", base_url, api_key, as_json=as_json)
 
 
@@ -102,7 +102,7 @@ def pause(
 def resume(
     batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
 ) -> None:
-    """Go on with a paused batch."""
+    """Resume a paused batch."""
     _act(batch_id, "resume", base_url, api_key, as_json=as_json)
 
 
@@ -118,23 +118,25 @@ def retry(
     """Run the lines of an ended batch that have no answer again, as a new batch; prints its id."""
     with connected(base_url, api_key) as client:
         batch = client.post(f"/batches/{batch_id}/retry", {"custom_ids": custom_ids} if custom_ids else {})
-        _made(client, batch, watch=watch, as_json=as_json)
+        _report_new(client, batch, watch=watch, as_json=as_json)
 
 
 @batches.command()
 def download(
     batch_id: BatchId,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where the answers go; - is stdout.")] = Path("-"),
-    partial: Annotated[bool, typer.Option("--partial", help="What is finished so far, failed lines too.")] = False,
-    merged: Annotated[bool, typer.Option("--merged", help="With the answers of its retries.")] = False,
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for the answers; - is stdout.")] = Path("-"),
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Fetch the lines that have ended so far, failed ones too.")
+    ] = False,
+    merged: Annotated[bool, typer.Option("--merged", help="Include the answers of its retries.")] = False,
     base_url: BaseUrl = DEFAULT_URL,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the answers; failed lines go beside them when they go to a file."""
+    """Fetch the answers; in a file, failed lines are saved beside them."""
     is_stdout = str(output) == "-"
     if is_stdout and as_json:
-        raise CommandFailed("With --json, say where the answers go: -o FILE.", ExitCode.USAGE)
+        raise CommandFailed("With --json, name a file for the answers: -o FILE.", ExitCode.USAGE)
     with connected(base_url, api_key) as client:
         batch = client.get(f"/batches/{batch_id}")
         if partial or merged:
@@ -160,7 +162,7 @@ def download(
 def errors(
     batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
 ) -> None:
-    """What went wrong: with the file, or with which lines. With --json, a line for each."""
+    """List errors of the file, or of its lines. With --json, one line for each."""
     with connected(base_url, api_key) as client:
         for error in _errors(client, client.get(f"/batches/{batch_id}")):
             if as_json:
@@ -171,7 +173,7 @@ def errors(
 
 
 def _input(client: Client, source: str) -> tuple[str, str]:
-    """The id of the file, and the endpoint its first line names."""
+    """Return the id of the file, and the endpoint that its first line names."""
     from cli.commands.batch_run import first_endpoint
 
     if source.startswith("file-") and not Path(source).exists():
@@ -186,8 +188,8 @@ def _pairs(given: list[str]) -> dict[str, str] | None:
     return {name: value for name, _, value in (pair.partition("=") for pair in given)} or None
 
 
-def _made(client: Client, batch: Json, *, watch: bool, as_json: bool) -> None:
-    """A new batch: its id, or how it went."""
+def _report_new(client: Client, batch: Json, *, watch: bool, as_json: bool) -> None:
+    """Print the id of a new batch, or follow it."""
     if not watch:
         print_json(batch) if as_json else print(batch["id"])
         return
@@ -206,7 +208,7 @@ def _act(batch_id: str, verb: str, base_url: str, api_key: str, *, as_json: bool
 
 
 def _follow(client: Client, batch: Json, *, as_json: bool) -> Json:
-    """Until it has ended; whoever leaves earlier leaves a batch that goes on."""
+    """Follow a batch until it has ended; Ctrl-C leaves the batch running."""
     try:
         if as_json:
             return _print_changes(client, batch)
@@ -214,7 +216,7 @@ def _follow(client: Client, batch: Json, *, as_json: bool) -> Json:
 
         return wait(client, console(), batch, lambda: None)
     except KeyboardInterrupt:
-        message = f"No longer watching; the batch goes on. Come back with: millrace batch watch {batch['id']}"
+        message = f"Stopped watching; the batch continues. Watch it again with: millrace batch watch {batch['id']}"
         raise CommandFailed(message, ExitCode.INTERRUPTED) from None
 
 
@@ -239,7 +241,7 @@ def _follow_lines(client: Client, batch_id: str, *, as_json: bool) -> None:
                     printable(f"line {data['line']} {data['custom_id']}: {data['code'] or data['status']}"), flush=True
                 )
     except KeyboardInterrupt:
-        message = f"No longer watching; the batch goes on. Come back with: millrace batch watch --lines {batch_id}"
+        message = f"Stopped watching; the batch continues. Watch it again with: millrace batch watch --lines {batch_id}"
         raise CommandFailed(message, ExitCode.INTERRUPTED) from None
 
 
@@ -254,7 +256,7 @@ def _outcome(batch: Json) -> ExitCode:
 
 
 def _errors(client: Client, batch: Json) -> Iterator[Json]:
-    """Errors of the file, then of lines: from the error file, or from the lines themselves while there is none."""
+    """Yield errors of the file, then of lines: from the error file, or from the lines while there is none."""
     yield from (batch["errors"] or {}).get("data", [])
     if batch["error_file_id"]:
         for line in client.content_lines(batch["error_file_id"]):

@@ -1,4 +1,4 @@
-"""`millrace chat`: one question, or a conversation, answered as it is generated."""
+"""`millrace chat`: one question or a conversation, streamed."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
 def chat(
     question: Annotated[
-        str | None, typer.Argument(help="What to ask; - reads it from stdin; without one, a conversation begins.")
+        str | None, typer.Argument(help="The question; - reads it from stdin; without one, a conversation starts.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Whom to ask.", show_default="the first model")] = None,
-    system: Annotated[str | None, typer.Option(help="How it shall behave.")] = None,
-    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 is the likeliest answer.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same answer.")] = None,
+    model: Annotated[str | None, typer.Option(help="Model to use.", show_default="the first model")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="Sampling temperature; 0 is deterministic.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; the same seed gives the same answer.")] = None,
     base_url: BaseUrl = DEFAULT_URL,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
@@ -40,17 +42,17 @@ def chat(
             "max_tokens": max_tokens,
             "seed": seed,
         }
-        talk = _Talk(
+        conversation = _Conversation(
             client, {name: value for name, value in asked.items() if value is not None}, system, as_json=as_json
         )
         if question is not None:
-            talk.ask(question)
+            conversation.ask(question)
         else:
-            talk.loop()
+            conversation.loop()
 
 
-class _Talk:
-    """A conversation; what broke off is not remembered."""
+class _Conversation:
+    """A conversation; an answer that was interrupted is not kept."""
 
     def __init__(self, client: Client, body: Json, system: str | None, *, as_json: bool) -> None:
         self._client = client
@@ -59,7 +61,7 @@ class _Talk:
         self._messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []  # Any: JSON
 
     def ask(self, question: str) -> None:
-        """Print the answer as it comes."""
+        """Print the answer as it arrives."""
         asked = [*self._messages, {"role": "user", "content": question}]
         parts: list[str] = []
         for chunk in self._client.chat_chunks({**self._body, "messages": asked}):
@@ -74,8 +76,8 @@ class _Talk:
         self._messages = [*asked, {"role": "assistant", "content": "".join(parts)}]
 
     def loop(self) -> None:
-        """Until Ctrl-D. Ctrl-C ends an answer, or the conversation when there is none."""
-        remark(f"Talking to {self._body['model']}. Ctrl-C stops an answer, Ctrl-D ends.")
+        """Read questions until Ctrl-D. Ctrl-C stops an answer, or ends the conversation at the prompt."""
+        remark(f"Chatting with {self._body['model']}. Ctrl-C stops an answer, Ctrl-D quits.")
         while True:
             try:
                 question = input("> ").strip()
@@ -98,7 +100,7 @@ def _first_model(client: Client) -> str:
 
 
 def models(base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """The models of the server."""
+    """List the models of the server."""
     with connected(base_url, api_key) as client:
         found = client.get("/models")["data"]
     if as_json:

@@ -1,4 +1,4 @@
-"""`millrace files`: what is stored on a server."""
+"""`millrace files`: files on the server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def list_files(
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """The newest files."""
+    """List the newest files."""
     with connected(base_url, api_key) as client:
         found = client.listed("/files", limit=limit, purpose=purpose)
     if as_json:
@@ -35,7 +35,7 @@ def list_files(
 
 @files.command()
 def show(file_id: FileId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """One file."""
+    """Show one file."""
     with connected(base_url, api_key) as client:
         found = client.get(f"/files/{file_id}")
     (print_json if as_json else print_fields)(found)
@@ -44,7 +44,7 @@ def show(file_id: FileId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "no
 @files.command()
 def upload(
     source: Annotated[Path, typer.Argument(help="A file; - is stdin.", metavar="FILE")],
-    purpose: Annotated[str, typer.Option(help="What it is for.")] = "batch",
+    purpose: Annotated[str, typer.Option(help="Purpose of the file.")] = "batch",
     base_url: BaseUrl = DEFAULT_URL,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
@@ -61,7 +61,7 @@ def upload(
 @files.command()
 def download(
     file_id: FileId,
-    output: Annotated[Path, typer.Option("-o", "--output", help="Where it goes; - is stdout.")] = Path("-"),
+    output: Annotated[Path, typer.Option("-o", "--output", help="File for the content; - is stdout.")] = Path("-"),
     base_url: BaseUrl = DEFAULT_URL,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
@@ -69,7 +69,7 @@ def download(
     """Fetch a file's content."""
     is_stdout = str(output) == "-"
     if is_stdout and as_json:
-        raise CommandFailed("With --json, say where the content goes: -o FILE.", ExitCode.USAGE)
+        raise CommandFailed("With --json, name a file for the content: -o FILE.", ExitCode.USAGE)
     with connected(base_url, api_key) as client:
         if is_stdout:
             for chunk in client.content(file_id):
@@ -84,7 +84,7 @@ def download(
 
 @files.command()
 def delete(file_id: FileId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """Remove a file; a batch that reads it goes on."""
+    """Delete a file; a batch that reads it continues."""
     with connected(base_url, api_key) as client:
         gone = client.delete(f"/files/{file_id}")
     if as_json:

@@ -1,4 +1,4 @@
-"""`millrace keys`: make, list, revoke and rotate API keys, and cap tenants. Works on the database, as `millrace db` does."""
+"""`millrace keys`: create, list, revoke and rotate API keys, and cap tenants, directly in the database."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 keys = typer.Typer(help="API keys and tenants.", no_args_is_help=True)
 
-KeyId = Annotated[str, typer.Argument(help="As `millrace keys list` shows it.", metavar="KEY_ID")]
+KeyId = Annotated[str, typer.Argument(help="An id from `millrace keys list`.", metavar="KEY_ID")]
 _Limit = typer.Option(min=1, show_default="no limit")
 _COPIED: Final = (
     "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
@@ -35,10 +35,10 @@ _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Option(help="What or whom it is for.")] = "key",
-    tenant: Annotated[str, typer.Option(help="Whose it is; made if it is not there.")] = "default",
+    name: Annotated[str, typer.Option(help="Name of the key.")] = "key",
+    tenant: Annotated[str, typer.Option(help="Tenant of the key; created if missing.")] = "default",
     scope: Annotated[
-        list[Scope] | None, typer.Option(help="What it may do; may be repeated.", show_default="inference, files")
+        list[Scope] | None, typer.Option(help="Scope of the key; may be repeated.", show_default="inference, files")
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option(help="A model it may use; may be repeated.", show_default="all")
@@ -48,7 +48,7 @@ def create(
     queued_tokens: Annotated[int | None, _Limit] = None,
     concurrent_streams: Annotated[int | None, _Limit] = None,
     calls_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Calls that ask no model.", show_default="the server's setting")
+        int | None, typer.Option(min=1, help="Calls that use no model.", show_default="the server's setting")
     ] = None,
     expires: Annotated[
         str | None, typer.Option(help="Ends after this long, such as 90d.", show_default="never")
@@ -56,7 +56,7 @@ def create(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it, once: what is stored cannot be turned back into it."""
+    """Create a key and print it once: only a digest of it is stored."""
     from db.keys import add_tenant
 
     _check_name(tenant)
@@ -80,7 +80,7 @@ def create(
 
 @keys.command("list")
 def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """Every key: whose, since when, what it may do. Never the key itself."""
+    """List every key with its tenant, age and rights, never the key itself."""
     from db.keys import list_keys as statement
 
     with _transaction(state_dir) as connection:
@@ -95,7 +95,7 @@ def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
 
 @keys.command()
 def revoke(key_id: KeyId, state_dir: StateDir = None, as_json: AsJson = False) -> None:
-    """End a key. Servers that run notice within the setting key_cache_seconds; what it began is finished."""
+    """Revoke a key. Running servers notice within the setting key_cache_seconds; running work of the key finishes."""
     from db.keys import find_key, revoke_key
 
     with _transaction(state_dir) as connection:
@@ -112,7 +112,7 @@ def rotate(
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make a key with the same rights and print it; the old one stays valid for a while."""
+    """Create a key with the same rights and print it; the old one stays valid for a while."""
     from db.keys import find_key, retire_key
 
     after = _span(grace)
@@ -131,16 +131,16 @@ def rotate(
 
 @keys.command()
 def cap(
-    tenant: Annotated[str, typer.Argument(help="Whose batches and files.")],
+    tenant: Annotated[str, typer.Argument(help="The tenant.")],
     open_batches: Annotated[int | None, _Limit] = None,
     queued_lines: Annotated[int | None, _Limit] = None,
     storage_bytes: Annotated[
-        int | None, typer.Option(min=1, help="All its files together.", show_default="the server's setting")
+        int | None, typer.Option(min=1, help="Size of all its files together.", show_default="the server's setting")
     ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Set how much a tenant may have waiting in batches at a time, and store; what is not given is not capped."""
+    """Cap a tenant's open batches, queued lines and stored bytes; caps that are not given are removed."""
     from db.keys import set_caps
 
     caps = {"open_batches": open_batches, "queued_lines": queued_lines, "storage_bytes": storage_bytes}
@@ -151,8 +151,8 @@ def cap(
     if as_json:
         print(json.dumps({"tenant": tenant, **caps}))
         return
-    told = ", ".join(f"{name.replace('_', ' ')} {value or 'no cap'}" for name, value in caps.items())
-    print(f"{tenant}: {told}.")
+    summary = ", ".join(f"{name.replace('_', ' ')} {value or 'no cap'}" for name, value in caps.items())
+    print(f"{tenant}: {summary}.")
 
 
 def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, KeyRow]:  # Any: the columns' types
@@ -166,7 +166,7 @@ def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, Ke
 
 @contextmanager
 def _transaction(state_dir: Path | None) -> Iterator[Connection]:
-    """On the database of the settings, or the bundled one: the one that runs, else started for as long as this takes."""
+    """Open a transaction on the database of the settings, of a running stack, or of the bundled Postgres started for it."""
     from cli.stack.services import database_url
     from db.connections import database_engine
     from db.schema_version import check_schema, upgrade
@@ -184,7 +184,7 @@ def _transaction(state_dir: Path | None) -> Iterator[Connection]:
 def _span(text: str) -> timedelta:
     match = _SPAN.match(text)
     if match is None:
-        message = f"{text!r} is not a span of time: use seconds, minutes, hours or days, such as 30m, 12h or 90d."
+        message = f"{text!r} is not a duration: use seconds, minutes, hours or days, such as 30m, 12h or 90d."
         raise CommandFailed(message, ExitCode.USAGE)
     return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
 

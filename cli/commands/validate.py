@@ -1,7 +1,7 @@
-"""`millrace validate` and `millrace estimate`: a batch file before it is sent.
+"""`millrace validate` and `millrace estimate`: check a batch file before it is sent.
 
-`validate` needs no server: a process of the workers' looks at the file with the models of this machine. `estimate` asks a
-server, which knows how fast it is.
+`validate` needs no server: a separate process checks the file against the models of this machine. `estimate` uses a server, which
+has measured its own speed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import CommandFailed, ExitCode
-from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, connected
+from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, ModelsDir, connected
 from cli.output import Source, moment, opened, print_json, printable, remark
 
 if TYPE_CHECKING:
@@ -30,15 +30,15 @@ def validate(
     source: BatchFile,
     endpoint: Endpoint = None,
     max_errors: Annotated[int, typer.Option(min=1, help="List at most this many; all are counted.")] = 10_000,
-    models_dir: Annotated[Path | None, typer.Option("--models-dir", help="The folder of model files.")] = None,
+    models_dir: ModelsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say everything that is wrong with a batch file, without a server.
+    """Report everything that is wrong with a batch file, without a server.
 
-    Exit code 0: nothing. 3: lines would fail. 4: it would not be accepted.
+    Exit code 0: nothing. 3: some lines would fail. 4: the file would not be accepted.
     """
     with opened(source) as content:
-        report = _look(content, endpoint, max_errors, models_dir)
+        report = _report(content, endpoint, max_errors, models_dir)
     print_report(report, as_json=as_json)
     raise typer.Exit(_outcome(report))
 
@@ -50,17 +50,17 @@ def estimate(
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Ask the server how many tokens a batch file has, and when it would be done. The exit codes are those of validate."""
+    """Estimate the tokens of a batch file and its completion time on the server. Exit codes are those of validate."""
     with opened(source) as content, connected(base_url, api_key) as client:
         report = client.validate(content.name, content.stream, endpoint)
     print_report(report, as_json=as_json)
     if not as_json:
-        print(_told(report["estimate"]))
+        print(_estimate_text(report["estimate"]))
     raise typer.Exit(_outcome(report))
 
 
-def _look(content: Source, endpoint: str | None, max_errors: int, models_dir: Path | None) -> Json:
-    """The report of a process of its own: this command never loads an engine's code."""
+def _report(content: Source, endpoint: str | None, max_errors: int, models_dir: Path | None) -> Json:
+    """Run the check in a process of its own, so that this command never loads the engine."""
     command = [
         sys.executable,
         "-P",
@@ -85,15 +85,15 @@ def _look(content: Source, endpoint: str | None, max_errors: int, models_dir: Pa
 
 
 def print_report(report: Json, *, as_json: bool) -> None:
-    """A `BatchValidation` for a person, or for a program as it is."""
+    """Print a `BatchValidation` as text, or unchanged as JSON."""
     if as_json:
         print_json(report)
         return
     for error in report["errors"]:
         where = f"line {error['line']}: " if error["line"] else ""
-        who = f" [{error['custom_id']}]" if error["custom_id"] else ""
+        custom_id = f" [{error['custom_id']}]" if error["custom_id"] else ""
         param = f"{error['param']}: " if error["param"] else ""
-        print(printable(f"{where}{param}{error['message']} ({error['code']}){who}"))
+        print(printable(f"{where}{param}{error['message']} ({error['code']}){custom_id}"))
     if (hidden := report["num_errors"] - len(report["errors"])) > 0:
         print(f"… and {hidden} more errors")
     for model in report["models"]:
@@ -108,14 +108,14 @@ def print_report(report: Json, *, as_json: bool) -> None:
         if report["lines_over_context"]
         else ""
     )
-    if unchecked := report.get("lines_unchecked"):  # a server of before has no such number
+    if unchecked := report.get("lines_unchecked"):  # absent in the report of an older server
         print(
             f"{unchecked} lines were not checked for their schema, grammar or tools: there are too many different ones"
         )
     print(f"{report['lines']} lines{failing}{over}; the file {verdict}")
 
 
-def _told(found: Json) -> str:
+def _estimate_text(found: Json) -> str:
     if found["seconds"] is None:
         return "Time: unknown; no batch of these models has ended on this server yet."
     behind = f", behind {found['queued_lines']} lines that wait" if found["queued_lines"] else ""

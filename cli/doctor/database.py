@@ -1,4 +1,4 @@
-"""What the database says: of itself, of the processes that work, and of the files it knows."""
+"""Findings about the database: its version, connections and clock, the workers that report, and the files it lists."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _OLDEST: Final = 140000
 _SKEW_SECONDS: Final = 2.0
-# The pools of an api (two of 10), a chat, a batch and a clerk process and the launcher, as they are when nothing is amiss.
+# Connections in normal operation: an api (two pools of 10), a chat, a batch and a clerk process and the launcher.
 _CONNECTIONS: Final = 60
 
 
-def look(settings: Settings, url: str) -> tuple[list[Finding], bool | None]:
-    """Findings, and whether there is a key; None when the database does not answer or has no schema."""
+def database_findings(settings: Settings, url: str) -> tuple[list[Finding], bool | None]:
+    """Return findings, and whether a key exists; None when the database does not answer or has no schema."""
     from db.connections import database_engine
     from db.keys import any_key
 
@@ -38,13 +38,13 @@ def look(settings: Settings, url: str) -> tuple[list[Finding], bool | None]:
             findings += [*workers(connection, settings), *files(connection, settings)]
             return findings, bool(connection.execute(any_key()).scalar_one())
     except SQLAlchemyError:
-        return [], None  # the finding about the schema says that it does not answer
+        return [], None  # the finding about the schema reports that it does not answer
     finally:
         engine.dispose()
 
 
 def version(connection: Connection) -> Finding:
-    """Postgres 14 or later."""
+    """Require Postgres 14 or later."""
     number, name = (
         connection.execute(text(f"SHOW {what}")).scalar_one() for what in ("server_version_num", "server_version")
     )
@@ -54,13 +54,13 @@ def version(connection: Connection) -> Finding:
 
 
 def connections(connection: Connection) -> Finding:
-    """Is there room for our pools beside whatever else connects?"""
+    """Check that there is room for our pools beside other clients."""
     most = int(connection.execute(text("SHOW max_connections")).scalar_one())
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'millrace'"
     )
     others = connection.execute(text(query)).scalar_one()
-    message = f"{most} at most, {others} of them are others'; one api and one worker may take {_CONNECTIONS}"
+    message = f"{most} at most, {others} of them used by other programs; one api and one worker may use {_CONNECTIONS}"
     if most - others >= _CONNECTIONS:
         return Finding(Level.OK, "connections", message)
     advice = f"Set max_connections of Postgres to {_CONNECTIONS + others} or more, and {_CONNECTIONS} more for each further host."
@@ -68,7 +68,7 @@ def connections(connection: Connection) -> Finding:
 
 
 def clock(connection: Connection, now: Callable[[], float] = time.time) -> Finding:
-    """Leases and deadlines go by the database's clock alone; times in logs and signed webhooks by this machine's."""
+    """Compare the clocks: leases and deadlines use the database's clock, logs and signed webhooks this machine's."""
     before = now()
     theirs = float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
     skew = theirs - (before + now()) / 2
@@ -80,17 +80,17 @@ def clock(connection: Connection, now: Callable[[], float] = time.time) -> Findi
 
 
 def workers(connection: Connection, settings: Settings) -> list[Finding]:
-    """Who works on what, if anybody does; and who died without a word."""
+    """List models without a worker, and workers that stopped reporting."""
     from core.model_files import load_models
     from db import workers as statements
 
     seen = statements.list_workers().fetch_all(connection)
     if not seen:
-        return [Finding(Level.OK, "workers", "none has reported: nothing runs, or nothing of this version")]
+        return [Finding(Level.OK, "workers", "no worker has reported: none runs, or none of this version")]
     try:
         models = load_models(settings.models_dir).names()
     except ConfigError:
-        models = []  # a finding of its own
+        models = []  # reported by another finding
     checks = check_workers(seen, models, settings.silence_seconds)
     found = [Finding(Level.BAD, c.name, c.message, c.advice) for c in checks if c.message]
     found += [_silent(worker) for worker in _once(seen) if worker.seen_seconds > settings.silence_seconds]
@@ -99,30 +99,30 @@ def workers(connection: Connection, settings: Settings) -> list[Finding]:
 
 
 def files(connection: Connection, settings: Settings) -> list[Finding]:
-    """Can this host write to the file store, and is it the one that the others write to?"""
+    """Check that this host can write to the file store, and that all hosts share it."""
     root = settings.files_root
     place = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
     if not os.access(place, os.W_OK | os.X_OK):
-        advice = "Let the user of Millrace own it, or choose another with MILLRACE_FILES_DIR."
+        advice = "Change its owner to the user of Millrace, or choose another folder with MILLRACE_FILES_DIR."
         return [Finding(Level.BAD, "files", f"nothing can be written to {root}", advice)]
     return [_shared(connection, settings)]
 
 
 def _shared(connection: Connection, settings: Settings) -> Finding:
-    """The newest file that the database knows must be here: else somebody has another folder of that name."""
+    """The newest file of the database must exist here; if not, another host uses another folder."""
     root = settings.files_root
     query = "SELECT id FROM files WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT 1"
     newest = connection.execute(text(query)).scalar_one_or_none()
     if newest is None or (root.is_dir() and any(root.glob(f"*/{newest}"))):
         return Finding(Level.OK, "files", f"{root} can be written to" + (", and has the newest file" if newest else ""))
-    message = f"the newest file ({newest}) is not in {root}: another host writes to another place"
-    advice = "Every api, worker and clerk needs the same MILLRACE_FILES_DIR, on a disk that all of them share."
+    message = f"the newest file ({newest}) is not in {root}: another host writes to another folder"
+    advice = "Every api, worker and clerk needs the same MILLRACE_FILES_DIR, on a shared disk."
     return Finding(Level.BAD, "files", message, advice)
 
 
 def _silent(worker: WorkerSeen) -> Finding:
     here = " on this host" if worker.host == socket.gethostname() else ""
-    message = f"{worker.kind} {worker.pid} on {worker.host} was last heard of {worker.seen_seconds:.0f} s ago"
+    message = f"{worker.kind} {worker.pid} on {worker.host} last reported {worker.seen_seconds:.0f} s ago"
     advice = f"If it still runs{here}, look at its log; if not, its row goes within an hour."
     return Finding(Level.WARNING, "workers", message, advice)
 

@@ -1,16 +1,16 @@
-"""`millrace doctor`: what this machine has and lacks. Every finding says what to do about it."""
+"""`millrace doctor`: what this machine has and lacks; every finding names the remedy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from cli.doctor.findings import Finding, Level
 from cli.errors import ExitCode
-from cli.options import AsJson
+from cli.options import AsJson, ModelsDir, StateDir, given_settings
 from cli.output import print_json, printable
 
 if TYPE_CHECKING:
@@ -20,12 +20,12 @@ _MARKS: Final = {Level.OK: "ok  ", Level.WARNING: "warn", Level.BAD: "BAD "}
 
 
 def doctor(
-    state_dir: Annotated[Path | None, typer.Option("--state-dir", help="Data, sockets and logs of the stack.")] = None,
-    models_dir: Annotated[Path | None, typer.Option("--models-dir", help="The folder of model files.")] = None,
+    state_dir: StateDir = None,
+    models_dir: ModelsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Look for what would keep Millrace from running here. Exit code 1: something does."""
-    findings = list(_look(state_dir, models_dir))
+    """Check for problems that keep Millrace from running here. Exit code 1: there is one."""
+    findings = list(_findings(state_dir, models_dir))
     if as_json:
         print_json([finding.to_json() for finding in findings])
     else:
@@ -37,17 +37,15 @@ def doctor(
     raise typer.Exit(ExitCode.ERROR if is_bad else ExitCode.FINE)
 
 
-def _look(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
+def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
     from cli.doctor import machine
     from cli.doctor import settings as settings_findings
     from cli.doctor import stack as stack_findings
     from core.errors import ConfigError
-    from core.settings import load_settings
 
-    given = {"state_dir": state_dir, "models_dir": models_dir}
     findings = [machine.python(), machine.compiler(), machine.gpu()]
     try:
-        settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+        settings = given_settings(state_dir=state_dir, models_dir=models_dir)
     except ConfigError as error:
         return [*findings, Finding(Level.BAD, "settings", str(error), "Correct the variable or millrace.toml.")]
     checks: tuple[Callable[[], list[Finding]], ...] = (
@@ -60,24 +58,24 @@ def _look(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
         lambda: settings_findings.timing(settings),
         lambda: [settings_findings.webhooks(settings), settings_findings.open_files()],
         lambda: settings_findings.privacy(settings),
-        lambda: _look_at_services(settings),
+        lambda: _service_findings(settings),
     )
     for check in checks:
         findings += check()
     return findings
 
 
-def _look_at_services(settings: Settings) -> list[Finding]:
-    """What can only be asked of what runs, and who may come in, which is for the database to say."""
-    from cli.doctor import database as database_findings
-    from cli.doctor import queue as queue_findings
+def _service_findings(settings: Settings) -> list[Finding]:
+    """Findings about running services, and about access, which depends on keys in the database."""
     from cli.doctor import settings as settings_findings
+    from cli.doctor.database import database_findings
+    from cli.doctor.queue import queue_findings
     from cli.stack.services import running_database, running_queue
 
     findings: list[Finding] = []
     has_key = None
     if database_url := settings.database_url or running_database(settings.state_dir):
-        findings, has_key = database_findings.look(settings, database_url)
+        findings, has_key = database_findings(settings, database_url)
     if redis_url := settings.redis_url or running_queue(settings.state_dir):
-        findings += queue_findings.look(redis_url)
-    return [settings_findings.door(settings, has_key=has_key), *findings]
+        findings += queue_findings(redis_url)
+    return [settings_findings.access(settings, has_key=has_key), *findings]

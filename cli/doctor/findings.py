@@ -1,4 +1,4 @@
-"""What a look at this machine found, and what to do about it."""
+"""The result of one check, and its remedy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """BAD keeps Millrace from running; a WARNING does not."""
+    """BAD keeps Millrace from running; WARNING does not."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `advice` is empty where there is nothing to do."""
+    """One check; `advice` is empty where nothing needs to be done."""
 
     level: Level
     name: str
@@ -24,5 +24,5 @@ class Finding:
     advice: str = ""
 
     def to_json(self) -> dict[str, str]:
-        """As `millrace doctor --json` prints it."""
+        """The form that `millrace doctor --json` prints."""
         return {"level": self.level, "name": self.name, "message": self.message, "advice": self.advice}

@@ -1,4 +1,4 @@
-"""What the machine itself has: Python, a compiler, a GPU, disk, a free port, memory for its models."""
+"""Findings about the machine: Python, a compiler, a GPU, disk, a free port, memory for the models."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GGUF: Final = b"GGUF"
 
 
 def python() -> Finding:
-    """The version that runs this."""
+    """Check the Python version."""
     level = Level.OK if sys.version_info >= (3, 11) else Level.BAD
     return Finding(
         level, "python", platform.python_version(), "" if level is Level.OK else "Install Python 3.11 or later."
@@ -28,7 +28,7 @@ def python() -> Finding:
 
 
 def compiler() -> Finding:
-    """llama.cpp is compiled when it is installed; later nothing needs a compiler."""
+    """Check for a C++ compiler: installing compiles llama.cpp; running needs none."""
     found = next((path for name in ("c++", "g++", "clang++") if (path := shutil.which(name))), None)
     if found:
         return Finding(Level.OK, "compiler", found)
@@ -37,7 +37,7 @@ def compiler() -> Finding:
 
 
 def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
-    """Is there one that the driver shows?"""
+    """Look for a GPU that the driver lists."""
     cards = proc / "gpus"
     names = [_gpu_name(card) for card in sorted(cards.iterdir())] if cards.is_dir() else []
     if names:
@@ -47,7 +47,7 @@ def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
 
 
 def disk(state_dir: Path) -> Finding:
-    """Room where data and files go."""
+    """Check the free space for data and files."""
     place = next(path for path in (state_dir.resolve(), *state_dir.resolve().parents) if path.exists())
     free = shutil.disk_usage(place).free
     message = f"{free / _GIB:.1f} GiB free for {state_dir}"
@@ -58,7 +58,7 @@ def disk(state_dir: Path) -> Finding:
 
 
 def port(host: str, number: int) -> Finding:
-    """Could the api listen there?"""
+    """Check that the api can listen on the port."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -71,7 +71,7 @@ def port(host: str, number: int) -> Finding:
 
 
 def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
-    """Every served model, its file's size against the memory that is free."""
+    """Compare the sizes of the models with the available memory."""
     try:
         catalog = load_models(folder, need_weights=True)
     except ConfigError as error:
@@ -109,7 +109,7 @@ def _gpu_name(card: Path) -> str:
 
 
 def _available_bytes(meminfo: Path) -> int | None:
-    """None where the system does not tell."""
+    """Available memory in bytes; None where the system does not report it."""
     try:
         lines = meminfo.read_text().splitlines()
     except OSError:

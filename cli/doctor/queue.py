@@ -1,4 +1,4 @@
-"""What the Valkey or Redis says of itself. What it holds may be lost; what it must not do is drop some of it silently."""
+"""Findings about Valkey or Redis. Its content may be lost; it must not evict single keys."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _HEADROOM: Final = 0.8
 _MIB: Final = 1 << 20
 
 
-def look(url: str) -> list[Finding]:
-    """Its version, its memory, and what it does when that is full."""
+def queue_findings(url: str) -> list[Finding]:
+    """Check its version, its memory, and its eviction policy."""
     try:
         with redis.Redis.from_url(
             url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
         ) as client:
-            info: dict[str, Any] = client.info()  # Any: numbers and texts by name
+            info: dict[str, Any] = client.info()  # Any: numbers and strings by name
     except (redis.RedisError, OSError, ValueError) as error:
         advice = "Start it, or correct REDIS_URL. Batches go on without it, chats do not."
         return [Finding(Level.BAD, "queue", f"does not answer ({type(error).__name__})", advice)]
@@ -28,16 +28,16 @@ def look(url: str) -> list[Finding]:
 
 
 def version(info: dict[str, Any]) -> Finding:
-    """Celery's transport needs commands of 6.2."""
+    """Require Redis 6.2: Celery's transport uses its commands."""
     name = f"{info.get('server_name', 'redis')} {info.get('valkey_version', info['redis_version'])}"
     numbers = tuple(int(part) for part in str(info["redis_version"]).split(".")[:2])
     if numbers < _OLDEST:
-        return Finding(Level.BAD, "queue", f"{name} is too old", "Take Valkey, or Redis 6.2 or later.")
+        return Finding(Level.BAD, "queue", f"{name} is too old", "Use Valkey, or Redis 6.2 or later.")
     return Finding(Level.OK, "queue", name)
 
 
 def eviction(info: dict[str, Any]) -> Finding:
-    """An evicted queue binding is a worker that hears nothing any more."""
+    """Require noeviction: an evicted queue binding is a worker that gets no more tickets."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
         return Finding(Level.OK, "queue eviction", "none")
@@ -46,12 +46,12 @@ def eviction(info: dict[str, Any]) -> Finding:
 
 
 def memory(info: dict[str, Any]) -> Finding:
-    """How near its limit it is."""
+    """Compare the used memory with its limit."""
     used, limit = int(info["used_memory"]), int(info.get("maxmemory") or 0)
     if not limit:
         return Finding(Level.OK, "queue memory", f"{used / _MIB:.0f} MiB used, no limit but the machine's")
     message = f"{used / _MIB:.0f} of {limit / _MIB:.0f} MiB used"
     if used < _HEADROOM * limit:
         return Finding(Level.OK, "queue memory", message)
-    advice = "Give it more (CONFIG SET maxmemory), or find who else fills it: Millrace keeps little there."
+    advice = "Raise the limit (CONFIG SET maxmemory), or find what else fills it: Millrace keeps little there."
     return Finding(Level.BAD if used >= limit else Level.WARNING, "queue memory", message, advice)

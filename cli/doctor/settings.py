@@ -1,4 +1,4 @@
-"""What is wrong with the settings themselves, and with what this user's processes may do: before anything runs."""
+"""Findings about the settings, and about limits of this user's processes, before anything runs."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 _OPEN_FILES: Final = 4096
 _FEW_OPEN_FILES: Final = 512
-_MODE_OF_OTHERS: Final = 0o077
+_OTHERS_MODE: Final = 0o077
 
 
 def timing(settings: Settings) -> list[Finding]:
-    """Times that contradict one another: each contradiction, or that there is none."""
+    """Report times that contradict one another."""
     pairs = (
         (
             Level.BAD,
             settings.heartbeat_seconds >= settings.lease_seconds / 2,
             f"heartbeat_seconds ({settings.heartbeat_seconds:g}) is not less than half of lease_seconds "
-            f"({settings.lease_seconds:g}): one late heartbeat, and work that runs is given to another worker",
+            f"({settings.lease_seconds:g}): one late heartbeat, and running work is given to another worker",
             "Set MILLRACE_HEARTBEAT_SECONDS to a sixth of MILLRACE_LEASE_SECONDS.",
         ),
         (
@@ -44,7 +44,7 @@ def timing(settings: Settings) -> list[Finding]:
             Level.WARNING,
             settings.drain_seconds > settings.lease_seconds,
             f"drain_seconds ({settings.drain_seconds:g}) is more than lease_seconds ({settings.lease_seconds:g}): "
-            "a worker whose heart stops while it leaves has its work taken away before it is done",
+            "a worker whose heartbeat stops during its shutdown loses its work before it has finished it",
             "Set MILLRACE_DRAIN_SECONDS to less, or the lease to more.",
         ),
         (
@@ -58,31 +58,31 @@ def timing(settings: Settings) -> list[Finding]:
     return found or [Finding(Level.OK, "timing", f"leases of {settings.lease_seconds:g} s, renewed in time")]
 
 
-def door(settings: Settings, *, has_key: bool | None) -> Finding:
-    """Who may come in. `has_key`: is there a key in the database; None where that is not known."""
+def access(settings: Settings, *, has_key: bool | None) -> Finding:
+    """Report which clients can use the server. `has_key`: whether a key exists in the database; None where that is unknown."""
     if settings.is_loopback:
-        return Finding(Level.OK, "door", f"{settings.host}: this machine only")
+        return Finding(Level.OK, "access", f"{settings.host}: this machine only")
     if has_key:
-        return Finding(Level.OK, "door", f"{settings.host}: whoever has a key")
+        return Finding(Level.OK, "access", f"{settings.host}: clients with a key")
     if settings.open_without_keys:
-        message = f"{settings.host} is open: whoever reaches it may use it, and read what others of the tenant wrote"
-        return Finding(Level.WARNING, "door", message, "millrace keys create; then MILLRACE_OPEN_WITHOUT_KEYS=false")
-    message = f"{settings.host} is for others, and there is no key to keep anybody out"
+        message = f"{settings.host} is open: every client may use it, and read all files and batches of the tenant"
+        return Finding(Level.WARNING, "access", message, "millrace keys create; then MILLRACE_OPEN_WITHOUT_KEYS=false")
+    message = f"{settings.host} can be reached from other machines, and there is no key to restrict access"
     level = Level.WARNING if has_key is None else Level.BAD
-    return Finding(level, "door", message, "millrace keys create, or listen on 127.0.0.1: nothing starts like this.")
+    return Finding(level, "access", message, "millrace keys create, or listen on 127.0.0.1: nothing starts like this.")
 
 
 def webhooks(settings: Settings) -> Finding:
-    """Where this service may be made to connect to."""
+    """Report the hosts that webhooks may reach."""
     hosts = settings.webhook_hosts
     if "*" in [host.strip() for host in hosts.split(",")]:
-        message = "webhook_hosts is *: who has a key decides which public hosts this service connects to"
+        message = "webhook_hosts is *: a client with a key decides which public hosts this service connects to"
         return Finding(Level.WARNING, "webhooks", message, "Name them: MILLRACE_WEBHOOK_HOSTS=hooks.example.com")
-    return Finding(Level.OK, "webhooks", f"to {hosts}" if hosts else "off, as no host is named")
+    return Finding(Level.OK, "webhooks", f"to {hosts}" if hosts else "off: no host is named")
 
 
 def open_files(limit: int | None = None) -> Finding:
-    """Every stream and every connection is one."""
+    """Check the limit of open files: every stream and every connection is one."""
     number = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if limit is None else limit
     if number == resource.RLIM_INFINITY or number >= _OPEN_FILES:
         return Finding(Level.OK, "open files", f"{number} per process" if number >= 0 else "no limit")
@@ -92,17 +92,17 @@ def open_files(limit: int | None = None) -> Finding:
 
 
 def privacy(settings: Settings) -> list[Finding]:
-    """Directories that others of this machine may look into: prompts and answers are in there."""
+    """Report directories with prompts and answers that other users may enter."""
     places = {"state": settings.state_dir, "file store": settings.files_root}
     findings = [_private(name, path) for name, path in places.items() if path.is_dir()]
     return [finding for finding in findings if finding is not None] or [
-        Finding(Level.OK, "privacy", "what is stored is for this user only")
+        Finding(Level.OK, "privacy", "stored data is readable by this user only")
     ]
 
 
 def _private(name: str, path: Path) -> Finding | None:
     mode = path.stat().st_mode & 0o777
-    if not mode & _MODE_OF_OTHERS:
+    if not mode & _OTHERS_MODE:
         return None
-    message = f"others may enter the {name} {path} (mode {mode:04o}), where prompts and answers are"
+    message = f"other users may enter the {name} {path} (mode {mode:04o}), which holds prompts and answers"
     return Finding(Level.WARNING, "privacy", message, f"chmod 700 {path}")

@@ -1,4 +1,4 @@
-"""What the single-machine stack has: its services' programs, its state directory, the schema of its database."""
+"""Findings about the single-machine stack: its programs, its state directory, its database schema."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def services(settings: Settings) -> list[Finding]:
-    """The bundled programs, or that addresses of the user's own replace them."""
+    """Check for the bundled programs, unless the settings name external services."""
     from cli.stack.postgres import find_binaries
     from cli.stack.valkey import find_binary
 
@@ -26,10 +26,10 @@ def services(settings: Settings) -> list[Finding]:
 
 
 def state(state_dir: Path) -> Finding:
-    """Who holds the state directory, if anyone; what a dead one left is no obstacle."""
+    """Report whether a stack uses the state directory; the files of a stack that was killed are harmless."""
     lock = state_dir / "lock"
     if not lock.exists():
-        return Finding(Level.OK, "state", f"{state_dir} is new; the first start makes it")
+        return Finding(Level.OK, "state", f"{state_dir} is new; the first start creates it")
     try:
         with lock.open() as stream:
             holder = stream.read().strip() or "another process"
@@ -42,15 +42,13 @@ def state(state_dir: Path) -> Finding:
         return Finding(Level.BAD, "state", f"{state_dir} cannot be read ({error.strerror})", advice)
     leftover = state_dir / "postgres" / "postmaster.pid"
     if leftover.exists():
-        message = f"{state_dir}: the last stack (pid {holder}) did not stop in order"
-        return Finding(
-            Level.WARNING, "state", message, "Nothing to do: the next start recovers, and goes on where it was."
-        )
-    return Finding(Level.OK, "state", f"{state_dir} is there and not in use")
+        message = f"{state_dir}: the last stack (pid {holder}) did not shut down cleanly"
+        return Finding(Level.WARNING, "state", message, "Nothing to do: the next start recovers and continues.")
+    return Finding(Level.OK, "state", f"{state_dir} exists and is not in use")
 
 
 def schema(settings: Settings) -> Finding:
-    """Of a database of the user's own; the bundled one is brought up to date by each start."""
+    """Check the schema of an external database; each start upgrades the bundled one."""
     from sqlalchemy.exc import SQLAlchemyError
 
     from db.connections import database_engine
@@ -58,7 +56,7 @@ def schema(settings: Settings) -> Finding:
 
     needed = needed_version()
     if not settings.database_url:
-        return Finding(Level.OK, "schema", f"this version needs {needed}; serve brings the bundled database there")
+        return Finding(Level.OK, "schema", f"this version needs {needed}; serve upgrades the bundled database")
     engine = database_engine(settings.database_url, pool_size=1)
     try:
         check_schema(engine)
@@ -69,12 +67,12 @@ def schema(settings: Settings) -> Finding:
         return Finding(Level.BAD, "schema", message, "Start it, or correct DATABASE_URL.")
     finally:
         engine.dispose()
-    return Finding(Level.OK, "schema", f"at {needed}, as it should be")
+    return Finding(Level.OK, "schema", f"{needed}, which this version needs")
 
 
 def _service(name: str, url: str | None, variable: str, find: Callable[[], Path]) -> Finding:
     if url:
-        return Finding(Level.OK, name, f"yours ({variable})")
+        return Finding(Level.OK, name, f"external ({variable})")
     try:
         return Finding(Level.OK, name, f"bundled, {find()}")
     except ConfigError as error:

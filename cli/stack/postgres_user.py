@@ -1,8 +1,7 @@
-"""As whom Postgres runs: it refuses to be root, and containers often are.
+"""The user that Postgres runs as: it refuses to run as root, and containers often are root.
 
-Knows namespaces and users. As root, first choice is a user namespace in which root is called `nobody`: files stay root's and
-nothing outside changes. Where that is forbidden, setuid to `nobody`, with directories it owns. Modes of directories that are
-not ours are never changed.
+As root, the first choice is a user namespace in which root is mapped to `nobody`: files stay root's and nothing outside changes.
+Where that is forbidden, setuid to `nobody` with directories it owns. Modes of foreign directories are never changed.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresUser:
-    """How to become the user (`prepare` runs in the child), and where its binaries, data and sockets may lie."""
+    """How to become the user (`prepare` runs in the child), and where its binaries, data and sockets are."""
 
     how: str
     binaries: Path
@@ -36,7 +35,7 @@ class PostgresUser:
 
 
 def choose_user(binaries: Path, data: Path, sockets: Path) -> PostgresUser:
-    """The first way that works here, found by trying it."""
+    """Return the first way that works here, found by trying each."""
     if os.getuid() != 0:
         return PostgresUser(how="as this user", binaries=binaries, data=data, sockets=sockets)
     nobody = pwd.getpwnam("nobody")
@@ -66,7 +65,7 @@ def _namespace_entry(uid: int, gid: int) -> Callable[[], None]:
 
 
 def _as_nobody(binaries: Path, data: Path, nobody: pwd.struct_passwd) -> PostgresUser:
-    """Data and sockets in a directory of nobody's own under the temporary one; `data` keeps a note of where."""
+    """Put data and sockets below the temporary directory, owned by `nobody`; a file beside `data` records the location."""
     note = data.with_name(data.name + ".location")
     home = Path(note.read_text().strip()) if note.exists() else Path(tempfile.mkdtemp(prefix="millrace-postgres-"))
     note.write_text(f"{home}\n")
@@ -83,7 +82,7 @@ def _as_nobody(binaries: Path, data: Path, nobody: pwd.struct_passwd) -> Postgre
     if not _works(binaries, become):
         raise ConfigError(
             "Postgres cannot run as root, and neither a user namespace nor the user `nobody` works here. "
-            "Run Millrace as an ordinary user, or set DATABASE_URL to a Postgres of your own."
+            "Run Millrace as an ordinary user, or set DATABASE_URL to an external Postgres."
         )
     sockets = home / "run"
     sockets.mkdir(mode=0o700, exist_ok=True)
@@ -93,7 +92,7 @@ def _as_nobody(binaries: Path, data: Path, nobody: pwd.struct_passwd) -> Postgre
 
 
 def _copy_binaries(binaries: Path, home: Path, nobody: pwd.struct_passwd) -> Path:
-    """The package with its sibling `*.libs`: the binaries find their libraries by a relative path."""
+    """Copy the package with its sibling `*.libs`: the binaries find their libraries by a relative path."""
     package = next(parent for parent in binaries.parents if (parent / "__init__.py").exists())
     target = home / "package"
     if not target.exists():
@@ -105,7 +104,7 @@ def _copy_binaries(binaries: Path, home: Path, nobody: pwd.struct_passwd) -> Pat
 
 
 def _works(binaries: Path, prepare: Callable[[], None]) -> bool:
-    """Can the program be started this way at all?"""
+    """Check that the program starts this way."""
     try:
         command = [str(binaries / "initdb"), "--version"]
         return subprocess.run(command, preexec_fn=prepare, capture_output=True, check=False, cwd="/").returncode == 0

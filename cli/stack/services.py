@@ -1,4 +1,4 @@
-"""Postgres and Valkey of a single machine: bundled ones, unless an address of your own replaces either."""
+"""Postgres and Valkey of a single machine: the bundled ones, unless the settings name external ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class StateLock:
-    """One launcher per state directory; held until the process ends."""
+    """A lock on the state directory: one launcher at a time, held until the process ends."""
 
     def __init__(self, state_dir: Path) -> None:
         private_directory(state_dir)
@@ -41,12 +41,12 @@ class StateLock:
         self._stream.flush()
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Release the lock."""
         self._stream.close()
 
 
 class Services:
-    """Starts what is needed, in order; stops it in the other order: the broker before the database."""
+    """Starts the bundled services in order and stops them in reverse: the broker before the database."""
 
     def __init__(self, state_dir: Path, database_url: str | None = None, redis_url: str | None = None) -> None:
         self.state_dir = state_dir.resolve()
@@ -61,7 +61,7 @@ class Services:
         self.redis_url = redis_url or (self._valkey.url if self._valkey else "")
 
     def start(self) -> None:
-        """Returns when both answer; on failure nothing is left running."""
+        """Return when both answer; on failure nothing is left running."""
         try:
             for service in (self._postgres, self._valkey):
                 if service is not None:
@@ -72,7 +72,7 @@ class Services:
         self._is_started = True
 
     def stop(self) -> None:
-        """Callable more than once."""
+        """Stop both; may be called more than once."""
         self._is_started = False
         for service in (self._valkey, self._postgres):
             if service is not None:
@@ -80,13 +80,13 @@ class Services:
         self._lock.release()
 
     def check(self) -> None:
-        """Raise ChildFailed when one of them has ended."""
+        """Raise ChildFailed when a service has ended."""
         for service in (self._postgres, self._valkey):
             if service is not None and service.child is not None and service.child.exit_code() is not None:
                 raise ChildFailed(service.child.exit_report())
 
     def restart_dead(self) -> list[str]:
-        """Start again what has ended; returns the names. Raises ChildFailed when it does not start; may be asked again then."""
+        """Restart services that have ended; returns their names. Raises ChildFailed when one does not start."""
         names = []
         for name, service in (("postgres", self._postgres), ("valkey", self._valkey)):
             if service is None or not self._is_started:
@@ -98,9 +98,9 @@ class Services:
         return names
 
     def describe(self) -> list[str]:
-        """One line per service: which one, and how it runs."""
-        postgres = f"bundled, {self._postgres.user.how}" if self._postgres else "yours (DATABASE_URL)"
-        return [f"postgres: {postgres}", f"valkey: {'bundled' if self._valkey else 'yours (REDIS_URL)'}"]
+        """Return one line per service: which one, and how it runs."""
+        postgres = f"bundled, {self._postgres.user.how}" if self._postgres else "external (DATABASE_URL)"
+        return [f"postgres: {postgres}", f"valkey: {'bundled' if self._valkey else 'external (REDIS_URL)'}"]
 
     def __enter__(self) -> Services:
         self.start()
@@ -128,7 +128,7 @@ def database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
 
 
 def running_database(state_dir: Path) -> str | None:
-    """The address of the bundled Postgres of a stack that runs in this state directory; None when none does."""
+    """Return the URL of the bundled Postgres of a stack that runs in this state directory; None when none runs."""
     state_dir = state_dir.resolve()
     if not _is_in_use(state_dir):
         return None
@@ -136,7 +136,7 @@ def running_database(state_dir: Path) -> str | None:
 
 
 def running_queue(state_dir: Path) -> str | None:
-    """The address of the bundled Valkey of such a stack."""
+    """Return the URL of the bundled Valkey of a stack that runs in this state directory; None when none runs."""
     state_dir = state_dir.resolve()
     if not _is_in_use(state_dir):
         return None

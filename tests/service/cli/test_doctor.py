@@ -12,8 +12,8 @@ def test_the_schema_of_a_database_of_ones_own_is_looked_at(services: Services, m
     good = Settings(database_url=services.database_url, redis_url="redis://mine")
     assert stack_findings.schema(good).level is Level.OK
     assert [finding.message for finding in stack_findings.services(good)] == [
-        "yours (DATABASE_URL)",
-        "yours (REDIS_URL)",
+        "external (DATABASE_URL)",
+        "external (REDIS_URL)",
     ]
     bare = Settings(database_url=services.database_url.replace("/millrace?", "/postgres?"))
     assert stack_findings.schema(bare).advice == "millrace db upgrade"

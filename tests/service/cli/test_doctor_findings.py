@@ -11,9 +11,10 @@ import pytest
 import redis
 from sqlalchemy import Connection, text
 
-from cli.doctor import database as database_findings
-from cli.doctor import queue as queue_findings
+from cli.doctor import database
+from cli.doctor.database import database_findings
 from cli.doctor.findings import Finding, Level
+from cli.doctor.queue import queue_findings
 from cli.stack.services import Services
 from core.file_store import FileStore
 from core.settings import Settings
@@ -38,17 +39,17 @@ def tuned(valkey: redis.Redis) -> Iterator[redis.Redis]:
 
 
 def test_a_queue_that_would_forget_or_is_nearly_full_is_found(services: Services, tuned: redis.Redis) -> None:
-    assert {finding.level for finding in queue_findings.look(services.redis_url)} == {Level.OK}
+    assert {finding.level for finding in queue_findings(services.redis_url)} == {Level.OK}
     tuned.config_set("maxmemory-policy", "allkeys-lru")
     tuned.config_set("maxmemory", int(tuned.info()["used_memory"] * 1.1))
-    findings = {finding.name: finding for finding in queue_findings.look(services.redis_url)}
+    findings = {finding.name: finding for finding in queue_findings(services.redis_url)}
     assert findings["queue eviction"].level is Level.BAD
     assert "noeviction" in findings["queue eviction"].advice
     assert findings["queue memory"].level is not Level.OK
 
 
 def test_a_good_database_has_nothing_to_be_found(settings: Settings, database: Database) -> None:
-    findings, has_key = database_findings.look(settings, settings.database_url or "")
+    findings, has_key = database_findings(settings, settings.database_url or "")
     assert [finding.name for finding in findings] == ["database", "connections", "clock", "workers", "files"]
     assert {finding.level for finding in findings} == {Level.OK}
     assert has_key is False
@@ -58,19 +59,19 @@ def test_a_database_without_our_schema_is_asked_no_more_than_it_can_answer(
     settings: Settings, database: Database
 ) -> None:
     bare = (settings.database_url or "").replace("/millrace?", "/postgres?")
-    findings, has_key = database_findings.look(settings, bare)
+    findings, has_key = database_findings(settings, bare)
     assert [finding.name for finding in findings] == ["database", "connections", "clock"]
     assert has_key is None
-    assert database_findings.look(settings, "postgresql://nobody@127.0.0.1:9/none") == ([], None)
+    assert database_findings(settings, "postgresql://nobody@127.0.0.1:9/none") == ([], None)
 
 
 def test_connections_that_others_take_are_counted(connection: Connection, services: Services) -> None:
-    assert database_findings.connections(connection).level is Level.OK
+    assert database.connections(connection).level is Level.OK
     most = int(connection.execute(text("SHOW max_connections")).scalar_one())
     strangers = [psycopg.connect(services.database_url) for _ in range(most - 55)]
     try:
         connection.execute(text("SELECT pg_stat_clear_snapshot()"))
-        finding = database_findings.connections(connection)
+        finding = database.connections(connection)
         assert finding.level is Level.WARNING
         assert "max_connections" in finding.advice
     finally:
@@ -79,8 +80,8 @@ def test_connections_that_others_take_are_counted(connection: Connection, servic
 
 
 def test_a_clock_that_is_wrong_is_found(connection: Connection) -> None:
-    assert database_findings.clock(connection).level is Level.OK
-    late = database_findings.clock(connection, lambda: time.time() - 3600)
+    assert database.clock(connection).level is Level.OK
+    late = database.clock(connection, lambda: time.time() - 3600)
     assert late.level is Level.WARNING
     assert "3600" in late.message
 
@@ -98,21 +99,21 @@ def test_a_model_without_a_worker_and_a_worker_without_a_pulse_are_found(
 ) -> None:
     for kind in ("chat", "batch", "clerk"):
         enter(connection, kind)
-    assert [f.message for f in database_findings.workers(connection, settings)] == ["3 processes on elsewhere"]
+    assert [f.message for f in database.workers(connection, settings)] == ["3 processes on elsewhere"]
     connection.execute(text("UPDATE workers SET seen_at = now() - interval '90 s' WHERE kind = 'batch'"))
-    findings = database_findings.workers(connection, settings)
+    findings = database.workers(connection, settings)
     assert only(findings, Level.BAD) == ["model fake: its batch worker was last heard of 90 s ago"]
-    assert only(findings, Level.WARNING) == ["workers: batch 7 on elsewhere was last heard of 90 s ago"]
+    assert only(findings, Level.WARNING) == ["workers: batch 7 on elsewhere last reported 90 s ago"]
 
 
 def test_a_file_store_that_is_not_the_one_others_write_to_is_found(connection: Connection, settings: Settings) -> None:
     file_id = make_file(connection)
-    (finding,) = database_findings.files(connection, settings)
+    (finding,) = database.files(connection, settings)
     assert finding.level is Level.BAD
     assert "MILLRACE_FILES_DIR" in finding.advice
     with FileStore(settings.files_root).write(file_id) as stream:
         stream.write(b"x")
-    (finding,) = database_findings.files(connection, settings)
+    (finding,) = database.files(connection, settings)
     assert finding.level is Level.OK
 
 
@@ -120,7 +121,7 @@ def test_a_file_store_that_cannot_be_written_to_is_found(
     connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
-    (finding,) = database_findings.files(connection, settings)
+    (finding,) = database.files(connection, settings)
     assert finding.level is Level.BAD
 
 

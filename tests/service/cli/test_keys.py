@@ -132,7 +132,7 @@ def test_caps_are_set_and_taken_away(run: Run, migrated: Engine) -> None:
         (["revoke", "key_none"], 1, "There is no such key"),
         (["revoke", "sk-1f9c02ab-5e"], 1, "not the key itself"),
         (["rotate", "key_none"], 1, "There is no such key"),
-        (["rotate", "key_none", "--grace", "soon"], 2, "not a span of time"),
+        (["rotate", "key_none", "--grace", "soon"], 2, "not a duration"),
         (["create", "--scope", "root"], 2, "root"),
         (["create", "--requests-per-minute", "0"], 2, "greater than or"),
         (["create", "--tenant", "a b"], 2, "A tenant's name"),

@@ -62,7 +62,7 @@ def test_data_of_another_postgres_is_refused_with_what_to_do(tmp_path: Path) -> 
     version = next(iter(tmp_path.rglob("PG_VERSION")))
     version.write_text("15\n")
     services = Services(tmp_path)
-    with pytest.raises(ConfigError, match="made by Postgres 15.*Dump it"):
+    with pytest.raises(ConfigError, match="belongs to Postgres 15.*Dump it"):
         services.start()
 
 
@@ -79,7 +79,7 @@ def test_a_postgres_that_does_not_start_is_reported_with_its_own_words(tmp_path:
 def test_addresses_of_your_own_replace_the_bundled_services(tmp_path: Path) -> None:
     with Services(tmp_path, "postgresql://mine/db", "redis://mine") as services:
         assert (services.database_url, services.redis_url) == ("postgresql://mine/db", "redis://mine")
-        assert services.describe() == ["postgres: yours (DATABASE_URL)", "valkey: yours (REDIS_URL)"]
+        assert services.describe() == ["postgres: external (DATABASE_URL)", "valkey: external (REDIS_URL)"]
         assert not list(tmp_path.rglob("PG_VERSION"))
 
 

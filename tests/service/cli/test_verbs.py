@@ -149,7 +149,7 @@ def test_a_conversation_remembers_and_ends_with_ctrl_d(terminal: Terminal) -> No
         answers, said = process.communicate(timeout=30)
     os.close(keyboard)
     assert process.returncode == 0, said
-    assert "Talking to fake" in said
+    assert "Chatting with fake" in said
     one = terminal.ask("chat", "Hello?", "--model", "fake", "--max-tokens", "20").strip()
     two = terminal.ask("chat", "And then?", "--model", "fake", "--max-tokens", "20").strip()
     assert one in answers

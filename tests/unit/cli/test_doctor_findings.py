@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from cli.doctor import machine
-from cli.doctor import queue as queue_findings
+from cli.doctor import machine, queue
 from cli.doctor import settings as settings_findings
 from cli.doctor.findings import Finding, Level
+from cli.doctor.queue import queue_findings
 from core.settings import Settings
 
 
@@ -55,7 +55,7 @@ def test_the_times_that_come_along_agree() -> None:
     ],
 )
 def test_a_door_that_is_open_is_found(host: str, is_open: bool, has_key: bool | None, level: Level) -> None:
-    finding = settings_findings.door(settings_of(host=host, open_without_keys=is_open), has_key=has_key)
+    finding = settings_findings.access(settings_of(host=host, open_without_keys=is_open), has_key=has_key)
     assert finding.level is level
     assert level is Level.OK or "millrace keys create" in finding.advice
 
@@ -63,7 +63,7 @@ def test_a_door_that_is_open_is_found(host: str, is_open: bool, has_key: bool | 
 def test_webhooks_to_anywhere_are_found() -> None:
     assert settings_findings.webhooks(settings_of(webhook_hosts="a.example, *")).level is Level.WARNING
     assert settings_findings.webhooks(settings_of(webhook_hosts="*.example.com")).level is Level.OK
-    assert settings_findings.webhooks(settings_of()).message == "off, as no host is named"
+    assert settings_findings.webhooks(settings_of()).message == "off: no host is named"
 
 
 def test_few_open_files_are_found() -> None:
@@ -97,13 +97,13 @@ def test_two_models_of_one_name_are_found(tmp_path: Path) -> None:
 
 
 def test_an_old_queue_is_found_and_a_valkey_is_not_taken_for_one() -> None:
-    assert queue_findings.version({"redis_version": "6.0.16"}).level is Level.BAD
+    assert queue.version({"redis_version": "6.0.16"}).level is Level.BAD
     valkey = {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}
-    assert queue_findings.version(valkey).message == "valkey 9.1.2"
+    assert queue.version(valkey).message == "valkey 9.1.2"
 
 
 def test_a_queue_that_is_not_there_is_found() -> None:
-    (finding,) = queue_findings.look("redis://127.0.0.1:9/0")
+    (finding,) = queue_findings("redis://127.0.0.1:9/0")
     assert finding.level is Level.BAD
-    (finding,) = queue_findings.look("redis:/127.0.0.1")
+    (finding,) = queue_findings("redis:/127.0.0.1")
     assert finding.level is Level.BAD
