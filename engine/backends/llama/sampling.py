@@ -6,7 +6,6 @@ All expensive work happens in C without the lock of Python, so threads help.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
@@ -28,6 +27,7 @@ _PENALTY_WINDOW: Final = 64
 _THREADED_LOGITS: Final = 1 << 16
 
 Logits = NDArray[np.float32]
+_Job = tuple[int, StepEntry, int, int]  # index of the result, entry, first row of logits, first index in the batch
 
 
 @dataclass(slots=True)
@@ -75,7 +75,8 @@ class Sampler:
         if all(plain):
             return [SampleResult([token]) for token in _best(logits)]
         results: list[SampleResult | None] = [None] * len(entries)
-        jobs, rows, first_row = [], [], 0
+        jobs: list[_Job] = []
+        rows, first_row = [], 0
         for index, entry in enumerate(entries):
             if plain[index]:
                 rows.append((index, first_row))
@@ -100,8 +101,8 @@ class Sampler:
         if rows:
             logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
 
-    def _run(self, jobs: list[tuple[int, StepEntry, int, int]], logits: Logits) -> Iterable[tuple[int, SampleResult]]:
-        def work(part: list[tuple[int, StepEntry, int, int]]) -> list[tuple[int, SampleResult]]:
+    def _run(self, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
+        def work(part: list[_Job]) -> list[tuple[int, SampleResult]]:
             return [
                 (index, self._sample(entry, logits, first_row, batch_index))
                 for index, entry, first_row, batch_index in part
@@ -148,7 +149,7 @@ class Sampler:
         logprobs: list[TokenLogprob] = []
         for number in range(entry.num_rows):
             row = logits[first_row + number]
-            unbiased = self._biased(state, row, sequence)
+            unbiased = self._add_bias(state, row, sequence)
             token = self._pick(state, row, batch_index + number)
             tokens.append(token)
             if sequence.logprobs is not None:
@@ -164,7 +165,7 @@ class Sampler:
         if grammar.is_finished:
             return SampleResult([grammar.end_token])
         state = self._states[sequence]
-        unbiased = self._biased(state, row, sequence)
+        unbiased = self._add_bias(state, row, sequence)
         token = int(row.argmax()) if state.chain is None else -1
         if token < 0 or not grammar.allows(token):
             mask = scratch_mask(len(row))
@@ -178,7 +179,7 @@ class Sampler:
         forced = grammar.accept(token)
         return SampleResult([token, *forced], 0, logprobs, is_complete=grammar.is_finished)
 
-    def _biased(self, state: _SamplerState, row: Logits, sequence: Sequence) -> Logits:
+    def _add_bias(self, state: _SamplerState, row: Logits, sequence: Sequence) -> Logits:
         """Add the logit bias in place; return the unbiased row if logprobs are requested."""
         unbiased = row.copy() if sequence.logprobs is not None else row
         if state.bias_ids.size:
@@ -201,11 +202,8 @@ class Sampler:
         if num_top:
             likely = np.argpartition(row, -num_top)[-num_top:]
             likely = likely[np.argsort(-row[likely], kind="stable")]
-            top = [self._named(int(other), float(row[other]) - total) for other in likely]
+            top = [TokenLogprob(piece=self._piece(int(other)), logprob=float(row[other]) - total) for other in likely]
         return TokenLogprob(piece=self._piece(token), logprob=float(row[token]) - total, top=top)
-
-    def _named(self, token: int, logprob: float) -> TokenLogprob:
-        return TokenLogprob(piece=self._piece(token), logprob=logprob)
 
     def _piece(self, token: int) -> bytes:
         return self._tokenizer.piece(token) or self._tokenizer.text(token).encode()
