@@ -1,6 +1,6 @@
-"""Finalize: write a batch's two result files in input order and end it. Re-runnable: the same rows make the same bytes.
+"""Finalize a batch: write its two result files in input order and end it. Re-runnable: the same rows make the same bytes.
 
-The files are in the store before the transaction that names them; that transaction is the only thing a client can see.
+The files are in the store before the transaction that names them commits; a client sees nothing before that.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _OUTPUT_PURPOSE: Final = "batch_output"
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """How the batch ends, and what becomes of lines that never ran."""
+    """A batch status, and the state and problem of lines that never ran."""
 
     status: BatchState
     line_state: JobState
@@ -63,7 +63,7 @@ _EVENTS: Final[dict[BatchState, EventType]] = {
 
 
 def finalize(context: ClerkContext, batch_id: str) -> None:
-    """End a finalizing or cancelling batch; does nothing when it is elsewhere or in other hands."""
+    """End a finalizing or cancelling batch; do nothing in any other status, or when another clerk finalizes it."""
     with context.database.begin() as connection:
         connection.execute(allow_long_transaction())
         if not connection.execute(batches.try_lock(batch_id)).scalar_one():
@@ -79,7 +79,7 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
         columns = _write_files(context, connection, batch)
         failpoint(Point.FINALIZE_STORED)
         move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
-        if connection.execute(move).one_or_none() is None:  # cancelled meanwhile: these are not its files
+        if connection.execute(move).one_or_none() is None:  # cancelled meanwhile: the files are not its own
             connection.rollback()
             for file_id in columns.values():
                 context.files.delete(file_id)
@@ -106,7 +106,7 @@ def _totals(connection: Connection, batch_id: str) -> dict[str, int]:
 
 
 def _write_files(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> dict[str, str]:
-    """Write both files; an empty one is not kept. Returns the columns that name them."""
+    """Write both files and delete an empty one. Returns the batch's columns that name them."""
     output_id, error_id = ids.new_id(ids.FILE), ids.new_id(ids.FILE)
     with ExitStack() as stack:
         output = stack.enter_context(context.files.write(output_id))
@@ -140,7 +140,7 @@ class _Line:
 
 
 def _result_lines(connection: Connection, batch_id: str) -> Iterator[_Line]:
-    """All lines in input order, a page at a time, so memory stays flat."""
+    """Yield all lines in input order, read a page at a time, so that memory stays flat."""
     after = 0
     while page := connection.execute(batches.result_rows(batch_id, after, _PAGE_LINES)).all():
         for line, job_id, custom_id, _, answer, problem in page:

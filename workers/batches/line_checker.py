@@ -1,7 +1,4 @@
-"""Judge: what the sync endpoint would say to a line of a batch, and what the batch plan needs to know of it.
-
-Knows wire types and served models; nothing of files, rows or shards.
-"""
+"""Check the lines of a batch file as the sync endpoint would, and measure what the batch plan needs of them."""
 
 from __future__ import annotations
 
@@ -17,17 +14,26 @@ from workers.generation.endpoints.registry import read_adapter
 
 
 @dataclass(frozen=True, slots=True)
+class AcceptedLine:
+    """A line that may run: its parsed body, its model, and its entry in the plan."""
+
+    adapter: EndpointAdapter
+    model: ModelConfig
+    plan: PlanLine
+
+
+@dataclass(frozen=True, slots=True)
 class RejectedLine:
-    """The endpoint would answer with this problem; `model` is what was asked for."""
+    """The problem that the endpoint would answer; `model` is the name in the body, which may be anything."""
 
     problem: Problem
     model: str
 
 
 class LineChecker:
-    """Judges the lines of one file in order; remembers bodies by their hash, to find those that came before.
+    """Checks the lines of one file in order. Keeps a hash of each body, to find earlier lines with the same one.
 
-    `num_inputs` counts what all lines want embedded.
+    `num_inputs` counts the embedding inputs of all lines.
     """
 
     def __init__(self, catalog: ModelCatalog, *, share_identical_lines: bool, endpoint: str = CHAT_ENDPOINT) -> None:
@@ -38,38 +44,39 @@ class LineChecker:
         self._num_planned = 0
         self._first_with_body: dict[int, int] = {}
 
-    def judge(self, line: BatchLine, content: bytes) -> PlanLine | RejectedLine:
-        """`content` is the line as the file has it."""
+    def check(self, line: BatchLine, content: bytes) -> AcceptedLine | RejectedLine:
+        """Check a line; `content` is its text in the file."""
         try:
-            exchange = read_adapter(self._endpoint.path, line.body)
-            model = self._find(exchange.model)
+            adapter = read_adapter(self._endpoint.path, line.body)
+            model = self._find(adapter.model)
             self._endpoint.check_model(model)
         except ApiError as error:
-            asked = line.body.get("model")
-            return RejectedLine(error.problem, asked[:256] if isinstance(asked, str) else "")
+            name = line.body.get("model")
+            return RejectedLine(error.problem, name[:256] if isinstance(name, str) else "")
         number = self._num_planned
         self._num_planned += 1
-        self.num_inputs += exchange.num_inputs
-        return PlanLine(
+        self.num_inputs += adapter.num_inputs
+        plan = PlanLine(
             model=model.name,
-            starts=hash_starts(model.name, exchange.prompt_texts()),
-            expected_tokens=exchange.expected_tokens(model),
-            twin_of=self._first_twin(number, exchange, model, content),
+            starts=hash_starts(model.name, adapter.prompt_texts()),
+            expected_tokens=adapter.expected_tokens(model),
+            duplicate_of=self._first_duplicate(number, adapter, model, content),
         )
+        return AcceptedLine(adapter, model, plan)
 
     def _find(self, name: str) -> ModelConfig:
         if (model := self._catalog.get(name)) is None:
             raise ApiError(unknown_model(name, self._catalog))
         return model
 
-    def _first_twin(self, number: int, exchange: EndpointAdapter, model: ModelConfig, content: bytes) -> int:
-        """Two bodies with the same hash by accident are only neighbours: workers compare the bodies themselves."""
-        if not self._share_identical_lines or not exchange.is_deterministic(model):
+    def _first_duplicate(self, number: int, adapter: EndpointAdapter, model: ModelConfig, content: bytes) -> int:
+        """The first line with this body. A hash collision only makes neighbours: workers compare the bodies themselves."""
+        if not self._share_identical_lines or not adapter.is_deterministic(model):
             return number
         return self._first_with_body.setdefault(hash(read_checked_line(content).body), number)
 
 
 def unknown_model(name: str, catalog: ModelCatalog) -> Problem:
-    """404 for a model nobody serves."""
+    """404 for a model that is not served."""
     message = f"The model '{name}' does not exist here. Served models: {', '.join(catalog.names()) or 'none'}."
     return Problem(status=404, message=message, code="model_not_found", param="model")

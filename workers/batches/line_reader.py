@@ -1,8 +1,7 @@
-"""Lines of a batch input file: bytes in, parsed lines or the reason why not out.
+"""Read the lines of a batch input file, and parse each into a batch line or an error.
 
-Knows the file format and nothing of databases or models. Reads with flat memory whatever the file holds. Lines end at `\\n`
-only (one `\\r` before it is dropped): other Unicode line ends may stand inside strings. A BOM may start the file.
-Source of the codes: see the error table of the batch contract in `docs/decisions`.
+Memory stays flat for any file. Lines end at `\\n` only (one `\\r` before it is dropped): other Unicode line ends may stand
+inside strings. A BOM may start the file. Source of the codes: the error table of the batch contract in `docs/decisions`.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from core.strict_json import InvalidJson, parse_json
 _CHUNK: Final = 1 << 16
 
 
-class Place(NamedTuple):
-    """Where a line is: its 1-based number, which counts blank lines, and its first byte and length in the file."""
+class LineSpan(NamedTuple):
+    """Position of a line: its 1-based number, which counts blank lines, and its first byte and length in the file."""
 
     number: int
     offset: int
@@ -33,17 +32,17 @@ class Place(NamedTuple):
 class RawLine:
     """One non-blank line. `content` is None for a line over the limit."""
 
-    place: Place
+    span: LineSpan
     content: bytes | None
 
     @property
     def number(self) -> int:
-        """Its 1-based number."""
-        return self.place.number
+        """The line's 1-based number."""
+        return self.span.number
 
 
 def read_lines(stream: BinaryIO, max_bytes: int) -> Iterator[RawLine]:
-    """Non-blank lines in order; a line over `max_bytes` is skipped without being held."""
+    """Yield the non-blank lines in order; of a line over `max_bytes`, at most that much is in memory."""
     number = offset = 0
     while raw := stream.readline(max_bytes + 3):
         number += 1
@@ -53,15 +52,15 @@ def read_lines(stream: BinaryIO, max_bytes: int) -> Iterator[RawLine]:
         content = raw.removesuffix(b"\n").removesuffix(b"\r")
         if len(content) > max_bytes:
             offset += _skip_rest(stream, raw)
-            yield RawLine(Place(number, begin, offset - begin), None)
+            yield RawLine(LineSpan(number, begin, offset - begin), None)
         elif content.strip():
-            yield RawLine(Place(number, begin, len(content)), content)
+            yield RawLine(LineSpan(number, begin, len(content)), content)
 
 
-def read_again(stream: BinaryIO, place: Place) -> bytes:
-    """The content of a line that `read_lines` found."""
-    stream.seek(place.offset)
-    return stream.read(place.length)
+def read_span(stream: BinaryIO, span: LineSpan) -> bytes:
+    """Read the content of a line that `read_lines` found."""
+    stream.seek(span.offset)
+    return stream.read(span.length)
 
 
 def _skip_rest(stream: BinaryIO, read: bytes) -> int:
@@ -73,7 +72,7 @@ def _skip_rest(stream: BinaryIO, read: bytes) -> int:
 
 
 class LineParser:
-    """Turns raw lines into batch lines; remembers `custom_id`s, since they may not repeat."""
+    """Parses raw lines into batch lines; keeps every `custom_id`, since they may not repeat."""
 
     def __init__(self, endpoint: str, max_bytes: int) -> None:
         self._endpoint = endpoint
@@ -81,7 +80,7 @@ class LineParser:
         self._first_line_of: dict[str, int] = {}
 
     def parse(self, raw: RawLine) -> BatchLine | BatchError:
-        """The line, or why the whole file cannot be accepted."""
+        """Parse a line, or return the error for which the whole file is rejected."""
         if raw.content is None:
             return BatchError(
                 code="line_too_long", message=f"The line has more than {self._max_bytes} bytes.", line=raw.number

@@ -1,8 +1,8 @@
-"""The batch plan: in which order a batch's lines run, and where the shards are cut.
+"""Batch plan: the order in which a batch's lines run, and where the shards are cut.
 
-Knows texts by their hashes and lines by their place in the file; no files, rows or tokens. Lines whose conversations start
-alike stand together, so that an engine computes a shared start once while it is in a slot. Pictured as a tree: a *group* is
-two lines or more that share so much text, groups lie within groups, and a line belongs to the smallest group around it.
+Lines whose conversations start alike stand together, so that an engine computes a shared start once while it is in a slot.
+Think of a tree: a *group* is two or more lines that share so much text, groups lie within groups, and a line belongs to the
+smallest group around it. Texts are represented by their hashes, lines by their number in the file.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from itertools import pairwise
 from typing import Final
 
 # Characters of a text after which its start is hashed: close together where most instructions end, and about a
-# quarter apart beyond, so that a document is told from its neighbours although all of them follow the same instruction.
+# quarter apart beyond, so that documents differ although all of them follow the same instruction.
 _CUTS: Final = (64, 128, 192, 256, 320, 400, 512, 640, 800, 1024, 1280, 1600, 2048, 2560, 3200, 4096, 5120, 6400, 8192, 10240,
                 12800, 16384)  # fmt: skip
-_MOST_STARTS: Final = 64
-_NEVER: Final = sys.maxsize
+_MAX_STARTS: Final = 64
+_NO_CUT: Final = sys.maxsize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanLine:
-    """What the plan knows of a line; its number is its place in the list.
+    """A line as the plan sees it; its number is its index in the list.
 
-    `starts` are hashes of growing starts of its conversation: equal up to a place means equal text up to there.
-    `twin_of` is the first line with the same body if one answer serves both, else the line itself.
+    `starts` are hashes of growing starts of its conversation: equal hashes up to an index mean equal text up to there.
+    `duplicate_of` is the first line with the same body if one answer serves both, else the line itself.
     """
 
     model: str
     starts: array[int]
     expected_tokens: int
-    twin_of: int
+    duplicate_of: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,23 +45,25 @@ class PlannedShard:
 
 
 def plan_shards(lines: Sequence[PlanLine], shard_lines: int) -> list[PlannedShard]:
-    """Every line once: models, then groups, in the order of their first lines; shards of about `shard_lines` bodies."""
+    """Plan every line once: by model, then by group, in the order of their first lines; about `shard_lines` bodies a shard."""
     groups = _groups(lines)
     order = _order(lines, groups)
     shards = []
     for model_lines in _by_model(lines, order):
-        shared = [_NEVER if _is_twin(lines, *pair) else _num_shared(groups, *pair) for pair in pairwise(model_lines)]
+        shares = [
+            _NO_CUT if _is_duplicate(lines, *pair) else _num_shared(groups, *pair) for pair in pairwise(model_lines)
+        ]
         begin = 0
-        for end in _ends([0, *shared], shard_lines):
+        for end in _ends([0, *shares], shard_lines):
             shards.append(PlannedShard(model=lines[model_lines[0]].model, lines=model_lines[begin:end]))
             begin = end
     return shards
 
 
 def hash_starts(model: str, texts: Iterable[str]) -> array[int]:
-    """Hashes of the starts of a conversation: after each text, and within a text after each of some numbers of characters.
+    """Hash the starts of a conversation: after each text, and within a text after each number of characters in `_CUTS`.
 
-    Good within one process; two starts with the same hash by accident only stand beside each other for nothing.
+    The hashes differ between processes. A collision only makes neighbours of two lines that share nothing.
     """
     starts = array("q")
     value = hash(model)
@@ -75,13 +77,13 @@ def hash_starts(model: str, texts: Iterable[str]) -> array[int]:
             begin = cut
         value = hash((value, text[begin:] if begin else text))
         starts.append(value)
-        if len(starts) >= _MOST_STARTS:
+        if len(starts) >= _MAX_STARTS:
             break
     return starts
 
 
 def _groups(lines: Sequence[PlanLine]) -> list[list[int]]:
-    """Each line's groups, the widest first; a group is named by its first line. Alone, a line leaves the search."""
+    """Each line's groups, the widest first, by their first lines. A line that shares no more text leaves the search."""
     groups: list[list[int]] = [[] for _ in lines]
     searching: Sequence[int] = range(len(lines))
     depth = 0
@@ -92,10 +94,10 @@ def _groups(lines: Sequence[PlanLine]) -> list[list[int]]:
             for line in searching
             if depth < len(starts := lines[line].starts)
         ]
-        with_company = {first for line, first in found if first != line}
-        searching = [line for line, first in found if first in with_company]
+        shared = {first for line, first in found if first != line}
+        searching = [line for line, first in found if first in shared]
         for line, first in found:
-            if first in with_company:
+            if first in shared:
                 groups[line].append(first)
         depth += 1
     return groups
@@ -104,8 +106,8 @@ def _groups(lines: Sequence[PlanLine]) -> list[list[int]]:
 def _order(lines: Sequence[PlanLine], groups: list[list[int]]) -> list[int]:
     """Line numbers in the plan's order.
 
-    Groups come in the order of their first lines. The lines that belong to a group and to none within it run as one block,
-    the longest first. Lines in no group stay where the file has them, between the groups.
+    Groups come in the order of their first lines. The lines of a group that are in no smaller group run as one block, the
+    longest first. Lines in no group keep their position in the file, between the groups.
     """
     first_of_model: dict[str, int] = {}
     first_of_block: dict[tuple[int, int], int] = {}
@@ -116,12 +118,12 @@ def _order(lines: Sequence[PlanLine], groups: list[list[int]]) -> list[int]:
             keys.append((model, number))
             continue
         block = first_of_block.setdefault((path[-1], len(path)), number)
-        keys.append((model, *path, block, -line.expected_tokens, line.twin_of, number))
+        keys.append((model, *path, block, -line.expected_tokens, line.duplicate_of, number))
     return sorted(range(len(lines)), key=keys.__getitem__)
 
 
 def _by_model(lines: Sequence[PlanLine], order: list[int]) -> Iterator[list[int]]:
-    """The order, cut where the model changes."""
+    """Cut the order where the model changes."""
     begin = 0
     for place in range(1, len(order) + 1):
         if place == len(order) or lines[order[place]].model != lines[order[begin]].model:
@@ -129,12 +131,12 @@ def _by_model(lines: Sequence[PlanLine], order: list[int]) -> Iterator[list[int]
             begin = place
 
 
-def _is_twin(lines: Sequence[PlanLine], before: int, line: int) -> bool:
-    return lines[before].twin_of == lines[line].twin_of
+def _is_duplicate(lines: Sequence[PlanLine], before: int, line: int) -> bool:
+    return lines[before].duplicate_of == lines[line].duplicate_of
 
 
 def _num_shared(groups: list[list[int]], before: int, line: int) -> int:
-    """In how many groups are both?"""
+    """Number of groups that hold both lines."""
     count = 0
     for one, other in zip(groups[before], groups[line], strict=False):
         if one != other:
@@ -144,12 +146,12 @@ def _num_shared(groups: list[list[int]], before: int, line: int) -> int:
 
 
 def _ends(shared: list[int], size: int) -> Iterator[int]:
-    """Where the shards of a model end. `shared[i]` is what line i shares with the one before; twins count as one line.
+    """Yield the ends of a model's shards. `shared[i]` counts the groups of line i and the one before; duplicates are one line.
 
-    Of the places up to half as much again as `size`, the one where least is shared, and of those the nearest to `size`:
-    so no group that fits is ever cut.
+    Of the places up to half as much again as `size`, an end is the one with the fewest shared groups, and of those the
+    nearest to `size`: so no group that fits is ever cut.
     """
-    bodies = [place for place, share in enumerate(shared) if share != _NEVER]
+    bodies = [place for place, share in enumerate(shared) if share != _NO_CUT]
     places, shares = [*bodies, len(shared)], [*(shared[place] for place in bodies), 0]
     begin, last = 0, len(bodies)
     while begin < last:

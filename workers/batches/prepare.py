@@ -1,9 +1,9 @@
-"""Prepare: read a batch's file, plan it, make its lines jobs and its jobs shards, or fail it with every bad line named.
+"""Prepare a batch: read its file, plan it and write its jobs and shards, or fail it with a list of its bad lines.
 
-The file is read twice: once in order, when every line is checked and only small numbers of it are kept, and once in the
-plan's order, when lines are copied into rows. Everything happens in one transaction, so a clerk that dies leaves nothing
-behind and the next one starts afresh. A line whose envelope is wrong fails the file; a line whose body the endpoint would
-refuse is a failed job.
+The file is read twice: in order, when each line is checked and only the numbers of the plan are kept, then in the plan's
+order, when lines are copied into rows. Everything happens in one transaction, so a clerk that is killed leaves nothing behind
+and the next one starts afresh. A line with a wrong envelope fails the file; a line whose body the endpoint would reject is a
+failed job.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
 from db.connections import allow_long_transaction
 from db.tables import Batch
 from workers.batches.line_checker import LineChecker, RejectedLine
-from workers.batches.line_reader import LineParser, Place, RawLine, read_again, read_lines
+from workers.batches.line_reader import LineParser, LineSpan, RawLine, read_lines, read_span
 from workers.batches.plan import PlanLine, PlannedShard, plan_shards
-from workers.batches.quota import check_quota, read_allowance
+from workers.batches.quota import check_quota, read_quota
 from workers.context import ClerkContext
 from workers.runtime.webhook_outbox import record_webhook_event
 
@@ -47,7 +47,7 @@ class _BadFile(Exception):
 
 
 def prepare(context: ClerkContext, batch_id: str) -> None:
-    """Bring a validating batch to in_progress (or failed); does nothing when it is past that or in other hands."""
+    """Move a validating batch to in_progress or failed; do nothing when it is past that, or another clerk prepares it."""
     try:
         with context.database.begin() as connection:
             connection.execute(allow_long_transaction())
@@ -68,26 +68,26 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
 
 
 def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> list[ShardRow]:
-    """All rows of a batch; none, and no shards, when it was cancelled meanwhile."""
-    allowance = read_allowance(connection, batch.tenant_id, batch.key_id)
+    """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
+    quota = read_quota(connection, batch.tenant_id, batch.key_id)
     with _open(context, batch.input_file_id) as stream, copy_lines(connection) as copy:
         rows = _Rows(batch, copy)
-        reading = _FirstReading(context, batch.endpoint, rows, context.catalog.only(allowance.models))
+        first = _FirstPass(context, batch.endpoint, rows, context.catalog.only(quota.models))
         for raw in read_lines(stream, context.settings.line_bytes):
-            reading.take(raw)
-        reading.check()
-        planned = plan_shards(reading.lines, context.settings.shard_lines)
-        shards = [rows.write_shard(n, shard, reading.places, stream) for n, shard in enumerate(planned)]
-    tokens = estimated_tokens(reading.num_bytes)
-    if (excess := check_quota(connection, allowance, lines=len(reading.lines), tokens=tokens)) is not None:
+            first.add_line(raw)
+        first.check()
+        planned = plan_shards(first.lines, context.settings.shard_lines)
+        shards = [rows.write_shard(n, shard, first.spans, stream) for n, shard in enumerate(planned)]
+    tokens = estimated_tokens(first.num_bytes)
+    if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:
         raise _BadFile([excess], 1)
     copy_shards(connection, shards)
-    models = list(reading.models)
+    models = list(first.models)
     moved = connection.execute(
         batches.start(
             batch.id,
-            lines=reading.num_lines,
-            lines_failed=reading.num_lines - len(reading.lines),
+            lines=first.num_lines,
+            lines_failed=first.num_lines - len(first.lines),
             model=models[0] if len(models) == 1 else None,
             queued_tokens=tokens,
         )
@@ -99,7 +99,7 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[o
 
 
 def _open(context: ClerkContext, file_id: str) -> BinaryIO:
-    """The file's row may be deleted by now: its bytes stay while they are needed."""
+    """Open the input file. Its row may be deleted by now; its bytes are kept until the batch has ended."""
     try:
         return context.files.open(file_id)
     except FileNotFoundError:
@@ -115,17 +115,17 @@ class _Rows:
         self._copy = copy
         self._num_placed = 0
 
-    def write_refused(self, raw: RawLine, refused: RejectedLine) -> None:
-        """A line that ends before it could begin."""
+    def write_rejected(self, raw: RawLine, rejected: RejectedLine) -> None:
+        """Write a line that has failed already."""
         assert raw.content is not None, "a line without content fails its file"
-        self._write(raw.number, raw.content, model=refused.model, problem=refused.problem)
+        self._write(raw.number, raw.content, model=rejected.model, problem=rejected.problem)
 
-    def write_shard(self, position: int, planned: PlannedShard, places: list[Place], stream: BinaryIO) -> ShardRow:
-        """The lines of a shard, in its order; returns the row of the shard itself."""
+    def write_shard(self, position: int, planned: PlannedShard, spans: list[LineSpan], stream: BinaryIO) -> ShardRow:
+        """Write the lines of a shard, in its order; returns the row of the shard itself."""
         shard_id = ids.new_id(ids.SHARD)
         for index in planned.lines:
-            place = places[index]
-            self._write(place.number, read_again(stream, place), model=planned.model, shard_id=shard_id)
+            span = spans[index]
+            self._write(span.number, read_span(stream, span), model=planned.model, shard_id=shard_id)
         batch = self._batch
         return ShardRow(shard_id, batch.id, batch.tenant_id, planned.model, position, len(planned.lines))
 
@@ -153,60 +153,61 @@ class _Rows:
         self._num_placed += shard_id is not None
 
 
-class _FirstReading:
-    """Takes raw lines in order; collects complaints, and of each line that shall run what the plan needs."""
+class _FirstPass:
+    """Checks raw lines in order; collects errors, and the plan's entry of each line that will run."""
 
     def __init__(self, context: ClerkContext, endpoint: str, rows: _Rows, catalog: ModelCatalog) -> None:
         self._settings = context.settings
         self._rows = rows
         self._parser = LineParser(endpoint, context.settings.line_bytes)
         is_shared = context.settings.share_identical_lines
-        self._judge = LineChecker(catalog, share_identical_lines=is_shared, endpoint=endpoint)
+        self._checker = LineChecker(catalog, share_identical_lines=is_shared, endpoint=endpoint)
         self._errors: list[BatchError] = []
         self._num_errors = 0
         self.num_lines = 0
         self.num_bytes = 0
         self.models: set[str] = set()
         self.lines: list[PlanLine] = []
-        self.places: list[Place] = []
+        self.spans: list[LineSpan] = []
 
-    def take(self, raw: RawLine) -> None:
-        """One line of the file."""
+    def add_line(self, raw: RawLine) -> None:
+        """Check the next line of the file."""
         line = self._parser.parse(raw)
         if isinstance(line, BatchError):
-            self._complain(line)
+            self._add_error(line)
         elif self.num_lines >= self._settings.batch_lines:
             message = f"A batch has at most {self._settings.batch_lines} lines; split the file."
             raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
         elif not self._num_errors:
-            self._keep(raw, line)
+            self._add_checked(raw, line)
 
     def check(self) -> None:
-        """Raise when the file as a whole is bad; the copied rows go with the transaction."""
+        """Raise when the file as a whole is bad; the copied rows are rolled back with the transaction."""
         if self._num_errors:
             raise _BadFile(self._errors, self._num_errors)
         if not self.num_lines:
             raise _BadFile([BatchError(code="empty_file", message="The input file has no lines.")], 1)
 
-    def _complain(self, error: BatchError) -> None:
+    def _add_error(self, error: BatchError) -> None:
         self._num_errors += 1
         if len(self._errors) < self._settings.error_lines:
             self._errors.append(error)
 
-    def _keep(self, raw: RawLine, line: BatchLine) -> None:
+    def _add_checked(self, raw: RawLine, line: BatchLine) -> None:
         assert raw.content is not None, "a line without content is an error"
-        judged = self._judge.judge(line, raw.content)
-        if self._judge.num_inputs > (most := self._settings.batch_inputs):
+        checked = self._checker.check(line, raw.content)
+        if self._checker.num_inputs > (most := self._settings.batch_inputs):
             message = f"The lines of a batch have at most {most} inputs to embed; split the file."
             raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
         self.num_lines += 1
-        self.models.add(judged.model)
-        if isinstance(judged, RejectedLine):
-            self._rows.write_refused(raw, judged)
+        if isinstance(checked, RejectedLine):
+            self.models.add(checked.model)
+            self._rows.write_rejected(raw, checked)
         else:
-            self.lines.append(judged)
+            self.models.add(checked.model.name)
+            self.lines.append(checked.plan)
             self.num_bytes += len(raw.content)
-            self.places.append(raw.place)
+            self.spans.append(raw.span)
 
 
 def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
@@ -215,18 +216,16 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
         note = f"{bad.num_errors} lines are wrong; the first {len(listed)} are listed."
         listed = [*listed[:-1], BatchError(code="too_many_errors", message=note)]
     errors = BatchErrors(data=listed).model_dump_json()
-    with context.database.begin() as connection:
+    with context.database.begin(committing=Point.PREPARE_FAILING, committed=Point.PREPARE_FAILED) as connection:
         moved = connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors)).one_or_none()
         if moved is not None:
             record_webhook_event(connection, moved.tenant_id, "batch.failed", batch_id)
-        failpoint(Point.PREPARE_FAILING)
-    failpoint(Point.PREPARE_FAILED)
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
     context.tickets.deliver(batch_id)
 
 
 def _send_tickets(context: ClerkContext, batch_id: str, shards: list[ShardRow]) -> None:
-    """A few tickets per model wake the workers; they go on by themselves from there."""
+    """Wake the workers of each model with a few tickets; a worker then takes shards until none is left."""
     for model, number in Counter(shard.model for shard in shards).items():
         for _ in range(min(number, 2 * context.settings.batch_lanes)):
             context.tickets.run_shards(model)

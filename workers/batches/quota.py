@@ -1,6 +1,6 @@
-"""Allowance: what the key and the tenant of a batch may have, looked at when its lines are counted.
+"""Quota of a batch: the limits of its key and its tenant, checked when its lines are counted.
 
-Knows limits and sums; nothing of files or lines. A batch that came without a key has only its tenant's caps.
+A batch that was created without a key has only its tenant's limits.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from db import keys
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchQuota:
-    """`models` are names the key may use; None is all. `queued_tokens` is the key's limit."""
+    """Limits of a key: `models` that it may use (None: all), and its `queued_tokens` (None: no limit)."""
 
     tenant_id: str
     key_id: str | None
@@ -23,8 +23,8 @@ class BatchQuota:
     queued_tokens: int | None = None
 
 
-def read_allowance(connection: Connection, tenant_id: str, key_id: str | None) -> BatchQuota:
-    """A key that was revoked meanwhile still counts: what was accepted is run as it was accepted."""
+def read_quota(connection: Connection, tenant_id: str, key_id: str | None) -> BatchQuota:
+    """Read the limits of a batch's key, also of one that was revoked since: an accepted batch runs as it was accepted."""
     key = keys.find_key(key_id).fetch_optional(connection) if key_id else None
     if key is None:
         return BatchQuota(tenant_id=tenant_id, key_id=None)
@@ -32,17 +32,17 @@ def read_allowance(connection: Connection, tenant_id: str, key_id: str | None) -
     return BatchQuota(tenant_id=tenant_id, key_id=key_id, models=models, queued_tokens=key.queued_tokens)
 
 
-def check_quota(connection: Connection, allowance: BatchQuota, *, lines: int, tokens: int) -> BatchError | None:
-    """Why these lines are too many for now; None when there is room, which is then ours until the transaction ends."""
-    return _excess_tokens(connection, allowance, tokens) or _excess_lines(connection, allowance, lines)
+def check_quota(connection: Connection, quota: BatchQuota, *, lines: int, tokens: int) -> BatchError | None:
+    """The error when the lines exceed a limit; None when there is room, which is then reserved until the transaction ends."""
+    return _excess_tokens(connection, quota, tokens) or _excess_lines(connection, quota, lines)
 
 
-def _excess_tokens(connection: Connection, allowance: BatchQuota, tokens: int) -> BatchError | None:
-    limit, key_id = allowance.queued_tokens, allowance.key_id
+def _excess_tokens(connection: Connection, quota: BatchQuota, tokens: int) -> BatchError | None:
+    limit, key_id = quota.queued_tokens, quota.key_id
     if limit is None or key_id is None:
         return None
     connection.execute(keys.lock_quota(key_id))
-    queued = connection.execute(keys.queued_in_batches(allowance.tenant_id, key_id)).scalar_one()
+    queued = connection.execute(keys.queued_in_batches(quota.tenant_id, key_id)).scalar_one()
     if queued + tokens <= limit:
         return None
     message = (
@@ -52,12 +52,12 @@ def _excess_tokens(connection: Connection, allowance: BatchQuota, tokens: int) -
     return BatchError(code="token_limit_exceeded", message=message)
 
 
-def _excess_lines(connection: Connection, allowance: BatchQuota, lines: int) -> BatchError | None:
-    limit = keys.open_batches(allowance.tenant_id).fetch_one(connection).max_lines
+def _excess_lines(connection: Connection, quota: BatchQuota, lines: int) -> BatchError | None:
+    limit = keys.open_batches(quota.tenant_id).fetch_one(connection).max_lines
     if limit is None:
         return None
-    connection.execute(keys.lock_quota(allowance.tenant_id))
-    queued = keys.open_batches(allowance.tenant_id).fetch_one(connection).lines
+    connection.execute(keys.lock_quota(quota.tenant_id))
+    queued = keys.open_batches(quota.tenant_id).fetch_one(connection).lines
     if queued + lines <= limit:
         return None
     message = (

@@ -10,7 +10,7 @@ from collections import Counter
 
 
 class Isolation:
-    """The shards whose lines run in this process now, by name. Thread-safe."""
+    """The shards with lines that run in this process now, by name. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

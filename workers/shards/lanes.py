@@ -1,6 +1,6 @@
-"""The lanes of one model in a process: threads that take one shard after the other, and what is told to all of them.
+"""Shard lanes: threads that claim and run one shard of a model after the other.
 
-Two or three lanes overlap so that slots never run dry.
+Two or three lanes of a model overlap, so that its engine always has lines to run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from workers.shards.shard_run import ShardRun
 
 log = structlog.get_logger()
 
-_WATCHED_INTERVALS: Final = 3  # of the api's keep-alive, with which it says so again
+_WATCHED_INTERVALS: Final = 3  # keep-alive intervals of the api, which repeats the message in each
 
 
 class ShardLanes:
@@ -38,7 +38,7 @@ class ShardLanes:
         self._is_draining = False
 
     def work(self) -> None:
-        """Take shards until there is none; returns at once when all lanes do that already."""
+        """Run shards until none is left to claim; return at once when all lanes are busy."""
         if self._is_draining or not self._free.acquire(blocking=False):
             return
         try:
@@ -48,26 +48,26 @@ class ShardLanes:
                 finally:
                     with self._lock:
                         self._runs.discard(run)
-        except SQLAlchemyError as error:  # of the claim: the next ticket or poll tries again
+        except SQLAlchemyError as error:  # the next ticket or poll tries again
             log.warning("claim_failed", model=self._served.model.name, reason=type(error).__name__)
         finally:
             self._free.release()
 
-    def watch(self, line: str) -> None:
-        """Somebody follows this line, which may run here now or soon; said again for as long as that is so."""
+    def watch(self, line_id: str) -> None:
+        """Stream this line, if it runs here now or soon. The api repeats the message while a client follows the line."""
         now = time.monotonic()
-        self._watched_until = {known: until for known, until in self._watched_until.items() if until > now}
-        self._watched_until[line] = now + _WATCHED_INTERVALS * self._context.settings.keep_alive_seconds
+        self._watched_until = {watched: until for watched, until in self._watched_until.items() if until > now}
+        self._watched_until[line_id] = now + _WATCHED_INTERVALS * self._context.settings.keep_alive_seconds
         with self._lock:
             runs = list(self._runs)
         for run in runs:
-            run.watch(line)
+            run.watch(line_id)
 
-    def _is_watched(self, line: str) -> bool:
-        return self._watched_until.get(line, 0.0) > time.monotonic()
+    def _is_watched(self, line_id: str) -> bool:
+        return self._watched_until.get(line_id, 0.0) > time.monotonic()
 
     def drain(self, *, abort: bool) -> None:
-        """Begin nothing new; with `abort`, stop what runs."""
+        """Claim no more shards and begin no more lines; with `abort`, stop running lines."""
         self._is_draining = True
         with self._lock:
             runs = list(self._runs)

@@ -50,7 +50,7 @@ class PoisonTracker:
         )
 
     def find_failure(self, line: Line) -> Failed | None:
-        """The failure of a line whose body is blocked; None when it may run."""
+        """The failure of a line with a blocked body; None when it may run."""
         return blocked_failure(line.id, self._hours) if self._quarantine.is_blocked(_fields(line)) else None
 
     def block(self, line: Line) -> None:

@@ -77,7 +77,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class EndedLine:
-    """A line whose result is not written yet; a duplicate ends with the outcome of the line that it follows."""
+    """A line that has ended, until its result is written; a duplicate has the outcome of the line that it follows."""
 
     line: Line
     outcome: EngineOutcome
@@ -116,7 +116,7 @@ class ShardProgress:
                 self._queue_of(line).append(line)
 
     def take_exhausted(self) -> list[Line]:
-        """Begin the suspects whose stored crash counts are at the limit, only to be ended by the caller."""
+        """Begin the suspects with stored crash counts at the limit, only to be ended by the caller."""
         exhausted = [line for line in self.suspects if line.crashes >= self.max_crashes]
         for line in exhausted:
             self.suspects.remove(line)
@@ -223,7 +223,7 @@ class ShardProgress:
         line.state = LineState.WAITING
 
     def _is_retried_after_crash(self, line: Line) -> bool:
-        """A line that was alone goes first, so that its crashes are soon known to be its own."""
+        """A line that was alone goes first, so that its crashes are soon proved to be its own."""
         was_alone = line.is_suspect
         if not was_alone:
             line.is_suspect = True

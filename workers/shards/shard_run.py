@@ -1,6 +1,6 @@
 """Run of one claimed shard: feed its lines to the engine at batch priority, write results in groups under the fence, leave it.
 
-`ShardProgress` decides what runs, `PoisonTracker` stores what is known of crashes, `ShardLanes` claims one shard after the other.
+`ShardProgress` decides what runs, `PoisonTracker` stores crash counts, `ShardLanes` claims one shard after the other.
 """
 
 from __future__ import annotations

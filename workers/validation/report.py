@@ -1,9 +1,9 @@
-"""Validate: everything that is wrong with a batch file and how many tokens it holds, without running any of it.
+"""Validation report: all errors of a batch file and its number of tokens, without running any of it.
 
-`python -m workers.validation.report FILE` prints the report as one JSON document. It is a process of its own for the clerk and
-for `millrace validate`: llama.cpp reads vocabularies in it, and what it takes of memory ends with it. Reads lines as prepare
-does, judges them as prepare does, and encodes prompts and compiles schemas as the engine does, in a process that may break
-under them (see `engine.structured.compile_sandbox`). Needs no database, no GPU and no weights.
+`python -m workers.validation.report FILE` prints the report as one JSON document. The clerk and `millrace validate` start it as
+a process of its own: llama.cpp reads vocabularies in it, and its memory is freed with it. Lines are read and checked as prepare
+does; prompts are encoded and schemas compiled as the engine does, schemas in a sandbox that may crash
+(`engine.structured.compile_sandbox`). Needs no database, no GPU and no weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ from core.schemas.objects import BatchError
 from core.settings import Settings, load_settings
 from engine.errors import EngineError, PromptTooLong
 from engine.inputs.dry_run import CompileBudget
-from workers.batches.line_checker import LineChecker, RejectedLine
+from workers.batches.line_checker import AcceptedLine, LineChecker, RejectedLine
 from workers.batches.line_reader import LineParser, RawLine, read_lines
-from workers.batches.plan import PlanLine
 from workers.validation.dry_run import BatchDryRun
 
 DEFAULT_ERRORS: Final = 10_000
@@ -42,20 +41,20 @@ def validate(
     max_errors: int,
     budget: CompileBudget | None = None,
 ) -> BatchValidation:
-    """Read a seekable file once; lists at most `max_errors` errors, and counts all. Raises EngineError for a broken model.
+    """Read a seekable file once; list at most `max_errors` errors, and count all. Raises EngineError for a broken model.
 
-    `budget` is what may be spent on compiling schemas, by default the usual one.
+    `budget` limits the compiling of schemas.
     """
     endpoint = endpoint or first_endpoint(stream, settings.line_bytes)
-    with closing(BatchDryRun(catalog, budget)) as rehearsals:
-        report = _Report(endpoint, catalog, settings, max_errors, rehearsals)
+    with closing(BatchDryRun(budget)) as dry_run:
+        report = _Report(endpoint, catalog, settings, max_errors, dry_run)
         for raw in read_lines(stream, settings.line_bytes):
-            report.take(raw)
+            report.add_line(raw)
         return report.finish()
 
 
 def first_endpoint(stream: BinaryIO, max_bytes: int) -> str:
-    """The `url` of the first line where batches may have it, else the chat endpoint; the stream is at its start again."""
+    """The `url` of the first line if batches support it, else the chat endpoint. Rewinds the stream."""
     first = next(read_lines(stream, max_bytes), None)
     stream.seek(0)
     try:
@@ -66,16 +65,16 @@ def first_endpoint(stream: BinaryIO, max_bytes: int) -> str:
 
 
 class _Report:
-    """Takes raw lines in order; holds counts, the first errors, and the parser's `custom_id`s."""
+    """Checks raw lines in order; keeps counts, the first errors, and the parser's `custom_id`s."""
 
     def __init__(
-        self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int, rehearsals: BatchDryRun
+        self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int, dry_run: BatchDryRun
     ) -> None:
         self._endpoint = endpoint
-        self._most_lines = settings.batch_lines
+        self._max_lines = settings.batch_lines
         self._parser = LineParser(endpoint, settings.line_bytes)
-        self._judge = LineChecker(catalog, share_identical_lines=False, endpoint=endpoint)
-        self._rehearsals = rehearsals
+        self._checker = LineChecker(catalog, share_identical_lines=False, endpoint=endpoint)
+        self._dry_run = dry_run
         self._max_errors = max_errors
         self._errors: list[LineProblem] = []
         self._num_errors: Counter[str] = Counter()
@@ -86,29 +85,29 @@ class _Report:
         self._prompt_tokens: Counter[str] = Counter()
         self._output_tokens: Counter[str] = Counter()
 
-    def take(self, raw: RawLine) -> None:
-        """One line of the file."""
+    def add_line(self, raw: RawLine) -> None:
+        """Check the next line of the file."""
         self._num_lines += 1
-        if self._num_lines > self._most_lines:
-            if self._num_lines == self._most_lines + 1:
-                message = f"A batch has at most {self._most_lines} lines; split the file. The rest was not looked at."
-                self._complain(LineProblem(code="too_many_tasks", message=message, line=raw.number, fails="file"))
+        if self._num_lines > self._max_lines:
+            if self._num_lines == self._max_lines + 1:
+                message = f"A batch has at most {self._max_lines} lines; split the file. The rest was not looked at."
+                self._add_error(LineProblem(code="too_many_tasks", message=message, line=raw.number, fails="file"))
             return
         line = self._parser.parse(raw)
         if isinstance(line, BatchError):
-            self._complain(LineProblem(**line.model_dump(), fails="file"))
+            self._add_error(LineProblem(**line.model_dump(), fails="file"))
             return
         assert raw.content is not None, "a line without content is an error"
-        verdict = self._judge.judge(line, raw.content)
-        if isinstance(verdict, RejectedLine):
-            self._refuse(raw, line, verdict.problem)
+        checked = self._checker.check(line, raw.content)
+        if isinstance(checked, RejectedLine):
+            self._add_rejection(raw, line, checked.problem)
         else:
-            self._count(raw, line, verdict)
+            self._count(raw, line, checked)
 
     def finish(self) -> BatchValidation:
-        """Everything that was found."""
+        """The report of all lines."""
         if not self._num_lines:
-            self._complain(LineProblem(code="empty_file", message="The input file has no lines.", fails="file"))
+            self._add_error(LineProblem(code="empty_file", message="The input file has no lines.", fails="file"))
         models = [
             ModelLines(
                 model=name,
@@ -132,20 +131,20 @@ class _Report:
             max_output_tokens=self._output_tokens.total(),
         )
 
-    def _count(self, raw: RawLine, line: BatchLine, planned: PlanLine) -> None:
+    def _count(self, raw: RawLine, line: BatchLine, accepted: AcceptedLine) -> None:
         try:
-            tokens = self._rehearsals.measure(self._endpoint, planned, line)
+            tokens = self._dry_run.measure(accepted)
         except ApiError as error:
             self._num_over_context += error.problem.code == PromptTooLong.code
-            self._refuse(raw, line, error.problem)
+            self._add_rejection(raw, line, error.problem)
             return
         self._num_unchecked += not tokens.is_checked
-        self._lines[planned.model] += 1
-        self._prompt_tokens[planned.model] += tokens.num_prompt
-        self._output_tokens[planned.model] += tokens.max_output
+        self._lines[accepted.model.name] += 1
+        self._prompt_tokens[accepted.model.name] += tokens.num_prompt
+        self._output_tokens[accepted.model.name] += tokens.max_output
 
-    def _refuse(self, raw: RawLine, line: BatchLine, problem: Problem) -> None:
-        self._complain(
+    def _add_rejection(self, raw: RawLine, line: BatchLine, problem: Problem) -> None:
+        self._add_error(
             LineProblem(
                 line=raw.number,
                 custom_id=line.custom_id,
@@ -156,15 +155,15 @@ class _Report:
             )
         )
 
-    def _complain(self, problem: LineProblem) -> None:
+    def _add_error(self, problem: LineProblem) -> None:
         self._num_errors[problem.fails] += 1
         if len(self._errors) < self._max_errors:
             self._errors.append(problem)
 
 
 def main() -> None:
-    """The process."""
-    parser = argparse.ArgumentParser(description="Say everything that is wrong with a batch file.")
+    """Print the report of a file."""
+    parser = argparse.ArgumentParser(description="Report all errors of a batch file.")
     parser.add_argument("file", type=Path)
     parser.add_argument("--endpoint", choices=ENDPOINTS)
     parser.add_argument("--max-errors", type=int, default=DEFAULT_ERRORS)

@@ -1,6 +1,6 @@
-"""The clerk's side of a validation: a row asks, a process of its own looks at the file, the row gets its report.
+"""Validate an uploaded file for the api: claim the validation's row, run the report in a child process, store its result.
 
-That may take minutes, so no transaction is open meanwhile: a lease on the row holds the question, renewed while the process runs.
+That may take minutes, so no transaction is open meanwhile: a lease on the row is renewed while the process runs.
 """
 
 from __future__ import annotations
@@ -16,50 +16,49 @@ from typing import Final, NamedTuple
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.failpoints import Point, failpoint
+from core.failpoints import Point
 from core.queue.events import outcome_event
 from db import validations
 from workers.context import ClerkContext
 
 log = structlog.get_logger()
 
-_SECONDS: Final = 300.0
+_TIMEOUT_SECONDS: Final = 300.0
 _LISTED_ERRORS: Final = 1000
 
 
-class _Answer(NamedTuple):
-    """The report, or why there is none."""
+class _Result(NamedTuple):
+    """The report, or the reason why there is none."""
 
     report: str | None
     failure: str | None
 
 
 def answer_validation(context: ClerkContext, validation_id: str) -> None:
-    """Answer a question that waits; does nothing when it is answered, taken back, or in other hands."""
+    """Run a waiting validation; do nothing when it has a result, was deleted, or another clerk runs it."""
     lease = timedelta(seconds=context.settings.lease_seconds)
     with context.database.begin() as connection:
-        question = validations.claim_validation(validation_id, lease).fetch_optional(connection)
-    if question is None:
+        row = validations.claim_validation(validation_id, lease).fetch_optional(connection)
+    if row is None:
         return
-    answer = _look(context, validation_id, context.files.path(question.file_id), question.endpoint)
-    if answer is None:
-        log.info("validation_left", validation=validation_id)
+    result = _run_report(context, validation_id, context.files.path(row.file_id), row.endpoint)
+    if result is None:
+        log.info("validation_abandoned", validation=validation_id)
         return
-    failpoint(Point.VALIDATION_LOOKED)
-    with context.database.begin() as connection:
-        connection.execute(validations.set_result(validation_id, report=answer.report, failure=answer.failure))
+    with context.database.begin(committing=Point.VALIDATION_LOOKED) as connection:
+        connection.execute(validations.set_result(validation_id, report=result.report, failure=result.failure))
     context.publisher.publish(outcome_event(validation_id))
-    log.info("validation_answered", validation=validation_id, failure=answer.failure)
+    log.info("validation_ended", validation=validation_id, failure=result.failure)
 
 
-def _look(context: ClerkContext, validation_id: str, path: Path, endpoint: str | None) -> _Answer | None:
-    """None when nobody waits for it any more."""
+def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint: str | None) -> _Result | None:
+    """Returns None when the validation is not wanted any more."""
     if not path.is_file():
-        return _Answer(None, "The input file does not exist any more.")
+        return _Result(None, "The input file does not exist any more.")
     command = [sys.executable, "-P", "-m", "workers.validation.report", str(path), "--max-errors", str(_LISTED_ERRORS)]
     if endpoint is not None:
         command += ["--endpoint", endpoint]
-    deadline = time.monotonic() + _SECONDS
+    deadline = time.monotonic() + _TIMEOUT_SECONDS
     process = subprocess.Popen(
         command, env=_environment(context), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -67,25 +66,25 @@ def _look(context: ClerkContext, validation_id: str, path: Path, endpoint: str |
         try:
             while True:
                 try:
-                    report, complaint = process.communicate(timeout=context.settings.heartbeat_seconds)
+                    report, stderr = process.communicate(timeout=context.settings.heartbeat_seconds)
                     break
                 except subprocess.TimeoutExpired:
                     if time.monotonic() > deadline:
-                        return _Answer(None, f"The file took longer than {_SECONDS:.0f} seconds to check.")
+                        return _Result(None, f"The file took longer than {_TIMEOUT_SECONDS:.0f} seconds to check.")
                     if not _is_wanted(context, validation_id):
                         return None
         finally:
             process.kill()
     if process.returncode:
-        log.error("validation_failed", reason=complaint[-500:])
-        return _Answer(None, "The file could not be checked; the clerk's log says why.")
-    return _Answer(report, None)
+        log.error("validation_failed", reason=stderr[-500:])
+        return _Result(None, "The file could not be checked; the clerk's log says why.")
+    return _Result(report, None)
 
 
 def _environment(context: ClerkContext) -> dict[str, str]:
     settings = context.settings
     return os.environ | {
-        "CUDA_VISIBLE_DEVICES": "",  # a vocabulary needs no GPU, and must not take memory of one
+        "CUDA_VISIBLE_DEVICES": "",  # a vocabulary needs no GPU, and must not take its memory
         "MILLRACE_MODELS_DIR": str(settings.models_dir.resolve()),
         "MILLRACE_BATCH_LINES": str(settings.batch_lines),
         "MILLRACE_LINE_BYTES": str(settings.line_bytes),
@@ -93,7 +92,7 @@ def _environment(context: ClerkContext) -> dict[str, str]:
 
 
 def _is_wanted(context: ClerkContext, validation_id: str) -> bool:
-    """Renew the lease. Nobody knows while the database is away: then another clerk may look too, and the first answer stays."""
+    """Renew the lease. True while the database is away: another clerk may run it too, and the first result is kept."""
     lease = timedelta(seconds=context.settings.lease_seconds)
     try:
         with context.database.begin() as connection:

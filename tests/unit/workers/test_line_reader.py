@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.objects import BatchError
-from workers.batches.line_reader import LineParser, Place, RawLine, read_again, read_lines
+from workers.batches.line_reader import LineParser, LineSpan, RawLine, read_lines, read_span
 
 URL = "/v1/chat/completions"
 
@@ -23,12 +23,12 @@ def read(data: bytes, max_bytes: int = 1000) -> list[tuple[int, bytes | None]]:
     stream = io.BytesIO(data)
     found = list(read_lines(stream, max_bytes))
     for raw in found:
-        assert raw.content is None or read_again(stream, raw.place) == raw.content
+        assert raw.content is None or read_span(stream, raw.span) == raw.content
     return [(raw.number, raw.content) for raw in found]
 
 
 def raw_line(number: int, content: bytes) -> RawLine:
-    return RawLine(Place(number, 0, len(content)), content)
+    return RawLine(LineSpan(number, 0, len(content)), content)
 
 
 def test_lines_are_numbered_as_an_editor_does_and_blank_ones_are_skipped() -> None:

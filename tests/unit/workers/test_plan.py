@@ -13,9 +13,9 @@ from workers.batches.plan import PlanLine, hash_starts, plan_shards
 SYSTEM = "You label tickets."
 
 
-def line(*texts: str, model: str = "m", expected: int = 100, twin_of: int = -1) -> PlanLine:
-    """`twin_of` is filled in by `plan` where it is left out."""
-    return PlanLine(model=model, starts=hash_starts(model, texts), expected_tokens=expected, twin_of=twin_of)
+def line(*texts: str, model: str = "m", expected: int = 100, duplicate_of: int = -1) -> PlanLine:
+    """`duplicate_of` is filled in by `plan` where it is left out."""
+    return PlanLine(model=model, starts=hash_starts(model, texts), expected_tokens=expected, duplicate_of=duplicate_of)
 
 
 def numbered(lines: Sequence[PlanLine]) -> list[PlanLine]:
@@ -24,7 +24,7 @@ def numbered(lines: Sequence[PlanLine]) -> list[PlanLine]:
             model=one.model,
             starts=one.starts,
             expected_tokens=one.expected_tokens,
-            twin_of=number if one.twin_of < 0 else one.twin_of,
+            duplicate_of=number if one.duplicate_of < 0 else one.duplicate_of,
         )
         for number, one in enumerate(lines)
     ]
@@ -100,7 +100,11 @@ def test_a_group_that_is_too_large_is_cut_between_the_groups_in_it() -> None:
 
 
 def test_identical_lines_count_once() -> None:
-    lines = [line("same", twin_of=0), *(line(f"{n}?") for n in range(3)), *(line("same", twin_of=0) for _ in range(50))]
+    lines = [
+        line("same", duplicate_of=0),
+        *(line(f"{n}?") for n in range(3)),
+        *(line("same", duplicate_of=0) for _ in range(50)),
+    ]
     shards = plan_shards(numbered(lines), 2)
     assert [shard.lines for shard in shards] == [[0, *range(4, 54), 1], [2, 3]]
 
@@ -116,7 +120,10 @@ def batches(draw: st.DrawFn) -> list[PlanLine]:
     first: dict[object, int] = {}
     return [
         line(
-            *body, model=model, expected=expected, twin_of=first.setdefault((body, model, expected), n) if greedy else n
+            *body,
+            model=model,
+            expected=expected,
+            duplicate_of=first.setdefault((body, model, expected), n) if greedy else n,
         )
         for n, (body, model, expected, greedy) in enumerate(asked)
     ]
@@ -161,7 +168,7 @@ def test_groups_come_in_the_order_of_their_first_lines(lines: list[PlanLine]) ->
 def test_a_shard_holds_half_as_much_again_at_most_and_twins_are_never_parted(lines: list[PlanLine], size: int) -> None:
     shard_of_body: dict[int, int] = {}
     for place, shard in enumerate(plan_shards(lines, size)):
-        bodies = [lines[number].twin_of for number in shard.lines]
+        bodies = [lines[number].duplicate_of for number in shard.lines]
         assert len(set(bodies)) <= max(size * 3 // 2, 1)
         runs = [body for before, body in pairwise([None, *bodies]) if body != before]
         assert len(runs) == len(set(runs)), "twins are neighbours"
@@ -177,5 +184,5 @@ def test_a_group_that_fits_into_a_shard_is_never_cut(lines: list[PlanLine], size
             if start is not None:
                 groups.setdefault(start, []).append(number)
         for group in groups.values():
-            if len({lines[number].twin_of for number in group}) <= size * 3 // 2:
+            if len({lines[number].duplicate_of for number in group}) <= size * 3 // 2:
                 assert len({shard_of[number] for number in group}) == 1
