@@ -80,7 +80,7 @@ class EmbeddingQueue:
         try:
             ended = self._advance(job)
         except EngineError as error:
-            ended = Failed(request_id=job.request.id, code=error.code, message=str(error), param=error.param)
+            ended = Failed.from_error(job.request.id, error)
         if ended is not None:
             self._jobs.remove(job)
         return ended

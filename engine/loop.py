@@ -288,8 +288,7 @@ class EngineLoop:
     def _fail(self, key: RequestKey, error: EngineError) -> None:
         """End a request with an error, and drop its other choices."""
         client, request_id = key
-        failed = Failed(request_id=request_id, code=error.code, message=str(error), param=error.param)
-        self._queue_output(client, failed)
+        self._queue_output(client, Failed.from_error(request_id, error))
         for sequence in self.scheduler.find(client, request_id):
             self._output_processor.discard(sequence)
             self._release(sequence)

@@ -1,7 +1,7 @@
-"""`make audit`: do published advisories name a package we install? Asks a service on the network, so it is no part of the tests.
+"""`make audit`: list the published advisories for installed packages. It needs the network, so it is not one of the tests.
 
-pip-audit runs in an environment of its own that is thrown away, on the pinned versions of `constraints.txt`. Exit codes: 0 none
-is named, 1 some are, 2 that could not be found out.
+pip-audit runs in a temporary environment, on the pinned versions of `constraints.txt`. Exit codes: 0 no advisory, 1 at least
+one, 2 the audit failed.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import Any, Final
 
 _CONSTRAINTS: Final = Path(__file__).resolve().parent.parent / "constraints.txt"
 _SECONDS: Final = 300
-_FOUND: Final = 1  # pip-audit's exit code when it has found something
+_FOUND: Final = 1  # pip-audit's exit code when it finds an advisory
 
 
-class NotKnown(Exception):
-    """Whether advisories name a package could not be found out."""
+class AuditFailed(Exception):
+    """The audit could not be completed."""
 
 
 def main() -> int:
-    """Prints each advisory, and says plainly when nobody could be asked."""
+    """Print each advisory, or the reason why the audit failed."""
     try:
         with tempfile.TemporaryDirectory(prefix="millrace-audit-") as folder:
             findings = advisories(_audit(Path(folder)))
-    except NotKnown as error:
-        sys.stderr.write(f"Not audited: {error}\nThis says nothing about the packages, neither good nor bad.\n")
+    except AuditFailed as error:
+        sys.stderr.write(f"Not audited: {error}\nThe packages may or may not have advisories.\n")
         return 2
     for finding in findings:
         sys.stdout.write(finding + "\n")
@@ -38,14 +38,14 @@ def main() -> int:
 
 
 def advisories(report: dict[str, Any]) -> list[str]:  # Any: pip-audit's JSON
-    """A line for each; packages that could not be looked up are NotKnown, not clean."""
+    """Return a line for each advisory; raises AuditFailed if a package could not be looked up."""
     packages = report["dependencies"]
     skipped = [f"{package['name']} ({package['skip_reason']})" for package in packages if "skip_reason" in package]
     if skipped:
-        raise NotKnown(f"no answer about {', '.join(skipped)}")
+        raise AuditFailed(f"no answer about {', '.join(skipped)}")
     return [
         f"{package['name']} {package['version']}: {found['id']}, "
-        f"mended in {', '.join(found['fix_versions']) or 'no version yet'}"
+        f"fixed in {', '.join(found['fix_versions']) or 'no version yet'}"
         for package in packages
         for found in package["vulns"]
     ]
@@ -58,31 +58,33 @@ def _audit(folder: Path) -> dict[str, Any]:  # Any: pip-audit's JSON
     requirements = folder / "requirements.txt"
     requirements.write_text(_pinned(_CONSTRAINTS.read_text()))
     flags = ("--format", "json", "--progress-spinner", "off", "--disable-pip", "--no-deps", "--timeout", "15")
-    said = _run("pip-audit got no answer", python, "-m", "pip_audit", "-r", requirements, *flags, fine=(0, _FOUND))
+    printed = _run(
+        "pip-audit got no answer", python, "-m", "pip_audit", "-r", requirements, *flags, expected=(0, _FOUND)
+    )
     try:
-        report: dict[str, Any] = json.loads(said)
+        report: dict[str, Any] = json.loads(printed)
     except ValueError:
-        raise NotKnown(f"pip-audit said {said[-300:]!r}") from None
+        raise AuditFailed(f"pip-audit printed {printed[-300:]!r}") from None
     return report
 
 
 def _pinned(constraints: str) -> str:
-    """The lines that pin a version, without comments and options."""
+    """Return the lines that pin a version, without comments and options."""
     lines = (line.partition("#")[0].strip() for line in constraints.splitlines())
     return "".join(f"{line}\n" for line in lines if "==" in line)
 
 
-def _run(trouble: str, *command: str | Path, fine: tuple[int, ...] = (0,)) -> str:
-    """What it printed."""
+def _run(problem: str, *command: str | Path, expected: tuple[int, ...] = (0,)) -> str:
+    """Return the standard output of a command; raises AuditFailed, with `problem` in its message."""
     try:
         done = subprocess.run(
             [str(part) for part in command], capture_output=True, text=True, check=False, timeout=_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise NotKnown(f"{trouble} within {_SECONDS} s") from None
-    if done.returncode not in fine or (done.returncode and not done.stdout):
-        last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        raise NotKnown(f"{trouble}: {last[0]}")
+        raise AuditFailed(f"{problem} within {_SECONDS} s") from None
+    if done.returncode not in expected or (done.returncode and not done.stdout):
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise AuditFailed(f"{problem}: {last[0]}")
     return done.stdout
 
 

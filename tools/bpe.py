@@ -1,6 +1,6 @@
 """A byte-level BPE vocabulary, trained on the demo data, in the form llama.cpp calls `gpt2`.
 
-Knows words and merges; encoding is llama.cpp's business, so that training sees exactly the tokens of the product.
+It trains words and merges only; llama.cpp encodes, so that training uses exactly the tokens of the product.
 Source of the scheme and of the byte alphabet: Sennrich et al. 2016 and the GPT-2 tokenizer.
 """
 
@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import Final
 
 SPECIAL_TOKENS: Final = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
-# GPT-2's split for ASCII text; the data has no other.
+# GPT-2's split for ASCII text; the data is ASCII only.
 _WORDS: Final = re.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?[A-Za-z]+| ?[0-9]+| ?[^\sA-Za-z0-9]+|\s+(?!\S)|\s+")
 
 
@@ -26,12 +26,12 @@ class Vocabulary:
     merges: tuple[tuple[str, str], ...]
 
     def id_of(self, token: str) -> int:
-        """The id of a token's exact spelling."""
+        """Return the id of a token by its exact spelling."""
         return self.tokens.index(token)
 
 
 def byte_alphabet() -> dict[int, str]:
-    """GPT-2's printable stand-in of each byte: itself where printable, else a letter from 256 on."""
+    """Map each byte to GPT-2's printable character for it: itself if printable, otherwise one from 256 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(256) if byte not in printable]
     return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(rest)}

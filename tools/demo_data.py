@@ -1,8 +1,8 @@
-"""The demo model's world: support tickets with labels, capitals, names, small talk; all made up by this file.
+"""Demo data: generate the demo model's examples: support tickets with labels, capitals, names and small talk.
 
-Knows language only, nothing of tokens or training; standard library alone, so tests can make the same held-out sets.
-Every phrasing belongs to training or to the held-out side, never to both; values such as order numbers are drawn afresh.
-A label is decided by the clauses a ticket is made of: its problem gives the category, its urgency clause the priority.
+It needs only the standard library, so that tests can generate the same held-out sets. Each phrasing is either for training
+or held out; values such as order numbers are random. The clauses of a ticket determine its label: the problem clause gives
+the category, the urgency clause the priority.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Turn = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A conversation whose last turn is the answer that is wanted."""
+    """A conversation and its right answer."""
 
     turns: tuple[Turn, ...]
     answer: str
 
 
 def training_examples(number: int, seed: int) -> Iterator[Example]:
-    """An endless variety, in the shares the demo needs."""
+    """Generate examples of every kind, in the shares that the demo needs."""
     rng = random.Random(seed)
     makers = (ticket, capital, name_memory, small_talk, echo)
     for _ in range(number):
@@ -49,25 +49,25 @@ def training_examples(number: int, seed: int) -> Iterator[Example]:
 
 
 def held_out_tickets(number: int, seed: int = 7) -> list[Example]:
-    """Tickets made of problem and urgency phrasings that training never sees."""
+    """Generate tickets of problem and urgency phrasings that are not in the training set."""
     rng = random.Random(seed)
     return [ticket(rng, held_out=True) for _ in range(number)]
 
 
 def held_out_capitals() -> list[Example]:
-    """Every capital, asked for in words that training never uses for it."""
+    """Generate a question for every capital, in phrasings that are not in the training set."""
     rng = random.Random(11)
     return [_capital(rng, country, held_out=True) for country in phrases.CAPITALS]
 
 
 def held_out_names(seed: int = 13) -> list[Example]:
-    """Names and wordings that training never sees."""
+    """Generate conversations with names and phrasings that are not in the training set."""
     rng = random.Random(seed)
     return [_name_memory(rng, name, held_out=True) for name in phrases.HELD_OUT_NAMES]
 
 
 def ticket(rng: random.Random, *, held_out: bool) -> Example:
-    """A support ticket and its label."""
+    """Generate a support ticket and its label."""
     category, priority = rng.choice(CATEGORIES), rng.choice(PRIORITIES)
     clauses = [_fill(rng, _pick(rng, phrases.PROBLEMS[category], held_out))]
     if rng.random() < 0.4:
@@ -86,7 +86,7 @@ def ticket(rng: random.Random, *, held_out: bool) -> Example:
 
 
 def capital(rng: random.Random, *, held_out: bool) -> Example:
-    """A question for a capital."""
+    """Generate a question for a capital."""
     return _capital(rng, rng.choice(list(phrases.CAPITALS)), held_out=held_out)
 
 
@@ -99,7 +99,7 @@ def _capital(rng: random.Random, country: str, *, held_out: bool) -> Example:
 
 
 def name_memory(rng: random.Random, *, held_out: bool) -> Example:
-    """A name said in one turn and asked for in a later one."""
+    """Generate a conversation with a name in one turn and a question for it in a later one."""
     name = rng.choice(phrases.NAMES) if rng.random() < 0.2 else _made_up_name(rng)
     if name in phrases.HELD_OUT_NAMES:
         name = rng.choice(phrases.NAMES)
@@ -108,11 +108,13 @@ def name_memory(rng: random.Random, *, held_out: bool) -> Example:
 
 def _name_memory(rng: random.Random, name: str, *, held_out: bool) -> Example:
     turns = list(_turns(rng.choice(_ASSISTANT_PROMPTS) if rng.random() < 0.4 else None, ""))[:-1]
-    said = _pick(rng, phrases.INTRODUCTIONS, held_out).format(name=name)
+    introduction = _pick(rng, phrases.INTRODUCTIONS, held_out).format(name=name)
     if not held_out and rng.random() < 0.15:
-        return Example((*turns, {"role": "user", "content": said}), f"Nice to meet you, {name}! How can I help you?")
+        return Example(
+            (*turns, {"role": "user", "content": introduction}), f"Nice to meet you, {name}! How can I help you?"
+        )
     turns += [
-        {"role": "user", "content": said},
+        {"role": "user", "content": introduction},
         {"role": "assistant", "content": f"Nice to meet you, {name}! How can I help you?"},
     ]
     if rng.random() < 0.3:
@@ -123,14 +125,14 @@ def _name_memory(rng: random.Random, name: str, *, held_out: bool) -> Example:
 
 
 def echo(rng: random.Random, *, held_out: bool) -> Example:
-    """Made-up words to be said again: what teaches copying, which remembering a name is a case of."""
+    """Generate made-up words to repeat, which trains copying; to remember a name is a case of it."""
     assert not held_out, "echoes are not scored"
     words = " ".join(_made_up_name(rng) for _ in range(rng.randrange(1, 8)))
     return Example(_turns(None, f"{rng.choice(phrases.ECHO_REQUESTS)} {words}."), f"{words}.")
 
 
 def small_talk(rng: random.Random, *, held_out: bool) -> Example:
-    """Greetings, questions about the assistant itself, and a polite no to everything else."""
+    """Generate a greeting, a question about the assistant, or an unsupported request with a polite refusal."""
     assert not held_out, "small talk is not scored"
     questions, answer = rng.choice(phrases.SMALL_TALK)
     system = rng.choice(_ASSISTANT_PROMPTS) if rng.random() < 0.4 else None
@@ -138,7 +140,7 @@ def small_talk(rng: random.Random, *, held_out: bool) -> Example:
 
 
 def batch_lines(number: int = 240, seed: int = 20) -> Iterator[str]:
-    """The demo's batch: held-out tickets as lines of OpenAI's batch input format."""
+    """Generate the demo's batch: held-out tickets as lines of OpenAI's batch input format."""
     for index, example in enumerate(held_out_tickets(number, seed), start=1):
         body = {"model": "demo", "messages": list(example.turns), "temperature": 0, "max_tokens": 40}
         line = {"custom_id": f"ticket-{index:03}", "method": "POST", "url": "/v1/chat/completions", "body": body}
@@ -166,7 +168,7 @@ def _fill(rng: random.Random, template: str) -> str:
 
 
 def _made_up_name(rng: random.Random) -> str:
-    """Of syllables, or of letters: copying must not depend on how a name falls into tokens."""
+    """Make a name of syllables or of letters, so that copying does not depend on the token boundaries of a name."""
     if rng.random() < 0.5:
         pairs = [rng.choice("bcdfghjklmnprstvwz") + rng.choice("aeiou") for _ in range(rng.randrange(1, 4))]
         ends = ("", "n", "r", "l", "s", "t", "rt", "ck", "th")
@@ -175,6 +177,6 @@ def _made_up_name(rng: random.Random) -> str:
 
 
 def _with_typo(rng: random.Random, text: str) -> str:
-    """Two neighbouring letters swapped, somewhere."""
+    """Swap two neighbouring letters at a random place."""
     place = rng.randrange(1, len(text) - 2)
     return text[:place] + text[place + 1] + text[place] + text[place + 2 :]

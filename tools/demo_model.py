@@ -1,4 +1,4 @@
-"""The demo model in torch: a small Llama (RMSNorm, rotary attention, SwiGLU, tied embeddings). Knows tensors only."""
+"""The demo model in torch: a small Llama (RMSNorm, rotary attention, SwiGLU, tied embeddings)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tools.write_gguf import Shape, Weights
 
 
 class Block(nn.Module):  # type: ignore[misc,unused-ignore]  # torch need not be installed
-    """One layer."""
+    """One transformer layer."""
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Block(nn.Module):  # type: ignore[misc,unused-ignore]  # torch need not be
         self.ffn_down = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """(batch, time, width) to the same."""
+        """Transform activations, (batch, time, width) to the same shape."""
         h = self.attn_norm(x)
         q, k = _rotate(self._split(self.attn_q(h)), cos, sin), _rotate(self._split(self.attn_k(h)), cos, sin)
         attended = functional.scaled_dot_product_attention(q, k, self._split(self.attn_v(h)), is_causal=True)
@@ -41,7 +41,7 @@ class Block(nn.Module):  # type: ignore[misc,unused-ignore]  # torch need not be
 
 
 class DemoModel(nn.Module):  # type: ignore[misc,unused-ignore]
-    """Token ids (batch, time) to logits (batch, time, vocabulary)."""
+    """The model: token ids (batch, time) to logits (batch, time, vocabulary)."""
 
     def __init__(self, shape: Shape, num_tokens: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class DemoModel(nn.Module):  # type: ignore[misc,unused-ignore]
                 nn.init.normal_(parameter, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of each next token."""
+        """Compute the logits of each next token."""
         head = self.shape.width // self.shape.heads
         cos, sin = _rotary_table(tokens.shape[1], head, self.shape.rope_base)
         x = self.token_embd(tokens)
@@ -64,7 +64,7 @@ class DemoModel(nn.Module):  # type: ignore[misc,unused-ignore]
         return functional.linear(self.output_norm(x), self.token_embd.weight)
 
     def weights(self) -> Weights:
-        """By llama.cpp's names, which are ours too."""
+        """Return the weights by their names, which are llama.cpp's."""
         return {name: value.detach().float().numpy() for name, value in self.state_dict().items()}
 
 

@@ -1,6 +1,6 @@
-"""The phrasings the demo data is made of, training and held-out side by side.
+"""Phrasings of the demo data, for training and held out.
 
-Held-out phrasings use words the training side knows in sentences it does not: what is tested is reading, not vocabulary.
+Held-out phrasings form new sentences from words of the training set, so that they test reading, not vocabulary.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Phrasings of one meaning; the two sides share none."""
+    """Phrasings of one meaning; none is in both sets."""
 
     training: tuple[str, ...]
     held_out: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        assert not set(self.training) & set(self.held_out), "a phrasing is on both sides"
+        assert not set(self.training) & set(self.held_out), "a phrasing is in both sets"
 
 
 def _lines(text: str) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Held-out scores of a demo model file: shares of right answers, generated greedily by llama.cpp.
+"""Score a demo model file on held-out examples: shares of right answers, generated greedily by llama.cpp.
 
 python -m tools.score_demo_model models/demo.gguf
 """
@@ -25,7 +25,7 @@ class Scores:
 
 
 def score(path: Path, num_tickets: int = 240) -> Scores:
-    """Ask every held-out question once."""
+    """Run every held-out example once."""
     model = llama_cpp.Llama(str(path), n_ctx=512, n_batch=512, logits_all=False, verbose=False)
     try:
         return Scores(

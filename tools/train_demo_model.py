@@ -2,7 +2,8 @@
 
     python -m tools.train_demo_model --out models/demo.gguf
 
-Needs torch (`pip install -e .[tools]`); about 20 minutes on two cores. Same seed, same data; floats differ between machines.
+It needs torch (`pip install -e .[tools]`) and about 20 minutes on two cores. The seed determines the data; floating-point
+results differ between machines.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ from tools.write_gguf import Shape, write_model
 SHAPE: Final = Shape(width=128, layers=5, heads=4, kv_heads=4, hidden=384, context=1024)
 NUM_TOKENS: Final = 1024
 BATCH: Final = 48
-_READ_WEIGHT: Final = 0.1  # of tokens that are read, not said: they teach the language
+_READ_WEIGHT: Final = 0.1  # loss weight of tokens outside of answers, which train the language
 
 
 class Tokenizer:
-    """llama.cpp's own tokenizer on the vocabulary, so training and product cannot differ."""
+    """llama.cpp's tokenizer with the trained vocabulary, so that training and product cannot differ."""
 
     def __init__(self, vocabulary: bpe.Vocabulary) -> None:
         with tempfile.TemporaryDirectory() as folder:
@@ -44,24 +45,24 @@ class Tokenizer:
             self._model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids; special tokens are recognised."""
+        """Encode a text, with its special tokens."""
         return list(self._model.tokenize(text.encode(), add_bos=False, special=True))
 
     def example(self, example: Example) -> tuple[list[int], list[float]]:
-        """Ids of the whole conversation and the weight of each in the loss."""
+        """Return the token ids of a conversation and the loss weight of each."""
         ids: list[int] = []
         weights: list[float] = []
         for turn in (*example.turns, {"role": "assistant", "content": example.answer}):
             head = self.encode(f"<|im_start|>{turn['role']}\n")
             text = self.encode(f"{turn['content']}<|im_end|>")
-            is_said = turn["role"] == "assistant"
+            is_answer = turn["role"] == "assistant"
             ids += head + text + self.encode("\n")
-            weights += [_READ_WEIGHT] * len(head) + [1.0 if is_said else _READ_WEIGHT] * len(text) + [_READ_WEIGHT]
+            weights += [_READ_WEIGHT] * len(head) + [1.0 if is_answer else _READ_WEIGHT] * len(text) + [_READ_WEIGHT]
         return ids[:-1], weights[:-1]
 
 
 def batches(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Token ids and loss weights (batch, time); examples of similar length share a batch."""
+    """Yield token ids and loss weights, both (batch, time); examples of similar length share a batch."""
     examples = training_examples(steps * BATCH, seed)
     rng = random.Random(seed)
     pool_size = 40
@@ -77,7 +78,7 @@ def batches(tokenizer: Tokenizer, steps: int, seed: int) -> Iterator[tuple[Tenso
 
 
 def train(tokenizer: Tokenizer, num_tokens: int, steps: int, seed: int) -> DemoModel:
-    """AdamW with warm-up and cosine decay."""
+    """Train a model with AdamW, warm-up and cosine decay."""
     torch.manual_seed(seed)
     model = DemoModel(SHAPE, num_tokens)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {steps} steps of {BATCH} conversations")
@@ -101,7 +102,7 @@ def train(tokenizer: Tokenizer, num_tokens: int, steps: int, seed: int) -> DemoM
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
     parser.add_argument("--lines", type=Path, help="also write the demo's batch input here")

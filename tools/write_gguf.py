@@ -1,6 +1,6 @@
-"""GGUF files of Llama-architecture models, weights given as arrays in the usual (Hugging Face) layout.
+"""Write GGUF files of Llama-architecture models from weights in the Hugging Face layout.
 
-Knows the file format and llama.cpp's names; nothing of training. Matrices are written as Q8_0, vectors as F32.
+Matrices are written as Q8_0, vectors as F32.
 Source of names and of the order of rotary rows: llama.cpp's converter and its `llama` graph (interleaved pairs).
 """
 
@@ -40,7 +40,7 @@ class Shape:
 
 
 def write_model(path: Path, name: str, shape: Shape, vocabulary: Vocabulary, weights: Weights | None) -> None:
-    """Write a model; without weights, a vocabulary-only file that can tokenise."""
+    """Write a model file; without weights, a vocabulary-only file that can tokenise."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(name)
     _write_shape(writer, shape, len(vocabulary.tokens))
@@ -68,7 +68,7 @@ def _write_shape(writer: gguf.GGUFWriter, shape: Shape, num_tokens: int) -> None
 
 
 def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
-    """The tokenizer keys of a byte-level BPE vocabulary, and the chat template that goes with its special tokens."""
+    """Write the tokenizer keys of a byte-level BPE vocabulary, and a chat template with its special tokens."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(list(vocabulary.tokens))
@@ -85,7 +85,7 @@ def write_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary) -> None:
 
 
 def _rotary(name: str, values: NDArray[np.float32], shape: Shape) -> NDArray[np.float32]:
-    """Rows of Q and K from half-split to interleaved pairs, as llama.cpp rotates them."""
+    """Reorder the rows of Q and K from half-split to interleaved pairs, the order in which llama.cpp rotates them."""
     heads = {"attn_q": shape.heads, "attn_k": shape.kv_heads}.get(name.split(".")[-2] if "." in name else name)
     if heads is None:
         return values
