@@ -70,6 +70,7 @@ class EngineClient:
     """A connection to one engine, which survives restarts of the engine.
 
     A request submitted while no engine is connected waits for the next one, without a time limit.
+    `info`: description of the last engine connected; None before the first.
     `answered_at`: time of the last HelloReply by the monotonic clock; it proves that the engine receives messages and that
     its loop runs.
     """
@@ -82,28 +83,23 @@ class EngineClient:
         self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for an EmbedRequest
         self._unsent: list[Request | EmbedRequest] = []
         self._boot_id: str | None = None
-        self._info: EngineInfo | None = None
+        self.info: EngineInfo | None = None
         self._last_tick_at = 0.0
         self.answered_at = 0.0
-        self._hello_at = 0.0
+        self._next_hello_at = 0.0
         self._is_ready = threading.Event()
         self._is_closing = False
-        self._submit = self._socket(zmq.PUSH, Path(endpoint) / "submit.sock")  # used under the lock
-        self._outputs = self._socket(zmq.DEALER, Path(endpoint) / "output.sock")  # used by the client's thread only
-        self._monitor = self._outputs.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._submit_socket = self._socket(zmq.PUSH, self._folder / "submit.sock")  # used under the lock
+        self._output_socket = self._socket(zmq.DEALER, self._folder / "output.sock")  # used by the client's thread only
+        self._monitor = self._output_socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         self._thread = threading.Thread(target=self._run, name=f"engine-client-{name}", daemon=True)
         self._thread.start()
 
-    @property
-    def info(self) -> EngineInfo | None:
-        """Description of the last engine connected; None before the first."""
-        return self._info
-
     def wait_ready(self, timeout_seconds: float) -> EngineInfo:
         """Wait until an engine is connected; raises TimeoutError."""
-        if not self._is_ready.wait(timeout_seconds) or self._info is None:
+        if not self._is_ready.wait(timeout_seconds) or self.info is None:
             raise TimeoutError(f"no engine replied within {timeout_seconds:.0f} s")
-        return self._info
+        return self.info
 
     def seconds_since_tick(self, now: float) -> float:
         """Seconds from the last Tick of the engine's loop to `now`, by the monotonic clock."""
@@ -149,8 +145,8 @@ class EngineClient:
         self._is_closing = True
         self._thread.join()
         self._end_as_lost(frozenset(), keep_unsent=False)
-        self._outputs.disable_monitor()
-        for socket in (self._monitor, self._outputs, self._submit):
+        self._output_socket.disable_monitor()
+        for socket in (self._monitor, self._output_socket, self._submit_socket):
             socket.close(linger=0)
         self._context.term()
 
@@ -176,22 +172,23 @@ class EngineClient:
 
     def _send(self, message: ToEngine) -> None:
         """Send a message. Called under the lock."""
-        self._submit.send(_encode(message), zmq.NOBLOCK)
+        self._submit_socket.send(_encode(message), zmq.NOBLOCK)
 
     def _run(self) -> None:
         """Run the client's thread: send hellos, receive messages, and notice when the engine disconnects."""
         poller = zmq.Poller()
-        poller.register(self._outputs, zmq.POLLIN)
+        poller.register(self._output_socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
         decoder = msgspec.msgpack.Decoder(FromEngine)
         while not self._is_closing:
-            if time.monotonic() >= self._hello_at:
-                self._hello_at = time.monotonic() + (_HELLO_SECONDS if self._boot_id is None else _HELLO_AGAIN_SECONDS)
+            if time.monotonic() >= self._next_hello_at:
+                pause = _HELLO_SECONDS if self._boot_id is None else _HELLO_AGAIN_SECONDS
+                self._next_hello_at = time.monotonic() + pause
                 with self._lock:
                     self._send(Hello(client=self._name))
             ready = dict(poller.poll(100 if self._boot_id else 20))
-            if self._outputs in ready:
-                self._handle(decoder.decode(self._outputs.recv()))
+            if self._output_socket in ready:
+                self._handle(decoder.decode(self._output_socket.recv()))
             if self._monitor in ready:
                 zmq.utils.monitor.recv_monitor_message(self._monitor)
                 self._on_disconnect()
@@ -200,19 +197,17 @@ class EngineClient:
         match message:
             case HelloReply(boot_id=boot_id, info=info):
                 self._on_hello_reply(boot_id, info)
-            case Tick(boot_id=boot_id):
-                if boot_id == self._boot_id:
-                    self._last_tick_at = time.monotonic()
-            case Outputs(boot_id=boot_id, items=items):
-                if boot_id == self._boot_id:
-                    for item in items:
-                        self._deliver(item)
+            case Tick() if message.boot_id == self._boot_id:
+                self._last_tick_at = time.monotonic()
+            case Outputs() if message.boot_id == self._boot_id:
+                for item in message.items:
+                    self._deliver(item)
 
     def _on_hello_reply(self, boot_id: str, info: EngineInfo) -> None:
         if self._boot_id not in (None, boot_id):
             self._on_disconnect()
         with self._lock:
-            self._boot_id, self._info = boot_id, info
+            self._boot_id, self.info = boot_id, info
             self._last_tick_at = self.answered_at = time.monotonic()
             if self._unsent:
                 self._send(Submit(client=self._name, boot_id=boot_id, requests=self._unsent))
@@ -233,7 +228,7 @@ class EngineClient:
     def _on_disconnect(self) -> None:
         """End every request that the engine had; its in-flight log shows which of them were running."""
         inflight = None if self._boot_id is None else read_inflight_log(self._folder, self._boot_id)
-        self._hello_at = 0.0
+        self._next_hello_at = 0.0
         self._end_as_lost(inflight, keep_unsent=True)
 
     def _end_as_lost(self, inflight: frozenset[RequestKey] | None, *, keep_unsent: bool) -> None:

@@ -14,7 +14,7 @@ class Exit(IntEnum):
     FAILED = 1  # the loop itself failed, not one step
     MODEL = 3  # the model cannot be loaded
     HUNG = 86  # an iteration of the loop did not return
-    MEMORY = 87
+    MEMORY = 87  # no state is reliable after an allocation failed
     INTAKE_DIED = 88  # the thread that receives messages ended
 
 

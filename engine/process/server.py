@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
 import msgspec
 import zmq
@@ -137,18 +137,19 @@ class Server:
                 self.engine.inbox.put(RunInLoop(lambda: self._reply_hello(client)))
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
-                    is_slow = isinstance(request, Request) and (request.constraint or _has_tools(request))
-                    section = Section.COMPILE if is_slow else Section.INPUT
-                    process = partial(self._process, message.client, request, section)
-                    if is_slow:
-                        self._compile_queue.put((message.client, request.id), process)
-                    else:
-                        process()
+                    self._submit(message.client, request)
             case Cancel() | StreamRequest() if message.boot_id == self._boot_id:
                 command = CancelRequests if isinstance(message, Cancel) else StartStreaming
                 for request_id in message.request_ids:
                     put = partial(self.engine.inbox.put, command(message.client, [request_id]))
                     self._compile_queue.run_after((message.client, request_id), put)
+
+    def _submit(self, client: str, request: Request | EmbedRequest) -> None:
+        if _needs_grammar(request):
+            process = partial(self._process, client, request, Section.COMPILE)
+            self._compile_queue.put((client, request.id), process)
+        else:
+            self._process(client, request, Section.INPUT)
 
     def _process(self, client: str, request: Request | EmbedRequest, section: Section) -> None:
         """Do the work for a request that does not need the loop's thread, then pass it to the loop."""
@@ -156,7 +157,7 @@ class Server:
             self._inflight_log.record(section, [(client, request.id)])
             self.engine.inbox.put(self._command(client, request))
         except MemoryError:
-            _out_of_memory()
+            abort_process(Exit.MEMORY, "out of memory")
         except EngineError as error:
             self._reject(client, request.id, error)
         except Exception:  # one request must not end the thread of all others
@@ -231,19 +232,17 @@ def _run_or_abort(work: Callable[[], None], code: Exit) -> None:
     try:
         work()
     except MemoryError:
-        _out_of_memory()
+        abort_process(Exit.MEMORY, "out of memory")
     except BaseException:
         log_stderr(traceback.format_exc())
         abort_process(code, f"the thread {threading.current_thread().name} failed")
 
 
-def _out_of_memory() -> NoReturn:
-    """Abort the process, since no state is reliable without memory; the in-flight log names the running requests."""
-    abort_process(Exit.MEMORY, "out of memory")
-
-
-def _has_tools(request: Request) -> bool:
-    return isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
+def _needs_grammar(request: Request | EmbedRequest) -> bool:
+    if isinstance(request, EmbedRequest):
+        return False
+    has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
+    return has_tools or request.constraint is not None
 
 
 def load_backend(config: EngineConfig) -> Backend:
