@@ -200,10 +200,10 @@ def plainly(source: str, messages: list[dict[str, Any]], tools: list[dict[str, A
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("turns", [1, 3, 5])
 def test_templates_render_like_plain_jinja(source: str, tools: list[dict[str, Any]] | None, turns: int) -> None:
-    said = make(source).render(with_parsed_arguments(TURNS[:turns]), {}, tools)
-    assert said == plainly(source, TURNS[:turns], tools)
-    assert "Bern" in said
-    assert ("get_weather" in said) is (tools is not None or turns > 1)
+    rendered = make(source).render(with_parsed_arguments(TURNS[:turns]), {}, tools)
+    assert rendered == plainly(source, TURNS[:turns], tools)
+    assert "Bern" in rendered
+    assert ("get_weather" in rendered) is (tools is not None or turns > 1)
 
 
 # --- prompts ----------------------------------------------------------------------------------------------------------

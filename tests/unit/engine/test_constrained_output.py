@@ -1,4 +1,4 @@
-"""Constrained answers through the whole engine: on the fake, whose tokens are bytes, and on the demo model."""
+"""Constrained answers through the whole engine: on the fake model, which has byte tokens, and on the demo model."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def test_a_constraint_that_nothing_matches_fails_alone(demo: Bench) -> None:
 
 
 class ScriptedDecoder(FakeDecoder):
-    """A fake model whose likeliest answer is a given text."""
+    """A fake model with a given text as its likeliest answer."""
 
     def __init__(self, text: str) -> None:
         super().__init__(slots=4)

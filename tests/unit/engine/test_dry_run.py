@@ -113,7 +113,8 @@ REFUSED = {
     **{
         name: chat("hello", constraint=Constraint(kind=ConstraintKind(kind), text=text))
         for name, (kind, text, _) in NASTY.items()
-        if name in ("no JSON", "a contradiction", "a keyword nobody has", "a bad regex", "a syntax error", "no choice")
+        if name
+        in ("no JSON", "a contradiction", "an unsupported keyword", "a bad regex", "a syntax error", "no choice")
     },
     "called by the client's name": constrained({"not": {}}, param="structured_outputs"),
     "a tool": with_tools(chat("hello"), BAD_TOOL),
@@ -207,6 +208,6 @@ def test_memory_is_given_back_with_the_tokenizer(
 def test_a_missing_or_broken_file_is_reported(tmp_path: Path) -> None:
     broken = tmp_path / "broken.gguf"
     broken.write_bytes(MODEL.read_bytes()[:5000])
-    for path, said in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):
-        with pytest.raises(ModelFailed, match=said):
+    for path, message in ((tmp_path / "no.gguf", "no model file"), (broken, "not a model")):
+        with pytest.raises(ModelFailed, match=message):
             load_vocabulary(path)
