@@ -1,56 +1,107 @@
-"""Statements that show a batch's lines: a filtered page, one of them, and what all of them together tell."""
+"""Statements that show a batch's lines: a filtered page, one of them, and statistics over all."""
 
 from __future__ import annotations
 
-from typing import Any
+from datetime import datetime
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import JSON, Select, case, cast, func, literal, or_, select
+from sqlalchemy import JSON, Float, Select, case, cast, func, literal, or_, select
 
 from core.states import JobState
+from db.jobs import JOB, JobRow
+from db.query import Query, columns_of, total
 from db.tables import Batch, Job
 
-_RECENT_LINES = 256
-_UNANSWERED = (JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)
-_COLUMNS = (
-    Job.id, Job.custom_id, Job.line, Job.model, Job.state, Job.attempt, Job.prompt_tokens, Job.completion_tokens,
-    Job.cached_tokens, Job.reasoning_tokens, Job.problem, Job.finished_at,
-)  # fmt: skip
+_RECENT_LINES: Final = 256
+_UNANSWERED: Final = (JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)
 
 
-def _code() -> Any:  # Any: a SQL expression
-    return cast(Job.problem, JSON)["code"].as_string()
+class LineSummary(NamedTuple):
+    """A line without its body and answer."""
+
+    id: str
+    custom_id: str
+    line: int
+    model: str
+    state: JobState
+    attempt: int
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    problem: str | None
+    finished_at: datetime | None
+
+
+class RecentPace(NamedTuple):
+    """The last lines of a batch that ended: how many in how many seconds up to `now`, and the tokens computed for them."""
+
+    batch_id: str
+    lines: int
+    seconds: float
+    tokens: int
+    now: datetime
+
+
+class Latencies(NamedTuple):
+    """Statistics of the seconds that `lines` were in an engine; None without lines."""
+
+    lines: int
+    seconds: float | None
+    p50: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+    max: float | None
+
+
+class CodeCount(NamedTuple):
+    """How many lines failed with an error code."""
+
+    code: str | None
+    lines: int
+
+
+class EngineCount(NamedTuple):
+    """How many lines an engine has computed."""
+
+    model: str
+    model_hash: str | None
+    engine_build: str | None
+    lines: int
 
 
 def list_requests(
     batch_id: str, *, status: JobState | None, code: str | None, query: str | None, after_line: int, limit: int
-) -> Any:  # Any: Select of the columns above
-    """Lines in input order from behind `after_line`; `query` is part of a `custom_id`, whatever its case."""
-    statement = select(*_COLUMNS).where(Job.batch_id == batch_id, Job.line > after_line)
+) -> Query[LineSummary]:
+    """List lines in input order from behind `after_line`; `query` is part of a `custom_id`, in any case."""
+    statement = select(*columns_of(Job, LineSummary)).where(Job.batch_id == batch_id, Job.line > after_line)
     if status is not None:
         statement = statement.where(Job.state == status)
     if code is not None:
-        # spelled out so that the index on lines without an answer is seen to fit
+        # written as OR so that the planner uses the index on lines without an answer
         statement = statement.where(or_(*(Job.state == state for state in _UNANSWERED)), _code() == code)
     if query is not None:
         statement = statement.where(Job.custom_id.icontains(query, autoescape=True))
-    return statement.order_by(Job.line).limit(limit)
+    return Query(statement.order_by(Job.line).limit(limit), LineSummary)
 
 
-def find_request(batch_id: str, name: str) -> Select[Job]:
-    """A line by its `custom_id`, else by its id."""
-    return (
-        select(Job)
+def find_request(batch_id: str, name: str) -> Query[JobRow]:
+    """Find a line by its `custom_id`, else by its id."""
+    statement = (
+        select(*JOB)
         .where(Job.batch_id == batch_id, or_(Job.custom_id == name, Job.id == name))
         .order_by((Job.custom_id == name).desc())
         .limit(1)
     )
+    return Query(statement, JobRow)
 
 
-def recent_pace(batch_ids: list[str]) -> Any:  # Any: Select of five columns
-    """Per batch, of its last lines: how many ended, over how many seconds up to now, their computed tokens; and now.
+def recent_pace(batch_ids: list[str]) -> Query[RecentPace]:
+    """Measure the last lines of each batch up to now, so that a stall shows at once.
 
-    Counted from its start or the last pause; of a long batch from the end of the oldest of those lines, which then only
-    marks the beginning. A stall therefore shows at once.
+    Counts from its start or its last pause; in a long batch from the end of the oldest of those lines, which then only
+    marks the beginning.
     """
     begun_at = func.greatest(Batch.in_progress_at, Batch.resumed_at)
     recent = (
@@ -65,36 +116,37 @@ def recent_pace(batch_ids: list[str]) -> Any:  # Any: Select of five columns
     marked = (
         select(recent, case((is_whole, begun_at), else_=oldest).label("from_at")).correlate(Batch).lateral("marked")
     )
-    return (
+    statement = (
         select(
-            Batch.id,
-            func.count(),
-            func.extract("epoch", func.now() - marked.c.from_at),
-            func.sum(marked.c.tokens),
-            func.now(),
+            Batch.id.label("batch_id"),
+            func.count().label("lines"),
+            cast(func.extract("epoch", func.now() - marked.c.from_at), Float).label("seconds"),
+            total(marked.c.tokens).label("tokens"),
+            func.now().label("now"),
         )
         .select_from(Batch)
         .join(marked, marked.c.finished_at > marked.c.from_at)
         .where(Batch.id.in_(batch_ids))
         .group_by(Batch.id, marked.c.from_at)
     )
+    return Query(statement, RecentPace)
 
 
-def latencies(batch_id: str) -> Any:  # Any: Select of seven columns
-    """Seconds that lines were with an engine: count, sum, p50, p90, p95, p99, max."""
-    seconds = func.extract("epoch", Job.finished_at - Job.started_at)
+def latencies(batch_id: str) -> Query[Latencies]:
+    """Measure the time that the lines of a batch were in an engine."""
+    seconds = cast(func.extract("epoch", Job.finished_at - Job.started_at), Float)
+    percentiles = (
+        func.percentile_cont(literal(percent / 100)).within_group(seconds).label(f"p{percent}")
+        for percent in (50, 90, 95, 99)
+    )
+    statement = select(
+        func.count().label("lines"), func.sum(seconds).label("seconds"), *percentiles, func.max(seconds).label("max")
+    ).where(Job.batch_id == batch_id, Job.started_at.is_not(None), Job.finished_at.is_not(None))
+    return Query(statement, Latencies)
 
-    def percentile(share: float) -> Any:  # Any: a SQL expression
-        return func.percentile_cont(literal(share)).within_group(seconds)
 
-    return select(
-        func.count(), func.sum(seconds), percentile(0.5), percentile(0.9), percentile(0.95), percentile(0.99),
-        func.max(seconds),
-    ).where(Job.batch_id == batch_id, Job.started_at.is_not(None), Job.finished_at.is_not(None))  # fmt: skip
-
-
-def active_seconds(batch_id: str) -> Select[Any]:  # Any: a numeric
-    """Time in which at least one line was with an engine; lines side by side count once."""
+def active_seconds(batch_id: str) -> Select[float]:
+    """Measure the time in which at least one line was in an engine; parallel lines count once."""
     before = func.max(Job.finished_at).over(order_by=(Job.started_at, Job.id), rows=(None, -1))
     spans = (
         select(Job.finished_at, func.greatest(Job.started_at, func.coalesce(before, Job.started_at)).label("from_at"))
@@ -102,26 +154,32 @@ def active_seconds(batch_id: str) -> Select[Any]:  # Any: a numeric
         .subquery()
     )
     new = func.greatest(func.extract("epoch", spans.c.finished_at - spans.c.from_at), 0)
-    return select(func.coalesce(func.sum(new), 0))
+    return select(cast(func.coalesce(func.sum(new), 0), Float))
 
 
-def error_codes(batch_id: str, limit: int) -> Any:  # Any: Select of two columns
-    """Why lines have no answer: code and how many, the most frequent first."""
+def error_codes(batch_id: str, limit: int) -> Query[CodeCount]:
+    """Count the error codes of lines without an answer, the most frequent first."""
     code = _code().label("code")
-    return (
+    statement = (
         select(code, func.count().label("lines"))
         .where(Job.batch_id == batch_id, or_(*(Job.state == state for state in _UNANSWERED)))
         .group_by(code)
         .order_by(func.count().desc(), code)
         .limit(limit)
     )
+    return Query(statement, CodeCount)
 
 
-def engines(batch_id: str) -> Any:  # Any: Select of four columns
-    """What computed the lines: model, hash of its file, engine build, and how many lines."""
-    return (
-        select(Job.model, Job.model_hash, Job.engine_build, func.count())
+def engines(batch_id: str) -> Query[EngineCount]:
+    """Count the lines of each engine."""
+    statement = (
+        select(Job.model, Job.model_hash, Job.engine_build, func.count().label("lines"))
         .where(Job.batch_id == batch_id, Job.engine_build.is_not(None))
         .group_by(Job.model, Job.model_hash, Job.engine_build)
         .order_by(Job.model, Job.engine_build)
     )
+    return Query(statement, EngineCount)
+
+
+def _code() -> Any:  # Any: a SQL expression
+    return cast(Job.problem, JSON)["code"].as_string()

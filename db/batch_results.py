@@ -1,25 +1,26 @@
-"""Statements on what a batch's lines have become: in the order in which they ended, and merged with their retries.
+"""Statements on results of a batch's lines: in the order in which they ended, and merged with their retries.
 
-Transactions that end lines commit in any order, so neither a time nor a counter alone makes a cursor that misses nothing.
-Here a line carries the number of the transaction that ended it, and a reader is shown only those below the oldest that is
-still open: whatever appears later has a higher number. Once a batch has ended there is nothing to wait for.
-The numbers are those of one database cluster: in a restored one, a reader of a batch that still runs begins anew.
+Transactions that end lines commit in any order, so neither a time nor a counter alone makes a cursor that skips no line.
+So a line carries the number of the transaction that ended it, and a reader gets only lines below the oldest transaction
+that is still open: every line that appears later has a higher number. In a batch that has ended, all lines are shown.
+The numbers are those of one database cluster: in a restored one, a reader of a batch that still runs starts again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import ARRAY, BigInteger, Select, Text, any_, case, cast, func, literal, or_, select, true, tuple_
 
 from core.states import JobState
+from db.query import Query, columns_of
 from db.tables import Batch, Job
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class EndedAt:
-    """A place in the order in which lines ended: the transaction, then the line."""
+    """A position in the order in which lines ended: the transaction, then the line."""
 
     xact: int = 0
     line: int = 0
@@ -28,8 +29,38 @@ class EndedAt:
 BEGINNING: Final = EndedAt()
 
 
+class EndedLine(NamedTuple):
+    """A line that has ended, with its result."""
+
+    finish_xact: int
+    line: int
+    id: str
+    custom_id: str
+    state: JobState
+    answer: str | None
+    problem: str | None
+
+
+class EndedMark(NamedTuple):
+    """A line that has ended, without its answer."""
+
+    finish_xact: int
+    line: int
+    custom_id: str
+    state: JobState
+    problem: str | None
+
+
+class RetryLine(NamedTuple):
+    """A line to run again."""
+
+    line: int
+    custom_id: str
+    body: str
+
+
 def this_transaction() -> Any:  # Any: a SQL expression
-    """The number of the current transaction, as `finish_xact` holds it."""
+    """Return the number of the current transaction, as `finish_xact` holds it."""
     return cast(cast(func.pg_current_xact_id(), Text), BigInteger)
 
 
@@ -43,42 +74,41 @@ def _ended_after(batch_id: str, after: EndedAt, *, is_over: bool) -> Any:  # Any
     return ended if is_over else ended & (Job.finish_xact < _oldest_open_transaction())
 
 
-def ended_lines(batch_id: str, after: EndedAt, limit: int, *, is_over: bool) -> Any:  # Any: Select of seven columns
-    """Lines in the order in which they ended: xact, line, id, custom_id, state, answer, problem."""
+def ended_lines(batch_id: str, after: EndedAt, limit: int, *, is_over: bool) -> Query[EndedLine]:
+    """List lines in the order in which they ended; `is_over`: their batch has ended."""
+    return Query(_ended(EndedLine, batch_id, after, limit, is_over=is_over), EndedLine)
+
+
+def ended_marks(batch_id: str, after: EndedAt, limit: int, *, is_over: bool) -> Query[EndedMark]:
+    """List the same lines without their answers."""
+    return Query(_ended(EndedMark, batch_id, after, limit, is_over=is_over), EndedMark)
+
+
+def _ended(
+    row_class: type[NamedTuple], batch_id: str, after: EndedAt, limit: int, *, is_over: bool
+) -> Select[*tuple[Any, ...]]:  # Any: the columns of the row class
     return (
-        select(Job.finish_xact, Job.line, Job.id, Job.custom_id, Job.state, Job.answer, Job.problem)
+        select(*columns_of(Job, row_class))
         .where(_ended_after(batch_id, after, is_over=is_over))
         .order_by(Job.finish_xact, Job.line)
         .limit(limit)
     )
 
 
-def ended_marks(batch_id: str, after: EndedAt, limit: int, *, is_over: bool) -> Any:  # Any: Select of five columns
-    """The same without the answers: xact, line, custom_id, state, problem."""
-    return (
-        select(Job.finish_xact, Job.line, Job.custom_id, Job.state, Job.problem)
-        .where(_ended_after(batch_id, after, is_over=is_over))
-        .order_by(Job.finish_xact, Job.line)
-        .limit(limit)
-    )
-
-
-def family(batch_id: str) -> Select[str, str | None]:
-    """The batch, those it was retried from, and those that retry it (id, parent); ids sort by age, so the oldest is first."""
+def family(batch_id: str) -> Select[str]:
+    """List the batch, those it was retried from, and those that retry it; ids sort by age, so the oldest is first."""
     up = select(Batch.id, Batch.parent_batch_id).where(Batch.id == batch_id).cte("up", recursive=True)
     up = up.union(select(Batch.id, Batch.parent_batch_id).where(Batch.id == up.c.parent_batch_id))
     down = select(Batch.id, Batch.parent_batch_id).where(Batch.id == batch_id).cte("down", recursive=True)
     down = down.union(select(Batch.id, Batch.parent_batch_id).where(Batch.parent_batch_id == down.c.id))
-    both = select(up.c.id, up.c.parent_batch_id).union(select(down.c.id, down.c.parent_batch_id)).subquery()
-    return select(both.c.id, both.c.parent_batch_id).order_by(both.c.id)
+    both = select(up.c.id).union(select(down.c.id)).subquery()
+    return select(both.c.id).order_by(both.c.id)
 
 
-def merged_lines(
-    root_id: str, family_ids: list[str], after_line: int, limit: int
-) -> Any:  # Any: Select of seven columns
-    """Lines of the root in its order, each as its best end in the family; the columns are those of `ended_lines`.
+def merged_lines(root_id: str, family_ids: list[str], after_line: int, limit: int) -> Query[EndedLine]:
+    """List lines of the root in its order, each with its best result in the family.
 
-    An answer is better than none, a later one better than an earlier one. A line that has not ended anywhere is left out.
+    An answer is better than none, and a later one than an earlier one. A line without a result in any batch is left out.
     """
     page = (
         select(Job.line, Job.custom_id)
@@ -94,7 +124,7 @@ def merged_lines(
         .limit(1)
         .lateral("best")
     )
-    return (
+    statement = (
         select(
             literal(0).label("finish_xact"),
             page.c.line,
@@ -107,18 +137,20 @@ def merged_lines(
         .join(best, true())
         .order_by(page.c.line)
     )
+    return Query(statement, EndedLine)
 
 
-def retry_lines(batch_id: str, custom_ids: list[str] | None, after_line: int, limit: int) -> Any:  # Any: Select
-    """Lines to run again (line, custom_id, body), in input order: those named, else all that ended without an answer."""
+def retry_lines(batch_id: str, custom_ids: list[str] | None, after_line: int, limit: int) -> Query[RetryLine]:
+    """List lines to run again, in input order: those named, else all that ended without an answer."""
     chosen = (
         Job.custom_id == any_(literal(custom_ids, ARRAY(Text)))
         if custom_ids is not None
         else or_(*(Job.state == state for state in (JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)))
     )
-    return (
-        select(Job.line, Job.custom_id, Job.body)
+    statement = (
+        select(*columns_of(Job, RetryLine))
         .where(Job.batch_id == batch_id, chosen, Job.line > after_line)
         .order_by(Job.line)
         .limit(limit)
     )
+    return Query(statement, RetryLine)

@@ -2,69 +2,147 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Insert, Select, Update, exists, func, insert, or_, select, update
+from sqlalchemy import Select, Update, exists, func, insert, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.states import BATCH_MOVES, FINAL_BATCH_STATES, BatchState, JobState, ShardState
 from db.batch_results import this_transaction
+from db.query import Query, columns_of, total
 from db.tables import Batch, Job, Shard
 
 
-def insert_batch(**columns: Any) -> Insert:  # Any: the columns' own types
-    """A batch that waits for prepare."""
-    return insert(Batch).values(**columns).returning(Batch)
+class BatchRow(NamedTuple):
+    """A batch. Its counts and tokens are complete once it has ended; before, those of its shards are to be added."""
+
+    id: str
+    tenant_id: str
+    key_id: str | None
+    endpoint: str
+    model: str | None
+    status: BatchState
+    outcome: BatchState | None
+    input_file_id: str
+    output_file_id: str | None
+    error_file_id: str | None
+    completion_window: str
+    window_seconds: int
+    output_expires_seconds: int | None
+    metadata_json: str | None
+    parent_batch_id: str | None
+    priority: int
+    paused_at: datetime | None
+    errors_json: str | None
+    lines: int
+    lines_completed: int
+    lines_failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+    created_at: datetime
+    in_progress_at: datetime | None
+    expires_at: datetime | None
+    finalizing_at: datetime | None
+    completed_at: datetime | None
+    failed_at: datetime | None
+    expired_at: datetime | None
+    cancelling_at: datetime | None
+    cancelled_at: datetime | None
 
 
-def find_batch(batch_id: str, tenant_id: str) -> Select[Batch]:
-    """A batch of this tenant."""
-    return select(Batch).where(Batch.id == batch_id, Batch.tenant_id == tenant_id)
+class MovedBatch(NamedTuple):
+    """A batch that has entered another state."""
+
+    id: str
+    tenant_id: str
 
 
-def list_batches(tenant_id: str, *, after: str | None, limit: int) -> Select[Batch]:
-    """Newest first, from behind `after`; ids sort by time."""
-    query = select(Batch).where(Batch.tenant_id == tenant_id)
+class DueBatch(NamedTuple):
+    """A batch that waits for a clerk, `is_overdue` when it has done so for long."""
+
+    id: str
+    status: BatchState
+    is_overdue: bool
+
+
+class RunningTotals(NamedTuple):
+    """Sums over the shards of a batch so far."""
+
+    batch_id: str
+    lines_completed: int
+    lines_failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+
+
+class LineTotals(NamedTuple):
+    """Sums over the lines of a batch."""
+
+    lines_completed: int
+    lines_failed: int
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    reasoning_tokens: int
+
+
+class ResultRow(NamedTuple):
+    """A line that has ended: with an answer, or with a problem."""
+
+    line: int
+    id: str
+    custom_id: str
+    answer: str | None
+    problem: str | None
+
+
+BATCH: Final = columns_of(Batch, BatchRow)
+
+
+def insert_batch(**columns: Any) -> Query[BatchRow]:  # Any: the columns' own types
+    """Insert a batch that waits for prepare."""
+    return Query(insert(Batch).values(**columns).returning(*BATCH), BatchRow)
+
+
+def find_batch(batch_id: str, tenant_id: str) -> Query[BatchRow]:
+    """Find a batch of this tenant."""
+    return Query(select(*BATCH).where(Batch.id == batch_id, Batch.tenant_id == tenant_id), BatchRow)
+
+
+def find_batch_of_any_tenant(batch_id: str) -> Query[BatchRow]:
+    """Find a batch by its id."""
+    return Query(select(*BATCH).where(Batch.id == batch_id), BatchRow)
+
+
+def list_batches(tenant_id: str, *, after: str | None, limit: int) -> Query[BatchRow]:
+    """List batches, newest first, from behind `after`; ids sort by time."""
+    statement = select(*BATCH).where(Batch.tenant_id == tenant_id)
     if after is not None:
-        query = query.where(Batch.id < after)
-    return query.order_by(Batch.id.desc()).limit(limit)
+        statement = statement.where(Batch.id < after)
+    return Query(statement.order_by(Batch.id.desc()).limit(limit), BatchRow)
 
 
-def running_totals(batch_ids: list[str]) -> Select[str, int, int, int, int, int, int]:
-    """Per batch: completed and failed lines, prompt, completion, cached and reasoning tokens of its shards so far."""
-    return (
-        select(
-            Shard.batch_id,
-            func.sum(Shard.lines_completed),
-            func.sum(Shard.lines_failed),
-            func.sum(Shard.prompt_tokens),
-            func.sum(Shard.completion_tokens),
-            func.sum(Shard.cached_tokens),
-            func.sum(Shard.reasoning_tokens),
-        )
-        .where(Shard.batch_id.in_(batch_ids))
-        .group_by(Shard.batch_id)
-    )
+def running_totals(batch_ids: list[str]) -> Query[RunningTotals]:
+    """Sum up the shards of each batch so far."""
+    sums = (total(getattr(Shard, name)).label(name) for name in RunningTotals._fields[1:])
+    statement = select(Shard.batch_id, *sums).where(Shard.batch_id.in_(batch_ids)).group_by(Shard.batch_id)
+    return Query(statement, RunningTotals)
 
 
-def move(batch_id: str, to: BatchState, **columns: Any) -> Any:  # Any: the columns' types; ReturningUpdate
-    """Enter a state from any state that may lead there; no row means that the batch is elsewhere by now.
-
-    `<state>_at` is set along, so that the object tells its own history.
-    """
-    came_from = tuple(source for source, moves in BATCH_MOVES.items() if to in moves)
-    return (
-        update(Batch)
-        .where(Batch.id == batch_id, Batch.status.in_(came_from))
-        .values(status=to, **{f"{to}_at": func.now()}, **columns)
-        .returning(Batch.id, Batch.tenant_id)
-    )
+def move(batch_id: str, to: BatchState, **columns: Any) -> Query[MovedBatch]:  # Any: the columns' own types
+    """Enter a state from any state that may lead to it, and set `<state>_at`. No row: the batch is in none of them."""
+    return Query(_move(batch_id, to, **columns), MovedBatch)
 
 
 def start(
     batch_id: str, *, lines: int, lines_failed: int, model: str | None, queued_tokens: int = 0
-) -> Any:  # Any: ReturningUpdate
-    """The file was good: the batch runs, and its window counts from its creation."""
+) -> Query[MovedBatch]:
+    """Let a batch run whose file is valid; its window begins with its creation."""
     window = func.make_interval(0, 0, 0, 0, 0, 0, Batch.window_seconds)
     return move(
         batch_id,
@@ -77,23 +155,22 @@ def start(
     )
 
 
-def begin_finalizing(batch_id: str) -> Any:  # Any: ReturningUpdate
-    """All shards are done: the batch goes on to its files. No row: some are not, or it is past this point."""
+def begin_finalizing(batch_id: str) -> Query[MovedBatch]:
+    """Let a clerk write the files of a batch when all shards are done. No row: some are not, or it is past this point."""
     open_shard = exists().where(Shard.batch_id == batch_id, Shard.state != ShardState.DONE)
-    return move(batch_id, BatchState.FINALIZING, outcome=BatchState.COMPLETED).where(
-        Batch.status == BatchState.IN_PROGRESS, ~open_shard
-    )
+    change = _move(batch_id, BatchState.FINALIZING, outcome=BatchState.COMPLETED)
+    return Query(change.where(Batch.status == BatchState.IN_PROGRESS, ~open_shard), MovedBatch)
 
 
 def is_ready_to_finalize(batch_id: str) -> Select[bool]:
-    """Is the batch closing, with no live worker on it? Then finalize may run."""
+    """Is the batch finalizing or cancelling, with no lease on its shards? Then finalize may run."""
     held = exists().where(Shard.batch_id == batch_id, Shard.state == ShardState.RUNNING, Shard.lease_until > func.now())
     closing = exists().where(Batch.id == batch_id, Batch.status.in_((BatchState.FINALIZING, BatchState.CANCELLING)))
     return select(closing & ~held)
 
 
-def expire_batches() -> Any:  # Any: ReturningUpdate
-    """Batches whose window is over stop taking lines."""
+def expire_batches() -> ReturningUpdate[str]:
+    """Begin to finalize batches whose window is over."""
     return (
         update(Batch)
         .where(Batch.status == BatchState.IN_PROGRESS, Batch.expires_at < func.now())
@@ -102,37 +179,39 @@ def expire_batches() -> Any:  # Any: ReturningUpdate
     )
 
 
-def batches_due(age: timedelta, unheard: timedelta, limit: int) -> Select[str, BatchState, bool]:
-    """Batches whose next step is the clerk's and whose ticket must have been lost; and whether that step has been due for
-    as long as `unheard`, however many tickets there were.
+def batches_due(age: timedelta, overdue: timedelta, limit: int) -> Query[DueBatch]:
+    """List batches whose next step is a clerk's and whose last ticket, sent `age` ago, is taken for lost.
+
+    A batch is overdue when that step has been due for longer than `overdue`, however many tickets were sent.
     """
     due_at = func.coalesce(Batch.cancelling_at, Batch.finalizing_at, Batch.created_at)
-    is_unheard = (Batch.status != BatchState.IN_PROGRESS) & (due_at < func.now() - unheard)
+    is_overdue = (Batch.status != BatchState.IN_PROGRESS) & (due_at < func.now() - overdue)
     open_shard = exists().where(Shard.batch_id == Batch.id, Shard.state != ShardState.DONE)
     needs_clerk = or_(
         Batch.status.in_((BatchState.VALIDATING, BatchState.FINALIZING, BatchState.CANCELLING)),
         (Batch.status == BatchState.IN_PROGRESS) & ~open_shard,
     )
-    return (
-        select(Batch.id, Batch.status, is_unheard)
+    statement = (
+        select(Batch.id, Batch.status, is_overdue.label("is_overdue"))
         .where(Batch.status.not_in(FINAL_BATCH_STATES), needs_clerk, Batch.dispatched_at < func.now() - age)
         .order_by(Batch.dispatched_at)
         .limit(limit)
     )
+    return Query(statement, DueBatch)
 
 
 def mark_batches_dispatched(batch_ids: list[str]) -> Update:
-    """Another ticket is on its way."""
+    """Record that another ticket is sent."""
     return update(Batch).where(Batch.id.in_(batch_ids)).values(dispatched_at=func.now())
 
 
 def try_lock(batch_id: str) -> Select[bool]:
-    """One clerk at a time per batch, until the transaction ends; not held by a row, so that a cancel need not wait."""
+    """Lock a batch for one clerk until the transaction ends. An advisory lock, so that a cancel need not wait for it."""
     return select(func.pg_try_advisory_xact_lock(func.hashtextextended(batch_id, 0)))
 
 
 def close_shards(batch_id: str) -> Update:
-    """No more writes from workers: whoever still held a shard has lost it."""
+    """End all leases on a batch, so that its workers can write no more."""
     return (
         update(Shard)
         .where(Shard.batch_id == batch_id, Shard.state != ShardState.DONE)
@@ -141,7 +220,7 @@ def close_shards(batch_id: str) -> Update:
 
 
 def end_leftover_lines(batch_id: str, state: JobState, problem: str) -> Update:
-    """Lines that never ran end with their batch."""
+    """End lines that did not run with their batch."""
     return (
         update(Job)
         .where(Job.batch_id == batch_id, Job.state == JobState.QUEUED)
@@ -149,26 +228,30 @@ def end_leftover_lines(batch_id: str, state: JobState, problem: str) -> Update:
     )
 
 
-def line_totals(batch_id: str) -> Select[int, int, int | None, int | None, int | None, int | None]:
-    """The truth about a batch, from its lines: completed, failed; prompt, completion, cached and reasoning tokens."""
+def line_totals(batch_id: str) -> Query[LineTotals]:
+    """Count the lines of a batch itself, rather than its shards' counts."""
     completed = func.count().filter(Job.state == JobState.COMPLETED)
-    return select(
-        completed,
-        func.count() - completed,
-        func.coalesce(func.sum(Job.prompt_tokens), 0),
-        func.coalesce(func.sum(Job.completion_tokens), 0),
-        func.coalesce(func.sum(Job.cached_tokens), 0),
-        func.coalesce(func.sum(Job.reasoning_tokens), 0),
-    ).where(Job.batch_id == batch_id)
+    sums = (total(getattr(Job, name)).label(name) for name in LineTotals._fields[2:])
+    statement = select(completed.label("lines_completed"), (func.count() - completed).label("lines_failed"), *sums)
+    return Query(statement.where(Job.batch_id == batch_id), LineTotals)
 
 
-def result_rows(
-    batch_id: str, after_line: int, limit: int
-) -> Select[int | None, str, str | None, JobState, str | None, str | None]:
-    """Ended lines in input order, a page at a time: line, id, custom_id, state, answer, problem."""
-    return (
-        select(Job.line, Job.id, Job.custom_id, Job.state, Job.answer, Job.problem)
+def result_rows(batch_id: str, after_line: int, limit: int) -> Query[ResultRow]:
+    """List lines that have ended, in input order, a page at a time."""
+    statement = (
+        select(*columns_of(Job, ResultRow))
         .where(Job.batch_id == batch_id, Job.line > after_line, Job.finished_at.is_not(None))
         .order_by(Job.line)
         .limit(limit)
+    )
+    return Query(statement, ResultRow)
+
+
+def _move(batch_id: str, to: BatchState, **columns: Any) -> ReturningUpdate[str, str]:  # Any: the columns' own types
+    came_from = tuple(source for source, moves in BATCH_MOVES.items() if to in moves)
+    return (
+        update(Batch)
+        .where(Batch.id == batch_id, Batch.status.in_(came_from))
+        .values(status=to, **{f"{to}_at": func.now()}, **columns)
+        .returning(Batch.id, Batch.tenant_id)
     )

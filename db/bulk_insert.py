@@ -16,7 +16,7 @@ from core.states import JobState
 
 
 class LineRow(NamedTuple):
-    """One line of a batch as it is copied; the names are the columns of `jobs`, in this order."""
+    """A line of a batch to copy; the names are columns of `jobs`."""
 
     id: str
     tenant_id: str
@@ -34,7 +34,7 @@ class LineRow(NamedTuple):
 
 
 class ShardRow(NamedTuple):
-    """One shard as it is copied; the names are the columns of `shards`, in this order."""
+    """A shard to copy; the names are columns of `shards`."""
 
     id: str
     batch_id: str
@@ -50,7 +50,7 @@ _COPY_SHARDS: Final = f"COPY shards ({', '.join(ShardRow._fields)}) FROM STDIN"
 
 @contextmanager
 def copy_lines(connection: Connection) -> Iterator[psycopg.Copy]:
-    """Write `LineRow`s with `write_row`; they are there when the block ends, and gone if it raises."""
+    """Open a COPY for `LineRow`s, to be written with `write_row`; none is inserted when the block raises."""
     with _driver(connection).cursor() as cursor, cursor.copy(_COPY_LINES.encode()) as copy:
         yield copy
 

@@ -1,28 +1,30 @@
-"""Statements on single jobs: a chat request's way from queued to its end. The clock is the database's."""
+"""Statements on single jobs: each move of a request from queued to its end. The clock is the database's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
-from sqlalchemy import Insert, Select, Update, and_, exists, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Insert, Select, Update, and_, exists, func, insert, select, tuple_, update
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.schemas.endpoints import CHAT_ENDPOINT
 from core.states import JobState
 from db.quarantine import has_quarantined
-from db.response_events import with_response_events
+from db.query import Query, columns_of
+from db.response_events import EndedJob, with_response_events
 from db.tables import Job, UsageDaily
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """What computed an answer: the engine's build and the hashes of the weights, the template and what the model file says.
+    """The origin of an answer: the engine's build, and hashes of the weights, the chat template and the model file.
 
-    `model_parameters` is the part of the model file that fills in what a body leaves out, as JSON.
+    `model_parameters` is JSON: the parameters that the model file sets where a body has none.
     """
 
     build: str
@@ -32,21 +34,85 @@ class Provenance:
     model_parameters: str | None = None
 
 
+class JobRow(NamedTuple):
+    """A job; `batch_id`, `line` and `custom_id` are set for a line of a batch."""
+
+    id: str
+    batch_id: str | None
+    line: int | None
+    custom_id: str | None
+    model: str
+    endpoint: str
+    state: JobState
+    attempt: int
+    cancel_requested: bool
+    body: str
+    answer: str | None
+    problem: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
+    engine_build: str | None
+    model_hash: str | None
+    settings_hash: str | None
+    template_hash: str | None
+    model_parameters: str | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+class ClaimedJob(NamedTuple):
+    """A job under a lease; `has_quarantined`: requests of its tenant to its model are quarantined."""
+
+    id: str
+    tenant_id: str
+    model: str
+    endpoint: str
+    body: str
+    attempt: int
+    fence: int
+    created_at: datetime
+    key_id: str | None
+    has_quarantined: bool
+
+
+class QueuedJob(NamedTuple):
+    """A job to send a ticket for."""
+
+    id: str
+    model: str
+
+
+class RenewedJob(NamedTuple):
+    """A job whose lease was renewed."""
+
+    id: str
+    fence: int
+    cancel_requested: bool
+
+
+JOB: Final = columns_of(Job, JobRow)
+_QUEUED: Final = columns_of(Job, QueuedJob)
+
+
 def insert_job(
     job_id: str, tenant_id: str, model: str, body: str, key_id: str | None = None, *, endpoint: str = CHAT_ENDPOINT
 ) -> Insert:
-    """A queued job; its body is one of the endpoint's."""
+    """Insert a queued job; its body is one of the endpoint's."""
     return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body, key_id=key_id, endpoint=endpoint)
 
 
-def find_job(job_id: str, tenant_id: str) -> Select[Job]:
-    """A chat job of this tenant; batch lines are not found here."""
-    return select(Job).where(Job.id == job_id, Job.tenant_id == tenant_id, Job.batch_id.is_(None))
+def find_job(job_id: str, tenant_id: str) -> Query[JobRow]:
+    """Find a job of this tenant that is not a line of a batch."""
+    statement = select(*JOB).where(Job.id == job_id, Job.tenant_id == tenant_id, Job.batch_id.is_(None))
+    return Query(statement, JobRow)
 
 
-def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate of the columns a worker needs
-    """Take a queued job, or return no row: somebody has it, or it has ended."""
-    return (
+def claim_job(job_id: str, owner: str, lease: timedelta) -> Query[ClaimedJob]:
+    """Take a queued job. No row: another worker has it, or it has ended."""
+    statement = (
         update(Job)
         .where(Job.id == job_id, Job.state == JobState.QUEUED)
         .values(
@@ -70,12 +136,13 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Any:  # Any: Returni
             has_quarantined(Job.tenant_id, Job.model),
         )
     )
+    return Query(statement, ClaimedJob)
 
 
-def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Select[str, str]:
-    """Queued chat jobs (id, model) whose ticket must have been lost."""
-    return (
-        select(Job.id, Job.model)
+def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Query[QueuedJob]:
+    """List queued jobs whose last ticket was sent `age` ago, and is taken for lost."""
+    statement = (
+        select(*_QUEUED)
         .where(
             Job.model.in_(models),
             Job.state == JobState.QUEUED,
@@ -85,10 +152,11 @@ def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Select[str, s
         .order_by(Job.created_at)
         .limit(limit)
     )
+    return Query(statement, QueuedJob)
 
 
 def waiting_jobs(models: list[str], age: timedelta, limit: int) -> Select[str]:
-    """Queued chat jobs that are so old, however many tickets they had."""
+    """List queued jobs that were created `age` ago, however many tickets were sent for them."""
     return (
         select(Job.id)
         .where(
@@ -103,22 +171,23 @@ def waiting_jobs(models: list[str], age: timedelta, limit: int) -> Select[str]:
 
 
 def mark_jobs_dispatched(job_ids: list[str]) -> Update:
-    """Another ticket is on its way."""
+    """Record that another ticket is sent."""
     return update(Job).where(Job.id.in_(job_ids), Job.state == JobState.QUEUED).values(dispatched_at=func.now())
 
 
-def renew_jobs(held: Mapping[str, int], lease: timedelta) -> Any:  # Any: ReturningUpdate
-    """Renew leases on jobs, by their fences; the rows say which are still held and which shall stop."""
-    return (
+def renew_jobs(held: Mapping[str, int], lease: timedelta) -> Query[RenewedJob]:
+    """Renew leases on jobs by their fences; jobs without a row are lost."""
+    statement = (
         update(Job)
         .where(tuple_(Job.id, Job.fence).in_(held.items()), Job.state == JobState.RUNNING)
         .values(lease_until=func.now() + lease)
-        .returning(Job.id, Job.fence, Job.cancel_requested)
+        .returning(*columns_of(Job, RenewedJob))
     )
+    return Query(statement, RenewedJob)
 
 
-def end_leases(slot: str) -> Any:  # Any: ReturningUpdate
-    """Whoever of this slot holds a job is dead: its leases are over. The rows: which those were."""
+def end_leases(slot: str) -> ReturningUpdate[str]:
+    """End the leases on jobs of processes that died in this slot, and return the ids of the jobs."""
     held = and_(Job.state == JobState.RUNNING, Job.owner.startswith(slot, autoescape=True))
     return update(Job).where(held, Job.lease_until > func.now()).values(lease_until=func.now()).returning(Job.id)
 
@@ -129,12 +198,13 @@ def complete_job(
     *,
     answer: str,
     tokens: tuple[int, int, int, int],
-    made_by: Provenance,
+    provenance: Provenance,
     is_cut: bool = False,
-) -> Any:  # Any: as `with_response_events` has it
-    """The answer of a running job, if its lease is still ours. `tokens`: prompt, completion, cached, reasoning.
+) -> Query[EndedJob]:
+    """Store the answer of a running job. No row: the lease is lost.
 
-    `is_cut` says that the answer stops before its end, which makes a response incomplete.
+    `tokens`: prompt, completion, cached, reasoning. With `is_cut` the answer ends at its token limit, which makes a
+    response incomplete.
     """
     prompt, completion, cached, reasoning = tokens
     end = _end(job_id, fence).values(
@@ -144,32 +214,32 @@ def complete_job(
         completion_tokens=completion,
         cached_tokens=cached,
         reasoning_tokens=reasoning,
-        engine_build=made_by.build,
-        model_hash=made_by.model_hash,
-        settings_hash=made_by.settings_hash,
-        template_hash=made_by.template_hash,
-        model_parameters=made_by.model_parameters,
+        engine_build=provenance.build,
+        model_hash=provenance.model_hash,
+        settings_hash=provenance.settings_hash,
+        template_hash=provenance.template_hash,
+        model_parameters=provenance.model_parameters,
     )
     return with_response_events(end, "response.incomplete" if is_cut else "response.completed")
 
 
-def fail_job(job_id: str, fence: int, problem: str) -> Any:  # Any: as `with_response_events` has it
-    """The stored problem of a running job, if its lease is still ours."""
+def fail_job(job_id: str, fence: int, problem: str) -> Query[EndedJob]:
+    """Store the problem of a running job. No row: the lease is lost."""
     return with_response_events(_end(job_id, fence).values(state=JobState.FAILED, problem=problem), "response.failed")
 
 
-def end_cancelled_job(job_id: str, fence: int) -> Any:  # Any: as `with_response_events` has it
-    """A running job stopped as it was asked to."""
+def end_cancelled_job(job_id: str, fence: int) -> Query[EndedJob]:
+    """End a running job that was stopped on request. No row: the lease is lost."""
     return with_response_events(_end(job_id, fence).values(state=JobState.CANCELLED), "response.cancelled")
 
 
 def has_ended(job_id: str, fence: int, state: JobState) -> Select[bool]:
-    """Did a job end so, under this fence? For whoever wrote that and got no reply."""
+    """Has a job ended in this state under this fence? For a writer that got no reply to its commit."""
     return select(exists().where(Job.id == job_id, Job.fence == fence, Job.state == state))
 
 
 def _end(job_id: str, fence: int) -> Update:
-    """Before its values."""
+    """Update a running job that has ended, under its fence."""
     return (
         update(Job)
         .where(Job.id == job_id, Job.fence == fence, Job.state == JobState.RUNNING)
@@ -177,8 +247,8 @@ def _end(job_id: str, fence: int) -> Update:
     )
 
 
-def cancel_queued_job(job_id: str) -> Any:  # Any: as `with_response_events` has it
-    """A job nobody has begun ends at once."""
+def cancel_queued_job(job_id: str) -> Query[EndedJob]:
+    """End a queued job at once. No row: it runs, or has ended."""
     end = (
         update(Job)
         .where(Job.id == job_id, Job.state == JobState.QUEUED)
@@ -188,32 +258,34 @@ def cancel_queued_job(job_id: str) -> Any:  # Any: as `with_response_events` has
 
 
 def request_cancel(job_id: str) -> Update:
-    """Ask the worker that runs it; it sees this with its next heartbeat if the hint by Redis is lost."""
+    """Ask the worker of a running job to stop it; its next heartbeat reads this if the message by Redis is lost."""
     return update(Job).where(Job.id == job_id, Job.state == JobState.RUNNING).values(cancel_requested=True)
 
 
-def release_job(job_id: str, fence: int) -> Any:  # Any: ReturningUpdate
-    """Give a running job back unfinished, its attempt unspent: the worker is leaving."""
-    return (
+def release_job(job_id: str, fence: int) -> Query[QueuedJob]:
+    """Queue a running job again, without counting the attempt: its worker shuts down. No row: the lease is lost."""
+    statement = (
         update(Job)
         .where(Job.id == job_id, Job.fence == fence, Job.state == JobState.RUNNING)
         .values(state=JobState.QUEUED, owner=None, lease_until=None, attempt=Job.attempt - 1)
-        .returning(Job.id, Job.model)
+        .returning(*_QUEUED)
     )
+    return Query(statement, QueuedJob)
 
 
-def requeue_lost_jobs(max_attempts: int) -> Any:  # Any: ReturningUpdate
-    """Running jobs whose worker has gone silent wait again, unless they were asked to stop or have tried enough."""
-    return (
+def requeue_lost_jobs(max_attempts: int) -> Query[QueuedJob]:
+    """Queue running jobs whose lease is over, unless they are to be cancelled or have had all their attempts."""
+    statement = (
         update(Job)
         .where(_lost(), Job.attempt < max_attempts, Job.cancel_requested.is_(False))
         .values(state=JobState.QUEUED, owner=None, lease_until=None, dispatched_at=func.now())
-        .returning(Job.id, Job.model)
+        .returning(*_QUEUED)
     )
+    return Query(statement, QueuedJob)
 
 
-def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: as `with_response_events` has it
-    """Running jobs whose worker has gone silent too often end as failed."""
+def fail_lost_jobs(max_attempts: int, problem: str) -> Query[EndedJob]:
+    """Fail running jobs whose lease is over and that have had all their attempts."""
     end = (
         update(Job)
         .where(_lost(), Job.attempt >= max_attempts, Job.cancel_requested.is_(False))
@@ -222,8 +294,8 @@ def fail_lost_jobs(max_attempts: int, problem: str) -> Any:  # Any: as `with_res
     return with_response_events(end, "response.failed")
 
 
-def cancel_lost_jobs() -> Any:  # Any: as `with_response_events` has it
-    """Running jobs whose worker has gone silent after they were asked to stop."""
+def cancel_lost_jobs() -> Query[EndedJob]:
+    """Cancel running jobs whose lease is over and that were to be cancelled."""
     end = (
         update(Job)
         .where(_lost(), Job.cancel_requested.is_(True))
@@ -232,7 +304,7 @@ def cancel_lost_jobs() -> Any:  # Any: as `with_response_events` has it
     return with_response_events(end, "response.cancelled")
 
 
-def _lost() -> Any:  # Any: a SQL condition
+def _lost() -> ColumnElement[bool]:
     return and_(Job.state == JobState.RUNNING, Job.lease_until < func.now())
 
 
@@ -246,7 +318,7 @@ def add_usage(
     completion_tokens: int,
     cached_tokens: int,
 ) -> PostgresInsert:
-    """Raise today's usage of a key (empty: none). Always the last statement of its transaction: many meet on this row."""
+    """Raise today's usage of a key (empty: none). Always the last statement of its transaction: many lock this row."""
     counts = {
         "requests": requests,
         "prompt_tokens": prompt_tokens,

@@ -1,13 +1,14 @@
-"""Statements on shards: claim, renew, write results under the fence, release, finish. Only the database's clock counts."""
+"""Statements on shards: claim, renew, write results under the fence, release, finish. The clock is the database's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
+    ColumnElement,
     Select,
     TextClause,
     and_,
@@ -24,17 +25,19 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INTEGER, TEXT
 from sqlalchemy.orm import aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.states import BatchState, JobState, ShardState
 from db.jobs import Provenance
+from db.query import Query
 from db.tables import Batch, Job, Shard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineResult:
-    """How one line ended: an answer with its tokens, or a problem (JSON text of `core.errors.Problem`).
+    """The result of a line: an answer with its tokens, or a problem (JSON text of `core.errors.Problem`).
 
-    `seconds` it was with the engine, its wait for a slot included; None for one that was not run itself.
+    `seconds` is its time in the engine, with the wait for a slot; None for a line that was not run itself.
     """
 
     job_id: str
@@ -52,19 +55,56 @@ class LineResult:
         return self.answer is not None
 
 
-def _claimable() -> Any:  # Any: a SQL condition
+class ClaimedShard(NamedTuple):
+    """A shard under a lease; `key_id` is that of its batch, or empty."""
+
+    id: str
+    batch_id: str
+    tenant_id: str
+    model: str
+    fence: int
+    attempt: int
+    lines: int
+    endpoint: str
+    key_id: str
+
+
+class QueuedLine(NamedTuple):
+    """A line without a result; a `body` of None is that of the line before."""
+
+    id: str
+    body: str | None
+    crashes: int
+
+
+class RenewedShard(NamedTuple):
+    """A shard whose lease was renewed, with the status of its batch."""
+
+    id: str
+    fence: int
+    status: BatchState
+
+
+class BatchStatus(NamedTuple):
+    """The status of a shard's batch."""
+
+    status: BatchState
+    is_paused: bool
+
+
+def _claimable() -> ColumnElement[bool]:
     return or_(
         Shard.state == ShardState.READY,
         and_(Shard.state == ShardState.RUNNING, Shard.lease_until < func.now()),
     )
 
 
-def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: ReturningUpdate
+def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedShard]:
     """Take the most urgent shard of a model: highest priority, then earliest deadline (by the hour), then the tenant with
-    the least running work. A paused batch gives none.
+    the fewest running shards. Shards of paused batches are not taken. No row: there is none to take.
 
-    Looks at the first open shard of each open batch, so the cost grows with batches, not with their lines. No row: nothing
-    to take. Two workers never get the same one (SKIP LOCKED, then the condition again).
+    Reads the first open shard of each open batch, so the cost grows with batches, not with their lines. Two workers never
+    get the same shard (SKIP LOCKED, then the condition again).
     """
     held = aliased(Shard)
     running_of_tenant = (
@@ -94,7 +134,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
     of_batch = Batch.id == Shard.batch_id
     endpoint = select(Batch.endpoint).where(of_batch).scalar_subquery().label("endpoint")
     key_id = select(func.coalesce(Batch.key_id, "")).where(of_batch).scalar_subquery().label("key_id")
-    return (
+    statement = (
         update(Shard)
         .where(Shard.id == best, _claimable())
         .values(
@@ -116,34 +156,38 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Any:  # Any: R
             key_id,
         )
     )
+    return Query(statement, ClaimedShard)
 
 
-def queued_lines(shard_id: str) -> Select[str, str | None, int]:
-    """Lines (id, body, crashes) of a shard that have no result yet, in the plan's order. No body: it is that of the line before.
+def queued_lines(shard_id: str) -> Query[QueuedLine]:
+    """List the lines of a shard that have no result yet, in the plan's order.
 
-    So a shard of one body a thousand times is no larger than one of that body once.
+    A body that repeats that of the line before is not read again, so a shard with the same body in each of its lines is
+    no larger than that body.
     """
     before = func.lag(Job.body).over(order_by=Job.position)
-    return (
-        select(Job.id, case((Job.body == before, None), else_=Job.body), Job.crashes)
+    statement = (
+        select(Job.id, case((Job.body == before, None), else_=Job.body).label("body"), Job.crashes)
         .where(Job.shard_id == shard_id, Job.state == JobState.QUEUED)
         .order_by(Job.position)
     )
+    return Query(statement, QueuedLine)
 
 
-def renew_shards(held: Mapping[str, int], lease: timedelta) -> Any:  # Any: ReturningUpdate
-    """Renew leases on shards, by their fences; the rows say which are still held and the batch's status."""
+def renew_shards(held: Mapping[str, int], lease: timedelta) -> Query[RenewedShard]:
+    """Renew leases on shards by their fences; shards without a row are lost."""
     status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
-    return (
+    statement = (
         update(Shard)
         .where(tuple_(Shard.id, Shard.fence).in_(held.items()), Shard.state == ShardState.RUNNING)
         .values(lease_until=func.now() + lease)
-        .returning(Shard.id, Shard.fence, status)
+        .returning(Shard.id, Shard.fence, status.label("status"))
     )
+    return Query(statement, RenewedShard)
 
 
-def end_leases(slot: str) -> Any:  # Any: ReturningUpdate
-    """Whoever of this slot holds a shard is dead: its leases are over. The rows: which those were."""
+def end_leases(slot: str) -> ReturningUpdate[str]:
+    """End the leases on shards of processes that died in this slot, and return the ids of the shards."""
     held = and_(Shard.state == ShardState.RUNNING, Shard.owner.startswith(slot, autoescape=True))
     return update(Shard).where(held, Shard.lease_until > func.now()).values(lease_until=func.now()).returning(Shard.id)
 
@@ -160,7 +204,7 @@ _MARK_LINES: Final = text(
 
 
 def mark_lines(shard_id: str, fence: int, crashes: dict[str, int]) -> TextClause:
-    """Remember what open lines are suspected for. No row: the lease is lost."""
+    """Store the number of crashes that each open line is suspected of. No row: the lease is lost."""
     return _MARK_LINES.bindparams(shard_id=shard_id, fence=fence, ids=list(crashes), crashes=list(crashes.values()))
 
 
@@ -191,15 +235,15 @@ _WRITE_LINES: Final = text(
 )
 
 
-def write_lines(shard_id: str, results: list[LineResult], made_by: Provenance) -> TextClause:
-    """Store results of a shard's lines; the rows are those that were still open. Follow with `count_lines`."""
+def write_lines(shard_id: str, results: list[LineResult], provenance: Provenance) -> TextClause:
+    """Store results of a shard's lines, and return the ids of those that were still open. Follow with `count_lines`."""
     return _WRITE_LINES.bindparams(
         shard_id=shard_id,
-        build=made_by.build,
-        model_hash=made_by.model_hash,
-        settings_hash=made_by.settings_hash,
-        template_hash=made_by.template_hash,
-        model_parameters=made_by.model_parameters,
+        build=provenance.build,
+        model_hash=provenance.model_hash,
+        settings_hash=provenance.settings_hash,
+        template_hash=provenance.template_hash,
+        model_parameters=provenance.model_parameters,
         ids=[result.job_id for result in results],
         answers=[result.answer for result in results],
         problems=[result.problem for result in results],
@@ -211,15 +255,15 @@ def write_lines(shard_id: str, results: list[LineResult], made_by: Provenance) -
     )
 
 
-def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Any:  # Any: ReturningUpdate
-    """Add what `write_lines` stored, under the fence, and tell the batch's status and whether it is paused.
+def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Query[BatchStatus]:
+    """Add the results that `write_lines` stored to the shard's counts, under the fence.
 
     No row: the lease is lost, and the transaction must be rolled back.
     """
     completed = sum(result.is_completed for result in written)
     status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
     is_paused = select(Batch.paused_at.is_not(None)).where(Batch.id == Shard.batch_id).scalar_subquery()
-    return (
+    statement = (
         update(Shard)
         .where(Shard.id == shard_id, Shard.fence == fence, Shard.state == ShardState.RUNNING)
         .values(
@@ -230,12 +274,13 @@ def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Any:  #
             cached_tokens=Shard.cached_tokens + sum(result.cached_tokens for result in written),
             reasoning_tokens=Shard.reasoning_tokens + sum(result.reasoning_tokens for result in written),
         )
-        .returning(status, is_paused)
+        .returning(status.label("status"), is_paused.label("is_paused"))
     )
+    return Query(statement, BatchStatus)
 
 
-def leave_shard(shard_id: str, fence: int) -> Any:  # Any: ReturningUpdate of the new state
-    """Give a shard up: done when no line is open, else ready for the next, its attempt unspent."""
+def leave_shard(shard_id: str, fence: int) -> ReturningUpdate[ShardState]:
+    """Release a shard, and return its state: done when no line is open, else ready, without counting the attempt."""
     open_line = exists().where(Job.shard_id == shard_id, Job.state == JobState.QUEUED)
     return (
         update(Shard)
@@ -246,17 +291,17 @@ def leave_shard(shard_id: str, fence: int) -> Any:  # Any: ReturningUpdate of th
             owner=None,
             lease_until=None,
         )
-        .returning(Shard.state, Shard.batch_id)
+        .returning(Shard.state)
     )
 
 
 def find_left(shard_id: str, fence: int) -> Select[ShardState]:
-    """How a shard was given up under this fence, for whoever did so and got no reply."""
+    """Return the state in which a shard was released under this fence, for a writer that got no reply to its commit."""
     return select(Shard.state).where(Shard.id == shard_id, Shard.fence == fence, Shard.state != ShardState.RUNNING)
 
 
 def models_with_claimable_shards() -> Select[str]:
-    """Models whose workers should look for shards."""
+    """List the models with shards to take."""
     return (
         select(Shard.model)
         .join(Batch, Batch.id == Shard.batch_id)

@@ -10,10 +10,9 @@ import queue
 import threading
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import structlog
-from sqlalchemy import Executable, RowMapping
+from sqlalchemy import Executable
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import Problem
@@ -22,6 +21,9 @@ from core.queue.events import EventKind
 from core.states import JobState
 from core.strict_json import parse_json
 from db import jobs, quarantine
+from db.jobs import ClaimedJob
+from db.query import Query
+from db.response_events import EndedJob
 from engine.process.client import EngineLost
 from engine.types import Delta, Embedded, Failed, Finished, FinishReason, Priority
 from workers.context import ServedModel, WorkerContext
@@ -51,9 +53,9 @@ class _GiveBack:
 class JobSink(JobStream):
     """The sink of one job: publishes frames as deltas come in, and hands the end to the waiting thread."""
 
-    def __init__(self, job: RowMapping, encoder: StreamEncoder | None, context: WorkerContext) -> None:
-        attempt: int = job["fence"]  # rises with every claim, also when an attempt was given back
-        super().__init__(job["id"], attempt, encoder, context.publisher.publish)
+    def __init__(self, job: ClaimedJob, encoder: StreamEncoder | None, context: WorkerContext) -> None:
+        attempt = job.fence  # rises with every claim, also when an attempt was given back
+        super().__init__(job.id, attempt, encoder, context.publisher.publish)
         self.outcomes: queue.SimpleQueue[EngineOutcome | _GiveBack] = queue.SimpleQueue()
 
     def on_delta(self, delta: Delta) -> None:
@@ -102,7 +104,7 @@ class JobRunner:
         if job is None:
             return
         failpoint(Point.CHAT_CLAIMED)
-        served = self._context.served(job["model"])
+        served = self._context.served(job.model)
         if served is None:
             self._requeue(job)
             return
@@ -127,14 +129,13 @@ class JobRunner:
         """Does no job run here?"""
         return not self._running
 
-    def _claim(self, job_id: str) -> RowMapping | None:
+    def _claim(self, job_id: str) -> ClaimedJob | None:
         statement = jobs.claim_job(job_id, self._context.owner, self._context.lease)
         with self._context.claims.begin() as connection:
-            row: RowMapping | None = connection.execute(statement).mappings().one_or_none()
-            return row
+            return statement.fetch_optional(connection)
 
-    def _run(self, job: RowMapping, served: ServedModel) -> None:
-        job_id: str = job["id"]
+    def _run(self, job: ClaimedJob, served: ServedModel) -> None:
+        job_id = job.id
         running = self._prepare(job, served)
         with self._lock:
             self._running[job_id] = running
@@ -147,12 +148,12 @@ class JobRunner:
                 del self._running[job_id]
             self._context.leases.drop(running.lease)
 
-    def _prepare(self, job: RowMapping, served: ServedModel) -> _RunningJob:
+    def _prepare(self, job: ClaimedJob, served: ServedModel) -> _RunningJob:
         """Parse the body and build the engine call, without starting it."""
-        job_id: str = job["id"]
-        body = parse_json(job["body"].encode())
-        adapter, header = read_adapter(job["endpoint"], body), served.header(job_id)
-        origin = RequestOrigin(job_id=job_id, tenant=job["tenant_id"], priority=Priority.CHAT)
+        job_id = job.id
+        body = parse_json(job.body.encode())
+        adapter, header = read_adapter(job.endpoint, body), served.header(job_id)
+        origin = RequestOrigin(job_id=job_id, tenant=job.tenant_id, priority=Priority.CHAT)
         sink = JobSink(job, adapter.stream_encoder(header), self._context)
         requests, quarantine_view = adapter.engine_requests(served.model, origin), self._read_quarantine(job)
         if quarantine_view.is_suspect(body):
@@ -161,16 +162,16 @@ class JobRunner:
             body=body,
             adapter=adapter,
             header=header,
-            lease=self._context.leases.hold(job_id, job["model"], job["fence"], lambda: self._lease_changed(job_id)),
+            lease=self._context.leases.hold(job_id, job.model, job.fence, lambda: self._lease_changed(job_id)),
             call=EngineCall(served.engine, requests, sink),
             sink=sink,
             quarantine=quarantine_view,
         )
 
-    def _read_quarantine(self, job: RowMapping) -> QuarantineView:
+    def _read_quarantine(self, job: ClaimedJob) -> QuarantineView:
         """The quarantine of this tenant and model. It is nearly always empty, which the claim has checked already."""
-        scope = {"tenant_id": job["tenant_id"], "model": job["model"], "endpoint": job["endpoint"]}
-        if not job["has_quarantined"]:
+        scope = {"tenant_id": job.tenant_id, "model": job.model, "endpoint": job.endpoint}
+        if not job.has_quarantined:
             return QuarantineView(**scope, entries={})
         with self._context.database.begin() as connection:
             return read_quarantine(connection, **scope, kept=self._quarantine_time)
@@ -179,10 +180,10 @@ class JobRunner:
     def _quarantine_time(self) -> timedelta:
         return timedelta(hours=self._context.settings.quarantine_hours)
 
-    def _outcome(self, job: RowMapping, running: _RunningJob) -> EngineOutcome | _GiveBack:
+    def _outcome(self, job: ClaimedJob, running: _RunningJob) -> EngineOutcome | _GiveBack:
         """Start the engine call, and wait for its end."""
         if running.quarantine.is_blocked(running.body):
-            return blocked_failure(job["id"], self._context.settings.quarantine_hours)
+            return blocked_failure(job.id, self._context.settings.quarantine_hours)
         running.call.start()
         return running.sink.outcomes.get()
 
@@ -196,7 +197,7 @@ class JobRunner:
             running.sink.outcomes.put(_GiveBack())
 
     def _record(
-        self, job: RowMapping, served: ServedModel, running: _RunningJob, outcome: EngineOutcome | _GiveBack
+        self, job: ClaimedJob, served: ServedModel, running: _RunningJob, outcome: EngineOutcome | _GiveBack
     ) -> None:
         sink = running.sink
         match outcome:
@@ -204,7 +205,7 @@ class JobRunner:
                 running.call.cancel()
                 self._requeue(job)
             case Finished(reason=FinishReason.CANCELLED):
-                if self._end(job, running, JobState.CANCELLED, jobs.end_cancelled_job(job["id"], job["fence"])):
+                if self._end(job, running, JobState.CANCELLED, jobs.end_cancelled_job(job.id, job.fence)):
                     sink.send_end(EventKind.CANCELLED)
             case Finished() | Embedded():
                 if self._complete(job, served, running, outcome):
@@ -216,35 +217,35 @@ class JobRunner:
             case EngineLost():
                 self._fail(job, running, engine_crash(), *self._crash_statements(job, running, outcome))
 
-    def _crash_statements(self, job: RowMapping, running: _RunningJob, lost: EngineLost) -> list[Executable]:
+    def _crash_statements(self, job: ClaimedJob, running: _RunningJob, lost: EngineLost) -> list[Executable]:
         """Quarantine the request: the next equal one runs alone.
 
         A request that has crashed the engine alone as often as a batch line may is blocked.
         """
         if not lost.was_running:
             return []
-        entry = running.quarantine.entry(running.body, job["id"])
+        entry = running.quarantine.entry(running.body, job.id)
         most = max(1, self._context.settings.line_attempts - 1)
         return [quarantine.record_crash(entry, crashes=int(lost.was_alone), most=most, kept=self._quarantine_time)]
 
-    def _complete(self, job: RowMapping, served: ServedModel, running: _RunningJob, result: EngineResult) -> bool:
+    def _complete(self, job: ClaimedJob, served: ServedModel, running: _RunningJob, result: EngineResult) -> bool:
         model, usage = served.model.name, result.usage
         statement = jobs.complete_job(
-            job["id"],
-            job["fence"],
+            job.id,
+            job.fence,
             answer=running.adapter.encode_response(running.header, result),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
-            made_by=served.provenance,
+            provenance=served.provenance,
             is_cut=isinstance(result, Finished) and result.reason is FinishReason.LENGTH,
         )
         more: list[Executable] = []
         if running.quarantine.is_suspect(running.body):
-            more.append(quarantine.clear(running.quarantine.entry(running.body, job["id"]).fingerprint))
+            more.append(quarantine.clear(running.quarantine.entry(running.body, job.id).fingerprint))
         more.append(
             jobs.add_usage(
-                job["tenant_id"],
+                job.tenant_id,
                 model,
-                key=job["key_id"] or "",
+                key=job.key_id or "",
                 requests=1,
                 prompt_tokens=usage.prompt_tokens,
                 completion_tokens=usage.completion_tokens,
@@ -253,18 +254,18 @@ class JobRunner:
         )
         return self._end(job, running, JobState.COMPLETED, statement, *more)
 
-    def _fail(self, job: RowMapping, running: _RunningJob, problem: Problem, *more: Executable) -> None:
-        log.info("job_failed", job=job["id"], code=problem.code)
-        statement = jobs.fail_job(job["id"], job["fence"], problem.to_json())
+    def _fail(self, job: ClaimedJob, running: _RunningJob, problem: Problem, *more: Executable) -> None:
+        log.info("job_failed", job=job.id, code=problem.code)
+        statement = jobs.fail_job(job.id, job.fence, problem.to_json())
         if self._end(job, running, JobState.FAILED, statement, *more):
             running.sink.send_end(EventKind.FAILED, problem)
 
     def _end(
         self,
-        job: RowMapping,
+        job: ClaimedJob,
         running: _RunningJob,
         state: JobState,
-        statement: Any,  # Any: the type of `db.response_events.with_response_events`
+        statement: Query[EndedJob],
         *more: Executable,
     ) -> bool:
         """Write how the job ended together with `more`, with retries. False: the job is no longer held here."""
@@ -274,24 +275,24 @@ class JobRunner:
 
         def write() -> bool:
             with self._context.database.begin(committing=committing, committed=committed) as connection:
-                ended = connection.execute(statement).one_or_none()
+                ended = statement.fetch_optional(connection)
                 if ended is None:  # lost, or an earlier try committed and its reply got lost
-                    return bool(connection.execute(jobs.has_ended(job["id"], job["fence"], state)).scalar_one())
+                    return connection.execute(jobs.has_ended(job.id, job.fence, state)).scalar_one()
                 for each in more:
                     connection.execute(each)
-            if ended.is_told:  # webhook events were recorded, which a clerk sends
+            if ended.has_events:  # webhook events were recorded, which a clerk sends
                 self._context.tickets.deliver(ended.id)
             return True
 
         return retry_write(write, lambda: not running.lease.is_lost)
 
-    def _requeue(self, job: RowMapping) -> None:
+    def _requeue(self, job: ClaimedJob) -> None:
         """Queue the job again for another worker; without a row another one already has it."""
 
         def write() -> bool:
             with self._context.database.begin() as connection:
-                return connection.execute(jobs.release_job(job["id"], job["fence"])).one_or_none() is not None
+                return jobs.release_job(job.id, job.fence).fetch_optional(connection) is not None
 
         if retry_write(write, lambda: True):
             failpoint(Point.CHAT_RELEASED)
-            self._context.tickets.run_chat(job["id"], job["model"])
+            self._context.tickets.run_chat(job.id, job.model)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Final
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.batches.throughput import paces, with_pace
@@ -22,6 +21,7 @@ from core.schemas.objects import (
 )
 from core.states import FINAL_BATCH_STATES
 from db import batches
+from db.batches import BatchRow, RunningTotals
 
 _MOMENTS: Final = (
     "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
@@ -29,25 +29,27 @@ _MOMENTS: Final = (
 )  # fmt: skip
 
 
-async def find_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> Row[*tuple[Any, ...]] | None:
+_NOTHING: Final = RunningTotals("", 0, 0, 0, 0, 0, 0)
+
+
+async def find_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> BatchRow | None:
     """A batch of this tenant, if there is one."""
     if not is_id(batch_id):
         return None
-    return (await connection.execute(batches.find_batch(batch_id, tenant))).one_or_none()
+    return await batches.find_batch(batch_id, tenant).async_fetch_optional(connection)
 
 
-async def with_totals(connection: AsyncConnection, rows: list[Row[*tuple[Any, ...]]]) -> list[BatchObject]:
+async def with_totals(connection: AsyncConnection, rows: list[BatchRow]) -> list[BatchObject]:
     """Batches that have not ended get what their shards counted so far."""
     open_ids = [row.id for row in rows if row.status not in FINAL_BATCH_STATES]
     pace = await paces(connection, rows)
-    totals = {}
-    if open_ids:
-        totals = {row[0]: row for row in (await connection.execute(batches.running_totals(open_ids))).all()}
+    running = await batches.running_totals(open_ids).async_fetch_all(connection) if open_ids else []
+    totals = {each.batch_id: each for each in running}
     shown = [to_batch_object(row, totals.get(row.id)) for row in rows]
     return [with_pace(batch, row, pace.get(batch.id)) for batch, row in zip(shown, rows, strict=True)]
 
 
-async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> BatchRow:
     """A batch of this tenant, or the 404 that unknown and foreign ids share."""
     row = await find_batch(connection, batch_id, tenant)
     if row is None:
@@ -55,15 +57,14 @@ async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str
     return row
 
 
-async def show_batch(connection: AsyncConnection, row: Row[*tuple[Any, ...]]) -> BatchObject:
+async def show_batch(connection: AsyncConnection, row: BatchRow) -> BatchObject:
     """The object of a row, with its counts as of now."""
     return (await with_totals(connection, [row]))[0]
 
 
-def to_batch_object(row: Row[*tuple[Any, ...]], running: Row[*tuple[Any, ...]] | None) -> BatchObject:
+def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject:
     """The API object of a row; `running` holds the sums of its shards while the batch is open."""
-    sums = running[1:] if running else (0,) * 6
-    completed, failed, prompt, completion, cached, reasoning = (int(value) for value in sums)
+    _, completed, failed, prompt, completion, cached, reasoning = running or _NOTHING
     usage = BatchUsage(
         input_tokens=row.prompt_tokens + prompt,
         input_tokens_details=InputTokensDetails(cached_tokens=row.cached_tokens + cached),

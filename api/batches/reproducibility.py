@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Row
 
 from api.schemas.batch_extensions import Reproducibility
 from core.errors import ApiError
@@ -18,9 +17,10 @@ from core.schemas.parameters import effective_parameters
 from core.schemas.responses.chat import chat_body_of
 from core.schemas.responses.request import ResponsesRequest
 from core.seeds import derive_seed
+from db.jobs import JobRow
 
 
-def reproducibility_record(row: Row[*tuple[Any, ...]], body: Any, answer: Any) -> Reproducibility:  # Any: JSON
+def reproducibility_record(row: JobRow, body: Any, answer: Any) -> Reproducibility:  # Any: JSON
     """Of the row of a job that was answered, its body and its answer."""
     asked, usual = _generation(row.endpoint, body), _usual(row.model_parameters)
     parameters, seed = None, None

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
 from db.batch_requests import recent_pace
+from db.batches import BatchRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,20 +26,20 @@ class Throughput:
     now: datetime
 
 
-async def paces(connection: AsyncConnection, rows: Sequence[Row[*tuple[Any, ...]]]) -> dict[str, Throughput]:
+async def paces(connection: AsyncConnection, rows: Sequence[BatchRow]) -> dict[str, Throughput]:
     """The pace of each batch that runs and has lines to measure."""
     running = [row.id for row in rows if row.status == BatchState.IN_PROGRESS and row.paused_at is None]
     if not running:
         return {}
-    measured = (await connection.execute(recent_pace(running))).all()
+    measured = await recent_pace(running).async_fetch_all(connection)
     return {
-        batch_id: Throughput(lines / float(seconds), float(tokens or 0) / float(seconds), now)
-        for batch_id, lines, seconds, tokens, now in measured
-        if seconds > 0
+        each.batch_id: Throughput(each.lines / each.seconds, each.tokens / each.seconds, each.now)
+        for each in measured
+        if each.seconds > 0
     }
 
 
-def with_pace(batch: BatchObject, row: Row[*tuple[Any, ...]], pace: Throughput | None) -> BatchObject:
+def with_pace(batch: BatchObject, row: BatchRow, pace: Throughput | None) -> BatchObject:
     """The object with its throughput and forecast."""
     if row.status in FINAL_BATCH_STATES:
         misses = {BatchState.COMPLETED: False, BatchState.EXPIRED: True}.get(row.status)
@@ -58,7 +57,7 @@ def with_pace(batch: BatchObject, row: Row[*tuple[Any, ...]], pace: Throughput |
     return batch.model_copy(update=forecast)
 
 
-def _overall(row: Row[*tuple[Any, ...]]) -> float | None:
+def _overall(row: BatchRow) -> float | None:
     """Tokens computed per second over the whole run of a batch that has ended."""
     until = row.cancelling_at or row.finalizing_at
     tokens: int = row.prompt_tokens - row.cached_tokens + row.completion_tokens

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
-from sqlalchemy import Row, Select
 from sqlalchemy.exc import SQLAlchemyError
 
 from api.dependencies import AppState
@@ -22,6 +20,8 @@ from core.queue.events import Event, EventKind
 from core.states import JobState
 from db import jobs
 from db.connections import is_transient
+from db.jobs import JobRow
+from db.query import Query
 
 log = structlog.get_logger()
 
@@ -48,7 +48,7 @@ class JobEnded:
 
     kind: EventKind
     problem: Problem | None = None
-    row: Row[*tuple[object, ...]] | None = None
+    row: JobRow | None = None
     is_ours: bool = False
 
 
@@ -71,11 +71,10 @@ _TOO_SLOW = Problem(
 )
 
 
-async def read_row(state: AppState, job_id: str, tenant: str) -> Row[*tuple[object, ...]] | None:
+async def read_row(state: AppState, job_id: str, tenant: str) -> JobRow | None:
     """The job as the database has it."""
     async with state.database.connect() as connection:
-        row: Row[*tuple[object, ...]] | None = (await connection.execute(jobs.find_job(job_id, tenant))).one_or_none()
-        return row
+        return await jobs.find_job(job_id, tenant).async_fetch_optional(connection)
 
 
 class Follower:
@@ -89,7 +88,7 @@ class Follower:
         self,
         state: AppState,
         subscription: Subscription,
-        find: Callable[[], Select[Any]],  # Any: whatever the row has beside `state`, `problem` and `answer`
+        find: Callable[[], Query[JobRow]],
         *,
         next_seq: int = 0,
         silence_seconds: float | None = None,
@@ -202,7 +201,7 @@ class Follower:
         """How the job ended, if its row says so. A database that does not answer is asked again after the next silence."""
         try:
             async with self._state.database.connect() as connection:
-                row = (await connection.execute(self._find())).one_or_none()
+                row = await self._find().async_fetch_optional(connection)
         except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
@@ -210,7 +209,7 @@ class Follower:
             return None
         if row is None:
             return JobEnded(EventKind.FAILED, _LOST_TRACK)
-        match JobState(str(row.state)):
+        match row.state:
             case JobState.COMPLETED:
                 return JobEnded(EventKind.DONE, row=row)
             case JobState.FAILED | JobState.EXPIRED:

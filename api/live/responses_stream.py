@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 from fastapi import Request
-from sqlalchemy import Insert, Row
+from sqlalchemy import Insert
 
 from api.dependencies import AppState
 from api.http.sse import PING
@@ -39,6 +39,7 @@ from core.schemas.responses.objects import (
 from core.schemas.responses.request import ResponsesRequest
 from core.states import FINAL_JOB_STATES, JobState
 from db import responses
+from db.jobs import JobRow
 from db.responses import ResponseRow
 
 _LOOK_SECONDS: Final = 1.0
@@ -166,7 +167,7 @@ def known_of(row: ResponseRow, tenant: str) -> ResponseRecord:
 def response_of_row(row: ResponseRow, tenant: str) -> ResponseObject:
     """The response as it is now."""
     known = known_of(row, tenant)
-    match JobState(str(row.state)):
+    match row.state:
         case JobState.COMPLETED:
             return known.with_answer(str(row.answer))
         case JobState.FAILED | JobState.EXPIRED:
@@ -233,7 +234,7 @@ async def _ending(
     if row is None and (is_lost or ended.kind is EventKind.DONE):
         with state.readers.open(key_id) as reader:
             while (row := await read_row(state, known.job_id, known.tenant)) is not None:
-                if JobState(str(row.state)) in FINAL_JOB_STATES:
+                if row.state in FINAL_JOB_STATES:
                     break
                 yield PING
                 with suppress(TimeoutError):
@@ -248,7 +249,7 @@ async def _ending(
     yield _encoded(after(live.failed(_failure(known, ended, row)), starting_after))
 
 
-def _failure(known: ResponseRecord, ended: JobEnded, row: Row[*tuple[object, ...]] | None) -> ResponseObject:
+def _failure(known: ResponseRecord, ended: JobEnded, row: JobRow | None) -> ResponseObject:
     problem = Problem.from_json(str(row.problem)) if row is not None and row.problem else ended.problem
     is_cancelled = ended.kind is EventKind.CANCELLED or (row is not None and row.state == JobState.CANCELLED)
     if is_cancelled:

@@ -99,11 +99,11 @@ async def submit(state: AppState, submission: Submission, *, durable: bool) -> b
 async def cancel(state: AppState, job_id: str) -> None:
     """End a waiting job, or ask its worker to stop; harmless for one that has ended."""
     async with state.database.begin() as connection:
-        ended = (await connection.execute(jobs.cancel_queued_job(job_id))).one_or_none()
+        ended = await jobs.cancel_queued_job(job_id).async_fetch_optional(connection)
         if ended is None:
             await connection.execute(jobs.request_cancel(job_id))
     failpoint(Point.JOB_CANCELLED)
-    if ended is not None and ended.is_told:  # a webhook wants to know
+    if ended is not None and ended.has_events:  # a webhook wants to know
         await state.sender.send(lambda: state.sender.tickets.deliver(job_id))
     await state.relay.send_cancel(job_id)
 

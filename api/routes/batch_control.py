@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any, BinaryIO, Final
+from typing import BinaryIO, Final
 
 import msgspec
 from fastapi import APIRouter, Request
-from sqlalchemy import Row
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.admission import charge_batch, check_open_batches
@@ -35,6 +34,10 @@ from core.schemas.batch import window_seconds
 from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
 from db import batch_control, batch_requests, batch_results, batches, files
+from db.batch_requests import Latencies
+from db.batch_results import RetryLine
+from db.batches import BatchRow
+from db.query import Query
 
 router = APIRouter(tags=["batch control"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -57,7 +60,7 @@ async def pause_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Batc
     """No further shard is taken; lines that run are finished, and the window goes on."""
     async with state.database.begin() as connection:
         batch = await existing_batch(connection, batch_id, tenant)
-        row = (await connection.execute(batch_control.pause(batch_id, tenant))).one_or_none()
+        row = await batch_control.pause(batch_id, tenant).async_fetch_optional(connection)
         if row is None:
             raise _too_late(batch, "paused", "batch_not_pausable")
         return await show_batch(connection, row)
@@ -68,7 +71,7 @@ async def resume_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
     """Go on after a pause; a batch that is not paused stays as it is."""
     async with state.database.begin() as connection:
         batch = await existing_batch(connection, batch_id, tenant)
-        row = (await connection.execute(batch_control.resume(batch_id, tenant))).one_or_none()
+        row = await batch_control.resume(batch_id, tenant).async_fetch_optional(connection)
         if row is None:
             raise _too_late(batch, "resumed", "batch_not_pausable")
         models = list((await connection.execute(batch_control.open_models(batch_id))).scalars())
@@ -89,7 +92,7 @@ async def change_batch(batch_id: str, request: Request, state: StateDep, tenant:
             row = await _set_urgency(connection, row, change)
         if "metadata" in change.model_fields_set:
             metadata = json.dumps(change.metadata) if change.metadata is not None else None
-            row = (await connection.execute(batch_control.set_metadata(batch_id, tenant, metadata))).one()
+            row = await batch_control.set_metadata(batch_id, tenant, metadata).async_fetch_one(connection)
         return await show_batch(connection, row)
 
 
@@ -118,39 +121,40 @@ async def get_report(batch_id: str, state: StateDep, tenant: TenantDep) -> Batch
     """How the lines that have ended went, and what computed them."""
     async with state.database.connect() as connection:
         batch = await show_batch(connection, await existing_batch(connection, batch_id, tenant))
-        count, total, *percentiles = (await connection.execute(batch_requests.latencies(batch_id))).one()
+        latencies = await batch_requests.latencies(batch_id).async_fetch_one(connection)
         device_seconds = (await connection.execute(batch_requests.active_seconds(batch_id))).scalar_one()
-        codes = (await connection.execute(batch_requests.error_codes(batch_id, _TOP_CODES))).all()
-        engines = (await connection.execute(batch_requests.engines(batch_id))).all()
+        codes = await batch_requests.error_codes(batch_id, _TOP_CODES).async_fetch_all(connection)
+        engines = await batch_requests.engines(batch_id).async_fetch_all(connection)
     return BatchReport(
         id=batch.id,
         status=batch.status,
         request_counts=batch.request_counts,
         usage=batch.usage,
         tokens_per_second=batch.tokens_per_second,
-        latency_seconds=_latency(count, total, percentiles) if count else None,
-        device_seconds=round(float(device_seconds), 3),
-        line_seconds=round(float(total or 0), 3),
-        errors=[ErrorCount(code=code, lines=lines) for code, lines in codes],
-        engines=[EngineUse(model=m, model_hash=h, engine_build=b, lines=n) for m, h, b, n in engines],
+        latency_seconds=_latency(latencies),
+        device_seconds=round(device_seconds, 3),
+        line_seconds=round(latencies.seconds or 0.0, 3),
+        errors=[ErrorCount(**row._asdict()) for row in codes],
+        engines=[EngineUse(**row._asdict()) for row in engines],
     )
 
 
-def _latency(count: int, total: Any, percentiles: list[Any]) -> LatencySeconds:  # Any: numbers of the database
-    names = ("p50", "p90", "p95", "p99", "max")
-    shown = {name: round(float(value), 4) for name, value in zip(names, percentiles, strict=True)}
-    return LatencySeconds(count=count, mean=round(float(total) / count, 4), **shown)
+def _latency(measured: Latencies) -> LatencySeconds | None:
+    if not measured.lines:
+        return None
+    lines, seconds, *shown = (value or 0 for value in measured)
+    names = measured._fields[2:]
+    rounded = {name: round(value, 4) for name, value in zip(names, shown, strict=True)}
+    return LatencySeconds(count=measured.lines, mean=round(seconds / lines, 4), **rounded)
 
 
-async def _set_urgency(
-    connection: AsyncConnection, batch: Row[*tuple[Any, ...]], change: BatchPatch
-) -> Row[*tuple[Any, ...]]:
+async def _set_urgency(connection: AsyncConnection, batch: BatchRow, change: BatchPatch) -> BatchRow:
     """The changed row, or the 400 that says why it cannot be."""
     spelled = change.completion_window
     seconds = window_seconds(spelled) if spelled is not None else None
     window = (spelled, seconds) if spelled is not None and seconds is not None else None
     statement = batch_control.set_urgency(batch.id, batch.tenant_id, priority=change.priority, window=window)
-    changed: Row[*tuple[Any, ...]] | None = (await connection.execute(statement)).one_or_none()
+    changed = await statement.async_fetch_optional(connection)
     if changed is not None:
         return changed
     if batch.status in (BatchState.VALIDATING, BatchState.IN_PROGRESS):
@@ -160,14 +164,14 @@ async def _set_urgency(
 
 
 async def _write_input(
-    state: AppState, connection: AsyncConnection, batch: Row[*tuple[Any, ...]], names: list[str] | None, file_id: str
+    state: AppState, connection: AsyncConnection, batch: BatchRow, names: list[str] | None, file_id: str
 ) -> None:
     """The chosen lines as an input file, a page at a time; every name must be one of the batch's."""
     num_lines = after = 0
     with state.files.write(file_id) as stream:
-        while rows := (await connection.execute(_retry_page(batch.id, names, after))).all():
-            await asyncio.to_thread(_write_lines, stream, batch.endpoint, list(rows))
-            num_lines, after = num_lines + len(rows), rows[-1][0]
+        while rows := await _retry_page(batch.id, names, after).async_fetch_all(connection):
+            await asyncio.to_thread(_write_lines, stream, batch.endpoint, rows)
+            num_lines, after = num_lines + len(rows), rows[-1].line
         if names is not None and num_lines < len(set(names)):
             message = f"Invalid value for 'custom_ids': {len(set(names)) - num_lines} of them are not in the batch."
             raise bad_request(message, code="invalid_value", param="custom_ids")
@@ -177,19 +181,17 @@ async def _write_input(
             )
 
 
-def _retry_page(batch_id: str, names: list[str] | None, after: int) -> Any:  # Any: Select of line, custom_id, body
+def _retry_page(batch_id: str, names: list[str] | None, after: int) -> Query[RetryLine]:
     return batch_results.retry_lines(batch_id, names, after, _PAGE_LINES)
 
 
-def _write_lines(stream: BinaryIO, endpoint: str, rows: list[Any]) -> None:  # Any: rows of line, custom_id, body
+def _write_lines(stream: BinaryIO, endpoint: str, rows: list[RetryLine]) -> None:
     encode = msgspec.json.encode
     for _, custom_id, body in rows:
         stream.write(encode(_InputLine(custom_id=custom_id, url=endpoint, body=msgspec.Raw(body.encode()))) + b"\n")
 
 
-async def _insert_retry(
-    state: AppState, batch: Row[*tuple[Any, ...]], file_id: str, key_id: str | None
-) -> Row[*tuple[Any, ...]]:
+async def _insert_retry(state: AppState, batch: BatchRow, file_id: str, key_id: str | None) -> BatchRow:
     """Rows of the input file and of the new batch, which takes after its parent."""
     batch_id = ids.new_id(ids.BATCH)
     file = files.add_file(
@@ -210,18 +212,18 @@ async def _insert_retry(
         **{name: getattr(batch, name) for name in taken_over},
     )
 
-    async def insert() -> Row[*tuple[Any, ...]]:
+    async def insert() -> BatchRow:
         async with state.database.begin() as connection:
             await check_open_batches(connection, batch.tenant_id)
             await connection.execute(file)
-            return (await connection.execute(statement)).one()
+            return await statement.async_fetch_one(connection)
 
-    async def find() -> Row[*tuple[Any, ...]] | None:
+    async def find() -> BatchRow | None:
         async with state.database.connect() as connection:
-            return (await connection.execute(batches.find_batch(batch_id, batch.tenant_id))).one_or_none()
+            return await batches.find_batch(batch_id, batch.tenant_id).async_fetch_optional(connection)
 
     return await make_with_file(state, file_id, insert, find)
 
 
-def _too_late(batch: Row[*tuple[Any, ...]], what: str, code: str) -> ApiError:
+def _too_late(batch: BatchRow, what: str, code: str) -> ApiError:
     return bad_request(f"The batch is {batch.status}; it cannot be {what} any more.", code=code)

@@ -10,11 +10,10 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from fastapi import APIRouter, Header
 from fastapi.responses import Response
-from sqlalchemy import Row
 
 from api.access.scopes import require_scopes
 from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
@@ -32,7 +31,8 @@ from core.errors import Problem, bad_request
 from core.schemas.objects import BatchObject, ResponseModel
 from core.states import FINAL_BATCH_STATES, BatchState, JobState
 from db import batch_results
-from db.batch_results import BEGINNING, EndedAt
+from db.batch_results import BEGINNING, EndedAt, EndedMark
+from db.batches import BatchRow
 
 router = APIRouter(tags=["batch events"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -84,9 +84,9 @@ def _parse_place(text: str | None) -> EventCursor:
 class _Seen:
     """What a look found: the batch, and the next page of lines that have ended."""
 
-    row: Row[*tuple[Any, ...]]
+    row: BatchRow
     shown: BatchObject
-    ended: list[Any]  # Any: rows of `ended_marks`
+    ended: list[EndedMark]
 
 
 class _Events:
@@ -141,7 +141,7 @@ class _Events:
         for event in self._statuses(seen.row, is_end=True):
             yield event
 
-    def _statuses(self, row: Row[*tuple[Any, ...]], *, is_end: bool) -> Iterator[bytes]:
+    def _statuses(self, row: BatchRow, *, is_end: bool) -> Iterator[bytes]:
         """Statuses the batch has been in that the reader was not told of, before the end or the end itself."""
         told = -1 if self._place.status is None else _ORDER.index(self._place.status)
         for status in _ORDER[told + 1 :]:
@@ -157,9 +157,9 @@ class _Events:
             shown = await show_batch(connection, row)
             is_over = row.status in FINAL_BATCH_STATES
             statement = batch_results.ended_marks(self._batch_id, self._place.ended, _PAGE_LINES, is_over=is_over)
-            return _Seen(row, shown, list((await connection.execute(statement)).all()))
+            return _Seen(row, shown, await statement.async_fetch_all(connection))
 
-    def _lines(self, ended: list[Any]) -> Iterator[bytes]:  # Any: as above
+    def _lines(self, ended: list[EndedMark]) -> Iterator[bytes]:
         for xact, line, custom_id, state, problem in ended:
             self._place = replace(self._place, ended=EndedAt(xact, line))
             if self._shows_all or state != JobState.COMPLETED:

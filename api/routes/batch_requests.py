@@ -10,7 +10,6 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from sqlalchemy import Row, Select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.access.scopes import require_scopes
@@ -33,7 +32,10 @@ from core.schemas.chunks import chunks_of
 from core.schemas.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from core.states import FINAL_BATCH_STATES, JobState
 from db import batch_requests, batch_results
-from db.batch_results import EndedAt
+from db import query as db_query
+from db.batch_requests import LineSummary
+from db.batch_results import EndedAt, EndedLine
+from db.jobs import JobRow
 
 router = APIRouter(tags=["batch requests"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -58,7 +60,7 @@ async def list_requests(
         statement = batch_requests.list_requests(
             batch_id, status=status, code=code, query=q, after_line=after_line, limit=limit + 1
         )
-        rows = (await connection.execute(statement)).all()
+        rows = await statement.async_fetch_all(connection)
     return page([BatchRequestObject(**_columns(row)) for row in rows], limit)
 
 
@@ -103,42 +105,42 @@ async def get_output(
         else:
             is_over = batch.status in FINAL_BATCH_STATES
             statement = batch_results.ended_lines(batch_id, place, limit, is_over=is_over)
-            rows = list((await connection.execute(statement)).all())
+            rows = await statement.async_fetch_all(connection)
     if rows:
         place = EndedAt(rows[-1].finish_xact, rows[-1].line)
     content = b"".join(_result_line(row) for row in rows)
     return Response(content, media_type="application/jsonl", headers={"x-millrace-after": format_cursor(place)})
 
 
-async def _merged(
-    connection: AsyncConnection, batch_id: str, after_line: int, limit: int
-) -> list[Any]:  # Any: rows as `ended_lines` has them
+async def _merged(connection: AsyncConnection, batch_id: str, after_line: int, limit: int) -> list[EndedLine]:
     """Lines of the first batch of the family, each as its retries left it."""
-    members = [row[0] for row in (await connection.execute(batch_results.family(batch_id))).all()]
-    statement = batch_results.merged_lines(members[0], members, after_line, limit)
-    return list((await connection.execute(statement)).all())
+    members = list((await connection.execute(batch_results.family(batch_id))).scalars())
+    return await batch_results.merged_lines(members[0], members, after_line, limit).async_fetch_all(connection)
 
 
-def _result_line(row: Row[*tuple[Any, ...]]) -> bytes:
+def _result_line(row: EndedLine) -> bytes:
     if row.answer is not None:
         return answered_line(row.id, row.custom_id, row.answer)
     assert row.problem is not None, "a line that ended without an answer has a problem"
     return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
 
 
-async def _stream(state: AppState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
+async def _stream(state: AppState, row: JobRow, key_id: str | None) -> AsyncIterator[bytes]:
     if row.finished_at is None:
         async for data in _followed(state, row, key_id):
             yield data
-    elif row.answer is None:
-        yield error_event(Problem.from_json(row.problem))
-    else:
+    elif row.answer is not None:
         yield data_events(chunks_of(row.answer, include_usage=True))
         yield DONE
+    else:
+        assert row.problem is not None, "a line that ended without an answer has a problem"
+        yield error_event(Problem.from_json(row.problem))
 
 
-async def _followed(state: AppState, row: Row[*tuple[Any, ...]], key_id: str | None) -> AsyncIterator[bytes]:
+async def _followed(state: AppState, row: JobRow, key_id: str | None) -> AsyncIterator[bytes]:
     """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
+    assert row.batch_id is not None, "a line has a batch"
+    assert row.custom_id is not None, "a line has a custom_id"
     find, line_id = partial(batch_requests.find_request, row.batch_id, row.custom_id), row.id
     said_at = time.monotonic()
     async with state.relay.follow(line_id, key_id) as subscription:
@@ -162,31 +164,31 @@ async def _followed(state: AppState, row: Row[*tuple[Any, ...]], key_id: str | N
                     yield error_event(problem or stored or cancelled_problem())
 
 
-async def _answer(state: AppState, ended: JobEnded, find: Callable[[], Select[Any]]) -> str:  # Any: a line
+async def _answer(state: AppState, ended: JobEnded, find: Callable[[], db_query.Query[JobRow]]) -> str:
     row = ended.row
     if row is None:
         async with state.database.connect() as connection:
-            row = (await connection.execute(find())).one()
+            row = await find().async_fetch_one(connection)
     return str(row.answer)
 
 
 async def _line_after(connection: AsyncConnection, batch_id: str, name: str) -> int:
-    row = (await connection.execute(batch_requests.find_request(batch_id, name))).one_or_none()
-    if row is None:
+    row = await batch_requests.find_request(batch_id, name).async_fetch_optional(connection)
+    if row is None or row.line is None:
         raise bad_request("Invalid value for 'after': the batch has no such line.", code="invalid_value", param="after")
-    return int(row.line)
+    return row.line
 
 
-async def _existing_request(connection: AsyncConnection, batch_id: str, name: str) -> Row[*tuple[Any, ...]]:
+async def _existing_request(connection: AsyncConnection, batch_id: str, name: str) -> JobRow:
     row = None
     if "\0" not in name and len(name) <= MAX_CUSTOM_ID:
-        row = (await connection.execute(batch_requests.find_request(batch_id, name))).one_or_none()
+        row = await batch_requests.find_request(batch_id, name).async_fetch_optional(connection)
     if row is None:
         raise not_found(f"The batch has no line '{name[:64]}'.", param="custom_id")
     return row
 
 
-def _columns(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:  # Any: the fields' own types
+def _columns(row: JobRow | LineSummary) -> dict[str, Any]:  # Any: the fields' own types
     """The fields of a line's object."""
     problem = Problem.from_json(row.problem).envelope()["error"] if row.problem else None
     return {
@@ -196,17 +198,20 @@ def _columns(row: Row[*tuple[Any, ...]]) -> dict[str, Any]:  # Any: the fields' 
         "model": row.model,
         "status": str(row.state),
         "attempt": row.attempt,
-        "usage": _usage(row) if row.prompt_tokens else None,
+        "usage": _usage(row),
         "error": ErrorObject(**problem) if problem else None,
         "finished_at": unix_seconds(row.finished_at),
     }
 
 
-def _usage(row: Row[*tuple[Any, ...]]) -> Usage:
+def _usage(row: JobRow | LineSummary) -> Usage | None:
+    if not row.prompt_tokens:
+        return None
+    completion_tokens = row.completion_tokens or 0
     return Usage(
         prompt_tokens=row.prompt_tokens,
-        completion_tokens=row.completion_tokens,
-        total_tokens=row.prompt_tokens + row.completion_tokens,
-        prompt_tokens_details=PromptTokensDetails(cached_tokens=row.cached_tokens),
+        completion_tokens=completion_tokens,
+        total_tokens=row.prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=row.cached_tokens or 0),
         completion_tokens_details=CompletionTokensDetails(reasoning_tokens=row.reasoning_tokens or 0),
     )

@@ -65,7 +65,7 @@ async def _insert_batch(
     )
     async with state.database.begin() as connection:
         await check_open_batches(connection, tenant)
-        row = (await connection.execute(statement)).one()
+        row = await statement.async_fetch_one(connection)
         failpoint(Point.BATCH_INSERTED)
     failpoint(Point.BATCH_COMMITTED)
     await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
@@ -84,8 +84,8 @@ async def list_batches(
     async with state.database.connect() as connection:
         if after is not None and await find_batch(connection, after, tenant) is None:
             raise bad_request("Invalid value for 'after': there is no such batch.", code="invalid_value", param="after")
-        rows = (await connection.execute(batches.list_batches(tenant, after=after, limit=limit + 1))).all()
-        objects = await with_totals(connection, list(rows))
+        rows = await batches.list_batches(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
+        objects = await with_totals(connection, rows)
     return page(objects, limit)
 
 
@@ -106,7 +106,7 @@ async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Bat
         row = await find_batch(connection, batch_id, tenant)
         if row is None:
             raise missing_batch(batch_id)
-        moved = (await connection.execute(batches.move(batch_id, BatchState.CANCELLING))).one_or_none()
+        moved = await batches.move(batch_id, BatchState.CANCELLING).async_fetch_optional(connection)
         row = await find_batch(connection, batch_id, tenant)
         assert row is not None, "it was there a moment ago"
         if moved is None and row.status not in (BatchState.CANCELLING, BatchState.CANCELLED):

@@ -7,11 +7,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 from fastapi import APIRouter, Header, Request
 from fastapi.responses import Response
-from sqlalchemy import Row
 
 from api.access.scopes import require_scopes
 from api.dependencies import AppState, CallerDep, StateDep, TenantDep
@@ -31,7 +29,7 @@ from core.schemas.chat import ChatRequest
 from core.schemas.chunks import chunks_of
 from core.schemas.objects import JobObject
 from core.states import JobState
-from db.jobs import find_job
+from db.jobs import JobRow, find_job
 
 router = APIRouter(tags=["jobs"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -108,14 +106,14 @@ async def _events(
                     yield error_event(problem or cancelled_problem())
 
 
-async def _find(state: AppState, job_id: str, tenant: str) -> Row[*tuple[Any, ...]]:
+async def _find(state: AppState, job_id: str, tenant: str) -> JobRow:
     row = await read_row(state, job_id, tenant) if is_id(job_id) else None
     if row is None:
         raise not_found(f"There is no job '{job_id[:64]}'.", param="job_id")
     return row
 
 
-def to_job_object(row: Row[*tuple[Any, ...]]) -> JobObject:
+def to_job_object(row: JobRow) -> JobObject:
     """The row as clients see it."""
     problem = Problem.from_json(row.problem).envelope()["error"] if row.problem else None
     return JobObject(

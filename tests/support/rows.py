@@ -34,17 +34,15 @@ def make_batch(
 ) -> str:
     """A batch that waits for prepare."""
     return str(
-        connection.execute(
-            batches.insert_batch(
-                id=ids.new_id(ids.BATCH),
-                tenant_id=DEFAULT_TENANT,
-                endpoint=endpoint,
-                input_file_id=file_id or make_file(connection),
-                completion_window="24h",
-                window_seconds=window_seconds,
-            )
+        batches.insert_batch(
+            id=ids.new_id(ids.BATCH),
+            tenant_id=DEFAULT_TENANT,
+            endpoint=endpoint,
+            input_file_id=file_id or make_file(connection),
+            completion_window="24h",
+            window_seconds=window_seconds,
         )
-        .one()
+        .fetch_one(connection)
         .id
     )
 
@@ -91,5 +89,5 @@ def make_running_batch(
                     )
                 )
     copy_shards(connection, shards)
-    connection.execute(batches.start(batch_id, lines=number, lines_failed=0, model=model)).one()
+    batches.start(batch_id, lines=number, lines_failed=0, model=model).fetch_one(connection)
     return batch_id, [shard.id for shard in shards]

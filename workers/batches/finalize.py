@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import BinaryIO, Final
 
 import structlog
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection
 
 from core import ids
 from core.errors import Problem
@@ -22,8 +22,8 @@ from core.schemas.batch import answered_line, failed_line, unrun_line_problem
 from core.schemas.webhooks import EventType
 from core.states import BatchState, JobState
 from db import batches, files
+from db.batches import BatchRow
 from db.connections import allow_long_transaction
-from db.tables import Batch
 from workers.context import ClerkContext
 from workers.runtime.webhook_outbox import record_webhook_event
 
@@ -68,10 +68,11 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
         connection.execute(allow_long_transaction())
         if not connection.execute(batches.try_lock(batch_id)).scalar_one():
             return
-        batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
+        batch = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
         if batch is None or batch.status not in (BatchState.FINALIZING, BatchState.CANCELLING):
             return
-        to = BatchState.CANCELLED if batch.status == BatchState.CANCELLING else BatchState(batch.outcome)
+        to = BatchState.CANCELLED if batch.status is BatchState.CANCELLING else batch.outcome
+        assert to is not None, "a batch that is finalizing has an outcome"
         connection.execute(batches.close_shards(batch_id))
         if (ending := _ENDINGS.get(to)) is not None:
             problem = ending.problem.to_json()
@@ -79,7 +80,7 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
         columns = _write_files(context, connection, batch)
         failpoint(Point.FINALIZE_STORED)
         move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
-        if connection.execute(move).one_or_none() is None:  # cancelled meanwhile: the files are not its own
+        if move.fetch_optional(connection) is None:  # cancelled meanwhile: the files are not its own
             connection.rollback()
             for file_id in columns.values():
                 context.files.delete(file_id)
@@ -93,19 +94,11 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
 
 
 def _totals(connection: Connection, batch_id: str) -> dict[str, int]:
-    completed, failed, prompt, completion, cached, reasoning = connection.execute(batches.line_totals(batch_id)).one()
-    return {
-        "lines": completed + failed,
-        "lines_completed": completed,
-        "lines_failed": failed,
-        "prompt_tokens": prompt or 0,
-        "completion_tokens": completion or 0,
-        "cached_tokens": cached or 0,
-        "reasoning_tokens": reasoning or 0,
-    }
+    totals = batches.line_totals(batch_id).fetch_one(connection)
+    return {"lines": totals.lines_completed + totals.lines_failed, **totals._asdict()}
 
 
-def _write_files(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> dict[str, str]:
+def _write_files(context: ClerkContext, connection: Connection, batch: BatchRow) -> dict[str, str]:
     """Write both files and delete an empty one. Returns the batch's columns that name them."""
     output_id, error_id = ids.new_id(ids.FILE), ids.new_id(ids.FILE)
     with ExitStack() as stack:
@@ -142,11 +135,9 @@ class _Line:
 def _result_lines(connection: Connection, batch_id: str) -> Iterator[_Line]:
     """Yield all lines in input order, read a page at a time, so that memory stays flat."""
     after = 0
-    while page := connection.execute(batches.result_rows(batch_id, after, _PAGE_LINES)).all():
-        for line, job_id, custom_id, _, answer, problem in page:
-            assert line is not None, "batch lines have a number"
-            assert custom_id is not None, "batch lines have an id"
-            after = line
+    while page := batches.result_rows(batch_id, after, _PAGE_LINES).fetch_all(connection):
+        after = page[-1].line
+        for _, job_id, custom_id, answer, problem in page:
             if answer is not None:
                 yield _Line(answered_line(job_id, custom_id, answer), True)
             else:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import psycopg
 import structlog
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection
 
 from core import ids
 from core.api_keys import estimated_tokens
@@ -24,9 +24,9 @@ from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.objects import BatchError, BatchErrors
 from core.states import BatchState, JobState
 from db import batches
+from db.batches import BatchRow
 from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
 from db.connections import allow_long_transaction
-from db.tables import Batch
 from workers.batches.line_checker import LineChecker, RejectedLine
 from workers.batches.line_reader import LineParser, LineSpan, RawLine, read_lines, read_span
 from workers.batches.plan import PlanLine, PlannedShard, plan_shards
@@ -53,7 +53,7 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
             connection.execute(allow_long_transaction())
             if not connection.execute(batches.try_lock(batch_id)).scalar_one():
                 return
-            batch = connection.execute(select(Batch.__table__).where(Batch.id == batch_id)).one_or_none()
+            batch = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
             if batch is None or batch.status != BatchState.VALIDATING:
                 return
             shards = _copy_file(context, connection, batch)
@@ -67,7 +67,7 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
     failpoint(Point.PREPARE_TICKETED)
 
 
-def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[object, ...]]) -> list[ShardRow]:
+def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -> list[ShardRow]:
     """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
     quota = read_quota(connection, batch.tenant_id, batch.key_id)
     with _open(context, batch.input_file_id) as stream, copy_lines(connection) as copy:
@@ -83,16 +83,14 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: Row[tuple[o
         raise _BadFile([excess], 1)
     copy_shards(connection, shards)
     models = list(first.models)
-    moved = connection.execute(
-        batches.start(
-            batch.id,
-            lines=first.num_lines,
-            lines_failed=first.num_lines - len(first.lines),
-            model=models[0] if len(models) == 1 else None,
-            queued_tokens=tokens,
-        )
-    ).one_or_none()
-    if moved is None:
+    start = batches.start(
+        batch.id,
+        lines=first.num_lines,
+        lines_failed=first.num_lines - len(first.lines),
+        model=models[0] if len(models) == 1 else None,
+        queued_tokens=tokens,
+    )
+    if start.fetch_optional(connection) is None:
         connection.rollback()
         return []
     return shards
@@ -110,7 +108,7 @@ def _open(context: ClerkContext, file_id: str) -> BinaryIO:
 class _Rows:
     """Writes the rows of one batch."""
 
-    def __init__(self, batch: Row[tuple[object, ...]], copy: psycopg.Copy) -> None:
+    def __init__(self, batch: BatchRow, copy: psycopg.Copy) -> None:
         self._batch = batch
         self._copy = copy
         self._num_placed = 0
@@ -217,7 +215,7 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
         listed = [*listed[:-1], BatchError(code="too_many_errors", message=note)]
     errors = BatchErrors(data=listed).model_dump_json()
     with context.database.begin(committing=Point.PREPARE_FAILING, committed=Point.PREPARE_FAILED) as connection:
-        moved = connection.execute(batches.move(batch_id, BatchState.FAILED, errors_json=errors)).one_or_none()
+        moved = batches.move(batch_id, BatchState.FAILED, errors_json=errors).fetch_optional(connection)
         if moved is not None:
             record_webhook_event(connection, moved.tenant_id, "batch.failed", batch_id)
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
@@ -231,6 +229,6 @@ def _send_tickets(context: ClerkContext, batch_id: str, shards: list[ShardRow]) 
             context.tickets.run_shards(model)
     if not shards:
         with context.database.begin() as connection:
-            ready = connection.execute(batches.begin_finalizing(batch_id)).one_or_none()
+            ready = batches.begin_finalizing(batch_id).fetch_optional(connection)
         if ready is not None:
             context.tickets.finalize(batch_id)

@@ -98,9 +98,9 @@ def _renewal(settings: Settings, kind: str) -> Renew:
     def renew(held: Mapping[str, int]) -> Iterable[Renewed]:
         with own.begin() as connection:
             if kind == "chat":
-                return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(held, lease))]
-            rows = connection.execute(shards.renew_shards(held, lease)).all()
-            return [Renewed(row[0], row[1], row[2] != BatchState.IN_PROGRESS) for row in rows]
+                return [Renewed(*row) for row in jobs.renew_jobs(held, lease).fetch_all(connection)]
+            rows = shards.renew_shards(held, lease).fetch_all(connection)
+            return [Renewed(row.id, row.fence, row.status is not BatchState.IN_PROGRESS) for row in rows]
 
     return renew
 

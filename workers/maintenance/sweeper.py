@@ -91,17 +91,17 @@ class Sweeper:
         """Windows that are over; tickets of the clerk that got lost."""
         context = self._context
         with context.database.begin() as connection:
-            expired = [row[0] for row in connection.execute(batches.expire_batches())]
+            expired = list(connection.execute(batches.expire_batches()).scalars())
         age = timedelta(seconds=context.settings.ticket_seconds)
         with context.database.begin() as connection:
-            waiting = connection.execute(batches.batches_due(age, _UNHEARD_TICKETS * age, _PAGE)).all()
+            waiting = batches.batches_due(age, _UNHEARD_TICKETS * age, _PAGE).fetch_all(connection)
             for batch_id, status, _ in waiting:
                 if status == BatchState.IN_PROGRESS:
-                    connection.execute(batches.begin_finalizing(batch_id))
+                    batches.begin_finalizing(batch_id).fetch_optional(connection)
             connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _, _ in waiting]))
         for batch_id, status, is_unheard in waiting:
             failpoint(Point.SWEEP_BATCHES)
-            is_new = status == BatchState.VALIDATING  # a row has plain text
+            is_new = status == BatchState.VALIDATING
             send, work = (context.tickets.prepare, prepare) if is_new else (context.tickets.finalize, finalize)
             if not send(batch_id) or is_unheard:
                 self._do_here(batch_id, partial(work, context, batch_id))
@@ -134,18 +134,18 @@ class Sweeper:
         """Chat jobs whose worker died, or whose ticket got lost."""
         context, settings = self._context, self._context.settings
         with context.database.begin() as connection:
-            cancelled = connection.execute(jobs.cancel_lost_jobs()).all()
-            failed = connection.execute(jobs.fail_lost_jobs(settings.job_attempts, _WORKER_LOST.to_json())).all()
-            again = connection.execute(jobs.requeue_lost_jobs(settings.job_attempts)).all()
+            cancelled = jobs.cancel_lost_jobs().fetch_all(connection)
+            failed = jobs.fail_lost_jobs(settings.job_attempts, _WORKER_LOST.to_json()).fetch_all(connection)
+            again = jobs.requeue_lost_jobs(settings.job_attempts).fetch_all(connection)
             age = timedelta(seconds=settings.ticket_seconds)
-            overdue = connection.execute(jobs.overdue_jobs(context.catalog.names(), age, _PAGE)).all()
+            overdue = jobs.overdue_jobs(context.catalog.names(), age, _PAGE).fetch_all(connection)
             connection.execute(jobs.mark_jobs_dispatched([job_id for job_id, _ in overdue]))
         for job_id, fence, _ in cancelled:
             context.publisher.publish(Event(job=job_id, attempt=fence, seq=0, kind=EventKind.CANCELLED))
         for job_id, fence, _ in failed:
             event = Event(job=job_id, attempt=fence, seq=0, kind=EventKind.FAILED, problem=_WORKER_LOST)
             context.publisher.publish(event)
-        if told := [row.id for row in (*cancelled, *failed) if row.is_told]:
+        if told := [row.id for row in (*cancelled, *failed) if row.has_events]:
             context.tickets.deliver(told[0])
         for job_id, model in [*again, *overdue]:
             failpoint(Point.SWEEP_JOBS)

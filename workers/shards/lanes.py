@@ -83,7 +83,7 @@ class ShardLanes:
         context = self._context
         statement = shards.claim_next_shard(self._served.model.name, context.owner, context.lease)
         with context.database.begin() as connection:
-            claim = connection.execute(statement).one_or_none()
+            claim = statement.fetch_optional(connection)
             if claim is not None:
                 failpoint(Point.SHARD_CLAIMING)
         if claim is None:

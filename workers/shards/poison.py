@@ -6,15 +6,15 @@ A crash count is stored before its line begins, so that the worker that claims t
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any
 
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.counters import CounterName
 from db import quarantine, shards
 from db.quarantine import QuarantineEntry
+from db.shards import ClaimedShard
 from engine.types import Failed
 from workers.context import WorkerContext
 from workers.generation.quarantine import JsonObject, QuarantineView, blocked_failure, read_quarantine
@@ -30,7 +30,7 @@ class LeaseLost(Exception):
 class PoisonTracker:
     """The counts and quarantine entries of one claimed shard."""
 
-    def __init__(self, context: WorkerContext, claim: Row[*tuple[Any, ...]]) -> None:
+    def __init__(self, context: WorkerContext, claim: ClaimedShard) -> None:
         self._database = context.database
         self._tally = context.counters
         self._hours = context.settings.quarantine_hours

@@ -10,10 +10,8 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
-from typing import Any
 
 import structlog
-from sqlalchemy import Row
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.counters import CounterName
@@ -23,7 +21,7 @@ from core.lease_policy import is_suspicious
 from core.states import BatchState, ShardState
 from core.strict_json import parse_json
 from db import batches, jobs, shards
-from db.shards import LineResult
+from db.shards import ClaimedShard, LineResult
 from engine.process.client import EngineLost
 from engine.types import Priority
 from workers.context import ServedModel, WorkerContext
@@ -48,7 +46,7 @@ class ShardRun:
     def __init__(
         self,
         context: WorkerContext,
-        claim: Row[*tuple[Any, ...]],
+        claim: ClaimedShard,
         served: ServedModel,
         is_watched: Callable[[str], bool] = lambda _: False,
         isolation: Isolation | None = None,
@@ -112,7 +110,7 @@ class ShardRun:
 
     def _read_lines(self) -> None:
         with self._context.database.begin() as connection:
-            rows = connection.execute(shards.queued_lines(self.id)).all()
+            rows = shards.queued_lines(self.id).fetch_all(connection)
             self._poison.load(connection)
         self._progress.add((line, body, crashes) for line, body, crashes in rows)
 
@@ -260,9 +258,9 @@ class ShardRun:
         served = self._served
         statement = shards.write_lines(self.id, group, served.provenance)
         with self._context.database.begin(committing=Point.SHARD_WRITING, committed=Point.SHARD_WRITTEN) as connection:
-            stored = {row[0] for row in connection.execute(statement)}
+            stored: set[str] = set(connection.execute(statement).scalars())
             written = [result for result in group if result.job_id in stored]
-            counted = connection.execute(shards.count_lines(self.id, self._fence, written)).one_or_none()
+            counted = shards.count_lines(self.id, self._fence, written).fetch_optional(connection)
             if counted is None:
                 raise LeaseLost
             status, is_paused = counted
@@ -283,7 +281,7 @@ class ShardRun:
                 run.publish_end(None if result.problem is None else Problem.from_json(result.problem))
         if is_paused:
             self.stop(abort=False)
-        return BatchState(status)
+        return status
 
     def _leave(self) -> None:
         """End the shard or leave it to the next worker; the last one out sends the batch to the clerk."""
@@ -293,17 +291,17 @@ class ShardRun:
         if retry_write(self._begin_finalizing, lambda: True):
             failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
-        log.info("shard_left", shard=self.id, state=ShardState(left))
+        log.info("shard_left", shard=self.id, state=left)
 
-    def _write_left(self) -> str | None:
+    def _write_left(self) -> ShardState | None:
         with self._context.database.begin(committing=Point.SHARD_LEAVING, committed=Point.SHARD_LEFT) as connection:
-            left: str | None = connection.execute(shards.leave_shard(self.id, self._fence)).scalar_one_or_none()
+            left = connection.execute(shards.leave_shard(self.id, self._fence)).scalar_one_or_none()
             return left or connection.execute(shards.find_left(self.id, self._fence)).scalar_one_or_none()
 
     def _begin_finalizing(self) -> bool:
         """Is the batch ready for the clerk?"""
         with self._context.database.begin() as connection:
-            connection.execute(batches.begin_finalizing(self._batch_id))
+            batches.begin_finalizing(self._batch_id).fetch_optional(connection)
             return bool(connection.execute(batches.is_ready_to_finalize(self._batch_id)).scalar_one())
 
     def _cancel_running(self) -> None:

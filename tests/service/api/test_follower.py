@@ -118,11 +118,11 @@ def world(settings: Settings, valkey: redis.Redis) -> World:
 
 def completed_job(connection: Connection) -> str:
     job_id = make_job(connection)
-    connection.execute(jobs.claim_job(job_id, "w", timedelta(seconds=60))).one()
+    jobs.claim_job(job_id, "w", timedelta(seconds=60)).fetch_one(connection)
     ended = jobs.complete_job(
-        job_id, 1, answer='{"a": 1}', tokens=(1, 1, 0, 0), made_by=jobs.Provenance(build="b", model_hash=None)
+        job_id, 1, answer='{"a": 1}', tokens=(1, 1, 0, 0), provenance=jobs.Provenance(build="b", model_hash=None)
     )
-    connection.execute(ended).one()
+    ended.fetch_one(connection)
     return job_id
 
 

@@ -13,6 +13,7 @@ from core.states import JobState
 from db import batch_control, batch_requests, batch_results, shards
 from db.batch_results import EndedAt
 from db.jobs import Provenance
+from db.query import Query
 from db.shards import LineResult
 from db.tables import Batch, Job
 from tests.support.rows import make_running_batch
@@ -22,12 +23,12 @@ LEASE = timedelta(seconds=60)
 
 
 def claim(connection: Connection) -> Any:
-    return connection.execute(shards.claim_next_shard("fake", "me", LEASE)).one_or_none()
+    return shards.claim_next_shard("fake", "me", LEASE).fetch_optional(connection)
 
 
 def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -> None:
     """One more line of the shard has an answer."""
-    line = connection.execute(shards.queued_lines(shard_id)).first()
+    line = shards.queued_lines(shard_id).fetch_all(connection)[0]
     assert line is not None
     result = LineResult(job_id=line[0], answer="{}", prompt_tokens=3, completion_tokens=2, seconds=seconds)
     connection.execute(shards.write_lines(shard_id, [result], Provenance(build="b", model_hash="h")))
@@ -35,7 +36,7 @@ def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -
 
 def seen(database: Database, batch_id: str, after: EndedAt) -> list[EndedAt]:
     with database.begin() as connection:
-        rows = connection.execute(batch_results.ended_marks(batch_id, after, 10, is_over=False)).all()
+        rows = batch_results.ended_marks(batch_id, after, 10, is_over=False).fetch_all(connection)
     return [EndedAt(row.finish_xact, row.line) for row in rows]
 
 
@@ -55,22 +56,22 @@ def test_a_reader_misses_no_line_whose_transaction_began_early_and_committed_lat
 
 def test_no_shard_of_a_paused_batch_is_claimed_until_it_is_resumed(connection: Connection) -> None:
     batch_id, (shard_id,) = make_running_batch(connection, [1])
-    connection.execute(batch_control.pause(batch_id, "default")).one()
+    batch_control.pause(batch_id, "default").fetch_one(connection)
     assert claim(connection) is None
     assert connection.execute(shards.models_with_claimable_shards()).all() == []
-    connection.execute(batch_control.resume(batch_id, "default")).one()
+    batch_control.resume(batch_id, "default").fetch_one(connection)
     assert claim(connection).id == shard_id
 
 
 def test_a_foreign_batch_is_not_paused(connection: Connection) -> None:
     batch_id, _ = make_running_batch(connection, [1])
-    assert connection.execute(batch_control.pause(batch_id, "somebody")).one_or_none() is None
+    assert batch_control.pause(batch_id, "somebody").fetch_optional(connection) is None
 
 
 def test_priority_goes_before_the_deadline(connection: Connection) -> None:
     _, soon = make_running_batch(connection, [1], window_seconds=3600)
     batch_id, late = make_running_batch(connection, [1])
-    connection.execute(batch_control.set_urgency(batch_id, "default", priority=1, window=None)).one()
+    batch_control.set_urgency(batch_id, "default", priority=1, window=None).fetch_one(connection)
     assert [claim(connection).id for _ in range(2)] == [*late, *soon]
 
 
@@ -78,8 +79,8 @@ def test_a_window_that_would_be_over_is_not_set(connection: Connection) -> None:
     batch_id, _ = make_running_batch(connection, [1])
     connection.execute(update(Batch).values(created_at=func.now() - timedelta(hours=2)))
     change = batch_control.set_urgency
-    assert connection.execute(change(batch_id, "default", priority=None, window=("1h", 3600))).one_or_none() is None
-    row = connection.execute(change(batch_id, "default", priority=None, window=("3h", 10800))).one()
+    assert change(batch_id, "default", priority=None, window=("1h", 3600)).fetch_optional(connection) is None
+    row = change(batch_id, "default", priority=None, window=("3h", 10800)).fetch_one(connection)
     assert row.expires_at - row.created_at == timedelta(hours=3)
 
 
@@ -93,11 +94,11 @@ def test_the_best_end_of_a_line_in_its_family_wins(connection: Connection) -> No
         .where(Job.batch_id == root, Job.line == 2)
         .values(state=JobState.FAILED, problem="{}", finished_at=func.now())
     )
-    members = [row[0] for row in connection.execute(batch_results.family(retry))]
-    assert members == [row[0] for row in connection.execute(batch_results.family(root))] == [root, retry]
+    members = list(connection.execute(batch_results.family(retry)).scalars())
+    assert members == list(connection.execute(batch_results.family(root)).scalars()) == [root, retry]
 
     def merged() -> list[tuple[int, JobState]]:
-        rows = connection.execute(batch_results.merged_lines(root, members, 0, 10)).all()
+        rows = batch_results.merged_lines(root, members, 0, 10).fetch_all(connection)
         return [(row.line, row.state) for row in rows]
 
     assert merged() == [(1, JobState.COMPLETED), (2, JobState.FAILED)]
@@ -111,7 +112,7 @@ def test_lines_side_by_side_take_the_device_once(connection: Connection) -> None
     for seconds in (2.0, 3.0, None):
         end(connection, shard_id, seconds=seconds)
     assert float(connection.execute(batch_requests.active_seconds(batch_id)).scalar_one()) == pytest.approx(3.0)
-    count, total, median, *_ = connection.execute(batch_requests.latencies(batch_id)).one()
+    count, total, median, *_ = batch_requests.latencies(batch_id).fetch_one(connection)
     assert (count, float(total), float(median)) == (2, pytest.approx(5.0), pytest.approx(2.5))
 
 
@@ -121,15 +122,15 @@ def test_the_pace_is_that_of_the_lines_since_the_last_pause(connection: Connecti
         end(connection, shard_id)
     connection.execute(update(Batch).values(in_progress_at=func.now() - timedelta(seconds=100)))
     connection.execute(update(Job).where(Job.line == 1).values(finished_at=func.now() - timedelta(seconds=50)))
-    (pace,) = connection.execute(batch_requests.recent_pace([batch_id])).all()
+    (pace,) = batch_requests.recent_pace([batch_id]).fetch_all(connection)
     assert (pace[1], float(pace[2]), pace[3]) == (3, pytest.approx(100), 15)
     connection.execute(update(Batch).values(resumed_at=func.now() - timedelta(seconds=10)))
-    (pace,) = connection.execute(batch_requests.recent_pace([batch_id])).all()
+    (pace,) = batch_requests.recent_pace([batch_id]).fetch_all(connection)
     assert (pace[1], float(pace[2]), pace[3]) == (2, pytest.approx(10), 10)
 
 
-def plan(connection: Connection, statement: Any) -> str:
-    sql = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+def plan(connection: Connection, query: Query[Any]) -> str:
+    sql = query.statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     return "\n".join(connection.execute(text(f"EXPLAIN {str(sql).replace(':', chr(92) + ':')}")).scalars())
 
 

@@ -21,7 +21,7 @@ def state_of(connection: Connection, job_id: str) -> str:
 
 
 def claim(connection: Connection, job_id: str, owner: str = "me"):
-    return connection.execute(jobs.claim_job(job_id, owner, LEASE)).one_or_none()
+    return jobs.claim_job(job_id, owner, LEASE).fetch_optional(connection)
 
 
 def expire_lease(connection: Connection, job_id: str) -> None:
@@ -30,9 +30,9 @@ def expire_lease(connection: Connection, job_id: str) -> None:
 
 def complete(connection: Connection, job_id: str, fence: int) -> bool:
     done = jobs.complete_job(
-        job_id, fence, answer="{}", tokens=(1, 2, 0, 0), made_by=jobs.Provenance(build="b", model_hash=None)
+        job_id, fence, answer="{}", tokens=(1, 2, 0, 0), provenance=jobs.Provenance(build="b", model_hash=None)
     )
-    return connection.execute(done).one_or_none() is not None
+    return done.fetch_optional(connection) is not None
 
 
 def test_a_job_is_claimed_once(database: Database) -> None:
@@ -60,7 +60,7 @@ def test_an_answer_is_taken_once_and_only_under_the_last_fence(connection: Conne
     job_id = make_job(connection)
     claim(connection, job_id)
     expire_lease(connection, job_id)
-    assert connection.execute(jobs.requeue_lost_jobs(3)).all() == [(job_id, "fake")]
+    assert jobs.requeue_lost_jobs(3).fetch_all(connection) == [(job_id, "fake")]
     second = claim(connection, job_id, "other")
     assert second.fence == 2
     assert not complete(connection, job_id, 1), "the first worker has lost it"
@@ -72,7 +72,7 @@ def test_an_answer_is_taken_once_and_only_under_the_last_fence(connection: Conne
 def test_a_lease_that_holds_is_nobodys_business(connection: Connection) -> None:
     job_id = make_job(connection)
     claim(connection, job_id)
-    assert connection.execute(jobs.requeue_lost_jobs(3)).all() == []
+    assert jobs.requeue_lost_jobs(3).fetch_all(connection) == []
     assert claim(connection, job_id, "other") is None
 
 
@@ -81,15 +81,17 @@ def test_a_job_that_keeps_losing_its_workers_fails(connection: Connection) -> No
     for _ in range(3):
         assert claim(connection, job_id) is not None
         expire_lease(connection, job_id)
-        connection.execute(jobs.requeue_lost_jobs(3))
-    assert [row[0] for row in connection.execute(jobs.fail_lost_jobs(3, '{"status": 500, "message": "x"}'))] == [job_id]
+        jobs.requeue_lost_jobs(3).fetch_optional(connection)
+    assert [row[0] for row in jobs.fail_lost_jobs(3, '{"status": 500, "message": "x"}').fetch_all(connection)] == [
+        job_id
+    ]
     assert state_of(connection, job_id) == JobState.FAILED
 
 
 def test_a_job_given_back_has_its_attempt_unspent_but_a_new_fence(connection: Connection) -> None:
     job_id = make_job(connection)
     claim(connection, job_id)
-    assert connection.execute(jobs.release_job(job_id, 1)).one() == (job_id, "fake")
+    assert jobs.release_job(job_id, 1).fetch_one(connection) == (job_id, "fake")
     again = claim(connection, job_id)
     assert (again.attempt, again.fence) == (1, 2)
 
@@ -97,10 +99,10 @@ def test_a_job_given_back_has_its_attempt_unspent_but_a_new_fence(connection: Co
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_is_asked(connection: Connection) -> None:
     waiting, running = make_job(connection), make_job(connection)
     claim(connection, running)
-    assert connection.execute(jobs.cancel_queued_job(waiting)).one_or_none() is not None
-    assert connection.execute(jobs.cancel_queued_job(running)).one_or_none() is None
+    assert jobs.cancel_queued_job(waiting).fetch_optional(connection) is not None
+    assert jobs.cancel_queued_job(running).fetch_optional(connection) is None
     connection.execute(jobs.request_cancel(running))
-    held = connection.execute(jobs.renew_jobs({waiting: 1, running: 1}, LEASE)).all()
+    held = jobs.renew_jobs({waiting: 1, running: 1}, LEASE).fetch_all(connection)
     assert held == [(running, 1, True)]
     assert claim(connection, waiting) is None
 
@@ -110,8 +112,8 @@ def test_a_cancelled_job_whose_worker_died_ends_as_cancelled(connection: Connect
     claim(connection, job_id)
     connection.execute(jobs.request_cancel(job_id))
     expire_lease(connection, job_id)
-    assert connection.execute(jobs.requeue_lost_jobs(3)).all() == []
-    assert len(connection.execute(jobs.cancel_lost_jobs()).all()) == 1
+    assert jobs.requeue_lost_jobs(3).fetch_all(connection) == []
+    assert len(jobs.cancel_lost_jobs().fetch_all(connection)) == 1
 
 
 def test_a_claim_that_its_worker_never_heard_of_is_not_renewed_with_the_others(connection: Connection) -> None:
@@ -119,22 +121,22 @@ def test_a_claim_that_its_worker_never_heard_of_is_not_renewed_with_the_others(c
     for job_id in (known, unheard, lost):
         claim(connection, job_id)
     held = {known: 1, lost: 0}
-    assert [row[0] for row in connection.execute(jobs.renew_jobs(held, LEASE))] == [known]
+    assert [row[0] for row in jobs.renew_jobs(held, LEASE).fetch_all(connection)] == [known]
 
 
 def test_a_job_of_another_tenant_is_not_found(connection: Connection) -> None:
     job_id = make_job(connection)
-    assert connection.execute(jobs.find_job(job_id, "other")).one_or_none() is None
-    assert connection.execute(jobs.find_job(job_id, DEFAULT_TENANT)).one_or_none() is not None
+    assert jobs.find_job(job_id, "other").fetch_optional(connection) is None
+    assert jobs.find_job(job_id, DEFAULT_TENANT).fetch_optional(connection) is not None
 
 
 def test_overdue_jobs_are_those_whose_ticket_is_old(connection: Connection) -> None:
     old, _ = make_job(connection), make_job(connection)
     connection.execute(update(Job).where(Job.id == old).values(dispatched_at=func.now() - timedelta(minutes=1)))
     statement = jobs.overdue_jobs(["fake"], timedelta(seconds=15), 10)
-    assert connection.execute(statement).all() == [(old, "fake")]
+    assert statement.fetch_all(connection) == [(old, "fake")]
     connection.execute(jobs.mark_jobs_dispatched([old]))
-    assert connection.execute(statement).all() == []
+    assert statement.fetch_all(connection) == []
 
 
 def test_usage_adds_up_per_tenant_model_and_day(connection: Connection) -> None:
@@ -150,7 +152,7 @@ def test_usage_adds_up_per_tenant_model_and_day(connection: Connection) -> None:
 
 def test_looking_for_overdue_jobs_uses_its_index(connection: Connection) -> None:
     connection.execute(text("SET LOCAL enable_seqscan = off"))
-    compiled = jobs.overdue_jobs(["fake"], timedelta(seconds=15), 10).compile(
+    compiled = jobs.overdue_jobs(["fake"], timedelta(seconds=15), 10).statement.compile(
         connection, compile_kwargs={"literal_binds": True}
     )
     plan = "\n".join(connection.execute(text(f"EXPLAIN {compiled}")).scalars())

@@ -30,7 +30,7 @@ def test_bytes_of_open_jobs_are_those_of_their_key_until_they_end(connection: Co
     queue(connection, "key_a", "1234")
     queue(connection, "key_b", "1234567890")
     assert connection.execute(keys.queued_in_jobs("key_a")).scalar_one() == 12
-    connection.execute(jobs.cancel_queued_job(ended)).one()
+    jobs.cancel_queued_job(ended).fetch_one(connection)
     assert connection.execute(keys.queued_in_jobs("key_a")).scalar_one() == 4
     assert connection.execute(keys.queued_in_jobs("key_c")).scalar_one() == 0
 
@@ -39,7 +39,7 @@ def test_tokens_of_open_batches_are_those_of_their_key(connection: Connection) -
     for key_id, tokens in (("key_a", 5), ("key_a", 7), ("key_b", 100)):
         batch_id = make_batch(connection)
         connection.execute(update(Batch).where(Batch.id == batch_id).values(key_id=key_id))
-        connection.execute(batches.start(batch_id, lines=1, lines_failed=0, model=None, queued_tokens=tokens)).one()
+        batches.start(batch_id, lines=1, lines_failed=0, model=None, queued_tokens=tokens).fetch_one(connection)
     assert connection.execute(keys.queued_in_batches(DEFAULT_TENANT, "key_a")).scalar_one() == 12
 
 
@@ -47,7 +47,7 @@ def test_batches_and_lines_of_a_tenant_count_until_they_end(connection: Connecti
     make_running_batch(connection, (2, 3))
     waiting = make_batch(connection)
     assert keys.open_batches(DEFAULT_TENANT).fetch_one(connection) == (None, None, 2, 5)
-    connection.execute(batches.move(waiting, BatchState.FAILED)).one()
+    batches.move(waiting, BatchState.FAILED).fetch_one(connection)
     assert keys.open_batches(DEFAULT_TENANT).fetch_one(connection) == (None, None, 1, 5)
 
 

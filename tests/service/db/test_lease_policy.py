@@ -43,7 +43,7 @@ class SideBySide(RuleBasedStateMachine):
         self.transaction = self.connection.begin()
         self.batch_id, (self.shard_id,) = make_running_batch(self.connection, [3])
         self.job_id = make_job(self.connection)
-        self.lines = [row[0] for row in self.connection.execute(shards.queued_lines(self.shard_id))]
+        self.lines = [row[0] for row in shards.queued_lines(self.shard_id).fetch_all(self.connection)]
         self.shard, self.job = Leased(), Leased()
         self.ended: set[str] = set()
         self.now = timedelta()
@@ -61,7 +61,7 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def claim_shard(self, worker: str) -> None:
-        row = self.connection.execute(shards.claim_next_shard("fake", worker, LEASE)).one_or_none()
+        row = shards.claim_next_shard("fake", worker, LEASE).fetch_optional(self.connection)
         expected = lease_rules.claim(self.shard, worker, self.now, LEASE)
         expected = expected or lease_rules.take_over(self.shard, worker, self.now, LEASE)
         assert (row is None) == (expected is None)
@@ -71,18 +71,18 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(worker=WORKERS)
     def claim_job(self, worker: str) -> None:
-        row = self.connection.execute(jobs.claim_job(self.job_id, worker, LEASE)).one_or_none()
+        row = jobs.claim_job(self.job_id, worker, LEASE).fetch_optional(self.connection)
         expected = lease_rules.claim(self.job, worker, self.now, LEASE)
         assert (row is None) == (expected is None)
         self.job = expected or self.job
 
     @rule(fence=FENCES)
     def renew(self, fence: int) -> None:
-        held = self.connection.execute(shards.renew_shards({self.shard_id: fence}, LEASE)).all()
+        held = shards.renew_shards({self.shard_id: fence}, LEASE).fetch_all(self.connection)
         expected = lease_rules.renew(self.shard, fence, self.now, LEASE)
         assert [row.fence for row in held] == ([] if expected is None else [expected.fence])
         self.shard = expected or self.shard
-        jobs_held = self.connection.execute(jobs.renew_jobs({self.job_id: fence}, LEASE)).all()
+        jobs_held = jobs.renew_jobs({self.job_id: fence}, LEASE).fetch_all(self.connection)
         expected = lease_rules.renew(self.job, fence, self.now, LEASE)
         assert [row.fence for row in jobs_held] == ([] if expected is None else [expected.fence])
         self.job = expected or self.job
@@ -93,7 +93,7 @@ class SideBySide(RuleBasedStateMachine):
         savepoint = self.connection.begin_nested()
         result = LineResult(job_id=line, answer="{}")
         stored = self.connection.execute(shards.write_lines(self.shard_id, [result], NEVER_WRITTEN)).all()
-        counted = self.connection.execute(shards.count_lines(self.shard_id, fence, [result][: len(stored)])).all()
+        counted = shards.count_lines(self.shard_id, fence, [result][: len(stored)]).fetch_all(self.connection)
         assert bool(counted) == lease_rules.may_write(self.shard, fence)
         if not counted:
             savepoint.rollback()
@@ -117,24 +117,24 @@ class SideBySide(RuleBasedStateMachine):
 
     @rule(fence=FENCES)
     def release_job(self, fence: int) -> None:
-        left = self.connection.execute(jobs.release_job(self.job_id, fence)).one_or_none()
+        left = jobs.release_job(self.job_id, fence).fetch_optional(self.connection)
         expected = lease_rules.release(self.job, fence)
         assert (left is None) == (expected is None)
         self.job = expected or self.job
 
     @rule(fence=FENCES, fails=st.booleans())
     def end_job(self, fence: int, fails: bool) -> None:
-        end = jobs.complete_job(self.job_id, fence, answer="{}", tokens=(1, 1, 0, 0), made_by=NEVER_WRITTEN)
+        end = jobs.complete_job(self.job_id, fence, answer="{}", tokens=(1, 1, 0, 0), provenance=NEVER_WRITTEN)
         end = jobs.fail_job(self.job_id, fence, PROBLEM) if fails else end
-        ended = self.connection.execute(end).one_or_none()
+        ended = end.fetch_optional(self.connection)
         expected = lease_rules.leave(self.job, fence, is_work_left=False)
         assert (ended is None) == (expected is None)
         self.job = expected or self.job
 
     @rule()
     def sweep_jobs(self) -> None:
-        failed = self.connection.execute(jobs.fail_lost_jobs(MAX_ATTEMPTS, PROBLEM)).all()
-        again = self.connection.execute(jobs.requeue_lost_jobs(MAX_ATTEMPTS)).all()
+        failed = jobs.fail_lost_jobs(MAX_ATTEMPTS, PROBLEM).fetch_all(self.connection)
+        again = jobs.requeue_lost_jobs(MAX_ATTEMPTS).fetch_all(self.connection)
         expected = lease_rules.expire(self.job, self.now, MAX_ATTEMPTS)
         assert (len(failed), len(again)) == (
             expected is not None and expected.state is LeaseState.DONE,
@@ -212,7 +212,7 @@ def test_of_two_who_race_for_a_job_one_wins_a_thousand_times(database: Database)
 
     def claim(connection: Connection, number: int) -> Row | None:
         owner = threading.current_thread().name
-        return connection.execute(jobs.claim_job(made[number], owner, LEASE)).one_or_none()
+        return jobs.claim_job(made[number], owner, LEASE).fetch_optional(connection)
 
     winners = race(database, claim, 1000)
     assert Counter(row.id for row in winners) == dict.fromkeys(made, 1)
@@ -228,7 +228,7 @@ def test_of_two_who_race_for_a_shard_one_wins_a_thousand_times(database: Databas
 
     def claim(connection: Connection, number: int) -> Row | None:
         owner = threading.current_thread().name
-        row = connection.execute(shards.claim_next_shard("fake", owner, LEASE)).one_or_none()
+        row = shards.claim_next_shard("fake", owner, LEASE).fetch_optional(connection)
         done.wait(20)
         if row is not None and was_held:
             late = func.now() - timedelta(seconds=1)

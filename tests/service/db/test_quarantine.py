@@ -79,7 +79,7 @@ def test_a_refusal_ends_with_its_time(connection: Connection) -> None:
 def test_a_claim_tells_whether_the_quarantine_is_worth_a_look(connection: Connection) -> None:
     def claim(model: str) -> bool:
         job_id = make_job(connection, model)
-        return connection.execute(jobs.claim_job(job_id, "me", WINDOW)).one().has_quarantined
+        return jobs.claim_job(job_id, "me", WINDOW).fetch_one(connection).has_quarantined
 
     accuse(connection)
     assert claim("fake")

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Executable, func, select, text, update
+from sqlalchemy import Connection, func, select, text, update
 
 from core.schemas.webhooks import WebhookEvent
 from db import jobs, responses, webhooks
+from db.query import Query
+from db.response_events import EndedJob
 from db.tables import DEFAULT_TENANT, Job, WebhookDelivery
 from tests.service.db.test_jobs import claim, expire_lease
 from tests.support.rows import make_job
@@ -52,12 +54,9 @@ def told(connection: Connection) -> list[Any]:
     return list(connection.execute(select(WebhookDelivery.__table__)).all())
 
 
-def complete(job_id: str, *, is_cut: bool = False) -> Executable:
-    made_by = jobs.Provenance(build="b", model_hash=None)
-    statement: Executable = jobs.complete_job(
-        job_id, 1, answer="{}", tokens=(1, 1, 0, 0), made_by=made_by, is_cut=is_cut
-    )
-    return statement
+def complete(job_id: str, *, is_cut: bool = False) -> Query[EndedJob]:
+    provenance = jobs.Provenance(build="b", model_hash=None)
+    return jobs.complete_job(job_id, 1, answer="{}", tokens=(1, 1, 0, 0), provenance=provenance, is_cut=is_cut)
 
 
 def lose(connection: Connection, job_id: str, *, cancel: bool = False) -> None:
@@ -79,7 +78,7 @@ def leave_waiting(connection: Connection, job_id: str) -> None:
 
 
 Before = Callable[[Connection, str], None]
-ENDS: list[tuple[str, Before, Callable[[str], Executable]]] = [
+ENDS: list[tuple[str, Before, Callable[[str], Query[EndedJob]]]] = [
     ("response.completed", run, complete),
     ("response.incomplete", run, lambda job_id: complete(job_id, is_cut=True)),
     ("response.failed", run, lambda job_id: jobs.fail_job(job_id, 1, PROBLEM)),
@@ -92,14 +91,14 @@ ENDS: list[tuple[str, Before, Callable[[str], Executable]]] = [
 
 @pytest.mark.parametrize(("event_type", "before", "end"), ENDS)
 def test_every_way_a_job_ends_is_told_once(
-    connection: Connection, event_type: str, before: Before, end: Callable[[str], Executable]
+    connection: Connection, event_type: str, before: Before, end: Callable[[str], Query[EndedJob]]
 ) -> None:
     listen(connection)
     job_id, response_id = keep(connection)
     before(connection, job_id)
-    (row,) = connection.execute(end(job_id)).all()
-    assert (row.id, row.is_told) == (job_id, True)
-    assert connection.execute(end(job_id)).all() == []
+    (row,) = end(job_id).fetch_all(connection)
+    assert (row.id, row.has_events) == (job_id, True)
+    assert end(job_id).fetch_all(connection) == []
     (delivery,) = told(connection)
     event = WebhookEvent.model_validate_json(delivery.payload, strict=True)
     assert (event.id, event.type, event.data.id) == (delivery.event_id, delivery.event_type, response_id)
@@ -113,7 +112,7 @@ def test_a_worker_that_lost_its_job_tells_nothing(connection: Connection) -> Non
     listen(connection)
     job_id, _ = keep(connection)
     claim(connection, job_id)
-    assert connection.execute(jobs.fail_job(job_id, 2, PROBLEM)).one_or_none() is None
+    assert jobs.fail_job(job_id, 2, PROBLEM).fetch_optional(connection) is None
     assert told(connection) == []
 
 
@@ -121,7 +120,7 @@ def test_only_responses_in_the_background_tell(connection: Connection) -> None:
     listen(connection)
     waited_for, _ = keep(connection, is_background=False)
     for job_id in (waited_for, make_job(connection)):
-        assert connection.execute(jobs.cancel_queued_job(job_id)).one().is_told is False
+        assert jobs.cancel_queued_job(job_id).fetch_one(connection).has_events is False
     assert told(connection) == []
 
 
@@ -132,7 +131,7 @@ def test_only_those_are_told_who_asked_for_it(connection: Connection) -> None:
     listen(connection, "we_3", events="response.completed")
     listen(connection, "we_4", tenant="other")
     job_id, _ = keep(connection)
-    connection.execute(jobs.cancel_queued_job(job_id)).one()
+    jobs.cancel_queued_job(job_id).fetch_one(connection)
     assert {delivery.webhook_id for delivery in told(connection)} == {"we_1", "we_2"}
     assert len({delivery.event_id for delivery in told(connection)}) == 1
 
@@ -143,7 +142,7 @@ def test_jobs_that_a_sweep_ends_together_are_told_each(connection: Connection) -
     silent, _ = keep(connection, is_background=False)
     for job_id in (*(job_id for job_id, _ in kept), silent):
         lose(connection, job_id)
-    assert len(connection.execute(jobs.fail_lost_jobs(1, PROBLEM)).all()) == 4
+    assert len(jobs.fail_lost_jobs(1, PROBLEM).fetch_all(connection)) == 4
     subjects = {json.loads(delivery.payload)["data"]["id"] for delivery in told(connection)}
     assert subjects == {response_id for _, response_id in kept}
 
@@ -153,7 +152,7 @@ def test_an_end_that_is_rolled_back_is_not_told(database: Database) -> None:
         listen(connection)
         job_id, _ = keep(connection)
     with database.engine.connect() as connection:
-        connection.execute(jobs.cancel_queued_job(job_id)).one()
+        jobs.cancel_queued_job(job_id).fetch_one(connection)
         connection.rollback()
     with database.begin() as connection:
         assert told(connection) == []

@@ -74,7 +74,7 @@ def test_lines_that_wait_when_the_plan_comes_keep_their_order(empty: Engine) -> 
         connection.execute(text(f"{JOB}) VALUES ('chat', 'default', 'm', '', 'queued')"))
     upgrade(empty)
     with empty.begin() as connection:
-        waiting = connection.execute(queued_lines("s")).all()
+        waiting = queued_lines("s").fetch_all(connection)
         assert [row[0] for row in waiting] == ["j1", "j2", "j3"]
         assert connection.execute(text("SELECT position FROM jobs WHERE id = 'chat'")).scalar_one() is None
     downgrade(empty, "2026_11_23_first")

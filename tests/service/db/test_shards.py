@@ -19,19 +19,19 @@ LEASE = timedelta(seconds=60)
 
 
 def claim(connection: Connection, owner: str = "me", model: str = "fake"):
-    return connection.execute(shards.claim_next_shard(model, owner, LEASE)).one_or_none()
+    return shards.claim_next_shard(model, owner, LEASE).fetch_optional(connection)
 
 
 def lines_of(connection: Connection, shard_id: str) -> list[str]:
-    return [row[0] for row in connection.execute(shards.queued_lines(shard_id))]
+    return [row[0] for row in shards.queued_lines(shard_id).fetch_all(connection)]
 
 
-def write(connection: Connection, shard_id: str, fence: int, results: list[LineResult]) -> str | None:
-    written = connection.execute(shards.write_lines(shard_id, results, Provenance(build="b", model_hash="h"))).all()
-    stored = {row[0] for row in written}
-    return connection.execute(
-        shards.count_lines(shard_id, fence, [result for result in results if result.job_id in stored])
-    ).scalar_one_or_none()
+def write(connection: Connection, shard_id: str, fence: int, results: list[LineResult]) -> BatchState | None:
+    statement = shards.write_lines(shard_id, results, Provenance(build="b", model_hash="h"))
+    stored = set(connection.execute(statement).scalars())
+    written = [result for result in results if result.job_id in stored]
+    batch = shards.count_lines(shard_id, fence, written).fetch_optional(connection)
+    return None if batch is None else batch.status
 
 
 def answers(ids: list[str]) -> list[LineResult]:
@@ -75,7 +75,7 @@ def test_only_shards_of_the_asked_model_are_taken(connection: Connection) -> Non
 
 def test_shards_of_a_batch_that_is_cancelled_are_not_taken(connection: Connection) -> None:
     batch_id, _ = make_running_batch(connection, [1])
-    connection.execute(batches.move(batch_id, BatchState.CANCELLING))
+    batches.move(batch_id, BatchState.CANCELLING).fetch_optional(connection)
     assert claim(connection) is None
 
 
@@ -102,8 +102,8 @@ def test_results_are_written_once_and_counted_once(connection: Connection) -> No
 
 def test_results_say_what_made_them(connection: Connection) -> None:
     _, (shard_id,) = make_running_batch(connection, [1])
-    made_by = Provenance(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
-    connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), made_by))
+    provenance = Provenance(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
+    connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), provenance))
     columns = (Job.engine_build, Job.model_hash, Job.settings_hash, Job.template_hash, Job.model_parameters)
     assert connection.execute(select(*columns)).one() == ("b", "m", "s", "t", "{}")
 
@@ -132,11 +132,11 @@ def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(conne
     made = lines_of(connection, shard_id)
     for place, (job_id, body) in enumerate(zip(reversed(made), ["x", "x", "y", "x", "x"], strict=True)):
         connection.execute(update(Job).where(Job.id == job_id).values(position=place, body=body))
-    rows = connection.execute(shards.queued_lines(shard_id)).all()
+    rows = shards.queued_lines(shard_id).fetch_all(connection)
     assert [row[0] for row in rows] == made[::-1]
     assert [row[1] for row in rows] == ["x", None, "y", "x", None]
     connection.execute(shards.write_lines(shard_id, answers(made[-1:]), Provenance(build="b", model_hash=None)))
-    first = connection.execute(shards.queued_lines(shard_id)).first()
+    first = shards.queued_lines(shard_id).fetch_all(connection)[0]
     assert first is not None
     assert first[1] == "x", "the line it was the same as is not there any more"
 
@@ -144,11 +144,11 @@ def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(conne
 def test_the_last_shard_lets_the_batch_finalize_and_no_other(connection: Connection) -> None:
     batch_id, made = make_running_batch(connection, [1, 1])
     for shard_id in made:
-        assert connection.execute(batches.begin_finalizing(batch_id)).one_or_none() is None
+        assert batches.begin_finalizing(batch_id).fetch_optional(connection) is None
         fence = claim(connection).fence
         write(connection, shard_id, fence, answers(lines_of(connection, shard_id)))
         connection.execute(shards.leave_shard(shard_id, fence))
-    assert connection.execute(batches.begin_finalizing(batch_id)).one_or_none() is not None
+    assert batches.begin_finalizing(batch_id).fetch_optional(connection) is not None
     assert connection.execute(batches.is_ready_to_finalize(batch_id)).scalar_one()
 
 
@@ -171,9 +171,9 @@ def test_a_window_that_is_over_ends_the_batch_as_expired(connection: Connection)
 def test_illegal_moves_do_nothing(connection: Connection) -> None:
     batch_id = make_batch(connection)
     for state in (BatchState.COMPLETED, BatchState.EXPIRED, BatchState.CANCELLED):
-        assert connection.execute(batches.move(batch_id, state)).one_or_none() is None, state
-    assert connection.execute(batches.move(batch_id, BatchState.FAILED)).one_or_none() is not None
-    assert connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one_or_none() is None
+        assert batches.move(batch_id, state).fetch_optional(connection) is None, state
+    assert batches.move(batch_id, BatchState.FAILED).fetch_optional(connection) is not None
+    assert batches.move(batch_id, BatchState.CANCELLING).fetch_optional(connection) is None
 
 
 def test_lines_that_never_ran_end_with_their_batch(connection: Connection) -> None:
@@ -185,4 +185,4 @@ def test_lines_that_never_ran_end_with_their_batch(connection: Connection) -> No
     )
     states = connection.execute(select(Job.state).order_by(Job.line)).scalars().all()
     assert states == [JobState.COMPLETED, JobState.CANCELLED]
-    assert connection.execute(batches.line_totals(batch_id)).one()[:2] == (1, 1)
+    assert batches.line_totals(batch_id).fetch_one(connection)[:2] == (1, 1)

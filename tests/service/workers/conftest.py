@@ -127,7 +127,7 @@ def worker(
 
     def renew(held: Mapping[str, int]) -> list[Renewed]:
         with database.begin() as connection:
-            rows = connection.execute(shards.renew_shards(held, timedelta(seconds=60))).all()
+            rows = shards.renew_shards(held, timedelta(seconds=60)).fetch_all(connection)
         return [Renewed(row[0], row[1], row[2] != BatchState.IN_PROGRESS) for row in rows]
 
     publisher = Publisher(valkey, settings.key_prefix)

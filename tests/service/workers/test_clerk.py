@@ -66,9 +66,7 @@ def read_file(clerk: ClerkContext, file_id: str) -> list[dict[str, Any]]:
 def answer_everything(clerk: ClerkContext, *, fail: frozenset[str] = frozenset(), keep_open: int = 0) -> None:
     """Play the workers' part: end all lines but `keep_open` of each shard."""
     with clerk.database.begin() as connection:
-        while (
-            claim := connection.execute(shards.claim_next_shard("fake", "w", timedelta(60))).one_or_none()
-        ) is not None:
+        while (claim := shards.claim_next_shard("fake", "w", timedelta(60)).fetch_optional(connection)) is not None:
             lines = connection.execute(
                 select(Job.id, Job.custom_id).where(Job.shard_id == claim.id, Job.state == "queued").order_by(Job.line)
             ).all()
@@ -81,7 +79,7 @@ def answer_everything(clerk: ClerkContext, *, fail: frozenset[str] = frozenset()
                 for job_id, custom_id in lines[: len(lines) - keep_open]
             ]
             connection.execute(shards.write_lines(claim.id, results, Provenance(build="b", model_hash=None))).all()
-            connection.execute(shards.count_lines(claim.id, claim.fence, results)).all()
+            shards.count_lines(claim.id, claim.fence, results).fetch_all(connection)
             connection.execute(
                 update(Shard).where(Shard.id == claim.id).values(state="done", owner=None, lease_until=None)
             )
@@ -272,7 +270,7 @@ def test_lines_the_endpoint_would_refuse_fail_alone(clerk: ClerkContext) -> None
     assert (batch_of(clerk, batch_id).lines, batch_of(clerk, batch_id).lines_failed) == (4, 2)
     answer_everything(clerk)
     with clerk.database.begin() as connection:
-        connection.execute(batches.begin_finalizing(batch_id))
+        batches.begin_finalizing(batch_id).fetch_optional(connection)
     finalize(clerk, batch_id)
     batch = batch_of(clerk, batch_id)
     assert [one["custom_id"] for one in read_file(clerk, batch.output_file_id)] == ["good", "alias"]
@@ -297,7 +295,7 @@ def test_results_come_in_input_order_each_in_one_file(clerk: ClerkContext) -> No
     prepare(clerk, batch_id)
     answer_everything(clerk, fail=frozenset({"l3", "l500"}))
     with clerk.database.begin() as connection:
-        connection.execute(batches.begin_finalizing(batch_id)).one()
+        batches.begin_finalizing(batch_id).fetch_one(connection)
     finalize(clerk, batch_id)
     batch = batch_of(clerk, batch_id)
     output = [one["custom_id"] for one in read_file(clerk, batch.output_file_id)]
@@ -324,7 +322,7 @@ class _CancelledMeanwhile(FileStore):
     @contextmanager
     def write(self, file_id: str) -> Iterator[BinaryIO]:
         with self._database.begin() as connection:
-            connection.execute(batches.move(self._batch_id, BatchState.CANCELLING))
+            batches.move(self._batch_id, BatchState.CANCELLING).fetch_optional(connection)
         with super().write(file_id) as stream:
             yield stream
 
@@ -334,7 +332,7 @@ def test_a_batch_that_is_cancelled_while_its_files_are_written_leaves_no_others_
     prepare(clerk, batch_id)
     answer_everything(clerk)
     with clerk.database.begin() as connection:
-        connection.execute(batches.begin_finalizing(batch_id)).one()
+        batches.begin_finalizing(batch_id).fetch_one(connection)
     overtaken = dataclasses.replace(clerk, files=_CancelledMeanwhile(clerk, batch_id))
     finalize(overtaken, batch_id)
     assert batch_of(clerk, batch_id).status == BatchState.CANCELLING
@@ -353,7 +351,7 @@ def test_a_cancelled_batch_keeps_what_is_done_and_names_the_rest(clerk: ClerkCon
     prepare(clerk, batch_id)
     answer_everything(clerk, keep_open=4)
     with clerk.database.begin() as connection:
-        connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one()
+        batches.move(batch_id, BatchState.CANCELLING).fetch_one(connection)
     finalize(clerk, batch_id)
     batch = batch_of(clerk, batch_id)
     assert (batch.status, batch.lines_completed, batch.lines_failed) == (BatchState.CANCELLED, 6, 4)
@@ -393,7 +391,7 @@ def test_the_sweeper_sends_lost_tickets_again(clerk: ClerkContext, valkey: redis
 def test_the_sweeper_requeues_jobs_of_dead_workers(clerk: ClerkContext, valkey: redis.Redis) -> None:
     with clerk.database.begin() as connection:
         job_id = make_job(connection)
-        connection.execute(jobs.claim_job(job_id, "dead", timedelta(seconds=-1))).one()
+        jobs.claim_job(job_id, "dead", timedelta(seconds=-1)).fetch_one(connection)
     Sweeper(clerk).sweep()
     assert tickets_in(valkey, "chat.fake") == 1
     with clerk.database.begin() as connection:
@@ -410,11 +408,11 @@ def test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended(clerk: ClerkCo
     assert batch_of(clerk, batch_id).status == BatchState.IN_PROGRESS
     answer_everything(clerk)
     with clerk.database.begin() as connection:
-        connection.execute(batches.begin_finalizing(batch_id)).one()
+        batches.begin_finalizing(batch_id).fetch_one(connection)
     Sweeper(clerk).sweep()
     assert clerk.files.size(file_id) > 0
     with clerk.database.begin() as connection:
-        assert connection.execute(batches.move(batch_id, BatchState.COMPLETED)).one()
+        assert batches.move(batch_id, BatchState.COMPLETED).fetch_one(connection)
     Sweeper(clerk).sweep()
     assert not clerk.files.path(file_id).exists()
     with clerk.database.begin() as connection:

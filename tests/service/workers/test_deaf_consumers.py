@@ -71,7 +71,7 @@ def run_to_the_end(clerk: ClerkContext, consumer: Consumer, valkey: redis.Redis)
     wait_for(lambda: batch_of(clerk, batch_id).status == BatchState.IN_PROGRESS, "it is prepared", 20)
     answer_everything(clerk)
     with clerk.database.begin() as connection:
-        connection.execute(batches.begin_finalizing(batch_id))
+        batches.begin_finalizing(batch_id).fetch_optional(connection)
     wait_for(lambda: batch_of(clerk, batch_id).status == BatchState.COMPLETED, "it is finalized", 20)
     wait_for(lambda: is_answered(clerk, validation_id), "the question is answered", 60)
 

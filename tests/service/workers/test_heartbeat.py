@@ -102,17 +102,17 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
     with database.begin() as connection:
         _, mine = make_running_batch(connection, [1, 1])
         job_id, foreign = make_job(connection), make_job(connection)
-        connection.execute(jobs.claim_job(job_id, dead.id, LEASE))
-        connection.execute(jobs.claim_job(foreign, other.id, LEASE))
-        connection.execute(shards.claim_next_shard("fake", dead.id, LEASE))
-        connection.execute(shards.claim_next_shard("fake", other.id, LEASE))
+        jobs.claim_job(job_id, dead.id, LEASE).fetch_optional(connection)
+        jobs.claim_job(foreign, other.id, LEASE).fetch_optional(connection)
+        shards.claim_next_shard("fake", dead.id, LEASE).fetch_optional(connection)
+        shards.claim_next_shard("fake", other.id, LEASE).fetch_optional(connection)
         for who in (dead, other):
             connection.execute(workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
     WorkerHeartbeat(heir, database, Status, seconds=3600).claim_slot()
     with database.begin() as connection:
         over = connection.execute(text("SELECT owner FROM jobs WHERE lease_until < now()")).scalars().all()
         over += connection.execute(text("SELECT owner FROM shards WHERE lease_until < now()")).scalars().all()
-        again = connection.execute(shards.claim_next_shard("fake", heir.id, LEASE)).one()
+        again = shards.claim_next_shard("fake", heir.id, LEASE).fetch_one(connection)
     assert over == [dead.id] * 2
     assert (again.id, again.attempt) == (mine[0], 2)
     assert [row[0] for row in rows(database)] == [other.id]

@@ -36,7 +36,7 @@ def body(**more: Any) -> str:
 def runner(worker: WorkerContext) -> JobRunner:
     def renew(held: Mapping[str, int]) -> list[Renewed]:
         with worker.database.begin() as connection:
-            return [Renewed(*row) for row in connection.execute(jobs.renew_jobs(held, timedelta(seconds=60)))]
+            return [Renewed(*row) for row in jobs.renew_jobs(held, timedelta(seconds=60)).fetch_all(connection)]
 
     worker.leases._renew = renew
     return JobRunner(worker)

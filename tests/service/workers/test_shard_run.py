@@ -159,7 +159,7 @@ def test_a_cancelled_batch_stops_within_a_heartbeat_and_keeps_what_was_done(
     thread.start()
     assert running.wait(20)
     with worker.database.begin() as connection:
-        connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one()
+        batches.move(batch_id, BatchState.CANCELLING).fetch_one(connection)
     worker.leases.beat()
     thread.join(20)
     assert not thread.is_alive()
@@ -352,7 +352,7 @@ def test_a_pause_ends_a_shard_after_the_lines_that_run_and_a_resume_goes_on(
 
     def pause_at_first(request: Request) -> Finished:
         with worker.database.begin() as connection:
-            connection.execute(batch_control.pause(batch_id, "default"))
+            batch_control.pause(batch_id, "default").fetch_optional(connection)
         engine.answer = held.append  # type: ignore[assignment]
         return echo(request)
 
@@ -371,7 +371,7 @@ def test_a_pause_ends_a_shard_after_the_lines_that_run_and_a_resume_goes_on(
     work(worker)
     assert only(worker, Shard).lines_completed == len(engine.asked) < 40, "nothing is claimed"
     with worker.database.begin() as connection:
-        connection.execute(batch_control.resume(batch_id, "default"))
+        batch_control.resume(batch_id, "default").fetch_optional(connection)
     work(worker)
     assert (only(worker, Shard).state, only(worker, Shard).lines_completed) == (ShardState.DONE, 40)
 

@@ -22,7 +22,7 @@ def lose_jobs(clerk: ClerkContext) -> None:
     """Running, under leases that are over."""
     with clerk.database.begin() as connection:
         for _ in range(NUM_JOBS):
-            connection.execute(jobs.claim_job(make_job(connection), "dead", timedelta(seconds=60)))
+            jobs.claim_job(make_job(connection), "dead", timedelta(seconds=60)).fetch_optional(connection)
         connection.execute(update(Job).values(lease_until=func.now() - timedelta(seconds=1)))
 
 

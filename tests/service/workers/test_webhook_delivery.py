@@ -111,7 +111,7 @@ def complete(clerk: ClerkContext) -> str:
         batch_id, _ = make_running_batch(connection)
     answer_everything(clerk)
     with clerk.database.begin() as connection:
-        connection.execute(batches.begin_finalizing(batch_id)).one()
+        batches.begin_finalizing(batch_id).fetch_one(connection)
     finalize(clerk, batch_id)
     return batch_id
 
@@ -134,7 +134,7 @@ def expire(clerk: ClerkContext) -> str:
 def cancel(clerk: ClerkContext) -> str:
     with clerk.database.begin() as connection:
         batch_id, _ = make_running_batch(connection)
-        connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one()
+        batches.move(batch_id, BatchState.CANCELLING).fetch_one(connection)
     finalize(clerk, batch_id)
     return batch_id
 
@@ -143,7 +143,7 @@ def cancel_early(clerk: ClerkContext) -> str:
     """Before it was looked at."""
     batch_id = upload(clerk, line("a") + "\n")
     with clerk.database.begin() as connection:
-        connection.execute(batches.move(batch_id, BatchState.CANCELLING)).one()
+        batches.move(batch_id, BatchState.CANCELLING).fetch_one(connection)
     prepare(clerk, batch_id)
     finalize(clerk, batch_id)
     return batch_id
