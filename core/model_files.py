@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -16,12 +15,13 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from core.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.errors import ConfigError
+from core.sampling import SamplingFields
 
 MAX_SLOTS: Final = 256
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$"
 Name = Annotated[str, Field(pattern=_NAME)]
-KvType = Literal["f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 
 
 def _on_off(value: object) -> object:
@@ -41,33 +41,14 @@ def _is_on(value: object) -> object:
     return {"on": True, "off": False, "auto": False}.get(value, value) if isinstance(value, str) else value
 
 
-Switch = Annotated[Literal["auto", "on", "off"], BeforeValidator(_on_off)]
-
-
-class ModelBackend(StrEnum):
-    """What generates: llama.cpp, or the deterministic stand-in for tests and benchmarks."""
-
-    LLAMA = "llama"
-    FAKE = "fake"
-
-
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
 
-class Parameters(_Strict):
-    """Where the weights are, and what a request that says nothing gets."""
+class Parameters(SamplingFields, _Strict):
+    """The weights, and the sampling parameters of requests that set none."""
 
     model: str = Field("", description="Path of the GGUF file, absolute or beside the YAML file.")
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0)
-    min_p: float | None = Field(None, ge=0, le=1)
-    typical_p: float | None = Field(None, gt=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    max_tokens: int | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=0, lt=2**32)
 
 
@@ -94,7 +75,7 @@ class ModelConfig(_Strict):
 
     name: Name = Field(description="What requests call it.")
     aliases: tuple[Name, ...] = Field((), description="Other names a request may use.")
-    backend: ModelBackend = Field(ModelBackend.LLAMA, strict=False, description="What generates: llama or fake.")
+    backend: BackendKind = Field(BackendKind.LLAMA, strict=False, description="llama, or fake for tests.")
     parameters: Parameters = Field(Parameters(), description="The weights, and what a request that says nothing gets.")
     lora: tuple[Lora, ...] = Field((), description="Adapters: a list of `path` and `scale`.")
     chat_template: str | None = Field(None, description="A Jinja template instead of the one in the GGUF.")
@@ -104,8 +85,8 @@ class ModelConfig(_Strict):
         False, description="Forget the oldest tokens of a full context instead of ending there."
     )
     embeddings: bool = Field(False, description="Serve embeddings of this model.")
-    pooling: Literal["auto", "mean", "cls", "last"] = Field(
-        "auto", description="How tokens become one embedding; auto: the model's own way, else the mean."
+    pooling: Pooling = Field(
+        Pooling.AUTO, strict=False, description="Way to make one embedding of all tokens: auto, mean, cls or last."
     )
 
     slots: Annotated[int | Literal["auto"] | None, BeforeValidator(_number_or_auto)] = Field(
@@ -120,12 +101,18 @@ class ModelConfig(_Strict):
     batch_tokens: int = Field(2048, ge=32, le=65536, description="Most tokens in one step.")
     ubatch_tokens: int = Field(512, ge=32, le=65536, description="Most tokens the device computes at a time.")
     prefill_tokens: int = Field(512, ge=1, le=65536, description="Most tokens of prompts in one step: bounds its time.")
-    kv_layout: Literal["auto", "unified", "split"] = Field(
-        "auto", description="unified: one memory all slots share; split: one stream per slot."
+    kv_layout: KvLayout = Field(
+        KvLayout.AUTO, strict=False, description="unified: one memory that all slots share; split: one stream per slot."
     )
-    cache_type_k: KvType = Field("f16", description="How keys are stored: f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0.")
-    cache_type_v: KvType = Field("f16", description="How values are stored; quantised needs flash attention.")
-    flash_attention: Switch = Field("auto", description="auto, on or off.")
+    cache_type_k: KvType = Field(
+        KvType.F16, strict=False, description="Format of keys: f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0."
+    )
+    cache_type_v: KvType = Field(
+        KvType.F16, strict=False, description="Format of values; a quantised one needs flash attention."
+    )
+    flash_attention: Annotated[Switch, BeforeValidator(_on_off)] = Field(
+        Switch.AUTO, strict=False, description="auto, on or off."
+    )
     speculation: Annotated[bool, BeforeValidator(_is_on)] = Field(
         False, description="Draft tokens from the prompt while at most two sequences decode: on or off."
     )
@@ -145,9 +132,9 @@ class ModelConfig(_Strict):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
-        if self.cache_type_v.startswith("q") and self.flash_attention == "off":
+        if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
             raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
-        if self.pooling != "auto" and not self.embeddings:
+        if self.pooling is not Pooling.AUTO and not self.embeddings:
             raise ValueError("pooling: says how to embed, but embeddings is false")
         return self
 
@@ -208,7 +195,7 @@ def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
 def has_weights(model: ModelConfig) -> bool:
     """Are all files there that its engine reads?"""
     paths = (model.parameters.model, *(adapter.path for adapter in model.lora))
-    return model.backend is not ModelBackend.LLAMA or all(Path(path).is_file() for path in paths)
+    return model.backend is not BackendKind.LLAMA or all(Path(path).is_file() for path in paths)
 
 
 def _told(error: ErrorDetails) -> str:
@@ -220,7 +207,7 @@ def _told(error: ErrorDetails) -> str:
 
 def _with_files(model: ModelConfig, path: Path, need_weights: bool) -> ModelConfig:
     """The model with absolute paths of weights and adapters, all of which exist where they are needed."""
-    if model.backend is not ModelBackend.LLAMA:
+    if model.backend is not BackendKind.LLAMA:
         return model
     if not model.parameters.model:
         raise ConfigError(f"{path.name}: parameters.model: the path of the GGUF file is missing")

@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Final
 
 import msgspec
 
+from core.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
+
+__all__ = ["AUTO_SLOTS", "BackendKind", "EngineConfig", "KvLayout", "KvType", "LoraAdapter", "Pooling", "Switch"]
+
 AUTO_SLOTS: Final = 0
-
-
-class BackendKind(StrEnum):
-    """The backend: llama.cpp, or the deterministic fake that needs no model."""
-
-    LLAMA = "llama"
-    FAKE = "fake"
-
-
-class Switch(StrEnum):
-    """A feature that is on, off, or on where llama.cpp supports it (AUTO)."""
-
-    AUTO = "auto"
-    ON = "on"
-    OFF = "off"
-
-
-class KvLayout(StrEnum):
-    """One memory that all sequences share, or a stream of its own for each."""
-
-    AUTO = "auto"
-    UNIFIED = "unified"
-    SPLIT = "split"
-
-
-class KvType(StrEnum):
-    """Number format of keys or values, by the names of llama.cpp."""
-
-    F32 = "f32"
-    F16 = "f16"
-    Q8_0 = "q8_0"
-    Q5_1 = "q5_1"
-    Q5_0 = "q5_0"
-    Q4_1 = "q4_1"
-    Q4_0 = "q4_0"
-
-
-class Pooling(StrEnum):
-    """The way to combine token vectors into one embedding; AUTO is the way of the model, else the mean."""
-
-    AUTO = "auto"
-    MEAN = "mean"
-    CLS = "cls"
-    LAST = "last"
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):

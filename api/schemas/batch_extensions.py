@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator
 
-from core.schemas.base import RequestModel
-from core.schemas.batch import check_metadata, check_window
+from core.schemas.base import Metadata, RequestModel
+from core.schemas.batch import check_window
 from core.schemas.objects import BatchUsage, ErrorObject, RequestCounts, ResponseModel, Usage
 from core.schemas.parameters import GenerationParameters
 
@@ -70,17 +70,12 @@ class BatchPatch(RequestModel):
 
     priority: int | None = Field(None, ge=-100, le=100)
     completion_window: str | None = Field(None, max_length=16)
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
 
     @field_validator("completion_window")
     @classmethod
     def _known_window(cls, value: str | None) -> str | None:
         return value if value is None else check_window(value)
-
-    @field_validator("metadata")
-    @classmethod
-    def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        return check_metadata(value)
 
 
 class LatencySeconds(ResponseModel):

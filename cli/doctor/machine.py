@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.findings import Finding, Level
+from core.engine_options import BackendKind
 from core.errors import ConfigError
-from core.model_files import ModelBackend, load_models
+from core.model_files import load_models
 
 _GIB: Final = 1 << 30
 _LOW_DISK: Final = 2 * _GIB
@@ -81,7 +82,7 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
     free = _available_bytes(meminfo)
     findings, total = [], 0
     for model in catalog.models:
-        is_fake = model.backend is ModelBackend.FAKE
+        is_fake = model.backend is BackendKind.FAKE
         size = 0 if is_fake else Path(model.parameters.model).stat().st_size
         total += size
         what = "a stand-in without weights" if is_fake else f"{size / _GIB:.2f} GiB"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from core.errors import ApiError, bad_request
@@ -30,6 +30,17 @@ MAX_INPUT_TOKENS: Final = 1 << 20
 TokenId = Annotated[int, Field(ge=0, lt=1 << 31)]
 TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_INPUT_TOKENS)]
 Input = str | list[int]
+
+
+def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    if len(metadata) > 16:
+        raise ValueError("at most 16 pairs are allowed")
+    if any(len(key) > 64 or len(text) > 512 for key, text in metadata.items()):
+        raise ValueError("keys have at most 64 characters and values at most 512")
+    return metadata
+
+
+Metadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
 
 
 class RequestModel(BaseModel):

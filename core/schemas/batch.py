@@ -9,7 +9,7 @@ import msgspec
 from pydantic import Field, field_validator
 
 from core.errors import Problem
-from core.schemas.base import RequestModel
+from core.schemas.base import Metadata, RequestModel
 from core.schemas.endpoints import ENDPOINTS
 
 MAX_CUSTOM_ID: Final = 512
@@ -31,7 +31,7 @@ class BatchCreate(RequestModel):
     input_file_id: str = Field(min_length=1, max_length=256)
     endpoint: str = Field(max_length=256)
     completion_window: str = Field(max_length=16)
-    metadata: dict[str, str] | None = None
+    metadata: Metadata | None = None
     output_expires_after: OutputExpiry | None = None
 
     @field_validator("endpoint")
@@ -45,11 +45,6 @@ class BatchCreate(RequestModel):
     @classmethod
     def _known_window(cls, value: str) -> str:
         return check_window(value)
-
-    @field_validator("metadata")
-    @classmethod
-    def _small_metadata(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        return check_metadata(value)
 
 
 def window_seconds(window: str) -> int | None:
@@ -65,17 +60,6 @@ def check_window(value: str) -> str:
     """The window as it is spelled; raises ValueError for one we do not accept."""
     if window_seconds(value) is None:
         raise ValueError("use '24h', or minutes, hours or days such as '90m', '12h' or '7d', at most 30 days")
-    return value
-
-
-def check_metadata(value: dict[str, str] | None) -> dict[str, str] | None:
-    """The metadata; raises ValueError where it is larger than OpenAI's may be."""
-    if value is None:
-        return None
-    if len(value) > 16:
-        raise ValueError("at most 16 pairs are allowed")
-    if any(len(key) > 64 or len(text) > 512 for key, text in value.items()):
-        raise ValueError("keys have at most 64 characters and values at most 512")
     return value
 
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from core.sampling import SamplingFields
 from core.schemas.base import RequestModel, Unsupported
 from core.schemas.response_format import ResponseFormat, StructuredOutputs
 
-MAX_TOKENS: Final = 1 << 20
 MAX_CHOICES: Final = 16
 MAX_BIASES: Final = 300
 
@@ -105,22 +105,13 @@ class ModelRequest(RequestModel):
         return 0
 
 
-class GenerationBody(ModelRequest):
+class GenerationBody(SamplingFields, ModelRequest):
     """A body whose answer is text. `default_tokens` ends an answer where neither the body nor the model's file says."""
 
     default_tokens: ClassVar[int | None] = None
 
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=1 << 20)
-    min_p: float | None = Field(None, ge=0, le=1)
-    typical_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
     stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    repeat_penalty: float | None = Field(None, gt=0, le=2)
     logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=MAX_BIASES)
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None

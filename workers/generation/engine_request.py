@@ -100,14 +100,7 @@ def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> Sam
     parameters = effective_parameters(body, model)
     seed = body.seed if body.seed is not None else model.seed
     return SamplingParams(
-        temperature=parameters.temperature,
-        top_p=parameters.top_p,
-        top_k=parameters.top_k,
-        min_p=parameters.min_p,
-        typical_p=parameters.typical_p,
+        **parameters.model_dump(exclude={"max_tokens"}),
         seed=derive_seed(request_id) if seed is None else seed % 2**32,
-        frequency_penalty=parameters.frequency_penalty,
-        presence_penalty=parameters.presence_penalty,
-        repeat_penalty=parameters.repeat_penalty,
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
     )

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from core.model_files import ModelBackend, ModelConfig
+from core.engine_options import BackendKind
+from core.model_files import ModelConfig
 from core.settings import Settings
-from engine.config import (
-    AUTO_SLOTS,
-    BackendKind,
-    EngineConfig,
-    KvLayout,
-    KvType,
-    LoraAdapter,
-    Pooling,
-    Switch,
-)
+from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter
 from workers.runtime.host_paths import engine_endpoint
 
 
@@ -23,7 +15,7 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
     return EngineConfig(
         model=model.name,
         endpoint=engine_endpoint(settings, model.name, device),
-        backend=BackendKind.FAKE if model.backend is ModelBackend.FAKE else BackendKind.LLAMA,
+        backend=model.backend,
         model_path=model.parameters.model,
         context_size=model.context_size,
         slots=slots,
@@ -34,15 +26,15 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
         batch_tokens=max(model.batch_tokens, slots),
         ubatch_tokens=model.ubatch_tokens,
         prefill_tokens=model.prefill_tokens,
-        kv_layout=KvLayout(model.kv_layout),
-        cache_type_k=KvType(model.cache_type_k),
-        cache_type_v=KvType(model.cache_type_v),
-        flash_attention=Switch(model.flash_attention),
+        kv_layout=model.kv_layout,
+        cache_type_k=model.cache_type_k,
+        cache_type_v=model.cache_type_v,
+        flash_attention=model.flash_attention,
         context_shift=model.context_shift,
         speculation=model.speculation,
         jump_forward=model.jump_forward,
         embeddings=model.embeddings,
-        pooling=Pooling(model.pooling),
+        pooling=model.pooling,
         lora=[LoraAdapter(path=adapter.path, scale=adapter.scale) for adapter in model.lora],
         chat_template=model.chat_template,
         stopwords=list(model.stopwords),
@@ -54,5 +46,5 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
 def _slots(settings: Settings, model: ModelConfig) -> int:
     """The fake has no memory to size them from."""
     if model.slots == "auto":
-        return settings.slots if model.backend is ModelBackend.FAKE else AUTO_SLOTS
+        return settings.slots if model.backend is BackendKind.FAKE else AUTO_SLOTS
     return model.slots or settings.slots

@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 
 from llguidance import LLTokenizer
 
+from core.engine_options import BackendKind
 from core.errors import ApiError
-from core.model_files import ModelBackend, ModelConfig
+from core.model_files import ModelConfig
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import load_vocabulary
@@ -82,7 +83,7 @@ class _Vocabulary(NamedTuple):
 
 
 def _vocabulary(model: ModelConfig) -> _Vocabulary:
-    if model.backend is ModelBackend.FAKE:
+    if model.backend is BackendKind.FAKE:
         fake = FakeTokenizer()
         return _Vocabulary(fake, partial(fake_grammar_tokenizer, fake), model.context_size)
     tokenizer = load_vocabulary(model.parameters.model)

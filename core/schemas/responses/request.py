@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
+from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from core.schemas.base import RequestModel, Unsupported
+from core.sampling import MAX_TOKENS
+from core.schemas.base import Metadata, RequestModel, Unsupported
 from core.schemas.chat import MAX_MESSAGES
-from core.schemas.generation import MAX_TOKENS, ModelRequest
+from core.schemas.generation import ModelRequest
 from core.schemas.response_format import Schema
 from core.schemas.responses.items import InputItem
 from core.schemas.tools import MAX_TOOLS, ToolName
@@ -40,15 +41,6 @@ Includable = Literal[
 LOGPROBS: Final = "message.output_text.logprobs"
 
 
-def _small(metadata: dict[str, str]) -> dict[str, str]:
-    if len(metadata) > 16:
-        raise ValueError("at most 16 pairs are allowed")
-    if any(len(key) > 64 or len(text) > 512 for key, text in metadata.items()):
-        raise ValueError("keys have at most 64 characters and values at most 512")
-    return metadata
-
-
-Metadata = Annotated[dict[str, str], AfterValidator(_small)]
 ShortText = Annotated[str, StringConstraints(max_length=512)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from core.model_files import Parameters
+from core.sampling import SamplingFields
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody
@@ -17,6 +18,10 @@ def chat(**more: object) -> ChatRequest:
 
 def completion(**more: object) -> CompletionBody:
     return parse_body(CompletionBody, {"model": "m", "prompt": "hello", **more})
+
+
+def test_the_effective_parameters_are_those_that_a_body_and_a_model_file_share() -> None:
+    assert GenerationParameters.model_fields.keys() == SamplingFields.model_fields.keys()
 
 
 def test_the_body_says_it_before_the_model_file_does() -> None:

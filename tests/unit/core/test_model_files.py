@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from core.engine_options import BackendKind
 from core.errors import ConfigError
-from core.model_files import ModelBackend, ModelConfig, Parameters, has_weights, load_models
+from core.model_files import ModelConfig, Parameters, has_weights, load_models
 from core.settings import ROOT
 
 MANUAL = ROOT / "docs" / "models.md"
@@ -49,7 +50,7 @@ def test_a_model_is_found_by_name_and_alias(tmp_path: Path) -> None:
     assert catalog.names() == ["one"]
     found = catalog.get("ein")
     assert found is not None
-    assert (found.name, found.backend, found.stopwords) == ("one", ModelBackend.FAKE, ("###",))
+    assert (found.name, found.backend, found.stopwords) == ("one", BackendKind.FAKE, ("###",))
     assert catalog.get("zwei") is None
 
 

@@ -1,0 +1,27 @@
+"""Sampling parameters: names, types and bounds, for request bodies and model files alike."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+MAX_TOKENS: Final = 1 << 20
+
+
+class SamplingFields(BaseModel):
+    """The fields that both a request and a model file may set; None leaves a parameter to the next of them.
+
+    Their order is part of `ModelConfig.answers_hash`. `core.schemas.parameters` has their neutral values. Both have a seed of
+    their own: the range of OpenAI's is wider than the engine's.
+    """
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1 << 20)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
