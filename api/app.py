@@ -75,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
             await state.limiter.close()
             state.sender.close()
             await state.database.dispose()
-            await state.relaxed.dispose()
+            await state.async_commit.dispose()
 
     app = FastAPI(
         title="Millrace",
@@ -121,7 +121,7 @@ def _make_state(settings: Settings, metrics: Metrics, fleet: ServiceMetrics) -> 
     return AppState(
         settings=settings,
         database=database,
-        relaxed=async_database_engine(settings.database_url, pool_size=10, relaxed=True, losses=losses),
+        async_commit=async_database_engine(settings.database_url, pool_size=10, async_commit=True, losses=losses),
         catalog=load_models(settings.models_dir),
         files=FileStore(settings.files_root),
         relay=Relay(settings.redis_url, settings.key_prefix, readers),

@@ -43,7 +43,7 @@ class TicketSender:
         try:
             return await asyncio.wait_for(loop.run_in_executor(self._threads, action), _TICKET_SECONDS)
         except TimeoutError:
-            self.tickets.rest()
+            self.tickets.back_off()
             return False
 
     def close(self) -> None:
@@ -53,14 +53,14 @@ class TicketSender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AppState:
-    """Everything that lives as long as the process. `relaxed` is a pool of `db.connections`' second kind.
+    """Everything that lives as long as the process. `async_commit` is a pool with `async_commit` of `db.connections`.
 
     `leaving` is set when the process was told to stop: what is cut off from then on was not given up by its client.
     """
 
     settings: Settings
     database: AsyncEngine
-    relaxed: AsyncEngine
+    async_commit: AsyncEngine
     catalog: ModelCatalog
     files: FileStore
     relay: Relay

@@ -1,7 +1,7 @@
-"""Connections: one pool per process, with the timeouts that keep a sick database from becoming a hang.
+"""Connections: one pool per process, with timeouts, so that no caller hangs when the database does.
 
-A `relaxed` pool is for single statements that may be done again: each is its own transaction, in one round trip, and its
-commit does not wait for the disk. Claims and chat jobs go there, answers never.
+A pool with `async_commit` is for single statements that may be repeated: each is its own transaction, in one round trip, and
+its commit does not wait for the disk. It takes claims and chat jobs, never answers.
 """
 
 from __future__ import annotations
@@ -24,31 +24,31 @@ from core.failpoints import Point, failpoint
 _OPTIONS: Final = (
     "-c statement_timeout=10000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
 )
-_REST_SECONDS: Final = 1.0
-_PASSING: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, resources, locks, an operator at work
+_IDLE_SECONDS: Final = 1.0
+_TRANSIENT: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, resources, locks, an operator at work
 
 
 @dataclass(slots=True)
 class ConnectionLosses:
-    """When one of these pools last found a connection dead: those that rested then, in any of them, may be so too."""
+    """The time at which one of these pools last found a connection dead; idle ones of all of them may be dead, too."""
 
     last_at: float = -inf
 
 
 def database_engine(
-    url: str, *, pool_size: int = 5, relaxed: bool = False, losses: ConnectionLosses | None = None
+    url: str, *, pool_size: int = 5, async_commit: bool = False, losses: ConnectionLosses | None = None
 ) -> Engine:
-    """A pool for threads. Those that share `losses` cost one failure when the server was restarted, not one each."""
-    engine = create_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
+    """Create a pool for threads. Pools that share `losses` cost one failure in all after a restart of the server."""
+    engine = create_engine(_driver(url), **_arguments(pool_size, async_commit=async_commit))
     _ping_suspects(engine, losses or ConnectionLosses())
     return engine
 
 
 def async_database_engine(
-    url: str, *, pool_size: int = 10, relaxed: bool = False, losses: ConnectionLosses | None = None
+    url: str, *, pool_size: int = 10, async_commit: bool = False, losses: ConnectionLosses | None = None
 ) -> AsyncEngine:
-    """A pool for one event loop."""
-    engine = create_async_engine(_driver(url), **_arguments(pool_size, relaxed=relaxed))
+    """Create a pool for one event loop."""
+    engine = create_async_engine(_driver(url), **_arguments(pool_size, async_commit=async_commit))
     _ping_suspects(engine.sync_engine, losses or ConnectionLosses())
     return engine
 
@@ -57,7 +57,7 @@ def async_database_engine(
 def transaction(
     engine: Engine, *, committing: Point | None = None, committed: Point | None = None
 ) -> Iterator[Connection]:
-    """A transaction, with the failpoints that bracket its commit."""
+    """Open a transaction, with failpoints before and after its commit."""
     with engine.begin() as connection:
         yield connection
         if committing is not None:
@@ -70,7 +70,7 @@ def transaction(
 async def async_transaction(
     engine: AsyncEngine, *, committing: Point | None = None, committed: Point | None = None
 ) -> AsyncIterator[AsyncConnection]:
-    """The same for one event loop."""
+    """Open a transaction on an event loop, with failpoints before and after its commit."""
     async with engine.begin() as connection:
         yield connection
         if committing is not None:
@@ -80,7 +80,7 @@ async def async_transaction(
 
 
 def allow_long_transaction() -> TextClause:
-    """This transaction may run long: bulk work of the clerk. Not for ever, since a frozen clerk would keep its locks."""
+    """Raise the timeouts of this transaction for bulk work. Limits remain, since a frozen clerk would keep its locks."""
     return text(
         "SELECT set_config('statement_timeout', '10min', true), "
         "set_config('idle_in_transaction_session_timeout', '1min', true)"
@@ -88,12 +88,12 @@ def allow_long_transaction() -> TextClause:
 
 
 def is_transient(error: SQLAlchemyError) -> bool:
-    """Is it worth another try: no connection, no room, a lock, a timeout? What was to be committed may have been."""
+    """Is a retry worth it: no connection, no room, a lock, a timeout? The commit may have succeeded all the same."""
     if isinstance(error, PoolTimeout | OperationalError):
         return True
     if not isinstance(error, DBAPIError):
         return False
-    return error.connection_invalidated or (getattr(error.orig, "sqlstate", None) or "")[:2] in _PASSING
+    return error.connection_invalidated or (getattr(error.orig, "sqlstate", None) or "")[:2] in _TRANSIENT
 
 
 def _driver(url: str) -> URL:
@@ -101,20 +101,20 @@ def _driver(url: str) -> URL:
 
 
 def _ping_suspects(engine: Engine, losses: ConnectionLosses) -> None:
-    """Check a connection before its use when it has rested, or another one was lost: the server may have been restarted.
+    """Ping a connection before its use when it was idle, or another one was lost: the server may have been restarted.
 
-    SQLAlchemy's own pre-ping asks every time, which doubles the cost of a single statement.
+    SQLAlchemy's own pre-ping does so before every use, which doubles the cost of a single statement.
     """
 
     @event.listens_for(engine, "checkin")
-    def rest(_: Any, record: Any) -> None:  # Any: the driver's connection, and the pool's record of it
-        record.info["rests_since"] = time.monotonic()
+    def record_idle(_: Any, record: Any) -> None:  # Any: the driver's connection, and the pool's record of it
+        record.info["idle_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def wake(connection: Any, record: Any, _: Any) -> None:  # Any: as above, and the pool's proxy
+    def ping_idle(connection: Any, record: Any, _: Any) -> None:  # Any: as above, and the pool's proxy
         now = time.monotonic()
-        since = record.info.get("rests_since", now)
-        if now - since < _REST_SECONDS and since > losses.last_at:
+        since = record.info.get("idle_since", now)
+        if now - since < _IDLE_SECONDS and since > losses.last_at:
             return
         try:
             engine.dialect.do_ping(connection)
@@ -122,22 +122,22 @@ def _ping_suspects(engine: Engine, losses: ConnectionLosses) -> None:
             raise DisconnectionError from error
 
     @event.listens_for(engine, "handle_error")
-    def lose(context: ExceptionContext) -> None:
+    def record_loss(context: ExceptionContext) -> None:
         if context.is_disconnect:
             losses.last_at = time.monotonic()
 
 
-def _arguments(pool_size: int, *, relaxed: bool) -> dict[str, Any]:  # Any: keyword arguments of create_engine
+def _arguments(pool_size: int, *, async_commit: bool) -> dict[str, Any]:  # Any: keyword arguments of create_engine
     return {
         "pool_size": pool_size,
         "max_overflow": 2 * pool_size,
         "pool_timeout": 5,
         "pool_recycle": 1800,
-        **({"isolation_level": "AUTOCOMMIT"} if relaxed else {}),
+        **({"isolation_level": "AUTOCOMMIT"} if async_commit else {}),
         "hide_parameters": True,
         "connect_args": {
             "connect_timeout": 3,
-            "options": _OPTIONS + (" -c synchronous_commit=off" if relaxed else ""),
+            "options": _OPTIONS + (" -c synchronous_commit=off" if async_commit else ""),
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,

@@ -32,7 +32,7 @@ class Database:
 
     @contextmanager
     def begin(self, *, committing: Point | None = None, committed: Point | None = None) -> Iterator[Connection]:
-        """A transaction, with the failpoints before and after its commit; on a relaxed pool, each statement is one."""
+        """Open a transaction, with failpoints before and after its commit; with `async_commit`, each statement is one."""
         with transaction(self.engine, committing=committing, committed=committed) as connection:
             yield connection
 
@@ -109,7 +109,7 @@ class ClerkContext:
 class WorkerContext:
     """The dependencies of a consumer with engines.
 
-    `owner` names this process in leases; `claims` is the relaxed pool (see `db.connections`).
+    `owner` names this process in leases; `claims` is a pool with `async_commit` (see `db.connections`).
     """
 
     settings: Settings

@@ -85,7 +85,7 @@ async def submit(state: AppState, submission: Submission, *, durable: bool) -> b
         submission.caller.key_id,
         endpoint=submission.endpoint,
     )
-    async with (state.database if durable or submission.rows else state.relaxed).begin() as connection:
+    async with (state.database if durable or submission.rows else state.async_commit).begin() as connection:
         await connection.execute(insert)
         for row in submission.rows:
             await connection.execute(row)

@@ -195,13 +195,13 @@ async def _test_status(state: AppState, webhook_id: str, subscription: Subscript
 
 async def _check_url(state: AppState, url: str) -> None:
     """Say at once what would be refused at every delivery."""
-    rules = url_guard(state.settings)
-    if not rules.hosts:
+    guard = url_guard(state.settings)
+    if not guard.hosts:
         message = "Webhooks are off on this server: its operator has named no hosts that they may be sent to."
         raise ApiError(Problem(status=403, message=message, code="webhooks_disabled"))
     loop = asyncio.get_running_loop()
     try:
-        resolving = loop.run_in_executor(_resolvers, rules.resolve, rules.parse(url))
+        resolving = loop.run_in_executor(_resolvers, guard.resolve, guard.parse(url))
         await asyncio.wait_for(resolving, _RESOLVE_SECONDS)
     except UrlRefused as refused:
         raise bad_request(f"Invalid value for 'url': {refused}", code="invalid_value", param="url") from None

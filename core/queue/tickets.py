@@ -27,7 +27,7 @@ from core.queue.names import (
 
 log = structlog.get_logger()
 
-_REST_SECONDS: Final = 1.0
+_BACK_OFF_SECONDS: Final = 1.0
 
 
 class Tickets:
@@ -36,7 +36,7 @@ class Tickets:
     def __init__(self, app: Celery, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._clock = clock
-        self._rests_until = clock()
+        self._backs_off_until = clock()
 
     def prepare(self, batch_id: str) -> bool:
         """A clerk shall read the batch's file."""
@@ -62,17 +62,17 @@ class Tickets:
         """A worker of this model shall take this job."""
         return self._send(RUN_CHAT, job_id, chat_queue(model))
 
-    def rest(self) -> None:
+    def back_off(self) -> None:
         """The broker failed somebody: until a moment has passed, nothing is sent."""
-        self._rests_until = self._clock() + _REST_SECONDS
+        self._backs_off_until = self._clock() + _BACK_OFF_SECONDS
 
     def _send(self, task: str, argument: str, queue: str) -> bool:
-        if self._clock() < self._rests_until:
+        if self._clock() < self._backs_off_until:
             return False
         try:
             self._app.send_task(task, args=[argument], queue=queue, retry=False)
         except OperationalError as error:
             log.warning("ticket_lost", task=task, queue=queue, reason=str(error))
-            self.rest()
+            self.back_off()
             return False
         return True

@@ -68,7 +68,7 @@ def _worker_context(
         settings=settings,
         owner=owner,
         database=database,
-        claims=Database(database_engine(settings.database_url or "", pool_size=5, relaxed=True, losses=losses)),
+        claims=Database(database_engine(settings.database_url or "", pool_size=5, async_commit=True, losses=losses)),
         models=models,
         leases=LeaseKeeper(
             _renewal(settings, me.kind),

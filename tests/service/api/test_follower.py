@@ -62,7 +62,7 @@ class World:
             state: Any = AppState(
                 settings=self._settings.model_copy(update={"keep_alive_seconds": keep_alive_seconds}),
                 database=database,
-                relaxed=database,
+                async_commit=database,
                 catalog=None,  # type: ignore[arg-type]
                 files=None,  # type: ignore[arg-type]
                 relay=relay,

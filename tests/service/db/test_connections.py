@@ -46,8 +46,8 @@ def test_a_network_that_went_away_is_noticed(services: Services) -> None:
     assert {name: given.get(name) for name in expected} == expected
 
 
-def test_a_relaxed_pool_has_the_same_timeouts_and_does_not_wait_for_the_disk(services: Services) -> None:
-    engine = database_engine(services.database_url, pool_size=1, relaxed=True)
+def test_a_async_commit_pool_has_the_same_timeouts_and_does_not_wait_for_the_disk(services: Services) -> None:
+    engine = database_engine(services.database_url, pool_size=1, async_commit=True)
     try:
         with engine.connect() as connection:
             assert setting(connection, "synchronous_commit") == "off"
@@ -84,7 +84,10 @@ def test_a_leader_that_freezes_loses_its_lock_and_learns_of_it(migrated: Engine)
 
 def test_pools_that_share_their_losses_cost_one_failure_when_connections_are_ended(services: Services) -> None:
     losses = ConnectionLosses()
-    pools = [database_engine(services.database_url, losses=losses, relaxed=relaxed) for relaxed in (False, True)]
+    pools = [
+        database_engine(services.database_url, losses=losses, async_commit=async_commit)
+        for async_commit in (False, True)
+    ]
     killer = database_engine(services.database_url, pool_size=1)
     failed = []
     try:

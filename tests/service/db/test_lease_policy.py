@@ -1,6 +1,6 @@
-"""The rules of `core.lease_policy` and the statements that are those rules, side by side: after each step both say the same.
+"""Statements of leases beside their model in `tests.support.lease_model`: after each step both have the same row.
 
-A transaction's now() stands still, so time is moved by shifting a lease's end towards it.
+The now() of a transaction does not move, so a test moves the end of a lease towards it.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from sqlalchemy import Connection, Row, func, select, update
 
-from core import lease_policy as lease_rules
-from core.lease_policy import Leased, LeaseState
 from core.states import JobState, ShardState
 from db import batches, jobs, shards
 from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import Job, Shard
+from tests.support import lease_model
 from tests.support.hypothesis_profile import examples
+from tests.support.lease_model import Leased, LeaseState
 from tests.support.rows import make_job, make_running_batch
 from workers.context import Database
 
@@ -62,8 +62,8 @@ class SideBySide(RuleBasedStateMachine):
     @rule(worker=WORKERS)
     def claim_shard(self, worker: str) -> None:
         row = shards.claim_next_shard("fake", worker, LEASE).fetch_optional(self.connection)
-        expected = lease_rules.claim(self.shard, worker, self.now, LEASE)
-        expected = expected or lease_rules.take_over(self.shard, worker, self.now, LEASE)
+        expected = lease_model.claim(self.shard, worker, self.now, LEASE)
+        expected = expected or lease_model.take_over(self.shard, worker, self.now, LEASE)
         assert (row is None) == (expected is None)
         if row is not None and expected is not None:
             assert (row.fence, row.attempt) == (expected.fence, expected.attempt)
@@ -72,18 +72,18 @@ class SideBySide(RuleBasedStateMachine):
     @rule(worker=WORKERS)
     def claim_job(self, worker: str) -> None:
         row = jobs.claim_job(self.job_id, worker, LEASE).fetch_optional(self.connection)
-        expected = lease_rules.claim(self.job, worker, self.now, LEASE)
+        expected = lease_model.claim(self.job, worker, self.now, LEASE)
         assert (row is None) == (expected is None)
         self.job = expected or self.job
 
     @rule(fence=FENCES)
     def renew(self, fence: int) -> None:
         held = shards.renew_shards({self.shard_id: fence}, LEASE).fetch_all(self.connection)
-        expected = lease_rules.renew(self.shard, fence, self.now, LEASE)
+        expected = lease_model.renew(self.shard, fence, self.now, LEASE)
         assert [row.fence for row in held] == ([] if expected is None else [expected.fence])
         self.shard = expected or self.shard
         jobs_held = jobs.renew_jobs({self.job_id: fence}, LEASE).fetch_all(self.connection)
-        expected = lease_rules.renew(self.job, fence, self.now, LEASE)
+        expected = lease_model.renew(self.job, fence, self.now, LEASE)
         assert [row.fence for row in jobs_held] == ([] if expected is None else [expected.fence])
         self.job = expected or self.job
 
@@ -94,7 +94,7 @@ class SideBySide(RuleBasedStateMachine):
         result = LineResult(job_id=line, answer="{}")
         stored = self.connection.execute(shards.write_lines(self.shard_id, [result], NEVER_WRITTEN)).all()
         counted = shards.count_lines(self.shard_id, fence, [result][: len(stored)]).fetch_all(self.connection)
-        assert bool(counted) == lease_rules.may_write(self.shard, fence)
+        assert bool(counted) == lease_model.may_write(self.shard, fence)
         if not counted:
             savepoint.rollback()
             return
@@ -106,19 +106,19 @@ class SideBySide(RuleBasedStateMachine):
     def mark_a_suspect(self, fence: int, crashes: int) -> None:
         marked = self.connection.execute(shards.mark_lines(self.shard_id, fence, {self.lines[0]: crashes})).all()
         is_open = self.lines[0] not in self.ended
-        assert bool(marked) == (lease_rules.may_write(self.shard, fence) and is_open)
+        assert bool(marked) == (lease_model.may_write(self.shard, fence) and is_open)
 
     @rule(fence=FENCES)
     def leave_shard(self, fence: int) -> None:
         left = self.connection.execute(shards.leave_shard(self.shard_id, fence)).one_or_none()
-        expected = lease_rules.leave(self.shard, fence, is_work_left=len(self.ended) < len(self.lines))
+        expected = lease_model.leave(self.shard, fence, is_work_left=len(self.ended) < len(self.lines))
         assert (left is None) == (expected is None)
         self.shard = expected or self.shard
 
     @rule(fence=FENCES)
     def release_job(self, fence: int) -> None:
         left = jobs.release_job(self.job_id, fence).fetch_optional(self.connection)
-        expected = lease_rules.release(self.job, fence)
+        expected = lease_model.release(self.job, fence)
         assert (left is None) == (expected is None)
         self.job = expected or self.job
 
@@ -127,7 +127,7 @@ class SideBySide(RuleBasedStateMachine):
         end = jobs.complete_job(self.job_id, fence, answer="{}", tokens=(1, 1, 0, 0), provenance=NEVER_WRITTEN)
         end = jobs.fail_job(self.job_id, fence, PROBLEM) if fails else end
         ended = end.fetch_optional(self.connection)
-        expected = lease_rules.leave(self.job, fence, is_work_left=False)
+        expected = lease_model.leave(self.job, fence, is_work_left=False)
         assert (ended is None) == (expected is None)
         self.job = expected or self.job
 
@@ -135,7 +135,7 @@ class SideBySide(RuleBasedStateMachine):
     def sweep_jobs(self) -> None:
         failed = jobs.fail_lost_jobs(MAX_ATTEMPTS, PROBLEM).fetch_all(self.connection)
         again = jobs.requeue_lost_jobs(MAX_ATTEMPTS).fetch_all(self.connection)
-        expected = lease_rules.expire(self.job, self.now, MAX_ATTEMPTS)
+        expected = lease_model.expire(self.job, self.now, MAX_ATTEMPTS)
         assert (len(failed), len(again)) == (
             expected is not None and expected.state is LeaseState.DONE,
             expected is not None and expected.state is LeaseState.READY,
@@ -146,7 +146,7 @@ class SideBySide(RuleBasedStateMachine):
     def close_shards(self, is_wanted: bool) -> None:
         if not is_wanted:
             closed = self.connection.execute(batches.close_shards(self.batch_id)).rowcount
-            expected = lease_rules.close(self.shard)
+            expected = lease_model.close(self.shard)
             assert closed == (expected is not None)
             self.shard = expected or self.shard
 

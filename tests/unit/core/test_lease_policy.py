@@ -9,12 +9,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from core import lease_policy as lease_rules
-from core.lease_policy import Leased, LeaseState
+from core import lease_policy
+from tests.support import lease_model
 from tests.support.hypothesis_profile import examples
+from tests.support.lease_model import Leased, LeaseState
 
 LEASE = timedelta(seconds=60)
-TRUST = timedelta(seconds=lease_rules.trust_seconds(60))
+TRUST = timedelta(seconds=lease_policy.trust_seconds(60))
 WORKERS = st.sampled_from(["a", "b", "c"])
 LINES = 4
 
@@ -64,7 +65,7 @@ class LeaseMachine(RuleBasedStateMachine):
     @rule(worker=WORKERS)
     def claim(self, worker: str) -> None:
         was, began = self.row, self.clock(worker)
-        taken = lease_rules.claim(was, worker, self.now, LEASE) or lease_rules.take_over(was, worker, self.now, LEASE)
+        taken = lease_model.claim(was, worker, self.now, LEASE) or lease_model.take_over(was, worker, self.now, LEASE)
         self.lost += taken is not None and was.state is LeaseState.RUNNING
         if self.move(taken):
             assert was.state is not LeaseState.DONE, "what is finished is never claimed"
@@ -75,7 +76,7 @@ class LeaseMachine(RuleBasedStateMachine):
         hold, began = self.holds.get(worker), self.clock(worker)
         if hold is None:
             return
-        is_renewed = self.move(lease_rules.renew(self.row, hold.fence, self.now, LEASE))
+        is_renewed = self.move(lease_model.renew(self.row, hold.fence, self.now, LEASE))
         self.now += timedelta(seconds=answer_takes)
         if is_renewed:
             hold.renewed_at = began
@@ -88,7 +89,7 @@ class LeaseMachine(RuleBasedStateMachine):
         hold = self.holds.get(worker)
         if hold is None:
             return
-        if lease_rules.may_write(self.row, hold.fence):
+        if lease_model.may_write(self.row, hold.fence):
             assert self.row.owner == worker
             assert hold.fence == max(self.fences), "a write under an old fence never lands"
             assert not self.was_finished, "nothing is written to what is finished"
@@ -102,7 +103,7 @@ class LeaseMachine(RuleBasedStateMachine):
         if hold is None:
             return
         is_work_left = len(self.ended) < LINES
-        if not self.move(lease_rules.leave(was, hold.fence, is_work_left=is_work_left)):
+        if not self.move(lease_model.leave(was, hold.fence, is_work_left=is_work_left)):
             return
         self.was_finished = not is_work_left
         if is_work_left:
@@ -114,12 +115,12 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.lost += self.move(lease_rules.expire(self.row, self.now, self.max_attempts))
+        self.lost += self.move(lease_model.expire(self.row, self.now, self.max_attempts))
 
     @rule()
     def cancel(self) -> None:
-        self.move(lease_rules.close(self.row))
-        assert lease_rules.close(self.row) is None
+        self.move(lease_model.close(self.row))
+        assert lease_model.close(self.row) is None
 
     @invariant()
     def the_row_is_sound(self) -> None:
@@ -148,17 +149,17 @@ TestLeases.settings = settings(max_examples=examples(150), stateful_step_count=4
 
 def test_a_lease_is_trusted_for_less_than_it_lasts() -> None:
     for seconds in (1.0, 3.0, 15.0, 60.0, 600.0):
-        assert 0 < lease_rules.trust_seconds(seconds) < seconds
+        assert 0 < lease_policy.trust_seconds(seconds) < seconds
 
 
 def test_a_row_whose_workers_vanished_three_times_is_suspicious() -> None:
     row, now = Leased(), timedelta()
-    for _ in range(lease_rules.LOST_LEASES):
-        taken = lease_rules.claim(row, "a", now, LEASE) or lease_rules.take_over(row, "a", now, LEASE)
+    for _ in range(lease_policy.LOST_LEASES):
+        taken = lease_model.claim(row, "a", now, LEASE) or lease_model.take_over(row, "a", now, LEASE)
         assert taken is not None
-        assert not lease_rules.is_suspicious(taken.attempt)
+        assert not lease_policy.is_suspicious(taken.attempt)
         row, now = taken, now + 2 * LEASE
-    taken = lease_rules.take_over(row, "a", now, LEASE)
+    taken = lease_model.take_over(row, "a", now, LEASE)
     assert taken is not None
-    assert lease_rules.is_suspicious(taken.attempt)
-    assert taken.num_lost == lease_rules.LOST_LEASES
+    assert lease_policy.is_suspicious(taken.attempt)
+    assert taken.num_lost == lease_policy.LOST_LEASES

@@ -14,7 +14,7 @@ PUBLIC = "93.184.215.14"
 EVERYWHERE = ("*",)
 
 
-def rules(*answers: str, networks: tuple[str, ...] = (), hosts: tuple[str, ...] = EVERYWHERE) -> UrlGuard:
+def guard(*answers: str, networks: tuple[str, ...] = (), hosts: tuple[str, ...] = EVERYWHERE) -> UrlGuard:
     """Rules whose name service knows one answer."""
 
     def lookup(host: str, port: int) -> list[IPAddress]:
@@ -32,7 +32,7 @@ def is_allowed(url: str, checked: UrlGuard) -> bool:
 
 @pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "2606:4700:4700::1111", f"::ffff:{PUBLIC}"])
 def test_a_public_host_may_be_reached(address: str) -> None:
-    assert is_allowed("https://hooks.example.com/a?b=c", rules(address))
+    assert is_allowed("https://hooks.example.com/a?b=c", guard(address))
 
 
 PRIVATE = [
@@ -46,17 +46,17 @@ PRIVATE = [
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_a_name_of_a_private_address_is_refused(address: str) -> None:
-    assert not is_allowed("https://hooks.example.com/", rules(address))
+    assert not is_allowed("https://hooks.example.com/", guard(address))
 
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_a_private_address_itself_is_refused(address: str) -> None:
     host = f"[{address}]" if ":" in address else address
-    assert not is_allowed(f"https://{host}/", rules(PUBLIC))
+    assert not is_allowed(f"https://{host}/", guard(PUBLIC))
 
 
 def test_one_private_address_among_public_ones_refuses_them_all() -> None:
-    assert not is_allowed("https://hooks.example.com/", rules(PUBLIC, "10.0.0.1"))
+    assert not is_allowed("https://hooks.example.com/", guard(PUBLIC, "10.0.0.1"))
 
 
 @pytest.mark.parametrize(
@@ -77,39 +77,39 @@ def test_one_private_address_among_public_ones_refuses_them_all() -> None:
     ],
 )  # fmt: skip
 def test_a_url_of_another_spelling_scheme_or_port_is_refused(url: str) -> None:
-    assert not is_allowed(url, rules(PUBLIC))
+    assert not is_allowed(url, guard(PUBLIC))
 
 
 def test_a_url_is_taken_apart_once() -> None:
-    target = rules(PUBLIC).parse("https://Hooks.Example.com.:8443?a=1")
+    target = guard(PUBLIC).parse("https://Hooks.Example.com.:8443?a=1")
     assert (target.scheme, target.host, target.port, target.path) == ("https", "hooks.example.com", 8443, "/?a=1")
     assert target.authority == "hooks.example.com:8443"
-    assert rules(PUBLIC).parse("https://[2606:4700::1]/").authority == "[2606:4700::1]"
+    assert guard(PUBLIC).parse("https://[2606:4700::1]/").authority == "[2606:4700::1]"
 
 
 def test_only_hosts_that_the_operator_named_are_allowed() -> None:
-    named = rules(PUBLIC, hosts=("hooks.example.com", ".Example.org"))
+    named = guard(PUBLIC, hosts=("hooks.example.com", ".Example.org"))
     assert is_allowed("https://HOOKS.example.com/", named)
     assert is_allowed("https://a.b.example.org/", named)
     for host in ("example.com", "x.hooks.example.com", "example.org", "badexample.org", "example.org.evil.net"):
         assert not is_allowed(f"https://{host}/", named), host
-    assert not is_allowed("https://hooks.example.com/", rules(PUBLIC, hosts=()))
+    assert not is_allowed("https://hooks.example.com/", guard(PUBLIC, hosts=()))
 
 
 def test_a_named_network_may_be_reached_by_http_and_at_any_port_and_no_other() -> None:
     named = ("10.1.0.0/16", "127.0.0.0/8")
-    assert is_allowed("http://inside.example.com:25/", rules("10.1.2.3", networks=named))
-    assert is_allowed("http://127.0.0.1:8080/", rules(networks=named))
-    assert is_allowed("http://[::ffff:127.0.0.1]:8080/", rules(networks=named))
-    assert not is_allowed("http://inside.example.com/", rules("10.2.0.1", networks=named))
-    assert not is_allowed("http://inside.example.com/", rules("10.1.2.3", PUBLIC, networks=named))
+    assert is_allowed("http://inside.example.com:25/", guard("10.1.2.3", networks=named))
+    assert is_allowed("http://127.0.0.1:8080/", guard(networks=named))
+    assert is_allowed("http://[::ffff:127.0.0.1]:8080/", guard(networks=named))
+    assert not is_allowed("http://inside.example.com/", guard("10.2.0.1", networks=named))
+    assert not is_allowed("http://inside.example.com/", guard("10.1.2.3", PUBLIC, networks=named))
 
 
 def test_a_refusal_does_not_say_what_a_name_means() -> None:
     said = set()
     for answers in ((), ("10.0.0.1",), ("127.0.0.1",)):
         with pytest.raises(UrlRefused) as refused:
-            rules(*answers).resolve(rules().parse("http://inside.example.com:22/"))
+            guard(*answers).resolve(guard().parse("http://inside.example.com:22/"))
         said.add(str(refused.value))
     assert len(said) == 1
 
