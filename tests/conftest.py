@@ -50,6 +50,12 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Run `async def` tests and fixtures on asyncio alone."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
     with Services(tmp_path_factory.mktemp("services")) as running:
         yield running

@@ -1,30 +1,23 @@
-"""An app in the test's own process: for settings that no stack shares. No worker runs; what is created waits."""
+"""An app in the process of the test, for settings that no stack shares. No worker runs, so what is created waits."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import httpx2
 
 from api.app import create_app
 from core.settings import Settings
 
-Scene = Callable[[httpx2.AsyncClient], Awaitable[None]]
 
-
-def inside(settings: Settings, scene: Scene, *, key: str | None = None) -> None:
-    """Play a scene with a client of an app of these settings."""
-
-    async def run() -> None:
-        app = create_app(settings)
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        async with (
-            app.router.lifespan_context(app),
-            httpx2.AsyncClient(
-                transport=httpx2.ASGITransport(app), base_url="http://localhost", headers=headers
-            ) as http,
-        ):
-            await scene(http)
-
-    asyncio.run(run())
+@asynccontextmanager
+async def inside(settings: Settings, *, key: str | None = None) -> AsyncIterator[httpx2.AsyncClient]:
+    """Start an app of these settings and yield a client of it."""
+    app = create_app(settings)
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", headers=headers) as http,
+    ):
+        yield http

@@ -188,7 +188,7 @@ def test_a_client_that_leaves_before_the_first_token_frees_its_place(client: Ope
     assert answer.choices[0].finish_reason == "length"
 
 
-def test_many_streams_at_once_lose_nothing(server: StackProcess, client: OpenAI) -> None:
+async def test_many_streams_at_once_lose_nothing(server: StackProcess, client: OpenAI) -> None:
     expected = {
         n: client.chat.completions.create(model="fake", messages=[{"role": "user", "content": f"q{n}"}])
         .choices[0]
@@ -207,4 +207,4 @@ def test_many_streams_at_once_lose_nothing(server: StackProcess, client: OpenAI)
 
             return dict(enumerate(await asyncio.gather(*[one(n) for n in range(24)])))
 
-    assert asyncio.run(all_at_once()) == expected
+    assert await all_at_once() == expected

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import json
 from typing import Any
 
@@ -42,17 +41,14 @@ def test_a_stream_says_the_same_as_the_plain_answer(client: OpenAI) -> None:
     assert all(chunk.usage is None for chunk in chunks[:-1])
 
 
-def test_the_async_client_streams_too(server: StackProcess) -> None:
+async def test_the_async_client_streams_too(server: StackProcess) -> None:
     async def read() -> str:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", timeout=30) as client:
             stream = await client.completions.create(model="fake", prompt=PROMPT, max_tokens=500, stream=True)
             return "".join([chunk.choices[0].text async for chunk in stream])
 
     with server.client() as client:
-        assert (
-            asyncio.run(read())
-            == client.completions.create(model="fake", prompt=PROMPT, max_tokens=500).choices[0].text
-        )
+        assert await read() == client.completions.create(model="fake", prompt=PROMPT, max_tokens=500).choices[0].text
 
 
 def test_a_stream_ends_with_done_and_has_no_ids(http: httpx2.Client) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import Request
@@ -45,13 +46,12 @@ class Maker:
         self.before = self.after = None
 
 
-def with_state(settings: Settings, act: Callable[[AppState], Awaitable[None]]) -> None:
-    async def run() -> None:
-        app = create_app(settings)
-        async with app.router.lifespan_context(app):
-            await act(app.state.millrace)
-
-    asyncio.run(run())
+@asynccontextmanager
+async def running_app(settings: Settings) -> AsyncIterator[AppState]:
+    """Start an app and yield its state."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app.state.millrace
 
 
 async def once(state: AppState, maker: Maker, key: str | None, body: str = "same") -> str:
@@ -69,73 +69,58 @@ async def once(state: AppState, maker: Maker, key: str | None, body: str = "same
 
 
 @pytest.mark.parametrize("death", [RuntimeError("no"), asyncio.CancelledError()])
-def test_what_was_made_before_the_request_died_is_found_by_the_next(
+async def test_what_was_made_before_the_request_died_is_found_by_the_next(
     settings: Settings, migrated: Engine, death: BaseException
 ) -> None:
     maker, key = Maker(after=death), str(uuid.uuid4())
-
-    async def act(state: AppState) -> None:
+    async with running_app(settings) as state:
         with pytest.raises(type(death)):
             await once(state, maker, key)
         maker.is_well_again()
         assert await once(state, maker, key) == maker.made[0]
         assert await once(state, maker, key) == maker.made[0]
-
-    with_state(settings, act)
     assert len(maker.asked) == 1
 
 
 @pytest.mark.parametrize("has_key", [False, True])
-def test_what_was_committed_without_a_reply_is_made(settings: Settings, migrated: Engine, has_key: bool) -> None:
+async def test_what_was_committed_without_a_reply_is_made(settings: Settings, migrated: Engine, has_key: bool) -> None:
     """F31: the outcome is read again."""
     key = str(uuid.uuid4()) if has_key else None
     maker = Maker(after=OperationalError("COMMIT", None, Exception("reset")))
-
-    async def act(state: AppState) -> None:
+    async with running_app(settings) as state:
         assert await once(state, maker, key) == maker.made[0]
         if key is not None:
             assert await once(state, maker, key) == maker.made[0]
-
-    with_state(settings, act)
     assert len(maker.asked) == 1
 
 
-def test_what_was_not_committed_is_not_made(settings: Settings, migrated: Engine) -> None:
+async def test_what_was_not_committed_is_not_made(settings: Settings, migrated: Engine) -> None:
     maker = Maker(before=OperationalError("INSERT", None, Exception("reset")))
-
-    async def act(state: AppState) -> None:
+    async with running_app(settings) as state:
         with pytest.raises(OperationalError):
             await once(state, maker, None)
 
-    with_state(settings, act)
 
-
-def test_what_was_not_made_is_made_by_the_next_under_the_same_id(settings: Settings, migrated: Engine) -> None:
+async def test_what_was_not_made_is_made_by_the_next_under_the_same_id(settings: Settings, migrated: Engine) -> None:
     maker, key = Maker(before=RuntimeError("no")), str(uuid.uuid4())
-
-    async def act(state: AppState) -> None:
+    async with running_app(settings) as state:
         with pytest.raises(RuntimeError):
             await once(state, maker, key)
         maker.is_well_again()
         assert await once(state, maker, key) == maker.asked[0]
-
-    with_state(settings, act)
     assert maker.made == maker.asked[1:]
 
 
-def test_a_refusal_gives_the_key_back(settings: Settings, migrated: Engine) -> None:
+async def test_a_refusal_gives_the_key_back(settings: Settings, migrated: Engine) -> None:
     maker, key = Maker(before=bad_request("no", code="invalid_value")), str(uuid.uuid4())
-
-    async def act(state: AppState) -> None:
+    async with running_app(settings) as state:
         with pytest.raises(ApiError):
             await once(state, maker, key, body="bad")
         maker.is_well_again()
         assert await once(state, maker, key, body="good") == maker.made[0]
 
-    with_state(settings, act)
 
-
-def test_a_key_whose_request_runs_says_when_to_come_again(settings: Settings, migrated: Engine) -> None:
+async def test_a_key_whose_request_runs_says_when_to_come_again(settings: Settings, migrated: Engine) -> None:
     key = str(uuid.uuid4())
 
     class Slow(Maker):
@@ -147,9 +132,6 @@ def test_a_key_whose_request_runs_says_when_to_come_again(settings: Settings, mi
             return await super().create(object_id)
 
     state_of: list[AppState] = []
-
-    async def act(state: AppState) -> None:
+    async with running_app(settings) as state:
         state_of.append(state)
         await once(state, Slow(), key)
-
-    with_state(settings, act)

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import math
 from typing import Any
 
@@ -53,13 +52,13 @@ def test_fewer_dimensions_are_the_first_ones_at_length_one(client: OpenAI) -> No
     assert short == pytest.approx([number / length for number in whole[:8]], abs=1e-5)
 
 
-def test_the_async_client_gets_the_same(server: StackProcess) -> None:
+async def test_the_async_client_gets_the_same(server: StackProcess) -> None:
     async def embed() -> Any:
         async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", timeout=30) as client:
             return await client.embeddings.create(model="fake", input="one", user="somebody")
 
     with server.client() as client:
-        assert asyncio.run(embed()).data == client.embeddings.create(model="fake", input="one").data
+        assert (await embed()).data == client.embeddings.create(model="fake", input="one").data
 
 
 def test_an_answer_has_the_published_shape(http: httpx2.Client) -> None:

@@ -42,7 +42,7 @@ class World:
         self._settings = settings
         self._valkey = valkey
 
-    def follow(
+    async def follow(
         self,
         job_id: str,
         play: Callable[[Subscription], Awaitable[None]],
@@ -52,41 +52,37 @@ class World:
         keep_alive_seconds: float = 5,
     ) -> list[JobUpdate]:
         """Everything a follower sees; `play` runs once it is subscribed."""
-
-        async def run() -> list[JobUpdate]:
-            relay = Relay(self._settings.redis_url or "", self._settings.key_prefix)
-            await relay.start()
-            while not relay.is_connected:
-                await asyncio.sleep(0.005)
-            database = async_database_engine(self._settings.database_url or "", pool_size=1)
-            state: Any = AppState(
-                settings=self._settings.model_copy(update={"keep_alive_seconds": keep_alive_seconds}),
-                database=database,
-                async_commit=database,
-                catalog=None,  # type: ignore[arg-type]
-                files=None,  # type: ignore[arg-type]
-                relay=relay,
-                keys=None,  # type: ignore[arg-type]
-                limiter=None,  # type: ignore[arg-type]
-                streams=None,  # type: ignore[arg-type]
-                sender=None,  # type: ignore[arg-type]
-                metrics=Metrics(),
-                fleet=None,  # type: ignore[arg-type]
-                started_at=0,
-            )
-            try:
-                async with relay.follow(job_id) as subscription:
-                    await play(subscription)
-                    follower = Follower(
-                        state, subscription, partial(jobs.find_job, job_id, DEFAULT_TENANT), next_seq=next_seq
-                    )
-                    async with asyncio.timeout(20):
-                        return [item async for item in follower.items(from_replay=from_replay)]
-            finally:
-                await database.dispose()
-                await relay.close()
-
-        return asyncio.run(run())
+        relay = Relay(self._settings.redis_url or "", self._settings.key_prefix)
+        await relay.start()
+        while not relay.is_connected:
+            await asyncio.sleep(0.005)
+        database = async_database_engine(self._settings.database_url or "", pool_size=1)
+        state: Any = AppState(
+            settings=self._settings.model_copy(update={"keep_alive_seconds": keep_alive_seconds}),
+            database=database,
+            async_commit=database,
+            catalog=None,  # type: ignore[arg-type]
+            files=None,  # type: ignore[arg-type]
+            relay=relay,
+            keys=None,  # type: ignore[arg-type]
+            limiter=None,  # type: ignore[arg-type]
+            streams=None,  # type: ignore[arg-type]
+            sender=None,  # type: ignore[arg-type]
+            metrics=Metrics(),
+            fleet=None,  # type: ignore[arg-type]
+            started_at=0,
+        )
+        try:
+            async with relay.follow(job_id) as subscription:
+                await play(subscription)
+                follower = Follower(
+                    state, subscription, partial(jobs.find_job, job_id, DEFAULT_TENANT), next_seq=next_seq
+                )
+                async with asyncio.timeout(20):
+                    return [item async for item in follower.items(from_replay=from_replay)]
+        finally:
+            await database.dispose()
+            await relay.close()
 
     def remember(self, *events: Event) -> None:
         """Put events on the replay list."""
@@ -126,34 +122,34 @@ def completed_job(connection: Connection) -> str:
     return job_id
 
 
-def test_events_come_through_the_broker(world: World) -> None:
+async def test_events_come_through_the_broker(world: World) -> None:
 
     async def play(_: Subscription) -> None:
         world.publish(frames(0, "a", "b"), frames(2, "c"), done(3))
 
-    items = world.follow(JOB, play)
+    items = await world.follow(JOB, play)
     assert texts(items) == ["a", "b", "c"]
     assert items[-1] == JobEnded(EventKind.DONE)
 
 
-def test_what_was_seen_already_is_skipped(world: World) -> None:
+async def test_what_was_seen_already_is_skipped(world: World) -> None:
     play = arriving(frames(0, "a", "b"), frames(0, "a", "b"), frames(1, "b", "c"), done(3))
-    items = world.follow(JOB, play)
+    items = await world.follow(JOB, play)
     assert texts(items) == ["a", "b", "c"]
 
 
-def test_a_gap_is_filled_from_the_replay_list(world: World) -> None:
+async def test_a_gap_is_filled_from_the_replay_list(world: World) -> None:
     world.remember(frames(0, "a"), frames(1, "b"), frames(2, "c"), done(3))
-    items = world.follow(JOB, arriving(frames(0, "a"), frames(2, "c"), done(3)))
+    items = await world.follow(JOB, arriving(frames(0, "a"), frames(2, "c"), done(3)))
     assert texts(items) == ["a", "b", "c"]
     assert items[-1].kind is EventKind.DONE  # type: ignore[union-attr]
 
 
-def test_a_gap_nobody_remembers_is_an_honest_end(world: World, database: Database) -> None:
+async def test_a_gap_nobody_remembers_is_an_honest_end(world: World, database: Database) -> None:
     with database.begin() as connection:
         job_id = make_job(connection)
     play = arriving(frames(0, "a", job=job_id), frames(5, "f", job=job_id))
-    items = world.follow(job_id, play)
+    items = await world.follow(job_id, play)
     assert texts(items) == ["a"]
     ended = items[-1]
     assert isinstance(ended, JobEnded)
@@ -161,60 +157,60 @@ def test_a_gap_nobody_remembers_is_an_honest_end(world: World, database: Databas
     assert ended.problem.code == "stream_interrupted"
 
 
-def test_two_generations_are_never_spliced(world: World) -> None:
+async def test_two_generations_are_never_spliced(world: World) -> None:
     play = arriving(frames(0, "a", "b"), frames(0, "x", "y", "z", attempt=2), done(3, attempt=2))
-    items = world.follow(JOB, play)
+    items = await world.follow(JOB, play)
     assert texts(items) == ["a", "b"]
     assert isinstance(items[-1], JobEnded)
     assert items[-1].kind is EventKind.FAILED
 
 
-def test_a_new_attempt_is_followed_when_nothing_was_shown_of_the_old_one(world: World) -> None:
-    items = world.follow(JOB, arriving(frames(0, "x", attempt=2), done(1, attempt=2)))
+async def test_a_new_attempt_is_followed_when_nothing_was_shown_of_the_old_one(world: World) -> None:
+    items = await world.follow(JOB, arriving(frames(0, "x", attempt=2), done(1, attempt=2)))
     assert texts(items) == ["x"]
 
 
-def test_late_events_of_an_older_attempt_are_dropped(world: World) -> None:
+async def test_late_events_of_an_older_attempt_are_dropped(world: World) -> None:
     play = arriving(
         frames(0, "x", attempt=2), frames(1, "old", attempt=1), frames(1, "y", attempt=2), done(2, attempt=2)
     )
-    assert texts(world.follow(JOB, play)) == ["x", "y"]
+    assert texts(await world.follow(JOB, play)) == ["x", "y"]
 
 
-def test_a_silence_makes_it_look_at_the_row(world: World, database: Database) -> None:
+async def test_a_silence_makes_it_look_at_the_row(world: World, database: Database) -> None:
     """The end was lost with the broker; the answer was not."""
     with database.begin() as connection:
         job_id = completed_job(connection)
-    items = world.follow(job_id, arriving(), keep_alive_seconds=0.1)
+    items = await world.follow(job_id, arriving(), keep_alive_seconds=0.1)
     (ended,) = items
     assert isinstance(ended, JobEnded)
     assert ended.kind is EventKind.DONE
     assert ended.row is not None
 
 
-def test_a_late_reader_gets_everything_from_the_replay_list(world: World) -> None:
+async def test_a_late_reader_gets_everything_from_the_replay_list(world: World) -> None:
     world.remember(frames(0, "a"), frames(1, "b", "c"), done(3))
-    assert texts(world.follow(JOB, arriving(), from_replay=True)) == ["a", "b", "c"]
-    assert texts(world.follow(JOB, arriving(), from_replay=True, next_seq=2)) == ["c"]
+    assert texts(await world.follow(JOB, arriving(), from_replay=True)) == ["a", "b", "c"]
+    assert texts(await world.follow(JOB, arriving(), from_replay=True, next_seq=2)) == ["c"]
 
 
-def test_replay_and_live_overlap_without_doubling(world: World, database: Database) -> None:
+async def test_replay_and_live_overlap_without_doubling(world: World, database: Database) -> None:
     with database.begin() as connection:
         job_id = make_job(connection)
     world.remember(frames(0, "a", job=job_id), frames(1, "b", job=job_id))
     play = arriving(frames(1, "b", job=job_id), frames(2, "c", job=job_id), done(3, job=job_id))
-    assert texts(world.follow(job_id, play, from_replay=True)) == ["a", "b", "c"]
+    assert texts(await world.follow(job_id, play, from_replay=True)) == ["a", "b", "c"]
 
 
-def test_a_reader_that_does_not_keep_up_is_told_so(world: World) -> None:
+async def test_a_reader_that_does_not_keep_up_is_told_so(world: World) -> None:
     play = arriving(*(frames(n, "x") for n in range(QUEUE_EVENTS + 1)))
-    items = world.follow(JOB, play)
+    items = await world.follow(JOB, play)
     assert isinstance(items[-1], JobEnded)
     assert items[-1].problem is not None
     assert "too slowly" in items[-1].problem.message
 
 
-def test_the_relay_comes_back_after_the_broker_dropped_it(world: World, valkey: redis.Redis) -> None:
+async def test_the_relay_comes_back_after_the_broker_dropped_it(world: World, valkey: redis.Redis) -> None:
     world.remember(frames(0, "a"), frames(1, "b"))
 
     async def play(subscription: Subscription) -> None:
@@ -228,28 +224,28 @@ def test_the_relay_comes_back_after_the_broker_dropped_it(world: World, valkey: 
             await asyncio.sleep(0.005)
         world.publish(frames(2, "c"), done(3))
 
-    assert texts(world.follow(JOB, play)) == ["a", "b", "c"]
+    assert texts(await world.follow(JOB, play)) == ["a", "b", "c"]
 
 
-def test_an_end_that_was_not_told_is_read_and_the_frames_before_it_come_from_the_replay_list(
+async def test_an_end_that_was_not_told_is_read_and_the_frames_before_it_come_from_the_replay_list(
     world: World, database: Database
 ) -> None:
     with database.begin() as connection:
         job_id = completed_job(connection)
     world.remember(frames(0, "a", job=job_id), frames(1, "b", job=job_id), done(2, job=job_id))
-    items = world.follow(job_id, arriving(frames(0, "a", job=job_id)), keep_alive_seconds=0.05)
+    items = await world.follow(job_id, arriving(frames(0, "a", job=job_id)), keep_alive_seconds=0.05)
     assert texts(items) == ["a", "b"]
     assert items[-1].kind is EventKind.DONE  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("from_replay", [False, True])
-def test_a_stream_whose_rest_is_nowhere_does_not_end_as_if_it_were_whole(
+async def test_a_stream_whose_rest_is_nowhere_does_not_end_as_if_it_were_whole(
     world: World, database: Database, from_replay: bool
 ) -> None:
     with database.begin() as connection:
         job_id = completed_job(connection)
     next_seq = 1 if from_replay else 0
     play = arriving() if from_replay else arriving(frames(0, "a", job=job_id))
-    items = world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, keep_alive_seconds=0.05)
+    items = await world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, keep_alive_seconds=0.05)
     assert items[-1].kind is EventKind.FAILED  # type: ignore[union-attr]
     assert items[-1].problem.code == "stream_interrupted"  # type: ignore[union-attr]

@@ -9,12 +9,12 @@ import httpx2
 from core.settings import ROOT, Settings
 from db import quarantine, workers
 from db.workers import EngineReport, WorkerReport
-from tests.service.api.test_disk_space import ask
+from tests.support.inside import inside
 from tests.support.stack import StackProcess
 from workers.context import Database
 
 
-def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(
+async def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(
     settings: Settings, database: Database
 ) -> None:
     with database.begin() as connection:
@@ -26,7 +26,8 @@ def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(
             connection.execute(workers.report_engines(report))
         for _ in range(settings.engine_crashes + 1):
             connection.execute(quarantine.add_engine_crash("fake", "box/cpu", -11))
-    checks = ask(settings, lambda http: http.get("/readyz")).json()["checks"]
+    async with inside(settings) as http:
+        checks = (await http.get("/readyz")).json()["checks"]
     assert checks["model fake"].startswith(f"is degraded: its engine ended {settings.engine_crashes + 1} times")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from sqlalchemy import Engine, event, func, text, update
@@ -18,6 +18,7 @@ from db import keys
 from db.connections import async_database_engine
 from db.keys import check_exposure
 from db.tables import DEFAULT_TENANT, ApiKey
+from tests.support.clock import Clock
 
 HERE = "127.0.0.1"
 ELSEWHERE = "203.0.113.9"
@@ -43,31 +44,19 @@ def make(engine: Engine) -> tuple[str, NewKey]:
     return key_id, made
 
 
-class Clock:
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-Play = Callable[[KeyRing, Clock, list[str]], Awaitable[None]]
-
-
-def play(services: Services, scene: Play, *, open_without_keys: bool = False) -> None:
-    """Run a scene with a fresh ring; the list holds the statements it has sent."""
-
-    async def run() -> None:
-        engine = async_database_engine(services.database_url, pool_size=1)
-        asked: list[str] = []
-        event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
-        clock = Clock()
-        ring = KeyRing(engine, cache_seconds=5, open_without_keys=open_without_keys, clock=clock)
-        try:
-            await scene(ring, clock, asked)
-        finally:
-            await engine.dispose()
-
-    asyncio.run(run())
+@asynccontextmanager
+async def key_ring(
+    services: Services, *, open_without_keys: bool = False
+) -> AsyncIterator[tuple[KeyRing, Clock, list[str]]]:
+    """Yield a fresh key ring, its clock, and the list of statements that it has sent."""
+    engine = async_database_engine(services.database_url, pool_size=1)
+    asked: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    clock = Clock()
+    try:
+        yield KeyRing(engine, cache_seconds=5, open_without_keys=open_without_keys, clock=clock), clock, asked
+    finally:
+        await engine.dispose()
 
 
 async def status(ring: KeyRing, key: str | None, peer: str | None = HERE) -> Caller | int:
@@ -77,10 +66,9 @@ async def status(ring: KeyRing, key: str | None, peer: str | None = HERE) -> Cal
         return error.problem.status
 
 
-def test_a_revoked_key_ends_within_the_seconds_it_is_remembered(services: Services, no_keys: Engine) -> None:
+async def test_a_revoked_key_ends_within_the_seconds_it_is_remembered(services: Services, no_keys: Engine) -> None:
     key_id, made = make(no_keys)
-
-    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+    async with key_ring(services) as (ring, clock, _):
         caller = await ring.identify(made.text, ELSEWHERE)
         assert (caller.key_id, caller.scopes) == (key_id, {Scope.INFERENCE, Scope.FILES})
         with no_keys.begin() as connection:
@@ -88,22 +76,19 @@ def test_a_revoked_key_ends_within_the_seconds_it_is_remembered(services: Servic
         clock.now += 5
         assert await status(ring, made.text) == 401
 
-    play(services, scene)
 
-
-def test_a_key_that_is_used_again_costs_no_query_nor_does_a_wrong_one(services: Services, no_keys: Engine) -> None:
+async def test_a_key_that_is_used_again_costs_no_query_nor_does_a_wrong_one(
+    services: Services, no_keys: Engine
+) -> None:
     _, made = make(no_keys)
-
-    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+    async with key_ring(services) as (ring, _, asked):
         for _ in range(5):
             await ring.identify(made.text, HERE)
             assert await status(ring, "sk-wrong") == 401
         assert len([statement for statement in asked if "api_keys" in statement]) == 3
 
-    play(services, scene)
 
-
-def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
+async def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
     services: Services, no_keys: Engine
 ) -> None:
     """Whoever measures answers learns nothing either: each costs one digest and one question, and none when asked again."""
@@ -124,8 +109,7 @@ def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
         revoked.text,
         expired.text,
     ]
-
-    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+    async with key_ring(services) as (ring, _, asked):
         assert await status(ring, "the first question asks whether there is any key") == 401
         answers = set()
         for key in wrong:
@@ -137,26 +121,21 @@ def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
             assert len([statement for statement in asked if "api_keys" in statement]) == 1, key
         assert len(answers) == 1
 
-    play(services, scene)
 
-
-def test_wrong_keys_without_end_do_not_fill_the_memory(services: Services, no_keys: Engine, monkeypatch) -> None:
+async def test_wrong_keys_without_end_do_not_fill_the_memory(services: Services, no_keys: Engine, monkeypatch) -> None:
     monkeypatch.setattr("api.services.key_ring._MAX_CACHED", 10)
     _, made = make(no_keys)
-
-    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+    async with key_ring(services) as (ring, _, _):
         for number in range(30):
             assert await status(ring, f"sk-{number}") == 401
         assert len(ring._cache) == 10
         assert isinstance(await status(ring, made.text), Caller)
 
-    play(services, scene)
 
-
-def test_only_this_machine_comes_in_without_keys_and_nobody_once_there_was_one(
+async def test_only_this_machine_comes_in_without_keys_and_nobody_once_there_was_one(
     services: Services, no_keys: Engine
 ) -> None:
-    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+    async with key_ring(services) as (ring, clock, _):
         assert [await status(ring, None, peer) for peer in (HERE, "::1", ELSEWHERE, None)] == [
             KEYLESS,
             KEYLESS,
@@ -169,14 +148,10 @@ def test_only_this_machine_comes_in_without_keys_and_nobody_once_there_was_one(
         clock.now += 5
         assert await status(ring, None) == 401
 
-    play(services, scene)
 
-
-def test_an_open_door_that_was_asked_for_by_name_lets_everybody_in(services: Services, no_keys: Engine) -> None:
-    async def scene(ring: KeyRing, clock: Clock, asked: list[str]) -> None:
+async def test_an_open_door_that_was_asked_for_by_name_lets_everybody_in(services: Services, no_keys: Engine) -> None:
+    async with key_ring(services, open_without_keys=True) as (ring, _, _):
         assert await status(ring, None, ELSEWHERE) == KEYLESS
-
-    play(services, scene, open_without_keys=True)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-server"])

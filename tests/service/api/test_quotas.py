@@ -71,20 +71,18 @@ def test_an_upload_in_parts_takes_its_room_when_it_is_announced_and_gives_it_bac
     assert keep(client, 400)
 
 
-def test_the_settings_quota_is_that_of_tenants_without_one(settings: Settings, database: Database) -> None:
-    async def scene(http: httpx2.AsyncClient) -> None:
+async def test_the_settings_quota_is_that_of_tenants_without_one(settings: Settings, database: Database) -> None:
+    async with inside(settings.model_copy(update={"storage_bytes": 1000})) as http:
         form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"x" * 600)}}
         assert (await http.post("/v1/files", **form)).status_code == 200
         error = check_problem(await http.post("/v1/files", **form), 429, "insufficient_quota", "file")
         assert error["type"] == "insufficient_quota"
 
-    inside(settings.model_copy(update={"storage_bytes": 1000}), scene)
 
-
-def test_a_file_that_is_sent_again_under_its_key_needs_no_room_of_its_own(
+async def test_a_file_that_is_sent_again_under_its_key_needs_no_room_of_its_own(
     settings: Settings, database: Database
 ) -> None:
-    async def scene(http: httpx2.AsyncClient) -> None:
+    async with inside(settings.model_copy(update={"storage_bytes": 1000})) as http:
         sent: dict[str, Any] = {
             "data": {"purpose": "user_data"},
             "files": {"file": ("a.txt", b"x" * 600)},
@@ -94,10 +92,8 @@ def test_a_file_that_is_sent_again_under_its_key_needs_no_room_of_its_own(
         assert first.status_code == again.status_code == 200
         assert first.json() == again.json()
 
-    inside(settings.model_copy(update={"storage_bytes": 1000}), scene)
 
-
-def test_parts_that_wait_are_limited_over_all_uploads_until_one_is_completed_or_cancelled(
+async def test_parts_that_wait_are_limited_over_all_uploads_until_one_is_completed_or_cancelled(
     settings: Settings, database: Database
 ) -> None:
     async def begin(http: httpx2.AsyncClient) -> str:
@@ -107,7 +103,7 @@ def test_parts_that_wait_are_limited_over_all_uploads_until_one_is_completed_or_
     async def send(http: httpx2.AsyncClient, upload_id: str, size: int) -> httpx2.Response:
         return await http.post(f"/v1/uploads/{upload_id}/parts", files={"data": b"x" * size})
 
-    async def scene(http: httpx2.AsyncClient) -> None:
+    async with inside(settings.model_copy(update={"pending_upload_bytes": 2048})) as http:
         one, two = await begin(http), await begin(http)
         part = (await send(http, one, 1000)).json()["id"]
         assert (await send(http, two, 900)).status_code == 200
@@ -122,11 +118,9 @@ def test_parts_that_wait_are_limited_over_all_uploads_until_one_is_completed_or_
         assert (await http.post(f"/v1/uploads/{two}/cancel")).status_code == 200
         assert (await send(http, await begin(http), 2048)).status_code == 200
 
-    inside(settings.model_copy(update={"pending_upload_bytes": 2048}), scene)
 
-
-def test_side_by_side_nobody_takes_more_than_there_is(settings: Settings, database: Database) -> None:
-    async def scene(http: httpx2.AsyncClient) -> None:
+async def test_side_by_side_nobody_takes_more_than_there_is(settings: Settings, database: Database) -> None:
+    async with inside(settings.model_copy(update={"pending_upload_bytes": 2048, "storage_bytes": 2500})) as http:
         made = await http.post("/v1/uploads", json={"bytes": 1000, "filename": "b.txt", **TEXT})
         url = f"/v1/uploads/{made.json()['id']}/parts"
         parts = [http.post(url, files={"data": b"x" * 500}) for _ in range(8)]
@@ -138,20 +132,18 @@ def test_side_by_side_nobody_takes_more_than_there_is(settings: Settings, databa
         ]
         assert sorted(kept) == [200] * 3 + [429] * 5, "the upload that was announced has its room already"
 
-    inside(settings.model_copy(update={"pending_upload_bytes": 2048, "storage_bytes": 2500}), scene)
 
-
-def test_a_refused_part_leaves_no_bytes_behind(settings: Settings, database: Database) -> None:
-    async def scene(http: httpx2.AsyncClient) -> None:
+async def test_a_refused_part_leaves_no_bytes_behind(settings: Settings, database: Database) -> None:
+    async with inside(settings.model_copy(update={"pending_upload_bytes": 1024})) as http:
         made = await http.post("/v1/uploads", json={"bytes": 1000, "filename": "b.txt", **TEXT})
         url = f"/v1/uploads/{made.json()['id']}/parts"
         assert (await http.post(url, files={"data": b"x" * 1025})).status_code == 429
         assert not [path for path in settings.files_root.rglob("*") if path.is_file()]
 
-    inside(settings.model_copy(update={"pending_upload_bytes": 1024}), scene)
 
-
-def test_a_part_that_says_it_is_too_large_is_refused_before_it_is_read(settings: Settings, database: Database) -> None:
+async def test_a_part_that_says_it_is_too_large_is_refused_before_it_is_read(
+    settings: Settings, database: Database
+) -> None:
     is_read = False
 
     async def body():
@@ -159,11 +151,9 @@ def test_a_part_that_says_it_is_too_large_is_refused_before_it_is_read(settings:
         is_read = True
         yield b"--x"
 
-    async def scene(http: httpx2.AsyncClient) -> None:
+    async with inside(settings.model_copy(update={"pending_upload_bytes": 1024})) as http:
         made = await http.post("/v1/uploads", json={"bytes": 1000, "filename": "b.txt", **TEXT})
         headers = {"content-type": "multipart/form-data; boundary=x", "content-length": "1000000"}
         url = f"/v1/uploads/{made.json()['id']}/parts"
         check_problem(await http.post(url, content=body(), headers=headers), 429, "rate_limit_exceeded")
         assert not is_read
-
-    inside(settings.model_copy(update={"pending_upload_bytes": 1024}), scene)

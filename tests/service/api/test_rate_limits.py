@@ -1,22 +1,17 @@
-"""Rates and streams: the arithmetic with a clock in hand, alone and on a real Valkey; then over HTTP."""
+"""Rate limits and stream limits on a real Valkey and over HTTP."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import httpx2
 import openai
 import pytest
 import redis
-from hypothesis import given
-from hypothesis import strategies as st
 from sqlalchemy import update
 
-from api.services.rate_limiter import Level, Rate, RateLimiter, duration
-from api.services.stream_limiter import NoFreeStream, StreamSlots
 from cli.stack.services import Services
 from core.settings import Settings
 from db import keys
@@ -25,164 +20,31 @@ from tests.service.api.conftest import MakeKey
 from tests.support.check import check_problem
 from tests.support.guarded import Guarded, Key
 from tests.support.inside import inside
+from tests.support.rates import NOWHERE, check_streams_over_processes, check_ten_thousand_calls, take_all
 from tests.support.rows import make_file
 from tests.support.stack import batch_lines, start_batch, wait_for, write_lines
 from workers.context import Database
 
-NOWHERE = "redis://127.0.0.1:9/0"
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
 
-class Clock:
-    """Time that moves when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1_800_000_000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def take_all(
-    url: str, steps: list[tuple[float, int]], limit: int = 60, per: Literal["minute", "hour"] = "minute"
-) -> list[Level]:
-    """What each step gets: wait so many seconds, then ask for so much."""
-
-    async def run() -> list[Level]:
-        clock = Clock()
-        limiter = RateLimiter(url, "test:", clock)
-        levels = []
-        for seconds, cost in steps:
-            clock.now += seconds
-            levels.append(await limiter.take(Rate(owner="key", kind="requests", limit=limit, per=per), cost))
-        await limiter.close()
-        return levels
-
-    return asyncio.run(run())
-
-
-@pytest.fixture(params=["valkey", "process"])
-def url(request: pytest.FixtureRequest, services: Services, valkey: redis.Redis) -> str:
-    """Limits behave the same wherever they are kept."""
-    return services.redis_url if request.param == "valkey" else NOWHERE
-
-
-def test_a_limit_is_used_up_and_comes_back_evenly(url: str) -> None:
-    levels = take_all(url, [(0, 59), (0, 1), (0, 1), (0.5, 1), (0.5, 1), (30, 30), (0, 1)])
-    assert [level.is_taken for level in levels] == [True, True, False, False, True, True, False]
-    assert [level.remaining for level in levels] == [1, 0, 0, 0, 0, 0, 0]
-    assert [level.retry_seconds for level in levels] == pytest.approx([0, 0, 1, 0.5, 0, 0, 1], abs=1e-4)
-
-
-def test_a_limit_left_alone_is_full_after_its_reset(url: str) -> None:
-    first, second = take_all(url, [(0, 45), (45, 60)])
-    assert first.reset_seconds == pytest.approx(45, abs=1e-4)
-    assert second.is_taken
-
-
-def test_a_limit_per_hour_comes_back_over_the_hour(url: str) -> None:
-    levels = take_all(url, [(0, 59), (0, 2), (0, 1), (0, 1), (60, 1), (3600, 60)], per="hour")
-    assert [level.is_taken for level in levels] == [True, False, True, False, True, True]
-    assert levels[3].retry_seconds == pytest.approx(60, abs=1e-3)
-
-
-def test_what_is_refused_costs_nothing(url: str) -> None:
-    levels = take_all(url, [(0, 50), (0, 20), (0, 20), (0, 10)])
-    assert [level.is_taken for level in levels] == [True, False, False, True]
-
-
-def test_more_than_the_limit_itself_is_never_taken(url: str) -> None:
-    assert not any(level.is_taken for level in take_all(url, [(0, 61), (1000, 61)]))
-
-
-def test_a_clock_that_was_far_ahead_locks_nobody_out_for_longer_than_a_minute(url: str) -> None:
-    levels = take_all(url, [(3600, 60), (-3600, 1), (60, 60)])
-    assert [level.is_taken for level in levels] == [True, False, True]
-
-
-def test_of_ten_thousand_calls_at_once_the_limit_is_answered_and_others_are_not_touched(url: str) -> None:
-    limit = Settings().calls_per_minute
-
-    async def run() -> None:
-        limiter = RateLimiter(url, "test:", Clock())
-        levels = [await limiter.take(Rate(owner="greedy", kind="calls", limit=limit), 1) for _ in range(10_000)]
-        assert sum(level.is_taken for level in levels) == limit
-        assert 0 < levels[-1].retry_seconds <= 120
-        other = await limiter.take(Rate(owner="other", kind="calls", limit=limit), 1)
-        assert (other.is_taken, other.remaining) == (True, limit - 1)
-        await limiter.close()
-
-    asyncio.run(run())
-
-
-@given(st.lists(st.tuples(st.floats(0, 90), st.integers(1, 70)), max_size=12), st.integers(1, 70))
-def test_no_minute_gives_more_than_twice_the_limit(steps: list[tuple[float, int]], limit: int) -> None:
-    """Full at its start, it may give the limit at once and what comes back meanwhile."""
-    levels, now = take_all(NOWHERE, steps, limit), 0.0
-    taken = []
-    for (seconds, cost), level in zip(steps, levels, strict=True):
-        now += seconds
-        taken.append((now, cost if level.is_taken else 0))
-    for start, _ in taken:
-        assert sum(cost for at, cost in taken if start <= at < start + 60) <= 2 * limit + 1e-6
-    assert all(0 <= level.remaining <= limit and level.reset_seconds <= 60 for level in levels)
-
-
-def test_valkey_and_a_process_alone_agree(services: Services, valkey: redis.Redis) -> None:
+async def test_valkey_and_a_process_alone_agree(services: Services, valkey: redis.Redis) -> None:
     steps = [(0.25 * (index % 7), 1 + index * 7 % 23) for index in range(60)]
-    for here, there in zip(take_all(NOWHERE, steps), take_all(services.redis_url, steps), strict=True):
+    for here, there in zip(await take_all(NOWHERE, steps), await take_all(services.redis_url, steps), strict=True):
         assert (here.is_taken, here.remaining) == (there.is_taken, there.remaining)
         assert here.reset_seconds == pytest.approx(there.reset_seconds, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0ms"),
-        (0.0121, "13ms"),
-        (0.999, "999ms"),
-        (1, "1s"),
-        (7.66, "7.66s"),
-        (60, "1m0s"),
-        (360, "6m0s"),
-        (83.4, "1m23.4s"),
-    ],
-)
-def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+async def test_of_ten_thousand_calls_at_once_the_limit_is_taken_and_others_are_not_affected(
+    services: Services, valkey: redis.Redis
+) -> None:
+    await check_ten_thousand_calls(services.redis_url)
 
 
-def test_a_key_holds_no_more_streams_than_it_may_over_all_processes(services: Services, valkey: redis.Redis) -> None:
-    async def run() -> None:
-        clock = Clock()
-        limiters = [RateLimiter(services.redis_url, "test:") for _ in range(2)]
-        one, two = (StreamSlots(limiter.client, "test:", clock) for limiter in limiters)
-        async with one.hold("a", 2), two.hold("a", 2), two.hold("b", 2):
-            for slots in (one, two):
-                with pytest.raises(NoFreeStream):
-                    await slots.hold("a", 2).__aenter__()
-        async with two.hold("a", 1):
-            clock.now += 3600  # as if its process had died: Valkey forgets it
-            async with one.hold("a", 1):
-                pass
-        for limiter in limiters:
-            await limiter.close()
-
-    asyncio.run(run())
-
-
-def test_without_valkey_a_process_counts_its_own_streams() -> None:
-    async def run() -> None:
-        limiter = RateLimiter(NOWHERE, "test:")
-        slots = StreamSlots(limiter.client, "test:")
-        async with slots.hold("a", 1):
-            with pytest.raises(NoFreeStream):
-                await slots.hold("a", 1).__aenter__()
-        async with slots.hold("a", 1):
-            pass
-        await limiter.close()
-
-    asyncio.run(run())
+async def test_a_key_holds_no_more_streams_than_it_may_over_all_processes(
+    services: Services, valkey: redis.Redis
+) -> None:
+    await check_streams_over_processes(services.redis_url)
 
 
 def chat(key: Key, **more: Any) -> httpx2.Response:
@@ -235,23 +97,19 @@ def test_a_key_that_says_nothing_has_the_calls_of_the_settings(guarded: Guarded)
     assert "x-ratelimit-limit-calls" not in chat(guarded.key()).headers
 
 
-def test_without_a_key_calls_are_counted_only_where_a_setting_says_so(
+async def test_without_a_key_calls_are_counted_only_where_a_setting_says_so(
     settings: Settings, database: Database, valkey: redis.Redis
 ) -> None:
-    async def unlimited(http: httpx2.AsyncClient) -> None:
+    async with inside(settings) as http:
         answers = [await http.get("/v1/models") for _ in range(5)]
         assert [answer.status_code for answer in answers] == [200] * 5
         assert not [name for name in answers[0].headers if name.startswith("x-ratelimit")]
-
-    async def limited(http: httpx2.AsyncClient) -> None:
+    async with inside(settings.model_copy(update={"keyless_calls_per_minute": 1})) as http:
         assert (await http.get("/v1/models")).status_code == 200
         check_refused(await http.get("/v1/models"), "calls")
 
-    inside(settings, unlimited)
-    inside(settings.model_copy(update={"keyless_calls_per_minute": 1}), limited)
 
-
-def test_batches_of_a_tenant_per_hour_are_counted_over_its_keys(
+async def test_batches_of_a_tenant_per_hour_are_counted_over_its_keys(
     settings: Settings, database: Database, valkey: redis.Redis, keys_made: MakeKey
 ) -> None:
     first, second, stranger = keys_made("busy"), keys_made("busy"), keys_made("idle")
@@ -265,7 +123,7 @@ def test_batches_of_a_tenant_per_hour_are_counted_over_its_keys(
         body = {"input_file_id": file_ids[tenant], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
         return http.post("/v1/batches", json=body, headers={"authorization": f"Bearer {key}", **headers})
 
-    async def scene(http: httpx2.AsyncClient) -> None:
+    async with inside(settings.model_copy(update={"batches_per_hour": 2})) as http:
         once = {"idempotency-key": "the-first"}
         made = [await create(http, first, **once), await create(http, first, **once), await create(http, second)]
         assert [answer.status_code for answer in made] == [200] * 3
@@ -274,8 +132,6 @@ def test_batches_of_a_tenant_per_hour_are_counted_over_its_keys(
         for key in (first, second):
             check_refused(await create(http, key), "batches")
         assert (await create(http, stranger, "idle")).status_code == 200
-
-    inside(settings.model_copy(update={"batches_per_hour": 2}), scene)
 
 
 def test_a_retry_is_a_batch_that_counts(guarded: Guarded, tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import redis
-import uvloop
 from redis.exceptions import ConnectionError as ConnectionLost
 
 from api.services.redis_client import valkey_client
@@ -22,45 +21,39 @@ def reset(connection: Any) -> None:  # Any: redis-py's connection, below its sur
     connection._writer.transport.abort()
 
 
-def on_uvloop(scene: Any) -> None:
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(scene)
+@pytest.fixture(scope="module")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    return "asyncio", {"use_uvloop": True}
 
 
 @pytest.mark.usefixtures("valkey")
-def test_a_connection_that_was_reset_is_a_lost_one_and_the_next_command_gets_another(settings: Settings) -> None:
-    async def scene() -> None:
-        client = valkey_client(settings.redis_url or "")
-        connection = await client.connection_pool.get_connection()
+async def test_a_connection_that_was_reset_is_a_lost_one_and_the_next_command_gets_another(settings: Settings) -> None:
+    client = valkey_client(settings.redis_url or "")
+    connection = await client.connection_pool.get_connection()
+    await connection.send_command("PING")
+    reset(connection)
+    with pytest.raises(ConnectionLost):
         await connection.send_command("PING")
-        reset(connection)
-        with pytest.raises(ConnectionLost):
-            await connection.send_command("PING")
-        await client.connection_pool.release(connection)
-        assert await client.ping()
-        await client.aclose()
-
-    on_uvloop(scene())
+    await client.connection_pool.release(connection)
+    assert await client.ping()
+    await client.aclose()
 
 
-def test_a_relay_whose_connection_was_reset_refuses_no_follower_and_hears_them_all_again(
+async def test_a_relay_whose_connection_was_reset_refuses_no_follower_and_hears_them_all_again(
     settings: Settings, valkey: redis.Redis
 ) -> None:
-    async def scene() -> None:
-        relay = Relay(settings.redis_url or "", settings.key_prefix)
-        await relay.start()
-        while not relay.is_connected:
-            await asyncio.sleep(0.005)
-        async with relay.follow("job") as before:
-            reset(relay._pubsub.connection)
-            async with relay.follow("job") as beside, relay.follow("other") as after:
-                while relay.is_connected:
-                    await asyncio.sleep(0.005)
-                while not relay.is_connected:
-                    await asyncio.sleep(0.005)
-                for job_id in ("job", "other"):
-                    valkey.publish(f"{settings.key_prefix}job:{job_id}", encode_event(event(1, job_id)))
-                assert [(await each.get(20)).job for each in (before, beside, after)] == ["job", "job", "other"]
-        await relay.close()
-
-    on_uvloop(scene())
+    relay = Relay(settings.redis_url or "", settings.key_prefix)
+    await relay.start()
+    while not relay.is_connected:
+        await asyncio.sleep(0.005)
+    async with relay.follow("job") as before:
+        reset(relay._pubsub.connection)
+        async with relay.follow("job") as beside, relay.follow("other") as after:
+            while relay.is_connected:
+                await asyncio.sleep(0.005)
+            while not relay.is_connected:
+                await asyncio.sleep(0.005)
+            for job_id in ("job", "other"):
+                valkey.publish(f"{settings.key_prefix}job:{job_id}", encode_event(event(1, job_id)))
+            assert [(await each.get(20)).job for each in (before, beside, after)] == ["job", "job", "other"]
+    await relay.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from itertools import pairwise
 from typing import Any, Literal
@@ -66,7 +65,7 @@ def test_a_response_says_what_the_chat_would_have_said(client: OpenAI) -> None:
     assert client.responses.retrieve(response.id).to_dict() == response.to_dict()
 
 
-def test_the_async_client_gets_the_same(server: StackProcess, client: OpenAI) -> None:
+async def test_the_async_client_gets_the_same(server: StackProcess, client: OpenAI) -> None:
     async def ask() -> str:
         async with (
             AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any") as asynchronous,
@@ -74,7 +73,7 @@ def test_the_async_client_gets_the_same(server: StackProcess, client: OpenAI) ->
         ):
             return (await stream.get_final_response()).output_text
 
-    assert asyncio.run(ask()) == client.responses.create(model="fake", input="hello").output_text
+    assert await ask() == client.responses.create(model="fake", input="hello").output_text
 
 
 def test_an_answer_that_was_cut_off_is_incomplete(client: OpenAI) -> None:

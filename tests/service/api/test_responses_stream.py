@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 
@@ -23,7 +22,7 @@ async def lost_frames() -> AsyncIterator[JobUpdate]:
     yield JobEnded(EventKind.FAILED, Problem(status=500, message="x", type=SERVER_ERROR, code="stream_interrupted"))
 
 
-def test_a_reader_at_the_row_is_told_when_the_process_leaves(settings: Settings, database: Database) -> None:
+async def test_a_reader_at_the_row_is_told_when_the_process_leaves(settings: Settings, database: Database) -> None:
     with database.begin() as connection:
         _, response_id = keep(connection, request='{"model": "fake", "input": ""}')
 
@@ -38,7 +37,7 @@ def test_a_reader_at_the_row_is_told_when_the_process_leaves(settings: Settings,
                     state.readers.end_all(SHUTTING_DOWN.problem)
             return heard
 
-    *_, ping, last = asyncio.run(listen())
+    *_, ping, last = await listen()
     assert ping == PING
     kind, data = last.decode().splitlines()[:2]
     assert kind == "event: error"

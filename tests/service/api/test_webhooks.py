@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -134,8 +133,8 @@ async def async_management(url: str) -> None:
         assert (await client.webhooks.delete(created.id)).deleted
 
 
-def test_the_asynchronous_client_manages_them_too(client: OpenAI, telling: StackProcess) -> None:
-    asyncio.run(async_management(telling.url))
+async def test_the_asynchronous_client_manages_them_too(client: OpenAI, telling: StackProcess) -> None:
+    await async_management(telling.url)
 
 
 def test_there_is_a_limit(client: OpenAI, http: httpx2.Client) -> None:

@@ -18,36 +18,35 @@ async def endless(scope: Any, receive: Any, send: Any) -> None:
     await asyncio.Event().wait()
 
 
-def cut_off(path: str, *, is_leaving: bool) -> list[dict[str, Any]]:
+async def cut_off(path: str, *, is_leaving: bool) -> list[dict[str, Any]]:
     """What such a request is sent when it is cancelled."""
     sent: list[dict[str, Any]] = []
 
     async def send(message: dict[str, Any]) -> None:
         sent.append(message)
 
-    async def run() -> None:
-        leaving = asyncio.Event()
-        if is_leaving:
-            leaving.set()
-        app = SimpleNamespace(state=SimpleNamespace(millrace=SimpleNamespace(leaving=leaving)))
-        scope: Any = {"type": "http", "path": path, "app": app}
-        task = asyncio.create_task(ShutdownResponses(endless)(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
-        await asyncio.sleep(0)
-        task.cancel()
-        await task
-
-    asyncio.run(run())
+    leaving = asyncio.Event()
+    if is_leaving:
+        leaving.set()
+    app = SimpleNamespace(state=SimpleNamespace(millrace=SimpleNamespace(leaving=leaving)))
+    scope: Any = {"type": "http", "path": path, "app": app}
+    task = asyncio.create_task(ShutdownResponses(endless)(scope, asyncio.Event().wait, send))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    task.cancel()
+    await task
     return sent
 
 
-def test_a_request_that_waits_until_the_process_ends_gets_a_503() -> None:
-    head, body = cut_off("/v1/batches/validate", is_leaving=True)
+async def test_a_request_that_waits_until_the_process_ends_gets_a_503() -> None:
+    head, body = await cut_off("/v1/batches/validate", is_leaving=True)
     assert head["status"] == 503
     assert int(dict(head["headers"])[b"retry-after"]) > 0
     assert json.loads(body["body"])["error"]["code"] == "service_unavailable"
 
 
 @pytest.mark.parametrize(("path", "is_leaving"), [("/stream", True), ("/v1/batches/validate", False)])
-def test_what_has_begun_or_is_cancelled_for_another_reason_gets_no_second_answer(path: str, is_leaving: bool) -> None:
+async def test_what_has_begun_or_is_cancelled_for_another_reason_gets_no_second_answer(
+    path: str, is_leaving: bool
+) -> None:
     with pytest.raises(asyncio.CancelledError):
-        cut_off(path, is_leaving=is_leaving)
+        await cut_off(path, is_leaving=is_leaving)

@@ -12,6 +12,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.support.fake_valkey import FakeValkey
 from tests.support.stack import wait_for
 from workers.consumers.channel_listener import ChannelListener
 
@@ -64,3 +65,27 @@ def test_a_connection_that_says_nothing_is_given_up_and_made_again(
     listener.close()
     listener.join(20)
     assert not listener.is_alive()
+
+
+def test_a_message_is_delivered_also_after_an_outage(heard: queue.SimpleQueue[str]) -> None:
+    valkey = FakeValkey()
+    listener = ChannelListener(valkey.client, CHANNEL, heard.put, ping_seconds=0.05)
+    listener.start()
+    wait_for(lambda: valkey.client.publish(CHANNEL, "one") == 1, "the listener subscribes", 20)
+    assert heard.get(timeout=10) == "one"
+    with valkey.away(), pytest.raises(queue.Empty):
+        heard.get(timeout=0.2)
+    wait_for(lambda: bool(valkey.client.publish(CHANNEL, "two")) and heard.get(timeout=0.1) == "two", "another", 20)
+    listener.close()
+    listener.join(20)
+    assert not listener.is_alive()
+
+
+def test_a_text_that_is_no_utf8_is_delivered_with_replacements(heard: queue.SimpleQueue[str]) -> None:
+    valkey = FakeValkey()
+    listener = ChannelListener(valkey.client, CHANNEL, heard.put, ping_seconds=0.05)
+    listener.start()
+    wait_for(lambda: valkey.client.publish(CHANNEL, b"a\xff") == 1, "the listener subscribes", 20)
+    assert heard.get(timeout=10) == "a\ufffd"
+    listener.close()
+    listener.join(20)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import socket
 import ssl
@@ -31,17 +30,17 @@ def letter(url: str, *secrets: str) -> WebhookRequest:
     return WebhookRequest(event_id="evt_1", url=url, secrets=secrets or (SECRET,), payload=PAYLOAD)
 
 
-def post(url: str, rules: UrlGuard | None = None, *secrets: str, seconds: float = 5) -> SendResult:
+async def post(url: str, rules: UrlGuard | None = None, *secrets: str, seconds: float = 5) -> SendResult:
     poster = WebhookSender(rules or UrlGuard(hosts=("*",), networks=(LOOPBACK,)), seconds=seconds)
     try:
-        return asyncio.run(poster.post(letter(url, *secrets)))
+        return await poster.post(letter(url, *secrets))
     finally:
         poster.close()
 
 
-def test_the_official_client_accepts_what_arrives() -> None:
+async def test_the_official_client_accepts_what_arrives() -> None:
     with Receiver() as receiver:
-        assert post(receiver.url) == SendResult(status_code=200)
+        assert await post(receiver.url) == SendResult(status_code=200)
     (request,) = receiver.received
     event = OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=SECRET)
     assert isinstance(event, BatchCompletedWebhookEvent)
@@ -57,38 +56,38 @@ def test_the_official_client_accepts_what_arrives() -> None:
         OpenAI(api_key="any").webhooks.unwrap(request.body + " ", request.headers, secret=SECRET)
 
 
-def test_while_a_secret_is_being_replaced_both_verify() -> None:
+async def test_while_a_secret_is_being_replaced_both_verify() -> None:
     with Receiver() as receiver:
-        post(receiver.url, None, SECRET, OTHER_SECRET)
+        await post(receiver.url, None, SECRET, OTHER_SECRET)
     (request,) = receiver.received
     for secret in (SECRET, OTHER_SECRET):
         OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=secret)
 
 
 @pytest.mark.parametrize("status", [200, 204, 299])
-def test_every_2xx_is_a_yes(status: int) -> None:
+async def test_every_2xx_is_a_yes(status: int) -> None:
     with Receiver(status) as receiver:
-        assert post(receiver.url) == SendResult(status_code=status)
+        assert await post(receiver.url) == SendResult(status_code=status)
 
 
 @pytest.mark.parametrize("status", [304, 400, 410, 429, 500, 503])
-def test_every_other_answer_is_a_no(status: int) -> None:
+async def test_every_other_answer_is_a_no(status: int) -> None:
     with Receiver(status) as receiver:
-        assert post(receiver.url) == SendResult(status_code=status, error=f"The answer was HTTP {status}.")
+        assert await post(receiver.url) == SendResult(status_code=status, error=f"The answer was HTTP {status}.")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-def test_a_redirect_is_a_no_and_is_not_followed(status: int) -> None:
+async def test_a_redirect_is_a_no_and_is_not_followed(status: int) -> None:
     with SilentSocket() as inside, Receiver(status, location=f"http://127.0.0.1:{inside.port}/") as receiver:
-        assert post(receiver.url).status_code == status
+        assert (await post(receiver.url)).status_code == status
         assert not inside.was_touched()
         assert len(receiver.received) == 1
 
 
-def test_a_receiver_that_is_not_there_is_a_failure_without_a_status() -> None:
+async def test_a_receiver_that_is_not_there_is_a_failure_without_a_status() -> None:
     with SilentSocket() as gone:
         port = gone.port
-    assert post(f"http://127.0.0.1:{port}/") == SendResult(error="The connection failed (ConnectError).")
+    assert await post(f"http://127.0.0.1:{port}/") == SendResult(error="The connection failed (ConnectError).")
 
 
 # Addresses
@@ -97,23 +96,23 @@ def test_a_receiver_that_is_not_there_is_a_failure_without_a_status() -> None:
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1", "u@localhost"]
 )
-def test_a_socket_of_this_machine_hears_nothing(host: str) -> None:
+async def test_a_socket_of_this_machine_hears_nothing(host: str) -> None:
     with SilentSocket() as inside:
         for scheme in ("http", "https"):
-            outcome = post(f"{scheme}://{host}:{inside.port}/", UrlGuard(hosts=("*",)))
+            outcome = await post(f"{scheme}://{host}:{inside.port}/", UrlGuard(hosts=("*",)))
             assert outcome.status_code is None
             assert outcome.error
         assert not inside.was_touched()
 
 
-def test_a_host_that_is_not_named_hears_nothing() -> None:
+async def test_a_host_that_is_not_named_hears_nothing() -> None:
     with SilentSocket() as inside:
         rules = UrlGuard(hosts=("hooks.example.com",), networks=(LOOPBACK,))
-        assert "operator" in (post(f"http://127.0.0.1:{inside.port}/", rules).error or "")
+        assert "operator" in ((await post(f"http://127.0.0.1:{inside.port}/", rules)).error or "")
         assert not inside.was_touched()
 
 
-def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looked_at() -> None:
+async def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looked_at() -> None:
     asked: list[str] = []
 
     def rebinding(host: str, port: int) -> list[IPAddress]:
@@ -123,18 +122,18 @@ def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looked_at()
     with Receiver() as receiver:
         rules = UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.1/32"),), lookup=rebinding)
         url = f"http://hooks.example.com:{receiver.port}/"
-        assert post(url, rules) == SendResult(status_code=200)
+        assert await post(url, rules) == SendResult(status_code=200)
         assert asked == ["hooks.example.com"]
         assert receiver.received[0].headers["host"] == f"hooks.example.com:{receiver.port}"
-        assert post(url, rules).status_code is None, "what the name means is looked at for every request"
+        assert (await post(url, rules)).status_code is None, "what the name means is looked at for every request"
     assert len(receiver.received) == 1
 
 
-def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     with SilentSocket() as proxy, Receiver() as receiver:
         for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
             monkeypatch.setenv(name, f"http://127.0.0.1:{proxy.port}")
-        assert post(receiver.url) == SendResult(status_code=200)
+        assert await post(receiver.url) == SendResult(status_code=200)
         assert not proxy.was_touched()
 
 
@@ -174,27 +173,27 @@ class RawServer:
 
 
 @pytest.mark.parametrize("said", [(b"",), (b"HTTP/1.1 200 OK\r\nx: ", b"")], ids=["silence", "half a header"])
-def test_an_answer_that_does_not_come_in_time_is_a_failure(said: tuple[bytes, ...]) -> None:
+async def test_an_answer_that_does_not_come_in_time_is_a_failure(said: tuple[bytes, ...]) -> None:
     with RawServer(*said) as server:
-        assert post(server.url, seconds=0.3) == SendResult(error="No answer within 0.3 seconds.")
+        assert await post(server.url, seconds=0.3) == SendResult(error="No answer within 0.3 seconds.")
 
 
 @pytest.mark.parametrize(
     "header", [b"HTTP/1.1 100 Continue\r\n\r\n", b"x: y\r\n"], ids=["many answers", "many headers"]
 )
-def test_an_answer_that_never_ends_is_a_failure(header: bytes) -> None:
+async def test_an_answer_that_never_ends_is_a_failure(header: bytes) -> None:
     with RawServer(b"HTTP/1.1 100 Continue\r\n", header) as server:
-        assert post(server.url, seconds=0.5).error
+        assert (await post(server.url, seconds=0.5)).error
 
 
-def test_of_a_body_nothing_is_read() -> None:
+async def test_of_a_body_nothing_is_read() -> None:
     with RawServer(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n", b"x" * 65536) as server:
-        assert post(server.url) == SendResult(status_code=200)
+        assert await post(server.url) == SendResult(status_code=200)
 
 
-def test_what_is_no_http_is_a_failure() -> None:
+async def test_what_is_no_http_is_a_failure() -> None:
     with RawServer(b"220 mail.example.com ESMTP\r\n\r\n", b"") as server:
-        assert post(server.url) == SendResult(error="The connection failed (RemoteProtocolError).")
+        assert await post(server.url) == SendResult(error="The connection failed (RemoteProtocolError).")
 
 
 # TLS
@@ -222,21 +221,21 @@ def secure(certificate: Path) -> Iterator[Receiver]:
         yield receiver
 
 
-def post_secure(secure: Receiver, host: str, trusted: Path | None) -> SendResult:
+async def post_secure(secure: Receiver, host: str, trusted: Path | None) -> SendResult:
     rules = UrlGuard(hosts=("*",), networks=(LOOPBACK,), lookup=lambda host, port: [ip_address("127.0.0.1")])
     poster = WebhookSender(rules, tls=ssl.create_default_context(cafile=trusted) if trusted else None)
     try:
-        return asyncio.run(poster.post(letter(f"https://{host}:{secure.port}/")))
+        return await poster.post(letter(f"https://{host}:{secure.port}/"))
     finally:
         poster.close()
 
 
-def test_the_certificate_is_checked_against_the_name_though_the_address_is_dialled(
+async def test_the_certificate_is_checked_against_the_name_though_the_address_is_dialled(
     secure: Receiver, certificate: Path
 ) -> None:
-    assert post_secure(secure, "hooks.example.com", certificate) == SendResult(status_code=200)
-    assert post_secure(secure, "other.example.com", certificate).status_code is None
-    assert post_secure(secure, "hooks.example.com", None).status_code is None
+    assert await post_secure(secure, "hooks.example.com", certificate) == SendResult(status_code=200)
+    assert (await post_secure(secure, "other.example.com", certificate)).status_code is None
+    assert (await post_secure(secure, "hooks.example.com", None)).status_code is None
     assert len(secure.received) == 1
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import socket
@@ -37,16 +36,16 @@ def is_open(port: int) -> bool:
     return False
 
 
-def post(port: int, secret: str) -> SendResult:
+async def post(port: int, secret: str) -> SendResult:
     poster = WebhookSender(UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.1/32"),)))
     letter = WebhookRequest(event_id="evt_1", url=f"http://127.0.0.1:{port}/", secrets=(secret,), payload=PAYLOAD)
     try:
-        return asyncio.run(poster.post(letter))
+        return await poster.post(letter)
     finally:
         poster.close()
 
 
-def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
+async def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
     with SilentSocket() as free:
         port = free.port
     with subprocess.Popen(
@@ -58,8 +57,8 @@ def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
     ) as process:
         try:
             wait_for(lambda: is_open(port), "the receiver listens")
-            assert post(port, "whsec_b3RoZXIgc2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXM=").error
-            assert post(port, SECRET) == SendResult(status_code=204)
+            assert (await post(port, "whsec_b3RoZXIgc2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXM=")).error
+            assert await post(port, SECRET) == SendResult(status_code=204)
             assert process.stdout is not None
             assert process.stdout.readline() == "batch.completed batch_1\n"
         finally:
