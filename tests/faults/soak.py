@@ -66,7 +66,7 @@ class _Listener(EngineClient):
     def _take(self, message: FromEngine) -> None:
         if isinstance(message, Tick):
             self.tick = message
-        super()._take(message)
+        super()._take(message)  # type: ignore[misc]
 
 
 class Soak:

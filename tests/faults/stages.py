@@ -141,7 +141,7 @@ def leaving_a_job(stack: FaultStack) -> Iterator[None]:
 def creating_a_response(stack: FaultStack) -> Iterator[None]:
     yield
     client, body = stack.client, {"model": "fake", "input": new_prompt(), "background": True}
-    response_id = stack.insist(lambda: client.responses.create(**body)).id  # type: ignore[arg-type,call-overload]
+    response_id = stack.insist(lambda: client.responses.create(**body)).id  # type: ignore[call-overload]
     wait_for(lambda: client.responses.retrieve(response_id).status == "completed", "the response is there")
 
 

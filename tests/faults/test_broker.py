@@ -174,7 +174,7 @@ def test_a_broker_that_is_full_refuses_tickets_and_nothing_else_happens(stack: F
         assert wait_batch(stack, batch_id) == "completed"
         assert wait_job(stack, job_id) == "completed"
     finally:
-        stack.redis.config_set("maxmemory", had)
+        stack.redis.config_set("maxmemory", had)  # type: ignore[arg-type]
     check_everyday(stack)
     assert pids == {role: stack.find(role).pid for role in pids}
     oracle.check()
@@ -226,7 +226,7 @@ class Thief:
     def _run(self) -> None:
         while not self._stop.is_set():
             if (found := self._client.brpop(QUEUES, timeout=random.uniform(1.5, 2.5))) is not None:
-                self.taken.append(found[0].decode())
+                self.taken.append(found[0].decode())  # type: ignore[union-attr]
 
     def close(self) -> None:
         self._stop.set()

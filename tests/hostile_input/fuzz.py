@@ -76,7 +76,7 @@ async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
     began = time.monotonic()
     try:
         async with asyncio.timeout(HANG_SECONDS):  # in all: a stream that only says that it is alive hangs too
-            answer = await http.post(request.path, content=request.content, headers=headers)
+            answer = await http.post(request.path, content=request.content, headers=headers)  # type: ignore[arg-type]
     except (TimeoutError, httpx2.TimeoutException):
         tally.complain(f"hang: {request}")
         return

@@ -39,7 +39,10 @@ def some(examples: int) -> Any:  # Any: Hypothesis's decorator
 def check(target: Target, request: Fuzzed) -> None:
     headers = {"content-type": request.content_type.encode()} if request.content_type else {}
     answer: httpx2.Response = target.http.post(
-        request.path, content=request.content, headers=headers, timeout=_CLIENT_SECONDS
+        request.path,
+        content=request.content,
+        headers=headers,  # type: ignore[arg-type]
+        timeout=_CLIENT_SECONDS,
     )
     told = complaint(answer.status_code, answer.headers.get("content-type", ""), answer.content)
     assert told is None, (told, request)

@@ -143,7 +143,7 @@ def test_a_body_that_a_form_could_send_is_a_415_without_effect(target: Target, k
     bodies = {path: chat(user=MARK) for path in (CHAT, "/v1/jobs")}
     batch = {"input_file_id": file_id, "endpoint": CHAT, "completion_window": "24h"}
     for path, body in {**bodies, "/v1/batches": batch}.items():
-        answer = target.http.post(path, content=json.dumps(body).encode(), headers=headers)
+        answer = target.http.post(path, content=json.dumps(body).encode(), headers=headers)  # type: ignore[arg-type]
         target.refused(answer, 415, "unsupported_media_type")
     assert len(target.client.batches.list(limit=100).data) == before
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from engine.backends.base import Backend
@@ -32,9 +33,9 @@ def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequen
     return Sequence(**{**values, **given})  # type: ignore[arg-type]
 
 
-def chat(text: str, request_id: str = "r", **given: object) -> Request:
+def chat(text: str, request_id: str = "r", **given: Any) -> Request:
     prompt = ChatPrompt(messages=[{"role": "user", "content": text}])
-    return Request(id=request_id, prompt=prompt, sampling=SamplingParams(temperature=0), **given)  # type: ignore[arg-type]
+    return Request(id=request_id, prompt=prompt, sampling=SamplingParams(temperature=0), **given)
 
 
 _grammars: WeakKeyDictionary[Backend, dict[bool, GrammarCompiler]] = WeakKeyDictionary()
@@ -86,7 +87,7 @@ class Bench:
     def encoder_tokens(self, text: str) -> list[int]:
         return self.backend.tokenizer.encode(text, special=False, add_bos=False)
 
-    def ask(self, text: str, **given: object) -> Finished:
+    def ask(self, text: str, **given: Any) -> Finished:
         self.add(chat(text, **given))
         return self.run()["r"]
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import fakeredis
-import redis
 import redis.asyncio
 
 
@@ -16,7 +15,7 @@ class FakeValkey:
 
     def __init__(self) -> None:
         self._server = fakeredis.FakeServer()
-        self.client: redis.Redis = fakeredis.FakeRedis(server=self._server)
+        self.client: Any = fakeredis.FakeRedis(server=self._server)  # Any: replies of redis-py are unions
 
     def connect(self, url: str, **options: Any) -> redis.asyncio.Redis:  # Any: options of redis-py
         """Return an asyncio client; takes the place of `api.services.redis_client.valkey_client`."""

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -168,7 +168,7 @@ def batch_lines(number: int, model: str = "fake", **body: object) -> list[dict[s
     ]
 
 
-def write_lines(path: Path, lines: list[dict[str, object]]) -> Path:
+def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> Path:
     """As JSON Lines."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path

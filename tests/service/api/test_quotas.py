@@ -73,7 +73,7 @@ def test_an_upload_in_parts_takes_its_room_when_it_is_announced_and_gives_it_bac
 
 async def test_the_settings_quota_is_that_of_tenants_without_one(settings: Settings, database: Database) -> None:
     async with inside(settings.model_copy(update={"storage_bytes": 1000})) as http:
-        form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"x" * 600)}}
+        form: dict[str, Any] = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"x" * 600)}}
         assert (await http.post("/v1/files", **form)).status_code == 200
         error = check_problem(await http.post("/v1/files", **form), 429, "insufficient_quota", "file")
         assert error["type"] == "insufficient_quota"
@@ -126,7 +126,7 @@ async def test_side_by_side_nobody_takes_more_than_there_is(settings: Settings, 
         parts = [http.post(url, files={"data": b"x" * 500}) for _ in range(8)]
         statuses = [answer.status_code for answer in await asyncio.gather(*parts)]
         assert sorted(statuses) == [200] * 4 + [429] * 4
-        form = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"x" * 500)}}
+        form: dict[str, Any] = {"data": {"purpose": "user_data"}, "files": {"file": ("a.txt", b"x" * 500)}}
         kept = [
             answer.status_code for answer in await asyncio.gather(*(http.post("/v1/files", **form) for _ in range(8)))
         ]

@@ -35,7 +35,7 @@ def tuned(valkey: redis.Redis) -> Iterator[redis.Redis]:
     before = {**valkey.config_get("maxmemory-policy"), **valkey.config_get("maxmemory")}
     yield valkey
     for name, value in before.items():
-        valkey.config_set(name, value)
+        valkey.config_set(name, value)  # type: ignore[arg-type]
 
 
 def test_a_queue_that_would_forget_or_is_nearly_full_is_found(services: Services, tuned: redis.Redis) -> None:

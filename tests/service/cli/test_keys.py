@@ -15,7 +15,7 @@ from cli.stack.services import Services
 from core.api_keys import key_digest
 from db import keys
 from db.tables import ApiKey, Tenant
-from tests.service.cli.test_commands import millrace
+from tests.support.command import millrace
 
 Run = Callable[..., Any]
 
@@ -73,7 +73,7 @@ def test_scopes_models_limits_and_an_end_are_stored(run: Run, migrated: Engine) 
     assert (row.scopes, row.models) == (["read-only", "files"], ["a", "b"])
     assert (row.requests_per_minute, row.tokens_per_minute) == (60, 1000)
     assert (row.queued_tokens, row.concurrent_streams, row.calls_per_minute) == (5000, 2, 30)
-    assert timedelta(days=89) < row.expires_at - row.created_at <= timedelta(days=90, seconds=5)
+    assert timedelta(days=89) < row.expires_at - row.created_at <= timedelta(days=90, seconds=5)  # type: ignore[operator]
 
 
 def test_a_revoked_key_is_found_no_more(run: Run, migrated: Engine) -> None:
@@ -97,7 +97,9 @@ def test_rotation_leaves_the_old_key_valid_for_the_time_it_says(run: Run, migrat
     with migrated.connect() as connection:
         for made in (old, new):
             assert keys.find_valid_key(key_digest(made["key"])).fetch_one(connection).id == made["id"]
-        left = connection.execute(select(ApiKey.expires_at - func.now()).where(ApiKey.id == old["id"])).scalar_one()
+        left: Any = connection.execute(
+            select(ApiKey.expires_at - func.now()).where(ApiKey.id == old["id"])
+        ).scalar_one()
     assert timedelta(hours=11, minutes=55) < left <= timedelta(hours=12)
     newest = run("rotate", new["id"], "--grace", "0s", "--json")
     states = {key["id"]: key["state"] for key in run("list", "--json")}
@@ -109,7 +111,7 @@ def test_a_second_rotation_does_not_lengthen_the_life_of_a_key(run: Run, migrate
     run("rotate", old["id"], "--grace", "30d")
     with migrated.connect() as connection:
         row = keys.find_key(old["id"]).fetch_one(connection)
-    assert row.expires_at - row.created_at <= timedelta(hours=1, seconds=5)
+    assert row.expires_at - row.created_at <= timedelta(hours=1, seconds=5)  # type: ignore[operator]
 
 
 def test_caps_are_set_and_taken_away(run: Run, migrated: Engine) -> None:

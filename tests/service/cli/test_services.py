@@ -87,7 +87,7 @@ def test_a_service_that_was_killed_is_started_again(tmp_path: Path) -> None:
     with Services(tmp_path) as services:
         with redis.Redis.from_url(services.redis_url) as client:
             client.set("a", "b")
-            process_id = client.info("server")["process_id"]  # type: ignore[index]
+            process_id = client.info("server")["process_id"]
         services.check()
         os.kill(int(process_id), 9)
         while not (restarted := services.restart_dead()):

@@ -81,7 +81,7 @@ def test_a_window_that_would_be_over_is_not_set(connection: Connection) -> None:
     change = batch_control.set_urgency
     assert change(batch_id, "default", priority=None, window=("1h", 3600)).fetch_optional(connection) is None
     row = change(batch_id, "default", priority=None, window=("3h", 10800)).fetch_one(connection)
-    assert row.expires_at - row.created_at == timedelta(hours=3)
+    assert row.expires_at - row.created_at == timedelta(hours=3)  # type: ignore[operator]
 
 
 def test_the_best_end_of_a_line_in_its_family_wins(connection: Connection) -> None:
@@ -113,7 +113,7 @@ def test_lines_side_by_side_take_the_device_once(connection: Connection) -> None
         end(connection, shard_id, seconds=seconds)
     assert float(connection.execute(batch_requests.active_seconds(batch_id)).scalar_one()) == pytest.approx(3.0)
     count, total, median, *_ = batch_requests.latencies(batch_id).fetch_one(connection)
-    assert (count, float(total), float(median)) == (2, pytest.approx(5.0), pytest.approx(2.5))
+    assert (count, float(total), float(median)) == (2, pytest.approx(5.0), pytest.approx(2.5))  # type: ignore[arg-type]
 
 
 def test_the_pace_is_that_of_the_lines_since_the_last_pause(connection: Connection) -> None:
@@ -130,7 +130,7 @@ def test_the_pace_is_that_of_the_lines_since_the_last_pause(connection: Connecti
 
 
 def plan(connection: Connection, query: Query[Any]) -> str:
-    sql = query.statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    sql = query.statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[attr-defined]
     return "\n".join(connection.execute(text(f"EXPLAIN {str(sql).replace(':', chr(92) + ':')}")).scalars())
 
 

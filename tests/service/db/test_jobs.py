@@ -152,7 +152,7 @@ def test_usage_adds_up_per_tenant_model_and_day(connection: Connection) -> None:
 
 def test_looking_for_overdue_jobs_uses_its_index(connection: Connection) -> None:
     connection.execute(text("SET LOCAL enable_seqscan = off"))
-    compiled = jobs.overdue_jobs(["fake"], timedelta(seconds=15), 10).statement.compile(
+    compiled = jobs.overdue_jobs(["fake"], timedelta(seconds=15), 10).statement.compile(  # type: ignore[attr-defined]
         connection, compile_kwargs={"literal_binds": True}
     )
     plan = "\n".join(connection.execute(text(f"EXPLAIN {compiled}")).scalars())

@@ -127,7 +127,7 @@ def test_lines_run_in_the_order_of_the_plan_and_keep_their_place_in_the_file(cle
 
 
 def test_of_lines_that_start_alike_the_one_that_may_answer_longest_runs_first(clerk: ClerkContext) -> None:
-    limits: list[dict[str, int]] = [{"max_tokens": 5}, {"max_completion_tokens": 50}, {}, {"max_tokens": 50}]
+    limits: list[dict[str, Any]] = [{"max_tokens": 5}, {"max_completion_tokens": 50}, {}, {"max_tokens": 50}]
     messages = [{"role": "system", "content": "Label it."}]
     content = [
         line(f"l{n}", messages=[*messages, {"role": "user", "content": f"{n}"}], **limit)

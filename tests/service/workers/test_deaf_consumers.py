@@ -9,6 +9,7 @@ import dataclasses
 import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
@@ -112,7 +113,7 @@ def test_a_clerk_without_a_broker_prepares_and_finalizes(
     started[0].start()
     wait_for(lambda: batch_of(nowhere, batch_id).status == BatchState.IN_PROGRESS, "it is prepared", 20)
     with nowhere.database.begin() as connection:
-        age = connection.execute(select(func.now() - Batch.created_at)).scalar_one()
+        age: Any = connection.execute(select(func.now() - Batch.created_at)).scalar_one()
     assert age.total_seconds() < 8, "long before it is unheard"
 
 

@@ -110,8 +110,10 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
             connection.execute(workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
     WorkerHeartbeat(heir, database, Status, seconds=3600).claim_slot()
     with database.begin() as connection:
-        over = connection.execute(text("SELECT owner FROM jobs WHERE lease_until < now()")).scalars().all()
-        over += connection.execute(text("SELECT owner FROM shards WHERE lease_until < now()")).scalars().all()
+        over = [
+            *connection.execute(text("SELECT owner FROM jobs WHERE lease_until < now()")).scalars(),
+            *connection.execute(text("SELECT owner FROM shards WHERE lease_until < now()")).scalars(),
+        ]
         again = shards.claim_next_shard("fake", heir.id, LEASE).fetch_one(connection)
     assert over == [dead.id] * 2
     assert (again.id, again.attempt) == (mine[0], 2)

@@ -219,7 +219,7 @@ def test_a_lease_that_is_lost_before_a_suspect_begins_keeps_no_other_shard_out(
         change_shards(worker, fence=Shard.fence + 1, owner="other")
         return hold(*arguments)
 
-    worker.leases.hold = lose  # type: ignore[method-assign]
+    worker.leases.hold = lose  # type: ignore[assignment,method-assign]
     isolation = Isolation()
     ShardLanes(worker, worker.models["fake"], isolation).work()
     assert engine.asked == []

@@ -14,7 +14,7 @@ def test_events_can_be_replayed_for_a_while(valkey: redis.Redis) -> None:
     publisher.publish(Event(job="a", attempt=1, seq=2, kind=EventKind.FRAMES, frames=[b"a2"]))
     publisher.publish(Event(job="a", attempt=1, seq=3, kind=EventKind.DONE))
     publisher.close()
-    stored = [decode_event(data) for data in valkey.lrange("p:replay:a", 0, -1)]
+    stored = [decode_event(data) for data in valkey.lrange("p:replay:a", 0, -1)]  # type: ignore[arg-type]
     assert [frame for event in stored for frame in event.frames] == [b"a0", b"a1", b"a2"]
     assert stored[-1].kind is EventKind.DONE
     assert 0 < valkey.ttl("p:replay:a") <= 300

@@ -353,7 +353,7 @@ def test_a_pause_ends_a_shard_after_the_lines_that_run_and_a_resume_goes_on(
     def pause_at_first(request: Request) -> Finished:
         with worker.database.begin() as connection:
             batch_control.pause(batch_id, "default").fetch_optional(connection)
-        engine.answer = held.append  # type: ignore[assignment]
+        engine.answer = held.append
         return echo(request)
 
     held: list[Request] = []

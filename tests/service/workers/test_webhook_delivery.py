@@ -412,7 +412,7 @@ def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Dat
         endpoint(outbox, receiver.url)
         happen(outbox)
         courier = WebhookDispatcher(
-            settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, WebhookSender(LOOPBACK), [].append
+            settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, WebhookSender(LOOPBACK), lambda _: None
         )
         courier.start()
         try:

@@ -62,7 +62,7 @@ def test_arguments_of_tool_calls_become_objects() -> None:
     turn = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"city": "Bern"}'}}]}
     (parsed,) = with_parsed_arguments([turn])
     assert parsed["tool_calls"][0]["function"]["arguments"] == {"city": "Bern"}
-    assert turn["tool_calls"][0]["function"]["arguments"] == '{"city": "Bern"}', "the request is not changed"
+    assert turn["tool_calls"][0]["function"]["arguments"] == '{"city": "Bern"}', "the request is not changed"  # type: ignore[index]
     with pytest.raises(TemplateFailed, match="not JSON"):
         with_parsed_arguments([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}])
 

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -53,7 +54,13 @@ class EngineProcess:
     """`python -m engine.process.server` on the fake model."""
 
     def __init__(self, folder: Path, **config: object) -> None:
-        values = {"model": "fake", "endpoint": str(folder), "backend": BackendKind.FAKE, "slots": 4, **config}
+        values: dict[str, Any] = {
+            "model": "fake",
+            "endpoint": str(folder),
+            "backend": BackendKind.FAKE,
+            "slots": 4,
+            **config,
+        }
         self._config = msgspec.json.encode(EngineConfig(**values)).decode()
         self.start()
 

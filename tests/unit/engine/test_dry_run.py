@@ -44,7 +44,7 @@ REQUESTS = [
 
 @pytest.fixture(scope="module")
 def bench() -> Bench:
-    config = {"context_size": CONTEXT, "slots": 4}
+    config: dict[str, Any] = {"context_size": CONTEXT, "slots": 4}
     return Bench(LlamaBackend(EngineConfig(model="demo", endpoint="", model_path=str(MODEL), **config)), **config)
 
 
@@ -58,8 +58,8 @@ def open_dry_run(
     sandbox: CompileSandbox | None = None,
     context_size: int = CONTEXT,
 ) -> Iterator[DryRun]:
-    is_fake = isinstance(tokenizer, FakeTokenizer)
-    vocabulary: Any = partial(fake_grammar_tokenizer if is_fake else grammar_tokenizer, tokenizer)
+    read: Any = fake_grammar_tokenizer if isinstance(tokenizer, FakeTokenizer) else grammar_tokenizer
+    vocabulary = partial(read, tokenizer)
     with closing(GrammarCompiler(vocabulary, num_vocab=tokenizer.num_vocab, max_cached=1, sandbox=sandbox)) as grammars:
         checker = ConstraintChecker(grammars, budget or CompileBudget(), clock)
         yield DryRun(tokenizer, checker, template=template, context_size=context_size, embed_tokens=context_size)

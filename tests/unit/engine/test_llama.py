@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 import pytest
 
@@ -78,7 +80,7 @@ def test_the_same_seed_gives_the_same_answer(bench: Bench) -> None:
     [{"temperature": 1.5, "top_k": 1}, {"temperature": 1.5, "top_p": 1e-6}, {"temperature": 1.5, "min_p": 1.0}],
     ids=str,
 )
-def test_filters_that_leave_one_token_are_greedy(bench: Bench, sampling: dict[str, float]) -> None:
+def test_filters_that_leave_one_token_are_greedy(bench: Bench, sampling: dict[str, Any]) -> None:
     bench.add(sampled(question("Japan"), **sampling))
     assert bench.run()["r"].text == "The capital of Japan is Tokyo."
 
@@ -87,7 +89,7 @@ def test_filters_that_leave_one_token_are_greedy(bench: Bench, sampling: dict[st
     "penalty", [{"frequency_penalty": 2.0}, {"presence_penalty": 2.0}, {"repeat_penalty": 2.0}], ids=str
 )
 def test_penalties_keep_an_answer_from_repeating_itself(bench: Bench, penalty: dict[str, float]) -> None:
-    def generate(**sampling: float) -> list[int]:
+    def generate(**sampling: Any) -> list[int]:
         request = sampled("Hello", temperature=0.0, **sampling)
         bench.add(msgspec.structs.replace(request, ignore_eos=True, max_tokens=100))
         return bench.backend.tokenizer.encode(bench.run()["r"].text, special=False, add_bos=False)
@@ -161,7 +163,7 @@ def test_an_echoed_prompt_comes_first_with_its_logprobs(bench: Bench) -> None:
 
 
 def test_a_full_context_is_shifted_where_the_model_file_asks_for_it() -> None:
-    sizes = {"context_size": 64, "slots": 1, "spare_slots": 0}
+    sizes: dict[str, Any] = {"context_size": 64, "slots": 1, "spare_slots": 0}
     config = EngineConfig(model="demo", endpoint="", model_path=str(MODEL), context_shift=True, **sizes)
     bench = Bench(LlamaBackend(config), context_shift=True, **sizes)
     finished = bench.ask("Hello", ignore_eos=True, max_tokens=150)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from engine.backends.fake.backend import FakeBackend, FakeDecoder
@@ -81,7 +83,7 @@ def test_a_prompt_that_opens_reasoning_gets_reasoning_first() -> None:
     ],
 )
 def test_streaming_that_starts_late_delivers_the_whole_answer(
-    prompt: str, options: dict[str, object], num_steps: int
+    prompt: str, options: dict[str, Any], num_steps: int
 ) -> None:
     bench = Bench()
     bench.add(chat(prompt, **options))
@@ -260,7 +262,7 @@ def test_several_answers_to_one_prompt_end_together_and_count_it_once() -> None:
         assert "".join(delta.text for delta in deltas) == choice.text
     assert len({choice.text for choice in finished.choices}) == 3
     decoder = bench.backend.decoder
-    assert decoder.num_computed < 2 * finished.usage.prompt_tokens + finished.usage.completion_tokens
+    assert decoder.num_computed < 2 * finished.usage.prompt_tokens + finished.usage.completion_tokens  # type: ignore[attr-defined]
 
 
 def test_cancelling_a_request_cancels_all_its_answers() -> None:

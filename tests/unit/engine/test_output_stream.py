@@ -173,7 +173,7 @@ class MarkTokenizer(FakeTokenizer):
     """The fake's bytes, with the reasoning tags as control tokens."""
 
     num_vocab = 260
-    special_texts = ("<s>", "</s>", "<think>", "</think>")
+    special_texts = ("<s>", "</s>", "<think>", "</think>")  # type: ignore[assignment]
 
     def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         if special and text in ("<think>", "</think>"):

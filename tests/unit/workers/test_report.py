@@ -73,7 +73,11 @@ def test_an_empty_file_and_one_with_too_many_lines_are_no_batches(tmp_path: Path
 
 
 def test_an_answer_has_the_room_its_prompt_leaves(tmp_path: Path) -> None:
-    lines = [*batch_lines(1, "brief", n=3), *batch_lines(1, "fake"), *batch_lines(1, "brief", max_tokens=1000)]
+    lines: list[dict[str, Any]] = [
+        *batch_lines(1, "brief", n=3),
+        *batch_lines(1, "fake"),
+        *batch_lines(1, "brief", max_tokens=1000),
+    ]
     for index, line in enumerate(lines):
         line["custom_id"] = str(index)
     report = check(write_lines(tmp_path / "in.jsonl", lines))
@@ -87,7 +91,7 @@ def test_an_answer_has_the_room_its_prompt_leaves(tmp_path: Path) -> None:
 def test_inputs_that_a_model_cannot_embed_are_found(tmp_path: Path) -> None:
     embeds = ModelCatalog([ModelConfig(name="embeds", backend="fake", context_size=128, embeddings=True)])
     inputs: list[Any] = ["short", "x" * 200, ["short", "x" * 127], [[70] * 128, [70] * 129]]
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "custom_id": f"line-{number}",
             "method": "POST",
@@ -108,7 +112,7 @@ def test_the_longest_input_is_known_of_a_model_without_its_weights(tmp_path: Pat
     path = write_tiny_model(tmp_path / "bert.gguf", TinyModel.BERT)
     bert = ModelConfig(name="bert", embeddings=True, context_size=4096, parameters=Parameters(model=str(path)))
     body = {"model": "bert", "input": [[70] * (ENCODER_CONTEXT + 1)]}
-    lines = [{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": body}]
+    lines: list[dict[str, Any]] = [{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": body}]
     report = check(write_lines(tmp_path / "in.jsonl", lines), ModelCatalog([bert]), endpoint=None)
     assert [error.code for error in report.errors] == ["context_length_exceeded"]
     assert f"{ENCODER_CONTEXT} at most" in report.errors[0].message
@@ -133,7 +137,7 @@ def schema_of(schema: object) -> dict[str, Any]:
 
 
 def test_schemas_and_grammars_that_do_not_compile_are_found_before_anything_runs(tmp_path: Path) -> None:
-    lines = [
+    lines: list[dict[str, Any]] = [
         asking(1, response_format=schema_of({"type": "object"})),
         asking(2, response_format=schema_of({"type": "object", "properties": {"a": {"not": {}}}})),
         asking(3, structured_outputs={"regex": "(a"}),
@@ -152,7 +156,9 @@ def test_schemas_and_grammars_that_do_not_compile_are_found_before_anything_runs
 
 
 def test_a_file_of_more_schemas_than_are_tried_says_so(tmp_path: Path) -> None:
-    lines = [asking(number, response_format=schema_of({"title": f"{min(number, 3)}"})) for number in range(8)]
+    lines: list[dict[str, Any]] = [
+        asking(number, response_format=schema_of({"title": f"{min(number, 3)}"})) for number in range(8)
+    ]
     path = write_lines(tmp_path / "in.jsonl", lines)
     report = check(path, budget=CompileBudget(constraints=2))
     assert (report.num_errors, report.lines_unchecked, report.models[0].lines) == (0, 6, 8)

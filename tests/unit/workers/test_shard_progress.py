@@ -49,7 +49,7 @@ def begin(progress: ShardProgress, window: int = 8, *, is_shared: bool = True) -
 
 def begin_id(progress: ShardProgress, window: int = 8) -> str | None:
     line = begin(progress, window)
-    return line and line.id
+    return line.id if line is not None else None
 
 
 def ids(lines: Any) -> list[str]:
