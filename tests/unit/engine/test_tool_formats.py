@@ -239,12 +239,12 @@ def parse(tool_format: ToolFormat, pieces: list[str]) -> tuple[str, list[tuple[s
     parser = ToolParser(tool_format, ["get_weather", "now"])
     content, streamed = "", dict[int, list[str]]()
     for piece in pieces:
-        part = parser.push(piece)
-        content += part.content
-        for delta in part.calls:
-            assert bool(delta.id) == bool(delta.name) == (delta.index not in streamed)
-            of_call = streamed.setdefault(delta.index, [delta.id, delta.name, ""])
-            of_call[2] += delta.arguments
+        delta = parser.push(piece)
+        content += delta.content
+        for call_delta in delta.calls:
+            assert bool(call_delta.id) == bool(call_delta.name) == (call_delta.index not in streamed)
+            of_call = streamed.setdefault(call_delta.index, [call_delta.id, call_delta.name, ""])
+            of_call[2] += call_delta.arguments
     content += parser.finish()
     assert [[each.id, each.name, each.arguments] for each in parser.calls] == list(streamed.values())
     return content, [(each.name, each.arguments) for each in parser.calls]
