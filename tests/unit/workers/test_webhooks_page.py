@@ -66,7 +66,7 @@ async def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
 
 
 def test_the_table_of_events_has_every_type_that_is_sent_and_no_other() -> None:
-    section = PAGE.split("## What is told\n")[1].split("\n## ")[0]
+    section = PAGE.split("## Events\n")[1].split("\n## ")[0]
     named = re.findall(r"^\| `([a-z_.]+)` \|", section, re.MULTILINE)
     assert sorted(named) == sorted(EVENT_TYPES)
 
