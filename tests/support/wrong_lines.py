@@ -1,4 +1,4 @@
-"""A batch file with many kinds of mistakes, for whoever says what is wrong with one."""
+"""A batch file with many kinds of errors, for tests of validation."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ EXPECTED = [
 def write_wrong_lines(path: Path, model: str = "fake") -> Path:
     """Lines 1 and 14 are good; 3 is blank, and 13 is too."""
     lines: list[dict[str, Any]] = batch_lines(9, model)
-    good, twin, elsewhere, no_method, streams, empty, unknown, hot, long = lines
-    twin["custom_id"] = good["custom_id"]
+    good, repeated, elsewhere, no_method, streams, empty, unknown, hot, long = lines
+    repeated["custom_id"] = good["custom_id"]
     elsewhere["url"] = "/v1/embeddings"
     del no_method["method"]
     streams["body"]["stream"] = True
@@ -41,6 +41,6 @@ def write_wrong_lines(path: Path, model: str = "fake") -> Path:
     return path
 
 
-def told(errors: list[dict[str, Any]]) -> list[tuple[int, str, str | None, str]]:
-    """As `EXPECTED` has them."""
+def summarize(errors: list[dict[str, Any]]) -> list[tuple[int, str, str | None, str]]:
+    """The errors in the form of `EXPECTED`."""
     return [(error["line"], error["code"], error["param"], error["fails"]) for error in errors]

@@ -132,7 +132,7 @@ class ShardRun:
             self._commit()
 
     def _begin_lines(self, window: int) -> None:
-        while self._may_begin(window):
+        while self._try_enter(window):
             line = self._progress.begin()
             adapter = self._parse(line).adapter
             if (failure := self._poison.find_failure(line)) is not None:
@@ -144,7 +144,8 @@ class ShardRun:
             else:
                 self._submit(line, adapter)
 
-    def _may_begin(self, window: int) -> bool:
+    def _try_enter(self, window: int) -> bool:
+        """Enter the isolation if a line may begin."""
         is_trusted = self._context.leases.is_trusted(self._lease)
         if not is_trusted or not self._progress.may_begin(window):
             return False
@@ -190,8 +191,8 @@ class ShardRun:
     def _make_stream(self, line: Line) -> JobStream:
         """The stream of one attempt. A claim may run a line several times, once after each crash."""
         attempt = self._fence << 8 | min(self._runs[line.id].number, 255)
-        frames = self._parse(line).adapter.stream_encoder(self._served.header(line.id), is_watched=True)
-        return JobStream(line.id, attempt, frames, self._context.publisher.publish)
+        encoder = self._parse(line).adapter.stream_encoder(self._served.header(line.id), is_watched=True)
+        return JobStream(line.id, attempt, encoder, self._context.publisher.publish)
 
     def _receive(self, timeout_seconds: float) -> None:
         """Wait for one call, then make all that are there."""

@@ -13,7 +13,7 @@ from openai import OpenAI
 from core.schemas.batch_validation import BatchValidation
 from tests.support.check import check_problem
 from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
-from tests.support.wrong_lines import EXPECTED, told, write_wrong_lines
+from tests.support.wrong_lines import EXPECTED, summarize, write_wrong_lines
 
 URL = "/v1/batches/validate"
 
@@ -29,7 +29,7 @@ def test_an_uploaded_file_is_told_all_its_mistakes_and_not_kept(
     answer = ask(http, write_wrong_lines(tmp_path / "in.jsonl"), endpoint="/v1/chat/completions")
     assert answer.status_code == 200, answer.text
     report = BatchValidation.model_validate_json(answer.text)
-    assert told(answer.json()["errors"]) == EXPECTED
+    assert summarize(answer.json()["errors"]) == EXPECTED
     assert (report.is_valid, report.lines, report.lines_over_context) == (False, 12, 1)
     assert {file.id for file in client.files.list()} == before
 

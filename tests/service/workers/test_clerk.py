@@ -64,7 +64,7 @@ def read_file(clerk: ClerkContext, file_id: str) -> list[dict[str, Any]]:
 
 
 def answer_everything(clerk: ClerkContext, *, fail: frozenset[str] = frozenset(), keep_open: int = 0) -> None:
-    """Play the workers' part: end all lines but `keep_open` of each shard."""
+    """Do the work of the workers: end all lines but `keep_open` of each shard."""
     with clerk.database.begin() as connection:
         while (claim := shards.claim_next_shard("fake", "w", timedelta(60)).fetch_optional(connection)) is not None:
             lines = connection.execute(
@@ -106,7 +106,7 @@ def test_every_good_line_becomes_a_job_in_file_order(clerk: ClerkContext, valkey
 
 
 def planned(clerk: ClerkContext) -> list[Any]:
-    """Jobs in the order in which they will run; refused ones come last."""
+    """Jobs in the order in which they will run; rejected ones come last."""
     with clerk.database.begin() as connection:
         return list(connection.execute(select(Job).order_by(Job.position)).all())
 
@@ -173,7 +173,7 @@ def test_a_body_is_stored_as_the_file_has_it(clerk: ClerkContext) -> None:
     assert [row.body for row in planned(clerk)] == [body]
 
 
-def test_refused_lines_have_no_place_in_the_plan(clerk: ClerkContext) -> None:
+def test_rejected_lines_have_no_position_in_the_plan(clerk: ClerkContext) -> None:
     prepare(clerk, upload(clerk, "\n".join([line("a"), line("hot", temperature=7), line("b")])))
     rows = planned(clerk)
     assert [(row.custom_id, row.position, row.shard_id is None) for row in rows] == [
@@ -219,7 +219,7 @@ def test_all_bad_lines_of_a_file_are_named_and_nothing_of_it_runs(clerk: ClerkCo
         assert connection.execute(select(func.count()).select_from(Job)).scalar_one() == 0
 
 
-def test_the_list_of_bad_lines_is_capped_and_says_so(clerk: ClerkContext) -> None:
+def test_the_list_of_bad_lines_is_capped_with_a_note(clerk: ClerkContext) -> None:
     batch_id = upload(clerk, "{\n" * 500)
     prepare(clerk, batch_id)
     errors = errors_of(clerk, batch_id)
@@ -261,9 +261,9 @@ def test_inputs_to_embed_are_counted_over_all_lines_of_a_batch(clerk: ClerkConte
     assert "at most 3 inputs" in errors_of(clerk, too_many)[0]["message"]
 
 
-def test_lines_the_endpoint_would_refuse_fail_alone(clerk: ClerkContext) -> None:
+def test_lines_the_endpoint_would_reject_fail_alone(clerk: ClerkContext) -> None:
     content = "\n".join(
-        [line("good"), line("nobody", model="gpt-9"), line("hot", temperature=7), line("alias", model="also-fake")]
+        [line("good"), line("unserved", model="gpt-9"), line("hot", temperature=7), line("alias", model="also-fake")]
     )
     batch_id = upload(clerk, content)
     prepare(clerk, batch_id)
@@ -274,14 +274,14 @@ def test_lines_the_endpoint_would_refuse_fail_alone(clerk: ClerkContext) -> None
     finalize(clerk, batch_id)
     batch = batch_of(clerk, batch_id)
     assert [one["custom_id"] for one in read_file(clerk, batch.output_file_id)] == ["good", "alias"]
-    refused = {one["custom_id"]: one["response"] for one in read_file(clerk, batch.error_file_id)}
-    assert refused["nobody"]["status_code"] == 404
-    assert refused["nobody"]["body"]["error"]["code"] == "model_not_found"
-    assert refused["hot"]["body"]["error"]["param"] == "temperature"
+    rejected = {one["custom_id"]: one["response"] for one in read_file(clerk, batch.error_file_id)}
+    assert rejected["unserved"]["status_code"] == 404
+    assert rejected["unserved"]["body"]["error"]["code"] == "model_not_found"
+    assert rejected["hot"]["body"]["error"]["param"] == "temperature"
 
 
-def test_a_batch_whose_lines_are_all_refused_ends_by_itself(clerk: ClerkContext, valkey: redis.Redis) -> None:
-    batch_id = upload(clerk, line("nobody", model="gpt-9"))
+def test_a_batch_whose_lines_are_all_rejected_ends_by_itself(clerk: ClerkContext, valkey: redis.Redis) -> None:
+    batch_id = upload(clerk, line("unserved", model="gpt-9"))
     prepare(clerk, batch_id)
     assert batch_of(clerk, batch_id).status == BatchState.FINALIZING
     assert tickets_in(valkey, "clerk") == 1
@@ -312,7 +312,7 @@ def test_results_come_in_input_order_each_in_one_file(clerk: ClerkContext) -> No
 
 
 class _CancelledMeanwhile(FileStore):
-    """A store whose first writer is overtaken by a cancel."""
+    """A store in which the batch is cancelled before its first file is written."""
 
     def __init__(self, clerk: ClerkContext, batch_id: str) -> None:
         super().__init__(clerk.files.root)
@@ -388,10 +388,10 @@ def test_the_sweeper_sends_lost_tickets_again(clerk: ClerkContext, valkey: redis
     assert [tickets_in(valkey, name) for name in ("clerk", "chat.fake")] == [1, 1], "not again so soon"
 
 
-def test_the_sweeper_requeues_jobs_of_dead_workers(clerk: ClerkContext, valkey: redis.Redis) -> None:
+def test_the_sweeper_requeues_jobs_of_expired_leases(clerk: ClerkContext, valkey: redis.Redis) -> None:
     with clerk.database.begin() as connection:
         job_id = make_job(connection)
-        jobs.claim_job(job_id, "dead", timedelta(seconds=-1)).fetch_one(connection)
+        jobs.claim_job(job_id, "silent", timedelta(seconds=-1)).fetch_one(connection)
     Sweeper(clerk).sweep()
     assert tickets_in(valkey, "chat.fake") == 1
     with clerk.database.begin() as connection:

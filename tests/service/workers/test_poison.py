@@ -1,4 +1,4 @@
-"""Lines that end an engine, or their worker: what the next run knows of the one before, and who is refused."""
+"""Lines that crash an engine or their worker: crash counts outlive the worker, and the body is blocked in the end."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from workers.shards.isolation import Isolation
 from workers.shards.lanes import ShardLanes
 
 
-class WorkerDied(BaseException):
-    """Nothing of a worker's is tidied up after this."""
+class WorkerKilled(BaseException):
+    """Stands for a kill -9: the worker cleans up nothing."""
 
 
 def make(worker: WorkerContext, sizes: list[int]) -> str:
-    """Lines that each ask something else."""
+    """Make a batch of different lines."""
     with worker.database.begin() as connection:
         batch_id = make_running_batch(connection, sizes)[0]
-        asked = func.replace(Job.body, "hello", func.concat("question ", Job.line, " of this batch"))
-        connection.execute(update(Job).where(Job.batch_id == batch_id).values(body=asked))
+        body = func.replace(Job.body, "hello", func.concat("question ", Job.line, " of this batch"))
+        connection.execute(update(Job).where(Job.batch_id == batch_id).values(body=body))
     return batch_id
 
 
@@ -68,18 +68,18 @@ def poison(*lines: int) -> frozenset[str]:
 
 
 class Crashing:
-    """Answers all but the poison, which ends the engine: what runs is lost, what has no slot only waited."""
+    """Answers all lines but the poison, which crashes the engine. Lines in a slot were running, the others only waited."""
 
     def __init__(self, engine: ScriptedEngine, texts: frozenset[str], slots: int = 4) -> None:
         self.engine = engine
         self.texts = texts
         self.slots = slots
         self.num_crashes = 0
-        self.asked_alone: list[str] = []
+        self.asked_exclusive: list[str] = []
 
     def __call__(self, request: Request) -> Finished | None:
         if request.exclusive:
-            self.asked_alone.append(text_of(request))
+            self.asked_exclusive.append(text_of(request))
         if text_of(request) not in self.texts:
             return echo(request) if len(self.engine.asked) > self.slots else None
         self.num_crashes += 1
@@ -91,7 +91,7 @@ class Crashing:
         return None
 
 
-def test_only_what_was_running_is_suspected_and_each_suspect_is_alone(
+def test_only_running_lines_are_suspects_and_each_suspect_runs_alone(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
     make(worker, [30])
@@ -99,12 +99,12 @@ def test_only_what_was_running_is_suspected_and_each_suspect_is_alone(
     work(worker)
     assert [row.line for row in rows(worker) if row.state == JobState.FAILED] == [6]
     assert crashing.num_crashes == worker.settings.line_attempts
-    assert set(crashing.asked_alone) <= {f"question {line} of this batch" for line in range(1, 9)}
-    assert len(set(crashing.asked_alone)) == 3
+    assert set(crashing.asked_exclusive) <= {f"question {line} of this batch" for line in range(1, 9)}
+    assert len(set(crashing.asked_exclusive)) == 3
     assert [row.crashes for row in rows(worker) if row.line > 8] == [0] * 22
 
 
-def test_a_crash_is_remembered_when_the_worker_dies_after_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_a_crash_count_outlives_the_worker(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [8])
     crashed = threading.Event()
 
@@ -123,7 +123,7 @@ def test_a_crash_is_remembered_when_the_worker_dies_after_it(worker: WorkerConte
         connection.execute(update(Shard).values(owner="other", fence=Shard.fence + 1))
     lanes.drain(abort=True)
     thread.join(20)
-    assert [row.crashes for row in rows(worker)] == [0] * 7 + [2], "what was lost is not tidied up"
+    assert [row.crashes for row in rows(worker)] == [0] * 7 + [2], "a lane that lost its lease changes nothing"
     change_shards(worker, lease_until=func.now())
     crashing = engine.answer = Crashing(engine, poison(8))
     work(worker)
@@ -131,7 +131,7 @@ def test_a_crash_is_remembered_when_the_worker_dies_after_it(worker: WorkerConte
     assert crashing.num_crashes == worker.settings.line_attempts - 2
 
 
-def test_a_line_that_was_stopped_alone_is_not_blamed_for_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_no_crash_is_counted_for_a_suspect_that_was_stopped(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [2])
     change(worker, 1, crashes=2)
     running = threading.Event()
@@ -140,7 +140,7 @@ def test_a_line_that_was_stopped_alone_is_not_blamed_for_it(worker: WorkerContex
     thread = threading.Thread(target=lanes.work)
     thread.start()
     assert running.wait(20)
-    assert [row.crashes for row in rows(worker)] == [3, 0], "before it runs"
+    assert [row.crashes for row in rows(worker)] == [3, 0], "counted before it runs"
     lanes.drain(abort=True)
     thread.join(20)
     assert [row.crashes for row in rows(worker)] == [2, 0]
@@ -149,42 +149,42 @@ def test_a_line_that_was_stopped_alone_is_not_blamed_for_it(worker: WorkerContex
     assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
 
 
-def die_with(worker: WorkerContext, engine: ScriptedEngine, text: str) -> bool:
-    """A worker that dies when it runs this line, as a kill -9 would have it; True if it did."""
-    died: list[str] = []
+def is_killed_by(worker: WorkerContext, engine: ScriptedEngine, text: str) -> bool:
+    """Run a worker that is killed when it runs this line; True if that happened."""
+    killed_by: list[str] = []
 
     def answer(request: Request) -> Finished | None:
         if text_of(request) != text:
             return echo(request)
-        died.append(request.id)
-        raise WorkerDied
+        killed_by.append(request.id)
+        raise WorkerKilled
 
     engine.answer = answer
     try:
         work(worker)
-    except WorkerDied:
+    except WorkerKilled:
         engine.running.clear()
-    change_shards(worker, lease_until=func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 1)) if died else None
-    return bool(died)
+    change_shards(worker, lease_until=func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 1)) if killed_by else None
+    return bool(killed_by)
 
 
-def test_a_line_that_takes_its_worker_down_is_found_by_those_who_come_after(
+def test_a_line_that_ends_its_worker_is_found_by_the_next_workers(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
-    """Three leases are lost before anything is suspected, then `line_attempts` more with the line alone."""
+    """Three leases are lost before all lines are suspects, then `line_attempts` more while the line runs alone."""
     make(worker, [6])
-    deaths = 0
-    while die_with(worker, engine, "question 4 of this batch"):
-        deaths += 1
-        assert deaths < 20
-    assert deaths == 3 + worker.settings.line_attempts
+    num_kills = 0
+    while is_killed_by(worker, engine, "question 4 of this batch"):
+        num_kills += 1
+        assert num_kills < 20
+    assert num_kills == 3 + worker.settings.line_attempts
     done = rows(worker)
     assert [row.line for row in done if row.state == JobState.FAILED] == [4]
     assert [row.state for row in done].count(JobState.COMPLETED) == 5
     assert "engine_crash" in done[3].problem
 
 
-def test_a_shard_whose_workers_vanished_runs_line_by_line_with_nothing_beside_it(
+def test_a_shard_that_lost_its_workers_runs_line_by_line_with_nothing_beside_it(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
     make(worker, [5])
@@ -226,23 +226,23 @@ def test_a_lease_that_is_lost_before_a_suspect_begins_keeps_no_other_shard_out(
     assert isolation.enter("another shard", exclusive=False)
 
 
-def test_a_convicted_request_is_refused_in_other_batches_and_its_neighbours_are_not(
+def test_a_blocked_request_is_rejected_in_other_batches_and_its_neighbours_are_not(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
     make(worker, [4])
     engine.answer = Crashing(engine, poison(2))
     work(worker)
-    (convicted,) = quarantined(worker)
+    (blocked,) = quarantined(worker)
     row = rows(worker)[1]
-    assert convicted.fingerprint == request_fingerprint("default", "fake", row.endpoint, json.loads(row.body))
-    assert convicted.blocked_at is not None
+    assert blocked.fingerprint == request_fingerprint("default", "fake", row.endpoint, json.loads(row.body))
+    assert blocked.blocked_at is not None
     make(worker, [4])
     engine.answer = crashing = Crashing(engine, poison(2))
     work(worker)
     assert crashing.num_crashes == 0
-    refused = [row for row in rows(worker) if row.state == JobState.FAILED]
-    assert [row.line for row in refused] == [2, 2]
-    assert '"status":400' in refused[0].problem or '"status":400' in refused[1].problem
+    rejected = [row for row in rows(worker) if row.state == JobState.FAILED]
+    assert [row.line for row in rejected] == [2, 2]
+    assert '"status":400' in rejected[0].problem or '"status":400' in rejected[1].problem
     with worker.database.begin() as connection:
         assert set(connection.execute(select(Shard.state)).scalars()) == {ShardState.DONE}
 
@@ -250,7 +250,7 @@ def test_a_convicted_request_is_refused_in_other_batches_and_its_neighbours_are_
 def test_a_step_that_failed_without_ending_the_engine_makes_suspects_too(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
-    """Everybody in such a step is told that it failed; one of them is the cause."""
+    """All requests of such a step fail; one of them is the cause."""
     make(worker, [6])
 
     def answer(request: Request) -> Finished | Failed | None:
@@ -263,4 +263,4 @@ def test_a_step_that_failed_without_ending_the_engine_makes_suspects_too(
     engine.answer = answer
     work(worker)
     assert [row.line for row in rows(worker) if row.state == JobState.FAILED] == [3]
-    assert quarantined(worker) == [], "it ended nothing"
+    assert quarantined(worker) == [], "the engine did not end"

@@ -1,4 +1,4 @@
-"""A shard's run: lines to the engine, results under the fence, and what happens when something dies."""
+"""The run of a shard: lines go to the engine, results are written under the fence, also after crashes and lost leases."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_the_engine_never_holds_more_than_two_lines_a_slot(worker: WorkerContext
     assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
 
 
-def test_a_line_the_engine_refuses_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_a_line_the_engine_rejects_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [5])
 
     def answer(request: Request) -> Finished | Failed:
@@ -101,29 +101,29 @@ def test_a_line_the_engine_refuses_fails_alone(worker: WorkerContext, engine: Sc
     assert only(worker, Shard).lines_failed == 1
 
 
-def test_a_line_that_kills_the_engine_is_found_and_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
-    """Every crash loses all running lines; the culprit is the only one that is convicted."""
+def test_a_line_that_crashes_the_engine_is_found_and_fails_alone(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    """Each crash loses all running lines; only the line that caused it is blocked."""
     make(worker, [30])
     for line in range(1, 31):
         change_body(worker, line, f"hello {line}")
-    culprit: list[str] = []
+    poison: list[str] = []
 
     def answer(request: Request) -> Finished | None:
-        if not culprit and len(engine.asked) == 4:
-            culprit.append(request.id)
-        if culprit and request.id == culprit[0]:
+        if not poison and len(engine.asked) == 4:
+            poison.append(request.id)
+        if poison and request.id == poison[0]:
             for key in list(engine.running):
                 engine.end(key, EngineLost(request_id=key))
             return None
-        return None if len(engine.running) < 3 and not culprit else echo(request)
+        return None if len(engine.running) < 3 and not poison else echo(request)
 
     engine.answer = answer
     work(worker)
     done = rows(worker)
-    assert [row.id for row in done if row.state == JobState.FAILED] == culprit
+    assert [row.id for row in done if row.state == JobState.FAILED] == poison
     assert [row.state for row in done].count(JobState.COMPLETED) == 29
     assert "engine_crash" in next(row.problem for row in done if row.state == JobState.FAILED)
-    assert sum(request.id == culprit[0] for request in engine.asked) == 3
+    assert sum(request.id == poison[0] for request in engine.asked) == 3
 
 
 def test_lines_of_a_lost_lease_are_not_written_and_not_counted(worker: WorkerContext, engine: ScriptedEngine) -> None:
@@ -165,10 +165,10 @@ def test_a_cancelled_batch_stops_within_a_heartbeat_and_keeps_what_was_done(
     assert not thread.is_alive()
     assert [row.state for row in rows(worker)].count(JobState.COMPLETED) == 2
     assert only(worker, Shard).state == ShardState.READY
-    assert valkey.llen("millrace:clerk") == 1, "the clerk is told that nobody works on it any more"
+    assert valkey.llen("millrace:clerk") == 1, "the last worker to leave sends the clerk a ticket"
 
 
-def test_a_draining_lane_gives_its_shard_back(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_a_draining_lane_leaves_its_shard_to_others(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [20, 20])
     running = threading.Event()
 
@@ -247,19 +247,19 @@ def test_identical_greedy_lines_run_once_and_answer_all(worker: WorkerContext, e
     assert (shard.state, shard.lines_completed) == (ShardState.DONE, 100)
 
 
-def test_a_twin_says_that_its_whole_prompt_was_cached(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_a_duplicate_counts_its_whole_prompt_as_cached(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [3], GREEDY)
     work(worker)
-    ran, *twins = rows(worker)
+    ran, *duplicates = rows(worker)
     assert (ran.prompt_tokens, ran.completion_tokens, ran.cached_tokens) == (3, 2, 1)
-    for twin in twins:
-        assert (twin.prompt_tokens, twin.completion_tokens, twin.cached_tokens) == (3, 2, 3)
-        assert json.loads(twin.answer)["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+    for duplicate in duplicates:
+        assert (duplicate.prompt_tokens, duplicate.completion_tokens, duplicate.cached_tokens) == (3, 2, 3)
+        assert json.loads(duplicate.answer)["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
     usage = only(worker, UsageDaily)
     assert (usage.requests, usage.prompt_tokens, usage.cached_tokens) == (3, 9, 7)
 
 
-def test_identical_lines_run_each_when_they_are_sampled_or_when_it_is_set_so(
+def test_identical_lines_run_each_when_they_are_sampled_or_sharing_is_off(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
     make(worker, [5], ', "temperature": 0.5')
@@ -271,7 +271,7 @@ def test_identical_lines_run_each_when_they_are_sampled_or_when_it_is_set_so(
     assert len(engine.asked) == 10
 
 
-def test_twins_of_a_line_the_engine_refuses_are_refused_with_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_duplicates_of_a_line_the_engine_rejects_fail_with_it(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [4], GREEDY)
     change_body(worker, 1, "another")
     engine.answer = lambda request: (
@@ -285,8 +285,8 @@ def test_twins_of_a_line_the_engine_refuses_are_refused_with_it(worker: WorkerCo
     assert only(worker, Shard).lines_failed == 3
 
 
-def test_twins_are_convicted_as_one_line(worker: WorkerContext, engine: ScriptedEngine) -> None:
-    """Their body has killed the engine often enough; running each of them would kill it as often again."""
+def test_duplicates_are_blocked_with_the_line_they_follow(worker: WorkerContext, engine: ScriptedEngine) -> None:
+    """Running each of them would crash the engine as often again."""
     make(worker, [6], GREEDY)
     change_body(worker, 1, "harmless")
     change_body(worker, 6, "harmless too")
@@ -307,7 +307,7 @@ def test_twins_are_convicted_as_one_line(worker: WorkerContext, engine: Scripted
     assert not {row.id for row in done[2:5]} & {request.id for request in engine.asked}
 
 
-def test_twins_wait_with_a_line_that_was_given_back(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_duplicates_wait_with_a_line_that_was_stopped(worker: WorkerContext, engine: ScriptedEngine) -> None:
     make(worker, [4], GREEDY)
     running = threading.Event()
     engine.answer = lambda request: running.set()
@@ -376,15 +376,17 @@ def test_a_pause_ends_a_shard_after_the_lines_that_run_and_a_resume_goes_on(
     assert (only(worker, Shard).state, only(worker, Shard).lines_completed) == (ShardState.DONE, 40)
 
 
-def test_a_line_that_ran_tells_how_long_and_its_twin_does_not(worker: WorkerContext, engine: ScriptedEngine) -> None:
+def test_a_line_that_ran_has_a_start_time_and_its_duplicate_has_none(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
     make(worker, [2], GREEDY)
     work(worker)
-    first, twin = rows(worker)
+    first, duplicate = rows(worker)
     assert first.started_at <= first.finished_at
-    assert twin.started_at is None
+    assert duplicate.started_at is None
 
 
-def test_a_line_of_several_prompts_whose_engine_died_is_run_again_as_a_whole(
+def test_a_line_of_several_prompts_whose_engine_crashed_is_run_again_as_a_whole(
     worker: WorkerContext, engine: ScriptedEngine
 ) -> None:
     with worker.database.begin() as connection:
@@ -412,7 +414,7 @@ def test_a_line_of_several_prompts_whose_engine_died_is_run_again_as_a_whole(
 def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     number: int, way: str, worker: WorkerContext, engine: ScriptedEngine, valkey: Any
 ) -> None:
-    """F29, F31: it is done again, and counts once."""
+    """F29, F31: the transaction is repeated, and its results count once."""
     make(worker, [3])
     database = SickDatabase(worker.database)
     object.__setattr__(worker, "database", database)
@@ -421,7 +423,7 @@ def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     def count(**points: Any) -> Any:
         nonlocal num_begun
         num_begun += 1
-        if num_begun == number + 2:  # behind the claim; the last is the next claim
+        if num_begun == number + 2:  # after the claim; the last one is the next claim
             setattr(database, way, 1)
         return begin(**points)
 

@@ -1,4 +1,4 @@
-"""A clerk answers a question about a file once, whatever the file is, and whoever has left."""
+"""A clerk runs a validation once, for any file, and stops when it is not wanted any more."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _empty(clerk: ClerkContext) -> None:
         connection.execute(text("TRUNCATE validations"))
 
 
-def asked(clerk: ClerkContext, content: bytes | None, endpoint: str | None = None) -> str:
+def insert(clerk: ClerkContext, content: bytes | None, endpoint: str | None = None) -> str:
     file_id, validation_id = ids.new_id(ids.FILE), ids.new_id(ids.VALIDATION)
     if content is not None:
         with clerk.files.write(file_id) as stream:
@@ -55,7 +55,7 @@ GOOD = json.dumps(batch_lines(1)[0]).encode()
 
 
 def test_the_row_gets_the_report(clerk: ClerkContext) -> None:
-    validation_id = asked(clerk, GOOD, "/v1/chat/completions")
+    validation_id = insert(clerk, GOOD, "/v1/chat/completions")
     answer_validation(clerk, validation_id)
     report, failure = answer(clerk, validation_id)
     assert failure is None
@@ -63,10 +63,10 @@ def test_the_row_gets_the_report(clerk: ClerkContext) -> None:
 
 
 def test_an_outcome_is_published_after_the_row_has_it(clerk: ClerkContext, valkey: redis.Redis) -> None:
-    validation_id = asked(clerk, GOOD)
+    validation_id = insert(clerk, GOOD)
     with valkey.pubsub(ignore_subscribe_messages=True) as pubsub:
         pubsub.subscribe(clerk.settings.key_prefix + job_channel(validation_id))
-        pubsub.get_message(timeout=5)  # the broker's word on the subscription
+        pubsub.get_message(timeout=5)  # the confirmation of the subscription
         answer_validation(clerk, validation_id)
         message = pubsub.get_message(timeout=5)
     assert message is not None
@@ -74,8 +74,8 @@ def test_an_outcome_is_published_after_the_row_has_it(clerk: ClerkContext, valke
     assert answer(clerk, validation_id)[0] is not None
 
 
-def test_a_file_that_is_gone_is_said(clerk: ClerkContext) -> None:
-    validation_id = asked(clerk, None)
+def test_a_missing_file_is_a_failure(clerk: ClerkContext) -> None:
+    validation_id = insert(clerk, None)
     answer_validation(clerk, validation_id)
     assert answer(clerk, validation_id) == (None, "The input file does not exist any more.")
 
@@ -83,7 +83,7 @@ def test_a_file_that_is_gone_is_said(clerk: ClerkContext) -> None:
 def test_models_that_cannot_be_loaded_are_a_failure_and_not_a_crash(clerk: ClerkContext, tmp_path: Path) -> None:
     (clerk.settings.models_dir / "broken.yaml").write_text("name: 5\n")
     try:
-        validation_id = asked(clerk, GOOD)
+        validation_id = insert(clerk, GOOD)
         answer_validation(clerk, validation_id)
     finally:
         (clerk.settings.models_dir / "broken.yaml").unlink()
@@ -98,13 +98,13 @@ def claimed(clerk: ClerkContext, validation_id: str, seconds: float = 60) -> boo
         return claim.fetch_optional(connection) is not None
 
 
-def test_what_another_clerk_is_at_is_left_to_it_until_its_lease_is_over(clerk: ClerkContext) -> None:
-    validation_id = asked(clerk, GOOD)
+def test_a_validation_of_another_clerk_is_left_alone_until_its_lease_expires(clerk: ClerkContext) -> None:
+    validation_id = insert(clerk, GOOD)
     assert claimed(clerk, validation_id, 60)
     answer_validation(clerk, validation_id)
     assert answer(clerk, validation_id) == (None, None)
     with clerk.database.begin() as connection:
-        assert not connection.execute(validations.unclaimed(timedelta(0), 9)).all(), "the sweep leaves it too"
+        assert not connection.execute(validations.unclaimed(timedelta(0), 9)).all(), "the sweeper leaves it alone too"
         connection.execute(validations.renew_claim(validation_id, timedelta(0)))
     with clerk.database.begin() as connection:
         assert len(connection.execute(validations.unclaimed(timedelta(0), 9)).all()) == 1
@@ -113,7 +113,7 @@ def test_what_another_clerk_is_at_is_left_to_it_until_its_lease_is_over(clerk: C
 
 
 class Beats(Database):
-    """Counts transactions; says whether one is open."""
+    """Counts transactions, and those that are open."""
 
     num_open = num_begun = 0
 
@@ -127,7 +127,7 @@ class Beats(Database):
                 self.num_open -= 1
 
 
-def test_no_transaction_is_open_while_a_file_is_looked_at_and_the_lease_is_renewed(
+def test_no_transaction_is_open_while_the_report_runs_and_the_lease_is_renewed(
     clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beats = Beats(clerk.database.engine)
@@ -140,17 +140,19 @@ def test_no_transaction_is_open_while_a_file_is_looked_at_and_the_lease_is_renew
 
     monkeypatch.setattr(subprocess.Popen, "communicate", watch)
     quick = clerk.settings.model_copy(update={"heartbeat_seconds": 0.01})
-    validation_id = asked(clerk, GOOD)
+    validation_id = insert(clerk, GOOD)
     answer_validation(replace(clerk, database=beats, settings=quick), validation_id)
     assert answer(clerk, validation_id)[0] is not None
     assert set(open_meanwhile) == {0}
-    assert beats.num_begun > 2, "claim, answer, and renewals"
+    assert beats.num_begun > 2, "claim, result and renewals"
 
 
-def test_when_nobody_asks_any_more_the_looking_ends(clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_stopped_when_the_validation_is_deleted(
+    clerk: ClerkContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
     processes = []
     communicate = subprocess.Popen.communicate
-    validation_id = asked(clerk, GOOD)
+    validation_id = insert(clerk, GOOD)
 
     def leave(process: subprocess.Popen[str], **options: Any) -> Any:
         processes.append(process)
@@ -166,8 +168,8 @@ def test_when_nobody_asks_any_more_the_looking_ends(clerk: ClerkContext, monkeyp
         assert validations.find_result(validation_id).fetch_optional(connection) is None
 
 
-def test_an_answer_is_not_given_twice_and_a_question_taken_back_not_at_all(clerk: ClerkContext) -> None:
-    validation_id = asked(clerk, None)
+def test_a_validation_runs_once_and_a_deleted_one_not_at_all(clerk: ClerkContext) -> None:
+    validation_id = insert(clerk, None)
     answer_validation(clerk, validation_id)
     first = answer(clerk, validation_id)
     with clerk.database.begin() as connection:
@@ -181,8 +183,8 @@ def test_an_answer_is_not_given_twice_and_a_question_taken_back_not_at_all(clerk
     answer_validation(clerk, validation_id)
 
 
-def test_questions_nobody_waits_for_any_more_go(clerk: ClerkContext) -> None:
-    asked(clerk, GOOD)
+def test_old_validations_are_deleted(clerk: ClerkContext) -> None:
+    insert(clerk, GOOD)
     with clerk.database.begin() as connection:
         connection.execute(validations.delete_old_validations(timedelta(hours=1)))
         assert len(connection.execute(select(Validation.id)).all()) == 1

@@ -1,4 +1,4 @@
-"""Lines of a running batch that somebody follows: told as they grow, each attempt under a number of its own."""
+"""Lines of a running batch that a client follows: streamed while they run, each attempt under its own number."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from workers.shards.lanes import ShardLanes
 
 
 class Watched:
-    """A shard of one line that runs until the test says how it ends."""
+    """A shard of one line that runs until the test ends it."""
 
     def __init__(self, worker: WorkerContext, engine: ScriptedEngine, valkey: redis.Redis) -> None:
         self.engine = engine
@@ -38,7 +38,7 @@ class Watched:
         self._thread = threading.Thread(target=self.lanes.work)
 
     def start(self) -> str:
-        """Returns the line's id, when it runs."""
+        """Wait until the line runs; returns its id."""
         self._thread.start()
         wait_for(lambda: bool(self.engine.running), "the line runs")
         return next(iter(self.engine.running))
@@ -46,8 +46,8 @@ class Watched:
     def end(self, line: str, outcome: Callable[[Request], Any]) -> None:
         self.engine.end(line, outcome(next(one for one in self.engine.asked if one.id == line)))
 
-    def told(self, line: str) -> list[Event]:
-        """Once the lane is done."""
+    def published(self, line: str) -> list[Event]:
+        """Wait for the lane to end; returns the events of the line."""
         self._thread.join(20)
         self._publisher.close()
         stored: Any = self._valkey.lrange(self._key + replay_key(line), 0, -1)
@@ -63,14 +63,14 @@ def watched(worker: WorkerContext, engine: ScriptedEngine, valkey: redis.Redis) 
         engine.cancel(key)
 
 
-def test_a_line_that_is_followed_tells_how_it_grows_and_that_its_row_has_the_answer(watched: Watched) -> None:
+def test_a_watched_line_is_streamed_until_its_row_has_the_answer(watched: Watched) -> None:
     line = watched.start()
     watched.lanes.watch("batch_req_unknown")
     watched.lanes.watch(line)
     watched.lanes.watch(line)
-    wait_for(lambda: watched.engine.streamed != [], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed != [], "the engine streams it")
     watched.end(line, echo)
-    events = watched.told(line)
+    events = watched.published(line)
     assert watched.engine.streamed == [line]
     assert [event.kind for event in events][-1] is EventKind.DONE
     frames = [frame for event in events for frame in event.frames]
@@ -80,28 +80,28 @@ def test_a_line_that_is_followed_tells_how_it_grows_and_that_its_row_has_the_ans
     assert events[-1].seq == len(frames)
 
 
-def test_a_line_that_nobody_follows_tells_nothing(watched: Watched) -> None:
+def test_a_line_that_is_not_watched_publishes_nothing(watched: Watched) -> None:
     line = watched.start()
     watched.end(line, echo)
-    assert watched.told(line) == []
+    assert watched.published(line) == []
 
 
-def test_a_line_that_is_followed_before_it_begins_is_shown_from_its_beginning(watched: Watched) -> None:
+def test_a_line_that_is_watched_before_it_begins_is_streamed_from_its_beginning(watched: Watched) -> None:
     watched.lanes.watch(watched.line)
     line = watched.start()
-    wait_for(lambda: watched.engine.streamed == [line], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed == [line], "the engine streams it")
     watched.end(line, echo)
-    assert watched.told(line)[-1].kind is EventKind.DONE
+    assert watched.published(line)[-1].kind is EventKind.DONE
 
 
-def test_a_line_that_fails_tells_why(watched: Watched) -> None:
+def test_a_watched_line_that_fails_publishes_its_problem(watched: Watched) -> None:
     line = watched.start()
     watched.lanes.watch(line)
-    wait_for(lambda: watched.engine.streamed != [], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed != [], "the engine streams it")
     watched.end(
         line, lambda request: Failed(request_id=request.id, code="context_length_exceeded", message="Too long.")
     )
-    last = watched.told(line)[-1]
+    last = watched.published(line)[-1]
     assert last.kind is EventKind.FAILED
     assert last.problem is not None
     assert last.problem.code == "context_length_exceeded"
@@ -110,10 +110,10 @@ def test_a_line_that_fails_tells_why(watched: Watched) -> None:
 def test_a_line_that_runs_again_after_a_crash_has_another_attempt(watched: Watched) -> None:
     line = watched.start()
     watched.lanes.watch(line)
-    wait_for(lambda: watched.engine.streamed != [], "the engine is asked to show it")
+    wait_for(lambda: watched.engine.streamed != [], "the engine streams it")
     watched.end(line, lambda request: EngineLost(request_id=request.id))
-    wait_for(lambda: len(watched.engine.streamed) == 2, "it is shown again, since it is still followed")
+    wait_for(lambda: len(watched.engine.streamed) == 2, "it is streamed again, since it is still watched")
     watched.end(line, echo)
-    attempts = [event.attempt for event in watched.told(line)]
+    attempts = [event.attempt for event in watched.published(line)]
     assert len(set(attempts)) == 2
     assert attempts == sorted(attempts)

@@ -14,7 +14,7 @@ from core.schemas.batch_validation import BatchEstimate, BatchValidation
 from tests.conftest import FAKE_MODEL
 from tests.support.command import millrace
 from tests.support.stack import batch_lines, write_lines
-from tests.support.wrong_lines import EXPECTED, told, write_wrong_lines
+from tests.support.wrong_lines import EXPECTED, summarize, write_wrong_lines
 
 REPORT = BatchValidation(
     endpoint="/v1/chat/completions", is_valid=True, lines=9, lines_failing=0, lines_over_context=0, lines_unchecked=7,
@@ -51,7 +51,7 @@ def test_a_program_gets_the_servers_own_report(folder: Path) -> None:
     done = millrace("validate", "-", "--json", "--models-dir", "models", cwd=folder, stdin=content)
     assert done.returncode == 4
     report = json.loads(done.stdout)
-    assert told(report["errors"]) == EXPECTED
+    assert summarize(report["errors"]) == EXPECTED
     assert report["estimate"] is None
 
 

@@ -40,7 +40,7 @@ def check(checker: LineChecker, body: dict[str, Any]) -> AcceptedLine | Rejected
     return checker.check(BatchLine.model_validate(line), json.dumps(line).encode())
 
 
-def test_what_the_endpoint_would_refuse_is_refused_with_its_problem(checker: LineChecker) -> None:
+def test_a_line_the_endpoint_would_reject_is_rejected_with_its_problem(checker: LineChecker) -> None:
     hot = check(checker, {"model": "plain", "messages": [{"role": "user", "content": "x"}], "temperature": 7})
     assert isinstance(hot, RejectedLine)
     assert (hot.model, hot.problem.status, hot.problem.param) == ("plain", 400, "temperature")
@@ -74,18 +74,18 @@ def test_an_answer_is_expected_to_be_as_long_as_it_may_be(checker: LineChecker) 
     assert planned(checker, max_tokens=100_000).expected_tokens == 1000, "not longer than the context"
 
 
-def test_a_twin_names_the_first_line_with_its_body(checker: LineChecker) -> None:
-    twins = [planned(checker, text, model="brief").duplicate_of for text in ("a", "b", "a", "c", "b")]
-    assert twins == [0, 1, 0, 3, 1]
+def test_a_duplicate_names_the_first_line_with_its_body(checker: LineChecker) -> None:
+    firsts = [planned(checker, text, model="brief").duplicate_of for text in ("a", "b", "a", "c", "b")]
+    assert firsts == [0, 1, 0, 3, 1]
 
 
-def test_bodies_that_are_not_equal_byte_for_byte_are_no_twins(checker: LineChecker) -> None:
+def test_bodies_that_are_not_equal_byte_for_byte_are_no_duplicates(checker: LineChecker) -> None:
     assert planned(checker, temperature=0).duplicate_of == 0
     assert planned(checker, temperature=0.0).duplicate_of == 1
     assert planned(checker, temperature=0).duplicate_of == 0
 
 
-def test_there_are_no_twins_where_answers_may_differ_or_sharing_is_off(checker: LineChecker) -> None:
+def test_there_are_no_duplicates_where_answers_may_differ_or_sharing_is_off(checker: LineChecker) -> None:
     assert [planned(checker).duplicate_of for _ in range(3)] == [0, 1, 2]
     separate = LineChecker(CATALOG, share_identical_lines=False)
     assert [planned(separate, model="brief").duplicate_of for _ in range(3)] == [0, 1, 2]

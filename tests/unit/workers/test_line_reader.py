@@ -1,3 +1,5 @@
+"""Lines of a batch file: numbers, limits, and the errors of bad ones."""
+
 from __future__ import annotations
 
 import io
@@ -19,7 +21,7 @@ def line(custom_id: object = "a", **change: object) -> bytes:
 
 
 def read(data: bytes, max_bytes: int = 1000) -> list[tuple[int, bytes | None]]:
-    """Numbers and contents, each content read again at its place."""
+    """Numbers and contents; each content is also read again by its span."""
     stream = io.BytesIO(data)
     found = list(read_lines(stream, max_bytes))
     for raw in found:
@@ -82,7 +84,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("raw", "code", "param"), BAD.values(), ids=BAD.keys())
-def test_a_bad_line_says_why_and_where(raw: bytes, code: str, param: str | None) -> None:
+def test_a_bad_line_has_a_code_a_parameter_and_its_number(raw: bytes, code: str, param: str | None) -> None:
     error = LineParser(URL, 1000).parse(raw_line(7, raw))
     assert isinstance(error, BatchError)
     assert (error.code, error.param, error.line) == (code, param, 7)
@@ -107,10 +109,10 @@ VALUES = st.recursive(
 
 
 @given(st.lists(st.tuples(KEYS, VALUES, st.booleans()), max_size=6), st.sampled_from(["", " ", "\t"]))
-def test_a_line_taken_apart_again_is_the_line_that_was_checked(
+def test_a_line_that_is_split_again_is_the_line_that_was_checked(
     pairs: list[tuple[str, object, bool]], space: str
 ) -> None:
-    """Keys may repeat and be escaped: both readings must take the same one."""
+    """Keys may repeat and be escaped: both parsers must take the same one."""
     good = [("custom_id", "a", True), ("method", "POST", True), ("url", URL, True), ("body", {"x": "é"}, False)]
     fields = [
         f'{space}"{key}"{space}:{space}{json.dumps(value, ensure_ascii=is_escaped)}'

@@ -1,4 +1,4 @@
-"""The batch plan: every line once, what starts alike together, and shards that keep groups whole."""
+"""The batch plan: each line once, lines that start alike together, and shards that keep groups whole."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ def test_lines_of_one_system_prompt_stand_together_where_the_first_of_them_was()
 
 
 def test_shuffled_questions_about_documents_are_grouped_by_document() -> None:
-    """All documents follow the same instruction, and what tells them apart comes soon after it."""
+    """All documents follow the same instruction, and differ soon after it."""
     lines = [line(SYSTEM, document(f"d{n % 16}", n)) for n in range(128)]
-    asked = [number % 16 for number in order(lines)]
-    assert asked == sorted(asked)
+    documents = [number % 16 for number in order(lines)]
+    assert documents == sorted(documents)
 
 
 def test_a_conversation_that_goes_on_stands_beside_the_one_it_continues() -> None:
@@ -72,7 +72,7 @@ def test_inside_a_group_the_longest_answers_come_first_and_equal_ones_in_file_or
     assert order(lines) == [3, 1, 4, 0, 2]
 
 
-def test_models_are_planned_apart_although_they_are_asked_the_same() -> None:
+def test_models_are_planned_apart_although_they_get_the_same_prompts() -> None:
     lines = [line(SYSTEM, "x?", model=model) for model in "abab"]
     shards = plan_shards(numbered(lines), 128)
     assert [(shard.model, shard.lines) for shard in shards] == [("a", [0, 2]), ("b", [1, 3])]
@@ -111,10 +111,10 @@ def test_identical_lines_count_once() -> None:
 
 @st.composite
 def batches(draw: st.DrawFn) -> list[PlanLine]:
-    """Conversations that share starts of many lengths; equal ones with equal limits may be twins."""
+    """Conversations that share starts of many lengths; equal ones with equal limits may be duplicates."""
     pieces = st.sampled_from(["a", "b", "a" * 70, "a" * 70 + "b", "c" * 300, "c" * 300 + "d", "c" * 20_000 + "e"])
     texts = st.lists(pieces, min_size=1, max_size=3).map(tuple)
-    asked = draw(
+    bodies = draw(
         st.lists(st.tuples(texts, st.sampled_from("mk"), st.sampled_from([1, 50]), st.booleans()), max_size=60)
     )
     first: dict[object, int] = {}
@@ -125,7 +125,7 @@ def batches(draw: st.DrawFn) -> list[PlanLine]:
             expected=expected,
             duplicate_of=first.setdefault((body, model, expected), n) if greedy else n,
         )
-        for n, (body, model, expected, greedy) in enumerate(asked)
+        for n, (body, model, expected, greedy) in enumerate(bodies)
     ]
 
 
@@ -153,7 +153,7 @@ def test_lines_that_start_alike_are_neighbours_at_every_depth(lines: list[PlanLi
 
 @given(batches())
 def test_groups_come_in_the_order_of_their_first_lines(lines: list[PlanLine]) -> None:
-    """Seen from outside: the first line of each model's outermost groups, and of the lines in none."""
+    """By the result alone: the first line of each model's outermost groups, and of the lines in none."""
     planned = order(lines)
     starts = starts_of(lines, 0)
     firsts = [planned[0]] if planned else []
@@ -165,14 +165,16 @@ def test_groups_come_in_the_order_of_their_first_lines(lines: list[PlanLine]) ->
 
 
 @given(batches(), st.integers(1, 40))
-def test_a_shard_holds_half_as_much_again_at_most_and_twins_are_never_parted(lines: list[PlanLine], size: int) -> None:
+def test_a_shard_holds_half_as_much_again_at_most_and_duplicates_are_never_separated(
+    lines: list[PlanLine], size: int
+) -> None:
     shard_of_body: dict[int, int] = {}
     for place, shard in enumerate(plan_shards(lines, size)):
         bodies = [lines[number].duplicate_of for number in shard.lines]
         assert len(set(bodies)) <= max(size * 3 // 2, 1)
         runs = [body for before, body in pairwise([None, *bodies]) if body != before]
-        assert len(runs) == len(set(runs)), "twins are neighbours"
-        assert all(shard_of_body.setdefault(body, place) == place for body in bodies), "twins are in one shard"
+        assert len(runs) == len(set(runs)), "duplicates are neighbours"
+        assert all(shard_of_body.setdefault(body, place) == place for body in bodies), "duplicates are in one shard"
 
 
 @given(batches(), st.integers(1, 40))

@@ -1,4 +1,4 @@
-"""Everything wrong with a file is said at once, and its tokens are the engine's."""
+"""The report lists all errors of a file at once, and counts tokens as the engine does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from engine.inputs.prompt_encoder import PromptEncoder
 from engine.types import ChatPrompt, Request
 from tests.support.stack import batch_lines, write_lines
 from tests.support.tiny_models import ENCODER_CONTEXT, TinyModel, write_tiny_model
-from tests.support.wrong_lines import EXPECTED, told, write_wrong_lines
+from tests.support.wrong_lines import EXPECTED, summarize, write_wrong_lines
 from workers.validation.report import first_endpoint, validate
 
 FAKE = ModelCatalog(
@@ -46,7 +46,7 @@ def check(
 
 def test_every_mistake_of_a_file_is_found_in_one_go(tmp_path: Path) -> None:
     report = check(write_wrong_lines(tmp_path / "in.jsonl"))
-    assert told([error.model_dump() for error in report.errors]) == EXPECTED
+    assert summarize([error.model_dump() for error in report.errors]) == EXPECTED
     assert (report.is_valid, report.lines, report.num_errors) == (False, 12, 10)
     assert (report.lines_failing, report.lines_over_context) == (4, 1)
     assert report.models[0].lines == 2
@@ -101,14 +101,14 @@ def test_inputs_that_a_model_cannot_embed_are_found(tmp_path: Path) -> None:
         for number, each in enumerate(inputs)
     ]
     report = check(write_lines(tmp_path / "in.jsonl", lines), embeds, endpoint=None)
-    assert told([error.model_dump() for error in report.errors]) == [
+    assert summarize([error.model_dump() for error in report.errors]) == [
         (2, "context_length_exceeded", "body.input", "line"),
         (4, "context_length_exceeded", "body.input", "line"),
     ]
     assert (report.lines_failing, report.lines_over_context, report.models[0].lines) == (2, 2, 2)
 
 
-def test_the_longest_input_is_known_of_a_model_without_its_weights(tmp_path: Path) -> None:
+def test_the_longest_input_is_found_for_a_model_without_its_weights(tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path / "bert.gguf", TinyModel.BERT)
     bert = ModelConfig(name="bert", embeddings=True, context_size=4096, parameters=Parameters(model=str(path)))
     body = {"model": "bert", "input": [[70] * (ENCODER_CONTEXT + 1)]}
@@ -128,7 +128,7 @@ def test_tokens_are_those_of_the_models_own_vocabulary_and_template() -> None:
     assert (report.is_valid, report.lines, report.num_errors) == (True, len(bodies), 0)
 
 
-def asking(number: int, **more: Any) -> dict[str, Any]:
+def numbered_line(number: int, **more: Any) -> dict[str, Any]:
     return {**batch_lines(1, **more)[0], "custom_id": f"line-{number}"}
 
 
@@ -138,14 +138,14 @@ def schema_of(schema: object) -> dict[str, Any]:
 
 def test_schemas_and_grammars_that_do_not_compile_are_found_before_anything_runs(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [
-        asking(1, response_format=schema_of({"type": "object"})),
-        asking(2, response_format=schema_of({"type": "object", "properties": {"a": {"not": {}}}})),
-        asking(3, structured_outputs={"regex": "(a"}),
-        asking(4, structured_outputs={"grammar": "start: oops"}),
-        asking(5, structured_outputs={"json": {"type": "integer", "minimum": 5, "maximum": 3}}),
+        numbered_line(1, response_format=schema_of({"type": "object"})),
+        numbered_line(2, response_format=schema_of({"type": "object", "properties": {"a": {"not": {}}}})),
+        numbered_line(3, structured_outputs={"regex": "(a"}),
+        numbered_line(4, structured_outputs={"grammar": "start: oops"}),
+        numbered_line(5, structured_outputs={"json": {"type": "integer", "minimum": 5, "maximum": 3}}),
     ]
     report = check(write_lines(tmp_path / "in.jsonl", lines))
-    assert told([error.model_dump() for error in report.errors]) == [
+    assert summarize([error.model_dump() for error in report.errors]) == [
         (2, "invalid_schema", "body.response_format", "line"),
         (3, "invalid_schema", "body.structured_outputs", "line"),
         (4, "invalid_schema", "body.structured_outputs", "line"),
@@ -155,9 +155,9 @@ def test_schemas_and_grammars_that_do_not_compile_are_found_before_anything_runs
     assert (report.is_valid, report.lines_failing, report.models[0].lines, report.lines_unchecked) == (True, 4, 1, 0)
 
 
-def test_a_file_of_more_schemas_than_are_tried_says_so(tmp_path: Path) -> None:
+def test_lines_beyond_the_compile_budget_are_counted_as_unchecked(tmp_path: Path) -> None:
     lines: list[dict[str, Any]] = [
-        asking(number, response_format=schema_of({"title": f"{min(number, 3)}"})) for number in range(8)
+        numbered_line(number, response_format=schema_of({"title": f"{min(number, 3)}"})) for number in range(8)
     ]
     path = write_lines(tmp_path / "in.jsonl", lines)
     report = check(path, budget=CompileBudget(constraints=2))
