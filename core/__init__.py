@@ -1,1 +1,1 @@
-"""What the processes agree on: settings, states, events, queue names, ids, errors, wire types, file store."""
+"""Definitions that all processes share: settings, states, events, queue names, ids, errors, schemas, file store."""

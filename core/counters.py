@@ -1,4 +1,4 @@
-"""What processes without a port count: the workers raise these numbers, the api shows them as metrics."""
+"""Names of counters that processes without a port raise in the database, and the api shows as metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class CounterName(StrEnum):
-    """The name of a number that only grows; of a model where it says so."""
+    """The name of a number that only grows; some have one value for each model."""
 
     LEASES_LOST = "leases_lost"
     SHARDS_RETRIED = "shards_retried"  # of a model

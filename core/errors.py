@@ -1,7 +1,7 @@
-"""What went wrong, in the shape OpenAI's clients read.
+"""Errors of this project, and the problem that describes a failure to OpenAI's clients.
 
-A `Problem` is the value that is stored with a job, sent in an event and written to an error file; `ApiError` is the same
-thing on its way out of a handler. Source of the fields and types: the error object of OpenAI's API description.
+A `Problem` is stored with a job, sent in an event and written to an error file; `ApiError` carries one out of a handler.
+Source of the fields and types: the error object of OpenAI's API description.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ SERVER_ERROR: Final = "server_error"
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """One failure: an HTTP status and the four fields of the error envelope."""
+    """A failure: an HTTP status and the four fields of the error envelope."""
 
     status: int
     message: str
@@ -24,21 +24,21 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     param: str | None = None
 
     def envelope(self) -> dict[str, Any]:
-        """`{"error": {message, type, param, code}}`, all four always there."""
+        """Return `{"error": {message, type, param, code}}`; all four keys are always present."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def to_json(self) -> str:
-        """As a `problem` column holds it."""
+        """Return the text that a `problem` column holds."""
         return msgspec.json.encode(self).decode()
 
     @staticmethod
     def from_json(stored: str) -> Problem:
-        """The value of a `problem` column."""
+        """Parse the text of a `problem` column."""
         return msgspec.json.decode(stored, type=Problem)
 
 
 class MillraceError(Exception):
-    """Something failed in a way we can name."""
+    """Base of this project's errors; the docstring of a class is its default message."""
 
     def __init__(self, message: str | None = None) -> None:
         super().__init__(message or (self.__doc__ or "").splitlines()[0])
@@ -53,7 +53,7 @@ class SchemaMismatch(MillraceError):
 
 
 class ApiError(MillraceError):
-    """A request is answered with a problem."""
+    """Answers a request with a problem."""
 
     def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
         super().__init__(problem.message)
@@ -62,15 +62,15 @@ class ApiError(MillraceError):
 
 
 def bad_request(message: str, *, code: str, param: str | None = None) -> ApiError:
-    """400: the caller must change something."""
+    """Return a 400: the caller must change the request."""
     return ApiError(Problem(status=400, message=message, code=code, param=param))
 
 
 def not_found(message: str, *, code: str | None = None, param: str | None = None) -> ApiError:
-    """404: unknown, or somebody else's, which must look the same."""
+    """Return a 404 for an object that does not exist or belongs to another tenant: both look the same."""
     return ApiError(Problem(status=404, message=message, code=code, param=param))
 
 
 def unavailable(message: str) -> ApiError:
-    """503: nothing is wrong with the request; come back shortly."""
+    """Return a 503: the request is valid and may be repeated shortly."""
     return ApiError(Problem(status=503, message=message, type=SERVER_ERROR, code="service_unavailable"))

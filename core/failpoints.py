@@ -1,15 +1,15 @@
-"""Failpoints: named places where a test may make a process die, fail or stall. Inert unless the environment arms them.
+"""Failpoints: named places where a test makes a process exit, fail or stall. Inert unless the environment arms them.
 
-A point stands beside each commit, publish, rename and acknowledgement, before or behind it, so that a test can ask what becomes
-of everything when a process ends exactly there. Imports nothing of ours: every room may use it, the engine too.
+A point stands before or after each commit, publish, rename and acknowledgement, so that tests can check the state of the
+system when a process ends exactly there. Imports no other module of this project, so that the engine may use it, too.
 
-`MILLRACE_FAILPOINT=NAME:ACTION[:hit=K]`, several separated by commas, arms points for a process's whole life. ACTION is `kill`
-(SIGKILL to itself), `raise` (FailpointRaised) or `sleep=SECONDS` (the calling thread stands still). A process acts once, on
+`MILLRACE_FAILPOINT=NAME:ACTION[:hit=K]`, several separated by commas, arms points for the lifetime of a process. ACTION is
+`kill` (SIGKILL to itself), `raise` (FailpointRaised) or `sleep=SECONDS` (blocks the calling thread). A process acts once, on
 its K-th pass; the default is the first.
 
-`MILLRACE_FAILPOINT_DIR=FOLDER` makes that once among all processes, so that one which was started again lives on: who acts has
-created `FOLDER/NAME.hit` with its process id, which proves that the point was reached, and by whom. A file `FOLDER/NAME` that
-holds an action arms the point in processes that run already, and is used up by the one that acts.
+`MILLRACE_FAILPOINT_DIR=FOLDER` limits that to once among all processes, so that a restarted one survives: the process that
+acts creates `FOLDER/NAME.hit` with its process id, which proves that the point was reached. A file `FOLDER/NAME` with an
+action arms the point in processes that run already, and is deleted by the one that acts.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ FOLDER_VARIABLE: Final = "MILLRACE_FAILPOINT_DIR"
 
 
 class Point(StrEnum):
-    """Every point there is. The first word says whose it is; the sentence beside it, what has happened and what has not."""
+    """All points. The first word is the part of the system; each comment states what has happened and what has not."""
 
     # api
     UPLOAD_STORED = "upload.stored"  # the bytes are in the store, the file has no row
-    UPLOAD_COMMITTED = "upload.committed"  # the file is there, its sender was not answered
+    UPLOAD_COMMITTED = "upload.committed"  # the file exists, its sender has no answer
     PART_STORED = "parts.stored"  # the bytes of a part are in the store, it has no row
-    PART_COMMITTED = "parts.committed"  # the part is there, its sender was not answered
+    PART_COMMITTED = "parts.committed"  # the part exists, its sender has no answer
     PARTS_JOINED = "parts.joined"  # the joined file is in the store, the upload is still pending
-    PARTS_COMPLETED = "parts.completed"  # the upload has its file, its sender was not answered
+    PARTS_COMPLETED = "parts.completed"  # the upload has its file, its sender has no answer
     BATCH_INSERTED = "batches.inserted"  # a new batch's transaction has not committed
-    BATCH_COMMITTED = "batches.committed"  # the batch is there, no clerk was told
-    BATCH_TICKETED = "batches.ticketed"  # a clerk was told, the sender was not
+    BATCH_COMMITTED = "batches.committed"  # the batch exists, its ticket was not sent
+    BATCH_TICKETED = "batches.ticketed"  # the ticket was sent, the sender has no answer
     BATCH_CANCELLING = "batches.cancelling"  # a cancel's transaction has not committed
-    BATCH_CANCELLED = "batches.cancelled"  # the batch is cancelling, no clerk was told
-    BATCH_RESUMED = "batches.resumed"  # a paused batch goes on, no worker was told
+    BATCH_CANCELLED = "batches.cancelled"  # the batch is cancelling, its ticket was not sent
+    BATCH_RESUMED = "batches.resumed"  # a paused batch runs again, its tickets were not sent
     RETRY_STORED = "retry.stored"  # the lines to retry are in the store, nothing has a row
-    RETRY_COMMITTED = "retry.committed"  # the new batch is there, no clerk was told
-    JOB_COMMITTED = "jobs.committed"  # a job waits, no worker was told
-    JOB_TICKETED = "jobs.ticketed"  # a worker was told, the sender was not
-    JOB_CANCELLED = "jobs.cancelled"  # the row says that a job shall stop, its worker was not told
-    RESPONSE_CREATED = "responses.created"  # a response's job runs in the background, the sender was not told
-    KEY_CLAIMED = "idempotency.claimed"  # an Idempotency-Key is taken, its object is not made
-    KEY_USED = "idempotency.used"  # the object is made, its key does not say so
-    VALIDATION_ASKED = "validation.asked"  # a question waits, no clerk was told
+    RETRY_COMMITTED = "retry.committed"  # the new batch exists, its ticket was not sent
+    JOB_COMMITTED = "jobs.committed"  # a job is queued, its ticket was not sent
+    JOB_TICKETED = "jobs.ticketed"  # the ticket was sent, the sender has no answer
+    JOB_CANCELLED = "jobs.cancelled"  # the row requests the cancel, no message was sent
+    RESPONSE_CREATED = "responses.created"  # the job of a response is queued, the sender has no answer
+    KEY_CLAIMED = "idempotency.claimed"  # an Idempotency-Key is claimed, its object does not exist
+    KEY_USED = "idempotency.used"  # the object exists, its key is not finished
+    VALIDATION_ASKED = "validation.asked"  # a validation is open, its ticket was not sent
 
     # api and clerk
     FILE_WRITTEN = "files.written"  # all bytes are written, none is synced
@@ -63,8 +63,8 @@ class Point(StrEnum):
 
     # clerk
     PREPARE_COPIED = "prepare.copied"  # a batch's rows are copied, not committed
-    PREPARE_COMMITTED = "prepare.committed"  # the batch runs, no worker was told
-    PREPARE_TICKETED = "prepare.ticketed"  # the workers were told, the clerk's task has not ended
+    PREPARE_COMMITTED = "prepare.committed"  # the batch runs, its tickets were not sent
+    PREPARE_TICKETED = "prepare.ticketed"  # the tickets were sent, the clerk's task has not ended
     PREPARE_FAILING = "prepare.failing"  # a bad file's batch fails in a transaction that has not committed
     PREPARE_FAILED = "prepare.failed"  # the batch has failed, its event was not sent
     FINALIZE_STORED = "finalize.stored"  # both result files are in the store, nothing is committed
@@ -79,49 +79,49 @@ class Point(StrEnum):
     RETENTION_ORPHAN = "retention.orphan"  # bytes without a row are about to go
     WEBHOOK_CLAIMED = "webhooks.claimed"  # deliveries are taken for a while, none was sent
     WEBHOOK_SENDING = "webhooks.sending"  # a request is ready, no connection was made
-    WEBHOOK_SENT = "webhooks.sent"  # the receiver has answered, nobody has written it down
-    WEBHOOK_RECORDING = "webhooks.recording"  # the transaction that writes it down has not committed
-    WEBHOOK_RECORDED = "webhooks.recorded"  # it is written down
+    WEBHOOK_SENT = "webhooks.sent"  # the receiver has answered, the result is not recorded
+    WEBHOOK_RECORDING = "webhooks.recording"  # the transaction that records it has not committed
+    WEBHOOK_RECORDED = "webhooks.recorded"  # the result is recorded
 
     # batch worker
     SHARD_CLAIMING = "shards.claiming"  # a claim's transaction has not committed
-    SHARD_CLAIMED = "shards.claimed"  # the lease is held, no line was begun
+    SHARD_CLAIMED = "shards.claimed"  # the lease is held, no line has started
     SHARD_WRITING = "shards.writing"  # a group of results is written, not committed
     SHARD_WRITTEN = "shards.written"  # the group is committed, the lane still holds it
     SHARD_LEAVING = "shards.leaving"  # every result is committed, the shard is still held
-    SHARD_LEFT = "shards.left"  # the shard is given up, its batch may have no open one left
-    SHARD_FINALIZING = "shards.finalizing"  # the batch is finalizing, no clerk was told
+    SHARD_LEFT = "shards.left"  # the shard is released, its batch may have no open one left
+    SHARD_FINALIZING = "shards.finalizing"  # the batch is finalizing, its ticket was not sent
 
     # chat worker
-    CHAT_CLAIMED = "chat.claimed"  # the lease is held, the engine was not asked
+    CHAT_CLAIMED = "chat.claimed"  # the lease is held, the engine has no request
     CHAT_COMPLETING = "chat.completing"  # an answer is written, not committed
-    CHAT_COMPLETED = "chat.completed"  # the row has the answer, nobody was told
+    CHAT_COMPLETED = "chat.completed"  # the row has the answer, no event was sent
     CHAT_ENDING = "chat.ending"  # a failure or a cancel is written, not committed
-    CHAT_ENDED = "chat.ended"  # the row says how the job failed or was cancelled, nobody was told
-    CHAT_RELEASED = "chat.released"  # a leaving worker has queued its job again, no other one was told
+    CHAT_ENDED = "chat.ended"  # the row has the failure or cancel, no event was sent
+    CHAT_RELEASED = "chat.released"  # a job is queued again, its ticket was not sent
     PUBLISH_SENDING = "publish.sending"  # events of running jobs are about to go out
     PUBLISH_SENT = "publish.sent"  # they are out
 
     # chat and batch worker
     LEASES_RENEWING = "leases.renewing"  # the heartbeat is about to renew what is held
-    LEASES_RENEWED = "leases.renewed"  # the database has renewed it, the process does not know
+    LEASES_RENEWED = "leases.renewed"  # the database has renewed it, the process has no reply
 
     # engine
     ENGINE_STEP = "engine.step"  # a step is planned, nothing of it is decoded
-    ENGINE_STEPPED = "engine.stepped"  # a step is decoded, nobody was told its outputs
+    ENGINE_STEPPED = "engine.stepped"  # a step is decoded, its outputs were not sent
 
 
 class FailpointRaised(Exception):
-    """A failpoint was told to raise."""
+    """Raised by a failpoint that is armed to."""
 
 
 class BadFailpoint(ValueError):
-    """What the environment or a file arms is not a point, or not an action."""
+    """The environment or a file arms an unknown point or action."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What happens at a point, and on which pass. `seconds` is for `sleep`."""
+    """The action at a point, and the pass on which it happens. `seconds` is for `sleep`."""
 
     action: str
     seconds: float = 0.0
@@ -129,7 +129,7 @@ class Fault:
 
 
 def parse_fault(text: str) -> Fault:
-    """`kill`, `raise` or `sleep=2.5`, perhaps with `:hit=K`. Raises BadFailpoint."""
+    """Parse `kill`, `raise` or `sleep=2.5`, with or without `:hit=K`. Raises BadFailpoint."""
     words = dict(part.strip().partition("=")[::2] for part in text.split(":"))
     hit, seconds = words.pop("hit", "1"), words.get("sleep", "0")
     try:
@@ -143,7 +143,7 @@ def parse_fault(text: str) -> Fault:
 
 
 def parse_faults(text: str) -> dict[Point, Fault]:
-    """The value of MILLRACE_FAILPOINT. Raises BadFailpoint."""
+    """Parse the value of MILLRACE_FAILPOINT. Raises BadFailpoint."""
     faults = {}
     for part in filter(None, text.split(",")):
         name, _, action = part.strip().partition(":")
@@ -156,7 +156,7 @@ def parse_faults(text: str) -> dict[Point, Fault]:
 
 
 class Failpoints:
-    """What is armed in one process."""
+    """The points that are armed in one process."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._faults = parse_faults(environment.get(VARIABLE, ""))
@@ -167,13 +167,13 @@ class Failpoints:
         self.is_inert = not self._faults and self._folder is None
 
     def reach(self, point: Point) -> None:
-        """Somebody passes a point: act if it is armed, and this is the pass and the process for it."""
+        """Act if the point is armed, and this is the pass and the process for it."""
         with self._lock:
             fault = self._faults.get(point) or self._armed_by_file(point)
             if fault is None:
                 return
             self._passes[point] += 1
-            if self._passes[point] < fault.hit or not self._is_ours(point):
+            if self._passes[point] < fault.hit or not self._is_first(point):
                 return
         _act(point, fault)
 
@@ -183,11 +183,11 @@ class Failpoints:
                 return parse_fault((self._folder / point).read_text())
         return None
 
-    def _is_ours(self, point: Point) -> bool:
-        """Are we the first to act? Without a folder only this process is asked."""
+    def _is_first(self, point: Point) -> bool:
+        """Is this process the first to act? Without a folder, each process is."""
         if self._folder is None:
             return self._faults.pop(point, None) is not None
-        del self._passes[point]  # armed again, it counts again
+        del self._passes[point]  # so that it counts from 0 when it is armed again
         try:
             with (self._folder / f"{point}.hit").open("x") as proof:
                 proof.write(str(os.getpid()))
@@ -212,6 +212,6 @@ _IS_INERT: Final = _process.is_inert
 
 
 def failpoint(point: Point) -> None:
-    """Pass a point. In production this is one look at a constant."""
+    """Pass a point. In production this only tests a constant."""
     if not _IS_INERT:
         _process.reach(point)

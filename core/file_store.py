@@ -1,7 +1,7 @@
-"""The file store: bytes under random ids, in one local directory.
+"""The file store: bytes under random ids, in one local directory. Names, owners and sizes are rows of the database.
 
-Knows paths and fsync; names, owners and sizes are rows. A file is written beside its place under a temporary name, synced,
-then renamed, so that a name either has the whole content or does not exist. Paths are made from our own ids only.
+A file is written in its directory under a temporary name, synced, then renamed, so that a name either has the whole content
+or does not exist. Paths are made from ids of this server only.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BUCKETS: Final = 256
 
 
 class Hash(Protocol):
-    """Of hashlib."""
+    """A hash object of hashlib."""
 
     def update(self, data: bytes, /) -> None:
-        """Take more bytes."""
+        """Add bytes."""
 
 
 class FileStore:
@@ -39,13 +39,13 @@ class FileStore:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, file_id: str) -> Path:
-        """Where the content of a file lies; two levels, since a directory of a million names is slow."""
+        """Return the path of a file's content. There are two levels, since a directory of a million names is slow."""
         assert is_id(file_id), "file ids are ours"
         return self.root / hashlib.sha256(file_id.encode()).hexdigest()[:2] / file_id
 
     @contextmanager
     def write(self, file_id: str) -> Iterator[BinaryIO]:
-        """A file that appears under its id when the block ends well, and leaves nothing when it does not."""
+        """Open a file that appears under its id when the block ends, and leaves nothing when the block raises."""
         final = self.path(file_id)
         final.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = final.with_name(f"{file_id}.{secrets.token_hex(8)}{_TEMPORARY}")
@@ -65,7 +65,7 @@ class FileStore:
             raise
 
     def join(self, file_id: str, part_ids: Sequence[str], digest: Hash | None = None) -> None:
-        """Make one file of others, in this order; feeds the whole content to `digest`.
+        """Concatenate files in this order into one, and add its content to `digest`.
 
         Raises FileNotFoundError when a part is gone.
         """
@@ -75,19 +75,19 @@ class FileStore:
                     _append(source, target, digest)
 
     def open(self, file_id: str) -> BinaryIO:
-        """Raises FileNotFoundError when there is no such content."""
+        """Open the content of a file. Raises FileNotFoundError."""
         return os.fdopen(os.open(self.path(file_id), os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
     def size(self, file_id: str) -> int:
-        """Bytes of the content."""
+        """Return the size of the content in bytes."""
         return self.path(file_id).stat().st_size
 
     def delete(self, file_id: str) -> None:
-        """Remove the content; nothing happens when it is gone already."""
+        """Delete the content, if it exists."""
         self.path(file_id).unlink(missing_ok=True)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """Delete temporary files whose writer must have died; returns how many."""
+        """Delete temporary files that writers left behind when they died, and return their number."""
         removed = 0
         for path in self.root.glob(f"*/*{_TEMPORARY}"):
             with suppress(FileNotFoundError):
@@ -97,7 +97,7 @@ class FileStore:
         return removed
 
     def old_ids(self, bucket: int, older_than_seconds: float) -> list[str]:
-        """Ids of one of the `BUCKETS` directories that were written long ago. A whole store at once may be millions."""
+        """List the old ids of one of the `BUCKETS` directories; a whole store may have millions."""
         found = []
         with suppress(FileNotFoundError), os.scandir(self.root / f"{bucket:02x}") as entries:
             for entry in entries:
@@ -109,7 +109,7 @@ class FileStore:
 
 
 def _append(source: BinaryIO, target: BinaryIO, digest: Hash | None) -> None:
-    """The kernel copies, or shares the blocks, unless the bytes must be seen."""
+    """Append in the kernel, which copies or shares blocks, unless a digest needs the bytes."""
     if digest is None and _append_in_kernel(source, target):
         return
     while chunk := source.read(READ_BYTES):
@@ -119,7 +119,7 @@ def _append(source: BinaryIO, target: BinaryIO, digest: Hash | None) -> None:
 
 
 def _append_in_kernel(source: BinaryIO, target: BinaryIO) -> bool:
-    """False when this system or file system cannot; what is left begins where `source` stands."""
+    """Return False when the system or file system does not support it; the rest begins at the position of `source`."""
     if not hasattr(os, "copy_file_range"):
         return False
     target.flush()

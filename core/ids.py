@@ -1,6 +1,6 @@
-"""Identifiers: a prefix that says what it names, then 48 bits of time and 128 random bits.
+"""Identifiers: a prefix for the type of object, then 48 bits of time and 128 random bits.
 
-The time comes first so that ids of one table sort by age and index pages stay warm; the random part is what nobody can guess.
+The time comes first so that ids of one table sort by age and index pages stay in memory; the random part cannot be guessed.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _MAX_LENGTH: Final = 80
 
 
 def new_id(prefix: str) -> str:
-    """A fresh id such as `batch_0d9k…`: lower-case base32hex keeps the order of the bytes."""
+    """Create an id such as `batch_0d9k…`: lower-case base32hex keeps the order of the bytes."""
     raw = time.time_ns() // 1_000_000 % 2**48
     data = raw.to_bytes(6, "big") + secrets.token_bytes(16)
     return prefix + base64.b32hexencode(data).decode().rstrip("=").lower()
 
 
 def is_id(text: str) -> bool:
-    """Could this be an id of ours? A cheap answer before the database is asked."""
+    """Does the text have the form of an id? A cheap test that saves queries."""
     return 0 < len(text) <= _MAX_LENGTH and text.isascii() and text.replace("-", "").replace("_", "").isalnum()

@@ -1,6 +1,6 @@
 """Logging: events with fields, JSON in services, coloured on a terminal; never a prompt, a key or a DSN.
 
-A line that cannot be written is lost: logs lie on the disk that gets full, and nobody's work may end over that.
+A line that cannot be written is dropped: a full disk must not stop the work of a process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import structlog
 
 
 def configure_logging(level: str = "info") -> None:
-    """Set structlog and the standard library up once per process; logs go to stderr."""
+    """Set up structlog and the standard library, once in each process; logs go to stderr."""
     numeric = logging.getLevelNamesMapping()[level.upper()]
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
@@ -35,18 +35,18 @@ def configure_logging(level: str = "info") -> None:
 
 
 class _Lossy:
-    """A stream whose failures nobody hears of. The standard library's handlers are like that by themselves."""
+    """A stream that ignores errors, as the handlers of the standard library do."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        """All of it, or not."""
+        """Write the text, or drop it."""
         with suppress(OSError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """As far as it goes."""
+        """Flush, or ignore the error."""
         with suppress(OSError):
             self._stream.flush()

@@ -1,6 +1,6 @@
-"""Served models: one YAML file each in the models folder, in LocalAI's spelling where one exists.
+"""Model files: each served model has a YAML file in the models folder, with the key names of LocalAI where it has them.
 
-Knows files and names; what a model *does* is the engine's business. A bad file is an error that names the file and the key.
+An invalid file raises an error that names the file and the key.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Name = Annotated[str, Field(pattern=_NAME)]
 
 
 def _on_off(value: object) -> object:
-    """YAML reads `on` and `off` as booleans."""
+    """Turn booleans back into `on` and `off`, which YAML reads as booleans."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 def _number_or_auto(value: object) -> object:
-    """One message where a union would give one for each of its members."""
+    """Give one message where a union would give one for each of its members."""
     if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_SLOTS):
         return value
     raise ValueError(f"Input should be a number from 1 to {MAX_SLOTS}, or auto")
@@ -53,16 +53,16 @@ class Parameters(SamplingFields, _Strict):
 
 
 class Lora(_Strict):
-    """A low-rank adapter, applied to every request of the model."""
+    """A low-rank adapter that is applied to every request of the model."""
 
     path: str = Field(min_length=1, description="Path of the adapter's GGUF file, absolute or beside the YAML file.")
-    scale: float = Field(1.0, ge=-100, le=100, description="How much of it is added; 1 as it was trained.")
+    scale: float = Field(1.0, ge=-100, le=100, description="Factor of the adapter; 1 as it was trained.")
 
 
 _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "name": True,
     "aliases": True,
-    "parameters": {"model"},  # its content has a hash of its own
+    "parameters": {"model"},  # the weights have a hash of their own
     "embeddings": True,
     "slots": True,
     "spare_slots": True,
@@ -71,18 +71,22 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
 
 
 class ModelConfig(_Strict):
-    """One model as its file describes it."""
+    """A model file."""
 
-    name: Name = Field(description="What requests call it.")
+    name: Name = Field(description="Name of the model in requests.")
     aliases: tuple[Name, ...] = Field((), description="Other names a request may use.")
     backend: BackendKind = Field(BackendKind.LLAMA, strict=False, description="llama, or fake for tests.")
-    parameters: Parameters = Field(Parameters(), description="The weights, and what a request that says nothing gets.")
+    parameters: Parameters = Field(
+        Parameters(), description="The weights, and sampling parameters for requests that set none."
+    )
     lora: tuple[Lora, ...] = Field((), description="Adapters: a list of `path` and `scale`.")
     chat_template: str | None = Field(None, description="A Jinja template instead of the one in the GGUF.")
     stopwords: tuple[str, ...] = Field((), description="Strings that end every answer.")
-    context_size: int = Field(2048, ge=64, le=1 << 20, description="Tokens of prompt and answer together.")
+    context_size: int = Field(
+        2048, ge=64, le=1 << 20, description="Tokens of prompt and answer together, for each sequence."
+    )
     context_shift: bool = Field(
-        False, description="Forget the oldest tokens of a full context instead of ending there."
+        False, description="Drop the oldest tokens of a full context instead of ending the answer."
     )
     embeddings: bool = Field(False, description="Serve embeddings of this model.")
     pooling: Pooling = Field(
@@ -93,14 +97,20 @@ class ModelConfig(_Strict):
         None, description="Sequences side by side; auto: as many as memory holds; default: the setting `slots`."
     )
     spare_slots: int | None = Field(
-        None, ge=0, le=MAX_SLOTS, description="Lanes that keep paused and idle histories; default: the engine's choice."
+        None, ge=0, le=MAX_SLOTS, description="Slots for paused and idle sequences; default: the engine chooses."
     )
-    gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all of them, where there is one.")
+    gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all, if there is a GPU.")
     threads: int = Field(0, ge=0, le=1024, description="CPU threads of a decode; 0 is one per core.")
-    threads_batch: int = Field(0, ge=0, le=1024, description="CPU threads that read prompts; 0 is as `threads`.")
-    batch_tokens: int = Field(2048, ge=32, le=65536, description="Most tokens in one step.")
-    ubatch_tokens: int = Field(512, ge=32, le=65536, description="Most tokens the device computes at a time.")
-    prefill_tokens: int = Field(512, ge=1, le=65536, description="Most tokens of prompts in one step: bounds its time.")
+    threads_batch: int = Field(
+        0, ge=0, le=1024, description="CPU threads that compute prompts; 0 is the value of `threads`."
+    )
+    batch_tokens: int = Field(2048, ge=32, le=65536, description="Maximum of tokens in a step.")
+    ubatch_tokens: int = Field(
+        512, ge=32, le=65536, description="Maximum of tokens that the device computes at a time."
+    )
+    prefill_tokens: int = Field(
+        512, ge=1, le=65536, description="Maximum of prompt tokens in a step, which limits its time."
+    )
     kv_layout: KvLayout = Field(
         KvLayout.AUTO, strict=False, description="unified: one memory that all slots share; split: one stream per slot."
     )
@@ -116,14 +126,13 @@ class ModelConfig(_Strict):
     speculation: Annotated[bool, BeforeValidator(_is_on)] = Field(
         False, description="Draft tokens from the prompt while at most two sequences decode: on or off."
     )
-    jump_forward: bool = Field(True, description="Append tokens a constraint forces without sampling them.")
-    step_seconds: float = Field(0, ge=0, le=60, description="backend fake: time of one step.")
+    jump_forward: bool = Field(True, description="Append tokens that a constraint forces without sampling.")
+    step_seconds: float = Field(0, ge=0, le=60, description="Seconds of a step of the backend fake.")
 
     @cached_property
     def answers_hash(self) -> str:
-        """Of what this file says that may change an answer: template, defaults, adapters, context, and how memory is kept."""
-        said = self.model_dump_json(exclude=_NOT_OF_ANSWERS)
-        return hashlib.sha256(said.encode()).hexdigest()
+        """Hash of all keys that may change an answer: template, parameters, adapters, context, KV layout and formats."""
+        return hashlib.sha256(self.model_dump_json(exclude=_NOT_OF_ANSWERS).encode()).hexdigest()
 
     @field_validator("stopwords", "aliases", "lora", mode="before")
     @classmethod
@@ -135,12 +144,12 @@ class ModelConfig(_Strict):
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
             raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
         if self.pooling is not Pooling.AUTO and not self.embeddings:
-            raise ValueError("pooling: says how to embed, but embeddings is false")
+            raise ValueError("pooling: is set, but embeddings is false")
         return self
 
 
 class ModelCatalog:
-    """The models of a deployment by name and alias. Immutable; read once at the start of a process."""
+    """The models of a deployment by name and alias. Immutable, loaded once at the start of a process."""
 
     def __init__(self, models: list[ModelConfig]) -> None:
         self._by_name: dict[str, ModelConfig] = {}
@@ -152,24 +161,24 @@ class ModelCatalog:
         self.models = sorted(models, key=lambda model: model.name)
 
     def get(self, name: str) -> ModelConfig | None:
-        """The model of this name or alias."""
+        """Return the model with this name or alias."""
         return self._by_name.get(name)
 
     def only(self, names: Collection[str] | None) -> ModelCatalog:
-        """The part of it that these names or aliases stand for; None is all. What is left out looks as if it were not there."""
+        """Return a catalog of the models with these names or aliases; None is all."""
         if names is None:
             return self
         return ModelCatalog([model for model in self.models if {model.name, *model.aliases} & set(names)])
 
     def names(self) -> list[str]:
-        """Names without aliases, sorted."""
+        """Return the names without aliases, sorted."""
         return [model.name for model in self.models]
 
 
 def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
-    """Read every `*.yaml` of the folder; raises ConfigError naming the file and key that is wrong.
+    """Load every `*.yaml` of the folder. Raises ConfigError, which names the file and the key.
 
-    Weights that are not there are wrong only where they are needed: who serves other models, or none, goes on without them.
+    Missing weights are an error only with `need_weights`: processes that do not run the model do not read them.
     """
     if not folder.is_dir():
         raise ConfigError(f"There is no models folder at {folder}. Set models_dir, or create it with a YAML file.")
@@ -178,7 +187,7 @@ def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
 
 
 def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
-    """Read one model file; a relative path of weights is taken from the file's own folder."""
+    """Load a model file; relative paths of weights start at its folder."""
     try:
         data = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -188,25 +197,25 @@ def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
     try:
         model = ModelConfig.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {'; '.join(map(_told, error.errors()))}") from None
+        raise ConfigError(f"{path.name}: {'; '.join(map(_describe, error.errors()))}") from None
     return _with_files(model, path, need_weights)
 
 
 def has_weights(model: ModelConfig) -> bool:
-    """Are all files there that its engine reads?"""
+    """Do all files exist that its engine reads?"""
     paths = (model.parameters.model, *(adapter.path for adapter in model.lora))
     return model.backend is not BackendKind.LLAMA or all(Path(path).is_file() for path in paths)
 
 
-def _told(error: ErrorDetails) -> str:
-    """`key: what is wrong`; an error about several keys names them itself."""
+def _describe(error: ErrorDetails) -> str:
+    """Return `key: message`; an error about several keys names them itself."""
     key = ".".join(map(str, error["loc"]))
     message = error["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     return f"{key}: {message}" if key else message
 
 
 def _with_files(model: ModelConfig, path: Path, need_weights: bool) -> ModelConfig:
-    """The model with absolute paths of weights and adapters, all of which exist where they are needed."""
+    """Return the model with absolute paths of weights and adapters; with `need_weights`, all of them exist."""
     if model.backend is not BackendKind.LLAMA:
         return model
     if not model.parameters.model:

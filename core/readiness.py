@@ -1,7 +1,7 @@
-"""Readiness: what the rows of processes that work say of a service. Rules only; who reads the rows is elsewhere.
+"""Rules of readiness: from the rows of worker processes to the state of each model and of the clerk.
 
-A model is ready when a chat and a batch worker of it have lately looked for work and heard its engine's loop turn: proved by
-work, so that a process that lives but does nothing is not taken for one that works.
+A model is ready when a chat and a batch worker of it have lately polled for work and received ticks of its engine's loop.
+Both are proofs of work, so a process that runs but does nothing does not count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that is needed; without a message all is well."""
+    """The check of one component; it is ready when the message is empty."""
 
     name: str
     message: str = ""
@@ -43,7 +43,7 @@ class WorkerSeen(NamedTuple):
 def check_workers(
     seen: Sequence[WorkerSeen], models: Sequence[str], silence_seconds: float, degraded: Mapping[str, str] = _NONE
 ) -> list[Check]:
-    """Of the clerk, and of each model. `degraded`: models that are served, but not as they should be, and why."""
+    """Check the clerk and each model. `degraded`: models whose engine crashes repeatedly, with the reason."""
     clerks = [worker for worker in seen if worker.kind == "clerk"]
     return [
         _clerk(clerks, silence_seconds),
@@ -54,28 +54,30 @@ def check_workers(
 def _clerk(clerks: Sequence[WorkerSeen], silence_seconds: float) -> Check:
     if not clerks:
         return Check("clerk", "there is none", "Start one: millrace clerk. Batches wait for it, chats do not.")
-    if any(not _trouble(clerk, silence_seconds) for clerk in clerks):
+    if any(not _defect(clerk, silence_seconds) for clerk in clerks):
         return Check("clerk")
-    return Check("clerk", _trouble(clerks[0], silence_seconds), "Look at its log (clerk.log), and start it again.")
+    return Check("clerk", _defect(clerks[0], silence_seconds), "Look at its log (clerk.log), and start it again.")
 
 
 def _model(name: str, seen: Sequence[WorkerSeen], silence_seconds: float, degraded: Mapping[str, str]) -> Check:
     check = f"model {name}"
-    words = next((worker.exit_reason for worker in seen if worker.exit_reason), None)
+    reason = next((worker.exit_reason for worker in seen if worker.exit_reason), None)
     for kind in _CONSUMERS:
         workers_of_kind = [worker for worker in seen if worker.kind == kind]
         if not workers_of_kind:
-            return Check(check, _with(f"no {kind} worker serves it", words), _how_to_start(name, words))
-        if all(_trouble(worker, silence_seconds) for worker in workers_of_kind):
-            message = _trouble(workers_of_kind[0], silence_seconds)
-            return Check(check, _with(message, words), f"Look at the worker's logs ({kind}.log, engine-{name}.log).")
+            return Check(check, _with_reason(f"no {kind} worker serves it", reason), _how_to_start(name, reason))
+        if all(_defect(worker, silence_seconds) for worker in workers_of_kind):
+            message = _defect(workers_of_kind[0], silence_seconds)
+            return Check(
+                check, _with_reason(message, reason), f"Look at the worker's logs ({kind}.log, engine-{name}.log)."
+            )
     if name in degraded:
         return Check(check, f"is degraded: {degraded[name]}", f"Look at engine-{name}.log on the worker.")
     return Check(check)
 
 
-def _trouble(worker: WorkerSeen, silence_seconds: float) -> str:
-    """Why this process is not one that works; empty when it is."""
+def _defect(worker: WorkerSeen, silence_seconds: float) -> str:
+    """Return the reason why this process does not count as working; empty when it does."""
     if worker.seen_seconds > silence_seconds:
         return f"its {worker.kind} worker was last heard of {worker.seen_seconds:.0f} s ago"
     since_poll = worker.started_seconds if worker.poll_seconds is None else worker.poll_seconds
@@ -86,10 +88,10 @@ def _trouble(worker: WorkerSeen, silence_seconds: float) -> str:
     return ""
 
 
-def _with(message: str, words: str | None) -> str:
-    return f"{message}; its engine's last words: {words}" if words else message
+def _with_reason(message: str, reason: str | None) -> str:
+    return f"{message}; its engine's last words: {reason}" if reason else message
 
 
-def _how_to_start(name: str, words: str | None) -> str:
+def _how_to_start(name: str, reason: str | None) -> str:
     command = f"millrace worker --models {name}"
-    return f"Correct the model's files, then start a worker: {command}" if words else f"Start one: {command}"
+    return f"Correct the model's files, then start a worker: {command}" if reason else f"Start one: {command}"

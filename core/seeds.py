@@ -1,4 +1,4 @@
-"""The seed of a job that names none: from its id, so that whoever runs it again says the same, and anybody can tell it."""
+"""Deterministic seeds: a job without a seed gets one from its id, so that a repeated run gives the same answer."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import zlib
 
 
 def derive_seed(request_id: str) -> int:
-    """32 bits; ids are random, so these are too."""
+    """Return 32 bits; they are random, since ids are."""
     return zlib.crc32(request_id.encode())

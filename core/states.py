@@ -1,6 +1,6 @@
-"""The states of jobs, batches and shards, and which may follow which.
+"""The states of jobs, batches and shards, and the moves between them.
 
-Knows names only. `db/tables.py` repeats the finality of these in CHECKs and each move is one conditional UPDATE in `db/`.
+The CHECKs of `db.tables` repeat which states are final, and each move is one conditional UPDATE of `db`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Final
 
 
 class JobState(StrEnum):
-    """A job waits, runs under a lease, and ends once.
+    """A job is queued, runs under a lease, and ends once.
 
-    A batch line never shows RUNNING: its shard holds the lease, so it goes from QUEUED to its end in one write.
+    A batch line is never RUNNING: its shard has the lease, so it goes from QUEUED to its end in one write.
     """
 
     QUEUED = "queued"
@@ -24,7 +24,7 @@ class JobState(StrEnum):
 
 
 class BatchState(StrEnum):
-    """OpenAI's batch statuses; see `BATCH_MOVES`."""
+    """The statuses of OpenAI's batches; `BATCH_MOVES` has their order."""
 
     VALIDATING = "validating"
     IN_PROGRESS = "in_progress"

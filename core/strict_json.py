@@ -1,7 +1,7 @@
-"""The one JSON parser for everything that comes from outside: request bodies and batch lines.
+"""Strict JSON parser for all input: request bodies and batch lines.
 
-Refuses what JSON or our storage cannot hold: NaN and infinities (1e400 too), integers that do not fit into 64 bits, NUL
-characters, lone surrogates, bad UTF-8, nesting and digits without end. Duplicate keys: the last one wins, as everywhere.
+Refuses values that JSON or the database cannot hold: NaN and infinities (1e400 too), integers that do not fit into 64 bits,
+NUL characters, lone surrogates, invalid UTF-8, unlimited nesting and digits. Of duplicate keys the last one wins.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any, Final
 import pydantic_core
 
 _LEAST: Final = -(1 << 63)
-_MOST: Final = (1 << 64) - 1  # what msgspec writes: a value that could come in but not go on would end its worker
+_MOST: Final = (1 << 64) - 1  # the limit of msgspec: a value that is parsed but cannot be encoded would end its worker
 
 
 class InvalidJson(ValueError):
-    """The bytes are not JSON we accept; the message says why and never repeats the content."""
+    """The bytes are not accepted as JSON; the message has the reason, and never the content."""
 
 
-def parse_json(raw: bytes) -> Any:  # Any: it may be any JSON value; a wire type makes it something
+def parse_json(raw: bytes) -> Any:  # Any: any JSON value
     """Parse one JSON document."""
     try:
         value = pydantic_core.from_json(raw, allow_inf_nan=False)
@@ -35,11 +35,11 @@ def _reason(error: ValueError) -> str:
 
 
 def _check(value: Any) -> None:  # Any: a parsed JSON value
-    """Walk the value: faster than to look for spellings in the text, which may be long where its values are few."""
+    """Check each value: faster than a search in the text, which may be long and have few values."""
     stack = [value]
     while stack:
         item = stack.pop()
-        kind = type(item)  # exact, since the parser makes nothing else
+        kind = type(item)  # exact types, since the parser makes no others
         if kind is str:
             if "\0" in item:
                 raise InvalidJson("the character U+0000 is not allowed in any string")

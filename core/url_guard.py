@@ -1,9 +1,8 @@
-"""Where webhooks may be sent: an allow-list of hosts, and of those only addresses of the public internet.
+"""URL guard: restricts webhooks to an allow-list of hosts, and to addresses of the public internet.
 
-A URL that a caller names makes this machine open a connection, and this machine stands where the caller does not: beside
-the database, the metadata service of its cloud, other people's services. So the URL has one strict spelling, its host is
-resolved once, every address is looked at, and the connection goes to an address that was looked at, not to the name.
-Ask before each connection: what a name means changes.
+A URL of a caller makes this machine open a connection from inside its network, where the database, the metadata service of
+its cloud and services of others are. So the URL has one strict spelling, its host is resolved once, every address is checked,
+and the connection goes to a checked address, not to the name. To be called before each connection: names change.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ Lookup = Callable[[str, int], list[IPAddress]]
 
 _MAX_URL: Final = 2048
 _DEFAULT_PORTS: Final = {"https": 443, "http": 80}
-_LOWEST_PORT: Final = 1024  # below it live mail, shells and name servers; 443 is the exception
+_LOWEST_PORT: Final = 1024  # mail, shells and name servers have ports below it; 443 is the exception
 _LABEL: Final = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
-# Global by the registry, or by what some Python versions know of it, and yet not the internet: machine services of
-# clouds, protocols' own addresses, and IPv6 spellings of IPv4 addresses.
+# Global by the registry, or in the tables of some Python versions, but not the internet: machine services of
+# clouds, addresses of protocols, and IPv6 spellings of IPv4 addresses.
 _NEVER: Final = tuple(
     map(
         ip_network,
@@ -40,12 +39,12 @@ _NEVER: Final = tuple(
 
 
 class UrlRefused(MillraceError):
-    """This URL may not be connected to; the message is fit for whoever named it."""
+    """The guard refuses this URL; the message may be shown to the caller."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A URL, taken apart. `path` begins with a slash and includes the query."""
+    """The parts of a URL. `path` begins with a slash and includes the query."""
 
     scheme: str
     host: str
@@ -54,13 +53,13 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """What the `Host` header says."""
+        """The value of the `Host` header."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _DEFAULT_PORTS[self.scheme] else f"{host}:{self.port}"
 
 
 def look_up(host: str, port: int) -> list[IPAddress]:
-    """All addresses of a name, in the system's order; none where it has none. Blocks."""
+    """Resolve a name to all its addresses, in the system's order; none when it has none. Blocks."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -70,10 +69,10 @@ def look_up(host: str, port: int) -> list[IPAddress]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UrlGuard:
-    """What an operator allows.
+    """Checks URLs against the hosts and networks that the operator allows.
 
-    `hosts` are names, `.example.com` for all below one, `*` for all; with none, nothing may be reached. `networks` are
-    ranges that may be reached although they are private; there, http and any port will do.
+    `hosts` are names, `.example.com` for all below one, `*` for all; with none, every URL is refused. `networks` are
+    private ranges that are allowed, too; there, http and any port are accepted.
     """
 
     hosts: tuple[str, ...]
@@ -81,17 +80,17 @@ class UrlGuard:
     lookup: Lookup = look_up
 
     def parse(self, url: str) -> Target:
-        """The URL, if its spelling is the plain one and its host is allowed. Does not ask the name service."""
-        target = _take_apart(url)
+        """Parse a URL in the strict spelling with an allowed host. Does not resolve the host. Raises UrlRefused."""
+        target = _parse(url)
         if not any(_matches(target.host, pattern) for pattern in self.hosts):
             raise UrlRefused("This server does not send webhooks to this host; its operator can allow it.")
         return target
 
     def resolve(self, target: Target) -> list[IPAddress]:
-        """Addresses that may be connected to, at least one; blocks while the name service is asked.
+        """Return the addresses to connect to, at least one. Blocks while the name is resolved. Raises UrlRefused.
 
-        One bad address refuses them all, and every refusal says the same: the caller shall not learn what a name of
-        this machine's network means.
+        One address that is not allowed refuses them all, always with the same message, so that a caller cannot probe names
+        of the server's network.
         """
         literal = _literal(target.host)
         addresses = [literal] if literal is not None else self.lookup(target.host, target.port)
@@ -111,12 +110,12 @@ class UrlGuard:
 
 
 def url_guard(settings: Settings) -> UrlGuard:
-    """What the operator of this installation allows."""
+    """Create the guard from the settings."""
     networks = tuple(map(ip_network, split_commas(settings.webhook_networks)))
     return UrlGuard(hosts=split_commas(settings.webhook_hosts), networks=networks)
 
 
-def _take_apart(url: str) -> Target:
+def _parse(url: str) -> Target:
     if len(url) > _MAX_URL:
         raise UrlRefused(f"The url is longer than {_MAX_URL} characters.")
     if not all("!" <= character <= "~" for character in url) or "\\" in url:
@@ -138,7 +137,7 @@ def _take_apart(url: str) -> Target:
 
 
 def _check_host(host: str) -> None:
-    """A name, or an address in its usual spelling: resolvers also read `127.1`, `2130706433` and `0x7f.1`."""
+    """Accept a name, or an address in its usual spelling: resolvers also accept `127.1`, `2130706433` and `0x7f.1`."""
     if _literal(host) is not None:
         return
     labels = host.split(".")
@@ -148,7 +147,7 @@ def _check_host(host: str) -> None:
 
 
 def _literal(host: str) -> IPAddress | None:
-    if "%" in host:  # a zone: never of the internet
+    if "%" in host:  # a zone is not part of the internet
         return None
     try:
         return ip_address(host)
@@ -162,7 +161,7 @@ def _matches(host: str, pattern: str) -> bool:
 
 
 def _plain(address: IPAddress) -> IPAddress:
-    """`::ffff:10.0.0.1` is 10.0.0.1 to the kernel."""
+    """Map an address such as `::ffff:10.0.0.1` to 10.0.0.1, as the kernel does."""
     if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return address

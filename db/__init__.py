@@ -1,1 +1,1 @@
-"""Tables and statements. Statements are functions that return what is to be run, so async and sync callers share one text."""
+"""Tables and statements. Functions return statements to execute, so that async and sync callers share one text."""

@@ -1,8 +1,8 @@
 """Child processes that never outlive their parent.
 
-Knows processes, signals and log files; nothing of what runs in them. A child gets a session of its own, so the terminal's
-Ctrl-C reaches only the launcher, and a parent-death signal, so that even `kill -9` of the launcher leaves nothing behind.
-That signal comes when the *thread* that started the child ends: start children from the main thread.
+A child gets a session of its own, so that Ctrl-C of a terminal reaches only the launcher, and a parent-death signal, so that
+even `kill -9` of the launcher leaves no process behind. That signal comes when the *thread* that started the child ends:
+start children from the main thread.
 Readiness is systemd's protocol: a datagram `READY=1` to the socket named in NOTIFY_SOCKET.
 """
 
@@ -29,22 +29,22 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildFailed(MillraceError):
-    """A process of the stack ended when it should not have."""
+    """A process of the stack ended unexpectedly."""
 
 
 class StartInterrupted(MillraceError):
-    """Told to stop before everything was ready."""
+    """The start was cancelled before everything was ready."""
 
 
 def set_parent_death_signal(parent: int, number: signal.Signals) -> None:
-    """For a child before its program starts: be sent this signal when the parent ends. Nothing but system calls."""
+    """Let the kernel send this signal to the calling child when the parent ends. System calls only."""
     _libc.prctl(_PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:  # it died before the signal was set
+    if os.getppid() != parent:  # the parent ended before the signal was set
         os._exit(1)
 
 
 class Child:
-    """One child process. `prepare` runs in the child before the program starts: keep it to system calls."""
+    """A child process. `prepare` runs in it before the program starts, and must be limited to system calls."""
 
     def __init__(
         self,
@@ -82,17 +82,17 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Process id, and id of its group."""
+        """The id of the process and of its group."""
         return self._process.pid
 
     def exit_code(self) -> int | None:
-        """None while it runs; negative for a signal."""
+        """Return None while it runs; a negative code is a signal."""
         return self._process.poll()
 
     def wait_ready(self, timeout_seconds: float, is_stopping: Callable[[], bool] = lambda: False) -> str:
-        """Return the child's status when it said it is ready.
+        """Wait until the child is ready, and return its status line.
 
-        Raises ChildFailed with its last words when it will not be, and StartInterrupted when nobody waits for it any more.
+        Raises ChildFailed with the end of its log when it exits or is late, and StartInterrupted when `is_stopping`.
         """
         deadline = time.monotonic() + timeout_seconds
         while time.monotonic() < deadline:
@@ -105,20 +105,20 @@ class Child:
         raise ChildFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{self.log_tail()}")
 
     def ready_status(self, timeout_seconds: float) -> str | None:
-        """Its status if it says within this time that it is ready; it says so once."""
+        """Return the status line of the datagram that reports readiness, sent once; None after the timeout."""
         if select.select([self._ready], [], [], timeout_seconds)[0]:
-            said = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
-            if said.get("READY") == "1":
-                return said.get("STATUS", "")
+            fields = dict(line.split("=", 1) for line in self._ready.recv(4096).decode().splitlines())
+            if fields.get("READY") == "1":
+                return fields.get("STATUS", "")
         return None
 
     def send(self, number: signal.Signals) -> None:
-        """Signal the child itself; nothing happens when it has ended."""
+        """Send a signal to the child, if it runs."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def wait(self, timeout_seconds: float) -> bool:
-        """Has it ended within this time?"""
+        """Wait for the exit; False after the timeout."""
         try:
             self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:
@@ -126,7 +126,7 @@ class Child:
         return True
 
     def stop(self, number: signal.Signals, timeout_seconds: float) -> None:
-        """Ask with a signal, then end its whole group."""
+        """Send a signal, wait for the exit, then kill its whole group."""
         if self.exit_code() is None:
             self.send(number)
             self.wait(timeout_seconds)
@@ -136,19 +136,19 @@ class Child:
         self._ready.close()
 
     def log_tail(self, lines: int = 15) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         with suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(0, self.log.stat().st_size - 8192))
             return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
         return ""
 
     def exit_report(self) -> str:
-        """How it ended, with its last words."""
+        """Describe the exit, with the end of the log."""
         return f"{self.name} ended with exit code {self.exit_code()}. Its log ({self.log}) ends:\n{self.log_tail()}"
 
 
 def notify_ready(status: str = "") -> None:
-    """Tell whoever started this process that it is ready, with one line of status; nothing happens when nobody asked."""
+    """Report readiness, with one status line, to the process that set NOTIFY_SOCKET, if any."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return

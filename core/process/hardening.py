@@ -1,4 +1,4 @@
-"""What a process that handles prompts does first: nobody else reads what it writes, and its death leaves no image of it."""
+"""Hardening of processes that handle prompts: private files, no core dumps."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ _PRIVATE: Final = 0o077
 
 
 def harden_process() -> None:
-    """New files are this user's alone, also in what this process starts; no core dumps. System calls only."""
+    """Make new files readable by this user only, also in child processes, and disable core dumps. System calls only."""
     os.umask(_PRIVATE)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

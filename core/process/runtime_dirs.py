@@ -1,4 +1,4 @@
-"""Where Unix sockets lie: in the state directory, or in a short private one when its path is too long for a socket."""
+"""Directories for Unix sockets: in the state directory, or a short private one when its path is too long for a socket."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_DIRECTORY: Final = 70  # of 107 bytes, the rest is for names below it
 
 
 def socket_directory(state_dir: Path) -> Path:
-    """A 0700 directory of ours; the same one for the same state directory."""
+    """Create a 0700 directory for sockets, always the same one for a state directory."""
     path = state_dir.resolve() / "run"
     if len(os.fsencode(path)) > _MAX_DIRECTORY:
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
@@ -24,7 +24,7 @@ def socket_directory(state_dir: Path) -> Path:
 
 
 def private_directory(path: Path) -> Path:
-    """Make a 0700 directory; one that exists must be ours, and a real directory."""
+    """Create a 0700 directory. One that exists must belong to this user, and be no link; else raises ConfigError."""
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     status = path.lstat()
     if path.is_symlink() or status.st_uid != os.getuid():

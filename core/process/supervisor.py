@@ -1,4 +1,4 @@
-"""A command that is kept running. Knows when to start it again; what it does is its own business."""
+"""Supervised process: a command that is restarted when it ends."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _STEADY_SECONDS: Final = 60.0
 
 @dataclass(slots=True)
 class SupervisedProcess:
-    """Each quick death doubles the pause before the next start. Start it from the main thread (see `core.process.child_process`).
+    """Restarts a command; each quick exit doubles the pause before the next start. Start it from the main thread (see
+    `core.process.child_process`).
 
-    `patience` is how many deaths in a row get the first pause all the same. `died` is told each exit code; who knows better what
-    it died of may say so with `set_crash_count`.
+    The first `patience` exits in a row get the first pause. `died` is called with each exit code; `set_crash_count` corrects
+    the number of exits that count.
     """
 
     name: str
@@ -43,13 +44,13 @@ class SupervisedProcess:
     is_degraded: bool = False
 
     def start(self) -> Child:
-        """Start it now."""
+        """Start the command."""
         self.child = Child(self.name, self.command, self.log, env={**os.environ, **self.environment})
         self.started_at = time.monotonic()
         return self.child
 
     def restart_if_dead(self, now: float) -> None:
-        """Start it again when it has died and its pause is over."""
+        """Restart the command when it has ended and its pause is over."""
         exit_code = None if self.child is None else self.child.exit_code()
         if self.child is not None and exit_code is not None:
             log.warning("child_died", name=self.name, exit_code=exit_code, log=str(self.log))
@@ -63,19 +64,19 @@ class SupervisedProcess:
             self.start()
 
     def set_crash_count(self, num_deaths: int, *, is_degraded: bool) -> None:
-        """So many deaths are unexplained; where it is degraded, every pause is the longest. Any thread may say so."""
+        """Set the number of unexplained exits; with `is_degraded`, every pause is the longest. Callable from any thread."""
         self.num_deaths, self.is_degraded = num_deaths, is_degraded
         self.restart_at = self.died_at + self.pause_seconds()
 
     def pause_seconds(self) -> float:
-        """Between its last death and the next start."""
+        """Return the pause between the last exit and the next start."""
         if self.is_degraded:
             return _LONGEST_PAUSE_SECONDS
         doublings = min(max(0, self.num_deaths - self.patience), 16)
         return min(self.first_pause_seconds * 2.0**doublings, _LONGEST_PAUSE_SECONDS)
 
     def stop(self, timeout_seconds: float) -> None:
-        """SIGTERM, and SIGKILL to its group when it takes longer."""
+        """Send SIGTERM, and SIGKILL to its group after the timeout."""
         if self.child is not None:
             self.child.stop(signal.SIGTERM, timeout_seconds)
             self.child = None

@@ -1,8 +1,8 @@
-"""The Celery application: tickets in, nothing out.
+"""The Celery application: it delivers tickets, and returns no results.
 
-Every setting here has a reason that was measured: the database is the truth and recovery is by lease and sweep, so messages
-are acknowledged at once, results are not kept, and one thread takes one message. Limits, revocation and soft shutdown do
-nothing on the threads pool; `workers.consumers.shutdown` does them.
+The database has the state of all work, and recovery is by leases and sweeps. So messages are acknowledged at once, results
+are not stored, and one thread takes one message. Limits, revocation and soft shutdown have no effect on the threads pool;
+`workers.consumers.shutdown` replaces them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SEND_SECONDS: Final = 1.0
 
 
 def make_celery(settings: Settings) -> Celery:
-    """An application on the broker of the settings; tasks are added by each consumer."""
+    """Create an application on the broker of the settings; each consumer adds its tasks."""
     assert settings.redis_url, "a process is started with the addresses it needs"
     install_transport()
     app = Celery("millrace", broker=broker_url(settings.redis_url), set_as_current=False)
@@ -49,7 +49,7 @@ def make_celery(settings: Settings) -> Celery:
 
 
 def make_sender(settings: Settings) -> Celery:
-    """An application that consumes nothing: it fails at once rather than try again, as somebody waits for what it sends."""
+    """Create an application that only sends: it fails at once instead of retrying, since a request waits for it."""
     app = make_celery(settings)
     app.conf.broker_transport_options |= {
         "socket_timeout": _SEND_SECONDS,
@@ -60,7 +60,7 @@ def make_sender(settings: Settings) -> Celery:
 
 
 def transport_options(settings: Settings) -> dict[str, Any]:  # Any: kombu's options
-    """Options of kombu's Redis transport; `socket_timeout` must exceed its 1 s BRPOP."""
+    """Return the options of kombu's Redis transport; `socket_timeout` must exceed its 1 s BRPOP."""
     return {
         "visibility_timeout": VISIBILITY_SECONDS,
         "unacked_restore_interval": 5,
@@ -77,7 +77,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:  # Any: kombu's opt
 
 
 def broker_url(redis_url: str) -> str:
-    """redis-py's `unix://PATH?db=N` is `redis+socket://PATH?virtual_host=N` to kombu; others are the same to both."""
+    """Translate redis-py's `unix://PATH?db=N` to kombu's `redis+socket://PATH?virtual_host=N`; other URLs are the same."""
     if not redis_url.startswith("unix://"):
         return redis_url
     path, _, query = redis_url.removeprefix("unix://").partition("?")

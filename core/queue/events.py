@@ -1,7 +1,8 @@
-"""What a worker tells about a running job, over pub/sub and the short replay list.
+"""Events of a running job, from its worker over pub/sub and a short replay list.
 
-An event carries finished OpenAI frames (the JSON of each chunk), so the relay passes them on unread. `seq` numbers frames:
-an event's first frame has its `seq`, the next one `seq + 1`; an event that ends the job has the number after the last frame.
+An event carries finished OpenAI frames (the JSON of each chunk), so the relay forwards them without parsing. `seq` numbers
+frames: the first frame of an event has its `seq`, the next one `seq + 1`; the event that ends a job has the number after the
+last frame.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from core.errors import Problem
 
 
 class EventKind(StrEnum):
-    """FRAMES carry text; the other three end the job, after its row says the same."""
+    """FRAMES carry text; each of the others ends the job, after the commit of its row."""
 
     FRAMES = "frames"
     DONE = "done"
@@ -23,7 +24,7 @@ class EventKind(StrEnum):
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
-    """One message of a job's channel. `attempt` is the fence of the claim: no two generations share one."""
+    """A message on a job's channel. `attempt` is the fence of the claim: each generation has its own."""
 
     job: str
     attempt: int
@@ -43,10 +44,10 @@ _decoder = msgspec.msgpack.Decoder(Event)
 
 
 def encode_event(event: Event) -> bytes:
-    """The bytes that are published."""
+    """Encode an event to the bytes that are published."""
     return _encoder.encode(event)
 
 
 def decode_event(data: bytes) -> Event:
-    """Raises `msgspec.MsgspecError` for anything that is not an event."""
+    """Decode an event. Raises `msgspec.MsgspecError`."""
     return _decoder.decode(data)

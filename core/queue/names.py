@@ -1,4 +1,4 @@
-"""Names of queues, tasks and channels. A message carries an id and nothing else."""
+"""Names of queues, tasks and channels. A message carries only an id."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ WATCH_CHANNEL: Final = "watch"
 
 
 def chat_queue(model: str) -> str:
-    """Tickets of single jobs of a model."""
+    """Return the queue of tickets for single jobs of a model."""
     return f"chat.{model}"
 
 
 def batch_queue(model: str) -> str:
-    """Tickets that say: this model has shards to run."""
+    """Return the queue of tickets for shards of a model."""
     return f"batch.{model}"
 
 
 def job_channel(job_id: str) -> str:
-    """The pub/sub channel of a job's events."""
+    """Return the pub/sub channel of a job's events."""
     return f"job:{job_id}"
 
 
 def replay_key(job_id: str) -> str:
-    """The short list that serves a subscriber who came late."""
+    """Return the key of the replay list, which late subscribers read."""
     return f"replay:{job_id}"

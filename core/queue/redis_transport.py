@@ -1,7 +1,7 @@
-"""kombu's Redis transport, which outlives what is no message: bytes on a queue's list that nobody of ours put there.
+"""kombu Redis transport that skips malformed queue entries instead of crashing the consumer.
 
-kombu itself answers what it cannot take apart with an exception that ends the consumer's process. Knows lists and envelopes;
-nothing of tasks. What is inside a sound envelope is Celery's business, which throws unknown tasks and content types away.
+kombu raises an exception for an entry that is no message, which ends the process. Celery itself drops messages with unknown
+tasks or content types.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _NOT_A_MESSAGE: Final = (ValueError, TypeError, KeyError, AttributeError)  # not
 
 
 class Channel(redis.Channel):
-    """Reads on behind what it cannot read: it is off the list, and a ticket may get lost."""
+    """A channel that drops entries that it cannot parse; the sweeper sends a lost ticket again."""
 
     def _brpop_read(self, **options: Any) -> bool:  # Any: redis-py's own
         try:
@@ -28,12 +28,12 @@ class Channel(redis.Channel):
 
 
 class Transport(redis.Transport):
-    """See `Channel`."""
+    """A transport with such channels."""
 
     Channel = Channel
 
 
 def install_transport() -> None:
-    """For every connection of this process that is made from here on. An address names its transport by an alias of kombu's."""
+    """Register the transport under kombu's aliases, for all later connections of this process."""
     for alias in ("redis", "rediss"):
         TRANSPORT_ALIASES[alias] = f"{__name__}:Transport"

@@ -1,6 +1,6 @@
-"""Sending tickets: best effort, after the commit, never in anybody's way for long. The sweeper sends what got lost.
+"""Sending of tickets: best effort, after the commit, without blocking for long. The sweeper sends lost ones again.
 
-A broker that did not take one is left alone for a moment, so that not everybody waits for it in turn.
+After a failure no ticket is sent for a moment, so that callers do not wait for a dead broker one after another.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BACK_OFF_SECONDS: Final = 1.0
 
 
 class Tickets:
-    """Sends ids to queues; every method says whether the broker took the ticket."""
+    """Sends ids to queues; each method returns whether the broker took the ticket."""
 
     def __init__(self, app: Celery, clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
@@ -39,31 +39,31 @@ class Tickets:
         self._backs_off_until = clock()
 
     def prepare(self, batch_id: str) -> bool:
-        """A clerk shall read the batch's file."""
+        """Ask a clerk to prepare a batch."""
         return self._send(PREPARE, batch_id, CLERK_QUEUE)
 
     def finalize(self, batch_id: str) -> bool:
-        """A clerk shall write the batch's files."""
+        """Ask a clerk to write the result files of a batch."""
         return self._send(FINALIZE, batch_id, CLERK_QUEUE)
 
     def deliver(self, subject_id: str) -> bool:
-        """A clerk shall look for webhook events to send; one is about this object."""
+        """Ask a clerk to send webhook events that are due; one is about this object."""
         return self._send(DELIVER, subject_id, CLERK_QUEUE)
 
     def validate(self, validation_id: str) -> bool:
-        """A clerk shall say what is wrong with a file; somebody waits."""
+        """Ask a clerk for a file validation; a request waits for it."""
         return self._send(VALIDATE, validation_id, CLERK_QUEUE)
 
     def run_shards(self, model: str) -> bool:
-        """A worker of this model shall look for shards."""
+        """Ask a worker of this model to claim shards."""
         return self._send(RUN_SHARDS, model, batch_queue(model))
 
     def run_chat(self, job_id: str, model: str) -> bool:
-        """A worker of this model shall take this job."""
+        """Ask a worker of this model to claim this job."""
         return self._send(RUN_CHAT, job_id, chat_queue(model))
 
     def back_off(self) -> None:
-        """The broker failed somebody: until a moment has passed, nothing is sent."""
+        """Send no ticket for a moment, after a failure of the broker."""
         self._backs_off_until = self._clock() + _BACK_OFF_SECONDS
 
     def _send(self, task: str, argument: str, queue: str) -> bool:
