@@ -1,4 +1,4 @@
-"""Settings: one class, read once by each process at its entry point. This file is the operator's manual.
+"""Settings: one class, which each process loads once at its entry point. This file is the operator's manual.
 
 Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_URL`/`REDIS_URL`), `millrace.toml`, defaults.
 """
@@ -19,7 +19,7 @@ MIB: Final = 1 << 20
 
 
 def split_commas(text: str) -> tuple[str, ...]:
-    """The parts of a setting that names several things."""
+    """Split a setting with several values."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
@@ -30,146 +30,186 @@ def _check_networks(text: str) -> str:
 
 
 class Settings(BaseSettings):
-    """Everything an operator can set."""
+    """All settings of an operator."""
 
     model_config = SettingsConfigDict(
         env_prefix="MILLRACE_", toml_file="millrace.toml", extra="forbid", populate_by_name=True, frozen=True
     )
 
-    state_dir: Path = Field(ROOT / ".state", description="Where the single-machine stack keeps data, sockets and logs.")
-    models_dir: Path = Field(ROOT / "models", description="The folder of model files: one YAML per served model.")
-    files_dir: Path | None = Field(None, description="Uploaded and produced files; default: `files` in state_dir.")
+    state_dir: Path = Field(
+        ROOT / ".state", description="Directory of data, sockets and logs of the single-machine stack."
+    )
+    models_dir: Path = Field(
+        ROOT / "models", description="Directory of model files: one YAML file for each served model."
+    )
+    files_dir: Path | None = Field(
+        None, description="Directory of uploaded and result files; default: `files` in state_dir."
+    )
     database_url: str | None = Field(
         None,
         repr=False,
         validation_alias=AliasChoices("MILLRACE_DATABASE_URL", "DATABASE_URL"),
-        description="A Postgres to use instead of the bundled one: postgresql://user@host/name.",
+        description="URL of a Postgres to use instead of the bundled one: postgresql://user@host/name.",
     )
     redis_url: str | None = Field(
         None,
         repr=False,
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL"),
-        description="A Valkey or Redis (6.2 or later) to use instead of the bundled one: redis://host:6379/0.",
+        description="URL of a Valkey or Redis (6.2 or later) to use instead of the bundled one: redis://host:6379/0.",
     )
     key_prefix: str = Field(
-        "millrace:", description="Starts every key and channel, so that deployments can share a Redis."
+        "millrace:", description="Prefix of every key and channel in Redis, so that deployments can share one."
     )
-    log_level: str = Field("info", pattern="^(debug|info|warning|error)$", description="debug, info, warning or error.")
+    log_level: str = Field(
+        "info",
+        pattern="^(debug|info|warning|error)$",
+        description="Lowest level that is logged: debug, info, warning or error.",
+    )
 
-    host: str = Field("127.0.0.1", description="The address the api listens on.")
+    host: str = Field("127.0.0.1", description="Address on which the api listens.")
     open_without_keys: bool = Field(
-        False, description="Without any API key, listen beyond this machine and let everybody in."
+        False, description="Serve other machines without authentication while no API key exists."
     )
     key_cache_seconds: float = Field(
-        5, ge=0, le=10, description="An api process asks for a key again this often: a revoked one ends within it."
+        5,
+        ge=0,
+        le=10,
+        description="Seconds for which an api process caches a key; a revoked key works no longer than that.",
     )
     refusals_per_minute: int = Field(
-        60, ge=1, description="An address elsewhere without a valid key is told so this often; then, to wait."
+        60, ge=1, description="Failed authentications per remote address and minute; further ones get a 429."
     )
     calls_per_minute: int = Field(
-        6000, ge=0, description="Calls a key may make that ask no model, unless the key says; 0 is no limit."
+        6000, ge=0, description="Calls without a model per key and minute, unless the key has a limit; 0 is no limit."
     )
     keyless_calls_per_minute: int = Field(
-        0, ge=0, description="The same for an address where no key is needed; 0 is no limit."
+        0, ge=0, description="Calls without a model per address and minute where no key is needed; 0 is no limit."
     )
     batches_per_hour: int = Field(
-        2000, ge=0, description="Batches a tenant may create with its keys in an hour; 0 is no limit."
+        2000, ge=0, description="Batches that a tenant may create with its keys per hour; 0 is no limit."
     )
-    port: int = Field(8000, ge=0, le=65535, description="The port the api listens on; 0 picks a free one.")
-    head_seconds: float = Field(20, gt=0, description="A request's line and headers must be there within this time.")
+    port: int = Field(8000, ge=0, le=65535, description="Port on which the api listens; 0 picks a free one.")
+    head_seconds: float = Field(20, gt=0, description="Seconds within which the request line and headers must arrive.")
     body_pause_seconds: float = Field(
-        30, gt=0, description="A request's body may pause this long, and trickle no slower than 1 KiB/s after it."
+        30, gt=0, description="Seconds that a request body may pause; after that it must arrive at 1 KiB/s or more."
     )
     unread_seconds: float = Field(
-        30, gt=0, description="A client that takes less than 1 KiB/s of what waits for it over this long is dropped."
+        30,
+        gt=0,
+        description="Seconds after which a client that reads less than 1 KiB/s of its response is disconnected.",
     )
-    body_bytes: int = Field(4 * MIB, ge=1024, description="Largest JSON request body in bytes.")
-    file_bytes: int = Field(512 * MIB, ge=1024, description="Largest uploaded file in bytes.")
-    batch_file_bytes: int = Field(200 * MIB, ge=1024, description="Largest uploaded batch input file in bytes.")
-    upload_bytes: int = Field(8192 * MIB, ge=1024, description="Largest file of an upload in parts, in bytes.")
-    upload_part_bytes: int = Field(64 * MIB, ge=1024, description="Largest part of such an upload in bytes.")
-    upload_seconds: float = Field(3600, gt=0, description="An upload in parts must be completed within this time.")
+    body_bytes: int = Field(4 * MIB, ge=1024, description="Maximum size of a JSON request body in bytes.")
+    file_bytes: int = Field(512 * MIB, ge=1024, description="Maximum size of an uploaded file in bytes.")
+    batch_file_bytes: int = Field(
+        200 * MIB, ge=1024, description="Maximum size of an uploaded batch input file in bytes."
+    )
+    upload_bytes: int = Field(
+        8192 * MIB, ge=1024, description="Maximum size of a file that is uploaded in parts, in bytes."
+    )
+    upload_part_bytes: int = Field(64 * MIB, ge=1024, description="Maximum size of a part of such an upload in bytes.")
+    upload_seconds: float = Field(3600, gt=0, description="Seconds within which an upload in parts must be completed.")
     pending_upload_bytes: int = Field(
-        32768 * MIB, ge=1024, description="Most bytes of a tenant in parts of uploads that are not completed."
+        32768 * MIB, ge=1024, description="Maximum of bytes that a tenant has in parts of open uploads."
     )
     storage_bytes: int = Field(
-        0, ge=0, description="Most bytes of a tenant's files, unless the tenant has a cap of its own; 0 is no limit."
+        0, ge=0, description="Maximum of bytes of a tenant's files, unless the tenant has its own limit; 0 is no limit."
     )
     free_disk_bytes: int = Field(
-        512 * MIB, ge=0, description="Uploads that would leave less than this free on the disk are refused."
+        512 * MIB, ge=0, description="Bytes that must stay free on the disk; uploads that would leave less are refused."
     )
-    idempotency_hours: float = Field(24, gt=0, description="An Idempotency-Key stands for its object this long.")
-    batch_lines: int = Field(50_000, ge=1, description="Most lines in one batch.")
-    batch_inputs: int = Field(50_000, ge=1, description="Most inputs to embed over all lines of one batch.")
-    line_bytes: int = Field(MIB, ge=1024, description="Longest line of a batch input file in bytes.")
-    error_lines: int = Field(100, ge=1, description="Most bad lines listed in the errors of a failed batch.")
+    idempotency_hours: float = Field(24, gt=0, description="Hours for which an Idempotency-Key returns its object.")
+    batch_lines: int = Field(50_000, ge=1, description="Maximum of lines in a batch.")
+    batch_inputs: int = Field(50_000, ge=1, description="Maximum of inputs to embed over all lines of a batch.")
+    line_bytes: int = Field(MIB, ge=1024, description="Maximum size of a line of a batch input file in bytes.")
+    error_lines: int = Field(100, ge=1, description="Maximum of invalid lines that the errors of a failed batch list.")
     keep_alive_seconds: float = Field(
-        15, gt=0, description="A silent stream sends a comment, and checks the row, this often."
+        15,
+        gt=0,
+        description="Seconds without an event after which a stream sends a comment and reads the row of its job.",
     )
     chat_timeout_seconds: float = Field(
-        570, gt=0, description="A chat waits this long for its answer; SDKs give up at 600."
+        570, gt=0, description="Seconds that a chat waits for its answer; SDKs time out at 600."
     )
 
     slots: int = Field(
-        8, ge=1, le=256, description="Sequences an engine decodes side by side, unless the model file says."
+        8,
+        ge=1,
+        le=256,
+        description="Sequences that an engine decodes in parallel, unless the model file sets a number.",
     )
-    chat_threads: int = Field(32, ge=1, le=512, description="Chat jobs one worker takes at a time.")
+    chat_threads: int = Field(32, ge=1, le=512, description="Chat jobs that a worker runs at a time.")
     batch_lanes: int = Field(
-        2, ge=1, le=8, description="Shards of a model a worker runs at a time, so slots never run dry."
+        2,
+        ge=1,
+        le=8,
+        description="Shards of a model that a worker runs at a time, so that no slot is idle between them.",
     )
-    shard_lines: int = Field(128, ge=1, description="Lines a shard holds: what a worker takes under one lease.")
+    shard_lines: int = Field(128, ge=1, description="Lines of a shard, which a worker takes under one lease.")
     share_identical_lines: bool = Field(
         True, description="Lines of a batch with the same body and temperature 0 run once and share the answer."
     )
     lease_seconds: float = Field(
-        60, ge=1, description="A shard or job unheard of for this long is given to another worker."
+        60, ge=1, description="Seconds without a heartbeat after which another worker may take a shard or job."
     )
-    heartbeat_seconds: float = Field(10, gt=0, description="How often a worker renews its leases.")
-    commit_lines: int = Field(32, ge=1, description="Results written in one transaction at most.")
-    commit_seconds: float = Field(0.5, gt=0, description="A finished line waits at most this long to be written.")
-    line_attempts: int = Field(3, ge=1, description="Engine crashes a line survives before it fails with engine_crash.")
+    heartbeat_seconds: float = Field(
+        10, gt=0, description="Seconds between two heartbeats of a worker, which renew its leases."
+    )
+    commit_lines: int = Field(32, ge=1, description="Maximum of results that one transaction writes.")
+    commit_seconds: float = Field(
+        0.5, gt=0, description="Maximum of seconds between the end of a line and the write of its result."
+    )
+    line_attempts: int = Field(
+        3, ge=1, description="Engine crashes with a line after which it fails with engine_crash."
+    )
     quarantine_hours: float = Field(
-        24, gt=0, description="A request that keeps ending the engine is refused for this long."
+        24, gt=0, description="Hours for which a request is blocked that crashes the engine repeatedly."
     )
     engine_crashes: int = Field(
         6,
         ge=1,
-        description="Engine crashes within 10 minutes that no request explains; with more the model is degraded.",
+        description="Engine crashes within 10 minutes without a blocked request; with more the model is degraded.",
     )
-    job_attempts: int = Field(3, ge=1, description="Workers that may die under a chat job before it fails.")
+    job_attempts: int = Field(
+        3, ge=1, description="Attempts of a chat job, each ended by the loss of its worker, after which it fails."
+    )
     engine_restart_seconds: float = Field(
-        0.5, gt=0, description="Pause before a crashed engine restarts; doubles up to 30 s."
+        0.5, gt=0, description="Seconds before a crashed engine restarts; doubles with each crash, up to 30."
     )
     engine_hang_seconds: float = Field(
         60,
         gt=0,
-        description="An engine whose step takes longer is started again; one that answers nothing is, after twice that.",
+        description="Seconds after which an engine in one step is restarted; one without any reply after twice that.",
     )
 
     sweep_seconds: float = Field(
-        5, gt=0, description="How often the clerk looks for lost tickets, leases and deadlines."
+        5, gt=0, description="Seconds between two sweeps for lost tickets, expired leases and deadlines."
     )
-    ticket_seconds: float = Field(15, gt=0, description="Work not begun this long after its ticket gets another one.")
+    ticket_seconds: float = Field(
+        15, gt=0, description="Seconds after which work that has not begun gets another ticket."
+    )
     poll_seconds: float = Field(
-        20, gt=0, description="How often a worker looks for work itself, in case Redis is deaf."
+        20, gt=0, description="Fallback polling interval in seconds, when tickets do not arrive."
     )
     silence_seconds: float = Field(
         60,
         gt=0,
-        description="A worker that has not looked for work, or an engine that has not turned, for so long is not ready.",
+        description="Seconds without a poll of a worker, or without a tick of an engine, after which a model is not ready.",
     )
-    drain_seconds: float = Field(25, ge=1, description="A process told to stop has this long before it leaves.")
-    file_days: float = Field(30, gt=0, description="Batch input and output files without an expiry are kept this long.")
+    drain_seconds: float = Field(25, ge=1, description="Seconds that a process has to finish its work after SIGTERM.")
+    file_days: float = Field(
+        30, gt=0, description="Days for which batch input and output files without an expiry are kept."
+    )
 
     webhook_hosts: str = Field(
         "",
-        description="Hosts webhooks may be sent to, with commas: names, .example.com for all below it, * for all; "
+        description="Hosts that may receive webhooks, separated by commas: names, .example.com for all below it, * for all; "
         "without any, webhooks are off.",
     )
     webhook_networks: Annotated[str, AfterValidator(_check_networks)] = Field(
-        "", description="Private networks webhooks may reach all the same, with commas, such as 10.1.0.0/16; http too."
+        "",
+        description="Private networks that may receive webhooks, separated by commas, such as 10.1.0.0/16; there also by http.",
     )
-    webhook_hours: float = Field(72, gt=0, description="A webhook event that nobody takes is given up after this long.")
+    webhook_hours: float = Field(72, gt=0, description="Hours after which the delivery of a webhook event is given up.")
 
     @classmethod
     def settings_customise_sources(
@@ -180,12 +220,12 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, TOML: in this order, and no .env file."""
+        """Use arguments, environment and TOML, in this order, and no .env file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     @property
     def is_loopback(self) -> bool:
-        """Does the api listen to this machine alone?"""
+        """Does the api listen on a loopback address?"""
         return is_loopback(self.host)
 
     @property
@@ -195,7 +235,7 @@ class Settings(BaseSettings):
 
 
 def is_loopback(host: str) -> bool:
-    """Is this address, or name, that of the machine itself?"""
+    """Is this a loopback address, or `localhost`?"""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -203,9 +243,9 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings(**overrides: Any) -> Settings:  # Any: the fields' own types, checked by the class
-    """Read the settings, or say which one is wrong and why."""
+    """Load the settings. Raises ConfigError, which names each wrong one and the reason."""
     try:
         return Settings(**overrides)
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"Settings are wrong: {wrong}. See core/settings.py for what each one means.") from None
+        raise ConfigError(f"Settings are wrong: {wrong}. core/settings.py describes each one.") from None

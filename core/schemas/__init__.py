@@ -1,1 +1,1 @@
-"""OpenAI's types on the wire: requests are parsed and checked here, responses are built here."""
+"""Schemas of OpenAI's API: models that parse and check requests, and models of responses."""

@@ -1,6 +1,6 @@
-"""From a wire type's complaint to the one problem a client is told.
+"""Base of request schemas, and the translation of pydantic's errors into one problem with a code of OpenAI's.
 
-Knows pydantic's error list and OpenAI's codes. Never repeats the offending value: it may be somebody's prompt.
+A message never repeats the invalid value, which may be a prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _IN_JSON: Final = {
     "dict_type": "Input should be an object",
     "list_type": "Input should be a list",
 }
-_MAX_NAME: Final = 64  # longer ones are no field of ours but a key that was sent, and a complaint is no echo
+_MAX_NAME: Final = 64  # longer names are keys that were sent, not fields, and are not repeated
 _BRANCHES: Final = frozenset({"str", "int", "bool", "list"})
 
 MAX_INPUT_TOKENS: Final = 1 << 20
@@ -44,13 +44,13 @@ Metadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
 
 
 class RequestModel(BaseModel):
-    """Base of request bodies: strict types, no infinities, unknown fields ignored as OpenAI's clients expect."""
+    """Base of request bodies: strict types, no infinities; unknown fields are ignored, as OpenAI's clients expect."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False, protected_namespaces=())
 
 
 class Unsupported(ValueError):
-    """A field holds something this server does not do; the message says what to do instead."""
+    """A field asks for a feature that this server does not have; the message names the alternative."""
 
     def __init__(self, message: str, *, param: str | None = None) -> None:
         super().__init__(message)
@@ -61,7 +61,7 @@ _Model = TypeVar("_Model", bound=RequestModel)
 
 
 def parse_body(kind: type[_Model], body: Any) -> _Model:  # Any: parsed JSON of unknown shape
-    """Make a parsed JSON value a wire type, or raise the 400 that names the field."""
+    """Validate a parsed JSON value. Raises a 400 that names the field."""
     if not isinstance(body, dict):
         raise bad_request("The request body must be a JSON object.", code="invalid_json")
     try:
@@ -71,7 +71,7 @@ def parse_body(kind: type[_Model], body: Any) -> _Model:  # Any: parsed JSON of 
 
 
 def to_api_error(error: ValidationError) -> ApiError:
-    """The first complaint, as a 400."""
+    """Return the first error as a 400."""
     first = _closest(error.errors(include_input=False, include_url=False))
     param = _path(first["loc"])
     cause = first.get("ctx", {}).get("error")
@@ -84,12 +84,12 @@ def to_api_error(error: ValidationError) -> ApiError:
     return bad_request(f"Invalid value for '{param}': {message}." if param else message, code=code, param=param)
 
 
-def _closest(complaints: list[ErrorDetails]) -> ErrorDetails:
-    """The first complaint; of those of a union about one field, that of the branch that came closest to fitting."""
-    param = _path(complaints[0]["loc"])
+def _closest(errors: list[ErrorDetails]) -> ErrorDetails:
+    """Return the first error; of the errors of a union about one field, that of the branch that fits best."""
+    param = _path(errors[0]["loc"])
     if param is None:
-        return complaints[0]
-    within = [(path, each) for each in complaints if (path := _path(each["loc"])) and _is_within(path, param)]
+        return errors[0]
+    within = [(path, each) for each in errors if (path := _path(each["loc"])) and _is_within(path, param)]
     return max(within, key=lambda found: (not found[1]["type"].endswith("_type"), len(found[0])))[1]
 
 
@@ -98,7 +98,7 @@ def _is_within(path: str, param: str) -> bool:
 
 
 def _path(location: tuple[int | str, ...]) -> str | None:
-    """`('messages', 0, 'content')` as `messages[0].content`; names of union branches are left out."""
+    """Format `('messages', 0, 'content')` as `messages[0].content`; names of union branches are left out."""
     path = ""
     for part in location:
         if isinstance(part, int):
@@ -109,7 +109,7 @@ def _path(location: tuple[int | str, ...]) -> str | None:
 
 
 def as_inputs(value: str | list[str] | list[int] | list[list[int]]) -> list[Input]:
-    """Each text, or list of token ids, by itself."""
+    """Split an input into its texts, or lists of token ids."""
     if isinstance(value, str):
         return [value]
     if value and isinstance(value[0], int):

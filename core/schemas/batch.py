@@ -1,4 +1,4 @@
-"""The request that makes a batch, the lines of its input file, and the lines of its two result files."""
+"""Schemas of a batch: the request that creates it, the lines of its input file, and those of its two result files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_WINDOW_SECONDS: Final = 30 * 86400
 
 
 class OutputExpiry(RequestModel):
-    """When the output file goes, counted from its own creation."""
+    """Expiry of the output file, in seconds after its creation."""
 
     anchor: Literal["created_at"]
     seconds: int = Field(ge=3600, le=2_592_000)
@@ -48,7 +48,7 @@ class BatchCreate(RequestModel):
 
 
 def window_seconds(window: str) -> int | None:
-    """`24h` as 86400; None when it is not a window we accept."""
+    """Convert `24h` to 86400; None for a window that is not accepted."""
     match = _WINDOW.fullmatch(window)
     if not match:
         return None
@@ -57,14 +57,14 @@ def window_seconds(window: str) -> int | None:
 
 
 def check_window(value: str) -> str:
-    """The window as it is spelled; raises ValueError for one we do not accept."""
+    """Return a valid window unchanged. Raises ValueError."""
     if window_seconds(value) is None:
         raise ValueError("use '24h', or minutes, hours or days such as '90m', '12h' or '7d', at most 30 days")
     return value
 
 
 class LineResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """What the sync endpoint would have answered; `body` is JSON text and goes out as it is stored."""
+    """The response of the sync endpoint; `body` is JSON text and is written as it is stored."""
 
     status_code: int
     request_id: str
@@ -72,14 +72,14 @@ class LineResponse(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LineError(msgspec.Struct, frozen=True, kw_only=True):
-    """Why a line has no response at all."""
+    """The reason why a line has no response."""
 
     code: str
     message: str
 
 
 class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of an output or error file."""
+    """A line of an output or error file."""
 
     id: str
     custom_id: str
@@ -91,13 +91,13 @@ _encoder = msgspec.json.Encoder()
 
 
 def answered_line(job_id: str, custom_id: str, body: str) -> bytes:
-    """A line of the output file."""
+    """Encode a line of the output file."""
     response = LineResponse(status_code=200, request_id=_request_id(job_id), body=msgspec.Raw(body.encode()))
     return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, response=response)) + b"\n"
 
 
 def failed_line(job_id: str, custom_id: str, problem: Problem) -> bytes:
-    """A line of the error file: an HTTP failure carries the sync error body, any other only a code."""
+    """Encode a line of the error file: an HTTP failure with the error body, any other with a code."""
     if problem.status == 0:
         error = LineError(code=problem.code or "request_failed", message=problem.message)
         return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, error=error)) + b"\n"
@@ -107,33 +107,33 @@ def failed_line(job_id: str, custom_id: str, problem: Problem) -> bytes:
 
 
 def _request_id(job_id: str) -> str:
-    """One request per line: its id is the line's, under the other prefix."""
+    """Return the id of a line with the prefix of requests: a line is one request."""
     return "req_" + job_id.rsplit("_", 1)[-1]
 
 
 def unrun_line_problem(code: Literal["batch_expired", "batch_cancelled", "request_timeout"], message: str) -> Problem:
-    """The failure of a line that was given no chance; status 0 marks it as not an HTTP one."""
+    """Return the problem of a line that did not run; status 0 marks it as no HTTP failure."""
     return Problem(status=0, message=message, type="batch_error", code=code)
 
 
 class BatchLine(RequestModel):
-    """One line of an input file; the body is checked by the endpoint's own type."""
+    """A line of an input file; the schema of the endpoint checks the body."""
 
     custom_id: str = Field(min_length=1, max_length=MAX_CUSTOM_ID)
     method: Literal["POST"]
     url: str
-    body: dict[str, Any]  # Any: the endpoint's wire type checks it
+    body: dict[str, Any]  # Any: the schema of the endpoint checks it
 
 
 class CheckedLine(NamedTuple):
-    """What is stored of a line that was checked before; `body` is its JSON as the file has it."""
+    """The stored parts of a checked line; `body` is its JSON as in the file."""
 
     custom_id: str
     body: str
 
 
 class _Parts(msgspec.Struct, frozen=True):
-    """Raw, since a key may repeat: only the last value need be of the right type."""
+    """Raw values: a key may repeat, and only its last value must have the right type."""
 
     custom_id: msgspec.Raw
     body: msgspec.Raw
@@ -144,6 +144,6 @@ _decode_text = msgspec.json.Decoder(str).decode
 
 
 def read_checked_line(content: bytes) -> CheckedLine:
-    """Take a line apart again, at a fraction of what checking it cost; of a key that repeats, the last one wins here too."""
+    """Split a line that was checked before, which is much faster than the check. Of duplicate keys the last one wins."""
     parts = _split(content)
     return CheckedLine(_decode_text(parts.custom_id), bytes(parts.body).decode())

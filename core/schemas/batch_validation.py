@@ -1,6 +1,6 @@
-"""What `POST /v1/batches/validate` is asked and answers: everything wrong with a file, its tokens, and how long it may take.
+"""Schemas of `POST /v1/batches/validate`: all errors of a file, its tokens, and an estimate of its time.
 
-Counts of tokens are in each model's own tokens. What nothing has measured yet is null, never a guess.
+Tokens are counted with each model's own tokenizer. A value without a measurement is null, never a guess.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from core.schemas.objects import ResponseModel
 
 
 class BatchValidate(RequestModel):
-    """The JSON form of the question; without an endpoint, the first line's `url` is it."""
+    """The JSON form of the request; the default endpoint is the `url` of the first line."""
 
     input_file_id: str = Field(min_length=1, max_length=256)
     endpoint: str | None = Field(None, max_length=256)
@@ -27,9 +27,9 @@ class BatchValidate(RequestModel):
 
 
 class LineProblem(ResponseModel):
-    """What is wrong with a line (1-based, blank lines count), or with the file when there is no line.
+    """An error of a line (1-based, blank lines count), or of the file when `line` is null.
 
-    `fails` says what comes of it: no batch at all, or a batch in which this line fails.
+    `fails` is its effect: no batch is created, or this line of the batch fails.
     """
 
     line: int | None = None
@@ -41,7 +41,7 @@ class LineProblem(ResponseModel):
 
 
 class ModelLines(ResponseModel):
-    """The lines that would run on one model. `max_output_tokens` is what their limits allow together."""
+    """The lines that would run on one model. `max_output_tokens` is the sum of their limits."""
 
     model: str
     lines: int
@@ -50,7 +50,7 @@ class ModelLines(ResponseModel):
 
 
 class BatchEstimate(ResponseModel):
-    """From batches that ended here; null where none has. `seconds` includes the `queued_lines` that stand before it."""
+    """An estimate from batches that ended here; null without any. `seconds` includes `queued_lines`, which run before."""
 
     measured_batches: int = 0
     tokens_per_second: float | None = None
@@ -62,10 +62,10 @@ class BatchEstimate(ResponseModel):
 
 
 class BatchValidation(ResponseModel):
-    """The report. `is_valid`: the file would become a batch; `num_errors` counts those not listed too.
+    """The report. `is_valid`: the file would become a batch; `num_errors` includes errors that are not listed.
 
-    `lines_unchecked`: whose schema, regex, grammar or tools were not compiled, since the file has more different ones than are
-    tried. They may fail or not.
+    `lines_unchecked` counts lines with a schema, regex, grammar or tools that were not compiled, since the file has more
+    different ones than are compiled. They may fail or not.
     """
 
     object: Literal["batch.validation"] = "batch.validation"
@@ -84,7 +84,7 @@ class BatchValidation(ResponseModel):
 
 
 def check_endpoint(value: str | None) -> str | None:
-    """None, or an endpoint that batches may have; raises ValueError."""
+    """Return None, or an endpoint that batches accept. Raises ValueError."""
     if value is not None and value not in ENDPOINTS:
         raise ValueError(f"supported endpoints are {', '.join(ENDPOINTS)}")
     return value

@@ -1,6 +1,6 @@
-"""The body of a chat completion: what is accepted, within which limits, and what is refused on purpose.
+"""Schema of a chat completion's body: fields and limits, and fields that are refused on purpose.
 
-Knows nothing of models: defaults that a model sets are `None` here. Fields OpenAI defines and we may ignore are not listed.
+Defaults that a model sets are `None` here. Fields of OpenAI's that may be ignored are not listed.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ TemplateValue = bool | int | Annotated[str, StringConstraints(max_length=256)]
 
 
 class TextPart(RequestModel):
-    """A piece of text content."""
+    """A part of the content."""
 
     type: Literal["text"]
     text: str
 
 
 class Message(RequestModel):
-    """One turn. Content is text, or a list of text parts; only an assistant that called tools may have none."""
+    """A message. Content is text, or a list of text parts; only an assistant message with tool calls may have none."""
 
     role: Role
     content: str | list[TextPart] | None = None
     name: str | None = Field(None, max_length=64)
-    tool_calls: list[dict[str, Any]] | None = None  # Any: shown to the template as it came
+    tool_calls: list[dict[str, Any]] | None = None  # Any: passed to the template unchanged
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
     @field_validator("content", mode="before")
     @classmethod
     def _only_text(cls, value: object) -> object:
-        """A list of other parts gets the message that helps, instead of a union's complaints."""
+        """Refuse other parts with a helpful message, instead of the errors of a union."""
         for part in value if isinstance(value, list) else ():
             if isinstance(part, dict) and isinstance(part.get("type"), str) and part["type"] != "text":
                 raise Unsupported(f"Content parts of type '{part['type'][:32]}' are not supported; send text.")
@@ -55,7 +55,7 @@ class Message(RequestModel):
         return self
 
     def text(self) -> str:
-        """The content as one string."""
+        """Return the content as one string."""
         if isinstance(self.content, list):
             return "".join(part.text for part in self.content)
         return self.content or ""
@@ -64,7 +64,7 @@ class Message(RequestModel):
 class ChatRequest(GenerationBody):
     """`POST /v1/chat/completions`, `POST /v1/jobs`, and the body of a batch line."""
 
-    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
         **UNSUPPORTED,
         "functions": ([],),
         "function_call": ("none", "auto"),
@@ -108,5 +108,4 @@ class ChatRequest(GenerationBody):
 
     @property
     def max_answer_tokens(self) -> int | None:
-        """The newer field wins."""
         return self.max_completion_tokens or self.max_tokens

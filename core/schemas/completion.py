@@ -1,4 +1,4 @@
-"""The bodies of requests for text completions (a prompt is continued, without a template) and for embeddings."""
+"""Schemas of the bodies of text completions, which continue a prompt without a template, and of embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_PROMPTS: Final = 128
 MAX_INPUTS: Final = 2048
 MAX_DIMENSIONS: Final = 1 << 16
 MAX_LOGPROBS: Final = 20
-DEFAULT_TOKENS: Final = 16  # OpenAI's, where neither the request nor the model's file says
+DEFAULT_TOKENS: Final = 16  # OpenAI's default; a model file may set another
 
 Prompt = (
     str
@@ -34,7 +34,7 @@ class CompletionBody(GenerationBody):
     """`POST /v1/completions`. Each of several prompts gets `n` answers, in the order of the prompts."""
 
     default_tokens: ClassVar[int | None] = DEFAULT_TOKENS
-    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
         **UNSUPPORTED,
         "suffix": ("",),
         "max_completion_tokens": (),
@@ -52,26 +52,25 @@ class CompletionBody(GenerationBody):
     @field_validator("best_of")
     @classmethod
     def _is_n(cls, value: int | None, info: ValidationInfo) -> int | None:
-        """More answers than are shown would be computed and thrown away."""
+        """Refuse to compute more answers than are returned."""
         if value is not None and value != (info.data.get("n") or 1):
             raise Unsupported("'best_of' other than 'n' is not supported by this server; use 'n'.")
         return value
 
     @property
     def prompts(self) -> list[Input]:
-        """Each prompt by itself."""
+        """The prompts as a list."""
         return as_inputs(self.prompt)
 
     @property
     def num_answers(self) -> int:
-        """To all prompts together."""
         return (self.n or 1) * len(self.prompts)
 
 
 class EmbeddingBody(ModelRequest):
-    """`POST /v1/embeddings`. `dimensions` keeps that many of a vector's first numbers, at length 1 again."""
+    """`POST /v1/embeddings`. `dimensions` keeps that many numbers of a vector, and normalises it again."""
 
-    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
         "stream": (False,),
         "truncate_prompt_tokens": (),
         "messages": (),
@@ -83,5 +82,5 @@ class EmbeddingBody(ModelRequest):
 
     @property
     def inputs(self) -> list[Input]:
-        """Each input by itself."""
+        """The inputs as a list."""
         return as_inputs(self.input)

@@ -1,6 +1,6 @@
-"""The endpoints that run a model, at once or as lines of a batch: one row says what each takes.
+"""Table of the endpoints that run a model, at once or as lines of a batch.
 
-How a body is asked of an engine and its answer written is the workers' part (`workers.generation.endpoints`).
+`workers.generation.endpoints` has the translation of their bodies and answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ RESPONSES_ENDPOINT: Final = "/v1/responses"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """What an endpoint takes: bodies of a type, for models that embed where `needs_embeddings`; ids of its jobs begin alike."""
+    """An endpoint: the schema of its bodies, the prefix of its job ids, and whether its model must embed."""
 
     path: str
     body: type[ModelRequest]
@@ -32,7 +32,7 @@ class Endpoint:
     needs_embeddings: bool = False
 
     def check_model(self, model: ModelConfig) -> None:
-        """Raises the 400 of a model that cannot do this."""
+        """Raise a 400 when the model does not serve this endpoint."""
         if self.needs_embeddings and not model.embeddings:
             message = f"The model '{model.name}' does not embed. A model does with `embeddings: true` in its file."
             raise bad_request(message, code="invalid_value", param="model")
@@ -44,6 +44,6 @@ ENDPOINTS: Final = {
         Endpoint(path=CHAT_ENDPOINT, body=ChatRequest, id_prefix=ids.CHAT),
         Endpoint(path=COMPLETIONS_ENDPOINT, body=CompletionBody, id_prefix=ids.COMPLETION),
         Endpoint(path=EMBEDDINGS_ENDPOINT, body=EmbeddingBody, id_prefix=ids.EMBEDDING, needs_embeddings=True),
-        Endpoint(path=RESPONSES_ENDPOINT, body=ResponsesRequest, id_prefix=ids.CHAT),  # a chat job in other words
+        Endpoint(path=RESPONSES_ENDPOINT, body=ResponsesRequest, id_prefix=ids.CHAT),  # run as chats
     )
 }

@@ -1,6 +1,6 @@
-"""What bodies have in common: the model they name, and how an answer is generated.
+"""Base schemas of bodies: the model, and the parameters of generated text.
 
-Knows nothing of models: defaults that a model sets are `None` here. Fields OpenAI defines and we may ignore are not listed.
+Defaults that a model sets are `None` here. Fields of OpenAI's that may be ignored are not listed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from core.schemas.response_format import ResponseFormat, StructuredOutputs
 MAX_CHOICES: Final = 16
 MAX_BIASES: Final = 300
 
-# Of the operator alone.
+# Settings of the operator, refused in requests.
 OPERATOR_ONLY: Final = ("chat_template", "api_base", "base_url", "n_discard", "lora", "mmproj")
-# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
+# Fields for which null and the listed values mean "off"; any other value is refused.
 UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "guided_json": (),
     "guided_regex": (),
@@ -50,35 +50,35 @@ _INSTEAD: Final = {
 }
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-TokenKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,6})$")]  # a token id, as JSON's keys must be
+TokenKey = Annotated[str, StringConstraints(pattern=r"^(0|[1-9][0-9]{0,6})$")]  # a token id as a JSON key
 Bias = Annotated[float, Field(ge=-100, le=100)]
 
 
 class StreamOptions(RequestModel):
-    """What a stream adds."""
+    """`stream_options`."""
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
 class ModelRequest(RequestModel):
-    """A body that a model answers. `not_done` is what its endpoint refuses, beside what is dangerous."""
+    """A body for a model. `unsupported` has the fields that its endpoint refuses, with the values that are harmless."""
 
-    not_done: ClassVar[dict[str, tuple[Any, ...]]] = {}  # Any: JSON values
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}  # Any: JSON values
 
     model: str = Field(min_length=1, max_length=256)
 
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, body: object) -> object:
-        """Say no to what would be dangerous, or silently not done."""
+        """Refuse fields of the operator, and fields that would have no effect."""
         if not isinstance(body, dict):
             return body
         for name in OPERATOR_ONLY:
             if body.get(name) is not None:
                 message = f"'{name}' cannot be set by a request; it belongs to the server's model file."
                 raise Unsupported(message, param=name)
-        for name, harmless in cls.not_done.items():
+        for name, harmless in cls.unsupported.items():
             if body.get(name) is not None and body[name] not in harmless:
                 instead = f"; use '{_INSTEAD[name]}'" if name in _INSTEAD else ""
                 raise Unsupported(f"'{name}' with this value is not supported by this server{instead}.", param=name)
@@ -86,7 +86,7 @@ class ModelRequest(RequestModel):
 
     @property
     def is_stream(self) -> bool:
-        """Is the answer to be read as it grows?"""
+        """Is the answer streamed?"""
         return False
 
     @property
@@ -96,17 +96,17 @@ class ModelRequest(RequestModel):
 
     @property
     def max_answer_tokens(self) -> int | None:
-        """The length of one answer, if the body limits it."""
+        """The limit of tokens of one answer, if the body sets one."""
         return None
 
     @property
     def num_answers(self) -> int:
-        """Answers that are generated."""
+        """The number of answers that are generated."""
         return 0
 
 
 class GenerationBody(SamplingFields, ModelRequest):
-    """A body whose answer is text. `default_tokens` ends an answer where neither the body nor the model's file says."""
+    """A body that generates text. `default_tokens` is the limit when neither the body nor the model file sets one."""
 
     default_tokens: ClassVar[int | None] = None
 
@@ -144,20 +144,16 @@ class GenerationBody(SamplingFields, ModelRequest):
 
     @property
     def is_stream(self) -> bool:
-        """Is the answer to be read as it grows?"""
         return bool(self.stream)
 
     @property
     def include_usage(self) -> bool:
-        """Does the stream end with a usage chunk?"""
         return bool(self.stream_options and self.stream_options.include_usage)
 
     @property
     def max_answer_tokens(self) -> int | None:
-        """The length of one answer, if the body limits it."""
         return self.max_tokens
 
     @property
     def num_answers(self) -> int:
-        """Answers that are generated."""
         return self.n or 1

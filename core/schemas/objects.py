@@ -1,6 +1,6 @@
-"""Objects we answer with: files, batches, jobs, models, lists, chat completions.
+"""Schemas of response objects: files, batches, jobs, models, lists, usage, errors.
 
-Times are unix seconds. Every key that OpenAI requires is there, null where it has no value.
+Times are unix seconds. Every key that OpenAI requires is present, null without a value.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ResponseModel(BaseModel):
-    """Base of answers: built by us, so only frozen and free to have a field called `model_…`."""
+    """Base of responses: frozen, and with fields that may be called `model_…`."""
 
     model_config = ConfigDict(frozen=True, protected_namespaces=())
 
@@ -20,7 +20,7 @@ _Item = TypeVar("_Item")
 
 
 class FileObject(ResponseModel):
-    """A stored file. `status` is always processed: content is checked when a batch uses it."""
+    """A stored file. `status` is always processed: a batch checks the content when it uses the file."""
 
     id: str
     object: Literal["file"] = "file"
@@ -34,7 +34,7 @@ class FileObject(ResponseModel):
 
 
 class DeletedObject(ResponseModel):
-    """Answer to a DELETE."""
+    """The response to a DELETE."""
 
     id: str
     object: str
@@ -42,7 +42,7 @@ class DeletedObject(ResponseModel):
 
 
 class BatchError(ResponseModel):
-    """Why a file could not become a batch; `line` is 1-based and counts blank lines."""
+    """The reason why a file cannot become a batch; `line` is 1-based and counts blank lines."""
 
     code: str
     message: str
@@ -51,14 +51,14 @@ class BatchError(ResponseModel):
 
 
 class BatchErrors(ResponseModel):
-    """The list OpenAI wraps them in."""
+    """The errors of a batch."""
 
     object: Literal["list"] = "list"
     data: list[BatchError]
 
 
 class RequestCounts(ResponseModel):
-    """Lines of a batch."""
+    """The counts of a batch's lines."""
 
     total: int = 0
     completed: int = 0
@@ -66,19 +66,19 @@ class RequestCounts(ResponseModel):
 
 
 class InputTokensDetails(ResponseModel):
-    """Of the input tokens, those not computed again."""
+    """The part of the input tokens that came from the prefix cache."""
 
     cached_tokens: int = 0
 
 
 class OutputTokensDetails(ResponseModel):
-    """Of the output tokens, those spent thinking."""
+    """The part of the output tokens that is reasoning."""
 
     reasoning_tokens: int = 0
 
 
 class BatchUsage(ResponseModel):
-    """Tokens of a batch."""
+    """The tokens of a batch."""
 
     input_tokens: int = 0
     input_tokens_details: InputTokensDetails = InputTokensDetails()
@@ -88,7 +88,7 @@ class BatchUsage(ResponseModel):
 
 
 class BatchObject(ResponseModel):
-    """A batch, as `GET /v1/batches/{id}` shows it. What follows `metadata` is not OpenAI's: see docs/extensions.md."""
+    """A batch. The fields after `metadata` are extensions, described in docs/extensions.md."""
 
     id: str
     object: Literal["batch"] = "batch"
@@ -130,7 +130,7 @@ class ModelObject(ResponseModel):
 
 
 class JobObject(ResponseModel):
-    """A chat request answered later: `POST /v1/jobs`."""
+    """A chat request that is answered later: `POST /v1/jobs`."""
 
     id: str
     object: Literal["job"] = "job"
@@ -145,7 +145,7 @@ class JobObject(ResponseModel):
 
 
 class ListObject(ResponseModel, Generic[_Item]):
-    """A page; `after` of the next page is `last_id`."""
+    """A page of a list; `after` of the next page is `last_id`."""
 
     object: Literal["list"] = "list"
     data: list[_Item]
@@ -155,19 +155,19 @@ class ListObject(ResponseModel, Generic[_Item]):
 
 
 class PromptTokensDetails(ResponseModel):
-    """Of the prompt tokens, those not computed again."""
+    """The part of the prompt tokens that came from the prefix cache."""
 
     cached_tokens: int = 0
 
 
 class CompletionTokensDetails(ResponseModel):
-    """Of the completion tokens, those spent thinking."""
+    """The part of the completion tokens that is reasoning."""
 
     reasoning_tokens: int = 0
 
 
 class Usage(ResponseModel):
-    """Tokens of one answer."""
+    """The tokens of an answer."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -177,7 +177,7 @@ class Usage(ResponseModel):
 
 
 class ErrorObject(ResponseModel):
-    """OpenAI's error, all four keys always present."""
+    """OpenAI's error object; all four keys are always present."""
 
     message: str
     type: str
@@ -186,6 +186,6 @@ class ErrorObject(ResponseModel):
 
 
 class ErrorEnvelope(ResponseModel):
-    """What every failing request answers."""
+    """The response of every failed request."""
 
     error: ErrorObject = Field()

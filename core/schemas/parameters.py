@@ -1,6 +1,6 @@
-"""What text is generated with: what the body says, else what the model's file says, else what changes nothing.
+"""Effective sampling parameters: the value of the body, else of the model file, else the neutral one.
 
-The workers ask the engine for it, and the api shows it of an answer that was given.
+Workers send them to the engine, and the api shows them with a stored answer.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from core.schemas.objects import ResponseModel
 
 
 class GenerationParameters(ResponseModel):
-    """`max_tokens` of null: until the model stops or its context is full. The defaults change nothing."""
+    """The defaults are neutral; with `max_tokens` of null, an answer ends with the model's stop or a full context."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -25,13 +25,9 @@ class GenerationParameters(ResponseModel):
 
 
 def effective_parameters(body: GenerationBody, model: Parameters) -> GenerationParameters:
-    """Of a body and the parameters of its model's file."""
-    asked = {name: getattr(body, name) for name in GenerationParameters.model_fields}
-    asked["max_tokens"] = body.max_answer_tokens
-    usual = {**_plain(body), **{name: getattr(model, name) for name in asked if getattr(model, name) is not None}}
-    return GenerationParameters(**{**usual, **{name: value for name, value in asked.items() if value is not None}})
-
-
-def _plain(body: GenerationBody) -> dict[str, int]:
-    """Endpoints that end an answer where nobody says."""
-    return {} if body.default_tokens is None else {"max_tokens": body.default_tokens}
+    """Merge a body and the parameters of its model file."""
+    of_endpoint = {"max_tokens": body.default_tokens}
+    of_file = {name: getattr(model, name) for name in GenerationParameters.model_fields}
+    of_body = {name: getattr(body, name) for name in of_file} | {"max_tokens": body.max_answer_tokens}
+    layers = (of_endpoint, of_file, of_body)
+    return GenerationParameters(**{k: v for layer in layers for k, v in layer.items() if v is not None})

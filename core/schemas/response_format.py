@@ -1,6 +1,6 @@
-"""What an answer must look like: OpenAI's `response_format`, and `structured_outputs` as vLLM's clients send it.
+"""Schemas of structured output: OpenAI's `response_format`, and vLLM's `structured_outputs`.
 
-Knows shapes and sizes. What a schema, a regex or a grammar says is checked by the engine, which compiles it.
+They check shapes and sizes; the engine compiles schemas, regexes and grammars, which checks their content.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_GRAMMAR_BYTES: Final = 32 << 10
 
 
 def _at_most(max_bytes: int) -> AfterValidator:
-    """A limit on the size of a text, or of JSON written compactly."""
+    """Limit the size of a text, or of compact JSON, in bytes."""
 
     def check(value: Any) -> Any:  # Any: a field of one of several types
         size = len(value.encode() if isinstance(value, str) else msgspec.json.encode(value))
@@ -36,7 +36,7 @@ Choice = Annotated[str, StringConstraints(min_length=1)]
 
 
 class JsonSchema(RequestModel):
-    """A schema with its name. Every schema is followed strictly, whatever `strict` says."""
+    """A schema with its name. Every schema is followed strictly; `strict` has no effect."""
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)
     description: str | None = Field(None, max_length=4096)
@@ -53,7 +53,7 @@ class ResponseFormat(RequestModel):
     @model_validator(mode="before")
     @classmethod
     def _schema_in_its_place(cls, value: object) -> object:
-        """Other servers take a schema here; to ignore it would be to answer unconstrained."""
+        """Refuse a schema in this place, where other servers accept it: ignored, the answer would be unconstrained."""
         if isinstance(value, dict) and value.get("schema") is not None:
             raise Unsupported("A schema belongs into 'response_format.json_schema.schema', with type 'json_schema'.")
         return value

@@ -1,7 +1,4 @@
-"""The tools a chat may call, and the choice between them: OpenAI's shapes, within our limits.
-
-Knows nothing of how a model calls them; what a schema may say is the engine's to judge.
-"""
+"""Schemas of tools and of the choice between them: OpenAI's shapes, with limits. The engine checks the content of schemas."""
 
 from __future__ import annotations
 
@@ -22,7 +19,7 @@ ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
 class FunctionDefinition(RequestModel):
-    """A function as the model is told of it; without `parameters` it takes none."""
+    """The definition of a function; without `parameters` it takes none."""
 
     name: ToolName
     description: str | None = None
@@ -52,20 +49,20 @@ class _OnlyFunctions(RequestModel):
 
 
 class Tool(_OnlyFunctions):
-    """One entry of `tools`."""
+    """An entry of `tools`."""
 
     type: Literal["function"]
     function: FunctionDefinition
 
 
 class FunctionName(RequestModel):
-    """Which function."""
+    """The name of a function."""
 
     name: ToolName
 
 
 class NamedTool(_OnlyFunctions):
-    """`tool_choice` as an object: this one must be called."""
+    """`tool_choice` as an object: this function must be called."""
 
     type: Literal["function"]
     function: FunctionName
@@ -75,7 +72,7 @@ def _kind_of_choice(value: object) -> str:
     return "Tool" if isinstance(value, dict | NamedTool) else "Mode"
 
 
-# told apart first, so that a complaint is about the one that was meant
+# the discriminator picks the branch, so that an error is about that branch
 ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("Mode")] | Annotated[NamedTool, Tag("Tool")],
     Discriminator(_kind_of_choice),
@@ -84,7 +81,7 @@ Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
 
 
 def check_tools(tools: Sequence[Tool]) -> None:
-    """What no tool can see alone: the size of all schemas, and names used twice. Raises ValueError."""
+    """Check the size of all schemas together, and that names are unique. Raises ValueError."""
     size = sum(len(msgspec.json.encode(tool.function.parameters)) for tool in tools)
     if size > MAX_SCHEMAS_BYTES:
         raise ValueError(f"the schemas have {size} bytes together; at most {MAX_SCHEMAS_BYTES} are allowed")
@@ -94,7 +91,7 @@ def check_tools(tools: Sequence[Tool]) -> None:
 
 
 def check_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> None:
-    """A choice needs something to choose from. Raises ValueError."""
+    """Check that the chosen tool exists. Raises ValueError."""
     if choice == "required" and not tools:
         raise ValueError("'required' is only allowed with 'tools'")
     if isinstance(choice, NamedTool) and choice.function.name not in {tool.function.name for tool in tools}:
@@ -102,7 +99,7 @@ def check_choice(choice: ToolChoice | None, tools: Sequence[Tool]) -> None:
 
 
 def _depth(value: object) -> int:
-    """Levels of objects and lists, without recursion."""
+    """Count the levels of objects and lists, without recursion."""
     depth, level = 0, [value]
     while level:
         depth += 1

@@ -1,7 +1,7 @@
-"""`/v1/webhook_endpoints` on the wire, and the events that endpoints are sent.
+"""Schemas of `/v1/webhook_endpoints`, and of the events that are sent to endpoints.
 
 Names and fields are those of the official client's `webhooks` resource; `failing_since`, `last_error`,
-`events_delivered` and `events_given_up` are ours.
+`events_delivered` and `events_given_up` are extensions.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class WebhookCreate(RequestModel):
 
 
 class WebhookUpdate(RequestModel):
-    """Body of `POST /v1/webhook_endpoints/{id}`: what is not named stays."""
+    """Body of `POST /v1/webhook_endpoints/{id}`: fields that are left out do not change."""
 
     event_types: EventTypes | None = None
     name: Name | None = None
@@ -64,9 +64,9 @@ class WebhookTest(RequestModel):
 
 
 class WebhookEndpointObject(ResponseModel):
-    """An endpoint. `last_error` is why the latest delivery failed, null after one that did not.
+    """An endpoint. `last_error` is the reason of the latest failure; a success sets it and `failing_since` to null.
 
-    `failing_since` is null with it. `events_given_up` counts events that nobody took in time.
+    `events_given_up` counts events that were not delivered in time.
     """
 
     id: str
@@ -84,13 +84,13 @@ class WebhookEndpointObject(ResponseModel):
 
 
 class WebhookEndpointWithSecret(WebhookEndpointObject):
-    """The same, at its creation and after a rotation: the only times the secret is shown."""
+    """An endpoint after its creation or a rotation, the only responses with the secret."""
 
     signing_secret: str = Field(repr=False)
 
 
 class WebhookEndpointList(ResponseModel):
-    """A page, newest first."""
+    """A page of endpoints, newest first."""
 
     object: Literal["list"] = "list"
     data: list[WebhookEndpointObject]
@@ -100,14 +100,14 @@ class WebhookEndpointList(ResponseModel):
 
 
 class WebhookEventTypeList(ResponseModel):
-    """Types of events that can be subscribed to."""
+    """The types of events that an endpoint can subscribe to."""
 
     object: Literal["list"] = "list"
     data: list[str]
 
 
 class WebhookTestResult(ResponseModel):
-    """The endpoint answered a sample event, with whatever status."""
+    """The endpoint answered a sample event, with any status."""
 
     object: Literal["webhook_endpoint.test"] = "webhook_endpoint.test"
     webhook_endpoint_id: str
@@ -117,13 +117,13 @@ class WebhookTestResult(ResponseModel):
 
 
 class EventSubject(ResponseModel):
-    """What an event is about: a batch, or a response in the background."""
+    """The object of an event: a batch, or a response in the background."""
 
     id: str
 
 
 class WebhookEvent(ResponseModel):
-    """What an endpoint is sent. The details are to be fetched: events may come late, twice and out of order."""
+    """An event. It has only the id of its object, since events may arrive late, twice and out of order."""
 
     id: str
     object: Literal["event"] = "event"

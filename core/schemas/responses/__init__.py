@@ -1,1 +1,1 @@
-"""The Responses API on the wire: requests, items, objects, events."""
+"""Schemas of the Responses API: requests, items, objects, and the translation to chats."""

@@ -1,6 +1,6 @@
-"""From a Responses request to the chat body that is run for it. Pure: no stored state, no models.
+"""Translation of a Responses request into the chat body that runs for it, without stored state.
 
-The chat body is checked by its own type afterwards; `as_responses_problem` says its complaints in the caller's words.
+The schema of chats checks the body afterwards; `as_responses_problem` translates its errors back.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _PARAMS: Final = {
 
 
 def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = None) -> Body:
-    """The chat body that answers this request. `history` is what was said before it, oldest first.
+    """Build the chat body of a request. `history` has the items before it, oldest first.
 
-    Without a history (a batch line) nothing is known of other responses, and what needs that is a 400.
+    Without a history (a batch line), a request that needs stored responses raises a 400.
     """
     if history is None:
         _refuse_state(request)
@@ -60,19 +60,19 @@ def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = 
 
 
 def input_items(request: ResponsesRequest) -> list[AnyItem]:
-    """The input as items; a text is a user's message."""
+    """Return the input as items; a text is a message of the user."""
     if isinstance(request.input, str):
         return [InputMessage(role="user", content=[InputText(text=request.input)])] if request.input else []
     return list(request.input)
 
 
 def as_responses_problem(problem: Problem) -> Problem:
-    """A complaint about the chat body, said of the body that was sent."""
+    """Translate a problem of the chat body to the names of the request."""
     if problem.param is None:
         return problem
     for name, ours in _PARAMS.items():
         if problem.param == name or problem.param.startswith((f"{name}.", f"{name}[")):
-            # a message's place in the chat is not its place in the input
+            # the index of a message in the chat is not its index in the input
             param = ours if name == "messages" else ours + problem.param.removeprefix(name)
             break
     else:
@@ -89,7 +89,7 @@ def _refuse_state(request: ResponsesRequest) -> None:
 
 
 def _check_calls(items: Sequence[AnyItem]) -> None:
-    """An output needs its call before it."""
+    """Check that each output has its call before it."""
     called: set[str] = set()
     for item in items:
         if isinstance(item, FunctionCall):
@@ -100,15 +100,15 @@ def _check_calls(items: Sequence[AnyItem]) -> None:
 
 
 def _messages(items: Sequence[AnyItem]) -> list[Body]:
-    """Thoughts, text and calls that follow each other are one turn of the assistant."""
+    """Join consecutive reasoning, text and calls into one message of the assistant."""
     messages: list[Body] = []
     turn: Body | None = None
     for item in items:
         if isinstance(item, InputMessage | FunctionCallOutput):
             turn = None
-            messages.append(_said(item))
+            messages.append(_message_of(item))
             continue
-        if turn is None or not _goes_on(turn, item):
+        if turn is None or not _continues(turn, item):
             turn = {"role": "assistant", "content": None}
             messages.append(turn)
         _add(turn, item)
@@ -118,14 +118,14 @@ def _messages(items: Sequence[AnyItem]) -> list[Body]:
     return messages
 
 
-def _said(item: InputMessage | FunctionCallOutput) -> Body:
+def _message_of(item: InputMessage | FunctionCallOutput) -> Body:
     if isinstance(item, FunctionCallOutput):
         return {"role": "tool", "tool_call_id": item.call_id, "content": item.output}
     return {"role": item.role, "content": "".join(part.text for part in item.content)}
 
 
-def _goes_on(turn: Body, item: AnyItem) -> bool:
-    """A turn thinks, then speaks, then calls; whatever comes out of order begins another one."""
+def _continues(turn: Body, item: AnyItem) -> bool:
+    """Does the item continue the turn? The order is reasoning, text, calls; any other begins a new turn."""
     match item:
         case FunctionCall():
             return True
@@ -157,7 +157,7 @@ def _response_format(asked: TextFormat) -> Body:
 
 
 def _logprobs(request: ResponsesRequest) -> Body:
-    """Asked for by name, or by how many of them."""
+    """Request logprobs by `include`, or by their number."""
     if LOGPROBS not in (request.include or ()) and not request.top_logprobs:
         return {}
     return {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
@@ -181,6 +181,6 @@ def _tools(request: ResponsesRequest) -> Body:
 
 
 def _tool(tool: FunctionTool) -> Body:
-    """Null is as if it were not there, but not within a schema."""
+    """Leave out null values, except within a schema."""
     function = {name: value for name, value in tool.model_dump(exclude={"type"}).items() if value is not None}
     return {"type": "function", "function": function}

@@ -1,7 +1,6 @@
-"""The items of `/v1/responses`: what a conversation is made of, the same shapes coming in and going out.
+"""Items of `/v1/responses`: messages, function calls, their outputs and reasoning, in requests and responses alike.
 
-Knows messages, function calls, their outputs and thoughts. Items that come in may leave out their ids; `with_ids` gives
-them their own.
+Items of a request may leave out their ids; `with_ids` sets new ones.
 """
 
 from __future__ import annotations
@@ -19,37 +18,37 @@ _KINDS: Final = ("message", "function_call", "function_call_output", "reasoning"
 
 
 class InputText(RequestModel):
-    """Text that was given."""
+    """Text of a request."""
 
     type: Literal["input_text"] = "input_text"
     text: str
 
 
 class OutputText(RequestModel):
-    """Text that was answered; `logprobs` only where they were asked for."""
+    """Text of an answer; `logprobs` only on request."""
 
     type: Literal["output_text"] = "output_text"
     text: str
-    annotations: list[Any] = Field(default_factory=list)  # Any: never filled, no tool here cites
+    annotations: list[Any] = Field(default_factory=list)  # Any: always empty, since no tool here cites
     logprobs: list[dict[str, Any]] = Field(default_factory=list)  # Any: OpenAI's logprobs, as chat has them
 
 
 class ReasoningText(RequestModel):
-    """A thought."""
+    """Text of reasoning."""
 
     type: Literal["reasoning_text"] = "reasoning_text"
     text: str
 
 
 class SummaryText(RequestModel):
-    """A summary of a thought; none is ever made here."""
+    """A summary of reasoning; this server makes none."""
 
     type: Literal["summary_text"] = "summary_text"
     text: str
 
 
 def _parts_of(content: object, kind: str) -> object:
-    """Content as a list of parts of one kind; a text is a list of one. Refusals are text a model has said."""
+    """Return content as a list of parts of one kind; a text is one part. A refusal becomes text."""
     if isinstance(content, str):
         return [{"type": kind, "text": content}]
     return [_part(part, kind) for part in content] if isinstance(content, list) else content
@@ -66,7 +65,7 @@ def _part(part: object, kind: str) -> object:
 
 
 class InputMessage(RequestModel):
-    """What a user, a developer or the system says."""
+    """A message of a user, a developer or the system."""
 
     id: str = ""
     type: Literal["message"] = "message"
@@ -81,7 +80,7 @@ class InputMessage(RequestModel):
 
 
 class OutputMessage(RequestModel):
-    """What the model says."""
+    """A message of the model."""
 
     id: str = ""
     type: Literal["message"] = "message"
@@ -96,7 +95,7 @@ class OutputMessage(RequestModel):
 
 
 class FunctionCall(RequestModel):
-    """A call the model wants made; `arguments` is JSON text."""
+    """A function call by the model; `arguments` is JSON text."""
 
     id: str = ""
     type: Literal["function_call"] = "function_call"
@@ -107,7 +106,7 @@ class FunctionCall(RequestModel):
 
 
 class FunctionCallOutput(RequestModel):
-    """What a call came to."""
+    """The result of a function call."""
 
     id: str = ""
     type: Literal["function_call_output"] = "function_call_output"
@@ -125,7 +124,7 @@ class FunctionCallOutput(RequestModel):
 
 
 class Reasoning(RequestModel):
-    """What the model thought before it answered. Encrypted thoughts of other servers are taken, and not read."""
+    """Reasoning before an answer. Encrypted reasoning of other servers is accepted and ignored."""
 
     id: str = ""
     type: Literal["reasoning"] = "reasoning"
@@ -140,12 +139,12 @@ class Reasoning(RequestModel):
 
     @property
     def text(self) -> str:
-        """The thought, or where there is none its summary."""
+        """The reasoning, or else its summary."""
         return "".join(part.text for part in self.content) or "".join(part.text for part in self.summary)
 
 
 def _known_kind(value: object) -> object:
-    """A null status is none; images, references and the items of hosted tools get the message that helps."""
+    """Drop a null id or status, and refuse images, references and items of hosted tools with a helpful message."""
     if not isinstance(value, dict):
         return value
     kind = value.get("type")
@@ -159,7 +158,7 @@ _TAGS: Final = {"function_call": "Call", "function_call_output": "CallOutput", "
 
 
 def _tag(value: object) -> str:
-    """An item without a type is a message."""
+    """Return the tag of an item; one without a type is a message."""
     kind, role = (
         (value.get("type"), value.get("role"))
         if isinstance(value, dict)
@@ -190,12 +189,12 @@ _PREFIXES: Final = {"message": "msg_", "function_call": "fc_", "function_call_ou
 
 
 def item_id(kind: str, suffix: str, index: int | None = None) -> str:
-    """The id of an item: which response it is of, and which of that response's it is."""
+    """Return the id of an item, from the suffix of its response and its index in it."""
     return _PREFIXES[kind] + suffix + ("" if index is None else f"_{index}")
 
 
 def with_ids(items: Sequence[AnyItem], suffix: str) -> list[AnyItem]:
-    """The items under ids of their own; what they were called elsewhere is not kept, as it may repeat."""
+    """Return the items with new ids; the ids of a request are dropped, since they may repeat."""
     return [
         item.model_copy(update={"id": item_id(item.type, suffix, index), "status": "completed"})
         for index, item in enumerate(items)

@@ -30,13 +30,13 @@ Answer = dict[str, Any]  # Any: our own chat completion
 
 
 class IncompleteDetails(ResponseModel):
-    """Why an answer stops before its end."""
+    """The reason why an answer is incomplete."""
 
     reason: Literal["max_output_tokens"] = "max_output_tokens"
 
 
 class ResponseError(ResponseModel):
-    """Why there is no answer. `code` is of OpenAI's closed set, `message` says it in full."""
+    """The reason why there is no answer. `code` is one of OpenAI's closed set, `message` has the details."""
 
     code: Literal["server_error", "invalid_prompt"]
     message: str
@@ -44,14 +44,14 @@ class ResponseError(ResponseModel):
 
 
 class ResponseInputTokensDetails(ResponseModel):
-    """Of the input tokens, those not computed again; nothing is billed for writing a cache."""
+    """The part of the input tokens that came from the prefix cache; cache writes are not counted."""
 
     cached_tokens: int = 0
     cache_write_tokens: int = 0
 
 
 class ResponseUsage(ResponseModel):
-    """Tokens of one answer."""
+    """The tokens of an answer."""
 
     input_tokens: int
     input_tokens_details: ResponseInputTokensDetails
@@ -61,7 +61,7 @@ class ResponseUsage(ResponseModel):
 
 
 class ResponseObject(ResponseModel):
-    """A response. `text`, `tools` and `tool_choice` are those of the request, or what holds without them."""
+    """A response. `text`, `tools` and `tool_choice` are those of the request, or their defaults."""
 
     id: str
     object: Literal["response"] = "response"
@@ -86,8 +86,8 @@ class ResponseObject(ResponseModel):
     store: bool = True
     temperature: float | None = None
     text: dict[str, Any]  # Any: its `format` has a key that is called schema
-    tool_choice: str | dict[str, Any] = "auto"  # Any: as it was sent
-    tools: list[dict[str, Any]] = Field(default_factory=list)  # Any: as they were sent
+    tool_choice: str | dict[str, Any] = "auto"  # Any: as in the request
+    tools: list[dict[str, Any]] = Field(default_factory=list)  # Any: as in the request
     top_logprobs: int = 0
     top_p: float | None = None
     truncation: Literal["disabled"] = "disabled"
@@ -106,7 +106,7 @@ class ResponseItemList(ResponseModel):
 
 
 class DeletedResponse(ResponseModel):
-    """Answer to a DELETE."""
+    """The response to a DELETE."""
 
     id: str
     object: Literal["response"] = "response"
@@ -114,7 +114,7 @@ class DeletedResponse(ResponseModel):
 
 
 def suffix_of(some_id: str) -> str:
-    """What the ids of a job, its response and its items have in common."""
+    """Return the suffix that the ids of a job, its response and its items share."""
     return some_id.replace("-", "_").rpartition("_")[2]
 
 
@@ -127,7 +127,7 @@ def unfinished(
     status: ResponseStatus,
     problem: Problem | None = None,
 ) -> ResponseObject:
-    """A response without an answer: not yet, or never."""
+    """Build a response without an answer."""
     text = request.text.model_dump(mode="json", by_alias=True, exclude_unset=True) if request.text else {}
     choice = request.tool_choice
     return ResponseObject(
@@ -159,7 +159,7 @@ def unfinished(
 def response_of(
     answer: Answer, request: ResponsesRequest, *, response_id: str | None = None, created_at: int | None = None
 ) -> ResponseObject:
-    """A chat answer as the response to this request. Without an id (a batch line) it is that of the answer's job."""
+    """Build the response from a chat answer. The default id (for a batch line) is made from that of its job."""
     suffix = suffix_of(response_id or answer["id"])
     is_cut = answer["choices"][0]["finish_reason"] == "length"
     base = unfinished(
@@ -180,16 +180,20 @@ def response_of(
 
 
 def output_items(answer: Answer, suffix: str) -> list[OutputMessage | FunctionCall | Reasoning]:
-    """What was thought, said and called, in this order; the last item of an answer that was cut off is incomplete."""
+    """Build the items of an answer: reasoning, text, calls. The last item of a truncated answer is incomplete."""
     choice = answer["choices"][0]
     message = choice["message"]
-    thought, said, calls = message.get("reasoning_content"), message.get("content"), message.get("tool_calls") or []
+    reasoning, content, calls = (
+        message.get("reasoning_content"),
+        message.get("content"),
+        message.get("tool_calls") or [],
+    )
     items: list[OutputMessage | FunctionCall | Reasoning] = []
-    if thought:
-        items.append(Reasoning(id=item_id("reasoning", suffix), content=[ReasoningText(text=thought)]))
-    if said or not (thought or calls):
+    if reasoning:
+        items.append(Reasoning(id=item_id("reasoning", suffix), content=[ReasoningText(text=reasoning)]))
+    if content or not (reasoning or calls):
         logprobs = (choice.get("logprobs") or {}).get("content") or []
-        text = OutputText(text=said or "", logprobs=logprobs)
+        text = OutputText(text=content or "", logprobs=logprobs)
         items.append(OutputMessage(id=item_id("message", suffix), content=[text]))
     items += [_call(call, index, suffix) for index, call in enumerate(calls)]
     if choice["finish_reason"] == "length":
@@ -221,6 +225,6 @@ def _usage(usage: Answer) -> ResponseUsage:
 
 
 def _error(problem: Problem) -> ResponseError:
-    is_callers = 400 <= problem.status < 500
-    code: Literal["server_error", "invalid_prompt"] = "invalid_prompt" if is_callers else "server_error"
+    is_client_error = 400 <= problem.status < 500
+    code: Literal["server_error", "invalid_prompt"] = "invalid_prompt" if is_client_error else "server_error"
     return ResponseError(code=code, message=problem.message, param=problem.param)

@@ -1,6 +1,6 @@
-"""The body of `POST /v1/responses`: what is accepted, within which limits, and what is refused on purpose.
+"""Schema of the body of `POST /v1/responses`: fields and limits, and fields that are refused on purpose.
 
-What a chat body has too (temperature, schemas, tools) has the same limits: the translated body is checked by its own type.
+Fields that a chat has, too (schemas, tools), have the same limits: its schema checks the translated body.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from core.schemas.response_format import Schema
 from core.schemas.responses.items import InputItem
 from core.schemas.tools import MAX_TOOLS, ToolName
 
-# Fields whose absence, null or listed value means "off"; anything else asks for what this server does not do.
+# Fields for which null and the listed values mean "off"; any other value is refused.
 UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "conversation": (),
     "prompt": (),
@@ -45,7 +45,7 @@ ShortText = Annotated[str, StringConstraints(max_length=512)]
 
 
 class TextFormat(RequestModel):
-    """`text.format`: any text, any JSON object, or JSON by a schema; the schema lies here, not in a `json_schema`."""
+    """`text.format`: any text, any JSON object, or JSON by a schema, which is here and not in a `json_schema`."""
 
     type: Literal["text", "json_object", "json_schema"] = "text"
     name: str | None = Field(None, pattern=r"^[a-zA-Z0-9_-]+$", max_length=64)
@@ -71,7 +71,7 @@ class TextConfig(RequestModel):
 
 
 class ReasoningConfig(RequestModel):
-    """`reasoning`: hints that no model here follows by itself."""
+    """`reasoning`: hints for the model."""
 
     effort: Effort | None = None
     summary: Literal["auto", "concise", "detailed"] | None = None
@@ -88,7 +88,7 @@ class _OnlyFunctions(RequestModel):
 
 
 class FunctionTool(_OnlyFunctions):
-    """One entry of `tools`; what chat calls `function` lies in the entry itself."""
+    """An entry of `tools`; it has the fields of a chat's `function` itself."""
 
     type: Literal["function"]
     name: ToolName
@@ -118,7 +118,7 @@ def _kind_of_choice(value: object) -> str:
     return "Tool" if isinstance(value, dict | ChosenTool) else "Mode"
 
 
-# told apart first, so that a complaint is about the one that was meant
+# the discriminator picks the branch, so that an error is about that branch
 Choice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("Mode")] | Annotated[ChosenTool, Tag("Tool")],
     Discriminator(_kind_of_choice),
@@ -126,7 +126,7 @@ Choice = Annotated[
 
 
 class ResponseStreamOptions(RequestModel):
-    """What a stream adds; nothing of it is done, since nothing here needs padding."""
+    """`stream_options`, which have no effect: streams here are not padded."""
 
     include_obfuscation: bool | None = None
 
@@ -160,7 +160,7 @@ class ResponsesRequest(ModelRequest):
     @model_validator(mode="before")
     @classmethod
     def _refuse(cls, body: object) -> object:
-        """Say no to what would silently not be done."""
+        """Refuse fields that would have no effect."""
         for name, harmless in UNSUPPORTED.items():
             value = body.get(name) if isinstance(body, dict) else None
             if value is not None and value not in harmless:
@@ -169,17 +169,14 @@ class ResponsesRequest(ModelRequest):
 
     @property
     def is_stream(self) -> bool:
-        """See `ModelRequest`."""
         return bool(self.stream)
 
     @property
     def max_answer_tokens(self) -> int | None:
-        """See `ModelRequest`."""
         return self.max_output_tokens
 
     @property
     def num_answers(self) -> int:
-        """See `ModelRequest`."""
         return 1
 
     @model_validator(mode="after")
@@ -190,5 +187,5 @@ class ResponsesRequest(ModelRequest):
 
     @property
     def is_stored(self) -> bool:
-        """Is it kept to be read again? Yes unless the caller says no."""
+        """Is the response stored? Yes, unless the caller disables it."""
         return self.store is not False

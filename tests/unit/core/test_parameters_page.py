@@ -32,7 +32,7 @@ def test_the_table_of_what_is_accepted_has_every_field_of_the_body_and_no_other(
 
 
 def test_the_table_of_what_is_refused_has_every_refused_name_and_no_other() -> None:
-    assert first_cells("Refused") == {*ChatRequest.not_done, *OPERATOR_ONLY}
+    assert first_cells("Refused") == {*ChatRequest.unsupported, *OPERATOR_ONLY}
 
 
 @pytest.mark.parametrize("name", sorted(CompletionCreateParamsBase.__annotations__))
@@ -41,7 +41,11 @@ def test_every_field_of_the_official_client_is_on_the_page(name: str) -> None:
 
 
 def test_what_is_ignored_is_in_no_table() -> None:
-    assert not (IGNORED - {"chat_template_kwargs"}) & {*ChatRequest.model_fields, *ChatRequest.not_done, *OPERATOR_ONLY}
+    assert not (IGNORED - {"chat_template_kwargs"}) & {
+        *ChatRequest.model_fields,
+        *ChatRequest.unsupported,
+        *OPERATOR_ONLY,
+    }
 
 
 OTHERS = [
@@ -63,7 +67,7 @@ def test_every_other_endpoint_has_a_table_of_what_it_takes_and_refuses(
     own = set(body.model_fields) - set(ChatRequest.model_fields)
     same = set(re.findall(r"`(\w+)`", section(heading).split("As for a chat:")[1].split("\n\n")[0]))
     assert same == set(body.model_fields) & set(ChatRequest.model_fields) - first_cells(heading)
-    refused = set(body.not_done) - set(ChatRequest.not_done)
-    assert own | refused <= first_cells(heading) <= set(body.model_fields) | set(body.not_done)
+    refused = set(body.unsupported) - set(ChatRequest.unsupported)
+    assert own | refused <= first_cells(heading) <= set(body.model_fields) | set(body.unsupported)
     said = set(re.findall(r"`(\w+)`", section(heading)))
     assert set(official.__annotations__) <= said, "every field of the official client is there"
