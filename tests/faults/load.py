@@ -125,6 +125,13 @@ def listen(stack: FaultStack, prompt: str, **more: object) -> list[str]:
         return [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
 
 
+def check_everyday(stack: FaultStack, timeout_seconds: float = 30) -> None:
+    """Check that a batch and a streamed chat succeed within this time."""
+    batch_id, prompt = start_batch(stack, 2), new_prompt()
+    assert "".join(stack.insist(lambda: listen(stack, prompt), timeout_seconds)) == expected_answer(prompt)
+    assert wait_batch(stack, batch_id, timeout_seconds=timeout_seconds) == "completed"
+
+
 class Chats:
     """Chats one after the other, from several threads, until the block ends. Each has its answer or a clear error.
 

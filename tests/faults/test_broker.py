@@ -24,8 +24,8 @@ from tests.faults.load import (
     ask,
     batch_content,
     chat_body,
+    check_everyday,
     expected_answer,
-    listen,
     new_prompt,
     start_batch,
     wait_batch,
@@ -40,13 +40,6 @@ pytestmark = pytest.mark.timeout(120)
 QUEUES = [Settings().key_prefix + queue for queue in (CLERK_QUEUE, chat_queue("fake"), batch_queue("fake"))]
 SLOWEST_SECONDS = 3.0
 LONG = {"max_tokens": 3000, "ignore_eos": True}  # three seconds and more
-
-
-def check_everyday(stack: FaultStack, timeout_seconds: float = 30) -> None:
-    """Within this time, by itself: a batch, and chats at once."""
-    batch_id, prompt = start_batch(stack, 2), new_prompt()
-    assert "".join(stack.insist(lambda: listen(stack, prompt), timeout_seconds)) == expected_answer(prompt)
-    assert wait_batch(stack, batch_id, timeout_seconds=timeout_seconds) == "completed"
 
 
 class Timed:

@@ -22,6 +22,7 @@ from tests.faults.load import (
     ask,
     batch_content,
     chat_body,
+    check_everyday,
     create_batch,
     expected_answer,
     listen,
@@ -40,12 +41,6 @@ pytestmark = pytest.mark.timeout(120)
 
 LONG = {"max_tokens": 3900, "ignore_eos": True}  # four seconds: two leases
 COMMIT = b"COMMIT\0"
-
-
-def check_everyday(stack: FaultStack) -> None:
-    batch_id, prompt = start_batch(stack, 2), new_prompt()
-    assert "".join(stack.insist(lambda: listen(stack, prompt))) == expected_answer(prompt)
-    assert wait_batch(stack, batch_id) == "completed"
 
 
 def statuses(stack: FaultStack) -> Counter[int]:

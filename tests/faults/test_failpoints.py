@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.failpoints import Point
-from tests.faults.load import expected_answer, listen, new_prompt, start_batch, wait_batch
+from tests.faults.load import check_everyday
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
 from tests.faults.stages import Stage, passes_of
@@ -69,13 +69,6 @@ def run_armed(stack: FaultStack, stage: Stage, point: Point, action: str) -> Non
         for _ in steps:
             raise AssertionError("a stage yields once")
         wait_for(lambda: stack.hit_by(point) is not None, f"{point} is passed", 15)
-
-
-def check_everyday(stack: FaultStack) -> None:
-    """The stack works as before."""
-    batch_id, prompt = start_batch(stack, 2), new_prompt()
-    assert "".join(stack.insist(lambda: listen(stack, prompt))) == expected_answer(prompt)
-    assert wait_batch(stack, batch_id) == "completed"
 
 
 def check_passes_again(stack: FaultStack, stage: Stage, point: Point, role: Role) -> None:

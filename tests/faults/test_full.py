@@ -22,11 +22,9 @@ import pytest
 from api.http.open_files import RESERVED
 from tests.faults.load import (
     MARKER,
-    ask,
     batch_content,
     chat_body,
-    expected_answer,
-    new_prompt,
+    check_everyday,
     start_batch,
     upload,
     wait_batch,
@@ -225,13 +223,6 @@ def files_limit(process: psutil.Process, number: int) -> Iterator[None]:
 _TAKEN = 8  # files that a process has open for as long as it lives: a new one gets no number below
 
 
-def check_everyday(stack: FaultStack, api: psutil.Process) -> None:
-    prompt = new_prompt()
-    assert stack.insist(lambda: ask(stack, prompt)) == expected_answer(prompt)
-    assert wait_batch(stack, start_batch(stack, 4)) == "completed"
-    assert stack.find(Role.API).pid == api.pid, "it is still the same process"
-
-
 def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, oracle: Oracle) -> None:
     """F43: those that are there are served; the others are told to come back, and can."""
     api = stack.find(Role.API)
@@ -249,7 +240,8 @@ def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, 
     assert answers[0][0] == 200
     status, retry_after, body = answers[-1]
     assert (status, retry_after, body["error"]["code"]) == (503, "5", "service_unavailable")
-    check_everyday(stack, api)
+    check_everyday(stack)
+    assert stack.find(Role.API).pid == api.pid, "it is still the same process"
     oracle.check()
 
 
@@ -267,5 +259,6 @@ def test_an_api_without_a_file_left_to_open_says_503_and_recovers(stack: FaultSt
             assert answer.json()["error"]["code"] == "service_unavailable"
             assert "retry-after" in answer.headers
         assert http.get(f"/v1/files/{file_id}/content").status_code == 200
-    check_everyday(stack, api)
+    check_everyday(stack)
+    assert stack.find(Role.API).pid == api.pid, "it is still the same process"
     oracle.check()

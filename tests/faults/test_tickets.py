@@ -15,7 +15,7 @@ from core.queue.celery_app import make_celery
 from core.queue.names import CLERK_QUEUE, RUN_CHAT, batch_queue, chat_queue
 from core.queue.tickets import Tickets
 from core.settings import Settings
-from tests.faults.load import chat_body, expected_answer, listen, new_prompt, start_batch, wait_batch
+from tests.faults.load import chat_body, check_everyday, new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
 from tests.support.stack import wait_for
@@ -72,12 +72,6 @@ def rubbish(queue: str, task: str, finished: str) -> list[bytes]:
         b"{}",
         b"null",
     ]
-
-
-def check_everyday(stack: FaultStack) -> None:
-    batch_id, prompt = start_batch(stack, 2), new_prompt()
-    assert "".join(stack.insist(lambda: listen(stack, prompt))) == expected_answer(prompt)
-    assert wait_batch(stack, batch_id) == "completed"
 
 
 @pytest.mark.parametrize("role", list(_QUEUES))

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, BinaryIO
 
@@ -21,6 +22,7 @@ from db import batches, files, jobs, shards
 from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
+from tests.support.contexts import with_settings
 from tests.support.rows import make_batch, make_job, make_running_batch
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
@@ -142,7 +144,7 @@ def identical(custom_id: str, **body: Any) -> str:
 
 
 def test_identical_greedy_lines_are_neighbours_in_one_shard_and_count_once(clerk: ClerkContext) -> None:
-    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"shard_lines": 2}))
+    clerk = with_settings(clerk, shard_lines=2)
     content = [identical(f"same{n}", temperature=0) for n in range(5)]
     for n in range(4):
         content.insert(n + 1, line(f"other{n}", temperature=0))
@@ -154,9 +156,9 @@ def test_identical_greedy_lines_are_neighbours_in_one_shard_and_count_once(clerk
 
 
 def test_identical_lines_that_may_differ_in_their_answers_count_each(clerk: ClerkContext) -> None:
-    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"shard_lines": 2}))
+    clerk = with_settings(clerk, shard_lines=2)
     for settings, temperature in (({}, 1.0), ({"share_identical_lines": False}, 0)):
-        object.__setattr__(clerk, "settings", clerk.settings.model_copy(update=settings))
+        clerk = with_settings(clerk, **settings)
         content = "\n".join(identical(f"same{n}", temperature=temperature) for n in range(6))
         batch_id = upload(clerk, content)
         prepare(clerk, batch_id)
@@ -186,7 +188,7 @@ def test_rejected_lines_have_no_position_in_the_plan(clerk: ClerkContext) -> Non
 
 def test_each_model_of_a_file_has_its_own_shards(clerk: ClerkContext) -> None:
     both = ModelCatalog([ModelConfig(name="fake", aliases=("also-fake",)), ModelConfig(name="other")])
-    object.__setattr__(clerk, "catalog", both)
+    clerk = replace(clerk, catalog=both)
     names = ["fake", "other", "also-fake", "other"]
     batch_id = upload(clerk, "\n".join(line(f"l{n}", model=name) for n, name in enumerate(names)))
     prepare(clerk, batch_id)
@@ -236,7 +238,7 @@ def test_an_empty_file_and_one_that_is_gone_fail_their_batches(clerk: ClerkConte
 
 
 def test_too_many_lines_fail_the_batch(clerk: ClerkContext) -> None:
-    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"batch_lines": 3}))
+    clerk = with_settings(clerk, batch_lines=3)
     batch_id = upload(clerk, "\n".join(line(f"l{n}") for n in range(4)))
     prepare(clerk, batch_id)
     assert errors_of(clerk, batch_id)[0]["code"] == "too_many_tasks"
@@ -248,7 +250,7 @@ def embedding(custom_id: str, *inputs: str) -> str:
 
 
 def test_inputs_to_embed_are_counted_over_all_lines_of_a_batch(clerk: ClerkContext) -> None:
-    object.__setattr__(clerk, "settings", clerk.settings.model_copy(update={"batch_inputs": 3}))
+    clerk = with_settings(clerk, batch_inputs=3)
     fits = upload(clerk, f"{embedding('a', 'x', 'y')}\n{embedding('b', 'z')}\n", EMBEDDINGS_ENDPOINT)
     prepare(clerk, fits)
     assert batch_of(clerk, fits).status == BatchState.IN_PROGRESS

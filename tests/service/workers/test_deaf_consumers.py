@@ -23,18 +23,15 @@ from core.settings import Settings
 from core.states import BatchState, JobState
 from db import batches, jobs, validations
 from db.tables import Batch, Job
-from tests.service.workers.conftest import ScriptedEngine
 from tests.service.workers.test_clerk import answer_everything, batch_of, line, upload
+from tests.support.contexts import with_settings
 from tests.support.rows import make_job, make_running_batch
+from tests.support.scripted_engine import ScriptedEngine
 from tests.support.stack import wait_for
 from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
 from workers.context import ClerkContext, WorkerContext
 
 QUICK = {"sweep_seconds": 0.1, "ticket_seconds": 0.2, "poll_seconds": 0.1}
-
-
-def hurry(context: ClerkContext | WorkerContext) -> None:
-    object.__setattr__(context, "settings", context.settings.model_copy(update=QUICK))
 
 
 @pytest.fixture
@@ -94,7 +91,7 @@ def is_answered(clerk: ClerkContext, validation_id: str) -> bool:
 def test_a_clerk_that_hears_no_ticket_prepares_and_finalizes(
     clerk: ClerkContext, celery_app: Celery, valkey: redis.Redis, started: list[Consumer]
 ) -> None:
-    hurry(clerk)
+    clerk = with_settings(clerk, **QUICK)
     started.append(ClerkConsumer(celery_app, clerk))
     run_to_the_end(clerk, started[0], valkey)
     assert valkey.llen("millrace:clerk") > 0, "tickets were sent"
@@ -104,8 +101,7 @@ def test_a_clerk_without_a_broker_prepares_and_finalizes(
     nowhere: ClerkContext, celery_app: Celery, valkey: redis.Redis, started: list[Consumer]
 ) -> None:
     """F18: at once, without waiting for tickets that cannot come."""
-    hurry(nowhere)
-    object.__setattr__(nowhere, "settings", nowhere.settings.model_copy(update={"ticket_seconds": 2}))
+    nowhere = with_settings(nowhere, **{**QUICK, "ticket_seconds": 2})
     started.append(ClerkConsumer(celery_app, nowhere))
     batch_id = upload(nowhere, line("a"))
     with nowhere.database.begin() as connection:
@@ -120,7 +116,7 @@ def test_a_clerk_without_a_broker_prepares_and_finalizes(
 def test_a_chat_worker_that_hears_no_ticket_takes_what_has_waited_even_if_it_got_tickets(
     worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer]
 ) -> None:
-    hurry(worker)
+    worker = with_settings(worker, **QUICK)
     with worker.database.begin() as connection:
         job_id = make_job(
             connection, "fake", json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
@@ -139,7 +135,7 @@ def test_a_chat_worker_that_hears_no_ticket_takes_what_has_waited_even_if_it_got
 def test_a_batch_worker_that_hears_no_ticket_takes_shards(
     worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer], engine: ScriptedEngine
 ) -> None:
-    hurry(worker)
+    worker = with_settings(worker, **QUICK)
     body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
     with worker.database.begin() as connection:
         make_running_batch(connection, [2])

@@ -19,8 +19,8 @@ from db import jobs
 from db.tables import Job, Quarantine, UsageDaily
 from engine.process.client import EngineLost
 from engine.types import Delta, Failed, Finished, Request
-from tests.service.workers.conftest import ScriptedEngine, echo
 from tests.support.rows import make_job
+from tests.support.scripted_engine import ScriptedEngine, echo
 from tests.support.sick import SickDatabase
 from tests.support.stack import wait_for
 from workers.context import WorkerContext

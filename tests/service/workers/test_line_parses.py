@@ -15,8 +15,8 @@ from db import files
 from db.tables import DEFAULT_TENANT
 from engine.process.client import EngineLost
 from engine.types import Finished, Request
-from tests.service.workers.conftest import ScriptedEngine, echo
 from tests.support.rows import make_batch
+from tests.support.scripted_engine import ScriptedEngine, echo
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext, WorkerContext
 from workers.shards.lanes import ShardLanes

@@ -12,8 +12,8 @@ from core.states import JobState, ShardState
 from db.tables import Job, Quarantine, Shard
 from engine.process.client import EngineLost
 from engine.types import Failed, Finished, Request
-from tests.service.workers.conftest import ScriptedEngine, echo
 from tests.support.rows import make_running_batch
+from tests.support.scripted_engine import ScriptedEngine, echo
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
 from workers.generation.quarantine import request_fingerprint

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,8 +16,9 @@ from db import batch_control, batches
 from db.tables import Batch, Job, Shard, UsageDaily
 from engine.process.client import EngineLost
 from engine.types import Choice, Failed, Finished, FinishReason, Request, TextPrompt, Usage
-from tests.service.workers.conftest import ScriptedEngine, echo
+from tests.support.contexts import with_settings
 from tests.support.rows import make_running_batch
+from tests.support.scripted_engine import ScriptedEngine, echo
 from tests.support.sick import SickDatabase
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
@@ -265,7 +267,7 @@ def test_identical_lines_run_each_when_they_are_sampled_or_sharing_is_off(
     make(worker, [5], ', "temperature": 0.5')
     work(worker)
     assert len(engine.asked) == 5
-    object.__setattr__(worker, "settings", worker.settings.model_copy(update={"share_identical_lines": False}))
+    worker = with_settings(worker, share_identical_lines=False)
     make(worker, [5], GREEDY)
     work(worker)
     assert len(engine.asked) == 10
@@ -417,7 +419,7 @@ def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     """F29, F31: the transaction is repeated, and its results count once."""
     make(worker, [3])
     database = SickDatabase(worker.database)
-    object.__setattr__(worker, "database", database)
+    worker = replace(worker, database=database)
     begin, num_begun = database.begin, 0
 
     def count(**points: Any) -> Any:

@@ -15,8 +15,8 @@ from core.queue.names import replay_key
 from db.tables import Job
 from engine.process.client import EngineLost
 from engine.types import Failed, Request
-from tests.service.workers.conftest import ScriptedEngine, echo
 from tests.support.rows import make_running_batch
+from tests.support.scripted_engine import ScriptedEngine, echo
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
 from workers.shards.lanes import ShardLanes
