@@ -40,11 +40,12 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called once the process was told to stop; streams have some time to end by themselves."""
-        goodbye = asyncio.create_task(end_waiters(self._app.state.millrace))
+        state = self._app.state
+        ending = asyncio.create_task(end_waiters(state.waiters, state.shutting_down, state.settings.drain_seconds))
         try:
             await super().shutdown(sockets)
         finally:
-            goodbye.cancel()
+            ending.cancel()
 
 
 def main() -> None:

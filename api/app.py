@@ -1,4 +1,4 @@
-"""The FastAPI application: builds what the process needs, once, and gathers the endpoints."""
+"""The FastAPI application: builds the services of the process once, and gathers the endpoints."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.datastructures import State
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from api.dependencies import AppState, TicketSender
+from api.access.admission import Admission
+from api.dependencies import Authenticator
+from api.files.multipart import FORM_OVERHEAD
 from api.http.connection_limits import BodyTimeout
 from api.http.errors import install_error_handlers
 from api.http.openapi import ERRORS, install_openapi
+from api.live.job_client import JobClient
+from api.live.live_job import LiveJobs
 from api.live.shutdown import ShutdownResponses
 from api.middleware import ResponseHeaders, TooLargeEnvelope
 from api.routes import (
     batch_control,
     batch_events,
     batch_requests,
+    batch_validation,
     batches,
     chat,
     completions,
+    files,
     health,
     jobs,
     models,
     responses,
+    uploads,
     usage,
     webhooks,
 )
-from api.routes.batch_validation import add_validation_route
-from api.routes.files import add_file_routes
-from api.routes.uploads import add_upload_routes
 from api.services.key_revocation import close_revoked_streams
 from api.services.key_ring import KeyRing
 from api.services.metrics import Metrics
@@ -40,6 +45,7 @@ from api.services.rate_limiter import RateLimiter
 from api.services.relay import Relay
 from api.services.service_metrics import ServiceMetrics
 from api.services.stream_limiter import StreamSlots
+from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
 from core.file_store import FileStore
 from core.model_files import load_models
@@ -50,22 +56,28 @@ from db.connections import ConnectionLosses, async_database_engine, database_eng
 from db.keys import check_exposure
 from db.schema_version import check_schema
 
-_ROUTES = (
-    chat, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
+_ROUTERS = tuple(
+    module.router
+    for module in (
+        chat, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
+        files, uploads,
+    )
 )  # fmt: skip
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """An app for these settings, on a database that `check_database` has taken."""
-    metrics, fleet = Metrics(), ServiceMetrics(settings)
-    metrics.add(fleet)
+    """An app for these settings, on a database that `check_database` has accepted."""
+    metrics, service_metrics = Metrics(), ServiceMetrics(settings)
+    metrics.add(service_metrics)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.millrace = state = _make_state(settings, metrics, fleet)
+        state = app.state
+        state.metrics, state.service_metrics = metrics, service_metrics
+        _build_services(state, settings)
         await state.relay.start()
         revoking = asyncio.create_task(
-            close_revoked_streams(state.readers, state.database, settings.key_cache_seconds), name="revoking"
+            close_revoked_streams(state.waiters, state.database, settings.key_cache_seconds), name="key_revocation"
         )
         try:
             yield
@@ -73,9 +85,9 @@ def create_app(settings: Settings) -> FastAPI:
             revoking.cancel()
             await state.relay.close()
             await state.limiter.close()
-            state.sender.close()
+            state.tickets.close()
             await state.database.dispose()
-            await state.async_commit.dispose()
+            await state.jobs.async_commit.dispose()
 
     app = FastAPI(
         title="Millrace",
@@ -87,21 +99,17 @@ def create_app(settings: Settings) -> FastAPI:
     )
     install_openapi(app)
     app.add_middleware(BodyTimeout, pause_seconds=settings.body_pause_seconds)
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # routes may raise it
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # the routers of uploads raise it
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(ShutdownResponses)
     app.add_middleware(ResponseHeaders, metrics=metrics)
     install_error_handlers(app)
-    for module in _ROUTES:
-        app.include_router(module.router)
-    add_file_routes(app, settings)
-    add_upload_routes(app, settings)
-    add_validation_route(app, settings)
+    _include_routers(app, settings)
     return app
 
 
 def check_database(settings: Settings) -> None:
-    """Raises what is wrong with its schema, or with listening where we do: a MillraceError, for who starts the process."""
+    """Raise the MillraceError of a database with another schema, or of an address that needs API keys."""
     assert settings.database_url, "a process is started with the addresses it needs"
     database = database_engine(settings.database_url, pool_size=1)
     try:
@@ -112,25 +120,48 @@ def check_database(settings: Settings) -> None:
         database.dispose()
 
 
-def _make_state(settings: Settings, metrics: Metrics, fleet: ServiceMetrics) -> AppState:
+def _include_routers(app: FastAPI, settings: Settings) -> None:
+    for router in _ROUTERS:
+        app.include_router(router)
+    file_bytes = max(settings.file_bytes, settings.batch_file_bytes)
+    app.include_router(files.upload_router, max_body_size=file_bytes + FORM_OVERHEAD)
+    app.include_router(uploads.part_router, max_body_size=settings.upload_part_bytes + FORM_OVERHEAD)
+    app.include_router(batch_validation.router, max_body_size=settings.batch_file_bytes + FORM_OVERHEAD)
+
+
+def _build_services(state: State, settings: Settings) -> None:
+    """Build what the aliases of `api.dependencies` and its users name."""
     assert settings.database_url, "a process is started with the addresses it needs"
     assert settings.redis_url, "a process is started with the addresses it needs"
     losses = ConnectionLosses()
     database = async_database_engine(settings.database_url, pool_size=10, losses=losses)
-    limiter, readers = RateLimiter(settings.redis_url, settings.key_prefix), Waiters()
-    return AppState(
-        settings=settings,
+    async_commit = async_database_engine(settings.database_url, pool_size=10, async_commit=True, losses=losses)
+    state.settings = settings
+    state.started_at = int(time.time())
+    state.shutting_down = asyncio.Event()  # set once the process was told to stop
+    state.database = database
+    state.catalog = load_models(settings.models_dir)
+    state.files = FileStore(settings.files_root)
+    state.waiters = Waiters()
+    state.relay = Relay(
+        settings.redis_url, settings.key_prefix, state.waiters, dropped=state.metrics.dropped_subscribers
+    )
+    state.limiter = RateLimiter(settings.redis_url, settings.key_prefix)
+    state.tickets = TicketSender(Tickets(make_sender(settings)))
+    keys = KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys)
+    state.authenticator = Authenticator(settings=settings, keys=keys, limiter=state.limiter)
+    state.admission = Admission(settings=settings, database=database, limiter=state.limiter)
+    state.jobs = JobClient(
         database=database,
-        async_commit=async_database_engine(settings.database_url, pool_size=10, async_commit=True, losses=losses),
-        catalog=load_models(settings.models_dir),
-        files=FileStore(settings.files_root),
-        relay=Relay(settings.redis_url, settings.key_prefix, readers),
-        keys=KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys),
-        limiter=limiter,
-        streams=StreamSlots(limiter.client, settings.key_prefix),
-        sender=TicketSender(Tickets(make_sender(settings))),
-        metrics=metrics,
-        fleet=fleet,
-        started_at=int(time.time()),
-        readers=readers,
+        async_commit=async_commit,
+        tickets=state.tickets,
+        relay=state.relay,
+        keep_alive_seconds=settings.keep_alive_seconds,
+    )
+    state.live_jobs = LiveJobs(
+        jobs=state.jobs,
+        streams=StreamSlots(state.limiter.client, settings.key_prefix),
+        metrics=state.metrics,
+        shutting_down=state.shutting_down,
+        timeout_seconds=settings.chat_timeout_seconds,
     )

@@ -7,41 +7,42 @@ with the broker dead too.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.services.relay import Relay
 from api.services.service_metrics import degraded_models
+from core.model_files import ModelCatalog
 from core.readiness import Check, check_workers
+from core.settings import Settings
 from db import workers
 from db.schema_version import current_version, needed_version
-
-if TYPE_CHECKING:
-    from api.dependencies import AppState
 
 _ANSWER_SECONDS: Final = 2.0
 
 
-async def run_checks(state: AppState) -> list[Check]:
+async def run_checks(database: AsyncEngine, relay: Relay, catalog: ModelCatalog, settings: Settings) -> list[Check]:
     """Every check; takes a few seconds at most, whatever hangs."""
-    database, queue = await asyncio.gather(_database(state), _queue(state))
-    return [*database, queue]
+    rows, queue = await asyncio.gather(_database(database, catalog, settings), _queue(relay))
+    return [*rows, queue]
 
 
-async def _database(state: AppState) -> list[Check]:
+async def _database(database: AsyncEngine, catalog: ModelCatalog, settings: Settings) -> list[Check]:
     """The database, its schema, and what its rows say of workers."""
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS), state.database.connect() as connection:
+        async with asyncio.timeout(_ANSWER_SECONDS), database.connect() as connection:
             have, needed = await connection.run_sync(current_version), needed_version()
             if have != needed:
                 return [Check("database"), _wrong_schema(have, needed)]
             seen = await workers.list_workers().async_fetch_all(connection)
-            degraded = await degraded_models(connection, state.settings.engine_crashes)
+            degraded = await degraded_models(connection, settings.engine_crashes)
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
         advice = "Start it, or look at its log. Nothing that was accepted is lost meanwhile."
         return [Check("database", f"does not answer ({type(error).__name__})", advice)]
-    models = check_workers(seen, state.catalog.names(), state.settings.silence_seconds, degraded)
+    models = check_workers(seen, catalog.names(), settings.silence_seconds, degraded)
     return [Check("database"), Check("schema"), *models]
 
 
@@ -50,11 +51,11 @@ def _wrong_schema(have: str | None, needed: str) -> Check:
     return Check("schema", f"is {have}, this api needs {needed}", advice)
 
 
-async def _queue(state: AppState) -> Check:
+async def _queue(relay: Relay) -> Check:
     advice = "Start it, or look at its log. Batches go on without it; chats are refused until it is back."
     try:
         async with asyncio.timeout(_ANSWER_SECONDS):
-            await state.relay.client.ping()
+            await relay.client.ping()
     except (RedisError, OSError) as error:
         return Check("queue", f"does not answer ({type(error).__name__})", advice)
-    return Check("queue") if state.relay.is_connected else Check("queue", "events do not arrive yet", advice)
+    return Check("queue") if relay.is_connected else Check("queue", "events do not arrive yet", advice)

@@ -1,7 +1,7 @@
-"""Quotas: how many bytes a tenant may keep, in files and in parts of uploads on their way.
+"""Quotas: limit the bytes that a tenant keeps in files and in parts of pending uploads.
 
-Knows tenants, bytes and the 429s. Whoever stores bytes asks twice: before they are copied, so that a full tenant costs little,
-and in the transaction that writes their row, whose answer holds.
+A quota is checked twice: before the bytes are copied, so that a full tenant costs little, and in the transaction that inserts
+their row, which decides.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.dependencies import AppState
 from api.services.rate_limiter import too_many
 from core.errors import ApiError, Problem
+from core.settings import Settings
 from db import files, keys, uploads
 
-_NEVER_RETRIED: Final = {"x-should-retry": "false"}  # waiting frees nothing
+_NO_RETRY: Final = {"x-should-retry": "false"}  # waiting frees nothing
 
 
 async def check_storage(
-    connection: AsyncConnection, state: AppState, tenant: str, num_bytes: int, *, param: str
+    connection: AsyncConnection, settings: Settings, tenant: str, num_bytes: int, *, param: str
 ) -> None:
-    """Room for a file of so many bytes, which is ours until the transaction ends; or the 429 of a quota that is used up.
+    """Reserve room for a file until the transaction ends, or raise the 429 of a quota that is used up.
 
-    An upload in parts takes its room when it is announced, and keeps it as a file.
+    An upload in parts reserves its whole size when it is created, and keeps it as a file.
     """
-    statement = files.stored_bytes(tenant, state.settings.storage_bytes or None)
+    statement = files.stored_bytes(tenant, settings.storage_bytes or None)
     cap = (await statement.async_fetch_one(connection)).limit_bytes
     if cap is None:
         return
@@ -35,15 +35,15 @@ async def check_storage(
         raise _no_storage(cap, used, num_bytes, param)
 
 
-async def check_pending(connection: AsyncConnection, state: AppState, tenant: str, num_bytes: int) -> None:
-    """Room for another part of so many bytes, which is ours until the transaction ends; or the 429."""
-    limit = state.settings.pending_upload_bytes
+async def check_pending(connection: AsyncConnection, settings: Settings, tenant: str, num_bytes: int) -> None:
+    """Reserve room for another part of a pending upload until the transaction ends, or raise the 429."""
+    limit = settings.pending_upload_bytes
     await connection.execute(keys.lock_quota(f"{tenant}:parts"))
     used = (await connection.execute(uploads.pending_bytes(tenant))).scalar_one()
     if used + num_bytes > limit:
         message = (
             f"Too many bytes in uploads that are not completed: limit {limit}, used {used}, requested {num_bytes}. Complete "
-            f"or cancel some; one that is left alone expires {state.settings.upload_seconds:g} seconds after it began."
+            f"or cancel some; one that is left alone expires {settings.upload_seconds:g} seconds after it began."
         )
         raise too_many("uploads", message, 0, is_worth_a_retry=False)
 
@@ -51,7 +51,7 @@ async def check_pending(connection: AsyncConnection, state: AppState, tenant: st
 def _no_storage(cap: int, used: int, num_bytes: int, param: str) -> ApiError:
     message = (
         f"You exceeded your storage quota: limit {cap} bytes, used {used}, requested {num_bytes}. Delete files you no longer "
-        "need, or ask whoever runs this server for more."
+        "need, or ask the operator of this server for more."
     )
     kind = "insufficient_quota"
-    return ApiError(Problem(status=429, message=message, type=kind, code=kind, param=param), _NEVER_RETRIED)
+    return ApiError(Problem(status=429, message=message, type=kind, code=kind, param=param), _NO_RETRY)

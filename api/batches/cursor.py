@@ -8,12 +8,12 @@ from typing import Final
 from core.errors import bad_request
 from db.batch_results import BEGINNING, EndedAt
 
-LOOK_SECONDS: Final = 1.0  # between two looks at the rows, for those who follow them
+POLL_SECONDS: Final = 1.0  # between two reads of the rows by a stream that follows them
 _CURSOR: Final = re.compile(r"^([0-9]{1,18})\.([0-9]{1,9})$")
 
 
 def parse_cursor(text: str | None, param: str) -> EndedAt:
-    """A place in the order of ending, as `format_cursor` wrote it; none or 0 is the beginning."""
+    """Parse a cursor that `format_cursor` wrote; None or 0 is the beginning."""
     if text is None or text == "0":
         return BEGINNING
     match = _CURSOR.match(text)
@@ -25,5 +25,5 @@ def parse_cursor(text: str | None, param: str) -> EndedAt:
 
 
 def format_cursor(place: EndedAt) -> str:
-    """As clients hold it."""
+    """The cursor of a place, as text."""
     return f"{place.xact}.{place.line}"

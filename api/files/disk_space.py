@@ -1,4 +1,4 @@
-"""Room on the disk: asked before an upload is read, since a full disk hurts everybody, Postgres first."""
+"""Disk space: checked before an upload is read, since a full disk stops Postgres first and then everything else."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from typing import Final
 import anyio.to_thread
 from fastapi import Request
 
-from api.dependencies import AppState
+from api.dependencies import FilesDep, SettingsDep
 from core.errors import SERVER_ERROR, ApiError, Problem
+from core.file_store import FileStore
 
-_COPIES: Final = 2  # the body as it comes in, and the file in the store
+_COPIES: Final = 2  # the body as it arrives, and the file in the store
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-async def check_room(state: AppState, num_bytes: int) -> None:
-    """Raise 507 when storing so many bytes would leave less than `free_disk_bytes`."""
-    needed = _COPIES * num_bytes + state.settings.free_disk_bytes
-    free = await anyio.to_thread.run_sync(_free_bytes, str(state.files.root))
-    if free < needed:
+async def check_room(files: FileStore, reserved_bytes: int, num_bytes: int) -> None:
+    """Raise the 507 when storing so many bytes would leave less than `reserved_bytes` free."""
+    free = await anyio.to_thread.run_sync(_free_bytes, str(files.root))
+    if free < _COPIES * num_bytes + reserved_bytes:
         raise _no_room(f"The server has no room for {num_bytes} bytes: its disk is nearly full.")
 
 
-async def check_room_for_body(state: AppState, request: Request) -> None:
-    """The same for a body that has not been read; one that does not say its length only needs the reserve to be there."""
-    await check_room(state, said_length(request))
+async def check_room_for_body(request: Request, files: FilesDep, settings: SettingsDep) -> None:
+    """The same for a body that has not been read; a body of unknown length only needs the reserve to be free."""
+    await check_room(files, settings.free_disk_bytes, declared_length(request))
 
 
-def said_length(request: Request) -> int:
-    """Bytes of a body by its own word; 0 when it says nothing."""
+def declared_length(request: Request) -> int:
+    """The bytes of a body as its Content-Length declares them; 0 when it declares none."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
 
 
 @contextmanager
 def full_disk_is_a_problem() -> Iterator[None]:
-    """A disk that became full meanwhile is the same 507."""
+    """Raise the same 507 for a disk that became full meanwhile."""
     try:
         yield
     except OSError as error:

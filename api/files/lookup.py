@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from api.dependencies import AppState
+from sqlalchemy.ext.asyncio import AsyncEngine
+
 from api.http.pagination import unix_seconds
 from core.errors import ApiError, bad_request, not_found
 from core.ids import is_id
@@ -11,10 +12,10 @@ from db import files
 from db.files import FileRow
 
 
-async def find_file(state: AppState, file_id: str, tenant: str) -> FileRow:
-    """A file of this tenant, or the 404 that unknown and foreign ids share."""
+async def find_file(database: AsyncEngine, file_id: str, tenant: str) -> FileRow:
+    """The row of a tenant's file; raises one and the same 404 for unknown and foreign ids."""
     if is_id(file_id):
-        async with state.database.connect() as connection:
+        async with database.connect() as connection:
             row = await files.find_file(file_id, tenant).async_fetch_optional(connection)
         if row is not None:
             return row
@@ -22,7 +23,7 @@ async def find_file(state: AppState, file_id: str, tenant: str) -> FileRow:
 
 
 def missing_file(file_id: str) -> ApiError:
-    """The 404 of a file that is not there."""
+    """The 404 of a file."""
     return not_found(f"There is no file '{file_id[:64]}'.", param="file_id")
 
 
@@ -38,10 +39,10 @@ def to_file_object(row: FileRow) -> FileObject:
     )
 
 
-async def check_input(state: AppState, file_id: str, tenant: str) -> None:
-    """The input must be a batch file of the tenant; said at once, while somebody listens."""
+async def check_input(database: AsyncEngine, file_id: str, tenant: str) -> None:
+    """Raise the 4xx of an input that is not a batch file of the tenant, while the client still waits for the answer."""
     try:
-        row = await find_file(state, file_id, tenant)
+        row = await find_file(database, file_id, tenant)
     except ApiError:
         raise not_found(f"There is no file '{file_id[:64]}'.", param="input_file_id") from None
     if row.purpose != "batch":

@@ -1,4 +1,4 @@
-"""From a multipart body to a file in the store, at flat memory. Knows forms and bytes; rows are the endpoint's."""
+"""Read a multipart body into a file of the store, with constant memory."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import json
 import re
 import shutil
 import unicodedata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Annotated, Final
 
 import anyio.to_thread
-from fastapi import Request
+from fastapi import Depends, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
-from api.dependencies import AppState
 from api.files.disk_space import full_disk_is_a_problem
 from api.http.json_body import check_not_compressed
+from api.http.openapi import RequestBody, form_schema
 from api.schemas.uploads import PURPOSES
 from core.errors import ApiError, Problem, bad_request
-from core.file_store import READ_BYTES
+from core.file_store import READ_BYTES, FileStore
+from core.settings import Settings
 
-FORM_OVERHEAD: Final = 1 << 16
+FORM_OVERHEAD: Final = 1 << 16  # bytes of a form around its file
+BINARY: Final = {"type": "string", "format": "binary"}
 _MAX_FIELD_BYTES: Final = 64 * 1024
 _MAX_FILENAME: Final = 255
 _NOT_INERT: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's categories
@@ -32,7 +36,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,7}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Upload:
-    """A checked upload, its content still in the form's temporary file."""
+    """A checked upload; `content` is still in the temporary file of the form."""
 
     content: UploadFile
     size: int
@@ -41,8 +45,42 @@ class Upload:
     expires_at: datetime | None
 
 
-async def read_form(request: Request) -> FormData:
-    """Parse the multipart body; the file goes to a temporary one as it comes in."""
+@asynccontextmanager
+async def open_form(request: Request) -> AsyncIterator[FormData]:
+    """Parse the multipart body, whose file is written to a temporary one as it arrives; leaving deletes that file."""
+    form = await _parse(request)
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+async def read_form(request: Request) -> AsyncIterator[FormData]:
+    """The same as a dependency: the temporary file lives until the endpoint returns."""
+    async with open_form(request) as form:
+        yield form
+
+
+_FORM: Final = Depends(read_form, scope="function")
+FileForm = Annotated[
+    FormData,
+    _FORM,
+    RequestBody(
+        {
+            "multipart/form-data": form_schema(
+                {"file": BINARY, "purpose": {"type": "string", "enum": list(PURPOSES)}},
+                {
+                    "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+                    "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+                },
+            )
+        }
+    ),
+]
+PartForm = Annotated[FormData, _FORM, RequestBody({"multipart/form-data": form_schema({"data": BINARY})})]
+
+
+async def _parse(request: Request) -> FormData:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         message = "Send the bytes as a file of a form: 'Content-Type: multipart/form-data'."
@@ -60,8 +98,8 @@ async def read_form(request: Request) -> FormData:
         raise bad_request(message, code="invalid_multipart") from None
 
 
-def check_upload(form: FormData, state: AppState) -> Upload:
-    """What the form says, or the 4xx that names the field."""
+def check_upload(form: FormData, settings: Settings) -> Upload:
+    """Return the upload that a form describes, or raise the 4xx that names the field."""
     purpose = form.get("purpose")
     if purpose is None:
         raise bad_request("Missing required parameter: 'purpose'.", code="missing_required_parameter", param="purpose")
@@ -74,64 +112,64 @@ def check_upload(form: FormData, state: AppState) -> Upload:
         raise bad_request(message, code="missing_required_parameter", param="file")
     size = content.size or 0
     check_name(str(purpose), content.filename, param="file")
-    check_size(str(purpose), size, state.settings.file_bytes, state, param="file")
+    check_size(str(purpose), size, settings.file_bytes, settings, param="file")
     return Upload(
         content=content,
         size=size,
         filename=clean_filename(content.filename),
         purpose=str(purpose),
-        expires_at=_expiry(form, str(purpose), state),
+        expires_at=_expiry(form, str(purpose), settings),
     )
 
 
 def check_name(purpose: str, filename: str, *, param: str) -> None:
-    """Raise 400 for a batch input that is not called JSON Lines."""
+    """Raise the 400 of a batch input whose name does not end in `.jsonl`."""
     if purpose == "batch" and not filename.lower().endswith(".jsonl"):
         message = "A batch input file is JSON Lines: its name must end in '.jsonl'."
         raise bad_request(message, code="invalid_file_format", param=param)
 
 
-def check_size(purpose: str, size: int, limit: int, state: AppState, *, param: str) -> None:
-    """Raise 413 over `limit` bytes, or over the batch limit for that purpose."""
+def check_size(purpose: str, size: int, limit: int, settings: Settings, *, param: str) -> None:
+    """Raise the 413 of a file over `limit` bytes, or over the limit of batch files if it is one."""
     if purpose == "batch":
-        limit = min(limit, state.settings.batch_file_bytes)
+        limit = min(limit, settings.batch_file_bytes)
     if size > limit:
         message = f"The file has {size} bytes; the limit for this purpose is {limit}. Split it."
         raise ApiError(Problem(status=413, message=message, code="file_too_large", param=param))
 
 
-def _expiry(form: FormData, purpose: str, state: AppState) -> datetime | None:
+def _expiry(form: FormData, purpose: str, settings: Settings) -> datetime | None:
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
-        return expiry(purpose, None, state)
+        return expiry(purpose, None, settings)
     if anchor != "created_at":
         message = "Invalid value for 'expires_after[anchor]': use 'created_at'."
         raise bad_request(message, code="invalid_value", param="expires_after[anchor]")
     if not isinstance(seconds, str) or not _SECONDS.fullmatch(seconds) or not 3600 <= int(seconds) <= 2_592_000:
         message = "Invalid value for 'expires_after[seconds]': use 3600 to 2592000."
         raise bad_request(message, code="invalid_value", param="expires_after[seconds]")
-    return expiry(purpose, int(seconds), state)
+    return expiry(purpose, int(seconds), settings)
 
 
-def expiry(purpose: str, seconds: int | None, state: AppState) -> datetime | None:
-    """When a file made now goes: as asked for, else batch files after `file_days` and others never."""
+def expiry(purpose: str, seconds: int | None, settings: Settings) -> datetime | None:
+    """The expiry of a file created now: after `seconds` if given, else batch files after `file_days` and others never."""
     if seconds is not None:
         return datetime.now(UTC) + timedelta(seconds=seconds)
-    return datetime.now(UTC) + timedelta(days=state.settings.file_days) if purpose == "batch" else None
+    return datetime.now(UTC) + timedelta(days=settings.file_days) if purpose == "batch" else None
 
 
 def clean_filename(name: str) -> str:
-    """Inert text: no control or direction characters, line ends or surrogates, at most 255 characters."""
+    """Remove control and direction characters, line ends and surrogates, and cut at 255 characters."""
     kept = "".join(char for char in name if unicodedata.category(char) not in _NOT_INERT)
     return kept[:_MAX_FILENAME] or "file"
 
 
-async def store(content: UploadFile, state: AppState, file_id: str) -> None:
-    """Copy into the store in a thread: synced and whole, or not there."""
+async def store(content: UploadFile, files: FileStore, file_id: str) -> None:
+    """Copy the content into the store in a thread; the file is complete and synced, or absent."""
 
     def copy() -> None:
         content.file.seek(0)
-        with state.files.write(file_id) as target:
+        with files.write(file_id) as target:
             shutil.copyfileobj(content.file, target, READ_BYTES)
 
     with full_disk_is_a_problem():
@@ -139,7 +177,7 @@ async def store(content: UploadFile, state: AppState, file_id: str) -> None:
 
 
 async def digest_of_form(form: FormData, upload: Upload) -> str:
-    """Two uploads are the same when fields, name and content are: the multipart body around them differs each time."""
+    """Digest of fields, name and content; the multipart body around them differs each time."""
     fields = sorted((name, value) for name, value in form.multi_items() if isinstance(value, str))
     digest = hashlib.sha256(json.dumps([upload.filename, fields]).encode())
 

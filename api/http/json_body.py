@@ -1,22 +1,28 @@
-"""Reading JSON request bodies: the right content type, within the limit, through the one strict parser."""
+"""JSON request bodies: `body: JsonBody[BatchCreate]` is parsed strictly, and shown in the OpenAPI document.
+
+The body is read by a dependency, not by FastAPI, so that a request without a valid key is refused before its body is read.
+"""
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Request
 
+from api.http.openapi import RequestBody
 from core.errors import ApiError, Problem, bad_request
 from core.schemas.base import RequestModel, parse_body
 from core.strict_json import InvalidJson, parse_json
 
-_Wire = TypeVar("_Wire", bound=RequestModel)
+_Model = TypeVar("_Model", bound=RequestModel)
+
+JSON = "application/json"
 
 
 async def read_json(request: Request) -> Any:  # Any: parsed JSON of unknown shape
-    """The parsed body, or the 4xx that says what is wrong with it."""
+    """The parsed body; raises the 415 of another content type and the 400 of invalid JSON."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if kind != JSON:
         raise ApiError(_unsupported("Send the body as JSON, with 'Content-Type: application/json'."))
     check_not_compressed(request)
     try:
@@ -26,14 +32,37 @@ async def read_json(request: Request) -> Any:  # Any: parsed JSON of unknown sha
 
 
 def check_not_compressed(request: Request) -> None:
-    """Raise the 415 of a body that would have to be inflated first: nobody knows to what size."""
+    """Raise the 415 of a compressed body, whose inflated size is not limited."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(_unsupported("Compressed request bodies are not accepted."))
 
 
-async def read_wire(request: Request, kind: type[_Wire]) -> _Wire:
-    """The body as a wire type."""
-    return parse_body(kind, await read_json(request))
+JsonDocument = Annotated[
+    Any, Depends(read_json)
+]  # Any: the body as parsed JSON; beside a `JsonBody` it is not parsed again
+
+if TYPE_CHECKING:
+    JsonBody = Annotated[_Model, "the body"]
+    OptionalJsonBody = Annotated[_Model, "the body, or the defaults of its model"]
+else:
+
+    class JsonBody:
+        """`JsonBody[T]`: the body as a `T`; raises the 4xx that names the invalid field."""
+
+        def __class_getitem__(cls, kind: type[_Model]) -> Any:
+            async def read(document: JsonDocument) -> RequestModel:
+                return parse_body(kind, document)
+
+            return Annotated[kind, Depends(read), RequestBody({JSON: kind})]
+
+    class OptionalJsonBody:
+        """`OptionalJsonBody[T]`: the same, or `T()` for an empty body."""
+
+        def __class_getitem__(cls, kind: type[_Model]) -> Any:
+            async def read(request: Request) -> RequestModel:
+                return parse_body(kind, await read_json(request)) if await request.body() else kind()
+
+            return Annotated[kind, Depends(read), RequestBody({JSON: kind}, is_required=False)]
 
 
 def _unsupported(message: str) -> Problem:

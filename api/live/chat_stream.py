@@ -7,20 +7,19 @@ from collections.abc import AsyncGenerator
 from fastapi import Request
 from fastapi.responses import Response
 
-from api.dependencies import AppState
 from api.http.sse import DONE, PING, data_events, error_event
 from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate
-from api.live.live_job import LiveJob, ResponseRenderer, run_and_respond
+from api.live.live_job import LiveJob, LiveJobs, ResponseRenderer
 from api.live.submission import Submission, cancelled_problem
 from core.queue.events import EventKind
 from core.schemas.chunks import chunks_of
 
 
-async def respond_with_chunks(request: Request, state: AppState, submission: Submission) -> Response:
+async def respond_with_chunks(request: Request, live_jobs: LiveJobs, submission: Submission) -> Response:
     """The answer, or the stream of it, as the job's worker writes it."""
-    include_usage = submission.asked.include_usage
-    shape = ResponseRenderer(stream=lambda live, first: _chunks(live, first, include_usage=include_usage))
-    return await run_and_respond(request, state, submission, shape)
+    include_usage = submission.body.include_usage
+    renderer = ResponseRenderer(stream=lambda live, first: _chunks(live, first, include_usage=include_usage))
+    return await live_jobs.run_and_respond(request, submission, renderer)
 
 
 async def _chunks(live: LiveJob, first: JobUpdate, *, include_usage: bool) -> AsyncGenerator[bytes]:

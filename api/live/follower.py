@@ -11,14 +11,13 @@ from dataclasses import dataclass
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.dependencies import AppState
 from api.services.relay import Subscription
 from api.services.waiters import WaitEnded
 from core.errors import SERVER_ERROR, Problem
 from core.queue.events import Event, EventKind
 from core.states import JobState
-from db import jobs
 from db.connections import is_transient
 from db.jobs import JobRow
 from db.query import Query
@@ -43,13 +42,13 @@ class Idle:
 class JobEnded:
     """The job is over; `kind` is never FRAMES. `row` is there when it was read to find that out.
 
-    With `is_ours` it is only not followed any more, for the problem's reason; the job is still at it.
+    With `is_local` it is only not followed any more, for the problem's reason; the job is still at it.
     """
 
     kind: EventKind
     problem: Problem | None = None
     row: JobRow | None = None
-    is_ours: bool = False
+    is_local: bool = False
 
 
 JobUpdate = FramesReceived | Idle | JobEnded
@@ -71,32 +70,26 @@ _TOO_SLOW = Problem(
 )
 
 
-async def read_row(state: AppState, job_id: str, tenant: str) -> JobRow | None:
-    """The job as the database has it."""
-    async with state.database.connect() as connection:
-        return await jobs.find_job(job_id, tenant).async_fetch_optional(connection)
-
-
 class Follower:
     """Follows a job through a subscription; `next_seq` is the number of the first frame not seen yet.
 
-    `find` makes the statement that finds its row; after `silence_seconds` without an event (else those of the keep-alive) it
-    is asked whether the job has ended.
+    `find` makes the statement that selects its row, which is read after `silence_seconds` without an event: the job may have
+    ended without one.
     """
 
     def __init__(
         self,
-        state: AppState,
+        database: AsyncEngine,
         subscription: Subscription,
         find: Callable[[], Query[JobRow]],
         *,
+        silence_seconds: float,
         next_seq: int = 0,
-        silence_seconds: float | None = None,
     ) -> None:
-        self._state = state
+        self._database = database
         self._subscription = subscription
         self._find = find
-        self._silence_seconds = silence_seconds or state.settings.keep_alive_seconds
+        self._silence_seconds = silence_seconds
         self._attempt: int | None = None
         self.next_seq = next_seq
 
@@ -120,7 +113,7 @@ class Follower:
                         return
                 continue
             except WaitEnded as told:
-                yield JobEnded(EventKind.FAILED, told.problem, is_ours=True)
+                yield JobEnded(EventKind.FAILED, told.problem, is_local=True)
                 return
             async for item in self._take(event):
                 yield item
@@ -145,7 +138,6 @@ class Follower:
 
     async def _take(self, event: Event) -> AsyncIterator[JobUpdate]:
         if self._subscription.is_overflowed:
-            self._state.metrics.dropped_subscribers.inc()
             yield JobEnded(EventKind.FAILED, _TOO_SLOW)
             return
         if self._is_of_older_attempt(event):
@@ -184,7 +176,7 @@ class Follower:
 
     async def _replayed(self) -> AsyncIterator[JobUpdate]:
         """What the replay list has of the latest attempt, from the first unseen frame on, without gaps."""
-        events = await self._state.relay.replay(self._subscription.job_id)
+        events = await self._subscription.replay()
         latest = max((event.attempt for event in events), default=0)
         if events and self._attempt not in (None, latest) and self.next_seq > 0:
             yield JobEnded(EventKind.FAILED, _RESTARTED)
@@ -200,7 +192,7 @@ class Follower:
     async def _ended_row(self) -> JobEnded | None:
         """How the job ended, if its row says so. A database that does not answer is asked again after the next silence."""
         try:
-            async with self._state.database.connect() as connection:
+            async with self._database.connect() as connection:
                 row = await self._find().async_fetch_optional(connection)
         except SQLAlchemyError as error:
             if not is_transient(error):

@@ -10,21 +10,21 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from typing import Annotated, Final
 
 from fastapi import Request
 from fastapi.responses import Response
 
 from api.access.admission import no_free_stream
-from api.dependencies import AppState
-from api.http.event_stream import EventStream, disconnected
-from api.live.follower import Follower, Idle, JobEnded, JobUpdate, read_row
-from api.live.submission import Submission, cancel, cancelled_problem, submit
-from api.services.stream_limiter import NoFreeStream
+from api.dependencies import from_app
+from api.http.event_stream import EventStream, unless_disconnected
+from api.live.follower import Idle, JobEnded, JobUpdate
+from api.live.job_client import JobClient
+from api.live.submission import Submission, cancelled_problem
+from api.services.metrics import Metrics
+from api.services.stream_limiter import NoFreeStream, StreamSlots
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.queue.events import EventKind
-from db.jobs import find_job
 
 _RELAY_SECONDS: Final = 0.5
 _TIMED_OUT = Problem(
@@ -38,8 +38,12 @@ _TIMED_OUT = Problem(
 class LiveJob:
     """A submitted job and its follower. `close` cancels the job unless it has ended."""
 
-    def __init__(self, state: AppState, submission: Submission) -> None:
-        self._state = state
+    def __init__(
+        self, jobs: JobClient, streams: StreamSlots, shutting_down: asyncio.Event, submission: Submission
+    ) -> None:
+        self._jobs = jobs
+        self._streams = streams
+        self._shutting_down = shutting_down
         self._submission = submission
         self._stack = AsyncExitStack()
         self._is_ended = False
@@ -47,18 +51,16 @@ class LiveJob:
 
     async def begin(self) -> None:
         """Subscribe, insert, send the ticket: in this order, so no event can be missed."""
-        state, submission = self._state, self._submission
-        if not await state.relay.wait_connected(_RELAY_SECONDS):
+        relay, submission = self._jobs.relay, self._submission
+        if not await relay.wait_connected(_RELAY_SECONDS):
             raise _no_queue()
-        if submission.asked.is_stream:
+        if submission.body.is_stream:
             await self._take_stream()
-        subscription = await self._stack.enter_async_context(
-            state.relay.follow(submission.job_id, submission.caller.key_id)
-        )
-        self._items = Follower(state, subscription, partial(find_job, submission.job_id, submission.tenant)).items()
+        subscription = await self._stack.enter_async_context(relay.follow(submission.job_id, submission.caller.key_id))
+        self._items = self._jobs.follower(subscription, submission.tenant).items()
         self._is_submitted = True
-        is_sent = await submit(state, submission, durable=False)
-        if not is_sent or not state.relay.is_connected:
+        is_sent = await self._jobs.submit(submission, durable=False)
+        if not is_sent or not relay.is_connected:
             raise _no_queue()
 
     async def _take_stream(self) -> None:
@@ -67,14 +69,14 @@ class LiveJob:
         if limit is None or caller.key_id is None:
             return
         try:
-            await self._stack.enter_async_context(self._state.streams.hold(caller.key_id, limit))
+            await self._stack.enter_async_context(self._streams.hold(caller.key_id, limit))
         except NoFreeStream:
             raise no_free_stream(limit) from None
 
     async def next(self) -> JobUpdate:
         """The next thing that happens."""
         item = await anext(self._items)
-        self._is_ended = isinstance(item, JobEnded) and not item.is_ours
+        self._is_ended = isinstance(item, JobEnded) and not item.is_local
         return item
 
     async def items(self, first: JobUpdate) -> AsyncIterator[JobUpdate]:
@@ -91,14 +93,14 @@ class LiveJob:
         Safe to call twice.
         """
         await self._stack.aclose()
-        goes_on = self._state.leaving.is_set() and self._submission.asked.is_stream
+        goes_on = self._shutting_down.is_set() and self._submission.body.is_stream
         if self._is_submitted and not self._is_ended and not goes_on:
             self._is_ended = True
-            await cancel(self._state, self._submission.job_id)
+            await self._jobs.cancel(self._submission.job_id)
 
     async def answer(self, ended: JobEnded) -> str:
         """The stored answer of a job that is done."""
-        row = ended.row or await read_row(self._state, self._submission.job_id, self._submission.tenant)
+        row = ended.row or await self._jobs.find(self._submission.job_id, self._submission.tenant)
         if row is None or row.answer is None:
             raise unavailable("The answer could not be read.")
         return str(row.answer)
@@ -119,59 +121,56 @@ class ResponseRenderer:
     problem: Callable[[Problem], Problem] = lambda problem: problem
 
 
-async def run_and_respond(
-    request: Request, state: AppState, submission: Submission, shape: ResponseRenderer
-) -> Response:
-    """Run a job while its caller waits. The first event decides the status code."""
-    live = LiveJob(state, submission)
-    try:
-        began = time.monotonic()
-        await live.begin()
-        first = await _unless_gone(request, _first_event(live, state))
-        state.metrics.first_event_seconds.observe(time.monotonic() - began)
-        if first is None:
-            await live.close()
-            return Response(status_code=499)
-        if isinstance(first, JobEnded) and first.kind is not EventKind.DONE:
-            raise ApiError(shape.problem(first.problem or cancelled_problem()))
-        if submission.asked.is_stream:
-            return EventStream(_streamed(state, live, shape.stream(live, first)))
-        assert isinstance(first, JobEnded), "a plain request's first event is its last"
-        answer = await live.answer(first)
-    except BaseException:
-        await asyncio.shield(live.close())
-        raise
-    await live.close()
-    return Response(shape.whole(answer), media_type="application/json")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveJobs:
+    """Runs jobs whose callers wait for them."""
 
+    jobs: JobClient
+    streams: StreamSlots
+    metrics: Metrics
+    shutting_down: asyncio.Event
+    timeout_seconds: float
 
-async def _first_event(live: LiveJob, state: AppState) -> JobUpdate:
-    """The first event that is not silence."""
-    deadline = time.monotonic() + state.settings.chat_timeout_seconds
-    while isinstance(item := await live.next(), Idle):
-        if time.monotonic() > deadline:
-            raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
-    return item
-
-
-async def _unless_gone(request: Request, waiting: asyncio.Future[JobUpdate] | object) -> JobUpdate | None:
-    """Wait, but not for a client that has left: then None."""
-    task: asyncio.Task[JobUpdate] = asyncio.ensure_future(waiting)  # type: ignore[arg-type]
-    leaving = asyncio.create_task(disconnected(request.receive))
-    try:
-        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return await task if task.done() else None
-    finally:
-        for each in (task, leaving):
-            each.cancel()
-
-
-async def _streamed(state: AppState, live: LiveJob, data: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
-    """The stream, counted; its job stops when the reader leaves."""
-    with state.metrics.open_streams.track_inprogress():
+    async def run_and_respond(self, request: Request, submission: Submission, renderer: ResponseRenderer) -> Response:
+        """Run a job and respond with its answer. The first event decides the status code."""
+        live = LiveJob(self.jobs, self.streams, self.shutting_down, submission)
         try:
-            async with aclosing(data):
-                async for piece in data:
-                    yield piece
-        finally:
+            began = time.monotonic()
+            await live.begin()
+            first = await unless_disconnected(request, self._first_event(live))
+            self.metrics.first_event_seconds.observe(time.monotonic() - began)
+            if first is None:
+                await live.close()
+                return Response(status_code=499)
+            if isinstance(first, JobEnded) and first.kind is not EventKind.DONE:
+                raise ApiError(renderer.problem(first.problem or cancelled_problem()))
+            if submission.body.is_stream:
+                return EventStream(self._streamed(live, renderer.stream(live, first)))
+            assert isinstance(first, JobEnded), "a plain request's first event is its last"
+            answer = await live.answer(first)
+        except BaseException:
             await asyncio.shield(live.close())
+            raise
+        await live.close()
+        return Response(renderer.whole(answer), media_type="application/json")
+
+    async def _first_event(self, live: LiveJob) -> JobUpdate:
+        """The first event that is not silence."""
+        deadline = time.monotonic() + self.timeout_seconds
+        while isinstance(item := await live.next(), Idle):
+            if time.monotonic() > deadline:
+                raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
+        return item
+
+    async def _streamed(self, live: LiveJob, data: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
+        """The stream, counted among those that are open; its job is cancelled when the client disconnects."""
+        with self.metrics.open_streams.track_inprogress():
+            try:
+                async with aclosing(data):
+                    async for piece in data:
+                        yield piece
+            finally:
+                await asyncio.shield(live.close())
+
+
+LiveJobsDep = Annotated[LiveJobs, from_app("live_jobs")]

@@ -13,19 +13,21 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 import msgspec
-from fastapi import Request
 from sqlalchemy import Insert
+from sqlalchemy.ext.asyncio import AsyncEngine
 
-from api.dependencies import AppState
 from api.http.sse import PING
-from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate, read_row
-from api.live.submission import Submission, cancelled_problem, submission_of
+from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate
+from api.live.job_client import JobClient
+from api.live.submission import Submission, SubmissionBuilder, cancelled_problem
 from api.schemas.responses_events import LiveEvents, ResponseEvent, after
-from api.services.waiters import WaitEnded
+from api.services.waiters import WaitEnded, Waiters
 from core import ids
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, not_found
 from core.ids import is_id
 from core.queue.events import EventKind
+from core.schemas.base import parse_body
+from core.schemas.chat import ChatRequest
 from core.schemas.responses.chat import as_responses_problem, chat_body_of, input_items
 from core.schemas.responses.items import AnyItem, items_from_json, items_to_json, with_ids
 from core.schemas.responses.objects import (
@@ -81,15 +83,15 @@ class ResponseRecord:
 
 
 async def prepare(
-    http: Request, request: ResponsesRequest, state: AppState, tenant: str, response_id: str
+    request: ResponsesRequest, database: AsyncEngine, submissions: SubmissionBuilder, tenant: str, response_id: str
 ) -> tuple[ResponseRecord, Submission]:
-    """The chat job of a request, and the response it will be, now; raises the 4xx it deserves."""
-    history = await _history(state, request.previous_response_id, tenant) if request.previous_response_id else []
+    """The record of a new response, and the submission of its chat job; raises the 4xx of an invalid request."""
+    history = await _history(database, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
     if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
         body["stream"] = True
     try:
-        submission = await submission_of(http, body, state, tenant)
+        submission = await submissions.build(parse_body(ChatRequest, body), body)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
     submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
@@ -119,11 +121,11 @@ def _row(known: ResponseRecord) -> Insert:
     )
 
 
-async def _history(state: AppState, response_id: str, tenant: str) -> list[AnyItem]:
+async def _history(database: AsyncEngine, response_id: str, tenant: str) -> list[AnyItem]:
     """What was said up to and with a response; raises the 4xx of one that cannot be gone on from."""
     if not is_id(response_id):
         raise _no_previous(response_id)
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         turns = await responses.conversation(response_id, tenant).async_fetch_all(connection)
     if not turns or turns[0].previous_id is not None:
         raise _no_previous(response_id)
@@ -141,11 +143,11 @@ def _no_previous(response_id: str) -> ApiError:
     return not_found(message, code="previous_response_not_found", param="previous_response_id")
 
 
-async def find(state: AppState, response_id: str, tenant: str) -> ResponseRow:
+async def find(database: AsyncEngine, response_id: str, tenant: str) -> ResponseRow:
     """The row of a kept response, or the 404 that unknown and foreign ones share."""
     row = None
     if is_id(response_id):
-        async with state.database.connect() as connection:
+        async with database.connect() as connection:
             row = await responses.find_response(response_id, tenant).async_fetch_optional(connection)
     if row is None:
         raise not_found(f"Response with id '{response_id[:64]}' not found.", param="response_id")
@@ -180,73 +182,71 @@ def response_of_row(row: ResponseRow, tenant: str) -> ResponseObject:
             return known.without_answer("in_progress")
 
 
-async def response_events(
-    state: AppState,
-    known: ResponseRecord,
-    key_id: str | None,
-    items: AsyncIterator[JobUpdate],
-    starting_after: int = -1,
-) -> AsyncGenerator[bytes]:
-    """The typed events of a response after a number, for a reader with this key, from what is heard of its job from the first
-    frame on.
-    """
-    live = LiveEvents(known.without_answer("in_progress"))
-    try:
-        async for data in _data(state, known, key_id, live, items, starting_after):
-            if data:
-                yield data
-    except WaitEnded as told:
-        yield _encoded(live.error(told.problem))
+class ResponseStream:
+    """The typed events of a response after a number, for a client with this key, from the updates of its job."""
 
+    def __init__(
+        self, jobs: JobClient, waiters: Waiters, record: ResponseRecord, key_id: str | None, starting_after: int = -1
+    ) -> None:
+        self._jobs = jobs
+        self._waiters = waiters
+        self._record = record
+        self._key_id = key_id
+        self._starting_after = starting_after
+        self._live = LiveEvents(record.without_answer("in_progress"))
 
-async def _data(
-    state: AppState,
-    known: ResponseRecord,
-    key_id: str | None,
-    live: LiveEvents,
-    items: AsyncIterator[JobUpdate],
-    starting_after: int,
-) -> AsyncIterator[bytes]:
-    """As `response_events`, with nothing where an item brought nothing new."""
-    yield _encoded(after(live.opening(), starting_after))
-    async for item in items:
-        match item:
-            case FramesReceived(frames=frames):
-                events = [event for frame in frames for event in live.more(msgspec.json.decode(frame))]
-                yield _encoded(after(events, starting_after))
-            case Idle():
-                yield PING
-            case JobEnded():
-                async for data in _ending(state, known, key_id, live, item, starting_after):
+    async def events(self, items: AsyncIterator[JobUpdate]) -> AsyncGenerator[bytes]:
+        """Encoded events; `items` begin with the first frame of the job."""
+        try:
+            async for data in self._events(items):
+                if data:
                     yield data
-                return
+        except WaitEnded as ended:
+            yield _encoded(self._live.error(ended.problem))
 
+    async def _events(self, items: AsyncIterator[JobUpdate]) -> AsyncIterator[bytes]:
+        """The same, with empty bytes for an item without new events."""
+        yield self._new(self._live.opening())
+        async for item in items:
+            match item:
+                case FramesReceived(frames=frames):
+                    yield self._new(
+                        [event for frame in frames for event in self._live.more(msgspec.json.decode(frame))]
+                    )
+                case Idle():
+                    yield PING
+                case JobEnded():
+                    async for data in self._ending(item):
+                        yield data
+                    return
 
-async def _ending(
-    state: AppState, known: ResponseRecord, key_id: str | None, live: LiveEvents, ended: JobEnded, starting_after: int
-) -> AsyncIterator[bytes]:
-    """The last events: from the job's row, also for a reader that lost track of the frames."""
-    if ended.is_ours:
-        yield _encoded(live.error(ended.problem or cancelled_problem()))
-        return
-    row = ended.row
-    is_lost = ended.problem is not None and ended.problem.code == _LOST
-    if row is None and (is_lost or ended.kind is EventKind.DONE):
-        with state.readers.open(key_id) as reader:
-            while (row := await read_row(state, known.job_id, known.tenant)) is not None:
-                if row.state in FINAL_JOB_STATES:
-                    break
-                yield PING
-                with suppress(TimeoutError):
-                    await reader.wait(_LOOK_SECONDS)
-            else:
-                yield _encoded(live.error(_GONE))
-                return
-    if row is not None and row.answer is not None:
-        left = live.rest(known.with_answer(str(row.answer)))
-        yield _encoded(live.error(_OTHER) if left is None else after(left, starting_after))
-        return
-    yield _encoded(after(live.failed(_failure(known, ended, row)), starting_after))
+    async def _ending(self, ended: JobEnded) -> AsyncIterator[bytes]:
+        """The last events: from the job's row, also after frames were lost."""
+        if ended.is_local:
+            yield _encoded(self._live.error(ended.problem or cancelled_problem()))
+            return
+        row = ended.row
+        is_lost = ended.problem is not None and ended.problem.code == _LOST
+        if row is None and (is_lost or ended.kind is EventKind.DONE):
+            with self._waiters.open(self._key_id) as waiter:
+                while (row := await self._jobs.find(self._record.job_id, self._record.tenant)) is not None:
+                    if row.state in FINAL_JOB_STATES:
+                        break
+                    yield PING
+                    with suppress(TimeoutError):
+                        await waiter.wait(_LOOK_SECONDS)
+                else:
+                    yield _encoded(self._live.error(_GONE))
+                    return
+        if row is not None and row.answer is not None:
+            left = self._live.rest(self._record.with_answer(str(row.answer)))
+            yield _encoded(self._live.error(_OTHER)) if left is None else self._new(left)
+            return
+        yield self._new(self._live.failed(_failure(self._record, ended, row)))
+
+    def _new(self, events: list[ResponseEvent]) -> bytes:
+        """Those events that come after the number the client has."""
+        return _encoded(after(events, self._starting_after))
 
 
 def _failure(known: ResponseRecord, ended: JobEnded, row: JobRow | None) -> ResponseObject:

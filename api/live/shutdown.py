@@ -11,8 +11,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.dependencies import AppState
 from api.http.errors import problem_response
+from api.services.waiters import Waiters
 from core.errors import unavailable
 
 SHUTTING_DOWN: Final = unavailable(
@@ -23,12 +23,11 @@ _LAST_SECONDS: Final = 2.0
 _LAST_PART: Final = 0.2
 
 
-async def end_waiters(state: AppState) -> None:
-    """Called when the process begins to leave: end whoever still waits when only the last seconds are left."""
-    state.leaving.set()
-    whole = state.settings.drain_seconds
-    await asyncio.sleep(whole - min(_LAST_SECONDS, whole * _LAST_PART))
-    state.readers.end_all(SHUTTING_DOWN.problem)
+async def end_waiters(waiters: Waiters, shutting_down: asyncio.Event, drain_seconds: float) -> None:
+    """Set the event at once, and end every wait when only the last seconds of `drain_seconds` are left."""
+    shutting_down.set()
+    await asyncio.sleep(drain_seconds - min(_LAST_SECONDS, drain_seconds * _LAST_PART))
+    waiters.end_all(SHUTTING_DOWN.problem)
 
 
 class ShutdownResponses:
@@ -49,6 +48,6 @@ class ShutdownResponses:
         try:
             await self._app(scope, receive, sending)
         except asyncio.CancelledError:
-            if is_answered or scope["type"] != "http" or not scope["app"].state.millrace.leaving.is_set():
+            if is_answered or scope["type"] != "http" or not scope["app"].state.shutting_down.is_set():
                 raise
             await problem_response(SHUTTING_DOWN.problem)(scope, receive, send)

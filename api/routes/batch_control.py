@@ -1,4 +1,4 @@
-"""Steering a batch: pause and resume, change, retry; and the report of how it went."""
+"""Control of a batch: pause, resume, change and retry; and its report."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import BinaryIO, Final
 
 import msgspec
 from fastapi import APIRouter, Request
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from api.access.admission import charge_batch, check_open_batches
+from api.access.admission import AdmissionDep, check_open_batches
 from api.access.scopes import require_scopes
 from api.batches.lookup import existing_batch, show_batch
-from api.dependencies import AppState, StateDep, TenantDep, caller_of
-from api.http.json_body import read_wire
-from api.http.openapi import request_docs
+from api.dependencies import CallerDep, DatabaseDep, FilesDep, SettingsDep, TenantDep, TicketsDep
+from api.http.json_body import JsonBody, OptionalJsonBody
 from api.schemas.batch_extensions import (
     BatchPatch,
     BatchReport,
@@ -25,11 +24,12 @@ from api.schemas.batch_extensions import (
     ErrorCount,
     LatencySeconds,
 )
-from api.writes.commit_check import make_with_file
+from api.writes.commit_check import create_with_file
 from core import ids
 from core.api_keys import Scope
 from core.errors import ApiError, bad_request
 from core.failpoints import Point, failpoint
+from core.file_store import FileStore
 from core.schemas.batch import window_seconds
 from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
@@ -37,17 +37,17 @@ from db import batch_control, batch_requests, batch_results, batches, files
 from db.batch_requests import Latencies
 from db.batch_results import RetryLine
 from db.batches import BatchRow
+from db.connections import async_transaction
 from db.query import Query
 
 router = APIRouter(tags=["batch control"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _PAGE_LINES: Final = 500
 _TOP_CODES: Final = 10
-_RETRY_BODY: Final = {"requestBody": {**request_docs(BatchRetry)["requestBody"], "required": False}}
 
 
 class _InputLine(msgspec.Struct, frozen=True, kw_only=True):
-    """A line of an input file; `body` goes out as it is stored."""
+    """A line of an input file; `body` is written as it is stored."""
 
     custom_id: str
     method: str = "POST"
@@ -56,9 +56,9 @@ class _InputLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @router.post("/v1/batches/{batch_id}/pause")
-async def pause_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> BatchObject:
-    """No further shard is taken; lines that run are finished, and the window goes on."""
-    async with state.database.begin() as connection:
+async def pause_batch(batch_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchObject:
+    """Take no further shards; lines that run are finished, and the window goes on."""
+    async with database.begin() as connection:
         batch = await existing_batch(connection, batch_id, tenant)
         row = await batch_control.pause(batch_id, tenant).async_fetch_optional(connection)
         if row is None:
@@ -67,26 +67,26 @@ async def pause_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> Batc
 
 
 @router.post("/v1/batches/{batch_id}/resume")
-async def resume_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> BatchObject:
+async def resume_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep, tenant: TenantDep) -> BatchObject:
     """Go on after a pause; a batch that is not paused stays as it is."""
-    async with state.database.begin() as connection:
+    async with async_transaction(database, committed=Point.BATCH_RESUMED) as connection:
         batch = await existing_batch(connection, batch_id, tenant)
         row = await batch_control.resume(batch_id, tenant).async_fetch_optional(connection)
         if row is None:
             raise _too_late(batch, "resumed", "batch_not_pausable")
         models = list((await connection.execute(batch_control.open_models(batch_id))).scalars())
         shown = await show_batch(connection, row)
-    failpoint(Point.BATCH_RESUMED)
     for model in models:
-        await state.sender.send(lambda model=model: state.sender.tickets.run_shards(model))  # type: ignore[misc]
+        await tickets.send(lambda tickets, model=model: tickets.run_shards(model))  # type: ignore[misc]
     return shown
 
 
-@router.patch("/v1/batches/{batch_id}", openapi_extra=request_docs(BatchPatch))
-async def change_batch(batch_id: str, request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
-    """Change priority, window or metadata; all of what was asked, or nothing."""
-    change = await read_wire(request, BatchPatch)
-    async with state.database.begin() as connection:
+@router.patch("/v1/batches/{batch_id}")
+async def change_batch(
+    batch_id: str, change: JsonBody[BatchPatch], database: DatabaseDep, tenant: TenantDep
+) -> BatchObject:
+    """Change priority, window or metadata; all of the fields sent, or none."""
+    async with database.begin() as connection:
         row = await existing_batch(connection, batch_id, tenant)
         if change.priority is not None or change.completion_window is not None:
             row = await _set_urgency(connection, row, change)
@@ -96,30 +96,41 @@ async def change_batch(batch_id: str, request: Request, state: StateDep, tenant:
         return await show_batch(connection, row)
 
 
-@router.post("/v1/batches/{batch_id}/retry", openapi_extra=_RETRY_BODY)
-async def retry_batch(batch_id: str, request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
-    """A new batch of the lines that have no answer, or of those named; see `output?merged=true` for the whole."""
-    retry = await read_wire(request, BatchRetry) if await request.body() else BatchRetry()
-    async with state.database.connect() as connection:
+@router.post("/v1/batches/{batch_id}/retry")
+async def retry_batch(
+    batch_id: str,
+    request: Request,
+    retry: OptionalJsonBody[BatchRetry],
+    tenant: TenantDep,
+    caller: CallerDep,
+    admission: AdmissionDep,
+    database: DatabaseDep,
+    tickets: TicketsDep,
+    store: FilesDep,
+    settings: SettingsDep,
+) -> BatchObject:
+    """Create a batch of the lines without an answer, or of those named; `output?merged=true` shows all results together."""
+    async with database.connect() as connection:
         batch = await existing_batch(connection, batch_id, tenant)
         if batch.status not in FINAL_BATCH_STATES:
             message = f"The batch is {batch.status}; only one that has ended can be retried."
             raise bad_request(message, code="batch_not_ended")
-        await charge_batch(request, state, caller_of(request))
+        await admission.charge_batch(request, caller)
         file_id = ids.new_id(ids.FILE)
-        await _write_input(state, connection, batch, retry.custom_ids, file_id)
+        await _write_input(store, connection, batch, retry.custom_ids, file_id)
     failpoint(Point.RETRY_STORED)
-    row = await _insert_retry(state, batch, file_id, caller_of(request).key_id)
+    expires_at = datetime.now(UTC) + timedelta(days=settings.file_days)
+    row = await _insert_retry(database, store, batch, file_id, caller.key_id, expires_at)
     failpoint(Point.RETRY_COMMITTED)
-    await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
-    async with state.database.connect() as connection:
+    await tickets.send(lambda tickets: tickets.prepare(row.id))
+    async with database.connect() as connection:
         return await show_batch(connection, row)
 
 
 @router.get("/v1/batches/{batch_id}/report")
-async def get_report(batch_id: str, state: StateDep, tenant: TenantDep) -> BatchReport:
-    """How the lines that have ended went, and what computed them."""
-    async with state.database.connect() as connection:
+async def get_report(batch_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchReport:
+    """Latencies, errors and engines of the lines that have ended."""
+    async with database.connect() as connection:
         batch = await show_batch(connection, await existing_batch(connection, batch_id, tenant))
         latencies = await batch_requests.latencies(batch_id).async_fetch_one(connection)
         device_seconds = (await connection.execute(batch_requests.active_seconds(batch_id))).scalar_one()
@@ -149,7 +160,7 @@ def _latency(measured: Latencies) -> LatencySeconds | None:
 
 
 async def _set_urgency(connection: AsyncConnection, batch: BatchRow, change: BatchPatch) -> BatchRow:
-    """The changed row, or the 400 that says why it cannot be."""
+    """Return the changed row, or raise the 400 that gives the reason."""
     spelled = change.completion_window
     seconds = window_seconds(spelled) if spelled is not None else None
     window = (spelled, seconds) if spelled is not None and seconds is not None else None
@@ -164,11 +175,11 @@ async def _set_urgency(connection: AsyncConnection, batch: BatchRow, change: Bat
 
 
 async def _write_input(
-    state: AppState, connection: AsyncConnection, batch: BatchRow, names: list[str] | None, file_id: str
+    store: FileStore, connection: AsyncConnection, batch: BatchRow, names: list[str] | None, file_id: str
 ) -> None:
-    """The chosen lines as an input file, a page at a time; every name must be one of the batch's."""
+    """Write the chosen lines as an input file, a page at a time; every name must be one of the batch's."""
     num_lines = after = 0
-    with state.files.write(file_id) as stream:
+    with store.write(file_id) as stream:
         while rows := await _retry_page(batch.id, names, after).async_fetch_all(connection):
             await asyncio.to_thread(_write_lines, stream, batch.endpoint, rows)
             num_lines, after = num_lines + len(rows), rows[-1].line
@@ -191,38 +202,45 @@ def _write_lines(stream: BinaryIO, endpoint: str, rows: list[RetryLine]) -> None
         stream.write(encode(_InputLine(custom_id=custom_id, url=endpoint, body=msgspec.Raw(body.encode()))) + b"\n")
 
 
-async def _insert_retry(state: AppState, batch: BatchRow, file_id: str, key_id: str | None) -> BatchRow:
-    """Rows of the input file and of the new batch, which takes after its parent."""
+async def _insert_retry(
+    database: AsyncEngine,
+    store: FileStore,
+    batch: BatchRow,
+    file_id: str,
+    key_id: str | None,
+    expires_at: datetime,
+) -> BatchRow:
+    """Insert the input file and the new batch, which inherits the options of its parent."""
     batch_id = ids.new_id(ids.BATCH)
     file = files.add_file(
         id=file_id,
         tenant_id=batch.tenant_id,
         purpose="batch",
         filename=f"{batch.id}_retry.jsonl",
-        bytes=state.files.size(file_id),
-        expires_at=datetime.now(UTC) + timedelta(days=state.settings.file_days),
+        bytes=store.size(file_id),
+        expires_at=expires_at,
     )
-    taken_over = ("tenant_id", "endpoint", "completion_window", "window_seconds", "output_expires_seconds",
+    inherited = ("tenant_id", "endpoint", "completion_window", "window_seconds", "output_expires_seconds",
                   "metadata_json", "priority")  # fmt: skip
     statement = batches.insert_batch(
         id=batch_id,
         input_file_id=file_id,
         parent_batch_id=batch.id,
         key_id=key_id,
-        **{name: getattr(batch, name) for name in taken_over},
+        **{name: getattr(batch, name) for name in inherited},
     )
 
     async def insert() -> BatchRow:
-        async with state.database.begin() as connection:
+        async with database.begin() as connection:
             await check_open_batches(connection, batch.tenant_id)
             await connection.execute(file)
             return await statement.async_fetch_one(connection)
 
     async def find() -> BatchRow | None:
-        async with state.database.connect() as connection:
+        async with database.connect() as connection:
             return await batches.find_batch(batch_id, batch.tenant_id).async_fetch_optional(connection)
 
-    return await make_with_file(state, file_id, insert, find)
+    return await create_with_file(store, file_id, insert, find)
 
 
 def _too_late(batch: BatchRow, what: str, code: str) -> ApiError:

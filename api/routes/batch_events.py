@@ -1,7 +1,7 @@
-"""`GET /v1/batches/{id}/events`: what becomes of a batch, as server-sent events read from its rows.
+"""`GET /v1/batches/{id}/events`: the progress of a batch, as server-sent events read from its rows.
 
-Nothing is kept between two looks but the reader's place, which is the id of each event: how far it has come in the order of
-ending, and the last status it was told. So a stream goes on from any api process, with nothing lost and nothing twice.
+The only state between two polls is the client's cursor, which is the id of each event: a place in the order in which lines ended,
+and the last status sent. So a stream resumes on any api process without losing or repeating an event.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from typing import Final, Literal
 
 from fastapi import APIRouter, Header
 from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.access.scopes import require_scopes
-from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
+from api.batches.cursor import POLL_SECONDS, format_cursor, parse_cursor
 from api.batches.lookup import existing_batch, show_batch
-from api.dependencies import AppState, CallerDep, StateDep, TenantDep
+from api.dependencies import CallerDep, DatabaseDep, SettingsDep, TenantDep, WaitersDep
 from api.http.event_stream import EventStream
 from api.http.openapi import response_docs
 from api.http.pagination import unix_seconds
 from api.http.sse import PING_WITH_IDS, error_event
 from api.schemas.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
 from api.services.key_ring import Caller
-from api.services.waiters import WaitEnded, Waiter
+from api.services.waiters import WaitEnded, Waiter, Waiters
 from core.api_keys import Scope
 from core.errors import Problem, bad_request
 from core.schemas.objects import BatchObject, ResponseModel
@@ -44,7 +45,7 @@ _ORDER: Final = (
 
 @dataclass(frozen=True, slots=True)
 class EventCursor:
-    """How far a reader has come: the last line it knows of, and the last status (none at the beginning)."""
+    """The events a client has received: up to the last line and the last status (none at the beginning)."""
 
     ended: EndedAt = BEGINNING
     status: BatchState | None = None
@@ -53,23 +54,28 @@ class EventCursor:
         return f"{format_cursor(self.ended)}.{self.status or ''}"
 
 
-@router.get("/v1/batches/{batch_id}/events", responses=response_docs(streams=True))
+@router.get("/v1/batches/{batch_id}/events", response_class=Response, responses=response_docs(streams=True))
 async def get_batch_events(
     batch_id: str,
-    state: StateDep,
+    database: DatabaseDep,
+    waiters: WaitersDep,
+    settings: SettingsDep,
     tenant: TenantDep,
     caller: CallerDep,
     lines: Literal["failed", "all"] = "failed",
     last_event_id: str | None = Header(None),
 ) -> Response:
-    """`batch.status`, `batch.progress` and `batch.line` events, from the beginning or from behind `Last-Event-ID`."""
-    place = _parse_place(last_event_id)
-    async with state.database.connect() as connection:
+    """`batch.status`, `batch.progress` and `batch.line` events, from the beginning or after `Last-Event-ID`."""
+    cursor = _parse_cursor(last_event_id)
+    async with database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
-    return EventStream(_Events(state, batch_id, caller, place, shows_all=lines == "all").stream())
+    events = _Events(
+        database, batch_id, caller, cursor, shows_all=lines == "all", keep_alive_seconds=settings.keep_alive_seconds
+    )
+    return EventStream(events.stream(waiters))
 
 
-def _parse_place(text: str | None) -> EventCursor:
+def _parse_cursor(text: str | None) -> EventCursor:
     if text is None:
         return EventCursor()
     cursor, _, status = text.rpartition(".")
@@ -81,8 +87,8 @@ def _parse_place(text: str | None) -> EventCursor:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """What a look found: the batch, and the next page of lines that have ended."""
+class _Snapshot:
+    """The batch, and the next page of lines that have ended."""
 
     row: BatchRow
     shown: BatchObject
@@ -90,92 +96,101 @@ class _Seen:
 
 
 class _Events:
-    """One reader's stream."""
+    """The stream of one client."""
 
-    def __init__(self, state: AppState, batch_id: str, caller: Caller, place: EventCursor, *, shows_all: bool) -> None:
-        self._state = state
+    def __init__(
+        self,
+        database: AsyncEngine,
+        batch_id: str,
+        caller: Caller,
+        cursor: EventCursor,
+        *,
+        shows_all: bool,
+        keep_alive_seconds: float,
+    ) -> None:
+        self._database = database
         self._batch_id = batch_id
         self._caller = caller
-        self._place = place
+        self._cursor = cursor
         self._shows_all = shows_all
-        self._told: BatchProgress | None = None
+        self._keep_alive_seconds = keep_alive_seconds
+        self._last_progress: BatchProgress | None = None
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Until the terminal status was told, or the reader is told that nothing more is said."""
-        with self._state.readers.open(self._caller.key_id) as reader:
+    async def stream(self, waiters: Waiters) -> AsyncIterator[bytes]:
+        """Yield events until the final status is sent, or the wait is ended by a shutdown or a revoked key."""
+        with waiters.open(self._caller.key_id) as waiter:
             try:
-                async for event in self._events(reader):
+                async for event in self._events(waiter):
                     yield event
-            except WaitEnded as told:
-                yield error_event(told.problem)
+            except WaitEnded as ended:
+                yield error_event(ended.problem)
 
-    async def _events(self, reader: Waiter) -> AsyncIterator[bytes]:
-        said_at = time.monotonic()
-        while not self._is_told_the_end():
-            async for event in self._look():
-                said_at = time.monotonic()
+    async def _events(self, waiter: Waiter) -> AsyncIterator[bytes]:
+        sent_at = time.monotonic()
+        while not self._has_ended():
+            async for event in self._poll():
+                sent_at = time.monotonic()
                 yield event
-            if self._is_told_the_end():
+            if self._has_ended():
                 return
             with suppress(TimeoutError):
-                await reader.wait(LOOK_SECONDS)
-            if time.monotonic() - said_at >= self._state.settings.keep_alive_seconds:
-                said_at = time.monotonic()
+                await waiter.wait(POLL_SECONDS)
+            if time.monotonic() - sent_at >= self._keep_alive_seconds:
+                sent_at = time.monotonic()
                 yield PING_WITH_IDS
 
-    def _is_told_the_end(self) -> bool:
-        return self._place.status in FINAL_BATCH_STATES
+    def _has_ended(self) -> bool:
+        return self._cursor.status in FINAL_BATCH_STATES
 
-    async def _look(self) -> AsyncIterator[bytes]:
-        """What is new: the status is read before the lines, so that the last one is told after all of them."""
-        seen = await self._read()
-        for event in self._statuses(seen.row, is_end=False):
+    async def _poll(self) -> AsyncIterator[bytes]:
+        """Yield the new events. The status is read before the lines, so that the final one comes after all of them."""
+        snapshot = await self._read()
+        for event in self._statuses(snapshot.row, is_end=False):
             yield event
-        ended = seen.ended
+        ended = snapshot.ended
         while ended:
             if events := b"".join(self._lines(ended)):
                 yield events
             ended = (await self._read()).ended if len(ended) == _PAGE_LINES else []
-        if progress := self._progress(seen.shown):
+        if progress := self._progress(snapshot.shown):
             yield progress
-        for event in self._statuses(seen.row, is_end=True):
+        for event in self._statuses(snapshot.row, is_end=True):
             yield event
 
     def _statuses(self, row: BatchRow, *, is_end: bool) -> Iterator[bytes]:
-        """Statuses the batch has been in that the reader was not told of, before the end or the end itself."""
-        told = -1 if self._place.status is None else _ORDER.index(self._place.status)
-        for status in _ORDER[told + 1 :]:
+        """Yield the statuses since the cursor: those before the end, or the final one."""
+        last = -1 if self._cursor.status is None else _ORDER.index(self._cursor.status)
+        for status in _ORDER[last + 1 :]:
             at = row.created_at if status is BatchState.VALIDATING else getattr(row, f"{status}_at")
             if at is not None and (status in FINAL_BATCH_STATES) == is_end:
-                self._place = replace(self._place, status=status)
+                self._cursor = replace(self._cursor, status=status)
                 yield self._event("batch.status", BatchStatusChanged(status=status, at=unix_seconds(at) or 0))
 
-    async def _read(self) -> _Seen:
-        """The batch, and the next page of lines that have ended."""
-        async with self._state.database.connect() as connection:
+    async def _read(self) -> _Snapshot:
+        async with self._database.connect() as connection:
             row = await existing_batch(connection, self._batch_id, self._caller.tenant)
             shown = await show_batch(connection, row)
             is_over = row.status in FINAL_BATCH_STATES
-            statement = batch_results.ended_marks(self._batch_id, self._place.ended, _PAGE_LINES, is_over=is_over)
-            return _Seen(row, shown, await statement.async_fetch_all(connection))
+            statement = batch_results.ended_marks(self._batch_id, self._cursor.ended, _PAGE_LINES, is_over=is_over)
+            return _Snapshot(row, shown, await statement.async_fetch_all(connection))
 
     def _lines(self, ended: list[EndedMark]) -> Iterator[bytes]:
         for xact, line, custom_id, state, problem in ended:
-            self._place = replace(self._place, ended=EndedAt(xact, line))
+            self._cursor = replace(self._cursor, ended=EndedAt(xact, line))
             if self._shows_all or state != JobState.COMPLETED:
                 code = Problem.from_json(problem).code if problem else None
-                told = BatchLineEnded(custom_id=custom_id, line=line, status=str(state), code=code)
-                yield self._event("batch.line", told)
+                event = BatchLineEnded(custom_id=custom_id, line=line, status=str(state), code=code)
+                yield self._event("batch.line", event)
 
     def _progress(self, shown: BatchObject) -> bytes | None:
-        """Where the batch is, if it has moved since it was last told."""
+        """The progress of the batch, if it has changed since it was last sent."""
         now = BatchProgress(
             request_counts=shown.request_counts, tokens_per_second=shown.tokens_per_second, eta_at=shown.eta_at
         )
-        if self._told is not None and self._told.request_counts == now.request_counts:
+        if self._last_progress is not None and self._last_progress.request_counts == now.request_counts:
             return None
-        self._told = now
+        self._last_progress = now
         return self._event("batch.progress", now)
 
     def _event(self, name: str, data: ResponseModel) -> bytes:
-        return f"id: {self._place}\nevent: {name}\ndata: {data.model_dump_json()}\n\n".encode()
+        return f"id: {self._cursor}\nevent: {name}\ndata: {data.model_dump_json()}\n\n".encode()

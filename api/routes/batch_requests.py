@@ -1,22 +1,23 @@
-"""Lines of a batch as objects of their own: listed, one by one, waited for, and as the results there are so far."""
+"""Lines of a batch: list, get, stream, and the output so far."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.access.scopes import require_scopes
-from api.batches.cursor import LOOK_SECONDS, format_cursor, parse_cursor
+from api.batches.cursor import POLL_SECONDS, format_cursor, parse_cursor
 from api.batches.lookup import existing_batch
 from api.batches.reproducibility import reproducibility_record
-from api.dependencies import AppState, CallerDep, StateDep, TenantDep
+from api.dependencies import CallerDep, DatabaseDep, RelayDep, SettingsDep, TenantDep
 from api.http.event_stream import EventStream
 from api.http.openapi import response_docs
 from api.http.pagination import page, unix_seconds
@@ -24,6 +25,7 @@ from api.http.sse import DONE, PING, data_events, error_event
 from api.live.follower import Follower, FramesReceived, Idle, JobEnded
 from api.live.submission import cancelled_problem
 from api.schemas.batch_extensions import BatchRequestDetail, BatchRequestObject
+from api.services.relay import Relay
 from core.api_keys import Scope
 from core.errors import Problem, bad_request, not_found
 from core.queue.events import EventKind
@@ -32,10 +34,10 @@ from core.schemas.chunks import chunks_of
 from core.schemas.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from core.states import FINAL_BATCH_STATES, JobState
 from db import batch_requests, batch_results
-from db import query as db_query
 from db.batch_requests import LineSummary
 from db.batch_results import EndedAt, EndedLine
 from db.jobs import JobRow
+from db.query import Query as Statement
 
 router = APIRouter(tags=["batch requests"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -45,7 +47,7 @@ _TEXT: Final = r"^[^\x00]*$"
 @router.get("/v1/batches/{batch_id}/requests")
 async def list_requests(
     batch_id: str,
-    state: StateDep,
+    database: DatabaseDep,
     tenant: TenantDep,
     status: JobState | None = None,
     code: Annotated[str | None, Query(max_length=64, pattern=_TEXT)] = None,
@@ -54,7 +56,7 @@ async def list_requests(
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> ListObject[BatchRequestObject]:
     """Lines in the order of the file; `q` is part of a custom_id, `after` a custom_id or the id of a line."""
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
         after_line = 0 if after is None else await _line_after(connection, batch_id, after)
         statement = batch_requests.list_requests(
@@ -64,21 +66,32 @@ async def list_requests(
     return page([BatchRequestObject(**_columns(row)) for row in rows], limit)
 
 
-@router.get("/v1/batches/{batch_id}/requests/{custom_id:path}/stream", responses=response_docs(streams=True))
+@router.get(
+    "/v1/batches/{batch_id}/requests/{custom_id:path}/stream",
+    response_class=Response,
+    responses=response_docs(streams=True),
+)
 async def stream_request(
-    batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep, caller: CallerDep
+    batch_id: str,
+    custom_id: str,
+    database: DatabaseDep,
+    relay: RelayDep,
+    settings: SettingsDep,
+    tenant: TenantDep,
+    caller: CallerDep,
 ) -> Response:
-    """The answer of a line as a stream: at once if it is there, else as it is generated."""
-    async with state.database.connect() as connection:
+    """The answer of a line as a stream: at once if the line has ended, else as it is generated."""
+    async with database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
-    return EventStream(_stream(state, row, caller.key_id))
+    line_stream = _LineStream(database, relay, caller.key_id, settings.keep_alive_seconds)
+    return EventStream(line_stream.events(row))
 
 
 @router.get("/v1/batches/{batch_id}/requests/{custom_id:path}")
-async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: TenantDep) -> BatchRequestDetail:
-    """One line, with what was asked and what was answered."""
-    async with state.database.connect() as connection:
+async def get_request(batch_id: str, custom_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchRequestDetail:
+    """One line, with its body and its response."""
+    async with database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
         row = await _existing_request(connection, batch_id, custom_id)
     body, response = json.loads(row.body), json.loads(row.answer) if row.answer else None
@@ -86,19 +99,21 @@ async def get_request(batch_id: str, custom_id: str, state: StateDep, tenant: Te
     return BatchRequestDetail(**_columns(row), body=body, response=response, reproducibility=record)
 
 
-@router.get("/v1/batches/{batch_id}/output", responses=response_docs(media_type="application/jsonl"))
+@router.get(
+    "/v1/batches/{batch_id}/output", response_class=Response, responses=response_docs(media_type="application/jsonl")
+)
 async def get_output(
     batch_id: str,
-    state: StateDep,
+    database: DatabaseDep,
     tenant: TenantDep,
     after: Annotated[str | None, Query(max_length=32)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 1000,
     *,
     merged: bool = False,
 ) -> Response:
-    """Results so far as JSON Lines, both outcomes; the header `x-millrace-after` is the `after` of the next call."""
+    """Results so far as JSON Lines, answers and errors; the header `x-millrace-after` is the `after` of the next call."""
     place = parse_cursor(after, "after")
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         batch = await existing_batch(connection, batch_id, tenant)
         if merged:
             rows = await _merged(connection, batch_id, place.line, limit)
@@ -113,7 +128,7 @@ async def get_output(
 
 
 async def _merged(connection: AsyncConnection, batch_id: str, after_line: int, limit: int) -> list[EndedLine]:
-    """Lines of the first batch of the family, each as its retries left it."""
+    """Lines of the first batch of the family, each with the result of its last retry."""
     members = list((await connection.execute(batch_results.family(batch_id))).scalars())
     return await batch_results.merged_lines(members[0], members, after_line, limit).async_fetch_all(connection)
 
@@ -125,51 +140,62 @@ def _result_line(row: EndedLine) -> bytes:
     return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
 
 
-async def _stream(state: AppState, row: JobRow, key_id: str | None) -> AsyncIterator[bytes]:
-    if row.finished_at is None:
-        async for data in _followed(state, row, key_id):
-            yield data
-    elif row.answer is not None:
-        yield data_events(chunks_of(row.answer, include_usage=True))
-        yield DONE
-    else:
-        assert row.problem is not None, "a line that ended without an answer has a problem"
-        yield error_event(Problem.from_json(row.problem))
+@dataclass(frozen=True, slots=True)
+class _LineStream:
+    """Streams the answer of a line to one client."""
 
+    database: AsyncEngine
+    relay: Relay
+    key_id: str | None
+    keep_alive_seconds: float
 
-async def _followed(state: AppState, row: JobRow, key_id: str | None) -> AsyncIterator[bytes]:
-    """As its worker tells it, who is asked to; the row is looked at beside it, since the worker may not hear or may change."""
-    assert row.batch_id is not None, "a line has a batch"
-    assert row.custom_id is not None, "a line has a custom_id"
-    find, line_id = partial(batch_requests.find_request, row.batch_id, row.custom_id), row.id
-    said_at = time.monotonic()
-    async with state.relay.follow(line_id, key_id) as subscription:
-        await state.relay.send_watch(line_id)
-        follower = Follower(state, subscription, find, silence_seconds=LOOK_SECONDS)
-        async for item in follower.items(from_replay=True):
-            match item:
-                case FramesReceived(frames=frames):
-                    yield data_events(frames)
-                case Idle():
-                    if time.monotonic() - said_at >= state.settings.keep_alive_seconds:
-                        said_at = time.monotonic()
-                        await state.relay.send_watch(line_id)
-                        yield PING
-                case JobEnded(kind=EventKind.DONE):
-                    if follower.next_seq == 0:
-                        yield data_events(chunks_of(await _answer(state, item, find), include_usage=True))
-                    yield DONE
-                case JobEnded(problem=problem, row=ended):
-                    stored = Problem.from_json(ended.problem) if ended is not None and ended.problem else None
-                    yield error_event(problem or stored or cancelled_problem())
+    async def events(self, row: JobRow) -> AsyncIterator[bytes]:
+        """The stored answer or problem, or the frames of a line that has not ended."""
+        if row.finished_at is None:
+            async for data in self._follow(row):
+                yield data
+        elif row.answer is not None:
+            yield data_events(chunks_of(row.answer, include_usage=True))
+            yield DONE
+        else:
+            assert row.problem is not None, "a line that ended without an answer has a problem"
+            yield error_event(Problem.from_json(row.problem))
 
+    async def _follow(self, row: JobRow) -> AsyncIterator[bytes]:
+        """Frames of the line's worker, which only sends them while it is asked to by `send_watch`.
 
-async def _answer(state: AppState, ended: JobEnded, find: Callable[[], db_query.Query[JobRow]]) -> str:
-    row = ended.row
-    if row is None:
-        async with state.database.connect() as connection:
-            row = await find().async_fetch_one(connection)
-    return str(row.answer)
+        The row is read beside them, since that hint may be lost and the line may move to another worker.
+        """
+        assert row.batch_id is not None, "a line has a batch"
+        assert row.custom_id is not None, "a line has a custom_id"
+        find, line_id = partial(batch_requests.find_request, row.batch_id, row.custom_id), row.id
+        sent_at = time.monotonic()
+        async with self.relay.follow(line_id, self.key_id) as subscription:
+            await self.relay.send_watch(line_id)
+            follower = Follower(self.database, subscription, find, silence_seconds=POLL_SECONDS)
+            async for item in follower.items(from_replay=True):
+                match item:
+                    case FramesReceived(frames=frames):
+                        yield data_events(frames)
+                    case Idle():
+                        if time.monotonic() - sent_at >= self.keep_alive_seconds:
+                            sent_at = time.monotonic()
+                            await self.relay.send_watch(line_id)
+                            yield PING
+                    case JobEnded(kind=EventKind.DONE):
+                        if follower.next_seq == 0:
+                            yield data_events(chunks_of(await self._answer(item, find), include_usage=True))
+                        yield DONE
+                    case JobEnded(problem=problem, row=ended):
+                        stored = Problem.from_json(ended.problem) if ended is not None and ended.problem else None
+                        yield error_event(problem or stored or cancelled_problem())
+
+    async def _answer(self, ended: JobEnded, find: Callable[[], Statement[JobRow]]) -> str:
+        row = ended.row
+        if row is None:
+            async with self.database.connect() as connection:
+                row = await find().async_fetch_one(connection)
+        return str(row.answer)
 
 
 async def _line_after(connection: AsyncConnection, batch_id: str, name: str) -> int:

@@ -7,81 +7,76 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 
-from api.access.admission import charge_batch, check_open_batches
+from api.access.admission import AdmissionDep, check_open_batches
 from api.access.scopes import require_scopes
-from api.batches.lookup import find_batch, missing_batch, to_batch_object, with_totals
-from api.dependencies import AppState, StateDep, TenantDep, caller_of
+from api.batches.lookup import existing_batch, find_batch, show_batch, to_batch_object, with_totals
+from api.dependencies import CallerDep, DatabaseDep, TenantDep, TicketsDep
 from api.files.lookup import check_input
-from api.http.json_body import read_wire
-from api.http.openapi import request_docs
+from api.http.json_body import JsonBody
 from api.http.pagination import page
-from api.writes.idempotency import create_once, digest_of_body
+from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
-from core.errors import ApiError, bad_request
+from core.errors import bad_request
 from core.failpoints import Point, failpoint
 from core.schemas.batch import BatchCreate, window_seconds
-from core.schemas.objects import (
-    BatchObject,
-    ListObject,
-)
+from core.schemas.objects import BatchObject, ListObject
 from core.states import BatchState
 from db import batches
+from db.connections import async_transaction
 
 router = APIRouter(tags=["batches"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 
-@router.post("/v1/batches", openapi_extra=request_docs(BatchCreate))
-async def create_batch(request: Request, state: StateDep, tenant: TenantDep) -> BatchObject:
-    """Take a file's lines; they are checked by a clerk right after."""
-    body = await read_wire(request, BatchCreate)
-    return await create_once(
-        request,
-        state,
-        tenant,
-        ids.BATCH,
-        body_digest=lambda: digest_of_body(request),
-        find=lambda batch_id: get_batch(batch_id, state, tenant),
-        create=lambda batch_id: _insert_batch(request, body, batch_id, state, tenant),
-    )
-
-
-async def _insert_batch(
-    request: Request, body: BatchCreate, batch_id: str, state: AppState, tenant: str
+@router.post("/v1/batches")
+async def create_batch(
+    request: Request,
+    body: JsonBody[BatchCreate],
+    tenant: TenantDep,
+    caller: CallerDep,
+    admission: AdmissionDep,
+    database: DatabaseDep,
+    tickets: TicketsDep,
+    create_once: CreateOnceDep,
 ) -> BatchObject:
-    await check_input(state, body.input_file_id, tenant)
-    await charge_batch(request, state, caller_of(request))
+    """Accept a file's lines; a clerk checks them right after."""
     expiry = body.output_expires_after
-    statement = batches.insert_batch(
-        id=batch_id,
-        tenant_id=tenant,
-        key_id=caller_of(request).key_id,
-        endpoint=body.endpoint,
-        input_file_id=body.input_file_id,
-        completion_window=body.completion_window,
-        window_seconds=window_seconds(body.completion_window),
-        output_expires_seconds=expiry.seconds if expiry else None,
-        metadata_json=json.dumps(body.metadata) if body.metadata is not None else None,
-    )
-    async with state.database.begin() as connection:
-        await check_open_batches(connection, tenant)
-        row = await statement.async_fetch_one(connection)
-        failpoint(Point.BATCH_INSERTED)
-    failpoint(Point.BATCH_COMMITTED)
-    await state.sender.send(lambda: state.sender.tickets.prepare(row.id))
-    failpoint(Point.BATCH_TICKETED)
-    return to_batch_object(row, None)
+
+    async def create(batch_id: str) -> BatchObject:
+        await check_input(database, body.input_file_id, tenant)
+        await admission.charge_batch(request, caller)
+        statement = batches.insert_batch(
+            id=batch_id,
+            tenant_id=tenant,
+            key_id=caller.key_id,
+            endpoint=body.endpoint,
+            input_file_id=body.input_file_id,
+            completion_window=body.completion_window,
+            window_seconds=window_seconds(body.completion_window),
+            output_expires_seconds=expiry.seconds if expiry else None,
+            metadata_json=json.dumps(body.metadata) if body.metadata is not None else None,
+        )
+        async with async_transaction(
+            database, committing=Point.BATCH_INSERTED, committed=Point.BATCH_COMMITTED
+        ) as connection:
+            await check_open_batches(connection, tenant)
+            row = await statement.async_fetch_one(connection)
+        await tickets.send(lambda tickets: tickets.prepare(row.id))
+        failpoint(Point.BATCH_TICKETED)
+        return to_batch_object(row, None)
+
+    return await create_once(ids.BATCH, find=lambda batch_id: get_batch(batch_id, database, tenant), create=create)
 
 
 @router.get("/v1/batches")
 async def list_batches(
-    state: StateDep,
+    database: DatabaseDep,
     tenant: TenantDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ListObject[BatchObject]:
     """Newest first."""
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         if after is not None and await find_batch(connection, after, tenant) is None:
             raise bad_request("Invalid value for 'after': there is no such batch.", code="invalid_value", param="after")
         rows = await batches.list_batches(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
@@ -90,35 +85,26 @@ async def list_batches(
 
 
 @router.get("/v1/batches/{batch_id}")
-async def get_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> BatchObject:
+async def get_batch(batch_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchObject:
     """The batch, with its counts as of now."""
-    async with state.database.connect() as connection:
-        row = await find_batch(connection, batch_id, tenant)
-        if row is None:
-            raise missing_batch(batch_id)
-        return (await with_totals(connection, [row]))[0]
+    async with database.connect() as connection:
+        return await show_batch(connection, await existing_batch(connection, batch_id, tenant))
 
 
 @router.post("/v1/batches/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, state: StateDep, tenant: TenantDep) -> BatchObject:
-    """Stop taking lines; finished ones are kept. Asking twice is asking once."""
-    async with state.database.begin() as connection:
-        row = await find_batch(connection, batch_id, tenant)
-        if row is None:
-            raise missing_batch(batch_id)
+async def cancel_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep, tenant: TenantDep) -> BatchObject:
+    """Take no further lines; finished ones are kept. A second call changes nothing."""
+    async with async_transaction(
+        database, committing=Point.BATCH_CANCELLING, committed=Point.BATCH_CANCELLED
+    ) as connection:
+        await existing_batch(connection, batch_id, tenant)
         moved = await batches.move(batch_id, BatchState.CANCELLING).async_fetch_optional(connection)
-        row = await find_batch(connection, batch_id, tenant)
-        assert row is not None, "it was there a moment ago"
+        row = await existing_batch(connection, batch_id, tenant)
         if moved is None and row.status not in (BatchState.CANCELLING, BatchState.CANCELLED):
-            raise _too_late(str(row.status))
-        is_clerks_turn = (await connection.execute(batches.is_ready_to_finalize(batch_id))).scalar_one()
-        shown = (await with_totals(connection, [row]))[0]
-        failpoint(Point.BATCH_CANCELLING)
-    failpoint(Point.BATCH_CANCELLED)
-    if is_clerks_turn:
-        await state.sender.send(lambda: state.sender.tickets.finalize(batch_id))
+            message = f"The batch is {row.status}; only a running one can be cancelled."
+            raise bad_request(message, code="batch_not_cancellable")
+        is_ready_to_finalize = (await connection.execute(batches.is_ready_to_finalize(batch_id))).scalar_one()
+        shown = await show_batch(connection, row)
+    if is_ready_to_finalize:
+        await tickets.send(lambda tickets: tickets.finalize(batch_id))
     return shown
-
-
-def _too_late(status: str) -> ApiError:
-    return bad_request(f"The batch is {status}; only a running one can be cancelled.", code="batch_not_cancellable")

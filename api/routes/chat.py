@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: a job somebody waits for."""
+"""`POST /v1/chat/completions`: a job whose client waits for the answer."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.access.scopes import require_scopes
-from api.dependencies import StateDep, TenantDep
-from api.http.openapi import request_docs, response_docs
+from api.http.json_body import JsonBody, JsonDocument
+from api.http.openapi import response_docs
 from api.live.chat_stream import respond_with_chunks
-from api.live.submission import read_submission
+from api.live.live_job import LiveJobsDep
+from api.live.submission import SubmissionBuilderDep
 from api.schemas.chat_objects import ChatCompletion
 from core.api_keys import Scope
 from core.schemas.chat import ChatRequest
@@ -17,11 +18,13 @@ from core.schemas.chat import ChatRequest
 router = APIRouter(tags=["chat"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 
-@router.post(
-    "/v1/chat/completions",
-    openapi_extra=request_docs(ChatRequest),
-    responses=response_docs(ChatCompletion, streams=True),
-)
-async def create_chat_completion(request: Request, state: StateDep, tenant: TenantDep) -> Response:
+@router.post("/v1/chat/completions", response_class=Response, responses=response_docs(ChatCompletion, streams=True))
+async def create_chat_completion(
+    request: Request,
+    body: JsonBody[ChatRequest],
+    document: JsonDocument,
+    submissions: SubmissionBuilderDep,
+    live_jobs: LiveJobsDep,
+) -> Response:
     """Answer at once, ahead of any batch; streamed when the body says `stream: true`."""
-    return await respond_with_chunks(request, state, await read_submission(request, state, tenant))
+    return await respond_with_chunks(request, live_jobs, await submissions.build(body, document))

@@ -1,4 +1,4 @@
-"""`POST /v1/completions` and `POST /v1/embeddings`: jobs somebody waits for, as a chat is."""
+"""`POST /v1/completions` and `POST /v1/embeddings`: jobs whose clients wait for the answer, like a chat."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.access.scopes import require_scopes
-from api.dependencies import StateDep, TenantDep
-from api.http.openapi import request_docs, response_docs
+from api.http.json_body import JsonBody, JsonDocument
+from api.http.openapi import response_docs
 from api.live.chat_stream import respond_with_chunks
-from api.live.submission import read_submission
+from api.live.live_job import LiveJobsDep
+from api.live.submission import SubmissionBuilderDep
 from api.schemas.completion_objects import CompletionObject, EmbeddingList
 from core.api_keys import Scope
 from core.schemas.completion import CompletionBody, EmbeddingBody
@@ -18,19 +19,27 @@ from core.schemas.endpoints import COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT
 router = APIRouter(tags=["completions"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 
-@router.post(
-    COMPLETIONS_ENDPOINT,
-    openapi_extra=request_docs(CompletionBody),
-    responses=response_docs(CompletionObject, streams=True),
-)
-async def create_completion(request: Request, state: StateDep, tenant: TenantDep) -> Response:
+@router.post(COMPLETIONS_ENDPOINT, response_class=Response, responses=response_docs(CompletionObject, streams=True))
+async def create_completion(
+    request: Request,
+    body: JsonBody[CompletionBody],
+    document: JsonDocument,
+    submissions: SubmissionBuilderDep,
+    live_jobs: LiveJobsDep,
+) -> Response:
     """Continue a prompt, or several, without a template; streamed when the body says `stream: true`."""
-    return await respond_with_chunks(
-        request, state, await read_submission(request, state, tenant, COMPLETIONS_ENDPOINT)
-    )
+    submission = await submissions.build(body, document, COMPLETIONS_ENDPOINT)
+    return await respond_with_chunks(request, live_jobs, submission)
 
 
-@router.post(EMBEDDINGS_ENDPOINT, openapi_extra=request_docs(EmbeddingBody), responses=response_docs(EmbeddingList))
-async def create_embeddings(request: Request, state: StateDep, tenant: TenantDep) -> Response:
+@router.post(EMBEDDINGS_ENDPOINT, response_class=Response, responses=response_docs(EmbeddingList))
+async def create_embeddings(
+    request: Request,
+    body: JsonBody[EmbeddingBody],
+    document: JsonDocument,
+    submissions: SubmissionBuilderDep,
+    live_jobs: LiveJobsDep,
+) -> Response:
     """A vector for each input, of a model whose file says `embeddings: true`."""
-    return await respond_with_chunks(request, state, await read_submission(request, state, tenant, EMBEDDINGS_ENDPOINT))
+    submission = await submissions.build(body, document, EMBEDDINGS_ENDPOINT)
+    return await respond_with_chunks(request, live_jobs, submission)

@@ -6,20 +6,20 @@ from collections.abc import Iterator
 from typing import Annotated, BinaryIO, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.access.quotas import check_storage
 from api.access.scopes import require_scopes
-from api.dependencies import AppState, StateDep, TenantDep
+from api.dependencies import DatabaseDep, FilesDep, SettingsDep, TenantDep
 from api.files.disk_space import check_room_for_body
 from api.files.lookup import find_file, missing_file, to_file_object
-from api.files.multipart import FORM_OVERHEAD, Upload, check_upload, digest_of_form, read_form, store
-from api.http.openapi import form_docs, response_docs
+from api.files.multipart import FileForm, check_upload, digest_of_form, store
+from api.http.openapi import response_docs
 from api.http.pagination import page
 from api.http.ranges import Span, Validators, requested_span
-from api.schemas.uploads import PURPOSES
-from api.writes.idempotency import create_once
+from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
 from core.errors import bad_request
@@ -27,75 +27,58 @@ from core.failpoints import Point, failpoint
 from core.file_store import READ_BYTES
 from core.ids import is_id
 from core.schemas.objects import DeletedObject, FileObject, ListObject
-from core.settings import Settings
 from db import files
+from db.connections import async_transaction
 
-_FORM = form_docs(
-    {"file": {"type": "string", "format": "binary"}, "purpose": {"type": "string", "enum": list(PURPOSES)}},
-    {
-        "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
-        "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
-    },
-)
+router = APIRouter(tags=["files"], dependencies=[require_scopes(Scope.FILES)])
+upload_router = APIRouter(tags=["files"], dependencies=[require_scopes(Scope.FILES)])  # has its own body limit
+
 _WHOLE = response_docs(media_type="application/octet-stream")
 _CONTENT = {**_WHOLE, 206: {**_WHOLE[200], "description": "The part of it that was asked for."}}
 
 
-def add_file_routes(app: FastAPI, settings: Settings) -> None:
-    """The upload's body limit is a setting, so this router is made with the app."""
-    router = APIRouter(tags=["files"], dependencies=[require_scopes(Scope.FILES)])
-    limit = max(settings.file_bytes, settings.batch_file_bytes) + FORM_OVERHEAD
-    router.post("/v1/files", max_body_size=limit, openapi_extra=_FORM)(create_file)
-    router.get("/v1/files")(list_files)
-    router.get("/v1/files/{file_id}")(get_file)
-    router.delete("/v1/files/{file_id}")(delete_file)
-    router.get("/v1/files/{file_id}/content", responses=_CONTENT)(get_content)
-    router.head("/v1/files/{file_id}/content", include_in_schema=False)(get_content)
-    app.include_router(router)
+@upload_router.post("/v1/files", dependencies=[Depends(check_room_for_body)])
+async def create_file(
+    form: FileForm,
+    settings: SettingsDep,
+    database: DatabaseDep,
+    file_store: FilesDep,
+    tenant: TenantDep,
+    create_once: CreateOnceDep,
+) -> FileObject:
+    """Store a file; its content is checked when a batch uses it."""
+    upload = check_upload(form, settings)
 
-
-async def create_file(request: Request, state: StateDep, tenant: TenantDep) -> FileObject:
-    """Store a file; its content is looked at when a batch uses it."""
-    await check_room_for_body(state, request)
-    form = await read_form(request)
-    try:
-        upload = check_upload(form, state)
-        return await create_once(
-            request,
-            state,
-            tenant,
-            ids.FILE,
-            body_digest=lambda: digest_of_form(form, upload),
-            find=lambda file_id: get_file(file_id, state, tenant),
-            create=lambda file_id: _store_file(upload, file_id, state, tenant),
+    async def create(file_id: str) -> FileObject:
+        """Bytes first, then the row: bytes without a row are swept, and a commit that failed may have happened."""
+        async with database.begin() as connection:
+            await check_storage(connection, settings, tenant, upload.size, param="file")
+        await store(upload.content, file_store, file_id)
+        failpoint(Point.UPLOAD_STORED)
+        statement = files.insert_file(
+            id=file_id,
+            tenant_id=tenant,
+            purpose=upload.purpose,
+            filename=upload.filename,
+            bytes=upload.size,
+            expires_at=upload.expires_at,
         )
-    finally:
-        await form.close()
+        async with async_transaction(database, committed=Point.UPLOAD_COMMITTED) as connection:
+            await check_storage(connection, settings, tenant, upload.size, param="file")
+            row = await statement.async_fetch_one(connection)
+        return to_file_object(row)
 
-
-async def _store_file(upload: Upload, file_id: str, state: AppState, tenant: str) -> FileObject:
-    """Bytes, then the row; bytes whose row did not come are swept, since a commit that failed may have happened."""
-    async with state.database.begin() as connection:
-        await check_storage(connection, state, tenant, upload.size, param="file")
-    await store(upload.content, state, file_id)
-    failpoint(Point.UPLOAD_STORED)
-    statement = files.insert_file(
-        id=file_id,
-        tenant_id=tenant,
-        purpose=upload.purpose,
-        filename=upload.filename,
-        bytes=upload.size,
-        expires_at=upload.expires_at,
+    return await create_once(
+        ids.FILE,
+        find=lambda file_id: get_file(file_id, database, tenant),
+        create=create,
+        body_digest=lambda: digest_of_form(form, upload),
     )
-    async with state.database.begin() as connection:
-        await check_storage(connection, state, tenant, upload.size, param="file")
-        row = await statement.async_fetch_one(connection)
-    failpoint(Point.UPLOAD_COMMITTED)
-    return to_file_object(row)
 
 
+@router.get("/v1/files")
 async def list_files(
-    state: StateDep,
+    database: DatabaseDep,
     tenant: TenantDep,
     purpose: Annotated[str | None, Query(max_length=64, pattern=r"^[^\x00]*$")] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
@@ -104,33 +87,39 @@ async def list_files(
 ) -> ListObject[FileObject]:
     """Newest first unless asked otherwise."""
     if after is not None:
-        await _check_cursor(state, after, tenant)
+        await _check_cursor(database, after, tenant)
     statement = files.list_files(tenant, purpose=purpose, after=after, limit=limit + 1, newest_first=order == "desc")
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         rows = await statement.async_fetch_all(connection)
     return page([to_file_object(row) for row in rows], limit)
 
 
-async def get_file(file_id: str, state: StateDep, tenant: TenantDep) -> FileObject:
+@router.get("/v1/files/{file_id}")
+async def get_file(file_id: str, database: DatabaseDep, tenant: TenantDep) -> FileObject:
     """One file."""
-    return to_file_object(await find_file(state, file_id, tenant))
+    return to_file_object(await find_file(database, file_id, tenant))
 
 
-async def delete_file(file_id: str, state: StateDep, tenant: TenantDep) -> DeletedObject:
-    """Gone at once for the caller; a batch that reads it keeps the bytes until it ends."""
-    await find_file(state, file_id, tenant)
-    async with state.database.begin() as connection:
+@router.delete("/v1/files/{file_id}")
+async def delete_file(file_id: str, database: DatabaseDep, tenant: TenantDep) -> DeletedObject:
+    """Delete a file at once; a batch that reads it keeps the bytes until it ends."""
+    await find_file(database, file_id, tenant)
+    async with database.begin() as connection:
         await connection.execute(files.hide_file(file_id, tenant))
     return DeletedObject(id=file_id, object="file")
 
 
-async def get_content(request: Request, file_id: str, state: StateDep, tenant: TenantDep) -> Response:
-    """The bytes as they were stored: all, or the one range asked for. HEAD gets the headers of it."""
-    row = await find_file(state, file_id, tenant)
+@router.get("/v1/files/{file_id}/content", response_class=Response, responses=_CONTENT)
+@router.head("/v1/files/{file_id}/content", include_in_schema=False)
+async def get_content(
+    request: Request, file_id: str, database: DatabaseDep, file_store: FilesDep, tenant: TenantDep
+) -> Response:
+    """The bytes as they were stored: all, or one range of them. HEAD returns only the headers."""
+    row = await find_file(database, file_id, tenant)
     validators = Validators.of(file_id, row.created_at)
     span = requested_span(request.headers, row.bytes, validators)
     try:
-        stream = state.files.open(file_id)
+        stream = file_store.open(file_id)
     except FileNotFoundError:
         raise missing_file(file_id) from None
     headers = {
@@ -158,13 +147,13 @@ def _chunks(stream: BinaryIO, span: Span) -> Iterator[bytes]:
 
 
 def attachment(filename: str) -> str:
-    """A Content-Disposition that every client can read: a plain ASCII name, and the true one for those that know how."""
+    """A Content-Disposition with a plain ASCII name for old clients, and the true name in the `filename*` of RFC 6266."""
     plain = "".join(char if char.isascii() and char not in '"\\%/;' else "_" for char in filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
 
 
-async def _check_cursor(state: AppState, after: str, tenant: str) -> None:
-    async with state.database.connect() as connection:
+async def _check_cursor(database: AsyncEngine, after: str, tenant: str) -> None:
+    async with database.connect() as connection:
         known = is_id(after) and await files.find_file(after, tenant).async_fetch_optional(connection) is not None
     if not known:
         raise bad_request("Invalid value for 'after': there is no such file.", code="invalid_value", param="after")

@@ -1,4 +1,4 @@
-"""Is it alive, is it ready, what does it count. For machines that watch machines; no key needed."""
+"""Liveness, readiness and metrics, for monitoring; they need no key."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from api.dependencies import StateDep
+from api.dependencies import CatalogDep, DatabaseDep, MetricsDep, RelayDep, ServiceMetricsDep, SettingsDep
 from api.http.openapi import response_docs
 from api.readiness import run_checks
 from core.schemas.objects import ResponseModel
@@ -22,7 +22,7 @@ async def healthz() -> dict[str, str]:
 
 
 class Readiness(ResponseModel):
-    """`checks` says of each thing that is needed `ok`, or what is wrong with it; `advice`, what to do about the latter."""
+    """`checks` has `ok` or the failure of each check; `advice` has the remedy of each failure."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str]
@@ -30,10 +30,10 @@ class Readiness(ResponseModel):
 
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
-async def readyz(state: StateDep) -> JSONResponse:
+async def readyz(database: DatabaseDep, relay: RelayDep, catalog: CatalogDep, settings: SettingsDep) -> JSONResponse:
     """Whether work gets done: database, schema, queue, clerk, and for each model a worker that looks for work and an engine
     that turns. What is not well is named, with what to do."""
-    checks = await run_checks(state)
+    checks = await run_checks(database, relay, catalog, settings)
     is_ready = not any(check.message for check in checks)
     body = {
         "status": "ok" if is_ready else "unavailable",
@@ -43,8 +43,10 @@ async def readyz(state: StateDep) -> JSONResponse:
     return JSONResponse(body, 200 if is_ready else 503)
 
 
-@router.get("/metrics", responses=response_docs(media_type="text/plain"))
-async def metrics(state: StateDep) -> Response:
+@router.get("/metrics", response_class=Response, responses=response_docs(media_type="text/plain"))
+async def metrics(
+    metrics: MetricsDep, service_metrics: ServiceMetricsDep, database: DatabaseDep, catalog: CatalogDep
+) -> Response:
     """Prometheus's text format."""
-    await state.fleet.refresh(state.database, state.catalog.names())
-    return Response(state.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    await service_metrics.refresh(database, catalog.names())
+    return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")

@@ -5,21 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import datetime
-from functools import partial
 
-from fastapi import APIRouter, Header, Request
+from fastapi import APIRouter, Header
 from fastapi.responses import Response
 
 from api.access.scopes import require_scopes
-from api.dependencies import AppState, CallerDep, StateDep, TenantDep
+from api.dependencies import CallerDep, TenantDep
 from api.http.event_stream import EventStream
-from api.http.openapi import request_docs, response_docs
+from api.http.json_body import JsonBody, JsonDocument
+from api.http.openapi import response_docs
+from api.http.pagination import unix_seconds
 from api.http.sse import DONE, PING_WITH_IDS, error_event, numbered_events
-from api.live.follower import Follower, FramesReceived, Idle, JobEnded, read_row
-from api.live.submission import cancel, cancelled_problem, read_submission, submit
+from api.live.follower import FramesReceived, Idle, JobEnded
+from api.live.job_client import JobClient, JobClientDep
+from api.live.submission import SubmissionBuilderDep, cancelled_problem
 from api.services.key_ring import Caller
-from api.writes.idempotency import create_once, digest_of_body
+from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
 from core.errors import Problem, bad_request, not_found
@@ -29,51 +30,50 @@ from core.schemas.chat import ChatRequest
 from core.schemas.chunks import chunks_of
 from core.schemas.objects import JobObject
 from core.states import JobState
-from db.jobs import JobRow, find_job
+from db.jobs import JobRow
 
 router = APIRouter(tags=["jobs"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 
-@router.post("/v1/jobs", status_code=202, openapi_extra=request_docs(ChatRequest))
-async def create_job(request: Request, state: StateDep, tenant: TenantDep) -> JobObject:
-    """Take a chat body and answer later; what was accepted survives anything."""
-    submission = await read_submission(request, state, tenant)
+@router.post("/v1/jobs", status_code=202)
+async def create_job(
+    body: JsonBody[ChatRequest],
+    document: JsonDocument,
+    submissions: SubmissionBuilderDep,
+    jobs: JobClientDep,
+    tenant: TenantDep,
+    create_once: CreateOnceDep,
+) -> JobObject:
+    """Accept a chat body and answer it later; an accepted job is durable."""
+    submission = await submissions.build(body, document)
 
     async def create(job_id: str) -> JobObject:
-        await submit(state, replace(submission, job_id=job_id), durable=True)
-        return await get_job(job_id, state, tenant)
+        await jobs.submit(replace(submission, job_id=job_id), durable=True)
+        return await get_job(job_id, jobs, tenant)
 
-    return await create_once(
-        request,
-        state,
-        tenant,
-        ids.CHAT,
-        body_digest=lambda: digest_of_body(request),
-        find=lambda job_id: get_job(job_id, state, tenant),
-        create=create,
-    )
+    return await create_once(ids.CHAT, find=lambda job_id: get_job(job_id, jobs, tenant), create=create)
 
 
 @router.get("/v1/jobs/{job_id}")
-async def get_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObject:
+async def get_job(job_id: str, jobs: JobClientDep, tenant: TenantDep) -> JobObject:
     """The job, with its answer or error once it has ended."""
-    return to_job_object(await _find(state, job_id, tenant))
+    return to_job_object(await _existing_job(jobs, job_id, tenant))
 
 
 @router.post("/v1/jobs/{job_id}/cancel")
-async def cancel_job(job_id: str, state: StateDep, tenant: TenantDep) -> JobObject:
-    """Stop it; a job that has ended stays as it is."""
-    await _find(state, job_id, tenant)
-    await cancel(state, job_id)
-    return to_job_object(await _find(state, job_id, tenant))
+async def cancel_job(job_id: str, jobs: JobClientDep, tenant: TenantDep) -> JobObject:
+    """Cancel a job; one that has ended stays as it is."""
+    await _existing_job(jobs, job_id, tenant)
+    await jobs.cancel(job_id)
+    return to_job_object(await _existing_job(jobs, job_id, tenant))
 
 
-@router.get("/v1/jobs/{job_id}/events", responses=response_docs(streams=True))
+@router.get("/v1/jobs/{job_id}/events", response_class=Response, responses=response_docs(streams=True))
 async def get_job_events(
-    job_id: str, state: StateDep, tenant: TenantDep, caller: CallerDep, last_event_id: str | None = Header(None)
+    job_id: str, jobs: JobClientDep, tenant: TenantDep, caller: CallerDep, last_event_id: str | None = Header(None)
 ) -> Response:
-    """Its frames as they come, numbered; a reader that comes back says the last number it saw."""
-    job = await _find(state, job_id, tenant)
+    """The frames of a job as they arrive, numbered; a client that reconnects sends the last number it received."""
+    job = await _existing_job(jobs, job_id, tenant)
     if last_event_id is not None and not last_event_id.isdigit():
         raise bad_request(
             "'Last-Event-ID' must be a number this stream sent.", code="invalid_value", param="Last-Event-ID"
@@ -81,15 +81,15 @@ async def get_job_events(
     next_seq = int(last_event_id[:9]) + 1 if last_event_id else 0
     options = json.loads(job.body).get("stream_options") or {}
     include_usage = bool(options.get("include_usage"))
-    return EventStream(_events(state, job_id, caller, next_seq, include_usage=include_usage))
+    return EventStream(_events(jobs, job_id, caller, next_seq, include_usage=include_usage))
 
 
 async def _events(
-    state: AppState, job_id: str, caller: Caller, next_seq: int, *, include_usage: bool
+    jobs: JobClient, job_id: str, caller: Caller, next_seq: int, *, include_usage: bool
 ) -> AsyncIterator[bytes]:
-    """No row is kept while the job is waited for: with what SQLAlchemy hangs on it, one is 10 KB."""
-    async with state.relay.follow(job_id, caller.key_id) as subscription:
-        follower = Follower(state, subscription, partial(find_job, job_id, caller.tenant), next_seq=next_seq)
+    """No row is held while the job is waited for: with its SQLAlchemy overhead, one takes 10 KB."""
+    async with jobs.relay.follow(job_id, caller.key_id) as subscription:
+        follower = jobs.follower(subscription, caller.tenant, next_seq=next_seq)
         async for item in follower.items(from_replay=True):
             match item:
                 case FramesReceived(seq=seq, frames=frames):
@@ -98,7 +98,7 @@ async def _events(
                     yield PING_WITH_IDS
                 case JobEnded(kind=EventKind.DONE):
                     if follower.next_seq == 0:
-                        row = item.row or await read_row(state, job_id, caller.tenant)
+                        row = item.row or await jobs.find(job_id, caller.tenant)
                         assert row is not None, "a job that is done has a row"
                         yield numbered_events(0, chunks_of(str(row.answer), include_usage=include_usage))
                     yield DONE
@@ -106,28 +106,24 @@ async def _events(
                     yield error_event(problem or cancelled_problem())
 
 
-async def _find(state: AppState, job_id: str, tenant: str) -> JobRow:
-    row = await read_row(state, job_id, tenant) if is_id(job_id) else None
+async def _existing_job(jobs: JobClient, job_id: str, tenant: str) -> JobRow:
+    row = await jobs.find(job_id, tenant) if is_id(job_id) else None
     if row is None:
         raise not_found(f"There is no job '{job_id[:64]}'.", param="job_id")
     return row
 
 
 def to_job_object(row: JobRow) -> JobObject:
-    """The row as clients see it."""
+    """The API object of a row."""
     problem = Problem.from_json(row.problem).envelope()["error"] if row.problem else None
     return JobObject(
         id=row.id,
         status="cancelling" if row.cancel_requested and row.state == JobState.RUNNING else str(row.state),
         model=row.model,
-        created_at=_seconds(row.created_at) or 0,
-        started_at=_seconds(row.started_at),
-        finished_at=_seconds(row.finished_at),
+        created_at=unix_seconds(row.created_at) or 0,
+        started_at=unix_seconds(row.started_at),
+        finished_at=unix_seconds(row.finished_at),
         attempt=row.attempt,
         response=json.loads(row.answer) if row.answer else None,
         error=problem,
     )
-
-
-def _seconds(moment: datetime | None) -> int | None:
-    return None if moment is None else int(moment.timestamp())

@@ -1,4 +1,4 @@
-"""`/v1/uploads`: a big file in parts, each stored as it comes and joined in the end."""
+"""`/v1/uploads`: a big file in parts, each stored as it arrives and joined at the end."""
 
 from __future__ import annotations
 
@@ -6,127 +6,136 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import UploadFile
 
 from api.access.quotas import check_pending, check_storage
 from api.access.scopes import require_scopes
-from api.dependencies import AppState, StateDep, TenantDep
-from api.files.disk_space import check_room, check_room_for_body, full_disk_is_a_problem, said_length
+from api.dependencies import DatabaseDep, FilesDep, SettingsDep, TenantDep
+from api.files.disk_space import check_room, check_room_for_body, declared_length, full_disk_is_a_problem
 from api.files.lookup import find_file, to_file_object
-from api.files.multipart import FORM_OVERHEAD, check_name, check_size, clean_filename, expiry, read_form, store
-from api.http.json_body import read_wire
-from api.http.openapi import form_docs, request_docs
+from api.files.multipart import FORM_OVERHEAD, PartForm, check_name, check_size, clean_filename, expiry, store
+from api.http.json_body import JsonBody
 from api.http.pagination import unix_seconds
 from api.schemas.uploads import UploadComplete, UploadCreate, UploadObject, UploadPartObject
-from api.writes.idempotency import create_once, digest_of_body
+from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
 from core.errors import ApiError, Problem, bad_request, not_found
 from core.failpoints import Point, failpoint
+from core.file_store import FileStore
 from core.ids import is_id
 from core.schemas.objects import FileObject
-from core.settings import Settings
 from db import files, uploads
-from db.uploads import PartRow, UploadRow
+from db.connections import async_transaction
+from db.uploads import UploadRow
 
-_PART = form_docs({"data": {"type": "string", "format": "binary"}})
-
-
-def add_upload_routes(app: FastAPI, settings: Settings) -> None:
-    """A part's body limit is a setting, so this router is made with the app."""
-    router = APIRouter(tags=["uploads"], dependencies=[require_scopes(Scope.FILES)])
-    router.post("/v1/uploads", openapi_extra=request_docs(UploadCreate))(create_upload)
-    part_limit = settings.upload_part_bytes + FORM_OVERHEAD
-    router.post("/v1/uploads/{upload_id}/parts", max_body_size=part_limit, openapi_extra=_PART)(add_part)
-    router.post("/v1/uploads/{upload_id}/complete", openapi_extra=request_docs(UploadComplete))(complete_upload)
-    router.post("/v1/uploads/{upload_id}/cancel")(cancel_upload)
-    app.include_router(router)
+router = APIRouter(tags=["uploads"], dependencies=[require_scopes(Scope.FILES)])
+part_router = APIRouter(tags=["uploads"], dependencies=[require_scopes(Scope.FILES)])  # has its own body limit
 
 
-async def create_upload(request: Request, state: StateDep, tenant: TenantDep) -> UploadObject:
+@router.post("/v1/uploads")
+async def create_upload(
+    body: JsonBody[UploadCreate],
+    settings: SettingsDep,
+    database: DatabaseDep,
+    file_store: FilesDep,
+    tenant: TenantDep,
+    create_once: CreateOnceDep,
+) -> UploadObject:
     """Announce a file; its parts follow."""
-    body = await read_wire(request, UploadCreate)
     check_name(body.purpose, body.filename, param="filename")
-    check_size(body.purpose, body.bytes, state.settings.upload_bytes, state, param="bytes")
-    await check_room(state, body.bytes)
+    check_size(body.purpose, body.bytes, settings.upload_bytes, settings, param="bytes")
+    await check_room(file_store, settings.free_disk_bytes, body.bytes)
+
+    async def create(upload_id: str) -> UploadObject:
+        statement = uploads.insert_upload(
+            lifetime=timedelta(seconds=settings.upload_seconds),
+            id=upload_id,
+            tenant_id=tenant,
+            purpose=body.purpose,
+            filename=clean_filename(body.filename),
+            mime_type=body.mime_type,
+            bytes=body.bytes,
+            file_expires_seconds=body.expires_after.seconds if body.expires_after else None,
+        )
+        async with database.begin() as connection:
+            await check_storage(connection, settings, tenant, body.bytes, param="bytes")
+            row = await statement.async_fetch_one(connection)
+        return _to_object(row, None)
+
     return await create_once(
-        request,
-        state,
-        tenant,
-        ids.UPLOAD,
-        body_digest=lambda: digest_of_body(request),
-        find=lambda upload_id: get_upload(upload_id, state, tenant),
-        create=lambda upload_id: _insert_upload(body, upload_id, state, tenant),
+        ids.UPLOAD, find=lambda upload_id: _show_upload(database, upload_id, tenant), create=create
     )
 
 
-async def _insert_upload(body: UploadCreate, upload_id: str, state: AppState, tenant: str) -> UploadObject:
-    statement = uploads.insert_upload(
-        lifetime=timedelta(seconds=state.settings.upload_seconds),
-        id=upload_id,
-        tenant_id=tenant,
-        purpose=body.purpose,
-        filename=clean_filename(body.filename),
-        mime_type=body.mime_type,
-        bytes=body.bytes,
-        file_expires_seconds=body.expires_after.seconds if body.expires_after else None,
-    )
-    async with state.database.begin() as connection:
-        await check_storage(connection, state, tenant, body.bytes, param="bytes")
-        row = await statement.async_fetch_one(connection)
-    return _to_object(row, None)
+async def check_room_for_part(
+    request: Request,
+    upload_id: str,
+    database: DatabaseDep,
+    file_store: FilesDep,
+    settings: SettingsDep,
+    tenant: TenantDep,
+) -> None:
+    """Raise the 4xx or 507 of a part that cannot be stored, before its body is read."""
+    _check_pending(await _find(database, upload_id, tenant))
+    await check_room_for_body(request, file_store, settings)
+    async with database.begin() as connection:
+        await check_pending(connection, settings, tenant, max(0, declared_length(request) - FORM_OVERHEAD))
 
 
-async def add_part(request: Request, upload_id: str, state: StateDep, tenant: TenantDep) -> UploadPartObject:
-    """Store a part; parts may come in any order, many at a time."""
-    _check_pending(await _find(state, upload_id, tenant))
-    await check_room_for_body(state, request)
-    async with state.database.begin() as connection:
-        await check_pending(connection, state, tenant, max(0, said_length(request) - FORM_OVERHEAD))
-    form = await read_form(request)
-    try:
-        content = form.get("data")
-        if not isinstance(content, UploadFile):
-            message = "Missing required parameter: 'data', sent as a file."
-            raise bad_request(message, code="missing_required_parameter", param="data")
-        size = content.size or 0
-        _check_part_size(size, state.settings.upload_part_bytes)
-        part_id = ids.new_id(ids.PART)
-        await store(content, state, part_id)
-    finally:
-        await form.close()
+@part_router.post("/v1/uploads/{upload_id}/parts", dependencies=[Depends(check_room_for_part)])
+async def add_part(
+    upload_id: str,
+    form: PartForm,
+    settings: SettingsDep,
+    database: DatabaseDep,
+    file_store: FilesDep,
+    tenant: TenantDep,
+) -> UploadPartObject:
+    """Store a part; parts may arrive in any order, many at a time."""
+    content = form.get("data")
+    if not isinstance(content, UploadFile):
+        message = "Missing required parameter: 'data', sent as a file."
+        raise bad_request(message, code="missing_required_parameter", param="data")
+    size = content.size or 0
+    _check_part_size(size, settings.upload_part_bytes)
+    part_id = ids.new_id(ids.PART)
+    await store(content, file_store, part_id)
     failpoint(Point.PART_STORED)
     try:
-        row = await _insert_part(part_id, upload_id, size, state, tenant)
+        async with database.begin() as connection:
+            await check_pending(connection, settings, tenant, size)
+            row = await uploads.insert_part(part_id, upload_id, size).async_fetch_optional(connection)
+        if row is None:
+            raise _ended("ended")
     except ApiError:
-        await anyio.to_thread.run_sync(state.files.delete, part_id)
+        await anyio.to_thread.run_sync(file_store.delete, part_id)
         raise
+    failpoint(Point.PART_COMMITTED)
     return UploadPartObject(id=row.id, created_at=unix_seconds(row.created_at) or 0, upload_id=upload_id)
 
 
-async def _insert_part(part_id: str, upload_id: str, size: int, state: AppState, tenant: str) -> PartRow:
-    async with state.database.begin() as connection:
-        await check_pending(connection, state, tenant, size)
-        row = await uploads.insert_part(part_id, upload_id, size).async_fetch_optional(connection)
-    if row is None:
-        raise _ended("ended")
-    failpoint(Point.PART_COMMITTED)
-    return row
-
-
-async def complete_upload(request: Request, upload_id: str, state: StateDep, tenant: TenantDep) -> UploadObject:
-    """Join the parts in the order given. Asking again gives the completed upload again."""
-    body = await read_wire(request, UploadComplete)
-    upload = await _find(state, upload_id, tenant)
+@router.post("/v1/uploads/{upload_id}/complete")
+async def complete_upload(
+    upload_id: str,
+    body: JsonBody[UploadComplete],
+    settings: SettingsDep,
+    database: DatabaseDep,
+    file_store: FilesDep,
+    tenant: TenantDep,
+) -> UploadObject:
+    """Join the parts in the order given. A second call returns the completed upload again."""
+    upload = await _find(database, upload_id, tenant)
     if upload.status == "completed":
-        return await get_upload(upload_id, state, tenant)
+        return await _show_upload(database, upload_id, tenant)
     _check_pending(upload)
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         sizes = {row.id: row.bytes for row in await uploads.parts_of(upload_id).async_fetch_all(connection)}
     _check_parts(body.part_ids, sizes, upload.bytes)
     file_id = ids.new_id(ids.FILE)
-    await _join(state, file_id, body)
+    await _join(file_store, file_id, body)
     failpoint(Point.PARTS_JOINED)
     file = files.add_file(
         id=file_id,
@@ -134,59 +143,59 @@ async def complete_upload(request: Request, upload_id: str, state: StateDep, ten
         purpose=upload.purpose,
         filename=upload.filename,
         bytes=upload.bytes,
-        expires_at=expiry(upload.purpose, upload.file_expires_seconds, state),
+        expires_at=expiry(upload.purpose, upload.file_expires_seconds, settings),
     )
-    async with state.database.begin() as connection:
+    async with async_transaction(database, committed=Point.PARTS_COMPLETED) as connection:
         row = await uploads.end_upload(upload_id, "completed", file_id).async_fetch_optional(connection)
         if row is not None:
             await connection.execute(file)
-    failpoint(Point.PARTS_COMPLETED)
-    if row is None:  # somebody else was quicker
-        await anyio.to_thread.run_sync(state.files.delete, file_id)
-        _check_completed(await _find(state, upload_id, tenant))
-    return await get_upload(upload_id, state, tenant)
+    if row is None:  # another request ended it first
+        await anyio.to_thread.run_sync(file_store.delete, file_id)
+        _check_completed(await _find(database, upload_id, tenant))
+    return await _show_upload(database, upload_id, tenant)
 
 
-async def cancel_upload(upload_id: str, state: StateDep, tenant: TenantDep) -> UploadObject:
-    """No more parts; those that came are swept. Asking twice is asking once."""
-    upload = await _find(state, upload_id, tenant)
+@router.post("/v1/uploads/{upload_id}/cancel")
+async def cancel_upload(upload_id: str, database: DatabaseDep, tenant: TenantDep) -> UploadObject:
+    """Accept no further parts; stored ones are swept. A second call changes nothing."""
+    upload = await _find(database, upload_id, tenant)
     if upload.status != "cancelled":
         _check_pending(upload)
-        async with state.database.begin() as connection:
+        async with database.begin() as connection:
             await uploads.end_upload(upload_id, "cancelled").async_fetch_optional(connection)
-        upload = await _find(state, upload_id, tenant)
+        upload = await _find(database, upload_id, tenant)
         if upload.status != "cancelled":
             raise _ended(upload.status)
     return _to_object(upload, None)
 
 
-async def get_upload(upload_id: str, state: AppState, tenant: str) -> UploadObject:
-    """The upload as it is now, with its file unless that was deleted since."""
-    upload = await _find(state, upload_id, tenant)
+async def _show_upload(database: AsyncEngine, upload_id: str, tenant: str) -> UploadObject:
+    """The upload as it is now, with its file unless that was deleted."""
+    upload = await _find(database, upload_id, tenant)
     file = None
     if upload.file_id is not None:
         try:
-            file = to_file_object(await find_file(state, upload.file_id, tenant))
+            file = to_file_object(await find_file(database, upload.file_id, tenant))
         except ApiError:
             file = None
     return _to_object(upload, file)
 
 
-async def _find(state: AppState, upload_id: str, tenant: str) -> UploadRow:
-    """An upload of this tenant, or the 404 that unknown and foreign ids share."""
+async def _find(database: AsyncEngine, upload_id: str, tenant: str) -> UploadRow:
+    """The row of a tenant's upload; raises one and the same 404 for unknown and foreign ids."""
     if is_id(upload_id):
-        async with state.database.connect() as connection:
+        async with database.connect() as connection:
             row = await uploads.find_upload(upload_id, tenant).async_fetch_optional(connection)
         if row is not None:
             return row
     raise not_found(f"There is no upload '{upload_id[:64]}'.", param="upload_id")
 
 
-async def _join(state: AppState, file_id: str, body: UploadComplete) -> None:
+async def _join(file_store: FileStore, file_id: str, body: UploadComplete) -> None:
     digest = hashlib.md5(usedforsecurity=False) if body.md5 else None
 
     def join() -> None:
-        state.files.join(file_id, body.part_ids, digest)
+        file_store.join(file_id, body.part_ids, digest)
 
     try:
         with full_disk_is_a_problem():
@@ -194,7 +203,7 @@ async def _join(state: AppState, file_id: str, body: UploadComplete) -> None:
     except FileNotFoundError:
         raise _ended("ended") from None  # and was swept while we read
     if digest is not None and digest.hexdigest() != body.md5:
-        await anyio.to_thread.run_sync(state.files.delete, file_id)
+        await anyio.to_thread.run_sync(file_store.delete, file_id)
         message = "The parts in this order do not have this md5. Check them and complete the upload again."
         raise bad_request(message, code="md5_mismatch", param="md5")
 

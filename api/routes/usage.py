@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: what the tenant's keys used, by key, model and day, from the rows."""
+"""`GET /v1/usage`: tokens and requests of the tenant's keys, by key, model and day."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Final, get_args
 from fastapi import APIRouter, Query
 
 from api.access.scopes import require_scopes
-from api.dependencies import StateDep, TenantDep
+from api.dependencies import DatabaseDep, TenantDep
 from api.schemas.usage import UsageBucket, UsagePage, UsageResult
 from core.api_keys import Scope
 from core.errors import bad_request
@@ -26,7 +26,7 @@ _DAY: Final = timedelta(days=1)
 
 @router.get("/v1/usage")
 async def get_usage(
-    state: StateDep,
+    database: DatabaseDep,
     tenant: TenantDep,
     start: Annotated[str | None, Query(description="First day, as 2026-11-24 or unix seconds.")] = None,
     end: Annotated[str | None, Query(description="The day behind the last, as `start`; default: tomorrow.")] = None,
@@ -39,7 +39,7 @@ async def get_usage(
     if not _DAY <= behind - first <= _MOST_DAYS * _DAY:
         message = f"'start' must be before 'end', and at most {_MOST_DAYS} days."
         raise bad_request(message, code="invalid_value", param="start")
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         rows = await usage_between(tenant, first, behind - _DAY, groups).async_fetch_all(connection)
     if "day" not in groups:
         return UsagePage(data=[_bucket(first, behind, rows, tenant)])

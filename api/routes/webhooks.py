@@ -1,4 +1,4 @@
-"""`/v1/webhook_endpoints`: the official client's `webhooks` resource. Sending is the clerk's; this process never does it."""
+"""`/v1/webhook_endpoints`: the official client's `webhooks` resource. Only a clerk sends webhooks, never this process."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Request
-from sqlalchemy.ext.asyncio import AsyncConnection
+from fastapi import APIRouter, Query
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.access.scopes import require_scopes
-from api.dependencies import AppState, StateDep, TenantDep, caller_of
-from api.http.json_body import read_wire
-from api.http.openapi import request_docs
+from api.dependencies import CallerDep, DatabaseDep, RelayDep, SettingsDep, TenantDep, TicketsDep
+from api.http.json_body import JsonBody, OptionalJsonBody
 from api.http.pagination import unix_seconds
 from api.live.outcome import wait_for_outcome
 from api.services.relay import Subscription
@@ -40,6 +39,7 @@ from core.schemas.webhooks import (
     WebhookTestResult,
     WebhookUpdate,
 )
+from core.settings import Settings
 from core.url_guard import UrlRefused, url_guard
 from db import webhooks
 from db.webhooks import WebhookRow
@@ -53,11 +53,12 @@ _TEST_SECONDS: Final = 20.0
 _resolvers: Final = ThreadPoolExecutor(4, "resolve")
 
 
-@router.post("/v1/webhook_endpoints", openapi_extra=request_docs(WebhookCreate))
-async def create_webhook(request: Request, state: StateDep, tenant: TenantDep) -> WebhookEndpointWithSecret:
-    """The only answer, beside a rotation's, that has the secret."""
-    body = await read_wire(request, WebhookCreate)
-    await _check_url(state, body.url)
+@router.post("/v1/webhook_endpoints")
+async def create_webhook(
+    body: JsonBody[WebhookCreate], database: DatabaseDep, settings: SettingsDep, tenant: TenantDep
+) -> WebhookEndpointWithSecret:
+    """Create an endpoint; only this response and that of a rotation have the secret."""
+    await _check_url(settings, body.url)
     secret = _new_secret()
     statement = webhooks.insert_webhook(
         id=ids.new_id(ids.WEBHOOK),
@@ -67,7 +68,7 @@ async def create_webhook(request: Request, state: StateDep, tenant: TenantDep) -
         secret=secret,
         events=",".join(body.event_types),
     )
-    async with state.database.begin() as connection:
+    async with database.begin() as connection:
         if (await connection.execute(webhooks.count_webhooks(tenant))).scalar_one() >= _MAX_ENDPOINTS:
             message = f"There can be {_MAX_ENDPOINTS} webhook endpoints; delete one first."
             raise bad_request(message, code="too_many_webhook_endpoints")
@@ -77,13 +78,13 @@ async def create_webhook(request: Request, state: StateDep, tenant: TenantDep) -
 
 @router.get("/v1/webhook_endpoints")
 async def list_webhooks(
-    state: StateDep,
+    database: DatabaseDep,
     tenant: TenantDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> WebhookEndpointList:
     """Newest first."""
-    async with state.database.connect() as connection:
+    async with database.connect() as connection:
         if after is not None and await _find(connection, after, tenant) is None:
             message = "Invalid value for 'after': there is no such webhook endpoint."
             raise bad_request(message, code="invalid_value", param="after")
@@ -99,87 +100,94 @@ async def list_webhooks(
 
 @router.get("/v1/webhook_event_types")
 async def list_event_types(_: TenantDep) -> WebhookEventTypeList:
-    """What an endpoint can subscribe to."""
+    """The event types that an endpoint can subscribe to."""
     return WebhookEventTypeList(data=list(EVENT_TYPES))
 
 
 @router.get("/v1/webhook_endpoints/{webhook_endpoint_id}")
-async def get_webhook(webhook_endpoint_id: str, state: StateDep, tenant: TenantDep) -> WebhookEndpointObject:
-    """The endpoint, and how its deliveries fare."""
-    async with state.database.connect() as connection:
+async def get_webhook(webhook_endpoint_id: str, database: DatabaseDep, tenant: TenantDep) -> WebhookEndpointObject:
+    """The endpoint, with the state of its deliveries."""
+    async with database.connect() as connection:
         row = await _find(connection, webhook_endpoint_id, tenant)
-    return _to_object(_known(row, webhook_endpoint_id))
+    return _to_object(_existing(row, webhook_endpoint_id))
 
 
-@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}", openapi_extra=request_docs(WebhookUpdate))
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}")
 async def update_webhook(
-    webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
+    webhook_endpoint_id: str,
+    body: JsonBody[WebhookUpdate],
+    database: DatabaseDep,
+    settings: SettingsDep,
+    tenant: TenantDep,
 ) -> WebhookEndpointObject:
-    """Change what is named. Events that wait go to the new url."""
-    body = await read_wire(request, WebhookUpdate)
-    async with state.database.connect() as connection:
-        _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+    """Change the fields sent. Pending events go to the new url."""
+    async with database.connect() as connection:
+        _existing(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
     columns = {"name": body.name, "url": body.url, "events": ",".join(body.event_types or ()) or None}
     if body.url is not None:
-        await _check_url(state, body.url)
+        await _check_url(settings, body.url)
     changes = {name: value for name, value in columns.items() if value is not None}
-    async with state.database.begin() as connection:
+    async with database.begin() as connection:
         statement = webhooks.change_webhook(webhook_endpoint_id, tenant, **changes)
         row = await statement.async_fetch_optional(connection)
-    return _to_object(_known(row, webhook_endpoint_id))
+    return _to_object(_existing(row, webhook_endpoint_id))
 
 
 @router.delete("/v1/webhook_endpoints/{webhook_endpoint_id}")
-async def delete_webhook(webhook_endpoint_id: str, state: StateDep, tenant: TenantDep) -> DeletedObject:
-    """What it has not been told yet, it never will be."""
-    async with state.database.begin() as connection:
-        _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+async def delete_webhook(webhook_endpoint_id: str, database: DatabaseDep, tenant: TenantDep) -> DeletedObject:
+    """Delete the endpoint; pending deliveries are dropped."""
+    async with database.begin() as connection:
+        _existing(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
         await connection.execute(webhooks.delete_webhook(webhook_endpoint_id, tenant))
     return DeletedObject(id=webhook_endpoint_id, object="webhook_endpoint.deleted")
 
 
-@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret", openapi_extra=request_docs(WebhookRotate))
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/rotate_secret")
 async def rotate_secret(
-    webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
+    webhook_endpoint_id: str, body: OptionalJsonBody[WebhookRotate], database: DatabaseDep, tenant: TenantDep
 ) -> WebhookEndpointWithSecret:
-    """Another secret, from the next attempt on; the old one signs along for a day if asked to."""
-    body = await read_wire(request, WebhookRotate) if await request.body() else WebhookRotate()
+    """Replace the secret from the next attempt on; the old one also signs for a day if the body says so."""
     secret = _new_secret()
     overlap = _OVERLAP if body.keep_old_secret_active_for_24_hours else None
-    async with state.database.begin() as connection:
+    async with database.begin() as connection:
         row = await _find(connection, webhook_endpoint_id, tenant)
         if row is not None:
             statement = webhooks.rotate_secret(webhook_endpoint_id, tenant, secret, overlap=overlap)
             row = await statement.async_fetch_optional(connection)
-    return _with_secret(_known(row, webhook_endpoint_id), secret)
+    return _with_secret(_existing(row, webhook_endpoint_id), secret)
 
 
-@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/test", openapi_extra=request_docs(WebhookTest))
+@router.post("/v1/webhook_endpoints/{webhook_endpoint_id}/test")
 async def test_webhook(
-    webhook_endpoint_id: str, request: Request, state: StateDep, tenant: TenantDep
+    webhook_endpoint_id: str,
+    body: JsonBody[WebhookTest],
+    database: DatabaseDep,
+    relay: RelayDep,
+    tickets: TicketsDep,
+    tenant: TenantDep,
+    caller: CallerDep,
 ) -> WebhookTestResult:
-    """Have a clerk send a sample event, and say what the receiver answered."""
-    body = await read_wire(request, WebhookTest)
+    """Have a clerk send a sample event, and return the status the receiver answered."""
     subject = EventSubject(id=ids.new_id(RESPONSE if body.event_type.startswith("response.") else ids.BATCH))
     event = WebhookEvent(id=ids.new_id(ids.EVENT), type=body.event_type, created_at=int(time.time()), data=subject)
-    async with state.relay.follow(event.id, caller_of(request).key_id) as subscription:
-        async with state.database.begin() as connection:
-            _known(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+    async with relay.follow(event.id, caller.key_id) as subscription:
+        async with database.begin() as connection:
+            _existing(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
             await connection.execute(
                 webhooks.record_test(webhook_endpoint_id, tenant, event.id, event.type, event.model_dump_json())
             )
-        await state.sender.send(lambda: state.sender.tickets.deliver(event.id))
-        status_code = await _test_status(state, webhook_endpoint_id, subscription)
+        await tickets.send(lambda tickets: tickets.deliver(event.id))
+        status_code = await _test_status(database, webhook_endpoint_id, subscription)
     return WebhookTestResult(
         webhook_endpoint_id=webhook_endpoint_id, event_type=body.event_type, status_code=status_code
     )
 
 
-async def _test_status(state: AppState, webhook_id: str, subscription: Subscription) -> int:
+async def _test_status(database: AsyncEngine, webhook_id: str, subscription: Subscription) -> int:
     """The status the receiver answered a test with; raises a 400 without one, and a 503 when no clerk sends it in time."""
 
     async def read() -> int | None:
-        async with state.database.connect() as connection:
+        async with database.connect() as connection:
             row = await webhooks.test_result(webhook_id, subscription.job_id).async_fetch_optional(connection)
         if row is None:
             raise _missing(webhook_id)
@@ -193,9 +201,9 @@ async def _test_status(state: AppState, webhook_id: str, subscription: Subscript
         raise unavailable("No clerk has sent the test yet; it will be sent when one is there.") from None
 
 
-async def _check_url(state: AppState, url: str) -> None:
-    """Say at once what would be refused at every delivery."""
-    guard = url_guard(state.settings)
+async def _check_url(settings: Settings, url: str) -> None:
+    """Raise the 4xx of a url that every delivery would refuse."""
+    guard = url_guard(settings)
     if not guard.hosts:
         message = "Webhooks are off on this server: its operator has named no hosts that they may be sent to."
         raise ApiError(Problem(status=403, message=message, code="webhooks_disabled"))
@@ -215,7 +223,7 @@ async def _find(connection: AsyncConnection, webhook_id: str, tenant: str) -> We
     return await webhooks.find_webhook(webhook_id, tenant).async_fetch_optional(connection)
 
 
-def _known(row: WebhookRow | None, webhook_id: str) -> WebhookRow:
+def _existing(row: WebhookRow | None, webhook_id: str) -> WebhookRow:
     if row is None:
         raise _missing(webhook_id)
     return row
@@ -226,7 +234,7 @@ def _missing(webhook_id: str) -> ApiError:
 
 
 def _new_secret() -> str:
-    """256 bits, as Standard Webhooks spells them."""
+    """A secret of 256 bits, in the format of Standard Webhooks."""
     return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 

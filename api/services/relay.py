@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 import structlog
+from prometheus_client import Counter
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -58,10 +59,16 @@ class Subscription(Waiter):
     def put(self, event: Event) -> None:
         """Queue an event without blocking; a full queue drops it and sets `is_overflowed`."""
         if len(self._events) == QUEUE_EVENTS:
+            if not self.is_overflowed:
+                self._relay.count_dropped()
             self.is_overflowed = True
             return
         self._events.append(event)
         self.wake()
+
+    async def replay(self) -> list[Event]:
+        """The events of the job so far, oldest first; empty once they are deleted."""
+        return await self._relay.replay(self.job_id)
 
     async def __aenter__(self) -> Subscription:
         await self._relay.add(self)
@@ -77,8 +84,15 @@ class Relay:
     """Started once per process. A connection without any message for two `ping_seconds` counts as lost."""
 
     def __init__(
-        self, url: str, key_prefix: str, waiters: Waiters | None = None, *, ping_seconds: float = _PING_SECONDS
+        self,
+        url: str,
+        key_prefix: str,
+        waiters: Waiters | None = None,
+        *,
+        dropped: Counter | None = None,
+        ping_seconds: float = _PING_SECONDS,
     ) -> None:
+        self._dropped = dropped
         self._prefix = key_prefix
         self._waiters = waiters or Waiters()
         self._ping_seconds = ping_seconds
@@ -116,6 +130,11 @@ class Relay:
             async with asyncio.timeout(seconds):
                 await self._connected.wait()
         return self.is_connected
+
+    def count_dropped(self) -> None:
+        """Count a subscription that was not read fast enough."""
+        if self._dropped is not None:
+            self._dropped.inc()
 
     def follow(self, job_id: str, key_id: str | None = None) -> Subscription:
         """A subscription to the events of a job, open inside its `async with`; it ends when the key is revoked."""

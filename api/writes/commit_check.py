@@ -1,7 +1,7 @@
-"""What became of a transaction that failed: one whose reply got lost may have been committed, so it is asked first.
+"""Creates whose commit may have happened although it failed: look the object up by its id before reporting the error.
 
-What it was to make has an id that is known beforehand. That it is not there yet proves nothing: a commit that was sent may still
-be on its way. So bytes stay in the store unless their row was refused; those that nobody names are swept within hours.
+The id is chosen before the transaction begins. An object that is not found may still appear, since its commit may be on its way;
+so bytes stay in the store unless their row was refused, and the sweeper deletes bytes without a row within hours.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from typing import TypeVar
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
-from api.dependencies import AppState
 from core.errors import ApiError
+from core.file_store import FileStore
 from db.connections import is_transient
 
 log = structlog.get_logger()
 
-_Made = TypeVar("_Made")
+_Object = TypeVar("_Object")
 
 
-async def create_or_find(make: Callable[[], Awaitable[_Made]], find: Callable[[], Awaitable[_Made | None]]) -> _Made:
-    """Make something; where the database fails at it, see whether it is there all the same. Else its error is raised."""
+async def create_or_find(
+    create: Callable[[], Awaitable[_Object]], find: Callable[[], Awaitable[_Object | None]]
+) -> _Object:
+    """Create an object; after a transient database error return it if it exists, else raise the error."""
     try:
-        return await make()
+        return await create()
     except SQLAlchemyError as error:
         if not is_transient(error):
             raise
@@ -35,15 +37,15 @@ async def create_or_find(make: Callable[[], Awaitable[_Made]], find: Callable[[]
         return found
 
 
-async def make_with_file(
-    state: AppState,
+async def create_with_file(
+    files: FileStore,
     file_id: str,
-    make: Callable[[], Awaitable[_Made]],
-    find: Callable[[], Awaitable[_Made | None]],
-) -> _Made:
-    """Make what names a file whose bytes are in the store; they go when it is refused."""
+    create: Callable[[], Awaitable[_Object]],
+    find: Callable[[], Awaitable[_Object | None]],
+) -> _Object:
+    """Create an object that names a file whose bytes are in the store; delete the bytes when the object is refused."""
     try:
-        return await create_or_find(make, find)
+        return await create_or_find(create, find)
     except ApiError:
-        state.files.delete(file_id)
+        files.delete(file_id)
         raise

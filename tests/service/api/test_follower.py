@@ -6,15 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
-from typing import Any
 
 import pytest
 import redis
 from sqlalchemy import Connection
 
-from api.dependencies import AppState
 from api.live.follower import Follower, FramesReceived, JobEnded, JobUpdate
-from api.services.metrics import Metrics
 from api.services.relay import QUEUE_EVENTS, Relay, Subscription
 from core.queue.events import Event, EventKind, encode_event
 from core.settings import Settings
@@ -49,7 +46,7 @@ class World:
         *,
         next_seq: int = 0,
         from_replay: bool = False,
-        keep_alive_seconds: float = 5,
+        silence_seconds: float = 5,
     ) -> list[JobUpdate]:
         """Everything a follower sees; `play` runs once it is subscribed."""
         relay = Relay(self._settings.redis_url or "", self._settings.key_prefix)
@@ -57,26 +54,15 @@ class World:
         while not relay.is_connected:
             await asyncio.sleep(0.005)
         database = async_database_engine(self._settings.database_url or "", pool_size=1)
-        state: Any = AppState(
-            settings=self._settings.model_copy(update={"keep_alive_seconds": keep_alive_seconds}),
-            database=database,
-            async_commit=database,
-            catalog=None,  # type: ignore[arg-type]
-            files=None,  # type: ignore[arg-type]
-            relay=relay,
-            keys=None,  # type: ignore[arg-type]
-            limiter=None,  # type: ignore[arg-type]
-            streams=None,  # type: ignore[arg-type]
-            sender=None,  # type: ignore[arg-type]
-            metrics=Metrics(),
-            fleet=None,  # type: ignore[arg-type]
-            started_at=0,
-        )
         try:
             async with relay.follow(job_id) as subscription:
                 await play(subscription)
                 follower = Follower(
-                    state, subscription, partial(jobs.find_job, job_id, DEFAULT_TENANT), next_seq=next_seq
+                    database,
+                    subscription,
+                    partial(jobs.find_job, job_id, DEFAULT_TENANT),
+                    silence_seconds=silence_seconds,
+                    next_seq=next_seq,
                 )
                 async with asyncio.timeout(20):
                     return [item async for item in follower.items(from_replay=from_replay)]
@@ -181,7 +167,7 @@ async def test_a_silence_makes_it_look_at_the_row(world: World, database: Databa
     """The end was lost with the broker; the answer was not."""
     with database.begin() as connection:
         job_id = completed_job(connection)
-    items = await world.follow(job_id, arriving(), keep_alive_seconds=0.1)
+    items = await world.follow(job_id, arriving(), silence_seconds=0.1)
     (ended,) = items
     assert isinstance(ended, JobEnded)
     assert ended.kind is EventKind.DONE
@@ -233,7 +219,7 @@ async def test_an_end_that_was_not_told_is_read_and_the_frames_before_it_come_fr
     with database.begin() as connection:
         job_id = completed_job(connection)
     world.remember(frames(0, "a", job=job_id), frames(1, "b", job=job_id), done(2, job=job_id))
-    items = await world.follow(job_id, arriving(frames(0, "a", job=job_id)), keep_alive_seconds=0.05)
+    items = await world.follow(job_id, arriving(frames(0, "a", job=job_id)), silence_seconds=0.05)
     assert texts(items) == ["a", "b"]
     assert items[-1].kind is EventKind.DONE  # type: ignore[union-attr]
 
@@ -246,6 +232,6 @@ async def test_a_stream_whose_rest_is_nowhere_does_not_end_as_if_it_were_whole(
         job_id = completed_job(connection)
     next_seq = 1 if from_replay else 0
     play = arriving() if from_replay else arriving(frames(0, "a", job=job_id))
-    items = await world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, keep_alive_seconds=0.05)
+    items = await world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, silence_seconds=0.05)
     assert items[-1].kind is EventKind.FAILED  # type: ignore[union-attr]
     assert items[-1].problem.code == "stream_interrupted"  # type: ignore[union-attr]

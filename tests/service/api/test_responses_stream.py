@@ -1,4 +1,4 @@
-"""A response whose frames are lost is waited for at its row, and not for longer than its reader may stay."""
+"""A response whose frames are lost is waited for at its row, until the wait is ended."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from api.app import create_app
 from api.http.sse import PING
 from api.live.follower import JobEnded, JobUpdate
-from api.live.responses_stream import find, known_of, response_events
+from api.live.responses_stream import ResponseStream, find, known_of
 from api.live.shutdown import SHUTTING_DOWN
 from core.errors import SERVER_ERROR, Problem
 from core.queue.events import EventKind
@@ -22,20 +22,20 @@ async def lost_frames() -> AsyncIterator[JobUpdate]:
     yield JobEnded(EventKind.FAILED, Problem(status=500, message="x", type=SERVER_ERROR, code="stream_interrupted"))
 
 
-async def test_a_reader_at_the_row_is_told_when_the_process_leaves(settings: Settings, database: Database) -> None:
+async def test_a_wait_at_the_row_ends_with_an_error_at_shutdown(settings: Settings, database: Database) -> None:
     with database.begin() as connection:
         _, response_id = keep(connection, request='{"model": "fake", "input": ""}')
 
     async def listen() -> list[bytes]:
         app = create_app(settings)
         async with app.router.lifespan_context(app):
-            state, heard = app.state.millrace, []
-            known = known_of(await find(state, response_id, DEFAULT_TENANT), DEFAULT_TENANT)
-            async for data in response_events(state, known, None, lost_frames()):
-                heard.append(data)
+            state, received = app.state, []
+            record = known_of(await find(state.database, response_id, DEFAULT_TENANT), DEFAULT_TENANT)
+            async for data in ResponseStream(state.jobs, state.waiters, record, None).events(lost_frames()):
+                received.append(data)
                 if data == PING:
-                    state.readers.end_all(SHUTTING_DOWN.problem)
-            return heard
+                    state.waiters.end_all(SHUTTING_DOWN.problem)
+            return received
 
     *_, ping, last = await listen()
     assert ping == PING
