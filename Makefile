@@ -76,7 +76,7 @@ clean: ## remove the installation and the state of the stack (its database and f
 .venv/installed: .venv/llama pyproject.toml constraints.txt
 	@echo "Installing the other packages …"
 	@$(PIP) install --quiet $(PINNED) --editable .
-	@$(BIN)/python -P -c 'import api.__main__, cli.main, engine.process.server, kombu.transport.redis, workers.consumers.kinds, workers.launcher.launcher'
+	@$(BIN)/python -P -c 'import api.__main__, cli.main, engine.process.server, kombu.transport.redis, workers.consumers.main, workers.launcher.launcher'
 	@touch $@
 
 .venv/installed-dev: .venv/installed

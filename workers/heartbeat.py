@@ -1,7 +1,7 @@
-"""Presence: a process that works tells the database so, with each heartbeat, on a connection of its own.
+"""Worker heartbeat: a process writes its row to the database every few seconds, on a connection of its own.
 
-Readiness, metrics and `millrace doctor` read these rows, whether the broker lives or not. What is told proves work, not life:
-when it last looked for work and the database answered, and when each engine's loop last turned.
+Readiness, metrics and `millrace doctor` read these rows, so they do not depend on the broker. A row proves work, not only life:
+it has the age of the last successful poll, and of the last step of each engine's loop.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Who reports. A consumer's `id` is the owner of its leases.
+    """The process that reports. A consumer's `id` is the owner of its leases.
 
-    Of those whose `id` begins with `slot` only one lives at a time; None: there may be several of this kind.
+    Only one process lives at a time among those whose `id` begins with `slot`; None where several may.
     """
 
     id: str
@@ -43,7 +43,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What there is to report: seconds since the last look for work (None: not yet), engines, everything counted so far."""
+    """The content of a report: seconds since the last successful poll (None before it), engines, and all counts so far."""
 
     poll_seconds: float | None = None
     engines: list[EngineReport] = field(default_factory=list)
@@ -51,30 +51,30 @@ class Status:
 
 
 def clerk_identity() -> Identity:
-    """Of this process, and of no other one ever."""
+    """An id that no other process ever has."""
     host, pid = socket.gethostname(), os.getpid()
     return Identity(id=f"{ids.new_id(ids.WORKER)}@{host}:{pid}", kind="clerk", host=host, pid=pid)
 
 
 def consumer_identity(kind: str, state_dir: Path, device: str, models: list[str]) -> Identity:
-    """Of this process, and of no other one ever. Its launcher starts another one only when this one has ended."""
+    """An id that no other process ever has, in the slot that its launcher fills again when this process has ended."""
     host, pid = socket.gethostname(), os.getpid()
-    slot = f"{ids.WORKER}{_place(state_dir, device, *sorted(models))}@{host}/{kind}:"
+    slot = f"{ids.WORKER}{_digest(state_dir, device, *sorted(models))}@{host}/{kind}:"
     return Identity(id=f"{slot}{ids.new_id('')}", kind=kind, host=host, pid=pid, slot=slot)
 
 
 def launcher_identity(state_dir: Path, device: str) -> Identity:
-    """The same for whatever launcher runs a device: one that is started again and again leaves one row."""
+    """The same for every launcher of a device, so that one that restarts again and again leaves one row."""
     host = socket.gethostname()
-    return Identity(id=f"launcher_{_place(state_dir, device)}@{host}", kind="launcher", host=host, pid=os.getpid())
+    return Identity(id=f"launcher_{_digest(state_dir, device)}@{host}", kind="launcher", host=host, pid=os.getpid())
 
 
-def _place(state_dir: Path, *more: str) -> str:
+def _digest(state_dir: Path, *more: str) -> str:
     return hashlib.sha256("@".join([str(state_dir.resolve()), *more]).encode()).hexdigest()[:12]
 
 
 def worker_status(context: WorkerContext, poll_seconds: float | None, now: float) -> Status:
-    """Of a consumer with engines; `now` is the monotonic clock's."""
+    """The status of a consumer with engines; `now` is the monotonic clock's."""
     return Status(
         poll_seconds=poll_seconds,
         engines=_engine_reports(context.models, now),
@@ -93,45 +93,45 @@ def _engine_reports(models: Mapping[str, ServedModel], now: float) -> list[Engin
 
 
 class WorkerHeartbeat:
-    """The row of this process."""
+    """Writes the row of this process, and removes it in the end."""
 
     def __init__(self, identity: Identity, database: Database, status: Callable[[], Status], *, seconds: float) -> None:
         self._identity = identity
         self._database = database
         self._status = status
         self._seconds = seconds
-        self._told: dict[tuple[str, str], int] = {}
+        self._reported: dict[tuple[str, str], int] = {}
         self._is_row_kept = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="presence", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Report at once, so that whoever is told that this process is ready finds its row; then with each heartbeat."""
-        if self._stop.is_set():  # told to leave before it was there
+        """Report at once, so that the row is there before the process is called ready; then every `seconds`."""
+        if self._stop.is_set():  # closed before it was started
             return
         self._try(self.beat)
         self._thread.start()
 
     def claim_slot(self) -> None:
-        """Whoever had this slot before is dead: others need not wait for its leases to end. To be called before any claim.
+        """End the leases of the process that had this slot before, which is dead. Call it before any claim.
 
-        Without a database they end by themselves.
+        If the database is away, those leases run out by themselves.
         """
-        self._try(self._bury)
+        self._try(self._expire_predecessor)
 
-    def _bury(self) -> None:
-        who = self._identity
-        if who.slot is None:
+    def _expire_predecessor(self) -> None:
+        slot = self._identity.slot
+        if slot is None:
             return
         with self._database.begin() as connection:
-            num_jobs = len(connection.execute(jobs.end_leases(who.slot)).all())
-            num_shards = len(connection.execute(shards.end_leases(who.slot)).all())
-            connection.execute(workers.remove_predecessors(who.slot))
+            num_jobs = len(connection.execute(jobs.end_leases(slot)).all())
+            num_shards = len(connection.execute(shards.end_leases(slot)).all())
+            connection.execute(workers.remove_predecessors(slot))
         if num_jobs or num_shards:
-            log.warning("leases_of_the_dead_ended", slot=who.slot, jobs=num_jobs, shards=num_shards)
+            log.warning("predecessor_leases_expired", slot=slot, jobs=num_jobs, shards=num_shards)
 
     def close(self, timeout_seconds: float = 1.0, *, is_row_kept: bool = False) -> None:
-        """The row goes, unless the database is away (then it is taken for dead in a while), or what it says is still of use."""
+        """Remove the row, unless `is_row_kept`. If the database is away the row stays, and counts as dead after a while."""
         self._is_row_kept = is_row_kept
         self._stop.set()
         if self._thread.is_alive():
@@ -139,16 +139,16 @@ class WorkerHeartbeat:
 
     def beat(self) -> None:
         """Report once. Public so that tests need no thread."""
-        status, who = self._status(), self._identity
+        status, identity = self._status(), self._identity
         report = WorkerReport(
-            id=who.id,
-            kind=who.kind,
-            host=who.host,
-            pid=who.pid,
+            id=identity.id,
+            kind=identity.kind,
+            host=identity.host,
+            pid=identity.pid,
             poll_seconds=status.poll_seconds,
             engines=status.engines,
         )
-        new = {key: total - self._told.get(key, 0) for key, total in status.totals.items()}
+        new = {key: total - self._reported.get(key, 0) for key, total in status.totals.items()}
         new = {key: number for key, number in new.items() if number}
         with self._database.begin() as connection:
             connection.execute(workers.report_worker(report))
@@ -156,10 +156,10 @@ class WorkerHeartbeat:
                 connection.execute(workers.report_engines(report))
             if new:
                 connection.execute(workers.add_counts(new))
-        self._told.update(status.totals)
+        self._reported.update(status.totals)
 
     def _leave(self) -> None:
-        self.beat()  # what was counted last
+        self.beat()  # with the last counts
         if self._is_row_kept:
             return
         with self._database.begin() as connection:
@@ -174,4 +174,4 @@ class WorkerHeartbeat:
         try:
             action()
         except SQLAlchemyError as error:
-            log.warning("presence_not_told", reason=type(error).__name__)
+            log.warning("heartbeat_failed", reason=type(error).__name__)

@@ -1,1 +1,14 @@
-"""Celery consumers of three kinds: chat, batch, clerk."""
+"""Celery consumers of three kinds: chat, batch and clerk.
+
+Celery delivers an id and nothing else. The database is the truth: a row says what is to be done, a lease who does it, and sweeps
+and polls find what a lost message left behind. So most features of Celery are off (each setting is in `core.queue.celery_app`):
+
+* Messages are acknowledged when they arrive, and results are not kept. A worker that dies loses its lease, not a message.
+* There is no prefetch, so a message waits where a free thread of any process can take it. `celery_pool` wakes the consumer the
+  moment a thread is free; without it each free thread would be noticed up to a second late.
+* A second delivery of an id does no harm: a claim is one conditional UPDATE, and `dedup_executor` runs work that was found
+  without a ticket once at a time.
+* Celery's shutdown waits for threads without limit, and its soft shutdown and revocation do nothing on threads. `shutdown` ends
+  the process within a deadline, and cancels come over a channel of Redis, which `channel_listener` reads.
+* Chat, batch and clerk are three processes, since long tasks would starve short ones in one pool of threads.
+"""

@@ -1,7 +1,6 @@
-"""Work that is done without a ticket: the broker is away, or this process does not hear it.
+"""Executor for work that a poll or sweep has found without a ticket: the broker is away, or does not deliver here.
 
-It has a few threads of its own, beside those that tickets keep busy. Each piece is here once at a time, however often it is
-found waiting.
+It has threads of its own, since those of Celery may all be busy. The same work may be found many times before it has run.
 """
 
 from __future__ import annotations
@@ -17,39 +16,39 @@ log = structlog.get_logger()
 
 
 class DedupExecutor:
-    """Work of one process, by name."""
+    """Runs work of one key once at a time."""
 
     def __init__(self, threads: int, name: str) -> None:
         self._threads = ThreadPoolExecutor(threads, name)
         self._lock = threading.Lock()
-        self._here: set[str] = set()
+        self._pending: set[str] = set()
         self._is_closed = False
 
-    def begin(self, name: str, work: Callable[[], None]) -> None:
-        """When a thread is free, unless it waits or runs here already."""
+    def submit(self, key: str, work: Callable[[], None]) -> None:
+        """Run it when a thread is free, unless work of this key is waiting or running."""
         with self._lock:
-            if self._is_closed or name in self._here:
+            if self._is_closed or key in self._pending:
                 return
-            self._here.add(name)
-            self._threads.submit(self._do, name, work)
+            self._pending.add(key)
+            self._threads.submit(self._run, key, work)
 
     def is_idle(self) -> bool:
-        """Does nothing run, or wait to?"""
-        return not self._here
+        """Is nothing waiting or running?"""
+        return not self._pending
 
     def close(self) -> None:
-        """Begin nothing new."""
+        """Start nothing new."""
         with self._lock:
             self._is_closed = True
 
-    def _do(self, name: str, work: Callable[[], None]) -> None:
+    def _run(self, key: str, work: Callable[[], None]) -> None:
         try:
             if not self._is_closed:
                 work()
         except SQLAlchemyError as error:
-            log.warning("work_failed", id=name, reason=type(error).__name__)
-        except Exception as error:  # the edge of this thread: whoever found it waiting finds it again
-            log.error("work_failed", id=name, exc_info=error)
+            log.warning("work_failed", id=key, reason=type(error).__name__)
+        except Exception as error:  # the edge of this thread: the next poll or sweep finds the work again
+            log.error("work_failed", id=key, exc_info=error)
         finally:
             with self._lock:
-                self._here.discard(name)
+                self._pending.discard(key)

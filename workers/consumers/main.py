@@ -1,6 +1,6 @@
-"""One Celery consumer process: `python -m workers.consumers.main chat|batch|clerk --models a,b --device cpu`.
+"""Entry point of a Celery consumer: `python -m workers.consumers.main chat|batch|clerk --models a,b --device cpu`.
 
-Builds what its kind needs, once, and hands itself to Celery.
+Builds the consumer of this kind with its dependencies, then runs Celery's worker in this process.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ from db import jobs, shards
 from db.connections import ConnectionLosses, database_engine
 from db.schema_version import check_schema
 from engine.process.client import EngineClient
-from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
+from workers.consumers.base import Consumer
+from workers.consumers.batch import BatchConsumer
+from workers.consumers.chat import ChatConsumer
+from workers.consumers.clerk import ClerkConsumer
 from workers.consumers.shutdown import GracefulShutdown
 from workers.context import ClerkContext, Database, ServedModel, WorkerContext
 from workers.heartbeat import Identity, WorkerHeartbeat, clerk_identity, consumer_identity
@@ -51,10 +54,10 @@ def _worker_context(
     catalog: ModelCatalog,
     names: list[str],
     device: str,
-    me: Identity,
+    identity: Identity,
     client: redis.Redis,
 ) -> WorkerContext:
-    owner = me.id
+    owner = identity.id
     losses = ConnectionLosses()
     database = Database(database_engine(settings.database_url or "", pool_size=10, losses=losses))
     models = {name: _served(settings, catalog, name, device, owner) for name in names}
@@ -71,7 +74,7 @@ def _worker_context(
         claims=Database(database_engine(settings.database_url or "", pool_size=5, async_commit=True, losses=losses)),
         models=models,
         leases=LeaseKeeper(
-            _renewal(settings, me.kind),
+            _renewal(settings, identity.kind),
             is_alive,
             heartbeat_seconds=settings.heartbeat_seconds,
             lease_seconds=settings.lease_seconds,
@@ -89,10 +92,10 @@ def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, o
 
 
 def _renewal(settings: Settings, kind: str) -> Renew:
-    """The heartbeat's statement, on a connection nobody else can use up."""
+    """The statement that renews leases, on a connection of its own that no other thread can use up."""
     own = Database(database_engine(settings.database_url or "", pool_size=1))
     with own.begin():
-        pass  # it is there before others can take the last one
+        pass  # opens the connection before others can take the server's last one
     lease = timedelta(seconds=settings.lease_seconds)
 
     def renew(held: Mapping[str, int]) -> Iterable[Renewed]:
@@ -105,15 +108,15 @@ def _renewal(settings: Settings, kind: str) -> Renew:
     return renew
 
 
-def _build(me: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
+def _build(identity: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
     catalog = load_models(settings.models_dir)
     client = redis.Redis.from_url(
         settings.redis_url or "",
         socket_timeout=_BROKER_SECONDS,
         socket_connect_timeout=_BROKER_SECONDS,
-        retry=Retry(NoBackoff(), 0),  # what is sent through it may get lost, but must not be waited for
+        retry=Retry(NoBackoff(), 0),  # messages sent through it may get lost, but must not be waited for
     )
-    if me.kind == "clerk":
+    if identity.kind == "clerk":
         database = Database(database_engine(settings.database_url or "", pool_size=5))
         check_schema(database.engine)
         context = ClerkContext(
@@ -125,22 +128,22 @@ def _build(me: Identity, names: list[str], device: str, settings: Settings, app:
             publisher=Publisher(client, settings.key_prefix),
         )
         return ClerkConsumer(app, context)
-    worker = _worker_context(settings, catalog, names, device, me, client)
+    worker = _worker_context(settings, catalog, names, device, identity, client)
     check_schema(worker.database.engine)
-    return ChatConsumer(app, worker, client) if me.kind == "chat" else BatchConsumer(app, worker, client)
+    return ChatConsumer(app, worker, client) if identity.kind == "chat" else BatchConsumer(app, worker, client)
 
 
 def _identity(settings: Settings, kind: str, device: str, models: list[str]) -> Identity:
     return clerk_identity() if kind == "clerk" else consumer_identity(kind, settings.state_dir, device, models)
 
 
-def _presence(settings: Settings, me: Identity, consumer: Consumer) -> WorkerHeartbeat:
+def _heartbeat(settings: Settings, identity: Identity, consumer: Consumer) -> WorkerHeartbeat:
     own = Database(database_engine(settings.database_url or "", pool_size=1))
-    return WorkerHeartbeat(me, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
+    return WorkerHeartbeat(identity, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
 
 
 def main() -> None:
-    """The process."""
+    """Run the consumer until it is stopped."""
     parser = argparse.ArgumentParser(description="One Celery consumer of a Millrace worker.")
     parser.add_argument("kind", choices=["chat", "batch", "clerk"])
     parser.add_argument("--models", default="", help="names, separated by commas")
@@ -151,20 +154,20 @@ def main() -> None:
     app = make_celery(settings)
     app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
     models = arguments.models.split(",")
-    me = _identity(settings, arguments.kind, arguments.device, models)
+    identity = _identity(settings, arguments.kind, arguments.device, models)
     try:
-        consumer = _build(me, models, arguments.device, settings, app)
+        consumer = _build(identity, models, arguments.device, settings, app)
     except (MillraceError, TimeoutError) as error:
         sys.exit(f"millrace {arguments.kind}: {error}")
-    presence = _presence(settings, me, consumer)
-    drain = GracefulShutdown(consumer, settings.drain_seconds, presence.close)
+    heartbeat = _heartbeat(settings, identity, consumer)
+    shutdown = GracefulShutdown(consumer, settings.drain_seconds, heartbeat.close)
 
     def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, drain.on_signal)
-        presence.claim_slot()
+            signal.signal(number, shutdown.on_signal)
+        heartbeat.claim_slot()
         consumer.start()
-        presence.start()
+        heartbeat.start()
         notify_ready()
 
     signals.worker_ready.connect(on_ready, weak=False)

@@ -1,1 +1,1 @@
-"""The process that starts, watches and restarts the engines and consumers of one device."""
+"""Launcher: the process that starts, supervises and restarts the engines and consumers of one device."""

@@ -1,6 +1,6 @@
-"""The crash log: deaths of this worker's engines, written to the database, and how many of them nobody can explain.
+"""Crash log: writes crashes of this worker's engines to the database, and counts those without a known cause.
 
-The launcher's own thread must not wait for a database, so this has one of its own; without a database deaths are only logged.
+The launcher's own thread must not wait for a database, so this has one of its own; without a database crashes are only logged.
 """
 
 from __future__ import annotations
@@ -20,34 +20,37 @@ log = structlog.get_logger()
 
 
 class CrashLog:
-    """Of one worker: `worker` is its host and device. `learned(model, crashes)` is called for each death, in our thread."""
+    """The crashes of one worker, named by host and device.
 
-    def __init__(self, database: Engine, worker: str, learned: Callable[[str, int], None]) -> None:
+    `on_crash_count(model, crashes)` is called after each crash, in the thread of this log.
+    """
+
+    def __init__(self, database: Engine, worker: str, on_crash_count: Callable[[str, int], None]) -> None:
         self._database = database
         self._worker = worker
-        self._learned = learned
-        self._deaths: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self._on_crash_count = on_crash_count
+        self._crashes: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="crash-log", daemon=True)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the thread."""
         self._thread.start()
 
-    def died(self, model: str, exit_code: int) -> None:
-        """An engine died; any thread may say so."""
-        self._deaths.put((model, exit_code))
+    def add(self, model: str, exit_code: int) -> None:
+        """Queue the crash of an engine; callable from any thread."""
+        self._crashes.put((model, exit_code))
 
     def write(self, model: str, exit_code: int) -> None:
-        """Write one death, and learn what is unexplained by now. Public so that tests need no thread."""
+        """Write one crash, then count the unexplained ones. Public so that tests need no thread."""
         with self._database.begin() as connection:
             connection.execute(quarantine.add_engine_crash(model, self._worker, exit_code))
         with self._database.begin() as connection:
             count = connection.execute(quarantine.unexplained_crashes(model, self._worker, CRASH_WINDOW)).scalar_one()
-        self._learned(model, count)
+        self._on_crash_count(model, count)
 
     def _run(self) -> None:
         while True:
-            model, exit_code = self._deaths.get()
+            model, exit_code = self._crashes.get()
             try:
                 self.write(model, exit_code)
             except SQLAlchemyError as error:

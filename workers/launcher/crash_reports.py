@@ -1,6 +1,6 @@
-"""What is told of an engine's death: how it ended, and its own reason where the model could not be loaded.
+"""Crash reports: how each engine ended, with its own message where the model could not be loaded.
 
-Nothing else of its log is repeated: it may end in anything, even in words of a request.
+Nothing else of its log is copied, since the last line may hold anything, even text of a request.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ _REASONS: Final = {
     Exit.MEMORY: "memory ran out",
     Exit.INTAKE_DIED: "the thread that takes requests ended",
 }
-_MOST_CHARACTERS: Final = 300
+_MAX_CHARACTERS: Final = 300
 _TAIL_BYTES: Final = 4096
 _FOLDERS: Final = re.compile(r"(?:/[^\s/]+)+/")
 
 
 class CrashReports:
-    """Deaths of the engines of one launcher, by model."""
+    """Counts and reasons of the exits of one launcher's engines, by model."""
 
     def __init__(self, models: list[str]) -> None:
         self._deaths = dict.fromkeys(models, 0)
-        self._words: dict[str, str] = {}
-        self._tally = Counters()
+        self._reasons: dict[str, str] = {}
+        self._counters = Counters()
 
     def add(self, model: str, exit_code: int, log: Path) -> None:
-        """An engine has ended, though nobody asked it to."""
+        """Record an engine that ended without being stopped."""
         self._deaths[model] += 1
-        self._words[model] = exit_reason(exit_code, _last_line(log))
-        self._tally.add(CounterName.ENGINE_DEATHS, model)
+        self._reasons[model] = exit_reason(exit_code, _last_line(log))
+        self._counters.add(CounterName.ENGINE_DEATHS, model)
 
     def status(self) -> Status:
-        """As `workers.heartbeat` reports it."""
+        """The report of the launcher's heartbeat."""
         engines = [
-            EngineReport(model=model, num_deaths=deaths, exit_reason=self._words.get(model))
+            EngineReport(model=model, num_deaths=deaths, exit_reason=self._reasons.get(model))
             for model, deaths in self._deaths.items()
         ]
-        return Status(engines=engines, totals=self._tally.totals())
+        return Status(engines=engines, totals=self._counters.totals())
 
 
 def exit_reason(exit_code: int, last_line: str) -> str:
-    """How an engine ended. Of paths in its reason only the names of files are kept."""
+    """A sentence on how an engine ended. Folders are cut from the paths in its own message."""
     if exit_code == Exit.MODEL:
-        return _FOLDERS.sub("", last_line)[:_MOST_CHARACTERS]
+        return _FOLDERS.sub("", last_line)[:_MAX_CHARACTERS]
     if exit_code in _REASONS:
         return f"{_REASONS[Exit(exit_code)]}, and the engine gave up"
     if exit_code < 0:
@@ -61,7 +61,7 @@ def exit_reason(exit_code: int, last_line: str) -> str:
 
 
 def _last_line(log: Path) -> str:
-    """Empty when there is none to be read."""
+    """The last line of a log; empty if there is none."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, log.stat().st_size - _TAIL_BYTES))

@@ -1,4 +1,4 @@
-"""What a model file and the settings mean to an engine, which reads neither."""
+"""Builds an engine's configuration from a model file and the settings; the engine itself reads neither."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from workers.runtime.host_paths import engine_endpoint
 
 
 def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
-    """Of one model on one device."""
+    """The configuration of one model's engine on one device."""
     slots = _slots(settings, model)
     return EngineConfig(
         model=model.name,
@@ -44,7 +44,7 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
 
 
 def _slots(settings: Settings, model: ModelConfig) -> int:
-    """The fake has no memory to size them from."""
+    """Sequences side by side. `auto` is sized from free memory, which the fake backend does not have."""
     if model.slots == "auto":
         return settings.slots if model.backend is BackendKind.FAKE else AUTO_SLOTS
     return model.slots or settings.slots

@@ -1,8 +1,8 @@
-"""Hearing: an engine that lives but does not answer is ended, so that the next one can be started.
+"""Health check: kills an engine that lives but does not answer, so that its supervisor starts another one.
 
-Its loop may tick while nobody takes messages, or its process may stand still: what it is judged by is an answer to a
-`Hello`, which crosses the intake, the loop and both sockets. Time is counted in looks, since a launcher that stood still
-itself has heard nobody either.
+The loop may tick while no thread takes messages, and the process may be frozen. So the proof of health is the answer to a
+`Hello`, which passes the intake, the loop and both sockets. Silence is counted in checks, since a launcher that was frozen
+itself has received nothing either.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from engine.process.client import EngineClient
 log = structlog.get_logger()
 
 LOAD_SECONDS: Final = 600.0
-_LONGEST_LOOK_SECONDS: Final = 1.0
+_MAX_INTERVAL_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
 class HealthCheck:
-    """Of one engine. It has `LOAD_SECONDS` for its first answer, and `silence_seconds` for each one after it."""
+    """The check of one engine. It has `LOAD_SECONDS` for its first answer, and `silence_seconds` for each one after it."""
 
     engine: SupervisedProcess
     client: EngineClient
@@ -33,22 +33,22 @@ class HealthCheck:
     _child: Child | None = None
     _answered_at: float = 0.0
     _has_answered: bool = False
-    _looked_at: float = 0.0
+    _checked_at: float = 0.0
     _silent_seconds: float = 0.0
 
-    def look(self, now: float) -> None:
-        """End the engine when it has been silent for too long; `now` is the monotonic clock's."""
-        since_look, self._looked_at = now - self._looked_at, now
+    def check(self, now: float) -> None:
+        """Kill the engine if it has been silent for too long; `now` is the monotonic clock's."""
+        interval, self._checked_at = now - self._checked_at, now
         answered_at, child = self.client.answered_at, self.engine.child
         if child is not self._child:
             self._child, self._has_answered, self._silent_seconds = child, False, 0.0
         elif answered_at != self._answered_at:
             self._has_answered, self._silent_seconds = True, 0.0
         else:
-            self._silent_seconds += min(since_look, _LONGEST_LOOK_SECONDS)
+            self._silent_seconds += min(interval, _MAX_INTERVAL_SECONDS)
         self._answered_at = answered_at
-        most = self.silence_seconds if self._has_answered else LOAD_SECONDS
-        if child is not None and self._silent_seconds > most:
-            log.error("engine_deaf", name=self.engine.name, seconds=round(self._silent_seconds, 1))
+        limit = self.silence_seconds if self._has_answered else LOAD_SECONDS
+        if child is not None and self._silent_seconds > limit:
+            log.error("engine_unresponsive", name=self.engine.name, seconds=round(self._silent_seconds, 1))
             self._silent_seconds = 0.0
             child.send(signal.SIGKILL)

@@ -1,7 +1,7 @@
-"""A worker of one device: `python -m workers --device cpu --models a,b`.
+"""Launcher of a worker on one device: `python -m workers --device cpu --models a,b`.
 
-Starts an engine per model and the consumers that feed them, restarts what dies, and takes all of it down in order.
-The device is pinned by the environment before anything of CUDA loads.
+It starts an engine per model and the consumers that feed them, restarts those that die, and stops all in order. Environment
+variables pin the processes to the device before CUDA loads.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from workers.runtime.host_paths import engine_endpoint, model_hash
 log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
-_LATE_SECONDS: Final = 0.4
-_LOOK_SECONDS: Final = 0.1
-_SILENT_SECONDS: Final = 3.0  # besides two hangs: its own watchdog comes first
+_GRACE_SECONDS: Final = 0.4
+_CHECK_SECONDS: Final = 0.1
+_SILENT_SECONDS: Final = 3.0  # added to two hang limits, so that the engine's own watchdog acts first
 
 
 def default_device() -> str:
@@ -56,7 +56,7 @@ def default_device() -> str:
 
 
 def device_environment(device: str) -> dict[str, str]:
-    """What pins a process to its device; raises ConfigError for a device we do not know."""
+    """The environment that pins a process to its device; raises ConfigError for an unknown device."""
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
     kind, _, number = device.partition(":")
@@ -72,12 +72,14 @@ class WorkerLauncher:
         self._settings = settings
         self._device = device
         self._models = models
-        self.obituaries = CrashReports([model.name for model in models])
+        self.crash_reports = CrashReports([model.name for model in models])
         self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
         worker = f"{socket.gethostname()}/{device}"
-        self._crashes = CrashLog(database_engine(settings.database_url or "", pool_size=1), worker, self._learned)
+        self._crash_log = CrashLog(
+            database_engine(settings.database_url or "", pool_size=1), worker, self._on_crash_count
+        )
         self._engines = {
             model.name: SupervisedProcess(
                 f"engine-{model.name}",
@@ -86,7 +88,7 @@ class WorkerLauncher:
                 environment,
                 pause,
                 patience=settings.line_attempts,
-                died=partial(self._died, model.name),
+                died=partial(self._on_exit, model.name),
             )
             for model in models
         }
@@ -100,16 +102,16 @@ class WorkerLauncher:
             )
             for kind in ("chat", "batch")
         ]
-        self._hearings: dict[str, HealthCheck] = {}
+        self._health_checks: dict[str, HealthCheck] = {}
 
     def run(self, is_stopping: threading.Event) -> None:
-        """Until told to stop; children are started by this thread, which must be the main one."""
+        """Run until `is_stopping` is set. This thread starts the children, so it must be the main one."""
         try:
             self._start(is_stopping.is_set)
             notify_ready(",".join(model.name for model in self._models if model.name not in self._engines))
             log.info("worker_ready", device=self._device, models=list(self._engines))
-            while not is_stopping.wait(_LOOK_SECONDS):
-                self._tend_engines()
+            while not is_stopping.wait(_CHECK_SECONDS):
+                self._check_engines()
                 for consumer in self._consumers:
                     consumer.restart_if_dead(time.monotonic())
         except StartInterrupted:
@@ -117,21 +119,21 @@ class WorkerLauncher:
         finally:
             self._stop()
 
-    def _tend_engines(self) -> None:
+    def _check_engines(self) -> None:
         now = time.monotonic()
         for engine in self._engines.values():
             engine.restart_if_dead(now)
-        for hearing in self._hearings.values():
-            hearing.look(now)
+        for health_check in self._health_checks.values():
+            health_check.check(now)
 
-    def _died(self, model: str, exit_code: int) -> None:
-        """Of an engine; with it goes what only it knew, except for the end of its log."""
-        if exit_code != Exit.MODEL:  # a model that does not load is no crash that nobody can explain
-            self._crashes.died(model, exit_code)
-        self.obituaries.add(model, exit_code, self._logs / f"engine-{model}.log")
+    def _on_exit(self, model: str, exit_code: int) -> None:
+        """Record the exit of an engine."""
+        if exit_code != Exit.MODEL:  # a model that does not load is no unexplained crash
+            self._crash_log.add(model, exit_code)
+        self.crash_reports.add(model, exit_code, self._logs / f"engine-{model}.log")
 
-    def _learned(self, model: str, crashes: int) -> None:
-        """Crashes that found their cause are forgiven; with too many others a quick restart only burns the machine."""
+    def _on_crash_count(self, model: str, crashes: int) -> None:
+        """Set the restart pause by the number of unexplained crashes: with too many, quick restarts only waste the machine."""
         is_degraded = crashes > self._settings.engine_crashes
         if is_degraded:
             log.error("engine_degraded", model=model, crashes=crashes)
@@ -139,10 +141,10 @@ class WorkerLauncher:
             engine.set_crash_count(crashes, is_degraded=is_degraded)
 
     def _start(self, is_stopping: Callable[[], bool]) -> None:
-        self._crashes.start()
+        self._crash_log.start()
         for model in self._models:
             self._engines[model.name].start()
-            self._hearings[model.name] = self._hear(model.name)
+            self._health_checks[model.name] = self._new_health_check(model.name)
         for model in self._models:
             model_hash(self._settings, model.parameters.model)
         self._load(is_stopping)
@@ -151,12 +153,12 @@ class WorkerLauncher:
             consumer.start()
         self._wait_consumers(is_stopping)
 
-    def _hear(self, model: str) -> HealthCheck:
+    def _new_health_check(self, model: str) -> HealthCheck:
         client = EngineClient(engine_endpoint(self._settings, model, self._device), f"launcher-{os.getpid()}")
         return HealthCheck(self._engines[model], client, 2 * self._settings.engine_hang_seconds + _SILENT_SECONDS)
 
     def _load(self, is_stopping: Callable[[], bool]) -> None:
-        """Wait for every engine. A model that does not load is left out, and told of as long as others can be served."""
+        """Wait for every engine. A model that does not load is left out and logged, unless no model is left."""
         failures = []
         for model in self._models:
             try:
@@ -165,13 +167,13 @@ class WorkerLauncher:
                 log.error("model_not_loaded", model=model.name, reason=str(failure))
                 failures.append(failure)
                 del self._engines[model.name]
-                self._hearings.pop(model.name).client.close()
+                self._health_checks.pop(model.name).client.close()
         if failures and not self._engines:
             raise failures[0]
 
     def _wait_engine(self, model: str, is_stopping: Callable[[], bool]) -> None:
-        """One that is killed is started again, but not for ever: it may be the model's file that ends it."""
-        engine, client = self._engines[model], self._hearings[model].client
+        """Wait for one engine. A killed one is started again, but not for ever: the model file may be the cause."""
+        engine, client = self._engines[model], self._health_checks[model].client
         deadline, deaths = time.monotonic() + _READY_SECONDS, 0
         while True:
             try:
@@ -191,7 +193,7 @@ class WorkerLauncher:
                 raise ChildFailed(f"The model {model} did not load. {exit_report}") from None
 
     def _wait_consumers(self, is_stopping: Callable[[], bool]) -> None:
-        """One that is killed is started again, as later; one that says why it ends is not."""
+        """Wait for all consumers. A killed one is started again, as later; one that exits with an error is not."""
         deadline, waiting = time.monotonic() + _READY_SECONDS, list(self._consumers)
         while waiting:
             for consumer in list(waiting):
@@ -205,25 +207,27 @@ class WorkerLauncher:
                     consumer.restart_if_dead(time.monotonic())
             if is_stopping():
                 raise StartInterrupted
-            self._tend_engines()
-            time.sleep(_LOOK_SECONDS / 2)
+            self._check_engines()
+            time.sleep(_CHECK_SECONDS / 2)
 
     def _stop(self) -> None:
-        """Consumers first: they give back what they hold while the engines still answer."""
+        """Stop the consumers first: they give back their work while the engines still answer."""
         running = [child.child for child in self._consumers if child.child is not None]
         for child in running:
             child.send(signal.SIGTERM)
-        deadline = time.monotonic() + self._settings.drain_seconds + _LATE_SECONDS
+        deadline = time.monotonic() + self._settings.drain_seconds + _GRACE_SECONDS
         for child in running:
-            child.wait(max(0.0, deadline - time.monotonic()))  # a second signal would hurry it
+            child.wait(
+                max(0.0, deadline - time.monotonic())
+            )  # without a second signal, which would cut its drain short
             child.stop(signal.SIGKILL, 0)
         engines = [engine.child for engine in self._engines.values() if engine.child is not None]
         for child in engines:
             child.send(signal.SIGTERM)
-        deadline = time.monotonic() + _LATE_SECONDS
-        for hearing in self._hearings.values():
-            hearing.client.close()
-        for child in engines:  # they have nothing to save
+        deadline = time.monotonic() + _GRACE_SECONDS
+        for health_check in self._health_checks.values():
+            health_check.client.close()
+        for child in engines:  # engines have nothing to save
             child.wait(max(0.0, deadline - time.monotonic()))
             child.stop(signal.SIGKILL, 0)
 
@@ -233,7 +237,7 @@ def _json(config: EngineConfig) -> str:
 
 
 def main() -> None:
-    """The process."""
+    """Run the launcher until it is stopped."""
     parser = argparse.ArgumentParser(description="A Millrace worker: the engines of one device and what feeds them.")
     parser.add_argument("--device", default=default_device(), help="cpu, cuda:0, cuda:1, …")
     parser.add_argument("--models", default="", help="names, separated by commas; default: all in the models folder")
@@ -255,17 +259,17 @@ def main() -> None:
 def _run(
     launcher: WorkerLauncher, settings: Settings, database: Database, device: str, is_stopping: threading.Event
 ) -> None:
-    """Its row goes when it was told to stop. When an engine does not start, the row stays: it says why."""
+    """Run it with a heartbeat. Its row is removed in the end, but kept if an engine does not start, since it has the reason."""
     identity = launcher_identity(settings.state_dir, device)
-    status = launcher.obituaries.status
-    presence = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
-    presence.start()
+    status = launcher.crash_reports.status
+    heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
+    heartbeat.start()
     try:
         launcher.run(is_stopping)
     except MillraceError:
-        presence.close(is_row_kept=True)
+        heartbeat.close(is_row_kept=True)
         raise
-    presence.close()
+    heartbeat.close()
 
 
 def _models(settings: Settings, names: str) -> list[ModelConfig]:

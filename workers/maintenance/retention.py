@@ -1,6 +1,6 @@
-"""Retention: what nobody needs any more goes. Files and uploads past their time, keys, bytes without a row.
+"""Retention: deletes files and uploads past their time, old idempotency keys, silent workers, and bytes without a row.
 
-Bytes go before their rows, so that a crash between leaves a row that is swept again, and never bytes nobody knows of.
+Bytes are deleted before their rows, so a crash in between leaves a row that is swept again, and never bytes without a row.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from db import files, idempotency, uploads, workers
 from workers.context import ClerkContext
 
 _PAGE: Final = 500
-_LEFTOVER_SECONDS: Final = 7200  # far longer than from a file's last byte to its row, also when a clock jumps an hour
+_LEFTOVER_SECONDS: Final = 7200  # far longer than from a file's last byte to its row, even if a clock jumps by an hour
 
 
 class Retention:
-    """Sweeps of the file store and its rows; one bucket of it is looked through for orphans each time."""
+    """Sweeps the file store and its rows. Each sweep checks one bucket of the store for orphans."""
 
     def __init__(self, context: ClerkContext) -> None:
         self._context = context
         self._bucket = 0
 
     def sweep(self) -> None:
-        """Once; every step is idempotent."""
+        """Sweep once; every step is idempotent."""
         self._sweep_files()
         self._sweep_uploads()
         self._sweep_keys()
@@ -36,26 +36,26 @@ class Retention:
         self._bucket = (self._bucket + 1) % BUCKETS
 
     def _sweep_files(self) -> None:
-        """Files past their time, and bytes of hidden ones that no open batch reads."""
+        """Hide files past their time, and delete hidden files that no open batch reads."""
         context = self._context
         with context.database.begin() as connection:
             connection.execute(files.hide_expired_files())
-            gone = list(connection.execute(files.removable_files(_PAGE)).scalars())
-            for file_id in gone:
+            removable = list(connection.execute(files.removable_files(_PAGE)).scalars())
+            for file_id in removable:
                 context.files.delete(file_id)
                 failpoint(Point.RETENTION_FILE)
-            connection.execute(files.delete_files(gone))
+            connection.execute(files.delete_files(removable))
 
     def _sweep_uploads(self) -> None:
-        """Uploads past their time, and parts of those that have ended."""
+        """Expire uploads past their time, and delete the parts of uploads that have ended."""
         context = self._context
         with context.database.begin() as connection:
             connection.execute(uploads.expire_uploads())
-            gone = list(connection.execute(uploads.removable_parts(_PAGE)).scalars())
-            for part_id in gone:
+            removable = list(connection.execute(uploads.removable_parts(_PAGE)).scalars())
+            for part_id in removable:
                 context.files.delete(part_id)
                 failpoint(Point.RETENTION_PART)
-            connection.execute(uploads.delete_parts(gone))
+            connection.execute(uploads.delete_parts(removable))
             connection.execute(uploads.delete_old_uploads(timedelta(days=context.settings.file_days)))
 
     def _sweep_keys(self) -> None:
@@ -68,15 +68,15 @@ class Retention:
             connection.execute(workers.delete_silent_workers())
 
     def sweep_orphans(self, bucket: int) -> None:
-        """Content of a writer that died before its row was there."""
+        """Delete old content without a row: its writer died before the commit."""
         old = self._context.files.old_ids(bucket, _LEFTOVER_SECONDS)
         stored_files = [name for name in old if name.startswith(ids.FILE)]
         parts = [name for name in old if name.startswith(ids.PART)]
         if not stored_files and not parts:
             return
         with self._context.database.begin() as connection:
-            known = {*connection.execute(files.known_files(stored_files)).scalars()}
-            known |= {*connection.execute(uploads.known_parts(parts)).scalars()}
-        for orphan in {*stored_files, *parts} - known:
+            stored = {*connection.execute(files.known_files(stored_files)).scalars()}
+            stored |= {*connection.execute(uploads.known_parts(parts)).scalars()}
+        for orphan in {*stored_files, *parts} - stored:
             failpoint(Point.RETENTION_ORPHAN)
             self._context.files.delete(orphan)

@@ -1,11 +1,11 @@
-"""Sweep: find what a lost ticket, a dead worker or the clock left behind, and set it going again.
+"""Sweeper: finds work that a lost ticket, a dead worker or the clock left behind, and starts it again.
 
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
-It is held by a transaction that waits for the sweep, so the database takes it from a clerk that froze with it, in the time that
-`db.connections` lets a transaction be idle. A clerk whose sweep takes longer than that goes on without it.
+The lock belongs to a transaction that stays open during the sweep. If a clerk freezes, the database ends that transaction after
+the time that `db.connections` lets it be idle. A clerk whose sweep takes longer than that goes on without the lock.
 
-What waits gets another ticket. Where the broker takes none, or none has been heard for long, a clerk does its own part of the
-work without.
+Waiting work gets another ticket. If the broker takes no tickets, or no ticket has been answered for long, the clerk does its
+own kind of work without one.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ log = structlog.get_logger()
 
 _LOCK: Final = 727_002
 _PAGE: Final = 500
-_UNHEARD_TICKETS: Final = 4  # with so many sent in vain, the consumers are busy or deaf
+_UNANSWERED_TICKETS: Final = 4  # after so many, the consumers are busy or receive none
 _CRASHES_KEPT: Final = timedelta(days=1)
 
 
 class Sweeper:
-    """Sweeps every `sweep_seconds` until closed. `do_here` takes a name and work that needs no ticket."""
+    """Sweeps every `sweep_seconds` until closed. `run_here` gets a key and work to do in this process, without a ticket."""
 
     def __init__(
         self,
         context: ClerkContext,
-        do_here: Callable[[str, Callable[[], None]], None] = lambda _, work: work(),
+        run_here: Callable[[str, Callable[[], None]], None] = lambda _, work: work(),
     ) -> None:
         self._context = context
-        self._do_here = do_here
+        self._run_here = run_here
         self._retention = Retention(context)
-        self.worked_at: float | None = None
+        self.swept_at: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
     def start(self) -> None:
-        """Begin, with a sweep at once: a restarted stack resumes what was running."""
+        """Start the thread, which sweeps at once: a restarted stack resumes what was running."""
         self._thread.start()
 
     def close(self) -> None:
@@ -68,15 +68,15 @@ class Sweeper:
         while not self._stop.is_set():
             try:
                 self.sweep()
-                self.worked_at = time.monotonic()
+                self.swept_at = time.monotonic()
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
-            except Exception as error:  # the edge of this thread: the next sweep is due all the same
+            except Exception as error:  # the edge of this thread: the next sweep must come
                 log.error("sweep_failed", exc_info=error)
             self._stop.wait(self._context.settings.sweep_seconds)
 
     def sweep(self) -> None:
-        """Once. Nothing is done when another clerk is at it."""
+        """Sweep once; does nothing while another clerk sweeps."""
         with self._context.database.begin() as connection:
             if not connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one():
                 return
@@ -88,23 +88,23 @@ class Sweeper:
             self._retention.sweep()
 
     def _sweep_batches(self) -> None:
-        """Windows that are over; tickets of the clerk that got lost."""
+        """Expire batches whose window is over, and send lost tickets of the clerk again."""
         context = self._context
         with context.database.begin() as connection:
             expired = list(connection.execute(batches.expire_batches()).scalars())
         age = timedelta(seconds=context.settings.ticket_seconds)
         with context.database.begin() as connection:
-            waiting = batches.batches_due(age, _UNHEARD_TICKETS * age, _PAGE).fetch_all(connection)
+            waiting = batches.batches_due(age, _UNANSWERED_TICKETS * age, _PAGE).fetch_all(connection)
             for batch_id, status, _ in waiting:
                 if status == BatchState.IN_PROGRESS:
                     batches.begin_finalizing(batch_id).fetch_optional(connection)
             connection.execute(batches.mark_batches_dispatched([batch_id for batch_id, _, _ in waiting]))
-        for batch_id, status, is_unheard in waiting:
+        for batch_id, status, is_unanswered in waiting:
             failpoint(Point.SWEEP_BATCHES)
             is_new = status == BatchState.VALIDATING
             send, work = (context.tickets.prepare, prepare) if is_new else (context.tickets.finalize, finalize)
-            if not send(batch_id) or is_unheard:
-                self._do_here(batch_id, partial(work, context, batch_id))
+            if not send(batch_id) or is_unanswered:
+                self._run_here(batch_id, partial(work, context, batch_id))
         if expired or waiting:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
 
@@ -112,12 +112,12 @@ class Sweeper:
         """Answer validations whose ticket was lost, in this process."""
         age = timedelta(seconds=self._context.settings.ticket_seconds)
         with self._context.database.begin() as connection:
-            unheard = list(connection.execute(validations.unclaimed(age, _PAGE)).scalars())
-        for validation_id in unheard:
-            self._do_here(validation_id, partial(answer_validation, self._context, validation_id))
+            overdue = list(connection.execute(validations.unclaimed(age, _PAGE)).scalars())
+        for validation_id in overdue:
+            self._run_here(validation_id, partial(answer_validation, self._context, validation_id))
 
     def _sweep_shards(self) -> None:
-        """Models that have shards to take: one ticket each, which costs a worker that is busy with them nothing."""
+        """Send a ticket for each model with claimable shards; a worker that is busy with them ignores it at no cost."""
         with self._context.database.begin() as connection:
             models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
         for model in models:
@@ -125,13 +125,13 @@ class Sweeper:
             self._context.tickets.run_shards(model)
 
     def _sweep_quarantine(self) -> None:
-        """Requests that have been refused for long enough; deaths that nobody counts any more."""
+        """Delete quarantine entries and engine crashes that are past their time."""
         with self._context.database.begin() as connection:
             connection.execute(quarantine.delete_old_entries(timedelta(hours=self._context.settings.quarantine_hours)))
             connection.execute(quarantine.delete_engine_crashes(_CRASHES_KEPT))
 
     def _sweep_jobs(self) -> None:
-        """Chat jobs whose worker died, or whose ticket got lost."""
+        """End or requeue jobs whose worker died, and send lost tickets again."""
         context, settings = self._context, self._context.settings
         with context.database.begin() as connection:
             cancelled = jobs.cancel_lost_jobs().fetch_all(connection)
@@ -145,8 +145,8 @@ class Sweeper:
         for job_id, fence, _ in failed:
             event = Event(job=job_id, attempt=fence, seq=0, kind=EventKind.FAILED, problem=_WORKER_LOST)
             context.publisher.publish(event)
-        if told := [row.id for row in (*cancelled, *failed) if row.has_events]:
-            context.tickets.deliver(told[0])
+        if with_webhook_events := [row.id for row in (*cancelled, *failed) if row.has_events]:
+            context.tickets.deliver(with_webhook_events[0])
         for job_id, model in [*again, *overdue]:
             failpoint(Point.SWEEP_JOBS)
             context.tickets.run_chat(job_id, model)

@@ -1,6 +1,6 @@
-"""Webhooks: events are written down in the transaction in which they happen, and sent by the clerk until they are taken.
+"""Webhook dispatcher: the clerk sends recorded events, with retries, until the receiver answers 2xx or their time is over.
 
-At least once: an event that was sent by a clerk that died before it could say so is sent again, with the same id.
+Delivery is at least once: an event whose clerk died between sending and recording is sent again, with the same id.
 """
 
 from __future__ import annotations
@@ -28,52 +28,52 @@ from workers.maintenance.webhook_sender import SEND_SECONDS, SendResult, Webhook
 log = structlog.get_logger()
 
 LEASE: Final = timedelta(seconds=30)  # an attempt takes far less
-_PLACES: Final = 32
+_MAX_CONCURRENT: Final = 32
 _FIRST_PAUSE_SECONDS: Final = 5.0
 _LONGEST_PAUSE_SECONDS: Final = 3600.0
 _KEPT: Final = timedelta(days=7)
-_FORGET_SECONDS: Final = 600.0
+_CLEANUP_SECONDS: Final = 600.0
 
 
 def retry_delay(attempt: int, jitter: Callable[[], float] = random.random) -> timedelta:
-    """How long to wait after the given attempt (from 1): 5 s, doubling to an hour, of which up to half is left out.
+    """The pause after the given attempt (from 1): 5 s, doubling to an hour, minus up to half of it.
 
-    The jitter keeps the events of one failure from coming back as one crowd.
+    The jitter spreads out the events of one failure.
     """
     longest = min(_FIRST_PAUSE_SECONDS * 2.0 ** min(attempt - 1, 20), _LONGEST_PAUSE_SECONDS)
     return timedelta(seconds=longest * (1 - jitter() / 2))
 
 
 class WebhookDispatcher:
-    """Sends what is due, many at a time, in a thread of its own; any number of clerks may have one."""
+    """Sends due events, many at once, in a thread of its own; any number of clerks may have one."""
 
     def __init__(
-        self, settings: Settings, database: Database, poster: WebhookSender, publish: Callable[[Event], None]
+        self, settings: Settings, database: Database, sender: WebhookSender, publish: Callable[[Event], None]
     ) -> None:
         self._settings = settings
         self._database = database
-        self._poster = poster
+        self._sender = sender
         self._publish = publish
-        self._patience = timedelta(hours=settings.webhook_hours)
+        self._max_age = timedelta(hours=settings.webhook_hours)
         self._is_stopping = False
         self._wake = threading.Event()
-        self._forget_at = 0.0
-        self._thread = threading.Thread(target=self._run, name="courier", daemon=True)
+        self._cleanup_at = 0.0
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
     def start(self) -> None:
-        """Begin, with what was due while nobody was there."""
+        """Start the thread, which first sends what became due while no clerk ran."""
         self._thread.start()
 
     def wake(self) -> None:
-        """There may be something to send."""
+        """Look for due events now."""
         self._wake.set()
 
     def close(self) -> None:
-        """Finish what is being sent; what cannot be is sent by the next clerk."""
+        """Finish the running attempts; the next clerk sends the rest."""
         self._is_stopping = True
         self._wake.set()
         self._thread.join(timeout=SEND_SECONDS + 1)
-        self._poster.close()
+        self._sender.close()
 
     def _run(self) -> None:
         while not self._is_stopping:
@@ -81,17 +81,17 @@ class WebhookDispatcher:
             try:
                 while not self._is_stopping and self.deliver_due():
                     pass
-                self._forget()
+                self._clean_up()
             except SQLAlchemyError as error:
-                log.warning("courier_failed", reason=type(error).__name__)
-            except Exception as error:  # the edge of this thread: what is due stays due
-                log.error("courier_failed", exc_info=error)
+                log.warning("webhook_dispatch_failed", reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: due events stay due
+                log.error("webhook_dispatch_failed", exc_info=error)
             self._wake.wait(self._settings.sweep_seconds)
 
     def deliver_due(self) -> int:
-        """Try everything that is due once, up to a limit; how many that were."""
+        """Try due events once, up to a limit; returns how many there were."""
         with self._database.begin() as connection:
-            due = webhooks.claim_due(LEASE, _PLACES).fetch_all(connection)
+            due = webhooks.claim_due(LEASE, _MAX_CONCURRENT).fetch_all(connection)
         if due:
             failpoint(Point.WEBHOOK_CLAIMED)
             asyncio.run(self._deliver_all(due))
@@ -103,23 +103,23 @@ class WebhookDispatcher:
                 group.create_task(self._deliver(row))
 
     async def _deliver(self, row: DueDelivery) -> None:
-        """Each outcome is written at once: a slow neighbour must not have it forgotten."""
+        """Send one event and record its result at once, without waiting for slower receivers."""
         secrets = (row.secret, row.old_secret) if row.old_secret else (row.secret,)
-        letter = WebhookRequest(event_id=row.event_id, url=row.url, secrets=secrets, payload=row.payload)
+        request = WebhookRequest(event_id=row.event_id, url=row.url, secrets=secrets, payload=row.payload)
         try:
-            outcome = await self._poster.post(letter)
-        except Exception as error:  # this event's own trouble: the others go on, and it is given up in time
+            result = await self._sender.send(request)
+        except Exception as error:  # a fault of this event alone: the others go on, and it is given up in time
             log.error("webhook_broken", event_id=row.event_id, exc_info=error)
-            outcome = SendResult(error="The request could not be made.")
+            result = SendResult(error="The request could not be made.")
         try:
-            await asyncio.to_thread(self._record, row, outcome)
+            await asyncio.to_thread(self._record, row, result)
         except SQLAlchemyError as error:
             log.warning("webhook_not_recorded", event_id=row.event_id, reason=type(error).__name__)
 
-    def _record(self, row: DueDelivery, outcome: SendResult) -> None:
+    def _record(self, row: DueDelivery, result: SendResult) -> None:
         delay = retry_delay(row.attempt)
-        is_last = row.is_test or timedelta(seconds=row.age_seconds) + delay > self._patience
-        status, error = outcome.status_code, outcome.error
+        is_last = row.is_test or timedelta(seconds=row.age_seconds) + delay > self._max_age
+        status, error = result.status_code, result.error
         if error is None or is_last:
             statement = webhooks.finish(
                 row.event_id, row.webhook_id, row.attempt, is_delivered=error is None, status_code=status, error=error
@@ -128,21 +128,20 @@ class WebhookDispatcher:
             statement = webhooks.postpone(
                 row.event_id, row.webhook_id, row.attempt, delay=delay, status_code=status, error=error
             )
-        with self._database.begin() as connection:
+        committing, committed = Point.WEBHOOK_RECORDING, Point.WEBHOOK_RECORDED
+        with self._database.begin(committing=committing, committed=committed) as connection:
             if connection.execute(statement).one_or_none() is not None and not row.is_test:
                 connection.execute(_mark(row.webhook_id, error, is_given_up=is_last))
-            failpoint(Point.WEBHOOK_RECORDING)
-        failpoint(Point.WEBHOOK_RECORDED)
         if row.is_test:
             self._publish(outcome_event(row.event_id))
         event = "webhook_delivered" if error is None else "webhook_given_up" if is_last else "webhook_failed"
         log.info(event, event_id=row.event_id, webhook=row.webhook_id, attempt=row.attempt, reason=error)
 
-    def _forget(self) -> None:
-        """Now and then: what ended long ago."""
-        if time.monotonic() < self._forget_at:
+    def _clean_up(self) -> None:
+        """Every ten minutes, delete deliveries that ended long ago."""
+        if time.monotonic() < self._cleanup_at:
             return
-        self._forget_at = time.monotonic() + _FORGET_SECONDS
+        self._cleanup_at = time.monotonic() + _CLEANUP_SECONDS
         with self._database.begin() as connection:
             connection.execute(webhooks.delete_finished(_KEPT))
 

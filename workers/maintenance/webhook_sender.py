@@ -1,7 +1,7 @@
-"""One webhook request: signed as Standard Webhooks says, sent to an address that was looked at, and judged by its status.
+"""Webhook sender: one POST, signed by Standard Webhooks, to an address that the URL guard has checked.
 
-Nothing the receiver says but its status is read: no redirect is followed, no body is taken, and all of it, name service
-included, has one deadline.
+Only the status of the answer is read: redirects are not followed, the body is dropped. One deadline covers everything, name
+resolution included.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RESOLVERS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WebhookRequest:
-    """What is sent where. `secrets` are those that sign it, the current one first; never logged."""
+    """One event for one URL. `secrets` sign it, the current one first; they are never logged."""
 
     event_id: str
     url: str
@@ -33,42 +33,44 @@ class WebhookRequest:
     payload: str
 
     def __repr__(self) -> str:
-        return f"Letter({self.event_id})"
+        return f"WebhookRequest({self.event_id})"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SendResult:
-    """`status_code` is None where no answer came; `error` is None where it was a 2xx."""
+    """`status_code` is None without an answer; `error` is None after a 2xx."""
 
     status_code: int | None = None
     error: str | None = None
 
 
-def signed_headers(letter: WebhookRequest, now: datetime) -> dict[str, str]:
-    """The three headers by which a receiver knows us, and knows an event again."""
-    signatures = [Signer(secret).sign(letter.event_id, now, letter.payload) for secret in letter.secrets]
+def signed_headers(request: WebhookRequest, now: datetime) -> dict[str, str]:
+    """The three headers by which a receiver checks the sender and recognises a repeated event."""
+    signatures = [Signer(secret).sign(request.event_id, now, request.payload) for secret in request.secrets]
     return {
-        "webhook-id": letter.event_id,
+        "webhook-id": request.event_id,
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": " ".join(signatures),
     }
 
 
 class WebhookSender:
-    """Posts letters to where the rules allow."""
+    """Sends webhook requests to addresses that the URL guard allows."""
 
-    def __init__(self, rules: UrlGuard, *, seconds: float = SEND_SECONDS, tls: ssl.SSLContext | None = None) -> None:
-        self._rules = rules
+    def __init__(
+        self, url_guard: UrlGuard, *, seconds: float = SEND_SECONDS, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._url_guard = url_guard
         self._seconds = seconds
         self._tls = tls or httpx2.create_ssl_context()
-        # Not the loop's own threads: a name service that hangs must not keep anybody from going on.
+        # Not the loop's own threads: a name service that hangs must not block other work.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, "resolve")
 
-    async def post(self, letter: WebhookRequest) -> SendResult:
-        """Send it once; never raises for what the world does."""
+    async def send(self, request: WebhookRequest) -> SendResult:
+        """Send it once; never raises for errors of the network or the receiver."""
         try:
             async with asyncio.timeout(self._seconds):
-                return await self._post(letter)
+                return await self._send(request)
         except UrlRefused as refused:
             return SendResult(error=str(refused))
         except TimeoutError:
@@ -76,25 +78,25 @@ class WebhookSender:
         except (httpx2.HTTPError, OSError) as error:
             return SendResult(error=f"The connection failed ({type(error).__name__}).")
 
-    async def _post(self, letter: WebhookRequest) -> SendResult:
-        target = self._rules.parse(letter.url)
+    async def _send(self, request: WebhookRequest) -> SendResult:
+        target = self._url_guard.parse(request.url)
         loop = asyncio.get_running_loop()
-        addresses = await loop.run_in_executor(self._resolvers, self._rules.resolve, target)
+        addresses = await loop.run_in_executor(self._resolvers, self._url_guard.resolve, target)
         headers = {
             "host": target.authority,
             "content-type": "application/json",
             "user-agent": "millrace-webhooks",
-            **signed_headers(letter, datetime.now(UTC)),
+            **signed_headers(request, datetime.now(UTC)),
         }
         failpoint(Point.WEBHOOK_SENDING)
-        status = await self._status(target, addresses[0], headers, letter.payload.encode())
+        status = await self._status(target, addresses[0], headers, request.payload.encode())
         failpoint(Point.WEBHOOK_SENT)
         return SendResult(status_code=status, error=None if 200 <= status < 300 else f"The answer was HTTP {status}.")
 
     async def _status(self, target: Target, address: IPAddress, headers: dict[str, str], body: bytes) -> int:
-        """The connection goes to the address; the certificate is checked against the name.
+        """Connect to the checked address, and check the certificate against the name.
 
-        Proxies of the environment are not used, since they would ask the name service again. `post` has the deadline.
+        Proxies of the environment are not used, since they would resolve the name again. `send` has the deadline.
         """
         url = httpx2.URL(scheme=target.scheme, host=str(address), port=target.port, raw_path=target.path.encode())
         name = {"sni_hostname": target.host}
@@ -105,5 +107,5 @@ class WebhookSender:
             return response.status_code
 
     def close(self) -> None:
-        """Do not wait for name services."""
+        """Stop without waiting for name services."""
         self._resolvers.shutdown(wait=False, cancel_futures=True)

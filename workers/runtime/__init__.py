@@ -1,1 +1,1 @@
-"""Shared by every consumer: leases, the publisher, counters, retries of the database."""
+"""Parts that all consumers use: leases, the publisher, counters, retries of database writes."""

@@ -1,4 +1,4 @@
-"""Plain numbers of this process, counted where things happen; `workers.heartbeat` tells them."""
+"""Counters of this process, which `workers.heartbeat` writes to the database."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ Totals = Mapping[tuple[str, str], int]  # by name and model
 
 
 class Counters:
-    """May be raised from any thread."""
+    """Counts events by name and model; any thread may add."""
 
     def __init__(self) -> None:
         self._numbers: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
 
     def add(self, count: CounterName, model: str = "", number: int = 1) -> None:
-        """So many more."""
+        """Add to one counter."""
         with self._lock:
             self._numbers[count, model] += number
 
     def totals(self) -> dict[tuple[str, str], int]:
-        """Everything since the process started."""
+        """All counts since the process started."""
         with self._lock:
             return dict(self._numbers)

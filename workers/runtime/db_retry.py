@@ -1,7 +1,7 @@
-"""Recording how work ended, in a database that may be away: what was computed is worth more than one statement that failed.
+"""Retries of a database write while the database is away, so that a computed result is not lost with one failed statement.
 
-Knows errors and pauses; nothing of jobs or shards. What is written must be fenced, since a lease may end meanwhile, and must be
-told apart from a commit whose reply got lost, since that is one of the errors.
+The write must be fenced, since its lease may end meanwhile. It must also recognise its own earlier commit, since a lost reply to
+a commit is one of the errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from db.connections import is_transient
 
 log = structlog.get_logger()
 
-MOST_SECONDS: Final = 120.0  # twice a lease: somebody else is at the work by then
+MOST_SECONDS: Final = 120.0  # twice a lease: another worker has the work by then
 _FIRST_PAUSE_SECONDS: Final = 0.05
 _LONGEST_PAUSE_SECONDS: Final = 1.0
 
@@ -27,20 +27,20 @@ _Written = TypeVar("_Written")
 
 def retry_write(
     write: Callable[[], _Written],
-    is_ours: Callable[[], bool],
+    is_held: Callable[[], bool],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
     jitter: Callable[[], float] = random.random,
 ) -> _Written:
-    """Write, again and again while the work may still be ours. Raises the last error, and at once one that will not pass."""
-    began, pause = clock(), _FIRST_PAUSE_SECONDS
+    """Call `write` until it succeeds, while `is_held`. Raises the last error, and at once one that is not transient."""
+    started_at, pause = clock(), _FIRST_PAUSE_SECONDS
     while True:
         try:
             return write()
         except SQLAlchemyError as error:
-            if not is_transient(error) or not is_ours() or clock() - began > MOST_SECONDS:
+            if not is_transient(error) or not is_held() or clock() - started_at > MOST_SECONDS:
                 raise
             log.warning("write_failed", reason=type(error).__name__)
-        sleep(pause * (1 - jitter() / 2))  # those who met on a row do not meet again
+        sleep(pause * (1 - jitter() / 2))  # writers that collided on a row do not collide again
         pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)

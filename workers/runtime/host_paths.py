@@ -1,4 +1,4 @@
-"""Where things of a worker host are found: an engine's sockets, a model file's hash."""
+"""Paths and hashes of a worker host: the socket folder of an engine, the hash of a model file."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from core.settings import Settings
 
 
 def engine_endpoint(settings: Settings, model: str, device: str) -> str:
-    """The directory of an engine's sockets; short, since a socket's path has about a hundred bytes."""
+    """The folder of an engine's sockets. It is short, since the path of a socket has at most about a hundred bytes."""
     digest = hashlib.sha256(f"{model}@{device}".encode()).hexdigest()[:10]
     return str(socket_directory(settings.state_dir) / f"e-{digest}")
 
 
 def model_hash(settings: Settings, path: str) -> str | None:
-    """SHA-256 of a model file, remembered by size and time of change; None where there is no file."""
+    """SHA-256 of a model file, cached by size and modification time; None where there is no file."""
     if not Path(path).is_file():
         return None
     status = Path(path).stat()
     key = f"{path}:{status.st_size}:{status.st_mtime_ns}"
     cache = settings.state_dir / "model_hashes.json"
-    known: dict[str, str] = {}
+    hashes: dict[str, str] = {}
     with suppress(OSError, ValueError):
-        known = json.loads(cache.read_text())
-    if key not in known:
+        hashes = json.loads(cache.read_text())
+    if key not in hashes:
         with Path(path).open("rb") as stream:
-            known[key] = hashlib.file_digest(stream, "sha256").hexdigest()
+            hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
         temporary = cache.with_suffix(".part")
-        temporary.write_text(json.dumps(known))
+        temporary.write_text(json.dumps(hashes))
         temporary.rename(cache)
-    return known[key]
+    return hashes[key]

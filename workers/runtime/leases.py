@@ -1,9 +1,9 @@
-"""Leases: what this process holds, renewed by one thread on a connection of its own.
+"""Lease keeper: renews the leases of this process from one thread, on a connection of its own.
 
-Knows when a lease was last renewed by its own monotonic clock, and nothing of what is done under it. The rules:
-a lease is renewed only for models whose engine still ticks (a hung decode must lose its work to others); a lease the database
-did not confirm is lost, and its holder must stop; a lease not renewed for long is not trusted even before that is known.
-Rows are renewed by name, never as "all that is mine": a claim whose answer got lost on its way here has nobody who works on it.
+* A lease is renewed only while the engine of its model ticks, so a hung decode loses its work to other workers.
+* A lease that the database did not confirm is lost, and its holder must stop.
+* A lease that was not renewed for long, by the monotonic clock of this process, is not trusted even before it is lost.
+* Rows are renewed by id, never as "all rows of this owner": a claim whose reply was lost is worked on by no thread.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = structlog.get_logger()
 
 Clock = Callable[[], float]
 
-_AGAIN_SECONDS: Final = 0.5
+_RETRY_SECONDS: Final = 0.5
 
 
 @dataclass(slots=True)
 class Lease:
-    """One claimed row. `is_lost` and `is_unwanted` are set once and never taken back."""
+    """One claimed row. `is_lost` and `is_unwanted` are set once and never reset."""
 
     id: str
     model: str
@@ -40,13 +40,13 @@ class Lease:
     changed: Callable[[], None] = field(default=lambda: None)
 
     def is_trusted(self, now: float, trust_seconds: float) -> bool:
-        """May new work be begun under this lease?"""
+        """May new work start under this lease?"""
         return not self.is_lost and now - self.renewed_at < trust_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """A row the database says is still held, and whether its work is still wanted."""
+    """A row that is still held, and whether its work was cancelled meanwhile."""
 
     id: str
     fence: int
@@ -54,7 +54,7 @@ class Renewed:
 
 
 class Renew(Protocol):
-    """Renews these rows (id to fence) in one statement; says which of them are still held."""
+    """Renews these rows (id to fence) in one statement and returns those that are still held."""
 
     def __call__(self, held: Mapping[str, int]) -> Iterable[Renewed]: ...
 
@@ -80,10 +80,10 @@ class LeaseKeeper:
         self._leases: dict[str, Lease] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="lease-keeper", daemon=True)
 
     def start(self) -> None:
-        """Begin to renew."""
+        """Start the thread."""
         self._thread.start()
 
     def close(self) -> None:
@@ -92,32 +92,32 @@ class LeaseKeeper:
         self._thread.join(timeout=5)
 
     def hold(self, row_id: str, model: str, fence: int, changed: Callable[[], None] = lambda: None) -> Lease:
-        """A row was just claimed; `changed` is called when the lease is lost or unwanted, from another thread.
+        """Keep the lease of a row that was just claimed; `changed` is called in another thread when it is lost or unwanted.
 
-        Whoever held it here before was silent for too long, as after an outage of the database, and has lost it.
+        An earlier holder of the row in this process has lost its lease, as after an outage of the database.
         """
         lease = Lease(row_id, model, fence, self._clock(), changed=changed)
         with self._lock:
-            before = self._leases.get(row_id)
+            previous = self._leases.get(row_id)
             self._leases[row_id] = lease
-        if before is not None and not before.is_lost:
-            before.is_lost = True
+        if previous is not None and not previous.is_lost:
+            previous.is_lost = True
             self.num_lost += 1
-            self._tell(before)
+            self._notify(previous)
         return lease
 
     def drop(self, lease: Lease) -> None:
-        """The row was given back or ended."""
+        """Stop renewing: the row was given back or has ended."""
         with self._lock:
             if self._leases.get(lease.id) is lease:
                 del self._leases[lease.id]
 
     def is_trusted(self, lease: Lease) -> bool:
-        """May new work be begun under this lease?"""
+        """May new work start under this lease?"""
         return lease.is_trusted(self._clock(), self._trust_seconds)
 
     def beat(self) -> None:
-        """Renew once. Public so that tests need no thread."""
+        """Renew all leases once. Public so that tests need no thread."""
         started_at = self._clock()
         with self._lock:
             leases = list(self._leases.values())
@@ -132,30 +132,30 @@ class LeaseKeeper:
             self._apply(lease, confirmed.get(lease.id), started_at)
 
     def _apply(self, lease: Lease, row: Renewed | None, started_at: float) -> None:
-        was = (lease.is_lost, lease.is_unwanted)
+        before = (lease.is_lost, lease.is_unwanted)
         if row is None or row.fence != lease.fence:
             with self._lock:
                 lease.is_lost = lease.is_lost or self._leases.get(lease.id) is lease
         else:
             lease.renewed_at = started_at
             lease.is_unwanted = lease.is_unwanted or row.is_unwanted
-        if (lease.is_lost, lease.is_unwanted) != was:
-            self.num_lost += lease.is_lost and not was[0]
-            self._tell(lease)
+        if (lease.is_lost, lease.is_unwanted) != before:
+            self.num_lost += lease.is_lost and not before[0]
+            self._notify(lease)
 
-    def _tell(self, lease: Lease) -> None:
+    def _notify(self, lease: Lease) -> None:
         log.info("lease_changed", id=lease.id, is_lost=lease.is_lost, is_unwanted=lease.is_unwanted)
         lease.changed()
 
     def _run(self) -> None:
-        """One that failed is soon made up for: behind an outage, others look for leases that have run out."""
+        """Renew with each heartbeat. A failed renewal is soon repeated, since other workers claim leases that expire."""
         pause = self._heartbeat_seconds
         while not self._stop.wait(pause):
-            pause = min(_AGAIN_SECONDS, self._heartbeat_seconds)
+            pause = min(_RETRY_SECONDS, self._heartbeat_seconds)
             try:
                 self.beat()
                 pause = self._heartbeat_seconds
             except SQLAlchemyError as error:
-                log.warning("heartbeat_failed", reason=type(error).__name__)
+                log.warning("lease_renewal_failed", reason=type(error).__name__)
             except Exception as error:  # the edge of this thread: without it every lease would be lost
-                log.error("heartbeat_failed", exc_info=error)
+                log.error("lease_renewal_failed", exc_info=error)

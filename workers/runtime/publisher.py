@@ -1,6 +1,6 @@
-"""Publishing events of running jobs: one thread, everything that piled up goes out in one round trip.
+"""Publishes events of running jobs from one thread; all events that have queued up go out in one round trip.
 
-Best effort: a lost event is a gap that the relay fills from the row. Waits on nobody who generates.
+Best effort: the relay fills the gap of a lost event from the row. Publishing never delays generation.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REPLAY_SECONDS: Final = 300
 
 
 class Publisher:
-    """Takes events from any thread and publishes them in order."""
+    """Publishes events of any thread, in order."""
 
     def __init__(self, client: redis.Redis, key_prefix: str) -> None:
         self._redis = client
@@ -34,11 +34,11 @@ class Publisher:
         self._thread.start()
 
     def publish(self, event: Event) -> None:
-        """Never blocks and never raises."""
+        """Queue an event; never blocks and never raises."""
         self._queue.put(event)
 
     def close(self) -> None:
-        """Send what is queued, then stop."""
+        """Send the queued events, then stop."""
         self._queue.put(None)
         self._thread.join(timeout=5)
 
@@ -80,7 +80,7 @@ class Publisher:
 
 
 def merge(events: list[Event]) -> list[Event]:
-    """Frames of one job that follow each other become one event; the order within a job stays."""
+    """Join consecutive frames of one job into one event; the order within a job stays."""
     merged: dict[str, Event] = {}
     out: list[Event] = []
     for event in events:

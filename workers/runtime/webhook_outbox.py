@@ -12,7 +12,7 @@ from db import webhooks
 
 
 def record_webhook_event(connection: Connection, tenant_id: str, event_type: EventType, subject_id: str) -> None:
-    """Write an event down for every endpoint that wants it. Call it in the transaction in which it happens."""
+    """Insert an event for every endpoint that subscribes to it. Call it in the transaction in which the event happens."""
     event = WebhookEvent(
         id=ids.new_id(ids.EVENT), type=event_type, created_at=int(time.time()), data=EventSubject(id=subject_id)
     )

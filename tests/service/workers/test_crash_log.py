@@ -14,13 +14,13 @@ from workers.launcher.launcher import WorkerLauncher
 
 
 def test_a_death_is_written_by_a_thread_of_its_own_and_what_is_unexplained_is_told(database: Database) -> None:
-    learned: list[tuple[str, int]] = []
-    crashes = CrashLog(database.engine, "host/cpu", lambda model, count: learned.append((model, count)))
+    counted: list[tuple[str, int]] = []
+    crashes = CrashLog(database.engine, "host/cpu", lambda model, count: counted.append((model, count)))
     crashes.start()
     for code in (-11, -6, 86):
         crashes.died("fake", code)
-    wait_for(lambda: len(learned) == 3, "all are written")
-    assert learned == [("fake", 1), ("fake", 2), ("fake", 3)]
+    wait_for(lambda: len(counted) == 3, "all are written")
+    assert counted == [("fake", 1), ("fake", 2), ("fake", 3)]
     with database.begin() as connection:
         rows = connection.execute(select(EngineCrash.worker, EngineCrash.exit_code).order_by(EngineCrash.id)).all()
     assert rows == [("host/cpu", -11), ("host/cpu", -6), ("host/cpu", 86)]
@@ -33,9 +33,9 @@ def test_an_engine_that_dies_of_nobody_knows_what_is_restarted_seldom_and_until_
     assert model is not None
     launcher = WorkerLauncher(settings, [model], "cpu")
     engine = launcher._engines["fake"]
-    launcher._learned("fake", settings.line_attempts)
+    launcher._on_crash_count("fake", settings.line_attempts)
     assert engine.pause_seconds() == settings.engine_restart_seconds
-    launcher._learned("fake", settings.engine_crashes + 1)
+    launcher._on_crash_count("fake", settings.engine_crashes + 1)
     assert engine.pause_seconds() == 30
-    launcher._learned("fake", 0)
+    launcher._on_crash_count("fake", 0)
     assert engine.pause_seconds() == settings.engine_restart_seconds

@@ -28,7 +28,10 @@ from tests.support.contexts import with_settings
 from tests.support.rows import make_job, make_running_batch
 from tests.support.scripted_engine import ScriptedEngine
 from tests.support.stack import wait_for
-from workers.consumers.kinds import BatchConsumer, ChatConsumer, ClerkConsumer, Consumer
+from workers.consumers.base import Consumer
+from workers.consumers.batch import BatchConsumer
+from workers.consumers.chat import ChatConsumer
+from workers.consumers.clerk import ClerkConsumer
 from workers.context import ClerkContext, WorkerContext
 
 QUICK = {"sweep_seconds": 0.1, "ticket_seconds": 0.2, "poll_seconds": 0.1}

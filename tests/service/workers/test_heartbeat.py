@@ -16,7 +16,7 @@ from db import jobs, shards, workers
 from db.workers import EngineReport, WorkerReport
 from tests.support.rows import make_job, make_running_batch
 from tests.support.stack import wait_for
-from workers.consumers.kinds import BatchConsumer
+from workers.consumers.batch import BatchConsumer
 from workers.context import Database, WorkerContext
 from workers.heartbeat import (
     Identity,

@@ -106,7 +106,7 @@ def test_an_engine_that_does_not_answer_is_replaced(settings: Settings, tmp_path
         launcher.wait_said("worker_ready")
         frozen = launcher.child("engine.process.server")
         frozen.suspend()
-        launcher.wait_said("engine_deaf")
+        launcher.wait_said("engine_unresponsive")
         wait_for(lambda: launcher.child("engine.process.server").pid != frozen.pid, "another engine", 20)
         assert launcher.process.poll() is None
 

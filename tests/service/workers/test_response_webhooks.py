@@ -88,9 +88,9 @@ def test_the_sweeper_tells_of_jobs_whose_workers_died(
                 lose(connection, job_id, cancel=cancel)
             Sweeper(clerk).sweep()
         assert tickets_in(valkey, CLERK_QUEUE) == 1
-        poster = WebhookSender(LOOPBACK)
-        WebhookDispatcher(settings, clerk.database, poster, clerk.publisher.publish).deliver_due()
-        poster.close()
+        sender = WebhookSender(LOOPBACK)
+        WebhookDispatcher(settings, clerk.database, sender, clerk.publisher.publish).deliver_due()
+        sender.close()
     (request,) = receiver.received
     event: Any = OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=SECRET)
     assert (event.type, event.data.id) == (event_type, response_id)

@@ -50,15 +50,15 @@ def outbox(database: Database) -> Database:
 
 @pytest.fixture
 def events() -> list[Event]:
-    """The events that `courier` publishes."""
+    """The events that `dispatcher` publishes."""
     return []
 
 
 @pytest.fixture
-def courier(settings: Settings, outbox: Database, events: list[Event]) -> Iterator[WebhookDispatcher]:
-    poster = WebhookSender(LOOPBACK)
-    yield WebhookDispatcher(settings, outbox, poster, events.append)
-    poster.close()
+def dispatcher(settings: Settings, outbox: Database, events: list[Event]) -> Iterator[WebhookDispatcher]:
+    sender = WebhookSender(LOOPBACK)
+    yield WebhookDispatcher(settings, outbox, sender, events.append)
+    sender.close()
 
 
 def endpoint(database: Database, url: str, events: str = ALL, tenant: str = DEFAULT_TENANT) -> str:
@@ -160,14 +160,14 @@ ENDS = [
 
 @pytest.mark.parametrize(("end", "event_type"), ENDS, ids=[end.__name__ for end, _ in ENDS])
 def test_every_end_of_a_batch_is_told_once(
-    outbox: Database, clerk: ClerkContext, courier: WebhookDispatcher, end: Any, event_type: str
+    outbox: Database, clerk: ClerkContext, dispatcher: WebhookDispatcher, end: Any, event_type: str
 ) -> None:
     with Receiver() as receiver:
         endpoint(outbox, receiver.url)
         batch_id = end(clerk)
         finalize(clerk, batch_id)
         prepare(clerk, batch_id)
-        while courier.deliver_due():
+        while dispatcher.deliver_due():
             pass
     (request,) = receiver.received
     event = OpenAI(api_key="any").webhooks.unwrap(request.body, request.headers, secret=SECRET)
@@ -209,25 +209,25 @@ def test_only_those_are_told_who_asked_for_it(outbox: Database) -> None:
 
 
 def test_the_outcome_of_a_test_is_published_and_that_of_an_event_is_not(
-    outbox: Database, courier: WebhookDispatcher, events: list[Event]
+    outbox: Database, dispatcher: WebhookDispatcher, events: list[Event]
 ) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
         with outbox.begin() as connection:
             connection.execute(webhooks.record_test(webhook_id, DEFAULT_TENANT, "evt_test", "batch.completed", "{}"))
-        courier.deliver_due()
+        dispatcher.deliver_due()
     assert len(receiver.received) == 2
     assert events == [outcome_event("evt_test")]
 
 
-def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, courier: WebhookDispatcher) -> None:
+def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
-        assert courier.deliver_due() == 1
+        assert dispatcher.deliver_due() == 1
         pass_time(outbox)
-        assert courier.deliver_due() == 0
+        assert dispatcher.deliver_due() == 0
     assert len(receiver.received) == 1
     assert (only(outbox).is_delivered, only(outbox).status_code, only(outbox).attempt) == (True, 200, 1)
     assert webhook(outbox, webhook_id).events_delivered == 1
@@ -235,19 +235,19 @@ def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, courier: 
 
 @pytest.mark.parametrize("status", [302, 404, 429, 500])
 def test_any_other_answer_is_tried_again_with_the_same_id(
-    outbox: Database, courier: WebhookDispatcher, status: int
+    outbox: Database, dispatcher: WebhookDispatcher, status: int
 ) -> None:
     with Receiver(status, status) as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
-        assert courier.deliver_due() == 1
-        assert courier.deliver_due() == 0, "not at once"
+        assert dispatcher.deliver_due() == 1
+        assert dispatcher.deliver_due() == 0, "not at once"
         assert (only(outbox).finished_at, only(outbox).status_code) == (None, status)
         assert webhook(outbox, webhook_id).failing_since is not None
         assert webhook(outbox, webhook_id).last_error == f"The answer was HTTP {status}."
         for _ in range(2):
             pass_time(outbox)
-            assert courier.deliver_due() == 1
+            assert dispatcher.deliver_due() == 1
     assert len({(request.headers["webhook-id"], request.body) for request in receiver.received}) == 1
     assert len(receiver.received) == 3
     assert only(outbox).is_delivered
@@ -255,14 +255,14 @@ def test_any_other_answer_is_tried_again_with_the_same_id(
 
 
 def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(
-    outbox: Database, courier: WebhookDispatcher
+    outbox: Database, dispatcher: WebhookDispatcher
 ) -> None:
     with SilentSocket() as gone:
         url = f"http://127.0.0.1:{gone.port}/"
     webhook_id = endpoint(outbox, url)
     happen(outbox)
     hours = 0
-    while courier.deliver_due():
+    while dispatcher.deliver_due():
         pass_time(outbox)
         hours += 1
     assert 71 <= hours <= 73
@@ -274,16 +274,16 @@ def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(
 
 
 def test_what_a_dead_clerk_was_sending_is_sent_again_and_its_late_word_does_not_count(
-    outbox: Database, courier: WebhookDispatcher
+    outbox: Database, dispatcher: WebhookDispatcher
 ) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
         with outbox.begin() as connection:
             dead = webhooks.claim_due(LEASE, 10).fetch_one(connection)
-        assert courier.deliver_due() == 0, "under its lease"
+        assert dispatcher.deliver_due() == 0, "under its lease"
         pass_time(outbox)
-        assert courier.deliver_due() == 1
+        assert dispatcher.deliver_due() == 1
     late = webhooks.finish(dead.event_id, webhook_id, dead.attempt, is_delivered=False, status_code=None, error="late")
     with outbox.begin() as connection:
         assert connection.execute(late).one_or_none() is None
@@ -302,7 +302,7 @@ def test_two_clerks_never_send_the_same_at_once(outbox: Database) -> None:
     assert not set(taken) & set(rest)
 
 
-def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database, courier: WebhookDispatcher) -> None:
+def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         endpoint(outbox, "https://127.0.0.1:1/not/allowed\\")
         broken = endpoint(outbox, receiver.url)
@@ -310,19 +310,19 @@ def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database,
         with outbox.begin() as connection:
             connection.execute(update(Webhook).where(Webhook.id == broken).values(secret="whsec_"))
         happen(outbox)
-        assert courier.deliver_due() == 3
+        assert dispatcher.deliver_due() == 3
     assert len(receiver.received) == 1
     assert webhook(outbox, broken).last_error == "The request could not be made."
     assert sorted(delivery.is_delivered for delivery in deliveries(outbox)) == [False, False, True]
 
 
-def test_a_deleted_endpoint_hears_nothing_more(outbox: Database, courier: WebhookDispatcher) -> None:
+def test_a_deleted_endpoint_hears_nothing_more(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
         with outbox.begin() as connection:
             connection.execute(webhooks.delete_webhook(webhook_id, DEFAULT_TENANT)).one()
-        assert courier.deliver_due() == 0
+        assert dispatcher.deliver_due() == 0
     assert receiver.received == []
 
 
@@ -342,12 +342,12 @@ def is_anyone_blocked(database: Database) -> bool:
         return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
 
 
-def test_old_events_are_forgotten_and_waiting_ones_are_not(outbox: Database, courier: WebhookDispatcher) -> None:
+def test_old_events_are_forgotten_and_waiting_ones_are_not(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver(200, 500) as receiver:
         endpoint(outbox, receiver.url)
         for subject in ("batch_1", "batch_2"):
             happen(outbox, subject)
-            courier.deliver_due()
+            dispatcher.deliver_due()
     pass_time(outbox, hours=24 * 8)
     with outbox.begin() as connection:
         connection.execute(webhooks.delete_finished(timedelta(days=7)))
@@ -374,7 +374,7 @@ class Verifier:
 
 @pytest.mark.parametrize("overlap", [None, timedelta(hours=24)], ids=["at once", "for a day"])
 def test_a_rotated_secret_signs_along_for_as_long_as_asked(
-    outbox: Database, courier: WebhookDispatcher, overlap: timedelta | None
+    outbox: Database, dispatcher: WebhookDispatcher, overlap: timedelta | None
 ) -> None:
     with Receiver() as receiver:
         verifier = Verifier(receiver)
@@ -382,23 +382,23 @@ def test_a_rotated_secret_signs_along_for_as_long_as_asked(
         with outbox.begin() as connection:
             webhooks.rotate_secret(webhook_id, DEFAULT_TENANT, NEW_SECRET, overlap=overlap).fetch_one(connection)
         happen(outbox)
-        courier.deliver_due()
+        dispatcher.deliver_due()
         assert verifier.accepts(NEW_SECRET)
         assert verifier.accepts(SECRET) == (overlap is not None)
         pass_time(outbox, hours=24.01)
         happen(outbox, "batch_2")
-        courier.deliver_due()
+        dispatcher.deliver_due()
         assert len(receiver.received) == 2
         assert (verifier.accepts(NEW_SECRET), verifier.accepts(SECRET)) == (True, False)
 
 
-def test_logs_have_neither_secrets_nor_urls(outbox: Database, courier: WebhookDispatcher) -> None:
+def test_logs_have_neither_secrets_nor_urls(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with capture_logs() as logs, Receiver(500) as receiver:
         endpoint(outbox, receiver.url)
         happen(outbox)
-        courier.deliver_due()
+        dispatcher.deliver_due()
         pass_time(outbox)
-        courier.deliver_due()
+        dispatcher.deliver_due()
     assert [entry["event"] for entry in logs] == ["webhook_failed", "webhook_delivered"]
     assert SECRET not in str(logs)
     assert receiver.url not in str(logs)
@@ -411,26 +411,26 @@ def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Dat
     with Receiver() as receiver:
         endpoint(outbox, receiver.url)
         happen(outbox)
-        courier = WebhookDispatcher(
+        dispatcher = WebhookDispatcher(
             settings.model_copy(update={"sweep_seconds": 3600.0}), outbox, WebhookSender(LOOPBACK), lambda _: None
         )
-        courier.start()
+        dispatcher.start()
         try:
             wait_for(lambda: len(receiver.received) == 1, "what waited")
             happen(outbox, "batch_2")
-            courier.wake()
+            dispatcher.wake()
             wait_for(lambda: len(receiver.received) == 2, "what it was woken for")
         finally:
-            courier.close()
+            dispatcher.close()
     assert all(delivery.is_delivered for delivery in deliveries(outbox)), "what is being sent is finished"
 
 
-def test_counts_are_of_what_waits_and_of_what_ended(outbox: Database, courier: WebhookDispatcher) -> None:
+def test_counts_are_of_what_waits_and_of_what_ended(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver(200, 500) as receiver:
         endpoint(outbox, receiver.url)
         for subject in ("batch_1", "batch_2"):
             happen(outbox, subject)
-            courier.deliver_due()
+            dispatcher.deliver_due()
     pass_time(outbox)
     happen(outbox, "batch_3")
     with outbox.begin() as connection:

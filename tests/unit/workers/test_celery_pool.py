@@ -1,4 +1,4 @@
-"""A consumer hears of a free thread when the thread is free: neither before, nor a second later."""
+"""Celery pool: the loop is woken when a thread is free, neither before nor a second later."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.consumers.celery_pool import Pool
 
 
 class Loop:
-    """Writes down what was so when it was woken."""
+    """Records the state at each wake-up."""
 
     def __init__(self, look: Callable[[], object]) -> None:
         self._look = look
@@ -30,7 +30,7 @@ def fail() -> None:
 
 
 @pytest.mark.parametrize("task", [lambda: None, fail])
-def test_the_loop_turns_when_a_task_has_ended_and_is_forgotten(task: Callable[[], None]) -> None:
+def test_the_loop_is_woken_after_celery_has_dropped_a_task(task: Callable[[], None]) -> None:
     forgotten: list[Any] = []
     pool, loop = Pool(limit=1), Loop(lambda: list(forgotten))
     pool.register_with_event_loop(loop)

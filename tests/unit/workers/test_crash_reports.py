@@ -24,22 +24,22 @@ from workers.launcher.crash_reports import CrashReports, exit_reason
         (1, "ValueError: the secret plan", "it ended with exit code 1"),
     ],
 )
-def test_last_words_have_a_reason_but_no_folder_and_no_words_of_a_request(code: int, line: str, words: str) -> None:
+def test_an_exit_reason_has_no_folder_and_no_text_of_a_request(code: int, line: str, words: str) -> None:
     assert exit_reason(code, line) == words
 
 
-def test_a_supervised_engine_that_dies_is_counted_and_its_words_are_kept(tmp_path: Path) -> None:
-    obituaries = CrashReports(["m"])
+def test_a_supervised_engine_that_dies_is_counted_and_its_message_is_kept(tmp_path: Path) -> None:
+    reports = CrashReports(["m"])
     code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(3)"
 
     def died(exit_code: int) -> None:
-        obituaries.add("m", exit_code, tmp_path / "log")
+        reports.add("m", exit_code, tmp_path / "log")
 
     engine = SupervisedProcess("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
     engine.start().wait(20)
     engine.restart_if_dead(time.monotonic())
     engine.restart_if_dead(time.monotonic())
-    status = obituaries.status()
+    status = reports.status()
     assert status.engines == [EngineReport(model="m", num_deaths=1, exit_reason="There is no model file b.gguf.")]
     assert status.totals == {("engine_deaths", "m"): 1}
     assert engine.child is None, "it waits out its pause: no storm of restarts"

@@ -8,33 +8,33 @@ from tests.support.stack import wait_for
 from workers.consumers.dedup_executor import DedupExecutor
 
 
-def test_work_that_waits_or_runs_is_not_begun_again() -> None:
-    unbidden, may_end, begun = DedupExecutor(1, "test"), threading.Event(), []
+def test_work_that_is_pending_is_not_started_again() -> None:
+    executor, may_end, started = DedupExecutor(1, "test"), threading.Event(), []
 
     def work(name: str) -> None:
-        begun.append(name)
+        started.append(name)
         assert may_end.wait(20)
 
     for _ in range(3):
         for name in ("a", "b"):
-            unbidden.begin(name, lambda name=name: work(name))  # type: ignore[misc]
-    wait_for(lambda: begun == ["a"], "the first runs")
+            executor.submit(name, lambda name=name: work(name))  # type: ignore[misc]
+    wait_for(lambda: started == ["a"], "the first runs")
     may_end.set()
-    wait_for(unbidden.is_idle, "all is done")
-    assert begun == ["a", "b"]
+    wait_for(executor.is_idle, "all is done")
+    assert started == ["a", "b"]
 
 
-def test_work_that_fails_may_be_begun_again_and_nothing_is_after_the_close() -> None:
-    unbidden, begun = DedupExecutor(1, "test"), []
+def test_failed_work_may_be_submitted_again_but_nothing_after_close() -> None:
+    executor, started = DedupExecutor(1, "test"), []
 
     def work() -> None:
-        begun.append(1)
+        started.append(1)
         raise RuntimeError
 
     for _ in range(2):
-        unbidden.begin("a", work)
-        wait_for(unbidden.is_idle, "it has failed")
-    unbidden.close()
-    unbidden.begin("a", work)
-    assert len(begun) == 2
-    assert unbidden.is_idle()
+        executor.submit("a", work)
+        wait_for(executor.is_idle, "it has failed")
+    executor.close()
+    executor.submit("a", work)
+    assert len(started) == 2
+    assert executor.is_idle()

@@ -1,4 +1,4 @@
-"""When an engine is taken for deaf."""
+"""Health check: when an engine counts as unresponsive."""
 
 from __future__ import annotations
 
@@ -25,49 +25,49 @@ class Engine:
         self.signals.append(number)
 
 
-def hear(engine: Any, seconds: range, *, answers: bool, silence_seconds: float = 10) -> HealthCheck:
-    hearing = HealthCheck(engine, engine, silence_seconds)
-    look(hearing, engine, seconds, answers=answers)
-    return hearing
+def checked(engine: Any, seconds: range, *, answers: bool, silence_seconds: float = 10) -> HealthCheck:
+    health_check = HealthCheck(engine, engine, silence_seconds)
+    check(health_check, engine, seconds, answers=answers)
+    return health_check
 
 
-def look(hearing: HealthCheck, engine: Any, seconds: range, *, answers: bool) -> None:
+def check(health_check: HealthCheck, engine: Any, seconds: range, *, answers: bool) -> None:
     for now in seconds:
         if answers:
             engine.answered_at = float(now)
-        hearing.look(now)
+        health_check.check(now)
 
 
-def test_one_that_answers_is_left_alone() -> None:
-    hear(engine := Engine(), range(1000), answers=True)
+def test_an_engine_that_answers_is_not_killed() -> None:
+    checked(engine := Engine(), range(1000), answers=True)
     assert not engine.signals
 
 
-def test_one_that_answers_no_more_is_ended_once() -> None:
-    hearing = hear(engine := Engine(), range(20), answers=True)
-    look(hearing, engine, range(20, 30), answers=False)
+def test_an_engine_that_stops_answering_is_killed_once() -> None:
+    health_check = checked(engine := Engine(), range(20), answers=True)
+    check(health_check, engine, range(20, 30), answers=False)
     assert not engine.signals
-    look(hearing, engine, range(30, 36), answers=False)
+    check(health_check, engine, range(30, 36), answers=False)
     assert engine.signals == [signal.SIGKILL]
 
 
-def test_one_that_loads_has_longer() -> None:
-    hearing = hear(engine := Engine(), range(int(LOAD_SECONDS)), answers=False)
+def test_a_loading_engine_has_longer() -> None:
+    health_check = checked(engine := Engine(), range(int(LOAD_SECONDS)), answers=False)
     assert not engine.signals
-    look(hearing, engine, range(int(LOAD_SECONDS), int(LOAD_SECONDS) + 3), answers=False)
+    check(health_check, engine, range(int(LOAD_SECONDS), int(LOAD_SECONDS) + 3), answers=False)
     assert engine.signals
 
 
-def test_the_next_one_loads_anew() -> None:
-    hearing = hear(engine := Engine(), range(20), answers=True)
+def test_a_restarted_engine_has_the_loading_time_again() -> None:
+    health_check = checked(engine := Engine(), range(20), answers=True)
     engine.child = None
-    look(hearing, engine, range(20, 60), answers=False)
+    check(health_check, engine, range(20, 60), answers=False)
     engine.child = engine
-    look(hearing, engine, range(60, 200), answers=False)
+    check(health_check, engine, range(60, 200), answers=False)
     assert not engine.signals
 
 
-def test_who_stood_still_itself_blames_nobody() -> None:
-    hearing = hear(engine := Engine(), range(20), answers=True)
-    look(hearing, engine, range(5000, 5008), answers=False)
+def test_time_in_which_the_launcher_was_frozen_does_not_count() -> None:
+    health_check = checked(engine := Engine(), range(20), answers=True)
+    check(health_check, engine, range(5000, 5008), answers=False)
     assert not engine.signals

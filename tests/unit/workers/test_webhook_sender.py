@@ -26,16 +26,16 @@ OTHER_SECRET = "whsec_" + "b3RoZXIgc2VjcmV0IG9mIHRoaXJ0eS10d28gYnl0ZXM="
 PAYLOAD = '{"id":"evt_1","object":"event","type":"batch.completed","created_at":1,"data":{"id":"batch_é"}}'
 
 
-def letter(url: str, *secrets: str) -> WebhookRequest:
+def webhook_request(url: str, *secrets: str) -> WebhookRequest:
     return WebhookRequest(event_id="evt_1", url=url, secrets=secrets or (SECRET,), payload=PAYLOAD)
 
 
 async def post(url: str, rules: UrlGuard | None = None, *secrets: str, seconds: float = 5) -> SendResult:
-    poster = WebhookSender(rules or UrlGuard(hosts=("*",), networks=(LOOPBACK,)), seconds=seconds)
+    sender = WebhookSender(rules or UrlGuard(hosts=("*",), networks=(LOOPBACK,)), seconds=seconds)
     try:
-        return await poster.post(letter(url, *secrets))
+        return await sender.send(webhook_request(url, *secrets))
     finally:
-        poster.close()
+        sender.close()
 
 
 async def test_the_official_client_accepts_what_arrives() -> None:
@@ -223,11 +223,11 @@ def secure(certificate: Path) -> Iterator[Receiver]:
 
 async def post_secure(secure: Receiver, host: str, trusted: Path | None) -> SendResult:
     rules = UrlGuard(hosts=("*",), networks=(LOOPBACK,), lookup=lambda host, port: [ip_address("127.0.0.1")])
-    poster = WebhookSender(rules, tls=ssl.create_default_context(cafile=trusted) if trusted else None)
+    sender = WebhookSender(rules, tls=ssl.create_default_context(cafile=trusted) if trusted else None)
     try:
-        return await poster.post(letter(f"https://{host}:{secure.port}/"))
+        return await sender.send(webhook_request(f"https://{host}:{secure.port}/"))
     finally:
-        poster.close()
+        sender.close()
 
 
 async def test_the_certificate_is_checked_against_the_name_though_the_address_is_dialled(
@@ -240,4 +240,4 @@ async def test_the_certificate_is_checked_against_the_name_though_the_address_is
 
 
 def test_a_letter_does_not_show_its_secrets() -> None:
-    assert SECRET not in repr(letter("https://hooks.example.com/"))
+    assert SECRET not in repr(webhook_request("https://hooks.example.com/"))

@@ -37,12 +37,12 @@ def is_open(port: int) -> bool:
 
 
 async def post(port: int, secret: str) -> SendResult:
-    poster = WebhookSender(UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.1/32"),)))
-    letter = WebhookRequest(event_id="evt_1", url=f"http://127.0.0.1:{port}/", secrets=(secret,), payload=PAYLOAD)
+    sender = WebhookSender(UrlGuard(hosts=("*",), networks=(ip_network("127.0.0.1/32"),)))
+    request = WebhookRequest(event_id="evt_1", url=f"http://127.0.0.1:{port}/", secrets=(secret,), payload=PAYLOAD)
     try:
-        return await poster.post(letter)
+        return await sender.send(request)
     finally:
-        poster.close()
+        sender.close()
 
 
 async def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:

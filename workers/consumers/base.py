@@ -1,0 +1,73 @@
+"""Base of the consumers: the methods that the process calls, and a thread that polls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from workers.heartbeat import Status
+
+log = structlog.get_logger()
+
+
+class Consumer(ABC):
+    """One kind of consumer. It registers its tasks when it is built, and polls for work whose ticket was lost.
+
+    `queues` are those it reads, `threads` the tasks it runs at once.
+    """
+
+    queues: list[str]
+    threads: int
+
+    @abstractmethod
+    def start(self) -> None:
+        """Start the threads beside the tasks. Called once the broker is connected."""
+
+    @abstractmethod
+    def drain(self, *, abort: bool) -> None:
+        """Start nothing new; with `abort`, give back what runs."""
+
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Is nothing running?"""
+
+    @abstractmethod
+    def status(self, now: float) -> Status:
+        """The next heartbeat's report; `now` is the monotonic clock's."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Publish the last events and stop the threads."""
+
+
+class PeriodicThread(threading.Thread):
+    """Calls an action every `seconds` until closed; an error of the database is logged."""
+
+    def __init__(self, seconds: float, action: Callable[[], None], name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._seconds = seconds
+        self._action = action
+        self._succeeded_at: float | None = None
+        self._stop_event = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_event.is_set():
+            try:
+                self._action()
+                self._succeeded_at = time.monotonic()
+            except SQLAlchemyError as error:
+                log.warning("poll_failed", thread=self.name, reason=type(error).__name__)
+            self._stop_event.wait(self._seconds)
+
+    def seconds_since_success(self, now: float) -> float | None:
+        """Seconds since the last successful call, by the monotonic clock; None before the first."""
+        return None if self._succeeded_at is None else now - self._succeeded_at
+
+    def close(self) -> None:
+        """Stop after the call in progress."""
+        self._stop_event.set()
