@@ -13,12 +13,12 @@ from workers.launcher.crash_log import CrashLog
 from workers.launcher.launcher import WorkerLauncher
 
 
-def test_a_death_is_written_by_a_thread_of_its_own_and_what_is_unexplained_is_told(database: Database) -> None:
+def test_a_crash_is_written_by_its_own_thread_and_unexplained_crashes_are_counted(database: Database) -> None:
     counted: list[tuple[str, int]] = []
     crashes = CrashLog(database.engine, "host/cpu", lambda model, count: counted.append((model, count)))
     crashes.start()
     for code in (-11, -6, 86):
-        crashes.died("fake", code)
+        crashes.add("fake", code)
     wait_for(lambda: len(counted) == 3, "all are written")
     assert counted == [("fake", 1), ("fake", 2), ("fake", 3)]
     with database.begin() as connection:
@@ -26,9 +26,7 @@ def test_a_death_is_written_by_a_thread_of_its_own_and_what_is_unexplained_is_to
     assert rows == [("host/cpu", -11), ("host/cpu", -6), ("host/cpu", 86)]
 
 
-def test_an_engine_that_dies_of_nobody_knows_what_is_restarted_seldom_and_until_then_at_once(
-    settings: Settings, database: Database
-) -> None:
+def test_an_engine_with_many_unexplained_crashes_is_restarted_seldom(settings: Settings, database: Database) -> None:
     model = load_models(settings.models_dir).get("fake")
     assert model is not None
     launcher = WorkerLauncher(settings, [model], "cpu")
