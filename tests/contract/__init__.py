@@ -1,1 +1,1 @@
-"""What clients and the published description hold us to."""
+"""The published OpenAPI document and third-party clients work with the service."""

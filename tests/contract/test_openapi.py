@@ -1,4 +1,4 @@
-"""The published OpenAPI is whole and true, and whatever fits it, or nearly, gets a decent answer."""
+"""The published OpenAPI document is complete and correct, and generated requests get the responses it promises."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ def _operations() -> list[Any]:  # Any: schemathesis's operations
     return [result.ok() for result in _SCHEMA.get_all_operations()]  # type: ignore[union-attr]
 
 
-def test_every_reference_leads_somewhere() -> None:
-    known = {f"#/components/schemas/{name}" for name in _DOCUMENT["components"]["schemas"]}
+def test_every_reference_resolves() -> None:
+    defined = {f"#/components/schemas/{name}" for name in _DOCUMENT["components"]["schemas"]}
     named = {node["$ref"] for node in _nodes(_DOCUMENT) if isinstance(node.get("$ref"), str)}
-    assert named <= known
+    assert named <= defined
     assert len(named) > 20
 
 
-def test_every_operation_says_what_it_takes_and_gives() -> None:
+def test_every_operation_documents_its_request_and_response() -> None:
     for path, methods in _DOCUMENT["paths"].items():
         for method, operation in methods.items():
             good = next(answer for status, answer in operation["responses"].items() if status.startswith("2"))
@@ -58,18 +58,18 @@ def test_every_operation_says_what_it_takes_and_gives() -> None:
                 assert "requestBody" in operation, (method, path)
 
 
-def test_a_chat_answer_and_its_chunks_are_as_published(client: OpenAI) -> None:
-    asked: dict[str, Any] = {
+def test_a_chat_completion_and_its_chunks_match_the_published_schema(client: OpenAI) -> None:
+    request: dict[str, Any] = {
         "model": "fake",
         "messages": [{"role": "user", "content": "hello"}],
         "n": 2,
         "logprobs": True,
         "top_logprobs": 2,
     }
-    answer = client.chat.completions.with_raw_response.create(**asked)
+    answer = client.chat.completions.with_raw_response.create(**request)
     ChatCompletion.model_validate_json(answer.content, extra="forbid")
     with client.chat.completions.with_streaming_response.create(
-        **asked, stream=True, stream_options={"include_usage": True}
+        **request, stream=True, stream_options={"include_usage": True}
     ) as stream:
         data = [line.removeprefix("data: ") for line in stream.iter_lines() if line.startswith("data: ")]
     assert data.pop() == "[DONE]"
@@ -80,13 +80,13 @@ def test_a_chat_answer_and_its_chunks_are_as_published(client: OpenAI) -> None:
 
 def _cases() -> Iterator[Any]:  # Any: pytest's parameters
     for operation in _operations():
-        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label} fitting")
-        if len(operation.body) or len(operation.query):  # else there is nothing that could be unfitting
-            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label} unfitting")
+        yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label} valid")
+        if len(operation.body) or len(operation.query):  # without them no request can violate the schema
+            yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label} invalid")
 
 
 @pytest.mark.parametrize(("operation", "mode"), list(_cases()))
-def test_generated_requests_are_answered_as_published(
+def test_generated_requests_get_the_published_responses(
     operation: Any, mode: GenerationMode, server: StackProcess
 ) -> None:  # Any: schemathesis's operation
     @settings(
@@ -100,7 +100,7 @@ def test_generated_requests_are_answered_as_published(
     @given(case=operation.as_strategy(generation_mode=mode))
     def ask(case: Any) -> None:  # Any: schemathesis's case
         if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
-            case.body["model"] = "fake"  # else nearly all of them end at a model that nobody serves
+            case.body["model"] = "fake"  # otherwise nearly every request fails with an unknown model
         response = case.call(base_url=server.url, timeout=60)
         case.validate_response(response, checks=_CHECKS)
 

@@ -1,4 +1,4 @@
-"""Clients that build on OpenAI's, and those of other languages, each in an environment of its own."""
+"""Third-party clients, in Python and JavaScript, work unchanged; each is installed in its own environment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SECONDS: Final = 90
 
 
 def _run(name: str, command: str, program: str, server: StackProcess) -> None:
-    """Run a program in its environment: a copy there, since Node looks for packages beside the program."""
+    """Run a copy of a program in its environment: Node looks for packages beside the program."""
     folder = FOLDER / name
     if name == "node" and shutil.which("npm") is None:
         pytest.skip("needs npm")

@@ -12,7 +12,7 @@ from tests.support.stack import StackProcess
 
 @pytest.fixture
 def slow_models(tmp_path: Path) -> Path:
-    """A fake model whose answers take about a second, so that there is a middle to be hit."""
+    """A fake model that takes about a second for a response, so that a test can interrupt it."""
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "fake.yaml").write_text("name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.005\n")

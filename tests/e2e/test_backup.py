@@ -1,4 +1,4 @@
-"""A service is brought back from a backup that was made while it worked, and goes on."""
+"""A stack that is restored from a backup made under load finishes its batches."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def test_a_batch_that_was_half_done_in_a_backup_ends_with_every_line_once(tmp_pa
     stack.start()
     try:
         done = start_batch(stack.client(), write_lines(tmp_path / "done.jsonl", batch_lines(2)))
-        wait_for(lambda: stack.client().batches.retrieve(done).status == "completed", "an earlier batch ends")
+        wait_for(lambda: stack.client().batches.retrieve(done).status == "completed", "an earlier batch completes")
         earlier = stack.client().files.content(stack.client().batches.retrieve(done).output_file_id or "").text
         batch_id = start_batch(stack.client(), write_lines(tmp_path / "in.jsonl", lines))
-        wait_for(lambda: completed(stack, batch_id) >= 10, "a middle")
+        wait_for(lambda: completed(stack, batch_id) >= 10, "the batch has begun")
         made = millrace("db", "backup", "kept", "--state-dir", stack.state_dir, cwd=tmp_path)
         assert made.returncode == 0, made.stderr
         before = completed(stack, batch_id)
-        assert before < len(lines), "it went on while the backup was made, and is not at its end"
+        assert before < len(lines), "the batch ran during the backup and has not ended"
         stack.interrupt()
         shutil.rmtree(stack.state_dir)
         restored = millrace("db", "restore", "kept", "--state-dir", stack.state_dir, cwd=tmp_path)
         assert restored.returncode == 0, restored.stderr
         stack.start()
         assert stack.client().files.content(stack.client().batches.retrieve(done).output_file_id or "").text == earlier
-        assert completed(stack, batch_id) >= 10, "what was answered by then is not asked again"
-        wait_for(lambda: stack.client().batches.retrieve(batch_id).status == "completed", "it ends", 90)
+        assert completed(stack, batch_id) >= 10, "lines that ended before the backup are not run again"
+        wait_for(lambda: stack.client().batches.retrieve(batch_id).status == "completed", "the batch completes", 90)
         batch = stack.client().batches.retrieve(batch_id)
         output = result_lines(stack.client(), batch.output_file_id)
         assert [line["custom_id"] for line in output] == [line["custom_id"] for line in lines]

@@ -1,4 +1,6 @@
-"""What a newcomer types, as they type it: the demo, and a run without a server. On the model that ships with the project."""
+"""The commands of the quick start: the demo, and a batch run without a server, on the model that ships with the
+project.
+"""
 
 from __future__ import annotations
 
@@ -35,14 +37,14 @@ def test_the_demo_labels_every_ticket_and_answers_a_question(tmp_path: Path) -> 
     assert all(set(label) == {"category", "priority"} for label in labels)
 
 
-def test_a_run_without_a_server_brings_its_own(tmp_path: Path) -> None:
+def test_a_run_without_a_server_starts_one(tmp_path: Path) -> None:
     write_lines(tmp_path / "in.jsonl", batch_lines(5, "demo", max_tokens=8))
     done = millrace("run", "in.jsonl", "-o", "out.jsonl", "--state-dir", "state", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith("5 of 5 lines answered")
 
 
-def test_the_demo_file_is_what_the_tools_make() -> None:
-    from tools.demo_data import batch_lines as made
+def test_the_demo_file_matches_the_output_of_its_tool() -> None:
+    from tools.demo_data import batch_lines as demo_lines
 
-    assert (ROOT / "batch_inputs" / "support_tickets.jsonl").read_text().splitlines() == list(made())
+    assert (ROOT / "batch_inputs" / "support_tickets.jsonl").read_text().splitlines() == list(demo_lines())

@@ -1,4 +1,4 @@
-"""Kill -9 in the middle of a batch, to a stack as users have it: every line is answered, exactly once. More in `tests/faults`."""
+"""SIGKILL in the middle of a batch: every line is answered exactly once. `tests/faults` has more cases."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def kill_worker(stack: StackProcess) -> None:
 
 
 def kill_everything(stack: StackProcess) -> None:
-    everyone = stack.descendants()
+    processes = stack.descendants()
     stack.kill()
-    psutil.wait_procs(everyone, timeout=10)
+    psutil.wait_procs(processes, timeout=10)
     stack.start()
 
 
@@ -34,7 +34,7 @@ def test_a_kill_in_mid_batch_loses_and_doubles_nothing(stack: StackProcess, tmp_
         counts = stack.client().batches.retrieve(batch_id).request_counts
         return counts is not None and 10 <= counts.completed < NUM_LINES - 20
 
-    wait_for(some_are_done, "a batch in its middle")
+    wait_for(some_are_done, "the batch is half done")
     kill(stack)
     wait_for(lambda: stack.client().batches.retrieve(batch_id).status == "completed", "the batch completes", 90)
 
@@ -46,12 +46,12 @@ def test_a_kill_in_mid_batch_loses_and_doubles_nothing(stack: StackProcess, tmp_
     assert batch.request_counts is not None
     assert (batch.request_counts.total, batch.request_counts.completed) == (NUM_LINES, NUM_LINES)
     texts = {str(line["response"]["body"]["choices"][0]["message"]["content"]) for line in output}  # type: ignore[index]
-    assert len(texts) > 10, "answers belong to their questions"
+    assert len(texts) > 10, "each response belongs to its prompt"
 
 
 def test_a_killed_launcher_leaves_no_process_behind(stack: StackProcess) -> None:
-    everyone = stack.descendants()
-    assert len(everyone) >= 8
+    processes = stack.descendants()
+    assert len(processes) >= 8
     stack.kill()
-    _, alive = psutil.wait_procs(everyone, timeout=10)
+    _, alive = psutil.wait_procs(processes, timeout=10)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]

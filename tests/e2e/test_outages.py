@@ -1,4 +1,4 @@
-"""What a user sees while a service is away, and that everything goes on when it is back."""
+"""Responses during an outage of a service, and recovery after it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def postmaster(stack: StackProcess) -> psutil.Process:
 def test_a_killed_database_comes_back_and_loses_nothing(stack: StackProcess, tmp_path: Path) -> None:
     lines = batch_lines(150)
     batch_id = start_batch(stack.client(), write_lines(tmp_path / "in.jsonl", lines))
-    wait_for(lambda: stack.client().batches.retrieve(batch_id).request_counts.completed > 5, "a middle")  # type: ignore[union-attr]
+    wait_for(lambda: stack.client().batches.retrieve(batch_id).request_counts.completed > 5, "the batch has begun")  # type: ignore[union-attr]
     postmaster(stack).kill()
     wait_for(lambda: stack.client().batches.retrieve(batch_id).status == "completed", "the batch completes", 90)
     output = result_lines(stack.client(), stack.client().batches.retrieve(batch_id).output_file_id)
@@ -52,7 +52,7 @@ def test_a_frozen_queue_is_a_503_for_chat_and_only_a_delay_for_jobs(stack: Stack
     assert stack.client().chat.completions.create(model="fake", messages=HELLO).choices
 
 
-def test_a_frozen_database_is_a_503_that_says_when_to_come_back(stack: StackProcess) -> None:
+def test_a_frozen_database_is_a_503_with_retry_after(stack: StackProcess) -> None:
     frozen = [postmaster(stack), *postmaster(stack).children(recursive=True)]
     for process in frozen:
         process.suspend()
@@ -63,7 +63,7 @@ def test_a_frozen_database_is_a_503_that_says_when_to_come_back(stack: StackProc
     finally:
         for process in frozen:
             process.resume()
-    wait_for(lambda: httpx2.get(f"{stack.url}/v1/batches").status_code == 200, "it answers again")
+    wait_for(lambda: httpx2.get(f"{stack.url}/v1/batches").status_code == 200, "the database answers again")
 
 
 @pytest.mark.parametrize("victim", ["engine.process.server", "workers.consumers.main chat"])
@@ -75,16 +75,16 @@ def test_a_chat_whose_engine_or_worker_dies_ends_with_its_answer_or_a_clear_erro
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
         stack.find(*victim.split()).kill()
-        said = [line for line in lines if line]
-    assert '"error"' in said[-1] or said[-1] == "data: [DONE]"
-    assert "code" in said[-1] or len(said) > 300
+        received = [line for line in lines if line]
+    assert '"error"' in received[-1] or received[-1] == "data: [DONE]"
+    assert "code" in received[-1] or len(received) > 300
     assert stack.client().with_options(max_retries=5).chat.completions.create(model="fake", messages=HELLO).choices
 
 
 def test_ctrl_c_lets_answers_finish_and_the_next_start_resumes_the_batch(stack: StackProcess, tmp_path: Path) -> None:
     lines = batch_lines(200)
     batch_id = start_batch(stack.client(), write_lines(tmp_path / "in.jsonl", lines))
-    wait_for(lambda: stack.client().batches.retrieve(batch_id).request_counts.completed > 5, "a middle")  # type: ignore[union-attr]
+    wait_for(lambda: stack.client().batches.retrieve(batch_id).request_counts.completed > 5, "the batch has begun")  # type: ignore[union-attr]
     answers: list[str] = []
 
     def chat() -> None:
@@ -93,15 +93,15 @@ def test_ctrl_c_lets_answers_finish_and_the_next_start_resumes_the_batch(stack: 
 
     thread = threading.Thread(target=chat)
     thread.start()
-    wait_for(lambda: "millrace_open_streams 1.0" in stack.metrics(), "the answer runs")
-    everyone = stack.descendants()
+    wait_for(lambda: "millrace_open_streams 1.0" in stack.metrics(), "the stream has begun")
+    processes = stack.descendants()
     began = time.monotonic()
     assert stack.interrupt() == 0
     assert time.monotonic() - began < 10 + 6, "drain_seconds is 10"
     thread.join(10)
     assert answers[-1] == "data: [DONE]"
     assert len(answers) >= 40
-    assert not [process for process in everyone if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
     stack.start()
     wait_for(lambda: stack.client().batches.retrieve(batch_id).status == "completed", "the batch completes", 60)
@@ -110,7 +110,7 @@ def test_ctrl_c_lets_answers_finish_and_the_next_start_resumes_the_batch(stack: 
 
 
 @pytest.mark.parametrize("kind", ["chat", "batch", "clerk"])
-def test_an_idle_worker_leaves_at_once_when_told(stack: StackProcess, kind: str) -> None:
+def test_an_idle_worker_stops_at_once_on_sigterm(stack: StackProcess, kind: str) -> None:
     process = stack.find("workers.consumers.main", kind)
     began = time.monotonic()
     process.send_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Requests that crash the engine natively: found, failed alone, refused; everybody else gets an answer."""
+"""Requests that crash the engine natively fail alone and are then refused; all other requests are answered."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.stack import StackProcess, batch_lines, result_lines, start_b
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 NUM_LINES = 1000
-POISON = (7, 8, 300, 301, 999)  # two pairs in company
+POISON = (7, 8, 300, 301, 999)  # two pairs of neighbours
 FAULTS = ("<<segfault>>", "<<abort>>", "<<memory>>")
 
 
@@ -68,13 +68,13 @@ def test_five_poison_lines_of_a_thousand_fail_alone_within_fifteen_restarts(
     assert {line["response"]["body"]["error"]["code"] for line in failed} == {"engine_crash"}  # type: ignore[index]
     output = [line["custom_id"] for line in result_lines(client, batch.output_file_id)]
     assert output == [f"line-{index}" for index in range(NUM_LINES) if index not in POISON]
-    deaths = rows(stack, EngineCrash)
-    print(f"{len(deaths)} deaths: {[row.exit_code for row in deaths]}")  # noqa: T201
-    assert len(POISON) <= len(deaths) <= 15
+    crashes = rows(stack, EngineCrash)
+    print(f"{len(crashes)} crashes: {[row.exit_code for row in crashes]}")  # noqa: T201
+    assert len(POISON) <= len(crashes) <= 15
     assert len(rows(stack, Quarantine)) == len(POISON)
 
 
-def test_a_poison_chat_is_told_at_once_not_run_again_and_refused_when_it_insists(stack: StackProcess) -> None:
+def test_a_poison_chat_fails_at_once_is_not_run_again_and_is_refused_the_third_time(stack: StackProcess) -> None:
     client = stack.client().with_options(max_retries=0)
     poison: Any = {"model": "fake", "messages": messages("<<segfault>>")}
     for _ in range(2):
@@ -88,7 +88,7 @@ def test_a_poison_chat_is_told_at_once_not_run_again_and_refused_when_it_insists
     engine = stack.find("engine.process.server").pid
     with pytest.raises(openai.BadRequestError, match="refused for 24 hours"):
         client.chat.completions.create(**poison)
-    assert stack.find("engine.process.server").pid == engine, "it was not even asked"
+    assert stack.find("engine.process.server").pid == engine, "the refused request did not reach the engine"
 
 
 def test_lines_of_an_engine_that_was_killed_go_on_within_three_seconds(stack: StackProcess, tmp_path: Path) -> None:
@@ -99,13 +99,13 @@ def test_lines_of_an_engine_that_was_killed_go_on_within_three_seconds(stack: St
         counts = client.batches.retrieve(batch_id).request_counts
         return counts.completed if counts is not None else 0
 
-    wait_for(lambda: num_done() > 50, "a middle")
+    wait_for(lambda: num_done() > 50, "the batch has begun")
     engine = stack.find("engine.process.server")
     engine.kill()
     psutil.wait_procs([engine], timeout=10)
     began, before = time.monotonic(), num_done()
-    wait_for(lambda: num_done() > before + 32, "more are done than were under way", 30)
+    wait_for(lambda: num_done() > before + 32, "more lines have ended than were running", 30)
     seconds = time.monotonic() - began
-    print(f"taken over after {seconds:.1f} s")  # noqa: T201
+    print(f"resumed after {seconds:.1f} s")  # noqa: T201
     wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch completes", 90)
     assert client.batches.retrieve(batch_id).error_file_id is None

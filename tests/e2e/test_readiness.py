@@ -1,4 +1,4 @@
-"""/readyz of a real stack follows what its processes do, not whether they live."""
+"""/readyz of a real stack depends on whether its processes work, not only on whether they run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """A stack in which four seconds are a long silence."""
+    """A stack that reports a process as silent after four seconds."""
     folder = tmp_path_factory.mktemp("watched")
     models = folder / "models"
     models.mkdir()
@@ -43,7 +43,7 @@ def is_ready(stack: StackProcess) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("process", "check", "said"),
+    ("process", "check", "message"),
     [
         ("workers.consumers.main chat", "model fake", "its chat worker was last heard of"),
         ("workers.consumers.main batch", "model fake", "its batch worker was last heard of"),
@@ -51,36 +51,36 @@ def is_ready(stack: StackProcess) -> bool:
         ("engine.process.server", "model fake", "its engine has not turned for"),
     ],
 )
-def test_a_process_that_lives_but_does_nothing_is_found(
-    watched: StackProcess, process: str, check: str, said: str
+def test_a_frozen_process_makes_the_stack_unready(
+    watched: StackProcess, process: str, check: str, message: str
 ) -> None:
-    wait_for(lambda: is_ready(watched), "all is well", 20)
+    wait_for(lambda: is_ready(watched), "the stack is ready", 20)
     frozen = watched.find(*process.split())
     frozen.suspend()
     try:
-        wait_for(lambda: said in ready(watched).json()["checks"][check], "it is noticed, and why", 20)
+        wait_for(lambda: message in ready(watched).json()["checks"][check], "the check fails with its reason", 20)
         answer = ready(watched).json()
         assert answer["status"] == "unavailable"
         assert set(answer["advice"]) == {check}
-        assert httpx2.get(f"{watched.url}/healthz").status_code == 200, "the api itself is well"
+        assert httpx2.get(f"{watched.url}/healthz").status_code == 200, "the api itself works"
     finally:
         frozen.resume()
-    wait_for(lambda: is_ready(watched), "it is well again", 20)
+    wait_for(lambda: is_ready(watched), "the stack is ready again", 20)
 
 
-def test_without_the_broker_workers_are_still_known_to_work(watched: StackProcess) -> None:
+def test_without_the_broker_only_the_queue_check_fails(watched: StackProcess) -> None:
     valkey = watched.find("valkey-server")
     valkey.suspend()
     try:
-        wait_for(lambda: not is_ready(watched), "it is noticed", 20)
+        wait_for(lambda: not is_ready(watched), "the stack is not ready", 20)
         checks = ready(watched).json()["checks"]
-        assert [name for name, said in checks.items() if said != "ok"] == ["queue"]
+        assert [name for name, message in checks.items() if message != "ok"] == ["queue"]
     finally:
         valkey.resume()
-    wait_for(lambda: is_ready(watched), "it is well again", 20)
+    wait_for(lambda: is_ready(watched), "the stack is ready again", 20)
 
 
-def test_without_the_database_that_is_what_is_said(watched: StackProcess) -> None:
+def test_without_the_database_its_check_fails(watched: StackProcess) -> None:
     postmaster = watched.find("bin/postgres", "-D")
     frozen: list[psutil.Process] = [postmaster, *postmaster.children(recursive=True)]
     for process in frozen:
@@ -93,10 +93,10 @@ def test_without_the_database_that_is_what_is_said(watched: StackProcess) -> Non
     finally:
         for process in frozen:
             process.resume()
-    wait_for(lambda: is_ready(watched), "it is well again", 20)
+    wait_for(lambda: is_ready(watched), "the stack is ready again", 20)
 
 
-def test_a_model_that_cannot_be_loaded_ends_its_worker_and_is_told_with_its_reason(
+def test_a_model_that_cannot_be_loaded_ends_its_worker_and_the_reason_is_reported(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     models = tmp_path / "broken"
@@ -128,7 +128,7 @@ def test_a_model_that_cannot_be_loaded_ends_its_worker_and_is_told_with_its_reas
     assert "Correct the model's files" in check.advice
 
 
-def test_a_stack_that_stops_in_order_leaves_no_row(tmp_path: Path, slow_models: Path) -> None:
+def test_a_worker_that_stops_gracefully_leaves_no_row(tmp_path: Path, slow_models: Path) -> None:
     process = StackProcess(tmp_path, slow_models)
     process.start()
     try:
@@ -138,6 +138,6 @@ def test_a_stack_that_stops_in_order_leaves_no_row(tmp_path: Path, slow_models: 
         worker.send_signal(signal.SIGTERM)
         worker.wait(20)
         wait_for(lambda: "no batch worker serves it" in ready(process).text or is_ready(process), "its row is gone", 20)
-        wait_for(lambda: is_ready(process), "another one is there", 30)
+        wait_for(lambda: is_ready(process), "its replacement is ready", 30)
     finally:
         process.close()

@@ -1,4 +1,4 @@
-"""Kill -9 under the reader of a response's stream: it reads on, and the whole is what the response says."""
+"""SIGKILL under the stream of a response: the client resumes the stream, and the events add up to the stored response."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LONG: Any = {"model": "fake", "input": "hello", "text": {"format": {"type": "jso
 
 
 def begin(client: OpenAI, kill: Callable[[], None]) -> list[Any]:
-    """A stream up to its end, or to where its connection breaks after the kill in its middle."""
+    """Return the events of a stream up to its end, or up to where the kill after 40 events breaks its connection."""
     events: list[Any] = []
     with suppress(openai.APIConnectionError), client.responses.create(**LONG, background=True, stream=True) as stream:
         for event in stream:
@@ -31,7 +31,7 @@ def begin(client: OpenAI, kill: Callable[[], None]) -> list[Any]:
 
 
 def read_on(client: OpenAI, response_id: str, last: int) -> list[Any]:
-    """The rest of a stream, whose connections may break."""
+    """Return the rest of a stream, reconnecting whenever its connection breaks."""
     events: list[Any] = []
     while not events or events[-1].type != "response.incomplete":
         try:

@@ -1,4 +1,4 @@
-"""A process that is told to go leaves what it had in hand to the next one."""
+"""When an api process stops, the next api process continues its streams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _content(data: list[str]) -> str:
 
 @pytest.fixture
 def stack(tmp_path: Path, slow_models: Path) -> Iterator[StackProcess]:
-    """One that does not wait long for its streams when it is told to go."""
+    """A stack that waits one second for its streams when it shuts down."""
     process = StackProcess(tmp_path, slow_models, MILLRACE_DRAIN_SECONDS="1")
     process.start()
     try:
@@ -39,25 +39,25 @@ def stack(tmp_path: Path, slow_models: Path) -> Iterator[StackProcess]:
         process.close()
 
 
-@pytest.mark.parametrize("is_asked_to_go", [True, False], ids=["told to go", "killed"])
-def test_a_chat_stream_goes_on_elsewhere_when_its_api_has_gone(stack: StackProcess, is_asked_to_go: bool) -> None:
+@pytest.mark.parametrize("is_graceful", [True, False], ids=["terminated", "killed"])
+def test_a_chat_stream_can_be_resumed_after_its_api_has_stopped(stack: StackProcess, is_graceful: bool) -> None:
     seen: list[str] = []
     api = stack.find("-m api")
     with (
         httpx2.Client(base_url=stack.url, timeout=60) as http,
         http.stream("POST", "/v1/chat/completions", json=_ASKED) as stream,
-        nullcontext() if is_asked_to_go else pytest.raises(httpx2.RemoteProtocolError),
+        nullcontext() if is_graceful else pytest.raises(httpx2.RemoteProtocolError),
     ):
         for line in stream.iter_lines():
             if line.startswith("data: "):
                 seen.append(line.removeprefix("data: "))
             if len(seen) == 20:
-                api.terminate() if is_asked_to_go else api.kill()
+                api.terminate() if is_graceful else api.kill()
     assert "[DONE]" not in seen
-    if is_asked_to_go:
+    if is_graceful:
         assert json.loads(seen.pop())["error"]["code"] == "service_unavailable"
     job_id = json.loads(seen[0])["id"]
-    wait_for(lambda: httpx2.get(f"{stack.url}/readyz").status_code == 200, "the next api")
+    wait_for(lambda: httpx2.get(f"{stack.url}/readyz").status_code == 200, "the next api is ready")
 
     last = {"Last-Event-ID": str(len(seen) - 1)}
     with httpx2.stream("GET", f"{stack.url}/v1/jobs/{job_id}/events", headers=last, timeout=60) as stream:

@@ -1,4 +1,4 @@
-"""One stack with keys for all of it: the demo model, a fake one, and processes of their own to be looked at."""
+"""A stack with API keys, the demo model and a fake model, shared by the tests of this folder."""
 
 from __future__ import annotations
 

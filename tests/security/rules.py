@@ -1,6 +1,6 @@
-"""Which test proves which rule of SECURITY.md, for rules that are proved where their subject is tested.
+"""The tests that prove each rule of SECURITY.md, wherever they are. `python -m tests.security.rules` prints the table.
 
-`python -m tests.security.rules` prints the table. What has no other home is in this folder.
+This folder holds the tests that fit into no other folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from typing import Final
 
 RULES: Final[dict[str, tuple[str, ...]]] = {
-    "templates run in a sandbox, for so long and so much; no request brings one": (
+    "templates run in a sandbox with limits of time and output; a request cannot bring one": (
         "tests/unit/engine/test_chat_template.py::test_a_hostile_template_only_hurts_its_own_requests",
         "tests/unit/core/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
     ),
@@ -17,7 +17,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/engine/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
         "tests/service/api/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",
     ),
-    "schemas and grammars are compiled in a process that may die of them": (
+    "schemas and grammars are compiled in a process of their own, which may crash": (
         "tests/unit/engine/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
         "tests/unit/engine/test_grammar_limits.py::test_a_crashed_helper_is_replaced",
     ),
@@ -27,11 +27,11 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/hostile_input/test_chat_parameters.py::test_a_field_that_cannot_be_is_a_400_that_names_it",
     ),
     "a prefix is shared within a tenant only": (
-        "tests/security/test_crosstalk.py::test_what_one_tenant_has_read_is_read_again_for_another",
+        "tests/security/test_crosstalk.py::test_a_prefix_cached_for_one_tenant_is_prefilled_again_for_another",
         "tests/unit/engine/test_scheduler.py::test_a_prefix_is_not_shared_between_tenants",
         "tests/unit/engine/test_memory_kinds.py::test_another_tenant_reuses_nothing",
     ),
-    "a tenant's words are in no answer to another": (
+    "text of one tenant is in no response to another": (
         "tests/security/test_crosstalk.py::test_a_secret_of_one_tenant_is_in_no_answer_to_another_while_both_are_served",
     ),
     "an id of another tenant is an id that does not exist, on every route": (
@@ -66,14 +66,14 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "names never become paths; files are private, new, and no links": (
         "tests/unit/core/test_file_store.py::test_names_that_are_not_ours_never_become_paths",
         "tests/unit/core/test_file_store.py::test_content_is_private",
-        "tests/security/test_doors.py::test_a_link_in_the_place_of_a_file_is_not_followed",
+        "tests/security/test_attack_surface.py::test_a_symlink_in_place_of_a_stored_file_is_not_followed",
     ),
-    "no form, page or cookie of a browser gets anything done": (
+    "no form, page or cookie of a browser has an effect": (
         "tests/hostile_input/test_http.py::test_a_body_that_a_form_could_send_is_a_415_without_effect",
-        "tests/security/test_doors.py::test_no_page_of_another_site_may_read_an_answer",
-        "tests/security/test_doors.py::test_no_cookie_is_given_or_taken",
+        "tests/security/test_attack_surface.py::test_no_other_origin_may_read_a_response",
+        "tests/security/test_attack_surface.py::test_no_cookie_is_set_or_accepted",
     ),
-    "a client's request id is never ours": (
+    "a client cannot choose the id of a request": (
         "tests/hostile_input/test_http.py::test_a_clients_request_id_is_never_ours",
     ),
     "bodies are bounded while they are read, and never inflated": (
@@ -81,27 +81,27 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/hostile_input/test_http.py::test_a_gzip_bomb_is_never_inflated",
         "tests/hostile_input/test_http.py::test_ranges_without_end_give_the_whole_or_a_416",
     ),
-    "a message is an id; code and garbage are refused": (
-        "tests/security/test_doors.py::test_a_message_that_is_code_is_not_run_and_the_next_one_is_served",
+    "a message carries an id; pickles and malformed messages are refused": (
+        "tests/security/test_attack_surface.py::test_a_pickled_message_is_not_run_and_the_next_message_is_served",
     ),
     "prompts, answers, file names, keys and addresses are in no log, metric or error": (
-        "tests/security/test_words.py::test_no_log_has_a_word_of_a_client",
-        "tests/security/test_words.py::test_no_log_has_a_key_or_an_address_of_a_service",
-        "tests/security/test_words.py::test_no_error_repeats_what_was_said",
-        "tests/security/test_words.py::test_the_bundled_postgres_logs_errors_without_rows_and_statements",
+        "tests/security/test_log_privacy.py::test_no_log_contains_text_of_a_client",
+        "tests/security/test_log_privacy.py::test_no_log_contains_a_key_or_the_address_of_a_service",
+        "tests/security/test_log_privacy.py::test_no_error_repeats_text_of_the_request",
+        "tests/security/test_log_privacy.py::test_the_bundled_postgres_logs_errors_without_rows_and_statements",
         "tests/service/api/test_webhooks.py::test_no_log_has_a_secret",
     ),
-    "processes write for their user alone, dump no memory, and listen on one port": (
+    "processes write private files, dump no core, and listen on one port": (
         "tests/security/test_processes.py::test_no_process_can_dump_its_memory",
-        "tests/security/test_processes.py::test_what_any_process_writes_is_for_its_user_alone",
-        "tests/security/test_processes.py::test_nothing_of_a_stack_can_be_entered_or_read_by_others",
-        "tests/security/test_processes.py::test_sockets_lie_in_a_directory_of_the_user_and_nothing_listens_but_the_api",
+        "tests/security/test_processes.py::test_every_process_has_a_umask_of_077",
+        "tests/security/test_processes.py::test_no_file_of_a_stack_is_open_to_other_users",
+        "tests/security/test_processes.py::test_sockets_are_in_a_private_directory_and_only_the_api_listens",
     ),
-    "listening to others needs a key": (
+    "listening on a public address needs a key": (
         "tests/service/api/test_key_ring.py::test_listening_to_others_needs_a_key_or_the_setting",
         "tests/service/cli/test_keys.py::test_a_server_for_others_does_not_start_without_a_key",
     ),
-    "what nobody needs any more is removed": (
+    "data past its retention is removed": (
         "tests/service/workers/test_clerk.py::test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended",
         "tests/service/workers/test_retention.py::test_",
     ),

@@ -1,4 +1,4 @@
-"""The canary: one tenant's words are never in another's answer, nor told by the time or the tokens it takes."""
+"""Text of one tenant is never in a response to another, and neither latency nor token counts reveal it."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def answer(key: Key, model: str, words: str) -> str:
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
 def test_a_secret_of_one_tenant_is_in_no_answer_to_another_while_both_are_served(secured: Guarded, model: str) -> None:
-    teller, asker = secured.key(f"teller-{model}"), secured.key(f"asker-{model}")
+    victim, attacker = secured.key(f"victim-{model}"), secured.key(f"attacker-{model}")
     questions = [f"What is the secret of file {number}?" for number in range(6)]
-    alone = [answer(asker, model, question) for question in questions]
+    alone = [answer(attacker, model, question) for question in questions]
     with ThreadPoolExecutor(8) as threads:
-        told = [
-            threads.submit(answer, teller, model, f"The secret of file {number} is {secret}.")
+        writes = [
+            threads.submit(answer, victim, model, f"The secret of file {number} is {secret}.")
             for number, secret in enumerate(SECRETS * 3)
         ]
-        asked = [threads.submit(answer, asker, model, question) for question in questions * 3]
-        answers = [future.result() for future in asked]
-        assert all(future.result() for future in told)
+        reads = [threads.submit(answer, attacker, model, question) for question in questions * 3]
+        answers = [future.result() for future in reads]
+        assert all(future.result() for future in writes)
     assert [a for a in answers if any(secret in a for secret in SECRETS)] == []
-    if model == "fake":  # another batch, another rounding; the fake has none
+    if model == "fake":  # a real model rounds differently in another batch
         assert answers == alone * 3
 
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
-def test_what_one_tenant_has_read_is_read_again_for_another(secured: Guarded, model: str) -> None:
+def test_a_prefix_cached_for_one_tenant_is_prefilled_again_for_another(secured: Guarded, model: str) -> None:
     first, second = secured.key(f"first-{model}"), secured.key(f"second-{model}")
 
     def cached(key: Key) -> int:
@@ -49,12 +49,12 @@ def test_what_one_tenant_has_read_is_read_again_for_another(secured: Guarded, mo
         return details.cached_tokens if details else 0
 
     assert cached(first) == 0
-    assert cached(first) > 0, "there is a prefix cache"
+    assert cached(first) > 0, "the prefix cache works"
     assert cached(second) == 0
     assert cached(second) > 0
 
 
-def test_keys_of_one_tenant_share_what_was_read(secured: Guarded) -> None:
+def test_keys_of_one_tenant_share_the_prefix_cache(secured: Guarded) -> None:
     first, second = secured.key("household"), secured.key("household")
     ask(first, "fake", "Only the household asks this.")
     details = ask(second, "fake", "Only the household asks this.").usage.prompt_tokens_details

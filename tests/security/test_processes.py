@@ -1,4 +1,4 @@
-"""What a stack leaves on the machine is for its user alone, and no death of a process leaves an image of its memory."""
+"""Files of a stack are private to its user, and no process can write a core dump."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def test_no_process_can_dump_its_memory(processes: list[psutil.Process]) -> None
         assert core.split()[-3:-1] == ["0", "0"], process.cmdline()
 
 
-def test_what_any_process_writes_is_for_its_user_alone(processes: list[psutil.Process]) -> None:
+def test_every_process_has_a_umask_of_077(processes: list[psutil.Process]) -> None:
     for process in processes:
         status = Path(f"/proc/{process.pid}/status").read_text()
         (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("Umask")]
         assert mask == "0077", process.cmdline()
 
 
-def test_nothing_of_a_stack_can_be_entered_or_read_by_others(secured: Guarded) -> None:
+def test_no_file_of_a_stack_is_open_to_other_users(secured: Guarded) -> None:
     state_dir = secured.process.state_dir
     open_to_others = [
         f"{path} {path.lstat().st_mode & 0o777:o}"
@@ -52,7 +52,7 @@ def test_nothing_of_a_stack_can_be_entered_or_read_by_others(secured: Guarded) -
         "MONITOR", "MIGRATE 127.0.0.1 1 key 0 1", "ACL SETUSER default +@all", "PSYNC ? -1",
     ],
 )  # fmt: skip
-def test_the_bundled_broker_gives_nobody_its_machine_or_its_memory(services: Services, command: str) -> None:
+def test_the_bundled_broker_refuses_dangerous_commands(services: Services, command: str) -> None:
     with (
         redis.Redis.from_url(services.redis_url) as client,
         pytest.raises(redis.ResponseError, match="NOPERM|allow|protected|no permissions"),
@@ -60,24 +60,22 @@ def test_the_bundled_broker_gives_nobody_its_machine_or_its_memory(services: Ser
         client.execute_command(*command.split())
 
 
-def test_sockets_lie_in_a_directory_of_the_user_and_nothing_listens_but_the_api(
+def test_sockets_are_in_a_private_directory_and_only_the_api_listens(
     secured: Guarded, processes: list[psutil.Process]
 ) -> None:
     folder = socket_directory(secured.process.state_dir)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert (folder / "valkey.sock").stat().st_mode & 0o077 == 0
-    heard = {
+    listening = {
         f"{connection.laddr.ip}:{connection.laddr.port}"
         for process in processes
         for connection in process.net_connections("inet")
         if connection.status == psutil.CONN_LISTEN
     }
-    assert heard == {secured.url.removeprefix("http://")}
+    assert listening == {secured.url.removeprefix("http://")}
 
 
-def test_a_process_of_an_engine_or_a_worker_shows_no_secret_in_its_arguments(
-    secured: Guarded, processes: list[psutil.Process]
-) -> None:
+def test_no_process_has_a_secret_in_its_arguments(secured: Guarded, processes: list[psutil.Process]) -> None:
     for process in processes:
         assert "postgresql://" not in " ".join(process.cmdline())
         assert secured.owner.text not in " ".join(process.cmdline())

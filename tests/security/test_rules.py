@@ -1,4 +1,4 @@
-"""The table of rules names tests that exist."""
+"""Every test that the table of rules names exists."""
 
 from __future__ import annotations
 

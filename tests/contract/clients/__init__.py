@@ -1,3 +1,6 @@
-"""Programs of other people's clients. Each runs in an environment of its own with the server's address as its argument, and ends
-with 0 if all it was answered was what its library expects. `install.py` makes the environments.
+"""Programs that use third-party clients.
+
+Each takes the server's address as its argument, runs in its own environment (made by `install.py`), and exits with 0
+when every
+response is what its library expects.
 """

@@ -1,4 +1,4 @@
-// The Vercel AI SDK: text, a stream of it, and an object by schema.
+// The Vercel AI SDK: text, a stream, and an object by schema.
 
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";

@@ -1,4 +1,4 @@
-"""Make an environment for each client in `.venv/clients`.
+"""Create an environment for each client in `.venv/clients`.
 
 The test of a client that cannot be installed is skipped, which is a failure on CI (see tests/conftest.py).
 """
@@ -23,7 +23,7 @@ NODE: Final = {"node": ["openai@6.49.0", "ai@6.0.326", "@ai-sdk/openai-compatibl
 
 
 def main() -> None:
-    """Make what is missing."""
+    """Create the environments that are missing or out of date."""
     FOLDER.mkdir(exist_ok=True)
     for name, packages in {**PYTHON, **NODE}.items():
         done = FOLDER / name / "installed"

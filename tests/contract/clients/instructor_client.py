@@ -1,4 +1,4 @@
-"""instructor: answers as objects, one and several."""
+"""instructor: one object and several objects by schema."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 
 class Label(BaseModel):
-    """What a ticket is about."""
+    """The category and urgency of a ticket."""
 
     category: Literal["billing", "shipping"]
     urgent: bool

@@ -1,4 +1,4 @@
-"""LangChain: answers, streams, structured output, several prompts at once."""
+"""LangChain: completions, streams, structured output, several prompts at once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 
 class Label(BaseModel):
-    """What a ticket is about."""
+    """The category and urgency of a ticket."""
 
     category: Literal["billing", "shipping"]
     urgent: bool

@@ -1,4 +1,4 @@
-"""LiteLLM: answers, streams, files and batches."""
+"""LiteLLM: completions, streams, files and batches."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ assert text, answer
 stream = litellm.completion(model="openai/fake", messages=hello, temperature=0, stream=True, **given)
 assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == text
 try:
-    litellm.completion(model="openai/nobody", messages=hello, **given)
+    litellm.completion(model="openai/unknown", messages=hello, **given)
 except litellm.NotFoundError:
     pass
 else:
-    raise AssertionError("a model that nobody serves answered")
+    raise AssertionError("an unknown model answered")
 
 body = {"model": "fake", "messages": hello, "temperature": 0}
 line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}

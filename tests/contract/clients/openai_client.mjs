@@ -1,4 +1,4 @@
-// The official Node client: models, answers, streams, files, batches, errors.
+// The official Node client: models, completions, streams, files, batches, errors.
 
 import assert from "node:assert/strict";
 import OpenAI, { toFile } from "openai";
@@ -35,5 +35,5 @@ const output = JSON.parse(await (await client.files.content(batch.output_file_id
 assert.equal(output.response.body.choices[0].message.content, text);
 await client.files.delete(file.id);
 
-await assert.rejects(client.chat.completions.create({ ...asked, model: "nobody" }), OpenAI.NotFoundError);
+await assert.rejects(client.chat.completions.create({ ...asked, model: "unknown" }), OpenAI.NotFoundError);
 await assert.rejects(client.chat.completions.create({ ...asked, temperature: 9 }), (error) => error.param === "temperature");

@@ -1,4 +1,4 @@
-"""pydantic-ai: an agent that answers with text, as a stream, and with an object."""
+"""pydantic-ai: an agent that returns text, a stream, and an object by schema."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from pydantic_ai.providers.openai import OpenAIProvider
 
 
 class Label(BaseModel):
-    """What a ticket is about."""
+    """The category and urgency of a ticket."""
 
     category: Literal["billing", "shipping"]
     urgent: bool
 
 
 async def main() -> None:
-    """Ask in three ways."""
+    """Run the three agents."""
     model = OpenAIChatModel("fake", provider=OpenAIProvider(base_url=f"{sys.argv[1]}/v1", api_key="any"))
     agent = Agent(model, instructions="Be brief.", model_settings={"temperature": 0})
     answer = await agent.run("hello")

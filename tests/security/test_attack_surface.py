@@ -1,4 +1,4 @@
-"""Ways in that are not there: for browsers, for messages that are code, for names that are paths."""
+"""Attacks through browsers, pickled messages and symlinks have no effect."""
 
 from __future__ import annotations
 
@@ -21,17 +21,21 @@ from tests.support.stack import batch_lines, start_batch, wait_for, write_lines
 EVIL = "https://evil.example"
 
 
-def test_no_page_of_another_site_may_read_an_answer(secured: Guarded) -> None:
-    asks = {"origin": EVIL, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+def test_no_other_origin_may_read_a_response(secured: Guarded) -> None:
+    preflight_headers = {
+        "origin": EVIL,
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
     for path in ("/v1/chat/completions", "/v1/files", "/v1/models", "/readyz"):
-        preflight = secured.owner.http.options(path, headers=asks)
+        preflight = secured.owner.http.options(path, headers=preflight_headers)
         plain = secured.owner.http.get(path, headers={"origin": EVIL})
         assert preflight.status_code == 405
         for answer in (preflight, plain):
             assert not [name for name in answer.headers if name.startswith("access-control")], path
 
 
-def test_no_cookie_is_given_or_taken(secured: Guarded) -> None:
+def test_no_cookie_is_set_or_accepted(secured: Guarded) -> None:
     with secured.http(None) as http:
         refused = http.get("/v1/models", headers={"cookie": f"authorization=Bearer {secured.owner.text}"})
     assert refused.status_code == 401
@@ -39,7 +43,7 @@ def test_no_cookie_is_given_or_taken(secured: Guarded) -> None:
 
 
 class Bomb:
-    """A pickle that leaves a mark where it is loaded."""
+    """An object that creates the file `mark` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self._mark = mark
@@ -49,7 +53,7 @@ class Bomb:
 
 
 def message(body: bytes, content_type: str, task: str = PREPARE) -> str:
-    """As Celery's own transport writes one."""
+    """Return a message in the format of Celery's Redis transport."""
     delivery = {"exchange": "", "routing_key": CLERK_QUEUE}
     return json.dumps(
         {
@@ -68,10 +72,10 @@ def message(body: bytes, content_type: str, task: str = PREPARE) -> str:
     )
 
 
-def test_a_message_that_is_code_is_not_run_and_the_next_one_is_served(secured: Guarded, tmp_path: Path) -> None:
+def test_a_pickled_message_is_not_run_and_the_next_message_is_served(secured: Guarded, tmp_path: Path) -> None:
     mark = tmp_path / "mark"
     os.close(pickle.loads(pickle.dumps(Bomb(tmp_path / "works"))))
-    assert (tmp_path / "works").exists(), "the bomb is one"
+    assert (tmp_path / "works").exists(), "unpickling it does create the file"
     clerk = secured.process.find("workers.consumers.main", "clerk").pid
     embed = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
     url = running_queue(secured.process.state_dir)
@@ -81,15 +85,15 @@ def test_a_message_that_is_code_is_not_run_and_the_next_one_is_served(secured: G
         client.lpush(queue, message(json.dumps([[str(mark)], {}, embed]).encode(), "application/json", "os.system"))
         client.lpush(queue, message(json.dumps([["../../etc/passwd"], {}, embed]).encode(), "application/json"))
         client.lpush(queue, message(json.dumps([[new_id(BATCH)], {}, embed]).encode(), "application/json"))
-        wait_for(lambda: client.llen(queue) == 0, "all of them are taken")
+        wait_for(lambda: client.llen(queue) == 0, "all messages are consumed")
     key = secured.owner
     batch_id = start_batch(key.client, write_lines(tmp_path / "in.jsonl", batch_lines(2)))
-    wait_for(lambda: key.client.batches.retrieve(batch_id).status == "completed", "a batch is served")
+    wait_for(lambda: key.client.batches.retrieve(batch_id).status == "completed", "the batch completes")
     assert not mark.exists()
-    assert secured.process.find("workers.consumers.main", "clerk").pid == clerk, "it is the same process"
+    assert secured.process.find("workers.consumers.main", "clerk").pid == clerk, "the clerk did not restart"
 
 
-def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
+def test_a_symlink_in_place_of_a_stored_file_is_not_followed(tmp_path: Path) -> None:
     store, outside = FileStore(tmp_path / "store"), tmp_path / "outside"
     outside.write_text("private")
     file_id = new_id(FILE)
@@ -99,7 +103,7 @@ def test_a_link_in_the_place_of_a_file_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         store.open(file_id)
     with store.write(file_id) as stream:
-        stream.write(b"ours")
+        stream.write(b"new content")
     assert outside.read_text() == "private"
     assert not place.is_symlink(), "the link was replaced, not written through"
     assert store.path(file_id).stat().st_mode & 0o077 == 0

@@ -1,4 +1,4 @@
-"""Words of clients and secrets of the operator are in no log, no metric and no error, whatever happens to a request."""
+"""Text of clients and secrets of the operator are in no log, metric or error, whatever happens to a request."""
 
 from __future__ import annotations
 
@@ -20,23 +20,26 @@ from tests.support.stack import batch_lines, wait_for
 from workers.context import Database
 
 MARKER = "quagga-7731"
-SAYS: list[Any] = [{"role": "system", "content": f"Keep {MARKER} to yourself."}, {"role": "user", "content": MARKER}]
+MESSAGES: list[Any] = [
+    {"role": "system", "content": f"Keep {MARKER} to yourself."},
+    {"role": "user", "content": MARKER},
+]
 
 
 @pytest.fixture(scope="module")
-def spoken(secured: Guarded, tmp_path_factory: pytest.TempPathFactory) -> tuple[Key, list[str]]:
-    """A key with which all of this was said, and the bodies of every error that came back."""
-    key = secured.key("speaker", scopes=["inference", "files"])
+def traffic(secured: Guarded, tmp_path_factory: pytest.TempPathFactory) -> tuple[Key, list[str]]:
+    """A key after requests that all contained MARKER, and the body of every error response to them."""
+    key = secured.key("marked-tenant", scopes=["inference", "files"])
     errors: list[str] = []
-    key.http.event_hooks["response"] = [lambda response: _keep(response, errors)]
+    key.http.event_hooks["response"] = [lambda response: _record_error(response, errors)]
     chat = "/v1/chat/completions"
-    key.client.chat.completions.create(model="fake", messages=SAYS)
-    list(key.client.chat.completions.create(model="fake", messages=SAYS, stream=True))
+    key.client.chat.completions.create(model="fake", messages=MESSAGES)
+    list(key.client.chat.completions.create(model="fake", messages=MESSAGES, stream=True))
     for body in (
-        {"model": "fake", "messages": SAYS, "temperature": MARKER},
+        {"model": "fake", "messages": MESSAGES, "temperature": MARKER},
         {"model": "fake", "messages": [{"role": MARKER, "content": MARKER}]},
-        {"model": "fake", "messages": SAYS, "response_format": {"type": "json_schema", "json_schema": MARKER}},
-        {"model": "fake", "messages": SAYS, "chat_template": MARKER},
+        {"model": "fake", "messages": MESSAGES, "response_format": {"type": "json_schema", "json_schema": MARKER}},
+        {"model": "fake", "messages": MESSAGES, "chat_template": MARKER},
         {"model": "fake", "messages": [{"role": "user", "content": f"{MARKER} " * 2000}]},
         {"model": "fake", "messages": [{"role": "user", "content": f"<<segfault>> {MARKER}"}]},
         {"model": "fake", "messages": [{"role": "user", "content": f"<<raise>> {MARKER}"}]},
@@ -44,17 +47,17 @@ def spoken(secured: Guarded, tmp_path_factory: pytest.TempPathFactory) -> tuple[
         assert key.http.post(chat, json=body).status_code >= 400, body
     key.http.post(chat, content=f'{{"model": "{MARKER}'.encode(), headers={"content-type": "application/json"})
     key.http.post("/v1/files", data={"purpose": MARKER}, files={"file": (f"{MARKER}.jsonl", MARKER.encode())})
-    wait_for(lambda: _answers(key), "the engine is back")
-    _run_batch(key, tmp_path_factory.mktemp("spoken"))
+    wait_for(lambda: _is_answering(key), "the engine runs again")
+    _run_batch(key, tmp_path_factory.mktemp("traffic"))
     return key, errors
 
 
-def _keep(response: httpx2.Response, errors: list[str]) -> None:
+def _record_error(response: httpx2.Response, errors: list[str]) -> None:
     if response.status_code >= 400:
         errors.append(response.read().decode())
 
 
-def _answers(key: Key) -> bool:
+def _is_answering(key: Key) -> bool:
     try:
         return bool(
             key.client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "?"}]).choices
@@ -64,7 +67,7 @@ def _answers(key: Key) -> bool:
 
 
 def _run_batch(key: Key, folder: Path) -> None:
-    """One of lines that are answered, refused and too long, under a name of its own."""
+    """Run a batch named after MARKER with a line that is answered, one that is rejected and one that is too long."""
     good, bad, long = (batch_lines(3)[index] for index in range(3))
     for line, content in ((good, MARKER), (bad, MARKER), (long, MARKER * 1000)):
         line["custom_id"] = f"{line['custom_id']}-{MARKER}"
@@ -79,7 +82,7 @@ def _run_batch(key: Key, folder: Path) -> None:
         completion_window="24h",
         metadata={"about": MARKER},
     )
-    wait_for(lambda: key.client.batches.retrieve(batch.id).status == "completed", "the batch ends")
+    wait_for(lambda: key.client.batches.retrieve(batch.id).status == "completed", "the batch completes")
 
 
 def logs(secured: Guarded) -> Iterator[tuple[str, str]]:
@@ -88,40 +91,40 @@ def logs(secured: Guarded) -> Iterator[tuple[str, str]]:
         yield path.name, path.read_text(errors="replace")
 
 
-def test_no_log_has_a_word_of_a_client(secured: Guarded, spoken: tuple[Key, list[str]]) -> None:
+def test_no_log_contains_text_of_a_client(secured: Guarded, traffic: tuple[Key, list[str]]) -> None:
     read = dict(logs(secured))
     assert {"api.log", "chat.log", "batch.log", "clerk.log", "worker.log", "engine-fake.log", "postgres.log"} <= set(
         read
     )
-    assert "child_died" in read["worker.log"], "the engine did crash, and that was logged"
+    assert "child_died" in read["worker.log"], "the engine crashed and that was logged"
     assert [name for name, text in read.items() if MARKER in text] == []
 
 
-def test_no_log_has_a_key_or_an_address_of_a_service(secured: Guarded, spoken: tuple[Key, list[str]]) -> None:
-    key, _ = spoken
+def test_no_log_contains_a_key_or_the_address_of_a_service(secured: Guarded, traffic: tuple[Key, list[str]]) -> None:
+    key, _ = traffic
     state_dir = secured.process.state_dir
     secrets = [key.text, key.text.rpartition("-")[2], running_database(state_dir), running_queue(state_dir)]
     for name, text in logs(secured):
         assert [secret for secret in secrets if secret and secret in text] == [], name
 
 
-def test_no_error_repeats_what_was_said(spoken: tuple[Key, list[str]]) -> None:
-    _, errors = spoken
+def test_no_error_repeats_text_of_the_request(traffic: tuple[Key, list[str]]) -> None:
+    _, errors = traffic
     assert len(errors) == 9
     assert [error for error in errors if MARKER in error] == []
 
 
-def test_what_needs_no_key_has_no_word_of_a_client(secured: Guarded, spoken: tuple[Key, list[str]]) -> None:
-    key, _ = spoken
+def test_no_route_without_a_key_shows_text_of_a_client(secured: Guarded, traffic: tuple[Key, list[str]]) -> None:
+    key, _ = traffic
     with secured.http(None) as http:
         for path in ("/metrics", "/readyz", "/healthz", "/openapi.json", "/docs"):
             text = http.get(path).text
             assert MARKER not in text
             assert key.text not in text
-            assert "speaker" not in text, "the tenant"
+            assert "marked-tenant" not in text, "the name of the tenant"
 
 
-def test_settings_do_not_show_what_is_in_addresses() -> None:
+def test_settings_do_not_show_passwords_in_addresses() -> None:
     settings = Settings(database_url="postgresql://me:hidden-1@host/db", redis_url="redis://:hidden-2@host/0")
     assert "hidden" not in f"{settings!r} {settings}"
 
