@@ -50,7 +50,7 @@ async def test_the_http_protocol_of_uvicorn_is_as_its_limits_expect() -> None:
     }
     assert {name: parameters(getattr(HttpToolsProtocol, name)) for name in expected} == expected, look
 
-    async def app(*_: object) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
         """Never called."""
 
     config = Config(app)
