@@ -43,7 +43,7 @@ class WorkerSeen(NamedTuple):
 def check_workers(
     seen: Sequence[WorkerSeen], models: Sequence[str], silence_seconds: float, degraded: Mapping[str, str] = _NONE
 ) -> list[Check]:
-    """Check the clerk and each model. `degraded`: models whose engine crashes repeatedly, with the reason."""
+    """Check the clerk and each model. `degraded`: models with an engine that crashes repeatedly, and the reason."""
     clerks = [worker for worker in seen if worker.kind == "clerk"]
     return [
         _clerk(clerks, silence_seconds),

@@ -68,7 +68,7 @@ def _waiting_lines() -> tuple[Any, Any]:
 
 
 def _waiting_for_clerk() -> tuple[Any, Any]:
-    """Count batches whose file is to be read, or whose results are to be written."""
+    """Count batches that wait for prepare or finalize."""
     is_waiting = or_(Batch.status == BatchState.VALIDATING, Batch.status == BatchState.FINALIZING)
     oldest = (
         select(_age(func.min(func.coalesce(Batch.finalizing_at, Batch.created_at)))).where(is_waiting).scalar_subquery()

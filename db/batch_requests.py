@@ -56,14 +56,14 @@ class Latencies(NamedTuple):
 
 
 class CodeCount(NamedTuple):
-    """How many lines failed with an error code."""
+    """The number of lines that failed with an error code."""
 
     code: str | None
     lines: int
 
 
 class EngineCount(NamedTuple):
-    """How many lines an engine has computed."""
+    """The number of lines that an engine has computed."""
 
     model: str
     model_hash: str | None

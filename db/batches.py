@@ -142,7 +142,7 @@ def move(batch_id: str, to: BatchState, **columns: Any) -> Query[MovedBatch]:  #
 def start(
     batch_id: str, *, lines: int, lines_failed: int, model: str | None, queued_tokens: int = 0
 ) -> Query[MovedBatch]:
-    """Let a batch run whose file is valid; its window begins with its creation."""
+    """Let a batch with a valid file run; its window begins with its creation."""
     window = func.make_interval(0, 0, 0, 0, 0, 0, Batch.window_seconds)
     return move(
         batch_id,
@@ -170,7 +170,7 @@ def is_ready_to_finalize(batch_id: str) -> Select[bool]:
 
 
 def expire_batches() -> ReturningUpdate[str]:
-    """Begin to finalize batches whose window is over."""
+    """Begin to finalize batches at the end of their window."""
     return (
         update(Batch)
         .where(Batch.status == BatchState.IN_PROGRESS, Batch.expires_at < func.now())
@@ -180,7 +180,7 @@ def expire_batches() -> ReturningUpdate[str]:
 
 
 def batches_due(age: timedelta, overdue: timedelta, limit: int) -> Query[DueBatch]:
-    """List batches whose next step is a clerk's and whose last ticket, sent `age` ago, is taken for lost.
+    """List batches that wait for a clerk, with a last ticket older than `age`, which is taken for lost.
 
     A batch is overdue when that step has been due for longer than `overdue`, however many tickets were sent.
     """

@@ -49,7 +49,7 @@ _FILE = columns_of(File, FileRow)
 
 
 def insert_file(**columns: Any) -> Query[FileRow]:  # Any: the columns' own types
-    """Insert a file whose content is in the store already."""
+    """Insert a file, after its content was stored."""
     return Query(add_file(**columns).returning(*_FILE), FileRow)
 
 
@@ -111,7 +111,7 @@ def removable_files(limit: int) -> Select[str]:
 
 
 def delete_files(file_ids: list[str]) -> Delete:
-    """Delete rows of hidden files whose bytes are gone."""
+    """Delete rows of hidden files, after their bytes were deleted."""
     return delete(File).where(File.id.in_(file_ids), File.deleted_at.is_not(None))
 
 

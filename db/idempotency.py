@@ -26,7 +26,7 @@ class IdempotencyRow(NamedTuple):
 
 
 def claim_key(tenant_id: str, key: str, *, fingerprint: str, object_id: str, lock: timedelta) -> ReturningInsert[str]:
-    """Take a new key, or one whose lock is over; returns its object's id. No row: `find_key` shows why."""
+    """Take a new key, or one with a lock that is over; returns its object's id. No row: `find_key` shows why."""
     until = func.now() + lock
     new = insert(Key).values(
         tenant_id=tenant_id, key=key, fingerprint=fingerprint, object_id=object_id, locked_until=until
@@ -51,13 +51,13 @@ def finish_key(tenant_id: str, key: str) -> Update:
 
 
 def unlock_key(tenant_id: str, key: str) -> Update:
-    """Free a key whose request failed, maybe after the commit: the next request looks for the object first."""
+    """Unlock a key after its request failed, maybe after the commit: the next request looks for the object first."""
     mine = update(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.finished_at.is_(None))
     return mine.values(locked_until=func.now())
 
 
 def release_key(tenant_id: str, key: str) -> Delete:
-    """Delete a key whose request was refused and made nothing, as if it was never used."""
+    """Delete a key after its request was refused and made nothing, as if it was never used."""
     return delete(Key).where(Key.tenant_id == tenant_id, Key.key == key, Key.finished_at.is_(None))
 
 

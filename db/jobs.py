@@ -86,7 +86,7 @@ class QueuedJob(NamedTuple):
 
 
 class RenewedJob(NamedTuple):
-    """A job whose lease was renewed."""
+    """A job with a renewed lease."""
 
     id: str
     fence: int
@@ -140,7 +140,7 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Query[ClaimedJob]:
 
 
 def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Query[QueuedJob]:
-    """List queued jobs whose last ticket was sent `age` ago, and is taken for lost."""
+    """List queued jobs with a last ticket older than `age`, which is taken for lost."""
     statement = (
         select(*_QUEUED)
         .where(
@@ -274,7 +274,7 @@ def release_job(job_id: str, fence: int) -> Query[QueuedJob]:
 
 
 def requeue_lost_jobs(max_attempts: int) -> Query[QueuedJob]:
-    """Queue running jobs whose lease is over, unless they are to be cancelled or have had all their attempts."""
+    """Queue lost jobs again, unless they are to be cancelled or have had all their attempts."""
     statement = (
         update(Job)
         .where(_lost(), Job.attempt < max_attempts, Job.cancel_requested.is_(False))
@@ -285,7 +285,7 @@ def requeue_lost_jobs(max_attempts: int) -> Query[QueuedJob]:
 
 
 def fail_lost_jobs(max_attempts: int, problem: str) -> Query[EndedJob]:
-    """Fail running jobs whose lease is over and that have had all their attempts."""
+    """Fail lost jobs that have had all their attempts."""
     end = (
         update(Job)
         .where(_lost(), Job.attempt >= max_attempts, Job.cancel_requested.is_(False))
@@ -295,7 +295,7 @@ def fail_lost_jobs(max_attempts: int, problem: str) -> Query[EndedJob]:
 
 
 def cancel_lost_jobs() -> Query[EndedJob]:
-    """Cancel running jobs whose lease is over and that were to be cancelled."""
+    """Cancel lost jobs that were to be cancelled."""
     end = (
         update(Job)
         .where(_lost(), Job.cancel_requested.is_(True))
@@ -305,6 +305,7 @@ def cancel_lost_jobs() -> Query[EndedJob]:
 
 
 def _lost() -> ColumnElement[bool]:
+    """Is the lease of a running job over?"""
     return and_(Job.state == JobState.RUNNING, Job.lease_until < func.now())
 
 

@@ -36,7 +36,7 @@ class QuarantinedRequest(NamedTuple):
 
 
 class DegradedModel(NamedTuple):
-    """A model whose engine on `worker` (host and device) has crashed `crashes` times without an explanation."""
+    """A model with unexplained crashes of its engine on `worker` (host and device)."""
 
     model: str
     worker: str
@@ -44,7 +44,7 @@ class DegradedModel(NamedTuple):
 
 
 class QuarantineCount(NamedTuple):
-    """How many requests to a model are blocked, or only suspects."""
+    """The number of requests to a model that are blocked, or only suspects."""
 
     model: str
     is_blocked: bool
@@ -87,7 +87,7 @@ def has_quarantined(
 
 
 def delete_old_entries(kept: timedelta) -> Delete:
-    """Delete entries whose last crash is older than `kept`."""
+    """Delete entries with a last crash older than `kept`."""
     return delete(Quarantine).where(Quarantine.crashed_at < func.now() - kept)
 
 
@@ -103,7 +103,7 @@ def unexplained_crashes(model: str, worker: str, window: timedelta) -> Select[in
 
 
 def degraded_models(most: int, window: timedelta) -> Query[DegradedModel]:
-    """List models whose engine on some worker has more than `most` unexplained crashes within the window."""
+    """List models with more than `most` unexplained crashes of an engine within the window."""
     crashes = func.count()
     statement = (
         select(EngineCrash.model, EngineCrash.worker, crashes.label("crashes"))

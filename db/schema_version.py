@@ -1,7 +1,7 @@
-"""The schema's version: what this code needs, what a database has, and how to get from one to the other.
+"""Version of the schema: the one that this code needs, the one of a database, and migrations between them.
 
-Every process asks for the first two when it starts; only a launcher migrates. Alembic takes megabytes and a tenth of a second
-to load, so it is loaded by what migrates, and the versions are found without it.
+Every process compares the first two when it starts; only a launcher migrates. Alembic takes megabytes and a tenth of a second
+to load, so only migrations load it, and the versions are found without it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _IDENTIFIER: Final = re.compile(r'^(revision|down_revision)\b[^=\n]*= "(\w+)"', 
 
 
 def needed_version() -> str:
-    """The newest migration of this code: the one that no other one follows."""
+    """Return the newest migration of this code: the one without a successor."""
     found = _identifiers()
     heads = found["revision"] - found["down_revision"]
     assert len(heads) == 1, f"migrations are one chain, not {sorted(heads)}"
@@ -32,7 +32,7 @@ def needed_version() -> str:
 
 @cache
 def _identifiers() -> dict[str, set[str]]:
-    """What the migrations of this code call themselves, and what they follow."""
+    """Read the revision and the predecessor of each migration of this code."""
     found: dict[str, set[str]] = {"revision": set(), "down_revision": set()}
     for file in (_MIGRATIONS / "versions").glob("*.py"):
         for name, version in _IDENTIFIER.findall(file.read_text()):
@@ -41,7 +41,7 @@ def _identifiers() -> dict[str, set[str]]:
 
 
 def current_version(connection: Connection) -> str | None:
-    """What the database has; None when it is empty."""
+    """Return the version of the database; None when it is empty."""
     if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar_one() is None:
         return None
     version: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
@@ -61,7 +61,7 @@ def check_schema(engine: Engine) -> None:
 
 
 def _refuse_newer(connection: Connection) -> None:
-    """Raise SchemaMismatch for a version that this code has never heard of: it can go neither up nor down from there."""
+    """Raise SchemaMismatch for a version without a migration here, from which this code can go neither up nor down."""
     current = current_version(connection)
     if current is not None and current not in _identifiers()["revision"]:
         raise SchemaMismatch(
@@ -71,7 +71,7 @@ def _refuse_newer(connection: Connection) -> None:
 
 
 def upgrade(engine: Engine, version: str = "head") -> None:
-    """Bring the database to a version; two that try at once wait for each other. Raises SchemaMismatch for a newer one."""
+    """Upgrade the database to a version; concurrent upgrades wait for each other. Raises SchemaMismatch for a newer one."""
     from alembic import command
 
     with engine.begin() as connection:
@@ -80,7 +80,7 @@ def upgrade(engine: Engine, version: str = "head") -> None:
 
 
 def downgrade(engine: Engine, version: str) -> None:
-    """Take migrations back."""
+    """Downgrade the database to a version."""
     from alembic import command
 
     with engine.begin() as connection:

@@ -78,7 +78,7 @@ class QueuedLine(NamedTuple):
 
 
 class RenewedShard(NamedTuple):
-    """A shard whose lease was renewed, with the status of its batch."""
+    """A shard with a renewed lease, and the status of its batch."""
 
     id: str
     fence: int

@@ -52,7 +52,7 @@ def find_upload(upload_id: str, tenant_id: str) -> Query[UploadRow]:
 
 
 def insert_part(part_id: str, upload_id: str, size: int) -> Query[PartRow]:
-    """Insert a part whose bytes are in the store. No row: the upload has ended meanwhile."""
+    """Insert a part, after its bytes were stored. No row: the upload has ended meanwhile."""
     source = select(literal(part_id), Upload.id, literal(size)).where(
         Upload.id == upload_id, _PENDING, Upload.expires_at > func.now()
     )
@@ -90,7 +90,7 @@ def removable_parts(limit: int) -> Select[str]:
 
 
 def delete_parts(part_ids: list[str]) -> Delete:
-    """Delete rows of parts whose bytes are gone."""
+    """Delete rows of parts, after their bytes were deleted."""
     return delete(UploadPart).where(UploadPart.id.in_(part_ids))
 
 

@@ -94,7 +94,7 @@ def find_result(validation_id: str) -> Query[ValidationResult]:
 
 
 def delete_validation(validation_id: str) -> Delete:
-    """Delete a validation whose result was read, or whose reader has left."""
+    """Delete a validation after its result was read, or its reader has left."""
     return delete(Validation).where(Validation.id == validation_id)
 
 

@@ -1,6 +1,6 @@
 """Statements on webhook endpoints and on the outbox of their events.
 
-Rows of endpoints are read without their secrets; only `claim_due`, whose rows are signed, reads those.
+Rows of endpoints are read without their secrets; only `claim_due` reads those, to sign events.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Alembic's entry point: runs migrations on the connection of `db.schema_version`, or from the `alembic` command on DATABASE_URL."""
+"""Entry point of Alembic: runs migrations on the connection of `db.schema_version`, or from the `alembic` command on DATABASE_URL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tables, and what is always true of their rows."""
+"""The tables, with CHECKs for the invariants of their rows."""
 
 from db.tables.base import Base
 from db.tables.batches import Batch, Shard, Validation

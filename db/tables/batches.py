@@ -12,10 +12,10 @@ from db.tables.base import Base, one_of
 
 
 class Batch(Base):
-    """OpenAI's batch. Counts and tokens are of the whole batch once it has ended; before, add those of its shards.
+    """OpenAI's batch. Counts and tokens are complete once it has ended; before, those of its shards are to be added.
 
-    `outcome` is what FINALIZING leads to. `lines_failed` starts with the lines prepare refused. `key_id` is the key that made
-    it; `queued_tokens` estimates the prompts of its lines, for that key's limit.
+    `outcome` is the state that follows FINALIZING. `lines_failed` starts with the lines that prepare rejected. `key_id` is
+    the key that created it; `queued_tokens` estimates the prompts of its lines, for that key's limit.
     """
 
     __tablename__ = "batches"
@@ -83,9 +83,9 @@ class Batch(Base):
 
 
 class Shard(Base):
-    """A run of a batch's lines for one model, taken under a lease.
+    """A run of a batch's lines for one model, claimed under a lease.
 
-    Each claim raises `fence`; only its holder may write.
+    Each claim raises `fence`; only the holder of the current fence may write.
     """
 
     __tablename__ = "shards"
@@ -118,10 +118,10 @@ class Shard(Base):
 
 
 class Validation(Base):
-    """A question of somebody who waits: what is wrong with this file? Entered by the api, which removes it once answered.
+    """A file validation: inserted by the api, claimed by a clerk, and deleted by the api once its result was read.
 
-    `report` is a clerk's answer: a `core.schemas.batch_validation.BatchValidation`; or `failure`, why there is none. Until then a
-    clerk that is at it moves `claimed_until` on.
+    The result is `report`, a `core.schemas.batch_validation.BatchValidation`, or `failure`, the reason why there is none.
+    Until then, the clerk that has claimed it renews `claimed_until`.
     """
 
     __tablename__ = "validations"

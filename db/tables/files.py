@@ -14,9 +14,9 @@ UPLOAD_STATUSES: Final = ("pending", "completed", "cancelled", "expired")
 
 
 class File(Base):
-    """A stored file: entered by an upload or by finalize, left by a delete or at `expires_at`.
+    """A stored file: inserted by an upload or by finalize, hidden by a delete or at `expires_at`.
 
-    `deleted_at` hides it; the bytes go when no batch needs them any more.
+    `deleted_at` hides it; the bytes are deleted when no open batch needs them.
     """
 
     __tablename__ = "files"
@@ -37,9 +37,9 @@ class File(Base):
 
 
 class Upload(Base):
-    """A big file on its way in, in parts: `pending` until it is completed, cancelled, or `expires_at` has come.
+    """A large file that arrives in parts: `pending` until it is completed, cancelled, or expired at `expires_at`.
 
-    `file_id` is the file it became, if it did; `file_expires_seconds` is how long that one shall live.
+    `file_id` is the file of a completed upload, and `file_expires_seconds` the lifetime of that file.
     """
 
     __tablename__ = "uploads"
@@ -65,7 +65,7 @@ class Upload(Base):
 
 
 class UploadPart(Base):
-    """Bytes of an upload, in the store under the part's id until the upload has ended."""
+    """A part of an upload; its bytes are in the store under the part's id until the upload has ended."""
 
     __tablename__ = "upload_parts"
     id: Mapped[str] = mapped_column(primary_key=True)

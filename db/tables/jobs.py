@@ -12,16 +12,15 @@ from db.tables.base import Base, one_of
 
 
 class Job(Base):
-    """One generation: a request, or one line of a batch (then `batch_id`, `line` and `custom_id` are set).
+    """One generation: a request, or a line of a batch (then `batch_id`, `line` and `custom_id` are set).
 
-    `key_id` is the key of a chat request; a line's is its batch's.
-
-    `body` is one of `endpoint`'s (see `core.schemas.endpoints`).
-    `position` is a line's place in its batch's plan, and so in its shard; a line that prepare refused has neither.
-    `model_parameters` is JSON: what the model's file filled in where the body says nothing (see `core.schemas.parameters`).
-    `answer` is the whole response body, `problem` the stored `core.errors.Problem`. A chat job holds its own lease.
-    `finish_xact` is the transaction that ended a line (see `db.batch_results`); who ends lines sets it along.
-    `crashes` counts what a line is suspected for: crashes it was in, and, once it runs alone, runs that may have been one.
+    `key_id` is the key of a single request; lines have that of their batch.
+    `body` has the schema of `endpoint` (see `core.schemas.endpoints`).
+    `position` is the index of a line in the plan of its batch, and so in its shard; a line that prepare rejected has neither.
+    `model_parameters` is JSON: the sampling parameters of the model file (see `core.schemas.parameters`).
+    `answer` is the whole response body, `problem` a `core.errors.Problem`. A job that is no line has its own lease.
+    `finish_xact` is the transaction that ended a line (see `db.batch_results`); every statement that ends lines sets it.
+    `crashes` counts crashes that a line is suspected of: those it was in, and, once it runs alone, each run without an end.
     """
 
     __tablename__ = "jobs"
@@ -106,10 +105,10 @@ class Job(Base):
 
 
 class Response(Base):
-    """A kept `/v1/responses` request: what was asked of a job, and which response it goes on from. Gone with its job.
+    """A stored `/v1/responses` request, and the response it goes on from; deleted with its job, which has the answer.
 
-    The answer is the job's. `request` is the body without its input, `input_items` its items under their own ids.
-    The end of one that `is_background` is told to webhooks.
+    `request` is the body without its input, `input_items` its items with new ids. The end of a response that
+    `is_background` is sent to webhooks.
     """
 
     __tablename__ = "responses"
@@ -125,9 +124,9 @@ class Response(Base):
 
 
 class Quarantine(Base):
-    """A request that an engine was at when it died: entered with that crash, left when it ran alone unharmed, or with time.
+    """A request that an engine was running when it crashed; deleted after it ran alone without a crash, or with time.
 
-    `crashes` are those in which it was alone; with enough of them it is convicted, and refused for as long as it is here.
+    `crashes` counts crashes in which it ran alone; enough of them set `blocked_at`, and block it until it is deleted.
     """
 
     __tablename__ = "quarantine"

@@ -1,4 +1,4 @@
-"""Tenants, their keys, what they used, and what their idempotency keys stand for."""
+"""Tenants, their API keys, usage and idempotency keys."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DEFAULT_TENANT: Final = "default"
 
 
 class Tenant(Base):
-    """Who owns files, batches and jobs. The single-machine default is one tenant called `default`.
+    """The owner of files, batches and jobs. The single-machine default is one tenant called `default`.
 
-    `open_batches` and `queued_lines` cap what it may have waiting at a time; NULL is no cap. `storage_bytes` caps its files;
-    NULL is the cap of the settings.
+    `open_batches` and `queued_lines` limit its batches that have not ended; NULL is no limit. `storage_bytes` limits its
+    files; NULL is the limit of the settings.
     """
 
     __tablename__ = "tenants"
@@ -31,10 +31,10 @@ class Tenant(Base):
 
 
 class ApiKey(Base):
-    """A key of a tenant: only its digest is kept; `prefix` is what may be shown again.
+    """A key of a tenant: only its digest is stored, and the `prefix` that may be shown.
 
-    `models` lists the names of those it may use, NULL is all of them; a limit that is NULL is none, but for
-    `calls_per_minute`: that of the settings.
+    `models` lists the names of models that it may use; NULL is all. A limit of NULL is no limit, except in
+    `calls_per_minute`: there it is the limit of the settings.
     """
 
     __tablename__ = "api_keys"
@@ -66,9 +66,9 @@ class ApiKey(Base):
 
 
 class UsageDaily(Base):
-    """Tokens of a tenant, model, day (UTC) and key: raised in the transaction that ends a job.
+    """Tokens of a tenant, model, day (UTC) and key; raised in the transaction that ends a job.
 
-    `key_id` is empty where no key was needed.
+    `key_id` is empty for requests without a key.
     """
 
     __tablename__ = "usage_daily"
@@ -83,9 +83,9 @@ class UsageDaily(Base):
 
 
 class IdempotencyKey(Base):
-    """What a client's `Idempotency-Key` stands for: one request, by its fingerprint, and the object it makes.
+    """An `Idempotency-Key` of a client: the fingerprint of one request, and the object that it makes.
 
-    Entered when the request begins, which holds it until `locked_until`; `finished_at` says that the object was made.
+    Inserted when the request begins, which holds it until `locked_until`; `finished_at` is set once the object exists.
     """
 
     __tablename__ = "idempotency_keys"

@@ -11,10 +11,10 @@ from db.tables.base import Base
 
 
 class Webhook(Base):
-    """An address that is told of events. `events` are their types, separated by commas.
+    """A URL that receives events. `events` are their types, separated by commas.
 
-    The secret signs what is sent, so it is kept as it is. After a rotation the old one may sign along for a while.
-    `failing_since` is the first of the failures since the last success; `last_error` is the latest of them.
+    The secret signs events, so it is stored in clear text. After a rotation the old one may sign, too, for a while.
+    `failing_since` is the first failure since the last success, `last_error` the latest one.
     """
 
     __tablename__ = "webhooks"
@@ -40,10 +40,10 @@ class Webhook(Base):
 
 
 class WebhookDelivery(Base):
-    """An event that an endpoint is to be told: entered in the transaction in which it happens, ended once.
+    """The delivery of an event to an endpoint: inserted in the transaction in which the event happens, and ended once.
 
-    Whoever sends it moves `due_at` on by a lease and takes the next `attempt`, which fences what others would write.
-    A test is sent once and says nothing about its endpoint.
+    A claim moves `due_at` by a lease and raises `attempt`, the fence of later writes. A test is sent once, and does not
+    count for its endpoint.
     """
 
     __tablename__ = "webhook_deliveries"

@@ -14,10 +14,10 @@ WORKER_KINDS: Final = ("chat", "batch", "clerk", "launcher")
 
 
 class Worker(Base):
-    """A process that works: a consumer of tickets, or the launcher of a device's engines. Entered and renewed by itself with
-    its heartbeat, left when it stops in order; the clerk removes what has been silent for long.
+    """A worker process: a consumer of tickets, or the launcher of a device's engines. It inserts and renews its row with its
+    heartbeat, and deletes it at shutdown; the clerk deletes rows without a heartbeat.
 
-    `last_poll_at`: it looked for work itself, with or without finding any, and the database answered.
+    `last_poll_at` is the time of its last poll for work that the database answered, with or without work.
     """
 
     __tablename__ = "workers"
@@ -33,7 +33,7 @@ class Worker(Base):
 
 
 class WorkerEngine(Base):
-    """An engine as one process knows it: a consumer hears its ticks, its launcher sees it die."""
+    """An engine as seen by one process: a consumer receives its ticks, its launcher sees its exits."""
 
     __tablename__ = "worker_engines"
     worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True)
@@ -44,9 +44,9 @@ class WorkerEngine(Base):
 
 
 class Counter(Base):
-    """What the processes without a port have counted, ever: each adds what is new with its heartbeat.
+    """A counter of processes without a port: each adds its new counts with its heartbeat.
 
-    `model` is empty where the count is of none.
+    `model` is empty for a counter that is not of a model.
     """
 
     __tablename__ = "counters"
@@ -56,7 +56,7 @@ class Counter(Base):
 
 
 class EngineCrash(Base):
-    """An engine died: entered by the launcher that started it. `exit_code` is negative for a signal."""
+    """A crash of an engine, inserted by its launcher. `exit_code` is negative for a signal."""
 
     __tablename__ = "engine_crashes"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)

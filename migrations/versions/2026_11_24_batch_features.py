@@ -1,6 +1,6 @@
-"""Batches: parents, priorities and pauses; lines: found by `custom_id`, by failure, and in the order in which they ended.
+"""Batches: parents, priorities and pauses; lines: indexes on `custom_id`, on failures, and on the order in which they ended.
 
-A line that has ended already counts as ended in transaction 0, so it comes before every later one.
+Lines that have ended already get transaction 0, so they come before all later ones.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The batch plan: a line's place in it, by which its shard is read.
+"""The batch plan: the position of each line in it, which is the order in which a shard is read.
 
-Lines that are there keep the order of the file.
+Existing lines keep the order of the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Jobs of several endpoints: each names the one its body is for. Those that are there are chats."""
+"""Jobs of several endpoints: a column names the endpoint of the body. Existing jobs are chats."""
 
 from __future__ import annotations
 

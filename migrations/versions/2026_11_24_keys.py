@@ -1,6 +1,6 @@
-"""Keys: scopes, models and limits of a key, caps of a tenant, and the key that each batch, job and day of usage is of.
+"""Keys: scopes, models and limits of a key, limits of a tenant, and the key of each batch, job and day of usage.
 
-What is there already was made without a key, and stays so.
+Existing rows were made without a key, and keep none.
 """
 
 from __future__ import annotations

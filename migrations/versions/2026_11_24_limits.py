@@ -1,6 +1,6 @@
-"""Calls of a key per minute, bytes of a tenant's files, and an index on what a tenant has pending.
+"""Limits: calls of a key per minute, bytes of a tenant's files; and an index on the pending uploads of a tenant.
 
-Keys and tenants that are there already get the limits of the settings.
+Existing keys and tenants get the limits of the settings.
 """
 
 from __future__ import annotations
@@ -33,6 +33,6 @@ def downgrade() -> None:
 
 
 def _check_least(table: str, name: str, columns: str) -> None:
-    """None of these columns may be zero."""
+    """Replace a CHECK: none of these columns may be zero."""
     op.drop_constraint(op.f(f"ck_{table}_{name}"), table, type_="check")
     op.create_check_constraint(op.f(f"ck_{table}_{name}"), table, f"least({columns}) > 0")

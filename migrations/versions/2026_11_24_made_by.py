@@ -1,4 +1,4 @@
-"""The template and the defaults an answer was made with, and responses whose end is told to webhooks."""
+"""Chat template and model parameters of an answer, and responses in the background, which send webhooks at their end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision: str | None = "2026_11_24_limits"
 
 
 def upgrade() -> None:
-    """Responses that are there already tell nobody: no webhook could have asked for it."""
+    """Existing responses send no events: no webhook could subscribe to them."""
     op.add_column("jobs", sa.Column("template_hash", sa.Text()))
     op.add_column("jobs", sa.Column("model_parameters", sa.Text()))
     op.add_column(

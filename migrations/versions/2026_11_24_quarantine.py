@@ -1,4 +1,4 @@
-"""What ended engines: crashes that a line was in, requests known by their fingerprints, deaths of engines."""
+"""Engine crashes: the number that a line is suspected of, quarantined requests by fingerprint, and each crash."""
 
 from __future__ import annotations
 

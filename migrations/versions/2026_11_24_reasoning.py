@@ -1,4 +1,4 @@
-"""Reasoning tokens of jobs, shards and batches; of an answer also what its model file said."""
+"""Reasoning tokens of jobs, shards and batches, and the hash of the model file of an answer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision: str | None = "2026_11_24_validations"
 
 
 def upgrade() -> None:
-    """What was spent thinking is part of the completion tokens."""
+    """Reasoning tokens are part of the completion tokens."""
     op.add_column("jobs", sa.Column("reasoning_tokens", sa.Integer()))
     op.add_column("jobs", sa.Column("settings_hash", sa.Text()))
     for table in ("shards", "batches"):
@@ -18,7 +18,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget them."""
     op.drop_column("jobs", "settings_hash")
     for table in ("jobs", "shards", "batches"):
         op.drop_column(table, "reasoning_tokens")

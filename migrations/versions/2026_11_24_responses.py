@@ -1,4 +1,4 @@
-"""Responses that are kept: what was asked, beside the job that answers it."""
+"""Stored responses: the request, beside the job that answers it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Uploads in parts, and the objects that idempotency keys stand for."""
+"""Uploads in parts, and idempotency keys with their objects."""
 
 from __future__ import annotations
 

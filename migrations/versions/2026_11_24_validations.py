@@ -1,4 +1,4 @@
-"""Validations: questions about a file that a clerk answers; and what recent batches of a model took, by index."""
+"""File validations, which a clerk answers; and an index on recent batches of a model, for estimates."""
 
 from __future__ import annotations
 

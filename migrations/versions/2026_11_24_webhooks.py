@@ -1,4 +1,4 @@
-"""Webhooks: endpoints with a name, a secret that may overlap its successor, and how they fare; the outbox of their events."""
+"""Webhooks: endpoints with a name, a secret that may overlap its successor, and their failures; the outbox of events."""
 
 from __future__ import annotations
 

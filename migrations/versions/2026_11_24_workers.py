@@ -1,4 +1,4 @@
-"""Workers: the processes that work, their engines, and what they have counted."""
+"""Worker processes, their engines, and counters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ down_revision: str | None = "2026_11_24_quarantine"
 
 
 def upgrade() -> None:
-    """Rows of the moment; nothing that exists changes."""
     now = sa.text("now()")
     op.create_table(
         "workers",
@@ -46,6 +45,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Forget them."""
     for table in ("counters", "worker_engines", "workers"):
         op.drop_table(table)

@@ -1,4 +1,4 @@
-"""A clerk that looks at a file holds the question by a lease, not by a transaction that stays open meanwhile."""
+"""Claims of file validations: a clerk has a lease, instead of a transaction that stays open while it reads the file."""
 
 from __future__ import annotations
 

@@ -202,10 +202,10 @@ def with_ids(items: Sequence[AnyItem], suffix: str) -> list[AnyItem]:
 
 
 def items_to_json(items: Sequence[AnyItem]) -> str:
-    """As a row keeps them."""
+    """Encode items as the text of a column."""
     return _list.dump_json(list(items)).decode()
 
 
 def items_from_json(stored: str) -> list[AnyItem]:
-    """What `items_to_json` wrote."""
+    """Decode the text of `items_to_json`."""
     return list(_list.validate_json(stored))

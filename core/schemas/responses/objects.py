@@ -1,4 +1,4 @@
-"""The objects of `/v1/responses`, and how a chat answer becomes one. Pure: what a row knows comes in as arguments.
+"""The objects of `/v1/responses`, and how a chat answer becomes one. Values of a row are arguments.
 
 Times are unix seconds. Every key that OpenAI's clients read is there, null where it has no value.
 """
