@@ -23,7 +23,7 @@ ELSEWHERE: Final = {
     ),
     "B4": ("tests/service/api/test_keys.py::test_a_scope_opens_its_routes_and_no_others",),
     "B5": ("tests/service/api/test_isolation.py::test_an_id_of_another_tenant_is_an_unknown_id",),
-    "B14": ("tests/unit/core/test_strict_json.py::test_what_json_or_our_storage_cannot_hold_is_refused",),
+    "B14": ("tests/unit/core/test_strict_json.py::test_values_that_json_or_the_database_cannot_hold_are_refused",),
     "B26": (
         "tests/unit/engine/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
         "tests/service/api/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",

@@ -64,7 +64,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/service/api/test_webhooks.py::test_without_named_hosts_webhooks_are_off",
     ),
     "names never become paths; files are private, new, and no links": (
-        "tests/unit/core/test_file_store.py::test_names_that_are_not_ours_never_become_paths",
+        "tests/unit/core/test_file_store.py::test_names_that_are_no_ids_never_become_paths",
         "tests/unit/core/test_file_store.py::test_content_is_private",
         "tests/security/test_attack_surface.py::test_a_symlink_in_place_of_a_stored_file_is_not_followed",
     ),

@@ -62,7 +62,7 @@ def claim(row: Leased, owner: str, now: Instant, lease: timedelta) -> Leased | N
 
 
 def take_over(row: Leased, owner: str, now: Instant, lease: timedelta) -> Leased | None:
-    """Take a row whose lease is over; its attempt stays counted."""
+    """Take a row with a lease that is over; its attempt stays counted."""
     return _taken(row, owner, now, lease) if is_expired(row, now) else None
 
 
@@ -92,14 +92,14 @@ def leave(row: Leased, fence: int, *, is_work_left: bool) -> Leased | None:
 
 
 def expire(row: Leased, now: Instant, max_attempts: int) -> Leased | None:
-    """Sweep a row whose lease is over: it is READY again, or ends after `max_attempts`."""
+    """Sweep a row with a lease that is over: it is READY again, or ends after `max_attempts`."""
     if not is_expired(row, now):
         return None
     return replace(_free(row), state=LeaseState.READY if row.attempt < max_attempts else LeaseState.DONE)
 
 
 def close(row: Leased) -> Leased | None:
-    """End a row whose work is cancelled; its holder is shut out."""
+    """End a row after its work was cancelled; its holder is shut out."""
     if row.state is LeaseState.DONE:
         return None
     return replace(_free(row), state=LeaseState.DONE, fence=row.fence + 1)

@@ -1,4 +1,4 @@
-"""Rows for tests."""
+"""Functions that insert rows for tests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_file(connection: Connection, purpose: str = "batch", size: int = 1) -> 
 def make_batch(
     connection: Connection, *, file_id: str | None = None, window_seconds: int = 86400, endpoint: str = ENDPOINT
 ) -> str:
-    """A batch that waits for prepare."""
+    """Insert a batch that waits for prepare."""
     return str(
         batches.insert_batch(
             id=ids.new_id(ids.BATCH),
@@ -56,7 +56,7 @@ def make_running_batch(
     options: str = "",
     endpoint: str = ENDPOINT,
 ) -> tuple[str, list[str]]:
-    """A batch as prepare leaves it; returns its id and its shards' ids. Lines are numbered from 1, and ask all the same.
+    """Insert a batch after its prepare; returns its id and those of its shards. Lines are numbered from 1, with equal bodies.
 
     `options` is JSON text that is added to their bodies.
     """

@@ -1,4 +1,4 @@
-"""Results in the order in which they end, merged results, and what an index serves."""
+"""Results in the order in which lines end, merged results, and the use of indexes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def claim(connection: Connection) -> Any:
 
 
 def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -> None:
-    """One more line of the shard has an answer."""
+    """Write an answer of one more line of the shard."""
     line = shards.queued_lines(shard_id).fetch_all(connection)[0]
     assert line is not None
     result = LineResult(job_id=line[0], answer="{}", prompt_tokens=3, completion_tokens=2, seconds=seconds)
@@ -84,7 +84,7 @@ def test_a_window_that_would_be_over_is_not_set(connection: Connection) -> None:
     assert row.expires_at - row.created_at == timedelta(hours=3)  # type: ignore[operator]
 
 
-def test_the_best_end_of_a_line_in_its_family_wins(connection: Connection) -> None:
+def test_the_best_result_of_a_line_in_its_family_wins(connection: Connection) -> None:
     root, (root_shard,) = make_running_batch(connection, [2])
     retry, (retry_shard,) = make_running_batch(connection, [2])
     connection.execute(update(Batch).where(Batch.id == retry).values(parent_batch_id=root))
@@ -107,7 +107,7 @@ def test_the_best_end_of_a_line_in_its_family_wins(connection: Connection) -> No
     assert merged() == [(1, JobState.COMPLETED), (2, JobState.COMPLETED)]
 
 
-def test_lines_side_by_side_take_the_device_once(connection: Connection) -> None:
+def test_parallel_lines_count_their_time_once(connection: Connection) -> None:
     batch_id, (shard_id,) = make_running_batch(connection, [3])
     for seconds in (2.0, 3.0, None):
         end(connection, shard_id, seconds=seconds)

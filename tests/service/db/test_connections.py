@@ -1,4 +1,4 @@
-"""Connections: no sick database and no frozen holder of a lock is waited for without end."""
+"""Connections: timeouts for a hanging database, and for a frozen holder of a lock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_a_network_that_went_away_is_noticed(services: Services) -> None:
     assert {name: given.get(name) for name in expected} == expected
 
 
-def test_a_async_commit_pool_has_the_same_timeouts_and_does_not_wait_for_the_disk(services: Services) -> None:
+def test_a_pool_with_async_commit_has_the_same_timeouts_and_does_not_wait_for_the_disk(services: Services) -> None:
     engine = database_engine(services.database_url, pool_size=1, async_commit=True)
     try:
         with engine.connect() as connection:
@@ -65,8 +65,8 @@ def test_bulk_work_gets_minutes_and_not_for_ever(migrated: Engine) -> None:
         assert setting(connection, "statement_timeout") == "10s", "for that transaction only"
 
 
-def test_a_leader_that_freezes_loses_its_lock_and_learns_of_it(migrated: Engine) -> None:
-    """Its transaction is idle meanwhile; here it may be so for a shorter time than elsewhere."""
+def test_a_leader_that_freezes_loses_its_lock_and_gets_an_error(migrated: Engine) -> None:
+    """Its transaction is idle meanwhile; the test shortens the timeout for that."""
     lock = select(func.pg_try_advisory_xact_lock(LOCK))
 
     def is_free() -> bool:

@@ -1,4 +1,4 @@
-"""What a tenant stores: its files that can be seen, and what was announced for uploads on their way."""
+"""Storage of a tenant: its visible files, and the announced bytes of open uploads."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def test_what_is_announced_counts_until_the_upload_has_ended_or_is_late(connecti
     assert stored(connection) == (100, 20)
 
 
-def test_a_tenants_own_cap_comes_before_the_default_and_without_any_nothing_is_counted(connection: Connection) -> None:
+def test_a_tenants_own_limit_comes_before_the_default_and_without_any_nothing_is_counted(
+    connection: Connection,
+) -> None:
     make_file(connection, size=7)
     assert stored(connection, None) == (None, 0)
     connection.execute(keys.set_caps(DEFAULT_TENANT, open_batches=None, queued_lines=None, storage_bytes=50)).one()

@@ -1,4 +1,4 @@
-"""Who holds a key, and who takes it over."""
+"""Idempotency keys: claims, and takeovers after a holder died."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from db.tables import DEFAULT_TENANT, Tenant
 def claim(
     connection: Connection, object_id: str, *, seconds: float = 60, body: str = "a", tenant: str = DEFAULT_TENANT
 ) -> str | None:
-    """The id that the key stands for, if it could be taken."""
+    """Claim the key, and return the id of its object."""
     statement = idempotency.claim_key(
         tenant, "key", fingerprint=body, object_id=object_id, lock=timedelta(seconds=seconds)
     )

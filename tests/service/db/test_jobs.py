@@ -1,4 +1,4 @@
-"""A chat job's way, one conditional UPDATE at a time."""
+"""Moves of a job, each a conditional UPDATE."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_job_is_claimed_once(database: Database) -> None:
         assert sum(threads.map(try_all, "abcd")) == 20
 
 
-def test_a_claim_tells_what_a_worker_needs(connection: Connection) -> None:
+def test_a_claim_returns_the_columns_that_a_worker_needs(connection: Connection) -> None:
     job_id = make_job(connection, "fake", '{"a": 1}')
     row = claim(connection, job_id)
     assert (row.id, row.model, row.body, row.attempt, row.fence) == (job_id, "fake", '{"a": 1}', 1, 1)
@@ -69,7 +69,7 @@ def test_an_answer_is_taken_once_and_only_under_the_last_fence(connection: Conne
     assert state_of(connection, job_id) == JobState.COMPLETED
 
 
-def test_a_lease_that_holds_is_nobodys_business(connection: Connection) -> None:
+def test_a_job_with_a_lease_is_left_alone(connection: Connection) -> None:
     job_id = make_job(connection)
     claim(connection, job_id)
     assert jobs.requeue_lost_jobs(3).fetch_all(connection) == []
@@ -88,7 +88,7 @@ def test_a_job_that_keeps_losing_its_workers_fails(connection: Connection) -> No
     assert state_of(connection, job_id) == JobState.FAILED
 
 
-def test_a_job_given_back_has_its_attempt_unspent_but_a_new_fence(connection: Connection) -> None:
+def test_a_released_job_keeps_its_attempt_count_but_gets_a_new_fence(connection: Connection) -> None:
     job_id = make_job(connection)
     claim(connection, job_id)
     assert jobs.release_job(job_id, 1).fetch_one(connection) == (job_id, "fake")
@@ -116,7 +116,7 @@ def test_a_cancelled_job_whose_worker_died_ends_as_cancelled(connection: Connect
     assert len(jobs.cancel_lost_jobs().fetch_all(connection)) == 1
 
 
-def test_a_claim_that_its_worker_never_heard_of_is_not_renewed_with_the_others(connection: Connection) -> None:
+def test_a_claim_without_a_reply_is_not_renewed_with_the_others(connection: Connection) -> None:
     known, unheard, lost = (make_job(connection) for _ in range(3))
     for job_id in (known, unheard, lost):
         claim(connection, job_id)

@@ -1,4 +1,4 @@
-"""What counts against limits: sums over rows that are open, of the key and the tenant that were asked for."""
+"""Sums that count against limits: open rows of a key and a tenant."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_batches_and_lines_of_a_tenant_count_until_they_end(connection: Connecti
     assert keys.open_batches(DEFAULT_TENANT).fetch_one(connection) == (None, None, 1, 5)
 
 
-def test_asking_for_room_uses_its_indexes(connection: Connection) -> None:
+def test_sums_for_limits_use_indexes(connection: Connection) -> None:
     assert "ix_jobs_key_open" in plan(connection, keys.queued_in_jobs("key_a"))
     assert "ix_batches_tenant_open" in plan(connection, keys.open_batches("default").statement)
     assert "ix_batches_tenant_open" in plan(connection, keys.queued_in_batches("default", "key_a"))

@@ -36,7 +36,7 @@ PROBLEM = '{"status": 500, "message": "x"}'
 
 
 class SideBySide(RuleBasedStateMachine):
-    """A shard of three lines and a job; fences are drawn, so most writes are those of a zombie."""
+    """A shard of three lines and a job; fences are drawn, so most writes are those of lost leases."""
 
     def __init__(self, database: Database) -> None:
         super().__init__()
@@ -177,7 +177,7 @@ STATES = {
 }
 
 
-def test_statements_do_what_the_rules_say(database: Database) -> None:
+def test_statements_do_the_same_as_the_model(database: Database) -> None:
     run_state_machine_as_test(
         lambda: SideBySide(database),  # type: ignore[arg-type]
         settings=settings(
@@ -187,7 +187,7 @@ def test_statements_do_what_the_rules_say(database: Database) -> None:
 
 
 def race(database: Database, claim, rounds: int) -> list[Row]:  # the winners of each round, in order
-    """Two threads meet before each claim; what `claim(connection, round)` gives them is a row or None."""
+    """Let two threads call `claim(connection, round)` at the same time; returns the winner of each round."""
     winners: list[Row] = []
     barrier = threading.Barrier(2)
 
@@ -222,7 +222,7 @@ def test_of_two_who_race_for_a_job_one_wins_a_thousand_times(database: Database)
 
 @pytest.mark.parametrize("was_held", [False, True], ids=["free", "abandoned"])
 def test_of_two_who_race_for_a_shard_one_wins_a_thousand_times(database: Database, was_held: bool) -> None:
-    """Whoever won gives it up again before the next round."""
+    """The winner releases the shard before the next round."""
     with database.begin() as connection:
         _, (shard_id,) = make_running_batch(connection, [1])
     done = threading.Barrier(2)

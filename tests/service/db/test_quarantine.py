@@ -1,4 +1,4 @@
-"""What ended engines: who is accused, who is convicted, for how long, and which deaths nobody can explain."""
+"""Quarantine: suspects, blocked requests, their duration, and unexplained crashes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ DAY = timedelta(days=1)
 WINDOW = timedelta(minutes=10)
 
 
-def accused(fingerprint: str = "f", model: str = "fake") -> QuarantineEntry:
+def entry(fingerprint: str = "f", model: str = "fake") -> QuarantineEntry:
     return QuarantineEntry(
         fingerprint=fingerprint, tenant_id=DEFAULT_TENANT, model=model, endpoint="/v1/chat/completions", job_id="j"
     )
 
 
-def accuse(connection: Connection, crashes: int = 1, **of: str) -> None:
-    connection.execute(quarantine.record_crash(accused(**of), crashes=crashes, most=2, kept=DAY))
+def record(connection: Connection, crashes: int = 1, **of: str) -> None:
+    connection.execute(quarantine.record_crash(entry(**of), crashes=crashes, most=2, kept=DAY))
 
 
 def known(connection: Connection, model: str = "fake", kept: timedelta = DAY) -> dict[str, bool]:
@@ -35,40 +35,40 @@ def age(connection: Connection, table: type[Quarantine] | type[EngineCrash], by:
         connection.execute(update(Quarantine).values(blocked_at=Quarantine.blocked_at - by))
 
 
-def test_a_crash_in_company_accuses_and_two_alone_convict(connection: Connection) -> None:
+def test_a_crash_in_company_makes_a_suspect_and_two_alone_block_it(connection: Connection) -> None:
     for _ in range(5):
-        accuse(connection, crashes=0)
+        record(connection, crashes=0)
     assert known(connection) == {"f": False}
-    accuse(connection)
+    record(connection)
     assert known(connection) == {"f": False}
-    accuse(connection)
+    record(connection)
     assert known(connection) == {"f": True}
     assert known(connection, "other") == {}
 
 
-def test_enough_crashes_at_once_convict_at_once(connection: Connection) -> None:
-    accuse(connection, crashes=3)
+def test_enough_crashes_at_once_block_at_once(connection: Connection) -> None:
+    record(connection, crashes=3)
     assert known(connection) == {"f": True}
 
 
 def test_crashes_of_days_ago_do_not_count_any_more(connection: Connection) -> None:
-    accuse(connection)
+    record(connection)
     age(connection, Quarantine, 2 * DAY)
     assert known(connection) == {}
-    accuse(connection)
+    record(connection)
     assert known(connection) == {"f": False}, "the first of today"
 
 
-def test_who_ran_alone_unharmed_is_acquitted_and_who_is_convicted_is_not(connection: Connection) -> None:
-    accuse(connection, fingerprint="innocent", crashes=0)
-    accuse(connection, fingerprint="guilty", crashes=2)
+def test_a_suspect_that_ran_alone_is_cleared_and_a_blocked_request_is_not(connection: Connection) -> None:
+    record(connection, fingerprint="innocent", crashes=0)
+    record(connection, fingerprint="guilty", crashes=2)
     for fingerprint in ("innocent", "guilty"):
         connection.execute(quarantine.clear(fingerprint))
     assert known(connection) == {"guilty": True}
 
 
-def test_a_refusal_ends_with_its_time(connection: Connection) -> None:
-    accuse(connection, crashes=2)
+def test_a_block_ends_with_its_time(connection: Connection) -> None:
+    record(connection, crashes=2)
     connection.execute(quarantine.delete_old_entries(DAY))
     assert known(connection) == {"f": True}
     age(connection, Quarantine, 2 * DAY)
@@ -76,12 +76,12 @@ def test_a_refusal_ends_with_its_time(connection: Connection) -> None:
     assert connection.execute(select(func.count()).select_from(Quarantine)).scalar_one() == 0
 
 
-def test_a_claim_tells_whether_the_quarantine_is_worth_a_look(connection: Connection) -> None:
+def test_a_claim_returns_whether_requests_are_quarantined(connection: Connection) -> None:
     def claim(model: str) -> bool:
         job_id = make_job(connection, model)
         return jobs.claim_job(job_id, "me", WINDOW).fetch_one(connection).has_quarantined
 
-    accuse(connection)
+    record(connection)
     assert claim("fake")
     assert not claim("other")
 
@@ -95,7 +95,7 @@ def unexplained(connection: Connection) -> int:
     return connection.execute(quarantine.unexplained_crashes("fake", "host/cpu", WINDOW)).scalar_one()
 
 
-def test_deaths_that_nobody_is_convicted_of_degrade_a_model_where_they_happen(connection: Connection) -> None:
+def test_unexplained_crashes_degrade_a_model_on_their_worker(connection: Connection) -> None:
     crash(connection, 3)
     crash(connection, 1, "other/cpu")
     assert unexplained(connection) == 3
@@ -103,17 +103,17 @@ def test_deaths_that_nobody_is_convicted_of_degrade_a_model_where_they_happen(co
     assert quarantine.degraded_models(2, WINDOW).fetch_all(connection) == [("fake", "host/cpu", 3)]
 
 
-def test_a_conviction_explains_the_deaths_before_it(connection: Connection) -> None:
+def test_a_block_explains_the_crashes_before_it(connection: Connection) -> None:
     crash(connection, 3)
     age(connection, EngineCrash, timedelta(seconds=1))
-    accuse(connection, crashes=2)
+    record(connection, crashes=2)
     assert unexplained(connection) == 0
     age(connection, Quarantine, timedelta(seconds=1))
     crash(connection, 1)
     assert unexplained(connection) == 1
 
 
-def test_deaths_are_forgotten_after_the_window(connection: Connection) -> None:
+def test_crashes_are_deleted_after_the_window(connection: Connection) -> None:
     crash(connection, 9)
     age(connection, EngineCrash, timedelta(minutes=11))
     assert unexplained(connection) == 0
@@ -124,6 +124,6 @@ def test_deaths_are_forgotten_after_the_window(connection: Connection) -> None:
 
 def test_what_metrics_count(connection: Connection) -> None:
     crash(connection, 2)
-    accuse(connection, crashes=0)
-    accuse(connection, crashes=2, fingerprint="g")
+    record(connection, crashes=0)
+    record(connection, crashes=2, fingerprint="g")
     assert sorted(quarantine.count_quarantined().fetch_all(connection)) == [("fake", False, 1), ("fake", True, 1)]

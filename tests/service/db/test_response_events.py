@@ -1,4 +1,4 @@
-"""Whatever ends the job of a response in the background writes down the event of it, in the same statement."""
+"""Events of responses in the background: every statement that ends their job inserts one."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def listen(
 def keep(
     connection: Connection, *, is_background: bool = True, body: str = "{}", request: str = "{}"
 ) -> tuple[str, str]:
-    """A response; returns the ids of its job and its own."""
+    """Insert a response; returns the ids of its job and its own."""
     job_id = make_job(connection, body=body)
     response_id = "resp_" + job_id.removeprefix("chatcmpl-")
     connection.execute(
@@ -50,7 +50,7 @@ def keep(
     return job_id, response_id
 
 
-def told(connection: Connection) -> list[Any]:
+def deliveries(connection: Connection) -> list[Any]:
     return list(connection.execute(select(WebhookDelivery.__table__)).all())
 
 
@@ -74,7 +74,7 @@ def cancel_a_lost_one(connection: Connection, job_id: str) -> None:
 
 
 def leave_waiting(connection: Connection, job_id: str) -> None:
-    """Nobody has begun it."""
+    """Leave the job queued."""
 
 
 Before = Callable[[Connection, str], None]
@@ -90,7 +90,7 @@ ENDS: list[tuple[str, Before, Callable[[str], Query[EndedJob]]]] = [
 
 
 @pytest.mark.parametrize(("event_type", "before", "end"), ENDS)
-def test_every_way_a_job_ends_is_told_once(
+def test_every_end_of_a_job_sends_one_event(
     connection: Connection, event_type: str, before: Before, end: Callable[[str], Query[EndedJob]]
 ) -> None:
     listen(connection)
@@ -99,7 +99,7 @@ def test_every_way_a_job_ends_is_told_once(
     (row,) = end(job_id).fetch_all(connection)
     assert (row.id, row.has_events) == (job_id, True)
     assert end(job_id).fetch_all(connection) == []
-    (delivery,) = told(connection)
+    (delivery,) = deliveries(connection)
     event = WebhookEvent.model_validate_json(delivery.payload, strict=True)
     assert (event.id, event.type, event.data.id) == (delivery.event_id, delivery.event_type, response_id)
     assert event.type == event_type
@@ -108,23 +108,23 @@ def test_every_way_a_job_ends_is_told_once(
     assert event.id.startswith("evt_")
 
 
-def test_a_worker_that_lost_its_job_tells_nothing(connection: Connection) -> None:
+def test_a_worker_that_lost_its_job_sends_no_event(connection: Connection) -> None:
     listen(connection)
     job_id, _ = keep(connection)
     claim(connection, job_id)
     assert jobs.fail_job(job_id, 2, PROBLEM).fetch_optional(connection) is None
-    assert told(connection) == []
+    assert deliveries(connection) == []
 
 
-def test_only_responses_in_the_background_tell(connection: Connection) -> None:
+def test_only_responses_in_the_background_send_events(connection: Connection) -> None:
     listen(connection)
     waited_for, _ = keep(connection, is_background=False)
     for job_id in (waited_for, make_job(connection)):
         assert jobs.cancel_queued_job(job_id).fetch_one(connection).has_events is False
-    assert told(connection) == []
+    assert deliveries(connection) == []
 
 
-def test_only_those_are_told_who_asked_for_it(connection: Connection) -> None:
+def test_only_subscribed_endpoints_get_an_event(connection: Connection) -> None:
     connection.execute(text("INSERT INTO tenants (id) VALUES ('other') ON CONFLICT DO NOTHING"))
     listen(connection, "we_1")
     listen(connection, "we_2", events="batch.failed,response.cancelled")
@@ -132,22 +132,22 @@ def test_only_those_are_told_who_asked_for_it(connection: Connection) -> None:
     listen(connection, "we_4", tenant="other")
     job_id, _ = keep(connection)
     jobs.cancel_queued_job(job_id).fetch_one(connection)
-    assert {delivery.webhook_id for delivery in told(connection)} == {"we_1", "we_2"}
-    assert len({delivery.event_id for delivery in told(connection)}) == 1
+    assert {delivery.webhook_id for delivery in deliveries(connection)} == {"we_1", "we_2"}
+    assert len({delivery.event_id for delivery in deliveries(connection)}) == 1
 
 
-def test_jobs_that_a_sweep_ends_together_are_told_each(connection: Connection) -> None:
+def test_each_job_that_a_sweep_ends_sends_an_event(connection: Connection) -> None:
     listen(connection)
     kept = [keep(connection) for _ in range(3)]
     silent, _ = keep(connection, is_background=False)
     for job_id in (*(job_id for job_id, _ in kept), silent):
         lose(connection, job_id)
     assert len(jobs.fail_lost_jobs(1, PROBLEM).fetch_all(connection)) == 4
-    subjects = {json.loads(delivery.payload)["data"]["id"] for delivery in told(connection)}
+    subjects = {json.loads(delivery.payload)["data"]["id"] for delivery in deliveries(connection)}
     assert subjects == {response_id for _, response_id in kept}
 
 
-def test_an_end_that_is_rolled_back_is_not_told(database: Database) -> None:
+def test_an_end_that_is_rolled_back_sends_no_event(database: Database) -> None:
     with database.begin() as connection:
         listen(connection)
         job_id, _ = keep(connection)
@@ -155,4 +155,4 @@ def test_an_end_that_is_rolled_back_is_not_told(database: Database) -> None:
         jobs.cancel_queued_job(job_id).fetch_one(connection)
         connection.rollback()
     with database.begin() as connection:
-        assert told(connection) == []
+        assert deliveries(connection) == []

@@ -1,4 +1,4 @@
-"""Kept responses: whose they are, and what they go on from."""
+"""Stored responses: their tenant, and the ones they go on from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.rows import make_job
 
 
 def keep(connection: Connection, name: str, previous: str | None = None, tenant: str = DEFAULT_TENANT) -> str:
-    """A response; returns the id of its job."""
+    """Insert a response; returns the id of its job."""
     job_id = make_job(connection)
     connection.execute(
         responses.insert_response(

@@ -1,4 +1,4 @@
-"""The schema: reversible, equal to the tables, and true to its own rules."""
+"""The schema: reversible migrations, equal to the tables, with CHECKs that hold."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from db.tables import Base
 
 @pytest.fixture
 def empty(services: Services, migrated: Engine):
-    """A database of its own, without a schema."""
+    """Create a database without a schema."""
     with migrated.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
         admin.execute(text("DROP DATABASE IF EXISTS empty"))
         admin.execute(text("CREATE DATABASE empty"))
@@ -45,7 +45,7 @@ def test_migrations_go_up_and_all_the_way_down(empty: Engine) -> None:
     check_schema(empty)
 
 
-def test_the_migrated_database_is_what_the_tables_say(migrated: Engine) -> None:
+def test_the_migrated_database_is_equal_to_the_tables(migrated: Engine) -> None:
     with migrated.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, Base.metadata) == []
@@ -110,20 +110,20 @@ IMPOSSIBLE = {
     "a waiting job that ended": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'queued', now())",
     "a completed job without an answer": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'completed', now())",
     "a failed job without a reason": f"{JOB}, finished_at) VALUES ('a', 'default', 'm', '', 'failed', now())",
-    "a running job that nobody holds": f"{JOB}) VALUES ('a', 'default', 'm', '', 'running')",
+    "a running job without a holder": f"{JOB}) VALUES ('a', 'default', 'm', '', 'running')",
     "a line without a batch": f"{JOB}, line) VALUES ('a', 'default', 'm', '', 'queued', 1)",
     "a job in a shard without a place in it": f"{JOB}, shard_id) VALUES ('a', 'default', 'm', '', 'queued', 's')",
     "a batch in no known state": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'lost')",
     "a completed batch without a time": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'completed')",
     "a batch that finalizes to nothing": f"{BATCH}) VALUES ('b', 'default', '/', 'f', '24h', 1, 'finalizing')",
-    "a batch of a tenant nobody knows": f"{BATCH}) VALUES ('b', 'nobody', '/', 'f', '24h', 1, 'validating')",
+    "a batch of an unknown tenant": f"{BATCH}) VALUES ('b', 'nobody', '/', 'f', '24h', 1, 'validating')",
     "more lines done than there are": (
         f"{BATCH}, lines, lines_failed) VALUES ('b', 'default', '/', 'f', '24h', 1, 'validating', 1, 2)"
     ),
     "a tenant that may have nothing": "UPDATE tenants SET open_batches = 0",
     "a tenant that may store nothing": "UPDATE tenants SET storage_bytes = 0",
-    "a key that may do what nobody knows": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{root}}')",
-    "a key that may do nothing": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{}}')",
+    "a key with an unknown scope": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{root}}')",
+    "a key without a scope": f"{KEY}, scopes) VALUES ('k', 'default', '', '', 'd', '{{}}')",
     "a key with a limit of nothing": f"{KEY}, queued_tokens) VALUES ('k', 'default', '', '', 'd', 0)",
     "a key that may not call": f"{KEY}, calls_per_minute) VALUES ('k', 'default', '', '', 'd', 0)",
     "a shard without a batch": f"{SHARD}) VALUES ('s', 'none', 'default', 'm', 0, 1)",

@@ -1,4 +1,4 @@
-"""Shards: who takes which, under which fence, and what may be written."""
+"""Shards: claims, fences and writes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_results_are_written_once_and_counted_once(connection: Connection) -> No
     assert lines_of(connection, shard_id) == []
 
 
-def test_results_say_what_made_them(connection: Connection) -> None:
+def test_results_have_their_provenance(connection: Connection) -> None:
     _, (shard_id,) = make_running_batch(connection, [1])
     provenance = Provenance(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
     connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), provenance))
@@ -115,7 +115,7 @@ def test_a_line_of_another_shard_cannot_be_written(connection: Connection) -> No
     assert len(lines_of(connection, other)) == 1
 
 
-def test_a_shard_left_early_waits_for_the_next_with_its_attempt_unspent(connection: Connection) -> None:
+def test_a_shard_released_early_is_ready_and_keeps_its_attempt_count(connection: Connection) -> None:
     _, (shard_id,) = make_running_batch(connection, [2])
     fence = claim(connection).fence
     write(connection, shard_id, fence, answers(lines_of(connection, shard_id)[:1]))

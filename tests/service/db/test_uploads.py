@@ -1,4 +1,4 @@
-"""An upload ends once, for its own tenant."""
+"""Uploads: one end, visible to their own tenant only."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_pending_bytes_are_those_of_parts_whose_upload_may_still_be_completed(co
     assert connection.execute(uploads.pending_bytes(DEFAULT_TENANT)).scalar_one() == 0
 
 
-def test_an_upload_is_remembered_for_a_while_and_not_before_its_parts_are_gone(connection: Connection) -> None:
+def test_an_upload_is_deleted_after_a_while_and_not_before_its_parts(connection: Connection) -> None:
     upload_id = make_upload(connection)
     uploads.insert_part("part_a", upload_id, 3).fetch_one(connection)
     uploads.end_upload(upload_id, "cancelled").fetch_one(connection)

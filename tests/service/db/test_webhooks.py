@@ -44,7 +44,7 @@ def test_another_tenant_reaches_nothing(connection: Connection, webhook_id: str)
         assert len(rows(connection, statement)) == 1, str(statement)
 
 
-def test_what_shows_an_endpoint_leaves_its_secret_in_the_database(connection: Connection, webhook_id: str) -> None:
+def test_rows_of_endpoints_have_no_secret(connection: Connection, webhook_id: str) -> None:
     for statement in reached(webhook_id, DEFAULT_TENANT):
         assert SECRET not in str(rows(connection, statement))
 

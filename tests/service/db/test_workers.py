@@ -1,4 +1,4 @@
-"""Rows of processes: entered, renewed, read with their ages, left."""
+"""Rows of worker processes: inserted, renewed, read with their ages, deleted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def seen(connection: Connection) -> list[WorkerSeen]:
     return workers.list_workers().fetch_all(connection)
 
 
-def test_ages_are_told_in_seconds_and_engines_one_by_one(connection: Connection) -> None:
+def test_ages_are_in_seconds_and_engines_have_a_row_each(connection: Connection) -> None:
     engines = [EngineReport(model="a", tick_seconds=3), EngineReport(model="b", num_deaths=2, exit_reason="no file")]
     enter(connection, report(poll_seconds=12.5, engines=engines))
     first, second = seen(connection)
@@ -38,7 +38,7 @@ def test_ages_are_told_in_seconds_and_engines_one_by_one(connection: Connection)
     assert first.seen_seconds == pytest.approx(0, abs=0.1)
 
 
-def test_a_clerk_has_no_engine_and_one_that_has_not_looked_yet_says_so(connection: Connection) -> None:
+def test_a_clerk_has_no_engine_and_no_poll_before_its_first(connection: Connection) -> None:
     enter(connection, report(kind="clerk"))
     (clerk,) = seen(connection)
     assert (clerk.kind, clerk.model, clerk.poll_seconds) == ("clerk", None, None)
@@ -54,7 +54,7 @@ def test_a_report_renews_its_row_and_another_process_of_that_name_has_just_start
     assert seen(connection)[0].started_seconds == pytest.approx(0, abs=1)
 
 
-def test_the_silent_are_forgotten_after_an_hour_with_their_engines(connection: Connection) -> None:
+def test_silent_workers_are_deleted_after_an_hour_with_their_engines(connection: Connection) -> None:
     enter(connection, report(engines=[EngineReport(model="a")]))
     enter(connection, report(id="alive"))
     connection.execute(text("UPDATE workers SET seen_at = now() - interval '61 min' WHERE id = 'w'"))

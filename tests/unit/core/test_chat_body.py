@@ -1,4 +1,4 @@
-"""What a chat body may hold, and what a client is told when it may not."""
+"""Chat bodies: accepted fields, and the errors of all others."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_a_bad_body_is_a_400_that_names_the_field(value: Any, code: str, param: 
 
 
 @pytest.mark.parametrize("name", ["response_format", "structured_outputs", "stream_options", "logit_bias"])
-def test_a_complaint_speaks_of_json_not_of_python(name: str) -> None:
+def test_an_error_names_types_of_json_not_of_python(name: str) -> None:
     with pytest.raises(ApiError) as caught:
         parse_body(ChatRequest, body(stream=True, **{name: 5}))
     assert caught.value.problem.message == f"Invalid value for '{name}': Input should be an object."
@@ -164,12 +164,12 @@ def test_a_complaint_speaks_of_json_not_of_python(name: str) -> None:
         ("repetition_penalty", 1.1, "repeat_penalty"),
     ],
 )
-def test_what_has_another_name_here_is_told_it(name: str, value: Any, instead: str) -> None:
+def test_an_error_names_the_field_to_use_instead(name: str, value: Any, instead: str) -> None:
     with pytest.raises(ApiError, match=f"use '{instead}'"):
         parse_body(ChatRequest, body(**{name: value}))
 
 
-def test_a_complaint_does_not_repeat_the_value() -> None:
+def test_an_error_does_not_repeat_the_value() -> None:
     with pytest.raises(ApiError) as caught:
         parse_body(ChatRequest, body(messages=[{"role": "my secret", "content": "x"}]))
     assert "my secret" not in caught.value.problem.message

@@ -26,7 +26,7 @@ def test_a_child_says_when_it_is_ready(tmp_path: Path) -> None:
     assert child.exit_code() == -signal.SIGTERM
 
 
-def test_a_child_that_ends_instead_is_reported_with_its_last_words(tmp_path: Path) -> None:
+def test_a_child_that_ends_instead_is_reported_with_the_end_of_its_log(tmp_path: Path) -> None:
     child = Child("one", [sys.executable, "-c", "import sys; sys.exit('no disk left')"], tmp_path / "log")
     with pytest.raises(ChildFailed, match=r"(?s)one ended with exit code 1.*no disk left"):
         child.wait_ready(20)
@@ -48,7 +48,7 @@ def test_a_child_that_ignores_the_request_is_ended_with_its_group(tmp_path: Path
     assert not alive
 
 
-def test_children_die_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_children_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     script = f"""
 import sys, time
 from pathlib import Path
@@ -66,7 +66,7 @@ time.sleep(60)
     assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_each_quick_death_doubles_the_pause_before_the_next_start(tmp_path: Path) -> None:
+def test_each_quick_exit_doubles_the_pause_before_the_next_start(tmp_path: Path) -> None:
     supervised = SupervisedProcess("one", [sys.executable, "-c", ""], tmp_path / "log", {}, 0.5)
     pauses = []
     for _ in range(8):
@@ -90,14 +90,14 @@ def test_sockets_of_a_long_state_directory_lie_in_a_short_one(tmp_path: Path) ->
     short.rmdir()
 
 
-def test_somebody_elses_directory_is_not_used(tmp_path: Path) -> None:
+def test_a_directory_of_another_user_is_not_used(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(ConfigError, match="not a directory of this user"):
         private_directory(tmp_path / "link")
 
 
-def test_deaths_that_found_their_cause_are_forgiven_and_hopeless_ones_are_not(tmp_path: Path) -> None:
+def test_explained_exits_do_not_count_and_a_degraded_process_waits_longest(tmp_path: Path) -> None:
     codes: list[int] = []
     supervised = SupervisedProcess(
         "one", [sys.executable, "-c", "exit(7)"], tmp_path / "log", {}, 0.5, patience=3, died=codes.append

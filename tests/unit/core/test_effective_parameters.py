@@ -1,4 +1,4 @@
-"""What an answer is generated with, whoever says it."""
+"""Effective sampling parameters: of the body, the model file, or the endpoint."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_effective_parameters_are_those_that_a_body_and_a_model_file_share()
     assert GenerationParameters.model_fields.keys() == SamplingFields.model_fields.keys()
 
 
-def test_the_body_says_it_before_the_model_file_does() -> None:
+def test_the_body_overrides_the_model_file() -> None:
     found = effective_parameters(chat(temperature=0, top_k=5), Parameters(temperature=0.7, top_p=0.9, seed=3))
     assert found == GenerationParameters(temperature=0, top_k=5, top_p=0.9)
 

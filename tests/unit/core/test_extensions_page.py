@@ -1,4 +1,4 @@
-"""`docs/extensions.md` has the fields that are answered."""
+"""`docs/extensions.md` lists the fields of responses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Failpoints: what arms them, when they act, and that they cost nothing where nobody asked for them."""
+"""Failpoints: ways to arm them, the pass on which they act, and that they are inert by default."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ROOMS = ("api", "cli", "core", "db", "engine", "workers")
 
 
 def passes(environment: dict[str, str], number: int = 3) -> list[bool]:
-    """Did each of so many passes raise?"""
+    """Return for each of `count` passes whether it raised."""
     points = Failpoints(environment)
     return [raises(points) for _ in range(number)]
 
@@ -41,13 +41,13 @@ def raises(points: Failpoints) -> bool:
     return False
 
 
-def test_a_point_that_nobody_armed_is_inert() -> None:
+def test_a_point_that_is_not_armed_is_inert() -> None:
     failpoint(POINT)
     assert Failpoints({}).is_inert
     assert passes({}) == [False, False, False]
 
 
-def test_a_process_acts_once_on_its_first_pass_or_on_the_one_that_was_asked_for() -> None:
+def test_a_process_acts_once_on_its_first_pass_or_on_the_one_that_is_set() -> None:
     assert passes({"MILLRACE_FAILPOINT": f"{POINT}:raise"}) == [True, False, False]
     assert passes({"MILLRACE_FAILPOINT": f"{POINT}:raise:hit=2"}) == [False, True, False]
 
@@ -94,7 +94,7 @@ def test_a_file_arms_a_point_in_a_process_that_runs_already_and_is_used_up(tmp_p
         (tmp_path / f"{POINT}.hit").unlink()
 
 
-def test_who_came_too_late_for_one_arming_acts_on_the_next(tmp_path: Path) -> None:
+def test_a_process_that_was_too_late_for_one_arming_acts_on_the_next(tmp_path: Path) -> None:
     first, second = (Failpoints({"MILLRACE_FAILPOINT_DIR": str(tmp_path)}) for _ in range(2))
     for one, other in ((first, second), (second, first)):
         (tmp_path / POINT).write_text("raise")
@@ -103,7 +103,7 @@ def test_who_came_too_late_for_one_arming_acts_on_the_next(tmp_path: Path) -> No
         (tmp_path / f"{POINT}.hit").unlink()
 
 
-def test_a_kill_is_one_that_nobody_can_catch() -> None:
+def test_a_kill_cannot_be_caught() -> None:
     code = "try:\n failpoint(Point.PREPARE_COMMITTED)\nfinally:\n print('lived on')"
     done = run(code, MILLRACE_FAILPOINT=f"{POINT}:kill")
     assert done.returncode == -signal.SIGKILL
@@ -127,13 +127,13 @@ def test_every_declared_point_is_passed_somewhere_and_every_pass_is_of_a_declare
     assert passed == {point.name for point in Point}
 
 
-def test_the_module_imports_nothing_of_ours() -> None:
+def test_the_module_imports_no_other_module_of_the_project() -> None:
     done = run("import sys; print(*(name for name in sys.modules if name.partition('.')[0] in sys.argv[1:]))", *ROOMS)
     assert done.stdout.split() == ["core", "core.failpoints"]
 
 
 def run(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A process of its own that knows failpoints."""
+    """Run code in a process of its own, with failpoints."""
     command = [sys.executable, "-c", f"from core.failpoints import Point, failpoint\n{code}", *arguments]
     return subprocess.run(
         command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False

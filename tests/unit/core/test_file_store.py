@@ -55,7 +55,7 @@ def test_content_is_private(store: FileStore) -> None:
     assert store.root.stat().st_mode & 0o777 == 0o700
 
 
-def test_what_a_dead_writer_left_is_removed_later(store: FileStore) -> None:
+def test_files_of_a_dead_writer_are_removed_later(store: FileStore) -> None:
     file_id = ids.new_id(ids.FILE)
     left = store.path(file_id).with_name(f"{file_id}.1.part")
     left.parent.mkdir()
@@ -66,7 +66,7 @@ def test_what_a_dead_writer_left_is_removed_later(store: FileStore) -> None:
     assert everything_in(store) == []
 
 
-def test_names_that_are_not_ours_never_become_paths(store: FileStore) -> None:
+def test_names_that_are_no_ids_never_become_paths(store: FileStore) -> None:
     with pytest.raises(AssertionError):
         store.path("../../etc/passwd")
 

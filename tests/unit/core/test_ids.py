@@ -17,7 +17,7 @@ def test_an_id_carries_128_random_bits_behind_its_prefix() -> None:
     assert all(one.startswith("file-") and len(one) == len("file-") + 36 for one in made)
 
 
-def test_what_cannot_be_an_id_is_known_without_the_database() -> None:
+def test_text_that_cannot_be_an_id_is_recognised() -> None:
     assert ids.is_id(ids.new_id(ids.CHAT))
     for text in ("", "a" * 81, "file/../../etc/passwd", "file-\0", "fïle", "a b", "x;y", "…"):
         assert not ids.is_id(text), text

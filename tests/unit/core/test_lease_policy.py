@@ -1,4 +1,7 @@
-"""Several workers and one row: crashes, pauses, zombies that write late, cancels. `tests.db` runs the same rules on Postgres."""
+"""Model of leases with several workers and one row: crashes, pauses, late writes, cancels.
+
+`tests/service/db/test_lease_policy.py` runs the same rules on Postgres.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +25,14 @@ LINES = 4
 
 @dataclass
 class Hold:
-    """What a worker remembers; times are its own clock's."""
+    """A claim in the memory of a worker, with times of its own clock."""
 
     fence: int
     renewed_at: timedelta
 
 
 class LeaseMachine(RuleBasedStateMachine):
-    """A worker acts on what it remembers, however old that is."""
+    """Workers act on the claims in their memory, however old those are."""
 
     @initialize(skews=st.lists(st.integers(-3600, 3600), min_size=3, max_size=3), max_attempts=st.integers(1, 4))
     def begin(self, skews: list[int], max_attempts: int) -> None:
@@ -85,7 +88,7 @@ class LeaseMachine(RuleBasedStateMachine):
 
     @rule(worker=WORKERS, line=st.integers(1, LINES))
     def write(self, worker: str, line: int) -> None:
-        """Trusted or not: what arrives late is for the fence to decide."""
+        """Write under a claim, trusted or not: the fence decides about late ones."""
         hold = self.holds.get(worker)
         if hold is None:
             return
@@ -152,7 +155,7 @@ def test_a_lease_is_trusted_for_less_than_it_lasts() -> None:
         assert 0 < lease_policy.trust_seconds(seconds) < seconds
 
 
-def test_a_row_whose_workers_vanished_three_times_is_suspicious() -> None:
+def test_a_row_that_lost_three_leases_is_suspicious() -> None:
     row, now = Leased(), timedelta()
     for _ in range(lease_policy.LOST_LEASES):
         taken = lease_model.claim(row, "a", now, LEASE) or lease_model.take_over(row, "a", now, LEASE)

@@ -1,4 +1,4 @@
-"""A log that cannot be written ends nobody's work."""
+"""Logging on a full disk: processes continue."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FULL = Path("/dev/full")
 
 
 def talk() -> None:
-    """As processes do, more than any buffer holds."""
+    """Log more than any buffer holds."""
     configure_logging()
     for _ in range(100):
         structlog.get_logger().warning("nobody_hears_this", reason="x" * 1000)
@@ -25,7 +25,7 @@ def talk() -> None:
     sys.stdout.write("still here\n")
 
 
-def test_a_full_disk_under_the_log_fails_nobody() -> None:
+def test_a_full_disk_under_the_log_fails_no_caller() -> None:
     with FULL.open("w") as full:
         command = [sys.executable, "-c", f"from {__name__} import talk; talk()"]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False, timeout=60)

@@ -105,7 +105,7 @@ def test_every_key_is_in_the_manual() -> None:
 
 
 def _code(cell: str) -> list[str]:
-    """The code words of a table's cell; `.name` follows a `parameters.` key."""
+    """Return the code words of a cell; `.name` follows a `parameters.` key."""
     return [f"parameters{word}" if word[0] == "." else word for word in re.findall(r"`([^`]+)`", cell)]
 
 
@@ -114,12 +114,12 @@ def test_a_key_has_a_description_that_is_the_operators_help() -> None:
         assert field.description, name
 
 
-def test_a_missing_folder_is_said(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no models folder"):
         load_models(tmp_path / "nowhere")
 
 
-def test_the_hash_of_what_a_file_says_of_answers_changes_with_them_and_with_nothing_else() -> None:
+def test_the_hash_of_a_file_changes_with_keys_that_change_answers_and_with_no_others() -> None:
     plain = ModelConfig(name="a", parameters=Parameters(model="a.gguf"))
     same = ModelConfig(name="b", parameters=Parameters(model="b.gguf"), slots=3, aliases=("c",))
     assert same.answers_hash == plain.answers_hash

@@ -1,4 +1,4 @@
-"""`docs/parameters.md` says what becomes of every field a client may send."""
+"""`docs/parameters.md` lists every field that a client may send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ACCEPTED, IGNORED, REFUSED = (
 
 
 def first_cells(heading: str) -> set[str]:
-    """The names in the first column of a table."""
+    """Return the names in the first column of a table."""
     page = (ROOT / "docs" / "parameters.md").read_text()
     (table,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", page, flags=re.MULTILINE | re.DOTALL)
     cells = re.findall(r"^\| (`[^|]*) \|", table, flags=re.MULTILINE)

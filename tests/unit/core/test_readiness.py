@@ -52,7 +52,7 @@ def test_a_clerk_and_workers_that_look_for_work_are_all_it_takes() -> None:
         ([CLERK, worker("chat", model="other"), BATCH], "no chat worker serves it", "--models m"),
     ],
 )
-def test_a_model_nobody_works_on_is_named_with_the_reason(seen: list[WorkerSeen], said: str, advised: str) -> None:
+def test_a_model_without_workers_is_named_with_the_reason(seen: list[WorkerSeen], said: str, advised: str) -> None:
     message, advice = trouble(*seen)["model m"]
     assert said in message
     assert advised in advice
@@ -62,7 +62,7 @@ def test_a_worker_that_has_just_started_is_given_its_time() -> None:
     assert trouble(CLERK, BATCH, worker("chat", poll_seconds=None, started_seconds=5.0)) == {}
 
 
-def test_one_worker_that_works_is_enough_whatever_became_of_the_others() -> None:
+def test_one_worker_that_works_is_enough_whatever_the_state_of_the_others() -> None:
     dead = [worker(kind, id=f"dead-{kind}", seen_seconds=3000.0) for kind in ("chat", "batch", "clerk")]
     assert trouble(*dead, CHAT, BATCH, CLERK) == {}
 
@@ -72,7 +72,7 @@ def test_without_a_clerk_batches_wait() -> None:
     assert "has not looked for work" in trouble(CHAT, BATCH, worker("clerk", poll_seconds=100.0))["clerk"][0]
 
 
-def test_an_engine_that_cannot_load_is_told_with_its_last_words() -> None:
+def test_an_engine_that_cannot_load_is_named_with_its_exit_reason() -> None:
     launcher = worker("launcher", exit_reason="a.gguf is not a model that llama.cpp can load.", num_deaths=1)
     message, advice = trouble(CLERK, launcher)["model m"]
     assert (

@@ -1,4 +1,4 @@
-"""What may be asked of an answer's shape, and how a client is told that it may not."""
+"""Structured output: accepted formats, and the errors of all others."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ GOOD = {
 
 
 @pytest.mark.parametrize(("asked", "constraint"), GOOD.values(), ids=GOOD.keys())
-def test_what_is_asked_for_reaches_the_engine(asked: dict[str, Any], constraint: Constraint | None) -> None:
+def test_a_format_reaches_the_engine(asked: dict[str, Any], constraint: Constraint | None) -> None:
     assert constraint_of(**asked) == constraint
 
 
@@ -123,9 +123,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("asked", "code", "param"), BAD.values(), ids=BAD.keys())
-def test_what_cannot_be_asked_for_is_a_400_that_names_the_field(
-    asked: dict[str, Any], code: str, param: str | None
-) -> None:
+def test_an_invalid_format_is_a_400_that_names_the_field(asked: dict[str, Any], code: str, param: str | None) -> None:
     with pytest.raises(ApiError) as caught:
         chat_with(**asked)
     problem = caught.value.problem

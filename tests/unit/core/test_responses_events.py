@@ -1,4 +1,4 @@
-"""The events of a response: numbers that do not depend on how an answer fell into chunks."""
+"""Events of a response: their numbers do not depend on the chunks of its answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPENING = unfinished(REQUEST, response_id="resp_0", created_at=1, model="m", sta
 
 
 def answer(thought: str, text: str, calls: list[str], reason: str = "stop") -> dict[str, Any]:
-    """A chat answer; each call is its arguments."""
+    """Build a chat answer; each call is given by its arguments."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if thought:
         message["reasoning_content"] = thought
@@ -48,7 +48,7 @@ def chunk(**delta: Any) -> dict[str, Any]:
 
 
 def chunks(thought: str, text: str, calls: list[str], size: int) -> list[dict[str, Any]]:
-    """The chunks of that answer, of `size` characters each."""
+    """Return the chunks of that answer, with `size` characters each."""
 
     def pieces(whole: str) -> list[str]:
         return [whole[start : start + size] for start in range(0, len(whole), size)]
@@ -64,7 +64,7 @@ def chunks(thought: str, text: str, calls: list[str], size: int) -> list[dict[st
 
 
 def live_events(said: tuple[str, str, list[str]], size: int, num_chunks: int) -> list[ResponseEvent]:
-    """The first chunks as they came, the rest from the stored answer."""
+    """Return the events of the first chunks, then those of the rest from the stored answer."""
     live = LiveEvents(OPENING)
     events = live.opening()
     for each in chunks(*said, size)[:num_chunks]:
@@ -75,7 +75,7 @@ def live_events(said: tuple[str, str, list[str]], size: int, num_chunks: int) ->
 
 
 def joined(events: list[ResponseEvent]) -> list[tuple[str, str]]:
-    """Each event's kind and place, deltas of one item as one."""
+    """Return the kind and position of each event, with deltas of one item joined."""
     found: list[tuple[str, str]] = []
     for event in events:
         if event.delta is None:
@@ -92,7 +92,7 @@ said = st.tuples(texts, texts, st.lists(texts, max_size=3))
 
 
 @given(said, st.integers(1, 5), st.integers(0, 40))
-def test_what_was_live_and_what_came_from_the_row_are_one_stream(
+def test_live_events_and_events_of_the_row_are_one_stream(
     said: tuple[str, str, list[str]], size: int, num_chunks: int
 ) -> None:
     whole = response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1)
@@ -102,7 +102,7 @@ def test_what_was_live_and_what_came_from_the_row_are_one_stream(
 
 
 @given(said, st.integers(1, 5), st.integers(0, 40), st.integers(0, 60))
-def test_a_reader_that_comes_back_gets_the_rest_of_what_it_saw_and_nothing_twice(
+def test_a_reader_that_comes_back_gets_the_rest_and_nothing_twice(
     said: tuple[str, str, list[str]], size: int, num_chunks: int, place: int
 ) -> None:
     events = live_events(said, size, num_chunks)
@@ -157,7 +157,7 @@ def test_only_the_last_item_of_an_answer_that_was_cut_off_is_incomplete(
 
 
 def unknown(value: Any) -> set[str]:
-    """The fields that the client's types do not have, as the client reads on without them."""
+    """Return the fields that the client's types do not have; the client ignores them."""
     if isinstance(value, list):
         return {name for each in value for name in unknown(each)}
     if not hasattr(value, "model_extra"):
@@ -166,8 +166,8 @@ def unknown(value: Any) -> set[str]:
     return inside | set(value.model_extra or ())
 
 
-def test_responses_and_events_are_what_the_official_clients_types_say() -> None:
-    """The client itself takes anything; its types do not. `store` is in OpenAI's answers, but not in them."""
+def test_responses_and_events_have_the_types_of_the_official_client() -> None:
+    """The client accepts any field; its types do not. OpenAI's answers have `store`, its types do not."""
     tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
     more = {"tools": tools, "metadata": {"a": "b"}, "reasoning": {"effort": "low"}}
     asked = ResponsesRequest.model_validate({"model": "m", "input": "hello", **more})
@@ -181,7 +181,7 @@ def test_responses_and_events_are_what_the_official_clients_types_say() -> None:
         assert unknown(parsed) <= {"store"}
 
 
-def test_kept_items_are_what_the_official_clients_types_say() -> None:
+def test_kept_items_have_the_types_of_the_official_client() -> None:
     items: TypeAdapter[Any] = TypeAdapter(list[ResponseItem])
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, call]

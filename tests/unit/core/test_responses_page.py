@@ -1,4 +1,4 @@
-"""`docs/responses.md` says what becomes of every field a client may send."""
+"""`docs/responses.md` lists every field that a client may send."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def section(heading: str) -> str:
 
 
 def first_cells(heading: str) -> set[str]:
-    """The names in the first column of a table."""
+    """Return the names in the first column of a table."""
     cells = re.findall(r"^\| (`[^|]*) \|", section(heading), flags=re.MULTILINE)
     return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
 

@@ -1,4 +1,4 @@
-"""A Responses request as the chat body it is run as, and what of one is refused."""
+"""Responses requests: their chat bodies, and refused fields."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_text_is_a_users_message_and_instructions_come_first() -> None:
     ]
 
 
-def test_a_thought_a_text_and_calls_are_one_turn_and_their_outputs_follow() -> None:
+def test_reasoning_text_and_calls_are_one_turn_and_their_outputs_follow() -> None:
     thought = {"type": "reasoning", "id": "rs", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
     said = {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "Let me see."}]}
     user = {"role": "user", "content": [{"type": "input_text", "text": "2+"}, {"type": "input_text", "text": "2?"}]}
@@ -53,7 +53,7 @@ def test_two_answers_in_a_row_are_two_turns() -> None:
     assert [message["content"] for message in messages(said, {**said, "content": "two"})] == ["one", "two"]
 
 
-def test_what_an_sdk_answer_dumps_can_be_sent_back() -> None:
+def test_the_dump_of_an_sdk_answer_can_be_sent_back() -> None:
     dumped = {"id": "msg", "type": "message", "role": "assistant", "status": None, "phase": None}
     part = {"type": "output_text", "text": "b", "annotations": [], "logprobs": None}
     refusal = {"type": "refusal", "refusal": "No."}
@@ -134,7 +134,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("fields", "code", "param"), BAD.values(), ids=BAD.keys())
-def test_what_is_refused_says_which_field_and_why(fields: dict[str, Any], code: str, param: str) -> None:
+def test_a_refusal_names_the_field_and_the_reason(fields: dict[str, Any], code: str, param: str) -> None:
     with pytest.raises(ApiError) as caught:
         chat_body_of(request(**fields))
     problem = caught.value.problem
@@ -152,6 +152,6 @@ def test_what_is_refused_says_which_field_and_why(fields: dict[str, Any], code: 
         ("temperature", "temperature"),
     ],
 )
-def test_a_complaint_about_the_chat_body_names_the_field_that_was_sent(param: str, ours: str) -> None:
+def test_an_error_of_the_chat_body_names_the_field_that_was_sent(param: str, ours: str) -> None:
     problem = as_responses_problem(Problem(status=400, message=f"Invalid value for '{param}': no.", param=param))
     assert (problem.param, problem.message) == (ours, f"Invalid value for '{ours}': no.")

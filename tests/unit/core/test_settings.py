@@ -8,7 +8,7 @@ from core.errors import ConfigError
 from core.settings import Settings, load_settings
 
 
-def test_every_field_says_what_it_means() -> None:
+def test_every_field_has_a_description() -> None:
     assert not [name for name, field in Settings.model_fields.items() if not field.description]
 
 

@@ -32,13 +32,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("raw", REFUSED.values(), ids=REFUSED.keys())
-def test_what_json_or_our_storage_cannot_hold_is_refused(raw: bytes) -> None:
+def test_values_that_json_or_the_database_cannot_hold_are_refused(raw: bytes) -> None:
     with pytest.raises(InvalidJson) as caught:
         parse_json(raw)
     assert 0 < len(str(caught.value)) <= 200
 
 
-def test_a_complaint_does_not_repeat_the_content() -> None:
+def test_an_error_does_not_repeat_the_content() -> None:
     with pytest.raises(InvalidJson) as caught:
         parse_json(b'{"secret prompt": oh}')
     assert "secret" not in str(caught.value)

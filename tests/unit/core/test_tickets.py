@@ -1,4 +1,4 @@
-"""Tickets that the broker does not take: said at once, and the broker is left alone for a moment."""
+"""Tickets that the broker does not take: `False` at once, then a pause."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def free_port() -> int:
     return port
 
 
-def test_where_nobody_listens_a_ticket_is_lost_at_once(free_port: int) -> None:
+def test_without_a_broker_a_ticket_is_lost_at_once(free_port: int) -> None:
     tickets = Tickets(make_sender(Settings(redis_url=f"redis://127.0.0.1:{free_port}/0")))
     began = time.monotonic()
     assert not tickets.prepare("batch")
@@ -28,7 +28,7 @@ def test_where_nobody_listens_a_ticket_is_lost_at_once(free_port: int) -> None:
 
 
 def num_callers(listener: socket.socket) -> int:
-    """How many have called since the last time; they are hung up on."""
+    """Count and close the connections since the last call."""
     number = 0
     with suppress(BlockingIOError):
         while True:
@@ -37,8 +37,8 @@ def num_callers(listener: socket.socket) -> int:
     return number
 
 
-def test_a_broker_that_took_none_is_asked_again_a_moment_later() -> None:
-    """Frozen: it accepts, and says nothing."""
+def test_a_failed_broker_is_tried_again_a_moment_later() -> None:
+    """The broker is frozen: it accepts connections, and sends nothing."""
     now = 100.0
     with socket.create_server(("127.0.0.1", 0)) as listener:
         listener.settimeout(0)

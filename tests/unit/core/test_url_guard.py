@@ -1,4 +1,4 @@
-"""Which URLs may be connected to."""
+"""The URL guard: allowed and refused URLs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EVERYWHERE = ("*",)
 
 
 def guard(*answers: str, networks: tuple[str, ...] = (), hosts: tuple[str, ...] = EVERYWHERE) -> UrlGuard:
-    """Rules whose name service knows one answer."""
+    """Create a guard with a name service that has one answer."""
 
     def lookup(host: str, port: int) -> list[IPAddress]:
         return [ip_address(answer) for answer in answers]
@@ -80,7 +80,7 @@ def test_a_url_of_another_spelling_scheme_or_port_is_refused(url: str) -> None:
     assert not is_allowed(url, guard(PUBLIC))
 
 
-def test_a_url_is_taken_apart_once() -> None:
+def test_a_url_is_parsed_into_its_parts() -> None:
     target = guard(PUBLIC).parse("https://Hooks.Example.com.:8443?a=1")
     assert (target.scheme, target.host, target.port, target.path) == ("https", "hooks.example.com", 8443, "/?a=1")
     assert target.authority == "hooks.example.com:8443"
@@ -105,7 +105,7 @@ def test_a_named_network_may_be_reached_by_http_and_at_any_port_and_no_other() -
     assert not is_allowed("http://inside.example.com/", guard("10.1.2.3", PUBLIC, networks=named))
 
 
-def test_a_refusal_does_not_say_what_a_name_means() -> None:
+def test_a_refusal_does_not_reveal_the_addresses_of_a_name() -> None:
     said = set()
     for answers in ((), ("10.0.0.1",), ("127.0.0.1",)):
         with pytest.raises(UrlRefused) as refused:
@@ -114,7 +114,7 @@ def test_a_refusal_does_not_say_what_a_name_means() -> None:
     assert len(said) == 1
 
 
-def test_the_system_knows_this_machine_and_no_name_without_a_meaning() -> None:
+def test_the_system_resolves_this_machine_and_no_unknown_name() -> None:
     assert ip_address("127.0.0.1") in look_up("localhost", 80)
     assert look_up("no-such-host.invalid", 80) == []
 
