@@ -138,7 +138,7 @@ def _build_services(state: State, settings: Settings) -> None:
     async_commit = async_database_engine(settings.database_url, pool_size=10, async_commit=True, losses=losses)
     state.settings = settings
     state.started_at = int(time.time())
-    state.shutting_down = asyncio.Event()  # set once the process was told to stop
+    state.shutting_down = asyncio.Event()  # set when the process begins to stop
     state.database = database
     state.catalog = load_models(settings.models_dir)
     state.files = FileStore(settings.files_root)

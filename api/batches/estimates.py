@@ -1,4 +1,4 @@
-"""How long a checked file may take: from what recent batches of its models measured, or said to be unknown."""
+"""Estimate the duration of a checked file from recent batches of its models."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from db import validations
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecentWork:
-    """What a model's last completed batches did together, and the lines that stand before new ones."""
+    """Totals of a model's last completed batches, and the lines that are queued before new ones."""
 
     batches: int
     lines: int
@@ -24,20 +24,20 @@ class RecentWork:
 
     @property
     def tokens_per_second(self) -> float | None:
-        """Prompt and answer tokens; None while nothing was measured."""
+        """Prompt and answer tokens; None without a measurement."""
         tokens = self.prompt_tokens + self.completion_tokens
         return tokens / self.seconds if self.seconds > 0 and tokens else None
 
 
 async def recent_work(connection: AsyncConnection, model: str) -> RecentWork:
-    """From the rows."""
+    """Read the recent work of a model."""
     recent = await validations.recent_work(model).async_fetch_one(connection)
     queued = (await connection.execute(validations.queued_lines(model))).scalar_one()
     return RecentWork(**recent._asdict(), queued_lines=queued)
 
 
 def estimate(lines: list[ModelLines], work: dict[str, RecentWork], now: float | None = None) -> BatchEstimate:
-    """Models are taken one after the other, as they are where they share a device."""
+    """The estimate of a file; models run one after the other, as on a shared device. Empty if one was never measured."""
     measured_batches = sum(work[each.model].batches for each in lines)
     queued_lines = sum(work[each.model].queued_lines for each in lines)
     if not lines or any(work[each.model].tokens_per_second is None for each in lines):
@@ -47,7 +47,7 @@ def estimate(lines: list[ModelLines], work: dict[str, RecentWork], now: float | 
     seconds = sum(_seconds(each, work[each.model]) for each in lines)
     return BatchEstimate(
         measured_batches=measured_batches,
-        tokens_per_second=total / sum(_own_seconds(each, work[each.model]) for each in lines),
+        tokens_per_second=total / sum(_run_seconds(each, work[each.model]) for each in lines),
         queued_lines=queued_lines,
         output_tokens=output,
         total_tokens=total,
@@ -57,16 +57,16 @@ def estimate(lines: list[ModelLines], work: dict[str, RecentWork], now: float | 
 
 
 def _output_tokens(lines: ModelLines, work: RecentWork) -> int:
-    """As long as recent answers were, within what the lines' limits allow."""
+    """Output tokens if answers are as long as recent ones, at most those of the lines' limits."""
     return min(lines.max_output_tokens, round(lines.lines * work.completion_tokens / work.lines))
 
 
-def _own_seconds(lines: ModelLines, work: RecentWork) -> float:
+def _run_seconds(lines: ModelLines, work: RecentWork) -> float:
     rate = work.tokens_per_second
     assert rate is not None, "checked before"
     return (lines.prompt_tokens + _output_tokens(lines, work)) / rate
 
 
 def _seconds(lines: ModelLines, work: RecentWork) -> float:
-    """Its own, behind the lines that wait already: each of those as recent ones were."""
-    return _own_seconds(lines, work) + work.queued_lines * work.seconds / work.lines
+    """The time of these lines and of those queued before them, if each takes as long as recent ones."""
+    return _run_seconds(lines, work) + work.queued_lines * work.seconds / work.lines

@@ -7,9 +7,9 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from api.batches.throughput import paces, with_pace
+from api.batches.throughput import measure_throughput, with_throughput
 from api.http.pagination import unix_seconds
-from core.errors import ApiError, not_found
+from core.errors import not_found
 from core.ids import is_id
 from core.schemas.objects import (
     BatchErrors,
@@ -23,37 +23,35 @@ from core.states import FINAL_BATCH_STATES
 from db import batches
 from db.batches import BatchRow, RunningTotals
 
-_MOMENTS: Final = (
+_TIMES: Final = (
     "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
     "cancelled_at",
 )  # fmt: skip
-
-
-_NOTHING: Final = RunningTotals("", 0, 0, 0, 0, 0, 0)
+_NO_TOTALS: Final = RunningTotals("", 0, 0, 0, 0, 0, 0)
 
 
 async def find_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> BatchRow | None:
-    """A batch of this tenant, if there is one."""
+    """The row of a tenant's batch, if it exists."""
     if not is_id(batch_id):
         return None
     return await batches.find_batch(batch_id, tenant).async_fetch_optional(connection)
 
 
 async def with_totals(connection: AsyncConnection, rows: list[BatchRow]) -> list[BatchObject]:
-    """Batches that have not ended get what their shards counted so far."""
+    """The objects of rows; those of batches that have not ended include the counts of their shards so far."""
     open_ids = [row.id for row in rows if row.status not in FINAL_BATCH_STATES]
-    pace = await paces(connection, rows)
+    throughput = await measure_throughput(connection, rows)
     running = await batches.running_totals(open_ids).async_fetch_all(connection) if open_ids else []
     totals = {each.batch_id: each for each in running}
     shown = [to_batch_object(row, totals.get(row.id)) for row in rows]
-    return [with_pace(batch, row, pace.get(batch.id)) for batch, row in zip(shown, rows, strict=True)]
+    return [with_throughput(batch, row, throughput.get(batch.id)) for batch, row in zip(shown, rows, strict=True)]
 
 
 async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> BatchRow:
-    """A batch of this tenant, or the 404 that unknown and foreign ids share."""
+    """The row of a tenant's batch; raises one and the same 404 for unknown and foreign ids."""
     row = await find_batch(connection, batch_id, tenant)
     if row is None:
-        raise missing_batch(batch_id)
+        raise not_found(f"There is no batch '{batch_id[:64]}'.", param="batch_id")
     return row
 
 
@@ -64,7 +62,7 @@ async def show_batch(connection: AsyncConnection, row: BatchRow) -> BatchObject:
 
 def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject:
     """The API object of a row; `running` holds the sums of its shards while the batch is open."""
-    _, completed, failed, prompt, completion, cached, reasoning = running or _NOTHING
+    _, completed, failed, prompt, completion, cached, reasoning = running or _NO_TOTALS
     usage = BatchUsage(
         input_tokens=row.prompt_tokens + prompt,
         input_tokens_details=InputTokensDetails(cached_tokens=row.cached_tokens + cached),
@@ -72,7 +70,7 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         output_tokens_details=OutputTokensDetails(reasoning_tokens=row.reasoning_tokens + reasoning),
         total_tokens=row.prompt_tokens + prompt + row.completion_tokens + completion,
     )
-    moments = {name: unix_seconds(getattr(row, name)) for name in _MOMENTS}
+    times = {name: unix_seconds(getattr(row, name)) for name in _TIMES}
     return BatchObject(
         id=row.id,
         endpoint=row.endpoint,
@@ -92,10 +90,5 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         parent_batch_id=row.parent_batch_id,
         priority=row.priority,
         paused_at=unix_seconds(row.paused_at),
-        **moments,
+        **times,
     )
-
-
-def missing_batch(batch_id: str) -> ApiError:
-    """The 404 of a batch that is not there."""
-    return not_found(f"There is no batch '{batch_id[:64]}'.", param="batch_id")

@@ -1,4 +1,4 @@
-"""What made an answer, from what its row says. The model files of today are not asked: they may have changed since."""
+"""Reproducibility records: the origin of an answer, from its row alone, since model files may have changed meanwhile."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from db.jobs import JobRow
 
 
 def reproducibility_record(row: JobRow, body: Any, answer: Any) -> Reproducibility:  # Any: JSON
-    """Of the row of a job that was answered, its body and its answer."""
-    asked, usual = _generation(row.endpoint, body), _usual(row.model_parameters)
+    """The record of a job that was answered, from its row, body and answer."""
+    request, defaults = _generation(row.endpoint, body), _defaults(row.model_parameters)
     parameters, seed = None, None
-    if asked is not None and usual is not None:
-        parameters, seed = effective_parameters(asked, usual), _seed(row.id, asked, usual)
+    if request is not None and defaults is not None:
+        parameters, seed = effective_parameters(request, defaults), _seed(row.id, request, defaults)
     return Reproducibility(
         system_fingerprint=answer.get("system_fingerprint"),
         engine_build=row.engine_build,
@@ -38,24 +38,24 @@ def reproducibility_record(row: JobRow, body: Any, answer: Any) -> Reproducibili
 
 
 def _generation(endpoint: str, body: Any) -> GenerationBody | None:  # Any: JSON
-    """The body by which text was generated; None where none was, and where this server would refuse the body by now."""
+    """The parsed body of a text generation; None for another endpoint, or a body that this version refuses."""
     try:
-        asked: ModelRequest = parse_body(ENDPOINTS[endpoint].body, body)
-        if isinstance(asked, ResponsesRequest):
-            asked = parse_body(ChatRequest, chat_body_of(asked))
+        request: ModelRequest = parse_body(ENDPOINTS[endpoint].body, body)
+        if isinstance(request, ResponsesRequest):
+            request = parse_body(ChatRequest, chat_body_of(request))
     except ApiError:
         return None
-    return asked if isinstance(asked, GenerationBody) else None
+    return request if isinstance(request, GenerationBody) else None
 
 
-def _usual(recorded: str | None) -> Parameters | None:
-    """What the model's file said then; None where that is not recorded, or in words that are not known any more."""
+def _defaults(recorded: str | None) -> Parameters | None:
+    """The parameters of the model file at that time; None if they are not recorded, or this version cannot parse them."""
     try:
         return None if recorded is None else Parameters.model_validate_json(recorded)
     except ValidationError:
         return None
 
 
-def _seed(job_id: str, asked: GenerationBody, usual: Parameters) -> int:
-    chosen = usual.seed if asked.seed is None else asked.seed
+def _seed(job_id: str, request: GenerationBody, defaults: Parameters) -> int:
+    chosen = defaults.seed if request.seed is None else request.seed
     return derive_seed(job_id) if chosen is None else chosen % 2**32

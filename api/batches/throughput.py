@@ -1,7 +1,4 @@
-"""How fast a batch gets on, and when it will be done: measured on its own lines, null while nothing is known.
-
-Knows rows of `batches` and `recent_pace`. A forecast takes the lines that are left at the pace of the last ones.
-"""
+"""Throughput of a batch and forecast of its end, measured on its last lines; null without a measurement."""
 
 from __future__ import annotations
 
@@ -19,15 +16,15 @@ from db.batches import BatchRow
 
 @dataclass(frozen=True, slots=True)
 class Throughput:
-    """Of the last lines up to `now`."""
+    """Measured on the last lines up to `now`."""
 
     lines_per_second: float
     tokens_per_second: float
     now: datetime
 
 
-async def paces(connection: AsyncConnection, rows: Sequence[BatchRow]) -> dict[str, Throughput]:
-    """The pace of each batch that runs and has lines to measure."""
+async def measure_throughput(connection: AsyncConnection, rows: Sequence[BatchRow]) -> dict[str, Throughput]:
+    """The throughput of each batch that runs and has lines to measure, by its id."""
     running = [row.id for row in rows if row.status == BatchState.IN_PROGRESS and row.paused_at is None]
     if not running:
         return {}
@@ -39,18 +36,18 @@ async def paces(connection: AsyncConnection, rows: Sequence[BatchRow]) -> dict[s
     }
 
 
-def with_pace(batch: BatchObject, row: BatchRow, pace: Throughput | None) -> BatchObject:
-    """The object with its throughput and forecast."""
+def with_throughput(batch: BatchObject, row: BatchRow, throughput: Throughput | None) -> BatchObject:
+    """The object with its throughput and forecast, which assumes that the lines left are as fast as the last ones."""
     if row.status in FINAL_BATCH_STATES:
         misses = {BatchState.COMPLETED: False, BatchState.EXPIRED: True}.get(row.status)
         return batch.model_copy(update={"tokens_per_second": _overall(row), "will_miss_window": misses})
-    if pace is None:
+    if throughput is None:
         return batch
     counts = batch.request_counts
     left = counts.total - counts.completed - counts.failed
-    eta_at = int(pace.now.timestamp() + left / pace.lines_per_second)
+    eta_at = int(throughput.now.timestamp() + left / throughput.lines_per_second)
     forecast = {
-        "tokens_per_second": round(pace.tokens_per_second, 2),
+        "tokens_per_second": round(throughput.tokens_per_second, 2),
         "eta_at": eta_at,
         "will_miss_window": None if batch.expires_at is None else eta_at > batch.expires_at,
     }

@@ -93,7 +93,7 @@ async def _parse(request: Request) -> FormData:
         if error.status_code == 413:
             raise
         raise bad_request(f"The multipart body is not valid: {error.detail}", code="invalid_multipart") from None
-    except UnicodeError:  # a charset that Python knows but that decodes nothing, such as 'undefined'
+    except UnicodeError:  # a charset of Python that decodes nothing, such as 'undefined'
         message = "The multipart body is not valid: its charset does not decode it. Use utf-8."
         raise bad_request(message, code="invalid_multipart") from None
 

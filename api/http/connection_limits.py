@@ -1,8 +1,7 @@
-"""Clients that send slowly or without end, do not read, or are too many: how long a request may take to come in, how large its
-head may be, how long an answer may take to go out.
+"""Limits of a connection: the time to send a request, the size of its head, the time to read its response, and their number.
 
-Knows sockets and seconds; nothing of routes. The server underneath waits for ever for the rest of a request, keeps all of its
-headers, and waits for ever for its answer to be read: a few thousand such connections would take the place of everybody else.
+Uvicorn has no such limits: it waits without end for the rest of a request and for its response to be read, and keeps all of its
+headers. A few thousand such connections would leave no room for other clients.
 """
 
 from __future__ import annotations
@@ -40,9 +39,9 @@ _TOO_MUCH_HEAD: Final = Problem(
 
 
 class BodyTimeout:
-    """Ends the wait for a body that pauses for `pause_seconds`, or that trickles: 408.
+    """Responds 408 to a body that pauses for `pause_seconds`, or arrives at less than 1 KiB per second.
 
-    Only time spent waiting counts. The first `pause_seconds` are free, so that a small body may come late.
+    Only time spent waiting counts. The first `pause_seconds` are free, so that a small body may arrive late.
     """
 
     def __init__(self, app: ASGIApp, pause_seconds: float) -> None:
@@ -50,7 +49,7 @@ class BodyTimeout:
         self._pause_seconds = pause_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request; once its body is here, waiting is for the client to leave, and as long as it takes."""
+        """Limit the wait for the body; later waits, for the disconnect of the client, are not limited."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,35 +74,35 @@ class BodyTimeout:
 
 
 async def _refuse_connection(scope: Scope, receive: Receive, send: Send) -> None:
-    """Instead of the application, for one connection more than there are files for."""
+    """The application of a connection for which no file is left."""
     error = unavailable("The server has as many connections as it can hold. Nothing was done; try again shortly.")
     await problem_response(error.problem, {"connection": "close"})(scope, receive, send)
 
 
 def hardened_protocol(head_seconds: float, unread_seconds: float) -> type[HttpToolsProtocol]:
-    """The server's HTTP for connections whose request heads must be there within this time, and of a bounded size; and which
-    are dropped when they take less than a trickle of an answer in `unread_seconds`."""
+    """A protocol for uvicorn that closes connections whose request head is not complete within `head_seconds` or too large, and
+    those that read less than 1 KiB per second of a response for `unread_seconds`."""
 
-    class Bounded(_WriteTimeout, _HeaderTimeout):
+    class Hardened(_WriteTimeout, _HeaderTimeout):
         seconds = head_seconds
         pause_seconds = unread_seconds
 
-    return Bounded
+    return Hardened
 
 
 def set_tcp_user_timeout(listener: socket.socket, unread_seconds: float) -> None:
-    """Connections of this listener end when their client acknowledges nothing for twice this long, however little waits."""
+    """Close connections of this listener whose client acknowledges no data for twice this long."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(2000 * unread_seconds))
 
 
 class _HeaderTimeout(HttpToolsProtocol):
-    """A head begins with the connection, or with the first byte of a further request; it ends with its empty line."""
+    """Limits time and size of a head: from the connection, or the first byte of a further request, to its empty line."""
 
     seconds: float
     _deadline: TimerHandle | None = None
     _num_head_bytes = 0
-    _rest_deadline: TimerHandle | None = None
+    _body_deadline: TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -111,7 +110,7 @@ class _HeaderTimeout(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
-        self._end_rest()
+        self._end_body()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -133,13 +132,13 @@ class _HeaderTimeout(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """A body that was answered before it was read has some time to end."""
+        """Give a body that was answered before it was read `seconds` to end."""
         super().on_response_complete()
-        if self.cycle.more_body and self._rest_deadline is None:
-            self._rest_deadline = self.loop.call_later(self.seconds, self.transport.close)
+        if self.cycle.more_body and self._body_deadline is None:
+            self._body_deadline = self.loop.call_later(self.seconds, self.transport.close)
 
     def on_message_complete(self) -> None:
-        self._end_rest()
+        self._end_body()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the server's signature
@@ -148,28 +147,28 @@ class _HeaderTimeout(HttpToolsProtocol):
     def _begin_head(self) -> None:
         if self._deadline is None:
             self._num_head_bytes = 0
-            self._deadline = self.loop.call_later(self.seconds, self._give_up)
+            self._deadline = self.loop.call_later(self.seconds, self._close_late)
 
     def _end_head(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
 
-    def _end_rest(self) -> None:
-        if self._rest_deadline is not None:
-            self._rest_deadline.cancel()
-            self._rest_deadline = None
+    def _end_body(self) -> None:
+        if self._body_deadline is not None:
+            self._body_deadline.cancel()
+            self._body_deadline = None
 
-    def _give_up(self) -> None:
-        """What is answered still, of the request before, is not cut off."""
+    def _close_late(self) -> None:
+        """Close the connection, after the response to the previous request if one is being sent."""
         self._deadline = None
         if self.cycle is not None and not self.cycle.response_complete:
-            self._deadline = self.loop.call_later(self.seconds, self._give_up)
+            self._deadline = self.loop.call_later(self.seconds, self._close_late)
         elif not self.transport.is_closing():
             self.transport.close()
 
     def _refuse(self, problem: Problem) -> None:
-        """Say so and close: there is no request that an application could answer."""
+        """Send the problem and close: there is no request that the application could answer."""
         self._end_head()
         if self.transport.is_closing():
             return
@@ -181,7 +180,7 @@ class _HeaderTimeout(HttpToolsProtocol):
 
 
 class _WriteTimeout(HttpToolsProtocol):
-    """From when the buffer of what is to be sent is full until it is nearly empty, it must get smaller all the time."""
+    """Limits the time to read a response: while the write buffer is not nearly empty again, it must shrink steadily."""
 
     pause_seconds: float
     _unread_deadline: TimerHandle | None = None
@@ -200,16 +199,16 @@ class _WriteTimeout(HttpToolsProtocol):
 
     def _watch(self, unread: int) -> None:
         self._end_watch()
-        self._unread_deadline = self.loop.call_later(self.pause_seconds, self._look, unread)
+        self._unread_deadline = self.loop.call_later(self.pause_seconds, self._check, unread)
 
-    def _look(self, unread: int) -> None:
-        """While the buffer is full, nothing is added to it."""
+    def _check(self, unread: int) -> None:
+        """Reset the connection unless the buffer has shrunk; nothing is added to a full one."""
         left = self.transport.get_write_buffer_size()
         if unread - left >= _SLOWEST_BYTES_PER_SECOND * self.pause_seconds:
             self._watch(left)
             return
         log.warning("client_does_not_read", unread_bytes=left)
-        # a close would leave what is unread to the kernel, which offers it for minutes more
+        # after a close the kernel would offer the unread bytes for minutes more
         self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self.transport.abort()
 

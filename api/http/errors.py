@@ -1,4 +1,4 @@
-"""Every failure leaves as OpenAI's error envelope. FastAPI's own handlers would lose its fields, or echo a prompt."""
+"""Error handlers: every failure is sent as OpenAI's error envelope. FastAPI's own would lose its fields, or echo a prompt."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from db.connections import is_transient
 
 log = structlog.get_logger()
 
-_RETRY_SECONDS: Final = 5  # after what passes by itself
+_RETRY_SECONDS: Final = 5  # of a failure that passes by itself
 
 _MESSAGES: Final = {
     404: ("There is no such endpoint. See README.md for those that exist.", "unknown_url"),
@@ -30,7 +30,7 @@ TOO_LARGE: Final = Problem(
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The envelope; client errors other than waiting are not worth a retry, and the SDKs obey this header. A 503 says when."""
+    """The envelope, with headers that the SDKs obey: no retry of a 400 or 409, and the time until the retry of a 503."""
     extra = {"x-should-retry": "false"} if problem.status in (400, 409) else {}
     if problem.status == 503:
         extra = {"Retry-After": str(_RETRY_SECONDS)}
@@ -60,7 +60,7 @@ def install_error_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(ClientDisconnect)
     async def on_client_gone(_: Request, __: ClientDisconnect) -> JSONResponse:
-        """In the middle of its body: nobody hears this, and nothing of ours has failed."""
+        """Count a body that was cut off as the client's failure; the response is not sent."""
         return problem_response(Problem(status=400, message="The body was cut off.", code="client_disconnected"))
 
     @app.exception_handler(SQLAlchemyError)

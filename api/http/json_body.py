@@ -32,7 +32,7 @@ async def read_json(request: Request) -> Any:  # Any: parsed JSON of unknown sha
 
 
 def check_not_compressed(request: Request) -> None:
-    """Raise the 415 of a compressed body, whose inflated size is not limited."""
+    """Raise the 415 of a compressed body, whose inflated size is unknown."""
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise ApiError(_unsupported("Compressed request bodies are not accepted."))
 

@@ -1,6 +1,6 @@
-"""Open files: a process may have so many, and each connection is one of them. Knows the limit and what is kept back.
+"""The limit of open files: raise it at the start, and derive the number of connections from it.
 
-The limit is the process's own, which whoever runs it may change meanwhile (`prlimit`); so it is asked for each time.
+The operator may change the limit of a running process (`prlimit`), so it is read each time.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE)
 
 
 def raise_limit() -> None:
-    """As far as this process may itself: what a shell starts gets 1024 for historical reasons only."""
+    """Raise the soft limit, which is 1024 under a shell for historical reasons, as far as the hard one allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _MOST if hard == resource.RLIM_INFINITY else min(hard, _MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -24,6 +24,6 @@ def raise_limit() -> None:
 
 
 def room_for_connections() -> int:
-    """How many clients may be connected, such that work for them still finds files to open."""
+    """The number of clients that may be connected while files for their work remain."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return _MOST if soft == resource.RLIM_INFINITY else max(_LEAST, soft - RESERVED)

@@ -32,5 +32,5 @@ def page(objects: Sequence[_Item], limit: int) -> ListObject[_Item]:
 
 
 def unix_seconds(moment: datetime | None) -> int | None:
-    """A time as OpenAI writes it."""
+    """Unix seconds, as OpenAI writes a time."""
     return None if moment is None else int(moment.timestamp())

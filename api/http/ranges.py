@@ -25,29 +25,29 @@ class Span:
 
     @property
     def is_partial(self) -> bool:
-        """Is it asked for by a range, rather than the whole?"""
+        """Is it less than the whole content?"""
         return (self.start, self.end) != (0, self.size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validators:
-    """What says that content is still the same: ours never changes under its id."""
+    """Headers by which a client recognises unchanged content; a stored file never changes."""
 
     etag: str
     last_modified: str
 
     @staticmethod
     def of(file_id: str, created_at: datetime) -> Validators:
-        """Of a stored file."""
+        """The validators of a stored file."""
         return Validators(etag=f'"{file_id}"', last_modified=format_datetime(created_at, usegmt=True))
 
     def headers(self) -> dict[str, str]:
-        """As they are sent."""
+        """As response headers."""
         return {"etag": self.etag, "last-modified": self.last_modified, "accept-ranges": "bytes"}
 
 
 def requested_span(headers: Headers, size: int, validators: Validators) -> Span:
-    """What the request's Range asks for; raises 416 when that lies behind the end.
+    """The span of the request's Range; raises 416 when it begins after the end.
 
     Several ranges, units other than bytes and an If-Range that does not match mean the whole.
     """

@@ -1,6 +1,6 @@
 """Server-sent events as bytes, in OpenAI's stream format.
 
-On `/v1/chat/completions` there are no `id:` lines: once a client's decoder has seen one, it takes a comment block for an event.
+On `/v1/chat/completions` there are no `id:` lines: after one, the decoders of clients take a comment block for an event.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from core.errors import Problem
 
 DONE: Final = b"data: [DONE]\n\n"
 PING: Final = b": ping\n\n"
-PING_WITH_IDS: Final = b": ping\n"  # without the blank line that decoders take for the end of an event
+PING_WITH_IDS: Final = b": ping\n"  # decoders would take a blank line for the end of an event
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,5 +29,5 @@ def numbered_events(seq: int, frames: list[bytes]) -> bytes:
 
 
 def error_event(problem: Problem) -> bytes:
-    """What a stream says when it fails after its beginning; SDKs raise on it."""
+    """The event of a stream that fails after its beginning; SDKs raise on it."""
     return b"data: " + _encode(problem.envelope()) + b"\n\n"

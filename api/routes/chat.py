@@ -1,4 +1,4 @@
-"""`POST /v1/chat/completions`: a job whose client waits for the answer."""
+"""`POST /v1/chat/completions`: a job that is answered in the response."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ async def create_chat_completion(
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
-    """Answer at once, ahead of any batch; streamed when the body says `stream: true`."""
+    """Answer at once, ahead of any batch; streamed with `stream: true`."""
     return await respond_with_chunks(request, live_jobs, await submissions.build(body, document))

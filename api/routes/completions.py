@@ -1,4 +1,4 @@
-"""`POST /v1/completions` and `POST /v1/embeddings`: jobs whose clients wait for the answer, like a chat."""
+"""`POST /v1/completions` and `POST /v1/embeddings`: jobs that are answered in the response, like a chat."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def create_completion(
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
-    """Continue a prompt, or several, without a template; streamed when the body says `stream: true`."""
+    """Continue a prompt, or several, without a template; streamed with `stream: true`."""
     submission = await submissions.build(body, document, COMPLETIONS_ENDPOINT)
     return await respond_with_chunks(request, live_jobs, submission)
 
@@ -40,6 +40,6 @@ async def create_embeddings(
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
-    """A vector for each input, of a model whose file says `embeddings: true`."""
+    """A vector for each input, of a model with `embeddings: true` in its file."""
     submission = await submissions.build(body, document, EMBEDDINGS_ENDPOINT)
     return await respond_with_chunks(request, live_jobs, submission)

@@ -85,7 +85,7 @@ async def list_files(
     order: Literal["asc", "desc"] = "desc",
     after: str | None = None,
 ) -> ListObject[FileObject]:
-    """Newest first unless asked otherwise."""
+    """Newest first, or oldest first with `order=asc`."""
     if after is not None:
         await _check_cursor(database, after, tenant)
     statement = files.list_files(tenant, purpose=purpose, after=after, limit=limit + 1, newest_first=order == "desc")
@@ -154,6 +154,6 @@ def attachment(filename: str) -> str:
 
 async def _check_cursor(database: AsyncEngine, after: str, tenant: str) -> None:
     async with database.connect() as connection:
-        known = is_id(after) and await files.find_file(after, tenant).async_fetch_optional(connection) is not None
-    if not known:
+        exists = is_id(after) and await files.find_file(after, tenant).async_fetch_optional(connection) is not None
+    if not exists:
         raise bad_request("Invalid value for 'after': there is no such file.", code="invalid_value", param="after")

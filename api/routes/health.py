@@ -17,7 +17,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process answers."""
+    """The process responds."""
     return {"status": "ok"}
 
 
@@ -31,8 +31,8 @@ class Readiness(ResponseModel):
 
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(database: DatabaseDep, relay: RelayDep, catalog: CatalogDep, settings: SettingsDep) -> JSONResponse:
-    """Whether work gets done: database, schema, queue, clerk, and for each model a worker that looks for work and an engine
-    that turns. What is not well is named, with what to do."""
+    """Check database, schema, queue and clerk, and for each model a worker that polls for work and an engine that runs. Each
+    failure is named, with its remedy."""
     checks = await run_checks(database, relay, catalog, settings)
     is_ready = not any(check.message for check in checks)
     body = {

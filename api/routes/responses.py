@@ -40,7 +40,7 @@ _CANCEL_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class StoredStreams:
-    """Streams of stored responses, whose jobs go on when the client disconnects."""
+    """Streams of stored responses; their jobs go on when the client disconnects."""
 
     caller: CallerDep
     database: DatabaseDep

@@ -48,11 +48,11 @@ async def get_usage(
 
 
 def _groups(text: str) -> frozenset[Group]:
-    known: tuple[Group, ...] = get_args(Group)
-    asked = {part.strip() for part in text.split(",")} - {""}
-    if not asked <= {*known}:
+    groups: tuple[Group, ...] = get_args(Group)
+    chosen = {part.strip() for part in text.split(",")} - {""}
+    if not chosen <= {*groups}:
         raise bad_request("Invalid value for 'group_by': use key, model, day.", code="invalid_value", param="group_by")
-    return frozenset(name for name in known if name in asked)
+    return frozenset(name for name in groups if name in chosen)
 
 
 def _day(text: str, param: str) -> date:

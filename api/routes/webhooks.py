@@ -146,7 +146,7 @@ async def delete_webhook(webhook_endpoint_id: str, database: DatabaseDep, tenant
 async def rotate_secret(
     webhook_endpoint_id: str, body: OptionalJsonBody[WebhookRotate], database: DatabaseDep, tenant: TenantDep
 ) -> WebhookEndpointWithSecret:
-    """Replace the secret from the next attempt on; the old one also signs for a day if the body says so."""
+    """Replace the secret from the next attempt on; the old one also signs for a day if requested."""
     secret = _new_secret()
     overlap = _OVERLAP if body.keep_old_secret_active_for_24_hours else None
     async with database.begin() as connection:

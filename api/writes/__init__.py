@@ -1,1 +1,1 @@
-"""Writes that are made once: idempotency keys, and commits whose reply was lost."""
+"""Writes that happen once: idempotency keys, and commits that failed but may have happened."""

@@ -1,4 +1,4 @@
-"""Creates whose commit may have happened although it failed: look the object up by its id before reporting the error.
+"""A commit that failed may have happened all the same: look the object up by its id before reporting the error.
 
 The id is chosen before the transaction begins. An object that is not found may still appear, since its commit may be on its way;
 so bytes stay in the store unless their row was refused, and the sweeper deletes bytes without a row within hours.
