@@ -12,7 +12,7 @@ MAX_TOKENS: Final = 1 << 20
 class SamplingFields(BaseModel):
     """The fields that both a request and a model file may set; None leaves a parameter to the next of them.
 
-    Their order is part of `ModelConfig.answers_hash`. `core.schemas.parameters` has their neutral values. Both have a seed of
+    Their order is part of `ModelConfig.answers_hash`. `core.schemas.generation` has their neutral values. Both have a seed of
     their own: the range of OpenAI's is wider than the engine's.
     """
 

@@ -12,8 +12,7 @@ from core.model_files import Parameters
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.endpoints import ENDPOINTS
-from core.schemas.generation import GenerationBody, ModelRequest
-from core.schemas.parameters import effective_parameters
+from core.schemas.generation import GenerationBody, ModelRequest, effective_parameters
 from core.schemas.responses.chat import chat_body_of
 from core.schemas.responses.request import ResponsesRequest
 from core.seeds import derive_seed

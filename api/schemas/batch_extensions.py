@@ -11,8 +11,8 @@ from pydantic import Field, field_validator
 
 from core.schemas.base import Metadata, RequestModel
 from core.schemas.batch import check_window
+from core.schemas.generation import GenerationParameters
 from core.schemas.objects import BatchUsage, ErrorObject, RequestCounts, ResponseModel, Usage
-from core.schemas.parameters import GenerationParameters
 
 MOST_CUSTOM_IDS: Final = 50_000
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Final
 
@@ -47,3 +48,12 @@ ENDPOINTS: Final = {
         Endpoint(path=RESPONSES_ENDPOINT, body=ResponsesRequest, id_prefix=ids.CHAT),  # run as chats
     )
 }
+
+
+def endpoint_of_line(line: bytes) -> str:
+    """The `url` of a batch line, or the chat endpoint if it has none. The endpoint may be one that does not exist."""
+    try:
+        url = json.loads(line)["url"]
+    except (ValueError, KeyError, TypeError):
+        return CHAT_ENDPOINT
+    return url if isinstance(url, str) and url.startswith("/v1/") else CHAT_ENDPOINT

@@ -17,7 +17,7 @@ class Job(Base):
     `key_id` is the key of a single request; lines have that of their batch.
     `body` has the schema of `endpoint` (see `core.schemas.endpoints`).
     `position` is the index of a line in the plan of its batch, and so in its shard; a line that prepare rejected has neither.
-    `model_parameters` is JSON: the sampling parameters of the model file (see `core.schemas.parameters`).
+    `model_parameters` is JSON: the sampling parameters of the model file (see `core.schemas.generation`).
     `answer` is the whole response body, `problem` a `core.errors.Problem`. A job that is no line has its own lease.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); every statement that ends lines sets it.
     `crashes` counts crashes that a line is suspected of: those it was in, and, once it runs alone, each run without an end.

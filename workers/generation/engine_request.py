@@ -8,8 +8,7 @@ import msgspec
 
 from core.model_files import ModelConfig, Parameters
 from core.schemas.chat import ChatRequest, Message
-from core.schemas.generation import GenerationBody
-from core.schemas.parameters import effective_parameters
+from core.schemas.generation import GenerationBody, effective_parameters
 from core.schemas.response_format import ResponseFormat, StructuredOutputs
 from core.schemas.tools import NamedTool
 from core.seeds import derive_seed

@@ -9,7 +9,6 @@ does; prompts are encoded and schemas compiled as the engine does, schemas in a 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter
 from contextlib import closing
@@ -20,7 +19,7 @@ from core.errors import ApiError, MillraceError, Problem
 from core.model_files import ModelCatalog, load_models
 from core.schemas.batch import BatchLine
 from core.schemas.batch_validation import BatchValidation, LineProblem, ModelLines
-from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
+from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS, endpoint_of_line
 from core.schemas.objects import BatchError
 from core.settings import Settings, load_settings
 from engine.errors import EngineError, PromptTooLong
@@ -57,10 +56,7 @@ def first_endpoint(stream: BinaryIO, max_bytes: int) -> str:
     """The `url` of the first line if batches support it, else the chat endpoint. Rewinds the stream."""
     first = next(read_lines(stream, max_bytes), None)
     stream.seek(0)
-    try:
-        url = str(json.loads((first and first.content) or b"")["url"])
-    except (ValueError, KeyError, TypeError):
-        return CHAT_ENDPOINT
+    url = endpoint_of_line((first and first.content) or b"")
     return url if url in ENDPOINTS else CHAT_ENDPOINT
 
 

@@ -7,7 +7,7 @@ from core.sampling import SamplingFields
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody
-from core.schemas.parameters import GenerationParameters, effective_parameters
+from core.schemas.generation import GenerationParameters, effective_parameters
 
 MESSAGES = [{"role": "user", "content": "hello"}]
 

@@ -7,7 +7,7 @@ from typing import Any
 from core.model_files import ModelConfig, Parameters
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
-from core.schemas.parameters import GenerationParameters, effective_parameters
+from core.schemas.generation import GenerationParameters, effective_parameters
 from engine.types import ChatPrompt, Priority, Request, SamplingParams, ToolChoice, ToolMode
 from workers.generation.engine_request import to_engine_request
 
