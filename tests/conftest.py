@@ -1,4 +1,4 @@
-"""Real services for every test: a Postgres and a Valkey of our own launcher, in a temporary folder, gone with the session."""
+"""Fixtures that start real services: a Postgres and a Valkey of the project's own launcher, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support import hypothesis_profile  # noqa: F401 - pytest asks for its
 from tests.support.stack import StackProcess
 from workers.context import Database
 
-# A shell that starts the tests in the background has them ignore Ctrl-C, and so would every command they try it on.
+# A shell that starts pytest in the background makes it ignore Ctrl-C, and its children inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Reasons for which a test may be skipped where MILLRACE_CI is 1: the machine lacks what the test needs.
@@ -93,7 +93,7 @@ def database(migrated: Engine) -> Database:
 
 @pytest.fixture
 def connection(database: Database) -> Iterator[Connection]:
-    """One transaction, rolled back in the end."""
+    """Yield one transaction and roll it back."""
     with database.engine.connect() as connection, connection.begin() as transaction:
         yield connection
         transaction.rollback()
@@ -109,7 +109,7 @@ def valkey(services: Services) -> Iterator[redis.Redis]:
 
 @pytest.fixture
 def settings(services: Services, models_dir: Path, tmp_path: Path) -> Settings:
-    """For what a test builds in its own process."""
+    """Return settings for objects that a test builds in its own process."""
     return Settings(
         state_dir=tmp_path / "state",
         models_dir=models_dir,
@@ -135,14 +135,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
 
 @pytest.fixture
 def client(server: StackProcess) -> Iterator[OpenAI]:
-    """The official client."""
+    """Yield the official client."""
     with server.client() as client:
         yield client
 
 
 @pytest.fixture
 def http(server: StackProcess) -> Iterator[httpx2.Client]:
-    """For what the official client would never send."""
+    """Yield a plain HTTP client, for requests that the official client cannot send."""
     hooks = {"response": [server.published.check]}
     with httpx2.Client(base_url=server.url, timeout=30, event_hooks=hooks) as client:
         yield client

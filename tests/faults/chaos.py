@@ -1,6 +1,6 @@
-"""Chaos: random faults on a live stack under mixed load, the oracle at the end. What happens when depends on the seed alone.
+"""Chaos: random faults on a live stack under mixed load, checked by the oracle at the end.
 
-`python -m tests.faults.chaos --seed 7 --minutes 10` draws from the whole matrix.
+`python -m tests.faults.chaos --seed 7 --minutes 10` draws from the whole matrix; the seed alone decides the order.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ OURS: Final = (Role.API, Role.CLERK, Role.WORKER, Role.CHAT, Role.BATCH, Role.EN
 SERVICES: Final = (Role.POSTGRES, Role.VALKEY)
 END_SECONDS: Final = 180.0
 _MOST_OPEN: Final = 20  # half a minute of work
-OUR_CRASHES: Final = {"MILLRACE_ENGINE_CRASHES": "1000"}  # no reason to restart engines ever more seldom
+OUR_CRASHES: Final = {"MILLRACE_ENGINE_CRASHES": "1000"}  # engines that crash are not restarted more and more slowly
 
 
 @dataclass(slots=True)
 class Chaos:
-    """Draws faults and commits them, one after the other. `done` counts them by name."""
+    """Draws faults and causes them, one after the other. `done` counts them by name."""
 
     stack: FaultStack
     random: random.Random
@@ -45,7 +45,7 @@ class Chaos:
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, seconds: float) -> None:
-        """Until the time is over; nothing is broken afterwards that heals by itself."""
+        """Cause faults until the time is over, then remove those that do not end by themselves."""
         faults: list[Callable[[], str]] = [
             self._kill, self._kill, self._terminate, self._freeze, self._reset, self._black_hole, self._delay, self._flush,
             self._service_down, self._drop_backends, self._failpoint, self._failpoint, self._leave_stream, self._cut_upload,
@@ -56,7 +56,7 @@ class Chaos:
             fault = self.random.choice(faults)
             try:
                 what = fault()
-            except (AssertionError, psutil.Error):  # whom it was meant for is on its way
+            except (AssertionError, psutil.Error):  # the process is being restarted
                 what = "nobody there"
             self.done[what] += 1
             self.say(f"{time.monotonic() - began:6.1f} s  {what}")
@@ -146,9 +146,9 @@ class Chaos:
 
 
 class Batches:
-    """Batches one after the other until the block ends; now and then one is cancelled.
+    """Batches one after the other until the block ends; some are cancelled.
 
-    A stack that falls behind gets no more of them until it has caught up: what is asked for is to be done in the end.
+    A stack that falls behind gets no new batch until it has caught up, so that all work can finish at the end.
     """
 
     def __init__(self, stack: FaultStack, seed: int, lines: tuple[int, int] = (20, 200)) -> None:
@@ -185,12 +185,12 @@ class Batches:
         self._open.append(batch_id)
         self.num_begun += 1
         if self._random.random() < 0.2:
-            with suppress(openai.BadRequestError):  # it has ended
+            with suppress(openai.BadRequestError):  # the batch has ended
                 self._stack.insist(lambda: self._stack.client.batches.cancel(batch_id))
 
 
 def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = print) -> None:
-    """A stack of its own, hurt for so long. Raises AssertionError when anything was lost, doubled or shown."""
+    """Start a stack and cause faults for this time. Raises AssertionError when anything was lost, doubled or leaked."""
     say(f"seed {seed}")
     with FaultStack(folder, **OUR_CRASHES) as stack, ExitStack() as ends:
         oracle = Oracle(stack)
@@ -207,7 +207,7 @@ def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = 
 
 
 def main() -> None:
-    """From the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Hurt a stack at random, and see that nothing is lost.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--minutes", type=float, default=1)

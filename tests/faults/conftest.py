@@ -1,4 +1,4 @@
-"""One stack for all fault tests of a folder; each test leaves it whole, and the oracle looks at everything it did."""
+"""One stack for all fault tests of a folder. Each test leaves it intact, and the oracle checks everything it did."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.fixture(scope="package")
 def shared_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
-    """Started once; take `stack` in a test."""
+    """Start the stack once; tests take `stack`."""
     with FaultStack(tmp_path_factory.mktemp("faults")) as stack:
         yield stack
 
 
 @pytest.fixture(scope="package")
 def shared_oracle(shared_stack: FaultStack) -> Iterator[Oracle]:
-    """Watches the whole package."""
+    """Watch the stack during all tests of the package."""
     oracle = Oracle(shared_stack)
     yield oracle
     oracle.close()
@@ -60,7 +60,7 @@ def shared_oracle(shared_stack: FaultStack) -> Iterator[Oracle]:
 
 @pytest.fixture
 def stack(shared_stack: FaultStack) -> Iterator[FaultStack]:
-    """The stack, healed behind the test however that ended."""
+    """Yield the stack and remove all faults after the test, also after a failure."""
     shared_stack.heal()
     yield shared_stack
     shared_stack.heal()
@@ -68,5 +68,5 @@ def stack(shared_stack: FaultStack) -> Iterator[FaultStack]:
 
 @pytest.fixture
 def oracle(stack: FaultStack, shared_oracle: Oracle) -> Oracle:
-    """To be asked, with `check`, at the end of the test."""
+    """Return the oracle; tests call `check` at their end."""
     return shared_oracle

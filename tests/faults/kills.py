@@ -1,7 +1,9 @@
-"""A hundred kills over one batch: `python -m tests.faults.kills --seed 7 --kills 100 --lines 5000`.
+"""Kill processes a hundred times during one batch: `python -m tests.faults.kills --seed 7 --kills 100 --lines 5000`.
 
-SIGKILL at random moments to whatever the stack has, while people chat and a worker of another machine (a state folder of its own)
-helps along. The oracle looks at the end; printed is how long it took until somebody went on with what the dead had.
+Sends SIGKILL at random moments to any process of the stack, while chats run and a worker of another machine (with its own
+state
+folder) takes part. The oracle checks the end; printed is the time until other processes continued the work of the killed
+ones.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ _LONGEST_SECONDS: Final = 120.0
 
 @dataclass(slots=True)
 class Kills:
-    """Kills over one batch. `seconds` until somebody went on, by what was killed."""
+    """Kills during one batch. `seconds` has the times until the work continued, by the role that was killed."""
 
     stack: FaultStack
     random: random.Random
@@ -41,13 +43,13 @@ class Kills:
     seconds: dict[Role, list[float]] = field(default_factory=lambda: defaultdict(list))
 
     def run(self, number: int) -> None:
-        """One after the other; after a worker's or an engine's, until somebody goes on with what it had."""
+        """Kill one process after the other; after a worker or an engine, wait until its work continues."""
         while self.done.total() < number and self._is_running():
             time.sleep(self.random.uniform(0.1, 0.8))
             role = self.random.choice((*OURS, *SERVICES))
             try:
                 self._kill(role)
-            except (AssertionError, psutil.Error):  # it is on its way
+            except (AssertionError, psutil.Error):  # the process is being restarted
                 continue
             self.done[role] += 1
 
@@ -65,7 +67,7 @@ class Kills:
         self.seconds[role].append(time.monotonic() - began)
 
     def _held_by(self, pid: int) -> dict[str, tuple[int, int]]:
-        """Fence and finished lines of the shards that a consumer holds."""
+        """Return the fence and the finished lines of each shard that a consumer holds."""
         rows = self.stack.query(
             "SELECT shards.id, fence, lines_completed FROM shards JOIN workers ON owner = workers.id "
             "WHERE pid = :pid AND state = 'running'",
@@ -74,11 +76,11 @@ class Kills:
         return {row[0]: (row[1], row[2]) for row in rows}
 
     def _has_moved(self, held: dict[str, tuple[int, int]]) -> bool:
-        """Has every one of these been claimed again?"""
+        """Has each of these shards been claimed again?"""
         return all(fence > held[shard][0] for shard, fence, _ in self._now(held))
 
     def _has_grown(self, held: dict[str, tuple[int, int]]) -> bool:
-        """Has a line of these ended since?"""
+        """Has a line of these shards ended since?"""
         return any(done > held[shard][1] for shard, _, done in self._now(held))
 
     def _now(self, held: dict[str, tuple[int, int]]) -> list[tuple[str, int, int]]:
@@ -90,7 +92,7 @@ class Kills:
 
 
 def kills(folder: Path, seed: int, number: int, num_lines: int) -> None:
-    """Raises AssertionError when a line is lost or doubled, or a chat is answered wrongly or not at all."""
+    """Run the kills. Raises AssertionError when a line is lost or doubled, or a chat gets a wrong response or none."""
     print(f"seed {seed}")
     with FaultStack(folder, model=_MODEL, **OUR_CRASHES) as stack, ExitStack() as ends:
         ends.enter_context(second_worker(stack))
@@ -118,7 +120,7 @@ def kills(folder: Path, seed: int, number: int, num_lines: int) -> None:
 
 
 def main() -> None:
-    """From the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="SIGKILL over one batch, and see that nothing is lost.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--kills", type=int, default=100)

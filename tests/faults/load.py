@@ -1,6 +1,6 @@
-"""Work for a stack that is being hurt, with answers that are known beforehand: the fake's are decided by the prompt alone.
+"""Work for a stack under faults, with expected responses: the fake model's output depends on the prompt alone.
 
-Every prompt carries MARKER, so that one in a log is found.
+Every prompt contains MARKER, so that a prompt in a log is found.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ MARKER: Final = "xyzzy-prompts-are-private"
 FINAL: Final = ("completed", "failed", "expired", "cancelled")
 
 _bench: Final = Bench()
-_asking: Final = threading.Lock()  # an engine is one thread's
+_asking: Final = threading.Lock()  # the fake engine runs in one thread
 _numbers: Final = itertools.count()
 
 
 @cache
 def expected_answer(prompt: str) -> str:
-    """What the fake says to a chat of this one message, when nothing cuts it short."""
+    """Return the fake model's complete response to a chat of this one message."""
     with _asking:
         return _bench.ask(prompt).choices[0].text
 
 
 def new_prompt() -> str:
-    """One that nobody asked before."""
+    """Return a prompt that was not used before."""
     return f"{MARKER} question {next(_numbers)}?"
 
 
 def chat_body(prompt: str, **more: object) -> dict[str, Any]:
-    """The body of a chat request."""
+    """Return the body of a chat request."""
     return {"model": "fake", "messages": [{"role": "user", "content": prompt}], **more}
 
 
 def batch_content(num_lines: int, **more: object) -> bytes:
-    """A batch input file of prompts that nobody asked before."""
+    """Return a batch input file with new prompts."""
     lines = [
         {
             "custom_id": f"line-{number}",
@@ -61,13 +61,13 @@ def batch_content(num_lines: int, **more: object) -> bytes:
 
 
 def upload(stack: FaultStack, content: bytes) -> str:
-    """Store a batch input file; returns its id."""
+    """Store a batch input file; return its id."""
     file = stack.insist(lambda: stack.client.files.create(file=("in.jsonl", content), purpose="batch"))
     return file.id
 
 
 def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
-    """A batch of a stored file, made once however often it had to be asked for; returns its id."""
+    """Create a batch of a stored file, once however often the request is repeated; return its id."""
     headers = {"Idempotency-Key": ids.new_id("once_")}
     endpoint, window = "/v1/chat/completions", "24h"
 
@@ -80,7 +80,7 @@ def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
 
 
 def insist_on_key(stack: FaultStack, create: Any) -> Any:
-    """Again while an earlier try under the same key is thought to run: one whose process died would be for two minutes."""
+    """Repeat while an earlier attempt holds the key: the key of a process that died stays locked for two minutes."""
 
     def unlocked() -> Any:
         try:
@@ -93,17 +93,17 @@ def insist_on_key(stack: FaultStack, create: Any) -> Any:
 
 
 def forget_locks(stack: FaultStack) -> None:
-    """Time passes: whoever held an Idempotency-Key is taken for dead."""
+    """Expire the locks of all Idempotency-Keys, as time would."""
     stack.execute("UPDATE idempotency_keys SET locked_until = now() WHERE finished_at IS NULL")
 
 
 def start_batch(stack: FaultStack, num_lines: int, **more: object) -> str:
-    """Upload and create; returns the batch's id."""
+    """Upload a file and create a batch; return its id."""
     return create_batch(stack, upload(stack, batch_content(num_lines, **more)))
 
 
 def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds: float = 60) -> str:
-    """Until it has one of these statuses, or any final one when none is named; returns it."""
+    """Wait until the batch has one of these statuses, by default any final one; return it."""
     wanted = statuses or FINAL
 
     def status() -> str:
@@ -114,13 +114,13 @@ def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds
 
 
 def ask(stack: FaultStack, prompt: str) -> str:
-    """The answer of one chat that is not streamed."""
+    """Return the response to one chat without streaming."""
     answer = stack.client.chat.completions.create(**chat_body(prompt))
     return str(answer.choices[0].message.content)
 
 
 def listen(stack: FaultStack, prompt: str, **more: object) -> list[str]:
-    """The pieces of one streamed chat."""
+    """Return the pieces of one streamed chat."""
     with stack.client.chat.completions.create(**chat_body(prompt, stream=True, **more)) as stream:
         return [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
 
@@ -133,7 +133,7 @@ def check_everyday(stack: FaultStack, timeout_seconds: float = 30) -> None:
 
 
 class Chats:
-    """Chats one after the other, from several threads, until the block ends. Each has its answer or a clear error.
+    """Chats one after the other, from several threads, until the block ends. Each gets its response or a clear error.
 
     `ends` counts `answered`, `refused` (an error with a code, before or in the stream) and `cut` (a broken connection).
     """
@@ -166,7 +166,7 @@ class Chats:
                 said = "".join(listen(self._stack, prompt)) if is_stream else ask(self._stack, prompt)
             except openai.APIError as error:
                 self._failed(error)
-            except Exception as error:  # a broken stream is not the SDK's own error
+            except Exception as error:  # the SDK has no error of its own for a broken stream
                 self.ends["cut"] += 1
                 if not isinstance(error, OSError) and "httpx" not in type(error).__module__:
                     self.wrong.append(repr(error))

@@ -1,6 +1,6 @@
-"""Which test proves which row of the matrix of faults: `python -m tests.faults.matrix` prints the table.
+"""The tests that prove each row of the matrix of faults: `python -m tests.faults.matrix` prints the table.
 
-Besides, every named crash point is passed by `test_failpoints`, and `chaos` draws from all of it.
+Besides, `test_failpoints` passes every failpoint, and `chaos` draws from all of them.
 """
 
 from __future__ import annotations

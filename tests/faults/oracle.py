@@ -1,7 +1,8 @@
-"""What must be true of a stack once it is left alone, whatever was done to it.
+"""Invariants of a stack that has come to rest, after any faults.
 
-Looks at what clients see (files, counts, answers), at rows, at the file store, at logs and at processes. What was looked at
-once is not looked at again, so that it can be asked after every test of a session. See `Oracle.check`.
+Checks client-visible state (files, counts, responses), rows, the file store, logs and processes. Each object is checked once,
+so
+that `Oracle.check` can follow every test of a session.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from workers.context import ClerkContext, Database
 from workers.maintenance.retention import Retention
 
 _WATCH_SECONDS: Final = 0.05
-_MOST_DESCRIPTORS: Final = 96  # pools as wide as they get, clients, the broker; what leaks comes to more in a session
+_MOST_DESCRIPTORS: Final = 96  # pools at full width, clients, the broker; a leak grows beyond this during a session
 _OLD_SECONDS: Final = 3 * 3600
-_SHOWN_TO_A_STRANGER: Final = 20  # jobs of each check: two requests each
+_SHOWN_TO_A_STRANGER: Final = 20  # jobs of each check, with two requests each
 _NOBODY: Final = "0" * 32
 
 
 class Watcher:
-    """Writes down, while things happen, what may only move one way: fences and the statuses of batches."""
+    """Records values that may only move one way while faults happen: fences and statuses of batches."""
 
     def __init__(self, stack: FaultStack) -> None:
         self._stack = stack
@@ -49,7 +50,7 @@ class Watcher:
         self._thread.start()
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop watching."""
         self._stop.set()
         self._thread.join(10)
 
@@ -58,7 +59,7 @@ class Watcher:
             try:
                 self._look()
             except SQLAlchemyError:
-                continue  # the database may be away
+                continue  # the database may be down
 
     def _look(self) -> None:
         rows = self._stack.query(
@@ -86,7 +87,7 @@ def _reachable(start: BatchState) -> set[BatchState]:
 
 
 class Oracle:
-    """Of one stack, for as long as it lives. `check` raises AssertionError."""
+    """Checks of one stack for as long as it lives. `check` raises AssertionError."""
 
     def __init__(self, stack: FaultStack) -> None:
         self._stack = stack
@@ -95,11 +96,11 @@ class Oracle:
         self._watcher = Watcher(stack)
 
     def close(self) -> None:
-        """The end of the stack's life."""
+        """Stop watching and close the clients."""
         self._watcher.close()
 
     def check(self, timeout_seconds: float = 60) -> None:
-        """Wait until nothing is left to do, then look at everything since the last time."""
+        """Wait until no work is left, then check everything since the last call."""
         self.wait_settled(timeout_seconds)
         self._check_store()
         for batch_id, status, tenant in self._new("SELECT id, status, tenant_id FROM batches"):
@@ -116,7 +117,7 @@ class Oracle:
         assert not self._watcher.wrong, self._watcher.wrong[:3]
 
     def wait_settled(self, timeout_seconds: float = 60) -> None:
-        """No batch, job, delivery or lease is open: everything has come to its end by itself."""
+        """Wait until no batch, job, delivery or lease is open."""
         open_rows = """
             SELECT id, status FROM batches WHERE status NOT IN ('completed', 'failed', 'expired', 'cancelled')
             UNION ALL SELECT id, state FROM jobs WHERE batch_id IS NULL AND state IN ('queued', 'running')
@@ -158,7 +159,7 @@ class Oracle:
         self._check_foreign(f"/batches/{batch_id}", tenant)
 
     def _input_lines(self, file_id: str, custom_ids: list[str]) -> dict[str, Any]:
-        """Bodies by custom_id, in the file's order; without them where the file has gone."""
+        """Return the bodies by custom_id in the order of the file; None for each where the file is deleted."""
         try:
             with self._stack.files.open(file_id) as stream:
                 lines = [json.loads(line) for line in stream]
@@ -167,7 +168,7 @@ class Oracle:
         return {line.get("custom_id"): line.get("body") for line in lines}
 
     def _check_answer(self, body: Any, answer: Any) -> None:
-        """The fake's own words, where nothing but the prompt decides them."""
+        """Compare with the output of the fake model, where it depends on the prompt alone."""
         if body is None or len(body["messages"]) > 1 or {"max_tokens", "ignore_eos", "n"} & set(body):
             return
         said, prompt = answer["choices"][0]["message"]["content"], body["messages"][0]["content"]
@@ -184,7 +185,7 @@ class Oracle:
                 assert state == "cancelled", f"{job_id} is {state}"
 
     def _check_foreign(self, path: str, tenant: str) -> None:
-        """To another tenant it is what an unknown one is."""
+        """Check that another tenant gets the same response as for an unknown id."""
         other = self._stack.stranger if tenant == "default" else self._stack.client
         prefix, object_id = path.rsplit("/", 1)
         unknown = object_id.rpartition("_")[0] + "_" + _NOBODY
@@ -200,7 +201,7 @@ class Oracle:
     # --- rows, bytes, logs, processes ---------------------------------------------------------------------------------
 
     def _check_usage(self) -> None:
-        """What is counted for a tenant is what was answered, each once."""
+        """Check that the usage of a tenant counts each response once."""
         counted = self._stack.query(
             "SELECT coalesce(sum(requests), 0), coalesce(sum(completion_tokens), 0) FROM usage_daily"
         )
@@ -211,7 +212,7 @@ class Oracle:
         assert [tuple(map(int, row)) for row in counted] == [tuple(map(int, row)) for row in answered]
 
     def _check_store(self) -> None:
-        """Every row has its bytes; bytes without a row are leftovers, which go when they are old."""
+        """Check that every row has its bytes, and that bytes without a row are deleted when they are old."""
         for file_id, size in self._stack.query("SELECT id, bytes FROM files WHERE deleted_at IS NULL"):
             assert self._stack.files.size(file_id) == size, f"{file_id} has not the bytes its row says"
         known = {row[0] for row in self._stack.query("SELECT id FROM files UNION ALL SELECT id FROM upload_parts")}
@@ -226,21 +227,21 @@ class Oracle:
         assert not left, f"leftovers that nobody sweeps: {left}"
 
     def _sweep(self) -> None:
-        """What the clerk does within three hours, at once."""
+        """Run at once the sweeps that a clerk runs within three hours."""
         retention = Retention(_clerk(self._stack))
         retention.sweep()
         for bucket in range(BUCKETS):
             retention.sweep_orphans(bucket)
 
     def _check_logs(self) -> None:
-        """No log has words of a prompt."""
+        """Check that no log contains text of a prompt."""
         for name, said in self._stack.logs():
             seen = self._read.get(name, 0)
             self._read[name] = len(said)
             assert MARKER not in said[max(0, seen - len(MARKER)) :], f"{name} has words of a prompt"
 
     def _check_processes(self) -> None:
-        """Each process is there, with no more files open than its pools and clients explain."""
+        """Check that each process runs, with no more open files than its pools and clients need."""
         for role in (Role.API, Role.CLERK, Role.CHAT, Role.BATCH, Role.ENGINE):
             wait_for(lambda role=role: self._has_few_descriptors(role), f"{role} has few files open", 10)  # type: ignore[misc]
 
@@ -258,7 +259,7 @@ class Oracle:
 
 
 def _download(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
-    """Lines of a result file, which is the same twice."""
+    """Return the lines of a result file, which must be the same when read twice."""
     if file_id is None:
         return []
     first, second = (client.files.content(file_id).content for _ in range(2))
@@ -268,7 +269,7 @@ def _download(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
 
 
 def _clerk(stack: FaultStack) -> ClerkContext:
-    """A clerk in this process, for what is done by hand."""
+    """Yield a clerk in this process, for sweeps that the test starts."""
     settings = Settings(state_dir=stack.process.state_dir, models_dir=stack.folder / "models")
     nobody: Any = None
     return ClerkContext(

@@ -1,7 +1,7 @@
-"""Outages as long as those of real life, too long for a test: `python -m tests.faults.outages wipes|postgres`.
+"""Outages of realistic length, too long for a test: `python -m tests.faults.outages wipes|postgres`.
 
-`wipes`: the same batches twice, undisturbed and with everything in Valkey deleted every ten seconds; people chat in both.
-`postgres`: the database is away for a minute; what the api says meanwhile, and when the batch goes on by itself.
+`wipes` runs the same batches twice, once with all data in Valkey deleted every ten seconds; chats run during both.
+`postgres` stops the database for a minute and prints the api's responses, and when the batch continues by itself.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _POLITE_SECONDS: Final = 0.5
 
 @contextmanager
 def wiped(stack: FaultStack, every_seconds: float) -> Iterator[None]:
-    """Everything in Valkey goes, again and again until the block ends."""
+    """Delete everything in Valkey again and again until the block ends."""
     stop = threading.Event()
 
     def wipe() -> None:
@@ -45,7 +45,7 @@ def wiped(stack: FaultStack, every_seconds: float) -> Iterator[None]:
 
 
 def wipes(folder: Path, lines: int, every_seconds: float = 10) -> None:
-    """Two runs in one stack."""
+    """Run both batches in one stack."""
     seconds: dict[str, float] = {}
     with FaultStack(folder, model=_MODEL) as stack:
         oracle = Oracle(stack)
@@ -62,7 +62,7 @@ def wipes(folder: Path, lines: int, every_seconds: float = 10) -> None:
 
 
 def postgres(folder: Path, lines: int, away_seconds: float = 60) -> None:
-    """Stopped by -9 in mid-batch, started again a minute later."""
+    """Kill Postgres during a batch and start it again a minute later."""
     said: Counter[str] = Counter()
     slowest = 0.0
     with FaultStack(folder, model=_MODEL) as stack:
@@ -106,7 +106,7 @@ def _what_is_said(http: httpx2.Client, batch_id: str) -> str:
 
 
 def main() -> None:
-    """From the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Outages of a minute and more.")
     parser.add_argument("outage", choices=["wipes", "postgres"])
     parser.add_argument("--lines", type=int, default=800)

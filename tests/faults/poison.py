@@ -1,7 +1,7 @@
-"""What a poisonous batch costs others: `python -m tests.faults.poison` prints it.
+"""Cost of a poison batch for others: `python -m tests.faults.poison` prints it.
 
-A thousand lines, five of which end the engine; another tenant chats before and meanwhile. Chats that an engine was away in are
-counted apart: they wait for its restart, or fail with it.
+Five of a thousand lines end the engine; another tenant sends chats before and during the batch. Chats during which the engine
+was down are counted separately: they wait for its restart, or fail with it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LOOK_SECONDS: Final = 0.002
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """One of the other tenant's; `code` is why it failed."""
+    """A chat of the other tenant; `code` is the reason of its failure."""
 
     began: float
     seconds: float
@@ -45,12 +45,12 @@ class Chat:
 
 @dataclass(slots=True)
 class Absences:
-    """When there was no engine, by the monotonic clock."""
+    """Times without an engine, by the monotonic clock."""
 
     spans: list[tuple[float, float]] = field(default_factory=list)
 
     def touch(self, chat: Chat) -> bool:
-        """Was the engine away in it?"""
+        """Was the engine down during this chat?"""
         return any(since < chat.began + chat.seconds and chat.began < until for since, until in self.spans)
 
 
@@ -64,7 +64,7 @@ def is_away(client: EngineClient) -> bool:
 
 @contextmanager
 def engine_watched(stack: FaultStack) -> Iterator[Absences]:
-    """Absences of the engine during the block."""
+    """Record during the block when the engine is down."""
     settings = Settings(state_dir=stack.process.state_dir, models_dir=stack.folder / "models")
     absences, stop = Absences(), threading.Event()
     with closing(EngineClient(engine_endpoint(settings, "fake", "cpu"), "poison")) as client:
@@ -89,7 +89,7 @@ def engine_watched(stack: FaultStack) -> Iterator[Absences]:
 
 @contextmanager
 def chatting(stack: FaultStack) -> Iterator[list[Chat]]:
-    """The other tenant asks one thing after the other, for the block."""
+    """Send chats of the other tenant one after the other during the block."""
     chats: list[Chat] = []
     stop = threading.Event()
 
@@ -112,7 +112,7 @@ def chatting(stack: FaultStack) -> Iterator[list[Chat]]:
 
 
 def poisonous_batch() -> bytes:
-    """JSON Lines."""
+    """Return the batch as JSON Lines."""
     lines = [json.loads(line) for line in batch_content(_LINES).splitlines()]
     for index, fault in _POISON.items():
         lines[index]["body"]["messages"][0]["content"] += f" <<{fault}>>"
@@ -120,12 +120,12 @@ def poisonous_batch() -> bytes:
 
 
 def p99(chats: list[Chat]) -> float:
-    """Milliseconds."""
+    """Return the 99th percentile in milliseconds."""
     return 1000 * quantiles([chat.seconds for chat in chats], n=100)[98]
 
 
 def main() -> None:
-    """From the command line."""
+    """Run from the command line."""
     with tempfile.TemporaryDirectory(prefix="poison-") as folder, FaultStack(Path(folder)) as stack:
         oracle = Oracle(stack)
         with chatting(stack) as idle:

@@ -1,6 +1,6 @@
-"""A TCP proxy before a service, and what a network may do: reset, swallow, delay, or cut a conversation at a byte.
+"""A TCP proxy before a service that resets, drops, delays or cuts connections at a byte.
 
-Listens on 127.0.0.1, speaks to a Unix socket. Knows bytes only. Its own thread; every method may be called from any other.
+Listens on 127.0.0.1 and connects to a Unix socket. It runs in its own thread; every method may be called from any other.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CHUNK_BYTES = 1 << 16
 
 
 class Direction(StrEnum):
-    """Which way bytes go."""
+    """Direction in which bytes flow."""
 
     TO_SERVER = "to_server"
     TO_CLIENT = "to_client"
@@ -29,13 +29,13 @@ class Direction(StrEnum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Link:
-    """One conversation."""
+    """A client's connection with its connection to the service."""
 
     client: asyncio.StreamWriter
     server: asyncio.StreamWriter
 
     def reset(self) -> None:
-        """The client sees `connection reset by peer`; the service, a close."""
+        """Reset the connection: the client sees `connection reset by peer`, the service a close."""
         _send_reset_on_close(self.client)
         self.client.transport.abort()
         self.server.transport.abort()
@@ -43,9 +43,9 @@ class _Link:
 
 @dataclass(slots=True)
 class _Cut:
-    """The connection that brings this many bytes, or these ones, is reset right behind them; then the cut is used up.
+    """Resets the connection that carries this many bytes, or these bytes, right behind them, once.
 
-    Given `spoke_of`, only one that has brought that before.
+    With `spoke_of`, only a connection that has carried that text before.
     """
 
     direction: Direction
@@ -55,7 +55,7 @@ class _Cut:
     speakers: set[_Link] = field(default_factory=set)
 
     def take(self, link: _Link, direction: Direction, data: bytes) -> int | None:
-        """How many bytes of `data` still pass before the cut; None: all of them, and no cut yet."""
+        """Return how many bytes of `data` still pass before the cut; None for all of them, without a cut."""
         if direction is not self.direction:
             return None
         if self.spoke_of and link not in self.speakers:
@@ -75,7 +75,7 @@ class _Cut:
 
 
 class Proxy:
-    """Starts at once; passes everything until told otherwise. Use as a context manager, or `close` it."""
+    """A proxy that starts at once and passes everything by default. Use as a context manager, or call `close`."""
 
     def __init__(self, upstream: Path) -> None:
         self._upstream = upstream
@@ -95,40 +95,41 @@ class Proxy:
         self._thread.start()
 
     def heal(self) -> None:
-        """Pass everything; what was held back goes on its way."""
+        """Pass everything, and send what was held back."""
         self._do(self._heal)
 
     def black_hole(self) -> None:
-        """Nothing arrives any more, in either direction; connections stay, and new ones are accepted by nobody."""
+        """Drop everything in both directions; connections stay open, and new ones get no answer."""
         self._do(self._flows.clear)
 
     def strand(self) -> None:
-        """The connections there are carry nothing any more, and nobody is told; new ones pass."""
+        """Drop everything on the present connections, without a close; new ones pass."""
         self._do(lambda: self._stranded.update(self._links))
 
     def delay(self, seconds: float) -> None:
-        """Every piece arrives this much later."""
+        """Delay every piece by this time."""
         self._do(lambda: setattr(self, "_delay_seconds", seconds))
 
     def reset(self) -> int:
-        """Reset every connection there is; new ones pass. Returns how many there were."""
+        """Reset the present connections, and return how many there were; new ones pass."""
         number: int = self._do(self._reset_all)
         return number
 
     def refuse(self) -> None:
-        """Reset every connection there is, and each new one."""
+        """Reset the present connections and each new one."""
         self._do(lambda: setattr(self, "_is_refusing", True))
         self.reset()
 
     def cut(self, direction: Direction, *, after_bytes: int = 0, behind: bytes = b"", spoke_of: bytes = b"") -> None:
-        """Once: reset the connection behind the N-th byte from now on, or right behind these bytes in one piece; given
-        `spoke_of`, the one that has said that from now on.
+        """Once: reset the connection behind the N-th byte from now on, or right behind these bytes in one piece.
+
+        With `spoke_of`, only a connection that has carried that text from now on.
         """
         self._do(lambda: setattr(self, "_cut", _Cut(direction, after_bytes, behind, spoke_of)))
 
     @property
     def num_connections(self) -> int:
-        """Conversations there are."""
+        """Number of connections."""
         return len(self._links)
 
     def close(self) -> None:
@@ -184,7 +185,7 @@ class Proxy:
             await self._flows.wait()
             await self._converse(reader, writer)
         except OSError:
-            writer.transport.abort()  # the service is not there
+            writer.transport.abort()  # the service is down
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:
@@ -232,5 +233,5 @@ class Proxy:
 def _send_reset_on_close(writer: asyncio.StreamWriter) -> None:
     """Close with RST instead of FIN."""
     connection = writer.get_extra_info("socket")
-    with suppress(OSError):  # it is closed already
+    with suppress(OSError):  # the socket is closed already
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -14,7 +14,7 @@ from tests.support.stack import clean_environment, wait_for
 
 @contextmanager
 def second_worker(stack: FaultStack, name: str = "second", **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Ready inside the block, gone behind it; it may be killed."""
+    """Start a worker, which is ready inside the block and ended after it; the test may kill it."""
     folder = stack.folder / name
     folder.mkdir(exist_ok=True)
     settings = {

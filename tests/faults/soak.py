@@ -1,8 +1,8 @@
-"""A soak: constant load for a long time, each process restarted once on the way, and what they hold measured at rest.
+"""A soak test: constant load for a long time, each process restarted once, and their resources measured at rest.
 
 `python -m tests.faults.soak --minutes 60` prints a table: memory and open files of each process, connections to the database,
-what runs in the engine, keys and channels in Valkey; once after a warm-up, once at the end. The first is what it takes, and
-the second must be no more, but for what a heap gains in its first hour.
+work in the engine, keys and channels in Valkey; once after a warm-up, once at the end. The second measurement must not exceed
+the first, except for the growth of a heap in its first hour.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from tests.faults.stack import FaultStack, Role
 from tests.support.stack import wait_for
 from workers.runtime.host_paths import engine_endpoint
 
-_ORDER: Final = (*OURS, *SERVICES)  # the services last: what each of ours loses with them is still there at the end
+_ORDER: Final = (
+    *OURS,
+    *SERVICES,
+)  # the services are restarted last, so that leaks caused by that are still visible at the end
 _WARM_PART: Final = 0.2
 _LONGEST_WARM_SECONDS: Final = 300.0
 _REST_SECONDS: Final = 30.0
 _MIB: Final = 1 << 20
 
-# What may be more at the end: a part of what was there, and so much beside it.
+# The growth that is allowed at the end: a share of the first value, and a constant.
 _MEMORY_PART, _MEMORY_MIB = 0.10, 12
 _MORE_FILES: Final = 6  # a pool that has opened another connection, a client that keeps one
 _MORE_CONNECTIONS: Final = 6
@@ -43,7 +46,7 @@ _MORE_KEYS: Final = 4  # a queue that was empty a moment ago
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """One number at rest, after the warm-up and at the end, and how much it may be."""
+    """One number at rest, after the warm-up and at the end, with its limit."""
 
     name: str
     before: float
@@ -59,7 +62,7 @@ class Measure:
 
 
 class _Listener(EngineClient):
-    """Hears the engine's ticks, and asks it nothing."""
+    """Receives the engine's ticks and sends no request."""
 
     tick: Tick | None = None
 
@@ -70,7 +73,7 @@ class _Listener(EngineClient):
 
 
 class Soak:
-    """Measures one stack, until closed."""
+    """Measures one stack until closed."""
 
     def __init__(self, stack: FaultStack) -> None:
         self._stack = stack
@@ -78,17 +81,17 @@ class Soak:
         self._listener = _Listener(engine_endpoint(settings, "fake", "cpu"), "soak")
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         self._listener.close()
 
     def numbers(self) -> dict[str, float]:
-        """What everybody holds now."""
+        """Return the numbers of all processes now."""
         found = {}
         for role in OURS:
             process = self._stack.find(role)
             found[f"{role}: memory, MiB"] = process.memory_info().rss / _MIB
             found[f"{role}: open files"] = process.num_fds()
-        redis: Any = self._stack.redis.info()  # Any: redis-py's answer
+        redis: Any = self._stack.redis.info()  # Any: redis-py's reply
         lasting, expiring_bytes = self._keys()
         found["valkey: memory, MiB"] = (redis["used_memory"] - expiring_bytes) / _MIB
         found["valkey: clients"] = redis["connected_clients"]
@@ -101,12 +104,12 @@ class Soak:
         return {**found, "engine: in slots": tick.num_running, "engine: waiting": tick.num_waiting}
 
     def _keys(self) -> tuple[int, int]:
-        """How many keys stay for ever, and the bytes of those that do not."""
+        """Return the number of keys without an expiry, and the bytes of those with one."""
         with self._stack.redis.pipeline(transaction=False) as pipeline:
             for key in self._stack.redis.scan_iter(count=1000):
                 pipeline.ttl(key)
                 pipeline.memory_usage(key)
-            answers: list[Any] = pipeline.execute()  # Any: redis-py's; a key may be gone by now
+            answers: list[Any] = pipeline.execute()  # Any: redis-py's reply; a key may be deleted meanwhile
         expiring = [size or 0 for ttl, size in zip(answers[::2], answers[1::2], strict=True) if ttl >= 0]
         return answers[::2].count(-1), sum(expiring)
 
@@ -117,12 +120,12 @@ class Soak:
         return self._listener.tick
 
     def compare(self, before: dict[str, float]) -> list[Measure]:
-        """With what there is now."""
+        """Compare with the numbers now."""
         return [Measure(name, before[name], after, limit(name, before[name])) for name, after in self.numbers().items()]
 
 
 def limit(name: str, before: float) -> float:
-    """What a number may be at the end."""
+    """Return the limit of a number at the end."""
     match name.rsplit(": ")[1]:
         case "memory, MiB":
             return before * (1 + _MEMORY_PART) + _MEMORY_MIB
@@ -137,12 +140,12 @@ def limit(name: str, before: float) -> float:
 
 
 def restart(stack: FaultStack, role: Role) -> None:
-    """As an operator would; returns when it is there again."""
+    """Restart a process as an operator would; return when it is ready again."""
     if role in SERVICES:
         with stack.without(role, signal.SIGINT if role is Role.POSTGRES else signal.SIGTERM):
             pass
         return
-    if role is Role.ENGINE:  # nobody tells only an engine to leave
+    if role is Role.ENGINE:  # an engine has no graceful shutdown of its own
         stack.restart(role)
         return
     old = stack.pid(role)
@@ -152,14 +155,14 @@ def restart(stack: FaultStack, role: Role) -> None:
 
 @contextmanager
 def load(stack: FaultStack, seed: int, ends: Counter[str]) -> Iterator[None]:
-    """Batches and chats for the block; `ends` counts what became of the chats."""
+    """Run batches and chats during the block; `ends` counts the results of the chats."""
     with Chats(stack, threads=3) as chats, Batches(stack, seed, lines=(20, 100)):
         yield
     ends.update(chats.ends)
 
 
 def soak(folder: Path, seconds: float, say: Callable[[str], None] = print) -> list[Measure]:
-    """A stack of its own under load for so long; raises AssertionError when something was lost, or has grown."""
+    """Run a stack under load for this time; raises AssertionError when something was lost or has grown."""
     ends: Counter[str] = Counter()
     with FaultStack(folder) as stack, closing(Oracle(stack)) as oracle, closing(Soak(stack)) as meter:
         measures = _measured(stack, oracle, meter, seconds, ends, say)
@@ -188,7 +191,7 @@ def _measured(
             say(f"{time.monotonic() - began:6.0f} s  {role} was restarted")
         _sleep_until(began + left)
     oracle.check(END_SECONDS)
-    with suppress(AssertionError):  # what is still too much then is told by its name
+    with suppress(AssertionError):  # values that are still too large are reported by name
         wait_for(lambda: all(measure.is_flat for measure in meter.compare(before)), "it comes to rest", _REST_SECONDS)
     return meter.compare(before)
 
@@ -198,7 +201,7 @@ def _sleep_until(moment: float) -> None:
 
 
 def main() -> None:
-    """From the command line."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Load a stack for long, and see that nothing grows.")
     parser.add_argument("--minutes", type=float, default=10)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:

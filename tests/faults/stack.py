@@ -1,7 +1,8 @@
-"""A stack to be hurt: the real processes behind proxies, a handle on each of them, failpoints that can be armed while it runs.
+"""A stack for fault tests: real processes behind proxies, a handle on each process, failpoints that can be armed while it runs.
 
-`millrace serve` runs the api, the clerk and the worker with its engine; Postgres and Valkey are the test's own, so that they may
-be stopped without it. It has keys of two tenants: the one that works, and a stranger.
+`millrace serve` runs the api, the clerk and the worker with its engine. Postgres and Valkey belong to the test, so that it
+can
+stop them separately. There are keys of two tenants: `default`, which works, and `stranger`.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ QUICK: Final = {
     "MILLRACE_KEY_CACHE_SECONDS": "1",
     "MILLRACE_UNREAD_SECONDS": "2",
     "MILLRACE_DRAIN_SECONDS": "5",
-    "MILLRACE_ENGINE_RESTART_SECONDS": "0.00001",  # it doubles with each death, sixteen times
+    "MILLRACE_ENGINE_RESTART_SECONDS": "0.00001",  # doubled after each crash, sixteen times
     "MILLRACE_WEBHOOK_HOSTS": "*",
     "MILLRACE_WEBHOOK_NETWORKS": "127.0.0.1/32",
 }
@@ -62,7 +63,7 @@ _Result = TypeVar("_Result")
 
 
 class Role(StrEnum):
-    """A process of the stack."""
+    """Role of a process of the stack."""
 
     API = "api"
     CLERK = "clerk"
@@ -87,7 +88,9 @@ _COMMANDS: Final = {
 
 
 class FaultStack:
-    """Running from `start` to `close`; `postgres` and `valkey` are the proxies, `database` and `redis` go past them."""
+    """A stack from `start` to `close`; `postgres` and `valkey` are the proxies, `database` and `redis` connect past
+    them.
+    """
 
     def __init__(self, folder: Path, *, model: str = MODEL, **settings: str) -> None:
         self.folder = folder
@@ -111,15 +114,15 @@ class FaultStack:
         }
         self.process = StackProcess(folder, models, **{**QUICK, **addresses, **settings})
         self.files = FileStore(self.process.state_dir / "files")
-        self.keys = self._make_keys()  # by the name of whose they are
+        self.keys = self._make_keys()  # by tenant
         self._clients: dict[str, OpenAI] = {}
 
     def start(self) -> None:
-        """Returns when everything is ready."""
+        """Start the stack and wait until everything is ready."""
         self.process.start()
 
     def start_again(self) -> None:
-        """After everything `millrace serve` had started was ended; the api then listens elsewhere."""
+        """Start again after `millrace serve` and its children have ended; the api then listens on another port."""
         for client in self._clients.values():
             client.close()
         self._clients.clear()
@@ -127,35 +130,35 @@ class FaultStack:
 
     @property
     def url(self) -> str:
-        """Where the api listens."""
+        """Address of the api."""
         return self.process.url
 
     # --- clients ------------------------------------------------------------------------------------------------------
 
     @property
     def client(self) -> OpenAI:
-        """The official client of the tenant that works. It does not try again by itself: see `insist`."""
+        """The official client of tenant `default`, without retries of its own: see `insist`."""
         return self.client_of("default")
 
     @property
     def stranger(self) -> OpenAI:
-        """The client of the other tenant."""
+        """The official client of tenant `stranger`."""
         return self.client_of("stranger")
 
     def client_of(self, tenant: str) -> OpenAI:
-        """`default` or `stranger`."""
+        """Return the client of `default` or `stranger`."""
         if tenant not in self._clients:
             key = self.keys[tenant]
             self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
         return self._clients[tenant]
 
     def http(self, tenant: str = "default", timeout: float = 30) -> httpx2.Client:
-        """For what the official client has no method for; to be closed."""
+        """Return a plain HTTP client, which the caller closes."""
         headers = {"authorization": f"Bearer {self.keys[tenant]}"}
         return httpx2.Client(base_url=self.url, timeout=timeout, headers=headers)
 
     def insist(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:
-        """As a client that does not give up: again after a broken connection or stream, a 5xx or a 429."""
+        """Repeat a request after a broken connection or stream, a 5xx or a 429, until the time-out."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
@@ -168,7 +171,7 @@ class FaultStack:
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     def query(self, statement: str, **values: object) -> Sequence[Any]:
-        """Rows, past the proxy; asked again while the database comes back."""
+        """Return rows, past the proxy; repeated while the database restarts."""
         deadline = time.monotonic() + 20
         while True:
             try:
@@ -180,14 +183,16 @@ class FaultStack:
                 time.sleep(0.05)
 
     def execute(self, statement: str, **values: object) -> None:
-        """A change by hand, past the proxy: what time, or somebody who died, would have left."""
+        """Change rows past the proxy, to the state that time or a crashed process would leave."""
         with self.database.begin() as connection:
             connection.execute(text(statement), values)
 
     # --- processes ----------------------------------------------------------------------------------------------------
 
     def find(self, role: Role) -> psutil.Process:
-        """The process of a role; raises AssertionError while there is none. Others of the tests have services of their own."""
+        """Return the process of a role; raises AssertionError while there is none. Services of other tests are not
+        matched.
+        """
         parent = psutil.Process() if role in self._places else psutil.Process(self.process.pid)
         for process in parent.children(recursive=True):
             with suppress(psutil.Error):
@@ -197,23 +202,23 @@ class FaultStack:
         raise AssertionError(f"there is no {role}")
 
     def pid(self, role: Role) -> int:
-        """Of the process of a role, which may be on its way."""
+        """Return the process id of a role, waiting while the process restarts."""
         wait_for(lambda: self.find(role) is not None, f"a {role}", 30)
         return self.find(role).pid
 
     def kill(self, role: Role) -> int:
-        """-9; returns the process id it had. What supervises it starts it again."""
+        """Send SIGKILL and return the process id; the supervisor starts the process again."""
         process = self.find(role)
         process.kill()
         return process.pid
 
     def send(self, role: Role, number: signal.Signals) -> None:
-        """A signal to the process of a role."""
+        """Send a signal to the process of a role."""
         self.find(role).send_signal(number)
 
     @contextmanager
     def frozen(self, *roles: Role) -> Iterator[None]:
-        """SIGSTOP, later SIGCONT; of Postgres, every backend too."""
+        """Send SIGSTOP, and SIGCONT after the block; for Postgres to its backends too."""
         processes = [self.find(role) for role in roles]
         if Role.POSTGRES in roles:
             processes += self.find(Role.POSTGRES).children(recursive=True)
@@ -228,18 +233,18 @@ class FaultStack:
 
     @contextmanager
     def without(self, role: Role, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
-        """Postgres or Valkey is down: ended by this signal, started again behind the block."""
+        """End Postgres or Valkey by this signal, and start it again after the block."""
         assert role in (Role.POSTGRES, Role.VALKEY), "the others are started again by their supervisor"
         process = self.find(role)
         process.send_signal(number)
         wait_for(lambda: bool(self.services.database_url) and not _is_running(process), f"{role} has ended", 20)
         try:
             yield
-        finally:  # one whose first thread is a zombie may have others, and is not dead before they are
+        finally:  # a process whose first thread is a zombie ends only when its other threads have ended
             wait_for(lambda: role in self.services.restart_dead(), f"{role} is started again", 30)
 
     def restart(self, role: Role) -> int:
-        """Kill, and wait for the next one; returns its process id."""
+        """Kill the process, wait for the next one, and return its process id."""
         old = self.kill(role)
         wait_for(lambda: self.find(role).pid != old, f"another {role}", 30)
         return self.find(role).pid
@@ -248,7 +253,7 @@ class FaultStack:
 
     @contextmanager
     def armed(self, point: Point, action: str) -> Iterator[None]:
-        """The next one to pass acts (see `core.failpoints`); nobody does after the block."""
+        """Arm a point during the block: the next process that passes it acts (see `core.failpoints`)."""
         (self.failpoints / f"{point}.hit").unlink(missing_ok=True)
         staged = self.failpoints / f"{point}.new"
         staged.write_text(action)
@@ -259,7 +264,7 @@ class FaultStack:
             (self.failpoints / point).unlink(missing_ok=True)
 
     def hit_by(self, point: Point) -> int | None:
-        """The process id of who acted."""
+        """Return the id of the process that acted."""
         with suppress(FileNotFoundError, ValueError):
             return int((self.failpoints / f"{point}.hit").read_text())
         return None
@@ -267,20 +272,20 @@ class FaultStack:
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:
-        """No proxy does harm, no point is armed."""
+        """Remove all faults of the proxies and disarm all points."""
         for proxy in (self.postgres, self.valkey):
             proxy.heal()
         for path in self.failpoints.iterdir():
             path.unlink(missing_ok=True)
 
     def logs(self) -> Iterator[tuple[str, str]]:
-        """Every log file's name and text."""
+        """Yield the name and the text of every log file."""
         for folder in (self.process.state_dir / "logs", self.folder / "services" / "logs"):
             for path in sorted(folder.glob("*.log")):
                 yield path.name, path.read_text(errors="replace")
 
     def close(self) -> None:
-        """However it is, it is gone afterwards."""
+        """End the stack in whatever state it is."""
         self.heal()
         for client in self._clients.values():
             client.close()
@@ -326,5 +331,5 @@ def _is_running(process: psutil.Process) -> bool:
 
 
 def _postgres_socket(url: str) -> Path:
-    """`postgresql://user@/name?host=FOLDER` is a socket in that folder."""
+    """Return the socket of `postgresql://user@/name?host=FOLDER`, which is in that folder."""
     return Path(url.partition("host=")[2]) / ".s.PGSQL.5432"

@@ -1,4 +1,4 @@
-"""What every failing answer must look like."""
+"""Check of error responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import httpx2
 
 
 def check_problem(response: httpx2.Response, status: int, code: str | None, param: str | None = None) -> dict[str, Any]:
-    """The envelope with all four fields, and the headers of every answer."""
+    """Check the error envelope with its four fields, and the headers of every response; return the error."""
     assert response.status_code == status, response.text
     body = response.json()
     assert list(body) == ["error"]

@@ -1,4 +1,4 @@
-"""The command as a user types it."""
+"""The command line, run as a user runs it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOBODY = "http://127.0.0.1:9/v1"
 def millrace(
     *arguments: str | Path, cwd: Path, stdin: str | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run it to its end."""
+    """Run the command until it ends."""
     return subprocess.run(
         [MILLRACE, *map(str, arguments)],
         cwd=cwd,
@@ -31,7 +31,7 @@ def millrace(
 
 
 class Terminal:
-    """Commands in a folder, against a server; `ask` expects a good end, `json` one document."""
+    """Commands in a folder, against a server; `ask` expects success, `json` expects one document."""
 
     def __init__(self, folder: Path, server: StackProcess) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""A stack that has keys: made straight in its database, as `millrace keys` does."""
+"""A stack with API keys, inserted into its database as `millrace keys` does."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Guarded:
             wait_for(lambda: stranger.get("/v1/models").status_code == 401, "the door closes")
 
     def key(self, tenant: str = "default", **columns: Any) -> Key:
-        """A new key; `columns` are those of `api_keys`."""
+        """Insert a key; `columns` are those of `api_keys`."""
         made = new_key()
         key_id = ids.new_id(KEY)
         with self.database.begin() as connection:
@@ -50,12 +50,12 @@ class Guarded:
         return key
 
     def close(self) -> None:
-        """Clients, database, stack."""
+        """Close the clients, the database and the stack."""
         self._stack.close()
         self.process.close()
 
     def http(self, text: str | None) -> httpx2.Client:
-        """A client with this key, or none."""
+        """Return a client with this key, or without one."""
         headers = {} if text is None else {"authorization": f"Bearer {text}"}
         return httpx2.Client(base_url=self.url, timeout=30, headers=headers)
 

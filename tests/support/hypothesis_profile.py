@@ -1,4 +1,4 @@
-"""How many examples a slow property gets: few in every run, thousands with `pytest --hypothesis-profile thorough`."""
+"""Numbers of examples for slow properties: few in every run, thousands with `pytest --hypothesis-profile thorough`."""
 
 from __future__ import annotations
 
@@ -11,5 +11,5 @@ settings.register_profile("thorough", max_examples=_THOROUGH)
 
 
 def examples(usually: int) -> int:
-    """For `max_examples`."""
+    """Return the number for `max_examples`."""
     return _THOROUGH if settings().max_examples == _THOROUGH else usually

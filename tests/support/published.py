@@ -1,4 +1,4 @@
-"""Holds every answer of a server against the OpenAPI that it publishes."""
+"""Check of responses against the OpenAPI document that the server publishes."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ _Node = dict[str, Any]  # Any: a piece of an OpenAPI document
 
 
 class Published:
-    """The document of one server; `check` is an event hook of an HTTP client."""
+    """The OpenAPI document of one server; `check` is an event hook of an HTTP client."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.document: _Node = httpx2.get(f"{url}/openapi.json").raise_for_status().json()
         self._validators: dict[str, jsonschema_rs.Draft202012Validator] = {}
-        # What is fixed wins over what is a parameter: /v1/batches/validate is no batch.
+        # A fixed path wins over a path with parameters: /v1/batches/validate is no batch.
         self._paths = sorted(
             self.document["paths"], key=lambda path: [part.startswith("{") for part in path.split("/")]
         )
 
     def operations(self) -> Iterator[tuple[str, str, _Node]]:
-        """(method, path, operation) of everything that is published."""
+        """Yield (method, path, operation) of everything that is published."""
         for path, methods in self.document["paths"].items():
             for method, operation in methods.items():
                 yield method, path, operation
 
     def check(self, response: httpx2.Response) -> None:
-        """Raise when an answer is not what was published. Streams are left to whoever reads them."""
+        """Raise AssertionError when a response is not as published. The bodies of streams are not read."""
         path = self._path(response.request.url.path)
         operation = self.document["paths"].get(path, {}).get(response.request.method.lower())
         if operation is None:
@@ -70,7 +70,7 @@ class Published:
 
 
 def jsonschema_value(response: httpx2.Response) -> Any:  # Any: JSON
-    """The body; read here, since hooks run before it is."""
+    """Return the body, read here since hooks run before the client reads it."""
     response.read()
     return response.json()
 

@@ -1,4 +1,4 @@
-"""Receivers of webhooks: a real HTTP server that keeps what it is told, and a socket that nobody may connect to."""
+"""Receivers of webhooks: a real HTTP server that keeps its requests, and a socket that must get no connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Self
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came."""
+    """A request as received."""
 
     path: str
     headers: dict[str, str]
@@ -21,7 +21,7 @@ class Received:
 
 
 class Receiver:
-    """Answers with the statuses it was given, one for each request, then with 200."""
+    """A server that answers with the given statuses, one for each request, then with 200."""
 
     def __init__(self, *statuses: int, location: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.received: list[Received] = []
@@ -63,7 +63,7 @@ class Receiver:
 
 
 class SilentSocket:
-    """Listens; a connection would wait in its backlog, whether or not anybody took it."""
+    """A listening socket. A connection waits in its backlog, so that `was_touched` can find it."""
 
     def __init__(self) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""A stack of its own for a test: `millrace serve` as a user starts it, on a free port, in a temporary folder."""
+"""A stack for a test: `millrace serve` as a user starts it, on a free port, in a temporary folder."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ QUICK_RECOVERY = {
 
 
 class StackProcess:
-    """`millrace serve`; may be killed and started again in the same folder."""
+    """A `millrace serve` process, which may be killed and started again in the same folder."""
 
     def __init__(self, folder: Path, models: Path, **settings: str) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class StackProcess:
         self._clients: list[DefaultHttpxClient] = []
 
     def start(self) -> None:
-        """Returns when it says that it is ready."""
+        """Start the stack and wait until it reports that it is ready."""
         command = [str(Path(sys.executable).with_name("millrace")), "serve", "--port", "0"]
         command += ["--state-dir", str(self.state_dir), "--models-dir", str(self._models), "--device", "cpu"]
         self._process = subprocess.Popen(
@@ -82,29 +82,29 @@ class StackProcess:
 
     @property
     def pid(self) -> int:
-        """Of the launcher."""
+        """The process id of the launcher."""
         assert self._process is not None
         return self._process.pid
 
     def client(self) -> OpenAI:
-        """The official client, as its users set it up; what it is answered must be as published."""
+        """Return the official client as users create it; its responses must be as published."""
         http = DefaultHttpxClient(event_hooks={"response": [self.published.check]})
         self._clients.append(http)
         return OpenAI(base_url=f"{self.url}/v1", api_key="any", max_retries=2, timeout=60, http_client=http)
 
     @property
     def published(self) -> Published:
-        """The OpenAPI of the server as it runs now."""
+        """The OpenAPI document of the server that runs now."""
         if self._published is None or self._published.url != self.url:
             self._published = Published(self.url)
         return self._published
 
     def descendants(self) -> list[psutil.Process]:
-        """Every process it started, theirs included."""
+        """Return all processes that the launcher and its children started."""
         return psutil.Process(self.pid).children(recursive=True)
 
     def find(self, *words: str) -> psutil.Process:
-        """The first descendant whose command line has all these words."""
+        """Return the first descendant whose command line contains all these words; raises AssertionError."""
         for process in self.descendants():
             try:
                 line = " ".join(process.cmdline())
@@ -115,19 +115,19 @@ class StackProcess:
         raise AssertionError(f"no process with {words}")
 
     def interrupt(self, timeout_seconds: float = 30) -> int:
-        """Ctrl-C; returns its exit code."""
+        """Send SIGINT, as Ctrl-C does, and return the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGINT)
         return self._process.wait(timeout_seconds)
 
     def kill(self) -> None:
-        """-9 to the launcher alone."""
+        """Send SIGKILL to the launcher alone."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
-        """However it is, it is gone afterwards."""
+        """End the stack in whatever state it is."""
         for client in self._clients:
             client.close()
         if self._process is not None and self._process.poll() is None:
@@ -138,17 +138,17 @@ class StackProcess:
         self._listener.join(10)
 
     def logs(self) -> str:
-        """The last words of every process."""
+        """Return the end of each log file."""
         folder = self.state_dir / "logs"
         return "\n".join(f"== {path.name}\n{path.read_text()[-1500:]}" for path in sorted(folder.glob("*.log")))
 
     def metrics(self) -> str:
-        """What the api counts."""
+        """Return the metrics of the api."""
         return httpx2.get(f"{self.url}/metrics").text
 
 
 def clean_environment() -> dict[str, str]:
-    """Without settings of the machine, and with nothing but our own programs to be found."""
+    """Return the environment without settings of the machine."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("MILLRACE_", "PG", "OPENAI_"))}
     kept.pop("DATABASE_URL", None)
     kept.pop("REDIS_URL", None)
@@ -156,7 +156,7 @@ def clean_environment() -> dict[str, str]:
 
 
 def batch_lines(number: int, model: str = "fake", **body: object) -> list[dict[str, object]]:
-    """Lines that each ask something else."""
+    """Return batch lines with different prompts."""
     return [
         {
             "custom_id": f"line-{index}",
@@ -169,13 +169,13 @@ def batch_lines(number: int, model: str = "fake", **body: object) -> list[dict[s
 
 
 def write_lines(path: Path, lines: Sequence[Mapping[str, object]]) -> Path:
-    """As JSON Lines."""
+    """Write lines as JSON Lines."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
 
 def start_batch(client: OpenAI, path: Path) -> str:
-    """Upload and create; returns the batch's id."""
+    """Upload a file and create a batch; return its id."""
     with path.open("rb") as stream:
         file = client.files.create(file=stream, purpose="batch")
     batch = client.batches.create(
@@ -205,7 +205,7 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_seconds: float = 
 
 
 def result_lines(client: OpenAI, file_id: str | None) -> list[dict[str, object]]:
-    """Lines of a result file; none when there is no file."""
+    """Return the lines of a result file; none without a file."""
     if file_id is None:
         return []
     return [json.loads(line) for line in client.files.content(file_id).text.splitlines()]

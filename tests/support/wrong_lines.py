@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.support.stack import batch_lines
 
-# line, code, param, what it fails
+# line, code, param, whether the file or only the line fails
 EXPECTED = [
     (2, "invalid_json_line", None, "file"),
     (4, "duplicate_custom_id", "custom_id", "file"),
@@ -24,7 +24,7 @@ EXPECTED = [
 
 
 def write_wrong_lines(path: Path, model: str = "fake") -> Path:
-    """Lines 1 and 14 are good; 3 is blank, and 13 is too."""
+    """Write a file in which lines 1 and 14 are valid and lines 3 and 13 are blank."""
     lines: list[dict[str, Any]] = batch_lines(9, model)
     good, repeated, elsewhere, no_method, streams, empty, unknown, hot, long = lines
     repeated["custom_id"] = good["custom_id"]
@@ -42,5 +42,5 @@ def write_wrong_lines(path: Path, model: str = "fake") -> Path:
 
 
 def summarize(errors: list[dict[str, Any]]) -> list[tuple[int, str, str | None, str]]:
-    """The errors in the form of `EXPECTED`."""
+    """Return the errors in the form of `EXPECTED`."""
     return [(error["line"], error["code"], error["param"], error["fails"]) for error in errors]
