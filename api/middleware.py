@@ -1,5 +1,4 @@
-"""Around every answer: its headers, one count of it, and the envelope where the framework has none. Plain ASGI, so streams
-pass untouched."""
+"""ASGI middleware of every response: headers, the request counter, and OpenAI's envelope for a 413 of the framework."""
 
 from __future__ import annotations
 
@@ -16,15 +15,16 @@ _API_VERSION = "2020-10-01"  # what OpenAI's own servers send
 
 
 class ResponseHeaders:
-    """Adds `x-request-id` (always ours: a client's is never a key), the processing time, the api version, and what the
-    request gathered in `state.answer_headers`."""
+    """Adds `x-request-id`, the processing time, the api version, and the headers in the request's `state.answer_headers`.
+
+    The request id is always new: one sent by a client is not trusted to be unique.
+    """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -47,13 +47,12 @@ class ResponseHeaders:
 
 
 class TooLargeEnvelope:
-    """The framework answers a body over the limit in plain text, past all handlers; this makes it OpenAI's envelope."""
+    """Replaces the framework's plain-text 413, which bypasses all error handlers, by OpenAI's envelope."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         is_replaced = False
 
         async def send_envelope(message: Message) -> None:

@@ -20,7 +20,7 @@ from api.http.sse import PING
 from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate
 from api.live.job_client import JobClient
 from api.live.submission import Submission, SubmissionBuilder, cancelled_problem
-from api.schemas.responses_events import LiveEvents, ResponseEvent, after
+from api.schemas.responses_events import LiveEvents, ResponseEvent, events_after
 from api.services.waiters import WaitEnded, Waiters
 from core import ids
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, not_found
@@ -206,12 +206,12 @@ class ResponseStream:
 
     async def _events(self, items: AsyncIterator[JobUpdate]) -> AsyncIterator[bytes]:
         """The same, with empty bytes for an item without new events."""
-        yield self._new(self._live.opening())
+        yield self._new(self._live.start())
         async for item in items:
             match item:
                 case FramesReceived(frames=frames):
                     yield self._new(
-                        [event for frame in frames for event in self._live.more(msgspec.json.decode(frame))]
+                        [event for frame in frames for event in self._live.add_chunk(msgspec.json.decode(frame))]
                     )
                 case Idle():
                     yield PING
@@ -239,14 +239,14 @@ class ResponseStream:
                     yield _encoded(self._live.error(_GONE))
                     return
         if row is not None and row.answer is not None:
-            left = self._live.rest(self._record.with_answer(str(row.answer)))
+            left = self._live.finish(self._record.with_answer(str(row.answer)))
             yield _encoded(self._live.error(_OTHER)) if left is None else self._new(left)
             return
-        yield self._new(self._live.failed(_failure(self._record, ended, row)))
+        yield self._new(self._live.fail(_failure(self._record, ended, row)))
 
     def _new(self, events: list[ResponseEvent]) -> bytes:
         """Those events that come after the number the client has."""
-        return _encoded(after(events, self._starting_after))
+        return _encoded(events_after(events, self._starting_after))
 
 
 def _failure(known: ResponseRecord, ended: JobEnded, row: JobRow | None) -> ResponseObject:

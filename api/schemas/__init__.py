@@ -1,1 +1,1 @@
-"""Objects that only the api sends or takes."""
+"""Schemas of objects that only the api sends or accepts."""

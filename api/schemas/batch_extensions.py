@@ -1,4 +1,4 @@
-"""What batches have beyond OpenAI's: the lines as objects, the report, and the bodies of retry and change.
+"""Batch objects beyond OpenAI's API: lines, report, event data, and the bodies of retry and change.
 
 `docs/extensions.md` shows each of them in use.
 """
@@ -18,7 +18,7 @@ MOST_CUSTOM_IDS: Final = 50_000
 
 
 class BatchRequestObject(ResponseModel):
-    """One line of a batch. `status` is queued until it has ended: completed, failed, cancelled or expired."""
+    """One line of a batch. `status`: queued, then completed, failed, cancelled or expired."""
 
     id: str
     object: Literal["batch.request"] = "batch.request"
@@ -33,12 +33,11 @@ class BatchRequestObject(ResponseModel):
 
 
 class Reproducibility(ResponseModel):
-    """What made an answer. With all of these equal, so is the answer, as far as llama.cpp's arithmetic is.
+    """Everything besides the request body that determines an answer, up to differences of llama.cpp's arithmetic.
 
-    `template_hash` is of the chat template's text, `settings_hash` of what the model file says that may change an answer
-    (template, defaults, adapters, context); all hashes are SHA-256 in hex. `parameters` are what the body said or, where it
-    said nothing, the model file; `seed` is the one it was drawn with, whoever chose it. Both are null for embeddings. What
-    else was asked is in the body.
+    Hashes are SHA-256 in hex: `template_hash` of the text of the chat template, `settings_hash` of the keys of the model file
+    that may change an answer (template, defaults, adapters, context). `parameters` are the effective ones, from the body or else
+    the model file; `seed` is the one used for sampling, given or chosen by the server. Both are null for embeddings.
     """
 
     system_fingerprint: str | None
@@ -51,7 +50,7 @@ class Reproducibility(ResponseModel):
 
 
 class BatchRequestDetail(BatchRequestObject):
-    """The line with what was asked and what was answered: the body of the plain request, and that of its response."""
+    """A line with its request body and its response body."""
 
     reproducibility: Reproducibility | None = None
 
@@ -60,13 +59,13 @@ class BatchRequestDetail(BatchRequestObject):
 
 
 class BatchRetry(RequestModel):
-    """`POST /v1/batches/{id}/retry`: the lines to run again; without names, all that ended without an answer."""
+    """`POST /v1/batches/{id}/retry`: the lines to run again; by default all that ended without an answer."""
 
     custom_ids: list[str] | None = Field(None, min_length=1, max_length=MOST_CUSTOM_IDS)
 
 
 class BatchPatch(RequestModel):
-    """`PATCH /v1/batches/{id}`: what is left out stays; metadata of null goes."""
+    """`PATCH /v1/batches/{id}`: fields that are absent stay unchanged; `metadata: null` removes it."""
 
     priority: int | None = Field(None, ge=-100, le=100)
     completion_window: str | None = Field(None, max_length=16)
@@ -74,12 +73,12 @@ class BatchPatch(RequestModel):
 
     @field_validator("completion_window")
     @classmethod
-    def _known_window(cls, value: str | None) -> str | None:
+    def _valid_window(cls, value: str | None) -> str | None:
         return value if value is None else check_window(value)
 
 
 class LatencySeconds(ResponseModel):
-    """Seconds from giving a line to the engine to its answer, its wait for a slot included."""
+    """Seconds from the submission of a line to the engine until its answer, including the wait for a slot."""
 
     count: int
     mean: float
@@ -91,7 +90,7 @@ class LatencySeconds(ResponseModel):
 
 
 class EngineUse(ResponseModel):
-    """What computed some of the lines: with the same three, the same line can be computed again."""
+    """A combination of model and build that computed some of the lines; the same three reproduce them."""
 
     model: str
     model_hash: str | None
@@ -100,17 +99,17 @@ class EngineUse(ResponseModel):
 
 
 class ErrorCount(ResponseModel):
-    """How many lines have no answer for the same reason."""
+    """Number of lines that failed with the same code."""
 
     code: str | None
     lines: int
 
 
 class BatchReport(ResponseModel):
-    """`GET /v1/batches/{id}/report`, of the lines that have ended so far.
+    """`GET /v1/batches/{id}/report`, over the lines that have ended so far.
 
-    `device_seconds`: time in which at least one line was with an engine. On one device that is what the batch took of it; of
-    several devices that worked side by side it is what passed on the clock. `line_seconds` is the sum over the lines.
+    `device_seconds`: wall-clock time in which an engine was running at least one line; with several devices side by side it is
+    counted once. `line_seconds` is the sum over the lines.
     """
 
     id: str

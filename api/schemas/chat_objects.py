@@ -1,4 +1,4 @@
-"""The chat completion as it is published. Workers write these shapes as bytes; a contract test holds the two together."""
+"""Schemas of chat completions and their chunks for `/openapi.json`; a contract test compares the workers' output with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 class CalledFunction(ResponseModel):
-    """What a call wants done; `arguments` is JSON, unless the answer was cut in the middle of it."""
+    """The function to call; `arguments` is JSON, unless the answer was cut off inside it."""
 
     name: str
     arguments: str
@@ -25,7 +25,7 @@ class ToolCall(ResponseModel):
 
 
 class AnswerMessage(ResponseModel):
-    """What the model said; `content` is null where it only called tools."""
+    """Message of the model; `content` is null when it only calls tools."""
 
     role: Literal["assistant"]
     content: str | None
@@ -43,20 +43,20 @@ class TokenLogprob(ResponseModel):
 
 
 class ChosenLogprob(TokenLogprob):
-    """The token that was chosen, and the likeliest in its place."""
+    """The sampled token, and the most likely ones in its place."""
 
     top_logprobs: list[TokenLogprob]
 
 
 class Logprobs(ResponseModel):
-    """Of every token of the content."""
+    """One entry per token of the content."""
 
     content: list[ChosenLogprob] | None
     refusal: None
 
 
 class ChatChoice(ResponseModel):
-    """One of `n` answers."""
+    """One of the `n` choices."""
 
     index: int
     message: AnswerMessage
@@ -77,14 +77,14 @@ class ChatCompletion(ResponseModel):
 
 
 class ChunkFunction(ResponseModel):
-    """A piece of a call: its name comes first, then its arguments bit by bit."""
+    """Part of a call: the name first, then the arguments in pieces."""
 
     name: str | None = None
     arguments: str | None = None
 
 
 class ChunkToolCall(ResponseModel):
-    """More of the call `index`."""
+    """The next part of tool call `index`."""
 
     index: int
     id: str | None = None
@@ -93,7 +93,7 @@ class ChunkToolCall(ResponseModel):
 
 
 class ChunkDelta(ResponseModel):
-    """More of an answer."""
+    """The next part of a message."""
 
     role: Literal["assistant"] | None = None
     content: str | None = None
@@ -103,7 +103,7 @@ class ChunkDelta(ResponseModel):
 
 
 class ChunkChoice(ResponseModel):
-    """More of one of `n` answers."""
+    """The next part of one of the `n` choices."""
 
     index: int
     delta: ChunkDelta
@@ -112,7 +112,7 @@ class ChunkChoice(ResponseModel):
 
 
 class ChatCompletionChunk(ResponseModel):
-    """One event of a stream. The last one has no choices, and `usage`, where the caller asked for that."""
+    """One event of a stream. With `include_usage`, the last one has `usage` and no choices."""
 
     id: str
     object: Literal["chat.completion.chunk"]

@@ -1,4 +1,4 @@
-"""Text completions and embeddings as they are published. Workers write these shapes as bytes; tests hold the two together."""
+"""Schemas of text completions and embeddings for `/openapi.json`; tests compare the workers' output with them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.schemas.objects import ResponseModel, Usage
 
 
 class CompletionLogprobs(ResponseModel):
-    """Of each token, side by side; the first token of an echoed prompt follows nothing, and so has null."""
+    """Parallel lists with one entry per token; null for the first token of an echoed prompt, which nothing precedes."""
 
     text_offset: list[int]
     token_logprobs: list[float | None]
@@ -17,7 +17,7 @@ class CompletionLogprobs(ResponseModel):
 
 
 class CompletionChoice(ResponseModel):
-    """One answer; in a stream, more of it, with `finish_reason` null up to its last piece."""
+    """One choice; in a stream its next part, with `finish_reason` null except in the last."""
 
     text: str
     index: int
@@ -26,7 +26,7 @@ class CompletionChoice(ResponseModel):
 
 
 class CompletionObject(ResponseModel):
-    """The answer to `POST /v1/completions`, and each event of its stream; there only the last has a usage, where asked for."""
+    """The answer to `POST /v1/completions`, and each event of its stream; with `include_usage` the last event has `usage`."""
 
     id: str
     object: Literal["text_completion"]
@@ -38,7 +38,7 @@ class CompletionObject(ResponseModel):
 
 
 class EmbeddingObject(ResponseModel):
-    """One vector, of length 1: numbers, or base64 of little-endian float32."""
+    """One vector of norm 1: numbers, or base64 of little-endian float32."""
 
     object: Literal["embedding"]
     index: int
@@ -46,14 +46,14 @@ class EmbeddingObject(ResponseModel):
 
 
 class EmbeddingUsage(ResponseModel):
-    """Tokens of all inputs."""
+    """Number of tokens of all inputs."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingList(ResponseModel):
-    """The answer to `POST /v1/embeddings`: a vector for each input, in order."""
+    """The answer to `POST /v1/embeddings`: one vector per input, in order."""
 
     object: Literal["list"]
     data: list[EmbeddingObject]

@@ -1,9 +1,13 @@
-"""The typed events of a response's stream, from chat chunks while they come and from the whole answer when it is there.
+"""Typed events of a Responses stream, made from chat chunks as they arrive, or from the stored answer.
 
-An event's `sequence_number` is its place in the stream counted in steps: one for each event that opens or closes something,
-and for a delta one for each of its characters, so its number is that of its last one. Thus numbers depend on what is
-said and not on how it fell into chunks: whoever saw number N can be given the rest from the stored answer alone, and the
-rest begins in the middle of a delta if it must.
+A `sequence_number` counts steps, not events. An event that opens or closes something is one step; a delta is one step per
+character, and its number is that of its last character:
+
+    live     delta "Hel", number 6    delta "lo", number 8    text.done "Hello", number 9
+    stored   delta "Hello", number 8                          text.done "Hello", number 9
+
+So a number depends on the text alone and not on its split into chunks. A client that reconnects after number 6 gets the rest
+from the stored answer, here beginning inside a delta: "lo", number 8.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ AnyOutput = OutputMessage | FunctionCall | Reasoning
 
 @dataclass(frozen=True, slots=True)
 class ResponseEvent:
-    """One event. `delta` is set for those that carry some of the answer."""
+    """One event; `delta` is the text of a delta event."""
 
     number: int
     type: str
@@ -37,26 +41,26 @@ class ResponseEvent:
     delta: str | None = None
 
     def encode(self) -> bytes:
-        """As server-sent event, with the name that OpenAI gives it."""
-        said = {} if self.delta is None else {"delta": self.delta}
-        data = {"type": self.type, "sequence_number": self.number, **self.fields, **said}
+        """The bytes of a server-sent event, named by its type."""
+        delta = {} if self.delta is None else {"delta": self.delta}
+        data = {"type": self.type, "sequence_number": self.number, **self.fields, **delta}
         return b"event: " + self.type.encode() + b"\ndata: " + pydantic_core.to_json(data) + b"\n\n"
 
 
-def after(events: Iterable[ResponseEvent], number: int) -> list[ResponseEvent]:
-    """The events after this number; of a delta that it lies in, the characters after it."""
-    return [_rest(event, number) for event in events if event.number > number]
+def events_after(events: Iterable[ResponseEvent], number: int) -> list[ResponseEvent]:
+    """The events after a sequence number; a delta that contains it is cut to the characters after it."""
+    return [_cut(event, number) for event in events if event.number > number]
 
 
-def _rest(event: ResponseEvent, number: int) -> ResponseEvent:
-    left = event.number - number
-    if event.delta is None or left >= len(event.delta):
+def _cut(event: ResponseEvent, number: int) -> ResponseEvent:
+    num_left = event.number - number
+    if event.delta is None or num_left >= len(event.delta):
         return event
     fields = {**event.fields, "logprobs": []} if "logprobs" in event.fields else event.fields
-    return replace(event, fields=fields, delta=event.delta[-left:])
+    return replace(event, fields=fields, delta=event.delta[-num_left:])
 
 
-_ENDS: Final = {"completed": "response.completed", "incomplete": "response.incomplete"}
+_FINAL_EVENTS: Final = {"completed": "response.completed", "incomplete": "response.incomplete"}
 _DELTAS: Final = {
     "message": "response.output_text.delta",
     "function_call": "response.function_call_arguments.delta",
@@ -64,16 +68,24 @@ _DELTAS: Final = {
 }
 
 
+@dataclass(slots=True)
+class ItemText:
+    """An output item and the text written to it so far."""
+
+    item_id: str
+    text: str = ""
+
+
 class EventWriter:
-    """Numbers the events of one stream and remembers what was said in it."""
+    """Makes and numbers the events of one stream; `items` holds the text of each item so far."""
 
     def __init__(self) -> None:
-        self.number = -1
-        self.said: list[list[str]] = []  # of each item so far: its id and what of it was said
-        self._item: AnyOutput | None = None
+        self.number = -1  # of the last event
+        self.items: list[ItemText] = []
+        self._open_item: AnyOutput | None = None
 
-    def opening(self, response: ResponseObject) -> list[ResponseEvent]:
-        """What every stream begins with: `response` is the one that has no answer yet."""
+    def start(self, response: ResponseObject) -> list[ResponseEvent]:
+        """The first events of every stream; `response` has no output yet."""
         status = "queued" if response.background else "in_progress"
         shown = _dump(response.model_copy(update={"status": status}))
         names = ["response.created", *(["response.queued"] if response.background else [])]
@@ -83,59 +95,61 @@ class EventWriter:
             self._event("response.in_progress", response=running),
         ]
 
-    def open(self, item: AnyOutput) -> list[ResponseEvent]:
-        """An item begins, empty; the one before it has been closed."""
-        self._item = item
-        self.said.append([item.id, ""])
+    def open_item(self, item: AnyOutput) -> list[ResponseEvent]:
+        """Begin an item, without content; the one before it is closed."""
+        self._open_item = item
+        self.items.append(ItemText(item.id))
         empty: Fields = {"arguments": ""} if isinstance(item, FunctionCall) else {"content": []}
         begun = _dump(item.model_copy(update={"status": "in_progress", **empty}))
-        events = [self._event("response.output_item.added", **self._place(), item=begun)]
+        events = [self._event("response.output_item.added", **self._position(), item=begun)]
         if (part := _part(item, "")) is not None:
-            events.append(self._event("response.content_part.added", **self._place(item), part=part))
+            events.append(self._event("response.content_part.added", **self._position(item), part=part))
         return events
 
-    def more(self, text: str, logprobs: list[Fields] | None = None) -> list[ResponseEvent]:
-        """Some more of the open item."""
-        item = self._item
-        assert item is not None, "something is open"
+    def add_delta(self, text: str, logprobs: list[Fields] | None = None) -> list[ResponseEvent]:
+        """Append text to the open item; its number counts the characters."""
+        item = self._open_item
+        assert item is not None, "an item is open"
         if not text:
             return []
-        self.said[-1][1] += text
+        self.items[-1].text += text
         self.number += len(text) - 1
         fields = {"logprobs": logprobs or []} if isinstance(item, OutputMessage) else {}
-        return [replace(self._event(_DELTAS[item.type], **self._place(item), **fields), delta=text)]
+        return [replace(self._event(_DELTAS[item.type], **self._position(item), **fields), delta=text)]
 
-    def close(self, whole: AnyOutput | None = None) -> list[ResponseEvent]:
-        """The open item is done: `whole` is all of it, unless it is what was said."""
-        if self._item is None:
+    def close_item(self, complete: AnyOutput | None = None) -> list[ResponseEvent]:
+        """End the open item; `complete` replaces the item built from the deltas."""
+        if self._open_item is None:
             return []
-        item = whole or _filled(self._item, self.said[-1][1])
-        place, events = self._place(item), []
+        item = complete or _with_text(self._open_item, self.items[-1].text)
+        position, events = self._position(item), []
         match item:
             case OutputMessage(content=[part, *_]):
-                events.append(self._event("response.output_text.done", **place, text=part.text, logprobs=part.logprobs))
+                fields = {"text": part.text, "logprobs": part.logprobs}
+                events.append(self._event("response.output_text.done", **position, **fields))
             case Reasoning():
-                events.append(self._event("response.reasoning_text.done", **place, text=item.text))
+                events.append(self._event("response.reasoning_text.done", **position, text=item.text))
             case FunctionCall():
-                events.append(self._event("response.function_call_arguments.done", **place, arguments=item.arguments))
-        if (done := _part(item, None)) is not None:
-            events.append(self._event("response.content_part.done", **place, part=done))
-        self._item = None
-        return [*events, self._event("response.output_item.done", **self._place(), item=_dump(item))]
+                done = "response.function_call_arguments.done"
+                events.append(self._event(done, **position, arguments=item.arguments))
+        if (content := _part(item, None)) is not None:
+            events.append(self._event("response.content_part.done", **position, part=content))
+        self._open_item = None
+        return [*events, self._event("response.output_item.done", **self._position(), item=_dump(item))]
 
     def end(self, response: ResponseObject) -> list[ResponseEvent]:
-        """How it ended."""
-        return [self._event(_ENDS.get(response.status, "response.failed"), response=_dump(response))]
+        """The last event: completed, incomplete or failed."""
+        return [self._event(_FINAL_EVENTS.get(response.status, "response.failed"), response=_dump(response))]
 
     def error(self, problem: Problem) -> list[ResponseEvent]:
-        """The stream cannot go on, whatever becomes of the response."""
+        """The stream ends with an error; the response itself may still succeed."""
         return [self._event("error", code=problem.code, message=problem.message, param=problem.param)]
 
-    def _place(self, item: AnyOutput | None = None) -> Fields:
-        place: Fields = {"output_index": len(self.said) - 1}
+    def _position(self, item: AnyOutput | None = None) -> Fields:
+        position: Fields = {"output_index": len(self.items) - 1}
         if item is None:
-            return place
-        return {"item_id": item.id, **place, **({} if isinstance(item, FunctionCall) else {"content_index": 0})}
+            return position
+        return {"item_id": item.id, **position, **({} if isinstance(item, FunctionCall) else {"content_index": 0})}
 
     def _event(self, type_: str, **fields: Any) -> ResponseEvent:  # Any: JSON
         self.number += 1
@@ -143,67 +157,63 @@ class EventWriter:
 
 
 class LiveEvents:
-    """Events from chat chunks. Items are closed when the next one begins; how it ends only the stored answer knows."""
+    """Events from chat chunks. An item is closed when the next one begins; the end comes from the stored answer."""
 
     def __init__(self, response: ResponseObject) -> None:
         self._writer = EventWriter()
         self._response = response
         self._suffix = suffix_of(response.id)
-        self.has_skipped = False  # text after a call: the stored answer has it before, with the rest of the text
+        self._has_skipped = False  # text after a tool call: in the stored answer all text comes before the calls
 
-    @property
-    def number(self) -> int:
-        """Of the last event."""
-        return self._writer.number
+    def start(self) -> list[ResponseEvent]:
+        """The first events of the stream."""
+        return self._writer.start(self._response)
 
-    def opening(self) -> list[ResponseEvent]:
-        """See `EventWriter.opening`."""
-        return self._writer.opening(self._response)
-
-    def more(self, chunk: Fields) -> list[ResponseEvent]:
-        """What a chat chunk adds."""
+    def add_chunk(self, chunk: Fields) -> list[ResponseEvent]:
+        """The events for one chat chunk."""
         events: list[ResponseEvent] = []
         for choice in chunk["choices"]:
             delta = choice["delta"]
             logprobs = (choice.get("logprobs") or {}).get("content")
-            events += self._say(Reasoning(id=item_id("reasoning", self._suffix)), delta.get("reasoning_content"))
+            reasoning = Reasoning(id=item_id("reasoning", self._suffix))
+            events += self._add_text(reasoning, delta.get("reasoning_content"))
             message = OutputMessage(id=item_id("message", self._suffix), content=[])
-            events += self._say(message, delta.get("content"), logprobs)
+            events += self._add_text(message, delta.get("content"), logprobs)
             for call in delta.get("tool_calls") or ():
-                events += self._call(call)
+                events += self._add_call(call)
         return events
 
-    def rest(self, whole: ResponseObject) -> list[ResponseEvent] | None:
-        """The events that are left now that the whole answer is there; None when it is another answer."""
-        events = events_of(whole, self._response)
-        if _continues(events.said, self._writer.said):
-            return after(events.events, self.number)
-        if not self.has_skipped:
+    def finish(self, complete: ResponseObject) -> list[ResponseEvent] | None:
+        """The remaining events of the stored answer; None when it does not continue the text streamed so far."""
+        stored = stored_events(complete, self._response)
+        if _is_prefix(self._writer.items, stored.items):
+            return events_after(stored.events, self._writer.number)
+        if not self._has_skipped:
             return None
-        left = self._writer.close()
-        self._writer.number = max(self._writer.number, events.events[-1].number - 1)
-        return [*left, *self._writer.end(whole)]
+        remaining = self._writer.close_item()
+        self._writer.number = max(self._writer.number, stored.events[-1].number - 1)
+        return [*remaining, *self._writer.end(complete)]
 
-    def failed(self, response: ResponseObject) -> list[ResponseEvent]:
-        """It ended without an answer."""
+    def fail(self, response: ResponseObject) -> list[ResponseEvent]:
+        """The last event of a response that failed or was cancelled."""
         return self._writer.end(response)
 
     def error(self, problem: Problem) -> list[ResponseEvent]:
-        """See `EventWriter.error`."""
+        """The stream ends with an error; the response itself may still succeed."""
         return self._writer.error(problem)
 
-    def _say(self, item: AnyOutput, text: str | None, logprobs: list[Fields] | None = None) -> list[ResponseEvent]:
+    def _add_text(self, item: AnyOutput, text: str | None, logprobs: list[Fields] | None = None) -> list[ResponseEvent]:
         if not text:
             return []
-        said = self._writer.said
-        if said and said[-1][0] == item.id:
-            return self._writer.more(text, logprobs)
-        if said and not (isinstance(item, OutputMessage) and said[-1][0].startswith("rs_")):
-            self.has_skipped = True
+        last = self._writer.items[-1].item_id if self._writer.items else None
+        if last == item.id:
+            return self._writer.add_delta(text, logprobs)
+        if last is not None and not (isinstance(item, OutputMessage) and last.startswith("rs_")):
+            self._has_skipped = True
             return []
-        return [*self._writer.close(), *self._writer.open(item), *self._writer.more(text, logprobs)]
+        return [*self._writer.close_item(), *self._writer.open_item(item), *self._writer.add_delta(text, logprobs)]
 
-    def _call(self, call: Fields) -> list[ResponseEvent]:
+    def _add_call(self, call: Fields) -> list[ResponseEvent]:
         function = call["function"]
         events: list[ResponseEvent] = []
         if call.get("id"):
@@ -213,36 +223,36 @@ class LiveEvents:
                 name=function["name"],
                 arguments="",
             )
-            events += [*self._writer.close(), *self._writer.open(item)]
-        return events + self._writer.more(function.get("arguments") or "")
+            events += [*self._writer.close_item(), *self._writer.open_item(item)]
+        return events + self._writer.add_delta(function.get("arguments") or "")
 
 
 @dataclass(frozen=True, slots=True)
-class WholeEvents:
-    """All events of an answer, each item in one delta; `said` as `EventWriter` has it."""
+class StoredEvents:
+    """All events of a stored answer, each item in one delta, and the text of each item."""
 
     events: list[ResponseEvent]
-    said: list[list[str]]
+    items: list[ItemText]
 
 
-def events_of(whole: ResponseObject, opening: ResponseObject) -> WholeEvents:
-    """The stream of an answer that is there, numbered as the live one was."""
+def stored_events(complete: ResponseObject, opening: ResponseObject) -> StoredEvents:
+    """The stream of a stored answer, with the numbers of the live one; `opening` is the response without output."""
     writer = EventWriter()
-    events = writer.opening(opening)
-    for item in whole.output:
+    events = writer.start(opening)
+    for item in complete.output:
         logprobs = item.content[0].logprobs if isinstance(item, OutputMessage) else None
-        events += [*writer.open(item), *writer.more(_text(item), logprobs), *writer.close(item)]
-    return WholeEvents([*events, *writer.end(whole)], writer.said)
+        events += [*writer.open_item(item), *writer.add_delta(_text(item), logprobs), *writer.close_item(item)]
+    return StoredEvents([*events, *writer.end(complete)], writer.items)
 
 
-def _continues(whole: list[list[str]], part: list[list[str]]) -> bool:
-    """Is a part that was said the beginning of this whole?"""
+def _is_prefix(part: list[ItemText], complete: list[ItemText]) -> bool:
+    """True when the items and text of `complete` begin with those of `part`."""
     if not part:
         return True
     last = len(part) - 1
-    if len(whole) <= last or whole[:last] != part[:last]:
+    if len(complete) <= last or complete[:last] != part[:last]:
         return False
-    return whole[last][0] == part[last][0] and whole[last][1].startswith(part[last][1])
+    return complete[last].item_id == part[last].item_id and complete[last].text.startswith(part[last].text)
 
 
 def _text(item: AnyOutput) -> str:
@@ -256,7 +266,7 @@ def _text(item: AnyOutput) -> str:
 
 
 def _part(item: AnyOutput, text: str | None) -> Fields | None:
-    """Its only content part, whole or with this text; calls have none."""
+    """The only content part of an item, complete or with this text; None for calls."""
     match item:
         case OutputMessage():
             part: Fields = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
@@ -267,8 +277,8 @@ def _part(item: AnyOutput, text: str | None) -> Fields | None:
             return None
 
 
-def _filled(item: AnyOutput, text: str) -> AnyOutput:
-    """An item of which all was said."""
+def _with_text(item: AnyOutput, text: str) -> AnyOutput:
+    """The item, complete with this text."""
     match item:
         case OutputMessage():
             part = {"type": "output_text", "text": text, "annotations": []}

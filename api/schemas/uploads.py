@@ -1,4 +1,4 @@
-"""Uploads in parts, as OpenAI's clients send and read them. Times are unix seconds."""
+"""Schemas of OpenAI's uploads in parts. Times are unix seconds."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class UploadCreate(RequestModel):
 
     @field_validator("purpose")
     @classmethod
-    def _known_purpose(cls, value: str) -> str:
+    def _valid_purpose(cls, value: str) -> str:
         if value not in PURPOSES:
             raise ValueError(f"use one of {', '.join(PURPOSES)}")
         return value
 
     @field_validator("mime_type")
     @classmethod
-    def _plain_mime_type(cls, value: str) -> str:
+    def _printable_mime_type(cls, value: str) -> str:
         if not value.isprintable():
             raise ValueError("use a type such as 'text/jsonl'")
         return value
@@ -48,7 +48,7 @@ class UploadComplete(RequestModel):
 
     @field_validator("part_ids")
     @classmethod
-    def _each_once(cls, value: list[str]) -> list[str]:
+    def _distinct_parts(cls, value: list[str]) -> list[str]:
         if len(set(value)) != len(value):
             raise ValueError("a part is named twice")
         return value
@@ -62,7 +62,7 @@ class UploadComplete(RequestModel):
 
 
 class UploadObject(ResponseModel):
-    """An upload; `file` is there once it is completed."""
+    """An upload; `file` is set once it is completed."""
 
     id: str
     object: Literal["upload"] = "upload"
@@ -76,7 +76,7 @@ class UploadObject(ResponseModel):
 
 
 class UploadPartObject(ResponseModel):
-    """A part that was stored."""
+    """A stored part."""
 
     id: str
     object: Literal["upload.part"] = "upload.part"

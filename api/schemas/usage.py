@@ -1,4 +1,4 @@
-"""Usage as we answer it: OpenAI's page of buckets, each with one result per group. Times are unix seconds."""
+"""Schemas of OpenAI's usage page: buckets with one result per group. Times are unix seconds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from core.schemas.objects import ResponseModel
 
 
 class UsageResult(ResponseModel):
-    """Tokens of one group; `api_key_id` and `model` are null where they were not asked for, the first also without a key."""
+    """Tokens of one group; `api_key_id` and `model` are null unless grouped by, `api_key_id` also for requests without a key."""
 
     object: Literal["organization.usage.completions.result"] = "organization.usage.completions.result"
     input_tokens: int
@@ -21,7 +21,7 @@ class UsageResult(ResponseModel):
 
 
 class UsageBucket(ResponseModel):
-    """One span of time: `start_time` included, `end_time` not."""
+    """One interval: `start_time` inclusive, `end_time` exclusive."""
 
     object: Literal["bucket"] = "bucket"
     start_time: int
@@ -30,7 +30,7 @@ class UsageBucket(ResponseModel):
 
 
 class UsagePage(ResponseModel):
-    """All buckets of the span that was asked for."""
+    """All buckets of the requested interval."""
 
     object: Literal["page"] = "page"
     data: list[UsageBucket]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import TypeAdapter
 
-from api.schemas.responses_events import LiveEvents, ResponseEvent, after, events_of
+from api.schemas.responses_events import LiveEvents, ResponseEvent, events_after, stored_events
 from core.schemas.responses.chat import input_items
 from core.schemas.responses.items import items_to_json, with_ids
 from core.schemas.responses.objects import response_of, unfinished
@@ -66,10 +66,10 @@ def chunks(thought: str, text: str, calls: list[str], size: int) -> list[dict[st
 def live_events(said: tuple[str, str, list[str]], size: int, num_chunks: int) -> list[ResponseEvent]:
     """Return the events of the first chunks, then those of the rest from the stored answer."""
     live = LiveEvents(OPENING)
-    events = live.opening()
+    events = live.start()
     for each in chunks(*said, size)[:num_chunks]:
-        events += live.more(each)
-    rest = live.rest(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1))
+        events += live.add_chunk(each)
+    rest = live.finish(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1))
     assert rest is not None
     return events + rest
 
@@ -98,7 +98,7 @@ def test_live_events_and_events_of_the_row_are_one_stream(
     whole = response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1)
     events = live_events(said, size, num_chunks)
     assert all(one.number < two.number for one, two in pairwise(events))
-    assert joined(events) == joined(events_of(whole, OPENING).events)
+    assert joined(events) == joined(stored_events(whole, OPENING).events)
 
 
 @given(said, st.integers(1, 5), st.integers(0, 40), st.integers(0, 60))
@@ -107,25 +107,25 @@ def test_a_reader_that_comes_back_gets_the_rest_and_nothing_twice(
 ) -> None:
     events = live_events(said, size, num_chunks)
     seen = events[: place + 1]
-    whole = events_of(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1), OPENING).events
-    assert joined(seen + after(whole, seen[-1].number)) == joined(whole)
+    whole = stored_events(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1), OPENING).events
+    assert joined(seen + events_after(whole, seen[-1].number)) == joined(whole)
 
 
 def test_another_answer_than_the_one_that_was_begun_is_never_spliced_onto_it() -> None:
     live = LiveEvents(OPENING)
-    live.opening()
-    live.more(chunk(content="The capital"))
-    assert live.rest(response_of(answer("", "Paris.", []), REQUEST, response_id="resp_0")) is None
-    assert live.rest(response_of(answer("hm", "The capital is", []), REQUEST, response_id="resp_0")) is None
+    live.start()
+    live.add_chunk(chunk(content="The capital"))
+    assert live.finish(response_of(answer("", "Paris.", []), REQUEST, response_id="resp_0")) is None
+    assert live.finish(response_of(answer("hm", "The capital is", []), REQUEST, response_id="resp_0")) is None
 
 
 def test_text_after_a_call_is_in_the_response_that_ends_the_stream() -> None:
     live = LiveEvents(OPENING)
-    events = live.opening()
+    events = live.start()
     for each in [*chunks("", "Look: ", ["{}"], 9), chunk(content="done")]:
-        events += live.more(each)
+        events += live.add_chunk(each)
     whole = response_of(answer("", "Look: done", ["{}"]), REQUEST, response_id="resp_0", created_at=1)
-    rest = live.rest(whole)
+    rest = live.finish(whole)
     assert rest is not None
     assert [event.type for event in rest] == [
         "response.function_call_arguments.done",
@@ -174,7 +174,7 @@ def test_responses_and_events_have_the_types_of_the_official_client() -> None:
     whole = response_of(answer("hm", "Hi", ["{}"]), asked, response_id="resp_0")
     assert unknown(Response.model_validate_json(whole.model_dump_json(by_alias=True))) == {"store"}
     events: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
-    for event in events_of(whole, OPENING).events:
+    for event in stored_events(whole, OPENING).events:
         name, data = event.encode().removesuffix(b"\n\n").split(b"\ndata: ")
         parsed = events.validate_json(data)
         assert name == b"event: " + parsed.type.encode()
