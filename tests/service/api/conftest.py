@@ -1,4 +1,4 @@
-"""A stack whose models really answer."""
+"""Fixtures: a stack with real models, a stack with API keys."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from workers.context import Database
 
 MakeKey = Callable[[str], str]
 
-# The demo model, told of tools: it was never trained for them, so what it calls is decided by what it may call.
+# The demo model with tools in its template. It was never trained for them, so the grammar alone decides its calls.
 TOOLS_TEMPLATE = """\
 {%- for tool in tools or [] %}
 {{- '<|im_start|>system\\n<tool_call> ' + (tool.function | tojson) + '<|im_end|>\\n' }}
@@ -39,9 +39,9 @@ THINKING_TEMPLATE = """\
 
 
 def write_models(folder: Path) -> None:
-    """The demo model with its own template and with one that knows tools; a fake one that thinks first."""
+    """The demo model with its own template and with one for tools; a fake model with reasoning."""
     weights = ROOT / "models" / "demo.gguf"
-    # one thread each: engines that spin on the same cores wait for one another
+    # one thread each: engines spinning on the same cores slow one another down
     demo = f"parameters: {{model: {weights}, temperature: 0}}\ncontext_size: 512\nslots: 8\nthreads: 1\n"
     (folder / "demo.yaml").write_text(f"name: demo\nembeddings: true\n{demo}")
     (folder / "caller.yaml").write_text(f"name: caller\n{demo}chat_template: |-\n{indented(TOOLS_TEMPLATE)}")
@@ -56,7 +56,7 @@ def indented(text: str) -> str:
 
 @pytest.fixture(scope="package")
 def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """The models `demo`, `caller` and `thinker`, served."""
+    """A stack that serves `demo`, `caller` and `thinker`."""
     folder = tmp_path_factory.mktemp("answering")
     models = folder / "models"
     models.mkdir()
@@ -88,7 +88,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
 
 @pytest.fixture
 def keys_made(database: Database) -> Iterator[MakeKey]:
-    """Makes a key of a tenant in the database of `settings`; afterwards there is none again."""
+    """Creates keys of a tenant in the database of `settings`; all keys are deleted afterwards."""
 
     def make(tenant: str) -> str:
         made = new_key()

@@ -31,7 +31,7 @@ def test_a_plain_answer(client: OpenAI) -> None:
     assert answer._request_id is not None
 
 
-def test_a_stream_says_the_same_as_the_plain_answer(client: OpenAI) -> None:
+def test_a_stream_has_the_text_of_the_plain_answer(client: OpenAI) -> None:
     plain = client.chat.completions.create(model="fake", messages=HELLO)
     chunks = list(
         client.chat.completions.create(
@@ -46,7 +46,7 @@ def test_a_stream_says_the_same_as_the_plain_answer(client: OpenAI) -> None:
     assert len({chunk.id for chunk in chunks}) == 1
 
 
-def test_several_answers_are_told_apart_by_their_index(client: OpenAI) -> None:
+def test_several_answers_are_separated_by_their_index(client: OpenAI) -> None:
     plain = client.chat.completions.create(model="fake", messages=HELLO, n=3, seed=1, max_tokens=20)
     assert [choice.index for choice in plain.choices] == [0, 1, 2]
     texts, roles = [""] * 3, [0] * 3
@@ -59,7 +59,7 @@ def test_several_answers_are_told_apart_by_their_index(client: OpenAI) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_tools_of_a_model_that_is_not_told_about_them_are_a_400(client: OpenAI, stream: bool) -> None:
+def test_tools_are_a_400_for_a_model_whose_template_ignores_them(client: OpenAI, stream: bool) -> None:
     tools: Any = [{"type": "function", "function": {"name": "now"}}]
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(model="fake", messages=HELLO, tools=tools, stream=stream)
@@ -149,15 +149,17 @@ def test_every_answer_has_its_headers_and_never_the_clients_request_id(http: htt
 
 
 def running_slots(server: StackProcess, http: httpx2.Client) -> int:
-    """Open streams as the api counts them."""
+    """The number of open streams, from the metrics."""
     for line in http.get("/metrics").text.splitlines():
         if line.startswith("millrace_open_streams "):
             return int(float(line.split()[1]))
     raise AssertionError("no such metric")
 
 
-def test_a_client_that_leaves_frees_the_slot_at_once(server: StackProcess, client: OpenAI, http: httpx2.Client) -> None:
-    """Two endless answers fill both slots of the slow model; after their readers left, a short one gets its turn."""
+def test_a_client_that_disconnects_frees_the_slot_at_once(
+    server: StackProcess, client: OpenAI, http: httpx2.Client
+) -> None:
+    """Two endless answers fill both slots of the slow model; after both clients disconnect, a short one runs."""
     for _ in range(2):
         stream = client.chat.completions.create(
             model="slow", messages=HELLO, stream=True, max_tokens=2000, extra_body={"ignore_eos": True}
@@ -172,7 +174,7 @@ def test_a_client_that_leaves_frees_the_slot_at_once(server: StackProcess, clien
     wait_for(lambda: running_slots(server, http) == 0, "no stream is open")
 
 
-def test_a_client_that_leaves_before_the_first_token_frees_its_place(client: OpenAI, http: httpx2.Client) -> None:
+def test_a_client_that_disconnects_before_the_first_token_frees_its_slot(client: OpenAI, http: httpx2.Client) -> None:
     def leave() -> None:
         with pytest.raises(httpx2.TimeoutException):
             http.post(URL, json=body(model="slow", max_tokens=2000, ignore_eos=True), timeout=0.4)

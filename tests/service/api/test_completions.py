@@ -15,7 +15,7 @@ URL = "/v1/completions"
 PROMPT = "Once upon a time"
 
 
-def test_a_plain_completion_is_as_long_as_openai_s_unless_told_otherwise(client: OpenAI) -> None:
+def test_a_completion_has_openais_default_length(client: OpenAI) -> None:
     answer = client.completions.create(model="fake", prompt=PROMPT)
     assert (answer.object, answer.id[:5], answer.model) == ("text_completion", "cmpl-", "fake")
     assert answer.choices[0].finish_reason == "length"
@@ -28,7 +28,7 @@ def test_a_plain_completion_is_as_long_as_openai_s_unless_told_otherwise(client:
     assert whole.choices[0].text.startswith(answer.choices[0].text)
 
 
-def test_a_stream_says_the_same_as_the_plain_answer(client: OpenAI) -> None:
+def test_a_stream_has_the_text_of_the_plain_answer(client: OpenAI) -> None:
     plain = client.completions.create(model="fake", prompt=PROMPT, max_tokens=500)
     options: Any = {"include_usage": True}
     chunks = list(
@@ -83,7 +83,7 @@ def test_a_prompt_may_be_token_ids(client: OpenAI) -> None:
 
 
 def test_an_echo_with_logprobs_scores_the_answer_where_its_text_is(client: OpenAI) -> None:
-    prompt = "Once there was a mill. " * 40  # more than is read in one step
+    prompt = "Once there was a mill. " * 40  # more tokens than one prefill step takes
     answer = client.completions.create(model="fake", prompt=prompt, echo=True, logprobs=1, max_tokens=4)
     choice = answer.choices[0]
     assert choice.text.startswith(prompt)

@@ -1,4 +1,4 @@
-"""Completions and embeddings of a model that really computes them."""
+"""Completions and embeddings of a real model."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What may be asked of a generation beside its text, by the official client: several answers, likelihoods, biases, seeds,
-thoughts. On the demo model; thoughts on a fake one that thinks."""
+"""Options of a generation through the official client: `n`, logprobs, logit bias, seeds, reasoning. On the demo model; reasoning
+on a fake model."""
 
 from __future__ import annotations
 
@@ -62,14 +62,14 @@ def test_logprobs_spell_the_answer_and_are_those_of_the_likeliest(demo: OpenAI) 
     assert ask(demo).choices[0].logprobs is None
 
 
-def test_a_biased_token_is_never_said_or_said_only(demo: OpenAI) -> None:
-    first = "433"  # " R", as Rome begins
+def test_a_bias_bans_a_token_or_forces_it(demo: OpenAI) -> None:
+    first = "433"  # " R", the first token of "Rome"
     assert ask(demo, logit_bias={first: 100}, max_tokens=3).choices[0].message.content == " R R R"
     paris = ask(demo, logit_bias={"923": -100}).choices[0].message.content  # " Pa"
     assert paris != ask(demo).choices[0].message.content
 
 
-def test_a_seed_says_the_same_alone_and_under_load(answering: StackProcess, demo: OpenAI) -> None:
+def test_a_seed_gives_the_same_answer_alone_and_under_load(answering: StackProcess, demo: OpenAI) -> None:
     def story(seed: int) -> str | None:
         return ask(client, messages=STORY, seed=seed, temperature=1, max_tokens=24).choices[0].message.content
 
@@ -83,7 +83,7 @@ def test_a_seed_says_the_same_alone_and_under_load(answering: StackProcess, demo
     assert len(set(alone)) > 1
 
 
-def test_a_thought_is_told_from_the_answer_and_counted(demo: OpenAI) -> None:
+def test_reasoning_is_separated_from_the_answer_and_counted(demo: OpenAI) -> None:
     plain = ask(demo, model="thinker")
     message = plain.choices[0].message
     assert message.reasoning_content == "The wheel turns while the water runs."
@@ -106,7 +106,7 @@ def test_a_thought_is_free_and_the_answer_after_it_is_held_to_its_schema(demo: O
     assert answer.choices[0].message.content in ("yes", "no")
 
 
-def test_a_template_hears_what_the_request_has_for_it(demo: OpenAI) -> None:
+def test_template_arguments_of_the_request_reach_the_template(demo: OpenAI) -> None:
     answer = ask(demo, model="thinker", extra_body={"chat_template_kwargs": {"enable_thinking": False}})
     assert not hasattr(answer.choices[0].message, "reasoning_content")
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0

@@ -1,4 +1,4 @@
-"""`/v1/responses` by the official client, on the real processes."""
+"""`/v1/responses` through the official client, on a running stack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ENDLESS: Any = {**SLOW, "text": {"format": {"type": "json_object"}}, "max_output
 
 
 class Ticket(BaseModel):
-    """What a model is asked to fill in."""
+    """A schema for structured output."""
 
     urgent: bool
     kind: Literal["bug", "question"]
@@ -50,7 +50,7 @@ def ended(client: OpenAI, response_id: str) -> Any:
     return client.responses.retrieve(response_id)
 
 
-def test_a_response_says_what_the_chat_would_have_said(client: OpenAI) -> None:
+def test_a_response_has_the_text_of_the_same_chat(client: OpenAI) -> None:
     chat = client.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hello"}])
     response = client.responses.create(model="also-fake", input="hello", metadata={"a": "b"}, user="me")
     assert response.output_text == chat.choices[0].message.content
@@ -125,7 +125,7 @@ def test_a_stream_on_the_wire_names_its_events_and_has_no_ids(http: httpx2.Clien
         assert name == f"event: {json.loads(data.removeprefix('data: '))['type']}"
 
 
-def test_logprobs_come_where_they_are_asked_for(client: OpenAI) -> None:
+def test_logprobs_are_included_on_request(client: OpenAI) -> None:
     request: Any = {
         "model": "fake",
         "input": "hello",
@@ -224,7 +224,7 @@ def test_a_conversation_goes_on_from_the_response_before_and_not_from_its_instru
     assert third.previous_response_id == second.id
 
 
-def test_what_is_not_stored_cannot_be_read_or_gone_on_from(client: OpenAI) -> None:
+def test_a_response_that_is_not_stored_cannot_be_read_or_continued(client: OpenAI) -> None:
     response = client.responses.create(model="fake", input="hello", store=False)
     assert response.output_text
     with pytest.raises(openai.NotFoundError):
@@ -250,7 +250,7 @@ def test_one_that_has_no_answer_yet_cannot_be_gone_on_from(client: OpenAI) -> No
     client.responses.delete(running.id)
 
 
-def test_what_was_asked_is_shown_as_it_was_sent(client: OpenAI) -> None:
+def test_a_response_shows_its_request_parameters(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ["b", None], "default": None}}}
     asked: Any = {
         "instructions": "Be brief.",
@@ -269,7 +269,7 @@ def test_what_was_asked_is_shown_as_it_was_sent(client: OpenAI) -> None:
         assert shown == {name: asked[name] for name in shown}
 
 
-def test_one_in_the_background_that_fails_says_why(client: OpenAI) -> None:
+def test_a_failed_background_response_has_its_error(client: OpenAI) -> None:
     queued = client.responses.create(model="fake", input="x" * 5000, background=True)
     response = ended(client, queued.id)
     assert (response.status, response.output) == ("failed", [])
@@ -296,7 +296,7 @@ def test_a_background_stream_is_left_and_taken_up_again_without_loss(client: Ope
 
 
 def forget_frames(server: StackProcess) -> None:
-    """Valkey loses all it has."""
+    """Delete everything in Valkey."""
     (socket,) = server.state_dir.rglob("valkey*.sock")
     with redis.Redis(unix_socket_path=str(socket)) as valkey:
         valkey.flushall()
@@ -314,9 +314,7 @@ def test_a_stream_is_taken_up_from_the_row_when_its_frames_are_gone(server: Stac
     assert not list(client.responses.retrieve(response_id, stream=True, starting_after=places[-1]))
 
 
-def test_a_reader_that_comes_when_early_frames_are_gone_gets_all_of_it_from_the_row(
-    server: StackProcess, client: OpenAI
-) -> None:
+def test_a_late_stream_without_early_frames_comes_from_the_row(server: StackProcess, client: OpenAI) -> None:
     with client.responses.create(**SLOW, stream=True) as stream:
         events = iter(stream)
         early: list[Any] = [next(events) for _ in range(12)]
@@ -341,7 +339,7 @@ def test_a_running_one_is_cancelled_and_an_ended_one_stays(client: OpenAI) -> No
     assert caught.value.code == "response_not_cancellable"
 
 
-def test_a_deleted_one_is_gone_with_its_job_and_ends_what_went_on_from_it(client: OpenAI, http: httpx2.Client) -> None:
+def test_deleting_a_response_deletes_its_job_and_ends_its_conversation(client: OpenAI, http: httpx2.Client) -> None:
     first = client.responses.create(model="fake", input="hello")
     second = client.responses.create(model="fake", input="more", previous_response_id=first.id)
     client.responses.delete(first.id)

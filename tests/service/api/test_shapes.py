@@ -1,4 +1,4 @@
-"""The shapes of answers, field by field, against the official client's own types: nothing missing, nothing it does not know."""
+"""Responses have exactly the fields of the official client's types: none missing, none unknown."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def body(asked: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 
 def unknown_fields(value: object) -> Iterator[str]:
-    """Names that the client's types do not have, at any depth."""
+    """Names of fields that the client's types lack, at any depth."""
     if isinstance(value, BaseModel):
         yield from value.model_extra or ()
         for name in type(value).model_fields:

@@ -15,7 +15,7 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
-def test_metrics_count_what_was_answered(http: httpx2.Client) -> None:
+def test_metrics_count_answered_requests(http: httpx2.Client) -> None:
     http.get("/v1/models")
     text = http.get("/metrics").text
     assert 'millrace_http_requests_total{route="/v1/models",status="200"}' in text

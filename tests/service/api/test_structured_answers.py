@@ -1,5 +1,4 @@
-"""Answers that are what was asked for: `response_format` and `structured_outputs` by the official client, plain, streamed and
-in a batch. On the demo model."""
+"""`response_format` and `structured_outputs` through the official client: plain, streamed and in a batch. On the demo model."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ TICKETS = [
     json.loads(line)["body"]["messages"]
     for line in (ROOT / "batch_inputs" / "support_tickets.jsonl").read_text().splitlines()[:12]
 ]
-LABEL = {"category": "shipping", "priority": "medium"}  # of the first one
+LABEL = {"category": "shipping", "priority": "medium"}  # of the first ticket
 FRANCE: Any = [{"role": "user", "content": "What is the capital of France?"}]
 
 
@@ -33,7 +32,7 @@ class Label(BaseModel):
 
 
 class Order(BaseModel):
-    """Nothing the model was trained for: only the schema makes it an answer."""
+    """A schema the model was not trained for: only the grammar produces a valid answer."""
 
     number: Literal[1, 22, 333]
     label: Label
@@ -46,7 +45,7 @@ def by_schema(schema: dict[str, Any], name: str = "label") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("kind", [Label, Order])
-def test_an_answer_is_parsed_into_the_class_that_was_asked_for(demo: OpenAI, kind: type[BaseModel]) -> None:
+def test_an_answer_is_parsed_into_the_requested_class(demo: OpenAI, kind: type[BaseModel]) -> None:
     answer = demo.chat.completions.parse(model="demo", messages=TICKETS[0], response_format=kind, max_tokens=200)
     (choice,) = answer.choices
     assert choice.finish_reason == "stop"
@@ -61,7 +60,7 @@ def test_a_streamed_answer_is_parsed_too_and_is_the_plain_one(demo: OpenAI) -> N
     assert done.content == plain.choices[0].message.content
 
 
-def test_the_readme_does_what_it_says(demo: OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_readmes_example_prints_its_output(demo: OpenAI, capsys: pytest.CaptureFixture[str]) -> None:
     section = (ROOT / "README.md").read_text().split("## Structured answers")[1]
     code = section.split("```python\n")[1].split("```")[0]
     exec(code, {"client": demo, "__name__": __name__})
@@ -120,7 +119,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("extra", "param", "said"), REFUSED.values(), ids=REFUSED.keys())
-def test_what_is_not_supported_is_a_400_that_names_it(
+def test_an_unsupported_constraint_is_a_400_that_names_it(
     demo: OpenAI, extra: dict[str, Any], param: str, said: str, stream: bool
 ) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
@@ -129,13 +128,13 @@ def test_what_is_not_supported_is_a_400_that_names_it(
     assert said in caught.value.message
 
 
-# --- a batch ----------------------------------------------------------------------------------------------------------
+# In a batch
 
 NUM_TWINS = 3
 
 
 def lines_of_a_batch() -> Iterator[dict[str, Any]]:
-    """Tickets under one system prompt, some of them the same, one that is cut, and one that cannot be answered."""
+    """Tickets under one system prompt: some equal, one whose answer is cut off, one that fails."""
     plain = {"model": "demo", "temperature": 0, **by_schema(Label.model_json_schema())}
     bodies = {f"ticket-{number}": {**plain, "messages": messages} for number, messages in enumerate(TICKETS)}
     bodies |= {f"twin-{number}": {**plain, "messages": TICKETS[0], "max_tokens": 50} for number in range(NUM_TWINS)}
@@ -147,7 +146,7 @@ def lines_of_a_batch() -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def batch(answering: StackProcess) -> Batch:
-    """Such a batch, done."""
+    """That batch, completed."""
     path = write_lines(answering.folder / "structured.jsonl", list(lines_of_a_batch()))
     with answering.client() as client:
         batch_id = start_batch(client, path)
@@ -157,12 +156,12 @@ def batch(answering: StackProcess) -> Batch:
 
 @pytest.fixture
 def answers(demo: OpenAI, batch: Batch) -> dict[str, Any]:
-    """The bodies of the output file by the ids of their lines."""
+    """The bodies of the output file by `custom_id`."""
     lines: list[Any] = result_lines(demo, batch.output_file_id)
     return {line["custom_id"]: line["response"]["body"] for line in lines}
 
 
-def test_every_answer_of_a_batch_is_what_its_schema_says(batch: Batch, answers: dict[str, Any]) -> None:
+def test_every_answer_of_a_batch_matches_its_schema(batch: Batch, answers: dict[str, Any]) -> None:
     assert len(answers) == len(TICKETS) + NUM_TWINS
     for answer in answers.values():
         Label.model_validate_json(answer["choices"][0]["message"]["content"])
@@ -180,7 +179,7 @@ def test_a_line_that_was_cut_and_one_that_cannot_be_are_errors_of_their_own(demo
     assert "'not'" in errors["refused"]["message"]
 
 
-def test_what_lines_share_is_computed_once_and_says_so_in_usage(batch: Batch, answers: dict[str, Any]) -> None:
+def test_a_shared_prefix_is_computed_once_and_counted_as_cached(batch: Batch, answers: dict[str, Any]) -> None:
     cached = [answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers.values()]
     assert sum(tokens > 30 for tokens in cached) > len(TICKETS) / 2, "the system prompt has more than 30 tokens"
     assert batch.usage is not None

@@ -1,5 +1,5 @@
-"""Tools by the official client, plain and streamed. On the demo model, which was never trained to call any: which tool and
-which arguments is decided by what it may write."""
+"""Tools through the official client, plain and streamed. On the demo model, which was never trained for tools: the grammar alone
+decides the tool and its arguments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Capital(BaseModel):
 CAPITAL: Any = openai.pydantic_function_tool(Capital, name="capital")
 NOW: Any = {"type": "function", "function": {"name": "now"}}
 NAMED: Any = {"type": "function", "function": {"name": "capital"}}
-NEVER_END = {"1021": -100, "1023": -100}  # the two tokens of the demo model that end an answer
+NEVER_END = {"1021": -100, "1023": -100}  # the two stop tokens of the demo model
 
 
 def ask(demo: OpenAI, **more: Any) -> Any:
@@ -128,7 +128,7 @@ def refusal(demo: OpenAI, **more: Any) -> tuple[str | None, str | None, str]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_what_a_tool_cannot_be_is_a_400_that_names_it(demo: OpenAI, stream: bool) -> None:
+def test_an_invalid_tool_is_a_400_that_names_it(demo: OpenAI, stream: bool) -> None:
     strict: Any = {"name": "a", "strict": True, "parameters": {"properties": {"x": {"not": {}}}}}
     code, param, message = refusal(demo, tools=[{"type": "function", "function": strict}], stream=stream)
     assert (code, param) == ("invalid_schema", "tools")

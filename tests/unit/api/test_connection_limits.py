@@ -1,4 +1,4 @@
-"""Answers that are not read: what is done once the buffer of a connection is full. The clock and the transport are the test's."""
+"""Time-outs of a connection whose client does not read, with a fake clock and a fake transport."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from api.http.connection_limits import _WriteTimeout
 
 
 class Transport:
-    """With so much in its buffer."""
+    """A transport with this number of bytes in its write buffer."""
 
     def __init__(self) -> None:
         self.unread = 100_000
@@ -24,14 +24,14 @@ class Transport:
         return self
 
     def setsockopt(self, *_: object) -> None:
-        """A reset instead of a close."""
+        """Record a reset instead of a close."""
 
     def abort(self) -> None:
         self.is_aborted = True
 
 
 class Loop:
-    """Whose time passes when told to."""
+    """An event loop with a manual clock."""
 
     def __init__(self) -> None:
         self._waiting: Callable[[], None] | None = None
@@ -54,14 +54,14 @@ class Loop:
 
 class Flow:
     def pause_writing(self) -> None:
-        """Uvicorn's."""
+        """Uvicorn's callbacks."""
 
     resume_writing = pause_writing
 
 
 @pytest.fixture
 def connection() -> Any:
-    """Whose client may be silent for ten seconds."""
+    """A protocol with a time-out of ten seconds."""
     made = object.__new__(type("Protocol", (_WriteTimeout,), {"pause_seconds": 10.0}))
     made.transport, made.loop, made.flow = Transport(), Loop(), Flow()
     return made

@@ -1,4 +1,4 @@
-"""Waiting for an outcome: an event leads to a read, and so does a silence."""
+"""`wait_for_outcome` reads the row after an event, and at intervals without one."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def waiters() -> Waiters:
 
 @pytest.fixture
 async def subscription(waiters: Waiters) -> AsyncIterator[Subscription]:
-    """On a relay without a broker: events come from the test."""
+    """A subscription without a broker; the test puts events into it."""
     relay = Relay("redis://127.0.0.1:1", "", waiters)
     async with relay.follow("row", "key") as subscription:
         yield subscription

@@ -1,4 +1,4 @@
-"""The record of an answer is of the day it was given, whatever the model files say by now."""
+"""The reproducibility record of an answer does not change with the model files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHAT: Any = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 @dataclass
 class AnsweredRow:
-    """What is read of a job's row."""
+    """The columns of a job's row that the record is made from."""
 
     endpoint: str = "/v1/chat/completions"
     model_parameters: str | None = '{"temperature":0.5,"max_tokens":9}'
@@ -31,7 +31,7 @@ def record(body: dict[str, Any], **columns: Any) -> Reproducibility:
     return reproducibility_record(AnsweredRow(**columns), body, {"system_fingerprint": "fp"})  # type: ignore[arg-type]
 
 
-def test_what_a_body_leaves_out_is_what_the_model_file_said_then() -> None:
+def test_defaults_are_those_of_the_model_file_at_that_time() -> None:
     found = record({**CHAT, "top_p": 0.5})
     assert found.parameters is not None
     assert (found.parameters.temperature, found.parameters.top_p, found.parameters.max_tokens) == (0.5, 0.5, 9)
@@ -47,12 +47,12 @@ def test_what_a_body_leaves_out_is_what_the_model_file_said_then() -> None:
         ({}, "{}", derive_seed("batch_req_1")),
     ],
 )
-def test_the_seed_is_there_whoever_chose_it(asked: dict[str, Any], usual: str, seed: int) -> None:
+def test_the_seed_is_recorded_given_or_chosen_by_the_server(asked: dict[str, Any], usual: str, seed: int) -> None:
     assert record({**CHAT, **asked}, model_parameters=usual).seed == seed
 
 
 @pytest.mark.parametrize("usual", [None, '{"no_longer_known":1}', "{}x"])
-def test_what_was_not_recorded_is_unknown_and_not_guessed(usual: str | None) -> None:
+def test_fields_without_a_record_are_null(usual: str | None) -> None:
     found = record(CHAT, model_parameters=usual)
     assert (found.parameters, found.seed, found.model_hash) == (None, None, "m")
 

@@ -1,4 +1,4 @@
-"""Events of a response: their numbers do not depend on the chunks of its answer."""
+"""Events of a response: their numbers do not depend on the split of the answer into chunks."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ REQUEST = ResponsesRequest(model="m", input="hello")
 OPENING = unfinished(REQUEST, response_id="resp_0", created_at=1, model="m", status="in_progress")
 
 
-def answer(thought: str, text: str, calls: list[str], reason: str = "stop") -> dict[str, Any]:
-    """Build a chat answer; each call is given by its arguments."""
+def answer(reasoning: str, text: str, calls: list[str], reason: str = "stop") -> dict[str, Any]:
+    """A chat answer; each call is its arguments."""
     message: dict[str, Any] = {"role": "assistant", "content": text}
-    if thought:
-        message["reasoning_content"] = thought
+    if reasoning:
+        message["reasoning_content"] = reasoning
     if calls:
         message["tool_calls"] = [
             {"id": f"call_{index}", "type": "function", "function": {"name": "f", "arguments": arguments}}
@@ -47,14 +47,14 @@ def chunk(**delta: Any) -> dict[str, Any]:
     return {"choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]}
 
 
-def chunks(thought: str, text: str, calls: list[str], size: int) -> list[dict[str, Any]]:
-    """Return the chunks of that answer, with `size` characters each."""
+def chunks(reasoning: str, text: str, calls: list[str], size: int) -> list[dict[str, Any]]:
+    """That answer as chunks of `size` characters."""
 
     def pieces(whole: str) -> list[str]:
         return [whole[start : start + size] for start in range(0, len(whole), size)]
 
     found = [chunk(role="assistant", content="", refusal=None)]
-    found += [chunk(reasoning_content=piece) for piece in pieces(thought)]
+    found += [chunk(reasoning_content=piece) for piece in pieces(reasoning)]
     found += [chunk(content=piece) for piece in pieces(text)]
     for index, arguments in enumerate(calls):
         head = {"id": f"call_{index}", "type": "function", "function": {"name": "f", "arguments": ""}}
@@ -63,19 +63,19 @@ def chunks(thought: str, text: str, calls: list[str], size: int) -> list[dict[st
     return found
 
 
-def live_events(said: tuple[str, str, list[str]], size: int, num_chunks: int) -> list[ResponseEvent]:
-    """Return the events of the first chunks, then those of the rest from the stored answer."""
+def live_events(parts: tuple[str, str, list[str]], size: int, num_chunks: int) -> list[ResponseEvent]:
+    """The events of the first `num_chunks` chunks, then the remaining ones from the stored answer."""
     live = LiveEvents(OPENING)
     events = live.start()
-    for each in chunks(*said, size)[:num_chunks]:
+    for each in chunks(*parts, size)[:num_chunks]:
         events += live.add_chunk(each)
-    rest = live.finish(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1))
+    rest = live.finish(response_of(answer(*parts), REQUEST, response_id="resp_0", created_at=1))
     assert rest is not None
     return events + rest
 
 
 def joined(events: list[ResponseEvent]) -> list[tuple[str, str]]:
-    """Return the kind and position of each event, with deltas of one item joined."""
+    """Type and fields of each event, with the deltas of an item joined."""
     found: list[tuple[str, str]] = []
     for event in events:
         if event.delta is None:
@@ -88,30 +88,30 @@ def joined(events: list[ResponseEvent]) -> list[tuple[str, str]]:
 
 
 texts = st.text("aé🙂 ", max_size=12)
-said = st.tuples(texts, texts, st.lists(texts, max_size=3))
+parts = st.tuples(texts, texts, st.lists(texts, max_size=3))
 
 
-@given(said, st.integers(1, 5), st.integers(0, 40))
-def test_live_events_and_events_of_the_row_are_one_stream(
-    said: tuple[str, str, list[str]], size: int, num_chunks: int
+@given(parts, st.integers(1, 5), st.integers(0, 40))
+def test_live_and_stored_events_join_to_one_stream(
+    parts: tuple[str, str, list[str]], size: int, num_chunks: int
 ) -> None:
-    whole = response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1)
-    events = live_events(said, size, num_chunks)
+    whole = response_of(answer(*parts), REQUEST, response_id="resp_0", created_at=1)
+    events = live_events(parts, size, num_chunks)
     assert all(one.number < two.number for one, two in pairwise(events))
     assert joined(events) == joined(stored_events(whole, OPENING).events)
 
 
-@given(said, st.integers(1, 5), st.integers(0, 40), st.integers(0, 60))
-def test_a_reader_that_comes_back_gets_the_rest_and_nothing_twice(
-    said: tuple[str, str, list[str]], size: int, num_chunks: int, place: int
+@given(parts, st.integers(1, 5), st.integers(0, 40), st.integers(0, 60))
+def test_a_client_that_reconnects_gets_the_remaining_events_once(
+    parts: tuple[str, str, list[str]], size: int, num_chunks: int, place: int
 ) -> None:
-    events = live_events(said, size, num_chunks)
+    events = live_events(parts, size, num_chunks)
     seen = events[: place + 1]
-    whole = stored_events(response_of(answer(*said), REQUEST, response_id="resp_0", created_at=1), OPENING).events
+    whole = stored_events(response_of(answer(*parts), REQUEST, response_id="resp_0", created_at=1), OPENING).events
     assert joined(seen + events_after(whole, seen[-1].number)) == joined(whole)
 
 
-def test_another_answer_than_the_one_that_was_begun_is_never_spliced_onto_it() -> None:
+def test_a_different_answer_is_never_appended_to_the_streamed_text() -> None:
     live = LiveEvents(OPENING)
     live.start()
     live.add_chunk(chunk(content="The capital"))
@@ -137,7 +137,7 @@ def test_text_after_a_call_is_in_the_response_that_ends_the_stream() -> None:
 
 
 @pytest.mark.parametrize(
-    ("reason", "said", "status", "of_items"),
+    ("reason", "parts", "status", "of_items"),
     [
         ("stop", ("", "Hi", []), "completed", ["completed"]),
         ("length", ("", "Hi", []), "incomplete", ["incomplete"]),
@@ -148,16 +148,16 @@ def test_text_after_a_call_is_in_the_response_that_ends_the_stream() -> None:
     ],
 )
 def test_only_the_last_item_of_an_answer_that_was_cut_off_is_incomplete(
-    reason: str, said: tuple[str, str, list[str]], status: str, of_items: list[str]
+    reason: str, parts: tuple[str, str, list[str]], status: str, of_items: list[str]
 ) -> None:
-    response = response_of(answer(*said, reason=reason), REQUEST)
+    response = response_of(answer(*parts, reason=reason), REQUEST)
     assert (response.id, response.status) == ("resp_0", status)
     assert [item.status for item in response.output] == of_items
     assert (response.incomplete_details is not None) == (status == "incomplete")
 
 
 def unknown(value: Any) -> set[str]:
-    """Return the fields that the client's types do not have; the client ignores them."""
+    """Names of fields that the client's types lack, at any depth."""
     if isinstance(value, list):
         return {name for each in value for name in unknown(each)}
     if not hasattr(value, "model_extra"):
@@ -166,8 +166,8 @@ def unknown(value: Any) -> set[str]:
     return inside | set(value.model_extra or ())
 
 
-def test_responses_and_events_have_the_types_of_the_official_client() -> None:
-    """The client accepts any field; its types do not. OpenAI's answers have `store`, its types do not."""
+def test_responses_and_events_match_the_official_clients_types() -> None:
+    """The client accepts unknown fields, its types do not. `store` is in OpenAI's responses, but not in the types."""
     tools = [{"type": "function", "name": "f", "parameters": {"type": "object"}}]
     more = {"tools": tools, "metadata": {"a": "b"}, "reasoning": {"effort": "low"}}
     asked = ResponsesRequest.model_validate({"model": "m", "input": "hello", **more})
@@ -181,7 +181,7 @@ def test_responses_and_events_have_the_types_of_the_official_client() -> None:
         assert unknown(parsed) <= {"store"}
 
 
-def test_kept_items_have_the_types_of_the_official_client() -> None:
+def test_stored_items_match_the_official_clients_types() -> None:
     items: TypeAdapter[Any] = TypeAdapter(list[ResponseItem])
     call = {"type": "function_call", "call_id": "c", "name": "f", "arguments": "{}"}
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, call]
