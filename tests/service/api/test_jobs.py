@@ -1,4 +1,4 @@
-"""`/v1/jobs`: accepted now, answered later, followed by number."""
+"""`/v1/jobs`: accepted at once, answered later, streamed with event ids."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ended(http: httpx2.Client, job_id: str) -> dict[str, Any]:
 def events(
     http: httpx2.Client, job_id: str, last: int | None = None, most: int = 10_000
 ) -> list[tuple[int | None, str]]:
-    """(id, data) of each event."""
+    """Id and data of each event."""
     headers = {} if last is None else {"last-event-id": str(last)}
     found: list[tuple[int | None, str]] = []
     number: int | None = None
@@ -57,7 +57,7 @@ def test_a_job_is_accepted_and_answered_later(http: httpx2.Client) -> None:
     assert job["created_at"] <= job["started_at"] <= job["finished_at"]
 
 
-def test_a_job_that_fails_says_why(http: httpx2.Client) -> None:
+def test_a_failed_job_has_its_error(http: httpx2.Client) -> None:
     job = ended(http, submit(http, messages=[{"role": "user", "content": "x" * 5000}]))
     assert job["status"] == "failed"
     assert job["error"]["code"] == "context_length_exceeded"
@@ -73,7 +73,7 @@ def test_a_job_can_be_followed_while_it_runs_and_read_again_from_any_event(http:
     assert events(http, job_id, last=9) == live[10:]
 
 
-def test_a_reader_that_lost_its_connection_goes_on_where_it_was(http: httpx2.Client) -> None:
+def test_a_client_that_reconnects_continues_after_its_last_event(http: httpx2.Client) -> None:
     job_id = submit(http, model="slow", stream=True, max_tokens=60, ignore_eos=True)
     first = events(http, job_id, most=7)
     rest = events(http, job_id, last=6)
