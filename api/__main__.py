@@ -1,4 +1,4 @@
-"""The api's process: `python -m api`. Prints where it listens, tells whoever started it, drains on SIGTERM."""
+"""The api process, `python -m api`: it prints its address, notifies its parent when ready, and drains on SIGTERM."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _IDLE_SECONDS = 75
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that says when it is ready, and where."""
+    """Uvicorn that reports its address when it is ready, and ends waiters at shutdown."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, url: str) -> None:
         super().__init__(config)
@@ -31,15 +31,15 @@ class Server(uvicorn.Server):
         self._url = url
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called once the app has started."""
+        """Start listening, then report readiness."""
         await super().startup(sockets)
         if self.started:
-            gc.freeze()  # what was built so far stays; looking through it again and again stops every stream for 0.1 s
+            gc.freeze()  # objects so far are permanent; each full collection over them would stop all streams for 0.1 s
             print(f"listening on {self._url}", flush=True)
             notify_ready(self._url)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Called once the process was told to stop; streams have some time to end by themselves."""
+        """Stop accepting connections; open streams have some time to complete."""
         state = self._app.state
         ending = asyncio.create_task(end_waiters(state.waiters, state.shutting_down, state.settings.drain_seconds))
         try:
@@ -49,7 +49,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
-    """The process."""
+    """Run the process."""
     try:
         settings = load_settings()
         configure_logging(settings.log_level)

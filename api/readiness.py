@@ -1,7 +1,6 @@
-"""Is this service able to work? What each thing that is needed says of itself, and what to do where it is not well.
+"""Readiness checks: the state of each dependency, and advice for those that fail.
 
-Whether models are worked on is read from the workers' own reports in the database (see `core.readiness`), so that it is known
-with the broker dead too.
+The state of models comes from the workers' reports in the database (`core.readiness`), so it is correct while the broker is down.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from core.settings import Settings
 from db import workers
 from db.schema_version import current_version, needed_version
 
-_ANSWER_SECONDS: Final = 2.0
+_TIMEOUT_SECONDS: Final = 2.0
 
 
 async def run_checks(database: AsyncEngine, relay: Relay, catalog: ModelCatalog, settings: Settings) -> list[Check]:
-    """Every check; takes a few seconds at most, whatever hangs."""
+    """Run all checks; each has a time-out of a few seconds."""
     rows, queue = await asyncio.gather(_database(database, catalog, settings), _queue(relay))
     return [*rows, queue]
 
 
 async def _database(database: AsyncEngine, catalog: ModelCatalog, settings: Settings) -> list[Check]:
-    """The database, its schema, and what its rows say of workers."""
+    """Check the database, its schema, and the workers that report to it."""
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS), database.connect() as connection:
+        async with asyncio.timeout(_TIMEOUT_SECONDS), database.connect() as connection:
             have, needed = await connection.run_sync(current_version), needed_version()
             if have != needed:
                 return [Check("database"), _wrong_schema(have, needed)]
@@ -54,7 +53,7 @@ def _wrong_schema(have: str | None, needed: str) -> Check:
 async def _queue(relay: Relay) -> Check:
     advice = "Start it, or look at its log. Batches go on without it; chats are refused until it is back."
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
             await relay.client.ping()
     except (RedisError, OSError) as error:
         return Check("queue", f"does not answer ({type(error).__name__})", advice)

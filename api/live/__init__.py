@@ -1,1 +1,1 @@
-"""Answers while they are generated: submission, following, streams, shutdown."""
+"""Responses while their jobs run: submission, follower, streams, waits, shutdown."""

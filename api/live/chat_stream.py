@@ -1,4 +1,4 @@
-"""Answers of the endpoints whose streams are OpenAI's chunks: the worker's frames, passed on unread."""
+"""Responses of endpoints that stream OpenAI's chunks: the worker's frames, forwarded without decoding them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from core.schemas.chunks import chunks_of
 
 
 async def respond_with_chunks(request: Request, live_jobs: LiveJobs, submission: Submission) -> Response:
-    """The answer, or the stream of it, as the job's worker writes it."""
+    """Run the job and respond with its stored answer, or with the stream of its chunks."""
     include_usage = submission.body.include_usage
     renderer = ResponseRenderer(stream=lambda live, first: _chunks(live, first, include_usage=include_usage))
     return await live_jobs.run_and_respond(request, submission, renderer)
@@ -24,8 +24,8 @@ async def respond_with_chunks(request: Request, live_jobs: LiveJobs, submission:
 
 async def _chunks(live: LiveJob, first: JobUpdate, *, include_usage: bool) -> AsyncGenerator[bytes]:
     has_frames = False
-    async for item in live.items(first):
-        match item:
+    async for update in live.updates(first):
+        match update:
             case FramesReceived(frames=frames):
                 has_frames = True
                 yield data_events(frames)
@@ -33,7 +33,7 @@ async def _chunks(live: LiveJob, first: JobUpdate, *, include_usage: bool) -> As
                 yield PING
             case JobEnded(kind=EventKind.DONE):
                 if not has_frames:
-                    yield data_events(chunks_of(await live.answer(item), include_usage=include_usage))
+                    yield data_events(chunks_of(await live.answer(update), include_usage=include_usage))
                 yield DONE
             case JobEnded(problem=problem):
                 yield error_event(problem or cancelled_problem())

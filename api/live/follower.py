@@ -1,7 +1,7 @@
-"""Following one job: its frames in order, each once, and how it ended.
+"""Follower of one job: its frames in order, each once, and its end.
 
-Knows events, the replay list and the row; nothing of HTTP. The rules: frames are numbered, so what was seen is skipped and
-what is missing is noticed; a gap is filled from the replay list, else the row decides; two attempts are never spliced.
+Frames are numbered: frames already seen are skipped, and a gap is filled from the replay list, or else decided by the row. Frames
+of two attempts are never mixed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class FramesReceived:
-    """Some frames; the first one has number `seq`."""
+    """Frames of the stream; the first one has number `seq`."""
 
     seq: int
     frames: list[bytes]
@@ -35,14 +35,14 @@ class FramesReceived:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """Nothing happened for a while; the job is still at it."""
+    """No event for a while; the job is still running."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobEnded:
-    """The job is over; `kind` is never FRAMES. `row` is there when it was read to find that out.
+    """The job has ended; `kind` is never FRAMES. `row` is set when the end was read from the row.
 
-    With `is_local` it is only not followed any more, for the problem's reason; the job is still at it.
+    With `is_local` only this process stops following, for the reason in `problem`; the job goes on.
     """
 
     kind: EventKind
@@ -53,7 +53,7 @@ class JobEnded:
 
 JobUpdate = FramesReceived | Idle | JobEnded
 
-_LOST_TRACK = Problem(
+_LOST_FRAMES = Problem(
     status=500,
     message="Part of this stream was lost; the whole answer is in the job.",
     type=SERVER_ERROR,
@@ -61,7 +61,7 @@ _LOST_TRACK = Problem(
 )
 _RESTARTED = Problem(
     status=500,
-    message="The worker stopped in the middle of this answer and the job was begun anew. Send the request again.",
+    message="The worker stopped in the middle of this answer and the job was started again. Send the request again.",
     type=SERVER_ERROR,
     code="stream_interrupted",
 )
@@ -73,8 +73,8 @@ _TOO_SLOW = Problem(
 class Follower:
     """Follows a job through a subscription; `next_seq` is the number of the first frame not seen yet.
 
-    `find` makes the statement that selects its row, which is read after `silence_seconds` without an event: the job may have
-    ended without one.
+    `find` returns the statement that selects the job's row. After `silence_seconds` without an event the row is read: the job may
+    have ended without one.
     """
 
     def __init__(
@@ -93,114 +93,91 @@ class Follower:
         self._attempt: int | None = None
         self.next_seq = next_seq
 
-    async def items(self, *, from_replay: bool = False) -> AsyncIterator[JobUpdate]:
-        """Until the job has ended. With `from_replay`, what happened before comes first."""
-        if from_replay:
-            async for item in self._replayed():
-                yield item
-                if isinstance(item, JobEnded):
-                    return
-            if (ended := await self._ended_row()) is not None:
-                yield self._unless_torn(ended)
-                return
+    async def updates(self, *, from_replay: bool = False) -> AsyncIterator[JobUpdate]:
+        """Yield updates until the job has ended, with `from_replay` beginning with those on the replay list."""
+        updates = await self._catch_up() if from_replay else []
         while True:
-            try:
-                event = await self._subscription.get(self._silence_seconds)
-            except TimeoutError:
-                async for item in self._after_silence():
-                    yield item
-                    if isinstance(item, JobEnded):
-                        return
-                continue
-            except WaitEnded as told:
-                yield JobEnded(EventKind.FAILED, told.problem, is_local=True)
-                return
-            async for item in self._take(event):
-                yield item
-                if isinstance(item, JobEnded):
+            for update in updates:
+                yield update
+                if isinstance(update, JobEnded):
                     return
+            updates = await self._next()
 
-    async def _after_silence(self) -> AsyncIterator[JobUpdate]:
-        """Nothing came for a while: did it end without being heard?"""
-        ended = await self._ended_row()
-        if ended is None:
-            yield Idle()
-            return
-        async for item in self._replayed():
-            yield item
-            if isinstance(item, JobEnded):
-                return
-        yield self._unless_torn(ended)
+    async def _catch_up(self) -> list[JobUpdate]:
+        updates = await self._replayed()
+        if not _has_ended(updates) and (ended := await self._read_end()) is not None:
+            updates.append(self._unless_incomplete(ended))
+        return updates
 
-    def _unless_torn(self, ended: JobEnded) -> JobEnded:
-        """An end that the row tells leaves open how many frames there were: after some of them, all may not have come."""
-        return JobEnded(EventKind.FAILED, _LOST_TRACK) if ended.kind is EventKind.DONE and self.next_seq > 0 else ended
+    async def _next(self) -> list[JobUpdate]:
+        try:
+            event = await self._subscription.get(self._silence_seconds)
+        except TimeoutError:
+            ended = await self._read_end()
+            return [Idle()] if ended is None else [*await self._replayed(), self._unless_incomplete(ended)]
+        except WaitEnded as wait:
+            return [JobEnded(EventKind.FAILED, wait.problem, is_local=True)]
+        return await self._on_event(event)
 
-    async def _take(self, event: Event) -> AsyncIterator[JobUpdate]:
+    def _unless_incomplete(self, ended: JobEnded) -> JobEnded:
+        """A row does not count the frames: after some of them, the others may have been lost."""
+        is_incomplete = ended.kind is EventKind.DONE and self.next_seq > 0
+        return JobEnded(EventKind.FAILED, _LOST_FRAMES) if is_incomplete else ended
+
+    async def _on_event(self, event: Event) -> list[JobUpdate]:
         if self._subscription.is_overflowed:
-            yield JobEnded(EventKind.FAILED, _TOO_SLOW)
-            return
-        if self._is_of_older_attempt(event):
-            return
-        if self._is_of_newer_attempt(event):
-            yield JobEnded(EventKind.FAILED, _RESTARTED)
-            return
+            return [JobEnded(EventKind.FAILED, _TOO_SLOW)]
+        if self._attempt is not None and event.attempt < self._attempt:
+            return []
+        if self._attempt is not None and event.attempt > self._attempt and self.next_seq > 0:
+            return [JobEnded(EventKind.FAILED, _RESTARTED)]
         self._attempt = event.attempt
+        updates = await self._replayed() if event.seq > self.next_seq else []
+        if _has_ended(updates):
+            return updates
         if event.seq > self.next_seq:
-            async for item in self._replayed():
-                yield item
-                if isinstance(item, JobEnded):
-                    return
-        if event.seq > self.next_seq:
-            yield self._unless_torn(await self._ended_row() or JobEnded(EventKind.FAILED, _LOST_TRACK))
-            return
-        if (fresh := self._fresh(event)) is not None:
-            yield fresh
+            ended = await self._read_end() or JobEnded(EventKind.FAILED, _LOST_FRAMES)
+            return [*updates, self._unless_incomplete(ended)]
+        return [*updates, *self._unseen(event)]
 
-    def _is_of_older_attempt(self, event: Event) -> bool:
-        return self._attempt is not None and event.attempt < self._attempt
-
-    def _is_of_newer_attempt(self, event: Event) -> bool:
-        return self._attempt is not None and event.attempt > self._attempt and self.next_seq > 0
-
-    def _fresh(self, event: Event) -> JobUpdate | None:
-        """What of an event was not seen yet."""
+    def _unseen(self, event: Event) -> list[JobUpdate]:
+        """The frames of an event that were not seen yet, or its end."""
         if event.kind is not EventKind.FRAMES:
-            return JobEnded(event.kind, event.problem)
+            return [JobEnded(event.kind, event.problem)]
         frames = event.frames[self.next_seq - event.seq :]
         if not frames:
-            return None
-        item = FramesReceived(self.next_seq, frames)
+            return []
+        update = FramesReceived(self.next_seq, frames)
         self.next_seq += len(frames)
-        return item
+        return [update]
 
-    async def _replayed(self) -> AsyncIterator[JobUpdate]:
-        """What the replay list has of the latest attempt, from the first unseen frame on, without gaps."""
+    async def _replayed(self) -> list[JobUpdate]:
+        """The unseen events of the latest attempt on the replay list, up to the first gap."""
         events = await self._subscription.replay()
         latest = max((event.attempt for event in events), default=0)
         if events and self._attempt not in (None, latest) and self.next_seq > 0:
-            yield JobEnded(EventKind.FAILED, _RESTARTED)
-            return
+            return [JobEnded(EventKind.FAILED, _RESTARTED)]
+        updates: list[JobUpdate] = []
         for event in events:
             if event.attempt == latest and event.seq <= self.next_seq:
                 self._attempt = latest
-                if (item := self._fresh(event)) is not None:
-                    yield item
-                if event.kind is not EventKind.FRAMES:
-                    return
+                updates += self._unseen(event)
+                if _has_ended(updates):
+                    break
+        return updates
 
-    async def _ended_row(self) -> JobEnded | None:
-        """How the job ended, if its row says so. A database that does not answer is asked again after the next silence."""
+    async def _read_end(self) -> JobEnded | None:
+        """The end of the job from its row; None while it runs, and while the database does not respond."""
         try:
             async with self._database.connect() as connection:
                 row = await self._find().async_fetch_optional(connection)
         except SQLAlchemyError as error:
             if not is_transient(error):
                 raise
-            log.warning("row_not_read", reason=type(error).__name__)
+            log.warning("job_row_not_read", reason=type(error).__name__)
             return None
         if row is None:
-            return JobEnded(EventKind.FAILED, _LOST_TRACK)
+            return JobEnded(EventKind.FAILED, _LOST_FRAMES)
         match row.state:
             case JobState.COMPLETED:
                 return JobEnded(EventKind.DONE, row=row)
@@ -210,3 +187,7 @@ class Follower:
                 return JobEnded(EventKind.CANCELLED, row=row)
             case JobState.QUEUED | JobState.RUNNING:
                 return None
+
+
+def _has_ended(updates: list[JobUpdate]) -> bool:
+    return bool(updates) and isinstance(updates[-1], JobEnded)

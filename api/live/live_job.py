@@ -1,7 +1,4 @@
-"""A job that somebody waits for: submitted, followed, and answered at once, whole or as a stream.
-
-Knows jobs, events and connections; what an answer looks like on the wire is its endpoint's `ResponseRenderer`.
-"""
+"""Live jobs: submit a job, follow it, and send its answer while the client waits, as one body or as a stream."""
 
 from __future__ import annotations
 
@@ -36,7 +33,7 @@ _TIMED_OUT = Problem(
 
 
 class LiveJob:
-    """A submitted job and its follower. `close` cancels the job unless it has ended."""
+    """A job whose client waits for it; `close` cancels it unless it has ended."""
 
     def __init__(
         self, jobs: JobClient, streams: StreamSlots, shutting_down: asyncio.Event, submission: Submission
@@ -50,20 +47,20 @@ class LiveJob:
         self._is_submitted = False
 
     async def begin(self) -> None:
-        """Subscribe, insert, send the ticket: in this order, so no event can be missed."""
+        """Subscribe, insert the job, send its ticket: in this order, so that no event is missed."""
         relay, submission = self._jobs.relay, self._submission
         if not await relay.wait_connected(_RELAY_SECONDS):
             raise _no_queue()
         if submission.body.is_stream:
-            await self._take_stream()
+            await self._hold_stream()
         subscription = await self._stack.enter_async_context(relay.follow(submission.job_id, submission.caller.key_id))
-        self._items = self._jobs.follower(subscription, submission.tenant).items()
+        self._updates = self._jobs.follower(subscription, submission.tenant).updates()
         self._is_submitted = True
         is_sent = await self._jobs.submit(submission, durable=False)
         if not is_sent or not relay.is_connected:
             raise _no_queue()
 
-    async def _take_stream(self) -> None:
+    async def _hold_stream(self) -> None:
         caller = self._submission.caller
         limit = caller.limits.concurrent_streams
         if limit is None or caller.key_id is None:
@@ -74,32 +71,31 @@ class LiveJob:
             raise no_free_stream(limit) from None
 
     async def next(self) -> JobUpdate:
-        """The next thing that happens."""
-        item = await anext(self._items)
-        self._is_ended = isinstance(item, JobEnded) and not item.is_local
-        return item
+        """Return the next update."""
+        update = await anext(self._updates)
+        self._is_ended = isinstance(update, JobEnded) and not update.is_local
+        return update
 
-    async def items(self, first: JobUpdate) -> AsyncIterator[JobUpdate]:
-        """Everything from its first item to its end."""
-        item = first
-        yield item
-        while not isinstance(item, JobEnded):
-            item = await self.next()
-            yield item
+    async def updates(self, first: JobUpdate) -> AsyncIterator[JobUpdate]:
+        """Yield all updates, beginning with `first`, which was taken already."""
+        update = first
+        yield update
+        while not isinstance(update, JobEnded):
+            update = await self.next()
+            yield update
 
     async def close(self) -> None:
-        """Leave, and stop the job, unless it is this process that leaves: then a stream may go on at `/v1/jobs/{id}/events`.
-
-        Safe to call twice.
+        """Unsubscribe and cancel the job. At shutdown a streamed job goes on, since its client can resume it at
+        `/v1/jobs/{id}/events`. Safe to call twice.
         """
         await self._stack.aclose()
-        goes_on = self._shutting_down.is_set() and self._submission.body.is_stream
-        if self._is_submitted and not self._is_ended and not goes_on:
+        is_resumable = self._shutting_down.is_set() and self._submission.body.is_stream
+        if self._is_submitted and not self._is_ended and not is_resumable:
             self._is_ended = True
             await self._jobs.cancel(self._submission.job_id)
 
     async def answer(self, ended: JobEnded) -> str:
-        """The stored answer of a job that is done."""
+        """Return the stored answer of a completed job."""
         row = ended.row or await self._jobs.find(self._submission.job_id, self._submission.tenant)
         if row is None or row.answer is None:
             raise unavailable("The answer could not be read.")
@@ -112,8 +108,8 @@ def _no_queue() -> ApiError:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseRenderer:
-    """How an endpoint says a job's answer: `whole` from the stored one, `stream` from the items of a live one, from the first
-    on; and its `problem`s in its own words.
+    """The wire format of an endpoint: `whole` makes a body from the stored answer, `stream` events from the updates of a job, and
+    `problem` the error of the endpoint from that of the job.
     """
 
     stream: Callable[[LiveJob, JobUpdate], AsyncGenerator[bytes]]
@@ -123,7 +119,7 @@ class ResponseRenderer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveJobs:
-    """Runs jobs whose callers wait for them."""
+    """Runs jobs whose clients wait for them."""
 
     jobs: JobClient
     streams: StreamSlots
@@ -155,12 +151,12 @@ class LiveJobs:
         return Response(renderer.whole(answer), media_type="application/json")
 
     async def _first_event(self, live: LiveJob) -> JobUpdate:
-        """The first event that is not silence."""
+        """The first update other than Idle; raises a 503 after `timeout_seconds`."""
         deadline = time.monotonic() + self.timeout_seconds
-        while isinstance(item := await live.next(), Idle):
+        while isinstance(update := await live.next(), Idle):
             if time.monotonic() > deadline:
                 raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
-        return item
+        return update
 
     async def _streamed(self, live: LiveJob, data: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
         """The stream, counted among those that are open; its job is cancelled when the client disconnects."""

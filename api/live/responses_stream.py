@@ -1,6 +1,6 @@
-"""Responses: a Responses request made a chat job, and what is heard of that job as a response.
+"""Responses API: run a request as a chat job, and turn the job's updates into typed events.
 
-Knows the kept row, the job's row and its frames. The translation itself is `core.schemas.responses_*`.
+The conversion of requests and answers is in `core.schemas.responses`.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from db import responses
 from db.jobs import JobRow
 from db.responses import ResponseRow
 
-_LOOK_SECONDS: Final = 1.0
+_POLL_SECONDS: Final = 1.0
 _LOST: Final = "stream_interrupted"
-_GONE: Final = Problem(status=404, message="This response was deleted.", code="response_deleted")
-_OTHER: Final = Problem(
+_DELETED: Final = Problem(status=404, message="This response was deleted.", code="response_deleted")
+_DIFFERENT: Final = Problem(
     status=500,
-    message="This answer was begun anew and became another one. Get the response for the whole of it.",
+    message="The answer was generated again and differs from this stream. Retrieve the response to get all of it.",
     type=SERVER_ERROR,
     code=_LOST,
 )
@@ -57,7 +57,7 @@ _OTHER: Final = Problem(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResponseRecord:
-    """What of a response is known before its answer."""
+    """The facts of a response that exist before its answer."""
 
     response_id: str
     job_id: str
@@ -67,7 +67,7 @@ class ResponseRecord:
     request: ResponsesRequest
 
     def without_answer(self, status: ResponseStatus, problem: Problem | None = None) -> ResponseObject:
-        """The response as it waits, runs or fails."""
+        """The response while it is queued or running, or after it failed."""
         return unfinished(
             self.request,
             response_id=self.response_id,
@@ -88,14 +88,14 @@ async def prepare(
     """The record of a new response, and the submission of its chat job; raises the 4xx of an invalid request."""
     history = await _history(database, request.previous_response_id, tenant) if request.previous_response_id else []
     body = chat_body_of(request, history)
-    if request.stream or request.background:  # one in the background may be followed by whoever asks for it later
+    if request.stream or request.background:  # a background response may be streamed later
         body["stream"] = True
     try:
         submission = await submissions.build(parse_body(ChatRequest, body), body)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
     submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
-    known = ResponseRecord(
+    record = ResponseRecord(
         response_id=response_id,
         job_id=submission.job_id,
         tenant=tenant,
@@ -103,18 +103,18 @@ async def prepare(
         created_at=int(time.time()),
         request=request,
     )
-    return known, replace(submission, rows=(_row(known),)) if request.is_stored else submission
+    return record, replace(submission, rows=(_row(record),)) if request.is_stored else submission
 
 
-def _row(known: ResponseRecord) -> Insert:
-    """What is kept of a request, in the transaction that makes its job."""
-    request, items = known.request, with_ids(input_items(known.request), suffix_of(known.job_id))
+def _row(record: ResponseRecord) -> Insert:
+    """The row of a stored response, inserted in the transaction of its job."""
+    request, items = record.request, with_ids(input_items(record.request), suffix_of(record.job_id))
     return responses.insert_response(
-        response_id=known.response_id,
-        tenant_id=known.tenant,
-        job_id=known.job_id,
+        response_id=record.response_id,
+        tenant_id=record.tenant,
+        job_id=record.job_id,
         previous_id=request.previous_response_id,
-        model=known.model,
+        model=record.model,
         request=request.model_copy(update={"input": ""}).model_dump_json(by_alias=True, exclude_unset=True),
         input_items=items_to_json(items),
         is_background=bool(request.background),
@@ -122,7 +122,7 @@ def _row(known: ResponseRecord) -> Insert:
 
 
 async def _history(database: AsyncEngine, response_id: str, tenant: str) -> list[AnyItem]:
-    """What was said up to and with a response; raises the 4xx of one that cannot be gone on from."""
+    """The items of a conversation up to this response; raises the 4xx of one that cannot be continued."""
     if not is_id(response_id):
         raise _no_previous(response_id)
     async with database.connect() as connection:
@@ -132,19 +132,19 @@ async def _history(database: AsyncEngine, response_id: str, tenant: str) -> list
     items: list[AnyItem] = []
     for turn in turns:
         if turn.answer is None:
-            message = f"The response '{turn.id}' has no answer to go on from."
+            message = f"The response '{turn.id}' has no answer to continue from."
             raise bad_request(message, code="previous_response_not_completed", param="previous_response_id")
         items += [*items_from_json(turn.input_items), *output_items(json.loads(turn.answer), suffix_of(turn.id))]
     return items
 
 
 def _no_previous(response_id: str) -> ApiError:
-    message = f"Previous response with id '{response_id[:64]}' not found, or one that it goes on from was deleted."
+    message = f"Previous response with id '{response_id[:64]}' not found, or an earlier response of its conversation was deleted."
     return not_found(message, code="previous_response_not_found", param="previous_response_id")
 
 
 async def find(database: AsyncEngine, response_id: str, tenant: str) -> ResponseRow:
-    """The row of a kept response, or the 404 that unknown and foreign ones share."""
+    """Return the row of a stored response, or raise a 404; responses of other tenants do not exist."""
     row = None
     if is_id(response_id):
         async with database.connect() as connection:
@@ -154,8 +154,8 @@ async def find(database: AsyncEngine, response_id: str, tenant: str) -> Response
     return row
 
 
-def known_of(row: ResponseRow, tenant: str) -> ResponseRecord:
-    """What a kept row says."""
+def record_of(row: ResponseRow, tenant: str) -> ResponseRecord:
+    """The record of a stored response."""
     return ResponseRecord(
         response_id=row.id,
         job_id=row.job_id,
@@ -167,19 +167,19 @@ def known_of(row: ResponseRow, tenant: str) -> ResponseRecord:
 
 
 def response_of_row(row: ResponseRow, tenant: str) -> ResponseObject:
-    """The response as it is now."""
-    known = known_of(row, tenant)
+    """The response in its current state."""
+    record = record_of(row, tenant)
     match row.state:
         case JobState.COMPLETED:
-            return known.with_answer(str(row.answer))
+            return record.with_answer(str(row.answer))
         case JobState.FAILED | JobState.EXPIRED:
-            return known.without_answer("failed", Problem.from_json(str(row.problem)))
+            return record.without_answer("failed", Problem.from_json(str(row.problem)))
         case JobState.CANCELLED:
-            return known.without_answer("cancelled")
+            return record.without_answer("cancelled")
         case JobState.QUEUED:
-            return known.without_answer("queued")
+            return record.without_answer("queued")
         case JobState.RUNNING:
-            return known.without_answer("in_progress")
+            return record.without_answer("in_progress")
 
 
 class ResponseStream:
@@ -195,20 +195,20 @@ class ResponseStream:
         self._starting_after = starting_after
         self._live = LiveEvents(record.without_answer("in_progress"))
 
-    async def events(self, items: AsyncIterator[JobUpdate]) -> AsyncGenerator[bytes]:
-        """Encoded events; `items` begin with the first frame of the job."""
+    async def events(self, updates: AsyncIterator[JobUpdate]) -> AsyncGenerator[bytes]:
+        """Yield encoded events; `updates` begin with the first frame of the job."""
         try:
-            async for data in self._events(items):
+            async for data in self._events(updates):
                 if data:
                     yield data
         except WaitEnded as ended:
             yield _encoded(self._live.error(ended.problem))
 
-    async def _events(self, items: AsyncIterator[JobUpdate]) -> AsyncIterator[bytes]:
-        """The same, with empty bytes for an item without new events."""
+    async def _events(self, updates: AsyncIterator[JobUpdate]) -> AsyncIterator[bytes]:
+        """The same, with empty bytes for an update without new events."""
         yield self._new(self._live.start())
-        async for item in items:
-            match item:
+        async for update in updates:
+            match update:
                 case FramesReceived(frames=frames):
                     yield self._new(
                         [event for frame in frames for event in self._live.add_chunk(msgspec.json.decode(frame))]
@@ -216,7 +216,7 @@ class ResponseStream:
                 case Idle():
                     yield PING
                 case JobEnded():
-                    async for data in self._ending(item):
+                    async for data in self._ending(update):
                         yield data
                     return
 
@@ -234,13 +234,13 @@ class ResponseStream:
                         break
                     yield PING
                     with suppress(TimeoutError):
-                        await waiter.wait(_LOOK_SECONDS)
+                        await waiter.wait(_POLL_SECONDS)
                 else:
-                    yield _encoded(self._live.error(_GONE))
+                    yield _encoded(self._live.error(_DELETED))
                     return
         if row is not None and row.answer is not None:
-            left = self._live.finish(self._record.with_answer(str(row.answer)))
-            yield _encoded(self._live.error(_OTHER)) if left is None else self._new(left)
+            remaining = self._live.finish(self._record.with_answer(str(row.answer)))
+            yield _encoded(self._live.error(_DIFFERENT)) if remaining is None else self._new(remaining)
             return
         yield self._new(self._live.fail(_failure(self._record, ended, row)))
 
@@ -249,12 +249,12 @@ class ResponseStream:
         return _encoded(events_after(events, self._starting_after))
 
 
-def _failure(known: ResponseRecord, ended: JobEnded, row: JobRow | None) -> ResponseObject:
+def _failure(record: ResponseRecord, ended: JobEnded, row: JobRow | None) -> ResponseObject:
     problem = Problem.from_json(str(row.problem)) if row is not None and row.problem else ended.problem
     is_cancelled = ended.kind is EventKind.CANCELLED or (row is not None and row.state == JobState.CANCELLED)
     if is_cancelled:
-        return known.without_answer("cancelled")
-    return known.without_answer("failed", problem or cancelled_problem())
+        return record.without_answer("cancelled")
+    return record.without_answer("failed", problem or cancelled_problem())
 
 
 def _encoded(events: list[ResponseEvent]) -> bytes:

@@ -173,7 +173,7 @@ class _LineStream:
         async with self.relay.follow(line_id, self.key_id) as subscription:
             await self.relay.send_watch(line_id)
             follower = Follower(self.database, subscription, find, silence_seconds=POLL_SECONDS)
-            async for item in follower.items(from_replay=True):
+            async for item in follower.updates(from_replay=True):
                 match item:
                     case FramesReceived(frames=frames):
                         yield data_events(frames)

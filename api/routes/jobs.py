@@ -90,7 +90,7 @@ async def _events(
     """No row is held while the job is waited for: with its SQLAlchemy overhead, one takes 10 KB."""
     async with jobs.relay.follow(job_id, caller.key_id) as subscription:
         follower = jobs.follower(subscription, caller.tenant, next_seq=next_seq)
-        async for item in follower.items(from_replay=True):
+        async for item in follower.updates(from_replay=True):
             match item:
                 case FramesReceived(seq=seq, frames=frames):
                     yield numbered_events(seq, frames)

@@ -18,7 +18,7 @@ from api.http.json_body import JsonBody
 from api.http.openapi import response_docs
 from api.live.job_client import JobClientDep
 from api.live.live_job import LiveJobsDep, ResponseRenderer
-from api.live.responses_stream import ResponseRecord, ResponseStream, find, known_of, prepare, response_of_row
+from api.live.responses_stream import ResponseRecord, ResponseStream, find, prepare, record_of, response_of_row
 from api.live.submission import SubmissionBuilderDep
 from api.services.waiters import WaitEnded
 from api.writes.idempotency import CreateOnceDep
@@ -51,7 +51,7 @@ class StoredStreams:
     async def open(self, response_id: str, starting_after: int | None = None) -> EventStream:
         """The events of a response, after a number if one is given; raises the 404."""
         row = await find(self.database, response_id, self.caller.tenant)
-        record = known_of(row, self.caller.tenant)
+        record = record_of(row, self.caller.tenant)
         return EventStream(self._events(record, -1 if starting_after is None else starting_after))
 
     async def _events(self, record: ResponseRecord, starting_after: int) -> AsyncIterator[bytes]:
@@ -59,7 +59,7 @@ class StoredStreams:
         stream = ResponseStream(self.jobs, self.waiters, record, key_id, starting_after)
         with self.metrics.open_streams.track_inprogress():
             async with self.jobs.relay.follow(record.job_id, key_id) as subscription:
-                items = self.jobs.follower(subscription, record.tenant).items(from_replay=True)
+                items = self.jobs.follower(subscription, record.tenant).updates(from_replay=True)
                 async for data in stream.events(items):
                     yield data
 
@@ -85,7 +85,7 @@ async def create_response(
         record, submission = await prepare(body, database, submissions, tenant, ids.new_id(RESPONSE))
         renderer = ResponseRenderer(
             stream=lambda live, first: ResponseStream(live_jobs.jobs, waiters, record, caller.key_id).events(
-                live.items(first)
+                live.updates(first)
             ),
             whole=lambda answer: record.with_answer(answer).model_dump_json(by_alias=True),
             problem=as_responses_problem,
@@ -132,7 +132,7 @@ async def cancel_response(
 ) -> ResponseObject:
     """Cancel a response that runs in the background; one that has ended stays as it is."""
     row = await find(database, response_id, tenant)
-    if not known_of(row, tenant).request.background:
+    if not record_of(row, tenant).request.background:
         message = "Only responses that were created with 'background' can be cancelled."
         raise bad_request(message, code="response_not_cancellable", param="response_id")
     async with jobs.relay.follow(row.job_id) as subscription:

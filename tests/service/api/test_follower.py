@@ -65,7 +65,7 @@ class World:
                     next_seq=next_seq,
                 )
                 async with asyncio.timeout(20):
-                    return [item async for item in follower.items(from_replay=from_replay)]
+                    return [item async for item in follower.updates(from_replay=from_replay)]
         finally:
             await database.dispose()
             await relay.close()

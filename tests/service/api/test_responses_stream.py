@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from api.app import create_app
 from api.http.sse import PING
 from api.live.follower import JobEnded, JobUpdate
-from api.live.responses_stream import ResponseStream, find, known_of
+from api.live.responses_stream import ResponseStream, find, record_of
 from api.live.shutdown import SHUTTING_DOWN
 from core.errors import SERVER_ERROR, Problem
 from core.queue.events import EventKind
@@ -30,7 +30,7 @@ async def test_a_wait_at_the_row_ends_with_an_error_at_shutdown(settings: Settin
         app = create_app(settings)
         async with app.router.lifespan_context(app):
             state, received = app.state, []
-            record = known_of(await find(state.database, response_id, DEFAULT_TENANT), DEFAULT_TENANT)
+            record = record_of(await find(state.database, response_id, DEFAULT_TENANT), DEFAULT_TENANT)
             async for data in ResponseStream(state.jobs, state.waiters, record, None).events(lost_frames()):
                 received.append(data)
                 if data == PING:
