@@ -33,7 +33,7 @@ _TIMED_OUT = Problem(
 
 
 class LiveJob:
-    """A job whose client waits for it; `close` cancels it unless it has ended."""
+    """A job that a client waits for; `close` cancels it unless it has ended."""
 
     def __init__(
         self, jobs: JobClient, streams: StreamSlots, shutting_down: asyncio.Event, submission: Submission
@@ -119,7 +119,7 @@ class ResponseRenderer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveJobs:
-    """Runs jobs whose clients wait for them."""
+    """Runs jobs that clients wait for."""
 
     jobs: JobClient
     streams: StreamSlots

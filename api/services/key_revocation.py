@@ -1,4 +1,4 @@
-"""Ends open streams and waiting requests whose API key was revoked; batches of the key finish.
+"""End the open streams and waiting requests of a revoked API key; batches of the key finish.
 
 Every other request checks its key when it arrives; these did so when they began, perhaps an hour ago.
 """

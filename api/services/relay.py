@@ -1,4 +1,4 @@
-"""Relay: one pub/sub connection per process, whose events are fanned out to the subscribers of each job.
+"""Relay: one pub/sub connection per process; its events are fanned out to the subscribers of each job.
 
 Frames are forwarded without decoding them. A subscriber that reads too slowly is dropped without affecting the others.
 Events that are lost (a reconnect, a restart of the broker) leave a gap that `api.live.follower` fills from the replay list or the

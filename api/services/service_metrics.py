@@ -99,7 +99,7 @@ class ServiceMetrics(Collector):
 
 
 async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict[str, str]:
-    """Models whose engine crashes repeatedly without a request that explains it: name -> message. It restarts slowly."""
+    """Models with repeated engine crashes that no request explains (name -> message); their engines restart slowly."""
     rows = await quarantine.degraded_models(max_crashes, quarantine.CRASH_WINDOW).async_fetch_all(connection)
     return {row.model: f"its engine ended {row.crashes} times in 10 minutes, no request explains it" for row in rows}
 

@@ -27,7 +27,7 @@ class NoFreeStream(Exception):
 
 
 class StreamSlots:
-    """Uses the rate limiter's client, whose time-outs are short."""
+    """Uses the client of the rate limiter, which has short time-outs."""
 
     def __init__(self, client: redis.Redis, key_prefix: str, clock: Callable[[], float] = time.time) -> None:
         self._client = client
