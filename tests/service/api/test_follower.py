@@ -1,4 +1,4 @@
-"""Following a job: frames in order, each once, whatever is lost, late or doubled. On a real Valkey and a real row."""
+"""Follower of a job: frames in order and each once, with events lost, late or repeated. On Valkey and Postgres."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def done(seq: int, attempt: int = 1, job: str = JOB) -> Event:
 
 
 class World:
-    """An api's state, with a job that a test plays the worker of."""
+    """A relay and a database; the test plays the worker of a job."""
 
     def __init__(self, settings: Settings, valkey: redis.Redis) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class World:
         from_replay: bool = False,
         silence_seconds: float = 5,
     ) -> list[JobUpdate]:
-        """Everything a follower sees; `play` runs once it is subscribed."""
+        """All updates of a follower; `play` runs once it is subscribed."""
         relay = Relay(self._settings.redis_url or "", self._settings.key_prefix)
         await relay.start()
         while not relay.is_connected:
@@ -65,7 +65,7 @@ class World:
                     next_seq=next_seq,
                 )
                 async with asyncio.timeout(20):
-                    return [item async for item in follower.updates(from_replay=from_replay)]
+                    return [update async for update in follower.updates(from_replay=from_replay)]
         finally:
             await database.dispose()
             await relay.close()
@@ -76,13 +76,13 @@ class World:
             self._valkey.rpush(f"{self._settings.key_prefix}replay:{event.job}", encode_event(event))
 
     def publish(self, *events: Event) -> None:
-        """Send events to whoever listens."""
+        """Publish events on the channels of their jobs."""
         for event in events:
             self._valkey.publish(f"{self._settings.key_prefix}job:{event.job}", encode_event(event))
 
 
-def texts(items: list[JobUpdate]) -> list[str]:
-    return [frame.decode() for item in items if isinstance(item, FramesReceived) for frame in item.frames]
+def texts(updates: list[JobUpdate]) -> list[str]:
+    return [frame.decode() for update in updates if isinstance(update, FramesReceived) for frame in update.frames]
 
 
 def arriving(*events: Event) -> Callable[[Subscription], Awaitable[None]]:
@@ -113,47 +113,47 @@ async def test_events_come_through_the_broker(world: World) -> None:
     async def play(_: Subscription) -> None:
         world.publish(frames(0, "a", "b"), frames(2, "c"), done(3))
 
-    items = await world.follow(JOB, play)
-    assert texts(items) == ["a", "b", "c"]
-    assert items[-1] == JobEnded(EventKind.DONE)
+    updates = await world.follow(JOB, play)
+    assert texts(updates) == ["a", "b", "c"]
+    assert updates[-1] == JobEnded(EventKind.DONE)
 
 
-async def test_what_was_seen_already_is_skipped(world: World) -> None:
+async def test_frames_already_seen_are_skipped(world: World) -> None:
     play = arriving(frames(0, "a", "b"), frames(0, "a", "b"), frames(1, "b", "c"), done(3))
-    items = await world.follow(JOB, play)
-    assert texts(items) == ["a", "b", "c"]
+    updates = await world.follow(JOB, play)
+    assert texts(updates) == ["a", "b", "c"]
 
 
 async def test_a_gap_is_filled_from_the_replay_list(world: World) -> None:
     world.remember(frames(0, "a"), frames(1, "b"), frames(2, "c"), done(3))
-    items = await world.follow(JOB, arriving(frames(0, "a"), frames(2, "c"), done(3)))
-    assert texts(items) == ["a", "b", "c"]
-    assert items[-1].kind is EventKind.DONE  # type: ignore[union-attr]
+    updates = await world.follow(JOB, arriving(frames(0, "a"), frames(2, "c"), done(3)))
+    assert texts(updates) == ["a", "b", "c"]
+    assert updates[-1].kind is EventKind.DONE  # type: ignore[union-attr]
 
 
-async def test_a_gap_nobody_remembers_is_an_honest_end(world: World, database: Database) -> None:
+async def test_a_gap_that_cannot_be_filled_ends_with_an_error(world: World, database: Database) -> None:
     with database.begin() as connection:
         job_id = make_job(connection)
     play = arriving(frames(0, "a", job=job_id), frames(5, "f", job=job_id))
-    items = await world.follow(job_id, play)
-    assert texts(items) == ["a"]
-    ended = items[-1]
+    updates = await world.follow(job_id, play)
+    assert texts(updates) == ["a"]
+    ended = updates[-1]
     assert isinstance(ended, JobEnded)
     assert ended.problem is not None
     assert ended.problem.code == "stream_interrupted"
 
 
-async def test_two_generations_are_never_spliced(world: World) -> None:
+async def test_frames_of_two_attempts_are_never_mixed(world: World) -> None:
     play = arriving(frames(0, "a", "b"), frames(0, "x", "y", "z", attempt=2), done(3, attempt=2))
-    items = await world.follow(JOB, play)
-    assert texts(items) == ["a", "b"]
-    assert isinstance(items[-1], JobEnded)
-    assert items[-1].kind is EventKind.FAILED
+    updates = await world.follow(JOB, play)
+    assert texts(updates) == ["a", "b"]
+    assert isinstance(updates[-1], JobEnded)
+    assert updates[-1].kind is EventKind.FAILED
 
 
-async def test_a_new_attempt_is_followed_when_nothing_was_shown_of_the_old_one(world: World) -> None:
-    items = await world.follow(JOB, arriving(frames(0, "x", attempt=2), done(1, attempt=2)))
-    assert texts(items) == ["x"]
+async def test_a_new_attempt_is_followed_when_no_frame_of_the_old_one_was_seen(world: World) -> None:
+    updates = await world.follow(JOB, arriving(frames(0, "x", attempt=2), done(1, attempt=2)))
+    assert texts(updates) == ["x"]
 
 
 async def test_late_events_of_an_older_attempt_are_dropped(world: World) -> None:
@@ -163,24 +163,24 @@ async def test_late_events_of_an_older_attempt_are_dropped(world: World) -> None
     assert texts(await world.follow(JOB, play)) == ["x", "y"]
 
 
-async def test_a_silence_makes_it_look_at_the_row(world: World, database: Database) -> None:
-    """The end was lost with the broker; the answer was not."""
+async def test_a_silence_leads_to_a_read_of_the_row(world: World, database: Database) -> None:
+    """The event of the end was lost, the row has the answer."""
     with database.begin() as connection:
         job_id = completed_job(connection)
-    items = await world.follow(job_id, arriving(), silence_seconds=0.1)
-    (ended,) = items
+    updates = await world.follow(job_id, arriving(), silence_seconds=0.1)
+    (ended,) = updates
     assert isinstance(ended, JobEnded)
     assert ended.kind is EventKind.DONE
     assert ended.row is not None
 
 
-async def test_a_late_reader_gets_everything_from_the_replay_list(world: World) -> None:
+async def test_a_late_follower_gets_all_frames_from_the_replay_list(world: World) -> None:
     world.remember(frames(0, "a"), frames(1, "b", "c"), done(3))
     assert texts(await world.follow(JOB, arriving(), from_replay=True)) == ["a", "b", "c"]
     assert texts(await world.follow(JOB, arriving(), from_replay=True, next_seq=2)) == ["c"]
 
 
-async def test_replay_and_live_overlap_without_doubling(world: World, database: Database) -> None:
+async def test_replayed_and_live_frames_overlap_without_repetition(world: World, database: Database) -> None:
     with database.begin() as connection:
         job_id = make_job(connection)
     world.remember(frames(0, "a", job=job_id), frames(1, "b", job=job_id))
@@ -188,15 +188,15 @@ async def test_replay_and_live_overlap_without_doubling(world: World, database: 
     assert texts(await world.follow(job_id, play, from_replay=True)) == ["a", "b", "c"]
 
 
-async def test_a_reader_that_does_not_keep_up_is_told_so(world: World) -> None:
+async def test_a_subscription_that_is_read_too_slowly_ends_with_an_error(world: World) -> None:
     play = arriving(*(frames(n, "x") for n in range(QUEUE_EVENTS + 1)))
-    items = await world.follow(JOB, play)
-    assert isinstance(items[-1], JobEnded)
-    assert items[-1].problem is not None
-    assert "too slowly" in items[-1].problem.message
+    updates = await world.follow(JOB, play)
+    assert isinstance(updates[-1], JobEnded)
+    assert updates[-1].problem is not None
+    assert "too slowly" in updates[-1].problem.message
 
 
-async def test_the_relay_comes_back_after_the_broker_dropped_it(world: World, valkey: redis.Redis) -> None:
+async def test_the_relay_reconnects_after_the_broker_dropped_it(world: World, valkey: redis.Redis) -> None:
     world.remember(frames(0, "a"), frames(1, "b"))
 
     async def play(subscription: Subscription) -> None:
@@ -213,25 +213,25 @@ async def test_the_relay_comes_back_after_the_broker_dropped_it(world: World, va
     assert texts(await world.follow(JOB, play)) == ["a", "b", "c"]
 
 
-async def test_an_end_that_was_not_told_is_read_and_the_frames_before_it_come_from_the_replay_list(
+async def test_a_lost_end_is_read_from_the_row_and_the_frames_from_the_replay_list(
     world: World, database: Database
 ) -> None:
     with database.begin() as connection:
         job_id = completed_job(connection)
     world.remember(frames(0, "a", job=job_id), frames(1, "b", job=job_id), done(2, job=job_id))
-    items = await world.follow(job_id, arriving(frames(0, "a", job=job_id)), silence_seconds=0.05)
-    assert texts(items) == ["a", "b"]
-    assert items[-1].kind is EventKind.DONE  # type: ignore[union-attr]
+    updates = await world.follow(job_id, arriving(frames(0, "a", job=job_id)), silence_seconds=0.05)
+    assert texts(updates) == ["a", "b"]
+    assert updates[-1].kind is EventKind.DONE  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("from_replay", [False, True])
-async def test_a_stream_whose_rest_is_nowhere_does_not_end_as_if_it_were_whole(
+async def test_a_stream_that_lost_frames_does_not_end_as_done(
     world: World, database: Database, from_replay: bool
 ) -> None:
     with database.begin() as connection:
         job_id = completed_job(connection)
     next_seq = 1 if from_replay else 0
     play = arriving() if from_replay else arriving(frames(0, "a", job=job_id))
-    items = await world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, silence_seconds=0.05)
-    assert items[-1].kind is EventKind.FAILED  # type: ignore[union-attr]
-    assert items[-1].problem.code == "stream_interrupted"  # type: ignore[union-attr]
+    updates = await world.follow(job_id, play, next_seq=next_seq, from_replay=from_replay, silence_seconds=0.05)
+    assert updates[-1].kind is EventKind.FAILED  # type: ignore[union-attr]
+    assert updates[-1].problem.code == "stream_interrupted"  # type: ignore[union-attr]

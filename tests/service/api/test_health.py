@@ -1,4 +1,4 @@
-"""/readyz proves that work gets done, and says what is wrong and what to do."""
+"""`/readyz`, `/healthz` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from tests.support.stack import StackProcess
 from workers.context import Database
 
 
-async def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(
-    settings: Settings, database: Database
-) -> None:
+async def test_unexplained_engine_crashes_make_a_model_unready(settings: Settings, database: Database) -> None:
     with database.begin() as connection:
         for kind in ("chat", "batch"):
             report = WorkerReport(
@@ -31,7 +29,7 @@ async def test_deaths_of_an_engine_that_nobody_can_explain_make_a_model_unready(
     assert checks["model fake"].startswith(f"is degraded: its engine ended {settings.engine_crashes + 1} times")
 
 
-def test_a_running_stack_is_ready_from_the_moment_it_says_so(http: httpx2.Client) -> None:
+def test_a_started_stack_is_ready(http: httpx2.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     ready = http.get("/readyz")
     assert ready.status_code == 200, ready.text
@@ -39,7 +37,7 @@ def test_a_running_stack_is_ready_from_the_moment_it_says_so(http: httpx2.Client
     assert ready.json() == {"status": "ok", "checks": dict.fromkeys(names, "ok"), "advice": {}}
 
 
-def test_metrics_tell_of_processes_without_a_port(http: httpx2.Client) -> None:
+def test_metrics_include_processes_without_a_port(http: httpx2.Client) -> None:
     text = http.get("/metrics").text
     for line in (
         'millrace_workers{kind="chat"} 1.0',

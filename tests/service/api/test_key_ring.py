@@ -1,4 +1,4 @@
-"""The key ring, with a clock in hand: what it remembers, for how long, and whom it lets in while there is no key."""
+"""The key ring with a manual clock: caching, equal answers to all invalid keys, and access without keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ELSEWHERE = "203.0.113.9"
 
 @pytest.fixture
 def no_keys(migrated: Engine):
-    """A database without keys, before and after."""
+    """A database without keys; keys of the test are deleted."""
     forget = text("TRUNCATE api_keys")
     with migrated.begin() as connection:
         connection.execute(forget)
@@ -50,11 +50,11 @@ async def key_ring(
 ) -> AsyncIterator[tuple[KeyRing, Clock, list[str]]]:
     """Yield a fresh key ring, its clock, and the list of statements that it has sent."""
     engine = async_database_engine(services.database_url, pool_size=1)
-    asked: list[str] = []
-    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    statements: list[str] = []
+    event.listen(engine.sync_engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
     clock = Clock()
     try:
-        yield KeyRing(engine, cache_seconds=5, open_without_keys=open_without_keys, clock=clock), clock, asked
+        yield KeyRing(engine, cache_seconds=5, open_without_keys=open_without_keys, clock=clock), clock, statements
     finally:
         await engine.dispose()
 
@@ -66,7 +66,7 @@ async def status(ring: KeyRing, key: str | None, peer: str | None = HERE) -> Cal
         return error.problem.status
 
 
-async def test_a_revoked_key_ends_within_the_seconds_it_is_remembered(services: Services, no_keys: Engine) -> None:
+async def test_a_revoked_key_stops_working_within_the_cache_time(services: Services, no_keys: Engine) -> None:
     key_id, made = make(no_keys)
     async with key_ring(services) as (ring, clock, _):
         caller = await ring.identify(made.text, ELSEWHERE)
@@ -77,21 +77,17 @@ async def test_a_revoked_key_ends_within_the_seconds_it_is_remembered(services: 
         assert await status(ring, made.text) == 401
 
 
-async def test_a_key_that_is_used_again_costs_no_query_nor_does_a_wrong_one(
-    services: Services, no_keys: Engine
-) -> None:
+async def test_a_cached_key_costs_no_query_valid_or_not(services: Services, no_keys: Engine) -> None:
     _, made = make(no_keys)
-    async with key_ring(services) as (ring, _, asked):
+    async with key_ring(services) as (ring, _, statements):
         for _ in range(5):
             await ring.identify(made.text, HERE)
             assert await status(ring, "sk-wrong") == 401
-        assert len([statement for statement in asked if "api_keys" in statement]) == 3
+        assert len([statement for statement in statements if "api_keys" in statement]) == 3
 
 
-async def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same_work(
-    services: Services, no_keys: Engine
-) -> None:
-    """Whoever measures answers learns nothing either: each costs one digest and one question, and none when asked again."""
+async def test_all_invalid_keys_get_the_same_answer_for_the_same_work(services: Services, no_keys: Engine) -> None:
+    """Timing reveals nothing: each costs one digest and one query, and no query the second time."""
     (revoked_id, revoked), (_, expired) = make(no_keys), make(no_keys)
     with no_keys.begin() as connection:
         connection.execute(keys.revoke_key(revoked_id)).one()
@@ -109,20 +105,20 @@ async def test_whatever_is_wrong_with_a_key_it_gets_the_same_answer_for_the_same
         revoked.text,
         expired.text,
     ]
-    async with key_ring(services) as (ring, _, asked):
+    async with key_ring(services) as (ring, _, statements):
         assert await status(ring, "the first question asks whether there is any key") == 401
         answers = set()
         for key in wrong:
-            asked.clear()
+            statements.clear()
             for _ in range(2):
                 with pytest.raises(ApiError) as caught:
                     await ring.identify(key, ELSEWHERE)
                 answers.add((caught.value.problem, *caught.value.headers.items()))
-            assert len([statement for statement in asked if "api_keys" in statement]) == 1, key
+            assert len([statement for statement in statements if "api_keys" in statement]) == 1, key
         assert len(answers) == 1
 
 
-async def test_wrong_keys_without_end_do_not_fill_the_memory(services: Services, no_keys: Engine, monkeypatch) -> None:
+async def test_the_cache_of_keys_is_bounded(services: Services, no_keys: Engine, monkeypatch) -> None:
     monkeypatch.setattr("api.services.key_ring._MAX_CACHED", 10)
     _, made = make(no_keys)
     async with key_ring(services) as (ring, _, _):
@@ -132,9 +128,7 @@ async def test_wrong_keys_without_end_do_not_fill_the_memory(services: Services,
         assert isinstance(await status(ring, made.text), Caller)
 
 
-async def test_only_this_machine_comes_in_without_keys_and_nobody_once_there_was_one(
-    services: Services, no_keys: Engine
-) -> None:
+async def test_without_keys_only_loopback_is_accepted_until_a_key_existed(services: Services, no_keys: Engine) -> None:
     async with key_ring(services) as (ring, clock, _):
         assert [await status(ring, None, peer) for peer in (HERE, "::1", ELSEWHERE, None)] == [
             KEYLESS,
@@ -149,13 +143,13 @@ async def test_only_this_machine_comes_in_without_keys_and_nobody_once_there_was
         assert await status(ring, None) == 401
 
 
-async def test_an_open_door_that_was_asked_for_by_name_lets_everybody_in(services: Services, no_keys: Engine) -> None:
+async def test_open_without_keys_accepts_every_address(services: Services, no_keys: Engine) -> None:
     async with key_ring(services, open_without_keys=True) as (ring, _, _):
         assert await status(ring, None, ELSEWHERE) == KEYLESS
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-server"])
-def test_listening_to_others_needs_a_key_or_the_setting(no_keys: Engine, host: str) -> None:
+def test_listening_on_other_addresses_needs_a_key_or_the_setting(no_keys: Engine, host: str) -> None:
     with no_keys.connect() as connection:
         with pytest.raises(ConfigError, match="MILLRACE_OPEN_WITHOUT_KEYS"):
             check_exposure(connection, Settings(host=host))
@@ -166,6 +160,6 @@ def test_listening_to_others_needs_a_key_or_the_setting(no_keys: Engine, host: s
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "::1", "localhost"])
-def test_listening_to_this_machine_needs_none(no_keys: Engine, host: str) -> None:
+def test_listening_on_loopback_needs_no_key(no_keys: Engine, host: str) -> None:
     with no_keys.connect() as connection:
         check_exposure(connection, Settings(host=host))

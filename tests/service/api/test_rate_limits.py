@@ -58,7 +58,7 @@ def check_refused(response: httpx2.Response, kind: str) -> None:
     assert 0 < int(response.headers["retry-after-ms"]) <= 120_000
 
 
-def test_requests_per_minute_are_counted_and_told(guarded: Guarded) -> None:
+def test_requests_per_minute_are_counted_and_shown_in_headers(guarded: Guarded) -> None:
     key = guarded.key(requests_per_minute=2)
     first, second, third = (chat(key) for _ in range(3))
     assert [answer.status_code for answer in (first, second)] == [200, 200]
@@ -71,7 +71,7 @@ def test_requests_per_minute_are_counted_and_told(guarded: Guarded) -> None:
     assert chat(guarded.key()).status_code == 200
 
 
-def test_calls_that_ask_no_model_have_a_limit_of_their_own(guarded: Guarded) -> None:
+def test_calls_that_run_no_model_have_their_own_limit(guarded: Guarded) -> None:
     key, sibling = guarded.key("caller", calls_per_minute=3, requests_per_minute=5), guarded.key("caller")
     answers = [key.http.get("/v1/batches"), key.http.get("/v1/files/file-none"), key.http.post("/v1/batches", json={})]
     assert [answer.status_code for answer in answers] == [200, 404, 400]
@@ -90,14 +90,14 @@ def test_calls_that_ask_no_model_have_a_limit_of_their_own(guarded: Guarded) -> 
         assert other.http.get("/v1/batches").status_code == 200
 
 
-def test_a_key_that_says_nothing_has_the_calls_of_the_settings(guarded: Guarded) -> None:
+def test_a_key_without_limits_has_the_call_limit_of_the_settings(guarded: Guarded) -> None:
     answer = guarded.key().http.get("/v1/models")
     assert answer.headers["x-ratelimit-limit-calls"] == str(Settings().calls_per_minute)
     assert "x-ratelimit-limit-requests" not in answer.headers
     assert "x-ratelimit-limit-calls" not in chat(guarded.key()).headers
 
 
-async def test_without_a_key_calls_are_counted_only_where_a_setting_says_so(
+async def test_calls_without_a_key_are_limited_only_by_the_setting(
     settings: Settings, database: Database, valkey: redis.Redis
 ) -> None:
     async with inside(settings) as http:
@@ -144,7 +144,7 @@ def test_a_retry_is_a_batch_that_counts(guarded: Guarded, tmp_path: Path) -> Non
     assert "x-ratelimit-limit-batches" not in key.http.get(f"/v1/batches/{batch_id}").headers
 
 
-def test_tokens_per_minute_count_the_question_and_the_longest_answer(guarded: Guarded) -> None:
+def test_tokens_per_minute_count_the_prompt_and_the_longest_answer(guarded: Guarded) -> None:
     key = guarded.key(tokens_per_minute=1000)
     first, second = chat(key, max_tokens=900), chat(key, max_tokens=900)
     assert first.status_code == 200

@@ -1,4 +1,4 @@
-"""Connections to Valkey that are reset while nobody looks, on the event loop the api runs on."""
+"""Connections to Valkey that are reset while idle, on uvloop, the event loop of the api."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from core.settings import Settings
 from tests.service.api.test_relay import event
 
 
-def reset(connection: Any) -> None:  # Any: redis-py's connection, below its surface
-    """As the system does when the other side has reset it."""
+def reset(connection: Any) -> None:  # Any: a connection of redis-py
+    """Close the transport as a reset by the peer does."""
     connection._writer.transport.abort()
 
 
@@ -27,7 +27,7 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @pytest.mark.usefixtures("valkey")
-async def test_a_connection_that_was_reset_is_a_lost_one_and_the_next_command_gets_another(settings: Settings) -> None:
+async def test_a_reset_connection_raises_connection_error_and_is_replaced(settings: Settings) -> None:
     client = valkey_client(settings.redis_url or "")
     connection = await client.connection_pool.get_connection()
     await connection.send_command("PING")
@@ -39,7 +39,7 @@ async def test_a_connection_that_was_reset_is_a_lost_one_and_the_next_command_ge
     await client.aclose()
 
 
-async def test_a_relay_whose_connection_was_reset_refuses_no_follower_and_hears_them_all_again(
+async def test_a_relay_accepts_subscriptions_on_a_reset_connection_and_resubscribes(
     settings: Settings, valkey: redis.Redis
 ) -> None:
     relay = Relay(settings.redis_url or "", settings.key_prefix)

@@ -32,9 +32,7 @@ def proxy(settings: Settings) -> Iterator[Proxy]:
         yield proxy
 
 
-async def test_a_connection_that_is_only_half_there_is_noticed_and_made_again(
-    proxy: Proxy, valkey: redis.Redis
-) -> None:
+async def test_a_half_open_connection_is_detected_and_replaced(proxy: Proxy, valkey: redis.Redis) -> None:
     """F20, F23: with every follower; a connection that is only quiet is kept."""
     relay = Relay(f"redis://127.0.0.1:{proxy.port}/0", "", ping_seconds=0.1)
     await relay.start()

@@ -1,4 +1,4 @@
-"""A response whose frames are lost is waited for at its row, until the wait is ended."""
+"""A response whose frames are lost is polled from its row, until shutdown ends the wait."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ async def lost_frames() -> AsyncIterator[JobUpdate]:
     yield JobEnded(EventKind.FAILED, Problem(status=500, message="x", type=SERVER_ERROR, code="stream_interrupted"))
 
 
-async def test_a_wait_at_the_row_ends_with_an_error_at_shutdown(settings: Settings, database: Database) -> None:
+async def test_a_stream_that_polls_its_row_ends_with_an_error_at_shutdown(
+    settings: Settings, database: Database
+) -> None:
     with database.begin() as connection:
         _, response_id = keep(connection, request='{"model": "fake", "input": ""}')
 
-    async def listen() -> list[bytes]:
+    async def read_stream() -> list[bytes]:
         app = create_app(settings)
         async with app.router.lifespan_context(app):
             state, received = app.state, []
@@ -37,7 +39,7 @@ async def test_a_wait_at_the_row_ends_with_an_error_at_shutdown(settings: Settin
                     state.waiters.end_all(SHUTTING_DOWN.problem)
             return received
 
-    *_, ping, last = await listen()
+    *_, ping, last = await read_stream()
     assert ping == PING
     kind, data = last.decode().splitlines()[:2]
     assert kind == "event: error"

@@ -13,13 +13,7 @@ from api.services.waiters import Waiters
 from core.errors import ApiError, Problem
 from core.queue.events import outcome_event
 
-pytestmark = pytest.mark.anyio
 NEVER = 3600.0
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 class Row:

@@ -14,7 +14,7 @@ from tests.support.rates import NOWHERE, check_ten_thousand_calls, take_all
 
 @pytest.fixture(params=["valkey", "process"])
 def url(request: pytest.FixtureRequest) -> str:
-    """Limits behave the same wherever they are kept."""
+    """Limits behave the same in Valkey and in the process."""
     if request.param == "valkey":
         request.getfixturevalue("fake_valkey")
         return "redis://fake"
@@ -40,7 +40,7 @@ async def test_a_limit_per_hour_comes_back_over_the_hour(url: str) -> None:
     assert levels[3].retry_seconds == pytest.approx(60, abs=1e-3)
 
 
-async def test_what_is_refused_costs_nothing(url: str) -> None:
+async def test_a_refused_request_takes_nothing(url: str) -> None:
     levels = await take_all(url, [(0, 50), (0, 20), (0, 20), (0, 10)])
     assert [level.is_taken for level in levels] == [True, False, False, True]
 
@@ -49,7 +49,7 @@ async def test_more_than_the_limit_itself_is_never_taken(url: str) -> None:
     assert not any(level.is_taken for level in await take_all(url, [(0, 61), (1000, 61)]))
 
 
-async def test_a_clock_that_was_far_ahead_locks_nobody_out_for_longer_than_a_minute(url: str) -> None:
+async def test_a_clock_that_was_far_ahead_blocks_a_limit_for_a_minute_at_most(url: str) -> None:
     levels = await take_all(url, [(3600, 60), (-3600, 1), (60, 60)])
     assert [level.is_taken for level in levels] == [True, False, True]
 
@@ -60,7 +60,7 @@ async def test_of_ten_thousand_calls_at_once_the_limit_is_taken_and_others_are_n
 
 @given(st.lists(st.tuples(st.floats(0, 90), st.integers(1, 70)), max_size=12), st.integers(1, 70))
 async def test_no_minute_gives_more_than_twice_the_limit(steps: list[tuple[float, int]], limit: int) -> None:
-    """Full at its start, it may give the limit at once and what comes back meanwhile."""
+    """A full limit gives all its units at once, and those that refill within the minute."""
     levels, now = await take_all(NOWHERE, steps, limit), 0.0
     taken = []
     for (seconds, cost), level in zip(steps, levels, strict=True):

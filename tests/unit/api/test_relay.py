@@ -28,7 +28,7 @@ async def subscription() -> AsyncIterator[Subscription]:
     await relay.close()
 
 
-async def test_an_event_wakes_the_reader_that_waits_for_it(subscription: Subscription) -> None:
+async def test_an_event_wakes_its_subscription(subscription: Subscription) -> None:
     waiting = asyncio.create_task(subscription.get(20))
     await asyncio.sleep(0)
     subscription.put(event(1))

@@ -1,4 +1,4 @@
-"""A shutdown answers requests that have not been answered."""
+"""Requests that shutdown cancels before they were answered get a 503."""
 
 from __future__ import annotations
 
@@ -45,8 +45,6 @@ async def test_a_request_that_waits_until_the_process_ends_gets_a_503() -> None:
 
 
 @pytest.mark.parametrize(("path", "is_shutting_down"), [("/stream", True), ("/v1/batches/validate", False)])
-async def test_what_has_begun_or_is_cancelled_for_another_reason_gets_no_second_answer(
-    path: str, is_shutting_down: bool
-) -> None:
+async def test_a_started_response_or_another_cancellation_gets_no_503(path: str, is_shutting_down: bool) -> None:
     with pytest.raises(asyncio.CancelledError):
         await cut_off(path, is_shutting_down=is_shutting_down)
