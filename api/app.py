@@ -44,7 +44,7 @@ from api.services.metrics import Metrics
 from api.services.rate_limiter import RateLimiter
 from api.services.relay import Relay
 from api.services.service_metrics import ServiceMetrics
-from api.services.stream_limiter import StreamSlots
+from api.services.stream_limiter import StreamLimiter
 from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
 from core.file_store import FileStore
@@ -160,7 +160,7 @@ def _build_services(state: State, settings: Settings) -> None:
     )
     state.live_jobs = LiveJobs(
         jobs=state.jobs,
-        streams=StreamSlots(state.limiter.client, settings.key_prefix),
+        streams=StreamLimiter(state.limiter.client, settings.key_prefix),
         metrics=state.metrics,
         shutting_down=state.shutting_down,
         timeout_seconds=settings.chat_timeout_seconds,

@@ -19,7 +19,7 @@ from api.live.follower import Idle, JobEnded, JobUpdate
 from api.live.job_client import JobClient
 from api.live.submission import Submission, cancelled_problem
 from api.services.metrics import Metrics
-from api.services.stream_limiter import NoFreeStream, StreamSlots
+from api.services.stream_limiter import NoFreeStream, StreamLimiter
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.queue.events import EventKind
 
@@ -36,7 +36,7 @@ class LiveJob:
     """A job that a client waits for; `close` cancels it unless it has ended."""
 
     def __init__(
-        self, jobs: JobClient, streams: StreamSlots, shutting_down: asyncio.Event, submission: Submission
+        self, jobs: JobClient, streams: StreamLimiter, shutting_down: asyncio.Event, submission: Submission
     ) -> None:
         self._jobs = jobs
         self._streams = streams
@@ -122,7 +122,7 @@ class LiveJobs:
     """Runs jobs that clients wait for."""
 
     jobs: JobClient
-    streams: StreamSlots
+    streams: StreamLimiter
     metrics: Metrics
     shutting_down: asyncio.Event
     timeout_seconds: float

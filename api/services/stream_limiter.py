@@ -26,7 +26,7 @@ class NoFreeStream(Exception):
     """The key has its maximum of streams open."""
 
 
-class StreamSlots:
+class StreamLimiter:
     """Uses the client of the rate limiter, which has short time-outs."""
 
     def __init__(self, client: redis.Redis, key_prefix: str, clock: Callable[[], float] = time.time) -> None:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from api.services.rate_limiter import Level, Rate, RateLimiter
-from api.services.stream_limiter import NoFreeStream, StreamSlots
+from api.services.stream_limiter import NoFreeStream, StreamLimiter
 from core.settings import Settings
 from tests.support.clock import Clock
 
@@ -41,14 +41,14 @@ async def check_ten_thousand_calls(url: str) -> None:
 
 
 async def check_streams_over_processes(url: str) -> None:
-    """Two limiters, as of two processes, share the slots of a key; slots of an ended process become free."""
+    """Two limiters, as of two processes, share the limit of a key; streams of an ended process expire."""
     clock = Clock()
     limiters = [RateLimiter(url, "test:") for _ in range(2)]
-    one, two = (StreamSlots(limiter.client, "test:", clock) for limiter in limiters)
+    one, two = (StreamLimiter(limiter.client, "test:", clock) for limiter in limiters)
     async with one.hold("a", 2), two.hold("a", 2), two.hold("b", 2):
-        for slots in (one, two):
+        for streams in (one, two):
             with pytest.raises(NoFreeStream):
-                await slots.hold("a", 2).__aenter__()
+                await streams.hold("a", 2).__aenter__()
     async with two.hold("a", 1):
         clock.now += 3600  # as if its process had ended: its slot is deleted
         async with one.hold("a", 1):

@@ -1,11 +1,11 @@
-"""Stream limiter: slots over all processes on a Valkey in the process, and in one process without any."""
+"""Stream limiter: over all processes on a Valkey in the process, and in one process without any."""
 
 from __future__ import annotations
 
 import pytest
 
 from api.services.rate_limiter import RateLimiter
-from api.services.stream_limiter import NoFreeStream, StreamSlots
+from api.services.stream_limiter import NoFreeStream, StreamLimiter
 from tests.support.clock import Clock
 from tests.support.fake_valkey import FakeValkey
 from tests.support.rates import NOWHERE, check_streams_over_processes
@@ -15,10 +15,10 @@ async def test_a_key_holds_no_more_streams_than_it_may_over_all_processes(fake_v
     await check_streams_over_processes("redis://fake")
 
 
-async def test_a_slot_of_a_process_that_ended_is_free_after_a_while(fake_valkey: FakeValkey) -> None:
+async def test_a_stream_of_a_process_that_ended_expires(fake_valkey: FakeValkey) -> None:
     clock = Clock()
     limiter = RateLimiter("redis://fake", "test:")
-    dead, alive = (StreamSlots(limiter.client, "test:", clock) for _ in range(2))
+    dead, alive = (StreamLimiter(limiter.client, "test:", clock) for _ in range(2))
     await dead.hold("a", 1).__aenter__()
     with pytest.raises(NoFreeStream):
         await alive.hold("a", 1).__aenter__()
@@ -30,22 +30,22 @@ async def test_a_slot_of_a_process_that_ended_is_free_after_a_while(fake_valkey:
 
 async def test_streams_are_counted_in_the_process_while_valkey_is_away(fake_valkey: FakeValkey) -> None:
     limiter = RateLimiter("redis://fake", "test:")
-    slots = StreamSlots(limiter.client, "test:")
+    streams = StreamLimiter(limiter.client, "test:")
     with fake_valkey.away():
-        async with slots.hold("a", 1):
+        async with streams.hold("a", 1):
             with pytest.raises(NoFreeStream):
-                await slots.hold("a", 1).__aenter__()
-        async with slots.hold("a", 1):
+                await streams.hold("a", 1).__aenter__()
+        async with streams.hold("a", 1):
             pass
     await limiter.close()
 
 
 async def test_without_valkey_a_process_counts_its_own_streams() -> None:
     limiter = RateLimiter(NOWHERE, "test:")
-    slots = StreamSlots(limiter.client, "test:")
-    async with slots.hold("a", 1):
+    streams = StreamLimiter(limiter.client, "test:")
+    async with streams.hold("a", 1):
         with pytest.raises(NoFreeStream):
-            await slots.hold("a", 1).__aenter__()
-    async with slots.hold("a", 1):
+            await streams.hold("a", 1).__aenter__()
+    async with streams.hold("a", 1):
         pass
     await limiter.close()
