@@ -50,7 +50,7 @@ async def check_streams_over_processes(url: str) -> None:
             with pytest.raises(NoFreeStream):
                 await streams.hold("a", 2).__aenter__()
     async with two.hold("a", 1):
-        clock.now += 3600  # as if its process had ended: its slot is deleted
+        clock.now += 3600  # as if its process had ended: its entry is deleted
         async with one.hold("a", 1):
             pass
     for limiter in limiters:
