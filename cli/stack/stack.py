@@ -75,7 +75,7 @@ class Stack:
         """Restart services and processes that have ended."""
         self._restart_services()
         for child in self.children:
-            child.restart_if_dead(time.monotonic())
+            child.restart_if_exited(time.monotonic())
 
     def _restart_services(self) -> None:
         """Restart the services; one that does not start, as on a full disk, is tried again later."""

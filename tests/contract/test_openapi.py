@@ -18,8 +18,9 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from api.app import create_app
-from api.schemas.chat_objects import ChatCompletion, ChatCompletionChunk
+from api.schemas.chat_objects import ChatCompletion
 from core.settings import Settings
+from tests.support.chat_chunks import ChatCompletionChunk
 from tests.support.stack import StackProcess
 
 _DOCUMENT: Final = create_app(Settings()).openapi()

@@ -96,7 +96,7 @@ def test_no_log_contains_text_of_a_client(secured: Guarded, traffic: tuple[Key, 
     assert {"api.log", "chat.log", "batch.log", "clerk.log", "worker.log", "engine-fake.log", "postgres.log"} <= set(
         read
     )
-    assert "child_died" in read["worker.log"], "the engine crashed and that was logged"
+    assert "child_exited" in read["worker.log"], "the engine crashed and that was logged"
     assert [name for name, text in read.items() if MARKER in text] == []
 
 

@@ -87,8 +87,8 @@ class WorkerLauncher:
                 logs / f"engine-{model.name}.log",
                 environment,
                 pause,
-                patience=settings.line_attempts,
-                died=partial(self._on_exit, model.name),
+                tolerated_exits=settings.line_attempts,
+                on_exit=partial(self._on_exit, model.name),
             )
             for model in models
         }
@@ -113,7 +113,7 @@ class WorkerLauncher:
             while not is_stopping.wait(_CHECK_SECONDS):
                 self._check_engines()
                 for consumer in self._consumers:
-                    consumer.restart_if_dead(time.monotonic())
+                    consumer.restart_if_exited(time.monotonic())
         except StartInterrupted:
             log.info("stopped_while_starting")
         finally:
@@ -122,7 +122,7 @@ class WorkerLauncher:
     def _check_engines(self) -> None:
         now = time.monotonic()
         for engine in self._engines.values():
-            engine.restart_if_dead(now)
+            engine.restart_if_exited(now)
         for health_check in self._health_checks.values():
             health_check.check(now)
 
@@ -185,7 +185,7 @@ class WorkerLauncher:
             child = engine.child
             exit_code = None if child is None else child.exit_code()
             deaths += exit_code is not None
-            engine.restart_if_dead(time.monotonic())
+            engine.restart_if_exited(time.monotonic())
             is_final = exit_code is not None and (exit_code >= 0 or deaths > self._settings.line_attempts)
             if is_final or time.monotonic() > deadline:
                 exit_report = "" if child is None else child.exit_report()
@@ -204,7 +204,7 @@ class WorkerLauncher:
                 elif child is not None and ((exit_code or 0) > 0 or time.monotonic() > deadline):
                     raise ChildFailed(child.exit_report())
                 elif child is None or exit_code is not None:
-                    consumer.restart_if_dead(time.monotonic())
+                    consumer.restart_if_exited(time.monotonic())
             if is_stopping():
                 raise StartInterrupted
             self._check_engines()

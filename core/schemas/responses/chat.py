@@ -22,7 +22,7 @@ from core.schemas.responses.items import (
 )
 from core.schemas.responses.request import LOGPROBS, ChosenTool, FunctionTool, ResponsesRequest, TextFormat
 
-Body = dict[str, Any]  # Any: JSON
+JsonObject = dict[str, Any]  # Any: JSON
 
 _PARAMS: Final = {
     "messages": "input",
@@ -34,7 +34,7 @@ _PARAMS: Final = {
 }
 
 
-def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = None) -> Body:
+def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = None) -> JsonObject:
     """Build the chat body of a request. `history` has the items before it, oldest first.
 
     Without a history (a batch line), a request that needs stored responses raises a 400.
@@ -46,7 +46,7 @@ def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = 
     if not items:
         raise bad_request("Invalid value for 'input': it is empty.", code="invalid_value", param="input")
     leading = [{"role": "developer", "content": request.instructions}] if request.instructions else []
-    body: Body = {"model": request.model, "messages": [*leading, *_messages(items)]}
+    body: JsonObject = {"model": request.model, "messages": [*leading, *_messages(items)]}
     for name in ("temperature", "top_p", "user", "parallel_tool_calls"):
         if (value := getattr(request, name)) is not None:
             body[name] = value
@@ -99,10 +99,10 @@ def _check_calls(items: Sequence[AnyItem]) -> None:
             raise bad_request(message, code="invalid_value", param="input")
 
 
-def _messages(items: Sequence[AnyItem]) -> list[Body]:
+def _messages(items: Sequence[AnyItem]) -> list[JsonObject]:
     """Join consecutive reasoning, text and calls into one message of the assistant."""
-    messages: list[Body] = []
-    turn: Body | None = None
+    messages: list[JsonObject] = []
+    turn: JsonObject | None = None
     for item in items:
         if isinstance(item, InputMessage | FunctionCallOutput):
             turn = None
@@ -118,13 +118,13 @@ def _messages(items: Sequence[AnyItem]) -> list[Body]:
     return messages
 
 
-def _message_of(item: InputMessage | FunctionCallOutput) -> Body:
+def _message_of(item: InputMessage | FunctionCallOutput) -> JsonObject:
     if isinstance(item, FunctionCallOutput):
         return {"role": "tool", "tool_call_id": item.call_id, "content": item.output}
     return {"role": item.role, "content": "".join(part.text for part in item.content)}
 
 
-def _continues(turn: Body, item: AnyItem) -> bool:
+def _continues(turn: JsonObject, item: AnyItem) -> bool:
     """Does the item continue the turn? The order is reasoning, text, calls; any other begins a new turn."""
     match item:
         case FunctionCall():
@@ -135,7 +135,7 @@ def _continues(turn: Body, item: AnyItem) -> bool:
             return not turn["content"] and "tool_calls" not in turn
 
 
-def _add(turn: Body, item: AnyItem) -> None:
+def _add(turn: JsonObject, item: AnyItem) -> None:
     match item:
         case Reasoning() if item.text:
             turn["reasoning_content"] = turn.get("reasoning_content", "") + item.text
@@ -146,26 +146,26 @@ def _add(turn: Body, item: AnyItem) -> None:
             turn.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})
 
 
-def _response_format(asked: TextFormat) -> Body:
+def _response_format(asked: TextFormat) -> JsonObject:
     if asked.type != "json_schema":
         return {"type": asked.type}
-    schema: Body = {"name": asked.name, "schema": asked.schema_}
+    schema: JsonObject = {"name": asked.name, "schema": asked.schema_}
     for name in ("description", "strict"):
         if (value := getattr(asked, name)) is not None:
             schema[name] = value
     return {"type": "json_schema", "json_schema": schema}
 
 
-def _logprobs(request: ResponsesRequest) -> Body:
+def _logprobs(request: ResponsesRequest) -> JsonObject:
     """Request logprobs by `include`, or by their number."""
     if LOGPROBS not in (request.include or ()) and not request.top_logprobs:
         return {}
     return {"logprobs": True, "top_logprobs": request.top_logprobs or 0}
 
 
-def _tools(request: ResponsesRequest) -> Body:
+def _tools(request: ResponsesRequest) -> JsonObject:
     tools, choice = request.tools or [], request.tool_choice
-    body: Body = {}
+    body: JsonObject = {}
     if isinstance(choice, ChosenTool):
         if choice.type == "allowed_tools":
             names = {each.name for each in choice.tools or ()}
@@ -180,7 +180,7 @@ def _tools(request: ResponsesRequest) -> Body:
     return body
 
 
-def _tool(tool: FunctionTool) -> Body:
+def _tool(tool: FunctionTool) -> JsonObject:
     """Leave out null values, except within a schema."""
     function = {name: value for name, value in tool.model_dump(exclude={"type"}).items() if value is not None}
     return {"type": "function", "function": function}

@@ -91,7 +91,7 @@ def test_children_that_are_killed_while_they_start_are_started_again(settings: S
             )
             == 5
         )
-        assert launcher.log.read_text().count("child_died") == 3
+        assert launcher.log.read_text().count("child_exited") == 3
 
 
 def test_a_consumer_that_says_why_it_cannot_start_ends_the_worker(settings: Settings, tmp_path: Path) -> None:

@@ -73,10 +73,10 @@ def test_each_quick_exit_doubles_the_pause_before_the_next_start(tmp_path: Path)
         child = supervised.start()
         assert child.wait(20)
         now = supervised.started_at + 1
-        supervised.restart_if_dead(now)
+        supervised.restart_if_exited(now)
         pauses.append(supervised.restart_at - now)
     assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30]
-    supervised.restart_if_dead(now)
+    supervised.restart_if_exited(now)
     assert supervised.child is None, "not before its pause is over"
 
 
@@ -100,13 +100,13 @@ def test_a_directory_of_another_user_is_not_used(tmp_path: Path) -> None:
 def test_explained_exits_do_not_count_and_a_degraded_process_waits_longest(tmp_path: Path) -> None:
     codes: list[int] = []
     supervised = SupervisedProcess(
-        "one", [sys.executable, "-c", "exit(7)"], tmp_path / "log", {}, 0.5, patience=3, died=codes.append
+        "one", [sys.executable, "-c", "exit(7)"], tmp_path / "log", {}, 0.5, tolerated_exits=3, on_exit=codes.append
     )
     pauses = []
     for _ in range(5):
         assert supervised.start().wait(20)
         now = supervised.started_at + 1
-        supervised.restart_if_dead(now)
+        supervised.restart_if_exited(now)
         pauses.append(supervised.restart_at - now)
     assert pauses == [0.5, 0.5, 0.5, 1, 2]
     assert codes == [7] * 5

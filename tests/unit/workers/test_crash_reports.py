@@ -35,10 +35,10 @@ def test_a_supervised_engine_that_dies_is_counted_and_its_message_is_kept(tmp_pa
     def died(exit_code: int) -> None:
         reports.add("m", exit_code, tmp_path / "log")
 
-    engine = SupervisedProcess("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, died=died)
+    engine = SupervisedProcess("engine-m", [sys.executable, "-c", code], tmp_path / "log", {}, 60, on_exit=died)
     engine.start().wait(20)
-    engine.restart_if_dead(time.monotonic())
-    engine.restart_if_dead(time.monotonic())
+    engine.restart_if_exited(time.monotonic())
+    engine.restart_if_exited(time.monotonic())
     status = reports.status()
     assert status.engines == [EngineReport(model="m", num_deaths=1, exit_reason="There is no model file b.gguf.")]
     assert status.totals == {("engine_deaths", "m"): 1}
