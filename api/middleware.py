@@ -15,7 +15,7 @@ _API_VERSION = "2020-10-01"  # what OpenAI's own servers send
 
 
 class ResponseHeaders:
-    """Adds `x-request-id`, the processing time, the api version, and the headers in the request's `state.answer_headers`.
+    """Adds `x-request-id`, the processing time, the api version, and the headers in the request's `state.response_headers`.
 
     The request id is always new: one sent by a client is not trusted to be unique.
     """
@@ -37,7 +37,7 @@ class ResponseHeaders:
                 headers["x-request-id"] = ids.new_id(ids.REQUEST)
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - began)))
                 headers["openai-version"] = _API_VERSION
-                for name, value in scope["state"].get("answer_headers", {}).items():
+                for name, value in scope["state"].get("response_headers", {}).items():
                     headers[name] = value
                 route = getattr(scope.get("route"), "path", "unknown")
                 self._metrics.requests.labels(route, message["status"]).inc()

@@ -138,8 +138,8 @@ def _request_rate(caller: Caller) -> Rate | None:
 
 def _add_headers(request: Request, kind: str, level: Level) -> None:
     """Add the level to the headers of the response, which `api.middleware` sends with any answer."""
-    request.state.answer_headers = {
-        **getattr(request.state, "answer_headers", {}),
+    request.state.response_headers = {
+        **getattr(request.state, "response_headers", {}),
         f"x-ratelimit-limit-{kind}": str(level.limit),
         f"x-ratelimit-remaining-{kind}": str(level.remaining),
         f"x-ratelimit-reset-{kind}": duration(level.reset_seconds),

@@ -41,7 +41,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "every route asks for a key and a scope, whatever the Host header says": (
         "tests/service/api/test_isolation.py::test_no_route_answers_without_a_key",
-        "tests/service/api/test_isolation.py::test_every_route_says_which_scope_it_needs",
+        "tests/service/api/test_isolation.py::test_every_route_declares_its_scope",
         "tests/hostile_input/test_http.py::test_a_host_opens_no_door",
     ),
     "keys are 256 random bits, kept as digests, found by digest, revoked within seconds": (
@@ -50,7 +50,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/service/api/test_key_ring.py::test_a_revoked_key_stops_working_within_the_cache_time",
         "tests/service/cli/test_keys.py::test_a_key_is_printed_once_and_only_its_digest_is_stored",
         "tests/service/api/test_keys.py::test_a_batch_that_a_key_began_is_finished_when_it_is_revoked",
-        "tests/service/api/test_keys.py::test_who_tries_keys_from_elsewhere_is_slowed_down_and_nobody_else",
+        "tests/service/api/test_keys.py::test_a_remote_address_that_tries_keys_is_limited_and_no_other_client",
     ),
     "nothing that a request names is fetched": (
         "tests/hostile_input/test_chat_parameters.py::test_nothing_that_a_request_names_is_fetched",

@@ -16,7 +16,7 @@ from tests.support.stack import result_lines, wait_for, write_lines
 
 
 def run(client: OpenAI, path: Path, endpoint: Any, bodies: list[dict[str, Any]], url: str | None = None) -> Batch:
-    """To its end."""
+    """Run a batch to its end."""
     lines: list[dict[str, Any]] = [
         {"custom_id": f"line-{number}", "method": "POST", "url": url or endpoint, "body": body}
         for number, body in enumerate(bodies)
@@ -119,7 +119,7 @@ def test_lines_of_responses_have_the_body_of_the_sync_endpoint(client: OpenAI, t
     assert wrong["line-3"] == (400, "context_length_exceeded", "input")
 
 
-def test_what_was_spent_thinking_is_told_of_the_batch_and_of_each_line(demo: OpenAI, tmp_path: Path) -> None:
+def test_reasoning_tokens_are_counted_for_the_batch_and_for_each_line(demo: OpenAI, tmp_path: Path) -> None:
     bodies = [{"model": "thinker", "messages": [{"role": "user", "content": text}]} for text in ("one", "two")]
     batch = run(demo, tmp_path / "in.jsonl", "/v1/chat/completions", bodies)
     usages = [
@@ -154,7 +154,7 @@ def test_a_drawn_answer_can_be_drawn_again_from_what_is_recorded_of_it(demo: Ope
         assert (parameters["temperature"], parameters["max_tokens"], parameters["top_p"]) == (2, 24, 1)
 
 
-def test_an_answer_says_what_the_model_file_filled_in(demo: OpenAI, tmp_path: Path) -> None:
+def test_an_answer_records_the_parameters_of_the_model_file(demo: OpenAI, tmp_path: Path) -> None:
     batch = run(demo, tmp_path / "in.jsonl", "/v1/completions", [{"model": "demo", "prompt": "What is"}])
     record = demo.get(f"/batches/{batch.id}/requests/line-0", cast_to=dict[str, Any])["reproducibility"]
     assert record["parameters"] == {

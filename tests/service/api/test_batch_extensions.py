@@ -1,4 +1,4 @@
-"""What batches have beyond OpenAI's, on the real stack."""
+"""Extensions of OpenAI's batches, on the real stack."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def wait_end(http: httpx2.Client, batch_id: str) -> Any:
 
 
 def output(http: httpx2.Client, batch_id: str, **query: Any) -> list[dict[str, Any]]:
-    """All of it, a page at a time."""
+    """Read the whole output, a page at a time."""
     found: list[dict[str, Any]] = []
     after = "0"
     while True:
@@ -73,7 +73,7 @@ def events(http: httpx2.Client, batch_id: str, last_id: str | None = None, **que
 
 
 def mixed_batch(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> Any:
-    """Ten lines, of which the third and the sixth are refused."""
+    """A file of ten lines, of which the third and the sixth are refused."""
     lines = batch_lines(10)
     lines[2]["body"] = {"model": "gpt-9", "messages": [{"role": "user", "content": "x"}]}
     lines[5]["body"] = {"model": "fake", "messages": [{"role": "user", "content": "x" * 5000}]}
@@ -126,7 +126,7 @@ def test_a_finished_line_streams_its_answer_at_once(client: OpenAI, http: httpx2
     assert json.loads(failed)["error"]["code"] == "model_not_found"
 
 
-def test_a_running_line_is_followed_token_by_token_by_all_who_want_to(
+def test_a_running_line_is_followed_token_by_token_by_several_clients(
     client: OpenAI, http: httpx2.Client, tmp_path: Path
 ) -> None:
     batch_id = begin(client, tmp_path, batch_lines(1, "slow", max_tokens=80, ignore_eos=True))
@@ -255,8 +255,8 @@ def test_events_go_on_after_a_cut_with_nothing_lost_or_doubled(
                 num_cuts += 1
                 break
     assert num_cuts > 1
-    told = sorted(event.data["line"] for event in seen if event.name == "batch.line")
-    assert told == list(range(1, 41))
+    ended = sorted(event.data["line"] for event in seen if event.name == "batch.line")
+    assert ended == list(range(1, 41))
     statuses = [event.data["status"] for event in seen if event.name == "batch.status"]
     assert statuses == ["validating", "in_progress", "finalizing", "completed"]
     progress = [event.data for event in seen if event.name == "batch.progress"]
@@ -264,12 +264,12 @@ def test_events_go_on_after_a_cut_with_nothing_lost_or_doubled(
     assert list(events(http, batch_id, seen[-1].id)) == [], "there is nothing after the end"
 
 
-def test_only_failed_lines_are_told_unless_all_are_asked_for(
+def test_only_failed_lines_are_sent_unless_all_are_requested(
     client: OpenAI, http: httpx2.Client, tmp_path: Path
 ) -> None:
     batch_id = mixed_batch(client, http, tmp_path)["id"]
-    told = [event.data for event in events(http, batch_id) if event.name == "batch.line"]
-    assert [(line["custom_id"], line["code"]) for line in told] == [
+    ended = [event.data for event in events(http, batch_id) if event.name == "batch.line"]
+    assert [(line["custom_id"], line["code"]) for line in ended] == [
         ("line-2", "model_not_found"),
         ("line-5", "context_length_exceeded"),
     ]
@@ -281,7 +281,9 @@ def test_only_failed_lines_are_told_unless_all_are_asked_for(
     )
 
 
-def test_a_running_batch_tells_its_pace_and_its_end(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:
+def test_a_running_batch_shows_its_throughput_and_its_forecast(
+    client: OpenAI, http: httpx2.Client, tmp_path: Path
+) -> None:
     batch_id = begin(client, tmp_path, batch_lines(200, "slow", max_tokens=5))
     wait_for(lambda: get(http, batch_id)["eta_at"] is not None, "there is a forecast")
     batch = get(http, batch_id)
@@ -293,7 +295,7 @@ def test_a_running_batch_tells_its_pace_and_its_end(client: OpenAI, http: httpx2
     assert (ended["eta_at"], ended["will_miss_window"]) == (None, None)
 
 
-def test_a_report_says_how_it_went_and_what_computed_it(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:
+def test_a_report_has_latencies_errors_and_engines(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:
     batch = mixed_batch(client, http, tmp_path)
     report = get(http, f"{batch['id']}/report")
     assert report["request_counts"] == {"total": 10, "completed": 8, "failed": 2}

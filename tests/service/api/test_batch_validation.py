@@ -22,7 +22,7 @@ def ask(http: httpx2.Client, path: Path, **fields: str) -> httpx2.Response:
     return http.post(URL, files={"file": (path.name, path.read_bytes())}, data=fields)
 
 
-def test_an_uploaded_file_is_told_all_its_mistakes_and_not_kept(
+def test_an_uploaded_file_gets_all_its_errors_and_is_not_kept(
     http: httpx2.Client, client: OpenAI, tmp_path: Path
 ) -> None:
     before = {file.id for file in client.files.list()}
@@ -55,7 +55,9 @@ WRONG_BODIES: dict[Any, list[dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("endpoint", WRONG_BODIES)
-def test_what_would_fail_is_told_as_the_run_tells_it(client: OpenAI, tmp_path: Path, endpoint: Any) -> None:
+def test_a_validation_reports_the_errors_that_the_run_would_report(
+    client: OpenAI, tmp_path: Path, endpoint: Any
+) -> None:
     lines = [
         {"custom_id": f"{n}", "method": "POST", "url": endpoint, "body": {"model": "fake", **body}}
         for n, body in enumerate(WRONG_BODIES[endpoint], 1)
@@ -66,13 +68,13 @@ def test_what_would_fail_is_told_as_the_run_tells_it(client: OpenAI, tmp_path: P
     batch = client.batches.create(input_file_id=file.id, endpoint=endpoint, completion_window="24h")
     wait_for(lambda: client.batches.retrieve(batch.id).status == "completed", "the batch")
     ran: list[Any] = result_lines(client, client.batches.retrieve(batch.id).error_file_id)
-    told_by_the_run = {line["custom_id"]: line["response"]["body"]["error"] for line in ran}
-    assert len(told_by_the_run) == len(lines)
+    errors_of_the_run = {line["custom_id"]: line["response"]["body"]["error"] for line in ran}
+    assert len(errors_of_the_run) == len(lines)
     for error in report["errors"]:
-        theirs = told_by_the_run.pop(error["custom_id"])
+        theirs = errors_of_the_run.pop(error["custom_id"])
         assert (error["code"], error["message"]) == (theirs["code"], theirs["message"])
         assert error["param"] == f"body.{theirs['param']}"
-    assert told_by_the_run == {}, "found too"
+    assert errors_of_the_run == {}, "found too"
 
 
 def test_the_official_client_can_ask_about_a_file_it_has_sent(client: OpenAI, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_batch_from_upload_to_answers(client: OpenAI, tmp_path: Path) -> None:
     assert batch.model == "fake"
 
 
-def test_a_line_says_what_the_same_chat_says(client: OpenAI, tmp_path: Path) -> None:
+def test_a_line_has_the_answer_of_the_same_chat(client: OpenAI, tmp_path: Path) -> None:
     (line,) = batch_lines(1)
     batch = run(client, tmp_path, [line])
     (answer,) = result_lines(client, batch.output_file_id)
@@ -129,7 +129,7 @@ def create(http: httpx2.Client, **change: Any) -> httpx2.Response:
     return http.post("/v1/batches", json={key: value for key, value in body.items() if value is not ...})
 
 
-def test_a_bad_create_is_told_at_once(http: httpx2.Client, client: OpenAI) -> None:
+def test_a_bad_create_is_refused_at_once(http: httpx2.Client, client: OpenAI) -> None:
     file = client.files.create(file=("a.txt", b"x"), purpose="user_data")
     check_problem(create(http, input_file_id=...), 400, "missing_required_parameter", "input_file_id")
     check_problem(create(http), 404, None, "input_file_id")

@@ -73,7 +73,9 @@ async def once(settings: Settings, migrated: Engine) -> AsyncIterator[Once]:
 
 
 @pytest.mark.parametrize("death", [RuntimeError("no"), asyncio.CancelledError()])
-async def test_what_was_made_before_the_request_died_is_found_by_the_next(once: Once, death: BaseException) -> None:
+async def test_an_object_created_before_its_request_failed_is_found_by_the_next(
+    once: Once, death: BaseException
+) -> None:
     maker, key = Maker(after=death), str(uuid.uuid4())
     with pytest.raises(type(death)):
         await once(maker, key)
@@ -84,8 +86,8 @@ async def test_what_was_made_before_the_request_died_is_found_by_the_next(once: 
 
 
 @pytest.mark.parametrize("has_key", [False, True])
-async def test_what_was_committed_without_a_reply_is_made(once: Once, has_key: bool) -> None:
-    """F31: the outcome is read again."""
+async def test_an_object_whose_commit_got_no_reply_is_created(once: Once, has_key: bool) -> None:
+    """F31: the object is looked up after the failed commit."""
     key = str(uuid.uuid4()) if has_key else None
     maker = Maker(after=OperationalError("COMMIT", None, Exception("reset")))
     assert await once(maker, key) == maker.made[0]
@@ -94,13 +96,13 @@ async def test_what_was_committed_without_a_reply_is_made(once: Once, has_key: b
     assert len(maker.asked) == 1
 
 
-async def test_what_was_not_committed_is_not_made(once: Once) -> None:
+async def test_an_object_whose_commit_failed_is_not_created(once: Once) -> None:
     maker = Maker(before=OperationalError("INSERT", None, Exception("reset")))
     with pytest.raises(OperationalError):
         await once(maker, None)
 
 
-async def test_what_was_not_made_is_made_by_the_next_under_the_same_id(once: Once) -> None:
+async def test_an_object_that_was_not_created_is_created_by_the_next_request_under_the_same_id(once: Once) -> None:
     maker, key = Maker(before=RuntimeError("no")), str(uuid.uuid4())
     with pytest.raises(RuntimeError):
         await once(maker, key)
@@ -117,7 +119,7 @@ async def test_a_refusal_gives_the_key_back(once: Once) -> None:
     assert await once(maker, key, body="good") == maker.made[0]
 
 
-async def test_a_key_whose_request_runs_says_when_to_come_again(once: Once) -> None:
+async def test_a_key_whose_request_runs_gets_a_409_with_retry_after(once: Once) -> None:
     key = str(uuid.uuid4())
 
     class Slow(Maker):

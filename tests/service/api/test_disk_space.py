@@ -1,4 +1,4 @@
-"""A disk that is nearly full, and what is left of an upload then."""
+"""Uploads to a disk that is nearly full."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ CONTENT = bytes(range(256)) * 8000
 
 @pytest.fixture(scope="module")
 def content_url(server: StackProcess) -> str:
-    """Where a file with `CONTENT` can be read, in a few reads."""
+    """The url of a file with `CONTENT`, which takes a few reads."""
     with server.client() as client:
         data = CONTENT[:250_000]
         return f"/v1/files/{upload(client, name='a.bin', data=data, purpose='vision').id}/content"

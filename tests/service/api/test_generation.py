@@ -100,7 +100,7 @@ def test_reasoning_is_separated_from_the_answer_and_counted(demo: OpenAI) -> Non
     assert usage.completion_tokens_details.reasoning_tokens == reasoning_tokens
 
 
-def test_a_thought_is_free_and_the_answer_after_it_is_held_to_its_schema(demo: OpenAI) -> None:
+def test_reasoning_is_free_text_and_the_answer_after_it_fits_its_schema(demo: OpenAI) -> None:
     answer = ask(demo, model="thinker", extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
     assert answer.choices[0].message.reasoning_content == "The wheel turns while the water runs."
     assert answer.choices[0].message.content in ("yes", "no")

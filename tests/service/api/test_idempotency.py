@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: what is created once stays one, however often it is sent."""
+"""`Idempotency-Key`: a request that is sent several times creates one object."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def upload(http: httpx2.Client, headers: dict[str, str], data: bytes = b"{}\n", 
 
 @pytest.fixture
 def bodies(client: OpenAI, tmp_path: Path) -> dict[str, dict[str, object]]:
-    """One good body for each JSON create."""
+    """A valid body for each create with a JSON body."""
     with write_lines(tmp_path / "in.jsonl", batch_lines(1)).open("rb") as stream:
         file = client.files.create(file=stream, purpose="batch")
     return {
@@ -109,7 +109,7 @@ def test_a_refused_request_uses_up_no_key(
 
 
 class LosesAnswers(httpx2.HTTPTransport):
-    """The server answers, but the connection dies before the first answer of each path has arrived."""
+    """A proxy that closes the connection before the first response of each path has arrived."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""Every route of the app, tried by those it is not for: without a key, and with ids of another tenant.
+"""Isolation: every route of the app is requested without a key, and with ids of another tenant.
 
-The routes are taken from the app itself, so that a new one is tried as well. Whatever kind of id it takes, ids of all kinds
-of another tenant must get the very answer that ids nobody ever had get.
+The routes are taken from the app itself, so that a new one is tested as well. Ids of all kinds of another tenant must get the
+same response as ids that never existed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
 
 def routes() -> list[tuple[str, str]]:
-    """(method, path) of everything below /v1."""
+    """The (method, path) of every route below /v1."""
     found = iter_route_contexts(create_app(Settings()).routes)
     return sorted(
         (method, route.path)
@@ -51,7 +51,7 @@ WITH_ID = [(method, path) for method, path in ROUTES if "{" in path and path != 
 
 @pytest.fixture(scope="module")
 def theirs(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """One id of each kind, of a tenant with something to hide."""
+    """One id of each kind, of another tenant."""
     key = guarded.key("victim")
     path = write_lines(tmp_path_factory.mktemp("theirs") / "in.jsonl", batch_lines(1))
     batch_id = start_batch(key.client, path)
@@ -77,9 +77,9 @@ def stranger(guarded: Guarded) -> Key:
 
 
 def ask(key: Key, method: str, path: str, first_id: str) -> httpx2.Response:
-    """With this id in the first place, and harmless words in further ones."""
+    """The path with this id as its first parameter, and harmless words as further ones."""
     filled = re.sub(r"\{[^}]+\}", "line-0", re.sub(r"\{[^}]+\}", first_id, path, count=1))
-    body = {"event_type": "batch.completed", "part_ids": ["part_1"]}  # what two of them need, and the others ignore
+    body = {"event_type": "batch.completed", "part_ids": ["part_1"]}  # two routes need it, the others ignore it
     return key.http.request(method, filled, json=body if method in ("POST", "PATCH", "PUT") else None)
 
 
@@ -90,8 +90,8 @@ def test_no_route_answers_without_a_key(guarded: Guarded, method: str, path: str
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-def test_every_route_says_which_scope_it_needs(guarded: Guarded, method: str, path: str) -> None:
-    """One that does not is the administrator's alone, as those of webhooks are."""
+def test_every_route_declares_its_scope(guarded: Guarded, method: str, path: str) -> None:
+    """A route without a scope requires ADMIN, as those of webhooks do."""
     key = guarded.key(scopes=["inference", "files", "read-only"])
     is_closed = ask(key, method, path, "none").status_code == 403
     assert is_closed == (path.startswith("/v1/webhook") and method != "GET")
@@ -141,6 +141,6 @@ def test_a_batch_cannot_read_a_file_of_another_tenant(stranger: Key, theirs: dic
     assert answers[0].text.replace(theirs["file_id"], "ID") == answers[1].text.replace(unknown, "ID")
 
 
-def test_usage_of_others_is_not_told(stranger: Key, theirs: dict[str, str]) -> None:
+def test_usage_of_other_tenants_is_not_shown(stranger: Key, theirs: dict[str, str]) -> None:
     (bucket,) = stranger.http.get("/v1/usage", params={"group_by": "model"}).json()["data"]
     assert bucket["results"] == []

@@ -1,4 +1,4 @@
-"""Keys over HTTP: who gets in, what a key may do, and what is said to the others."""
+"""Keys over HTTP: authentication, scopes, and the errors of refused requests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_without_a_key_in_the_database_this_machine_needs_none(http: httpx2.Clie
 
 
 def test_a_machine_elsewhere_is_refused_while_there_is_no_key(http: httpx2.Client) -> None:
-    """A proxy on this machine says for whom it asks."""
+    """A proxy on this machine sends the address of its client."""
     check_problem(http.get("/v1/models", headers={"x-forwarded-for": "203.0.113.9"}), 401, "invalid_api_key")
 
 
@@ -61,7 +61,7 @@ def test_a_key_with_a_byte_that_no_header_may_have_ends_at_the_door(guarded: Gua
     assert guarded.owner.http.get("/v1/models").status_code == 200
 
 
-def test_who_tries_keys_from_elsewhere_is_slowed_down_and_nobody_else(guarded: Guarded) -> None:
+def test_a_remote_address_that_tries_keys_is_limited_and_no_other_client(guarded: Guarded) -> None:
     elsewhere = {"x-forwarded-for": "203.0.113.77"}
     with guarded.http("sk-guess") as http:
         statuses = [http.get("/v1/models", headers=elsewhere).status_code for _ in range(62)]
@@ -76,7 +76,7 @@ def test_a_key_in_the_query_is_not_looked_at(guarded: Guarded) -> None:
         check_problem(http.get(f"/v1/models?api_key={guarded.owner.text}"), 401, "invalid_api_key")
 
 
-def test_the_official_client_knows_what_is_wrong_with_its_key(guarded: Guarded) -> None:
+def test_the_official_client_raises_the_error_of_its_key(guarded: Guarded) -> None:
     with (
         OpenAI(base_url=f"{guarded.url}/v1", api_key="sk-wrong", max_retries=0) as client,
         pytest.raises(openai.AuthenticationError) as caught,
@@ -171,7 +171,7 @@ def test_a_batch_that_a_key_began_is_finished_when_it_is_revoked(guarded: Guarde
     wait_for(lambda: reader.client.batches.retrieve(batch_id).status == "completed", "the batch ends")
 
 
-def test_usage_is_told_by_key_model_and_day(guarded: Guarded, tmp_path: Path) -> None:
+def test_usage_is_grouped_by_key_model_and_day(guarded: Guarded, tmp_path: Path) -> None:
     chat, batch, admin = (
         guarded.key("counted", scopes=[scope, "files"]) for scope in ("inference", "inference", "admin")
     )

@@ -1,4 +1,4 @@
-"""Without keys: programs of this machine are let in, pages of others are not. On the real stack."""
+"""Without keys, programs of this machine are accepted and pages of other sites are not. On the real stack."""
 
 from __future__ import annotations
 
@@ -50,5 +50,5 @@ def test_with_a_key_it_does_not_matter_where_one_comes_from(guarded: Guarded) ->
     assert guarded.owner.http.get("/v1/files", headers=headers).status_code == 200
 
 
-def test_health_is_for_everybody(http: httpx2.Client) -> None:
+def test_health_needs_no_key(http: httpx2.Client) -> None:
     assert http.get("/healthz", headers={"host": "balancer.example"}).status_code == 200

@@ -1,4 +1,4 @@
-"""What a tenant may keep: bytes of its files, and of parts of uploads that are not completed."""
+"""Quotas of a tenant: bytes of its files, and of parts of pending uploads."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ async def test_parts_that_wait_are_limited_over_all_uploads_until_one_is_complet
         assert (await send(http, await begin(http), 2048)).status_code == 200
 
 
-async def test_side_by_side_nobody_takes_more_than_there_is(settings: Settings, database: Database) -> None:
+async def test_concurrent_requests_never_exceed_the_quota(settings: Settings, database: Database) -> None:
     async with inside(settings.model_copy(update={"pending_upload_bytes": 2048, "storage_bytes": 2500})) as http:
         made = await http.post("/v1/uploads", json={"bytes": 1000, "filename": "b.txt", **TEXT})
         url = f"/v1/uploads/{made.json()['id']}/parts"
@@ -141,7 +141,7 @@ async def test_a_refused_part_leaves_no_bytes_behind(settings: Settings, databas
         assert not [path for path in settings.files_root.rglob("*") if path.is_file()]
 
 
-async def test_a_part_that_says_it_is_too_large_is_refused_before_it_is_read(
+async def test_a_part_whose_length_is_too_large_is_refused_before_it_is_read(
     settings: Settings, database: Database
 ) -> None:
     is_read = False

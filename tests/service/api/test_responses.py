@@ -142,7 +142,7 @@ def test_logprobs_are_included_on_request(client: OpenAI) -> None:
     assert streamed == [each.token for each in logprobs]
 
 
-def test_thoughts_are_an_item_of_their_own(demo: OpenAI) -> None:
+def test_reasoning_is_a_separate_item(demo: OpenAI) -> None:
     response: Any = demo.responses.create(model="thinker", input="hello", reasoning={"effort": "low"})
     thought, message = response.output
     assert (thought.type, message.type) == ("reasoning", "message")

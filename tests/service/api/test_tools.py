@@ -32,7 +32,7 @@ def ask(demo: OpenAI, **more: Any) -> Any:
 
 
 def calls_of(answer: Any) -> list[tuple[str, Any]]:
-    """Names and arguments."""
+    """The name and arguments of each call."""
     calls = answer.choices[0].message.tool_calls or []
     return [(call.function.name, json.loads(call.function.arguments)) for call in calls]
 

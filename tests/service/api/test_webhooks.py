@@ -25,9 +25,9 @@ BODY: dict[str, Any] = {"event_types": ["batch.completed"], "name": "test", "url
 
 
 @pytest.fixture(scope="module")
-def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """A stack that may tell the world, and of this machine 127.0.0.1 only."""
-    folder = tmp_path_factory.mktemp("telling")
+def sending(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
+    """A stack that may send webhooks to any host, and on this machine to 127.0.0.1 only."""
+    folder = tmp_path_factory.mktemp("sending")
     models = folder / "models"
     models.mkdir()
     (models / "fake.yaml").write_text(FAKE_MODEL)
@@ -40,17 +40,17 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
 
 
 @pytest.fixture
-def client(telling: StackProcess) -> Iterator[OpenAI]:
-    """The official client; what a test made is gone after it."""
-    with telling.client() as client:
+def client(sending: StackProcess) -> Iterator[OpenAI]:
+    """The official client; endpoints that a test created are deleted after it."""
+    with sending.client() as client:
         yield client
         for endpoint in client.webhooks.list():
             client.webhooks.delete(endpoint.id)
 
 
 @pytest.fixture
-def http(telling: StackProcess, client: OpenAI) -> Iterator[httpx2.Client]:
-    with httpx2.Client(base_url=telling.url, timeout=30) as http:
+def http(sending: StackProcess, client: OpenAI) -> Iterator[httpx2.Client]:
+    with httpx2.Client(base_url=sending.url, timeout=30) as http:
         yield http
 
 
@@ -78,7 +78,7 @@ def test_an_endpoint_is_the_clients_type_and_its_secret_is_shown_once(client: Op
     assert endpoint == client.webhooks.list().data[0]
 
 
-def test_an_update_changes_what_it_names_and_says_when(client: OpenAI, http: httpx2.Client) -> None:
+def test_an_update_changes_the_fields_sent_and_updated_at(client: OpenAI, http: httpx2.Client) -> None:
     created = create(client)
     same = client.webhooks.update(created.id, name=created.name)
     assert same == client.webhooks.retrieve(created.id)
@@ -133,8 +133,8 @@ async def async_management(url: str) -> None:
         assert (await client.webhooks.delete(created.id)).deleted
 
 
-async def test_the_asynchronous_client_manages_them_too(client: OpenAI, telling: StackProcess) -> None:
-    await async_management(telling.url)
+async def test_the_asynchronous_client_manages_them_too(client: OpenAI, sending: StackProcess) -> None:
+    await async_management(sending.url)
 
 
 def test_there_is_a_limit(client: OpenAI, http: httpx2.Client) -> None:
@@ -216,7 +216,7 @@ def test_without_named_hosts_webhooks_are_off(server: StackProcess) -> None:
 # Deliveries
 
 
-def test_a_test_is_sent_whatever_the_endpoint_asked_for_and_its_answer_is_told(client: OpenAI) -> None:
+def test_a_test_is_sent_for_any_event_type_and_returns_the_status(client: OpenAI) -> None:
     with Receiver(200, 503) as receiver:
         created = create(client, receiver.url)
         result = client.webhooks.test(created.id, event_type="batch.expired")
@@ -235,7 +235,7 @@ def test_a_test_is_sent_whatever_the_endpoint_asked_for_and_its_answer_is_told(c
     assert shown.updated_at == created.updated_at
 
 
-def test_a_test_that_nobody_answers_is_an_error(client: OpenAI, http: httpx2.Client) -> None:
+def test_a_test_without_an_answer_is_an_error(client: OpenAI, http: httpx2.Client) -> None:
     with SilentSocket() as gone:
         url = f"http://127.0.0.1:{gone.port}/"
     created = create(client, url)
@@ -244,7 +244,7 @@ def test_a_test_that_nobody_answers_is_an_error(client: OpenAI, http: httpx2.Cli
     check_problem(http.post(f"{URL}/{created.id}/test", json={"event_type": "x"}), 400, "invalid_value", "event_type")
 
 
-def test_a_batch_that_ended_is_told_to_those_who_asked(client: OpenAI, telling: StackProcess, tmp_path: Path) -> None:
+def test_the_end_of_a_batch_is_sent_to_its_subscribers(client: OpenAI, sending: StackProcess, tmp_path: Path) -> None:
     lines = batch_lines(3)
     good = write_lines(tmp_path / "good.jsonl", lines)
     bad = write_lines(tmp_path / "bad.jsonl", [{**lines[0], "method": "GET"}])
@@ -253,18 +253,18 @@ def test_a_batch_that_ended_is_told_to_those_who_asked(client: OpenAI, telling: 
         deaf = create(client, receiver.url, event_types=["batch.expired"])
         ended = {start_batch(client, good): "batch.completed", start_batch(client, bad): "batch.failed"}
         wait_for(lambda: len(receiver.received) == 3, "both events, the first of them twice")
-        told = {}
+        received = {}
         for request in receiver.received:
             event = client.webhooks.unwrap(request.body, request.headers, secret=created.signing_secret)
-            told[event.data.id] = event.type  # type: ignore[union-attr]
+            received[event.data.id] = event.type  # type: ignore[union-attr]
             status = client.batches.retrieve(event.data.id).status  # type: ignore[union-attr]
-            assert f"batch.{status}" == event.type, "what is told is already so"
-        assert told == ended
+            assert f"batch.{status}" == event.type, "the row already has the status of the event"
+        assert received == ended
         assert len({request.headers["webhook-id"] for request in receiver.received}) == 2
         wait_for(lambda: (client.webhooks.retrieve(created.id).model_extra or {})["events_delivered"] == 2, "counts")
     assert (client.webhooks.retrieve(deaf.id).model_extra or {})["events_delivered"] == 0
-    assert 'millrace_webhook_events{state="delivered"} 2.0' in telling.metrics()
-    assert 'millrace_webhook_events{state="waiting"} 0.0' in telling.metrics()
+    assert 'millrace_webhook_events{state="delivered"} 2.0' in sending.metrics()
+    assert 'millrace_webhook_events{state="waiting"} 0.0' in sending.metrics()
 
 
 def test_a_test_of_a_response_event_is_about_a_response(client: OpenAI) -> None:
@@ -277,7 +277,7 @@ def test_a_test_of_a_response_event_is_about_a_response(client: OpenAI) -> None:
     assert event.data.id.startswith("resp_")
 
 
-def test_every_end_of_a_response_in_the_background_is_told_and_of_others_none(client: OpenAI) -> None:
+def test_the_end_of_a_background_response_is_sent_and_of_other_responses_none(client: OpenAI) -> None:
     with Receiver() as receiver:
         created = create(client, receiver.url, event_types=SENT_OF_RESPONSES)
         asked: Any = {"model": "fake", "input": "hello", "background": True}
@@ -292,22 +292,22 @@ def test_every_end_of_a_response_in_the_background_is_told_and_of_others_none(cl
         client.responses.cancel(slow.id)
         ended[slow.id] = "response.cancelled"
         wait_for(lambda: len(receiver.received) == len(ended), "all of them")
-        told = {}
+        received = {}
         for request in receiver.received:
             event = client.webhooks.unwrap(request.body, request.headers, secret=created.signing_secret)
-            told[event.data.id] = event.type  # type: ignore[union-attr]
+            received[event.data.id] = event.type  # type: ignore[union-attr]
             status = client.responses.retrieve(event.data.id).status  # type: ignore[union-attr]
-            assert f"response.{status}" == event.type, "what is told is already so"
-    assert told == ended
-    assert plain.id not in told
+            assert f"response.{status}" == event.type, "the row already has the status of the event"
+    assert received == ended
+    assert plain.id not in received
 
 
-def test_no_log_has_a_secret(client: OpenAI, telling: StackProcess) -> None:
+def test_no_log_has_a_secret(client: OpenAI, sending: StackProcess) -> None:
     with Receiver() as receiver:
         created = create(client, receiver.url)
         rotated = client.webhooks.rotate_secret(created.id, keep_old_secret_active_for_24_hours=True)
         client.webhooks.test(created.id, event_type="batch.completed")
-    for path in (telling.state_dir / "logs").iterdir():
+    for path in (sending.state_dir / "logs").iterdir():
         text = path.read_text()
         assert created.signing_secret not in text
         assert rotated.signing_secret not in text

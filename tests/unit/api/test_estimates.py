@@ -27,7 +27,7 @@ def test_answers_are_no_longer_than_their_limit() -> None:
     assert estimate(short, {"m": work()}, now=0).output_tokens == 50
 
 
-def test_what_nothing_has_measured_is_unknown() -> None:
+def test_an_estimate_without_measurements_is_empty() -> None:
     none = work(batches=0, lines=0, prompt_tokens=0, completion_tokens=0, seconds=0.0)
     found = estimate(LINES, {"m": none}, now=0)
     assert (found.measured_batches, found.seconds, found.finish_at, found.tokens_per_second) == (0, None, None, None)
