@@ -245,7 +245,7 @@ class ResponseStream:
         yield self._new(self._live.fail(_failure(self._record, ended, row)))
 
     def _new(self, events: list[ResponseEvent]) -> bytes:
-        """Those events that come after the number the client has."""
+        """Encode the events after the number that the client has."""
         return _encoded(events_after(events, self._starting_after))
 
 

@@ -45,7 +45,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/hostile_input/test_http.py::test_a_host_opens_no_door",
     ),
     "keys are 256 random bits, kept as digests, found by digest, revoked within seconds": (
-        "tests/service/api/test_key_ring.py::test_a_key_is_hard_to_guess_and_not_printed_by_accident",
+        "tests/unit/core/test_api_keys.py::test_a_key_is_hard_to_guess_and_not_printed_by_accident",
         "tests/service/api/test_key_ring.py::test_all_invalid_keys_get_the_same_answer_for_the_same_work",
         "tests/service/api/test_key_ring.py::test_a_revoked_key_stops_working_within_the_cache_time",
         "tests/service/cli/test_keys.py::test_a_key_is_printed_once_and_only_its_digest_is_stored",

@@ -1,4 +1,4 @@
-"""Time-outs of a connection whose client does not read, with a fake clock and a fake transport."""
+"""Time-outs of connections that clients do not read, with a fake clock and a fake transport."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Loop:
         self._waiting = None
 
     def pass_time(self) -> None:
-        assert self._waiting is not None, "nobody waits"
+        assert self._waiting is not None, "no timer is set"
         self._waiting()
 
     @property
