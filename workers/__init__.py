@@ -1,1 +1,1 @@
-"""Workers: claim work, drive an engine, record the outcome. Know Celery, leases and rows; the engine is behind its client."""
+"""Workers: claim work under a lease, run it in an engine, record the outcome. They reach the engine only through its client."""

@@ -58,9 +58,9 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "webhooks go to named hosts and public addresses only, resolved once, without redirects": (
         "tests/unit/core/test_url_guard.py::test_",
-        "tests/unit/workers/test_webhook_sender.py::test_a_socket_of_this_machine_hears_nothing",
-        "tests/unit/workers/test_webhook_sender.py::test_a_redirect_is_a_no_and_is_not_followed",
-        "tests/unit/workers/test_webhook_sender.py::test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looked_at",
+        "tests/unit/workers/test_webhook_sender.py::test_sockets_of_this_machine_are_not_connected",
+        "tests/unit/workers/test_webhook_sender.py::test_a_redirect_is_a_failure_and_is_not_followed",
+        "tests/unit/workers/test_webhook_sender.py::test_a_name_is_resolved_once_and_the_checked_address_is_connected",
         "tests/service/api/test_webhooks.py::test_without_named_hosts_webhooks_are_off",
     ),
     "names never become paths; files are private, new, and no links": (

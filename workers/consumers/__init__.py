@@ -1,7 +1,7 @@
 """Celery consumers of three kinds: chat, batch and clerk.
 
-Celery delivers an id and nothing else. The database is the truth: a row says what is to be done, a lease who does it, and sweeps
-and polls find what a lost message left behind. So most features of Celery are off (each setting is in `core.queue.celery_app`):
+Celery delivers an id and nothing else. The database is the truth: a row holds the work, a lease its holder, and sweeps and polls
+find the work of lost messages. So most features of Celery are off (each setting is in `core.queue.celery_app`):
 
 * Messages are acknowledged when they arrive, and results are not kept. A worker that dies loses its lease, not a message.
 * There is no prefetch, so a message waits where a free thread of any process can take it. `celery_pool` wakes the consumer the

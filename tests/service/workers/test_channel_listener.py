@@ -1,4 +1,4 @@
-"""Hints over a channel: heard, and heard again after the broker or the way to it was gone."""
+"""Channel listener on a real Valkey: messages arrive, also after a lost connection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHANNEL = "listener-test"
 
 
 @pytest.fixture
-def heard() -> queue.SimpleQueue[str]:
+def received() -> queue.SimpleQueue[str]:
     return queue.SimpleQueue()
 
 
@@ -22,15 +22,15 @@ def say(valkey: redis.Redis, text: str) -> None:
     wait_for(lambda: valkey.publish(CHANNEL, text) == 1, "somebody listens", 20)
 
 
-def test_what_is_said_is_heard_also_after_the_connection_was_cut(
-    valkey: redis.Redis, heard: queue.SimpleQueue[str]
+def test_messages_arrive_also_after_the_connection_was_cut(
+    valkey: redis.Redis, received: queue.SimpleQueue[str]
 ) -> None:
-    listener = ChannelListener(valkey, CHANNEL, heard.put, ping_seconds=0.2)
+    listener = ChannelListener(valkey, CHANNEL, received.put, ping_seconds=0.2)
     listener.start()
     say(valkey, "one")
-    assert heard.get(timeout=10) == "one"
+    assert received.get(timeout=10) == "one"
     valkey.client_kill_filter(_type="pubsub")
     say(valkey, "two")
-    assert heard.get(timeout=10) == "two"
+    assert received.get(timeout=10) == "two"
     listener.close()
     listener.join(20)

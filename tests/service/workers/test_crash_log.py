@@ -1,4 +1,4 @@
-"""Deaths of engines, as a launcher writes them down."""
+"""Crash log: crashes of engines in the database, and the restart pause that they cause."""
 
 from __future__ import annotations
 

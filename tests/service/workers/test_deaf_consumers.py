@@ -1,4 +1,4 @@
-"""F24: consumers to whom no ticket comes, though the broker takes them, and a clerk without a broker. Work is done all the same.
+"""F24: consumers that receive no tickets though the broker takes them, and a clerk without a broker still do their work.
 
 Celery never runs here, so what is done is done without it.
 """
@@ -39,7 +39,7 @@ QUICK = {"sweep_seconds": 0.1, "ticket_seconds": 0.2, "poll_seconds": 0.1}
 
 @pytest.fixture
 def started() -> Iterator[list[Consumer]]:
-    """Put consumers here: they are told to leave in the end."""
+    """Consumers that the fixture drains and closes in the end."""
     consumers: list[Consumer] = []
     yield consumers
     for consumer in consumers:
@@ -60,12 +60,12 @@ def nowhere(clerk: ClerkContext) -> Iterator[ClerkContext]:
 
 @pytest.fixture
 def hints(settings: Settings) -> redis.Redis:
-    """Where listeners listen, for as long as they do."""
-    return redis.Redis.from_url(settings.redis_url or "")  # not closed: they leave by themselves, a little later
+    """The client of the listeners."""
+    return redis.Redis.from_url(settings.redis_url or "")  # not closed: the listeners end a little later
 
 
 def run_to_the_end(clerk: ClerkContext, consumer: Consumer, valkey: redis.Redis) -> None:
-    """A batch, whose lines are answered by this test, and a question."""
+    """Run a batch, whose lines this test answers, and a validation to their ends."""
     batch_id = upload(clerk, line("a"))
     validation_id = ask(clerk, batch_id)
     consumer.start()
@@ -91,7 +91,7 @@ def is_answered(clerk: ClerkContext, validation_id: str) -> bool:
     return report is not None
 
 
-def test_a_clerk_that_hears_no_ticket_prepares_and_finalizes(
+def test_a_clerk_without_tickets_prepares_and_finalizes(
     clerk: ClerkContext, celery_app: Celery, valkey: redis.Redis, started: list[Consumer]
 ) -> None:
     clerk = with_settings(clerk, **QUICK)
@@ -103,7 +103,7 @@ def test_a_clerk_that_hears_no_ticket_prepares_and_finalizes(
 def test_a_clerk_without_a_broker_prepares_and_finalizes(
     nowhere: ClerkContext, celery_app: Celery, valkey: redis.Redis, started: list[Consumer]
 ) -> None:
-    """F18: at once, without waiting for tickets that cannot come."""
+    """F18: at once, without waiting for tickets."""
     nowhere = with_settings(nowhere, **{**QUICK, "ticket_seconds": 2})
     started.append(ClerkConsumer(celery_app, nowhere))
     batch_id = upload(nowhere, line("a"))
@@ -113,10 +113,10 @@ def test_a_clerk_without_a_broker_prepares_and_finalizes(
     wait_for(lambda: batch_of(nowhere, batch_id).status == BatchState.IN_PROGRESS, "it is prepared", 20)
     with nowhere.database.begin() as connection:
         age: Any = connection.execute(select(func.now() - Batch.created_at)).scalar_one()
-    assert age.total_seconds() < 8, "long before it is unheard"
+    assert age.total_seconds() < 8, "long before the ticket counts as unanswered"
 
 
-def test_a_chat_worker_that_hears_no_ticket_takes_what_has_waited_even_if_it_got_tickets(
+def test_a_chat_worker_without_tickets_takes_overdue_jobs_even_if_tickets_were_sent(
     worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer]
 ) -> None:
     worker = with_settings(worker, **QUICK)
@@ -135,7 +135,7 @@ def test_a_chat_worker_that_hears_no_ticket_takes_what_has_waited_even_if_it_got
     wait_for(is_answered, "it is answered", 20)
 
 
-def test_a_batch_worker_that_hears_no_ticket_takes_shards(
+def test_a_batch_worker_without_tickets_takes_shards(
     worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer], engine: ScriptedEngine
 ) -> None:
     worker = with_settings(worker, **QUICK)

@@ -1,4 +1,4 @@
-"""A process reports itself, and what it has counted, once each."""
+"""A process reports itself, and each of its counts once."""
 
 from __future__ import annotations
 
@@ -40,49 +40,49 @@ def counts(database: Database) -> dict[tuple[str, str], int]:
         return {(name, model): value for name, model, value in workers.read_counts().fetch_all(connection)}
 
 
-def test_a_process_is_there_once_it_has_started_and_gone_when_it_has_stopped(database: Database) -> None:
-    presence = WorkerHeartbeat(
+def test_the_row_of_a_process_exists_from_start_to_stop(database: Database) -> None:
+    heartbeat = WorkerHeartbeat(
         ME, database, lambda: Status(engines=[EngineReport(model="m", tick_seconds=0)]), seconds=3600
     )
-    presence.start()
+    heartbeat.start()
     assert rows(database) == [("me", "m")]
-    presence.close(10)
+    heartbeat.close(10)
     assert rows(database) == []
 
 
-def test_a_process_that_is_told_to_leave_before_it_was_there_never_is(database: Database) -> None:
-    presence = WorkerHeartbeat(ME, database, Status, seconds=3600)
-    presence.close()
-    presence.start()
+def test_a_process_that_is_closed_before_its_start_has_no_row(database: Database) -> None:
+    heartbeat = WorkerHeartbeat(ME, database, Status, seconds=3600)
+    heartbeat.close()
+    heartbeat.start()
     assert rows(database) == []
 
 
-def test_a_row_that_says_why_a_process_ended_stays(database: Database) -> None:
-    presence = WorkerHeartbeat(
+def test_the_row_of_a_failed_process_is_kept(database: Database) -> None:
+    heartbeat = WorkerHeartbeat(
         ME, database, lambda: Status(engines=[EngineReport(model="m", exit_reason="no")]), seconds=3600
     )
-    presence.start()
-    presence.close(10, is_row_kept=True)
+    heartbeat.start()
+    heartbeat.close(10, is_row_kept=True)
     assert rows(database) == [("me", "m")]
 
 
-def test_what_is_counted_is_told_once_even_when_a_report_failed(database: Database) -> None:
+def test_counts_are_reported_once_even_after_a_failed_report(database: Database) -> None:
     totals = {(str(CounterName.LEASES_LOST), ""): 2}
-    presence = WorkerHeartbeat(ME, database, lambda: Status(totals=totals), seconds=3600)
-    presence.beat()
-    presence.beat()
+    heartbeat = WorkerHeartbeat(ME, database, lambda: Status(totals=totals), seconds=3600)
+    heartbeat.beat()
+    heartbeat.beat()
     totals[CounterName.LEASES_LOST, ""] = 5
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE counters RENAME TO away"))
     with pytest.raises(Exception, match="counters"):
-        presence.beat()
+        heartbeat.beat()
     with database.begin() as connection:
         connection.execute(text("ALTER TABLE away RENAME TO counters"))
-    presence.beat()
+    heartbeat.beat()
     assert counts(database) == {("leases_lost", ""): 5}
 
 
-def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: WorkerContext, monkeypatch) -> None:
+def test_a_worker_reports_its_engines_lost_leases_and_crashes(worker: WorkerContext, monkeypatch) -> None:
     engine = worker.models["fake"].engine
     monkeypatch.setattr(engine, "seconds_since_tick", lambda now: now - 90, raising=False)
     worker.leases.hold("s", "fake", 1)
@@ -95,9 +95,7 @@ def test_a_worker_tells_of_its_engines_its_losses_and_its_crashes(worker: Worker
     assert status.totals["lines_retried", "fake"] == 3
 
 
-def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses(
-    database: Database, tmp_path: Path
-) -> None:
+def test_a_successor_ends_the_leases_of_its_dead_predecessor_only(database: Database, tmp_path: Path) -> None:
     dead, heir, other = (consumer_identity("batch", tmp_path, "cpu", [model]) for model in ("m", "m", "other"))
     with database.begin() as connection:
         _, mine = make_running_batch(connection, [1, 1])
@@ -120,7 +118,7 @@ def test_who_takes_the_place_of_a_dead_consumer_ends_its_leases_and_nobody_elses
     assert [row[0] for row in rows(database)] == [other.id]
 
 
-def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_for_it(
+def test_a_consumer_without_tickets_finds_its_work_and_reports_its_polls(
     worker: WorkerContext, celery_app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker.models["fake"].engine, "seconds_since_tick", lambda _: 0.0, raising=False)
@@ -129,7 +127,7 @@ def test_a_consumer_that_hears_no_tickets_finds_its_work_and_is_known_to_look_fo
     assert consumer.status(time.monotonic()).poll_seconds is None
     with worker.database.begin() as connection:
         batch_id, _ = make_running_batch(connection, (3,))
-    consumer.start()  # no Celery worker listens, and hints come from nowhere: that is how deaf one can be
+    consumer.start()  # without a Celery worker, no ticket and no hint arrives
 
     def status() -> str:
         with worker.database.begin() as connection:

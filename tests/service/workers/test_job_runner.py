@@ -1,4 +1,4 @@
-"""A chat job's run: frames out, the row first, and every way it can end."""
+"""Job runner: frames of a stream, the row before the end event, and every way a job can end."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def events(worker: WorkerContext, valkey: redis.Redis, job_id: str) -> list[Even
     return [decode_event(data) for data in valkey.lrange(f"millrace:replay:{job_id}", 0, -1)]  # type: ignore[arg-type]
 
 
-def test_a_plain_answer_is_in_the_row_before_done_is_said(
+def test_a_plain_answer_is_in_the_row_before_done_is_published(
     worker: WorkerContext, runner: JobRunner, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)
@@ -113,7 +113,7 @@ def test_a_job_is_run_once_however_many_tickets_come(
     assert len(engine.asked) == 1
 
 
-def test_what_the_engine_refuses_is_the_callers_400(
+def test_an_error_of_the_engine_about_the_request_is_a_400(
     worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     engine.answer = lambda request: Failed(
@@ -241,7 +241,7 @@ def test_a_job_that_only_waited_in_an_engine_that_died_is_run_again(
     assert quarantined(worker) == []
 
 
-def test_a_stream_that_somebody_has_seen_is_not_begun_again(
+def test_a_stream_that_has_sent_frames_is_not_started_again(
     worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     def answer(request: Request) -> EngineLost:
@@ -252,19 +252,19 @@ def test_a_stream_that_somebody_has_seen_is_not_begun_again(
     job_id = submit(worker, stream=True)
     runner.run(job_id)
     assert row(worker, job_id).state == JobState.FAILED
-    assert quarantined(worker) == [], "the engine was not at it"
+    assert quarantined(worker) == [], "the engine was not running it"
 
 
-def test_a_job_that_crashed_in_company_runs_alone_when_it_is_sent_again_and_is_forgiven(
+def test_a_job_that_crashed_beside_others_runs_alone_when_it_is_sent_again_and_is_cleared(
     worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
 ) -> None:
     engine.answer = lambda request: EngineLost(request_id=request.id)
     runner.run(submit(worker))
-    assert [accused.crashes for accused in quarantined(worker)] == [0]
+    assert [entry.crashes for entry in quarantined(worker)] == [0]
     engine.answer = echo
     job_id = submit(worker, stream=True)
     runner.run(job_id)
-    assert engine.asked[-1].exclusive, "it is the same, however it is sent"
+    assert engine.asked[-1].exclusive, "the fingerprint does not depend on `stream`"
     assert row(worker, job_id).state == JobState.COMPLETED
     assert quarantined(worker) == []
     runner.run(submit(worker))
@@ -292,17 +292,17 @@ def test_a_job_that_crashed_the_engine_alone_twice_is_refused_from_then_on(
 
 @pytest.fixture
 def sick(worker: WorkerContext) -> SickDatabase:
-    """The runner's database, from the moment that the engine is asked."""
+    """The runner's database, which may fail from the engine call on."""
     database = SickDatabase(worker.database)
     object.__setattr__(worker, "database", database)
     return database
 
 
 @pytest.mark.parametrize("way", ["refused", "unheard"])
-def test_an_answer_outlives_a_database_that_fails_when_it_is_written(
+def test_an_answer_is_written_again_after_an_error_of_the_database(
     way: str, worker: WorkerContext, runner: JobRunner, sick: SickDatabase, valkey: redis.Redis
 ) -> None:
-    """F29, F31: also one that was committed, and nobody was told."""
+    """F29, F31: also if the commit succeeded and its reply was lost."""
     job_id = submit(worker)
     setattr(sick, way, 3)
     runner.run(job_id)
@@ -314,7 +314,7 @@ def test_an_answer_outlives_a_database_that_fails_when_it_is_written(
 
 
 @pytest.mark.parametrize("way", ["refused", "unheard"])
-def test_a_failure_outlives_it_too(
+def test_a_failure_is_written_again_after_an_error_of_the_database(
     way: str,
     worker: WorkerContext,
     runner: JobRunner,
@@ -336,7 +336,7 @@ def test_a_failure_outlives_it_too(
     assert [event.kind for event in events(worker, valkey, job_id)] == [EventKind.FAILED]
 
 
-def test_an_answer_that_is_not_ours_any_more_is_dropped_with_a_word(
+def test_an_answer_whose_lease_is_lost_is_dropped_and_logged(
     worker: WorkerContext, runner: JobRunner, sick: SickDatabase, engine: ScriptedEngine, valkey: redis.Redis
 ) -> None:
     job_id = submit(worker)

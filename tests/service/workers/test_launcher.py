@@ -1,4 +1,4 @@
-"""A worker as a process: what becomes of children that are killed, that will not start, or that do not answer."""
+"""A worker process whose children are killed, do not start, or do not answer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Launcher:
             )
 
     def child(self, *words: str) -> psutil.Process:
-        """The one whose command has these words; waits for it."""
+        """Wait for the child whose command has these words."""
         wait_for(lambda: self._find(*words) is not None, f"a process with {words}", 30)
         found = self._find(*words)
         assert found is not None
@@ -53,7 +53,7 @@ class Launcher:
 
     def _find(self, *words: str) -> psutil.Process | None:
         for process in psutil.Process(self.process.pid).children():
-            command = process.cmdline()  # empty for one that has ended
+            command = process.cmdline()  # empty if the process has ended
             if all(word in command for word in words):
                 return process
         return None
@@ -73,7 +73,7 @@ def launched(settings: Settings, folder: Path, **environment: str) -> Iterator[L
 
 
 def test_children_that_are_killed_while_they_start_are_started_again(settings: Settings, tmp_path: Path) -> None:
-    """An engine that loads, a consumer, and an engine that its consumers still wait for."""
+    """Kill a loading engine, a consumer, and an engine that its consumers still wait for."""
     with launched(settings, tmp_path) as launcher:
         killed = []
         for words in (("engine.process.server",), ("workers.consumers.main", "chat"), ("engine.process.server",)):
@@ -94,7 +94,7 @@ def test_children_that_are_killed_while_they_start_are_started_again(settings: S
         assert launcher.log.read_text().count("child_exited") == 3
 
 
-def test_a_consumer_that_says_why_it_cannot_start_ends_the_worker(settings: Settings, tmp_path: Path) -> None:
+def test_a_consumer_that_exits_with_an_error_at_its_start_ends_the_worker(settings: Settings, tmp_path: Path) -> None:
     with launched(settings, tmp_path, REDIS_URL="nonsense://nowhere") as launcher:
         assert launcher.process.wait(60) == 1
         said = launcher.log.read_text()
@@ -111,7 +111,7 @@ def test_an_engine_that_does_not_answer_is_replaced(settings: Settings, tmp_path
         assert launcher.process.poll() is None
 
 
-def test_a_model_that_is_killed_by_its_own_file_again_and_again_is_given_up(
+def test_a_model_whose_engine_is_killed_at_every_start_is_given_up(
     settings: Settings, database: Database, tmp_path: Path
 ) -> None:
     with launched(settings, tmp_path, MILLRACE_ENGINE_RESTART_SECONDS="0.01") as launcher:

@@ -1,4 +1,4 @@
-"""Ends of responses in the background reach the outbox from whoever ends the job, and wake a clerk."""
+"""The end of a background response is recorded in the outbox by the process that ends its job, and wakes a clerk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def kept(database: Database) -> tuple[str, str]:
         return keep(connection, body=BODY)
 
 
-def told(database: Database) -> list[str]:
+def recorded(database: Database) -> list[str]:
     with database.begin() as connection:
         return list(connection.execute(select(WebhookDelivery.event_type)).scalars())
 
@@ -57,27 +57,27 @@ ANSWERS: list[tuple[str, Answer]] = [
 
 
 @pytest.mark.parametrize(("event_type", "answer"), ANSWERS)
-def test_a_worker_tells_how_it_ended_and_wakes_a_clerk(
+def test_a_worker_records_the_end_and_wakes_a_clerk(
     worker: WorkerContext, engine: ScriptedEngine, valkey: redis.Redis, event_type: str, answer: Answer
 ) -> None:
     engine.answer = answer
     job_id, _ = kept(worker.database)
     JobRunner(worker).run(job_id)
-    assert told(worker.database) == [event_type]
+    assert recorded(worker.database) == [event_type]
     assert tickets_in(valkey, CLERK_QUEUE) == 1
 
 
-def test_a_job_that_tells_nobody_wakes_no_clerk(worker: WorkerContext, valkey: redis.Redis) -> None:
+def test_a_job_without_webhooks_wakes_no_clerk(worker: WorkerContext, valkey: redis.Redis) -> None:
     with worker.database.begin() as connection:
         listen(connection)
         job_id, _ = keep(connection, is_background=False, body=BODY)
     JobRunner(worker).run(job_id)
-    assert told(worker.database) == []
+    assert recorded(worker.database) == []
     assert tickets_in(valkey, CLERK_QUEUE) == 0
 
 
 @pytest.mark.parametrize(("cancel", "event_type"), [(False, "response.failed"), (True, "response.cancelled")])
-def test_the_sweeper_tells_of_jobs_whose_workers_died(
+def test_the_sweeper_records_the_end_of_jobs_whose_workers_died(
     clerk: ClerkContext, settings: Settings, valkey: redis.Redis, cancel: bool, event_type: str
 ) -> None:
     job_id, response_id = kept(clerk.database)

@@ -1,4 +1,4 @@
-"""What nobody needs any more goes; what somebody still may need stays."""
+"""Retention: expired objects and orphaned bytes are deleted, all others stay."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_parts_go_when_their_upload_has_ended_and_not_before(clerk: ClerkContext
         assert connection.execute(select(UploadPart.id).where(UploadPart.upload_id == cancelled_id)).all() == []
 
 
-def test_bytes_without_a_row_go_after_a_while_and_others_stay(clerk: ClerkContext) -> None:
+def test_old_bytes_without_a_row_are_deleted_and_others_stay(clerk: ClerkContext) -> None:
     orphans = [store(clerk, ids.FILE, is_old=True), store(clerk, ids.PART, is_old=True)]
     fresh = [store(clerk, ids.FILE), store(clerk, ids.PART)]
     known = make_file(clerk)
@@ -94,8 +94,8 @@ def test_bytes_without_a_row_go_after_a_while_and_others_stay(clerk: ClerkContex
     assert all(exists(clerk, name) for name in [*fresh, known])
 
 
-def test_a_clock_that_jumps_an_hour_takes_nothing_for_left_over(clerk: ClerkContext) -> None:
-    """F44: bytes whose row is about to come."""
+def test_a_clock_that_jumps_an_hour_makes_no_leftovers(clerk: ClerkContext) -> None:
+    """F44: the row of these bytes is not committed yet."""
     name, jumped = store(clerk, ids.FILE), time.time() - 3600 - 60
     path = clerk.files.path(name)
     unfinished = path.with_name(f"{name}.1.part")

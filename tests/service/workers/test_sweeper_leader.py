@@ -1,4 +1,4 @@
-"""Two sweepers: the lock keeps it to one, and the one that comes back without it does no harm."""
+"""Two sweepers: the lock lets only one sweep, and one that lost the lock does no harm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NUM_JOBS = 40
 
 
 def lose_jobs(clerk: ClerkContext) -> None:
-    """Running, under leases that are over."""
+    """Make running jobs whose leases have expired."""
     with clerk.database.begin() as connection:
         for _ in range(NUM_JOBS):
             jobs.claim_job(make_job(connection), "dead", timedelta(seconds=60)).fetch_optional(connection)
@@ -32,7 +32,7 @@ def states(clerk: ClerkContext) -> list[tuple[JobState, int, int]]:
     return [(row[0], row[1], row[2]) for row in rows]
 
 
-def test_nothing_is_swept_while_another_clerk_is_at_it(clerk: ClerkContext) -> None:
+def test_nothing_is_swept_while_another_clerk_sweeps(clerk: ClerkContext) -> None:
     lose_jobs(clerk)
     with clerk.database.begin() as leader:
         leader.execute(select(func.pg_advisory_xact_lock(_LOCK)))
@@ -42,8 +42,8 @@ def test_nothing_is_swept_while_another_clerk_is_at_it(clerk: ClerkContext) -> N
     assert states(clerk) == [(JobState.QUEUED, 1, 1)] * NUM_JOBS
 
 
-def test_two_that_both_believe_to_lead_send_each_lost_job_again_once(clerk: ClerkContext, valkey: redis.Redis) -> None:
-    """As when one was frozen between its lock and its work until another had taken over."""
+def test_two_sweepers_at_once_requeue_each_lost_job_once(clerk: ClerkContext, valkey: redis.Redis) -> None:
+    """One clerk froze between its lock and its work until another took over."""
     lose_jobs(clerk)
     barrier = threading.Barrier(2)
 
@@ -62,14 +62,14 @@ def test_two_that_both_believe_to_lead_send_each_lost_job_again_once(clerk: Cler
     assert valkey.llen("millrace:chat.fake") == NUM_JOBS
 
 
-def test_what_was_refused_for_long_enough_and_old_deaths_are_swept(clerk: ClerkContext) -> None:
+def test_old_quarantine_entries_and_crashes_are_swept(clerk: ClerkContext) -> None:
     day = timedelta(days=1)
     with clerk.database.begin() as connection:
         for name, age in (("f", 0), ("g", 25)):
-            accused = quarantine.QuarantineEntry(
+            entry = quarantine.QuarantineEntry(
                 fingerprint=name, tenant_id=DEFAULT_TENANT, model="fake", endpoint="/v1/embeddings", job_id="j"
             )
-            connection.execute(quarantine.record_crash(accused, crashes=2, most=2, kept=day))
+            connection.execute(quarantine.record_crash(entry, crashes=2, most=2, kept=day))
             past = Quarantine.crashed_at - timedelta(hours=age)
             connection.execute(update(Quarantine).where(Quarantine.fingerprint == name).values(crashed_at=past))
         connection.execute(quarantine.add_engine_crash("fake", "host/cpu", -11))

@@ -1,4 +1,4 @@
-"""The outbox: events are written with what they tell of, sent until they are taken, and given up late. Time is moved in rows."""
+"""Webhook outbox and dispatcher: events are recorded with their cause, retried, and given up late. Tests move time in rows."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ALL = ",".join(EVENT_TYPES)
 
 @pytest.fixture
 def outbox(database: Database) -> Database:
-    """No endpoints, no events."""
+    """An outbox without endpoints and events."""
     with database.begin() as connection:
         connection.execute(text("TRUNCATE webhooks CASCADE"))
     return database
@@ -90,7 +90,7 @@ def webhook(database: Database, webhook_id: str) -> Any:
 
 
 def pass_time(database: Database, hours: float = 1.01) -> None:
-    """As if all that is known had happened earlier."""
+    """Move all rows into the past."""
     earlier = timedelta(hours=hours)
     with database.begin() as connection:
         connection.execute(
@@ -103,7 +103,7 @@ def pass_time(database: Database, hours: float = 1.01) -> None:
         connection.execute(update(Webhook).values(old_secret_until=Webhook.old_secret_until - earlier))
 
 
-# Written with what it tells of
+# Recorded with its cause
 
 
 def complete(clerk: ClerkContext) -> str:
@@ -140,7 +140,7 @@ def cancel(clerk: ClerkContext) -> str:
 
 
 def cancel_early(clerk: ClerkContext) -> str:
-    """Before it was looked at."""
+    """A batch that is not prepared yet."""
     batch_id = upload(clerk, line("a") + "\n")
     with clerk.database.begin() as connection:
         batches.move(batch_id, BatchState.CANCELLING).fetch_one(connection)
@@ -159,7 +159,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize(("end", "event_type"), ENDS, ids=[end.__name__ for end, _ in ENDS])
-def test_every_end_of_a_batch_is_told_once(
+def test_every_end_of_a_batch_is_recorded_once(
     outbox: Database, clerk: ClerkContext, dispatcher: WebhookDispatcher, end: Any, event_type: str
 ) -> None:
     with Receiver() as receiver:
@@ -184,7 +184,7 @@ def test_every_end_of_a_batch_is_told_once(
     assert json.loads(request.body).keys() == {"id", "object", "type", "created_at", "data"}
 
 
-def test_an_end_that_is_rolled_back_is_not_told(outbox: Database) -> None:
+def test_an_end_that_is_rolled_back_is_not_recorded(outbox: Database) -> None:
     endpoint(outbox, "https://hooks.example.com/")
     with pytest.raises(RuntimeError), outbox.begin() as connection:
         record_webhook_event(connection, DEFAULT_TENANT, "batch.completed", "batch_1")
@@ -192,7 +192,7 @@ def test_an_end_that_is_rolled_back_is_not_told(outbox: Database) -> None:
     assert deliveries(outbox) == []
 
 
-def test_only_those_are_told_who_asked_for_it(outbox: Database) -> None:
+def test_only_subscribed_endpoints_get_an_event(outbox: Database) -> None:
     with outbox.begin() as connection:
         connection.execute(text("INSERT INTO tenants (id) VALUES ('other') ON CONFLICT DO NOTHING"))
     url = "https://hooks.example.com/"
@@ -200,12 +200,12 @@ def test_only_those_are_told_who_asked_for_it(outbox: Database) -> None:
     endpoint(outbox, url, "batch.failed")
     endpoint(outbox, url, tenant="other")
     happen(outbox)
-    told = deliveries(outbox)
-    assert {delivery.webhook_id for delivery in told} == set(wanted)
-    assert len({delivery.event_id for delivery in told}) == 1
+    recorded = deliveries(outbox)
+    assert {delivery.webhook_id for delivery in recorded} == set(wanted)
+    assert len({delivery.event_id for delivery in recorded}) == 1
 
 
-# Sent until it is taken
+# Retried until it is delivered
 
 
 def test_the_outcome_of_a_test_is_published_and_that_of_an_event_is_not(
@@ -221,7 +221,7 @@ def test_the_outcome_of_a_test_is_published_and_that_of_an_event_is_not(
     assert events == [outcome_event("evt_test")]
 
 
-def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, dispatcher: WebhookDispatcher) -> None:
+def test_a_delivered_event_is_not_sent_again(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
@@ -234,7 +234,7 @@ def test_a_delivery_that_was_taken_is_not_sent_again(outbox: Database, dispatche
 
 
 @pytest.mark.parametrize("status", [302, 404, 429, 500])
-def test_any_other_answer_is_tried_again_with_the_same_id(
+def test_any_other_answer_is_retried_with_the_same_id(
     outbox: Database, dispatcher: WebhookDispatcher, status: int
 ) -> None:
     with Receiver(status, status) as receiver:
@@ -273,7 +273,7 @@ def test_a_receiver_that_is_down_is_tried_for_three_days_and_then_given_up(
     assert shown.failing_since is not None
 
 
-def test_what_a_dead_clerk_was_sending_is_sent_again_and_its_late_word_does_not_count(
+def test_an_event_of_a_dead_clerk_is_sent_again_and_its_late_result_does_not_count(
     outbox: Database, dispatcher: WebhookDispatcher
 ) -> None:
     with Receiver() as receiver:
@@ -291,7 +291,7 @@ def test_what_a_dead_clerk_was_sending_is_sent_again_and_its_late_word_does_not_
     assert only(outbox).is_delivered
 
 
-def test_two_clerks_never_send_the_same_at_once(outbox: Database) -> None:
+def test_two_clerks_never_send_the_same_event_at_once(outbox: Database) -> None:
     endpoint(outbox, "https://hooks.example.com/")
     for n in range(4):
         happen(outbox, f"batch_{n}")
@@ -302,7 +302,7 @@ def test_two_clerks_never_send_the_same_at_once(outbox: Database) -> None:
     assert not set(taken) & set(rest)
 
 
-def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database, dispatcher: WebhookDispatcher) -> None:
+def test_a_bad_endpoint_does_not_delay_the_others(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         endpoint(outbox, "https://127.0.0.1:1/not/allowed\\")
         broken = endpoint(outbox, receiver.url)
@@ -316,7 +316,7 @@ def test_one_bad_endpoint_does_not_keep_others_from_being_told(outbox: Database,
     assert sorted(delivery.is_delivered for delivery in deliveries(outbox)) == [False, False, True]
 
 
-def test_a_deleted_endpoint_hears_nothing_more(outbox: Database, dispatcher: WebhookDispatcher) -> None:
+def test_a_deleted_endpoint_gets_no_more_events(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver() as receiver:
         webhook_id = endpoint(outbox, receiver.url)
         happen(outbox)
@@ -407,7 +407,7 @@ def test_logs_have_neither_secrets_nor_urls(outbox: Database, dispatcher: Webhoo
 # Running
 
 
-def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Database, settings: Settings) -> None:
+def test_a_dispatcher_sends_waiting_events_and_those_it_is_woken_for(outbox: Database, settings: Settings) -> None:
     with Receiver() as receiver:
         endpoint(outbox, receiver.url)
         happen(outbox)
@@ -422,10 +422,10 @@ def test_a_courier_sends_what_waited_for_it_and_what_it_is_woken_for(outbox: Dat
             wait_for(lambda: len(receiver.received) == 2, "what it was woken for")
         finally:
             dispatcher.close()
-    assert all(delivery.is_delivered for delivery in deliveries(outbox)), "what is being sent is finished"
+    assert all(delivery.is_delivered for delivery in deliveries(outbox)), "running attempts are finished"
 
 
-def test_counts_are_of_what_waits_and_of_what_ended(outbox: Database, dispatcher: WebhookDispatcher) -> None:
+def test_counts_are_of_waiting_and_of_ended_deliveries(outbox: Database, dispatcher: WebhookDispatcher) -> None:
     with Receiver(200, 500) as receiver:
         endpoint(outbox, receiver.url)
         for subject in ("batch_1", "batch_2"):

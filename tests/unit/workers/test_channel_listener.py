@@ -20,12 +20,12 @@ CHANNEL = "listener-test"
 
 
 @pytest.fixture
-def heard() -> queue.SimpleQueue[str]:
+def received() -> queue.SimpleQueue[str]:
     return queue.SimpleQueue()
 
 
 class BlackHole:
-    """Takes connections on a socket and never says a word."""
+    """Accepts connections on a socket and never sends a byte."""
 
     def __init__(self, path: str) -> None:
         self.num_taken = 0
@@ -55,11 +55,11 @@ def black_hole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Black
     hole.close()
 
 
-def test_a_connection_that_says_nothing_is_given_up_and_made_again(
-    black_hole: tuple[BlackHole, Callable[[], redis.Redis]], heard: queue.SimpleQueue[str]
+def test_a_silent_connection_is_closed_and_made_again(
+    black_hole: tuple[BlackHole, Callable[[], redis.Redis]], received: queue.SimpleQueue[str]
 ) -> None:
     hole, make = black_hole
-    listener = ChannelListener(make(), CHANNEL, heard.put, ping_seconds=0.05, silent_seconds=0.2)
+    listener = ChannelListener(make(), CHANNEL, received.put, ping_seconds=0.05, silent_seconds=0.2)
     listener.start()
     wait_for(lambda: hole.num_taken >= 2, "it connects again")
     listener.close()
@@ -67,25 +67,25 @@ def test_a_connection_that_says_nothing_is_given_up_and_made_again(
     assert not listener.is_alive()
 
 
-def test_a_message_is_delivered_also_after_an_outage(heard: queue.SimpleQueue[str]) -> None:
+def test_a_message_is_delivered_also_after_an_outage(received: queue.SimpleQueue[str]) -> None:
     valkey = FakeValkey()
-    listener = ChannelListener(valkey.client, CHANNEL, heard.put, ping_seconds=0.05)
+    listener = ChannelListener(valkey.client, CHANNEL, received.put, ping_seconds=0.05)
     listener.start()
     wait_for(lambda: valkey.client.publish(CHANNEL, "one") == 1, "the listener subscribes", 20)
-    assert heard.get(timeout=10) == "one"
+    assert received.get(timeout=10) == "one"
     with valkey.away(), pytest.raises(queue.Empty):
-        heard.get(timeout=0.2)
-    wait_for(lambda: bool(valkey.client.publish(CHANNEL, "two")) and heard.get(timeout=0.1) == "two", "another", 20)
+        received.get(timeout=0.2)
+    wait_for(lambda: bool(valkey.client.publish(CHANNEL, "two")) and received.get(timeout=0.1) == "two", "another", 20)
     listener.close()
     listener.join(20)
     assert not listener.is_alive()
 
 
-def test_a_text_that_is_no_utf8_is_delivered_with_replacements(heard: queue.SimpleQueue[str]) -> None:
+def test_a_text_that_is_no_utf8_is_delivered_with_replacements(received: queue.SimpleQueue[str]) -> None:
     valkey = FakeValkey()
-    listener = ChannelListener(valkey.client, CHANNEL, heard.put, ping_seconds=0.05)
+    listener = ChannelListener(valkey.client, CHANNEL, received.put, ping_seconds=0.05)
     listener.start()
     wait_for(lambda: valkey.client.publish(CHANNEL, b"a\xff") == 1, "the listener subscribes", 20)
-    assert heard.get(timeout=10) == "a\ufffd"
+    assert received.get(timeout=10) == "a\ufffd"
     listener.close()
     listener.join(20)

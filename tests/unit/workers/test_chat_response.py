@@ -1,4 +1,4 @@
-"""OpenAI's shapes of answers: whole, in chunks, and the two saying the same."""
+"""Shapes of chat answers, whole and in chunks, and that both hold the same."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def finished(*choices: Choice) -> Finished:
 
 
 def whole(*choices: Choice) -> dict[str, Any]:
-    """The stored answer, which OpenAI's own types accept."""
+    """The stored answer, checked by OpenAI's own types."""
     answer = chat_completion(HEADER, finished(*choices))
     ChatCompletion.model_validate_json(answer, strict=True)
     value: dict[str, Any] = json.loads(answer)
@@ -51,14 +51,14 @@ def encoder(*, include_usage: bool = False) -> ChatStreamEncoder:
 
 
 def added_up(chunks: list[bytes]) -> list[dict[str, Any]]:
-    """What a client that reads a stream has in the end, by index."""
+    """The answers that a client has read from a stream, by index."""
     answers: dict[int, dict[str, Any]] = {}
     for chunk in map(json.loads, chunks):
         ChatCompletionChunk.model_validate(chunk)
         for choice in chunk["choices"]:
             is_first = choice["index"] not in answers
             delta = choice["delta"]
-            assert ("role" in delta) is is_first, "who speaks is said once, at first"
+            assert ("role" in delta) is is_first, "only the first chunk has the role"
             answer = answers.setdefault(choice["index"], {"content": "", "reasoning": "", "calls": {}, "logprobs": []})
             answer["content"] += delta.get("content", "")
             answer["reasoning"] += delta.get("reasoning_content", "")
@@ -141,7 +141,7 @@ def test_a_stream_of_several_answers_adds_up_by_index() -> None:
     assert (third["content"], third["reason"]) == ("", "stop")
 
 
-def test_usage_comes_last_and_alone_and_only_if_asked_for() -> None:
+def test_usage_is_the_last_chunk_and_only_if_requested() -> None:
     end = finished(Choice(reason=FinishReason.STOP, text=""))
     assert all("usage" not in json.loads(chunk) for chunk in encoder().encode_end(end))
     *chunks, last = [json.loads(chunk) for chunk in encoder(include_usage=True).encode_end(end)]
@@ -183,7 +183,7 @@ def test_a_structured_answer_that_was_cut_off_is_a_problem_and_free_text_is_not(
     assert truncated_problem(finished(Choice(reason=FinishReason.STOP, text="{}")), structured) is None
 
 
-def test_a_fingerprint_is_another_one_when_any_part_of_what_made_the_answer_is() -> None:
+def test_the_system_fingerprint_changes_with_each_of_its_parts() -> None:
     parts = {"build": "b", "model_hash": "m", "settings_hash": "s", "template_hash": "t"}
     others = [system_fingerprint(**{**parts, name: "other"}) for name in parts]
     assert len({system_fingerprint(**parts), *others}) == 1 + len(parts)

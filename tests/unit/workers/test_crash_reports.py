@@ -42,4 +42,4 @@ def test_a_supervised_engine_that_dies_is_counted_and_its_message_is_kept(tmp_pa
     status = reports.status()
     assert status.engines == [EngineReport(model="m", num_deaths=1, exit_reason="There is no model file b.gguf.")]
     assert status.totals == {("engine_deaths", "m"): 1}
-    assert engine.child is None, "it waits out its pause: no storm of restarts"
+    assert engine.child is None, "it waits for its pause before the next start"

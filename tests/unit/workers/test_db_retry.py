@@ -1,4 +1,4 @@
-"""F29, F31, F34: an end is written however often that takes, unless it never will be or is not ours any more."""
+"""F29, F31, F34: a write is retried until it succeeds, fails for good, or its lease is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from workers.runtime.db_retry import MOST_SECONDS, retry_write
 
 
 class Writer:
-    """Fails so often, then succeeds; time passes only while somebody sleeps."""
+    """Fails a few times, then succeeds; time passes only in `sleep`."""
 
     def __init__(self, *errors: Exception) -> None:
         self.errors = list(errors)
@@ -38,35 +38,35 @@ class Deadlock(Exception):
     sqlstate = "40P01"
 
 
-def test_what_fails_for_a_while_is_written_in_the_end_with_longer_and_longer_pauses() -> None:
+def test_a_failing_write_is_retried_with_growing_pauses() -> None:
     writer = Writer(*[no_reply() for _ in range(8)], PoolTimeout(), DBAPIError("", None, Deadlock()))
     assert writer.retry_write() == "written"
     assert writer.num_tries == 11
     assert writer.pauses[0] <= 0.05 < 0.5 <= writer.pauses[-1] <= 1
 
 
-def test_what_will_never_be_taken_is_not_tried_again() -> None:
+def test_a_permanent_error_is_not_retried() -> None:
     writer = Writer(DataError("", None, Exception("a character that no text may have")))
     with pytest.raises(DataError):
         writer.retry_write()
     assert writer.num_tries == 1
 
 
-def test_what_is_not_ours_any_more_is_given_up() -> None:
+def test_retries_stop_when_the_lease_is_lost() -> None:
     writer = Writer(no_reply(), no_reply())
     with pytest.raises(DBAPIError):
         writer.retry_write(is_ours=False)
     assert writer.num_tries == 1
 
 
-def test_nobody_insists_for_ever() -> None:
+def test_retries_stop_after_a_time_limit() -> None:
     writer = Writer(*[no_reply() for _ in range(1000)])
     with pytest.raises(DBAPIError):
         writer.retry_write()
     assert MOST_SECONDS < writer.now - 100 < MOST_SECONDS + 2
 
 
-def test_errors_that_pass_are_told_from_those_that_stay() -> None:
+def test_transient_errors_are_distinguished_from_permanent_ones() -> None:
     assert is_transient(no_reply())
     assert is_transient(DBAPIError("", None, Deadlock()))
     assert is_transient(DBAPIError("", None, Exception(), connection_invalidated=True))

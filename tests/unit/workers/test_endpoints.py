@@ -131,7 +131,7 @@ def test_the_chunks_of_a_stream_add_up_to_the_whole_answer() -> None:
     assert stored[-1] == json.loads(chunks[-1])
 
 
-def test_vectors_go_out_as_numbers_or_as_the_base64_of_little_endian_float32() -> None:
+def test_vectors_are_encoded_as_numbers_or_as_base64_of_little_endian_float32() -> None:
     vector = struct.pack("<3f", 0.5, -0.25, 2.0)
     answer = Embedded(request_id="j", vectors=[vector, vector], usage=Usage(prompt_tokens=4, completion_tokens=0))
     body = {"model": "m", "input": ["a", [1]][:1] * 2, "dimensions": 3}
@@ -149,7 +149,7 @@ def test_vectors_go_out_as_numbers_or_as_the_base64_of_little_endian_float32() -
     assert base64.b64decode(said) == vector
 
 
-def test_a_body_has_one_answer_when_it_is_greedy_by_itself_or_by_its_model() -> None:
+def test_a_single_greedy_answer_is_deterministic() -> None:
     def has_one(model: ModelConfig, **more: Any) -> bool:
         chat = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
         verdicts = {

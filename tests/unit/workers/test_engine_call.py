@@ -51,13 +51,13 @@ class RecordingSink:
 def start(n: int = 1, requests: int = 2) -> tuple[HeldEngine, EngineCall, RecordingSink]:
     engine, sink = HeldEngine(), RecordingSink()
     ids = ["a", *(f"a.{number}" for number in range(1, requests))]
-    asks = [Request(id=each, prompt=TextPrompt(text="x"), n=n) for each in ids]
-    call = EngineCall(engine, asks, sink)  # type: ignore[arg-type]
+    requests_of_job = [Request(id=each, prompt=TextPrompt(text="x"), n=n) for each in ids]
+    call = EngineCall(engine, requests_of_job, sink)  # type: ignore[arg-type]
     call.start()
     return engine, call, sink
 
 
-def test_answers_are_numbered_prompt_by_prompt_whichever_ends_first() -> None:
+def test_answers_are_numbered_by_prompt_whichever_ends_first() -> None:
     engine, _, sink = start(n=2)
     engine.finish("a.1", "three", "four")
     assert sink.ends == []
@@ -74,7 +74,7 @@ def test_answers_are_numbered_prompt_by_prompt_whichever_ends_first() -> None:
     assert end.usage == Usage(prompt_tokens=6, completion_tokens=4, cached_tokens=2)
 
 
-def test_more_of_the_second_prompt_is_numbered_on() -> None:
+def test_deltas_of_the_second_prompt_have_the_next_indexes() -> None:
     engine, _, sink = start(n=2)
     engine.sinks["a.1"].on_delta(Delta(request_id="a.1", num_tokens=1, index=1, text="x"))
     engine.sinks["a"].on_delta(Delta(request_id="a", num_tokens=1, index=1, text="y"))
@@ -104,11 +104,11 @@ def test_a_request_that_is_cancelled_or_lost_ends_the_job() -> None:
         if isinstance(bad, EngineLost):
             assert end is bad
         else:
-            assert isinstance(end, Finished), "an embedding that was stopped ends as an answer that was"
+            assert isinstance(end, Finished), "a cancelled embedding ends like a cancelled answer"
             assert end.reason is FinishReason.CANCELLED
 
 
-def test_all_requests_of_a_job_are_watched_but_embeddings_which_have_no_stream() -> None:
+def test_streaming_starts_for_all_requests_but_embeddings() -> None:
     engine, call, _ = start(requests=2)
     call.start_streaming()
     embedding = EmbedRequest(id="e", inputs=[TextPrompt(text="x")])

@@ -1,4 +1,4 @@
-"""What a model file says reaches the engine."""
+"""Engine configuration: each key of a model file reaches the engine."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_key_of_a_model_file_reaches_its_engine(tmp_path: Path) -> None:
     assert not [key for key in KEYS if config[key] == defaults[key]]
 
 
-def test_slots_are_the_files_else_the_settings(tmp_path: Path) -> None:
+def test_slots_come_from_the_model_file_else_from_the_settings(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, slots=5)
     assert engine_config(settings, load(tmp_path), "cpu").slots == 5
     assert engine_config(settings, load(tmp_path, slots=9), "cpu").slots == 9
@@ -63,10 +63,10 @@ def test_slots_are_the_files_else_the_settings(tmp_path: Path) -> None:
     assert engine_config(settings, load(tmp_path, slots="auto", backend="fake"), "cpu").slots == 5
 
 
-def test_a_cpu_has_no_layers_of_a_gpu(tmp_path: Path) -> None:
+def test_a_cpu_engine_has_no_gpu_layers(tmp_path: Path) -> None:
     assert engine_config(Settings(state_dir=tmp_path), load(tmp_path, gpu_layers=7), "cpu").gpu_layers == 0
 
 
-def test_how_long_a_step_may_take_is_a_setting(tmp_path: Path) -> None:
+def test_the_hang_limit_comes_from_the_settings(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, engine_hang_seconds=7)
     assert engine_config(settings, load(tmp_path), "cpu").hang_seconds == 7

@@ -1,4 +1,4 @@
-"""What a chat body becomes for the engine."""
+"""The engine request of a chat body."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ def ask(**more: Any) -> Request:
     return to_engine_request("r", parse_body(ChatRequest, body), MODEL, tenant="t", priority=Priority.CHAT)
 
 
-def test_a_body_that_asks_for_nothing_special_gets_nothing_special() -> None:
+def test_a_plain_body_gets_the_defaults_of_its_model_file() -> None:
     plain = ask()
     assert (plain.n, plain.logprobs, plain.tool_choice, plain.parallel_tool_calls) == (1, None, ToolChoice(), True)
     assert plain.sampling.logit_bias == {}
     assert plain.sampling.typical_p == 0.9, "the model file's"
 
 
-def test_tools_reach_the_template_as_they_came() -> None:
+def test_tools_reach_the_template_unchanged() -> None:
     asked = ask(tools=[{**TOOL, "unknown": 1}], parallel_tool_calls=False)
     assert isinstance(asked.prompt, ChatPrompt)
     assert asked.prompt.tools == [TOOL]
     assert asked.parallel_tool_calls is False
 
 
-def test_words_for_the_template_are_passed_on() -> None:
+def test_template_kwargs_are_passed_on() -> None:
     asked = ask(chat_template_kwargs={"enable_thinking": False})
     assert isinstance(asked.prompt, ChatPrompt)
     assert asked.prompt.template_kwargs == {"enable_thinking": False}
@@ -47,7 +47,7 @@ def test_each_choice_of_tools_has_its_mode() -> None:
     assert ask(tools=[TOOL], tool_choice=named).tool_choice == ToolChoice(mode=ToolMode.REQUIRED, name="now")
 
 
-def test_answers_likelihoods_and_biases_are_passed_on() -> None:
+def test_n_logprobs_and_biases_are_passed_on() -> None:
     asked = ask(n=3, logprobs=True, logit_bias={"12": -100}, typical_p=0.5)
     assert (asked.n, asked.logprobs) == (3, 0)
     assert ask(logprobs=True, top_logprobs=4).logprobs == 4
@@ -55,7 +55,7 @@ def test_answers_likelihoods_and_biases_are_passed_on() -> None:
     assert (asked.sampling.logit_bias, asked.sampling.typical_p) == ({12: -100.0}, 0.5)
 
 
-def test_what_the_api_says_of_an_answer_is_what_the_engine_was_asked() -> None:
+def test_the_parameters_shown_by_the_api_are_those_of_the_engine_request() -> None:
     body = parse_body(ChatRequest, {"model": "m", "messages": [{"role": "user", "content": "x"}], "top_p": 0.5})
     said = effective_parameters(body, MODEL.parameters).model_dump()
     asked = to_engine_request("r", body, MODEL, tenant="t", priority=Priority.CHAT)
@@ -64,6 +64,6 @@ def test_what_the_api_says_of_an_answer_is_what_the_engine_was_asked() -> None:
     assert {name: getattr(asked.sampling, name) for name in said} == said
 
 
-def test_what_nobody_asks_for_changes_nothing() -> None:
+def test_the_neutral_parameters_are_the_defaults_of_the_engine() -> None:
     plain = GenerationParameters().model_dump(exclude={"max_tokens"})
     assert {name: getattr(SamplingParams(), name) for name in plain} == plain

@@ -20,12 +20,12 @@ from workers.runtime.leases import LeaseKeeper, Renewed
 ME = Identity(id="me", kind="batch", host="box", pid=1)
 
 
-def test_a_database_that_is_away_neither_stops_a_process_nor_keeps_it_from_leaving() -> None:
-    nobody = Database(database_engine("postgresql://nobody@127.0.0.1:9/none", pool_size=1))
-    presence = WorkerHeartbeat(ME, nobody, Status, seconds=3600)
-    presence.start()
+def test_a_database_that_is_away_delays_neither_start_nor_stop() -> None:
+    unreachable = Database(database_engine("postgresql://nobody@127.0.0.1:9/none", pool_size=1))
+    heartbeat = WorkerHeartbeat(ME, unreachable, Status, seconds=3600)
+    heartbeat.start()
     began = time.monotonic()
-    presence.close(1)
+    heartbeat.close(1)
     assert time.monotonic() - began < 5
 
 
@@ -36,7 +36,7 @@ def test_a_lease_that_is_only_unwanted_is_not_counted_as_lost() -> None:
     assert keeper.num_lost == 0
 
 
-def test_a_consumer_is_nobody_else_and_a_launcher_is_who_it_was(tmp_path: Path) -> None:
+def test_a_consumer_has_a_new_identity_and_a_launcher_keeps_its_own(tmp_path: Path) -> None:
     assert clerk_identity().id != clerk_identity().id
     first, second = (consumer_identity("chat", tmp_path, "cpu", models) for models in (["a", "b"], ["b", "a"]))
     assert (first.id != second.id, first.slot) == (True, second.slot)

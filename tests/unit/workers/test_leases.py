@@ -10,7 +10,7 @@ from workers.runtime.leases import LeaseKeeper, Renewed
 
 
 class World:
-    """A database and an engine as the keeper sees them, and a clock that is moved by hand."""
+    """A database and an engine for the keeper, and a clock that the test moves."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -36,7 +36,7 @@ def test_a_confirmed_lease_stays_trusted() -> None:
         assert world.keeper.is_trusted(lease)
 
 
-def test_a_lease_that_was_not_renewed_for_long_is_not_trusted_even_before_it_is_known_to_be_lost() -> None:
+def test_a_lease_not_renewed_for_long_is_not_trusted() -> None:
     world = World()
     lease = world.keeper.hold("s", "a", 1)
     world.now += 44
@@ -46,19 +46,19 @@ def test_a_lease_that_was_not_renewed_for_long_is_not_trusted_even_before_it_is_
     assert not lease.is_lost
 
 
-def test_a_lease_the_database_does_not_confirm_is_lost_and_its_holder_is_told() -> None:
-    world, told = World(), []
-    missing = world.keeper.hold("s", "a", 1, lambda: told.append("missing"))
-    fenced = world.keeper.hold("t", "a", 1, lambda: told.append("fenced"))
+def test_an_unconfirmed_lease_is_lost_and_its_holder_is_notified() -> None:
+    world, notified = World(), []
+    missing = world.keeper.hold("s", "a", 1, lambda: notified.append("missing"))
+    fenced = world.keeper.hold("t", "a", 1, lambda: notified.append("fenced"))
     world.rows["t"] = Renewed("t", 2, False)
     world.keeper.beat()
     world.keeper.beat()
     assert missing.is_lost
     assert fenced.is_lost
-    assert told == ["missing", "fenced"]
+    assert notified == ["missing", "fenced"]
 
 
-def test_a_hung_engine_gets_no_heartbeat_for_its_work() -> None:
+def test_leases_of_a_hung_engine_are_not_renewed() -> None:
     world = World()
     hung, fine = world.keeper.hold("s", "a", 1), world.keeper.hold("t", "b", 1)
     world.rows = {"t": Renewed("t", 1, False)}
@@ -71,18 +71,18 @@ def test_a_hung_engine_gets_no_heartbeat_for_its_work() -> None:
     assert world.keeper.is_trusted(fine)
 
 
-def test_work_that_is_not_wanted_any_more_is_told_once_and_keeps_its_lease() -> None:
-    world, told = World(), []
-    lease = world.keeper.hold("s", "a", 1, lambda: told.append("changed"))
+def test_unwanted_work_is_notified_once_and_keeps_its_lease() -> None:
+    world, notified = World(), []
+    lease = world.keeper.hold("s", "a", 1, lambda: notified.append("changed"))
     world.rows["s"] = Renewed("s", 1, True)
     world.keeper.beat()
     world.keeper.beat()
     assert lease.is_unwanted
     assert not lease.is_lost
-    assert told == ["changed"]
+    assert notified == ["changed"]
 
 
-def test_a_lease_dropped_while_the_database_was_asked_is_not_lost() -> None:
+def test_a_lease_dropped_during_the_renewal_is_not_lost() -> None:
     world = World()
     lease = world.keeper.hold("s", "a", 1)
 
@@ -95,7 +95,7 @@ def test_a_lease_dropped_while_the_database_was_asked_is_not_lost() -> None:
     assert not lease.is_lost
 
 
-def test_trust_counts_from_before_the_question_not_from_the_answer() -> None:
+def test_trust_counts_from_the_start_of_the_renewal() -> None:
     world = World()
     lease = world.keeper.hold("s", "a", 1)
 
@@ -108,22 +108,22 @@ def test_trust_counts_from_before_the_question_not_from_the_answer() -> None:
     assert lease.renewed_at == 1000.0
 
 
-def test_a_row_that_is_claimed_again_here_is_lost_to_who_held_it_and_kept_by_who_holds_it() -> None:
-    """F29: behind an outage for longer than a lease, a second lane may be quicker than the first one's heartbeat."""
-    world, told = World(), []
-    first = world.keeper.hold("s", "a", 1, lambda: told.append("first"))
-    second = world.keeper.hold("s", "a", 2, lambda: told.append("second"))
-    assert (first.is_lost, second.is_lost, told, world.keeper.num_lost) == (True, False, ["first"], 1)
+def test_a_row_claimed_twice_in_a_process_is_lost_to_the_first_holder() -> None:
+    """F29: after an outage longer than a lease, a second lane may claim the row before the first one's heartbeat."""
+    world, notified = World(), []
+    first = world.keeper.hold("s", "a", 1, lambda: notified.append("first"))
+    second = world.keeper.hold("s", "a", 2, lambda: notified.append("second"))
+    assert (first.is_lost, second.is_lost, notified, world.keeper.num_lost) == (True, False, ["first"], 1)
     world.keeper.drop(first)
     world.rows["s"] = Renewed("s", 2, False)
     world.now += 50
     world.keeper.beat()
     assert world.asked[-1] == {"s": 2}
     assert world.keeper.is_trusted(second)
-    assert told == ["first"]
+    assert notified == ["first"]
 
 
-def test_a_heartbeat_that_failed_is_made_up_for_soon() -> None:
+def test_a_failed_renewal_is_soon_repeated() -> None:
     began: list[float] = []
 
     def renew(held: Mapping[str, int]) -> list[Renewed]:

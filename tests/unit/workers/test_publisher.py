@@ -51,7 +51,7 @@ def test_merging_keeps_every_frame_in_order_and_the_end_last(pushes: list[tuple[
         assert all(event.kind is EventKind.FRAMES for event in of_job[:-1])
 
 
-def test_a_broker_that_is_away_costs_events_and_nothing_else() -> None:
+def test_a_broker_that_is_away_loses_only_events() -> None:
     client = redis.Redis(unix_socket_path="/nowhere.sock", retry=Retry(NoBackoff(), 0))
     publisher = Publisher(client, "p:")
     publisher.publish(Event(job="a", attempt=1, seq=0, kind=EventKind.DONE))

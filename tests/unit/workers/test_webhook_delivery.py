@@ -7,7 +7,7 @@ from datetime import timedelta
 from workers.maintenance.webhook_delivery import retry_delay
 
 
-def test_pauses_double_to_an_hour_and_never_fall_together() -> None:
+def test_delays_double_to_an_hour_and_differ() -> None:
     assert [retry_delay(n, lambda: 0.0).total_seconds() for n in (1, 2, 3, 4)] == [5, 10, 20, 40]
     assert retry_delay(1, lambda: 1.0).total_seconds() == 2.5
     assert retry_delay(11, lambda: 0.0) == retry_delay(10_000, lambda: 0.0) == timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""One request to a receiver: what it carries, what of the answer counts, and where it never goes."""
+"""Webhook sender: signatures, the statuses that count as success, and forbidden addresses."""
 
 from __future__ import annotations
 
@@ -65,19 +65,19 @@ async def test_while_a_secret_is_being_replaced_both_verify() -> None:
 
 
 @pytest.mark.parametrize("status", [200, 204, 299])
-async def test_every_2xx_is_a_yes(status: int) -> None:
+async def test_every_2xx_is_a_success(status: int) -> None:
     with Receiver(status) as receiver:
         assert await post(receiver.url) == SendResult(status_code=status)
 
 
 @pytest.mark.parametrize("status", [304, 400, 410, 429, 500, 503])
-async def test_every_other_answer_is_a_no(status: int) -> None:
+async def test_every_other_status_is_a_failure(status: int) -> None:
     with Receiver(status) as receiver:
         assert await post(receiver.url) == SendResult(status_code=status, error=f"The answer was HTTP {status}.")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_a_redirect_is_a_no_and_is_not_followed(status: int) -> None:
+async def test_a_redirect_is_a_failure_and_is_not_followed(status: int) -> None:
     with SilentSocket() as inside, Receiver(status, location=f"http://127.0.0.1:{inside.port}/") as receiver:
         assert (await post(receiver.url)).status_code == status
         assert not inside.was_touched()
@@ -96,7 +96,7 @@ async def test_a_receiver_that_is_not_there_is_a_failure_without_a_status() -> N
 @pytest.mark.parametrize(
     "host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "127.1", "u@localhost"]
 )
-async def test_a_socket_of_this_machine_hears_nothing(host: str) -> None:
+async def test_sockets_of_this_machine_are_not_connected(host: str) -> None:
     with SilentSocket() as inside:
         for scheme in ("http", "https"):
             outcome = await post(f"{scheme}://{host}:{inside.port}/", UrlGuard(hosts=("*",)))
@@ -105,14 +105,14 @@ async def test_a_socket_of_this_machine_hears_nothing(host: str) -> None:
         assert not inside.was_touched()
 
 
-async def test_a_host_that_is_not_named_hears_nothing() -> None:
+async def test_hosts_that_are_not_allowed_are_not_connected() -> None:
     with SilentSocket() as inside:
         rules = UrlGuard(hosts=("hooks.example.com",), networks=(LOOPBACK,))
         assert "operator" in ((await post(f"http://127.0.0.1:{inside.port}/", rules)).error or "")
         assert not inside.was_touched()
 
 
-async def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looked_at() -> None:
+async def test_a_name_is_resolved_once_and_the_checked_address_is_connected() -> None:
     asked: list[str] = []
 
     def rebinding(host: str, port: int) -> list[IPAddress]:
@@ -125,7 +125,7 @@ async def test_a_name_is_resolved_once_and_the_connection_goes_to_what_was_looke
         assert await post(url, rules) == SendResult(status_code=200)
         assert asked == ["hooks.example.com"]
         assert receiver.received[0].headers["host"] == f"hooks.example.com:{receiver.port}"
-        assert (await post(url, rules)).status_code is None, "what the name means is looked at for every request"
+        assert (await post(url, rules)).status_code is None, "the name is resolved for every request"
     assert len(receiver.received) == 1
 
 
@@ -137,11 +137,11 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
         assert not proxy.was_touched()
 
 
-# Receivers that waste our time
+# Slow receivers
 
 
 class RawServer:
-    """Says the given bytes to whoever connects, then the last of them until the other side has gone."""
+    """Sends the given bytes to each client, then repeats the last of them until the client has gone."""
 
     def __init__(self, *said: bytes) -> None:
         self._said = said
@@ -186,12 +186,12 @@ async def test_an_answer_that_never_ends_is_a_failure(header: bytes) -> None:
         assert (await post(server.url, seconds=0.5)).error
 
 
-async def test_of_a_body_nothing_is_read() -> None:
+async def test_the_body_of_an_answer_is_not_read() -> None:
     with RawServer(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000000000\r\n\r\n", b"x" * 65536) as server:
         assert await post(server.url) == SendResult(status_code=200)
 
 
-async def test_what_is_no_http_is_a_failure() -> None:
+async def test_an_answer_that_is_not_http_is_a_failure() -> None:
     with RawServer(b"220 mail.example.com ESMTP\r\n\r\n", b"") as server:
         assert await post(server.url) == SendResult(error="The connection failed (RemoteProtocolError).")
 
@@ -239,5 +239,5 @@ async def test_the_certificate_is_checked_against_the_name_though_the_address_is
     assert len(secure.received) == 1
 
 
-def test_a_letter_does_not_show_its_secrets() -> None:
+def test_the_repr_of_a_request_has_no_secrets() -> None:
     assert SECRET not in repr(webhook_request("https://hooks.example.com/"))

@@ -1,4 +1,4 @@
-"""`docs/webhooks.md`: its receiver receives."""
+"""The receiver and the tables of `docs/webhooks.md`."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def post(port: int, secret: str) -> SendResult:
         sender.close()
 
 
-async def test_the_receiver_of_the_page_takes_ours_and_nobody_elses() -> None:
+async def test_the_receiver_of_the_page_accepts_only_our_signatures() -> None:
     with SilentSocket() as free:
         port = free.port
     with subprocess.Popen(
