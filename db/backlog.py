@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Float, cast, exists, func, literal, or_, select
+from sqlalchemy import ColumnElement, Float, Label, ScalarSelect, cast, exists, func, literal, or_, select
 
 from core.states import BatchState, JobState, ShardState
 from db.query import Query
-from db.tables import Batch, Job, Shard
+from db.tables import Base, Batch, Job, Shard
 
 
 class Backlog(NamedTuple):
@@ -36,13 +37,13 @@ def backlog() -> Query[Backlog]:
     return Query(statement, Backlog)
 
 
-def _waiting_chats() -> tuple[Any, Any]:
+def _waiting_chats() -> tuple[Label[int], Label[float]]:
     is_waiting = (Job.state == JobState.QUEUED, Job.batch_id.is_(None))
     oldest = select(_age(func.min(Job.created_at))).where(*is_waiting).scalar_subquery()
     return _count(Job, *is_waiting).label("chats"), oldest.label("chat_seconds")
 
 
-def _waiting_lines() -> tuple[Any, Any]:
+def _waiting_lines() -> tuple[Label[int], Label[float]]:
     """Count lines without a result in batches that may run. The age is that of the batch that has waited longest for a
     worker to take any of its shards; a batch with a running shard does not wait.
     """
@@ -67,7 +68,7 @@ def _waiting_lines() -> tuple[Any, Any]:
     return lines.label("lines"), oldest.label("line_seconds")
 
 
-def _waiting_for_clerk() -> tuple[Any, Any]:
+def _waiting_for_clerk() -> tuple[Label[int], Label[float]]:
     """Count batches that wait for prepare or finalize."""
     is_waiting = or_(Batch.status == BatchState.VALIDATING, Batch.status == BatchState.FINALIZING)
     oldest = (
@@ -76,9 +77,9 @@ def _waiting_for_clerk() -> tuple[Any, Any]:
     return _count(Batch, is_waiting).label("clerk_batches"), oldest.label("clerk_seconds")
 
 
-def _count(table: Any, *conditions: Any) -> Any:  # Any: a table's class, SQL conditions, a scalar subquery
+def _count(table: type[Base], *conditions: ColumnElement[bool]) -> ScalarSelect[int]:
     return select(func.count()).select_from(table).where(*conditions).scalar_subquery()
 
 
-def _age(moment: Any) -> Any:  # Any: SQL expressions
+def _age(moment: ColumnElement[datetime]) -> ColumnElement[float]:
     return cast(func.coalesce(func.extract("epoch", func.now() - moment), literal(0)), Float)

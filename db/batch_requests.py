@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import JSON, Float, Select, case, cast, func, literal, or_, select
+from sqlalchemy import JSON, ColumnElement, Float, Select, case, cast, func, literal, or_, select
 
 from core.states import JobState
 from db.jobs import JOB, JobRow
@@ -181,5 +181,6 @@ def engines(batch_id: str) -> Query[EngineCount]:
     return Query(statement, EngineCount)
 
 
-def _code() -> Any:  # Any: a SQL expression
-    return cast(Job.problem, JSON)["code"].as_string()
+def _code() -> ColumnElement[str]:
+    code: ColumnElement[str] = cast(Job.problem, JSON)["code"].as_string()
+    return code

@@ -11,7 +11,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Select, Text, any_, case, cast, func, literal, or_, select, true, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    ScalarSelect,
+    Select,
+    Text,
+    any_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+)
 
 from core.states import JobState
 from db.query import Query, columns_of
@@ -59,16 +75,16 @@ class RetryLine(NamedTuple):
     body: str
 
 
-def this_transaction() -> Any:  # Any: a SQL expression
+def this_transaction() -> ColumnElement[int]:
     """Return the number of the current transaction, as `finish_xact` holds it."""
     return cast(cast(func.pg_current_xact_id(), Text), BigInteger)
 
 
-def _oldest_open_transaction() -> Any:  # Any: a SQL expression
+def _oldest_open_transaction() -> ScalarSelect[int]:
     return select(cast(cast(func.pg_snapshot_xmin(func.pg_current_snapshot()), Text), BigInteger)).scalar_subquery()
 
 
-def _ended_after(batch_id: str, after: EndedAt, *, is_over: bool) -> Any:  # Any: a SQL condition
+def _ended_after(batch_id: str, after: EndedAt, *, is_over: bool) -> ColumnElement[bool]:
     ended = (Job.batch_id == batch_id) & Job.finished_at.is_not(None)
     ended &= tuple_(Job.finish_xact, Job.line) > tuple_(after.xact, after.line)
     return ended if is_over else ended & (Job.finish_xact < _oldest_open_transaction())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import Delete, Insert, Label, Select, case, delete, exists, func, insert, literal, select
+from sqlalchemy import ColumnElement, Delete, Insert, Label, Select, case, delete, exists, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import InstrumentedAttribute
@@ -127,7 +127,7 @@ def delete_engine_crashes(kept: timedelta) -> Delete:
     return delete(EngineCrash).where(EngineCrash.crashed_at < func.now() - kept)
 
 
-def _is_unexplained(window: timedelta) -> Any:  # Any: a SQL condition
+def _is_unexplained(window: timedelta) -> ColumnElement[bool]:
     blocked_at = select(func.max(Quarantine.blocked_at)).where(Quarantine.model == EngineCrash.model).scalar_subquery()
     since = func.greatest(func.now() - window, func.coalesce(blocked_at, func.now() - literal(window)))
     return EngineCrash.crashed_at > since

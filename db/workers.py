@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Delete, Float, case, cast, delete, func, select
+from sqlalchemy import ColumnElement, Delete, Float, case, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import InstrumentedAttribute
 
 from core.readiness import WorkerSeen
 from db.query import Query, columns_of
@@ -142,9 +143,9 @@ def read_counts() -> Query[CounterRow]:
     return Query(select(*columns_of(Counter, CounterRow)), CounterRow)
 
 
-def _ago(seconds: float | None) -> Any:  # Any: a SQL expression
+def _ago(seconds: float | None) -> ColumnElement[datetime] | None:
     return None if seconds is None else func.now() - timedelta(seconds=seconds)
 
 
-def _seconds_since(column: Any) -> Any:  # Any: a column of timestamps; a SQL expression
+def _seconds_since(column: InstrumentedAttribute[Any]) -> ColumnElement[float]:  # Any: a timestamp or None
     return cast(func.extract("epoch", func.now() - column), Float)
