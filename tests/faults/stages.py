@@ -1,7 +1,8 @@
 """For each failpoint, the process that passes it and the work during which it does.
 
-A stage is a generator: what it does before its `yield` happens before the point is armed, what it does behind it, while it is.
-Its requests do not give up (see `FaultStack.insist`), so that it comes to its end whatever dies.
+A stage is a generator: the code before its `yield` runs before the point is armed, the code after it while the point is
+armed.
+Its requests are repeated until they succeed (see `FaultStack.insist`), so that a stage ends whatever process dies.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def resuming_a_batch(stack: FaultStack) -> Iterator[None]:
     yield
     with suppress(
         httpx2.HTTPStatusError
-    ):  # a second try comes too late where the first one was heard and the batch has ended
+    ):  # a repeated request comes too late if the first one was executed and the batch has ended
         post(stack, f"/v1/batches/{batch_id}/resume")
     assert wait_batch(stack, batch_id) == "completed"
 
@@ -132,7 +133,7 @@ def leaving_a_job(stack: FaultStack) -> Iterator[None]:
     wait_job(stack, job_id, "running")
     worker = stack.find(Role.CHAT)
     yield
-    for _ in range(2):  # the second one hurries
+    for _ in range(2):  # the second signal hurries the worker
         worker.send_signal(signal.SIGTERM)
         wait_for(lambda: "draining" in dict(stack.logs())["chat.log"], "it drains")
     assert wait_job(stack, job_id) == "completed"
@@ -153,7 +154,7 @@ def chatting(stack: FaultStack) -> Iterator[None]:
 
 
 def losing_the_ticket_of_a_batch(stack: FaultStack) -> Iterator[None]:
-    """As an api leaves it that dies between the commit and the ticket, some time ago."""
+    """Leave a batch without its ticket, as an api that crashed between the commit and the ticket some time ago."""
     file_id, batch_id = upload(stack, batch_content(2)), ids.new_id(ids.BATCH)
     yield
     stack.execute(
@@ -166,7 +167,7 @@ def losing_the_ticket_of_a_batch(stack: FaultStack) -> Iterator[None]:
 
 
 def losing_the_ticket_of_a_job(stack: FaultStack) -> Iterator[None]:
-    """The worker is frozen until the clerk has seen the job."""
+    """Leave a job without its ticket; the worker is frozen until the clerk has found the job."""
     job_id, body = ids.new_id(ids.CHAT), '{"model":"fake","messages":[{"role":"user","content":"hello"}]}'
     yield
     with stack.frozen(Role.CHAT):
@@ -181,7 +182,7 @@ def losing_the_ticket_of_a_job(stack: FaultStack) -> Iterator[None]:
 
 
 def leaving_a_shard_lie(stack: FaultStack) -> Iterator[None]:
-    """The worker is frozen until the clerk has seen its shard."""
+    """Leave a shard without its ticket; the worker is frozen until the clerk has found the shard."""
     yield
     with stack.frozen(Role.BATCH):
         batch_id = start_batch(stack, 2)
@@ -198,7 +199,7 @@ def deleting_a_file(stack: FaultStack) -> Iterator[None]:
 
 
 def leaving_bytes_without_a_row(stack: FaultStack) -> Iterator[None]:
-    """A clerk begins to look for them where these are."""
+    """Leave bytes without a row; a clerk searches for such files when these exist."""
     file_id = next(name for name in iter(lambda: ids.new_id(ids.FILE), "") if _bucket(name) == "00")
     with stack.files.write(file_id) as stream:
         stream.write(b"whose are these?\n")
@@ -215,7 +216,7 @@ def _bucket(file_id: str) -> str:
 
 
 def post(stack: FaultStack, path: str, body: object = None) -> Any:
-    """What has no method in the official client; returns the answer's JSON."""
+    """Send a request that the official client has no method for; return the JSON of the response."""
 
     def once() -> Any:
         with stack.http() as http:
@@ -225,7 +226,7 @@ def post(stack: FaultStack, path: str, body: object = None) -> Any:
 
 
 def create_job(stack: FaultStack, **more: object) -> str:
-    """A job that is answered later, made once however often it had to be asked for; returns its id."""
+    """Create a background job, once however often the request is repeated; return its id."""
     body, headers = chat_body(new_prompt(), **more), {"Idempotency-Key": ids.new_id("once_")}
 
     def create() -> str:
@@ -235,7 +236,7 @@ def create_job(stack: FaultStack, **more: object) -> str:
 
 
 def wait_job(stack: FaultStack, job_id: str, *statuses: str) -> str:
-    """Until it has one of these statuses, or any final one when none is named; returns it."""
+    """Wait until the job has one of these statuses, by default any final one; return it."""
     wanted = statuses or ("completed", "failed", "cancelled")
 
     def status() -> str:
@@ -289,5 +290,5 @@ _BY_POINT: Final[dict[Point, list[tuple[Role, Stage]]]] = {
 
 
 def passes_of(point: Point) -> list[tuple[Role, Stage]]:
-    """Who passes a point, and when. Raises KeyError for one of a family that nobody has written a stage for."""
+    """Return the roles that pass a point, each with its stage. Raises KeyError for a new family of points without a stage."""
     return _BY_POINT.get(point) or [_BY_FAMILY[point.partition(".")[0]]]

@@ -1,4 +1,4 @@
-"""The broker dies, freezes, forgets, is full, or is not heard: batches end, requests are answered in time."""
+"""The broker dies, freezes, loses its data, is full or unreachable: batches end, and requests are answered in time."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LONG = {"max_tokens": 3000, "ignore_eos": True}  # three seconds and more
 
 
 class Timed:
-    """Requests of an api, each of which is to be answered soon, however that is."""
+    """Requests to an api, each of which must get a response soon, whatever the response is."""
 
     def __init__(self, http: httpx2.Client) -> None:
         self._http = http
@@ -69,7 +69,7 @@ def timed(stack: FaultStack) -> Iterator[Timed]:
 
 
 def use_everything(stack: FaultStack, request: Timed) -> str:
-    """What works without a broker works; what does not says so. Returns a batch, which shall end."""
+    """Check that each request works without a broker or returns a clear error. Return a batch, which must end."""
     file_id = request(
         "POST", "/v1/files", files={"file": ("in.jsonl", batch_content(4))}, data={"purpose": "batch"}
     ).json()["id"]
@@ -114,7 +114,7 @@ def test_without_a_broker_batches_end_and_requests_are_answered_in_time(
 
 @contextmanager
 def swallowed(stack: FaultStack) -> Iterator[None]:
-    """What goes to Valkey gets lost on its way."""
+    """Lose everything that is sent to Valkey."""
     stack.valkey.black_hole()
     try:
         yield
@@ -135,7 +135,7 @@ def flush(stack: FaultStack) -> None:
 def test_a_broker_that_forgets_everything_delays_and_no_more(
     lose: Callable[[FaultStack], None], stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F17, F21: its queues are full of tickets; whoever listens to a stream is told how it ended."""
+    """F17, F21: its queues are full of tickets; every reader of a stream gets the end of the stream."""
     with stack.frozen(Role.CLERK, Role.CHAT, Role.BATCH):
         batch_ids = [start_batch(stack, 4) for _ in range(3)]
         job_id = create_job(stack)
@@ -155,7 +155,7 @@ def test_a_broker_that_forgets_everything_delays_and_no_more(
 
 
 def test_a_broker_that_is_full_refuses_tickets_and_nothing_else_happens(stack: FaultStack, oracle: Oracle) -> None:
-    """F22: no process ends over it."""
+    """F22: no process ends because of it."""
     pids = {role: stack.pid(role) for role in (Role.API, Role.CLERK, Role.CHAT, Role.BATCH)}
     assert stack.redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
     had = stack.redis.config_get("maxmemory")["maxmemory"]
@@ -174,7 +174,9 @@ def test_a_broker_that_is_full_refuses_tickets_and_nothing_else_happens(stack: F
 
 
 def stream_through(stack: FaultStack, prompt: str, kill_every: int) -> tuple[str, float]:
-    """What a stream says while the subscriptions are killed every so many pieces, and its longest silence in seconds."""
+    """Stream a chat while its subscriptions are closed again and again; return the text and the longest pause in
+    seconds.
+    """
     said, longest, at = [], 0.0, time.monotonic()
     with (
         suppress(openai.APIError),
@@ -189,7 +191,9 @@ def stream_through(stack: FaultStack, prompt: str, kill_every: int) -> tuple[str
 
 
 def test_a_stream_outlives_the_subscription_it_came_by(stack: FaultStack, oracle: Oracle) -> None:
-    """F23: killed again and again. It ends whole, or with an error; it is never silent for long."""
+    """F23: subscriptions are closed again and again. The stream ends complete or with an error, and never pauses for
+    long.
+    """
     said, longest = stream_through(stack, new_prompt(), 700)
     print(f"{len(said)} characters, longest silence {longest:.2f} s")
     assert said
@@ -206,7 +210,9 @@ def test_a_stream_outlives_the_subscription_it_came_by(stack: FaultStack, oracle
 
 
 class Thief:
-    """Takes every ticket before a consumer does: who waits longest is served first, and a consumer asks again each second."""
+    """Takes every ticket before a consumer does: Valkey serves the longest waiting client first, and a consumer asks
+    once a second.
+    """
 
     def __init__(self, stack: FaultStack, client: redis.Redis) -> None:
         self._client = client
@@ -228,11 +234,11 @@ class Thief:
 
 
 def test_consumers_that_hear_no_ticket_work_all_the_same(stack: FaultStack, oracle: Oracle) -> None:
-    """F24: all of them are deaf."""
+    """F24: no consumer gets a ticket."""
     with redis.Redis.from_url(stack.services.redis_url, socket_timeout=None) as client:
         thief = Thief(stack, client)
         try:
-            time.sleep(1.5)  # so long may a consumer have waited when they came
+            time.sleep(1.5)  # the longest time that a consumer may have waited when the tickets came
             prompt = new_prompt()
             batch_id = start_batch(stack, 12)
             assert ask(stack, prompt) == expected_answer(prompt)
@@ -244,7 +250,7 @@ def test_consumers_that_hear_no_ticket_work_all_the_same(stack: FaultStack, orac
 
 
 def test_a_connection_that_is_only_half_there_is_given_up(stack: FaultStack, oracle: Oracle) -> None:
-    """F20: every process's, while new ones would work; consumers hear tickets again, and until then poll."""
+    """F20: for every process, while new connections would work; consumers poll until tickets arrive again."""
     stack.valkey.strand()
     began = time.monotonic()
     batch_id = start_batch(stack, 12)

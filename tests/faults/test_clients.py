@@ -1,4 +1,4 @@
-"""Clients that break off, do not read, or lose their key; and an api that dies under an upload."""
+"""Clients that disconnect, do not read, or lose their key; and an api that crashes during an upload."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LONG = {"max_tokens": 3900, "ignore_eos": True}
 
 
 class Raw:
-    """A connection below HTTP clients, which would read, and close politely."""
+    """A connection below HTTP clients, which would read the response and close the connection properly."""
 
     def __init__(self, stack: FaultStack, *, receive_bytes: int | None = None) -> None:
         host, port = stack.url.removeprefix("http://").split(":")
@@ -42,19 +42,19 @@ class Raw:
         self._key = stack.http().headers["authorization"]
 
     def head(self, method: str, path: str, **headers: object) -> None:
-        """The request's line and headers."""
+        """Send the request line and the headers."""
         lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"authorization: {self._key}"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
 
     def ask(self, body: dict[str, Any]) -> None:
-        """A chat."""
+        """Send a chat."""
         content = json.dumps(body).encode()
         self.head("POST", "/v1/chat/completions", content_type="application/json", content_length=len(content))
         self.socket.sendall(content)
 
     def prefill_until(self, mark: bytes) -> bytes:
-        """What comes, until this has."""
+        """Read until the response contains this text; return what was read."""
         seen = b""
         while mark not in seen:
             data = self.socket.recv(1 << 16)
@@ -64,31 +64,31 @@ class Raw:
         return seen
 
     def reset(self) -> None:
-        """Not even a FIN."""
+        """Reset the connection, without a FIN."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         self.socket.close()
 
 
 def num_subscribed(stack: FaultStack) -> int:
-    """Channels of jobs that somebody listens to."""
+    """Return the number of job channels with a subscriber."""
     return len(stack.redis.pubsub_channels("*job:*"))
 
 
 def open_streams(stack: FaultStack) -> int:
-    """As the api counts them."""
+    """Return the number of streams that the api counts."""
     with stack.http() as http:
         (line,) = [line for line in http.get("/metrics").text.splitlines() if line.startswith("millrace_open_streams ")]
     return int(float(line.split()[1]))
 
 
 def wait_left_alone(stack: FaultStack, seconds: float = 20) -> None:
-    """Nobody is streamed to, and no channel is listened to."""
+    """Wait until no stream is open and no channel has a subscriber."""
     wait_for(lambda: open_streams(stack) == 0, "no stream is open", seconds)
     wait_for(lambda: num_subscribed(stack) == 0, "no job is listened to", seconds)
 
 
 def busy_slots(stack: FaultStack) -> int:
-    """Jobs that run."""
+    """Return the number of running jobs."""
     return len(stack.query("SELECT 1 FROM jobs WHERE state = 'running'"))
 
 
@@ -96,7 +96,7 @@ def busy_slots(stack: FaultStack) -> int:
 def test_a_reader_that_leaves_stops_its_job_and_leaves_nothing_behind(
     stack: FaultStack, oracle: Oracle, how: str
 ) -> None:
-    """F39: the slot is free at once, the job cancelled, nothing subscribed."""
+    """F39: the slot is free at once, the job cancelled, and no channel is subscribed."""
     before = {row[0] for row in stack.query("SELECT id FROM jobs")}
     readers = [Raw(stack) for _ in range(3)]
     for raw in readers:
@@ -115,7 +115,7 @@ def test_a_reader_that_leaves_stops_its_job_and_leaves_nothing_behind(
 
 
 def test_a_client_that_never_reads_is_dropped_and_others_do_not_notice(stack: FaultStack, oracle: Oracle) -> None:
-    """F40: what waits for it is bounded, and so is the time for which it may wait."""
+    """F40: the data that waits for the client is bounded, and so is its time."""
     with Chats(stack) as chats:
         deaf = Raw(stack, receive_bytes=2048)
         try:
@@ -132,13 +132,13 @@ def test_a_client_that_never_reads_is_dropped_and_others_do_not_notice(stack: Fa
 
 
 def is_dropped(stack: FaultStack, raw: Raw) -> bool:
-    """Has the api given this connection up? A client that does not read is not always told."""
+    """Has the api closed this connection? A client that does not read does not always get a reset."""
     port = raw.socket.getsockname()[1]
     return all(each.raddr.port != port for each in stack.find(Role.API).net_connections("tcp") if each.raddr)
 
 
 def begin_upload(stack: FaultStack, num_bytes: int = 4 << 20) -> Raw:
-    """Half of a form is on its way, enough of it to lie on the disk."""
+    """Send half of a form, enough to be on the disk."""
     raw = Raw(stack)
     raw.head("POST", "/v1/files", content_type="multipart/form-data; boundary=b", content_length=2 * num_bytes)
     raw.socket.sendall(
@@ -151,22 +151,22 @@ def begin_upload(stack: FaultStack, num_bytes: int = 4 << 20) -> Raw:
 
 
 def temporary_bytes(stack: FaultStack) -> int:
-    """In files that the api has open and that have no name."""
+    """Return the bytes in files that the api has open and that have no name."""
     found = 0
     for path in Path(f"/proc/{stack.find(Role.API).pid}/fd").iterdir():
-        with suppress(OSError):  # it was closed meanwhile
+        with suppress(OSError):  # the file was closed meanwhile
             if "(deleted)" in str(path.readlink()):
                 found += path.stat().st_size
     return found
 
 
 def stored(stack: FaultStack) -> set[str]:
-    """Everything in the file store."""
+    """Return all files of the file store."""
     return {path.name for path in stack.files.root.glob("*/*")}
 
 
 def test_an_upload_whose_client_leaves_leaves_nothing(stack: FaultStack, oracle: Oracle) -> None:
-    """F36: no row, no bytes, and the temporary file is closed at once."""
+    """F36: no row and no bytes, and the temporary file is closed at once."""
     wait_for(lambda: temporary_bytes(stack) == 0, "nothing is coming in", 10)
     rows, files = stack.query("SELECT count(*) FROM files"), stored(stack)
     for leave in (Raw.reset, lambda raw: raw.socket.close()):
@@ -179,7 +179,7 @@ def test_an_upload_whose_client_leaves_leaves_nothing(stack: FaultStack, oracle:
 
 
 def test_an_upload_that_an_api_dies_under_leaves_nothing(stack: FaultStack, oracle: Oracle) -> None:
-    """F35: no row, and no bytes under any name; half-written files of the store are swept (`upload` points of the failpoints)."""
+    """F35: no row, and no bytes under any name; partial files of the store are swept (`upload` failpoints)."""
     rows, files = stack.query("SELECT count(*) FROM files"), stored(stack)
     raw = begin_upload(stack)
     stack.restart(Role.API)
@@ -193,7 +193,7 @@ def test_an_upload_that_an_api_dies_under_leaves_nothing(stack: FaultStack, orac
 
 
 class Reading:
-    """One request, in a thread of its own: its status, headers, and lines until it ends."""
+    """One request in its own thread, with its status, headers and lines."""
 
     def __init__(self, stack: FaultStack, method: str, path: str, body: object = None, tenant: str = "default") -> None:
         self._client = stack.http(tenant, timeout=60)
@@ -215,12 +215,12 @@ class Reading:
             self.error = error
 
     def begin(self) -> Reading:
-        """Until something was said."""
+        """Wait until the response has begun."""
         wait_for(lambda: bool(self.lines), "a stream begins", 20)
         return self
 
     def end(self, timeout_seconds: float = 30) -> Reading:
-        """Until all was said."""
+        """Wait until the response has ended."""
         self._thread.join(timeout_seconds)
         assert not self._thread.is_alive(), "it goes on"
         assert self.error is None, f"cut off: {self.error!r}"
@@ -228,14 +228,14 @@ class Reading:
 
     @property
     def last_code(self) -> str | None:
-        """Of the error that is its last word."""
+        """Return the code of the error that ends the response."""
         said = [line.removeprefix("data: ") for line in self.lines if line.startswith(("data: {", "{"))]
         word = json.loads(said[-1])
         return str((word.get("error") or word).get("code"))
 
 
 def long_streams(stack: FaultStack, batch_id: str, tenant: str = "default") -> dict[str, Reading]:
-    """One of each, begun, of work that takes some seconds."""
+    """Start one stream of each kind, whose work takes some seconds."""
     with stack.http(tenant) as http:
         job_id = http.post("/v1/jobs", json=chat_body(new_prompt(), **LONG)).json()["id"]
     reading = {
@@ -250,7 +250,7 @@ def long_streams(stack: FaultStack, batch_id: str, tenant: str = "default") -> d
 
 
 def test_an_api_that_leaves_tells_everybody_who_waits(stack: FaultStack, oracle: Oracle) -> None:
-    """Streams end with an error, requests that wait get a 503 with Retry-After; the work of streams goes on."""
+    """Streams end with an error, waiting requests get a 503 with Retry-After; the work of the streams goes on."""
     old, before = stack.pid(Role.API), {row[0] for row in stack.query("SELECT id FROM jobs")}
     batch_id = start_batch(stack, 30, **LONG)
     streams = long_streams(stack, batch_id)
@@ -275,7 +275,7 @@ def test_an_api_that_leaves_tells_everybody_who_waits(stack: FaultStack, oracle:
 
 @contextmanager
 def another_key(stack: FaultStack, name: str) -> Iterator[str]:
-    """A key of the tenant that works, by a name that `stack.http` knows; yields its id."""
+    """Insert another key of tenant `default` under a name for `stack.http`; yield its id."""
     made, key_id = new_key(), ids.new_id(KEY)
     columns: dict[str, Any] = {"id": key_id, "tenant_id": "default", "name": name, "scopes": ["admin"]}
     with stack.database.begin() as connection:
@@ -303,7 +303,7 @@ def test_a_revoked_key_ends_its_streams_and_its_batches_finish(stack: FaultStack
             assert each.end(10).last_code == "invalid_api_key", f"{name}: {each.lines[-3:]}"
         print(f"revoked: streams ended after {time.monotonic() - began:.1f} s")
         assert (waiting.end(10).status, waiting.last_code) == (401, "invalid_api_key")
-        with stack.http("revoked") as http:  # remembered for a while yet, as long as the streams may have
+        with stack.http("revoked") as http:  # cached for some more seconds, as long as the streams may last
             wait_for(lambda: http.get("/v1/models").status_code == 401, "it opens nothing any more", 10)
         stack.client.batches.cancel(long_id)
         assert other.end(60).lines[-2] == "data: [DONE]"

@@ -1,4 +1,4 @@
-"""Clocks of machines that are wrong by an hour. F44: leases are the database's clock and monotonic ones, and nothing else."""
+"""Clocks of machines that are wrong by an hour. F44: leases use the database's clock and monotonic clocks alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEASE_SECONDS = 4.0
 SLOW_MODEL = MODEL.replace("0.001", "0.005")
 LONG = {"max_tokens": 3900, "ignore_eos": True}  # with the slow model ten seconds, longer than the lease
 
-# Who asks a machine what time it is, and what for. Nothing here decides who holds what.
+# The modules that read the clock of their machine, and the purpose. None of them decides about a lease.
 WALL_CLOCKS = {
     "api/app.py": "when this api was started, for people",
     "api/batches/estimates.py": "when a batch may be done, for people",
@@ -51,7 +51,7 @@ WALL_CLOCKS = {
 }
 ASKED = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
 
-# What a machine with a wrong clock runs first.
+# The code that runs first on a machine with a wrong clock.
 WRONG_CLOCK = """
 import os, time
 shift, now, now_ns = int(os.environ["SHIFT_SECONDS"]), time.time, time.time_ns
@@ -61,7 +61,7 @@ time.time_ns = lambda: now_ns() + shift * 10**9
 
 
 def wall_clocks(path: Path) -> Iterator[str]:
-    """Calls that ask what time it is."""
+    """Find the calls that read a wall clock."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
@@ -70,7 +70,7 @@ def wall_clocks(path: Path) -> Iterator[str]:
 
 
 def test_a_machine_is_asked_the_time_only_where_no_lease_depends_on_it() -> None:
-    """F44: whoever adds one here has thought about what an hour would do."""
+    """F44: a module that is added here must be correct with a clock that is wrong by an hour."""
     rooms = ("api", "core", "db", "engine", "workers")
     asking = {
         str(path.relative_to(ROOT))
@@ -82,7 +82,7 @@ def test_a_machine_is_asked_the_time_only_where_no_lease_depends_on_it() -> None
 
 
 def wrong_clock(stack: FaultStack, seconds: int) -> dict[str, str]:
-    """The environment of a worker whose clock is wrong."""
+    """Return the environment of a worker with a wrong clock."""
     folder = stack.folder / "wrong-clock"
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(WRONG_CLOCK)
@@ -100,14 +100,14 @@ def wrong_clock(stack: FaultStack, seconds: int) -> dict[str, str]:
 
 
 def born_at(owner: str) -> float:
-    """What time it was where an owner of leases got its id (see `core.ids`)."""
+    """Return the wall-clock time in the id of a lease owner (see `core.ids`)."""
     text = owner.rpartition(":")[2].upper()
     raw = base64.b32hexdecode(text + "=" * (-len(text) % 8))
     return int.from_bytes(raw[:6], "big") / 1000
 
 
 def held(stack: FaultStack) -> dict[str, Any]:
-    """Shards that run: who has them, under which fence, and for how long from now on, as the database says."""
+    """Return owner, fence and remaining seconds of each running shard, by the database's clock."""
     rows = stack.query(
         "SELECT id, owner, fence, extract(epoch FROM lease_until - now()) AS seconds FROM shards WHERE state = 'running'"
     )
@@ -117,13 +117,13 @@ def held(stack: FaultStack) -> dict[str, Any]:
 def test_an_hour_more_or_less_on_a_workers_clock_changes_nothing_about_its_leases(
     stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F44: it keeps what it works on, beside others who would take it, and loses it in time when it is gone."""
+    """F44: it keeps its leases beside other workers, and loses them in time after it has died."""
     with ExitStack() as workers:
         processes = [
             workers.enter_context(second_worker(stack, name, **wrong_clock(stack, shift)))
             for name, shift in (("early", -HOUR), ("late", HOUR))
         ]
-        with stack.frozen(Role.BATCH):  # so that the two get the shards
+        with stack.frozen(Role.BATCH):  # so that the two workers get the shards
             batch_id = start_batch(stack, 16, **LONG)
             wait_for(lambda: len(held(stack)) == 2, "each has a shard")
         before, began = held(stack), time.monotonic()

@@ -1,4 +1,6 @@
-"""The database stops, loses connections, is locked or full: nothing is written by halves or twice, and nobody waits for long."""
+"""The database stops, loses connections, is locked or full: nothing is written partly or twice, and no request waits for
+long.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,7 @@ COMMIT = b"COMMIT\0"
 
 
 def statuses(stack: FaultStack) -> Counter[int]:
-    """Of requests that read and write; each that is refused says when to come again, and nothing of what went wrong."""
+    """Return the statuses of requests that read and write; each refusal has Retry-After and no internal detail."""
     seen: Counter[int] = Counter()
     with stack.http(timeout=20) as http:
         file = {"files": {"file": ("in.jsonl", batch_content(1))}, "data": {"purpose": "batch"}}
@@ -66,12 +68,12 @@ def statuses(stack: FaultStack) -> Counter[int]:
 
 
 def tracebacks(stack: FaultStack) -> int:
-    """In the api's log."""
+    """Return the number of tracebacks in the api's log."""
     return dict(stack.logs())["api.log"].count("Traceback")
 
 
 def counts(stack: FaultStack, batch_id: str) -> tuple[int, int]:
-    """Lines that have ended: as shards count them, and as they are."""
+    """Return the number of ended lines, as counted by shards and by rows."""
     ((counted, ended),) = stack.query(
         "SELECT (SELECT sum(lines_completed + lines_failed) FROM shards WHERE batch_id = :id), "
         "(SELECT count(*) FROM jobs WHERE batch_id = :id AND finished_at IS NOT NULL)",
@@ -99,7 +101,9 @@ def test_a_database_that_stops_in_the_middle_of_a_commit_has_all_of_it_or_nothin
 
 
 def test_while_there_is_no_database_requests_are_told_to_come_again(stack: FaultStack, oracle: Oracle) -> None:
-    """F29: a batch and chats that ran go on; what a chat was told before is right, or ends in a clear error."""
+    """F29: a batch and chats that were running go on; the text that a chat got is correct, or the chat ends in a clear
+    error.
+    """
     batch_id, before = start_batch(stack, 40, max_tokens=400, ignore_eos=True), tracebacks(stack)
     with Chats(stack) as chats:
         wait_for(lambda: counts(stack, batch_id)[1] > 0 and chats.ends["answered"] > 2, "it runs")
@@ -120,7 +124,7 @@ def test_while_there_is_no_database_requests_are_told_to_come_again(stack: Fault
 
 
 def test_a_stream_outlives_a_moment_without_a_database(stack: FaultStack, oracle: Oracle) -> None:
-    """F29: while it lasts nothing is asked of it, and its end waits until it can be written."""
+    """F29: the stream needs no database while it runs, and its end waits until it can be written."""
     prompt = new_prompt()
     with stack.armed(Point.CHAT_COMPLETING, "sleep=0.1"):
         stream = stack.client.chat.completions.create(**chat_body(prompt, stream=True))
@@ -160,7 +164,7 @@ def test_connections_that_are_ended_cost_one_retry_at_most(stack: FaultStack, or
 
 @contextmanager
 def commit_without_reply(stack: FaultStack, mark: str) -> Iterator[None]:
-    """The transaction that says this is committed, and whoever began it sees a reset."""
+    """Commit the transaction that contains this text, and reset its connection before the reply."""
     before = stack.postgres.num_cuts
     stack.postgres.cut(Direction.TO_SERVER, behind=COMMIT, spoke_of=mark.encode())
     yield
@@ -210,7 +214,7 @@ def validate_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
 def test_what_was_committed_without_a_reply_is_given_and_there_once(
     create: Callable[[FaultStack, httpx2.Client, str], str], stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F31: the outcome is read again."""
+    """F31: the outcome is read from the database."""
     mark = ids.new_id("mark_")
     with stack.http() as http, commit_without_reply(stack, mark):
         made = create(stack, http, mark)
@@ -231,7 +235,7 @@ def test_a_retry_that_was_committed_without_a_reply_keeps_its_file(stack: FaultS
 
 
 def test_results_that_were_committed_without_a_reply_count_once(stack: FaultStack, oracle: Oracle) -> None:
-    """F31: lines of a batch, and a chat, whose caller has its answer."""
+    """F31: lines of a batch, and a chat whose caller has its response."""
     content = batch_content(6)
     line = json.loads(content.splitlines()[2])["body"]["messages"][0]["content"]
     with commit_without_reply(stack, json.dumps(expected_answer(line))[1:-1]):
@@ -250,14 +254,14 @@ def test_results_that_were_committed_without_a_reply_count_once(stack: FaultStac
 
 @contextmanager
 def session(stack: FaultStack) -> Iterator[psycopg.Connection[Any]]:
-    """Somebody else's connection; its transaction is rolled back in the end."""
+    """Open a connection beside those of the stack; its transaction is rolled back."""
     with psycopg.connect(stack.services.database_url) as connection:
         yield connection
         connection.rollback()
 
 
 def test_a_locked_table_holds_nobody_up_for_long(stack: FaultStack, oracle: Oracle) -> None:
-    """F32: who asks meanwhile is told to come again after the lock's time-out, and no threads pile up."""
+    """F32: requests get a 503 after the lock's time-out, and threads do not pile up."""
     batch_id = start_batch(stack, 40)
     threads = stack.find(Role.API).num_threads()
     with ThreadPoolExecutor(24) as pool, session(stack) as other:
@@ -279,7 +283,7 @@ def test_a_locked_table_holds_nobody_up_for_long(stack: FaultStack, oracle: Orac
 
 @contextmanager
 def no_connection_left(stack: FaultStack) -> Iterator[int]:
-    """Every connection that the database may have is somebody's, those for its superuser too."""
+    """Occupy every connection of the database, including those for its superuser."""
     with ExitStack() as idle:
         number = 0
         while True:
@@ -294,7 +298,7 @@ def no_connection_left(stack: FaultStack) -> Iterator[int]:
 def test_a_database_without_a_free_connection_refuses_in_time_and_leases_are_kept(
     stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F33: a heartbeat has a connection of its own from the start, so what runs for two leases is not lost."""
+    """F33: a heartbeat has its own connection from the start, so that work longer than two leases is not lost."""
     pid = stack.restart(Role.BATCH)
     is_there = "SELECT 1 FROM workers WHERE pid = :pid AND last_poll_at IS NOT NULL"
     wait_for(lambda: bool(stack.query(is_there, pid=pid)), "it polls")
@@ -318,7 +322,7 @@ def test_a_database_without_a_free_connection_refuses_in_time_and_leases_are_kep
 
 
 def test_whoever_is_ended_for_a_deadlock_tries_again(stack: FaultStack, oracle: Oracle) -> None:
-    """F34: a chat's answer holds its row and waits for the usage's, whose holder waits for the chat's row."""
+    """F34: the end of a chat locks its row and waits for the usage row, whose holder waits for the chat's row."""
     assert ask(stack, prompt := new_prompt()) == expected_answer(prompt)
     with session(stack) as other:
         other.execute("SET deadlock_timeout = '10s'")

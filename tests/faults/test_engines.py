@@ -1,4 +1,4 @@
-"""Requests that bring an engine down, each in its own way: they fail alone, and nobody else notices for long."""
+"""Requests that crash the engine in different ways: they fail alone, and other requests are delayed only shortly."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ HUNG, OUT_OF_MEMORY = 86, 87
 
 @pytest.fixture(scope="module")
 def hurt_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
-    """One in which a second is a long step, and which is not degraded by all that happens here."""
+    """A stack in which a second is a long step, and the model is not degraded by the crashes of these tests."""
     settings = {"MILLRACE_ENGINE_HANG_SECONDS": str(HANG_SECONDS), "MILLRACE_ENGINE_CRASHES": "100"}
     with FaultStack(tmp_path_factory.mktemp("engines"), **settings) as stack:
         yield stack
@@ -49,7 +49,7 @@ def hurt_oracle(hurt_stack: FaultStack) -> Iterator[Oracle]:
 
 
 def poisoned(num_lines: int, faults: dict[int, str]) -> bytes:
-    """A batch in which some lines ask for something bad (see `engine.backends.fake.faults`)."""
+    """Start a batch in which some lines trigger faults (see `engine.backends.fake.faults`)."""
     lines = [json.loads(line) for line in batch_content(num_lines).splitlines()]
     for number, fault in faults.items():
         lines[number]["body"]["messages"][0]["content"] += f" <<{fault}>>"
@@ -61,13 +61,13 @@ def start(stack: FaultStack, content: bytes) -> str:
 
 
 def errors_of(stack: FaultStack, batch_id: str) -> dict[str, str]:
-    """Codes by custom_id."""
+    """Return the error codes by custom_id."""
     lines: list[Any] = result_lines(stack.client, stack.client.batches.retrieve(batch_id).error_file_id)
     return {line["custom_id"]: line["response"]["body"]["error"]["code"] for line in lines}
 
 
 def deaths(stack: FaultStack) -> list[int]:
-    """Exit codes of all engines that have died."""
+    """Return the exit codes of all engines that have crashed."""
     return [code for (code,) in stack.query("SELECT exit_code FROM engine_crashes ORDER BY id")]
 
 
@@ -83,7 +83,7 @@ def deaths(stack: FaultStack) -> list[int]:
 def test_lines_that_end_the_engine_fail_alone(
     hurt_stack: FaultStack, hurt_oracle: Oracle, faults: dict[int, str], most_deaths: int
 ) -> None:
-    """F9, F10, F11, F13, F15: all but them are answered, those of another tenant too."""
+    """F9, F10, F11, F13, F15: all other lines are answered, those of another tenant too."""
     before = len(deaths(hurt_stack))
     batch_id = start(hurt_stack, poisoned(50, faults))
     stranger = hurt_stack.stranger
@@ -105,7 +105,7 @@ def test_lines_that_end_the_engine_fail_alone(
 
 
 def test_a_poison_stream_is_told_at_once_and_not_run_again(hurt_stack: FaultStack, hurt_oracle: Oracle) -> None:
-    """F12: an error and the end of the stream within two seconds of the engine's death."""
+    """F12: an error and the end of the stream within two seconds of the crash."""
     before, prompt = len(deaths(hurt_stack)), f"{new_prompt()} <<segfault>>"
     engine, told = hurt_stack.find(Role.ENGINE), threading.Event()
     codes: list[str | None] = []
@@ -137,7 +137,7 @@ def test_a_poison_stream_is_told_at_once_and_not_run_again(hurt_stack: FaultStac
 
 
 def test_a_step_that_fails_in_python_costs_its_line_and_no_engine(hurt_stack: FaultStack, hurt_oracle: Oracle) -> None:
-    """F14: those in it run again, and the engine is the same."""
+    """F14: the other requests of the step run again, on the same engine."""
     before, engine = deaths(hurt_stack), hurt_stack.pid(Role.ENGINE)
     with Chats(hurt_stack) as chats:
         batch_id = start(hurt_stack, poisoned(20, {11: "raise"}))
@@ -153,7 +153,7 @@ def test_a_step_that_fails_in_python_costs_its_line_and_no_engine(hurt_stack: Fa
 def test_an_engine_that_may_not_have_the_memory_it_needs_is_replaced_and_its_lines_are_answered(
     hurt_stack: FaultStack, hurt_oracle: Oracle
 ) -> None:
-    """F15: prlimit on the process; its successor has no such limit."""
+    """F15: prlimit on the process; the next engine has no such limit."""
     before, engine = len(deaths(hurt_stack)), hurt_stack.find(Role.ENGINE)
     engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + (64 << 20),) * 2)
     batch_id = start(hurt_stack, poisoned(20, {11: "much"}))

@@ -1,4 +1,4 @@
-"""A process dies, or fails, at every point where it commits, publishes, renames or acknowledges: nothing is lost or doubled."""
+"""A process dies or fails at every failpoint (commit, publish, rename, acknowledge): nothing is lost or doubled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(90)
 
 _PASSED_BY_ITS_SUCCESSOR = (Point.RETENTION_ORPHAN,)  # its stage starts another clerk
 
-# Passed by a thread that lives as long as its process: it must outlive what nobody expected.
+# Passed by a thread that lives as long as its process: it must survive unexpected exceptions.
 _THREADS = ("publish", "leases", "sweep", "retention", "webhooks")
 
 
@@ -32,7 +32,7 @@ def _cases() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def receiver(shared_stack: FaultStack) -> Iterator[Receiver]:
-    """Is told how every batch ends."""
+    """A receiver that gets the final event of every batch."""
     with Receiver() as receiver:
         events = ["batch.completed", "batch.failed", "batch.cancelled"]
         hook = shared_stack.client.webhooks.create(event_types=events, name="faults", url=receiver.url)  # type: ignore[arg-type]
@@ -62,7 +62,7 @@ def test_nothing_is_lost_or_doubled_when_it_ends_at(
 
 
 def run_armed(stack: FaultStack, stage: Stage, point: Point, action: str) -> None:
-    """A stage, with the point armed from its `yield` on; the point is passed."""
+    """Run a stage with the point armed from its `yield` on, and check that the point is passed."""
     steps = stage(stack)
     next(steps)
     with stack.armed(point, action):
@@ -72,7 +72,7 @@ def run_armed(stack: FaultStack, stage: Stage, point: Point, action: str) -> Non
 
 
 def check_passes_again(stack: FaultStack, stage: Stage, point: Point, role: Role) -> None:
-    """The process that failed there comes there again; one that does not is replaced, for the sake of later tests."""
+    """Check that the process that failed passes the point again; replace the process if it does not, for later tests."""
     try:
         run_armed(stack, stage, point, "sleep=0")
     except AssertionError:
@@ -81,6 +81,6 @@ def check_passes_again(stack: FaultStack, stage: Stage, point: Point, role: Role
 
 
 def hasten(stack: FaultStack) -> bool:
-    """Is every event that happened delivered? Time passes for those that wait for their next attempt."""
+    """Is every event delivered? Makes pending deliveries due at once."""
     stack.execute("UPDATE webhook_deliveries SET due_at = now() WHERE finished_at IS NULL AND due_at > now()")
     return not stack.query("SELECT 1 FROM webhook_deliveries WHERE finished_at IS NULL")

@@ -1,4 +1,4 @@
-"""What is full: the disk under the file store and the logs, the disk under Postgres, the table of open files."""
+"""Full disks under the file store, the logs and Postgres, and a full table of open files."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Disk:
-    """A small file system of its own."""
+    """A small file system."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._filler = path / "filler"
 
     def fill(self) -> None:
-        """Until nothing fits any more."""
+        """Write until no byte fits."""
         with self._filler.open("ab", buffering=0) as stream:
             for size in (1 << 20, 1 << 12, 1):
                 try:
@@ -55,7 +55,7 @@ class Disk:
                     continue
 
     def clear(self) -> None:
-        """There is room again."""
+        """Free the space."""
         self._filler.unlink(missing_ok=True)
 
 
@@ -72,19 +72,19 @@ def disk(path: Path, *, megabytes: int) -> Iterator[Disk]:
 
 @contextmanager
 def watched(stack: FaultStack) -> Iterator[Oracle]:
-    """The oracle of a stack that is not the session's."""
+    """Yield an oracle for a stack that is not the shared one."""
     oracle = Oracle(stack)
     yield oracle
     oracle.close()
 
 
 def dispatched_at(stack: FaultStack, batch_id: str) -> object:
-    """When somebody was last sent to do the batch's next step."""
+    """Return the time of the last ticket for the next step of the batch."""
     return stack.query("SELECT dispatched_at FROM batches WHERE id = :id", id=batch_id)[0][0]
 
 
 def wait_tries(stack: FaultStack, batch_id: str, number: int = 2) -> None:
-    """A clerk is sent again and again: the tries before were in vain."""
+    """Wait until the clerk has been given that many further tickets for the batch, so that earlier attempts have failed."""
     for _ in range(number):
         before = dispatched_at(stack, batch_id)
         wait_for(lambda before=before: dispatched_at(stack, batch_id) != before, "another try", 20)  # type: ignore[misc]
@@ -92,9 +92,9 @@ def wait_tries(stack: FaultStack, batch_id: str, number: int = 2) -> None:
 
 @pytest.mark.mount
 def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses_nothing(tmp_path: Path) -> None:
-    """F41: 507 and nothing half-written; what is there can be read; a batch that cannot write its files does so later.
+    """F41: uploads get 507 and leave no partial file; stored files are readable; batches write their files later.
 
-    An engine that is killed meanwhile is started again and works.
+    An engine that is killed meanwhile is restarted and works.
     """
     with (
         disk(tmp_path / "state", megabytes=24) as full,
@@ -134,7 +134,7 @@ def says(stack: FaultStack, process: str, event: str) -> bool:
 
 
 def refusal(stack: FaultStack) -> httpx2.Response:
-    """Of a job too big for what room the database has left; there may be some for a few."""
+    """Return the refusal of a job that is larger than the space left; some jobs may still fit."""
     with stack.http() as http:
         for _ in range(200):
             answer = http.post("/v1/jobs", json=chat_body(f"{MARKER} {secrets.token_hex(200_000)}"))
@@ -145,7 +145,7 @@ def refusal(stack: FaultStack) -> httpx2.Response:
 
 @pytest.mark.mount
 def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    """F42: nothing is corrupt, batches resume."""
+    """F42: no data is corrupt, and batches resume."""
     data = tmp_path / "services" / "postgres"
     with disk(data, megabytes=144) as full, FaultStack(tmp_path) as stack, watched(stack) as oracle:
         if not (data / "PG_VERSION").exists():
@@ -169,7 +169,7 @@ def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_the
 
 @pytest.mark.mount
 def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there_is_room(tmp_path: Path) -> None:
-    """F42: `millrace serve` goes on trying, with no manual step."""
+    """F42: `millrace serve` retries, without a manual step."""
     data, models = tmp_path / "state" / "postgres", tmp_path / "models"
     models.mkdir()
     (models / "fake.yaml").write_text(MODEL)
@@ -202,7 +202,7 @@ for section in Section:
 
 @pytest.mark.mount
 def test_an_engine_that_starts_on_a_full_disk_does_not_die_of_its_own_notes(tmp_path: Path) -> None:
-    """F41: it would be ended by SIGBUS, and requests that did nothing would be suspected."""
+    """F41: otherwise SIGBUS would end it, and innocent requests would be suspected."""
     with disk(tmp_path / "run", megabytes=1) as full:
         full.fill()
         done = subprocess.run([sys.executable, "-c", NOTES, str(full.path)], check=False, timeout=60)
@@ -211,7 +211,7 @@ def test_an_engine_that_starts_on_a_full_disk_does_not_die_of_its_own_notes(tmp_
 
 @contextmanager
 def files_limit(process: psutil.Process, number: int) -> Iterator[None]:
-    """The process may have so many files open."""
+    """Limit the number of open files of the process."""
     before = process.rlimit(psutil.RLIMIT_NOFILE)
     process.rlimit(psutil.RLIMIT_NOFILE, (number, before[1]))
     try:
@@ -220,11 +220,11 @@ def files_limit(process: psutil.Process, number: int) -> Iterator[None]:
         process.rlimit(psutil.RLIMIT_NOFILE, before)
 
 
-_TAKEN = 8  # files that a process has open for as long as it lives: a new one gets no number below
+_TAKEN = 8  # files that a process keeps open for its whole life: a new file gets no number below this
 
 
 def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, oracle: Oracle) -> None:
-    """F43: those that are there are served; the others are told to come back, and can."""
+    """F43: open connections are served; others get a 503 and can retry."""
     api = stack.find(Role.API)
     address = urlsplit(stack.url)
     assert address.hostname is not None
@@ -246,7 +246,7 @@ def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, 
 
 
 def test_an_api_without_a_file_left_to_open_says_503_and_recovers(stack: FaultStack, oracle: Oracle) -> None:
-    """F43: on a connection that is there already."""
+    """F43: on a connection that is already open."""
     api = stack.find(Role.API)
     file_id = upload(stack, batch_content(2))
     with stack.http(timeout=20) as http:

@@ -1,4 +1,4 @@
-"""What becomes of a batch, whenever it is cancelled, its time is over, its file is deleted or its clerk has gone."""
+"""Batches that are cancelled or expire, whose file is deleted, or whose clerk has gone, at any moment."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NUM_LINES = 100
 
 
 def begun(stack: FaultStack) -> str:
-    """A batch some of whose lines are done."""
+    """Start a batch and wait until some lines are done."""
     batch_id = start_batch(stack, NUM_LINES, **SOME_TIME)
     some = "SELECT 1 FROM jobs WHERE batch_id = :id AND state = 'completed'"
     wait_for(lambda: bool(stack.query(some, id=batch_id)), "some lines are done", 30)
@@ -39,7 +39,7 @@ def begun(stack: FaultStack) -> str:
 
 
 def results(stack: FaultStack, batch_id: str) -> tuple[int, list[str]]:
-    """How many lines have an answer, and the codes of the others."""
+    """Return the number of lines with a response, and the error codes of the others."""
     batch = stack.client.batches.retrieve(batch_id)
     texts = [
         stack.client.files.content(file_id).text.splitlines() if file_id else []
@@ -49,7 +49,7 @@ def results(stack: FaultStack, batch_id: str) -> tuple[int, list[str]]:
 
 
 def test_a_batch_whose_time_is_over_keeps_what_is_done(stack: FaultStack, oracle: Oracle) -> None:
-    """F45: the rest of its lines are `batch_expired`."""
+    """F45: the remaining lines fail with `batch_expired`."""
     batch_id = begun(stack)
     stack.execute("UPDATE batches SET expires_at = now() WHERE id = :id", id=batch_id)
     assert wait_batch(stack, batch_id) == "expired"
@@ -61,7 +61,7 @@ def test_a_batch_whose_time_is_over_keeps_what_is_done(stack: FaultStack, oracle
 
 
 def cancel(stack: FaultStack, batch_id: str) -> str:
-    """The status it is answered with, or the code of the refusal."""
+    """Cancel the batch; return its status, or the code of the refusal."""
     try:
         return str(stack.insist(lambda: stack.client.batches.cancel(batch_id)).status)
     except openai.BadRequestError as error:
@@ -69,7 +69,7 @@ def cancel(stack: FaultStack, batch_id: str) -> str:
 
 
 def test_a_running_batch_that_is_cancelled_keeps_what_is_done(stack: FaultStack, oracle: Oracle) -> None:
-    """F46: in the middle of its lines; cancelling twice is cancelling once."""
+    """F46: during its lines; a second cancel changes nothing."""
     batch_id = begun(stack)
     assert cancel(stack, batch_id) == "cancelling"
     assert cancel(stack, batch_id) in ("cancelling", "cancelled")
@@ -95,7 +95,7 @@ def test_a_running_batch_that_is_cancelled_keeps_what_is_done(stack: FaultStack,
 def test_a_cancel_that_comes_at(
     point: Point, seen: str, answer: str, end: str, stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F46: whoever is at the batch stands still there for a moment; it ends in order, with every line once."""
+    """F46: the process that works on the batch is delayed there; the batch ends in order, with every line once."""
     file_id = upload(stack, batch_content(NUM_LINES, **SOME_TIME) if seen == "in_progress" else batch_content(6))
     with stack.armed(point, "sleep=2"):
         batch_id = create_batch(stack, file_id)
@@ -107,7 +107,7 @@ def test_a_cancel_that_comes_at(
 
 
 def test_an_input_file_that_is_deleted_is_read_to_its_end(stack: FaultStack, oracle: Oracle) -> None:
-    """F50: the batch completes; then the bytes go."""
+    """F50: the batch completes; then the bytes are deleted."""
     file_id = upload(stack, batch_content(20))
     with stack.armed(Point.PREPARE_COPIED, "sleep=1"):
         batch_id = create_batch(stack, file_id)
@@ -124,7 +124,7 @@ def test_an_input_file_that_is_deleted_is_read_to_its_end(stack: FaultStack, ora
 
 @contextmanager
 def second_clerk(stack: FaultStack) -> Iterator[None]:
-    """Another clerk of the same stack, as on another machine that shares the file store."""
+    """Start another clerk of the same stack, as on another machine that shares the file store."""
     folder = stack.folder / "second-clerk"
     folder.mkdir()
     environment = {
@@ -150,7 +150,7 @@ def second_clerk(stack: FaultStack) -> Iterator[None]:
 
 
 def lose_a_batch(stack: FaultStack) -> str:
-    """As an api leaves it that dies between the commit and the ticket, some time ago: only a sweep finds it."""
+    """Leave a batch without its ticket, as an api that crashed between the commit and the ticket: only a sweep finds it."""
     file_id, batch_id = upload(stack, batch_content(4)), ids.new_id(ids.BATCH)
     stack.execute(
         "INSERT INTO batches (id, tenant_id, endpoint, input_file_id, completion_window, window_seconds, dispatched_at) "
@@ -163,9 +163,11 @@ def lose_a_batch(stack: FaultStack) -> str:
 
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_another_clerk_takes_over_the_sweep(stack: FaultStack, oracle: Oracle, how: str) -> None:
-    """F48: in the middle of one, with its lock; who comes back from a freeze does no harm.
+    """F48: during a sweep that holds the lock; the first clerk does no harm when it is resumed.
 
-    That the database takes the lock from one that is frozen for 15 s: `tests/service/db/test_connections.py`. Here it is told to.
+    The database releases the lock of a clerk that is frozen for 15 s: `tests/service/db/test_connections.py`. Here the test
+    ends
+    the session.
     """
     with second_clerk(stack):
         with stack.armed(Point.SWEEP_BATCHES, "sleep=1"):

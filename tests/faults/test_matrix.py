@@ -1,4 +1,4 @@
-"""The table itself: no row without a test, and no test that is not there."""
+"""The table is complete: each row has a test, and each test that it names exists."""
 
 from __future__ import annotations
 

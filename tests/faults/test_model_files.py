@@ -1,4 +1,4 @@
-"""Model files that are not there, or not whole: their model is told of by name, and the others are served. F16."""
+"""Model files that are missing or incomplete: an error names the model, and the other models are served. F16."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DEMO = ROOT / "models" / "demo.gguf"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
-    """Four models: a fake, one that is whole, one without its file, and one whose file was cut short."""
+    """A stack with four models: a fake one, an intact one, one without its file, and one whose file is cut short."""
     stack = FaultStack(tmp_path_factory.mktemp("model-files"), MILLRACE_SILENCE_SECONDS="3")
     models = stack.folder / "models"
     for name in ("whole", "lost", "short"):
@@ -62,7 +62,7 @@ def watching(served: FaultStack) -> Iterator[Oracle]:
 def test_models_whose_files_are_missing_or_cut_short_are_named_and_the_others_are_served(
     served: FaultStack, watching: Oracle
 ) -> None:
-    """F16: at boot. Each was tried once: there is no storm of restarts."""
+    """F16: at start. Each model is tried once, without a storm of restarts."""
     assert "Not loaded, see" in served.process.said
     assert served.process.said.count("lost, short") == 1
     wait_for(lambda: len(checks(served)) == 2, "the other two are ready", 30)
@@ -81,7 +81,7 @@ def test_models_whose_files_are_missing_or_cut_short_are_named_and_the_others_ar
 
 
 def test_a_model_whose_file_vanishes_is_served_again_when_it_is_back(served: FaultStack, watching: Oracle) -> None:
-    """F16: while it is served. Its engine is started again ever more slowly, and nobody has to do anything."""
+    """F16: while it is served. Its engine is restarted with growing delays, without a manual step."""
     file = served.folder / "models" / "whole.gguf"
     away = file.rename(file.with_suffix(".away"))
     served.process.find("engine.process.server", '"model":"whole"').kill()
@@ -96,7 +96,7 @@ def test_a_model_whose_file_vanishes_is_served_again_when_it_is_back(served: Fau
 def test_with_no_model_left_it_ends_with_a_message_that_names_the_file(
     program: str, settings: Settings, database: object, tmp_path: Path
 ) -> None:
-    """F16: the only model's file is missing."""
+    """F16: the file of the only model is missing."""
     models = tmp_path / "lost-models"
     models.mkdir()
     (models / "lost.yaml").write_text("name: lost\nparameters: {model: lost.gguf}\n")

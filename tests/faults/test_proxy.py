@@ -1,4 +1,4 @@
-"""The proxy does to a conversation what its methods say."""
+"""The proxy does to a connection what each method promises."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Echo(socketserver.StreamRequestHandler):
 
 @pytest.fixture
 def proxy(tmp_path: Path) -> Iterator[Proxy]:
-    """Before a service that says what it is told."""
+    """A proxy before a service that echoes."""
     path = tmp_path / "echo.sock"
     with socketserver.ThreadingUnixStreamServer(str(path), _Echo) as server:
         server.handle_error = lambda *_: None  # type: ignore[method-assign] # broken connections are the point

@@ -29,7 +29,7 @@ PROCESSES = {
 
 @pytest.fixture(scope="module")
 def newer(services: Services, migrated: Engine) -> Iterator[str]:
-    """The address of a database that a later version has upgraded."""
+    """Return the address of a database that a later version has upgraded."""
     with migrated.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
         admin.execute(text("CREATE DATABASE newer"))
     url = services.database_url.replace("/millrace?", "/newer?")

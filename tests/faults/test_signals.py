@@ -1,4 +1,4 @@
-"""Processes that are told to leave, in whatever state they are, and processes that stand still and come back."""
+"""Processes that get a signal to stop in any state, and processes that freeze and resume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.faults.stack import LEASE_SECONDS, QUICK, FaultStack, Role
 from tests.support.stack import wait_for
 
 DRAIN_SECONDS = float(QUICK["MILLRACE_DRAIN_SECONDS"])
-BUSY_SECONDS = 4.0  # one is promised; the machine that tests run on has other things to do
+BUSY_SECONDS = 4.0  # one second is promised; the machine that runs the tests has other work too
 LONG = {"max_tokens": 3900, "ignore_eos": True}  # longer than the deadline
 
 State = Callable[[FaultStack], AbstractContextManager[object]]
@@ -29,12 +29,12 @@ def is_gone(process: psutil.Process) -> bool:
 
 
 def leave(stack: FaultStack, role: Role, *numbers: signal.Signals) -> float:
-    """Send the signals; returns the seconds until the process is gone."""
+    """Send the signals; return the seconds until the process has ended."""
     process = stack.find(role)
     began = time.monotonic()
     for number in numbers:
         process.send_signal(number)
-        time.sleep(0.1 if len(numbers) > 1 else 0)  # two at the same moment are one
+        time.sleep(0.1 if len(numbers) > 1 else 0)  # two signals at the same moment are delivered as one
     wait_for(lambda: is_gone(process), f"{role} is gone", DRAIN_SECONDS + 20)
     return time.monotonic() - began
 
@@ -55,7 +55,7 @@ STATES: dict[str, State] = {
     ],
 )
 def test_a_worker_leaves_within_its_deadline(stack: FaultStack, oracle: Oracle, state: str, load: str) -> None:
-    """F3, F4, F6, F7: exit ≤ drain + 1 s; what it gave back, and what it could not give back, is answered by the next one."""
+    """F3, F4, F6, F7: exit ≤ drain + 1 s; the next worker answers what was released, and what could not be released."""
     batch_id = None
     if load != "idle":
         batch_id = start_batch(stack, 40 if load == "short lines" else 4, **({} if load == "short lines" else LONG))
@@ -100,7 +100,7 @@ def test_an_api_and_a_clerk_leave_within_their_deadline(
 
 
 def test_a_second_signal_hurries_a_worker(stack: FaultStack, oracle: Oracle) -> None:
-    """F5: what runs is given back at once."""
+    """F5: running work is released at once."""
     batch_id = start_batch(stack, 4, **LONG)
     wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "it runs")
     seconds = leave(stack, Role.BATCH, signal.SIGTERM, signal.SIGTERM)
@@ -113,7 +113,7 @@ def test_a_second_signal_hurries_a_worker(stack: FaultStack, oracle: Oracle) -> 
 def test_a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing_any_more(
     stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F8: its shards are taken over; back again, its fence is the old one."""
+    """F8: its shards are taken over; after it resumes, its fence is out of date."""
     with second_worker(stack):
         batch_id = start_batch(stack, 60)
         wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
@@ -127,7 +127,7 @@ def test_a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing_any_
 def test_a_stack_whose_every_process_was_killed_resumes_when_it_is_started_again(
     stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F52: no manual step."""
+    """F52: without a manual step."""
     batch_id = start_batch(stack, 60)
     wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
     processes = stack.process.descendants()

@@ -1,4 +1,4 @@
-"""The shortest of soaks; hours by hand (`make soak`)."""
+"""The shortest soak; `make soak` runs longer ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.faults.soak import Measure, limit, soak
 
 
-@pytest.mark.timeout(300)  # seconds of load, and all the time the oracle gives what is left to end
+@pytest.mark.timeout(300)  # seconds of load, plus the time that the oracle gives the remaining work
 def test_nothing_grows_under_load_and_restarts(tmp_path_factory: pytest.TempPathFactory) -> None:
     measures = soak(tmp_path_factory.mktemp("soak"), 12)
     assert len(measures) >= 19

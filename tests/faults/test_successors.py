@@ -1,4 +1,4 @@
-"""F1 on one machine, where a lease lasts for an hour: whoever takes a dead consumer's place takes its work at once."""
+"""F1 on one machine, where a lease lasts for an hour: the successor of a dead consumer takes its work at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MODEL = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.01\n"
 
 @pytest.fixture(scope="module")
 def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
-    """Who waits for a lease to end here waits for ever."""
+    """A stack with leases so long that no test can wait for their end."""
     settings = {"MILLRACE_LEASE_SECONDS": str(_LEASE_SECONDS), "MILLRACE_HEARTBEAT_SECONDS": "1"}
     with FaultStack(tmp_path_factory.mktemp("patient"), model=_MODEL, **settings) as stack:
         yield stack

@@ -1,4 +1,4 @@
-"""Tickets that come twice, make no sense, or are not heard: a worker does its work all the same, once."""
+"""Tickets that come twice, are malformed or get lost: a worker does its work once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def settings_of(stack: FaultStack) -> Settings:
 
 
 def message(body: bytes, queue: str, *, task: str = RUN_CHAT, content_type: str = "application/json") -> bytes:
-    """As kombu puts it on a list."""
+    """Return a message as kombu stores it on a list."""
     tag = ids.new_id("t_")
     properties = {
         "correlation_id": tag,
@@ -56,7 +56,7 @@ def arguments(*values: object) -> bytes:
 
 
 def rubbish(queue: str, task: str, finished: str) -> list[bytes]:
-    """What nobody of ours would send."""
+    """Return messages that Millrace never sends."""
     return [
         message(arguments(ids.new_id("chatcmpl-")), queue, task=task),
         message(arguments(finished), queue, task=task),
@@ -78,7 +78,7 @@ def rubbish(queue: str, task: str, finished: str) -> list[bytes]:
 def test_rubbish_in_a_queue_is_thrown_away_and_the_consumer_lives(
     role: Role, stack: FaultStack, oracle: Oracle
 ) -> None:
-    """F26: each kind of it, with a ticket behind it that is heard."""
+    """F26: each kind of malformed message, with a valid ticket behind it that is executed."""
     finished = start_batch(stack, 2)
     assert wait_batch(stack, finished) == "completed"
     process, queue = stack.pid(role), _QUEUES[role]
@@ -93,7 +93,7 @@ def test_rubbish_in_a_queue_is_thrown_away_and_the_consumer_lives(
 
 
 def test_a_ticket_that_comes_twenty_times_is_one_execution(stack: FaultStack, oracle: Oracle) -> None:
-    """F25: of every kind, while what it is about waits, runs and has ended."""
+    """F25: of every kind, while its work waits, runs and has ended."""
     tickets = Tickets(make_celery(settings_of(stack)))
     with stack.http() as http:
         job: Any = http.post("/v1/jobs", json=chat_body(new_prompt())).json()
@@ -116,7 +116,7 @@ def test_a_ticket_that_comes_twenty_times_is_one_execution(stack: FaultStack, or
 
 
 def test_many_tickets_of_little_work_do_not_wait_for_each_other(stack: FaultStack) -> None:
-    """A clerk's threads are free again after milliseconds; two tickets a second would take a minute."""
+    """The threads of a clerk are free again after milliseconds; at two tickets a second this would take a minute."""
     tickets = Tickets(make_celery(settings_of(stack)))
     key = settings_of(stack).key_prefix + CLERK_QUEUE
     began = time.monotonic()

@@ -1,4 +1,4 @@
-"""The tools of the fault tests bite: an oracle that says yes to everything proves nothing."""
+"""The tools of the fault tests find faults: an oracle that accepts everything proves nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_undisturbed_stack_satisfies_the_oracle(stack: FaultStack, oracle: Or
 
 @pytest.fixture
 def batch(stack: FaultStack, oracle: Oracle) -> Any:
-    """A batch that has ended and that the oracle has not looked at."""
+    """A batch that has ended and that the oracle has not checked yet."""
     oracle.check()
     batch_id = start_batch(stack, 3)
     assert wait_batch(stack, batch_id) == "completed"
@@ -37,7 +37,7 @@ def batch(stack: FaultStack, oracle: Oracle) -> Any:
 
 
 def rewrite(stack: FaultStack, file_id: str, content: bytes) -> None:
-    """Other bytes, and a row that knows of it."""
+    """Replace the bytes of a file, and its size in the row."""
     stack.files.path(file_id).write_bytes(content)
     stack.execute("UPDATE files SET bytes = :size WHERE id = :id", size=len(content), id=file_id)
 

@@ -1,4 +1,4 @@
-"""A stack for bad input, and the proof after each test that it took no harm."""
+"""A stack for bad input, and a check after each test that the stack works."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.hostile_input.target import Target
 
 @pytest.fixture(scope="package")
 def session_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """Started once."""
+    """Start the stack once."""
     target = Target(
         tmp_path_factory.mktemp("inputs"),
         MILLRACE_WEBHOOK_HOSTS="*",
@@ -24,7 +24,7 @@ def session_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]
 
 @pytest.fixture
 def target(session_target: Target) -> Iterator[Target]:
-    """The stack; after the test it must answer others, with the same processes as before."""
+    """Yield the stack; after the test it must answer others, with the same processes as before."""
     before = set(session_target.programs())
     yield session_target
     session_target.check_alive()

@@ -1,4 +1,4 @@
-"""Nasty bytes, made when they are needed: nothing of them lies in the repository."""
+"""Hostile bytes, created on demand so that the repository contains none of them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ MIB: Final = 1 << 20
 
 
 def deep_lists(depth: int) -> bytes:
-    """`[[[…]]]`."""
+    """Return `[[[…]]]`."""
     return b"[" * depth + b"]" * depth
 
 
 def deep_objects(depth: int) -> bytes:
-    """`{"a":{"a":…1}}`."""
+    """Return `{"a":{"a":…1}}`."""
     return b'{"a":' * depth + b"1" + b"}" * depth
 
 
 def digits(number: int) -> bytes:
-    """An integer of so many digits."""
+    """Return an integer of so many digits."""
     return b"9" * number
 
 
 def gzip_bomb(num_bytes: int) -> bytes:
-    """Zeros, a thousandth of their size."""
+    """Return compressed zeros, a thousandth of their size."""
     squeezed = zlib.compressobj(9, wbits=31)
     return b"".join([squeezed.compress(bytes(MIB)) for _ in range(num_bytes // MIB)]) + squeezed.flush()
 
 
 def png() -> bytes:
-    """One red pixel."""
+    """Return an image of one red pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -50,7 +50,7 @@ def png() -> bytes:
 
 
 def zipped() -> bytes:
-    """A good file in an archive."""
+    """Return a valid file in an archive."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("../in.jsonl", batch_line())
@@ -58,7 +58,7 @@ def zipped() -> bytes:
 
 
 def parquet_like() -> bytes:
-    """Magic words around noise that is the same each time."""
+    """Return magic words around noise that is the same each time."""
     noise = b"".join(zlib.crc32(struct.pack(">I", n)).to_bytes(4, "big") for n in range(5000))
     return b"PAR1" + noise + struct.pack("<I", 300) + b"PAR1"
 
@@ -83,7 +83,7 @@ BINARIES: Final[dict[str, Callable[[], bytes]]] = {
 
 
 def write_long_line(path: Path, num_bytes: int) -> Path:
-    """One line of so many bytes, written in pieces: a good one but for its length."""
+    """Write one line of so many bytes, in pieces; only its length is wrong."""
     before, after = batch_line().split(b'"hello"')
     with path.open("wb") as stream:
         stream.write(before + b'"')
@@ -94,7 +94,7 @@ def write_long_line(path: Path, num_bytes: int) -> Path:
 
 
 def write_many_lines(path: Path, number: int) -> Path:
-    """Good lines."""
+    """Write valid lines."""
     line = batch_line("line-@")
     with path.open("wb") as stream:
         stream.writelines(line.replace(b"@", str(n).encode()) for n in range(number))

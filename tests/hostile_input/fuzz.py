@@ -1,8 +1,8 @@
 """The fuzzer at full speed: `python -m tests.hostile_input.fuzz --requests 100000 [--seed 1]`.
 
-Starts a stack of its own. A fifth of the number goes in as lines of batches, up to 5,000 a file; the rest as requests, many at a
-time. Prints what was answered, and the memory of each process before and after; fails on any 5xx, hang, echo or line that is
-not answered for, on a process that died, and on memory that grows from the first half to the second.
+Starts its own stack. A fifth of the number are lines of batches, up to 5,000 a file; the rest are concurrent requests. Prints
+the counts of responses, and the memory of each process before and after. Fails on any 5xx, hang, echo or line without a
+result, on a process that died, and on memory that grows from the first half to the second.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Final
 import httpx2
 
 from core.settings import MIB
-from tests.hostile_input.judging import complaint, unaccounted
+from tests.hostile_input.checks import complaint, unaccounted
 from tests.hostile_input.mutations import (
     BATCHABLE,
     Fuzzed,
@@ -43,27 +43,27 @@ _MOST_SHOWN: Final = 20
 
 @dataclass
 class Tally:
-    """What came back."""
+    """Counts of responses, and complaints."""
 
     answers: Counter[str] = field(default_factory=Counter)
     complaints: list[str] = field(default_factory=list)
-    slowest: tuple[float, str] = (0.0, "")  # seconds, and what took them
+    slowest: tuple[float, str] = (0.0, "")  # seconds, and the request that took them
 
     def complain(self, what: str) -> None:
-        """Remember it, and say it while it runs."""
+        """Record a complaint and print it."""
         self.complaints.append(what)
         if len(self.complaints) <= _MOST_SHOWN:
             say(f"! {what[:1000]}")
 
 
 def say(text: str) -> None:
-    """At once, so that a long run can be followed."""
+    """Print at once, so that the output of a long run can be followed."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 def draw(rng: Random, file_id: str) -> Fuzzed:
-    """One request: mostly bodies."""
+    """Draw one request, mostly one with a JSON body."""
     kind = rng.random()
     if kind < 0.7:
         return body_request(rng)
@@ -71,11 +71,11 @@ def draw(rng: Random, file_id: str) -> Fuzzed:
 
 
 async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
-    """Send it and judge the answer."""
+    """Send a request and check the response."""
     headers = {"content-type": request.content_type.encode()} if request.content_type else {}
     began = time.monotonic()
     try:
-        async with asyncio.timeout(HANG_SECONDS):  # in all: a stream that only says that it is alive hangs too
+        async with asyncio.timeout(HANG_SECONDS):  # in all, since a stream of keep-alives alone is a hang too
             answer = await http.post(request.path, content=request.content, headers=headers)  # type: ignore[arg-type]
     except (TimeoutError, httpx2.TimeoutException):
         tally.complain(f"hang: {request}")
@@ -92,7 +92,7 @@ async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
 
 
 async def send_all(target: Target, seed: int, number: int, file_id: str, tally: Tally) -> None:
-    """Many at a time."""
+    """Send many requests concurrently."""
     rng = Random(seed)
     left = iter(range(number))
     limits = httpx2.Limits(max_connections=IN_FLIGHT)
@@ -107,7 +107,7 @@ async def send_all(target: Target, seed: int, number: int, file_id: str, tally: 
 
 
 def run_lines(target: Target, seed: int, number: int, tally: Tally) -> None:
-    """One batch whose every line must be answered for, and one small file of lines of which nothing need be right."""
+    """Run one batch in which every line must have a result, and one small file of arbitrary lines."""
     rng = Random(seed)
     url = BATCHABLE[seed % len(BATCHABLE)]
     names = [f"l{n}" for n in range(number)]
@@ -131,12 +131,12 @@ def run_lines(target: Target, seed: int, number: int, tally: Tally) -> None:
 
 
 def memory(target: Target) -> dict[str, int]:
-    """Resident bytes by process."""
+    """Return the resident bytes of each process."""
     return {name: process.memory_info().rss for name, process in target.programs().items()}
 
 
 def fuzz(target: Target, requests: int, seed: int) -> Tally:
-    """Two halves alike, so that growth can be told from warming up."""
+    """Run two equal halves, so that growth can be distinguished from warm-up."""
     tally = Tally()
     file_id = target.upload(b"{}\n")
     levels = [memory(target)]
@@ -165,7 +165,7 @@ def fuzz(target: Target, requests: int, seed: int) -> Tally:
 
 
 def main() -> None:
-    """The command."""
+    """Run from the command line."""
     parser = argparse.ArgumentParser(description="Throw requests and lines that nobody wrote at a stack of one's own.")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -1,6 +1,6 @@
-"""Which test proves which row of the matrix of bad input: `python -m tests.hostile_input.matrix` prints the table.
+"""The tests that prove each row of the matrix of bad input: `python -m tests.hostile_input.matrix` prints the table.
 
-A row is proved here by tests whose ids or docstrings begin with it, elsewhere by those that `ELSEWHERE` names.
+A row is proved here by tests with ids or docstrings that begin with it, and elsewhere by those in `ELSEWHERE`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _ROW: Final = re.compile(r"\bB([0-9]{1,2})\b")
 
 
 def proved_here() -> dict[str, list[str]]:
-    """For each row the files whose ids name it, and the tests whose docstrings do."""
+    """Return for each row the files with ids that name it, and the tests with docstrings that do."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in sorted(FOLDER.glob("test_*.py")):
         name, text = path.relative_to(ROOT).as_posix(), path.read_text()
@@ -69,7 +69,7 @@ def proved_here() -> dict[str, list[str]]:
 
 
 def _named(texts: list[str]) -> list[str]:
-    """Rows in these texts; `B36 to B38` is three."""
+    """Return the rows in these texts; `B36 to B38` is three rows."""
     rows = set()
     for text in texts:
         numbers = [int(number) for number in _ROW.findall(text)]
@@ -80,7 +80,7 @@ def _named(texts: list[str]) -> list[str]:
 
 
 def table() -> str:
-    """A row and its tests a line."""
+    """Return one line for each row, with its tests."""
     here = proved_here()
     return "\n".join(f"{row}\t{', '.join([*here[row], *ELSEWHERE.get(row, ())])}" for row in ROWS)
 

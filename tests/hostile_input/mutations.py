@@ -1,7 +1,7 @@
-"""Requests and lines that were good before something happened to them: the fuzzer's generators.
+"""Generators of the fuzzer: valid requests and lines, mutated.
 
-Everything is drawn from a `random.Random`, so that Hypothesis can drive it (and shrink), and a plain seed can at full speed.
-Knows shapes of bodies; nothing of servers.
+Everything is drawn from a `random.Random`, so that Hypothesis can drive and shrink it, and a plain seed can run at full
+speed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 CHAT: Final = "/v1/chat/completions"
 BATCHABLE: Final = (CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses")
 
-# Spelled as JSON, since some of them are no value that Python's writer would write.
+# Written as JSON text, since Python's writer cannot produce some of them.
 NUMBERS: Final = (
     "0", "-0", "-1", "1", "2", "16", "17", "0.5", "1.5", "1e2", "1E+2", "1e308", "1e309", "-1e309", "1e-400", "NaN",
     "Infinity", "-Infinity", "2147483647", "2147483648", "4294967296", "9007199254740993", "9223372036854775807",
@@ -54,13 +54,13 @@ class Fuzzed:
 
 
 class Spelled(str):
-    """JSON text that stands for itself when it is written."""
+    """JSON text that is written verbatim."""
 
     __slots__ = ()
 
 
 def good_body(rng: Random, path: str, model: str = "fake") -> dict[str, Any]:
-    """A body that its endpoint would answer, soon."""
+    """Return a valid body for the endpoint, with a short output."""
     text = rng.choice(("hello", "What is 2+2?", "😀 é", "a b c"))
     if path == "/v1/embeddings":
         body: dict[str, Any] = {"input": rng.choice((text, [text, "b"], [1, 2, 3], [[1], [2, 3]]))}
@@ -93,7 +93,7 @@ def good_body(rng: Random, path: str, model: str = "fake") -> dict[str, Any]:
 
 
 def junk(rng: Random, depth: int = 2) -> Any:
-    """Some JSON value nobody asked for."""
+    """Return a JSON value that the field does not expect."""
     kind = rng.randrange(8 if depth else 5)
     if kind == 0:
         return Spelled(rng.choice(NUMBERS[:12] if rng.random() < 0.6 else NUMBERS))
@@ -111,13 +111,13 @@ def junk(rng: Random, depth: int = 2) -> Any:
 
 
 def deep(rng: Random) -> str:
-    """Something nested: a little, nearly too much, or far too much."""
+    """Return a nested value: a little, nearly too much, or far too much."""
     depth = rng.choice((5, 20, 20, 100, 190, 210, 3000))
     return rng.choice(("[" * depth + "]" * depth, '{"a":' * depth + "1" + "}" * depth))
 
 
 def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-    """Every (container, key) in a value."""
+    """Return every (container, key) in a value."""
     if isinstance(value, dict | list):
         for key, inner in list(value.items() if isinstance(value, dict) else enumerate(value)):
             found.append((value, key))
@@ -126,7 +126,7 @@ def places(value: Any, found: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
 
 
 def mutate(rng: Random, body: dict[str, Any]) -> dict[str, Any]:
-    """The body, changed in a few places, mostly in one: what is wrong all over is refused for the first of it."""
+    """Return the body, changed in one place or a few: of many errors only the first would be found."""
     body = json.loads(json.dumps(body))
     for _ in range(rng.choice((0, 1, 1, 1, 2, 4))):
         rng.choice((_replace, _replace, _remove, _add, _add, _repeat))(rng, body)
@@ -157,7 +157,7 @@ def _repeat(rng: Random, body: dict[str, Any]) -> None:
 
 
 def write(value: Any) -> str:
-    """JSON, but for what is spelled already; a key may be written twice."""
+    """Write JSON with verbatim parts; a key may be written twice."""
     if isinstance(value, Spelled):
         return str(value)
     if isinstance(value, dict):
@@ -168,7 +168,7 @@ def write(value: Any) -> str:
 
 
 def damage(rng: Random, content: bytes) -> bytes:
-    """Bytes cut, swapped, put in or doubled."""
+    """Cut, swap, insert or double bytes."""
     if not content:
         return content
     at = rng.randrange(len(content))
@@ -188,7 +188,7 @@ def damage(rng: Random, content: bytes) -> bytes:
 
 
 def body_request(rng: Random, path: str | None = None) -> Fuzzed:
-    """A JSON request to an endpoint that runs a model."""
+    """Return a JSON request to an endpoint that runs a model."""
     path = path or rng.choice((*BATCHABLE, "/v1/jobs"))
     content = write(mutate(rng, good_body(rng, path))).encode()
     if rng.random() < 0.15:
@@ -198,7 +198,7 @@ def body_request(rng: Random, path: str | None = None) -> Fuzzed:
 
 
 def create_request(rng: Random, file_id: str) -> Fuzzed:
-    """A batch, an upload in parts, or a validation (seldom, since each is a process), nearly."""
+    """Return a mutated request for a batch, an upload in parts, or seldom a validation, since each is a process."""
     good: dict[str, dict[str, Any]] = {
         "/v1/batches": {
             "input_file_id": file_id,
@@ -214,7 +214,7 @@ def create_request(rng: Random, file_id: str) -> Fuzzed:
 
 
 def form_request(rng: Random, path: str = "/v1/files") -> Fuzzed:
-    """A multipart form, nearly: fields left out, doubled, renamed, cut; names and boundaries that are odd."""
+    """Return a mutated multipart form: fields missing, doubled, renamed or cut; odd names and boundaries."""
     boundary = rng.choice(("x", "x", "x", "----b", "x" * 70, "a b", "é"))
     purpose = rng.choice(("user_data", "batch", "batch", "evals", *TEXTS[:8]))
     name = rng.choice(("in.jsonl", "in.jsonl", "a.txt", *TEXTS))
@@ -237,12 +237,12 @@ def form_request(rng: Random, path: str = "/v1/files") -> Fuzzed:
 
 
 def good_envelope(custom_id: str, url: str, body: str) -> bytes:
-    """A line with this body, written as given."""
+    """Return a line with this body, written verbatim."""
     return f'{{"custom_id": {json.dumps(custom_id)}, "method": "POST", "url": "{url}", "body": {body}}}'.encode()
 
 
 def is_json(text: str) -> bool:
-    """Would our parser take it?"""
+    """Does our parser accept it?"""
     from core.strict_json import InvalidJson, parse_json
 
     try:
@@ -252,7 +252,7 @@ def is_json(text: str) -> bool:
 
 
 def line_with_odd_body(rng: Random, custom_id: str, url: str) -> bytes:
-    """A line whose envelope is good, so that it must be answered for: in one of the two files, once."""
+    """Return a line with a valid envelope, so that one of the two result files must contain it once."""
     body = write(mutate(rng, good_body(rng, url)))
     while not is_json(body) or '"stream": true' in body or '"stream":true' in body:
         body = write(mutate(rng, good_body(rng, url)))
@@ -260,7 +260,7 @@ def line_with_odd_body(rng: Random, custom_id: str, url: str) -> bytes:
 
 
 def odd_line(rng: Random, number: int, url: str) -> bytes:
-    """A line of which nothing need be right."""
+    """Return a line that may be wrong anywhere."""
     line = {"custom_id": f"l{number}", "method": "POST", "url": url, "body": good_body(rng, url)}
     changed: Callable[[Random, dict[str, Any]], dict[str, Any]] = mutate
     content = write(changed(rng, line)).encode()

@@ -1,4 +1,4 @@
-"""Bytes on a socket: for what no HTTP client would send."""
+"""Bytes on a socket, for requests that no HTTP client sends."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from typing import Any, NamedTuple
 
 
 class Answer(NamedTuple):
-    """What came back, if anything did, until the other side closed or had said all; `status` 0: nothing."""
+    """The response up to the close, or up to its length; `status` is 0 without a response."""
 
     status: int
     headers: dict[str, str]
     body: bytes
 
     def error(self) -> dict[str, Any]:
-        """The envelope's inside."""
+        """Return the content of the error envelope."""
         error: dict[str, Any] = json.loads(self.body)["error"]
         return error
 
 
 def connect(address: tuple[str, int], timeout_seconds: float = 20) -> socket.socket:
-    """A connection that gives up waiting."""
+    """Return a connection with a time-out."""
     return socket.create_connection(address, timeout_seconds)
 
 
 def exchange(address: tuple[str, int], *pieces: bytes, more: Iterable[bytes] = ()) -> Answer:
-    """Send all, as far as the other side takes it; then read its answer."""
+    """Send everything that the server accepts; then read its response."""
     with connect(address) as connection:
         try:
             for piece in (*pieces, *more):
                 connection.sendall(piece)
         except (BrokenPipeError, ConnectionResetError):
-            pass  # it has said no already
+            pass  # the server has refused already
         return read_answer(connection)
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """One answer with a Content-Length, or all there is."""
+    """Read one response with a Content-Length, or everything until the close."""
     data = b""
     try:
         while b"\r\n\r\n" not in data and (more := connection.recv(65536)):
@@ -54,7 +54,7 @@ def read_answer(connection: socket.socket) -> Answer:
 
 
 def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
-    """Status and headers, names in lower case."""
+    """Return the status, and the headers with names in lower case."""
     first, *rest = head.decode("latin-1").split("\r\n")
     if not first:
         return 0, {}
@@ -63,7 +63,7 @@ def parse_head(head: bytes) -> tuple[int, dict[str, str]]:
 
 
 def request(method: str, path: str, *headers: str, body: bytes = b"", length: bool = True) -> bytes:
-    """A request as bytes."""
+    """Return a request as bytes."""
     lines = [f"{method} {path} HTTP/1.1", *headers]
     if not any(line.lower().startswith("host:") for line in headers):
         lines.append("Host: localhost")

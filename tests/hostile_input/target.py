@@ -1,4 +1,4 @@
-"""The stack that bad input is thrown at: real processes, the fake model and the demo model, keys, the default limits."""
+"""The stack that receives bad input: real processes, the fake model and the demo model, keys, the default limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.check import check_problem
 from tests.support.guarded import Guarded, Key
 from tests.support.stack import StackProcess, wait_for
 
-MARK: Final = "Zanzibar-7731"  # stands in what is refused, and must not come back
+MARK: Final = "Zanzibar-7731"  # part of the bad input; must not be in a response
 CHAT: Final = "/v1/chat/completions"
 JSON: Final = {"content-type": "application/json"}
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
@@ -23,22 +23,22 @@ _OURS: Final = ("api", "engine", "workers")
 _COME_AND_GO: Final = (
     "engine.structured.compile_sandbox",
     "workers.validation.report",
-)  # the first dies of what would kill an engine
+)  # the first process dies of everything that would end an engine
 
 
 def hello(text: str = "hello") -> list[dict[str, Any]]:
-    """Messages that ask something harmless."""
+    """Return harmless messages."""
     return [{"role": "user", "content": text}]
 
 
 def chat(**fields: Any) -> dict[str, Any]:
-    """A chat body that would be answered, with these fields; `...` leaves one out."""
+    """Return a valid chat body with these fields changed; `...` removes one."""
     body = {"model": "fake", "messages": hello(), "max_tokens": 4, **fields}
     return {name: value for name, value in body.items() if value is not ...}
 
 
 class Target:
-    """A running stack, asked by a key that may do everything."""
+    """A running stack, with a key that has all scopes."""
 
     def __init__(self, folder: Path, **settings: str) -> None:
         models = folder / "models"
@@ -65,7 +65,7 @@ class Target:
 
     @property
     def http(self) -> httpx2.Client:
-        """For what the official client would never send."""
+        """A plain HTTP client, for requests that the official client cannot send."""
         return self.owner.http
 
     @property
@@ -74,11 +74,11 @@ class Target:
         return self.owner.client
 
     def close(self) -> None:
-        """Everything."""
+        """Close the clients and the stack."""
         self.guarded.close()
 
     def programs(self) -> dict[str, psutil.Process]:
-        """Our own processes that last, by what they run; the databases are left out."""
+        """Return the long-lived processes of Millrace by their commands, without the databases."""
         found = {}
         for process in self.process.descendants():
             try:
@@ -91,7 +91,7 @@ class Target:
         return found
 
     def check_alive(self) -> None:
-        """Others are answered, by every kind of process."""
+        """Check that every kind of process answers other requests."""
         assert self.http.get("/v1/models").status_code == 200
         answer = self.http.post(CHAT, json=chat())
         assert answer.status_code == 200, answer.text
@@ -99,7 +99,7 @@ class Target:
     def refused(
         self, answer: httpx2.Response, status: int, code: str | None, param: str | None = None, *, mark: str = MARK
     ) -> dict[str, Any]:
-        """The envelope, with nothing of what was sent in it."""
+        """Check the error envelope, which must not contain the input."""
         error = check_problem(answer, status, code, param)
         assert mark not in answer.text
         assert len(answer.content) < 2000, "an answer is no echo"
@@ -109,20 +109,20 @@ class Target:
     def batch_of(
         self, content: bytes | Path, endpoint: str = CHAT, *, name: str = "in.jsonl", seconds: float = 60
     ) -> Any:
-        """Upload, create, wait; the batch as it ended."""
+        """Upload a file, create a batch and wait; return the batch after its end."""
         batch_id = self.start_batch(self.upload(content, name), endpoint)
         wait_for(lambda: self.client.batches.retrieve(batch_id).status in ENDED, f"{batch_id} ends", seconds)
         return self.client.batches.retrieve(batch_id)
 
     def upload(self, content: bytes | Path, name: str = "in.jsonl", purpose: str = "batch") -> str:
-        """Store a file, from the disk without reading it into memory; returns its id."""
+        """Store a file from the disk without reading it into memory; return its id."""
         if isinstance(content, bytes):
             return self.client.files.create(file=(name, content), purpose=purpose).id  # type: ignore[arg-type]
         with content.open("rb") as stream:
             return self.client.files.create(file=(name, stream), purpose=purpose).id  # type: ignore[arg-type]
 
     def start_batch(self, file_id: str, endpoint: str = CHAT) -> str:
-        """Create a batch; returns its id."""
+        """Create a batch; return its id."""
         batch = self.client.batches.create(
             input_file_id=file_id,
             endpoint=endpoint,  # type: ignore[arg-type]
@@ -131,13 +131,13 @@ class Target:
         return batch.id
 
     def results(self, file_id: str | None) -> list[Any]:
-        """Lines of a result file; none when there is no file."""
+        """Return the lines of a result file; none without a file."""
         if file_id is None:
             return []
         return [json.loads(line) for line in self.client.files.content(file_id).content.split(b"\n") if line]
 
 
 def batch_line(custom_id: Any = "a", **fields: Any) -> bytes:
-    """A good line of a batch, with these fields; `...` leaves one out."""
+    """Return a valid batch line with these fields changed; `...` removes one."""
     line = {"custom_id": custom_id, "method": "POST", "url": CHAT, "body": chat(), **fields}
     return json.dumps({name: value for name, value in line.items() if value is not ...}).encode() + b"\n"

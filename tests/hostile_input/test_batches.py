@@ -1,4 +1,4 @@
-"""B42 and B58 to B65: creating, listing and cancelling what cannot be created, listed or cancelled."""
+"""B42 and B58 to B65: batches that cannot be created, listed or cancelled."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_batch_that_cannot_be_is_a_400_that_names_the_field(
 
 
 def test_metadata_at_its_limits_comes_back_exactly(target: Target) -> None:
-    """B59: 16 pairs, 64 characters, 512 characters, any of them; empty ones too."""
+    """B59: 16 pairs, 64 characters, 512 characters, any characters; empty ones too."""
     metadata = {f"{n:x}" + "ключ😀"[:5] * 12: "é\u2028" * 256 for n in range(15)} | {"": ""}
     made = target.http.post("/v1/batches", json=body(input_file_id=target.upload(b"\n"), metadata=metadata))
     assert made.json()["metadata"] == metadata
@@ -87,7 +87,7 @@ def test_a_file_that_does_not_exist_is_a_404(target: Target, file_id: str) -> No
 
 
 def test_only_a_batch_file_that_is_there_can_be_run(target: Target) -> None:
-    """B60: another purpose is a 400, also that of results; a deleted file is a 404."""
+    """B60: a file of another purpose is a 400, results too; a deleted file is a 404."""
     other = target.upload(batch_line(), "a.jsonl", "user_data")
     ended = target.batch_of(batch_line("good") + batch_line("bad", body={}))
     for file_id in (other, ended.output_file_id, ended.error_file_id):
@@ -103,7 +103,7 @@ def test_only_a_batch_file_that_is_there_can_be_run(target: Target) -> None:
 
 
 def test_a_key_of_one_tenant_says_nothing_to_another(target: Target) -> None:
-    """B42: the same Idempotency-Key of two tenants makes two objects, neither of which knows the other."""
+    """B42: the same Idempotency-Key of two tenants makes two objects, independent of each other."""
     stranger = target.guarded.key("stranger", scopes=["admin"])
     key = {"idempotency-key": "the-same"}
     made = []
@@ -164,7 +164,9 @@ def test_whatever_day_is_asked_for_usage_has_an_answer(target: Target) -> None:
 
 
 def test_cancelling_is_for_what_runs(target: Target) -> None:
-    """B63: unknown 404, ended 400 that says not to try again, twice the same object."""
+    """B63: an unknown id is a 404, an ended batch a 400 that must not be retried; the second cancel returns the same
+    object.
+    """
     check_problem(target.http.post(f"/v1/batches/{ids.new_id(ids.BATCH)}/cancel"), 404, None, "batch_id")
     ended = target.batch_of(batch_line())
     refused = target.http.post(f"/v1/batches/{ended.id}/cancel")

@@ -1,4 +1,4 @@
-"""B21 to B35, B39 and B40: fields of a chat that nobody can do, and those that nobody may do."""
+"""B21 to B35, B39 and B40: fields of a chat that are unsupported, and fields that a request may not set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "
 
 
 class Wrong(NamedTuple):
-    """A body and what it is answered."""
+    """A body and the expected error."""
 
     body: dict[str, Any]
     code: str
@@ -25,12 +25,12 @@ class Wrong(NamedTuple):
 
 
 def wrong(code: str, param: str | None, **fields: Any) -> Wrong:
-    """The good body, but for these fields."""
+    """Return the valid body with these fields changed."""
     return Wrong(chat(**{"user": MARK, **fields}), code, param)
 
 
 def refused(name: str, value: Any = MARK) -> Wrong:
-    """A field that is not the request's to set, or that nobody does."""
+    """Return the error for a field that a request may not set or that is not supported."""
     return wrong("unsupported_parameter", name, **{name: value})
 
 
@@ -209,7 +209,7 @@ def test_a_field_that_cannot_be_is_a_400_that_names_it(target: Target, case: Wro
 
 
 def test_fields_nobody_knows_are_ignored(target: Target) -> None:
-    """B21: the rest of OpenAI's fields, and those of tomorrow."""
+    """B21: the other fields of OpenAI, and those of the future."""
     extras = {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "brand_new": {"a": [1, {}]}}
     answer = target.http.post(CHAT, json=chat(**extras))
     assert answer.json()["choices"] == target.http.post(CHAT, json=chat()).json()["choices"]
@@ -217,7 +217,7 @@ def test_fields_nobody_knows_are_ignored(target: Target) -> None:
 
 @pytest.fixture
 def silent() -> Iterator[socket.socket]:
-    """A socket that nobody may connect to."""
+    """A socket that must get no connection."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         yield listening
         listening.settimeout(0.3)
@@ -226,7 +226,7 @@ def silent() -> Iterator[socket.socket]:
 
 
 def test_nothing_that_a_request_names_is_fetched(target: Target, silent: socket.socket) -> None:
-    """B24: not as an image, not as a file, not as a schema, not as a field that others have; not in a batch either."""
+    """B24: neither as an image, a file, a schema nor a field of other servers; not in a batch either."""
     port = silent.getsockname()[1]
     url = f"http://127.0.0.1:{port}/{MARK}"
     bodies: list[dict[str, Any]] = [
@@ -265,7 +265,7 @@ def schema_format(schema: Any) -> dict[str, Any]:
 
 
 def test_an_image_of_500_mb_is_refused_unread(target: Target) -> None:
-    """B25: by its length, before a byte of it is looked at."""
+    """B25: refused by its length, before a byte of it is read."""
     from tests.hostile_input.raw import exchange, request
 
     auth = f"Authorization: Bearer {target.owner.text}"
@@ -276,7 +276,7 @@ def test_an_image_of_500_mb_is_refused_unread(target: Target) -> None:
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
 def test_spelled_control_tokens_stay_text(target: Target, model: str) -> None:
-    """B26: they cost as many tokens as any text of their kind; as control tokens they would be few."""
+    """B26: they cost as many tokens as other text of their length; as control tokens they would be few."""
 
     def prompt_tokens(text: str) -> int:
         answer = target.http.post(CHAT, json=chat(model=model, messages=hello(text), max_tokens=1))
@@ -363,7 +363,7 @@ def test_a_model_that_is_not_served_is_a_404_and_no_file(target: Target, name: s
 
 
 def test_the_largest_body_there_may_be_is_judged_at_once(target: Target) -> None:
-    """B22 and B35: four MB of the smallest things."""
+    """B22 and B35: four MB of the smallest values."""
     for name, item in (("messages", "{}"), ("tools", "{}"), ("stop", '""'), ("messages", "[]"), ("metadata", "0")):
         body = f'{{"model": "fake", "{name}": [{",".join([item] * ((4 << 20) // (len(item) + 2)))}]}}'
         began = time.perf_counter()

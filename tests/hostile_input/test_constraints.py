@@ -1,6 +1,6 @@
-"""B36 to B38: schemas, regexes and grammars that would hurt, through the whole stack and its real compiler.
+"""B36 to B38: expensive schemas, regexes and grammars, through the whole stack and its real compiler.
 
-What each of some forty texts is told in words is in `tests/unit/engine/test_grammar_limits.py`.
+The messages for some forty texts are in `tests/unit/engine/test_grammar_limits.py`.
 """
 
 from __future__ import annotations
@@ -94,14 +94,14 @@ def test_a_constraint_that_would_hurt_is_a_400_within_seconds(
 
 
 def test_a_schema_of_50_mb_is_refused_unread(target: Target) -> None:
-    """B36: it is larger than any body."""
+    """B36: it is larger than the limit of any body."""
     body = json.dumps(chat(**schema(description="x" * (50 << 20)))).encode()
     target.refused(target.http.post(CHAT, content=body, headers=JSON), 413, "request_too_large")
 
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
 def test_a_line_whose_schema_nothing_matches_fails_alone(target: Target, model: str) -> None:
-    """B36 to B38 in a batch: errors of their lines, and the others are answered."""
+    """B36 to B38 in a batch: their lines fail, and the others are answered."""
     bodies = [
         {"custom_id": name, "method": "POST", "url": CHAT, "body": chat(model=model, **fields)}
         for name, (fields, _) in WRONG.items()

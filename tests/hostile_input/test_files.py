@@ -1,4 +1,4 @@
-"""B44 to B47, and B9, B60, B64 and B65 of files: forms that are none, names that are paths, bytes that are asked for twice."""
+"""B44 to B47, and B9, B60, B64 and B65 of files: malformed forms, paths as names, repeated and partial reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def text_field(name: bytes, value: bytes) -> bytes:
 
 
 def named(filename: bytes) -> bytes:
-    """A whole form whose file has this name, written as given."""
+    """Return a form with a file of this name, written verbatim."""
     return PURPOSE + b'--x\r\nContent-Disposition: form-data; name="file"; ' + filename + b"\r\n\r\nhello\r\n" + END
 
 
@@ -166,14 +166,14 @@ def test_a_name_is_inert_text(target: Target, written: bytes) -> None:
 
 
 def test_a_line_end_in_a_name_ends_its_header(target: Target) -> None:
-    """B45: CRLF inside of quotes is no part of a name."""
+    """B45: CRLF inside quotes is not part of a name."""
     answer = target.http.post("/v1/files", content=named(b'filename="a\r\nX-Evil: b.txt"'), headers=FORM)
     assert answer.status_code in (200, 400)
     assert "x-evil" not in answer.headers
 
 
 def test_an_endless_preamble_and_an_endless_end_cost_no_memory(target: Target) -> None:
-    """B44: 200 MB around a good form."""
+    """B44: 200 MB around a valid form."""
     before = rss(target)
     auth = f"Authorization: Bearer {target.owner.text}"
     head = request("POST", "/v1/files", auth, f"Content-Type: {FORM['content-type']}", "Transfer-Encoding: chunked")
@@ -202,7 +202,7 @@ def test_a_file_that_was_cut_off_is_not_stored(target: Target) -> None:
 
 
 def test_a_file_in_use_is_deleted_once(target: Target) -> None:
-    """B64: for the caller at once; twice is a 404."""
+    """B64: at once for the caller; a second delete is a 404."""
     file_id = target.upload(b"{}\n")
     target.start_batch(file_id)
     assert target.http.delete(f"/v1/files/{file_id}").status_code == 200
@@ -211,7 +211,7 @@ def test_a_file_in_use_is_deleted_once(target: Target) -> None:
 
 
 def test_the_head_of_a_content_has_no_body(target: Target) -> None:
-    """B65: HEAD says what GET would."""
+    """B65: HEAD returns the headers of GET."""
     file_id = target.upload(b"0123456789", "a.txt", "user_data")
     url = f"/v1/files/{file_id}/content"
     whole, head = target.http.get(url), target.http.head(url)
@@ -224,14 +224,14 @@ def test_the_head_of_a_content_has_no_body(target: Target) -> None:
 
 
 def test_a_batch_has_no_content_before_it_has_a_file(target: Target) -> None:
-    """B65: its ids are null until then, and no id of that name exists."""
+    """B65: its ids are null until then, and `null` is no id."""
     batch = target.client.batches.retrieve(target.start_batch(target.upload(b"{}\n")))
     assert batch.output_file_id is None
     check_problem(target.http.get(f"/v1/files/{batch.id}/content"), 404, None, "file_id")
 
 
 def test_what_a_page_elsewhere_could_send_has_no_effect(target: Target) -> None:
-    """B9: a form of another site has no key, and a browser says where it comes from."""
+    """B9: a form of another site has no key, and a browser sends its origin."""
     with target.guarded.http(None) as http:
         answer: httpx2.Response = http.post("/v1/files", content=PURPOSE + FILE + END, headers=FORM)
     target.refused(answer, 401, "invalid_api_key")
@@ -239,7 +239,7 @@ def test_what_a_page_elsewhere_could_send_has_no_effect(target: Target) -> None:
 
 @pytest.mark.parametrize("path", ["/v1/uploads"])
 def test_an_upload_in_parts_is_as_strict(target: Target, path: str) -> None:
-    """B45 and B46: the same names and bounds."""
+    """B45 and B46: the same rules for names and sizes."""
     good: dict[str, Any] = {"purpose": "batch", "filename": "a.jsonl", "bytes": 10, "mime_type": "text/jsonl"}
     for name, value, code in (
         ("bytes", 0, "invalid_value"),

@@ -1,4 +1,4 @@
-"""A bounded number of random requests and lines; `python -m tests.hostile_input.fuzz` sends as many as you like."""
+"""A bounded number of random requests and lines; `python -m tests.hostile_input.fuzz` sends any number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import httpx2
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.hostile_input.judging import complaint, unaccounted
+from tests.hostile_input.checks import complaint, unaccounted
 from tests.hostile_input.mutations import (
     BATCHABLE,
     Fuzzed,
@@ -21,11 +21,11 @@ from tests.hostile_input.mutations import (
 )
 from tests.hostile_input.target import ENDED, Target
 
-_CLIENT_SECONDS = 20  # a request that takes longer hangs
+_CLIENT_SECONDS = 20  # a longer request counts as a hang
 
 
 def some(examples: int) -> Any:  # Any: Hypothesis's decorator
-    """So many examples, the same ones each time."""
+    """Return settings for so many examples, the same ones each time."""
     return settings(
         max_examples=examples,
         deadline=None,

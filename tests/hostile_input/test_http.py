@@ -1,4 +1,4 @@
-"""B7 to B20, B41 and B43: what comes in before a field of it is looked at."""
+"""B7 to B20, B41 and B43: input that is refused before a field of it is read."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.hostile_input.target import CHAT, JSON, MARK, Target, chat, hello
 
 
 def prompt(escaped: str) -> bytes:
-    """A chat body whose prompt is written as given."""
+    """Return a chat body with a prompt that is written verbatim."""
     return json.dumps(chat(messages=hello("@"))).replace('"@"', f'"{escaped}"').encode()
 
 
 def field(name: str, written: str) -> bytes:
-    """A chat body with one more field, written as given."""
+    """Return a chat body with one more field, written verbatim."""
     return (json.dumps(chat(user=MARK))[:-1] + f', "{name}": {written}}}').encode()
 
 
@@ -96,7 +96,7 @@ def test_a_body_that_is_no_json_object_of_ours_is_a_400(target: Target, body: by
 
 
 def test_endless_nesting_costs_nothing(target: Target) -> None:
-    """B14 and B15: found out in less than 50 ms, whatever the size."""
+    """B14 and B15: detected in less than 50 ms, whatever the size."""
     for name in ("B14-open-only", "B15-1000000-digits", "B14-lists"):
         took = []
         for _ in range(5):
@@ -107,7 +107,7 @@ def test_endless_nesting_costs_nothing(target: Target) -> None:
 
 
 def test_a_surrogate_pair_is_a_character_and_comes_back_whole(target: Target) -> None:
-    """B17: two halves that belong together are an emoji."""
+    """B17: two halves that belong together are one emoji."""
     body = json.loads(prompt("\\ud83d\\ude00"))
     answer = target.http.post("/v1/completions", json={"model": "fake", "prompt": "😀", "echo": True, "max_tokens": 1})
     assert answer.json()["choices"][0]["text"].startswith("😀")
@@ -115,7 +115,7 @@ def test_a_surrogate_pair_is_a_character_and_comes_back_whole(target: Target) ->
 
 
 def test_of_equal_keys_the_last_one_wins_for_everybody(target: Target) -> None:
-    """B20: the field that is checked is the field that is used and kept."""
+    """B20: the field that is checked is the field that is used and stored."""
     body = b'{"model": "no", "messages": 5, "max_tokens": 9, "messages": [{"role": "user", "content": "a", "content": "b"}]'
     body += b', "model": "fake", "max_tokens": 2}'
     answer = target.http.post(CHAT, content=body, headers=JSON)
@@ -149,7 +149,7 @@ def test_a_body_that_a_form_could_send_is_a_415_without_effect(target: Target, k
 
 
 def rss(target: Target) -> int:
-    """Of the api, in bytes."""
+    """Return the resident bytes of the api."""
     return next(p for name, p in target.programs().items() if name.endswith(" api")).memory_info().rss
 
 
@@ -170,7 +170,7 @@ def test_a_length_that_is_none_is_a_400(target: Target, length: str) -> None:
 
 
 def test_two_lengths_or_a_length_and_chunks_are_a_400(target: Target) -> None:
-    """B10: a request that could be read in two ways is read in none."""
+    """B10: a request with two possible readings is refused."""
     auth = f"Authorization: Bearer {target.owner.text}"
     for two in (
         ("Content-Length: 2", "Content-Length: 3"),
@@ -183,7 +183,7 @@ def test_two_lengths_or_a_length_and_chunks_are_a_400(target: Target) -> None:
 
 
 def chunks(number: int, size: int) -> Iterator[bytes]:
-    """A chunked body without an end in sight."""
+    """Yield a chunked body without an end."""
     piece = b"%x\r\n" % size + b" " * size + b"\r\n"
     for _ in range(number):
         yield piece
@@ -205,7 +205,7 @@ def test_an_endless_body_is_refused_while_it_is_read_with_flat_memory(target: Ta
 
 
 def closes(connection: socket.socket) -> bytes:
-    """What is said until the other side closes; it must."""
+    """Return everything up to the close by the server, which must come."""
     said = b""
     with contextlib.suppress(ConnectionResetError):
         while more := connection.recv(65536):
@@ -233,7 +233,7 @@ def test_a_head_that_never_ends_is_closed_and_others_are_served(target: Target) 
 
 
 def test_the_head_of_a_second_request_may_not_drip_either(target: Target) -> None:
-    """B12: nor on a connection that was good before."""
+    """B12: nor on a connection that was used before."""
     with raw.connect(target.address) as connection:
         connection.sendall(request("GET", "/health"))
         assert raw.read_answer(connection).status in (200, 404)
@@ -254,7 +254,7 @@ def test_a_body_that_never_comes_is_a_408(target: Target, path: str) -> None:
 
 
 def test_a_body_that_drips_is_a_408_too(target: Target) -> None:
-    """B12: each byte in time, but ten minutes for all of them."""
+    """B12: each byte in time, but ten minutes for the whole body."""
     head = request(
         "POST",
         CHAT,
@@ -275,7 +275,7 @@ def test_a_body_that_drips_is_a_408_too(target: Target) -> None:
 
 
 def test_a_refused_request_cannot_keep_its_connection_by_sending_on(target: Target) -> None:
-    """B12: the 401 comes before the body; the rest of it does not hold the place for ever."""
+    """B12: the 401 comes before the body; the rest of it does not keep the connection open for ever."""
     with raw.connect(target.address) as connection:
         connection.sendall(
             request("POST", CHAT, "Content-Type: application/json", "Content-Length: 1000", length=False)
@@ -314,7 +314,7 @@ def test_a_gzip_bomb_is_never_inflated(target: Target, path: str) -> None:
 
 
 def test_a_compressed_form_is_not_inflated(target: Target) -> None:
-    """B13: nor one with a file."""
+    """B13: nor a form with a file."""
     body = gzip.compress(b"--x\r\n" + b"a" * (50 << 20))
     headers = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "gzip"}
     for path in ("/v1/files", "/v1/batches/validate"):
@@ -341,7 +341,7 @@ def test_a_clients_request_id_is_never_ours(target: Target, line: str) -> None:
 
 
 def test_a_line_end_in_a_header_makes_no_header_of_ours(target: Target) -> None:
-    """B41: what follows CRLF is the client's own header; a bare CR or LF is refused or stays inside."""
+    """B41: text after CRLF is a header of the client; a bare CR or LF is refused or stays inside the value."""
     auth = f"Authorization: Bearer {target.owner.text}"
     for line in ("X-Request-Id: a\r\nSet-Cookie: b=c", "X-Request-Id: a\rSet-Cookie: b=c", "X-Request-Id: a\n b: c"):
         answer = exchange(target.address, request("GET", "/v1/models", auth, line))
@@ -373,7 +373,7 @@ def test_a_host_opens_no_door(target: Target, host: str) -> None:
 
 
 def test_an_absolute_address_goes_nowhere_else(target: Target) -> None:
-    """B43: whatever host it names, it is our path behind our door."""
+    """B43: whatever host it names, the path is served here, behind the same authentication."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         elsewhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
         auth = f"Authorization: Bearer {target.owner.text}"
@@ -433,7 +433,7 @@ def test_an_upgrade_is_not_taken(target: Target) -> None:
 
 
 def test_no_input_of_these_tests_is_in_a_log(target: Target) -> None:
-    """Neither what was refused nor what was answered."""
+    """Neither refused nor accepted input."""
     target.http.post(CHAT, json=chat(messages=hello(MARK)))
     target.http.post(CHAT, json=chat(messages=[{"role": MARK, "content": MARK}]))
     logs = "".join(path.read_text(errors="replace") for path in (target.process.state_dir / "logs").glob("*.log"))

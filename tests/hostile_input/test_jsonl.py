@@ -1,4 +1,4 @@
-"""B47 to B57, and B19 to B21 of lines: batch files that are none, nearly, or only look odd."""
+"""B47 to B57, and B19 to B21 of lines: batch files that are malformed, or valid and unusual."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def wrong_line(code: str, param: str | None, content: bytes) -> tuple[bytes, str
 
 
 def written(name: str, value: bytes) -> bytes:
-    """A good line whose body has one more field, written as given."""
+    """Return a valid line with one more field in its body, written verbatim."""
     return batch_line("@", body={**chat(), "user": MARK, name: "@@"}).replace(b'"@@"', value)
 
 
@@ -106,7 +106,7 @@ LINES: dict[str, tuple[bytes, str, str | None]] = {
 
 
 def test_every_kind_of_wrong_line_is_named_with_its_number(target: Target) -> None:
-    """B53: all in one file, between good lines and blank ones, which count."""
+    """B53: all in one file, between valid lines and blank ones, which count."""
     content = batch_line("first")
     expected = []
     for number, (line, code, param) in enumerate(LINES.values()):
@@ -121,7 +121,7 @@ def test_every_kind_of_wrong_line_is_named_with_its_number(target: Target) -> No
 
 @pytest.mark.parametrize(("line", "code", "param"), LINES.values(), ids=LINES.keys())
 def test_a_wrong_line_is_told_by_a_validation_too(target: Target, line: bytes, code: str, param: str | None) -> None:
-    """Without a batch: `fails: file`, and nothing of the line."""
+    """Without a batch: `fails: file`, and no text of the line."""
     files = {"file": ("a.jsonl", batch_line("first") + line + b"\n")}
     answer = target.http.post("/v1/batches/validate", data={"endpoint": CHAT}, files=files)
     (error,) = answer.json()["errors"]
@@ -161,7 +161,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
 
 
 def test_a_wrong_body_fails_its_line_alone(target: Target) -> None:
-    """What the sync endpoint would answer, in the error file; the others are answered."""
+    """The error file has the error of the synchronous endpoint; the other lines are answered."""
     content = batch_line("good")
     for name, (body, _, _) in BODIES.items():
         content += batch_line(name, body=body)
@@ -187,7 +187,7 @@ def test_line_ends_of_all_kinds_are_accepted_and_numbers_are_kept(target: Target
 
 
 def test_other_line_ends_are_text(target: Target) -> None:
-    """B51: U+2028, U+2029, U+0085, VT and FF stand inside a line and come back as they went in."""
+    """B51: U+2028, U+2029, U+0085, VT and FF stay inside a line and are returned unchanged."""
     name = "a\u2028b\u2029c\u0085d"
     prompt = "one\u2028two\u0085three\x0b\x0c"
     content = json.dumps(
@@ -210,7 +210,7 @@ UNICODE = [
 
 
 def test_every_valid_custom_id_comes_back_exactly(target: Target) -> None:
-    """B54: whatever it is made of; é and e with an accent are two."""
+    """B54: with any characters; é and e with a combining accent are two ids."""
     batch = target.batch_of(b"".join(batch_line(name) for name in UNICODE))
     assert batch.status == "completed", batch.errors
     assert [line["custom_id"] for line in target.results(batch.output_file_id)] == UNICODE
@@ -226,7 +226,7 @@ def test_several_models_may_be_in_one_file(target: Target) -> None:
 
 
 def test_of_equal_keys_in_a_line_the_last_one_wins(target: Target) -> None:
-    """B20: for who checks it and for who runs it."""
+    """B20: for the check and for the run."""
     line = (
         b'{"custom_id": 5, "custom_id": "a", "url": "/v1/files", "method": "GET", "body": 7, "method": "POST", "url": "'
     )
@@ -243,7 +243,7 @@ def test_of_equal_keys_in_a_line_the_last_one_wins(target: Target) -> None:
 
 
 def rss(target: Target) -> int:
-    """Of our processes together, in bytes; those that have just ended count nothing."""
+    """Return the resident bytes of Millrace's processes together; processes that have just ended count as zero."""
     total = 0
     for process in target.programs().values():
         try:
@@ -254,7 +254,7 @@ def rss(target: Target) -> int:
 
 
 def test_a_line_of_150_mb_fails_its_batch_with_flat_memory(target: Target, tmp_path: Path) -> None:
-    """B49: uploaded from the disk, read without being held."""
+    """B49: uploaded from the disk, read without being held in memory."""
     before = rss(target)
     file_id = target.upload(write_long_line(tmp_path / "in.jsonl", 150 * MIB))
     batch_id = target.start_batch(file_id)
@@ -273,7 +273,7 @@ def test_a_line_of_150_mb_fails_its_batch_with_flat_memory(target: Target, tmp_p
 
 
 def test_a_line_of_just_a_mebibyte_is_read_and_one_more_byte_is_not(target: Target) -> None:
-    """B49: the limit is that of the line without its end."""
+    """B49: the limit counts the line without its line end."""
     short = batch_line("a", body=chat(max_tokens=1, model="no-such-model", user=""))
     exact = short.replace(b'"user": ""', b'"user": "' + b"x" * (MIB - len(short) + 1) + b'"')
     assert len(exact) == MIB + 1
@@ -284,7 +284,7 @@ def test_a_line_of_just_a_mebibyte_is_read_and_one_more_byte_is_not(target: Targ
 
 
 def test_50001_lines_fail_the_batch(target: Target, tmp_path: Path) -> None:
-    """B48: and a message says how many there may be."""
+    """B48: and the message has the limit."""
     batch = target.batch_of(write_many_lines(tmp_path / "in.jsonl", 50_001), seconds=90)
     (error,) = batch.errors.data
     assert (batch.status, error.code) == ("failed", "too_many_tasks")
@@ -292,7 +292,7 @@ def test_50001_lines_fail_the_batch(target: Target, tmp_path: Path) -> None:
 
 
 def test_the_default_limits_are_openais() -> None:
-    """B48: 200 MB and 50,000 lines; `tests/service/api/test_files.py` tries what is a byte more than the limit that is set."""
+    """B48: 200 MB and 50,000 lines; `tests/service/api/test_files.py` tries one byte more than a configured limit."""
     settings = Settings()
     assert settings.batch_file_bytes == 200 * MIB
     assert settings.batch_lines == 50_000

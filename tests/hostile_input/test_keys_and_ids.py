@@ -1,4 +1,4 @@
-"""B1 to B6: keys that are none, and ids that are not ours."""
+"""B1 to B6: invalid keys, and ids of other tenants or of no object."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_key_that_is_none_gets_the_one_401(target: Target, header: bytes | Non
 
 
 def test_wrong_keys_of_all_kinds_take_the_same_time(target: Target) -> None:
-    """B1: one class of timing: a key that looks right is found out as late as any other."""
+    """B1: one class of timing, whether a key is well formed or not."""
     with target.guarded.http(None) as http:
 
         def seconds(key: str) -> float:
@@ -50,7 +50,7 @@ def test_wrong_keys_of_all_kinds_take_the_same_time(target: Target) -> None:
 
 
 def test_a_key_with_a_nul_is_refused_before_there_is_a_request(target: Target) -> None:
-    """B3: NUL is no character of a header; the server says so itself."""
+    """B3: NUL is not allowed in a header; the HTTP server refuses it."""
     from tests.hostile_input import raw
 
     answer = raw.exchange(target.address, raw.request("GET", "/v1/models", "Authorization: Bearer sk-\0x"))

@@ -1,4 +1,4 @@
-"""B66: what a model says may be no text at all. What it says here is decided by a bias."""
+"""B66: output of a model that is not valid text. A logit bias forces the output here."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ SAID: dict[str, tuple[int, str]] = {
 
 @pytest.fixture(scope="module")
 def tokens() -> dict[int, int]:
-    """The demo model's token of each byte."""
+    """Return the demo model's token of each byte."""
     vocabulary = load_vocabulary(ROOT / "models" / "demo.gguf")
     pieces = ((vocabulary.piece(token), token) for token in range(vocabulary.num_vocab))
     return {piece[0]: token for piece, token in pieces if len(piece) == 1}
 
 
 def saying(token: int, **fields: Any) -> dict[str, Any]:
-    """A body whose answer is this token, six times."""
+    """Return a body that makes the output this token, six times."""
     return chat(model="demo", logit_bias={str(token): 100}, max_tokens=6, ignore_eos=True, **fields)
 
 
@@ -64,7 +64,7 @@ def test_what_is_no_text_is_made_text_and_kept(
 
 
 def test_a_script_is_text_in_json_and_no_page(target: Target) -> None:
-    """B66: said because it must be; nothing that is sent is HTML."""
+    """B66: the bias forces the script; no response is HTML."""
     script = "</script><script>alert(1)</script>"
     answer = target.http.post(CHAT, json=chat(max_tokens=60, structured_outputs={"choice": [script]}))
     assert content_of(answer.json()) == script

@@ -1,4 +1,6 @@
-"""B61 and B12 of validations, each of which is a process of a second or two: they do not pile up, and nobody waits for them."""
+"""B61 and B12 of validations, each a process of a second or two: they do not pile up, and other requests do not wait for
+them.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ def num_waiting(target: Target) -> int:
 
 
 def test_more_validations_than_a_tenant_may_have_are_told_to_wait_and_batches_go_on(target: Target) -> None:
-    """B61: a 429 with the seconds, others untouched."""
+    """B61: a 429 with Retry-After; other requests are not affected."""
     file_id = target.upload(batch_line())
     with ThreadPoolExecutor(16) as threads:
         asked = [
@@ -36,7 +38,7 @@ def test_more_validations_than_a_tenant_may_have_are_told_to_wait_and_batches_go
 
 
 def test_a_validation_whose_caller_left_is_not_waited_for(target: Target) -> None:
-    """B12: the question goes with who asked it."""
+    """B12: the validation is dropped when its caller disconnects."""
     body = json.dumps({"input_file_id": target.upload(batch_line())}).encode()
     auth = f"Authorization: Bearer {target.owner.text}"
     head = raw.request("POST", "/v1/batches/validate", auth, "Content-Type: application/json", body=body)

@@ -1,4 +1,4 @@
-"""What must be true of every answer, and of every batch that ended, whatever was sent."""
+"""Invariants of every response and of every batch that ended, whatever was sent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def complaint(status: int, content_type: str, content: bytes) -> str | None:
-    """Why this answer is not one we may give; None when it is."""
+    """Return the reason why this response is wrong; None when it is right."""
     if status >= 500:
         return f"{status}: {content[:300]!r}"
     if status >= 400:
@@ -31,7 +31,7 @@ def _envelope(content: bytes) -> str | None:
 
 
 def _stream(content: bytes) -> str | None:
-    """Events that parse, and an end; an error in a stream is the server's only where it says so."""
+    """Check that all events parse and the stream ends; an error in a stream must be marked as the server's."""
     events = [line[6:] for line in content.decode().split("\n") if line.startswith("data: ")]
     for event in events:
         if event != "[DONE]" and (error := json.loads(event).get("error")) and error.get("type") == "server_error":
@@ -40,7 +40,7 @@ def _stream(content: bytes) -> str | None:
 
 
 def unaccounted(names: list[str], counts: Any, output: list[Any], errors: list[Any]) -> str | None:
-    """Why a completed batch does not answer for every line once; None when it does."""
+    """Return the reason why a completed batch does not have each line once; None when it has."""
     told = Counter(line["custom_id"] for line in (*output, *errors))
     if told != Counter(names):
         missing, extra = Counter(names) - told, told - Counter(names)
