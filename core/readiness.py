@@ -89,7 +89,7 @@ def _defect(worker: WorkerSeen, silence_seconds: float) -> str:
 
 
 def _with_reason(message: str, reason: str | None) -> str:
-    return f"{message}; its engine's last words: {reason}" if reason else message
+    return f"{message}; its engine exited: {reason}" if reason else message
 
 
 def _how_to_start(name: str, reason: str | None) -> str:

@@ -67,7 +67,7 @@ def test_models_whose_files_are_missing_or_cut_short_are_named_and_the_others_ar
     assert served.process.said.count("lost, short") == 1
     wait_for(lambda: len(checks(served)) == 2, "the other two are ready", 30)
     said = checks(served)
-    none = "no chat worker serves it; its engine's last words: "
+    none = "no chat worker serves it; its engine exited: "
     assert said["model lost"] == none + "There is no model file lost.gguf."
     assert said["model short"] == none + "short.gguf is not a model that llama.cpp can load."
     metrics = served.process.metrics()

@@ -75,9 +75,7 @@ def test_without_a_clerk_batches_wait() -> None:
 def test_an_engine_that_cannot_load_is_named_with_its_exit_reason() -> None:
     launcher = worker("launcher", exit_reason="a.gguf is not a model that llama.cpp can load.", num_deaths=1)
     message, advice = trouble(CLERK, launcher)["model m"]
-    assert (
-        message == "no chat worker serves it; its engine's last words: a.gguf is not a model that llama.cpp can load."
-    )
+    assert message == "no chat worker serves it; its engine exited: a.gguf is not a model that llama.cpp can load."
     assert advice.startswith("Correct the model's files")
 
 
