@@ -1,17 +1,28 @@
-"""One attempt at a line of a batch: its call of the engine, and the stream of those that follow it."""
+"""One attempt at a line of a batch, streamed to clients that follow it; and the result that its row stores."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 
+import msgspec
+
 from core.errors import Problem
 from core.queue.events import EventKind
-from engine.process.client import EngineClient
-from engine.types import Delta, Embedded, Finished
-from workers.generation.endpoints.base import EngineOutcome, EngineRequest
+from db.shards import LineResult
+from engine.process.client import EngineClient, EngineLost
+from engine.types import Delta, Embedded, Failed, Finished
+from workers.generation.endpoints.base import (
+    EndpointAdapter,
+    EngineOutcome,
+    EngineRequest,
+    EngineResult,
+    ResponseHeader,
+)
 from workers.generation.engine_call import EngineCall
 from workers.generation.job_stream import JobStream
+from workers.generation.problems import engine_crash
+from workers.shards.shard_progress import EndedLine
 
 
 class LineRun:
@@ -69,3 +80,39 @@ class LineRun:
         self._outcome = outcome
         self.seconds = time.monotonic() - self._begun_at
         self._ended(outcome)
+
+
+def line_result(ended: EndedLine, header: ResponseHeader, seconds: float | None) -> LineResult:
+    """The answer or the problem of a line; `seconds` is its time with the engine, None for a line that did not run."""
+    job_id, outcome = ended.line.id, ended.outcome
+    if isinstance(outcome, EngineLost):
+        return LineResult(job_id=job_id, problem=engine_crash().to_json(), seconds=seconds)
+    assert ended.line.parsed is not None, "it was parsed when it began"
+    adapter = ended.line.parsed.adapter
+    if isinstance(outcome, Failed):
+        return LineResult(job_id=job_id, problem=adapter.to_problem(outcome).to_json(), seconds=seconds)
+    return _generated(adapter, header, _as_cached(outcome) if ended.is_duplicate else outcome, seconds)
+
+
+def _generated(
+    adapter: EndpointAdapter, header: ResponseHeader, outcome: EngineResult, seconds: float | None
+) -> LineResult:
+    """The answer, or the reason why it is rejected; its tokens count either way."""
+    problem = adapter.reject_reason(outcome)
+    answer = adapter.encode_response(header, outcome)
+    return LineResult(
+        job_id=header.job_id,
+        answer=answer if problem is None else None,
+        problem=None if problem is None else problem.to_json(),
+        prompt_tokens=outcome.usage.prompt_tokens,
+        completion_tokens=outcome.usage.completion_tokens,
+        cached_tokens=outcome.usage.cached_tokens,
+        reasoning_tokens=outcome.usage.reasoning_tokens,
+        seconds=seconds,
+    )
+
+
+def _as_cached(outcome: EngineResult) -> EngineResult:
+    """The outcome of a duplicate: nothing of its prompt was computed."""
+    usage = msgspec.structs.replace(outcome.usage, cached_tokens=outcome.usage.prompt_tokens)
+    return msgspec.structs.replace(outcome, usage=usage)

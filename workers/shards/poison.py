@@ -32,22 +32,18 @@ class PoisonTracker:
 
     def __init__(self, context: WorkerContext, claim: ClaimedShard) -> None:
         self._database = context.database
-        self._tally = context.counters
+        self._counters = context.counters
         self._hours = context.settings.quarantine_hours
         self._max_crashes = context.settings.line_attempts
-        self._id: str = claim.id
-        self._fence: int = claim.fence
-        self._quarantine = QuarantineView(
-            tenant_id=claim.tenant_id, model=claim.model, endpoint=claim.endpoint, entries={}
-        )
+        self._id = claim.id
+        self._fence = claim.fence
+        self._scope = {"tenant_id": claim.tenant_id, "model": claim.model, "endpoint": claim.endpoint}
+        self._quarantine = QuarantineView(**self._scope, entries={})
         self._blocked: dict[str, QuarantineEntry] = {}
 
     def load(self, connection: Connection) -> None:
         """Read the quarantine of the shard's tenant and model."""
-        view = self._quarantine
-        self._quarantine = read_quarantine(
-            connection, tenant_id=view.tenant_id, model=view.model, endpoint=view.endpoint, kept=self._kept
-        )
+        self._quarantine = read_quarantine(connection, **self._scope, kept=self._kept)
 
     def find_failure(self, line: Line) -> Failed | None:
         """The failure of a line with a blocked body; None when it may run."""
@@ -56,7 +52,7 @@ class PoisonTracker:
     def block(self, line: Line) -> None:
         """Refuse the line's body from now on: in this shard at once, elsewhere when its result is written."""
         log.warning("line_blocked", line=line.id, shard=self._id, crashes=line.crashes)
-        self._tally.add(CounterName.LINES_BLOCKED, self._quarantine.model)
+        self._counters.add(CounterName.LINES_BLOCKED, self._quarantine.model)
         self._quarantine.block(_fields(line))
         self._blocked[line.id] = self._quarantine.entry(_fields(line), line.id)
 

@@ -30,10 +30,8 @@ from workers.generation.endpoints.registry import read_adapter
 from workers.generation.job_stream import JobStream
 from workers.generation.quarantine import as_exclusive
 from workers.runtime.db_retry import retry_write
-from workers.runtime.leases import Lease
 from workers.shards.isolation import Isolation
-from workers.shards.line_result import line_result
-from workers.shards.line_run import LineRun
+from workers.shards.line_run import LineRun, line_result
 from workers.shards.poison import LeaseLost, PoisonTracker
 from workers.shards.shard_progress import Block, EndedLine, Line, LineState, ParsedBody, Retry, ShardProgress
 
@@ -53,15 +51,15 @@ class ShardRun:
     ) -> None:
         self._context = context
         self._served = served
-        self.id: str = claim.id
-        self._batch_id: str = claim.batch_id
-        self._tenant_id: str = claim.tenant_id
-        self._fence: int = claim.fence
+        self.id = claim.id
+        self._batch_id = claim.batch_id
+        self._tenant_id = claim.tenant_id
+        self._fence = claim.fence
         self._is_watched = is_watched
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # calls for the lane's thread
-        self._lease: Lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
-        self._endpoint: str = claim.endpoint
-        self._key_id: str = claim.key_id
+        self._lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
+        self._endpoint = claim.endpoint
+        self._key_id = claim.key_id
         self._runs: dict[str, LineRun] = {}  # the last attempt at each line that is not written yet
         self._progress = ShardProgress(context.settings.line_attempts, all_suspects=is_suspicious(claim.attempt))
         self._poison = PoisonTracker(context, claim)
