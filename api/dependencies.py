@@ -84,11 +84,10 @@ class Authenticator:
 
 
 async def get_caller(
-    request: Request,
-    authenticator: Annotated[Authenticator, from_app("authenticator")],
-    credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)],
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Security(_bearer)]
 ) -> Caller:
     """The caller of a request."""
+    authenticator: Authenticator = request.app.state.authenticator
     return await authenticator.authenticate(request, credentials.credentials if credentials else None)
 
 

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 from fastapi import Depends, Request
 from sqlalchemy import Insert
 
-from api.access.admission import AdmissionDep, find_model
+from api.access.admission import Admission, AdmissionDep, find_model
 from api.dependencies import CallerDep, CatalogDep, TenantDep
 from api.services.key_ring import Caller
 from core import ids
 from core.errors import Problem
-from core.model_files import ModelConfig
+from core.model_files import ModelCatalog, ModelConfig
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from core.schemas.generation import ModelRequest
 
@@ -36,7 +36,7 @@ class SubmissionBuilder:
     """Checks the body of a request against the models, the key and its limits."""
 
     def __init__(
-        self, request: Request, tenant: TenantDep, caller: CallerDep, catalog: CatalogDep, admission: AdmissionDep
+        self, request: Request, tenant: str, caller: Caller, catalog: ModelCatalog, admission: Admission
     ) -> None:
         self._request = request
         self._tenant = tenant
@@ -70,7 +70,14 @@ class SubmissionBuilder:
         )
 
 
-SubmissionBuilderDep = Annotated[SubmissionBuilder, Depends()]
+async def get_submission_builder(
+    request: Request, tenant: TenantDep, caller: CallerDep, catalog: CatalogDep, admission: AdmissionDep
+) -> SubmissionBuilder:
+    """The builder of a request; a class as dependency would be constructed in a thread."""
+    return SubmissionBuilder(request, tenant, caller, catalog, admission)
+
+
+SubmissionBuilderDep = Annotated[SubmissionBuilder, Depends(get_submission_builder)]
 
 
 def cancelled_problem() -> Problem:

@@ -10,17 +10,20 @@ from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.access.scopes import require_scopes
 from api.dependencies import CallerDep, DatabaseDep, MetricsDep, TenantDep, WaitersDep
 from api.http.event_stream import EventStream
 from api.http.json_body import JsonBody
 from api.http.openapi import response_docs
-from api.live.job_client import JobClientDep
+from api.live.job_client import JobClient, JobClientDep
 from api.live.live_job import LiveJobsDep, ResponseRenderer
 from api.live.responses_stream import ResponseRecord, ResponseStream, find, prepare, record_of, response_of_row
 from api.live.submission import SubmissionBuilderDep
-from api.services.waiters import WaitEnded
+from api.services.key_ring import Caller
+from api.services.metrics import Metrics
+from api.services.waiters import WaitEnded, Waiters
 from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
@@ -42,11 +45,11 @@ _CANCEL_SECONDS: Final = 2.0
 class StoredStreams:
     """Streams of stored responses; their jobs go on when the client disconnects."""
 
-    caller: CallerDep
-    database: DatabaseDep
-    jobs: JobClientDep
-    waiters: WaitersDep
-    metrics: MetricsDep
+    caller: Caller
+    database: AsyncEngine
+    jobs: JobClient
+    waiters: Waiters
+    metrics: Metrics
 
     async def open(self, response_id: str, starting_after: int | None = None) -> EventStream:
         """The events of a response, after a number if one is given; raises the 404."""
@@ -64,7 +67,14 @@ class StoredStreams:
                     yield data
 
 
-StoredStreamsDep = Annotated[StoredStreams, Depends()]
+async def get_stored_streams(
+    caller: CallerDep, database: DatabaseDep, jobs: JobClientDep, waiters: WaitersDep, metrics: MetricsDep
+) -> StoredStreams:
+    """The streams of a request; a class as dependency would be constructed in a thread."""
+    return StoredStreams(caller, database, jobs, waiters, metrics)
+
+
+StoredStreamsDep = Annotated[StoredStreams, Depends(get_stored_streams)]
 
 
 @router.post("/v1/responses", response_class=Response, responses=response_docs(ResponseObject, streams=True))

@@ -15,12 +15,14 @@ import structlog
 from fastapi import Depends, Request
 from sqlalchemy import Executable
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.dependencies import DatabaseDep, SettingsDep, TenantDep
 from api.writes.commit_check import create_or_find
 from core import ids
 from core.errors import ApiError, Problem, bad_request
 from core.failpoints import Point, failpoint
+from core.settings import Settings
 from db import idempotency
 
 log = structlog.get_logger()
@@ -36,7 +38,7 @@ _Object = TypeVar("_Object")
 class CreateOnce:
     """Creates the object of one request, once for each `Idempotency-Key` of the tenant."""
 
-    def __init__(self, request: Request, database: DatabaseDep, settings: SettingsDep, tenant: TenantDep) -> None:
+    def __init__(self, request: Request, database: AsyncEngine, settings: Settings, tenant: str) -> None:
         self._request = request
         self._database = database
         self._kept = timedelta(hours=settings.idempotency_hours)
@@ -124,7 +126,14 @@ class CreateOnce:
             await connection.execute(statement)
 
 
-CreateOnceDep = Annotated[CreateOnce, Depends()]
+async def get_create_once(
+    request: Request, database: DatabaseDep, settings: SettingsDep, tenant: TenantDep
+) -> CreateOnce:
+    """The creates of a request; a class as dependency would be constructed in a thread."""
+    return CreateOnce(request, database, settings, tenant)
+
+
+CreateOnceDep = Annotated[CreateOnce, Depends(get_create_once)]
 
 
 def _read_key(request: Request) -> str | None:
