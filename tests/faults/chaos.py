@@ -41,14 +41,14 @@ class Chaos:
 
     stack: FaultStack
     random: random.Random
-    say: Callable[[str], None] = print
+    report: Callable[[str], None] = print
     done: Counter[str] = field(default_factory=Counter)
 
     def run(self, seconds: float) -> None:
         """Cause faults until the time is over, then remove those that do not end by themselves."""
         faults: list[Callable[[], str]] = [
             self._kill, self._kill, self._terminate, self._freeze, self._reset, self._black_hole, self._delay, self._flush,
-            self._service_down, self._drop_backends, self._failpoint, self._failpoint, self._leave_stream, self._cut_upload,
+            self._service_down, self._drop_backends, self._failpoint, self._failpoint, self._drop_stream, self._cut_upload,
         ]  # fmt: skip
         began = time.monotonic()
         while time.monotonic() - began < seconds:
@@ -57,9 +57,9 @@ class Chaos:
             try:
                 what = fault()
             except (AssertionError, psutil.Error):  # the process is being restarted
-                what = "nobody there"
+                what = "process not running"
             self.done[what] += 1
-            self.say(f"{time.monotonic() - began:6.1f} s  {what}")
+            self.report(f"{time.monotonic() - began:6.1f} s  {what}")
         self.stack.heal()
 
     def _kill(self) -> str:
@@ -118,15 +118,15 @@ class Chaos:
         )
         return "terminate backends"
 
-    def _leave_stream(self) -> str:
-        path, asked = "/v1/chat/completions", chat_body(new_prompt(), stream=True)
+    def _drop_stream(self) -> str:
+        path, body = "/v1/chat/completions", chat_body(new_prompt(), stream=True)
         with (
             suppress(httpx2.HTTPError),
             self.stack.http(timeout=5) as http,
-            http.stream("POST", path, json=asked) as answer,
+            http.stream("POST", path, json=body) as response,
         ):
-            next(answer.iter_lines(), None)
-        return "leave a stream"
+            next(response.iter_lines(), None)
+        return "disconnect from a stream"
 
     def _cut_upload(self) -> str:
         def half() -> Iterator[bytes]:
@@ -186,35 +186,35 @@ class Batches:
         self.num_begun += 1
         if self._random.random() < 0.2:
             with suppress(openai.BadRequestError):  # the batch has ended
-                self._stack.insist(lambda: self._stack.client.batches.cancel(batch_id))
+                self._stack.retry(lambda: self._stack.client.batches.cancel(batch_id))
 
 
-def chaos(folder: Path, seed: int, seconds: float, say: Callable[[str], None] = print) -> None:
+def chaos(folder: Path, seed: int, seconds: float, report: Callable[[str], None] = print) -> None:
     """Start a stack and cause faults for this time. Raises AssertionError when anything was lost, doubled or leaked."""
-    say(f"seed {seed}")
+    report(f"seed {seed}")
     with FaultStack(folder, **OUR_CRASHES) as stack, ExitStack() as ends:
         oracle = Oracle(stack)
         ends.callback(oracle.close)
-        faults = Chaos(stack, random.Random(seed), say)
+        faults = Chaos(stack, random.Random(seed), report)
         with Chats(stack, threads=3) as chats, Batches(stack, seed) as batches:
             faults.run(seconds)
         oracle.check(END_SECONDS)
         lines = stack.query("SELECT state, count(*) FROM jobs WHERE batch_id IS NOT NULL GROUP BY state ORDER BY state")
-        say(f"faults: {dict(faults.done.most_common())}")
-        say(
+        report(f"faults: {dict(faults.done.most_common())}")
+        report(
             f"batches begun: {batches.num_begun}; lines: {dict(tuple(row) for row in lines)}; chats: {dict(chats.ends)}"
         )
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Hurt a stack at random, and see that nothing is lost.")
+    parser = argparse.ArgumentParser(description="Inject random faults into a stack, and check that nothing is lost.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--minutes", type=float, default=1)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="chaos-") as folder:
         chaos(Path(folder), arguments.seed, arguments.minutes * 60)
-    print("nothing was lost, doubled or shown")
+    print("nothing was lost, doubled or leaked")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import psutil
 from tests.faults.chaos import END_SECONDS, OUR_CRASHES, OURS, SERVICES
 from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
-from tests.faults.second import second_worker
+from tests.faults.second_worker import second_worker
 from tests.faults.stack import FaultStack, Role
 from tests.support.stack import wait_for
 
@@ -62,8 +62,8 @@ class Kills:
         began = time.monotonic()
         if not held:
             return
-        goes_on = partial(self._has_grown if role is Role.ENGINE else self._has_moved, held)
-        wait_for(goes_on, f"somebody goes on with what the {role} had", _LONGEST_SECONDS)
+        has_continued = partial(self._has_grown if role is Role.ENGINE else self._has_moved, held)
+        wait_for(has_continued, f"the work of the {role} continues", _LONGEST_SECONDS)
         self.seconds[role].append(time.monotonic() - began)
 
     def _held_by(self, pid: int) -> dict[str, tuple[int, int]]:
@@ -121,14 +121,14 @@ def kills(folder: Path, seed: int, number: int, num_lines: int) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="SIGKILL over one batch, and see that nothing is lost.")
+    parser = argparse.ArgumentParser(description="Kill processes during one batch, and check that nothing is lost.")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--lines", type=int, default=5000)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         kills(Path(folder), arguments.seed, arguments.kills, arguments.lines)
-    print("nothing was lost, doubled or shown")
+    print("nothing was lost, doubled or leaked")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def batch_content(num_lines: int, **more: object) -> bytes:
 
 def upload(stack: FaultStack, content: bytes) -> str:
     """Store a batch input file; return its id."""
-    file = stack.insist(lambda: stack.client.files.create(file=("in.jsonl", content), purpose="batch"))
+    file = stack.retry(lambda: stack.client.files.create(file=("in.jsonl", content), purpose="batch"))
     return file.id
 
 
@@ -76,23 +76,23 @@ def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
             input_file_id=file_id, endpoint=endpoint, completion_window=window, extra_headers=headers, **more  # type: ignore[arg-type]
         ).id  # fmt: skip
 
-    return insist_on_key(stack, create)
+    return retry_with_key(stack, create)
 
 
-def insist_on_key(stack: FaultStack, create: Any) -> Any:
+def retry_with_key(stack: FaultStack, create: Any) -> Any:
     """Repeat while an earlier attempt holds the key: the key of a process that died stays locked for two minutes."""
 
     def unlocked() -> Any:
         try:
             return create()
         except openai.ConflictError:
-            forget_locks(stack)
+            expire_idempotency_locks(stack)
             return create()
 
-    return stack.insist(unlocked)
+    return stack.retry(unlocked)
 
 
-def forget_locks(stack: FaultStack) -> None:
+def expire_idempotency_locks(stack: FaultStack) -> None:
     """Expire the locks of all Idempotency-Keys, as time would."""
     stack.execute("UPDATE idempotency_keys SET locked_until = now() WHERE finished_at IS NULL")
 
@@ -110,7 +110,7 @@ def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds
         return str(stack.client.batches.retrieve(batch_id).status)
 
     wait_for(lambda: status() in wanted, f"{batch_id} is {' or '.join(wanted)}", timeout_seconds)
-    return stack.insist(status)
+    return stack.retry(status)
 
 
 def ask(stack: FaultStack, prompt: str) -> str:
@@ -119,7 +119,7 @@ def ask(stack: FaultStack, prompt: str) -> str:
     return str(answer.choices[0].message.content)
 
 
-def listen(stack: FaultStack, prompt: str, **more: object) -> list[str]:
+def stream_chat(stack: FaultStack, prompt: str, **more: object) -> list[str]:
     """Return the pieces of one streamed chat."""
     with stack.client.chat.completions.create(**chat_body(prompt, stream=True, **more)) as stream:
         return [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
@@ -128,7 +128,7 @@ def listen(stack: FaultStack, prompt: str, **more: object) -> list[str]:
 def check_everyday(stack: FaultStack, timeout_seconds: float = 30) -> None:
     """Check that a batch and a streamed chat succeed within this time."""
     batch_id, prompt = start_batch(stack, 2), new_prompt()
-    assert "".join(stack.insist(lambda: listen(stack, prompt), timeout_seconds)) == expected_answer(prompt)
+    assert "".join(stack.retry(lambda: stream_chat(stack, prompt), timeout_seconds)) == expected_answer(prompt)
     assert wait_batch(stack, batch_id, timeout_seconds=timeout_seconds) == "completed"
 
 
@@ -155,7 +155,7 @@ class Chats:
         self._stop.set()
         for thread in self._threads:
             thread.join(60)
-            assert not thread.is_alive(), "a chat hangs"
+            assert not thread.is_alive(), "a chat did not end"
         if kind is None:
             assert not self.wrong, self.wrong[:3]
 
@@ -163,7 +163,7 @@ class Chats:
         while not self._stop.is_set():
             prompt, began = new_prompt(), time.monotonic()
             try:
-                said = "".join(listen(self._stack, prompt)) if is_stream else ask(self._stack, prompt)
+                text = "".join(stream_chat(self._stack, prompt)) if is_stream else ask(self._stack, prompt)
             except openai.APIError as error:
                 self._failed(error)
             except Exception as error:  # the SDK has no error of its own for a broken stream
@@ -172,8 +172,8 @@ class Chats:
                     self.wrong.append(repr(error))
             else:
                 self.ends["answered"] += 1
-                if said != expected_answer(prompt):
-                    self.wrong.append(f"{prompt!r} was answered {said!r}")
+                if text != expected_answer(prompt):
+                    self.wrong.append(f"{prompt!r} was answered {text!r}")
             self.longest_seconds = max(self.longest_seconds, time.monotonic() - began)
 
     def _failed(self, error: openai.APIError) -> None:

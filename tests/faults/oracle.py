@@ -33,8 +33,8 @@ from workers.maintenance.retention import Retention
 _WATCH_SECONDS: Final = 0.05
 _MOST_DESCRIPTORS: Final = 96  # pools at full width, clients, the broker; a leak grows beyond this during a session
 _OLD_SECONDS: Final = 3 * 3600
-_SHOWN_TO_A_STRANGER: Final = 20  # jobs of each check, with two requests each
-_NOBODY: Final = "0" * 32
+_MOST_FOREIGN_JOBS: Final = 20  # jobs of each check, with two requests each
+_UNKNOWN_ID: Final = "0" * 32
 
 
 class Watcher:
@@ -57,11 +57,11 @@ class Watcher:
     def _run(self) -> None:
         while not self._stop.wait(_WATCH_SECONDS):
             try:
-                self._look()
+                self._poll()
             except SQLAlchemyError:
                 continue  # the database may be down
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         rows = self._stack.query(
             "SELECT id, fence FROM shards UNION ALL SELECT id, fence FROM jobs WHERE batch_id IS NULL AND fence > 0"
         )
@@ -109,7 +109,7 @@ class Oracle:
             self._new("SELECT id, state, body, answer, problem, tenant_id FROM jobs WHERE batch_id IS NULL")
         ):
             self._check_job(*job[:-1])
-            if number < _SHOWN_TO_A_STRANGER:
+            if number < _MOST_FOREIGN_JOBS:
                 self._check_foreign(f"/jobs/{job.id}", job.tenant_id)
         self._check_usage()
         self._check_logs()
@@ -126,7 +126,7 @@ class Oracle:
             UNION ALL SELECT event_id, 'undelivered' FROM webhook_deliveries WHERE finished_at IS NULL
         """
         try:
-            wait_for(lambda: not self._stack.query(open_rows), "everything ends", timeout_seconds)
+            wait_for(lambda: not self._stack.query(open_rows), "all work ends", timeout_seconds)
         except AssertionError:
             raise AssertionError(f"still open: {self._stack.query(open_rows)[:5]}") from None
 
@@ -142,18 +142,20 @@ class Oracle:
         counts = batch.request_counts
         assert counts is not None
         assert (counts.total, counts.completed, counts.failed) == (len(rows), len(output), len(errors)), batch_id
-        asked = self._input_lines(batch.input_file_id, [row[0] for row in rows])
+        bodies = self._input_lines(batch.input_file_id, [row[0] for row in rows])
         if rows:
             ended = Counter(str(line["custom_id"]) for line in (*output, *errors))
-            assert ended == Counter(list(asked)), f"{batch_id}: each line once"
+            assert ended == Counter(list(bodies)), f"{batch_id}: each line must have one result"
         else:
             assert status in ("failed", "cancelled"), f"{batch_id} ended without lines"
         assert status != "completed" or len(output) == sum(state == "completed" for _, state in rows)
         for lines in (output, errors):
             ids = [str(line["custom_id"]) for line in lines]
-            assert ids == [custom_id for custom_id in asked if custom_id in set(ids)], f"{batch_id}: in input order"
+            assert ids == [custom_id for custom_id in bodies if custom_id in set(ids)], (
+                f"{batch_id}: lines must be in input order"
+            )
         for line in output:
-            self._check_answer(asked[line["custom_id"]], line["response"]["body"])
+            self._check_answer(bodies[line["custom_id"]], line["response"]["body"])
         for object_id in filter(None, (batch.output_file_id, batch.error_file_id, batch.input_file_id)):
             self._check_foreign(f"/files/{object_id}", tenant)
         self._check_foreign(f"/batches/{batch_id}", tenant)
@@ -171,8 +173,8 @@ class Oracle:
         """Compare with the output of the fake model, where it depends on the prompt alone."""
         if body is None or len(body["messages"]) > 1 or {"max_tokens", "ignore_eos", "n"} & set(body):
             return
-        said, prompt = answer["choices"][0]["message"]["content"], body["messages"][0]["content"]
-        assert said == expected_answer(prompt), f"{prompt!r} was answered {said!r}"
+        text, prompt = answer["choices"][0]["message"]["content"], body["messages"][0]["content"]
+        assert text == expected_answer(prompt), f"{prompt!r} was answered {text!r}"
 
     def _check_job(self, job_id: str, state: str, body: str, answer: str | None, problem: str | None) -> None:
         match state:
@@ -186,17 +188,17 @@ class Oracle:
 
     def _check_foreign(self, path: str, tenant: str) -> None:
         """Check that another tenant gets the same response as for an unknown id."""
-        other = self._stack.stranger if tenant == "default" else self._stack.client
+        other = self._stack.other_tenant if tenant == "default" else self._stack.client
         prefix, object_id = path.rsplit("/", 1)
-        unknown = object_id.rpartition("_")[0] + "_" + _NOBODY
+        unknown = object_id.rpartition("_")[0] + "_" + _UNKNOWN_ID
         answers = []
         for name in (object_id, unknown):
             try:
                 other.get(f"{prefix}/{name}", cast_to=object)
-                raise AssertionError(f"a stranger was shown {path}")
+                raise AssertionError(f"another tenant can read {path}")
             except openai.NotFoundError as error:
                 answers.append(error.response.text.replace(name, "it"))
-        assert answers[0] == answers[1], f"a stranger can tell that there is {path}"
+        assert answers[0] == answers[1], f"another tenant can distinguish an unknown id from {path}"
 
     # --- rows, bytes, logs, processes ---------------------------------------------------------------------------------
 
@@ -214,7 +216,7 @@ class Oracle:
     def _check_store(self) -> None:
         """Check that every row has its bytes, and that bytes without a row are deleted when they are old."""
         for file_id, size in self._stack.query("SELECT id, bytes FROM files WHERE deleted_at IS NULL"):
-            assert self._stack.files.size(file_id) == size, f"{file_id} has not the bytes its row says"
+            assert self._stack.files.size(file_id) == size, f"{file_id} does not have the size in its row"
         known = {row[0] for row in self._stack.query("SELECT id FROM files UNION ALL SELECT id FROM upload_parts")}
         leftovers = [path for path in self._stack.files.root.glob("*/*") if path.name not in known]
         if not leftovers:
@@ -224,7 +226,7 @@ class Oracle:
             os.utime(path, (old, old))
         self._sweep()
         left = [path.name for path in leftovers if path.exists()]
-        assert not left, f"leftovers that nobody sweeps: {left}"
+        assert not left, f"leftovers that are not swept: {left}"
 
     def _sweep(self) -> None:
         """Run at once the sweeps that a clerk runs within three hours."""
@@ -235,10 +237,10 @@ class Oracle:
 
     def _check_logs(self) -> None:
         """Check that no log contains text of a prompt."""
-        for name, said in self._stack.logs():
+        for name, text in self._stack.logs():
             seen = self._read.get(name, 0)
-            self._read[name] = len(said)
-            assert MARKER not in said[max(0, seen - len(MARKER)) :], f"{name} has words of a prompt"
+            self._read[name] = len(text)
+            assert MARKER not in text[max(0, seen - len(MARKER)) :], f"{name} contains text of a prompt"
 
     def _check_processes(self) -> None:
         """Check that each process runs, with no more open files than its pools and clients need."""
@@ -271,12 +273,12 @@ def _download(client: OpenAI, file_id: str | None) -> list[dict[str, Any]]:
 def _clerk(stack: FaultStack) -> ClerkContext:
     """Yield a clerk in this process, for sweeps that the test starts."""
     settings = Settings(state_dir=stack.process.state_dir, models_dir=stack.folder / "models")
-    nobody: Any = None
+    unused: Any = None
     return ClerkContext(
         settings=settings,
         database=Database(stack.database),
         catalog=load_models(settings.models_dir),
         files=stack.files,
-        tickets=nobody,
-        publisher=nobody,
+        tickets=unused,
+        publisher=unused,
     )

@@ -25,7 +25,7 @@ from tests.faults.stack import FaultStack, Role
 
 _MODEL: Final = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.005\n"
 _BATCHES: Final = 6
-_POLITE_SECONDS: Final = 0.5
+_POLL_SECONDS: Final = 0.5
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def wipes(folder: Path, lines: int, every_seconds: float = 10) -> None:
 
 def postgres(folder: Path, lines: int, away_seconds: float = 60) -> None:
     """Kill Postgres during a batch and start it again a minute later."""
-    said: Counter[str] = Counter()
+    responses: Counter[str] = Counter()
     slowest = 0.0
     with FaultStack(folder, model=_MODEL) as stack:
         oracle = Oracle(stack)
@@ -75,28 +75,28 @@ def postgres(folder: Path, lines: int, away_seconds: float = 60) -> None:
                 back_at = time.monotonic() + away_seconds
                 while time.monotonic() < back_at:
                     began = time.monotonic()
-                    said[_what_is_said(http, batch_id)] += 1
+                    responses[_describe_response(http, batch_id)] += 1
                     slowest = max(slowest, time.monotonic() - began)
-                    time.sleep(_POLITE_SECONDS)
+                    time.sleep(_POLL_SECONDS)
             began = time.monotonic()
-            while _what_is_said(http, batch_id).startswith("503"):
+            while _describe_response(http, batch_id).startswith("503"):
                 time.sleep(0.05)
             answered = time.monotonic() - began
         while _ended(stack) <= before + lines // 20:
             time.sleep(0.05)
-        went_on = time.monotonic() - began
+        resumed = time.monotonic() - began
         assert wait_batch(stack, batch_id, timeout_seconds=1200) == "completed"
         oracle.check(END_SECONDS)
         oracle.close()
-    print(f"meanwhile: {dict(said)}, the slowest answer {slowest:.1f} s")
-    print(f"back: the api answers after {answered:.1f} s, the batch has gone on after {went_on:.1f} s")
+    print(f"meanwhile: {dict(responses)}, the slowest answer {slowest:.1f} s")
+    print(f"back: the api answers after {answered:.1f} s, the batch has resumed after {resumed:.1f} s")
 
 
 def _ended(stack: FaultStack) -> int:
     return int(stack.query("SELECT count(*) FROM jobs WHERE finished_at IS NOT NULL")[0][0])
 
 
-def _what_is_said(http: httpx2.Client, batch_id: str) -> str:
+def _describe_response(http: httpx2.Client, batch_id: str) -> str:
     response = http.get(f"/v1/batches/{batch_id}")
     if response.status_code == 200:
         return "200"
@@ -114,7 +114,7 @@ def main() -> None:
     outage = {"wipes": wipes, "postgres": postgres}[arguments.outage]
     with tempfile.TemporaryDirectory(prefix="outage-") as folder:
         outage(Path(folder), arguments.lines)
-    print("nothing was lost, doubled or shown")
+    print("nothing was lost, doubled or leaked")
 
 
 if __name__ == "__main__":

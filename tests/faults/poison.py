@@ -30,8 +30,8 @@ from workers.runtime.host_paths import engine_endpoint
 _LINES: Final = 1000
 _POISON: Final = {7: "segfault", 8: "abort", 300: "memory", 301: "segfault", 999: "abort"}
 _IDLE_SECONDS: Final = 20.0
-_THINKING_SECONDS: Final = 0.05
-_LOOK_SECONDS: Final = 0.002
+_PAUSE_SECONDS: Final = 0.05
+_POLL_SECONDS: Final = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +44,17 @@ class Chat:
 
 
 @dataclass(slots=True)
-class Absences:
+class EngineOutages:
     """Times without an engine, by the monotonic clock."""
 
     spans: list[tuple[float, float]] = field(default_factory=list)
 
-    def touch(self, chat: Chat) -> bool:
+    def overlaps(self, chat: Chat) -> bool:
         """Was the engine down during this chat?"""
         return any(since < chat.began + chat.seconds and chat.began < until for since, until in self.spans)
 
 
-def is_away(client: EngineClient) -> bool:
+def is_down(client: EngineClient) -> bool:
     try:
         client.wait_ready(0)
     except TimeoutError:
@@ -63,25 +63,25 @@ def is_away(client: EngineClient) -> bool:
 
 
 @contextmanager
-def engine_watched(stack: FaultStack) -> Iterator[Absences]:
+def recorded_outages(stack: FaultStack) -> Iterator[EngineOutages]:
     """Record during the block when the engine is down."""
     settings = Settings(state_dir=stack.process.state_dir, models_dir=stack.folder / "models")
-    absences, stop = Absences(), threading.Event()
+    outages, stop = EngineOutages(), threading.Event()
     with closing(EngineClient(engine_endpoint(settings, "fake", "cpu"), "poison")) as client:
         client.wait_ready(20)
 
-        def look() -> None:
-            while not stop.wait(_LOOK_SECONDS):
-                if is_away(client):
+        def poll() -> None:
+            while not stop.wait(_POLL_SECONDS):
+                if is_down(client):
                     since = time.monotonic()
-                    while is_away(client) and not stop.wait(_LOOK_SECONDS):
+                    while is_down(client) and not stop.wait(_POLL_SECONDS):
                         pass
-                    absences.spans.append((since - _LOOK_SECONDS, time.monotonic()))
+                    outages.spans.append((since - _POLL_SECONDS, time.monotonic()))
 
-        thread = threading.Thread(target=look)
+        thread = threading.Thread(target=poll)
         thread.start()
         try:
-            yield absences
+            yield outages
         finally:
             stop.set()
             thread.join()
@@ -94,10 +94,10 @@ def chatting(stack: FaultStack) -> Iterator[list[Chat]]:
     stop = threading.Event()
 
     def run() -> None:
-        while not stop.wait(_THINKING_SECONDS):
+        while not stop.wait(_PAUSE_SECONDS):
             began, code = time.monotonic(), None
             try:
-                stack.stranger.chat.completions.create(**chat_body(new_prompt(), max_tokens=16))
+                stack.other_tenant.chat.completions.create(**chat_body(new_prompt(), max_tokens=16))
             except openai.APIError as error:
                 code = str(error.code)
             chats.append(Chat(began, time.monotonic() - began, code))
@@ -111,7 +111,7 @@ def chatting(stack: FaultStack) -> Iterator[list[Chat]]:
         thread.join()
 
 
-def poisonous_batch() -> bytes:
+def poison_batch() -> bytes:
     """Return the batch as JSON Lines."""
     lines = [json.loads(line) for line in batch_content(_LINES).splitlines()]
     for index, fault in _POISON.items():
@@ -130,20 +130,20 @@ def main() -> None:
         oracle = Oracle(stack)
         with chatting(stack) as idle:
             time.sleep(_IDLE_SECONDS)
-        with engine_watched(stack) as absences, chatting(stack) as chats:
+        with recorded_outages(stack) as outages, chatting(stack) as chats:
             began = time.monotonic()
-            batch_id = create_batch(stack, upload(stack, poisonous_batch()))
+            batch_id = create_batch(stack, upload(stack, poison_batch()))
             assert wait_batch(stack, batch_id, timeout_seconds=300) == "completed"
             print(f"{_LINES} lines, {len(_POISON)} of them poison, in {time.monotonic() - began:.1f} s")
         counts = stack.client.batches.retrieve(batch_id).request_counts
-        deaths = stack.query("SELECT exit_code, count(*) FROM engine_crashes GROUP BY exit_code ORDER BY exit_code")
-        print(f"{counts}; deaths by exit code: {dict(tuple(row) for row in deaths)}")
+        crashes = stack.query("SELECT exit_code, count(*) FROM engine_crashes GROUP BY exit_code ORDER BY exit_code")
+        print(f"{counts}; crashes by exit code: {dict(tuple(row) for row in crashes)}")
         oracle.check()
         oracle.close()
-    beside = [chat for chat in chats if not absences.touch(chat)]
-    inside = [chat for chat in chats if absences.touch(chat)]
-    away = sum(until - since for since, until in absences.spans)
-    print(f"the engine was away {len(absences.spans)} times, {away:.1f} s in all")
+    beside = [chat for chat in chats if not outages.overlaps(chat)]
+    inside = [chat for chat in chats if outages.overlaps(chat)]
+    down_seconds = sum(until - since for since, until in outages.spans)
+    print(f"the engine was down {len(outages.spans)} times, {down_seconds:.1f} s in all")
     for name, some in (("idle", idle), ("beside the batch", beside), ("in a restart", inside)):
         if len(some) > 1:
             codes = dict(Counter(chat.code for chat in some if chat.code))

@@ -45,24 +45,24 @@ class _Link:
 class _Cut:
     """Resets the connection that carries this many bytes, or these bytes, right behind them, once.
 
-    With `spoke_of`, only a connection that has carried that text before.
+    With `only_after`, only a connection that has carried that text before.
     """
 
     direction: Direction
     left: int
     mark: bytes
-    spoke_of: bytes = b""
-    speakers: set[_Link] = field(default_factory=set)
+    only_after: bytes = b""
+    carriers: set[_Link] = field(default_factory=set)
 
     def take(self, link: _Link, direction: Direction, data: bytes) -> int | None:
         """Return how many bytes of `data` still pass before the cut; None for all of them, without a cut."""
         if direction is not self.direction:
             return None
-        if self.spoke_of and link not in self.speakers:
-            at = data.find(self.spoke_of)
+        if self.only_after and link not in self.carriers:
+            at = data.find(self.only_after)
             if at < 0:
                 return None
-            self.speakers.add(link)
+            self.carriers.add(link)
             rest = self.take(link, direction, data[at:])
             return None if rest is None else at + rest
         if self.mark:
@@ -120,12 +120,12 @@ class Proxy:
         self._do(lambda: setattr(self, "_is_refusing", True))
         self.reset()
 
-    def cut(self, direction: Direction, *, after_bytes: int = 0, behind: bytes = b"", spoke_of: bytes = b"") -> None:
+    def cut(self, direction: Direction, *, after_bytes: int = 0, behind: bytes = b"", only_after: bytes = b"") -> None:
         """Once: reset the connection behind the N-th byte from now on, or right behind these bytes in one piece.
 
-        With `spoke_of`, only a connection that has carried that text from now on.
+        With `only_after`, only a connection that has carried that text from now on.
         """
-        self._do(lambda: setattr(self, "_cut", _Cut(direction, after_bytes, behind, spoke_of)))
+        self._do(lambda: setattr(self, "_cut", _Cut(direction, after_bytes, behind, only_after)))
 
     @property
     def num_connections(self) -> int:
@@ -183,7 +183,7 @@ class Proxy:
                 writer.transport.abort()
                 return
             await self._flows.wait()
-            await self._converse(reader, writer)
+            await self._serve_connection(reader, writer)
         except OSError:
             writer.transport.abort()  # the service is down
         except asyncio.CancelledError:
@@ -191,7 +191,7 @@ class Proxy:
         finally:
             self._tasks.discard(task)
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         server_reader, server_writer = await asyncio.open_unix_connection(self._upstream)
         link = _Link(writer, server_writer)
         self._links.add(link)

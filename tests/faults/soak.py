@@ -161,22 +161,22 @@ def load(stack: FaultStack, seed: int, ends: Counter[str]) -> Iterator[None]:
     ends.update(chats.ends)
 
 
-def soak(folder: Path, seconds: float, say: Callable[[str], None] = print) -> list[Measure]:
+def soak(folder: Path, seconds: float, report: Callable[[str], None] = print) -> list[Measure]:
     """Run a stack under load for this time; raises AssertionError when something was lost or has grown."""
     ends: Counter[str] = Counter()
     with FaultStack(folder) as stack, closing(Oracle(stack)) as oracle, closing(Soak(stack)) as meter:
-        measures = _measured(stack, oracle, meter, seconds, ends, say)
-    say(f"{'':<28} {'warm':>9} {'end':>9} {'at most':>9}")
+        measures = _measured(stack, oracle, meter, seconds, ends, report)
+    report(f"{'':<28} {'warm':>9} {'end':>9} {'at most':>9}")
     for measure in measures:
-        say(str(measure))
-    say(f"chats: {dict(ends)}")
+        report(str(measure))
+    report(f"chats: {dict(ends)}")
     grown = [measure.name for measure in measures if not measure.is_flat]
     assert not grown, f"grown: {', '.join(grown)}"
     return measures
 
 
 def _measured(
-    stack: FaultStack, oracle: Oracle, meter: Soak, seconds: float, ends: Counter[str], say: Callable[[str], None]
+    stack: FaultStack, oracle: Oracle, meter: Soak, seconds: float, ends: Counter[str], report: Callable[[str], None]
 ) -> list[Measure]:
     warm_seconds = min(_WARM_PART * seconds, _LONGEST_WARM_SECONDS)
     with load(stack, 1, ends):
@@ -188,11 +188,15 @@ def _measured(
         for number, role in enumerate(_ORDER):  # in the first half
             _sleep_until(began + left / 2 * number / len(_ORDER))
             restart(stack, role)
-            say(f"{time.monotonic() - began:6.0f} s  {role} was restarted")
+            report(f"{time.monotonic() - began:6.0f} s  {role} was restarted")
         _sleep_until(began + left)
     oracle.check(END_SECONDS)
     with suppress(AssertionError):  # values that are still too large are reported by name
-        wait_for(lambda: all(measure.is_flat for measure in meter.compare(before)), "it comes to rest", _REST_SECONDS)
+        wait_for(
+            lambda: all(measure.is_flat for measure in meter.compare(before)),
+            "the numbers fall below their limits",
+            _REST_SECONDS,
+        )
     return meter.compare(before)
 
 
@@ -202,7 +206,7 @@ def _sleep_until(moment: float) -> None:
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Load a stack for long, and see that nothing grows.")
+    parser = argparse.ArgumentParser(description="Load a stack for a long time, and check that nothing grows.")
     parser.add_argument("--minutes", type=float, default=10)
     with tempfile.TemporaryDirectory(prefix="soak-") as folder:
         soak(Path(folder), parser.parse_args().minutes * 60)

@@ -2,7 +2,7 @@
 
 `millrace serve` runs the api, the clerk and the worker with its engine. Postgres and Valkey belong to the test, so that it
 can
-stop them separately. There are keys of two tenants: `default`, which works, and `stranger`.
+stop them separately. There are keys of two tenants: `default`, which works, and `other`.
 """
 
 from __future__ import annotations
@@ -137,16 +137,16 @@ class FaultStack:
 
     @property
     def client(self) -> OpenAI:
-        """The official client of tenant `default`, without retries of its own: see `insist`."""
+        """The official client of tenant `default`, without retries of its own: see `retry`."""
         return self.client_of("default")
 
     @property
-    def stranger(self) -> OpenAI:
-        """The official client of tenant `stranger`."""
-        return self.client_of("stranger")
+    def other_tenant(self) -> OpenAI:
+        """The official client of tenant `other`."""
+        return self.client_of("other")
 
     def client_of(self, tenant: str) -> OpenAI:
-        """Return the client of `default` or `stranger`."""
+        """Return the client of `default` or `other`."""
         if tenant not in self._clients:
             key = self.keys[tenant]
             self._clients[tenant] = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=30)
@@ -157,14 +157,14 @@ class FaultStack:
         headers = {"authorization": f"Bearer {self.keys[tenant]}"}
         return httpx2.Client(base_url=self.url, timeout=timeout, headers=headers)
 
-    def insist(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:
+    def retry(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:
         """Repeat a request after a broken connection or stream, a 5xx or a 429, until the time-out."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             try:
                 return action()
             except (openai.APIError, httpx2.HTTPError) as error:
-                if time.monotonic() > deadline or _is_the_callers_fault(error):
+                if time.monotonic() > deadline or _is_client_error(error):
                     raise
                 time.sleep(0.05)
 
@@ -234,13 +234,13 @@ class FaultStack:
     @contextmanager
     def without(self, role: Role, number: signal.Signals = signal.SIGKILL) -> Iterator[None]:
         """End Postgres or Valkey by this signal, and start it again after the block."""
-        assert role in (Role.POSTGRES, Role.VALKEY), "the others are started again by their supervisor"
+        assert role in (Role.POSTGRES, Role.VALKEY), "the other roles are restarted by their supervisor"
         process = self.find(role)
         process.send_signal(number)
         wait_for(lambda: bool(self.services.database_url) and not _is_running(process), f"{role} has ended", 20)
         try:
             yield
-        finally:  # a process whose first thread is a zombie ends only when its other threads have ended
+        finally:  # a process with a zombie main thread ends only with its other threads
             wait_for(lambda: role in self.services.restart_dead(), f"{role} is started again", 30)
 
     def restart(self, role: Role) -> int:
@@ -307,7 +307,7 @@ class FaultStack:
 
     def _make_keys(self) -> dict[str, str]:
         upgrade(self.database)
-        made = {tenant: new_key() for tenant in ("default", "stranger")}
+        made = {tenant: new_key() for tenant in ("default", "other")}
         with self.database.begin() as connection:
             for tenant, key in made.items():
                 columns: dict[str, Any] = {
@@ -321,7 +321,7 @@ class FaultStack:
         return {tenant: key.text for tenant, key in made.items()}
 
 
-def _is_the_callers_fault(error: Exception) -> bool:
+def _is_client_error(error: Exception) -> bool:
     response = getattr(error, "response", None)
     return response is not None and response.status_code < 500 and response.status_code != 429
 

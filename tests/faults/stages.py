@@ -2,7 +2,7 @@
 
 A stage is a generator: the code before its `yield` runs before the point is armed, the code after it while the point is
 armed.
-Its requests are repeated until they succeed (see `FaultStack.insist`), so that a stage ends whatever process dies.
+Its requests are repeated until they succeed (see `FaultStack.retry`), so that a stage ends whatever process dies.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from tests.faults.load import (
     chat_body,
     create_batch,
     expected_answer,
-    insist_on_key,
-    listen,
     new_prompt,
+    retry_with_key,
     start_batch,
+    stream_chat,
     upload,
     wait_batch,
 )
@@ -48,12 +48,12 @@ def uploading_in_parts(stack: FaultStack) -> Iterator[None]:
     yield
     client, content = stack.client, batch_content(2)
     whole = {"bytes": len(content), "filename": "in.jsonl", "mime_type": "application/jsonl", "purpose": "batch"}
-    upload_id = stack.insist(lambda: client.uploads.create(**whole)).id  # type: ignore[arg-type]
+    upload_id = stack.retry(lambda: client.uploads.create(**whole)).id  # type: ignore[arg-type]
     halves = (content[:50], content[50:])
-    parts = [stack.insist(lambda half=half: client.uploads.parts.create(upload_id, data=half)).id for half in halves]  # type: ignore[misc]
-    done = stack.insist(lambda: client.uploads.complete(upload_id, part_ids=parts))
+    parts = [stack.retry(lambda half=half: client.uploads.parts.create(upload_id, data=half)).id for half in halves]  # type: ignore[misc]
+    done = stack.retry(lambda: client.uploads.complete(upload_id, part_ids=parts))
     assert done.file is not None
-    assert stack.insist(lambda: client.files.content(done.file.id)).content == content  # type: ignore[union-attr]
+    assert stack.retry(lambda: client.files.content(done.file.id)).content == content  # type: ignore[union-attr]
 
 
 def running_a_batch(stack: FaultStack) -> Iterator[None]:
@@ -66,7 +66,7 @@ def cancelling_a_batch(stack: FaultStack) -> Iterator[None]:
     batch_id = start_batch(stack, 30, **LONG)
     wait_batch(stack, batch_id, "in_progress")
     yield
-    stack.insist(lambda: stack.client.batches.cancel(batch_id))
+    stack.retry(lambda: stack.client.batches.cancel(batch_id))
     assert wait_batch(stack, batch_id) == "cancelled"
 
 
@@ -128,7 +128,7 @@ def cancelling_a_job(stack: FaultStack) -> Iterator[None]:
     assert wait_job(stack, job_id) == "cancelled"
 
 
-def leaving_a_job(stack: FaultStack) -> Iterator[None]:
+def stopping_a_worker_with_a_job(stack: FaultStack) -> Iterator[None]:
     job_id = create_job(stack, **LONG)
     wait_job(stack, job_id, "running")
     worker = stack.find(Role.CHAT)
@@ -142,15 +142,15 @@ def leaving_a_job(stack: FaultStack) -> Iterator[None]:
 def creating_a_response(stack: FaultStack) -> Iterator[None]:
     yield
     client, body = stack.client, {"model": "fake", "input": new_prompt(), "background": True}
-    response_id = stack.insist(lambda: client.responses.create(**body)).id  # type: ignore[call-overload]
-    wait_for(lambda: client.responses.retrieve(response_id).status == "completed", "the response is there")
+    response_id = stack.retry(lambda: client.responses.create(**body)).id  # type: ignore[call-overload]
+    wait_for(lambda: client.responses.retrieve(response_id).status == "completed", "the response is completed")
 
 
 def chatting(stack: FaultStack) -> Iterator[None]:
     whole, streamed = new_prompt(), new_prompt()
     yield
-    assert stack.insist(lambda: ask(stack, whole)) == expected_answer(whole)
-    assert "".join(stack.insist(lambda: listen(stack, streamed))) == expected_answer(streamed)
+    assert stack.retry(lambda: ask(stack, whole)) == expected_answer(whole)
+    assert "".join(stack.retry(lambda: stream_chat(stack, streamed))) == expected_answer(streamed)
 
 
 def losing_the_ticket_of_a_batch(stack: FaultStack) -> Iterator[None]:
@@ -177,23 +177,23 @@ def losing_the_ticket_of_a_job(stack: FaultStack) -> Iterator[None]:
             id=job_id,
             body=body,
         )
-        wait_for(lambda: stack.hit_by(Point.SWEEP_JOBS) is not None, "the clerk sees it")
+        wait_for(lambda: stack.hit_by(Point.SWEEP_JOBS) is not None, "the clerk finds it")
     assert wait_job(stack, job_id) == "completed"
 
 
-def leaving_a_shard_lie(stack: FaultStack) -> Iterator[None]:
+def leaving_a_shard_unclaimed(stack: FaultStack) -> Iterator[None]:
     """Leave a shard without its ticket; the worker is frozen until the clerk has found the shard."""
     yield
     with stack.frozen(Role.BATCH):
         batch_id = start_batch(stack, 2)
-        wait_for(lambda: stack.hit_by(Point.SWEEP_SHARDS) is not None, "the clerk sees it")
+        wait_for(lambda: stack.hit_by(Point.SWEEP_SHARDS) is not None, "the clerk finds it")
     assert wait_batch(stack, batch_id) == "completed"
 
 
 def deleting_a_file(stack: FaultStack) -> Iterator[None]:
     file_id = upload(stack, batch_content(1))
     yield
-    stack.insist(lambda: stack.client.files.delete(file_id))
+    stack.retry(lambda: stack.client.files.delete(file_id))
     wait_for(lambda: not stack.query("SELECT 1 FROM files WHERE id = :id", id=file_id), "its row goes")
     assert not stack.files.path(file_id).exists()
 
@@ -202,13 +202,13 @@ def leaving_bytes_without_a_row(stack: FaultStack) -> Iterator[None]:
     """Leave bytes without a row; a clerk searches for such files when these exist."""
     file_id = next(name for name in iter(lambda: ids.new_id(ids.FILE), "") if _bucket(name) == "00")
     with stack.files.write(file_id) as stream:
-        stream.write(b"whose are these?\n")
+        stream.write(b"bytes without a row\n")
     old = time.time() - 3 * 3600
     os.utime(stack.files.path(file_id), (old, old))
     stack.send(Role.CLERK, signal.SIGSTOP)
     yield
     stack.kill(Role.CLERK)
-    wait_for(lambda: not stack.files.path(file_id).exists(), "they are swept")
+    wait_for(lambda: not stack.files.path(file_id).exists(), "the bytes are swept")
 
 
 def _bucket(file_id: str) -> str:
@@ -222,7 +222,7 @@ def post(stack: FaultStack, path: str, body: object = None) -> Any:
         with stack.http() as http:
             return http.post(path, json=body).raise_for_status().json()
 
-    return stack.insist(once)
+    return stack.retry(once)
 
 
 def create_job(stack: FaultStack, **more: object) -> str:
@@ -232,7 +232,7 @@ def create_job(stack: FaultStack, **more: object) -> str:
     def create() -> str:
         return str(stack.client.post("/jobs", cast_to=object, body=body, options={"headers": headers})["id"])  # type: ignore[index]
 
-    return str(insist_on_key(stack, create))
+    return str(retry_with_key(stack, create))
 
 
 def wait_job(stack: FaultStack, job_id: str, *statuses: str) -> str:
@@ -243,7 +243,7 @@ def wait_job(stack: FaultStack, job_id: str, *statuses: str) -> str:
         return str(stack.client.get(f"/jobs/{job_id}", cast_to=object)["status"])  # type: ignore[index]
 
     wait_for(lambda: status() in wanted, f"{job_id} is {' or '.join(wanted)}")
-    return stack.insist(status)
+    return stack.retry(status)
 
 
 _BY_FAMILY: Final[dict[str, tuple[Role, Stage]]] = {
@@ -276,14 +276,14 @@ _BY_POINT: Final[dict[Point, list[tuple[Role, Stage]]]] = {
     Point.PREPARE_FAILING: [(Role.CLERK, failing_a_batch)],
     Point.PREPARE_FAILED: [(Role.CLERK, failing_a_batch)],
     Point.SWEEP_BATCHES: [(Role.CLERK, losing_the_ticket_of_a_batch)],
-    Point.SWEEP_SHARDS: [(Role.CLERK, leaving_a_shard_lie)],
+    Point.SWEEP_SHARDS: [(Role.CLERK, leaving_a_shard_unclaimed)],
     Point.SWEEP_JOBS: [(Role.CLERK, losing_the_ticket_of_a_job)],
     Point.RETENTION_FILE: [(Role.CLERK, deleting_a_file)],
     Point.RETENTION_PART: [(Role.CLERK, uploading_in_parts)],
     Point.RETENTION_ORPHAN: [(Role.CLERK, leaving_bytes_without_a_row)],
     Point.CHAT_ENDING: [(Role.CHAT, cancelling_a_job)],
     Point.CHAT_ENDED: [(Role.CHAT, cancelling_a_job)],
-    Point.CHAT_RELEASED: [(Role.CHAT, leaving_a_job)],
+    Point.CHAT_RELEASED: [(Role.CHAT, stopping_a_worker_with_a_job)],
     Point.LEASES_RENEWING: [(Role.CHAT, running_a_long_job), (Role.BATCH, running_a_long_batch)],
     Point.LEASES_RENEWED: [(Role.CHAT, running_a_long_job), (Role.BATCH, running_a_long_batch)],
 }

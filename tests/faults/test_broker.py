@@ -90,7 +90,7 @@ def use_everything(stack: FaultStack, request: Timed) -> str:
     return str(kept.json()["id"])
 
 
-@pytest.mark.parametrize("state", ["down", "frozen", "half there"])
+@pytest.mark.parametrize("state", ["down", "frozen", "half open"])
 def test_without_a_broker_batches_end_and_requests_are_answered_in_time(
     state: str, stack: FaultStack, oracle: Oracle
 ) -> None:
@@ -98,7 +98,7 @@ def test_without_a_broker_batches_end_and_requests_are_answered_in_time(
     faults: dict[str, Callable[[], Any]] = {
         "down": lambda: stack.without(Role.VALKEY),
         "frozen": lambda: stack.frozen(Role.VALKEY),
-        "half there": lambda: swallowed(stack),
+        "half open": lambda: swallowed(stack),
     }
     with faults[state]():
         with timed(stack) as request:
@@ -132,7 +132,7 @@ def flush(stack: FaultStack) -> None:
 
 
 @pytest.mark.parametrize("lose", [empty, flush])
-def test_a_broker_that_forgets_everything_delays_and_no_more(
+def test_a_broker_that_loses_everything_only_delays_work(
     lose: Callable[[FaultStack], None], stack: FaultStack, oracle: Oracle
 ) -> None:
     """F17, F21: its queues are full of tickets; every reader of a stream gets the end of the stream."""
@@ -154,7 +154,7 @@ def test_a_broker_that_forgets_everything_delays_and_no_more(
     oracle.check()
 
 
-def test_a_broker_that_is_full_refuses_tickets_and_nothing_else_happens(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_full_broker_refuses_tickets_and_nothing_else_breaks(stack: FaultStack, oracle: Oracle) -> None:
     """F22: no process ends because of it."""
     pids = {role: stack.pid(role) for role in (Role.API, Role.CLERK, Role.CHAT, Role.BATCH)}
     assert stack.redis.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
@@ -177,26 +177,26 @@ def stream_through(stack: FaultStack, prompt: str, kill_every: int) -> tuple[str
     """Stream a chat while its subscriptions are closed again and again; return the text and the longest pause in
     seconds.
     """
-    said, longest, at = [], 0.0, time.monotonic()
+    pieces, longest, at = [], 0.0, time.monotonic()
     with (
         suppress(openai.APIError),
         stack.client.chat.completions.create(**chat_body(prompt, stream=True), extra_body=LONG) as stream,
     ):
         for chunk in stream:
             longest, at = max(longest, time.monotonic() - at), time.monotonic()
-            said += [choice.delta.content or "" for choice in chunk.choices]
-            if len(said) % kill_every == 50:
+            pieces += [choice.delta.content or "" for choice in chunk.choices]
+            if len(pieces) % kill_every == 50:
                 stack.redis.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    return "".join(said), max(longest, time.monotonic() - at)
+    return "".join(pieces), max(longest, time.monotonic() - at)
 
 
-def test_a_stream_outlives_the_subscription_it_came_by(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_stream_survives_the_loss_of_its_subscription(stack: FaultStack, oracle: Oracle) -> None:
     """F23: subscriptions are closed again and again. The stream ends complete or with an error, and never pauses for
     long.
     """
-    said, longest = stream_through(stack, new_prompt(), 700)
-    print(f"{len(said)} characters, longest silence {longest:.2f} s")
-    assert said
+    pieces, longest = stream_through(stack, new_prompt(), 700)
+    print(f"{len(pieces)} characters, longest gap {longest:.2f} s")
+    assert pieces
     assert longest < 15
     with Chats(stack) as chats:
         for _ in range(5):
@@ -209,7 +209,7 @@ def test_a_stream_outlives_the_subscription_it_came_by(stack: FaultStack, oracle
     oracle.check()
 
 
-class Thief:
+class TicketInterceptor:
     """Takes every ticket before a consumer does: Valkey serves the longest waiting client first, and a consumer asks
     once a second.
     """
@@ -233,10 +233,10 @@ class Thief:
             thread.join(10)
 
 
-def test_consumers_that_hear_no_ticket_work_all_the_same(stack: FaultStack, oracle: Oracle) -> None:
+def test_consumers_that_get_no_tickets_find_their_work_by_polling(stack: FaultStack, oracle: Oracle) -> None:
     """F24: no consumer gets a ticket."""
     with redis.Redis.from_url(stack.services.redis_url, socket_timeout=None) as client:
-        thief = Thief(stack, client)
+        interceptor = TicketInterceptor(stack, client)
         try:
             time.sleep(1.5)  # the longest time that a consumer may have waited when the tickets came
             prompt = new_prompt()
@@ -244,12 +244,12 @@ def test_consumers_that_hear_no_ticket_work_all_the_same(stack: FaultStack, orac
             assert ask(stack, prompt) == expected_answer(prompt)
             assert wait_batch(stack, batch_id) == "completed"
         finally:
-            thief.close()
-    assert set(thief.taken) == set(QUEUES)
+            interceptor.close()
+    assert set(interceptor.taken) == set(QUEUES)
     oracle.check()
 
 
-def test_a_connection_that_is_only_half_there_is_given_up(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_half_open_connection_is_given_up(stack: FaultStack, oracle: Oracle) -> None:
     """F20: for every process, while new connections would work; consumers poll until tickets arrive again."""
     stack.valkey.strand()
     began = time.monotonic()
@@ -261,13 +261,13 @@ def test_a_connection_that_is_only_half_there_is_given_up(stack: FaultStack, ora
     assert wait_batch(stack, batch_id) == "completed"
     print(f"a batch ends in {time.monotonic() - began:.1f} s")
     for queue in QUEUES:
-        wait_for(lambda queue=queue: not stack.redis.llen(queue), f"{queue} is heard", 40)  # type: ignore[misc]
-    print(f"consumers hear tickets after {time.monotonic() - began:.1f} s")
+        wait_for(lambda queue=queue: not stack.redis.llen(queue), f"{queue} is consumed", 40)  # type: ignore[misc]
+    print(f"consumers get tickets after {time.monotonic() - began:.1f} s")
     check_everyday(stack)
     oracle.check()
 
 
-def test_a_cancel_without_a_broker_takes_a_heartbeat(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_cancel_without_a_broker_takes_one_heartbeat(stack: FaultStack, oracle: Oracle) -> None:
     """F47."""
     batch_id, job_id = start_batch(stack, 8, **LONG), create_job(stack, **LONG)
     wait_job(stack, job_id, "running")
@@ -277,7 +277,8 @@ def test_a_cancel_without_a_broker_takes_a_heartbeat(stack: FaultStack, oracle: 
         http.post(f"/v1/batches/{batch_id}/cancel").raise_for_status()
         began = time.monotonic()
         wait_for(
-            lambda: not stack.query("SELECT 1 FROM jobs WHERE id = :id AND owner IS NOT NULL", id=job_id), "it stops"
+            lambda: not stack.query("SELECT 1 FROM jobs WHERE id = :id AND owner IS NOT NULL", id=job_id),
+            "the job stops",
         )
         wait_for(lambda: not stack.query("SELECT 1 FROM shards WHERE owner IS NOT NULL"), "the batch stops")
         print(f"cancelled in {time.monotonic() - began:.2f} s")

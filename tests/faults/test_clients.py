@@ -53,7 +53,7 @@ class Raw:
         self.head("POST", "/v1/chat/completions", content_type="application/json", content_length=len(content))
         self.socket.sendall(content)
 
-    def prefill_until(self, mark: bytes) -> bytes:
+    def read_until(self, mark: bytes) -> bytes:
         """Read until the response contains this text; return what was read."""
         seen = b""
         while mark not in seen:
@@ -81,10 +81,10 @@ def open_streams(stack: FaultStack) -> int:
     return int(float(line.split()[1]))
 
 
-def wait_left_alone(stack: FaultStack, seconds: float = 20) -> None:
+def wait_no_streams(stack: FaultStack, seconds: float = 20) -> None:
     """Wait until no stream is open and no channel has a subscriber."""
     wait_for(lambda: open_streams(stack) == 0, "no stream is open", seconds)
-    wait_for(lambda: num_subscribed(stack) == 0, "no job is listened to", seconds)
+    wait_for(lambda: num_subscribed(stack) == 0, "no job channel has a subscriber", seconds)
 
 
 def busy_slots(stack: FaultStack) -> int:
@@ -93,7 +93,7 @@ def busy_slots(stack: FaultStack) -> int:
 
 
 @pytest.mark.parametrize("how", ["closes", "resets"])
-def test_a_reader_that_leaves_stops_its_job_and_leaves_nothing_behind(
+def test_a_client_that_disconnects_stops_its_job_and_leaves_nothing_behind(
     stack: FaultStack, oracle: Oracle, how: str
 ) -> None:
     """F39: the slot is free at once, the job cancelled, and no channel is subscribed."""
@@ -101,7 +101,7 @@ def test_a_reader_that_leaves_stops_its_job_and_leaves_nothing_behind(
     readers = [Raw(stack) for _ in range(3)]
     for raw in readers:
         raw.ask(chat_body(new_prompt(), stream=True, **LONG))
-        raw.prefill_until(b"data: ")
+        raw.read_until(b"data: ")
     assert num_subscribed(stack) == 3
     for raw in readers:
         raw.reset() if how == "resets" else raw.socket.close()
@@ -110,24 +110,24 @@ def test_a_reader_that_leaves_stops_its_job_and_leaves_nothing_behind(
     print(f"client {how}: slots free after {time.monotonic() - began:.2f} s")
     ended = [row[1] for row in stack.query("SELECT id, state FROM jobs") if row[0] not in before]
     assert ended == ["cancelled"] * 3
-    wait_left_alone(stack)
+    wait_no_streams(stack)
     oracle.check()
 
 
-def test_a_client_that_never_reads_is_dropped_and_others_do_not_notice(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_client_that_never_reads_is_dropped_and_others_are_not_affected(stack: FaultStack, oracle: Oracle) -> None:
     """F40: the data that waits for the client is bounded, and so is its time."""
     with Chats(stack) as chats:
-        deaf = Raw(stack, receive_bytes=2048)
+        unread = Raw(stack, receive_bytes=2048)
         try:
-            deaf.ask(chat_body(new_prompt(), stream=True, logprobs=True, top_logprobs=20, n=4, **LONG))
-            wait_for(lambda: not is_dropped(stack, deaf) and num_subscribed(stack) > 0, "it is streamed to", 20)
-            wait_for(lambda: is_dropped(stack, deaf), "it is dropped", 40)
+            unread.ask(chat_body(new_prompt(), stream=True, logprobs=True, top_logprobs=20, n=4, **LONG))
+            wait_for(lambda: not is_dropped(stack, unread) and num_subscribed(stack) > 0, "it is streamed to", 20)
+            wait_for(lambda: is_dropped(stack, unread), "it is dropped", 40)
         finally:
-            deaf.socket.close()
+            unread.socket.close()
         answered = chats.ends["answered"]
         wait_for(lambda: chats.ends["answered"] > answered + 2, "chats are answered", 20)
     assert set(chats.ends) == {"answered"}
-    wait_left_alone(stack)
+    wait_no_streams(stack)
     oracle.check()
 
 
@@ -146,7 +146,7 @@ def begin_upload(stack: FaultStack, num_bytes: int = 4 << 20) -> Raw:
         b'--b\r\ncontent-disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n'
     )
     raw.socket.sendall(b'{"half": "of a file"}\n' * (num_bytes // 22))
-    wait_for(lambda: bool(temporary_bytes(stack)), "half of it is here", 20)
+    wait_for(lambda: bool(temporary_bytes(stack)), "half of the file is on the disk", 20)
     return raw
 
 
@@ -165,26 +165,26 @@ def stored(stack: FaultStack) -> set[str]:
     return {path.name for path in stack.files.root.glob("*/*")}
 
 
-def test_an_upload_whose_client_leaves_leaves_nothing(stack: FaultStack, oracle: Oracle) -> None:
+def test_an_upload_whose_client_disconnects_leaves_nothing(stack: FaultStack, oracle: Oracle) -> None:
     """F36: no row and no bytes, and the temporary file is closed at once."""
-    wait_for(lambda: temporary_bytes(stack) == 0, "nothing is coming in", 10)
+    wait_for(lambda: temporary_bytes(stack) == 0, "no upload is running", 10)
     rows, files = stack.query("SELECT count(*) FROM files"), stored(stack)
-    for leave in (Raw.reset, lambda raw: raw.socket.close()):
+    for disconnect in (Raw.reset, lambda raw: raw.socket.close()):
         raw = begin_upload(stack)
-        leave(raw)
+        disconnect(raw)
         wait_for(lambda: temporary_bytes(stack) == 0, "its temporary file is gone", 10)
         assert stack.query("SELECT count(*) FROM files") == rows
         assert stored(stack) == files
     oracle.check()
 
 
-def test_an_upload_that_an_api_dies_under_leaves_nothing(stack: FaultStack, oracle: Oracle) -> None:
+def test_an_upload_whose_api_is_killed_leaves_nothing(stack: FaultStack, oracle: Oracle) -> None:
     """F35: no row, and no bytes under any name; partial files of the store are swept (`upload` failpoints)."""
     rows, files = stack.query("SELECT count(*) FROM files"), stored(stack)
     raw = begin_upload(stack)
     stack.restart(Role.API)
     with pytest.raises(ConnectionError):
-        raw.prefill_until(b"HTTP/1.1 200")
+        raw.read_until(b"HTTP/1.1 200")
     raw.socket.close()
     assert stack.query("SELECT count(*) FROM files") == rows
     assert stored(stack) == files
@@ -192,7 +192,7 @@ def test_an_upload_that_an_api_dies_under_leaves_nothing(stack: FaultStack, orac
     oracle.check()
 
 
-class Reading:
+class BackgroundRequest:
     """One request in its own thread, with its status, headers and lines."""
 
     def __init__(self, stack: FaultStack, method: str, path: str, body: object = None, tenant: str = "default") -> None:
@@ -214,63 +214,65 @@ class Reading:
         except httpx2.HTTPError as error:
             self.error = error
 
-    def begin(self) -> Reading:
+    def begin(self) -> BackgroundRequest:
         """Wait until the response has begun."""
         wait_for(lambda: bool(self.lines), "a stream begins", 20)
         return self
 
-    def end(self, timeout_seconds: float = 30) -> Reading:
+    def end(self, timeout_seconds: float = 30) -> BackgroundRequest:
         """Wait until the response has ended."""
         self._thread.join(timeout_seconds)
-        assert not self._thread.is_alive(), "it goes on"
+        assert not self._thread.is_alive(), "the response does not end"
         assert self.error is None, f"cut off: {self.error!r}"
         return self
 
     @property
     def last_code(self) -> str | None:
         """Return the code of the error that ends the response."""
-        said = [line.removeprefix("data: ") for line in self.lines if line.startswith(("data: {", "{"))]
-        word = json.loads(said[-1])
-        return str((word.get("error") or word).get("code"))
+        data = [line.removeprefix("data: ") for line in self.lines if line.startswith(("data: {", "{"))]
+        last = json.loads(data[-1])
+        return str((last.get("error") or last).get("code"))
 
 
-def long_streams(stack: FaultStack, batch_id: str, tenant: str = "default") -> dict[str, Reading]:
-    """Start one stream of each kind, whose work takes some seconds."""
+def long_streams(stack: FaultStack, batch_id: str, tenant: str = "default") -> dict[str, BackgroundRequest]:
+    """Start one stream of each kind, with work that takes some seconds."""
     with stack.http(tenant) as http:
         job_id = http.post("/v1/jobs", json=chat_body(new_prompt(), **LONG)).json()["id"]
     reading = {
-        "chat": Reading(stack, "POST", "/v1/chat/completions", chat_body(new_prompt(), stream=True, **LONG), tenant),
-        "job": Reading(stack, "GET", f"/v1/jobs/{job_id}/events", tenant=tenant),
-        "batch": Reading(stack, "GET", f"/v1/batches/{batch_id}/events", tenant=tenant),
-        "line": Reading(stack, "GET", f"/v1/batches/{batch_id}/requests/line-29/stream", tenant=tenant),
+        "chat": BackgroundRequest(
+            stack, "POST", "/v1/chat/completions", chat_body(new_prompt(), stream=True, **LONG), tenant
+        ),
+        "job": BackgroundRequest(stack, "GET", f"/v1/jobs/{job_id}/events", tenant=tenant),
+        "batch": BackgroundRequest(stack, "GET", f"/v1/batches/{batch_id}/events", tenant=tenant),
+        "line": BackgroundRequest(stack, "GET", f"/v1/batches/{batch_id}/requests/line-29/stream", tenant=tenant),
     }
     for each in ("chat", "job", "batch"):
         reading[each].begin()
     return reading
 
 
-def test_an_api_that_leaves_tells_everybody_who_waits(stack: FaultStack, oracle: Oracle) -> None:
+def test_an_api_that_stops_ends_all_streams_and_waiting_requests(stack: FaultStack, oracle: Oracle) -> None:
     """Streams end with an error, waiting requests get a 503 with Retry-After; the work of the streams goes on."""
     old, before = stack.pid(Role.API), {row[0] for row in stack.query("SELECT id FROM jobs")}
     batch_id = start_batch(stack, 30, **LONG)
     streams = long_streams(stack, batch_id)
     with stack.frozen(Role.CHAT, Role.BATCH):
         kept = stack.client.responses.create(model="fake", input=new_prompt(), background=True).id
-        streams["response"] = Reading(stack, "GET", f"/v1/responses/{kept}?stream=true").begin()
-        waiting = Reading(stack, "POST", "/v1/chat/completions", chat_body(new_prompt()))
+        streams["response"] = BackgroundRequest(stack, "GET", f"/v1/responses/{kept}?stream=true").begin()
+        waiting = BackgroundRequest(stack, "POST", "/v1/chat/completions", chat_body(new_prompt()))
         queued = "SELECT 1 FROM jobs WHERE batch_id IS NULL AND state = 'queued'"
-        wait_for(lambda: len(stack.query(queued)) >= 2, "it waits")
+        wait_for(lambda: len(stack.query(queued)) >= 2, "the request waits")
         stack.send(Role.API, signal.SIGTERM)
         for name, each in streams.items():
             assert each.end().last_code == "service_unavailable", f"{name}: {each.lines[-3:]}"
         assert (waiting.end().status, waiting.last_code) == (503, "service_unavailable")
         assert int(waiting.retry_after) > 0
         wait_for(lambda: stack.find(Role.API).pid != old, "another api")
-    stack.insist(lambda: stack.client.batches.cancel(batch_id))
+    stack.retry(lambda: stack.client.batches.cancel(batch_id))
     oracle.check(90)
     jobs = dict(tuple(row) for row in stack.query("SELECT id, state FROM jobs WHERE batch_id IS NULL"))
     new = Counter(state for job_id, state in jobs.items() if job_id not in before)
-    assert new == {"completed": 3, "cancelled": 1}, "the one that waited is asked again, nobody follows it"
+    assert new == {"completed": 3, "cancelled": 1}, "the waiting request, which its client must repeat, is cancelled"
 
 
 @contextmanager
@@ -290,12 +292,14 @@ def test_a_revoked_key_ends_its_streams_and_its_batches_finish(stack: FaultStack
     with another_key(stack, "revoked") as key_id:
         with stack.http("revoked") as http:
             file_id = upload(stack, batch_content(6))
-            asked = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-            batch_id = http.post("/v1/batches", json=asked).json()["id"]
+            body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+            batch_id = http.post("/v1/batches", json=body).json()["id"]
         long_id = start_batch(stack, 30, **LONG)
         streams = long_streams(stack, long_id, "revoked")
-        waiting = Reading(stack, "POST", "/v1/chat/completions", chat_body(new_prompt(), **LONG), "revoked")
-        other = Reading(stack, "POST", "/v1/chat/completions", chat_body(new_prompt(), stream=True, **LONG)).begin()
+        waiting = BackgroundRequest(stack, "POST", "/v1/chat/completions", chat_body(new_prompt(), **LONG), "revoked")
+        other = BackgroundRequest(
+            stack, "POST", "/v1/chat/completions", chat_body(new_prompt(), stream=True, **LONG)
+        ).begin()
         with stack.database.begin() as connection:
             connection.execute(keys.revoke_key(key_id)).one()
         began = time.monotonic()
@@ -304,7 +308,7 @@ def test_a_revoked_key_ends_its_streams_and_its_batches_finish(stack: FaultStack
         print(f"revoked: streams ended after {time.monotonic() - began:.1f} s")
         assert (waiting.end(10).status, waiting.last_code) == (401, "invalid_api_key")
         with stack.http("revoked") as http:  # cached for some more seconds, as long as the streams may last
-            wait_for(lambda: http.get("/v1/models").status_code == 401, "it opens nothing any more", 10)
+            wait_for(lambda: http.get("/v1/models").status_code == 401, "the key is refused", 10)
         stack.client.batches.cancel(long_id)
         assert other.end(60).lines[-2] == "data: [DONE]"
     assert wait_batch(stack, batch_id) == "completed"

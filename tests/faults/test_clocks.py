@@ -17,7 +17,7 @@ import pytest
 from core.settings import ROOT
 from tests.faults.load import start_batch, wait_batch
 from tests.faults.oracle import Oracle
-from tests.faults.second import second_worker
+from tests.faults.second_worker import second_worker
 from tests.faults.stack import MODEL, FaultStack, Role
 from tests.support.stack import wait_for
 
@@ -30,26 +30,32 @@ LONG = {"max_tokens": 3900, "ignore_eos": True}  # with the slow model ten secon
 
 # The modules that read the clock of their machine, and the purpose. None of them decides about a lease.
 WALL_CLOCKS = {
-    "api/app.py": "when this api was started, for people",
-    "api/batches/estimates.py": "when a batch may be done, for people",
-    "api/services/rate_limiter.py": "when a rate is full again; a moment too far ahead is taken for what it is",
-    "api/live/responses_stream.py": "created_at of an answer",
+    "api/app.py": "start time of this api, for display",
+    "api/batches/estimates.py": "estimated end of a batch, for display",
+    "api/services/rate_limiter.py": "when a rate is full again; a time too far ahead is treated as a wrong clock",
+    "api/live/responses_stream.py": "created_at of a response",
     "api/routes/batch_control.py": "when a file expires, in days",
     "api/routes/batch_validation.py": "when a report expires, in days",
-    "api/routes/uploads.py": "whether an upload is late, by the hour; the clerk decides by the database",
+    "api/routes/uploads.py": "whether an upload is late, by the hour; the clerk decides by the database's clock",
     "api/routes/usage.py": "today's date",
     "api/routes/webhooks.py": "created_at of an event",
-    "api/services/stream_limiter.py": "when a stream of a process that died is forgotten, within a quarter of an hour",
+    "api/services/stream_limiter.py": "when the stream of a dead process is dropped, within a quarter of an hour",
     "api/files/multipart.py": "when a file or an upload expires",
     "core/file_store.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
-    "core/ids.py": "the order of ids, for people",
+    "core/ids.py": "the order of ids, for display",
     "engine/inputs/chat_template.py": "the date in a prompt",
-    "workers/generation/endpoints/base.py": "created of an answer",
+    "workers/generation/endpoints/base.py": "created of a response",
     "workers/batches/finalize.py": "when a file expires, in days",
-    "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as its standard wants it",
+    "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as the standard requires",
     "workers/runtime/webhook_outbox.py": "created_at of an event",
 }
-ASKED = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
+CLOCK_CALLS = {
+    ("time", "time"),
+    ("time", "time_ns"),
+    ("datetime", "now"),
+    ("datetime", "utcnow"),
+    ("datetime", "today"),
+}
 
 # The code that runs first on a machine with a wrong clock.
 WRONG_CLOCK = """
@@ -65,20 +71,20 @@ def wall_clocks(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name | ast.Attribute):
             owner = node.value.id if isinstance(node.value, ast.Name) else node.value.attr
-            if (owner, node.attr) in ASKED or (owner, node.attr) == ("date", "today"):
+            if (owner, node.attr) in CLOCK_CALLS or (owner, node.attr) == ("date", "today"):
                 yield f"{owner}.{node.attr}"
 
 
-def test_a_machine_is_asked_the_time_only_where_no_lease_depends_on_it() -> None:
+def test_wall_clocks_are_read_only_where_no_lease_depends_on_them() -> None:
     """F44: a module that is added here must be correct with a clock that is wrong by an hour."""
     rooms = ("api", "core", "db", "engine", "workers")
-    asking = {
+    readers = {
         str(path.relative_to(ROOT))
         for room in rooms
         for path in (ROOT / room).rglob("*.py")
         if any(wall_clocks(path)) or "import time as" in path.read_text() or "from time import" in path.read_text()
     }
-    assert asking == set(WALL_CLOCKS)
+    assert readers == set(WALL_CLOCKS)
 
 
 def wrong_clock(stack: FaultStack, seconds: int) -> dict[str, str]:
@@ -99,14 +105,14 @@ def wrong_clock(stack: FaultStack, seconds: int) -> dict[str, str]:
     }
 
 
-def born_at(owner: str) -> float:
+def id_created_at(owner: str) -> float:
     """Return the wall-clock time in the id of a lease owner (see `core.ids`)."""
     text = owner.rpartition(":")[2].upper()
     raw = base64.b32hexdecode(text + "=" * (-len(text) % 8))
     return int.from_bytes(raw[:6], "big") / 1000
 
 
-def held(stack: FaultStack) -> dict[str, Any]:
+def running_shards(stack: FaultStack) -> dict[str, Any]:
     """Return owner, fence and remaining seconds of each running shard, by the database's clock."""
     rows = stack.query(
         "SELECT id, owner, fence, extract(epoch FROM lease_until - now()) AS seconds FROM shards WHERE state = 'running'"
@@ -114,9 +120,7 @@ def held(stack: FaultStack) -> dict[str, Any]:
     return {row.id: row for row in rows}
 
 
-def test_an_hour_more_or_less_on_a_workers_clock_changes_nothing_about_its_leases(
-    stack: FaultStack, oracle: Oracle
-) -> None:
+def test_a_worker_clock_that_is_wrong_by_an_hour_does_not_affect_its_leases(stack: FaultStack, oracle: Oracle) -> None:
     """F44: it keeps its leases beside other workers, and loses them in time after it has died."""
     with ExitStack() as workers:
         processes = [
@@ -125,12 +129,12 @@ def test_an_hour_more_or_less_on_a_workers_clock_changes_nothing_about_its_lease
         ]
         with stack.frozen(Role.BATCH):  # so that the two workers get the shards
             batch_id = start_batch(stack, 16, **LONG)
-            wait_for(lambda: len(held(stack)) == 2, "each has a shard")
-        before, began = held(stack), time.monotonic()
-        wrong = Counter(round((born_at(row.owner) - time.time()) / HOUR) for row in before.values())
-        assert wrong == {-1: 1, 1: 1}, "one is early and one is late"
+            wait_for(lambda: len(running_shards(stack)) == 2, "each has a shard")
+        before, began = running_shards(stack), time.monotonic()
+        wrong = Counter(round((id_created_at(row.owner) - time.time()) / HOUR) for row in before.values())
+        assert wrong == {-1: 1, 1: 1}, "one clock is an hour slow and one is an hour fast"
         while time.monotonic() - began < LEASE_SECONDS + 1:
-            now = held(stack)
+            now = running_shards(stack)
             assert {(row.id, row.owner, row.fence) for row in now.values()} == {
                 (row.id, row.owner, row.fence) for row in before.values()
             }
@@ -140,5 +144,5 @@ def test_an_hour_more_or_less_on_a_workers_clock_changes_nothing_about_its_lease
             process.kill()
         assert wait_batch(stack, batch_id, timeout_seconds=90) == "completed"
         fences = dict(stack.query("SELECT id, fence FROM shards WHERE batch_id = :id", id=batch_id))
-        assert all(fences[row.id] > row.fence for row in before.values()), "others have taken over"
+        assert all(fences[row.id] > row.fence for row in before.values()), "other workers have taken over"
     oracle.check()

@@ -27,9 +27,9 @@ from tests.faults.load import (
     check_everyday,
     create_batch,
     expected_answer,
-    listen,
     new_prompt,
     start_batch,
+    stream_chat,
     upload,
     wait_batch,
 )
@@ -83,13 +83,13 @@ def counts(stack: FaultStack, batch_id: str) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("point", [Point.SHARD_WRITING, Point.SHARD_WRITTEN, Point.CHAT_COMPLETING])
-def test_a_database_that_stops_in_the_middle_of_a_commit_has_all_of_it_or_nothing(
+def test_a_database_that_stops_during_a_commit_has_all_of_it_or_nothing(
     point: Point, stack: FaultStack, oracle: Oracle
 ) -> None:
     """F28."""
     with stack.armed(point, "sleep=1"):
         batch_id, job_id = start_batch(stack, 24), create_job(stack)
-        wait_for(lambda: stack.hit_by(point) is not None, "a group of results is on its way", 20)
+        wait_for(lambda: stack.hit_by(point) is not None, "a group of results is being written", 20)
         with stack.without(Role.POSTGRES, signal.SIGQUIT):
             pass
     counted, ended = counts(stack, batch_id)
@@ -100,13 +100,13 @@ def test_a_database_that_stops_in_the_middle_of_a_commit_has_all_of_it_or_nothin
     oracle.check()
 
 
-def test_while_there_is_no_database_requests_are_told_to_come_again(stack: FaultStack, oracle: Oracle) -> None:
+def test_without_a_database_requests_get_a_503_with_retry_after(stack: FaultStack, oracle: Oracle) -> None:
     """F29: a batch and chats that were running go on; the text that a chat got is correct, or the chat ends in a clear
     error.
     """
     batch_id, before = start_batch(stack, 40, max_tokens=400, ignore_eos=True), tracebacks(stack)
     with Chats(stack) as chats:
-        wait_for(lambda: counts(stack, batch_id)[1] > 0 and chats.ends["answered"] > 2, "it runs")
+        wait_for(lambda: counts(stack, batch_id)[1] > 0 and chats.ends["answered"] > 2, "the batch and the chats run")
         with stack.without(Role.POSTGRES, signal.SIGQUIT):
             began = time.monotonic()
             assert statuses(stack) == {503: 6}
@@ -123,21 +123,21 @@ def test_while_there_is_no_database_requests_are_told_to_come_again(stack: Fault
     oracle.check()
 
 
-def test_a_stream_outlives_a_moment_without_a_database(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_stream_survives_a_short_loss_of_the_database(stack: FaultStack, oracle: Oracle) -> None:
     """F29: the stream needs no database while it runs, and its end waits until it can be written."""
     prompt = new_prompt()
     with stack.armed(Point.CHAT_COMPLETING, "sleep=0.1"):
         stream = stack.client.chat.completions.create(**chat_body(prompt, stream=True))
-        wait_for(lambda: stack.hit_by(Point.CHAT_COMPLETING) is not None, "its end is written", 20)
+        wait_for(lambda: stack.hit_by(Point.CHAT_COMPLETING) is not None, "the end of the stream is written", 20)
         stack.postgres.reset()
         with stream:
-            said = [choice.delta.content or "" for chunk in stream for choice in chunk.choices]
-    assert "".join(said) == expected_answer(prompt)
+            pieces = [choice.delta.content or "" for chunk in stream for choice in chunk.choices]
+    assert "".join(pieces) == expected_answer(prompt)
     check_everyday(stack)
     oracle.check()
 
 
-def test_connections_that_are_ended_cost_one_retry_at_most(stack: FaultStack, oracle: Oracle) -> None:
+def test_terminated_connections_cost_one_retry_at_most(stack: FaultStack, oracle: Oracle) -> None:
     """F30."""
     batch_id = start_batch(stack, 60)
     retries: Counter[str] = Counter()
@@ -166,7 +166,7 @@ def test_connections_that_are_ended_cost_one_retry_at_most(stack: FaultStack, or
 def commit_without_reply(stack: FaultStack, mark: str) -> Iterator[None]:
     """Commit the transaction that contains this text, and reset its connection before the reply."""
     before = stack.postgres.num_cuts
-    stack.postgres.cut(Direction.TO_SERVER, behind=COMMIT, spoke_of=mark.encode())
+    stack.postgres.cut(Direction.TO_SERVER, behind=COMMIT, only_after=mark.encode())
     yield
     wait_for(lambda: stack.postgres.num_cuts == before + 1, "the commit is cut", 20)
 
@@ -198,7 +198,9 @@ def create_job_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
 def create_response_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
     body = {"model": "fake", "input": f"{new_prompt()} {mark}", "background": True}
     made = http.post("/v1/responses", json=body).raise_for_status().json()
-    wait_for(lambda: http.get(f"/v1/responses/{made['id']}").json()["status"] == "completed", "it is answered")
+    wait_for(
+        lambda: http.get(f"/v1/responses/{made['id']}").json()["status"] == "completed", "the response is completed"
+    )
     return f"SELECT id FROM jobs WHERE body LIKE '%{mark}%'"
 
 
@@ -211,7 +213,7 @@ def validate_again(stack: FaultStack, http: httpx2.Client, mark: str) -> str:
 @pytest.mark.parametrize(
     "create", [upload_again, create_batch_again, create_job_again, create_response_again, validate_again]
 )
-def test_what_was_committed_without_a_reply_is_given_and_there_once(
+def test_a_create_committed_without_a_reply_succeeds_and_exists_once(
     create: Callable[[FaultStack, httpx2.Client, str], str], stack: FaultStack, oracle: Oracle
 ) -> None:
     """F31: the outcome is read from the database."""
@@ -242,10 +244,10 @@ def test_results_that_were_committed_without_a_reply_count_once(stack: FaultStac
         batch_id = create_batch(stack, upload(stack, content))
         assert wait_batch(stack, batch_id) == "completed"
     assert counts(stack, batch_id) == (6, 6)
-    for say in (ask, lambda stack, prompt: "".join(listen(stack, prompt))):
+    for chat in (ask, lambda stack, prompt: "".join(stream_chat(stack, prompt))):
         prompt = new_prompt()
         with commit_without_reply(stack, json.dumps(expected_answer(prompt))[1:-1]):
-            assert say(stack, prompt) == expected_answer(prompt)
+            assert chat(stack, prompt) == expected_answer(prompt)
     oracle.check()
 
 
@@ -260,7 +262,7 @@ def session(stack: FaultStack) -> Iterator[psycopg.Connection[Any]]:
         connection.rollback()
 
 
-def test_a_locked_table_holds_nobody_up_for_long(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_locked_table_delays_requests_for_no_longer_than_the_lock_timeout(stack: FaultStack, oracle: Oracle) -> None:
     """F32: requests get a 503 after the lock's time-out, and threads do not pile up."""
     batch_id = start_batch(stack, 40)
     threads = stack.find(Role.API).num_threads()
@@ -275,7 +277,7 @@ def test_a_locked_table_holds_nobody_up_for_long(stack: FaultStack, oracle: Orac
         assert set(responses) == {503}
         assert stack.find(Role.API).num_threads() <= threads + 8
     print(f"24 refusals in {seconds:.1f} s")
-    assert seconds < 12, "3 s for a lock, 5 s for a place in the pool"
+    assert seconds < 12, "3 s for the lock, 5 s for a connection of the pool"
     check_everyday(stack)
     assert wait_batch(stack, batch_id) == "completed"
     oracle.check()
@@ -301,7 +303,7 @@ def test_a_database_without_a_free_connection_refuses_in_time_and_leases_are_kep
     """F33: a heartbeat has its own connection from the start, so that work longer than two leases is not lost."""
     pid = stack.restart(Role.BATCH)
     is_there = "SELECT 1 FROM workers WHERE pid = :pid AND last_poll_at IS NOT NULL"
-    wait_for(lambda: bool(stack.query(is_there, pid=pid)), "it polls")
+    wait_for(lambda: bool(stack.query(is_there, pid=pid)), "the consumer polls")
     file_id = upload(stack, batch_content(4, **LONG))
     with no_connection_left(stack) as number:
         assert number > 0
@@ -321,14 +323,16 @@ def test_a_database_without_a_free_connection_refuses_in_time_and_leases_are_kep
     oracle.check()
 
 
-def test_whoever_is_ended_for_a_deadlock_tries_again(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_transaction_ended_by_a_deadlock_is_retried(stack: FaultStack, oracle: Oracle) -> None:
     """F34: the end of a chat locks its row and waits for the usage row, whose holder waits for the chat's row."""
     assert ask(stack, prompt := new_prompt()) == expected_answer(prompt)
     with session(stack) as other:
         other.execute("SET deadlock_timeout = '10s'")
         other.execute("SELECT 1 FROM usage_daily FOR UPDATE")
         job_id = create_job(stack)
-        wait_for(lambda: bool(stack.query("SELECT 1 FROM pg_locks WHERE NOT granted")), "the answer waits", 20)
+        wait_for(
+            lambda: bool(stack.query("SELECT 1 FROM pg_locks WHERE NOT granted")), "the result waits for a lock", 20
+        )
         began = time.monotonic()
         other.execute("SELECT 1 FROM jobs WHERE id = %s FOR UPDATE", (job_id,))
         print(f"the deadlock was ended in {time.monotonic() - began:.1f} s")

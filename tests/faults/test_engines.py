@@ -18,8 +18,8 @@ from tests.faults.load import (
     batch_content,
     create_batch,
     expected_answer,
-    listen,
     new_prompt,
+    stream_chat,
     upload,
     wait_batch,
 )
@@ -66,13 +66,13 @@ def errors_of(stack: FaultStack, batch_id: str) -> dict[str, str]:
     return {line["custom_id"]: line["response"]["body"]["error"]["code"] for line in lines}
 
 
-def deaths(stack: FaultStack) -> list[int]:
+def crash_codes(stack: FaultStack) -> list[int]:
     """Return the exit codes of all engines that have crashed."""
     return [code for (code,) in stack.query("SELECT exit_code FROM engine_crashes ORDER BY id")]
 
 
 @pytest.mark.parametrize(
-    ("faults", "most_deaths"),
+    ("faults", "most_crashes"),
     [
         pytest.param({25: "segfault"}, 3, id="F9 a native crash"),
         pytest.param({25: "segfault", 27: "abort"}, 6, id="F10 and F11 two in a shard, one of them an abort"),
@@ -81,64 +81,72 @@ def deaths(stack: FaultStack) -> list[int]:
     ],
 )
 def test_lines_that_end_the_engine_fail_alone(
-    hurt_stack: FaultStack, hurt_oracle: Oracle, faults: dict[int, str], most_deaths: int
+    hurt_stack: FaultStack, hurt_oracle: Oracle, faults: dict[int, str], most_crashes: int
 ) -> None:
     """F9, F10, F11, F13, F15: all other lines are answered, those of another tenant too."""
-    before = len(deaths(hurt_stack))
+    before = len(crash_codes(hurt_stack))
     batch_id = start(hurt_stack, poisoned(50, faults))
-    stranger = hurt_stack.stranger
-    file = stranger.files.create(file=("in.jsonl", batch_content(20)), purpose="batch")
-    other = stranger.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h").id
+    other_tenant = hurt_stack.other_tenant
+    file = other_tenant.files.create(file=("in.jsonl", batch_content(20)), purpose="batch")
+    other = other_tenant.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    ).id
 
     assert wait_batch(hurt_stack, batch_id, timeout_seconds=120) == "completed"
     assert errors_of(hurt_stack, batch_id) == {f"line-{number}": "engine_crash" for number in faults}
-    wait_for(lambda: stranger.batches.retrieve(other).status == "completed", "the stranger's batch completes", 60)
-    assert stranger.batches.retrieve(other).error_file_id is None
-    died = deaths(hurt_stack)[before:]
-    print(f"{list(faults.values())}: engines ended with {died}")
-    assert len(faults) < len(died) <= most_deaths
+    wait_for(
+        lambda: other_tenant.batches.retrieve(other).status == "completed", "the other tenant's batch completes", 60
+    )
+    assert other_tenant.batches.retrieve(other).error_file_id is None
+    crashed = crash_codes(hurt_stack)[before:]
+    print(f"{list(faults.values())}: engines ended with {crashed}")
+    assert len(faults) < len(crashed) <= most_crashes
     if "hang" in faults.values():
-        assert set(died) == {HUNG}
+        assert set(crashed) == {HUNG}
     if "memory" in faults.values():
-        assert set(died) == {OUT_OF_MEMORY}
+        assert set(crashed) == {OUT_OF_MEMORY}
     hurt_oracle.check()
 
 
-def test_a_poison_stream_is_told_at_once_and_not_run_again(hurt_stack: FaultStack, hurt_oracle: Oracle) -> None:
+def test_a_poison_stream_gets_an_error_at_once_and_is_not_run_again(
+    hurt_stack: FaultStack, hurt_oracle: Oracle
+) -> None:
     """F12: an error and the end of the stream within two seconds of the crash."""
-    before, prompt = len(deaths(hurt_stack)), f"{new_prompt()} <<segfault>>"
-    engine, told = hurt_stack.find(Role.ENGINE), threading.Event()
+    before, prompt = len(crash_codes(hurt_stack)), f"{new_prompt()} <<segfault>>"
+    engine, ended = hurt_stack.find(Role.ENGINE), threading.Event()
     codes: list[str | None] = []
 
-    def ask_for_it() -> None:
+    def stream_poison() -> None:
         try:
-            listen(hurt_stack, prompt)
+            stream_chat(hurt_stack, prompt)
         except openai.APIError as error:
             codes.append(error.code)
-        told.set()
+        ended.set()
 
-    thread = threading.Thread(target=ask_for_it)
+    thread = threading.Thread(target=stream_poison)
     thread.start()
     psutil.wait_procs([engine], timeout=30)
     began = time.monotonic()
-    assert told.wait(30)
+    assert ended.wait(30)
     seconds = time.monotonic() - began
     thread.join()
-    print(f"told after {seconds:.2f} s")
+    print(f"the stream ended after {seconds:.2f} s")
 
     assert codes == ["engine_crash"]
     assert seconds <= 2
     ((state, fence),) = hurt_stack.query("SELECT state, fence FROM jobs WHERE body LIKE :it", it=f"%{prompt}%")
     assert (state, fence) == ("failed", 1), "claimed once"
     later = new_prompt()
-    assert hurt_stack.insist(lambda: ask(hurt_stack, later)) == expected_answer(later)
-    assert len(deaths(hurt_stack)) == before + 1
+    assert hurt_stack.retry(lambda: ask(hurt_stack, later)) == expected_answer(later)
+    assert len(crash_codes(hurt_stack)) == before + 1
     hurt_oracle.check()
 
 
-def test_a_step_that_fails_in_python_costs_its_line_and_no_engine(hurt_stack: FaultStack, hurt_oracle: Oracle) -> None:
+def test_a_step_that_fails_in_python_fails_its_line_and_keeps_the_engine(
+    hurt_stack: FaultStack, hurt_oracle: Oracle
+) -> None:
     """F14: the other requests of the step run again, on the same engine."""
-    before, engine = deaths(hurt_stack), hurt_stack.pid(Role.ENGINE)
+    before, engine = crash_codes(hurt_stack), hurt_stack.pid(Role.ENGINE)
     with Chats(hurt_stack) as chats:
         batch_id = start(hurt_stack, poisoned(20, {11: "raise"}))
         assert wait_batch(hurt_stack, batch_id) == "completed"
@@ -146,18 +154,18 @@ def test_a_step_that_fails_in_python_costs_its_line_and_no_engine(hurt_stack: Fa
         wait_for(lambda: chats.ends["answered"] > answered + 2, "chats are answered")
     assert errors_of(hurt_stack, batch_id) == {"line-11": "engine_error"}
     assert chats.ends["cut"] == 0
-    assert (deaths(hurt_stack), hurt_stack.pid(Role.ENGINE)) == (before, engine)
+    assert (crash_codes(hurt_stack), hurt_stack.pid(Role.ENGINE)) == (before, engine)
     hurt_oracle.check()
 
 
-def test_an_engine_that_may_not_have_the_memory_it_needs_is_replaced_and_its_lines_are_answered(
+def test_an_engine_without_enough_memory_is_replaced_and_its_lines_are_answered(
     hurt_stack: FaultStack, hurt_oracle: Oracle
 ) -> None:
     """F15: prlimit on the process; the next engine has no such limit."""
-    before, engine = len(deaths(hurt_stack)), hurt_stack.find(Role.ENGINE)
+    before, engine = len(crash_codes(hurt_stack)), hurt_stack.find(Role.ENGINE)
     engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + (64 << 20),) * 2)
     batch_id = start(hurt_stack, poisoned(20, {11: "much"}))
     assert wait_batch(hurt_stack, batch_id, timeout_seconds=90) == "completed"
     assert errors_of(hurt_stack, batch_id) == {}
-    assert deaths(hurt_stack)[before:] == [OUT_OF_MEMORY]
+    assert crash_codes(hurt_stack)[before:] == [OUT_OF_MEMORY]
     hurt_oracle.check()

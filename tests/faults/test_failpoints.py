@@ -17,7 +17,7 @@ from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(90)
 
-_PASSED_BY_ITS_SUCCESSOR = (Point.RETENTION_ORPHAN,)  # its stage starts another clerk
+_PASSED_BY_ANOTHER_PROCESS = (Point.RETENTION_ORPHAN,)  # its stage starts another clerk
 
 # Passed by a thread that lives as long as its process: it must survive unexpected exceptions.
 _THREADS = ("publish", "leases", "sweep", "retention", "webhooks")
@@ -37,28 +37,28 @@ def receiver(shared_stack: FaultStack) -> Iterator[Receiver]:
         events = ["batch.completed", "batch.failed", "batch.cancelled"]
         hook = shared_stack.client.webhooks.create(event_types=events, name="faults", url=receiver.url)  # type: ignore[arg-type]
         yield receiver
-        shared_stack.insist(lambda: shared_stack.client.webhooks.delete(hook.id))
+        shared_stack.retry(lambda: shared_stack.client.webhooks.delete(hook.id))
 
 
 @pytest.mark.parametrize(("point", "action", "role", "stage"), list(_cases()))
-def test_nothing_is_lost_or_doubled_when_it_ends_at(
+def test_nothing_is_lost_or_doubled_when_a_process_ends_at(
     point: Point, action: str, role: Role, stage: Stage, stack: FaultStack, oracle: Oracle, receiver: Receiver
 ) -> None:
     victim = stack.pid(role)
     run_armed(stack, stage, point, action)
-    if point not in _PASSED_BY_ITS_SUCCESSOR:
+    if point not in _PASSED_BY_ANOTHER_PROCESS:
         assert stack.hit_by(point) == victim
     if action == "kill":
         wait_for(lambda: stack.find(role).pid != victim, f"another {role}", 15)
-    wait_for(lambda: hasten(stack), "every event is delivered", 30)
+    wait_for(lambda: are_webhooks_delivered(stack), "every event is delivered", 30)
     check_everyday(stack)
     oracle.check()
     if action == "raise" and point.partition(".")[0] in _THREADS:
         check_passes_again(stack, stage, point, role)
-        wait_for(lambda: hasten(stack), "every event is delivered", 30)
-    told = {event.body for event in receiver.received}
+        wait_for(lambda: are_webhooks_delivered(stack), "every event is delivered", 30)
+    events = {event.body for event in receiver.received}
     for (batch_id,) in stack.query("SELECT id FROM batches WHERE created_at > (SELECT max(created_at) FROM webhooks)"):
-        assert any(batch_id in body for body in told), f"nobody was told how {batch_id} ended"
+        assert any(batch_id in body for body in events), f"no webhook reported the end of {batch_id}"
 
 
 def run_armed(stack: FaultStack, stage: Stage, point: Point, action: str) -> None:
@@ -67,7 +67,7 @@ def run_armed(stack: FaultStack, stage: Stage, point: Point, action: str) -> Non
     next(steps)
     with stack.armed(point, action):
         for _ in steps:
-            raise AssertionError("a stage yields once")
+            raise AssertionError("a stage must yield once")
         wait_for(lambda: stack.hit_by(point) is not None, f"{point} is passed", 15)
 
 
@@ -80,7 +80,7 @@ def check_passes_again(stack: FaultStack, stage: Stage, point: Point, role: Role
         raise
 
 
-def hasten(stack: FaultStack) -> bool:
+def are_webhooks_delivered(stack: FaultStack) -> bool:
     """Is every event delivered? Makes pending deliveries due at once."""
     stack.execute("UPDATE webhook_deliveries SET due_at = now() WHERE finished_at IS NULL AND due_at > now()")
     return not stack.query("SELECT 1 FROM webhook_deliveries WHERE finished_at IS NULL")

@@ -87,7 +87,7 @@ def wait_tries(stack: FaultStack, batch_id: str, number: int = 2) -> None:
     """Wait until the clerk has been given that many further tickets for the batch, so that earlier attempts have failed."""
     for _ in range(number):
         before = dispatched_at(stack, batch_id)
-        wait_for(lambda before=before: dispatched_at(stack, batch_id) != before, "another try", 20)  # type: ignore[misc]
+        wait_for(lambda before=before: dispatched_at(stack, batch_id) != before, "another attempt", 20)  # type: ignore[misc]
 
 
 @pytest.mark.mount
@@ -120,7 +120,7 @@ def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses
         for each in (batch_id, late):
             assert wait_batch(stack, each, "finalizing", timeout_seconds=60) == "finalizing"
             wait_tries(stack, each)
-        wait_for(lambda: not list(stack.files.root.glob("*/*.part")), "nothing half-written is left", 20)
+        wait_for(lambda: not list(stack.files.root.glob("*/*.part")), "no partial file is left", 20)
 
         full.clear()
         for each in (batch_id, late):
@@ -128,9 +128,9 @@ def test_a_full_disk_under_the_file_store_and_the_logs_refuses_uploads_and_loses
         oracle.check()
 
 
-def says(stack: FaultStack, process: str, event: str) -> bool:
+def has_logged(stack: FaultStack, process: str, event: str) -> bool:
     """Has this process logged the event?"""
-    return any(name.startswith(process) and event in said for name, said in stack.logs())
+    return any(name.startswith(process) and event in text for name, text in stack.logs())
 
 
 def refusal(stack: FaultStack) -> httpx2.Response:
@@ -144,7 +144,7 @@ def refusal(stack: FaultStack) -> httpx2.Response:
 
 
 @pytest.mark.mount
-def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_there_is_room(tmp_path: Path) -> None:
+def test_a_full_disk_under_the_database_is_a_503_and_work_resumes_when_there_is_room(tmp_path: Path) -> None:
     """F42: no data is corrupt, and batches resume."""
     data = tmp_path / "services" / "postgres"
     with disk(data, megabytes=144) as full, FaultStack(tmp_path) as stack, watched(stack) as oracle:
@@ -153,13 +153,13 @@ def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_the
         earlier = start_batch(stack, 4)
         assert wait_batch(stack, earlier) == "completed"
         batch_id = start_batch(stack, 200, max_tokens=60, ignore_eos=True)
-        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "the batch has begun")
         full.fill()
 
         refused = refusal(stack)
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True), refused.text
         assert stack.client.batches.retrieve(earlier).status == "completed"
-        wait_for(lambda: says(stack, "batch", "commit_failed"), "the worker has met it too", 30)
+        wait_for(lambda: has_logged(stack, "batch", "commit_failed"), "the worker has failed to commit too", 30)
 
         full.clear()
         stack.services.restart_dead()
@@ -168,7 +168,7 @@ def test_a_full_disk_under_the_database_is_a_503_and_everything_goes_on_when_the
 
 
 @pytest.mark.mount
-def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there_is_room(tmp_path: Path) -> None:
+def test_a_bundled_postgres_that_stops_on_a_full_disk_is_restarted_when_there_is_room(tmp_path: Path) -> None:
     """F42: `millrace serve` retries, without a manual step."""
     data, models = tmp_path / "state" / "postgres", tmp_path / "models"
     models.mkdir()
@@ -182,14 +182,14 @@ def test_a_bundled_postgres_that_dies_on_a_full_disk_is_started_again_when_there
             batch_id = start_lines(client, lines)
             full.fill()
             stack.find("/postgres", "-D").send_signal(signal.SIGQUIT)
-            wait_for(lambda: "service_not_restarted" in stack.said, "it cannot be started", 40)
+            wait_for(lambda: "service_not_restarted" in stack.said, "Postgres cannot be started", 40)
             full.clear()
-            wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch ends", 60)
+            wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch completes", 60)
             batch = client.batches.retrieve(batch_id)
             assert len(result_lines(client, batch.output_file_id)) == 100
 
 
-NOTES: Final = """
+WRITE_INFLIGHT_LOG: Final = """
 import sys
 from pathlib import Path
 from engine.process.inflight_log import InflightLog, Section
@@ -201,11 +201,11 @@ for section in Section:
 
 
 @pytest.mark.mount
-def test_an_engine_that_starts_on_a_full_disk_does_not_die_of_its_own_notes(tmp_path: Path) -> None:
+def test_an_engine_that_starts_on_a_full_disk_is_not_killed_by_its_inflight_log(tmp_path: Path) -> None:
     """F41: otherwise SIGBUS would end it, and innocent requests would be suspected."""
     with disk(tmp_path / "run", megabytes=1) as full:
         full.fill()
-        done = subprocess.run([sys.executable, "-c", NOTES, str(full.path)], check=False, timeout=60)
+        done = subprocess.run([sys.executable, "-c", WRITE_INFLIGHT_LOG, str(full.path)], check=False, timeout=60)
     assert done.returncode == 0
 
 
@@ -223,7 +223,7 @@ def files_limit(process: psutil.Process, number: int) -> Iterator[None]:
 _TAKEN = 8  # files that a process keeps open for its whole life: a new file gets no number below this
 
 
-def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, oracle: Oracle) -> None:
+def test_connections_beyond_the_file_limit_get_a_503(stack: FaultStack, oracle: Oracle) -> None:
     """F43: open connections are served; others get a 503 and can retry."""
     api = stack.find(Role.API)
     address = urlsplit(stack.url)
@@ -241,11 +241,11 @@ def test_more_connections_than_there_are_files_for_get_a_503(stack: FaultStack, 
     status, retry_after, body = answers[-1]
     assert (status, retry_after, body["error"]["code"]) == (503, "5", "service_unavailable")
     check_everyday(stack)
-    assert stack.find(Role.API).pid == api.pid, "it is still the same process"
+    assert stack.find(Role.API).pid == api.pid, "the api did not restart"
     oracle.check()
 
 
-def test_an_api_without_a_file_left_to_open_says_503_and_recovers(stack: FaultStack, oracle: Oracle) -> None:
+def test_an_api_without_free_file_descriptors_returns_503_and_recovers(stack: FaultStack, oracle: Oracle) -> None:
     """F43: on a connection that is already open."""
     api = stack.find(Role.API)
     file_id = upload(stack, batch_content(2))
@@ -260,5 +260,5 @@ def test_an_api_without_a_file_left_to_open_says_503_and_recovers(stack: FaultSt
             assert "retry-after" in answer.headers
         assert http.get(f"/v1/files/{file_id}/content").status_code == 200
     check_everyday(stack)
-    assert stack.find(Role.API).pid == api.pid, "it is still the same process"
+    assert stack.find(Role.API).pid == api.pid, "the api did not restart"
     oracle.check()

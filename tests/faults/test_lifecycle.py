@@ -1,4 +1,4 @@
-"""Batches that are cancelled or expire, whose file is deleted, or whose clerk has gone, at any moment."""
+"""Batches that are cancelled or expire, or lose their input file or their clerk, at any moment."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def results(stack: FaultStack, batch_id: str) -> tuple[int, list[str]]:
     return len(texts[0]), [json.loads(line)["error"]["code"] for line in texts[1]]
 
 
-def test_a_batch_whose_time_is_over_keeps_what_is_done(stack: FaultStack, oracle: Oracle) -> None:
+def test_an_expired_batch_keeps_its_finished_lines(stack: FaultStack, oracle: Oracle) -> None:
     """F45: the remaining lines fail with `batch_expired`."""
     batch_id = begun(stack)
     stack.execute("UPDATE batches SET expires_at = now() WHERE id = :id", id=batch_id)
@@ -63,12 +63,12 @@ def test_a_batch_whose_time_is_over_keeps_what_is_done(stack: FaultStack, oracle
 def cancel(stack: FaultStack, batch_id: str) -> str:
     """Cancel the batch; return its status, or the code of the refusal."""
     try:
-        return str(stack.insist(lambda: stack.client.batches.cancel(batch_id)).status)
+        return str(stack.retry(lambda: stack.client.batches.cancel(batch_id)).status)
     except openai.BadRequestError as error:
         return str(error.code)
 
 
-def test_a_running_batch_that_is_cancelled_keeps_what_is_done(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_running_batch_that_is_cancelled_keeps_its_finished_lines(stack: FaultStack, oracle: Oracle) -> None:
     """F46: during its lines; a second cancel changes nothing."""
     batch_id = begun(stack)
     assert cancel(stack, batch_id) == "cancelling"
@@ -106,13 +106,13 @@ def test_a_cancel_that_comes_at(
     oracle.check()
 
 
-def test_an_input_file_that_is_deleted_is_read_to_its_end(stack: FaultStack, oracle: Oracle) -> None:
+def test_an_input_file_deleted_during_preparation_is_still_read_to_its_end(stack: FaultStack, oracle: Oracle) -> None:
     """F50: the batch completes; then the bytes are deleted."""
     file_id = upload(stack, batch_content(20))
     with stack.armed(Point.PREPARE_COPIED, "sleep=1"):
         batch_id = create_batch(stack, file_id)
         stack.client.files.delete(file_id)
-        wait_for(lambda: stack.hit_by(Point.PREPARE_COPIED) is not None, "its lines are read", 20)
+        wait_for(lambda: stack.hit_by(Point.PREPARE_COPIED) is not None, "the lines are read", 20)
         assert stack.files.path(file_id).exists()
     with pytest.raises(openai.NotFoundError):
         stack.client.files.retrieve(file_id)
@@ -139,7 +139,7 @@ def second_clerk(stack: FaultStack) -> Iterator[None]:
         end = partial(set_parent_death_signal, os.getpid(), signal.SIGTERM)
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=end)
     try:
-        wait_for(lambda: stack.query(clerks, pid=process.pid)[0][0] == 1, "the second clerk works", 30)
+        wait_for(lambda: stack.query(clerks, pid=process.pid)[0][0] == 1, "the second clerk is ready", 30)
         yield
     finally:
         process.send_signal(signal.SIGCONT)

@@ -44,7 +44,7 @@ def newer(services: Services, migrated: Engine) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", list(PROCESSES))
-def test_an_old_process_refuses_a_newer_schema_and_says_what_to_do(
+def test_an_old_process_refuses_a_newer_schema_with_advice(
     name: str, newer: str, services: Services, models_dir: Path, tmp_path: Path
 ) -> None:
     """F49: it ends at once, and changes nothing."""
@@ -59,9 +59,9 @@ def test_an_old_process_refuses_a_newer_schema_and_says_what_to_do(
     done = subprocess.run(
         PROCESSES[name], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
-    said = " ".join((done.stdout + done.stderr).split())
-    assert done.returncode not in (0, None), said
-    assert f"The database schema is at {NEWER}, which this code does not know" in said
-    assert "Start that version here too" in said
-    assert needed_version() in said
-    assert "Traceback" not in said
+    output = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode not in (0, None), output
+    assert f"The database schema is at {NEWER}, which this code does not know" in output
+    assert "Start that version here too" in output
+    assert needed_version() in output
+    assert "Traceback" not in output

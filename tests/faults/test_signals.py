@@ -13,7 +13,7 @@ import pytest
 
 from tests.faults.load import Chats, start_batch, wait_batch
 from tests.faults.oracle import Oracle
-from tests.faults.second import second_worker
+from tests.faults.second_worker import second_worker
 from tests.faults.stack import LEASE_SECONDS, QUICK, FaultStack, Role
 from tests.support.stack import wait_for
 
@@ -28,7 +28,7 @@ def is_gone(process: psutil.Process) -> bool:
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
-def leave(stack: FaultStack, role: Role, *numbers: signal.Signals) -> float:
+def stop(stack: FaultStack, role: Role, *numbers: signal.Signals) -> float:
     """Send the signals; return the seconds until the process has ended."""
     process = stack.find(role)
     began = time.monotonic()
@@ -54,14 +54,14 @@ STATES: dict[str, State] = {
         ("nothing else wrong", "short lines"),  # with a fault too, long lines are the harder case
     ],
 )
-def test_a_worker_leaves_within_its_deadline(stack: FaultStack, oracle: Oracle, state: str, load: str) -> None:
+def test_a_worker_stops_within_its_deadline(stack: FaultStack, oracle: Oracle, state: str, load: str) -> None:
     """F3, F4, F6, F7: exit ≤ drain + 1 s; the next worker answers what was released, and what could not be released."""
     batch_id = None
     if load != "idle":
         batch_id = start_batch(stack, 40 if load == "short lines" else 4, **({} if load == "short lines" else LONG))
-        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "it runs")
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "the batch runs")
     with STATES[state](stack):
-        seconds = leave(stack, Role.WORKER, signal.SIGTERM)
+        seconds = stop(stack, Role.WORKER, signal.SIGTERM)
     print(f"worker, {state}, {load}: {seconds:.1f} s")
 
     assert seconds <= DRAIN_SECONDS + BUSY_SECONDS
@@ -71,13 +71,13 @@ def test_a_worker_leaves_within_its_deadline(stack: FaultStack, oracle: Oracle, 
     oracle.check()
 
 
-def test_a_worker_that_has_not_started_yet_leaves_too(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_worker_that_is_still_starting_stops_too(stack: FaultStack, oracle: Oracle) -> None:
     """F6: its consumers wait for a broker that is frozen."""
     old = stack.pid(Role.BATCH)
     with stack.frozen(Role.VALKEY):
         stack.kill(Role.WORKER)
         wait_for(lambda: stack.find(Role.BATCH).pid != old, "the next consumer starts")
-        assert leave(stack, Role.WORKER, signal.SIGTERM) <= DRAIN_SECONDS + BUSY_SECONDS
+        assert stop(stack, Role.WORKER, signal.SIGTERM) <= DRAIN_SECONDS + BUSY_SECONDS
     stack.pid(Role.BATCH)
     assert wait_batch(stack, start_batch(stack, 4)) == "completed"
     oracle.check()
@@ -85,13 +85,13 @@ def test_a_worker_that_has_not_started_yet_leaves_too(stack: FaultStack, oracle:
 
 @pytest.mark.parametrize("role", [Role.API, Role.CLERK])
 @pytest.mark.parametrize("state", ["nothing else wrong", "redis frozen", "postgres down"])
-def test_an_api_and_a_clerk_leave_within_their_deadline(
+def test_an_api_and_a_clerk_stop_within_their_deadline(
     stack: FaultStack, oracle: Oracle, state: str, role: Role
 ) -> None:
     with Chats(stack) as chats:
         wait_for(lambda: chats.ends["answered"] > 2, "chats are answered")
         with STATES[state](stack):
-            seconds = leave(stack, role, signal.SIGTERM)
+            seconds = stop(stack, role, signal.SIGTERM)
         print(f"{role}, {state}: {seconds:.1f} s")
         assert seconds <= DRAIN_SECONDS + BUSY_SECONDS
         answered = chats.ends["answered"]
@@ -99,24 +99,22 @@ def test_an_api_and_a_clerk_leave_within_their_deadline(
     oracle.check()
 
 
-def test_a_second_signal_hurries_a_worker(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_second_signal_stops_a_worker_at_once(stack: FaultStack, oracle: Oracle) -> None:
     """F5: running work is released at once."""
     batch_id = start_batch(stack, 4, **LONG)
-    wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "it runs")
-    seconds = leave(stack, Role.BATCH, signal.SIGTERM, signal.SIGTERM)
+    wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE state = 'running'")), "the batch runs")
+    seconds = stop(stack, Role.BATCH, signal.SIGTERM, signal.SIGTERM)
 
     assert seconds <= 2
     assert wait_batch(stack, batch_id, timeout_seconds=120) == "completed"
     oracle.check()
 
 
-def test_a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing_any_more(
-    stack: FaultStack, oracle: Oracle
-) -> None:
+def test_a_worker_frozen_for_longer_than_its_lease_writes_nothing_afterwards(stack: FaultStack, oracle: Oracle) -> None:
     """F8: its shards are taken over; after it resumes, its fence is out of date."""
     with second_worker(stack):
         batch_id = start_batch(stack, 60)
-        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+        wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "the batch has begun")
         with stack.frozen(Role.BATCH):
             assert wait_batch(stack, batch_id, timeout_seconds=20 + 5 * LEASE_SECONDS) == "completed"
         later = start_batch(stack, 10)
@@ -124,12 +122,10 @@ def test_a_worker_that_stood_still_for_longer_than_its_lease_writes_nothing_any_
     oracle.check()
 
 
-def test_a_stack_whose_every_process_was_killed_resumes_when_it_is_started_again(
-    stack: FaultStack, oracle: Oracle
-) -> None:
+def test_a_stack_resumes_after_all_its_processes_were_killed(stack: FaultStack, oracle: Oracle) -> None:
     """F52: without a manual step."""
     batch_id = start_batch(stack, 60)
-    wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "it has begun")
+    wait_for(lambda: bool(stack.query("SELECT 1 FROM shards WHERE lines_completed > 0")), "the batch has begun")
     processes = stack.process.descendants()
     stack.process.kill()
     for process in processes:

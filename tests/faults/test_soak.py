@@ -26,5 +26,5 @@ def test_nothing_grows_under_load_and_restarts(tmp_path_factory: pytest.TempPath
         ("engine: in slots", 0, 1, False),
     ],
 )
-def test_what_has_grown_is_seen(name: str, before: float, after: float, is_flat: bool) -> None:
+def test_growth_is_detected(name: str, before: float, after: float, is_flat: bool) -> None:
     assert Measure(name, before, after, limit(name, before)).is_flat == is_flat

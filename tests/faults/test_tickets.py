@@ -55,7 +55,7 @@ def arguments(*values: object) -> bytes:
     return json.dumps([values, {}, {"callbacks": None, "errbacks": None, "chain": None, "chord": None}]).encode()
 
 
-def rubbish(queue: str, task: str, finished: str) -> list[bytes]:
+def malformed_messages(queue: str, task: str, finished: str) -> list[bytes]:
     """Return messages that Millrace never sends."""
     return [
         message(arguments(ids.new_id("chatcmpl-")), queue, task=task),
@@ -75,7 +75,7 @@ def rubbish(queue: str, task: str, finished: str) -> list[bytes]:
 
 
 @pytest.mark.parametrize("role", list(_QUEUES))
-def test_rubbish_in_a_queue_is_thrown_away_and_the_consumer_lives(
+def test_malformed_messages_are_dropped_and_the_consumer_keeps_running(
     role: Role, stack: FaultStack, oracle: Oracle
 ) -> None:
     """F26: each kind of malformed message, with a valid ticket behind it that is executed."""
@@ -84,15 +84,15 @@ def test_rubbish_in_a_queue_is_thrown_away_and_the_consumer_lives(
     process, queue = stack.pid(role), _QUEUES[role]
     task = {Role.CLERK: "millrace.prepare", Role.CHAT: RUN_CHAT, Role.BATCH: "millrace.run_shards"}[role]
     key = settings_of(stack).key_prefix + queue
-    for each in rubbish(queue, task, finished):
+    for each in malformed_messages(queue, task, finished):
         stack.redis.lpush(key, each)
-        wait_for(lambda: not stack.redis.llen(key), f"{each[:60]!r} is taken", 15)
+        wait_for(lambda: not stack.redis.llen(key), f"{each[:60]!r} is consumed", 15)
     check_everyday(stack)
     oracle.check()
-    assert stack.find(role).pid == process, "it is still the same process"
+    assert stack.find(role).pid == process, "the process did not restart"
 
 
-def test_a_ticket_that_comes_twenty_times_is_one_execution(stack: FaultStack, oracle: Oracle) -> None:
+def test_a_ticket_delivered_twenty_times_is_executed_once(stack: FaultStack, oracle: Oracle) -> None:
     """F25: of every kind, while its work waits, runs and has ended."""
     tickets = Tickets(make_celery(settings_of(stack)))
     with stack.http() as http:
@@ -109,20 +109,20 @@ def test_a_ticket_that_comes_twenty_times_is_one_execution(stack: FaultStack, or
         assert tickets.prepare(batch_id)
         assert tickets.finalize(batch_id)
     lists = [settings_of(stack).key_prefix + queue for queue in _QUEUES.values()]
-    wait_for(lambda: not any(stack.redis.llen(each) for each in lists), "every copy is taken", 20)
+    wait_for(lambda: not any(stack.redis.llen(each) for each in lists), "every copy is consumed", 20)
     oracle.check()
     assert {row[0] for row in stack.query("SELECT fence FROM shards WHERE batch_id = :id", id=batch_id)} == {1}
     assert [row[0] for row in stack.query("SELECT fence FROM jobs WHERE id = :id", id=job["id"])] == [1]
 
 
-def test_many_tickets_of_little_work_do_not_wait_for_each_other(stack: FaultStack) -> None:
+def test_many_short_tickets_do_not_wait_for_each_other(stack: FaultStack) -> None:
     """The threads of a clerk are free again after milliseconds; at two tickets a second this would take a minute."""
     tickets = Tickets(make_celery(settings_of(stack)))
     key = settings_of(stack).key_prefix + CLERK_QUEUE
     began = time.monotonic()
     for _ in range(120):
         assert tickets.prepare(ids.new_id(ids.BATCH))
-    wait_for(lambda: not stack.redis.llen(key), "every ticket is taken", 90)
+    wait_for(lambda: not stack.redis.llen(key), "every ticket is consumed", 90)
     seconds = time.monotonic() - began
     print(f"120 tickets: {seconds:.1f} s")
     assert seconds < 15

@@ -10,7 +10,7 @@ import pytest
 
 from cli.stack.services import Services
 from core import ids
-from tests.faults.load import MARKER, Chats, ask, expected_answer, listen, new_prompt, start_batch, wait_batch
+from tests.faults.load import MARKER, Chats, ask, expected_answer, new_prompt, start_batch, stream_chat, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack, Role
 from tests.support.stack import wait_for
@@ -23,7 +23,7 @@ def test_an_undisturbed_stack_satisfies_the_oracle(stack: FaultStack, oracle: Or
     assert chats.ends["answered"] > 0
     assert set(chats.ends) == {"answered"}
     prompt = new_prompt()
-    assert ask(stack, prompt) == "".join(listen(stack, prompt)) == expected_answer(prompt)
+    assert ask(stack, prompt) == "".join(stream_chat(stack, prompt)) == expected_answer(prompt)
     oracle.check()
 
 
@@ -57,7 +57,7 @@ def swap_answers(content: bytes) -> bytes:
     ],
     ids=["lost", "doubled", "out of order", "with another line's answer"],
 )
-def test_the_oracle_sees_a_line_that_is(
+def test_the_oracle_detects_a_line_that_is(
     damage: Callable[[bytes], bytes], stack: FaultStack, oracle: Oracle, batch: Any
 ) -> None:
     content = stack.client.files.content(batch.output_file_id).content
@@ -82,9 +82,14 @@ def test_the_oracle_sees_a_line_that_is(
             "UPDATE batches SET lines_completed = lines_completed + 1 WHERE id = :id",
         ),
     ],
-    ids=["usage that nobody had", "a lease of the dead", "a file without all its bytes", "counts that are no lines"],
+    ids=[
+        "usage without a request",
+        "a lease of a dead worker",
+        "a truncated file",
+        "counts that differ from the lines",
+    ],
 )
-def test_the_oracle_sees(damage: str, repair: str, stack: FaultStack, oracle: Oracle, batch: Any) -> None:
+def test_the_oracle_detects(damage: str, repair: str, stack: FaultStack, oracle: Oracle, batch: Any) -> None:
     change(stack, damage, batch.id)
     with pytest.raises(AssertionError):
         oracle.check(timeout_seconds=0.5)
@@ -96,7 +101,7 @@ def change(stack: FaultStack, statement: str, batch_id: str) -> None:
     stack.execute(statement, **({"id": batch_id} if ":id" in statement else {}))
 
 
-def test_the_oracle_sees_words_of_a_prompt_in_a_log(stack: FaultStack, oracle: Oracle) -> None:
+def test_the_oracle_detects_prompt_text_in_a_log(stack: FaultStack, oracle: Oracle) -> None:
     oracle.check()
     with (stack.process.state_dir / "logs" / "chat.log").open("a") as log:
         log.write(MARKER + "\n" + "-" * len(MARKER) + "\n")
@@ -107,7 +112,7 @@ def test_the_oracle_sees_words_of_a_prompt_in_a_log(stack: FaultStack, oracle: O
 def test_bytes_without_a_row_are_swept_when_they_are_old(stack: FaultStack, oracle: Oracle) -> None:
     file_id = ids.new_id(ids.FILE)
     with stack.files.write(file_id) as stream:
-        stream.write(b"whose are these?\n")
+        stream.write(b"bytes without a row\n")
     oracle.check()
     assert not stack.files.path(file_id).exists()
 
@@ -119,7 +124,7 @@ def test_a_process_that_is_killed_is_replaced(role: Role, stack: FaultStack) -> 
     wait_for(lambda: ask(stack, "hello") != "", "a chat is answered")
 
 
-def test_services_of_other_tests_are_not_those_that_are_hurt(stack: FaultStack, services: Services) -> None:
+def test_faults_do_not_hit_the_services_of_other_tests(stack: FaultStack, services: Services) -> None:
     for role, other in ((Role.POSTGRES, services._postgres), (Role.VALKEY, services._valkey)):
         assert other is not None
         assert other.child is not None
