@@ -75,7 +75,7 @@ def install_error_handlers(app: FastAPI) -> None:
     async def on_os_error(request: Request, error: OSError) -> JSONResponse:
         if error.errno not in EXHAUSTED:
             return await on_unknown_error(request, error)
-        log.warning("no_file_left_to_open", route=request.url.path)
+        log.warning("too_many_open_files", route=request.url.path)
         busy = unavailable("The server has too many files open. Nothing was lost; try again shortly.")
         return problem_response(busy.problem)
 

@@ -33,7 +33,7 @@ async def create_or_find(
         found = await find()
         if found is None:
             raise
-        log.info("found_after_all", reason=type(error).__name__)
+        log.info("commit_confirmed", reason=type(error).__name__)
         return found
 
 

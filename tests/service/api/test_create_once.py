@@ -24,11 +24,11 @@ class Maker:
 
     def __init__(self, *, before: BaseException | None = None, after: BaseException | None = None) -> None:
         self.before, self.after = before, after
-        self.asked: list[str] = []
+        self.tried: list[str] = []
         self.made: list[str] = []
 
     async def create(self, object_id: str) -> str:
-        self.asked.append(object_id)
+        self.tried.append(object_id)
         if self.before is not None:
             raise self.before
         self.made.append(object_id)
@@ -41,7 +41,7 @@ class Maker:
             raise not_found("no")
         return object_id
 
-    def is_well_again(self) -> None:
+    def recover(self) -> None:
         self.before = self.after = None
 
 
@@ -79,10 +79,10 @@ async def test_an_object_created_before_its_request_failed_is_found_by_the_next(
     maker, key = Maker(after=death), str(uuid.uuid4())
     with pytest.raises(type(death)):
         await once(maker, key)
-    maker.is_well_again()
+    maker.recover()
     assert await once(maker, key) == maker.made[0]
     assert await once(maker, key) == maker.made[0]
-    assert len(maker.asked) == 1
+    assert len(maker.tried) == 1
 
 
 @pytest.mark.parametrize("has_key", [False, True])
@@ -93,7 +93,7 @@ async def test_an_object_whose_commit_got_no_reply_is_created(once: Once, has_ke
     assert await once(maker, key) == maker.made[0]
     if key is not None:
         assert await once(maker, key) == maker.made[0]
-    assert len(maker.asked) == 1
+    assert len(maker.tried) == 1
 
 
 async def test_an_object_whose_commit_failed_is_not_created(once: Once) -> None:
@@ -106,16 +106,16 @@ async def test_an_object_that_was_not_created_is_created_by_the_next_request_und
     maker, key = Maker(before=RuntimeError("no")), str(uuid.uuid4())
     with pytest.raises(RuntimeError):
         await once(maker, key)
-    maker.is_well_again()
-    assert await once(maker, key) == maker.asked[0]
-    assert maker.made == maker.asked[1:]
+    maker.recover()
+    assert await once(maker, key) == maker.tried[0]
+    assert maker.made == maker.tried[1:]
 
 
 async def test_a_refusal_gives_the_key_back(once: Once) -> None:
     maker, key = Maker(before=bad_request("no", code="invalid_value")), str(uuid.uuid4())
     with pytest.raises(ApiError):
         await once(maker, key, body="bad")
-    maker.is_well_again()
+    maker.recover()
     assert await once(maker, key, body="good") == maker.made[0]
 
 

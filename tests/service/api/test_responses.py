@@ -167,10 +167,10 @@ def test_a_structured_answer_is_parsed(client: OpenAI) -> None:
 
 
 def test_a_call_its_output_and_the_answer_make_a_round_trip(demo: OpenAI) -> None:
-    asked: Any = {"model": "caller", "parallel_tool_calls": False}
+    options: Any = {"model": "caller", "parallel_tool_calls": False}
     question: Any = {"role": "user", "content": "What is the capital of France?"}
     choice: Any = {"type": "function", "name": "capital"}
-    first: Any = demo.responses.parse(input=[question], tools=[PARSED], tool_choice=choice, **asked)
+    first: Any = demo.responses.parse(input=[question], tools=[PARSED], tool_choice=choice, **options)
     (call,) = first.output
     assert isinstance(call.parsed_arguments, Capital)
     output: Any = {
@@ -178,18 +178,18 @@ def test_a_call_its_output_and_the_answer_make_a_round_trip(demo: OpenAI) -> Non
         "call_id": call.call_id,
         "output": "What is the capital of Italy?",
     }
-    asked |= {"tools": [CAPITAL], "tool_choice": "none"}
-    second = demo.responses.create(input=[question, *first.output, output], **asked)
+    options |= {"tools": [CAPITAL], "tool_choice": "none"}
+    second = demo.responses.create(input=[question, *first.output, output], **options)
     assert second.output_text == "The capital of Italy is Rome."
-    kept = demo.responses.create(input=[output], previous_response_id=first.id, **asked)
+    kept = demo.responses.create(input=[output], previous_response_id=first.id, **options)
     assert kept.output_text == second.output_text
 
 
 @pytest.mark.parametrize("parallel", [False, True])
 def test_streamed_calls_add_up_to_the_ones_of_the_response(demo: OpenAI, parallel: bool) -> None:
-    asked: Any = {"input": "hello", "tool_choice": "required", "parallel_tool_calls": parallel}
+    options: Any = {"input": "hello", "tool_choice": "required", "parallel_tool_calls": parallel}
     events: list[Any] = list(
-        demo.responses.create(model="caller", tools=[CAPITAL], max_output_tokens=60, stream=True, **asked)
+        demo.responses.create(model="caller", tools=[CAPITAL], max_output_tokens=60, stream=True, **options)
     )
     final = events[-1].response
     calls = [item for item in final.output if item.type == "function_call"]
@@ -252,7 +252,7 @@ def test_one_that_has_no_answer_yet_cannot_be_gone_on_from(client: OpenAI) -> No
 
 def test_a_response_shows_its_request_parameters(client: OpenAI) -> None:
     schema = {"type": "object", "properties": {"a": {"enum": ["b", None], "default": None}}}
-    asked: Any = {
+    options: Any = {
         "instructions": "Be brief.",
         "text": {"format": {"type": "json_schema", "name": "s", "schema": schema}},
         "tools": [{"type": "function", "name": "f", "parameters": schema, "strict": True}],
@@ -261,12 +261,12 @@ def test_a_response_shows_its_request_parameters(client: OpenAI) -> None:
         "max_output_tokens": 9,
         "reasoning": {"effort": "low"},
     }
-    made = client.responses.create(model="fake", input="hello", **asked)
+    made = client.responses.create(model="fake", input="hello", **options)
     for response in (made.to_dict(), client.responses.retrieve(made.id).to_dict()):
-        shown: Any = {name: response[name] for name in asked}
-        assert shown.pop("tools")[0].items() >= asked["tools"][0].items()
+        shown: Any = {name: response[name] for name in options}
+        assert shown.pop("tools")[0].items() >= options["tools"][0].items()
         assert shown.pop("reasoning")["effort"] == "low"
-        assert shown == {name: asked[name] for name in shown}
+        assert shown == {name: options[name] for name in shown}
 
 
 def test_a_failed_background_response_has_its_error(client: OpenAI) -> None:
