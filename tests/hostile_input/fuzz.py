@@ -21,7 +21,7 @@ from typing import Final
 import httpx2
 
 from core.settings import MIB
-from tests.hostile_input.checks import complaint, unaccounted
+from tests.hostile_input.checks import find_lost_lines, find_problem
 from tests.hostile_input.mutations import (
     BATCHABLE,
     Fuzzed,
@@ -38,25 +38,25 @@ HANG_SECONDS: Final = 60
 LINES_PER_BATCH: Final = 5000
 BATCH_SECONDS: Final = 600
 MOST_GROWTH_BYTES: Final = 64 * MIB
-_MOST_SHOWN: Final = 20
+_MAX_REPORTED: Final = 20
 
 
 @dataclass
 class Tally:
-    """Counts of responses, and complaints."""
+    """Counts of responses, and problems."""
 
     answers: Counter[str] = field(default_factory=Counter)
-    complaints: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     slowest: tuple[float, str] = (0.0, "")  # seconds, and the request that took them
 
-    def complain(self, what: str) -> None:
-        """Record a complaint and print it."""
-        self.complaints.append(what)
-        if len(self.complaints) <= _MOST_SHOWN:
-            say(f"! {what[:1000]}")
+    def record_problem(self, what: str) -> None:
+        """Record a problem and print it."""
+        self.problems.append(what)
+        if len(self.problems) <= _MAX_REPORTED:
+            report(f"! {what[:1000]}")
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     """Print at once, so that the output of a long run can be followed."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -78,16 +78,16 @@ async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
         async with asyncio.timeout(HANG_SECONDS):  # in all, since a stream of keep-alives alone is a hang too
             answer = await http.post(request.path, content=request.content, headers=headers)  # type: ignore[arg-type]
     except (TimeoutError, httpx2.TimeoutException):
-        tally.complain(f"hang: {request}")
+        tally.record_problem(f"hang: {request}")
         return
     except httpx2.TransportError as error:
-        tally.complain(f"{type(error).__name__}: {request}")
+        tally.record_problem(f"{type(error).__name__}: {request}")
         return
     tally.slowest = max(tally.slowest, (time.monotonic() - began, f"{request.path} {request.content[:200]!r}"))
-    told = complaint(answer.status_code, answer.headers.get("content-type", ""), answer.content)
-    if told is not None:
-        tally.complain(f"{told} of {request}")
-    code = answer.json()["error"]["code"] if answer.status_code >= 400 and told is None else ""
+    problem = find_problem(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+    if problem is not None:
+        tally.record_problem(f"{problem} of {request}")
+    code = answer.json()["error"]["code"] if answer.status_code >= 400 and problem is None else ""
     tally.answers[f"{answer.status_code} {request.path} {code}".rstrip()] += 1
 
 
@@ -116,12 +116,12 @@ def run_lines(target: Target, seed: int, number: int, tally: Tally) -> None:
     )
     tally.answers[f"batch {url} {batch.status}"] += 1
     if batch.status != "completed":
-        tally.complain(f"a batch of good envelopes is {batch.status}: {batch.errors}")
+        tally.record_problem(f"a batch of good envelopes is {batch.status}: {batch.errors}")
         return
     output, errors = target.results(batch.output_file_id), target.results(batch.error_file_id)
-    told = unaccounted(names, batch.request_counts, output, errors)
-    if told is not None:
-        tally.complain(told)
+    problem = find_lost_lines(names, batch.request_counts, output, errors)
+    if problem is not None:
+        tally.record_problem(problem)
     tally.answers[f"lines {url} 200"] += len(output)
     for line in errors:
         response = line["response"] or {"status_code": 0, "body": {"error": line["error"]}}
@@ -144,29 +144,29 @@ def fuzz(target: Target, requests: int, seed: int) -> Tally:
     for half in range(2):
         began = time.monotonic()
         asyncio.run(send_all(target, seed + half, (requests - num_lines) // 2, file_id, tally))
-        say(f"half {half + 1}: requests in {time.monotonic() - began:.0f} s")
+        report(f"half {half + 1}: requests in {time.monotonic() - began:.0f} s")
         sizes = [LINES_PER_BATCH] * (num_lines // 2 // LINES_PER_BATCH) or [max(1, num_lines // 2)]
         for number, size in enumerate(sizes):
             run_lines(target, seed + 100 * half + number, size, tally)
         levels.append(memory(target))
         seconds, what = tally.slowest
-        say(f"half {half + 1}: {time.monotonic() - began:.0f} s; slowest {seconds:.1f} s: {what}")
+        report(f"half {half + 1}: {time.monotonic() - began:.0f} s; slowest {seconds:.1f} s: {what}")
     for name in levels[0]:
         sizes_mib = [level[name] / MIB if name in level else None for level in levels]
-        say(
+        report(
             "MiB before, half, after: " + " ".join("gone" if s is None else f"{s:.0f}" for s in sizes_mib) + f"  {name}"
         )
         if None in sizes_mib:
-            tally.complain(f"a process died: {name}")
+            tally.record_problem(f"a process ended: {name}")
         elif levels[2][name] - levels[1][name] > MOST_GROWTH_BYTES:
-            tally.complain(f"a process grows: {name}")
+            tally.record_problem(f"a process grows: {name}")
     target.check_alive()
     return tally
 
 
 def main() -> None:
     """Run from the command line."""
-    parser = argparse.ArgumentParser(description="Throw requests and lines that nobody wrote at a stack of one's own.")
+    parser = argparse.ArgumentParser(description="Send random requests and batch lines to a new stack.")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -177,9 +177,9 @@ def main() -> None:
         finally:
             target.close()
     for what, number in sorted(tally.answers.items()):
-        say(f"{number:>8} {what}")
-    say(f"{sum(tally.answers.values())} answers, {len(tally.complaints)} complaints, seed {arguments.seed}")
-    sys.exit(bool(tally.complaints))
+        report(f"{number:>8} {what}")
+    report(f"{sum(tally.answers.values())} answers, {len(tally.problems)} problems, seed {arguments.seed}")
+    sys.exit(bool(tally.problems))
 
 
 if __name__ == "__main__":

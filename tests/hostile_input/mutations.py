@@ -242,7 +242,7 @@ def good_envelope(custom_id: str, url: str, body: str) -> bytes:
 
 
 def is_json(text: str) -> bool:
-    """Does our parser accept it?"""
+    """Return whether the parser of the service accepts this text."""
     from core.strict_json import InvalidJson, parse_json
 
     try:

@@ -102,7 +102,7 @@ class Target:
         """Check the error envelope, which must not contain the input."""
         error = check_problem(answer, status, code, param)
         assert mark not in answer.text
-        assert len(answer.content) < 2000, "an answer is no echo"
+        assert len(answer.content) < 2000, "the error repeats the input"
         assert answer.headers["content-type"] == "application/json"
         return error
 

@@ -54,7 +54,7 @@ def body(**fields: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("fields", "code", "param"), WRONG.values(), ids=WRONG.keys())
-def test_a_batch_that_cannot_be_is_a_400_that_names_the_field(
+def test_an_impossible_batch_is_a_400_that_names_the_field(
     target: Target, fields: dict[str, Any], code: str, param: str
 ) -> None:
     answer = target.http.post("/v1/batches", json=body(**fields))
@@ -86,7 +86,7 @@ def test_a_file_that_does_not_exist_is_a_404(target: Target, file_id: str) -> No
         check_problem(target.http.post(path, json=sent), 404, None, "input_file_id")
 
 
-def test_only_a_batch_file_that_is_there_can_be_run(target: Target) -> None:
+def test_only_an_existing_batch_file_can_be_run(target: Target) -> None:
     """B60: a file of another purpose is a 400, results too; a deleted file is a 404."""
     other = target.upload(batch_line(), "a.jsonl", "user_data")
     ended = target.batch_of(batch_line("good") + batch_line("bad", body={}))
@@ -102,24 +102,24 @@ def test_only_a_batch_file_that_is_there_can_be_run(target: Target) -> None:
     check_problem(target.http.post("/v1/batches", json=body(input_file_id=gone)), 404, None, "input_file_id")
 
 
-def test_a_key_of_one_tenant_says_nothing_to_another(target: Target) -> None:
+def test_an_idempotency_key_of_one_tenant_does_not_affect_another(target: Target) -> None:
     """B42: the same Idempotency-Key of two tenants makes two objects, independent of each other."""
-    stranger = target.guarded.key("stranger", scopes=["admin"])
+    other = target.guarded.key("other", scopes=["admin"])
     key = {"idempotency-key": "the-same"}
     made = []
-    for who in (target.owner, stranger):
-        file_id = who.client.files.create(file=("in.jsonl", b"\n"), purpose="batch").id
-        made.append(who.http.post("/v1/batches", json=body(input_file_id=file_id), headers=key))
+    for key_owner in (target.owner, other):
+        file_id = key_owner.client.files.create(file=("in.jsonl", b"\n"), purpose="batch").id
+        made.append(key_owner.http.post("/v1/batches", json=body(input_file_id=file_id), headers=key))
     assert [answer.status_code for answer in made] == [200, 200]
     assert made[0].json()["id"] != made[1].json()["id"]
-    check_problem(stranger.http.get(f"/v1/batches/{made[0].json()['id']}"), 404, None, "batch_id")
+    check_problem(other.http.get(f"/v1/batches/{made[0].json()['id']}"), 404, None, "batch_id")
 
 
 KEYS = {"B42-long": "k" * 256, "B42-10-kB": "k" * 10_000, "B42-non-ascii": b"\xff", "B42-tab": "a\tb", "B42-empty": ""}
 
 
 @pytest.mark.parametrize("key", KEYS.values(), ids=KEYS.keys())
-def test_an_idempotency_key_that_is_none_is_a_400(target: Target, key: str | bytes) -> None:
+def test_an_invalid_idempotency_key_is_a_400(target: Target, key: str | bytes) -> None:
     answer = target.http.post("/v1/batches", json=body(), headers={"idempotency-key": key})  # type: ignore[arg-type]
     target.refused(answer, 400, "invalid_value", "Idempotency-Key")
 
@@ -157,13 +157,13 @@ def test_a_query_out_of_bounds_is_a_400_that_names_it(target: Target, path: str,
     target.refused(target.http.get(path), 400, "invalid_value", param)
 
 
-def test_whatever_day_is_asked_for_usage_has_an_answer(target: Target) -> None:
+def test_usage_of_any_day_is_a_200_or_a_400(target: Target) -> None:
     """B62: the ends of the calendar."""
     for query in ("start=1970-01-01&end=1970-01-02", "start=8999-12-31&end=9000-01-01", "end=86400", "end=1970-01-01"):
         assert target.http.get(f"/v1/usage?{query}").status_code in (200, 400), query
 
 
-def test_cancelling_is_for_what_runs(target: Target) -> None:
+def test_only_a_running_batch_can_be_cancelled(target: Target) -> None:
     """B63: an unknown id is a 404, an ended batch a 400 that must not be retried; the second cancel returns the same
     object.
     """

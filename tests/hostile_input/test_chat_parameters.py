@@ -200,7 +200,7 @@ ROWS: dict[str, Wrong] = {
 
 
 @pytest.mark.parametrize("case", ROWS.values(), ids=ROWS.keys())
-def test_a_field_that_cannot_be_is_a_400_that_names_it(target: Target, case: Wrong) -> None:
+def test_an_invalid_field_is_a_400_that_names_it(target: Target, case: Wrong) -> None:
     answer = target.http.post(CHAT, json=case.body)
     error = target.refused(answer, 400, case.code, answer.json()["error"]["param"])
     if case.param is not None:
@@ -208,7 +208,7 @@ def test_a_field_that_cannot_be_is_a_400_that_names_it(target: Target, case: Wro
     assert len(error["param"] or "") <= 200
 
 
-def test_fields_nobody_knows_are_ignored(target: Target) -> None:
+def test_unknown_fields_are_ignored(target: Target) -> None:
     """B21: the other fields of OpenAI, and those of the future."""
     extras = {"user": "u", "metadata": {"a": "b"}, "store": True, "service_tier": "auto", "brand_new": {"a": [1, {}]}}
     answer = target.http.post(CHAT, json=chat(**extras))
@@ -218,11 +218,11 @@ def test_fields_nobody_knows_are_ignored(target: Target) -> None:
 @pytest.fixture
 def silent() -> Iterator[socket.socket]:
     """A socket that must get no connection."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        yield listening
-        listening.settimeout(0.3)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+        listener.settimeout(0.3)
         with pytest.raises(TimeoutError):
-            listening.accept()
+            listener.accept()
 
 
 def test_nothing_that_a_request_names_is_fetched(target: Target, silent: socket.socket) -> None:
@@ -275,7 +275,7 @@ def test_an_image_of_500_mb_is_refused_unread(target: Target) -> None:
 
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
-def test_spelled_control_tokens_stay_text(target: Target, model: str) -> None:
+def test_control_tokens_written_as_text_stay_text(target: Target, model: str) -> None:
     """B26: they cost as many tokens as other text of their length; as control tokens they would be few."""
 
     def prompt_tokens(text: str) -> int:
@@ -326,7 +326,7 @@ TOKENS: dict[str, Any] = {
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
 @pytest.mark.parametrize("tokens", TOKENS.values(), ids=TOKENS.keys())
-def test_a_token_that_no_vocabulary_has_is_a_400(target: Target, model: str, tokens: Any) -> None:
+def test_a_token_outside_the_vocabulary_is_a_400(target: Target, model: str, tokens: Any) -> None:
     for path, name in (("/v1/completions", "prompt"), ("/v1/embeddings", "input")):
         answer = target.http.post(path, json={"model": model, name: tokens})
         assert answer.status_code == 400, answer.text
@@ -350,7 +350,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize("name", MODELS.values(), ids=MODELS.keys())
-def test_a_model_that_is_not_served_is_a_404_and_no_file(target: Target, name: str) -> None:
+def test_an_unknown_model_is_a_404_and_is_not_used_as_a_path(target: Target, name: str) -> None:
     for path, body in (
         (CHAT, chat(model=name)),
         ("/v1/completions", {"model": name, "prompt": "a"}),
@@ -362,7 +362,7 @@ def test_a_model_that_is_not_served_is_a_404_and_no_file(target: Target, name: s
         assert "root:" not in error["message"]
 
 
-def test_the_largest_body_there_may_be_is_judged_at_once(target: Target) -> None:
+def test_the_largest_allowed_body_is_checked_quickly(target: Target) -> None:
     """B22 and B35: four MB of the smallest values."""
     for name, item in (("messages", "{}"), ("tools", "{}"), ("stop", '""'), ("messages", "[]"), ("metadata", "0")):
         body = f'{{"model": "fake", "{name}": [{",".join([item] * ((4 << 20) // (len(item) + 2)))}]}}'

@@ -79,7 +79,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
 @pytest.mark.parametrize(("fields", "param"), WRONG.values(), ids=WRONG.keys())
-def test_a_constraint_that_would_hurt_is_a_400_within_seconds(
+def test_a_harmful_constraint_is_a_400_within_seconds(
     target: Target, model: str, fields: dict[str, Any], param: str
 ) -> None:
     began = time.perf_counter()
@@ -100,7 +100,7 @@ def test_a_schema_of_50_mb_is_refused_unread(target: Target) -> None:
 
 
 @pytest.mark.parametrize("model", ["fake", "demo"])
-def test_a_line_whose_schema_nothing_matches_fails_alone(target: Target, model: str) -> None:
+def test_a_line_with_an_unsatisfiable_schema_fails_alone(target: Target, model: str) -> None:
     """B36 to B38 in a batch: their lines fail, and the others are answered."""
     bodies = [
         {"custom_id": name, "method": "POST", "url": CHAT, "body": chat(model=model, **fields)}

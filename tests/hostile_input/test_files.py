@@ -77,7 +77,7 @@ FORMS: dict[str, tuple[bytes, str, str | None]] = {
 
 
 @pytest.mark.parametrize(("body", "code", "param"), FORMS.values(), ids=FORMS.keys())
-def test_a_form_that_is_none_is_a_400(target: Target, body: bytes, code: str, param: str | None) -> None:
+def test_a_malformed_form_is_a_400(target: Target, body: bytes, code: str, param: str | None) -> None:
     before = rss(target)
     answer = target.http.post("/v1/files", content=body, headers=FORM)
     target.refused(answer, 400, code, param)
@@ -107,7 +107,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-def test_a_form_of_a_strange_kind_is_a_4xx_or_is_read(target: Target, kind: str) -> None:
+def test_a_form_with_an_unusual_content_type_is_a_4xx_or_is_read(target: Target, kind: str) -> None:
     odd = text_field(b"purpose\\ud800", b"\xff\\ud800 \xe9 xn--\xff-")
     for body in (PURPOSE + FILE + END, odd + PURPOSE + FILE + END, odd * 20):
         for path in ("/v1/files", "/v1/batches/validate"):
@@ -145,7 +145,7 @@ NAMES: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("written", NAMES.values(), ids=NAMES.keys())
-def test_a_name_is_inert_text(target: Target, written: bytes) -> None:
+def test_a_file_name_is_plain_text(target: Target, written: bytes) -> None:
     answer = target.http.post("/v1/files", content=named(written), headers=FORM)
     assert answer.status_code in (200, 400), answer.text
     if answer.status_code == 400:
@@ -165,14 +165,14 @@ def test_a_name_is_inert_text(target: Target, written: bytes) -> None:
     assert stored == []
 
 
-def test_a_line_end_in_a_name_ends_its_header(target: Target) -> None:
+def test_a_line_break_in_a_file_name_ends_its_header(target: Target) -> None:
     """B45: CRLF inside quotes is not part of a name."""
     answer = target.http.post("/v1/files", content=named(b'filename="a\r\nX-Evil: b.txt"'), headers=FORM)
     assert answer.status_code in (200, 400)
     assert "x-evil" not in answer.headers
 
 
-def test_an_endless_preamble_and_an_endless_end_cost_no_memory(target: Target) -> None:
+def test_an_endless_preamble_or_epilogue_uses_no_memory(target: Target) -> None:
     """B44: 200 MB around a valid form."""
     before = rss(target)
     auth = f"Authorization: Bearer {target.owner.text}"
@@ -186,7 +186,7 @@ def test_an_endless_preamble_and_an_endless_end_cost_no_memory(target: Target) -
     assert rss(target) - before < 40 << 20
 
 
-def test_a_file_that_was_cut_off_is_not_stored(target: Target) -> None:
+def test_a_truncated_upload_is_not_stored(target: Target) -> None:
     """B44: the connection ends in the middle of it."""
     before = {file.id for file in target.client.files.list()}
     auth = f"Authorization: Bearer {target.owner.text}"
@@ -210,7 +210,7 @@ def test_a_file_in_use_is_deleted_once(target: Target) -> None:
     check_problem(target.http.get(f"/v1/files/{file_id}/content"), 404, None, "file_id")
 
 
-def test_the_head_of_a_content_has_no_body(target: Target) -> None:
+def test_a_head_request_for_content_has_no_body(target: Target) -> None:
     """B65: HEAD returns the headers of GET."""
     file_id = target.upload(b"0123456789", "a.txt", "user_data")
     url = f"/v1/files/{file_id}/content"
@@ -230,7 +230,7 @@ def test_a_batch_has_no_content_before_it_has_a_file(target: Target) -> None:
     check_problem(target.http.get(f"/v1/files/{batch.id}/content"), 404, None, "file_id")
 
 
-def test_what_a_page_elsewhere_could_send_has_no_effect(target: Target) -> None:
+def test_a_form_from_another_origin_has_no_effect(target: Target) -> None:
     """B9: a form of another site has no key, and a browser sends its origin."""
     with target.guarded.http(None) as http:
         answer: httpx2.Response = http.post("/v1/files", content=PURPOSE + FILE + END, headers=FORM)

@@ -9,7 +9,7 @@ import httpx2
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.hostile_input.checks import complaint, unaccounted
+from tests.hostile_input.checks import find_lost_lines, find_problem
 from tests.hostile_input.mutations import (
     BATCHABLE,
     Fuzzed,
@@ -44,11 +44,11 @@ def check(target: Target, request: Fuzzed) -> None:
         headers=headers,  # type: ignore[arg-type]
         timeout=_CLIENT_SECONDS,
     )
-    told = complaint(answer.status_code, answer.headers.get("content-type", ""), answer.content)
-    assert told is None, (told, request)
+    problem = find_problem(answer.status_code, answer.headers.get("content-type", ""), answer.content)
+    assert problem is None, (problem, request)
 
 
-def test_no_body_is_answered_with_a_failure(target: Target) -> None:
+def test_no_body_causes_a_server_error(target: Target) -> None:
     @some(500)
     @given(rng=st.randoms(use_true_random=False))
     def ask(rng: Random) -> None:
@@ -57,7 +57,7 @@ def test_no_body_is_answered_with_a_failure(target: Target) -> None:
     ask()
 
 
-def test_no_form_is_answered_with_a_failure(target: Target) -> None:
+def test_no_form_causes_a_server_error(target: Target) -> None:
     @some(200)
     @given(rng=st.randoms(use_true_random=False))
     def ask(rng: Random) -> None:
@@ -66,7 +66,7 @@ def test_no_form_is_answered_with_a_failure(target: Target) -> None:
     ask()
 
 
-def test_no_create_is_answered_with_a_failure(target: Target) -> None:
+def test_no_create_causes_a_server_error(target: Target) -> None:
     file_id = target.upload(b"{}\n")
 
     @some(100)
@@ -77,7 +77,7 @@ def test_no_create_is_answered_with_a_failure(target: Target) -> None:
     ask()
 
 
-def test_every_line_with_an_odd_body_is_answered_for_once(target: Target) -> None:
+def test_every_line_with_a_random_body_has_one_result(target: Target) -> None:
     @some(8)
     @given(seed=st.integers(0, 2**32))
     def run(seed: int) -> None:
@@ -87,12 +87,12 @@ def test_every_line_with_an_odd_body_is_answered_for_once(target: Target) -> Non
         batch = target.batch_of(b"\n".join(line_with_odd_body(rng, name, url) for name in names), url)
         assert batch.status == "completed", batch.errors
         output, errors = target.results(batch.output_file_id), target.results(batch.error_file_id)
-        assert unaccounted(names, batch.request_counts, output, errors) is None
+        assert find_lost_lines(names, batch.request_counts, output, errors) is None
 
     run()
 
 
-def test_a_file_of_odd_lines_always_ends(target: Target) -> None:
+def test_a_batch_of_random_lines_always_ends(target: Target) -> None:
     @some(12)
     @given(seed=st.integers(0, 2**32))
     def run(seed: int) -> None:

@@ -90,12 +90,12 @@ PATHS = [CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses", "/v1/jobs",
 
 
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
-def test_a_body_that_is_no_json_object_of_ours_is_a_400(target: Target, body: bytes) -> None:
+def test_a_body_that_is_not_a_valid_json_object_is_a_400(target: Target, body: bytes) -> None:
     for path in PATHS:
         target.refused(target.http.post(path, content=body, headers=JSON), 400, "invalid_json")
 
 
-def test_endless_nesting_costs_nothing(target: Target) -> None:
+def test_deep_nesting_is_refused_quickly(target: Target) -> None:
     """B14 and B15: detected in less than 50 ms, whatever the size."""
     for name in ("B14-open-only", "B15-1000000-digits", "B14-lists"):
         took = []
@@ -106,7 +106,7 @@ def test_endless_nesting_costs_nothing(target: Target) -> None:
         assert min(took) < 0.05, name
 
 
-def test_a_surrogate_pair_is_a_character_and_comes_back_whole(target: Target) -> None:
+def test_a_surrogate_pair_is_one_character_and_comes_back_unchanged(target: Target) -> None:
     """B17: two halves that belong together are one emoji."""
     body = json.loads(prompt("\\ud83d\\ude00"))
     answer = target.http.post("/v1/completions", json={"model": "fake", "prompt": "😀", "echo": True, "max_tokens": 1})
@@ -114,7 +114,7 @@ def test_a_surrogate_pair_is_a_character_and_comes_back_whole(target: Target) ->
     assert target.http.post(CHAT, json=body).status_code == 200
 
 
-def test_of_equal_keys_the_last_one_wins_for_everybody(target: Target) -> None:
+def test_the_last_of_equal_keys_is_checked_used_and_stored(target: Target) -> None:
     """B20: the field that is checked is the field that is used and stored."""
     body = b'{"model": "no", "messages": 5, "max_tokens": 9, "messages": [{"role": "user", "content": "a", "content": "b"}]'
     body += b', "model": "fake", "max_tokens": 2}'
@@ -154,7 +154,7 @@ def rss(target: Target) -> int:
 
 
 @pytest.mark.parametrize("path", ["/v1/files", CHAT], ids=["B10-files", "B10-chat"])
-def test_a_body_that_says_it_is_too_long_is_refused_unread(target: Target, path: str) -> None:
+def test_a_body_with_too_large_a_content_length_is_refused_unread(target: Target, path: str) -> None:
     kind = "application/json" if path == CHAT else "multipart/form-data; boundary=x"
     auth = f"Authorization: Bearer {target.owner.text}"
     head = request("POST", path, auth, f"Content-Type: {kind}", f"Content-Length: {10**12}", length=False)
@@ -163,13 +163,13 @@ def test_a_body_that_says_it_is_too_long_is_refused_unread(target: Target, path:
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "0x10", "5, 6", "9" * 30, "+5"], ids=lambda text: f"B10-{text}")
-def test_a_length_that_is_none_is_a_400(target: Target, length: str) -> None:
+def test_an_invalid_content_length_is_a_400(target: Target, length: str) -> None:
     auth = f"Authorization: Bearer {target.owner.text}"
     head = request("POST", CHAT, auth, "Content-Type: application/json", f"Content-Length: {length}", length=False)
     assert exchange(target.address, head + b"{}").status == 400
 
 
-def test_two_lengths_or_a_length_and_chunks_are_a_400(target: Target) -> None:
+def test_two_lengths_or_a_length_with_chunks_are_a_400(target: Target) -> None:
     """B10: a request with two possible readings is refused."""
     auth = f"Authorization: Bearer {target.owner.text}"
     for two in (
@@ -206,24 +206,24 @@ def test_an_endless_body_is_refused_while_it_is_read_with_flat_memory(target: Ta
 
 def closes(connection: socket.socket) -> bytes:
     """Return everything up to the close by the server, which must come."""
-    said = b""
+    received = b""
     with contextlib.suppress(ConnectionResetError):
         while more := connection.recv(65536):
-            said += more
-    return said
+            received += more
+    return received
 
 
-def test_a_head_that_never_ends_is_closed_and_others_are_served(target: Target) -> None:
+def test_a_head_that_never_completes_is_closed_and_others_are_served(target: Target) -> None:
     """B12: one byte now and then; the stack of these tests waits two seconds for a head."""
-    with raw.connect(target.address) as silent, raw.connect(target.address) as dripping:
+    with raw.connect(target.address) as silent, raw.connect(target.address) as slow:
         began = time.monotonic()
-        dripping.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n")
-        dripping.settimeout(0.2)
+        slow.sendall(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n")
+        slow.settimeout(0.2)
         is_closed = False
         while not is_closed and time.monotonic() - began < 15:
             try:
-                dripping.sendall(b"X-A: b\r\n")
-                is_closed = dripping.recv(1) == b""
+                slow.sendall(b"X-A: b\r\n")
+                is_closed = slow.recv(1) == b""
             except TimeoutError:
                 target.check_alive()
             except OSError:
@@ -232,8 +232,8 @@ def test_a_head_that_never_ends_is_closed_and_others_are_served(target: Target) 
         assert closes(silent) == b""
 
 
-def test_the_head_of_a_second_request_may_not_drip_either(target: Target) -> None:
-    """B12: nor on a connection that was used before."""
+def test_the_head_of_a_second_request_has_the_same_time_limit(target: Target) -> None:
+    """B12: also on a connection that was used before."""
     with raw.connect(target.address) as connection:
         connection.sendall(request("GET", "/health"))
         assert raw.read_answer(connection).status in (200, 404)
@@ -253,7 +253,7 @@ def test_a_body_that_never_comes_is_a_408(target: Target, path: str) -> None:
         assert closes(connection) == b""
 
 
-def test_a_body_that_drips_is_a_408_too(target: Target) -> None:
+def test_a_body_that_arrives_too_slowly_is_a_408(target: Target) -> None:
     """B12: each byte in time, but ten minutes for the whole body."""
     head = request(
         "POST",
@@ -266,15 +266,15 @@ def test_a_body_that_drips_is_a_408_too(target: Target) -> None:
     with raw.connect(target.address) as connection:
         connection.sendall(head)
         connection.settimeout(0.3)
-        began, said = time.monotonic(), b""
-        while not said and time.monotonic() - began < 30:
+        began, received = time.monotonic(), b""
+        while not received and time.monotonic() - began < 30:
             connection.sendall(b" ")
             with contextlib.suppress(TimeoutError):
-                said = connection.recv(65536)
-        assert said.startswith(b"HTTP/1.1 408 ")
+                received = connection.recv(65536)
+        assert received.startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_refused_request_cannot_keep_its_connection_by_sending_on(target: Target) -> None:
+def test_a_refused_request_cannot_keep_its_connection_open_by_sending_more(target: Target) -> None:
     """B12: the 401 comes before the body; the rest of it does not keep the connection open for ever."""
     with raw.connect(target.address) as connection:
         connection.sendall(
@@ -294,7 +294,7 @@ def test_a_refused_request_cannot_keep_its_connection_by_sending_on(target: Targ
         assert is_closed
 
 
-def test_a_head_without_end_is_a_431_with_flat_memory(target: Target) -> None:
+def test_an_endless_head_is_a_431_with_flat_memory(target: Target) -> None:
     """B12: 100 MB of one header."""
     before = rss(target)
     head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nX-A: "
@@ -314,7 +314,7 @@ def test_a_gzip_bomb_is_never_inflated(target: Target, path: str) -> None:
 
 
 def test_a_compressed_form_is_not_inflated(target: Target) -> None:
-    """B13: nor a form with a file."""
+    """B13: a form with a file."""
     body = gzip.compress(b"--x\r\n" + b"a" * (50 << 20))
     headers = {"content-type": "multipart/form-data; boundary=x", "content-encoding": "gzip"}
     for path in ("/v1/files", "/v1/batches/validate"):
@@ -330,7 +330,7 @@ REQUEST_IDS = {
 
 
 @pytest.mark.parametrize("line", REQUEST_IDS.values(), ids=REQUEST_IDS.keys())
-def test_a_clients_request_id_is_never_ours(target: Target, line: str) -> None:
+def test_the_request_id_of_a_client_is_never_used(target: Target, line: str) -> None:
     auth = f"Authorization: Bearer {target.owner.text}"
     answers = [exchange(target.address, request("GET", "/v1/models", auth, line)) for _ in range(2)]
     ids = {answer.headers["x-request-id"] for answer in answers}
@@ -340,7 +340,7 @@ def test_a_clients_request_id_is_never_ours(target: Target, line: str) -> None:
     assert line.split(": ")[1] not in str([answer.headers for answer in answers])
 
 
-def test_a_line_end_in_a_header_makes_no_header_of_ours(target: Target) -> None:
+def test_a_line_break_in_a_header_adds_no_response_header(target: Target) -> None:
     """B41: text after CRLF is a header of the client; a bare CR or LF is refused or stays inside the value."""
     auth = f"Authorization: Bearer {target.owner.text}"
     for line in ("X-Request-Id: a\r\nSet-Cookie: b=c", "X-Request-Id: a\rSet-Cookie: b=c", "X-Request-Id: a\n b: c"):
@@ -363,7 +363,7 @@ HOSTS = {
 
 
 @pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
-def test_a_host_opens_no_door(target: Target, host: str) -> None:
+def test_a_host_header_never_bypasses_authentication(target: Target, host: str) -> None:
     for path in ("/v1/models", "/v1/files", "/v1/usage"):
         assert exchange(target.address, request("GET", path, host)).status in (400, 401)
     auth = f"Authorization: Bearer {target.owner.text}"
@@ -372,7 +372,7 @@ def test_a_host_opens_no_door(target: Target, host: str) -> None:
     assert "evil" not in answer.body.decode()
 
 
-def test_an_absolute_address_goes_nowhere_else(target: Target) -> None:
+def test_an_absolute_url_is_served_as_its_path(target: Target) -> None:
     """B43: whatever host it names, the path is served here, behind the same authentication."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         elsewhere = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -396,7 +396,7 @@ RANGES = {
 
 
 @pytest.mark.parametrize("wanted", RANGES.values(), ids=RANGES.keys())
-def test_ranges_without_end_give_the_whole_or_a_416(target: Target, wanted: str) -> None:
+def test_unusual_ranges_return_content_or_a_416(target: Target, wanted: str) -> None:
     file_id = target.upload(b"0123456789", "a.txt", "user_data")
     began = time.perf_counter()
     answer = target.http.get(f"/v1/files/{file_id}/content", headers={"range": wanted})
@@ -419,20 +419,20 @@ NOT_HTTP = {
 
 
 @pytest.mark.parametrize("noise", NOT_HTTP.values(), ids=NOT_HTTP.keys())
-def test_what_is_no_http_is_a_400_or_a_closed_door(target: Target, noise: bytes) -> None:
+def test_bytes_that_are_not_http_are_a_400_or_close_the_connection(target: Target, noise: bytes) -> None:
     answer = exchange(target.address, noise)
     assert answer.status in (0, 400, 404, 401)
     if answer.status == 400:
         assert answer.error()["type"] == "invalid_request_error"
 
 
-def test_an_upgrade_is_not_taken(target: Target) -> None:
+def test_an_upgrade_is_ignored(target: Target) -> None:
     """B41: there are no web sockets."""
     head = request("GET", "/v1/models", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13")
     assert exchange(target.address, head).status == 401
 
 
-def test_no_input_of_these_tests_is_in_a_log(target: Target) -> None:
+def test_no_log_contains_input_of_these_tests(target: Target) -> None:
     """Neither refused nor accepted input."""
     target.http.post(CHAT, json=chat(messages=hello(MARK)))
     target.http.post(CHAT, json=chat(messages=[{"role": MARK, "content": MARK}]))

@@ -26,7 +26,7 @@ EMPTY = {
 
 
 @pytest.mark.parametrize("content", EMPTY.values(), ids=EMPTY.keys())
-def test_a_file_of_nothing_fails_its_batch(target: Target, content: bytes) -> None:
+def test_an_empty_file_fails_its_batch(target: Target, content: bytes) -> None:
     batch = target.batch_of(content)
     assert batch.status == "failed"
     assert [(error.code, error.line) for error in batch.errors.data] == [("empty_file", None)]
@@ -120,7 +120,7 @@ def test_every_kind_of_wrong_line_is_named_with_its_number(target: Target) -> No
 
 
 @pytest.mark.parametrize(("line", "code", "param"), LINES.values(), ids=LINES.keys())
-def test_a_wrong_line_is_told_by_a_validation_too(target: Target, line: bytes, code: str, param: str | None) -> None:
+def test_a_validation_reports_a_wrong_line_too(target: Target, line: bytes, code: str, param: str | None) -> None:
     """Without a batch: `fails: file`, and no text of the line."""
     files = {"file": ("a.jsonl", batch_line("first") + line + b"\n")}
     answer = target.http.post("/v1/batches/validate", data={"endpoint": CHAT}, files=files)
@@ -169,15 +169,15 @@ def test_a_wrong_body_fails_its_line_alone(target: Target) -> None:
     assert batch.status == "completed"
     assert [line["custom_id"] for line in target.results(batch.output_file_id)] == ["good", "also good"]
     errors = target.results(batch.error_file_id)
-    told = [
+    failed = [
         (line["custom_id"], line["response"]["status_code"], line["response"]["body"]["error"]["code"])
         for line in errors
     ]
-    assert told == [(name, status, code) for name, (_, status, code) in BODIES.items()]
+    assert failed == [(name, status, code) for name, (_, status, code) in BODIES.items()]
     assert MARK not in json.dumps(errors)
 
 
-def test_line_ends_of_all_kinds_are_accepted_and_numbers_are_kept(target: Target) -> None:
+def test_all_kinds_of_line_ends_are_accepted_and_line_numbers_stay_correct(target: Target) -> None:
     """B50: CRLF, blank lines, no last newline, a BOM at the start."""
     lines = [batch_line("a").rstrip(), b"", batch_line("b").rstrip(), b"  ", batch_line("c").rstrip()]
     batch = target.batch_of(codecs.BOM_UTF8 + b"\r\n".join(lines))
@@ -186,7 +186,7 @@ def test_line_ends_of_all_kinds_are_accepted_and_numbers_are_kept(target: Target
     assert [(one["custom_id"], one["line"]) for one in listed] == [("a", 1), ("b", 3), ("c", 5)]
 
 
-def test_other_line_ends_are_text(target: Target) -> None:
+def test_other_unicode_line_separators_are_text(target: Target) -> None:
     """B51: U+2028, U+2029, U+0085, VT and FF stay inside a line and are returned unchanged."""
     name = "a\u2028b\u2029c\u0085d"
     prompt = "one\u2028two\u0085three\x0b\x0c"
@@ -219,13 +219,13 @@ def test_every_valid_custom_id_comes_back_exactly(target: Target) -> None:
         assert found.status_code == 200, name
 
 
-def test_several_models_may_be_in_one_file(target: Target) -> None:
+def test_a_file_may_use_several_models(target: Target) -> None:
     """B57: allowed, and documented."""
     batch = target.batch_of(batch_line("a") + batch_line("b", body=chat(model="demo")))
     assert (batch.status, batch.request_counts.completed, batch.model) == ("completed", 2, None)
 
 
-def test_of_equal_keys_in_a_line_the_last_one_wins(target: Target) -> None:
+def test_the_last_of_equal_keys_in_a_line_wins(target: Target) -> None:
     """B20: for the check and for the run."""
     line = (
         b'{"custom_id": 5, "custom_id": "a", "url": "/v1/files", "method": "GET", "body": 7, "method": "POST", "url": "'
@@ -272,7 +272,7 @@ def test_a_line_of_150_mb_fails_its_batch_with_flat_memory(target: Target, tmp_p
     target.client.files.delete(file_id)
 
 
-def test_a_line_of_just_a_mebibyte_is_read_and_one_more_byte_is_not(target: Target) -> None:
+def test_a_line_of_one_mebibyte_is_accepted_and_one_more_byte_is_refused(target: Target) -> None:
     """B49: the limit counts the line without its line end."""
     short = batch_line("a", body=chat(max_tokens=1, model="no-such-model", user=""))
     exact = short.replace(b'"user": ""', b'"user": "' + b"x" * (MIB - len(short) + 1) + b'"')

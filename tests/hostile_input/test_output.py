@@ -32,8 +32,8 @@ def tokens() -> dict[int, int]:
     return {piece[0]: token for piece, token in pieces if len(piece) == 1}
 
 
-def saying(token: int, **fields: Any) -> dict[str, Any]:
-    """Return a body that makes the output this token, six times."""
+def forced_output(token: int, **fields: Any) -> dict[str, Any]:
+    """Return a body with a bias that makes the output this token, six times."""
     return chat(model="demo", logit_bias={str(token): 100}, max_tokens=6, ignore_eos=True, **fields)
 
 
@@ -42,20 +42,20 @@ def content_of(answer: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize(("byte", "expected"), SAID.values(), ids=SAID.keys())
-def test_what_is_no_text_is_made_text_and_kept(
+def test_bytes_that_are_not_text_become_text_and_are_stored(
     target: Target, tokens: dict[int, int], byte: int, expected: str
 ) -> None:
     """Plain, streamed, in a batch, and read again: the same text."""
     token = tokens[byte]
-    plain = target.http.post(CHAT, json=saying(token))
+    plain = target.http.post(CHAT, json=forced_output(token))
     assert plain.status_code == 200, plain.text
     assert content_of(plain.json()).replace("\0", "") == expected
     assert "\\u0000" not in plain.text
-    streamed = target.http.post(CHAT, json=saying(token, stream=True)).text
+    streamed = target.http.post(CHAT, json=forced_output(token, stream=True)).text
     events = [event.removeprefix("data: ") for event in streamed.split("\n\n") if event.startswith("data: {")]
     deltas = [json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events]
     assert "".join(deltas) == content_of(plain.json())
-    batch = target.batch_of(batch_line("a", body=saying(token)))
+    batch = target.batch_of(batch_line("a", body=forced_output(token)))
     assert batch.status == "completed"
     (line,) = target.results(batch.output_file_id)
     assert content_of(line["response"]["body"]) == content_of(plain.json())
@@ -63,7 +63,7 @@ def test_what_is_no_text_is_made_text_and_kept(
     assert content_of(again["response"]) == content_of(plain.json())
 
 
-def test_a_script_is_text_in_json_and_no_page(target: Target) -> None:
+def test_a_script_is_text_in_json_and_never_html(target: Target) -> None:
     """B66: the bias forces the script; no response is HTML."""
     script = "</script><script>alert(1)</script>"
     answer = target.http.post(CHAT, json=chat(max_tokens=60, structured_outputs={"choice": [script]}))

@@ -20,16 +20,16 @@ def num_waiting(target: Target) -> int:
         return int(connection.execute(select(func.count()).select_from(Validation)).scalar_one())
 
 
-def test_more_validations_than_a_tenant_may_have_are_told_to_wait_and_batches_go_on(target: Target) -> None:
+def test_validations_over_the_limit_of_a_tenant_get_a_429_and_batches_continue(target: Target) -> None:
     """B61: a 429 with Retry-After; other requests are not affected."""
     file_id = target.upload(batch_line())
     with ThreadPoolExecutor(16) as threads:
-        asked = [
+        requests = [
             threads.submit(target.http.post, "/v1/batches/validate", json={"input_file_id": file_id}, timeout=100)
             for _ in range(16)
         ]
         assert target.batch_of(batch_line(), seconds=60).status == "completed"
-        answers = [one.result() for one in asked]
+        answers = [one.result() for one in requests]
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 429}
     refused = answers[statuses.index(429)]
@@ -37,7 +37,7 @@ def test_more_validations_than_a_tenant_may_have_are_told_to_wait_and_batches_go
     assert int(refused.headers["retry-after"]) > 0
 
 
-def test_a_validation_whose_caller_left_is_not_waited_for(target: Target) -> None:
+def test_a_validation_ends_when_its_client_disconnects(target: Target) -> None:
     """B12: the validation is dropped when its caller disconnects."""
     body = json.dumps({"input_file_id": target.upload(batch_line())}).encode()
     auth = f"Authorization: Bearer {target.owner.text}"
@@ -48,4 +48,4 @@ def test_a_validation_whose_caller_left_is_not_waited_for(target: Target) -> Non
     wait_for(lambda: num_waiting(target) > 0, "the questions are there")
     for connection in waiting:
         connection.close()
-    wait_for(lambda: num_waiting(target) == 0, "nobody asks any more", 5)
+    wait_for(lambda: num_waiting(target) == 0, "no validation is waiting", 5)
