@@ -26,7 +26,7 @@ def kill_everything(stack: StackProcess) -> None:
 
 
 @pytest.mark.parametrize("kill", [kill_worker, kill_everything])
-def test_a_kill_in_mid_batch_loses_and_doubles_nothing(stack: StackProcess, tmp_path: Path, kill) -> None:
+def test_a_kill_during_a_batch_loses_and_doubles_nothing(stack: StackProcess, tmp_path: Path, kill) -> None:
     lines = batch_lines(NUM_LINES)
     batch_id = start_batch(stack.client(), write_lines(tmp_path / "in.jsonl", lines))
 

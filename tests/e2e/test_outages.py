@@ -24,7 +24,7 @@ def postmaster(stack: StackProcess) -> psutil.Process:
     return stack.find("bin/postgres", "-D")
 
 
-def test_a_killed_database_comes_back_and_loses_nothing(stack: StackProcess, tmp_path: Path) -> None:
+def test_a_killed_database_is_restarted_and_loses_nothing(stack: StackProcess, tmp_path: Path) -> None:
     lines = batch_lines(150)
     batch_id = start_batch(stack.client(), write_lines(tmp_path / "in.jsonl", lines))
     wait_for(lambda: stack.client().batches.retrieve(batch_id).request_counts.completed > 5, "the batch has begun")  # type: ignore[union-attr]
@@ -66,15 +66,15 @@ def test_a_frozen_database_is_a_503_with_retry_after(stack: StackProcess) -> Non
     wait_for(lambda: httpx2.get(f"{stack.url}/v1/batches").status_code == 200, "the database answers again")
 
 
-@pytest.mark.parametrize("victim", ["engine.process.server", "workers.consumers.main chat"])
+@pytest.mark.parametrize("process", ["engine.process.server", "workers.consumers.main chat"])
 def test_a_chat_whose_engine_or_worker_dies_ends_with_its_answer_or_a_clear_error(
-    stack: StackProcess, victim: str
+    stack: StackProcess, process: str
 ) -> None:
     url, body = f"{stack.url}/v1/chat/completions", {**BODY, "stream": True, "ignore_eos": True, "max_tokens": 400}
     with httpx2.stream("POST", url, json=body, timeout=60) as response:
         lines = response.iter_lines()
         assert next(lines).startswith("data: ")
-        stack.find(*victim.split()).kill()
+        stack.find(*process.split()).kill()
         received = [line for line in lines if line]
     assert '"error"' in received[-1] or received[-1] == "data: [DONE]"
     assert "code" in received[-1] or len(received) > 300

@@ -91,7 +91,7 @@ def test_a_poison_chat_fails_at_once_is_not_run_again_and_is_refused_the_third_t
     assert stack.find("engine.process.server").pid == engine, "the refused request did not reach the engine"
 
 
-def test_lines_of_an_engine_that_was_killed_go_on_within_three_seconds(stack: StackProcess, tmp_path: Path) -> None:
+def test_lines_of_a_killed_engine_continue_within_three_seconds(stack: StackProcess, tmp_path: Path) -> None:
     client = stack.client()
     batch_id = start_batch(client, write_lines(tmp_path / "in.jsonl", batch_lines(NUM_LINES)))
 

@@ -46,7 +46,7 @@ def read_on(client: OpenAI, response_id: str, last: int) -> list[Any]:
 
 
 @pytest.mark.parametrize("killed", [("workers.consumers.main", "chat"), ("-m api",), ("valkey-server",)], ids=str)
-def test_a_stream_in_the_background_survives_the_death_of(killed: tuple[str, ...], stack: StackProcess) -> None:
+def test_a_background_stream_survives_a_kill_of(killed: tuple[str, ...], stack: StackProcess) -> None:
     with stack.client() as client:
         events = begin(client, lambda: stack.find(*killed).kill())
         response_id = events[0].response.id

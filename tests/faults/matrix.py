@@ -10,10 +10,10 @@ from typing import Final
 
 _HERE: Final = "tests/faults/"
 _FAILPOINTS: Final = _HERE + "test_failpoints.py::test_nothing_is_lost_or_doubled_when_a_process_ends_at"
-_KILLS: Final = "tests/e2e/test_kills.py::test_a_kill_in_mid_batch_loses_and_doubles_nothing"
+_KILLS: Final = "tests/e2e/test_kills.py::test_a_kill_during_a_batch_loses_and_doubles_nothing"
 _CHAOS: Final = _HERE + "test_chaos.py::test_nothing_is_lost_in_a_minute_of_chaos"
 _STOPS: Final = _HERE + "test_signals.py::test_a_worker_stops_within_its_deadline"
-_ENGINE: Final = _HERE + "test_engines.py::test_lines_that_end_the_engine_fail_alone"
+_ENGINE: Final = _HERE + "test_engines.py::test_lines_that_crash_the_engine_fail_alone"
 _NO_BROKER: Final = _HERE + "test_broker.py::test_without_a_broker_batches_end_and_requests_are_answered_in_time"
 _LOSES: Final = _HERE + "test_broker.py::test_a_broker_that_loses_everything_only_delays_work"
 _NO_REPLY: Final = _HERE + "test_database.py::test_a_create_committed_without_a_reply_succeeds_and_exists_once"

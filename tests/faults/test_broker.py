@@ -98,7 +98,7 @@ def test_without_a_broker_batches_end_and_requests_are_answered_in_time(
     faults: dict[str, Callable[[], Any]] = {
         "down": lambda: stack.without(Role.VALKEY),
         "frozen": lambda: stack.frozen(Role.VALKEY),
-        "half open": lambda: swallowed(stack),
+        "half open": lambda: black_hole(stack),
     }
     with faults[state]():
         with timed(stack) as request:
@@ -113,7 +113,7 @@ def test_without_a_broker_batches_end_and_requests_are_answered_in_time(
 
 
 @contextmanager
-def swallowed(stack: FaultStack) -> Iterator[None]:
+def black_hole(stack: FaultStack) -> Iterator[None]:
     """Lose everything that is sent to Valkey."""
     stack.valkey.black_hole()
     try:

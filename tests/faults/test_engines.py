@@ -34,7 +34,7 @@ HUNG, OUT_OF_MEMORY = 86, 87
 
 
 @pytest.fixture(scope="module")
-def hurt_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
+def crashing_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]:
     """A stack in which a second is a long step, and the model is not degraded by the crashes of these tests."""
     settings = {"MILLRACE_ENGINE_HANG_SECONDS": str(HANG_SECONDS), "MILLRACE_ENGINE_CRASHES": "100"}
     with FaultStack(tmp_path_factory.mktemp("engines"), **settings) as stack:
@@ -42,8 +42,8 @@ def hurt_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultStack]
 
 
 @pytest.fixture(scope="module")
-def hurt_oracle(hurt_stack: FaultStack) -> Iterator[Oracle]:
-    oracle = Oracle(hurt_stack)
+def crashing_oracle(crashing_stack: FaultStack) -> Iterator[Oracle]:
+    oracle = Oracle(crashing_stack)
     yield oracle
     oracle.close()
 
@@ -80,45 +80,45 @@ def crash_codes(stack: FaultStack) -> list[int]:
         pytest.param({25: "memory"}, 3, id="F15 no memory"),
     ],
 )
-def test_lines_that_end_the_engine_fail_alone(
-    hurt_stack: FaultStack, hurt_oracle: Oracle, faults: dict[int, str], most_crashes: int
+def test_lines_that_crash_the_engine_fail_alone(
+    crashing_stack: FaultStack, crashing_oracle: Oracle, faults: dict[int, str], most_crashes: int
 ) -> None:
     """F9, F10, F11, F13, F15: all other lines are answered, those of another tenant too."""
-    before = len(crash_codes(hurt_stack))
-    batch_id = start(hurt_stack, poisoned(50, faults))
-    other_tenant = hurt_stack.other_tenant
+    before = len(crash_codes(crashing_stack))
+    batch_id = start(crashing_stack, poisoned(50, faults))
+    other_tenant = crashing_stack.other_tenant
     file = other_tenant.files.create(file=("in.jsonl", batch_content(20)), purpose="batch")
     other = other_tenant.batches.create(
         input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
     ).id
 
-    assert wait_batch(hurt_stack, batch_id, timeout_seconds=120) == "completed"
-    assert errors_of(hurt_stack, batch_id) == {f"line-{number}": "engine_crash" for number in faults}
+    assert wait_batch(crashing_stack, batch_id, timeout_seconds=120) == "completed"
+    assert errors_of(crashing_stack, batch_id) == {f"line-{number}": "engine_crash" for number in faults}
     wait_for(
         lambda: other_tenant.batches.retrieve(other).status == "completed", "the other tenant's batch completes", 60
     )
     assert other_tenant.batches.retrieve(other).error_file_id is None
-    crashed = crash_codes(hurt_stack)[before:]
+    crashed = crash_codes(crashing_stack)[before:]
     print(f"{list(faults.values())}: engines ended with {crashed}")
     assert len(faults) < len(crashed) <= most_crashes
     if "hang" in faults.values():
         assert set(crashed) == {HUNG}
     if "memory" in faults.values():
         assert set(crashed) == {OUT_OF_MEMORY}
-    hurt_oracle.check()
+    crashing_oracle.check()
 
 
 def test_a_poison_stream_gets_an_error_at_once_and_is_not_run_again(
-    hurt_stack: FaultStack, hurt_oracle: Oracle
+    crashing_stack: FaultStack, crashing_oracle: Oracle
 ) -> None:
     """F12: an error and the end of the stream within two seconds of the crash."""
-    before, prompt = len(crash_codes(hurt_stack)), f"{new_prompt()} <<segfault>>"
-    engine, ended = hurt_stack.find(Role.ENGINE), threading.Event()
+    before, prompt = len(crash_codes(crashing_stack)), f"{new_prompt()} <<segfault>>"
+    engine, ended = crashing_stack.find(Role.ENGINE), threading.Event()
     codes: list[str | None] = []
 
     def stream_poison() -> None:
         try:
-            stream_chat(hurt_stack, prompt)
+            stream_chat(crashing_stack, prompt)
         except openai.APIError as error:
             codes.append(error.code)
         ended.set()
@@ -134,38 +134,38 @@ def test_a_poison_stream_gets_an_error_at_once_and_is_not_run_again(
 
     assert codes == ["engine_crash"]
     assert seconds <= 2
-    ((state, fence),) = hurt_stack.query("SELECT state, fence FROM jobs WHERE body LIKE :it", it=f"%{prompt}%")
+    ((state, fence),) = crashing_stack.query("SELECT state, fence FROM jobs WHERE body LIKE :it", it=f"%{prompt}%")
     assert (state, fence) == ("failed", 1), "claimed once"
     later = new_prompt()
-    assert hurt_stack.retry(lambda: ask(hurt_stack, later)) == expected_answer(later)
-    assert len(crash_codes(hurt_stack)) == before + 1
-    hurt_oracle.check()
+    assert crashing_stack.retry(lambda: ask(crashing_stack, later)) == expected_answer(later)
+    assert len(crash_codes(crashing_stack)) == before + 1
+    crashing_oracle.check()
 
 
 def test_a_step_that_fails_in_python_fails_its_line_and_keeps_the_engine(
-    hurt_stack: FaultStack, hurt_oracle: Oracle
+    crashing_stack: FaultStack, crashing_oracle: Oracle
 ) -> None:
     """F14: the other requests of the step run again, on the same engine."""
-    before, engine = crash_codes(hurt_stack), hurt_stack.pid(Role.ENGINE)
-    with Chats(hurt_stack) as chats:
-        batch_id = start(hurt_stack, poisoned(20, {11: "raise"}))
-        assert wait_batch(hurt_stack, batch_id) == "completed"
+    before, engine = crash_codes(crashing_stack), crashing_stack.pid(Role.ENGINE)
+    with Chats(crashing_stack) as chats:
+        batch_id = start(crashing_stack, poisoned(20, {11: "raise"}))
+        assert wait_batch(crashing_stack, batch_id) == "completed"
         answered = chats.ends["answered"]
         wait_for(lambda: chats.ends["answered"] > answered + 2, "chats are answered")
-    assert errors_of(hurt_stack, batch_id) == {"line-11": "engine_error"}
+    assert errors_of(crashing_stack, batch_id) == {"line-11": "engine_error"}
     assert chats.ends["cut"] == 0
-    assert (crash_codes(hurt_stack), hurt_stack.pid(Role.ENGINE)) == (before, engine)
-    hurt_oracle.check()
+    assert (crash_codes(crashing_stack), crashing_stack.pid(Role.ENGINE)) == (before, engine)
+    crashing_oracle.check()
 
 
 def test_an_engine_without_enough_memory_is_replaced_and_its_lines_are_answered(
-    hurt_stack: FaultStack, hurt_oracle: Oracle
+    crashing_stack: FaultStack, crashing_oracle: Oracle
 ) -> None:
     """F15: prlimit on the process; the next engine has no such limit."""
-    before, engine = len(crash_codes(hurt_stack)), hurt_stack.find(Role.ENGINE)
+    before, engine = len(crash_codes(crashing_stack)), crashing_stack.find(Role.ENGINE)
     engine.rlimit(psutil.RLIMIT_AS, (engine.memory_info().vms + (64 << 20),) * 2)
-    batch_id = start(hurt_stack, poisoned(20, {11: "much"}))
-    assert wait_batch(hurt_stack, batch_id, timeout_seconds=90) == "completed"
-    assert errors_of(hurt_stack, batch_id) == {}
-    assert crash_codes(hurt_stack)[before:] == [OUT_OF_MEMORY]
-    hurt_oracle.check()
+    batch_id = start(crashing_stack, poisoned(20, {11: "much"}))
+    assert wait_batch(crashing_stack, batch_id, timeout_seconds=90) == "completed"
+    assert errors_of(crashing_stack, batch_id) == {}
+    assert crash_codes(crashing_stack)[before:] == [OUT_OF_MEMORY]
+    crashing_oracle.check()

@@ -44,12 +44,12 @@ def receiver(shared_stack: FaultStack) -> Iterator[Receiver]:
 def test_nothing_is_lost_or_doubled_when_a_process_ends_at(
     point: Point, action: str, role: Role, stage: Stage, stack: FaultStack, oracle: Oracle, receiver: Receiver
 ) -> None:
-    victim = stack.pid(role)
+    old_pid = stack.pid(role)
     run_armed(stack, stage, point, action)
     if point not in _PASSED_BY_ANOTHER_PROCESS:
-        assert stack.hit_by(point) == victim
+        assert stack.hit_by(point) == old_pid
     if action == "kill":
-        wait_for(lambda: stack.find(role).pid != victim, f"another {role}", 15)
+        wait_for(lambda: stack.find(role).pid != old_pid, f"another {role}", 15)
     wait_for(lambda: are_webhooks_delivered(stack), "every event is delivered", 30)
     check_everyday(stack)
     oracle.check()

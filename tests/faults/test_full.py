@@ -202,7 +202,7 @@ for section in Section:
 
 @pytest.mark.mount
 def test_an_engine_that_starts_on_a_full_disk_is_not_killed_by_its_inflight_log(tmp_path: Path) -> None:
-    """F41: otherwise SIGBUS would end it, and innocent requests would be suspected."""
+    """F41: otherwise SIGBUS would end the engine, and requests that did no harm would become suspects."""
     with disk(tmp_path / "run", megabytes=1) as full:
         full.fill()
         done = subprocess.run([sys.executable, "-c", WRITE_INFLIGHT_LOG, str(full.path)], check=False, timeout=60)

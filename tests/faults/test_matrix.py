@@ -13,6 +13,6 @@ def test_every_row_has_a_test() -> None:
 
 
 @pytest.mark.parametrize("name", sorted({name for names in ROWS.values() for name in names}))
-def test_a_test_that_is_named_exists(name: str) -> None:
+def test_every_named_test_exists(name: str) -> None:
     path, _, test = name.partition("::")
     assert f"def {test}(" in (ROOT / path).read_text()

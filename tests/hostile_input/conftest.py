@@ -28,4 +28,4 @@ def target(session_target: Target) -> Iterator[Target]:
     before = set(session_target.programs())
     yield session_target
     session_target.check_alive()
-    assert set(session_target.programs()) == before, "a process died of it"
+    assert set(session_target.programs()) == before, "a process was restarted by the test"

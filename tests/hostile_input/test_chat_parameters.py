@@ -216,7 +216,7 @@ def test_unknown_fields_are_ignored(target: Target) -> None:
 
 
 @pytest.fixture
-def silent() -> Iterator[socket.socket]:
+def idle_listener() -> Iterator[socket.socket]:
     """A socket that must get no connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener
@@ -225,9 +225,9 @@ def silent() -> Iterator[socket.socket]:
             listener.accept()
 
 
-def test_nothing_that_a_request_names_is_fetched(target: Target, silent: socket.socket) -> None:
+def test_nothing_that_a_request_names_is_fetched(target: Target, idle_listener: socket.socket) -> None:
     """B24: neither as an image, a file, a schema nor a field of other servers; not in a batch either."""
-    port = silent.getsockname()[1]
+    port = idle_listener.getsockname()[1]
     url = f"http://127.0.0.1:{port}/{MARK}"
     bodies: list[dict[str, Any]] = [
         chat(messages=image(url)),
