@@ -182,7 +182,7 @@ def test_a_bundled_postgres_that_stops_on_a_full_disk_is_restarted_when_there_is
             batch_id = start_lines(client, lines)
             full.fill()
             stack.find("/postgres", "-D").send_signal(signal.SIGQUIT)
-            wait_for(lambda: "service_not_restarted" in stack.said, "Postgres cannot be started", 40)
+            wait_for(lambda: "service_not_restarted" in stack.output, "Postgres cannot be started", 40)
             full.clear()
             wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch completes", 60)
             batch = client.batches.retrieve(batch_id)

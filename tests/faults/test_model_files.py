@@ -63,8 +63,8 @@ def test_models_with_missing_or_truncated_files_are_named_and_the_others_are_ser
     served: FaultStack, served_oracle: Oracle
 ) -> None:
     """F16: at start. Each model is tried once, without a storm of restarts."""
-    assert "Not loaded, see" in served.process.said
-    assert served.process.said.count("lost, short") == 1
+    assert "Not loaded, see" in served.process.output
+    assert served.process.output.count("lost, short") == 1
     wait_for(lambda: len(checks(served)) == 2, "the other two are ready", 30)
     messages = checks(served)
     none = "no chat worker serves it; its engine exited: "

@@ -42,7 +42,7 @@ _MAX_REPORTED: Final = 20
 
 
 @dataclass
-class Tally:
+class FuzzResult:
     """Counts of responses, and problems."""
 
     answers: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ def draw(rng: Random, file_id: str) -> Fuzzed:
     return form_request(rng) if kind < 0.9 else create_request(rng, file_id)
 
 
-async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
+async def send(http: httpx2.AsyncClient, request: Fuzzed, result: FuzzResult) -> None:
     """Send a request and check the response."""
     headers = {"content-type": request.content_type.encode()} if request.content_type else {}
     began = time.monotonic()
@@ -78,20 +78,20 @@ async def send(http: httpx2.AsyncClient, request: Fuzzed, tally: Tally) -> None:
         async with asyncio.timeout(HANG_SECONDS):  # in all, since a stream of keep-alives alone is a hang too
             answer = await http.post(request.path, content=request.content, headers=headers)  # type: ignore[arg-type]
     except (TimeoutError, httpx2.TimeoutException):
-        tally.record_problem(f"hang: {request}")
+        result.record_problem(f"hang: {request}")
         return
     except httpx2.TransportError as error:
-        tally.record_problem(f"{type(error).__name__}: {request}")
+        result.record_problem(f"{type(error).__name__}: {request}")
         return
-    tally.slowest = max(tally.slowest, (time.monotonic() - began, f"{request.path} {request.content[:200]!r}"))
+    result.slowest = max(result.slowest, (time.monotonic() - began, f"{request.path} {request.content[:200]!r}"))
     problem = find_problem(answer.status_code, answer.headers.get("content-type", ""), answer.content)
     if problem is not None:
-        tally.record_problem(f"{problem} of {request}")
+        result.record_problem(f"{problem} of {request}")
     code = answer.json()["error"]["code"] if answer.status_code >= 400 and problem is None else ""
-    tally.answers[f"{answer.status_code} {request.path} {code}".rstrip()] += 1
+    result.answers[f"{answer.status_code} {request.path} {code}".rstrip()] += 1
 
 
-async def send_all(target: Target, seed: int, number: int, file_id: str, tally: Tally) -> None:
+async def send_all(target: Target, seed: int, number: int, file_id: str, result: FuzzResult) -> None:
     """Send many requests concurrently."""
     rng = Random(seed)
     left = iter(range(number))
@@ -101,12 +101,12 @@ async def send_all(target: Target, seed: int, number: int, file_id: str, tally: 
 
         async def one_after_another() -> None:
             for _ in left:
-                await send(http, draw(rng, file_id), tally)
+                await send(http, draw(rng, file_id), result)
 
         await asyncio.gather(*[one_after_another() for _ in range(IN_FLIGHT)])
 
 
-def run_lines(target: Target, seed: int, number: int, tally: Tally) -> None:
+def run_lines(target: Target, seed: int, number: int, result: FuzzResult) -> None:
     """Run one batch in which every line must have a result, and one small file of arbitrary lines."""
     rng = Random(seed)
     url = BATCHABLE[seed % len(BATCHABLE)]
@@ -114,20 +114,20 @@ def run_lines(target: Target, seed: int, number: int, tally: Tally) -> None:
     batch = target.batch_of(
         b"\n".join(line_with_odd_body(rng, name, url) for name in names), url, seconds=BATCH_SECONDS
     )
-    tally.answers[f"batch {url} {batch.status}"] += 1
+    result.answers[f"batch {url} {batch.status}"] += 1
     if batch.status != "completed":
-        tally.record_problem(f"a batch of good envelopes is {batch.status}: {batch.errors}")
+        result.record_problem(f"a batch of good envelopes is {batch.status}: {batch.errors}")
         return
     output, errors = target.results(batch.output_file_id), target.results(batch.error_file_id)
     problem = find_lost_lines(names, batch.request_counts, output, errors)
     if problem is not None:
-        tally.record_problem(problem)
-    tally.answers[f"lines {url} 200"] += len(output)
+        result.record_problem(problem)
+    result.answers[f"lines {url} 200"] += len(output)
     for line in errors:
         response = line["response"] or {"status_code": 0, "body": {"error": line["error"]}}
-        tally.answers[f"lines {url} {response['status_code']} {response['body']['error']['code']}"] += 1
+        result.answers[f"lines {url} {response['status_code']} {response['body']['error']['code']}"] += 1
     odd = target.batch_of(b"\n".join(odd_line(rng, n, url) for n in range(50)), url, seconds=BATCH_SECONDS)
-    tally.answers[f"batch of odd lines {odd.status}"] += 1
+    result.answers[f"batch of odd lines {odd.status}"] += 1
 
 
 def memory(target: Target) -> dict[str, int]:
@@ -135,21 +135,21 @@ def memory(target: Target) -> dict[str, int]:
     return {name: process.memory_info().rss for name, process in target.programs().items()}
 
 
-def fuzz(target: Target, requests: int, seed: int) -> Tally:
+def fuzz(target: Target, requests: int, seed: int) -> FuzzResult:
     """Run two equal halves, so that growth can be distinguished from warm-up."""
-    tally = Tally()
+    result = FuzzResult()
     file_id = target.upload(b"{}\n")
     levels = [memory(target)]
     num_lines = requests // 5
     for half in range(2):
         began = time.monotonic()
-        asyncio.run(send_all(target, seed + half, (requests - num_lines) // 2, file_id, tally))
+        asyncio.run(send_all(target, seed + half, (requests - num_lines) // 2, file_id, result))
         report(f"half {half + 1}: requests in {time.monotonic() - began:.0f} s")
         sizes = [LINES_PER_BATCH] * (num_lines // 2 // LINES_PER_BATCH) or [max(1, num_lines // 2)]
         for number, size in enumerate(sizes):
-            run_lines(target, seed + 100 * half + number, size, tally)
+            run_lines(target, seed + 100 * half + number, size, result)
         levels.append(memory(target))
-        seconds, what = tally.slowest
+        seconds, what = result.slowest
         report(f"half {half + 1}: {time.monotonic() - began:.0f} s; slowest {seconds:.1f} s: {what}")
     for name in levels[0]:
         sizes_mib = [level[name] / MIB if name in level else None for level in levels]
@@ -157,11 +157,11 @@ def fuzz(target: Target, requests: int, seed: int) -> Tally:
             "MiB before, half, after: " + " ".join("gone" if s is None else f"{s:.0f}" for s in sizes_mib) + f"  {name}"
         )
         if None in sizes_mib:
-            tally.record_problem(f"a process ended: {name}")
+            result.record_problem(f"a process ended: {name}")
         elif levels[2][name] - levels[1][name] > MOST_GROWTH_BYTES:
-            tally.record_problem(f"a process grows: {name}")
+            result.record_problem(f"a process grows: {name}")
     target.check_alive()
-    return tally
+    return result
 
 
 def main() -> None:
@@ -173,13 +173,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         target = Target(Path(folder))
         try:
-            tally = fuzz(target, arguments.requests, arguments.seed)
+            result = fuzz(target, arguments.requests, arguments.seed)
         finally:
             target.close()
-    for what, number in sorted(tally.answers.items()):
+    for what, number in sorted(result.answers.items()):
         report(f"{number:>8} {what}")
-    report(f"{sum(tally.answers.values())} answers, {len(tally.problems)} problems, seed {arguments.seed}")
-    sys.exit(bool(tally.problems))
+    report(f"{sum(result.answers.values())} answers, {len(result.problems)} problems, seed {arguments.seed}")
+    sys.exit(bool(result.problems))
 
 
 if __name__ == "__main__":

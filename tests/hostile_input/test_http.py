@@ -439,5 +439,5 @@ def test_no_log_contains_input_of_these_tests(target: Target) -> None:
     logs = "".join(path.read_text(errors="replace") for path in (target.process.state_dir / "logs").glob("*.log"))
     for secret in (MARK, target.owner.text):
         assert secret not in logs
-        assert secret not in target.process.said
+        assert secret not in target.process.output
     assert re.findall(r".*Traceback.*", logs) == []

@@ -86,7 +86,7 @@ def _run_batch(key: Key, folder: Path) -> None:
 
 
 def logs(secured: Guarded) -> Iterator[tuple[str, str]]:
-    yield "stdout", secured.process.said
+    yield "stdout", secured.process.output
     for path in (secured.process.state_dir / "logs").glob("*.log"):
         yield path.name, path.read_text(errors="replace")
 

@@ -11,7 +11,7 @@ from typing import Any
 from tests.support.stack import StackProcess, clean_environment
 
 MILLRACE = str(Path(sys.executable).with_name("millrace"))
-NOBODY = "http://127.0.0.1:9/v1"
+NO_SERVER = "http://127.0.0.1:9/v1"
 
 
 def millrace(

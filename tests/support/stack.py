@@ -44,7 +44,7 @@ class StackProcess:
         self._models = models
         self.environment = {**clean_environment(), **QUICK_RECOVERY, **settings}
         self._process: subprocess.Popen[str] | None = None
-        self.said = ""
+        self.output = ""
         self.url = ""
         self._published: Published | None = None
         self._clients: list[DefaultHttpxClient] = []
@@ -67,12 +67,12 @@ class StackProcess:
         self._listener = threading.Thread(target=self._listen, args=(self._process, ready), daemon=True)
         self._listener.start()
         if not ready.wait(READY_SECONDS) or not self.url:
-            raise AssertionError(f"the stack did not start:\n{self.said}\n{self.logs()}")
+            raise AssertionError(f"the stack did not start:\n{self.output}\n{self.logs()}")
 
     def _listen(self, process: subprocess.Popen[str], ready: threading.Event) -> None:
         assert process.stdout is not None
         for line in process.stdout:
-            self.said += line
+            self.output += line
             if match := re.search(r"ready after .*?(http://\S+)/v1", line):
                 self.url = match[1]
             if "Ctrl-C stops it" in line:

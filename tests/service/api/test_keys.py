@@ -218,5 +218,5 @@ def test_no_key_is_in_any_log(guarded: Guarded) -> None:
     logs = "".join(path.read_text() for path in (guarded.process.state_dir / "logs").glob("*.log"))
     for text in (wrong, guarded.owner.text, guarded.owner.text.rpartition("-")[2]):
         assert text not in logs
-        assert text not in guarded.process.said
+        assert text not in guarded.process.output
     assert guarded.owner.text not in json.dumps(guarded.owner.http.get("/openapi.json").json())

@@ -11,7 +11,7 @@ import pytest
 
 from cli.client import read_events
 from cli.output import printable
-from tests.support.command import NOBODY, millrace
+from tests.support.command import NO_SERVER, millrace
 from tests.support.stack import batch_lines, write_lines
 
 
@@ -29,7 +29,7 @@ from tests.support.stack import batch_lines, write_lines
 )
 def test_a_server_that_is_not_there_is_exit_code_5(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     write_lines(tmp_path / "in.jsonl", batch_lines(1))
-    done = millrace(*arguments, "--json", "--base-url", NOBODY, cwd=tmp_path)
+    done = millrace(*arguments, "--json", "--base-url", NO_SERVER, cwd=tmp_path)
     assert done.returncode == 5
     assert (done.stdout, "millrace serve" in done.stderr) == ("", True)
 
@@ -51,7 +51,7 @@ def test_a_server_that_is_not_there_is_exit_code_5(tmp_path: Path, arguments: tu
 )
 def test_what_was_typed_wrong_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     write_lines(tmp_path / "in.jsonl", batch_lines(1))
-    done = millrace(*arguments, cwd=tmp_path, OPENAI_BASE_URL=NOBODY)
+    done = millrace(*arguments, cwd=tmp_path, OPENAI_BASE_URL=NO_SERVER)
     assert done.returncode == 2, done.stderr
     assert done.stderr
     assert done.stdout == ""
