@@ -40,6 +40,7 @@ lint:
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tools.wording
 
 SEED ?= 7
 MINUTES ?= 10
