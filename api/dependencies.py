@@ -24,7 +24,7 @@ from api.services.waiters import Waiters
 from core.api_keys import Scope
 from core.errors import ApiError
 from core.file_store import FileStore
-from core.model_files import ModelCatalog
+from core.models.model_files import ModelCatalog
 from core.settings import Settings, is_loopback
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.services.relay import Relay
 from api.services.service_metrics import degraded_models
-from core.model_files import ModelCatalog
+from core.models.model_files import ModelCatalog
 from core.readiness import Check, check_workers
 from core.settings import Settings
 from db import workers

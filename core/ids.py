@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import secrets
 import time
+import zlib
 from typing import Final
 
 FILE: Final = "file-"
@@ -38,3 +39,8 @@ def new_id(prefix: str) -> str:
 def is_id(text: str) -> bool:
     """Does the text have the form of an id? A cheap test that saves queries."""
     return 0 < len(text) <= _MAX_LENGTH and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+
+
+def derive_seed(request_id: str) -> int:
+    """Return 32 bits derived from an id: a job without a seed gets the same one whenever it runs again."""
+    return zlib.crc32(request_id.encode())

@@ -1,4 +1,4 @@
-"""The states of jobs, batches and shards, and the moves between them.
+"""The states of jobs, batches and shards, the moves between them, and the rules of their leases.
 
 The CHECKs of `db.tables` repeat which states are final, and each move is one conditional UPDATE of `db`.
 """
@@ -68,3 +68,15 @@ BATCH_MOVES: Final[dict[BatchState, frozenset[BatchState]]] = {
 
 FINAL_JOB_STATES: Final = tuple(state for state, moves in JOB_MOVES.items() if not moves)
 FINAL_BATCH_STATES: Final = tuple(state for state, moves in BATCH_MOVES.items() if not moves)
+
+LOST_LEASES: Final = 3  # leases of a row that may be lost before its lines are suspected of it
+
+
+def trust_seconds(lease_seconds: float) -> float:
+    """Return how long a holder may begin new work after a renewal *began*: shorter than the lease, by its own clock."""
+    return max(lease_seconds * 0.75, lease_seconds - 15)
+
+
+def is_suspicious(attempt: int) -> bool:
+    """Has a row lost so many leases that it may be the cause? `attempt` counts the present claim."""
+    return attempt > LOST_LEASES

@@ -6,7 +6,7 @@ from typing import Final
 
 import msgspec
 
-from core.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
+from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 
 __all__ = ["AUTO_SLOTS", "BackendKind", "EngineConfig", "KvLayout", "KvType", "LoraAdapter", "Pooling", "Switch"]
 

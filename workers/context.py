@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from core.failpoints import Point
 from core.file_store import FileStore
-from core.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig
 from core.queue.tickets import Tickets
 from core.settings import Settings
 from db.connections import transaction

@@ -16,7 +16,7 @@ from api.services.key_ring import Caller
 from api.services.rate_limiter import Level, Rate, RateLimiter, duration, too_many
 from core.api_keys import estimated_tokens
 from core.errors import ApiError, not_found
-from core.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig
 from core.schemas.endpoints import ENDPOINTS
 from core.settings import Settings
 from db import keys

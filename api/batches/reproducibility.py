@@ -8,14 +8,14 @@ from pydantic import ValidationError
 
 from api.schemas.batch_extensions import Reproducibility
 from core.errors import ApiError
-from core.model_files import Parameters
+from core.ids import derive_seed
+from core.models.model_files import Parameters
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.endpoints import ENDPOINTS
 from core.schemas.generation import GenerationBody, ModelRequest, effective_parameters
 from core.schemas.responses.chat import chat_body_of
 from core.schemas.responses.request import ResponsesRequest
-from core.seeds import derive_seed
 from db.jobs import JobRow
 
 

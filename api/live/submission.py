@@ -13,7 +13,7 @@ from api.dependencies import CallerDep, CatalogDep, TenantDep
 from api.services.key_ring import Caller
 from core import ids
 from core.errors import Problem
-from core.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from core.schemas.generation import ModelRequest
 

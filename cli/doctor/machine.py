@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.findings import Finding, Level
-from core.engine_options import BackendKind
 from core.errors import ConfigError
-from core.model_files import load_models
+from core.models.engine_options import BackendKind
+from core.models.model_files import load_models
 
 _GIB: Final = 1 << 30
 _LOW_DISK: Final = 2 * _GIB

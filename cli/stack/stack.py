@@ -16,7 +16,7 @@ import structlog
 
 from cli.stack.services import Services
 from core.errors import ConfigError
-from core.model_files import has_weights, load_models
+from core.models.model_files import has_weights, load_models
 from core.process.child_process import ChildFailed
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from core.sampling import MAX_TOKENS
+from core.models.sampling import MAX_TOKENS
 from core.schemas.base import RequestModel, Unsupported
 from core.schemas.generation import UNSUPPORTED, GenerationBody
 from core.schemas.tools import Tool, ToolChoice, Tools, check_choice, check_tools

@@ -11,7 +11,7 @@ from typing import Final
 
 from core import ids
 from core.errors import bad_request
-from core.model_files import ModelConfig
+from core.models.model_files import ModelConfig
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody, EmbeddingBody
 from core.schemas.generation import ModelRequest

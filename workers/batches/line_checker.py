@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import ApiError, Problem
-from core.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig
 from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from workers.batches.plan import PlanLine, hash_starts

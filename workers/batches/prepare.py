@@ -19,7 +19,7 @@ from core import ids
 from core.api_keys import estimated_tokens
 from core.errors import Problem
 from core.failpoints import Point, failpoint
-from core.model_files import ModelCatalog
+from core.models.model_files import ModelCatalog
 from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.objects import BatchError, BatchErrors
 from core.states import BatchState, JobState

@@ -23,7 +23,7 @@ from redis.retry import Retry
 from core.errors import MillraceError
 from core.file_store import FileStore
 from core.logs import configure_logging
-from core.model_files import ModelCatalog, load_models
+from core.models.model_files import ModelCatalog, load_models
 from core.process.child_process import notify_ready
 from core.queue.celery_app import make_celery, make_sender
 from core.queue.tickets import Tickets

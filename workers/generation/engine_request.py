@@ -6,12 +6,12 @@ from typing import Any
 
 import msgspec
 
-from core.model_files import ModelConfig, Parameters
+from core.ids import derive_seed
+from core.models.model_files import ModelConfig, Parameters
 from core.schemas.chat import ChatRequest, Message
 from core.schemas.generation import GenerationBody, effective_parameters
 from core.schemas.response_format import ResponseFormat, StructuredOutputs
 from core.schemas.tools import NamedTool
-from core.seeds import derive_seed
 from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Request, SamplingParams, ToolChoice, ToolMode
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from core.engine_options import BackendKind
-from core.model_files import ModelConfig
+from core.models.engine_options import BackendKind
+from core.models.model_files import ModelConfig
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter
 from workers.runtime.host_paths import engine_endpoint

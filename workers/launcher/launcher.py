@@ -23,7 +23,7 @@ import structlog
 
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging
-from core.model_files import ModelConfig, load_models
+from core.models.model_files import ModelConfig, load_models
 from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess

@@ -18,7 +18,7 @@ import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.failpoints import Point, failpoint
-from core.lease_policy import trust_seconds
+from core.states import trust_seconds
 
 log = structlog.get_logger()
 

@@ -17,8 +17,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
-from core.lease_policy import is_suspicious
-from core.states import BatchState, ShardState
+from core.states import BatchState, ShardState, is_suspicious
 from core.strict_json import parse_json
 from db import batches, jobs, shards
 from db.shards import ClaimedShard, LineResult

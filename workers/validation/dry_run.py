@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 
 from llguidance import LLTokenizer
 
-from core.engine_options import BackendKind
 from core.errors import ApiError
-from core.model_files import ModelConfig
+from core.models.engine_options import BackendKind
+from core.models.model_files import ModelConfig
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import load_vocabulary

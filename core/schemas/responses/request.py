@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from core.sampling import MAX_TOKENS
+from core.models.sampling import MAX_TOKENS
 from core.schemas.base import Metadata, RequestModel, Unsupported
 from core.schemas.chat import MAX_MESSAGES
 from core.schemas.generation import ModelRequest

@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 
 from core import ids
 from core.file_store import FileStore
-from core.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, JobState
 from db import batches, files, jobs, shards

@@ -9,7 +9,7 @@ import pytest
 
 from api.batches.reproducibility import reproducibility_record
 from api.schemas.batch_extensions import Reproducibility
-from core.seeds import derive_seed
+from core.ids import derive_seed
 
 CHAT: Any = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 

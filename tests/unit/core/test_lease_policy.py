@@ -12,13 +12,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from core import lease_policy
+from core import states
 from tests.support import lease_model
 from tests.support.hypothesis_profile import examples
 from tests.support.lease_model import Leased, LeaseState
 
 LEASE = timedelta(seconds=60)
-TRUST = timedelta(seconds=lease_policy.trust_seconds(60))
+TRUST = timedelta(seconds=states.trust_seconds(60))
 WORKERS = st.sampled_from(["a", "b", "c"])
 LINES = 4
 
@@ -152,17 +152,17 @@ TestLeases.settings = settings(max_examples=examples(150), stateful_step_count=4
 
 def test_a_lease_is_trusted_for_less_than_it_lasts() -> None:
     for seconds in (1.0, 3.0, 15.0, 60.0, 600.0):
-        assert 0 < lease_policy.trust_seconds(seconds) < seconds
+        assert 0 < states.trust_seconds(seconds) < seconds
 
 
 def test_a_row_that_lost_three_leases_is_suspicious() -> None:
     row, now = Leased(), timedelta()
-    for _ in range(lease_policy.LOST_LEASES):
+    for _ in range(states.LOST_LEASES):
         taken = lease_model.claim(row, "a", now, LEASE) or lease_model.take_over(row, "a", now, LEASE)
         assert taken is not None
-        assert not lease_policy.is_suspicious(taken.attempt)
+        assert not states.is_suspicious(taken.attempt)
         row, now = taken, now + 2 * LEASE
     taken = lease_model.take_over(row, "a", now, LEASE)
     assert taken is not None
-    assert lease_policy.is_suspicious(taken.attempt)
-    assert taken.num_lost == lease_policy.LOST_LEASES
+    assert states.is_suspicious(taken.attempt)
+    assert taken.num_lost == states.LOST_LEASES

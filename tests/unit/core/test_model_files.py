@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from core.engine_options import BackendKind
 from core.errors import ConfigError
-from core.model_files import ModelConfig, Parameters, has_weights, load_models
+from core.models.engine_options import BackendKind
+from core.models.model_files import ModelConfig, Parameters, has_weights, load_models
 from core.settings import ROOT
 
 MANUAL = ROOT / "docs" / "models.md"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from core.errors import ApiError
-from core.model_files import ModelConfig
+from core.models.model_files import ModelConfig
 from core.schemas import response_format as wire
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest

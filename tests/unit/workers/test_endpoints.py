@@ -11,7 +11,7 @@ import pytest
 
 from api.schemas.completion_objects import CompletionObject, EmbeddingList
 from core.errors import ApiError
-from core.model_files import ModelConfig, Parameters
+from core.models.model_files import ModelConfig, Parameters
 from core.schemas.chunks import chunks_of
 from core.schemas.endpoints import CHAT_ENDPOINT, COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT, ENDPOINTS
 from engine.types import (

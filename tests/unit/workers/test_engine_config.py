@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
-from core.model_files import ModelConfig, load_model
+from core.models.model_files import ModelConfig, load_model
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
 from workers.launcher.engine_config import engine_config

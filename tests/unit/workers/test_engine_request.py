@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from core.model_files import ModelConfig, Parameters
+from core.models.model_files import ModelConfig, Parameters
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.generation import GenerationParameters, effective_parameters

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from core.model_files import ModelCatalog, ModelConfig, Parameters
+from core.models.model_files import ModelCatalog, ModelConfig, Parameters
 from core.schemas.batch import BatchLine
 from workers.batches.line_checker import AcceptedLine, LineChecker, RejectedLine
 from workers.batches.plan import PlanLine

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from core.errors import Problem
-from core.model_files import ModelConfig
+from core.models.model_files import ModelConfig
 from core.schemas.chunks import usage_object
 from core.schemas.generation import GenerationBody, ModelRequest
 from engine.process.client import EngineLost

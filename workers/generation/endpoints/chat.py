@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from core.model_files import ModelConfig
+from core.models.model_files import ModelConfig
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from engine.types import Finished

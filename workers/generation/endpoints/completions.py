@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from core.errors import Problem
-from core.model_files import ModelConfig
+from core.models.model_files import ModelConfig
 from core.schemas.base import Input, parse_body
 from core.schemas.completion import DEFAULT_TOKENS, CompletionBody
 from engine.types import Failed, Finished, Priority, Request, TextPrompt, TokenPrompt

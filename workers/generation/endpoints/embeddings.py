@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from core.model_files import ModelConfig
+from core.models.model_files import ModelConfig
 from core.schemas.base import parse_body
 from core.schemas.completion import EmbeddingBody
 from engine.types import Embedded, EmbedRequest

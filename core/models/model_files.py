@@ -15,9 +15,9 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from core.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.errors import ConfigError
-from core.sampling import SamplingFields
+from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
+from core.models.sampling import SamplingFields
 
 MAX_SLOTS: Final = 256
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$"

@@ -1,0 +1,1 @@
+"""Served models as files describe them: YAML files, engine options, sampling parameters."""
