@@ -1,6 +1,6 @@
 """B36 to B38: expensive schemas, regexes and grammars, through the whole stack and its real compiler.
 
-The messages for some forty texts are in `tests/unit/engine/test_grammar_limits.py`.
+The messages for some forty texts are in `tests/unit/engine/structured/test_grammar_limits.py`.
 """
 
 from __future__ import annotations

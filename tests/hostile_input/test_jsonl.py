@@ -292,7 +292,7 @@ def test_50001_lines_fail_the_batch(target: Target, tmp_path: Path) -> None:
 
 
 def test_the_default_limits_are_openais() -> None:
-    """B48: 200 MB and 50,000 lines; `tests/service/api/test_files.py` tries one byte more than a configured limit."""
+    """B48: 200 MB and 50,000 lines; `tests/service/api/files/test_files.py` tries one byte more than a configured limit."""
     settings = Settings()
     assert settings.batch_file_bytes == 200 * MIB
     assert settings.batch_lines == 50_000

@@ -10,57 +10,57 @@ from typing import Final
 
 RULES: Final[dict[str, tuple[str, ...]]] = {
     "templates run in a sandbox with limits of time and output; a request cannot bring one": (
-        "tests/unit/engine/test_chat_template.py::test_a_hostile_template_only_hurts_its_own_requests",
-        "tests/unit/core/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
+        "tests/unit/engine/inputs/test_chat_template.py::test_a_hostile_template_only_hurts_its_own_requests",
+        "tests/unit/core/schemas/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
     ),
     "no text of a request becomes a control token": (
-        "tests/unit/engine/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
-        "tests/service/api/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",
+        "tests/unit/engine/inputs/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
+        "tests/service/api/generation/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",
     ),
     "schemas and grammars are compiled in a process of their own, which may crash": (
-        "tests/unit/engine/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
-        "tests/unit/engine/test_grammar_limits.py::test_a_crashed_helper_is_replaced",
+        "tests/unit/engine/structured/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
+        "tests/unit/engine/structured/test_grammar_limits.py::test_a_crashed_helper_is_replaced",
     ),
     "every number and list has a bound, every token id is in the vocabulary": (
-        "tests/unit/core/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
-        "tests/unit/engine/test_chat_template.py::test_a_bias_of_a_token_the_model_does_not_have_is_refused",
+        "tests/unit/core/schemas/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
+        "tests/unit/engine/inputs/test_chat_template.py::test_a_bias_of_a_token_the_model_does_not_have_is_refused",
         "tests/hostile_input/test_chat_parameters.py::test_an_invalid_field_is_a_400_that_names_it",
     ),
     "a prefix is shared within a tenant only": (
         "tests/security/test_crosstalk.py::test_a_prefix_cached_for_one_tenant_is_prefilled_again_for_another",
-        "tests/unit/engine/test_scheduler.py::test_a_prefix_is_not_shared_between_tenants",
-        "tests/unit/engine/test_memory_kinds.py::test_another_tenant_reuses_nothing",
+        "tests/unit/engine/scheduler/test_scheduler.py::test_a_prefix_is_not_shared_between_tenants",
+        "tests/unit/engine/backends/test_memory_kinds.py::test_another_tenant_reuses_nothing",
     ),
     "text of one tenant is in no response to another": (
         "tests/security/test_crosstalk.py::test_a_secret_of_one_tenant_is_in_no_answer_to_another_while_both_are_served",
     ),
     "an id of another tenant is an id that does not exist, on every route": (
-        "tests/service/api/test_isolation.py::test_an_id_of_another_tenant_is_an_unknown_id",
-        "tests/service/api/test_isolation.py::test_a_list_holds_nothing_of_others_and_does_not_start_behind_it",
-        "tests/service/api/test_isolation.py::test_what_a_stranger_tried_is_still_there",
+        "tests/service/api/access/test_isolation.py::test_an_id_of_another_tenant_is_an_unknown_id",
+        "tests/service/api/access/test_isolation.py::test_a_list_holds_nothing_of_others_and_does_not_start_behind_it",
+        "tests/service/api/access/test_isolation.py::test_what_a_stranger_tried_is_still_there",
     ),
     "every route asks for a key and a scope, whatever the Host header says": (
-        "tests/service/api/test_isolation.py::test_no_route_answers_without_a_key",
-        "tests/service/api/test_isolation.py::test_every_route_declares_its_scope",
+        "tests/service/api/access/test_isolation.py::test_no_route_answers_without_a_key",
+        "tests/service/api/access/test_isolation.py::test_every_route_declares_its_scope",
         "tests/hostile_input/test_http.py::test_a_host_header_never_bypasses_authentication",
     ),
     "keys are 256 random bits, kept as digests, found by digest, revoked within seconds": (
         "tests/unit/core/test_api_keys.py::test_a_key_is_hard_to_guess_and_not_printed_by_accident",
-        "tests/service/api/test_key_ring.py::test_all_invalid_keys_get_the_same_answer_for_the_same_work",
-        "tests/service/api/test_key_ring.py::test_a_revoked_key_stops_working_within_the_cache_time",
+        "tests/service/api/access/test_key_ring.py::test_all_invalid_keys_get_the_same_answer_for_the_same_work",
+        "tests/service/api/access/test_key_ring.py::test_a_revoked_key_stops_working_within_the_cache_time",
         "tests/service/cli/test_keys.py::test_a_key_is_printed_once_and_only_its_digest_is_stored",
-        "tests/service/api/test_keys.py::test_a_batch_that_a_key_began_is_finished_when_it_is_revoked",
-        "tests/service/api/test_keys.py::test_a_remote_address_that_tries_keys_is_limited_and_no_other_client",
+        "tests/service/api/access/test_keys.py::test_a_batch_that_a_key_began_is_finished_when_it_is_revoked",
+        "tests/service/api/access/test_keys.py::test_a_remote_address_that_tries_keys_is_limited_and_no_other_client",
     ),
     "nothing that a request names is fetched": (
         "tests/hostile_input/test_chat_parameters.py::test_nothing_that_a_request_names_is_fetched",
-        "tests/unit/engine/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
+        "tests/unit/engine/structured/test_grammar_limits.py::test_a_harmful_constraint_is_rejected_and_the_next_one_compiles",
     ),
     "webhooks go to named hosts and public addresses only, resolved once, without redirects": (
         "tests/unit/core/test_url_guard.py::test_",
-        "tests/unit/workers/test_webhook_sender.py::test_sockets_of_this_machine_are_not_connected",
-        "tests/unit/workers/test_webhook_sender.py::test_a_redirect_is_a_failure_and_is_not_followed",
-        "tests/unit/workers/test_webhook_sender.py::test_a_name_is_resolved_once_and_the_checked_address_is_connected",
+        "tests/unit/workers/maintenance/test_webhook_sender.py::test_sockets_of_this_machine_are_not_connected",
+        "tests/unit/workers/maintenance/test_webhook_sender.py::test_a_redirect_is_a_failure_and_is_not_followed",
+        "tests/unit/workers/maintenance/test_webhook_sender.py::test_a_name_is_resolved_once_and_the_checked_address_is_connected",
         "tests/service/api/test_webhooks.py::test_without_named_hosts_webhooks_are_off",
     ),
     "names never become paths; files are private, new, and no links": (
@@ -98,12 +98,12 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/security/test_processes.py::test_sockets_are_in_a_private_directory_and_only_the_api_listens",
     ),
     "listening on a public address needs a key": (
-        "tests/service/api/test_key_ring.py::test_listening_on_other_addresses_needs_a_key_or_the_setting",
+        "tests/service/api/access/test_key_ring.py::test_listening_on_other_addresses_needs_a_key_or_the_setting",
         "tests/service/cli/test_keys.py::test_a_server_for_others_does_not_start_without_a_key",
     ),
     "data past its retention is removed": (
-        "tests/service/workers/test_clerk.py::test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended",
-        "tests/service/workers/test_retention.py::test_",
+        "tests/service/workers/batches/test_clerk.py::test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended",
+        "tests/service/workers/maintenance/test_retention.py::test_",
     ),
 }
 

@@ -23,7 +23,7 @@ from core.settings import Settings
 from core.states import BatchState, JobState
 from db import batches, jobs, validations
 from db.tables import Batch, Job
-from tests.service.workers.test_clerk import answer_everything, batch_of, line, upload
+from tests.service.workers.batches.test_clerk import answer_everything, batch_of, line, upload
 from tests.support.contexts import with_settings
 from tests.support.rows import make_job, make_running_batch
 from tests.support.scripted_engine import ScriptedEngine

@@ -19,7 +19,7 @@ from engine.types import (
     ToolChoice,
     ToolMode,
 )
-from tests.unit.engine.test_detokenizer import pieces_of
+from tests.unit.engine.outputs.test_detokenizer import pieces_of
 
 THINK = ReasoningTags("<think>", "</think>")
 CALL = '<tool_call>\n{"name": "now", "arguments": {"zone":"é"}}\n</tool_call>'

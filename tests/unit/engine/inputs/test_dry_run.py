@@ -28,8 +28,8 @@ from engine.structured.compiler import GrammarCompiler
 from engine.types import ChatPrompt, Constraint, ConstraintKind, Request, TextPrompt, TokenPrompt
 from tests.support.engine import Bench, chat
 from tests.support.tiny_models import TinyModel
-from tests.unit.engine.test_constrained_output import TOOLS_TEMPLATE, WEATHER, with_tools
-from tests.unit.engine.test_grammar_limits import A_RULE_EACH, NASTY
+from tests.unit.engine.structured.test_constrained_output import TOOLS_TEMPLATE, WEATHER, with_tools
+from tests.unit.engine.structured.test_grammar_limits import A_RULE_EACH, NASTY
 
 MODEL = ROOT / "models" / "demo.gguf"
 CONTEXT = 128

@@ -15,8 +15,8 @@ from db.tables import WebhookDelivery
 from engine.process.client import EngineLost
 from engine.types import Choice, Failed, Finished, FinishReason, Request, Usage
 from tests.service.db.test_response_events import keep, listen, lose
-from tests.service.workers.test_clerk import tickets_in
-from tests.service.workers.test_webhook_delivery import ALL, LOOPBACK, SECRET, endpoint
+from tests.service.workers.batches.test_clerk import tickets_in
+from tests.service.workers.maintenance.test_webhook_delivery import ALL, LOOPBACK, SECRET, endpoint
 from tests.support.receiver import Receiver
 from tests.support.scripted_engine import Answer, ScriptedEngine, echo
 from workers.context import ClerkContext, Database, WorkerContext

@@ -23,7 +23,7 @@ from core.states import BatchState
 from core.url_guard import UrlGuard
 from db import batches, webhooks
 from db.tables import DEFAULT_TENANT, Batch, Webhook, WebhookDelivery
-from tests.service.workers.test_clerk import answer_everything, line, upload
+from tests.service.workers.batches.test_clerk import answer_everything, line, upload
 from tests.support.receiver import Receiver, SilentSocket
 from tests.support.rows import make_running_batch
 from tests.support.stack import wait_for
