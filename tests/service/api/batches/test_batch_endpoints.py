@@ -58,7 +58,7 @@ def test_lines_of_completions_have_the_body_of_the_sync_endpoint(client: OpenAI,
         sync = client.completions.create(**bodies[number])
         assert said[f"line-{number}"]["choices"] == [choice.model_dump() for choice in sync.choices]
         assert said[f"line-{number}"]["object"] == "text_completion"
-    assert said["line-5"]["choices"] == said["line-0"]["choices"], "a twin"
+    assert said["line-5"]["choices"] == said["line-0"]["choices"], "a duplicate"
     wrong = {name: (status, error["code"], error["param"]) for name, (status, error) in problems(client, batch).items()}
     assert wrong == {
         "line-2": (400, "unsupported_parameter", "suffix"),

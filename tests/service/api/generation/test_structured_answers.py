@@ -130,14 +130,16 @@ def test_an_unsupported_constraint_is_a_400_that_names_it(
 
 # In a batch
 
-NUM_TWINS = 3
+NUM_DUPLICATES = 3
 
 
 def lines_of_a_batch() -> Iterator[dict[str, Any]]:
     """Tickets under one system prompt: some equal, one whose answer is cut off, one that fails."""
     plain = {"model": "demo", "temperature": 0, **by_schema(Label.model_json_schema())}
     bodies = {f"ticket-{number}": {**plain, "messages": messages} for number, messages in enumerate(TICKETS)}
-    bodies |= {f"twin-{number}": {**plain, "messages": TICKETS[0], "max_tokens": 50} for number in range(NUM_TWINS)}
+    bodies |= {
+        f"duplicate-{number}": {**plain, "messages": TICKETS[0], "max_tokens": 50} for number in range(NUM_DUPLICATES)
+    }
     bodies["cut"] = {**plain, "messages": TICKETS[1], "max_tokens": 4}
     bodies["refused"] = {**plain, "messages": TICKETS[2], **by_schema({"not": {}})}
     for custom_id, body in bodies.items():
@@ -162,7 +164,7 @@ def answers(demo: OpenAI, batch: Batch) -> dict[str, Any]:
 
 
 def test_every_answer_of_a_batch_matches_its_schema(batch: Batch, answers: dict[str, Any]) -> None:
-    assert len(answers) == len(TICKETS) + NUM_TWINS
+    assert len(answers) == len(TICKETS) + NUM_DUPLICATES
     for answer in answers.values():
         Label.model_validate_json(answer["choices"][0]["message"]["content"])
     assert batch.request_counts is not None
@@ -188,9 +190,9 @@ def test_a_shared_prefix_is_computed_once_and_counted_as_cached(batch: Batch, an
 
 
 def test_the_same_line_thrice_is_answered_once_and_each_has_its_answer(answers: dict[str, Any]) -> None:
-    twins = [answers[f"twin-{number}"] for number in range(NUM_TWINS)]
-    assert len({answer["id"] for answer in twins}) == NUM_TWINS
-    assert len({json.dumps(answer["choices"]) for answer in twins}) == 1
-    usages = [answer["usage"] for answer in twins]
+    duplicates = [answers[f"duplicate-{number}"] for number in range(NUM_DUPLICATES)]
+    assert len({answer["id"] for answer in duplicates}) == NUM_DUPLICATES
+    assert len({json.dumps(answer["choices"]) for answer in duplicates}) == 1
+    usages = [answer["usage"] for answer in duplicates]
     not_run = [usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] for usage in usages]
-    assert sum(not_run) >= NUM_TWINS - 1
+    assert sum(not_run) >= NUM_DUPLICATES - 1

@@ -330,10 +330,10 @@ def test_an_endpoint_deleted_beside_it_does_not_fail_an_event(outbox: Database) 
     doomed, kept = (endpoint(outbox, "https://hooks.example.com/") for _ in range(2))
     with ThreadPoolExecutor(1) as beside, outbox.engine.connect() as connection:
         connection.execute(webhooks.delete_webhook(doomed, DEFAULT_TENANT)).one()
-        telling = beside.submit(happen, outbox)
+        inserting = beside.submit(happen, outbox)
         wait_for(lambda: is_anyone_blocked(outbox), "the event meets the delete")
         connection.commit()
-        telling.result(10)
+        inserting.result(10)
     assert only(outbox).webhook_id == kept
 
 

@@ -30,8 +30,8 @@ class Writer:
         self.pauses.append(seconds)
         self.now += seconds
 
-    def retry_write(self, is_ours: bool = True) -> str:
-        return retry_write(self.write, lambda: is_ours, clock=lambda: self.now, sleep=self.sleep)
+    def retry_write(self, is_current: bool = True) -> str:
+        return retry_write(self.write, lambda: is_current, clock=lambda: self.now, sleep=self.sleep)
 
 
 class Deadlock(Exception):
@@ -55,7 +55,7 @@ def test_a_permanent_error_is_not_retried() -> None:
 def test_retries_stop_when_the_lease_is_lost() -> None:
     writer = Writer(no_reply(), no_reply())
     with pytest.raises(DBAPIError):
-        writer.retry_write(is_ours=False)
+        writer.retry_write(is_current=False)
     assert writer.num_tries == 1
 
 
