@@ -37,7 +37,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "an id of another tenant is an id that does not exist, on every route": (
         "tests/service/api/access/test_isolation.py::test_an_id_of_another_tenant_is_an_unknown_id",
         "tests/service/api/access/test_isolation.py::test_a_list_holds_nothing_of_others_and_does_not_start_behind_it",
-        "tests/service/api/access/test_isolation.py::test_what_a_stranger_tried_is_still_there",
+        "tests/service/api/access/test_isolation.py::test_objects_outlive_the_attempts_of_another_tenant",
     ),
     "every route asks for a key and a scope, whatever the Host header says": (
         "tests/service/api/access/test_isolation.py::test_no_route_answers_without_a_key",
@@ -99,7 +99,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "listening on a public address needs a key": (
         "tests/service/api/access/test_key_ring.py::test_listening_on_other_addresses_needs_a_key_or_the_setting",
-        "tests/service/cli/test_keys.py::test_a_server_for_others_does_not_start_without_a_key",
+        "tests/service/cli/test_keys.py::test_a_server_beyond_loopback_does_not_start_without_a_key",
     ),
     "data past its retention is removed": (
         "tests/service/workers/batches/test_clerk.py::test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended",

@@ -79,7 +79,7 @@ def test_a_restore_overwrites_neither_a_database_nor_files(services: Services, m
 
 @pytest.fixture
 def another(services: Services, database: Database) -> Iterator[str]:
-    """The address of a database that is empty and nobody else's."""
+    """The address of an empty database of its own."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as admin:
         admin.execute(text("CREATE DATABASE another"))
         yield services.database_url.replace("/millrace?", "/another?")
@@ -102,7 +102,7 @@ def test_a_restore_that_failed_can_be_tried_again(another: str, made: Path, tmp_
 
 
 def test_no_argument_of_a_process_has_the_password_of_the_database(tmp_path: Path) -> None:
-    """Whoever has an account on the machine may list arguments; the environment is its owner's."""
+    """Every user of the machine can list arguments; an environment is readable by its owner only."""
 
     def dumps() -> list[psutil.Process]:
         children = psutil.Process().children(recursive=True)

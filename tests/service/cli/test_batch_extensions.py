@@ -15,7 +15,7 @@ def ended_with_a_failed_line(terminal: Terminal) -> str:
     return terminal.run("batch", "create", "in.jsonl", "--watch").stderr.splitlines()[0]
 
 
-def test_lines_are_told_as_they_end(terminal: Terminal) -> None:
+def test_lines_are_printed_as_they_end(terminal: Terminal) -> None:
     batch_id = ended_with_a_failed_line(terminal)
     done = terminal.run("batch", "watch", "--lines", batch_id)
     assert done.returncode == 3

@@ -31,7 +31,9 @@ def test_a_file_goes_in_and_its_answers_come_out(server: StackProcess, tmp_path:
     assert not (tmp_path / "out.errors.jsonl").exists()
 
 
-def test_failed_lines_are_beside_the_answers_and_the_exit_code_says_so(server: StackProcess, tmp_path: Path) -> None:
+def test_failed_lines_are_saved_beside_the_answers_and_change_the_exit_code(
+    server: StackProcess, tmp_path: Path
+) -> None:
     lines = batch_lines(4)
     lines[2]["body"] = {"model": "fake"}
     write_lines(tmp_path / "in.jsonl", lines)
@@ -48,13 +50,13 @@ def test_a_file_that_cannot_be_read_is_explained_line_by_line(server: StackProce
     assert "line 2: This line is not valid JSON" in done.stdout
 
 
-def test_another_model_can_be_asked_whatever_the_lines_say(server: StackProcess, tmp_path: Path) -> None:
+def test_an_option_overrides_the_model_of_every_line(server: StackProcess, tmp_path: Path) -> None:
     write_lines(tmp_path / "in.jsonl", batch_lines(3, "gpt-4o-mini"))
     assert run(server, tmp_path).returncode == 3
     assert run(server, tmp_path, "--model", "fake").returncode == 0
 
 
-def test_an_interrupted_run_prints_the_command_that_goes_on(server: StackProcess, tmp_path: Path) -> None:
+def test_an_interrupted_run_prints_the_command_that_resumes_it(server: StackProcess, tmp_path: Path) -> None:
     write_lines(tmp_path / "in.jsonl", batch_lines(40, "slow", max_tokens=40))
     command = [MILLRACE, "run", "in.jsonl", "-o", "out.jsonl", "--base-url", f"{server.url}/v1"]
     with subprocess.Popen(
@@ -74,7 +76,7 @@ def test_an_interrupted_run_prints_the_command_that_goes_on(server: StackProcess
     assert len(read(tmp_path / "out.jsonl")) == 40
 
 
-def test_the_database_is_brought_to_its_schema_and_checked(tmp_path: Path) -> None:
+def test_the_database_is_upgraded_and_checked(tmp_path: Path) -> None:
     refused = millrace("db", "check", "--state-dir", "state", cwd=tmp_path)
     assert refused.returncode == 1
     assert "millrace db upgrade" in refused.stderr

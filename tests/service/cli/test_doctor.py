@@ -8,7 +8,7 @@ from cli.stack.services import Services
 from core.settings import Settings
 
 
-def test_the_schema_of_a_database_of_ones_own_is_looked_at(services: Services, migrated: object) -> None:
+def test_the_schema_of_an_external_database_is_checked(services: Services, migrated: object) -> None:
     good = Settings(database_url=services.database_url, redis_url="redis://mine")
     assert stack_findings.schema(good).level is Level.OK
     assert [finding.message for finding in stack_findings.services(good)] == [

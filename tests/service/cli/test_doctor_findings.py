@@ -38,7 +38,7 @@ def tuned(valkey: redis.Redis) -> Iterator[redis.Redis]:
         valkey.config_set(name, value)  # type: ignore[arg-type]
 
 
-def test_a_queue_that_would_forget_or_is_nearly_full_is_found(services: Services, tuned: redis.Redis) -> None:
+def test_a_queue_that_evicts_or_is_nearly_full_is_found(services: Services, tuned: redis.Redis) -> None:
     assert {finding.level for finding in queue_findings(services.redis_url)} == {Level.OK}
     tuned.config_set("maxmemory-policy", "allkeys-lru")
     tuned.config_set("maxmemory", int(tuned.info()["used_memory"] * 1.1))
@@ -48,16 +48,14 @@ def test_a_queue_that_would_forget_or_is_nearly_full_is_found(services: Services
     assert findings["queue memory"].level is not Level.OK
 
 
-def test_a_good_database_has_nothing_to_be_found(settings: Settings, database: Database) -> None:
+def test_a_healthy_database_has_no_bad_findings(settings: Settings, database: Database) -> None:
     findings, has_key = database_findings(settings, settings.database_url or "")
     assert [finding.name for finding in findings] == ["database", "connections", "clock", "workers", "files"]
     assert {finding.level for finding in findings} == {Level.OK}
     assert has_key is False
 
 
-def test_a_database_without_our_schema_is_asked_no_more_than_it_can_answer(
-    settings: Settings, database: Database
-) -> None:
+def test_a_database_without_the_schema_gets_only_the_general_checks(settings: Settings, database: Database) -> None:
     bare = (settings.database_url or "").replace("/millrace?", "/postgres?")
     findings, has_key = database_findings(settings, bare)
     assert [finding.name for finding in findings] == ["database", "connections", "clock"]
@@ -65,7 +63,7 @@ def test_a_database_without_our_schema_is_asked_no_more_than_it_can_answer(
     assert database_findings(settings, "postgresql://nobody@127.0.0.1:9/none") == ([], None)
 
 
-def test_connections_that_others_take_are_counted(connection: Connection, services: Services) -> None:
+def test_connections_of_other_programs_are_counted(connection: Connection, services: Services) -> None:
     assert database.connections(connection).level is Level.OK
     most = int(connection.execute(text("SHOW max_connections")).scalar_one())
     strangers = [psycopg.connect(services.database_url) for _ in range(most - 55)]
@@ -94,9 +92,7 @@ def enter(connection: Connection, kind: str, host: str = "elsewhere") -> None:
         connection.execute(workers.report_engines(report))
 
 
-def test_a_model_without_a_worker_and_a_worker_without_a_pulse_are_found(
-    connection: Connection, settings: Settings
-) -> None:
+def test_a_model_without_a_worker_and_a_silent_worker_are_found(connection: Connection, settings: Settings) -> None:
     for kind in ("chat", "batch", "clerk"):
         enter(connection, kind)
     assert [f.message for f in database.workers(connection, settings)] == ["3 processes on elsewhere"]
@@ -106,7 +102,7 @@ def test_a_model_without_a_worker_and_a_worker_without_a_pulse_are_found(
     assert only(findings, Level.WARNING) == ["workers: batch 7 on elsewhere last reported 90 s ago"]
 
 
-def test_a_file_store_that_is_not_the_one_others_write_to_is_found(connection: Connection, settings: Settings) -> None:
+def test_a_file_store_that_hosts_do_not_share_is_found(connection: Connection, settings: Settings) -> None:
     file_id = make_file(connection)
     (finding,) = database.files(connection, settings)
     assert finding.level is Level.BAD
@@ -125,7 +121,7 @@ def test_a_file_store_that_cannot_be_written_to_is_found(
     assert finding.level is Level.BAD
 
 
-def test_a_running_stack_is_looked_into(server: StackProcess, tmp_path: Path) -> None:
+def test_a_running_stack_is_checked(server: StackProcess, tmp_path: Path) -> None:
     done = millrace(
         "doctor",
         "--state-dir",

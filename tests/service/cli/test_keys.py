@@ -39,7 +39,7 @@ def run(services: Services, migrated: Engine, tmp_path: Path) -> Run:
 
 @pytest.fixture(autouse=True)
 def leave_no_key(request: pytest.FixtureRequest) -> Any:
-    """Whoever shares this database would need one."""
+    """Other tests of this database would need a key."""
     yield
     if "migrated" in request.fixturenames:
         with request.getfixturevalue("migrated").begin() as connection:
@@ -76,7 +76,7 @@ def test_scopes_models_limits_and_an_end_are_stored(run: Run, migrated: Engine) 
     assert timedelta(days=89) < row.expires_at - row.created_at <= timedelta(days=90, seconds=5)  # type: ignore[operator]
 
 
-def test_a_revoked_key_is_found_no_more(run: Run, migrated: Engine) -> None:
+def test_a_revoked_key_is_no_longer_valid(run: Run, migrated: Engine) -> None:
     made = run("create", "--json")
     assert run("revoke", made["id"]).returncode == 0
     assert run("revoke", made["id"], "--json")["state"] == "revoked"
@@ -87,7 +87,7 @@ def test_a_revoked_key_is_found_no_more(run: Run, migrated: Engine) -> None:
     assert run("rotate", made["id"]).returncode == 1
 
 
-def test_rotation_leaves_the_old_key_valid_for_the_time_it_says(run: Run, migrated: Engine) -> None:
+def test_rotation_leaves_the_old_key_valid_for_the_grace_period(run: Run, migrated: Engine) -> None:
     old = run("create", "--scope", "admin", "--model", "a", "--requests-per-minute", "5",
               "--calls-per-minute", "9", "--json")  # fmt: skip
     new = run("rotate", old["id"], "--grace", "12h", "--json")
@@ -141,7 +141,7 @@ def test_caps_are_set_and_taken_away(run: Run, migrated: Engine) -> None:
         (["cap", "nobody"], 1, "There is no tenant nobody"),
     ],
 )
-def test_what_goes_wrong_is_said_with_an_exit_code(run: Run, arguments: list[str], code: int, said: str) -> None:
+def test_errors_have_a_message_and_an_exit_code(run: Run, arguments: list[str], code: int, said: str) -> None:
     done = run(*arguments)
     assert said in done.stderr
     assert done.returncode == code
@@ -158,7 +158,7 @@ def test_the_first_key_is_made_before_anything_ran_and_more_while_it_runs(tmp_pa
     assert [key["id"] for key in listed] == [json.loads(made.stdout)["id"] for made in (first, second)]
 
 
-def test_a_server_for_others_does_not_start_without_a_key(tmp_path: Path) -> None:
+def test_a_server_beyond_loopback_does_not_start_without_a_key(tmp_path: Path) -> None:
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "fake.yaml").write_text("name: fake\nbackend: fake\n")
     arguments = ("--host", "0.0.0.0", "--port", "0", "--state-dir", "state", "--models-dir", "models")

@@ -48,7 +48,7 @@ def test_a_long_state_directory_still_has_short_sockets(tmp_path: Path) -> None:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
-def test_a_second_launcher_is_refused_by_name_of_the_first(tmp_path: Path) -> None:
+def test_a_second_launcher_is_refused_with_the_pid_of_the_first(tmp_path: Path) -> None:
     services = Services(tmp_path)
     with pytest.raises(ConfigError, match=f"in use by a running Millrace .pid {os.getpid()}"):
         Services(tmp_path)
@@ -56,7 +56,7 @@ def test_a_second_launcher_is_refused_by_name_of_the_first(tmp_path: Path) -> No
     Services(tmp_path).stop()
 
 
-def test_data_of_another_postgres_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_data_of_another_postgres_version_is_refused_with_advice(tmp_path: Path) -> None:
     with Services(tmp_path):
         pass
     version = next(iter(tmp_path.rglob("PG_VERSION")))
@@ -66,7 +66,7 @@ def test_data_of_another_postgres_is_refused_with_what_to_do(tmp_path: Path) -> 
         services.start()
 
 
-def test_a_postgres_that_does_not_start_is_reported_with_its_own_words(tmp_path: Path) -> None:
+def test_a_postgres_that_does_not_start_is_reported_with_its_log(tmp_path: Path) -> None:
     with Services(tmp_path):
         pass
     configuration = next(iter(tmp_path.rglob("postgresql.conf")))
@@ -76,7 +76,7 @@ def test_a_postgres_that_does_not_start_is_reported_with_its_own_words(tmp_path:
         services.start()
 
 
-def test_addresses_of_your_own_replace_the_bundled_services(tmp_path: Path) -> None:
+def test_external_addresses_replace_the_bundled_services(tmp_path: Path) -> None:
     with Services(tmp_path, "postgresql://mine/db", "redis://mine") as services:
         assert (services.database_url, services.redis_url) == ("postgresql://mine/db", "redis://mine")
         assert services.describe() == ["postgres: external (DATABASE_URL)", "valkey: external (REDIS_URL)"]

@@ -24,7 +24,7 @@ def test_a_file_is_sent_shown_fetched_and_deleted(terminal: Terminal) -> None:
     assert "404" in gone.stderr
 
 
-def test_a_place_that_cannot_be_written_is_named(terminal: Terminal) -> None:
+def test_an_output_that_cannot_be_written_is_named(terminal: Terminal) -> None:
     file_id = terminal.ask("files", "upload", write_lines(terminal.folder / "in.jsonl", batch_lines(1))).strip()
     done = terminal.run("files", "download", file_id, "-o", "no/such/folder")
     assert done.returncode == 1
@@ -32,7 +32,7 @@ def test_a_place_that_cannot_be_written_is_named(terminal: Terminal) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_reader_that_has_enough_ends_a_download_quietly(terminal: Terminal) -> None:
+def test_a_closed_pipe_ends_a_download_quietly(terminal: Terminal) -> None:
     path = write_lines(terminal.folder / "in.jsonl", batch_lines(800))
     file_id = terminal.ask("files", "upload", path).strip()
     with terminal.start("files", "download", file_id) as process:
@@ -84,7 +84,7 @@ def test_failed_lines_are_an_exit_code_and_can_be_read(terminal: Terminal) -> No
     assert (error["custom_id"], error["code"]) == ("line-2", "missing_required_parameter")
 
 
-def test_a_file_that_is_no_batch_is_an_exit_code_and_says_why(terminal: Terminal) -> None:
+def test_a_file_that_is_no_batch_has_an_exit_code_and_a_reason(terminal: Terminal) -> None:
     (terminal.folder / "in.jsonl").write_text(json.dumps(batch_lines(1)[0]) + "\n{oops\n")
     done = terminal.run("batch", "create", "in.jsonl", "--watch", "--json")
     assert done.returncode == 4
@@ -102,7 +102,7 @@ def test_a_batch_is_cancelled_and_an_early_download_refused(terminal: Terminal) 
     assert terminal.run("batch", "watch", batch_id).returncode == 4
 
 
-def test_an_interrupted_watch_leaves_the_batch_and_says_how_to_come_back(terminal: Terminal) -> None:
+def test_an_interrupted_watch_leaves_the_batch_and_prints_how_to_resume(terminal: Terminal) -> None:
     write_lines(terminal.folder / "in.jsonl", batch_lines(60, "slow", max_tokens=60))
     batch_id = terminal.ask("batch", "create", "in.jsonl").strip()
     with terminal.start("batch", "watch", batch_id) as process:
@@ -115,7 +115,7 @@ def test_an_interrupted_watch_leaves_the_batch_and_says_how_to_come_back(termina
     assert terminal.json("batch", "cancel", batch_id)["status"] in ("cancelling", "cancelled")
 
 
-def test_a_question_is_answered_as_words_or_chunks(terminal: Terminal) -> None:
+def test_a_question_is_answered_as_text_or_chunks(terminal: Terminal) -> None:
     words = terminal.ask("chat", "Hello?", "--model", "fake", "--max-tokens", "20", "--system", "Be brief.")
     assert words.strip()
     assert (
@@ -126,7 +126,7 @@ def test_a_question_is_answered_as_words_or_chunks(terminal: Terminal) -> None:
     assert {json.loads(line)["object"] for line in lines} == {"chat.completion.chunk"}
 
 
-def test_a_question_to_nobody_says_who_is_there(terminal: Terminal) -> None:
+def test_a_question_to_an_unknown_model_lists_the_served_models(terminal: Terminal) -> None:
     done = terminal.run("chat", "Hello?", "--model", "gpt-9")
     assert done.returncode == 1
     assert "Served models: fake, slow" in done.stderr
@@ -168,6 +168,6 @@ def test_a_whole_run_can_be_read_by_a_program(terminal: Terminal) -> None:
     assert "3 of 3 lines answered" in done.stderr
 
 
-def test_nothing_is_coloured_where_nobody_looks(terminal: Terminal) -> None:
+def test_output_to_a_pipe_has_no_colours(terminal: Terminal) -> None:
     for verb in (("batch", "list"), ("models",), ("batch", "--help")):
         assert "\x1b" not in terminal.run(*verb, NO_COLOR="1").stdout

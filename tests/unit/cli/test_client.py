@@ -49,7 +49,7 @@ def test_a_server_that_is_not_there_is_exit_code_5(tmp_path: Path, arguments: tu
     ],
     ids=" ".join,
 )
-def test_what_was_typed_wrong_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+def test_wrong_usage_is_exit_code_2(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     write_lines(tmp_path / "in.jsonl", batch_lines(1))
     done = millrace(*arguments, cwd=tmp_path, OPENAI_BASE_URL=NO_SERVER)
     assert done.returncode == 2, done.stderr
@@ -57,7 +57,7 @@ def test_what_was_typed_wrong_is_exit_code_2(tmp_path: Path, arguments: tuple[st
     assert done.stdout == ""
 
 
-def test_what_others_wrote_cannot_command_the_terminal() -> None:
+def test_text_from_the_server_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[2Jb\u202ec\nd") == "a�[2Jb�c\nd"
 
 
@@ -68,7 +68,7 @@ def test_events_are_read_with_their_ids_and_a_cut_one_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 6), (403, 6), (404, 1), (503, 5)])
-def test_what_the_server_refuses_is_told_by_exit_code(tmp_path: Path, status: int, code: int) -> None:
+def test_a_refusal_of_the_server_has_an_exit_code(tmp_path: Path, status: int, code: int) -> None:
     envelope = json.dumps({"error": {"message": "No.", "type": "t", "param": None, "code": "c"}}).encode()
 
     class Refusing(BaseHTTPRequestHandler):

@@ -25,7 +25,7 @@ from tests.support.command import millrace
         (["serve", "--port", "99999"], 1, "port"),
     ],
 )
-def test_what_goes_wrong_is_said_with_an_exit_code(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
+def test_errors_have_a_message_and_an_exit_code(tmp_path: Path, arguments: list[str], code: int, said: str) -> None:
     (tmp_path / "in.jsonl").write_text("{}\n")
     done = millrace(*arguments, cwd=tmp_path)
     assert said in done.stderr
@@ -33,7 +33,7 @@ def test_what_goes_wrong_is_said_with_an_exit_code(tmp_path: Path, arguments: li
     assert "Traceback" not in done.stderr
 
 
-def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_reported_before_anything_starts(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

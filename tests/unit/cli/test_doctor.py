@@ -25,7 +25,7 @@ def models(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_machine_that_can_run_it_is_told_so(tmp_path: Path, models: Path) -> None:
+def test_a_machine_that_can_run_it_gets_exit_code_0(tmp_path: Path, models: Path) -> None:
     done = millrace("doctor", "--json", "--models-dir", models, "--state-dir", "state", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     names = [finding["name"] for finding in json.loads(done.stdout)]
@@ -36,7 +36,7 @@ def test_a_machine_that_can_run_it_is_told_so(tmp_path: Path, models: Path) -> N
     assert not (tmp_path / "state").exists(), "looking changes nothing"
 
 
-def test_what_is_bad_is_an_exit_code_and_comes_with_advice(tmp_path: Path) -> None:
+def test_a_bad_finding_has_an_exit_code_and_advice(tmp_path: Path) -> None:
     done = millrace("doctor", "--models-dir", "nowhere", "--state-dir", "state", cwd=tmp_path)
     assert done.returncode == 1
     assert "BAD   models: There is no models folder" in done.stdout

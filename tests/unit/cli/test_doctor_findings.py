@@ -32,14 +32,14 @@ def only(findings: list[Finding], level: Level) -> list[str]:
         ({"chat_timeout_seconds": 601.0}, Level.WARNING, "clients give up after 600"),
     ],
 )
-def test_times_that_contradict_each_other_are_found(changes: dict[str, Any], level: Level, said: str) -> None:
+def test_contradicting_times_are_found(changes: dict[str, Any], level: Level, said: str) -> None:
     (finding,) = settings_findings.timing(settings_of(**changes))
     assert finding.level is level
     assert said in finding.message
     assert "MILLRACE_" in finding.advice or "Set" in finding.advice
 
 
-def test_the_times_that_come_along_agree() -> None:
+def test_the_default_times_agree() -> None:
     assert only(settings_findings.timing(settings_of()), Level.OK)
 
 
@@ -54,7 +54,7 @@ def test_the_times_that_come_along_agree() -> None:
         ("0.0.0.0", False, None, Level.WARNING),
     ],
 )
-def test_a_door_that_is_open_is_found(host: str, is_open: bool, has_key: bool | None, level: Level) -> None:
+def test_open_access_is_found(host: str, is_open: bool, has_key: bool | None, level: Level) -> None:
     finding = settings_findings.access(settings_of(host=host, open_without_keys=is_open), has_key=has_key)
     assert finding.level is level
     assert level is Level.OK or "millrace keys create" in finding.advice
@@ -71,7 +71,7 @@ def test_few_open_files_are_found() -> None:
     assert levels == [Level.BAD, Level.WARNING, Level.OK]
 
 
-def test_directories_that_others_may_enter_are_found(tmp_path: Path) -> None:
+def test_directories_that_other_users_may_enter_are_found(tmp_path: Path) -> None:
     settings = settings_of(state_dir=tmp_path / "state", files_dir=tmp_path / "files")
     for path in (settings.state_dir, settings.files_root):
         path.mkdir(mode=0o700)

@@ -38,7 +38,7 @@ def test_a_good_file_is_fine_and_its_tokens_are_counted(folder: Path) -> None:
     assert done.stdout.endswith("3 lines; the file would be accepted\n")
 
 
-def test_every_mistake_is_a_line_and_the_exit_code_says_no(folder: Path) -> None:
+def test_every_error_is_a_line_and_the_exit_code_is_4(folder: Path) -> None:
     write_wrong_lines(folder / "in.jsonl")
     done = millrace("validate", "in.jsonl", "--models-dir", "models", cwd=folder)
     assert done.returncode == 4
@@ -70,12 +70,12 @@ def test_a_schema_that_does_not_compile_is_a_line_that_would_fail(folder: Path) 
     assert "line 1: body.response_format: The keyword 'not' at '#' is not supported. (invalid_schema)" in done.stdout
 
 
-def test_lines_that_were_not_checked_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unchecked_lines_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     print_report(REPORT.model_dump(), as_json=False)
     assert capsys.readouterr().out.startswith("7 lines were not checked for their schema, grammar or tools")
 
 
-def test_models_that_are_not_there_are_said(folder: Path) -> None:
+def test_missing_models_are_named(folder: Path) -> None:
     write_lines(folder / "in.jsonl", batch_lines(1))
     done = millrace("validate", "in.jsonl", "--models-dir", "nowhere", cwd=folder)
     assert done.returncode == 1
@@ -98,7 +98,7 @@ class UnmeasuredServer(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_never_ran_the_model_does_not_guess(folder: Path) -> None:
+def test_a_server_without_measurements_does_not_estimate(folder: Path) -> None:
     write_lines(folder / "in.jsonl", batch_lines(1))
     with ThreadingHTTPServer(("127.0.0.1", 0), UnmeasuredServer) as server:
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

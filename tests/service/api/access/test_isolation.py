@@ -110,7 +110,9 @@ def test_an_id_of_another_tenant_is_an_unknown_id(
         assert foreign_answer.status_code == 404
 
 
-def test_what_a_stranger_tried_is_still_there(guarded: Guarded, stranger: Key, theirs: dict[str, str]) -> None:
+def test_objects_outlive_the_attempts_of_another_tenant(
+    guarded: Guarded, stranger: Key, theirs: dict[str, str]
+) -> None:
     for method, path in WITH_ID:
         for each in theirs.values():
             ask(stranger, method, path, each)
