@@ -1,13 +1,15 @@
 """A commit that failed may have happened all the same: look the object up by its id before reporting the error.
 
-The id is chosen before the transaction begins. An object that is not found may still appear, since its commit may be on its way;
-so bytes stay in the store unless their row was refused, and the sweeper deletes bytes without a row within hours.
+The id is chosen before the transaction begins. A commit may still be on its way, so an object is looked up a few times. One that
+is not found may appear even later: bytes stay in the store unless their row was refused, and the sweeper deletes bytes without a
+row within hours.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -19,6 +21,7 @@ from db.connections import is_transient
 log = structlog.get_logger()
 
 _Object = TypeVar("_Object")
+_PAUSES: Final = (0.0, 0.05, 0.2, 0.5)  # seconds before each look-up
 
 
 async def create_or_find(
@@ -30,11 +33,12 @@ async def create_or_find(
     except SQLAlchemyError as error:
         if not is_transient(error):
             raise
-        found = await find()
-        if found is None:
-            raise
-        log.info("commit_confirmed", reason=type(error).__name__)
-        return found
+        for pause in _PAUSES:
+            await asyncio.sleep(pause)
+            if (found := await find()) is not None:
+                log.info("commit_confirmed", reason=type(error).__name__)
+                return found
+        raise
 
 
 async def create_with_file(

@@ -66,10 +66,10 @@ class _Listener(EngineClient):
 
     tick: Tick | None = None
 
-    def _take(self, message: FromEngine) -> None:
+    def _handle(self, message: FromEngine) -> None:
         if isinstance(message, Tick):
             self.tick = message
-        super()._take(message)  # type: ignore[misc]
+        super()._handle(message)
 
 
 class Soak:

@@ -89,3 +89,26 @@ def test_a_text_that_is_no_utf8_is_delivered_with_replacements(received: queue.S
     assert received.get(timeout=10) == "a\ufffd"
     listener.close()
     listener.join(20)
+
+
+def test_the_type_error_of_a_closed_socket_is_a_lost_connection(
+    received: queue.SimpleQueue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """redis-py raises it when it polls a socket that it has closed itself."""
+    valkey, failures = FakeValkey(), [TypeError("argument must be an int, or have a fileno() method.")]
+    get_message = redis.client.PubSub.get_message
+
+    def fail_once(self: redis.client.PubSub, *arguments: object, **options: object) -> object:
+        if failures:
+            raise failures.pop()
+        return get_message(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(redis.client.PubSub, "get_message", fail_once)
+    listener = ChannelListener(valkey.client, CHANNEL, received.put, ping_seconds=0.05)
+    listener.start()
+    wait_for(lambda: not failures, "the first poll fails")
+    wait_for(
+        lambda: bool(valkey.client.publish(CHANNEL, "one")) and received.get(timeout=0.1) == "one", "a message", 20
+    )
+    listener.close()
+    listener.join(20)
