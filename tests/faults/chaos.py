@@ -196,14 +196,22 @@ def chaos(folder: Path, seed: int, seconds: float, report: Callable[[str], None]
         oracle = Oracle(stack)
         ends.callback(oracle.close)
         faults = Chaos(stack, random.Random(seed), report)
-        with Chats(stack, threads=3) as chats, Batches(stack, seed) as batches:
+        with Chats(stack, threads=3, injects_errors=True) as chats, Batches(stack, seed) as batches:
             faults.run(seconds)
+        _check_failed_requests(dict(stack.logs())["api.log"])
         oracle.check(END_SECONDS)
         lines = stack.query("SELECT state, count(*) FROM jobs WHERE batch_id IS NOT NULL GROUP BY state ORDER BY state")
         report(f"faults: {dict(faults.done.most_common())}")
         report(
             f"batches begun: {batches.num_begun}; lines: {dict(tuple(row) for row in lines)}; chats: {dict(chats.ends)}"
         )
+
+
+def _check_failed_requests(log: str) -> None:
+    """Every 500 of the api must have been injected by a failpoint."""
+    failed = [line for line in log.splitlines() if '"request_failed"' in line]
+    unexplained = [line for line in failed if "FailpointRaised" not in line]
+    assert not unexplained, unexplained[:3]
 
 
 def main() -> None:

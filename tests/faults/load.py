@@ -136,10 +136,12 @@ class Chats:
     """Chats one after the other, from several threads, until the block ends. Each gets its response or a clear error.
 
     `ends` counts `answered`, `refused` (an error with a code, before or in the stream) and `cut` (a broken connection).
+    With `injects_errors` a failpoint may raise in the api: a 500 without a code is a refusal too.
     """
 
-    def __init__(self, stack: FaultStack, threads: int = 2) -> None:
+    def __init__(self, stack: FaultStack, threads: int = 2, *, injects_errors: bool = False) -> None:
         self._stack = stack
+        self._injects_errors = injects_errors
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n % 2 == 0,), daemon=True) for n in range(threads)]
         self.ends: Counter[str] = Counter()
@@ -179,6 +181,7 @@ class Chats:
     def _failed(self, error: openai.APIError) -> None:
         is_cut = isinstance(error, openai.APIConnectionError)
         self.ends["cut" if is_cut else "refused"] += 1
-        if not is_cut and not error.code:
+        is_injected = self._injects_errors and isinstance(error, openai.InternalServerError)
+        if not is_cut and not error.code and not is_injected:
             self.wrong.append(f"an error without a code: {error!r}")
         self._stop.wait(0.05)
