@@ -43,14 +43,16 @@ class InflightLog:
     def __init__(self, folder: Path, boot_id: str) -> None:
         _delete_old(folder)
         self._memory = _map(_path(folder, boot_id), len(Section) * _SECTION_BYTES)
-        self._recorded: dict[Section, Collection[RequestKey]] = dict.fromkeys(Section, ())
+        self._recorded: dict[Section, Collection[RequestKey]] = {}
+        for section in Section:
+            self.record(section, [])
 
     def record(self, section: Section, keys: Collection[RequestKey]) -> None:
         """Record that a section's thread works on these requests from now on, and on no others.
 
         More keys than a section has room for make the whole log unreadable until its next record.
         """
-        if keys == self._recorded[section]:
+        if keys == self._recorded.get(section):
             return
         self._recorded[section] = keys
         data = _encode(list(keys))
@@ -76,8 +78,6 @@ def _read_section(memory: bytes, section: Section) -> list[RequestKey]:
     start = section * _SECTION_BYTES
     at = start + _HEADER_BYTES + memory[start] * _COPY_BYTES
     (length,) = _LENGTH.unpack_from(memory, at)
-    if memory[start] == 0 and length == 0:
-        return []  # nothing recorded yet
     return _decode(memory[at + _LENGTH.size : at + _LENGTH.size + length])
 
 

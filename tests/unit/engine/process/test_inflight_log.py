@@ -59,10 +59,19 @@ def test_a_section_holds_its_last_record_and_the_others_keep_theirs(tmp_path: Pa
     assert read_inflight_log(tmp_path, "boot") == {("c", "slow")}
 
 
-def test_the_log_of_another_boot_or_with_too_many_requests_is_unreadable(tmp_path: Path) -> None:
+@pytest.mark.parametrize("num_before", [0, 1])
+def test_a_log_with_too_many_requests_is_unreadable_in_both_copies(tmp_path: Path, num_before: int) -> None:
     log = InflightLog(tmp_path, "boot")
+    for number in range(num_before):
+        log.record(Section.STEP, [("c", str(number))])
     log.record(Section.STEP, [("c", "x" * 100_000)])
     assert read_inflight_log(tmp_path, "boot") is None
+    log.record(Section.STEP, [("c", "one")])
+    assert read_inflight_log(tmp_path, "boot") == {("c", "one")}
+
+
+def test_the_log_of_another_boot_is_unreadable(tmp_path: Path) -> None:
+    InflightLog(tmp_path, "boot")
     assert read_inflight_log(tmp_path, "other") is None
 
 
