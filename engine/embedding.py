@@ -5,6 +5,7 @@ Vectors are float32 of shape (inputs, dimensions).
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,6 +14,7 @@ import numpy as np
 from engine.backends.base import Embedder
 from engine.backends.vectors import Vectors, shortened
 from engine.errors import EngineError, InvalidPrompt, PromptTooLong
+from engine.log import log_stderr
 from engine.tokenizer import Tokenizer, check_token_ids
 from engine.types import Embedded, EmbedRequest, Failed, Priority, RequestKey, TextPrompt, TokenPrompt, Usage
 
@@ -79,8 +81,13 @@ class EmbeddingQueue:
         ended: Embedded | Failed | None
         try:
             ended = self._advance(job)
+        except MemoryError:
+            raise
         except EngineError as error:
             ended = Failed.from_error(job.request.id, error)
+        except Exception:  # otherwise the request would stay first, and fail every iteration of the loop
+            log_stderr(traceback.format_exc())
+            ended = Failed.from_error(job.request.id, EngineError())
         if ended is not None:
             self._jobs.remove(job)
         return ended

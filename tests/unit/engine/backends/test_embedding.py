@@ -140,6 +140,19 @@ def request(*inputs: TextPrompt | TokenPrompt, dimensions: int | None = None) ->
     return EmbedRequest(id="r", inputs=list(inputs), dimensions=dimensions)
 
 
+class BrokenEmbedder(FakeEmbedder):
+    def embed(self, prompts: list[list[int]]) -> np.ndarray:
+        raise RuntimeError("an unexpected error")
+
+
+def test_an_unexpected_error_ends_its_request_and_not_the_queue() -> None:
+    queue = EmbeddingQueue(BrokenEmbedder())
+    queue.add("c", request(TextPrompt(text="a")), [[97]])
+    ended = queue.run_chunk()
+    assert isinstance(ended, Failed)
+    assert (ended.code, queue.next_key) == ("engine_error", None)
+
+
 def run_all(queue: EmbeddingQueue) -> list[Embedded | Failed]:
     """The results of the queue, in order."""
     results = []
