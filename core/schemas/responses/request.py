@@ -5,7 +5,7 @@ Fields that a chat has, too (schemas, tools), have the same limits: its schema c
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
@@ -106,7 +106,7 @@ class ChosenTool(_OnlyFunctions):
     tools: list[ChosenTool] | None = Field(None, max_length=MAX_TOOLS)
 
     @model_validator(mode="after")
-    def _says_which(self) -> ChosenTool:
+    def _has_its_fields(self) -> ChosenTool:
         if self.type == "function" and self.name is None:
             raise ValueError("'name' is needed with type 'function'")
         if self.type == "allowed_tools" and not (self.mode and self.tools):
@@ -134,6 +134,8 @@ class ResponseStreamOptions(RequestModel):
 class ResponsesRequest(ModelRequest):
     """`POST /v1/responses`."""
 
+    unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED  # Any: JSON values
+
     input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES)]
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=128)
@@ -156,16 +158,6 @@ class ResponsesRequest(ModelRequest):
     user: ShortText | None = None
     safety_identifier: ShortText | None = None
     prompt_cache_key: ShortText | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse(cls, body: object) -> object:
-        """Refuse fields that would have no effect."""
-        for name, harmless in UNSUPPORTED.items():
-            value = body.get(name) if isinstance(body, dict) else None
-            if value is not None and value not in harmless:
-                raise Unsupported(f"'{name}' is not supported by this server.", param=name)
-        return body
 
     @property
     def is_stream(self) -> bool:

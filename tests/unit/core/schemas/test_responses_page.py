@@ -7,7 +7,7 @@ import re
 import pytest
 from openai.types.responses.response_create_params import ResponseCreateParamsBase
 
-from core.schemas.responses import request as responses
+from core.schemas.generation import OPERATOR_ONLY
 from core.schemas.responses.request import ResponsesRequest
 from core.settings import ROOT
 
@@ -33,7 +33,7 @@ def test_the_table_of_what_is_accepted_has_every_field_of_the_body_and_no_other(
 
 
 def test_the_table_of_what_is_refused_has_every_refused_name_and_no_other() -> None:
-    assert first_cells("Refused") == set(responses.UNSUPPORTED)
+    assert first_cells("Refused") == {*ResponsesRequest.unsupported, *OPERATOR_ONLY}
 
 
 @pytest.mark.parametrize("name", sorted(ResponseCreateParamsBase.__annotations__))
@@ -42,4 +42,4 @@ def test_every_field_of_the_official_client_is_on_the_page(name: str) -> None:
 
 
 def test_what_is_ignored_is_in_no_table() -> None:
-    assert not IGNORED & {*ResponsesRequest.model_fields, *responses.UNSUPPORTED}
+    assert not IGNORED & {*ResponsesRequest.model_fields, *ResponsesRequest.unsupported, *OPERATOR_ONLY}

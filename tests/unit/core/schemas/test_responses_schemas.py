@@ -122,6 +122,7 @@ BAD = {
         "invalid_value",
         "text.format",
     ),
+    "a template of one's own": ({"chat_template": "{{ 7*7 }}"}, "unsupported_parameter", "chat_template"),
     "an unknown effort": ({"reasoning": {"effort": "huge"}}, "invalid_value", "reasoning.effort"),
     "a conversation": ({"conversation": "conv_1"}, "unsupported_parameter", "conversation"),
     "a prompt template": ({"prompt": {"id": "p"}}, "unsupported_parameter", "prompt"),
