@@ -46,7 +46,7 @@ class Consumer(ABC):
 
 
 class PeriodicThread(threading.Thread):
-    """Calls an action every `seconds` until closed; an error of the database is logged."""
+    """Calls an action every `seconds` until closed; an error is logged."""
 
     def __init__(self, seconds: float, action: Callable[[], None], name: str) -> None:
         super().__init__(name=name, daemon=True)
@@ -62,6 +62,8 @@ class PeriodicThread(threading.Thread):
                 self._succeeded_at = time.monotonic()
             except SQLAlchemyError as error:
                 log.warning("poll_failed", thread=self.name, reason=type(error).__name__)
+            except Exception as error:  # the edge of this thread: the next call must come
+                log.error("poll_failed", thread=self.name, exc_info=error)
             self._stop_event.wait(self._seconds)
 
     def seconds_since_success(self, now: float) -> float | None:
