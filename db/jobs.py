@@ -73,7 +73,6 @@ class ClaimedJob(NamedTuple):
     body: str
     attempt: int
     fence: int
-    created_at: datetime
     key_id: str | None
     has_quarantined: bool
 
@@ -131,7 +130,6 @@ def claim_job(job_id: str, owner: str, lease: timedelta) -> Query[ClaimedJob]:
             Job.body,
             Job.attempt,
             Job.fence,
-            Job.created_at,
             Job.key_id,
             has_quarantined(Job.tenant_id, Job.model),
         )
@@ -187,7 +185,7 @@ def renew_jobs(held: Mapping[str, int], lease: timedelta) -> Query[RenewedJob]:
 
 
 def end_leases(slot: str) -> ReturningUpdate[str]:
-    """End the leases on jobs of processes that died in this slot, and return the ids of the jobs."""
+    """End the leases on jobs of processes that ended in this slot, and return the ids of the jobs."""
     held = and_(Job.state == JobState.RUNNING, Job.owner.startswith(slot, autoescape=True))
     return update(Job).where(held, Job.lease_until > func.now()).values(lease_until=func.now()).returning(Job.id)
 

@@ -64,7 +64,6 @@ class ClaimedShard(NamedTuple):
     model: str
     fence: int
     attempt: int
-    lines: int
     endpoint: str
     key_id: str
 
@@ -151,7 +150,6 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
             Shard.model,
             Shard.fence,
             Shard.attempt,
-            Shard.lines,
             endpoint,
             key_id,
         )
@@ -187,7 +185,7 @@ def renew_shards(held: Mapping[str, int], lease: timedelta) -> Query[RenewedShar
 
 
 def end_leases(slot: str) -> ReturningUpdate[str]:
-    """End the leases on shards of processes that died in this slot, and return the ids of the shards."""
+    """End the leases on shards of processes that ended in this slot, and return the ids of the shards."""
     held = and_(Shard.state == ShardState.RUNNING, Shard.owner.startswith(slot, autoescape=True))
     return update(Shard).where(held, Shard.lease_until > func.now()).values(lease_until=func.now()).returning(Shard.id)
 
