@@ -87,7 +87,7 @@ class FileStore:
         self.path(file_id).unlink(missing_ok=True)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """Delete temporary files that writers left behind when they died, and return their number."""
+        """Delete temporary files of writers that ended early, and return their number."""
         removed = 0
         for path in self.root.glob(f"*/*{_TEMPORARY}"):
             with suppress(FileNotFoundError):

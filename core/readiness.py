@@ -79,12 +79,12 @@ def _model(name: str, seen: Sequence[WorkerSeen], silence_seconds: float, degrad
 def _defect(worker: WorkerSeen, silence_seconds: float) -> str:
     """Return the reason why this process does not count as working; empty when it does."""
     if worker.seen_seconds > silence_seconds:
-        return f"its {worker.kind} worker was last heard of {worker.seen_seconds:.0f} s ago"
+        return f"its {worker.kind} worker sent its last heartbeat {worker.seen_seconds:.0f} s ago"
     since_poll = worker.started_seconds if worker.poll_seconds is None else worker.poll_seconds
     if since_poll > silence_seconds:
-        return f"its {worker.kind} worker has not looked for work for {since_poll:.0f} s"
+        return f"its {worker.kind} worker has not polled for work for {since_poll:.0f} s"
     if worker.tick_seconds is not None and worker.tick_seconds > silence_seconds:
-        return f"its engine has not turned for {worker.tick_seconds:.0f} s"
+        return f"its engine's loop has not run for {worker.tick_seconds:.0f} s"
     return ""
 
 

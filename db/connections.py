@@ -30,7 +30,7 @@ _TRANSIENT: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, re
 
 @dataclass(slots=True)
 class ConnectionLosses:
-    """The time at which one of these pools last found a connection dead; idle ones of all of them may be dead, too."""
+    """The time at which one of these pools last lost a connection; idle connections of all of them may be lost, too."""
 
     last_at: float = -inf
 

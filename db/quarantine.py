@@ -82,7 +82,7 @@ def list_quarantined(tenant_id: str, model: str, kept: timedelta) -> Query[Quara
 def has_quarantined(
     tenant_id: InstrumentedAttribute[str], model: InstrumentedAttribute[str]
 ) -> Label[bool]:  # columns of the statement it becomes part of
-    """Would `list_quarantined` return a row? Saves that query, since it hardly ever does."""
+    """Does this tenant have an entry for this model, of any age? Without one, `list_quarantined` need not run."""
     return exists().where(Quarantine.tenant_id == tenant_id, Quarantine.model == model).label("has_quarantined")
 
 

@@ -99,7 +99,7 @@ def delete_validation(validation_id: str) -> Delete:
 
 
 def delete_old_validations(age: timedelta) -> Delete:
-    """Delete validations that an api process left behind when it died."""
+    """Delete validations that an api process left behind when it ended."""
     return delete(Validation).where(Validation.created_at < func.now() - age)
 
 

@@ -98,7 +98,7 @@ def remove_worker(worker_id: str) -> Delete:
 
 
 def remove_predecessors(slot: str) -> Delete:
-    """Delete workers that died in a slot which another process has taken."""
+    """Delete workers that ended in a slot which another process has taken."""
     return delete(Worker).where(Worker.id.startswith(slot, autoescape=True))
 
 

@@ -275,7 +275,7 @@ class EngineLoop:
                 self._queue_output(client, cancelled)
 
     def _recover(self, error: Exception) -> None:
-        """After a failed step, fail the running requests and clear the memory; waiting requests continue."""
+        """Fail the running requests and clear the memory after a failed step; waiting requests continue."""
         is_engine_error = isinstance(error, EngineError)
         if not isinstance(error, DecodeFailed):
             log_stderr(traceback.format_exc())

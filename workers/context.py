@@ -32,7 +32,7 @@ class Database:
 
     @contextmanager
     def begin(self, *, committing: Point | None = None, committed: Point | None = None) -> Iterator[Connection]:
-        """Open a transaction, with failpoints before and after its commit; with `async_commit`, each statement is one."""
+        """Open a transaction, with failpoints before and after its commit; with `async_commit`, each statement is its own."""
         with transaction(self.engine, committing=committing, committed=committed) as connection:
             yield connection
 
@@ -124,7 +124,7 @@ class WorkerContext:
 
     @property
     def lease(self) -> timedelta:
-        """How long a claim holds without a heartbeat."""
+        """Time for which a claim holds without a heartbeat."""
         return timedelta(seconds=self.settings.lease_seconds)
 
     def served(self, model: str) -> ServedModel | None:

@@ -1,7 +1,7 @@
 """Worker heartbeat: a process writes its row to the database every few seconds, on a connection of its own.
 
-Readiness, metrics and `millrace doctor` read these rows, so they do not depend on the broker. A row proves work, not only life:
-it has the age of the last successful poll, and of the last step of each engine's loop.
+Readiness, metrics and `millrace doctor` read these rows, so they do not depend on the broker. A row proves work, not only that
+the process exists: it has the age of the last successful poll, and of the last tick of each engine's loop.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 class Identity:
     """The process that reports. A consumer's `id` is the owner of its leases.
 
-    Only one process lives at a time among those whose `id` begins with `slot`; None where several may.
+    Only one process at a time runs among those whose `id` begins with `slot`; None where several may.
     """
 
     id: str
@@ -113,7 +113,7 @@ class WorkerHeartbeat:
         self._thread.start()
 
     def claim_slot(self) -> None:
-        """End the leases of the process that had this slot before, which is dead. Call it before any claim.
+        """End the leases of the process that had this slot before, which has ended. Call it before any claim.
 
         If the database is away, those leases run out by themselves.
         """
@@ -131,7 +131,7 @@ class WorkerHeartbeat:
             log.warning("predecessor_leases_expired", slot=slot, jobs=num_jobs, shards=num_shards)
 
     def close(self, timeout_seconds: float = 1.0, *, is_row_kept: bool = False) -> None:
-        """Remove the row, unless `is_row_kept`. If the database is away the row stays, and counts as dead after a while."""
+        """Remove the row, unless `is_row_kept`. If the database is away the row stays, and counts as lost after a while."""
         self._is_row_kept = is_row_kept
         self._stop.set()
         if self._thread.is_alive():

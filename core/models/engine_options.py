@@ -1,4 +1,7 @@
-"""Options of an engine that a model file names and the engine reads. Imports nothing, so that the engine may import it."""
+"""Options of an engine that a model file names and the engine reads.
+
+Imports no other module of this project, so that the engine may import it.
+"""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
 
 
 def outcome_event(row_id: str) -> Event:
-    """Announces that the row of a validation or of a webhook test holds its outcome; published after the commit."""
+    """Return the event that announces the outcome of a validation or a webhook test, to publish after the commit of its row."""
     return Event(job=row_id, attempt=0, seq=0, kind=EventKind.DONE)
 
 

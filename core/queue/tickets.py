@@ -1,6 +1,6 @@
 """Sending of tickets: best effort, after the commit, without blocking for long. The sweeper sends lost ones again.
 
-After a failure no ticket is sent for a moment, so that callers do not wait for a dead broker one after another.
+After a failure no ticket is sent for a moment, so that callers do not wait for an unreachable broker one after another.
 """
 
 from __future__ import annotations

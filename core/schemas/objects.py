@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 
 class ResponseModel(BaseModel):
@@ -188,4 +188,4 @@ class ErrorObject(ResponseModel):
 class ErrorEnvelope(ResponseModel):
     """The response of every failed request."""
 
-    error: ErrorObject = Field()
+    error: ErrorObject

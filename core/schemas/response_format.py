@@ -55,7 +55,7 @@ class ResponseFormat(RequestModel):
     def _schema_in_its_place(cls, value: object) -> object:
         """Refuse a schema in this place, where other servers accept it: ignored, the answer would be unconstrained."""
         if isinstance(value, dict) and value.get("schema") is not None:
-            raise Unsupported("A schema belongs into 'response_format.json_schema.schema', with type 'json_schema'.")
+            raise Unsupported("A schema belongs in 'response_format.json_schema.schema', with type 'json_schema'.")
         return value
 
     @model_validator(mode="after")

@@ -22,7 +22,7 @@ from engine.types import Constraint, EmbedRequest, Request
 
 
 class DryRunResult(NamedTuple):
-    """`num_prompt_tokens` as in the usage; `is_checked` is False if the budget did not allow to compile the constraint."""
+    """`num_prompt_tokens` as in the usage; `is_checked` is False if the budget did not suffice to compile the constraint."""
 
     num_prompt_tokens: int
     is_checked: bool = True

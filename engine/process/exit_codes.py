@@ -15,7 +15,7 @@ class Exit(IntEnum):
     MODEL = 3  # the model cannot be loaded
     HUNG = 86  # an iteration of the loop did not return
     MEMORY = 87  # no state is reliable after an allocation failed
-    INTAKE_DIED = 88  # the thread that receives messages ended
+    INPUT_FAILED = 88  # the thread that receives messages ended
 
 
 def abort_process(code: Exit, reason: str) -> NoReturn:

@@ -64,7 +64,7 @@ class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
-    """Heartbeat of the loop, sent by its own thread about twice a second, busy or idle. A hung decode sends none."""
+    """Heartbeat of the loop, sent by the loop's thread about twice a second, busy or idle. A hung decode sends none."""
 
     boot_id: str
     num_steps: int

@@ -113,7 +113,7 @@ class Server:
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Serve until `is_stopping`."""
         self._grammars.prepare()
-        receive = partial(_run_or_abort, self._receive_messages, Exit.INTAKE_DIED)
+        receive = partial(_run_or_abort, self._receive_messages, Exit.INPUT_FAILED)
         threading.Thread(target=receive, name="input-processor", daemon=True).start()
         Watchdog(lambda: self.engine.current_iteration, self._config.hang_seconds).start()
         _run_or_abort(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)

@@ -1,4 +1,4 @@
-"""A sequence: one output being generated, with its tokens and its progress. Only the scheduler changes it."""
+"""A sequence: one output being generated, with its tokens and its progress. Only the thread of the loop changes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Sequence:
     snapshot_at: int | None = None
     arrival: int = 0
     admission: int = 0
-    finish_reason: FinishReason | None = field(default=None)
+    finish_reason: FinishReason | None = None
 
     @property
     def key(self) -> RequestKey:

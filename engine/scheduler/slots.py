@@ -17,7 +17,7 @@ _SHORT_TAIL: Final = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTraits:
-    """What the memory of a model allows.
+    """Operations that the memory of a model allows.
 
     `can_trim`: the end of a history can be removed; recurrent models cannot, so that only a whole history can be reused.
     `window`: tokens that the model looks back at most, 0 for everything; older positions may be gone (see `first_position`).

@@ -97,7 +97,7 @@ def _choice_grammar(text: str) -> str:
     except msgspec.MsgspecError:
         raise InvalidConstraint("The choices must be a list of strings.") from None
     if not 0 < len(choices) <= MAX_CHOICES:
-        raise InvalidConstraint(f"There must be 1 to {MAX_CHOICES} choices; these are {len(choices)}.")
+        raise InvalidConstraint(f"There must be 1 to {MAX_CHOICES} choices; there are {len(choices)}.")
     if "" in choices:
         raise InvalidConstraint("A choice cannot be empty.")
     return "start: " + " | ".join(json.dumps(choice) for choice in choices)

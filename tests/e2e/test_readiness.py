@@ -45,10 +45,10 @@ def is_ready(stack: StackProcess) -> bool:
 @pytest.mark.parametrize(
     ("process", "check", "message"),
     [
-        ("workers.consumers.main chat", "model fake", "its chat worker was last heard of"),
-        ("workers.consumers.main batch", "model fake", "its batch worker was last heard of"),
-        ("workers.consumers.main clerk", "clerk", "its clerk worker was last heard of"),
-        ("engine.process.server", "model fake", "its engine has not turned for"),
+        ("workers.consumers.main chat", "model fake", "its chat worker sent its last heartbeat"),
+        ("workers.consumers.main batch", "model fake", "its batch worker sent its last heartbeat"),
+        ("workers.consumers.main clerk", "clerk", "its clerk worker sent its last heartbeat"),
+        ("engine.process.server", "model fake", "its engine's loop has not run for"),
     ],
 )
 def test_a_frozen_process_makes_the_stack_unready(

@@ -3,7 +3,7 @@
 Celery delivers an id and nothing else. The database is the truth: a row holds the work, a lease its holder, and sweeps and polls
 find the work of lost messages. So most features of Celery are off (each setting is in `core.queue.celery_app`):
 
-* Messages are acknowledged when they arrive, and results are not kept. A worker that dies loses its lease, not a message.
+* Messages are acknowledged when they arrive, and results are not kept. A worker that crashes loses its lease, not a message.
 * There is no prefetch, so a message waits where a free thread of any process can take it. `celery_pool` wakes the consumer the
   moment a thread is free; without it each free thread would be noticed up to a second late.
 * A second delivery of an id does no harm: a claim is one conditional UPDATE, and `dedup_executor` runs work that was found

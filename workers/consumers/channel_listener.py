@@ -50,11 +50,8 @@ class ChannelListener(threading.Thread):
                 with self._client.pubsub(ignore_subscribe_messages=True) as subscription:  # type: ignore[no-untyped-call]
                     subscription.subscribe(self._channel)
                     self._listen(subscription)
-            except (
-                redis.RedisError,
-                OSError,
-                TypeError,
-            ) as error:  # redis-py: TypeError on a socket that it has closed
+            # redis-py raises TypeError on a socket that it has closed
+            except (redis.RedisError, OSError, TypeError) as error:
                 log.warning("channel_lost", channel=self._channel, reason=str(error))
                 self._closing.wait(_RECONNECT_SECONDS)
 

@@ -73,7 +73,7 @@ class EngineCall:
     def part_end(self, number: int, outcome: EngineOutcome) -> None:
         """Keep the end of request `number`; the last one ends the call.
 
-        A request that was running when the engine died outranks one that was only waiting there.
+        A request that was running when the engine ended outranks one that was only waiting there.
         """
         if isinstance(outcome, Failed) and outcome.code == _CANCELLED:
             outcome = _cancelled(outcome.request_id)
@@ -126,7 +126,7 @@ def _is_failure(outcome: EngineOutcome) -> bool:
 
 
 def _was_running(outcome: EngineOutcome) -> bool:
-    """Was the engine running this request when it died?"""
+    """Was the engine running this request when it ended?"""
     return isinstance(outcome, EngineLost) and outcome.was_running
 
 

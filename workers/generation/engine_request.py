@@ -18,7 +18,7 @@ from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Reque
 def to_engine_request(
     job_id: str, chat: ChatRequest, model: ModelConfig, *, tenant: str, priority: Priority, group: str = ""
 ) -> Request:
-    """The engine request of a chat. Batch lines are not streamed, whatever their body says."""
+    """The engine request of a chat. Batch lines are never streamed."""
     return Request(
         id=job_id,
         prompt=ChatPrompt(

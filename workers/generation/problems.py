@@ -29,7 +29,7 @@ def to_problem(failed: Failed) -> Problem:
 
 
 def engine_crash() -> Problem:
-    """The engine died while it ran this request."""
+    """The error of a request during which the engine crashed."""
     message = (
         "The engine stopped while it ran this request. Send it again; if it fails again, the request is the cause."
     )

@@ -1,6 +1,6 @@
 """Quarantine of requests that crashed an engine, by fingerprint: some run alone, some are blocked.
 
-What a crash means for a line of a shard is in `workers.shards.shard_progress`.
+`workers.shards.shard_progress` decides on the lines of a shard that were in a crash.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def request_fingerprint(tenant_id: str, model: str, endpoint: str, body: JsonObj
 def blocked_failure(job_id: str, hours: float) -> Failed:
     """The outcome of a blocked request, which never reaches an engine."""
     message = (
-        f"This request ended the engine whenever it ran, and is refused for {hours:g} hours after that. "
+        f"This request crashed the engine repeatedly, and is refused for {hours:g} hours after its last crash. "
         "Change it, or ask the operator to look at the engine's log."
     )
     return Failed(request_id=job_id, code="engine_crash", message=message)

@@ -1,6 +1,7 @@
-"""Crash reports: how each engine ended, with its own message where the model could not be loaded.
+"""Crash reports: count the exits of engines, and keep the reason of the last one of each.
 
-Nothing else of its log is copied, since the last line may hold anything, even text of a request.
+Where a model could not be loaded, the reason is the engine's own message. Nothing else of its log is copied, since the last
+line may hold anything, even text of a request.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from workers.runtime.counters import Counters
 _REASONS: Final = {
     Exit.HUNG: "a decode step hung",
     Exit.MEMORY: "memory ran out",
-    Exit.INTAKE_DIED: "the thread that takes requests ended",
+    Exit.INPUT_FAILED: "the thread that takes requests ended",
 }
 _MAX_CHARACTERS: Final = 300
 _TAIL_BYTES: Final = 4096
@@ -54,7 +55,7 @@ def exit_reason(exit_code: int, last_line: str) -> str:
     if exit_code == Exit.MODEL:
         return _FOLDERS.sub("", last_line)[:_MAX_CHARACTERS]
     if exit_code in _REASONS:
-        return f"{_REASONS[Exit(exit_code)]}, and the engine gave up"
+        return f"{_REASONS[Exit(exit_code)]}, and the engine aborted"
     if exit_code < 0:
         return f"it was ended by {signal.Signals(-exit_code).name}"
     return f"it ended with exit code {exit_code}"

@@ -1,8 +1,8 @@
-"""Health check: kills an engine that lives but does not answer, so that its supervisor starts another one.
+"""Health check: kills an engine that runs but does not answer, so that its supervisor starts another one.
 
 The loop may tick while no thread takes messages, and the process may be frozen. So the proof of health is the answer to a
-`Hello`, which passes the intake, the loop and both sockets. Silence is counted in checks, since a launcher that was frozen
-itself has received nothing either.
+`Hello`, which passes the input processor, the loop and both sockets. Silence is counted in checks, since a launcher that was
+frozen itself has received nothing either.
 """
 
 from __future__ import annotations

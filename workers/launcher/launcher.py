@@ -1,6 +1,6 @@
 """Launcher of a worker on one device: `python -m workers --device cpu --models a,b`.
 
-It starts an engine per model and the consumers that feed them, restarts those that die, and stops all in order. Environment
+It starts an engine per model and the consumers that feed them, restarts those that end, and stops all in order. Environment
 variables pin the processes to the device before CUDA loads.
 """
 

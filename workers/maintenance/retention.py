@@ -68,7 +68,7 @@ class Retention:
             connection.execute(workers.delete_silent_workers())
 
     def sweep_orphans(self, bucket: int) -> None:
-        """Delete old content without a row: its writer died before the commit."""
+        """Delete old content without a row: its writer ended before the commit."""
         old = self._context.files.old_ids(bucket, _LEFTOVER_SECONDS)
         stored_files = [name for name in old if name.startswith(ids.FILE)]
         parts = [name for name in old if name.startswith(ids.PART)]

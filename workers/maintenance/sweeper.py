@@ -1,4 +1,4 @@
-"""Sweeper: finds work that a lost ticket, a dead worker or the clock left behind, and starts it again.
+"""Sweeper: finds work with a lost ticket, a lost worker or an expired deadline, and starts or ends it.
 
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
 The lock belongs to a transaction that stays open during the sweep. If a clerk freezes, the database ends that transaction after
@@ -131,7 +131,7 @@ class Sweeper:
             connection.execute(quarantine.delete_engine_crashes(_CRASHES_KEPT))
 
     def _sweep_jobs(self) -> None:
-        """End or requeue jobs whose worker died, and send lost tickets again."""
+        """End or requeue jobs whose worker is lost, and send lost tickets again."""
         context, settings = self._context, self._context.settings
         with context.database.begin() as connection:
             cancelled = jobs.cancel_lost_jobs().fetch_all(connection)
@@ -156,7 +156,7 @@ class Sweeper:
 
 _WORKER_LOST: Final = Problem(
     status=500,
-    message="The workers that ran this request died. Send it again; if it fails again, the request may be the cause.",
+    message="The workers that ran this request were lost. Send it again; if it fails again, the request may be the cause.",
     type=SERVER_ERROR,
     code="worker_lost",
 )

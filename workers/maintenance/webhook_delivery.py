@@ -1,6 +1,6 @@
 """Webhook dispatcher: the clerk sends recorded events, with retries, until the receiver answers 2xx or their time is over.
 
-Delivery is at least once: an event whose clerk died between sending and recording is sent again, with the same id.
+Delivery is at least once: an event whose clerk ended between sending and recording is sent again, with the same id.
 """
 
 from __future__ import annotations

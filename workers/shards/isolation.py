@@ -33,7 +33,7 @@ class Isolation:
             return True
 
     def leave(self, name: str) -> None:
-        """A line of the shard has ended."""
+        """Record that a line of the shard has ended."""
         with self._lock:
             self._inside[name] -= 1
             if not self._inside[name]:
@@ -41,7 +41,7 @@ class Isolation:
                 self._exclusive = None if self._exclusive == name else self._exclusive
 
     def remove(self, name: str) -> None:
-        """None of the shard's lines runs, and none waits for its turn."""
+        """Record that no line of the shard runs or waits for its turn."""
         with self._lock:
             del self._inside[name]
             self._waiting_exclusive.discard(name)

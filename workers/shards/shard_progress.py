@@ -1,4 +1,4 @@
-"""Life of a shard's lines: one state machine decides which line runs next, and what an outcome means for it.
+"""Shard progress: the state machine of a shard's lines, which decides what runs next and what follows from an outcome.
 
                     begin                Record, Block               written
       WAITING ───────────────> RUNNING ────────────────────> ENDED ───────────> (removed)
@@ -8,7 +8,7 @@
        └─ set_parsed, not shared ── DUPLICATE ─────────────────┘
 
 A *duplicate* has the body of the line that it follows. When that line begins and its answer serves all of them, they never run
-and share its fate, crashes included; else they wait in front of the other lines.
+and get its outcome, crashes included; else they wait in front of the other lines.
 
 A line that was in a step that failed, or that ended the engine, is a *suspect*: from then on it runs alone. `crashes` counts
 that step, and each time the line begins alone. The count is stored before the line begins and is taken back when the line is
@@ -177,13 +177,13 @@ class ShardProgress:
             self.waiting.append(line)
 
     def saved(self, crashes: dict[str, int]) -> None:
-        """These crash counts are in the database."""
+        """Record that these crash counts are in the database."""
         for line_id, number in crashes.items():
             if self.unsaved.get(line_id) == number:
                 del self.unsaved[line_id]
 
     def written(self, count: int) -> None:
-        """The results of the first `count` ended lines are in the database."""
+        """Remove the first `count` ended lines, whose results are in the database."""
         for _ in range(count):
             del self.lines[self.ended.popleft().line.id]
 

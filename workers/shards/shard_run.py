@@ -282,7 +282,7 @@ class ShardRun:
         return status
 
     def _leave(self) -> None:
-        """End the shard or leave it to the next worker; the last one out sends the batch to the clerk."""
+        """End the shard or leave it to the next worker; the worker that leaves the last shard sends the batch to the clerk."""
         left = retry_write(self._write_left, lambda: not self._lease.is_lost)
         if left is None:
             raise LeaseLost

@@ -52,7 +52,7 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
 
 
 def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint: str | None) -> _Result | None:
-    """Returns None when the validation is not wanted any more."""
+    """Return the result, or None when the validation is not wanted any more."""
     if not path.is_file():
         return _Result(None, "The input file does not exist any more.")
     command = [sys.executable, "-P", "-m", "workers.validation.report", str(path), "--max-errors", str(_LISTED_ERRORS)]
@@ -77,7 +77,7 @@ def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint:
             process.kill()
     if process.returncode:
         log.error("validation_failed", reason=stderr[-500:])
-        return _Result(None, "The file could not be checked; the clerk's log says why.")
+        return _Result(None, "The file could not be checked; the clerk's log has the reason.")
     return _Result(report, None)
 
 

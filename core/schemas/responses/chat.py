@@ -84,7 +84,7 @@ def as_responses_problem(problem: Problem) -> Problem:
 def _refuse_state(request: ResponsesRequest) -> None:
     for name in ("previous_response_id", "background"):
         if getattr(request, name):
-            message = f"'{name}' needs a stored response, and here none is kept."
+            message = f"'{name}' needs stored responses, and lines of a batch are not stored."
             raise bad_request(message, code="unsupported_parameter", param=name)
 
 

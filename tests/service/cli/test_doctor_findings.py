@@ -98,7 +98,7 @@ def test_a_model_without_a_worker_and_a_silent_worker_are_found(connection: Conn
     assert [f.message for f in database.workers(connection, settings)] == ["3 processes on elsewhere"]
     connection.execute(text("UPDATE workers SET seen_at = now() - interval '90 s' WHERE kind = 'batch'"))
     findings = database.workers(connection, settings)
-    assert only(findings, Level.BAD) == ["model fake: its batch worker was last heard of 90 s ago"]
+    assert only(findings, Level.BAD) == ["model fake: its batch worker sent its last heartbeat 90 s ago"]
     assert only(findings, Level.WARNING) == ["workers: batch 7 on elsewhere last reported 90 s ago"]
 
 

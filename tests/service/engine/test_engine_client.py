@@ -326,7 +326,7 @@ server.main()
 """
 
 
-@pytest.mark.parametrize("code", [Exit.INTAKE_DIED, Exit.FAILED])
+@pytest.mark.parametrize("code", [Exit.INPUT_FAILED, Exit.FAILED])
 def test_an_engine_exits_when_its_input_thread_or_its_loop_ends(folder: Path, client: EngineClient, code: Exit) -> None:
     """F14: the loop clears the state of a failed step and goes on; if that fails too, the process ends."""
     config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE, step_seconds=0.002)
@@ -336,7 +336,7 @@ def test_an_engine_exits_when_its_input_thread_or_its_loop_ends(folder: Path, cl
     try:
         client.wait_ready(20)
         running = submit(client, chat("hello", ignore_eos=True))
-        if code is Exit.INTAKE_DIED:
+        if code is Exit.INPUT_FAILED:
             client.cancel("r")
         else:
             submit(client, chat("<<raise>>", "bad"))

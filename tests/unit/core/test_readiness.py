@@ -45,10 +45,14 @@ def test_a_clerk_and_workers_that_look_for_work_are_all_it_takes() -> None:
     [
         ([CLERK], "no chat worker serves it", "millrace worker --models m"),
         ([CLERK, CHAT], "no batch worker serves it", "millrace worker --models m"),
-        ([CLERK, CHAT, worker("batch", seen_seconds=61.0)], "its batch worker was last heard of 61 s ago", "batch.log"),
-        ([CLERK, worker("chat", poll_seconds=70.0), BATCH], "has not looked for work for 70 s", "chat.log"),
-        ([CLERK, worker("chat", poll_seconds=None), BATCH], "has not looked for work for 1000 s", "chat.log"),
-        ([CLERK, CHAT, worker("batch", tick_seconds=99.0)], "its engine has not turned for 99 s", "engine-m.log"),
+        (
+            [CLERK, CHAT, worker("batch", seen_seconds=61.0)],
+            "its batch worker sent its last heartbeat 61 s ago",
+            "batch.log",
+        ),
+        ([CLERK, worker("chat", poll_seconds=70.0), BATCH], "has not polled for work for 70 s", "chat.log"),
+        ([CLERK, worker("chat", poll_seconds=None), BATCH], "has not polled for work for 1000 s", "chat.log"),
+        ([CLERK, CHAT, worker("batch", tick_seconds=99.0)], "its engine's loop has not run for 99 s", "engine-m.log"),
         ([CLERK, worker("chat", model="other"), BATCH], "no chat worker serves it", "--models m"),
     ],
 )
@@ -69,7 +73,7 @@ def test_one_worker_that_works_is_enough_whatever_the_state_of_the_others() -> N
 
 def test_without_a_clerk_batches_wait() -> None:
     assert trouble(CHAT, BATCH)["clerk"][0] == "there is none"
-    assert "has not looked for work" in trouble(CHAT, BATCH, worker("clerk", poll_seconds=100.0))["clerk"][0]
+    assert "has not polled for work" in trouble(CHAT, BATCH, worker("clerk", poll_seconds=100.0))["clerk"][0]
 
 
 def test_an_engine_that_cannot_load_is_named_with_its_exit_reason() -> None:

@@ -1,1 +1,1 @@
-"""Endpoint adapters: how each endpoint's body becomes engine requests, and its results a response."""
+"""Endpoint adapters: turn the body of each endpoint into engine requests, and their results into a response."""

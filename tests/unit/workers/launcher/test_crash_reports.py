@@ -18,8 +18,8 @@ from workers.launcher.crash_reports import CrashReports, exit_reason
     [
         (3, "There is no model file /srv/models/private/a.gguf.", "There is no model file a.gguf."),
         (3, "x" * 1000, "x" * 300),
-        (86, "the secret plan", "a decode step hung, and the engine gave up"),
-        (88, "the secret plan", "the thread that takes requests ended, and the engine gave up"),
+        (86, "the secret plan", "a decode step hung, and the engine aborted"),
+        (88, "the secret plan", "the thread that takes requests ended, and the engine aborted"),
         (-11, "the secret plan", "it was ended by SIGSEGV"),
         (1, "ValueError: the secret plan", "it ended with exit code 1"),
     ],
