@@ -24,7 +24,7 @@ def milliseconds_per_step(model: BenchModel, path: Path) -> float:
     """Milliseconds per step in which every sequence decodes one token."""
     config = EngineConfig(model="bench", endpoint="", model_path=str(path), slots=_SLOTS, context_size=_STEPS + 64)
     backend = LlamaBackend(config)
-    engine = EngineLoop(backend, config, lambda *_: None, idle=lambda: None)
+    engine = EngineLoop(backend, config, lambda *_: None)
     encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
     grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
     input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)

@@ -178,7 +178,8 @@ class Settings(BaseSettings):
     engine_hang_seconds: float = Field(
         60,
         gt=0,
-        description="Seconds after which an engine in one step is restarted; one without any reply after twice that.",
+        description="Seconds after which an engine that is stuck is restarted; a step has longer on a slow model. "
+        "An engine without any reply is restarted after twice that time.",
     )
 
     sweep_seconds: float = Field(

@@ -29,7 +29,7 @@ class Conversation:
         encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
         grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
         self._input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
-        self._engine = EngineLoop(backend, config, self._collect, idle=lambda: None)
+        self._engine = EngineLoop(backend, config, self._collect)
         self._sampling = sampling
         self._messages: list[dict[str, Any]] = []  # Any: fields a template may use
         self._ended: Finished | Failed | None = None

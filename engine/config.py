@@ -28,7 +28,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     choose. A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time, and `prefill_tokens` of
     prompts at most, which limits how long decoding sequences wait. `threads` decode and `threads_batch` compute prompts; 0 is
     one per core, and as many as `threads`. `speculation` drafts tokens from the prompt. `stopwords` end every output of this
-    model. `step_seconds` is the time per step of the fake. A step of more than `hang_seconds` ends the process.
+    model. `step_seconds` is the time per step of the fake. Something that takes more than
+    `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
     """
 
     model: str

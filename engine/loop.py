@@ -6,7 +6,6 @@ Other threads put commands into its inbox. It passes outputs to `emit`, once per
 from __future__ import annotations
 
 import queue
-import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +17,11 @@ from engine.embedding import EmbeddingQueue
 from engine.errors import DecodeFailed, EngineError, OutOfKvMemory
 from engine.log import log_stderr
 from engine.output_processor import OutputProcessor
+from engine.progress import Pace, Progress
 from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepPlan
+from engine.scheduler.step_builder import INTERACTIVE_DIVISOR
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, RequestKey
 
 Output = Delta | Finished | Embedded | Failed
@@ -82,7 +83,6 @@ class EngineLoop:
         config: EngineConfig,
         emit: Emit,
         *,
-        idle: Callable[[], None],
         record_inflight: RecordInflight = lambda _: None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
@@ -101,41 +101,49 @@ class EngineLoop:
             max_drafts=self._decoder.max_drafts,
         )
         self.num_steps = 0
-        self.current_iteration: int | None = None
-        self._num_iterations = 0
+        self.progress = Progress(config.hang_seconds)
+        self._pace, self._embed_pace = Pace(), Pace()
         self._output_processor = OutputProcessor(backend.tokenizer)
+        self._embedder = backend.embedder
         self._embeddings = EmbeddingQueue(backend.embedder) if backend.embedder is not None else None
+        self._embeds_next = False
         self._emit = emit
-        self._idle = idle
         self._record_inflight = record_inflight
         self._recorded: list[Sequence] = []
         self._pending_outputs: dict[str, list[Output]] = {}
 
-    def run(self, is_stopping: Callable[[], bool], *, idle_seconds: float) -> None:
-        """Run steps until `is_stopping`; call `idle` at least every `idle_seconds`, also while busy."""
-        due = time.monotonic() + idle_seconds
+    def warm_up(self) -> None:
+        """Compute one token, so that the time limit of the first step follows the speed of the model."""
+        with self.progress.decode(self._pace, 1):
+            self._decoder.warm_up()
+        if self._embedder is not None:
+            with self.progress.decode(self._embed_pace, 1):
+                self._embedder.warm_up()
+        self.progress.end()
+
+    def run(self, is_stopping: Callable[[], bool], *, poll_seconds: float) -> None:
+        """Run steps until `is_stopping`, which is called at least every `poll_seconds` unless a step takes longer."""
         while not is_stopping():
             if not self.run_once():
-                self._wait(max(0.0, due - time.monotonic()))
-            if time.monotonic() >= due:
-                self._idle()
-                due = time.monotonic() + idle_seconds
+                self._wait(poll_seconds)
 
     def run_once(self) -> bool:
         """Handle the commands in the inbox and run one step; False when there was nothing to compute."""
-        self._num_iterations += 1
-        self.current_iteration = self._num_iterations
+        self.progress.begin()
         try:
             self._drain_inbox()
             did_step = self._compute()
             self._flush()
         finally:
-            self.current_iteration = None
+            self.progress.end()
         return did_step
 
     def _compute(self) -> bool:
+        """Run one decode: of generation and of embeddings in turns."""
         try:
-            return self._embed() | self.step()
+            if self._embeds_next:
+                return self._embed() or self.step()
+            return self.step() or self._embed()
         except MemoryError:
             raise  # ends the process; the in-flight log names the requests of this step
         except Exception as error:  # an unexpected error must not end the engine for the other requests
@@ -149,6 +157,7 @@ class EngineLoop:
         self._record([entry.sequence for entry in plan.entries])
         if not plan.entries:
             return False
+        self._embeds_next = True
         failpoint(Point.ENGINE_STEP)
         decoded = self.scheduler.apply(plan, self._decode(plan))
         failpoint(Point.ENGINE_STEPPED)
@@ -171,22 +180,32 @@ class EngineLoop:
             self._record_inflight([sequence.key for sequence in sequences])
 
     def _embed(self) -> bool:
-        """Compute a chunk of the first embedding request."""
-        if self._embeddings is None or (key := self._embeddings.next_key) is None:
+        """Compute a step of embeddings: small ones beside a chat, and none of a batch while a chat waits for its first token."""
+        if self._embeddings is None or self._embedder is None:
             return False
+        most = self._embedder.step_tokens
+        budget = max(1, most // INTERACTIVE_DIVISOR) if self.scheduler.has_chat else most
+        step = self._embeddings.plan(budget, with_batch=not self.scheduler.has_new_chat)
+        if step is None:
+            return False
+        self._embeds_next = False
         self._recorded = []
-        self._record_inflight([key])
-        ended = self._embeddings.run_chunk()
+        self._record_inflight(step.keys)
+        failpoint(Point.ENGINE_STEP)
+        with self.progress.decode(self._embed_pace, step.num_tokens):
+            ended = self._embeddings.compute(step)
         self._record_inflight([])
-        if ended is not None:
-            self._queue_output(key[0], ended)
+        for client, result in ended:
+            self._queue_output(client, result)
+        self.num_steps += 1
         return True
 
     def _decode(self, plan: StepPlan) -> list[SampleResult]:
         self._decoder.update_memory(plan.forks, plan.shifts)
         while True:
             try:
-                return self._decoder.run(plan)
+                with self.progress.decode(self._pace, plan.num_tokens):
+                    return self._decoder.run(plan)
             except OutOfKvMemory:
                 self._decoder.update_memory([self.scheduler.evict()], [])
 

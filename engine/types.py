@@ -136,13 +136,17 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
 
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
-    """Computation of one vector for each input, in order. `dimensions` keeps the first numbers of a vector; None keeps all."""
+    """Computation of one vector for each input, in order. `dimensions` keeps the first numbers of a vector; None keeps all.
+
+    `exclusive` keeps it out of steps with inputs of other requests, since it may be the request that crashes the engine.
+    """
 
     id: str
     inputs: list[TextPrompt | TokenPrompt]
     dimensions: int | None = None
     priority: Priority = Priority.CHAT
     tenant: str = ""
+    exclusive: bool = False
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import msgspec
 import numpy as np
 from llguidance import LLTokenizer
 from numpy.typing import NDArray
@@ -58,9 +59,24 @@ class Decoder(Protocol):
     def reset(self) -> None:
         """Clear every slot: at the start, and after a failed step."""
 
+    def warm_up(self) -> None:
+        """Compute one token and forget it, so that the speed of the model is known before its first step."""
+
+
+class InputPiece(msgspec.Struct, frozen=True, gc=False):
+    """Tokens of an input from position `start` on, which continue its tokens in `slot`; after the last ones the slot is free."""
+
+    slot: int
+    start: int
+    tokens: list[int]
+    is_last: bool
+
 
 class Embedder(Protocol):
-    """Computes vectors. Only the thread of the loop uses it."""
+    """Computes vectors. Only the thread of the loop uses it.
+
+    Its slots hold `max_tokens` of unfinished inputs beside a step of `step_tokens`.
+    """
 
     @property
     def dimensions(self) -> int:
@@ -68,10 +84,31 @@ class Embedder(Protocol):
 
     @property
     def max_tokens(self) -> int:
-        """Maximum of tokens in a prompt."""
+        """Maximum of tokens in an input."""
 
-    def embed(self, prompts: list[list[int]]) -> NDArray[np.float32]:
-        """Return (prompts, dimensions), each of length 1. Prompts have at most `max_tokens`. Raises DecodeFailed."""
+    @property
+    def step_tokens(self) -> int:
+        """Maximum of tokens in a step, unless it is one input that cannot be split."""
+
+    @property
+    def slots(self) -> int:
+        """Maximum of inputs in a step."""
+
+    @property
+    def can_split(self) -> bool:
+        """May an input be computed in several steps? False if its tokens attend to later ones."""
+
+    def warm_up(self) -> None:
+        """Compute one token and forget it."""
+
+    def embed(self, pieces: list[InputPiece]) -> NDArray[np.float32]:
+        """Compute a step in one decode; return (inputs that end in it, dimensions), each of length 1. Raises DecodeFailed."""
+
+    def clear(self, slot: int) -> None:
+        """Free the slot of an unfinished input."""
+
+    def reset(self) -> None:
+        """Free all slots: after a failed step."""
 
 
 class Backend(Protocol):

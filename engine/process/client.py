@@ -6,6 +6,7 @@ once: Finished, Embedded, Failed, or EngineLost if its engine ends first.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from dataclasses import dataclass
@@ -71,8 +72,8 @@ class EngineClient:
 
     A request submitted while no engine is connected waits for the next one, without a time limit.
     `info`: description of the last engine connected; None before the first.
-    `answered_at`: time of the last HelloReply by the monotonic clock; it proves that the engine receives messages and that
-    its loop runs.
+    `answered_at`: time of the last HelloReply by the monotonic clock; it proves that the engine receives messages. Its own
+    watchdog looks after its loop.
     """
 
     def __init__(self, endpoint: str, name: str) -> None:
@@ -82,6 +83,7 @@ class EngineClient:
         self._lock = threading.Lock()
         self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for an EmbedRequest
         self._unsent: list[Request | EmbedRequest] = []
+        self._numbers = itertools.count(1)
         self._boot_id: str | None = None
         self.info: EngineInfo | None = None
         self._last_tick_at = 0.0
@@ -102,16 +104,16 @@ class EngineClient:
         return self.info
 
     def seconds_since_tick(self, now: float) -> float:
-        """Seconds from the last Tick of the engine's loop to `now`, by the monotonic clock."""
+        """Seconds from the last Tick of the engine to `now`, by the monotonic clock."""
         return now - self._last_tick_at
 
-    def submit(self, request: Request, sink: Sink) -> None:
-        """Start a request; no running request may have the same id."""
-        self._start(request, sink)
+    def submit(self, request: Request, sink: Sink) -> str:
+        """Start a request and return its id here: its own, or another one while an earlier request with that id runs."""
+        return self._start(request, sink)
 
-    def embed(self, request: EmbedRequest, sink: EmbedSink) -> None:
-        """Start a request for embeddings; no running request may have the same id."""
-        self._start(request, sink)
+    def embed(self, request: EmbedRequest, sink: EmbedSink) -> str:
+        """Start a request for embeddings and return its id here, as `submit` does."""
+        return self._start(request, sink)
 
     def cancel(self, request_id: str) -> None:
         """Stop a request, which still ends through its sink. Does nothing for an unknown id."""
@@ -161,14 +163,16 @@ class EngineClient:
         socket.connect(f"ipc://{path}")
         return socket
 
-    def _start(self, request: Request | EmbedRequest, sink: Sink | EmbedSink) -> None:
+    def _start(self, request: Request | EmbedRequest, sink: Sink | EmbedSink) -> str:
         with self._lock:
-            assert request.id not in self._sinks, "request ids are unique while they run"
+            if request.id in self._sinks:  # of a holder that has lost its lease, until the engine has cancelled it
+                request = msgspec.structs.replace(request, id=f"{request.id}~{next(self._numbers)}")
             self._sinks[request.id] = sink
             if self._boot_id is None:
                 self._unsent.append(request)
             else:
                 self._send(Submit(client=self._name, boot_id=self._boot_id, requests=[request]))
+        return request.id
 
     def _send(self, message: ToEngine) -> None:
         """Send a message. Called under the lock."""

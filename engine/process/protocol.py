@@ -57,14 +57,14 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):
-    """Replies to every `Hello`: the model is loaded, and the client is registered."""
+    """Replies to every `Hello`, from the thread that receives messages: the model is loaded, and the client is registered."""
 
     boot_id: str
     info: EngineInfo
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
-    """Heartbeat of the loop, sent by the loop's thread about twice a second, busy or idle. A hung decode sends none."""
+    """Heartbeat, sent about twice a second by a thread of its own, also during a long step. A watchdog ends a hung engine."""
 
     boot_id: str
     num_steps: int

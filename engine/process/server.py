@@ -12,6 +12,7 @@ import secrets
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +26,8 @@ import zmq
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.config import BackendKind, EngineConfig
-from engine.embedding import encode_inputs
-from engine.errors import EngineError, InvalidPrompt, ModelFailed
+from engine.embedding import check_dimensions, encode_inputs
+from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed
 from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.log import log_stderr
@@ -54,9 +55,10 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class OutputSocket:
-    """Sends messages to clients. Used by the loop's thread only."""
+    """Sends messages to clients. Thread-safe: heartbeats and replies to a `Hello` do not wait for a step to end."""
 
     def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
         path.unlink(missing_ok=True)
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -66,10 +68,12 @@ class OutputSocket:
 
     def send(self, client: str, message: FromEngine) -> bool:
         """Send a message; return False if the client is not connected."""
-        try:
-            self._socket.send_multipart((client.encode(), _encode(message)), zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return False
+        data = _encode(message)
+        with self._lock:
+            try:
+                self._socket.send_multipart((client.encode(), data), zmq.NOBLOCK)
+            except zmq.ZMQError:
+                return False
         return True
 
 
@@ -106,17 +110,26 @@ class Server:
             backend,
             config,
             self._emit,
-            idle=self._tick,
             record_inflight=partial(self._inflight_log.record, Section.STEP),
         )
 
-    def run(self, is_stopping: Callable[[], bool]) -> None:
-        """Serve until `is_stopping`."""
+    def prepare(self) -> None:
+        """Start the watchdog and measure the speed of the model; raises ModelFailed if it cannot decode."""
         self._grammars.prepare()
-        receive = partial(_run_or_abort, self._receive_messages, Exit.INPUT_FAILED)
-        threading.Thread(target=receive, name="input-processor", daemon=True).start()
-        Watchdog(lambda: self.engine.current_iteration, self._config.hang_seconds).start()
-        _run_or_abort(partial(self.engine.run, is_stopping, idle_seconds=TICK_SECONDS), Exit.FAILED)
+        Watchdog(lambda: self.engine.progress.current, self._config.hang_seconds).start()
+        try:
+            self.engine.warm_up()
+        except DecodeFailed as error:
+            raise ModelFailed(str(error)) from None
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Serve until `is_stopping`, after `prepare`."""
+        for name, work, code in (
+            ("input-processor", self._receive_messages, Exit.INPUT_FAILED),
+            ("ticks", self._send_ticks, Exit.FAILED),
+        ):
+            threading.Thread(target=partial(_run_or_abort, work, code), name=name, daemon=True).start()
+        _run_or_abort(partial(self.engine.run, is_stopping, poll_seconds=TICK_SECONDS), Exit.FAILED)
 
     def _receive_messages(self) -> None:
         """Run the thread of the input processor: receive messages and process their requests."""
@@ -134,7 +147,7 @@ class Server:
     def _dispatch(self, message: ToEngine) -> None:
         match message:
             case Hello(client=client):
-                self.engine.inbox.put(RunInLoop(lambda: self._reply_hello(client)))
+                self._reply_hello(client)
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
                 for request in message.requests:
                     self._submit(message.client, request)
@@ -174,6 +187,7 @@ class Server:
         if isinstance(request, EmbedRequest):
             if (embedder := self._backend.embedder) is None:
                 raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
+            check_dimensions(request, embedder.dimensions)
             return AddEmbedding(client, request, encode_inputs(request, self._backend.tokenizer, embedder.max_tokens))
         if not self._info.slots:
             raise InvalidPrompt("This model embeds only; it does not generate text.", param="model")
@@ -185,6 +199,12 @@ class Server:
 
     def _emit(self, client: str, items: list[Output]) -> None:
         self._output.send(client, Outputs(boot_id=self._boot_id, items=items))
+
+    def _send_ticks(self) -> None:
+        """Run the thread of the heartbeat, which goes on during a step of any length; the watchdog ends a hung one."""
+        while True:
+            time.sleep(TICK_SECONDS)
+            self._tick()
 
     def _tick(self) -> None:
         """Send a heartbeat to every client; drop disconnected clients and cancel their requests."""
@@ -265,6 +285,7 @@ def main() -> None:
     sys.setswitchinterval(0.0005)
     try:
         server = Server(load_backend(config), config)
+        server.prepare()
     except ModelFailed as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(Exit.MODEL)

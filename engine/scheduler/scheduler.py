@@ -85,6 +85,17 @@ class Scheduler:
         """Number of sequences that do not compute: without a slot, or paused in one."""
         return len(self._waiting) + len(self._paused)
 
+    @property
+    def has_chat(self) -> bool:
+        """Is there a chat sequence, running or waiting?"""
+        return self._waiting.has_chat or any(map(_is_chat, self._running))
+
+    @property
+    def has_new_chat(self) -> bool:
+        """Does a chat sequence wait for its first token?"""
+        running = (sequence for sequence in self._running if _is_chat(sequence))
+        return self._waiting.has_chat or any(sequence.is_prefilling for sequence in running)
+
     def add(self, sequence: Sequence) -> None:
         """Queue a sequence. Its prompt is not empty and leaves room for a token."""
         assert 0 < len(sequence.tokens) < self._context_size, "the input processor checks the length"

@@ -17,7 +17,8 @@ from engine.types import Priority
 
 # Rows of logits beyond one (and its drafts) per slot, for a prompt with logprobs of its own.
 PROMPT_LOGPROB_ROWS: Final = 32
-_INTERACTIVE_DIVISOR: Final = 4
+# While a chat decodes, a step has this part of its usual prompt tokens.
+INTERACTIVE_DIVISOR: Final = 4
 _MAX_FORCED: Final = 64
 _MAX_SPECULATING: Final = 2
 
@@ -80,7 +81,7 @@ class StepBuilder:
     def _prefill_budget(self, decoding: list[Sequence]) -> int:
         """Prompt tokens of a step: fewer while a chat decodes, since its tokens wait for the step to end."""
         if any(sequence.priority is Priority.CHAT for sequence in decoding):
-            return max(1, self._prefill_tokens // _INTERACTIVE_DIVISOR)
+            return max(1, self._prefill_tokens // INTERACTIVE_DIVISOR)
         return self._prefill_tokens
 
     def _prefill_all(self, prefilling: list[Sequence], budget: int) -> list[StepEntry]:

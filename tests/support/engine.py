@@ -10,11 +10,11 @@ from engine.backends.fake.backend import FakeBackend, FakeDecoder
 from engine.config import BackendKind, EngineConfig
 from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.loop import AddRequest, EngineLoop, Output
+from engine.loop import AddEmbedding, AddRequest, EngineLoop, Output
 from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
 from engine.structured.compiler import GrammarCompiler
-from engine.types import ChatPrompt, Finished, FinishReason, Priority, Request, SamplingParams
+from engine.types import ChatPrompt, EmbedRequest, Finished, FinishReason, Priority, Request, SamplingParams
 
 
 def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequence:
@@ -68,12 +68,14 @@ class Bench:
             context_size=self.config.context_size,
         )
         self.outputs: list[Output] = []
-        self.engine = EngineLoop(
-            self.backend, self.config, lambda _, items: self.outputs.extend(items), idle=lambda: None
-        )
+        self.engine = EngineLoop(self.backend, self.config, lambda _, items: self.outputs.extend(items))
 
     def add(self, request: Request) -> None:
         self.engine.inbox.put(AddRequest(self.input_processor.process("c", request)))
+
+    def embed(self, request_id: str, *prompts: list[int], priority: Priority = Priority.CHAT) -> None:
+        request = EmbedRequest(id=request_id, inputs=[], priority=priority)
+        self.engine.inbox.put(AddEmbedding("c", request, list(prompts)))
 
     def run(self, max_steps: int = 100_000) -> dict[str, Finished]:
         """Run until nothing is left; return how each request finished. `outputs` holds all outputs of the run."""

@@ -37,7 +37,7 @@ class ScriptedEngine:
         self._thread = threading.Thread(target=self._deliver, daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, sink: Sink) -> None:
+    def submit(self, request: Request, sink: Sink) -> str:
         with self._lock:
             self.asked.append(request)
             self.running[request.id] = sink
@@ -45,6 +45,7 @@ class ScriptedEngine:
         outcome = self.answer(request)
         if outcome is not None:
             self.end(request.id, outcome)
+        return request.id
 
     def end(self, request_id: str, outcome: Finished | Failed | EngineLost) -> None:
         with self._lock:

@@ -38,6 +38,8 @@ class EngineCall:
         self._requests = requests
         self._sink = sink
         self._lock = threading.Lock()
+        self._ids: list[str] = []  # of the submitted requests; another call for the same job has other ids
+        self._is_cancelled = False
         self._outcomes: dict[int, EngineOutcome] = {}
         self._failure: EngineOutcome | None = None
 
@@ -46,22 +48,23 @@ class EngineCall:
         for number, request in enumerate(self._requests):
             part = _PartSink(self, number)
             if isinstance(request, EmbedRequest):
-                self._engine.embed(request, part)
+                self._ids.append(self._engine.embed(request, part))
             else:
-                self._engine.submit(request, part)
-        if self._failure is not None:
+                self._ids.append(self._engine.submit(request, part))
+        if self._is_cancelled:
             self.cancel()  # those that were submitted after one had already failed
 
     def cancel(self) -> None:
         """Stop all requests; the sink still receives an end, once."""
-        for request in self._requests:
-            self._engine.cancel(request.id)
+        self._is_cancelled = True
+        for request_id in list(self._ids):
+            self._engine.cancel(request_id)
 
     def start_streaming(self) -> None:
         """Stream from here on. The first delta holds everything generated so far; embeddings have no stream."""
-        for request in self._requests:
+        for request, request_id in zip(self._requests, list(self._ids), strict=False):
             if not isinstance(request, EmbedRequest):
-                self._engine.stream(request.id)
+                self._engine.stream(request_id)
 
     def part_delta(self, number: int, delta: Delta) -> None:
         """Pass on more of request `number`."""

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from db import quarantine
 from db.quarantine import QuarantineEntry
-from engine.types import Failed, Request
+from engine.types import Failed
 from workers.generation.endpoints.base import EngineRequest
 
 JsonObject = Mapping[str, Any]  # Any: parsed JSON values
@@ -61,8 +61,8 @@ class QuarantineView:
 
 
 def as_exclusive(request: EngineRequest) -> EngineRequest:
-    """The request with engine steps to itself. Embeddings never share a step, so they stay as they are."""
-    return msgspec.structs.replace(request, exclusive=True) if isinstance(request, Request) else request
+    """The request with engine steps to itself."""
+    return msgspec.structs.replace(request, exclusive=True)
 
 
 def read_quarantine(

@@ -1,6 +1,6 @@
 """Lease keeper: renews the leases of this process from one thread, on a connection of its own.
 
-* A lease is renewed only while the engine of its model ticks, so a hung decode loses its work to other workers.
+* A lease is renewed only while the engine of its model ticks, however long its steps take; a hung one is ended by its watchdog.
 * A lease that the database did not confirm is lost, and its holder must stop.
 * A lease that was not renewed for long, by the monotonic clock of this process, is not trusted even before it is lost.
 * Rows are renewed by id, never as "all rows of this owner": a claim whose reply was lost is worked on by no thread.

@@ -18,7 +18,7 @@ stopped, so that the worker that claims the shard after a crash finds it. At `ma
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -60,6 +60,20 @@ class ParsedBody:
 
     adapter: EndpointAdapter
     fields: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """How many lines run at a time: up to `lines`, of which two or more have `characters` at most in their bodies."""
+
+    lines: int
+    characters: int | None = None
+
+    def has_room(self, running: Collection[Line]) -> bool:
+        """May another line begin beside these?"""
+        if self.characters is None or len(running) < 2:
+            return len(running) < self.lines
+        return len(running) < self.lines and sum(len(line.body) for line in running) < self.characters
 
 
 @dataclass(slots=True, eq=False)
@@ -128,13 +142,15 @@ class ShardProgress:
         """Results are written before the next suspect begins: if it ends the worker, no crash is counted for them."""
         return bool(self.suspects and self.ended)
 
-    def may_begin(self, window: int) -> bool:
-        """Is there a line to begin: a suspect when nothing else runs, else any while fewer than `window` run?"""
+    def may_begin(self, window: Window) -> bool:
+        """Is there a line to begin: a suspect when nothing else runs, else any while the window has room?"""
         if self.is_stopping or self.must_write_first:
             return False
         if self.suspects:
             return not self.running
-        return bool(self.waiting) and len(self.running) < window and not any(line.is_suspect for line in self.running)
+        return (
+            bool(self.waiting) and window.has_room(self.running) and not any(line.is_suspect for line in self.running)
+        )
 
     def begin(self) -> Line:
         """Begin the next line, after `may_begin`. The count of a suspect must be stored before its engine gets it."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from typing import Final
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -17,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
+from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, ShardState, is_suspicious
 from core.strict_json import parse_json
 from db import batches, jobs, shards
@@ -32,9 +34,13 @@ from workers.runtime.db_retry import retry_write
 from workers.shards.isolation import Isolation
 from workers.shards.line_run import LineRun, line_result
 from workers.shards.poison import LeaseLost, PoisonTracker
-from workers.shards.shard_progress import Block, EndedLine, Line, LineState, ParsedBody, Retry, ShardProgress
+from workers.shards.shard_progress import Block, EndedLine, Line, LineState, ParsedBody, Retry, ShardProgress, Window
 
 log = structlog.get_logger()
+
+_STEPS_AHEAD: Final = 8  # steps of embeddings that the lines of a shard fill
+_CHARACTERS_PER_TOKEN: Final = 4
+_EMBEDDED_LINES: Final = 256  # at a time, however short they are
 
 
 class ShardRun:
@@ -112,7 +118,7 @@ class ShardRun:
         self._progress.add((line, body, crashes) for line, body, crashes in rows)
 
     def _generate(self) -> None:
-        window = max(2, self._served.slots * 2)
+        window = self._window()
         while not self._progress.is_over() and not self._is_leaving:
             self._begin_lines(window)
             self._receive(0.0 if self._is_due() else self._context.settings.commit_seconds)
@@ -128,7 +134,14 @@ class ShardRun:
         while self._progress.ended:
             self._commit()
 
-    def _begin_lines(self, window: int) -> None:
+    def _window(self) -> Window:
+        """Lines that keep the engine busy: two for each slot; of embeddings, which share steps, some steps full of tokens."""
+        model = self._served.model
+        if self._endpoint != EMBEDDINGS_ENDPOINT:
+            return Window(max(2, self._served.slots * 2))
+        return Window(_EMBEDDED_LINES, _STEPS_AHEAD * model.prefill_tokens * _CHARACTERS_PER_TOKEN)
+
+    def _begin_lines(self, window: Window) -> None:
         while self._try_enter(window):
             line = self._progress.begin()
             adapter = self._parse(line).adapter
@@ -141,7 +154,7 @@ class ShardRun:
             else:
                 self._submit(line, adapter)
 
-    def _try_enter(self, window: int) -> bool:
+    def _try_enter(self, window: Window) -> bool:
         """Enter the isolation if a line may begin."""
         is_trusted = self._context.leases.is_trusted(self._lease)
         if not is_trusted or not self._progress.may_begin(window):

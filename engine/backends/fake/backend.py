@@ -16,6 +16,7 @@ import msgspec
 import numpy as np
 from llguidance import LLTokenizer
 
+from engine.backends.base import InputPiece
 from engine.backends.fake.faults import trigger_fault
 from engine.backends.fake.tokenizer import BOS, END, FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.vectors import Vectors, normalised
@@ -105,6 +106,9 @@ class FakeDecoder:
     def reset(self) -> None:
         self._memory = [[] for _ in self._memory]
 
+    def warm_up(self) -> None:
+        """Do nothing: the speed of the fake is not that of a model."""
+
     def _sample(self, entry: StepEntry) -> SampleResult:
         if not entry.wants_prompt_logprobs:
             return self._sample_next(entry)
@@ -170,18 +174,46 @@ def _logprobs(sequence: Sequence, tokens: list[int]) -> list[TokenLogprob]:
 
 
 class FakeEmbedder:
-    """Adds up a random direction for each byte, so that texts with similar letters have similar vectors."""
+    """Adds up a random direction for each byte, so that texts with similar letters have similar vectors.
+
+    It has a real memory, so a piece in the wrong slot is found. `num_computed` counts the tokens of each step.
+    """
 
     dimensions = 64
 
-    def __init__(self, max_tokens: int = 2048) -> None:
+    def __init__(
+        self, max_tokens: int = 2048, *, step_tokens: int = 512, slots: int = 64, can_split: bool = True
+    ) -> None:
         self.max_tokens = max_tokens
+        self.step_tokens = min(step_tokens, max_tokens)
+        self.slots = slots
+        self.can_split = can_split
+        self.num_computed: list[int] = []
+        self._memory: dict[int, list[int]] = {}
         self._directions = np.random.default_rng(0).standard_normal((FakeTokenizer.num_vocab, self.dimensions))
 
-    def embed(self, prompts: list[list[int]]) -> Vectors:
-        assert max(map(len, prompts), default=0) <= self.max_tokens, "encode_inputs checks the length"
-        sums = [self._directions[prompt].sum(axis=0) for prompt in prompts]
-        return normalised(np.array(sums, np.float32).reshape(len(prompts), self.dimensions))
+    def warm_up(self) -> None:
+        """Do nothing."""
+
+    def embed(self, pieces: list[InputPiece]) -> Vectors:
+        self.num_computed.append(sum(len(piece.tokens) for piece in pieces))
+        assert self.num_computed[-1] <= self.step_tokens or (len(pieces) == 1 and not self.can_split), "a large step"
+        for piece in pieces:
+            memory = self._memory.setdefault(piece.slot, [])
+            assert len(memory) == piece.start, "a piece does not start at the end of its slot"
+            memory.extend(piece.tokens)
+            trigger_fault(bytes(token for token in memory if token < BOS))
+        held = sum(map(len, self._memory.values()))
+        assert held <= self.max_tokens + self.step_tokens, "more tokens than there is memory"
+        ended = [self._memory.pop(piece.slot) for piece in pieces if piece.is_last]
+        sums = [self._directions[prompt].sum(axis=0) for prompt in ended]
+        return normalised(np.array(sums, np.float32).reshape(len(ended), self.dimensions))
+
+    def clear(self, slot: int) -> None:
+        del self._memory[slot]
+
+    def reset(self) -> None:
+        self._memory.clear()
 
 
 class FakeBackend:

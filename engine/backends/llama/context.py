@@ -15,7 +15,8 @@ from engine.config import EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, 
 from engine.errors import ModelFailed
 from engine.scheduler.step_builder import PROMPT_LOGPROB_ROWS
 
-MAX_EMBEDDED_SEQUENCES: Final = 32
+_MAX_INPUTS: Final = 128  # in one decode, with vectors in memory
+_MAX_RECURRENT_INPUTS: Final = 32  # each has a state of constant size, which may be megabytes
 _TYPES: Final = {
     KvType.F32: llama.GGML_TYPE_F32,
     KvType.F16: llama.GGML_TYPE_F16,
@@ -63,11 +64,25 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     return context
 
 
-def embedding_context(model: Any, config: EngineConfig, max_tokens: int) -> Any:  # Any: pointers
-    """Make a context that pools up to `max_tokens` tokens in one micro-batch, with its LoRA adapters; raises ModelFailed."""
+def embedding_context(model: Any, config: EngineConfig, max_tokens: int, step_tokens: int) -> Any:  # Any: pointers
+    """Make a context that pools inputs of up to `max_tokens` tokens, with its LoRA adapters; raises ModelFailed.
+
+    A decode, which is one micro-batch, has `step_tokens`; or `max_tokens`, if the model cannot compute an input in pieces.
+    """
+    context = _new_embedding_context(model, config, max_tokens + step_tokens, step_tokens)  # unfinished input, and step
+    if not llama.llama_get_memory(context) or not llama.llama_get_causal_attn(context):
+        llama.llama_free(context)
+        context = _new_embedding_context(model, config, max_tokens, max_tokens)
+    attach(context, model, config.lora)
+    return context
+
+
+def _new_embedding_context(model: Any, config: EngineConfig, room: int, ubatch_tokens: int) -> Any:  # Any: pointers
     parameters = llama.llama_context_default_params()
-    parameters.n_ctx = parameters.n_batch = parameters.n_ubatch = max_tokens
-    parameters.n_seq_max = MAX_EMBEDDED_SEQUENCES
+    parameters.n_ctx = room
+    parameters.n_batch = parameters.n_ubatch = ubatch_tokens
+    is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
+    parameters.n_seq_max = min(_MAX_RECURRENT_INPUTS if is_recurrent else _MAX_INPUTS, ubatch_tokens)
     parameters.kv_unified = True
     parameters.embeddings = True
     parameters.pooling_type = _pooling_type(model, config.pooling)
@@ -77,9 +92,8 @@ def embedding_context(model: Any, config: EngineConfig, max_tokens: int) -> Any:
     context = llama.llama_init_from_model(model, parameters)
     if not context:
         raise ModelFailed(
-            f"There is not enough memory to embed {max_tokens} tokens. Lower `context_size` in the model file."
+            f"There is not enough memory to embed {config.context_size} tokens. Lower `context_size` in the model file."
         )
-    attach(context, model, config.lora)
     return context
 
 

@@ -91,6 +91,12 @@ class LlamaDecoder:
     def reset(self) -> None:
         llama.llama_memory_clear(self._memory, True)
 
+    def warm_up(self) -> None:
+        token = (llama.llama_token * 1)(0)
+        if llama.llama_decode(self._context, llama.llama_batch_get_one(token, 1)) != 0:
+            raise DecodeFailed("llama.cpp could not decode one token")
+        self.reset()
+
     def _logits(self, num_rows: int) -> Logits:
         """The rows of this step, (num_rows, num_vocab), in batch order; waits for the device.
 

@@ -1,88 +1,108 @@
-"""The llama.cpp embedder: a context of its own that pools the tokens of each sequence into one vector.
+"""The llama.cpp embedder: a context of its own that pools the tokens of each input into one vector.
 
-llama.cpp pools within one computation, so a prompt is never split: a batch holds whole prompts and is one micro-batch, and all
-sequences share one memory (with a stream for each, unequal lengths would be split). Encoders such as BERT have no memory and
-attend in both directions, which llama.cpp handles.
+A decode is one micro-batch, since llama.cpp pools within one, and all inputs share one memory (with a stream for each, unequal
+lengths would be split). Where tokens attend to earlier ones only, an input may be computed in several decodes: its memory stays
+in its slot, and the vectors of its pieces are joined here. Encoders such as BERT have no memory and attend in both directions, so
+their inputs are never split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import llama_cpp as llama
 import numpy as np
 
+from engine.backends.base import InputPiece
 from engine.backends.llama.batch import Batch
-from engine.backends.llama.context import MAX_EMBEDDED_SEQUENCES, embedding_context
+from engine.backends.llama.context import embedding_context
 from engine.backends.vectors import Vectors, normalised
 from engine.config import EngineConfig
 from engine.errors import DecodeFailed
 
 
 class LlamaEmbedder:
-    """Embeds prompts. A batch has room for the longest allowed prompt, so `context_size` limits its memory."""
+    """Embeds inputs. Its context has room for the longest allowed input, so `context_size` limits its memory."""
 
     def __init__(self, model: Any, config: EngineConfig) -> None:  # Any: a pointer
         self.dimensions: int = llama.llama_model_n_embd_out(model)
         self.max_tokens: int = min(config.context_size, llama.llama_model_n_ctx_train(model))
-        self._context = embedding_context(model, config, self.max_tokens)
+        self.step_tokens = min(config.prefill_tokens, config.ubatch_tokens, self.max_tokens)
+        self._context = embedding_context(model, config, self.max_tokens, self.step_tokens)
         self._memory = llama.llama_get_memory(self._context)
+        self.can_split = bool(self._memory) and bool(llama.llama_get_causal_attn(self._context))
+        self.slots: int = min(llama.llama_n_seq_max(self._context), self.step_tokens)
+        self._pooling = llama.llama_pooling_type(self._context)
         self._compute = llama.llama_encode if llama.llama_model_has_encoder(model) else llama.llama_decode
-        self._batch = Batch(self.max_tokens)
+        self._batch = Batch(llama.llama_n_ubatch(self._context))
+        self._unfinished: dict[int, Vectors] = {}  # of each slot, (dimensions,)
 
     @property
     def has_memory(self) -> bool:
         """False for an encoder, which cannot generate."""
         return bool(self._memory)
 
-    def embed(self, prompts: list[list[int]]) -> Vectors:
-        assert max(map(len, prompts), default=0) <= self.max_tokens, "encode_inputs checks the length"
-        vectors = np.empty((len(prompts), self.dimensions), np.float32)
-        at = 0
-        for group in self._groups(prompts):
-            self._embed_group(group, vectors[at : at + len(group)])
-            at += len(group)
+    def warm_up(self) -> None:
+        self.embed([InputPiece(0, 0, [0], is_last=True)])
+
+    def embed(self, pieces: list[InputPiece]) -> Vectors:
+        self._fill(pieces)
+        code = self._compute(self._context, self._batch.raw)
+        if code != 0:
+            raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")
+        vectors = np.empty((sum(piece.is_last for piece in pieces), self.dimensions), np.float32)
+        rows = iter(vectors)
+        for piece in pieces:
+            pooled = self._pooled(piece)
+            if piece.is_last:
+                next(rows)[:] = pooled
+            else:
+                self._unfinished[piece.slot] = pooled
+        self._free_slots(pieces)
         return normalised(vectors)
+
+    def clear(self, slot: int) -> None:
+        self._unfinished.pop(slot, None)
+        if self._memory:
+            llama.llama_memory_seq_rm(self._memory, slot, -1, -1)
+
+    def reset(self) -> None:
+        self._unfinished.clear()
+        if self._memory:
+            llama.llama_memory_clear(self._memory, False)
 
     def close(self) -> None:
         """Free the context; the model stays loaded."""
         llama.llama_free(self._context)
 
-    def _groups(self, prompts: list[list[int]]) -> Iterator[list[list[int]]]:
-        """Prompts in order, as many at a time as one batch holds."""
-        group: list[list[int]] = []
-        num_tokens = 0
-        for prompt in prompts:
-            if group and (len(group) == MAX_EMBEDDED_SEQUENCES or num_tokens + len(prompt) > self.max_tokens):
-                yield group
-                group, num_tokens = [], 0
-            group.append(prompt)
-            num_tokens += len(prompt)
-        if group:
-            yield group
-
-    def _embed_group(self, prompts: list[list[int]], vectors: Vectors) -> None:
-        self._fill(prompts)
-        code = self._compute(self._context, self._batch.raw)
-        if code != 0:
-            raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")
-        for index in range(len(prompts)):
-            pooled = llama.llama_get_embeddings_seq(self._context, index)
-            vectors[index] = np.ctypeslib.as_array(pooled, shape=(self.dimensions,))
-        if self._memory:
-            llama.llama_memory_clear(self._memory, False)
-        if not np.isfinite(vectors).all():
-            raise DecodeFailed("The model computed a vector with values that are not numbers.")
-
-    def _fill(self, prompts: list[list[int]]) -> None:
-        """Write one sequence per prompt; every token is pooled."""
+    def _fill(self, pieces: list[InputPiece]) -> None:
+        """Write one sequence per piece; every token is pooled."""
         batch, at = self._batch, 0
-        for index, prompt in enumerate(prompts):
-            end = at + len(prompt)
-            batch.tokens[at:end] = prompt
-            batch.positions[at:end] = range(len(prompt))
-            batch.slots[at:end] = index
+        for piece in pieces:
+            end = at + len(piece.tokens)
+            batch.tokens[at:end] = piece.tokens
+            batch.positions[at:end] = range(piece.start, piece.start + len(piece.tokens))
+            batch.slots[at:end] = piece.slot
             at = end
         batch.wants_logits[:at] = 1
         batch.raw.n_tokens = at
+
+    def _pooled(self, piece: InputPiece) -> Vectors:
+        """The vector of an input up to the end of this piece, (dimensions,), not normalised."""
+        pointer = llama.llama_get_embeddings_seq(self._context, piece.slot)
+        vector = np.ctypeslib.as_array(pointer, shape=(self.dimensions,))
+        if piece.start == 0 or self._pooling == llama.LLAMA_POOLING_TYPE_LAST:
+            return vector.copy()
+        earlier = self._unfinished.pop(piece.slot)
+        if self._pooling == llama.LLAMA_POOLING_TYPE_CLS:
+            return earlier
+        share = len(piece.tokens) / (piece.start + len(piece.tokens))
+        return np.asarray(earlier + (vector - earlier) * share, np.float32)
+
+    def _free_slots(self, pieces: list[InputPiece]) -> None:
+        if not self._unfinished:
+            self.reset()
+            return
+        for piece in pieces:
+            if piece.is_last:
+                self.clear(piece.slot)

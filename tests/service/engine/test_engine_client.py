@@ -188,6 +188,62 @@ def test_embeddings_are_computed_where_the_model_file_asks_for_them(
         assert "embeddings: true" in sink.outcome.message
 
 
+@pytest.mark.parametrize("is_exclusive", [False, True])
+def test_inputs_that_crash_the_engine_are_found_among_those_that_share_their_step(
+    folder: Path, client: EngineClient, is_exclusive: bool
+) -> None:
+    sinks = {name: Vectors() for name in ("neighbour", "poison", "waiting")}
+    for name, sink in sinks.items():  # no engine is running yet, so that they arrive together
+        text = "<<segfault>>" if name == "poison" else "stone" * (1 if name == "neighbour" else 400)
+        exclusive = is_exclusive and name == "poison"
+        client.embed(EmbedRequest(id=name, inputs=[TextPrompt(text=text)], exclusive=exclusive), sink)
+    process = EngineProcess(folder, embeddings=True)
+    try:
+        assert all(sink.ended.wait(20) for sink in sinks.values())
+    finally:
+        process.kill()
+    outcomes = {name: sink.outcome for name, sink in sinks.items()}
+    assert outcomes["poison"] == EngineLost(request_id="poison", was_running=True, was_alone=is_exclusive)
+    if is_exclusive:
+        assert isinstance(outcomes["neighbour"], Embedded)
+    else:
+        assert outcomes["neighbour"] == EngineLost(request_id="neighbour", was_running=True)
+
+
+def test_a_long_step_neither_stops_the_ticks_nor_the_replies(folder: Path, client: EngineClient) -> None:
+    process = EngineProcess(folder, step_seconds=6)
+    try:
+        client.wait_ready(20)
+        running = submit(client, chat("hello", max_tokens=1))
+        began, first = time.monotonic(), client.answered_at
+        wait_for(lambda: client.answered_at > first + 2, "it replies again and again", 20)
+        assert client.seconds_since_tick(time.monotonic()) < 2
+        other = EngineClient(str(folder), "other")
+        other.wait_ready(2)
+        other.close()
+        assert time.monotonic() - began < 6
+        assert not running.ended.is_set(), "all of it was within one step"
+    finally:
+        process.kill()
+
+
+def test_an_id_may_be_used_again_while_its_first_request_runs(engine: EngineProcess, client: EngineClient) -> None:
+    """A worker that has lost a lease and takes the row again has not heard yet that the first request was cancelled."""
+    client.wait_ready(20)
+    first, second = Recorder(), Recorder()
+    request = chat("hello", ignore_eos=True, stream=True, max_tokens=3000)
+    first_id = client.submit(request, first)
+    assert first.began.wait(20)
+    second_id = client.submit(request, second)
+    assert second.began.wait(20)
+    client.cancel(first_id)
+    assert isinstance(first.outcome, Finished)
+    assert first.outcome.reason is FinishReason.CANCELLED
+    assert not second.ended.is_set()
+    client.cancel(second_id)
+    assert isinstance(second.outcome, Finished)
+
+
 def test_a_bad_request_fails_alone(engine: EngineProcess, client: EngineClient) -> None:
     client.wait_ready(20)
     bad = submit(client, chat("x" * 10_000, "bad")).outcome

@@ -13,16 +13,19 @@ from workers.generation.engine_call import EngineCall
 class HeldEngine:
     """Holds each request until the test ends it."""
 
-    def __init__(self) -> None:
+    def __init__(self, suffix: str = "") -> None:
+        self.suffix = suffix  # of the ids that it gives to requests
         self.sinks: dict[str, Any] = {}
         self.cancelled: list[str] = []
         self.streamed: list[str] = []
 
-    def submit(self, request: Request, sink: Any) -> None:
+    def submit(self, request: Request, sink: Any) -> str:
         self.sinks[request.id] = sink
+        return request.id + self.suffix
 
-    def embed(self, request: EmbedRequest, sink: Any) -> None:
+    def embed(self, request: EmbedRequest, sink: Any) -> str:
         self.sinks[request.id] = sink
+        return request.id + self.suffix
 
     def cancel(self, request_id: str) -> None:
         self.cancelled.append(request_id)
@@ -106,6 +109,24 @@ def test_a_request_that_is_cancelled_or_lost_ends_the_job() -> None:
         else:
             assert isinstance(end, Finished), "a cancelled embedding ends like a cancelled answer"
             assert end.reason is FinishReason.CANCELLED
+
+
+def test_a_call_cancels_and_streams_by_the_ids_that_the_engine_gave_to_its_requests() -> None:
+    engine, sink = HeldEngine(suffix="~2"), RecordingSink()
+    call = EngineCall(engine, [Request(id="a", prompt=TextPrompt(text="x"))], sink)  # type: ignore[arg-type]
+    call.start()
+    call.start_streaming()
+    call.cancel()
+    assert (engine.streamed, engine.cancelled) == (["a~2"], ["a~2"])
+
+
+def test_a_call_that_is_cancelled_while_it_starts_cancels_all_its_requests() -> None:
+    engine, sink = HeldEngine(), RecordingSink()
+    requests = [Request(id=name, prompt=TextPrompt(text="x")) for name in ("a", "b")]
+    call = EngineCall(engine, requests, sink)  # type: ignore[arg-type]
+    call.cancel()
+    call.start()
+    assert engine.cancelled == ["a", "b"]
 
 
 def test_streaming_starts_for_all_requests_but_embeddings() -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from engine.process.client import EngineLost
 from engine.types import Choice, Failed, Finished, FinishReason, Usage
 from workers.generation.endpoints.base import EngineOutcome
-from workers.shards.shard_progress import Block, Line, LineState, ParsedBody, Record, Retry, ShardProgress
+from workers.shards.shard_progress import Block, Line, LineState, ParsedBody, Record, Retry, ShardProgress, Window
 
 MAX_CRASHES = 3
 PARSED = ParsedBody(cast(Any, None), {})
@@ -39,7 +39,7 @@ def progress_of(*rows: tuple[str, str | None], all_suspects: bool = False) -> Sh
 
 def begin(progress: ShardProgress, window: int = 8, *, is_shared: bool = True) -> Line | None:
     """As a shard's run does it."""
-    if not progress.may_begin(window):
+    if not progress.may_begin(Window(window)):
         return None
     line = progress.begin()
     if line.parsed is None:
@@ -54,6 +54,16 @@ def begin_id(progress: ShardProgress, window: int = 8) -> str | None:
 
 def ids(lines: Any) -> list[str]:
     return [line.id for line in lines]
+
+
+def test_short_lines_run_many_at_a_time_and_long_ones_two() -> None:
+    window = Window(8, characters=10)
+    short = progress_of(*((str(number), "x") for number in range(20)))
+    long = progress_of(*((str(number), f"{number} a long body") for number in range(20)))
+    for progress, most in ((short, 8), (long, 2)):
+        while progress.may_begin(window):
+            progress.set_parsed(progress.begin(), PARSED, is_shared=False)
+        assert len(progress.running) == most
 
 
 def test_lines_with_the_body_of_the_one_before_follow_it() -> None:
