@@ -18,6 +18,7 @@ from rich.table import Table
 from bench.api import idle_readers, lookups, streams
 from bench.chat import first_token, many_streams
 from bench.documents import compare_documents
+from bench.embeddings import compare_embeddings
 from bench.engine import compare
 from bench.engine_memory import memory
 from bench.interactive import first_token_under_load
@@ -135,6 +136,15 @@ def _documents(folder: Path) -> list[Result]:
     return [_ratio("smol135: 16 documents x 8 questions, whole stack, over llama-server", theirs / ours, 1.3)]
 
 
+def _embeddings(folder: Path) -> list[Result]:
+    targets = {"bare loop": 0.95, "llama-server": 1.7}
+    ratios = compare_embeddings(folder)
+    return [
+        _ratio(f"2,000 short texts to embed, whole stack, over {other}", ratios[other], targets[other])
+        for other in ratios
+    ]
+
+
 def _interactive(_: Path) -> list[Result]:
     idle, busy, step = first_token_under_load(SMOL135, SMOL135.path())
     limit = 1000 * (2 * idle + step)
@@ -177,6 +187,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "engine": _engine,
     "json": _json,
     "documents": _documents,
+    "embeddings": _embeddings,
     "interactive": _interactive,
     "step": _step,
     "engine-memory": _engine_memory,

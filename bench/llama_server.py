@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,13 +50,15 @@ class LlamaServer:
         return LlamaServer(binary) if binary else None
 
     @contextmanager
-    def running(self, model: Path, slots: int, context_size: int, threads: int) -> Iterator[RunningServer]:
-        """Start the server on a free port of this machine, and stop it at the end."""
+    def running(
+        self, model: Path, slots: int, context_size: int, threads: int, extra: Sequence[str] = ()
+    ) -> Iterator[RunningServer]:
+        """Start the server on a free port of this machine, with `extra` arguments, and stop it at the end."""
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         sizes = ["-np", slots, "-c", context_size * slots, "-t", threads, "-tb", threads, "-b", 2048, "-ub", 512]
-        command = [self.binary, "-m", model, "--host", "127.0.0.1", "--port", port, *sizes]
+        command = [self.binary, "-m", model, "--host", "127.0.0.1", "--port", port, *sizes, *extra]
         with subprocess.Popen(
             [str(part) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as process:
