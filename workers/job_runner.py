@@ -185,6 +185,8 @@ class JobRunner:
         if running.quarantine.is_blocked(running.body):
             return blocked_failure(job.id, self._context.settings.quarantine_hours)
         running.call.start()
+        if running.lease.is_unwanted:  # since before the call had anything to cancel
+            running.call.cancel()
         return running.sink.outcomes.get()
 
     def _lease_changed(self, job_id: str) -> None:

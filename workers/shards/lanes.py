@@ -95,4 +95,6 @@ class ShardLanes:
         run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:
             self._runs.add(run)
+        if self._is_draining:  # `drain` may have looked at the runs before this one was there
+            run.stop(abort=False)
         return run

@@ -25,7 +25,7 @@ from tests.support.sick import SickDatabase
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
 from workers.job_runner import JobRunner
-from workers.runtime.leases import Renewed
+from workers.runtime.leases import Lease, Renewed
 
 
 def body(**more: Any) -> str:
@@ -179,6 +179,25 @@ def test_a_cancel_stops_every_prompt_of_a_completion(
     thread.join(20)
     assert row(worker, job_id).state == JobState.CANCELLED
     assert engine.running == {}
+
+
+def test_a_job_that_is_cancelled_before_its_call_starts_is_stopped(
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine
+) -> None:
+    engine.answer = lambda _: None
+    hold = worker.leases.hold
+
+    def hold_a_cancelled_job(job_id: str, *rest: Any) -> Lease:
+        lease = hold(job_id, *rest)
+        with worker.database.begin() as connection:
+            connection.execute(jobs.request_cancel(job_id))
+        worker.leases.beat()
+        return lease
+
+    worker.leases.hold = hold_a_cancelled_job  # type: ignore[assignment, method-assign]
+    job_id = submit(worker)
+    runner.run(job_id)
+    assert row(worker, job_id).state == JobState.CANCELLED
 
 
 def test_a_cancel_whose_hint_was_lost_is_seen_with_the_heartbeat(
