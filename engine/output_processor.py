@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import msgspec
+
 from engine.outputs.output_stream import OutputDelta, OutputStream, merge_deltas
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult
@@ -49,6 +51,7 @@ class OutputProcessor:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._piece = tokenizer.piece
+        self._adds_space = tokenizer.adds_space
         self._is_end = tokenizer.is_end
         self._outputs: dict[Sequence, _Output] = {}
         self._requests: dict[RequestKey, _RequestOutputs] = {}
@@ -79,7 +82,7 @@ class OutputProcessor:
             return None, reason
         stream = output.stream
         if not output.logprobs:
-            output.logprobs += sequence.prompt_logprobs
+            output.logprobs += self._without_added_space(sequence.prompt_logprobs)
         parts, output.pending_deltas = output.pending_deltas, []
         for number, token in enumerate(tokens):
             if sequence.ignore_eos or not self._is_end(token):
@@ -111,8 +114,17 @@ class OutputProcessor:
         output.num_logprobs_sent = 0
         return None if part.is_empty else self._delta(sequence, output, part)
 
-    def _text(self, tokens: list[int]) -> str:
-        return b"".join(map(self._piece, tokens)).decode(errors="replace")
+    def _text(self, prompt: list[int]) -> str:
+        """Text of a prompt, without the space that its encoding added."""
+        text = b"".join(map(self._piece, prompt)).decode(errors="replace")
+        return text.removeprefix(" ") if self._adds_space else text
+
+    def _without_added_space(self, prompt: list[TokenLogprob]) -> list[TokenLogprob]:
+        first = next((index for index, token in enumerate(prompt) if not token.is_hidden), None)
+        if first is None or not self._adds_space:
+            return prompt
+        piece = prompt[first].piece.removeprefix(b" ")
+        return [*prompt[:first], msgspec.structs.replace(prompt[first], piece=piece), *prompt[first + 1 :]]
 
     def _bytes(self, sequence: Sequence) -> bytes:
         """Bytes of the whole output, without the token that ends it."""

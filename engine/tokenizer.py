@@ -31,8 +31,19 @@ class Tokenizer(Protocol):
     def chat_template(self) -> str | None:
         """Jinja chat template of the model; None when there is none."""
 
-    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
-        """Encode a text. `special` turns spellings of control tokens into those; `add_bos` lets the model add its own."""
+    @property
+    def tool_template(self) -> str | None:
+        """Jinja chat template for requests with tools; None when there is no other than `chat_template`."""
+
+    @property
+    def adds_space(self) -> bool:
+        """Does `encode` begin a text with a space, as vocabularies of SentencePiece do?"""
+
+    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
+        """Encode a text. `special` turns spellings of control tokens into those; `add_bos` lets the model add its own.
+
+        A text that `continues` another one gets no space in front.
+        """
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token stands for; none for a control token."""

@@ -77,11 +77,17 @@ class ToolChoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat"):
-    """Messages for the model's chat template: `role` and text `content`, as parsed at the HTTP edge."""
+    """Messages for the model's chat template: `role`, and `content` of a text or of text parts, as parsed at the HTTP edge.
+
+    The prompt ends with the beginning of the assistant's turn if `add_generation_prompt`; with `continue_final_message` it ends
+    with the last message, which the answer continues.
+    """
 
     messages: list[dict[str, Any]]  # Any: a template may use any further field
     tools: list[dict[str, Any]] = []  # Any: OpenAI's tool objects, passed to the template unchanged
     template_kwargs: dict[str, Any] = {}  # Any: booleans and short strings, checked at the edge
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
 
 
 class TextPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="text"):
@@ -158,14 +164,16 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
 
 
-class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True):
+class TokenLogprob(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Natural logarithm of a token's probability, before temperature and filters; `top` are the likeliest tokens in its place.
 
-    The first token of an echoed prompt has no probability: its `logprob` is 0 and its `top` empty.
+    The first token of an echoed prompt has no probability: its `logprob` is 0 and its `top` empty. The `piece` of a control
+    token is its spelling; it `is_hidden`, since it is not in the text.
     """
 
     piece: bytes
     logprob: float
+    is_hidden: bool = False
     top: list[TokenLogprob] = []
 
 

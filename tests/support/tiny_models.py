@@ -68,6 +68,31 @@ def write_tiny_model(path: Path, model: TinyModel) -> Path:
     return path
 
 
+def write_sentencepiece_model(
+    path: Path, *, adds_space: bool, templates: str | list[dict[str, str]] = "{{ messages[0].content }}"
+) -> Path:
+    """Write a model whose vocabulary is SentencePiece's: control tokens, bytes, letters and the space `▁`."""
+    writer = gguf.GGUFWriter(str(path), TinyModel.LLAMA.value)
+    _write_shape(writer, TinyModel.LLAMA)
+    size = len(tiny_vocabulary().tokens)
+    control, raw = ["<unk>", "<s>", "</s>"], [f"<0x{byte:02X}>" for byte in range(256)]
+    letters = ["▁", *"abcdefghijklmnopqrstuvwxyz", "▁a", "ab"]
+    writer.add_vocab_size(size)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*control, *raw, *letters][:size])
+    writer.add_token_scores([0.0] * (len(control) + len(raw)) + [-float(rank) for rank in range(len(letters))])
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL]
+    writer.add_token_types([*kinds, *[gguf.TokenType.BYTE] * 256, *[gguf.TokenType.NORMAL] * len(letters)])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_space_prefix(adds_space)
+    writer.add_chat_template(templates)
+    for name, values in _weights(TinyModel.LLAMA, tiny_vocabulary()).items():
+        writer.add_tensor(name, values)
+    _write_all(writer)
+    return path
+
+
 def write_tiny_lora(
     path: Path, *, architecture: str = "llama", width: int = WIDTH, tensor: str = "blk.0.attn_output.weight"
 ) -> Path:

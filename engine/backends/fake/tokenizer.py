@@ -18,8 +18,11 @@ class FakeTokenizer:
     eos_text = "</s>"
     special_texts = ("<s>", "</s>")
     chat_template = None
+    tool_template = None
+    adds_space = False
 
-    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
+        del continues  # it never adds a space
         start = [BOS] if add_bos else []
         if not special or not any(spelling in text for spelling in self.special_texts):
             return [*start, *text.encode()]

@@ -31,5 +31,9 @@ def metadata(model: Any, key: str) -> str:  # Any: a pointer
     """The value of a key; empty where there is none. `{}` in the key stands for the architecture, a prefix of many keys."""
     if "{}" in key:
         key = key.format(metadata(model, "general.architecture"))
-    buffer = ctypes.create_string_buffer(64)
-    return buffer.value.decode() if llama.llama_model_meta_val_str(model, key.encode(), buffer, 64) >= 0 else ""
+    size = llama.llama_model_meta_val_str(model, key.encode(), None, 0)
+    if size < 0:
+        return ""
+    buffer = ctypes.create_string_buffer(size + 1)
+    llama.llama_model_meta_val_str(model, key.encode(), buffer, size + 1)
+    return buffer.value.decode(errors="replace")

@@ -123,7 +123,7 @@ class Sampler:
     def _score(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
         """Compute the logprob of each token of a prompt chunk; sample the next token after the last chunk."""
         sequence, top = entry.sequence, entry.sequence.logprobs or 0
-        scored = [] if entry.start else [TokenLogprob(piece=self._piece(entry.tokens[0]), logprob=0.0)]
+        scored = [] if entry.start else [self._named(entry.tokens[0], 0.0)]
         end = entry.start + len(entry.tokens)
         for number, token in enumerate(sequence.tokens[entry.start + 1 : end + 1]):
             scored.append(self._logprob(logits[first_row + number], token, top))
@@ -202,11 +202,13 @@ class Sampler:
         if num_top:
             likely = np.argpartition(row, -num_top)[-num_top:]
             likely = likely[np.argsort(-row[likely], kind="stable")]
-            top = [TokenLogprob(piece=self._piece(int(other)), logprob=float(row[other]) - total) for other in likely]
-        return TokenLogprob(piece=self._piece(token), logprob=float(row[token]) - total, top=top)
+            top = [self._named(int(other), float(row[other]) - total) for other in likely]
+        return self._named(token, float(row[token]) - total, top)
 
-    def _piece(self, token: int) -> bytes:
-        return self._tokenizer.piece(token) or self._tokenizer.text(token).encode()
+    def _named(self, token: int, logprob: float, top: list[TokenLogprob] | None = None) -> TokenLogprob:
+        piece = self._tokenizer.piece(token)
+        named = piece or self._tokenizer.text(token).encode()
+        return TokenLogprob(piece=named, logprob=logprob, is_hidden=not piece, top=top or [])
 
     def _is_plain(self, entry: StepEntry) -> bool:
         sequence = entry.sequence

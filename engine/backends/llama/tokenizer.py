@@ -13,6 +13,7 @@ from engine.backends.llama.gguf import metadata, start_llama
 from engine.errors import ModelFailed
 
 _MAX_PIECE: Final = 512
+_LEAD: Final = "\x01"  # no token has it beside another character, so tokens behind it are those of a text that goes on
 
 
 class LlamaTokenizer:
@@ -28,8 +29,11 @@ class LlamaTokenizer:
         self.special_texts = tuple(
             text for token in range(self.num_vocab) if self._is_control(token) and (text := self.text(token))
         )
-        template = llama.llama_model_chat_template(model, None)
-        self.chat_template = template.decode() if template else None
+        # not from `llama_model_chat_template`, which makes up a name for some models without a template
+        self.chat_template = metadata(model, "tokenizer.chat_template") or None
+        self.tool_template = metadata(model, "tokenizer.chat_template.tool_use") or None
+        self.adds_space = b"".join(map(self.piece, self._encode("a", special=False, add_bos=False))).startswith(b" ")
+        self._lead = self._encode(_LEAD, special=False, add_bos=False)
         self.trained_context = int(metadata(model, "{}.context_length") or 0)  # tokens; 0 if the file has no value
 
     @property
@@ -37,7 +41,14 @@ class LlamaTokenizer:
         """All tokens that end a generation."""
         return sorted(self._ends)
 
-    def encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
+        if continues and self.adds_space:
+            tokens = self._encode(_LEAD + text, special=special, add_bos=False)
+            if tokens[: len(self._lead)] == self._lead:
+                return tokens[len(self._lead) :]
+        return self._encode(text, special=special, add_bos=add_bos)
+
+    def _encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
         data = text.encode()
         room = len(data) + 8
         tokens = (llama.llama_token * room)()

@@ -41,8 +41,8 @@ class CompletionStreamEncoder(StreamEncoder):
 class LogprobWriter:
     """OpenAI's older logprobs of one answer, a few tokens at a time.
 
-    `text_offset` counts characters from the beginning of the text. Each token of a character that several tokens share has
-    the offset of that character.
+    `text_offset` counts characters from the beginning of the text, in which control tokens are not. Each token of a character
+    that several tokens share has the offset of that character.
     """
 
     def __init__(self, *, is_echo: bool) -> None:
@@ -53,7 +53,7 @@ class LogprobWriter:
         """The logprobs of the next tokens."""
         written: dict[str, list[object]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
         for each in logprobs:
-            written["text_offset"].append(self._offset(each.piece))
+            written["text_offset"].append(self._offset(b"" if each.is_hidden else each.piece))
             written["tokens"].append(_text(each))
             written["token_logprobs"].append(None if self._is_prompt_start else _number(each))
             written["top_logprobs"].append(None if self._is_prompt_start else _top(each))

@@ -91,7 +91,8 @@ def test_a_problem_with_the_prompt_names_the_prompt() -> None:
 
 def test_a_whole_completion_has_the_published_shape() -> None:
     tokens = [
-        TokenLogprob(piece=b"on", logprob=0.0),
+        TokenLogprob(piece=b"<s>", logprob=0.0, is_hidden=True),
+        TokenLogprob(piece=b"on", logprob=-1.5),
         TokenLogprob(piece="é".encode()[:1], logprob=-1.0, top=[TokenLogprob(piece=b"z", logprob=-0.5)]),
         TokenLogprob(piece="é".encode()[1:], logprob=float("-inf")),
         TokenLogprob(piece=b"c", logprob=-2.0, top=[TokenLogprob(piece=b"c", logprob=-2.0)]),
@@ -101,11 +102,11 @@ def test_a_whole_completion_has_the_published_shape() -> None:
     shape = CompletionObject.model_validate_json(body)
     logprobs = shape.choices[0].logprobs
     assert logprobs is not None
-    assert logprobs.text_offset == [0, 2, 2, 3], "a character of two tokens is where its first one is"
-    assert logprobs.token_logprobs == [None, -1.0, -9999.0, -2.0], "the first token of a prompt follows nothing"
+    assert logprobs.text_offset == [0, 0, 2, 2, 3], "a character of two tokens is where its first one is"
+    assert logprobs.token_logprobs == [None, -1.5, -1.0, -9999.0, -2.0], "the first token of a prompt follows nothing"
     assert logprobs.top_logprobs[0] is None
-    assert logprobs.top_logprobs[1] == {"�": -1.0, "z": -0.5}
-    assert logprobs.top_logprobs[3] == {"c": -2.0}
+    assert logprobs.top_logprobs[2] == {"�": -1.0, "z": -0.5}
+    assert logprobs.top_logprobs[4] == {"c": -2.0}
     assert (shape.choices[0].finish_reason, shape.id, shape.object) == ("length", "cmpl-1", "text_completion")
     assert shape.usage is not None
     assert shape.usage.total_tokens == 7
