@@ -25,6 +25,10 @@ class TemplateFailed(EngineError):
     code = "template_error"
 
 
+class TemplateTooSlow(TemplateFailed):
+    """The model's chat template takes too long for these messages."""
+
+
 class PromptTooLong(EngineError):
     """The prompt leaves no room for an answer."""
 

@@ -30,7 +30,7 @@ class TextPart(RequestModel):
 
 
 class Message(RequestModel):
-    """A message. Content is text, or a list of text parts; only an assistant message with tool calls may have none."""
+    """A message. Content is text, or a list of text parts; only an assistant's message may have none, which is an empty text."""
 
     role: Role
     content: str | list[TextPart] | None = None
@@ -50,14 +50,14 @@ class Message(RequestModel):
 
     @model_validator(mode="after")
     def _has_content(self) -> Message:
-        if self.content is None and not (self.role == "assistant" and self.tool_calls):
+        if self.content is None and self.role != "assistant":
             raise ValueError(f"a message of role '{self.role}' needs content")
         return self
 
     def text(self) -> str:
         """Return the content as one string."""
         if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
+            return "\n".join(part.text for part in self.content)
         return self.content or ""
 
 
@@ -86,6 +86,8 @@ class ChatRequest(GenerationBody):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: dict[TemplateKey, TemplateValue] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
 
     @field_validator("top_logprobs")
     @classmethod
@@ -98,6 +100,16 @@ class ChatRequest(GenerationBody):
     @classmethod
     def _fit_together(cls, value: list[Tool] | None) -> list[Tool] | None:
         check_tools(value or [])
+        return value
+
+    @field_validator("continue_final_message")
+    @classmethod
+    def _can_be_continued(cls, value: bool | None, info: ValidationInfo) -> bool | None:
+        if value:
+            if info.data.get("add_generation_prompt"):
+                raise ValueError("the answer cannot begin a new turn too; leave out 'add_generation_prompt'")
+            if (messages := info.data.get("messages")) and messages[-1].role != "assistant":
+                raise ValueError("only a last message of the role 'assistant' can be continued")
         return value
 
     @field_validator("tool_choice")

@@ -66,7 +66,7 @@ class DryRun:
         if isinstance(request, EmbedRequest):
             return DryRunResult(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
         prompt = self._encoder.encode(request)
-        spec = self._encoder.output_format.spec(request, prompt)
+        spec = self._encoder.output_spec(request, prompt)
         try:
             compile_constraint(self._constraints, request, spec)
         except BudgetExhausted:

@@ -41,7 +41,7 @@ class InputProcessor:
         Raises an EngineError about the request.
         """
         prompt = self._encoder.encode(request)
-        spec = self._encoder.output_format.spec(request, prompt, self._stopwords)
+        spec = self._encoder.output_spec(request, prompt, self._stopwords)
         grammar = compile_constraint(self._grammars, request, spec)
         return [self._sequence(client, request, index, prompt, spec, grammar) for index in range(request.n)]
 

@@ -93,13 +93,15 @@ class Server:
             encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size
         )
         self._compile_queue = CompileQueue()
+        if encoder.templates.warning:
+            log_stderr(f"{encoder.templates.warning}\n")
         self._info = EngineInfo(
             model=config.model,
             build=backend.decoder.build,
             context_size=config.context_size,
             slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
-            template_hash=encoder.template_hash,
+            template_hash=encoder.templates.hash,
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ WALL_CLOCKS = {
     "api/files/multipart.py": "when a file or an upload expires",
     "core/file_store.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
     "core/ids.py": "the order of ids, for display",
-    "engine/inputs/chat_template.py": "the date in a prompt",
+    "engine/inputs/jinja_environment.py": "the date in a prompt",
     "workers/generation/endpoints/base.py": "created of a response",
     "workers/batches/finalize.py": "when a file expires, in days",
     "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as the standard requires",

@@ -25,6 +25,8 @@ def to_engine_request(
             messages=[_message(message) for message in chat.messages],
             tools=[tool.model_dump(exclude_unset=True) for tool in chat.tools or ()],
             template_kwargs=dict(chat.chat_template_kwargs or {}),
+            add_generation_prompt=chat.add_generation_prompt is not False,
+            continue_final_message=bool(chat.continue_final_message),
         ),
         sampling=sampling_of(chat, model.parameters, job_id),
         max_tokens=chat.max_answer_tokens or model.parameters.max_tokens,
@@ -45,7 +47,9 @@ def to_engine_request(
 def _message(message: Message) -> dict[str, Any]:  # Any: the fields a template may use
     """A message for the template. Templates use `system`, not OpenAI's newer `developer`."""
     role = "system" if message.role == "developer" else message.role
-    fields: dict[str, Any] = {"role": role, "content": message.text()}
+    content = message.content
+    parts = [part.model_dump() for part in content] if isinstance(content, list) else content
+    fields: dict[str, Any] = {"role": role, "content": parts or ""}
     if message.tool_calls:
         fields["tool_calls"] = message.tool_calls
     for name in ("name", "tool_call_id", "reasoning_content"):

@@ -112,16 +112,17 @@ def _messages(items: Sequence[AnyItem]) -> list[JsonObject]:
             turn = {"role": "assistant", "content": None}
             messages.append(turn)
         _add(turn, item)
-    for message in messages:
-        if message["content"] is None and "tool_calls" not in message:
-            message["content"] = ""
     return messages
 
 
 def _message_of(item: InputMessage | FunctionCallOutput) -> JsonObject:
     if isinstance(item, FunctionCallOutput):
         return {"role": "tool", "tool_call_id": item.call_id, "content": item.output}
-    return {"role": item.role, "content": "".join(part.text for part in item.content)}
+    return {"role": item.role, "content": _content([part.text for part in item.content])}
+
+
+def _content(texts: Sequence[str]) -> str | list[JsonObject]:
+    return texts[0] if len(texts) == 1 else [{"type": "text", "text": text} for text in texts]
 
 
 def _continues(turn: JsonObject, item: AnyItem) -> bool:
@@ -138,9 +139,10 @@ def _continues(turn: JsonObject, item: AnyItem) -> bool:
 def _add(turn: JsonObject, item: AnyItem) -> None:
     match item:
         case Reasoning() if item.text:
-            turn["reasoning_content"] = turn.get("reasoning_content", "") + item.text
+            before = turn.get("reasoning_content")
+            turn["reasoning_content"] = f"{before}\n{item.text}" if before else item.text
         case OutputMessage():
-            turn["content"] = "".join(part.text for part in item.content)
+            turn["content"] = _content([part.text for part in item.content])
         case FunctionCall():
             function = {"name": item.name, "arguments": item.arguments}
             turn.setdefault("tool_calls", []).append({"id": item.call_id, "type": "function", "function": function})

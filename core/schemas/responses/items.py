@@ -120,7 +120,7 @@ class FunctionCallOutput(RequestModel):
         if not isinstance(value, list):
             return value
         parts = [_part(part, "input_text") for part in value]
-        return "".join(InputText.model_validate(part).text for part in parts)
+        return "\n".join(InputText.model_validate(part).text for part in parts)
 
 
 class Reasoning(RequestModel):
@@ -140,7 +140,7 @@ class Reasoning(RequestModel):
     @property
     def text(self) -> str:
         """The reasoning, or else its summary."""
-        return "".join(part.text for part in self.content) or "".join(part.text for part in self.summary)
+        return "\n".join(part.text for part in self.content) or "\n".join(part.text for part in self.summary)
 
 
 def _known_kind(value: object) -> object:

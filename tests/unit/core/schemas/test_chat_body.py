@@ -11,6 +11,7 @@ from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 
 HELLO = [{"role": "user", "content": "hello"}]
+BEGUN = [*HELLO, {"role": "assistant", "content": "Well,"}]
 
 
 def body(**more: Any) -> dict[str, Any]:
@@ -127,6 +128,13 @@ BAD: dict[str, tuple[Any, str, str | None]] = {
         "missing_required_parameter",
         "messages[0].content[0].text",
     ),
+    "a user without content": (body(messages=[{"role": "user", "content": None}]), "invalid_value", "messages[0]"),
+    "a user's message that goes on": (body(continue_final_message=True), "invalid_value", "continue_final_message"),
+    "an answer that goes on in a new turn": (
+        body(messages=BEGUN, continue_final_message=True, add_generation_prompt=True),
+        "invalid_value",
+        "continue_final_message",
+    ),
     "two constraints": (
         body(response_format={"type": "json_object"}, structured_outputs={"regex": "a"}),
         "invalid_value",
@@ -193,6 +201,9 @@ GOOD: dict[str, dict[str, Any]] = {
     ),
     "as many tools as there may be": body(tools=[tool(f"t{n}") for n in range(128)], tool_choice="required"),
     "effort, which nobody can ask for": body(reasoning_effort="low"),
+    "a turn without a word": body(messages=[*HELLO, {"role": "assistant", "content": None}, *HELLO]),
+    "an answer that goes on": body(messages=BEGUN, continue_final_message=True, add_generation_prompt=False),
+    "a prompt without a new turn": body(add_generation_prompt=False),
     "a turn that called a tool": body(messages=[*HELLO, {"role": "assistant", "tool_calls": [{"id": "x"}]}]),
 }
 
@@ -202,7 +213,7 @@ def test_what_openai_accepts_and_we_can_do_is_accepted(value: dict[str, Any]) ->
     assert parse_body(ChatRequest, value).model == value["model"]
 
 
-def test_text_parts_are_one_text() -> None:
+def test_text_parts_are_lines_of_one_text() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     chat = parse_body(ChatRequest, body(messages=[{"role": "user", "content": parts}]))
-    assert chat.messages[0].text() == "ab"
+    assert chat.messages[0].text() == "a\nb"

@@ -42,10 +42,18 @@ def test_reasoning_text_and_calls_are_one_turn_and_their_outputs_follow() -> Non
     user = {"role": "user", "content": [{"type": "input_text", "text": "2+"}, {"type": "input_text", "text": "2?"}]}
     turn = messages(user, thought, said, CALL, {**CALL, "call_id": "d"}, RESULT, {**RESULT, "call_id": "d"})
     assert [message["role"] for message in turn] == ["user", "assistant", "tool", "tool"]
-    assert turn[0]["content"] == "2+2?"
+    assert turn[0]["content"] == [{"type": "text", "text": "2+"}, {"type": "text", "text": "2?"}]
     assert (turn[1]["content"], turn[1]["reasoning_content"]) == ("Let me see.", "hm")
     assert [call["id"] for call in turn[1]["tool_calls"]] == ["c", "d"]
     assert turn[2] == {"role": "tool", "tool_call_id": "c", "content": "4"}
+
+
+def test_parts_of_a_result_or_of_a_thought_are_lines() -> None:
+    result = {**RESULT, "output": [{"type": "input_text", "text": text} for text in ("a", "b")]}
+    assert messages({"role": "user", "content": "x"}, CALL, result)[-1]["content"] == "a\nb"
+    thoughts = [{"type": "reasoning_text", "text": text} for text in ("hm", "so")]
+    thought = {"type": "reasoning", "summary": [], "content": thoughts}
+    assert messages(thought, thought)[0]["reasoning_content"] == "hm\nso\nhm\nso"
 
 
 def test_two_answers_in_a_row_are_two_turns() -> None:
@@ -57,7 +65,8 @@ def test_the_dump_of_an_sdk_answer_can_be_sent_back() -> None:
     dumped = {"id": "msg", "type": "message", "role": "assistant", "status": None, "phase": None}
     part = {"type": "output_text", "text": "b", "annotations": [], "logprobs": None}
     refusal = {"type": "refusal", "refusal": "No."}
-    assert messages({**dumped, "content": [part, refusal]})[0]["content"] == "bNo."
+    parts = messages({**dumped, "content": [part, refusal]})[0]["content"]
+    assert [part["text"] for part in parts] == ["b", "No."]
     thought = {"type": "reasoning", "id": "rs", "summary": [], "content": None, "encrypted_content": "x"}
     assert messages(thought, {"role": "user", "content": "go on"})[-1]["content"] == "go on"
 

@@ -9,7 +9,8 @@ import pytest
 from engine.backends.fake.tokenizer import FakeTokenizer
 from engine.errors import InvalidPrompt, PromptTooLong, TemplateFailed
 from engine.inputs import chat_template as template
-from engine.inputs.chat_template import CHATML, ChatTemplate, with_parsed_arguments
+from engine.inputs.call_forms import call_forms
+from engine.inputs.chat_template import CHATML, ChatTemplate
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.types import ChatPrompt, Request, SamplingParams, ToolChoice, ToolMode
 
@@ -58,15 +59,6 @@ def test_a_template_that_takes_long_is_cut_off(monkeypatch: pytest.MonkeyPatch) 
         make(None).render(HELLO, {})
 
 
-def test_arguments_of_tool_calls_become_objects() -> None:
-    turn = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"city": "Bern"}'}}]}
-    (parsed,) = with_parsed_arguments([turn])
-    assert parsed["tool_calls"][0]["function"]["arguments"] == {"city": "Bern"}
-    assert turn["tool_calls"][0]["function"]["arguments"] == '{"city": "Bern"}', "the request is not changed"  # type: ignore[index]
-    with pytest.raises(TemplateFailed, match="not JSON"):
-        with_parsed_arguments([{"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}])
-
-
 def test_a_template_without_tools_rejects_them_clearly() -> None:
     with pytest.raises(TemplateFailed, match="tool_choice") as caught:
         make(None).render(HELLO, {}, TOOLS)
@@ -77,6 +69,69 @@ def test_json_is_not_escaped_for_html() -> None:
     assert make("{{ messages[0] | tojson }}").render([{"role": "user", "content": "a<b & 'ö'"}], {}) == (
         '{"role": "user", "content": "a<b & \'ö\'"}'
     )
+
+
+def test_a_turn_marked_for_training_is_rendered_and_keeps_its_variables_to_itself() -> None:
+    source = """\
+{% for message in messages %}
+{% generation %}
+{% set seen = message.content %}
+[{{ seen }}]
+{% endgeneration %}
+{% endfor %}
+{{ seen is defined }}"""
+    assert make(source).render([*HELLO, *HELLO], {}) == "[hello]\n[hello]\nFalse"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% if tools is defined %}tools{% endif %}",
+        "{% if tools is not none %}tools{% endif %}",
+        "{% if tools != None %}tools{% endif %}",
+        "{% if tools %}tools{% endif %}",
+        "{% if tools | length > 0 %}tools{% endif %}",
+        "{% for tool in tools %}tools{% endfor %}",
+        "{% if not tools is defined %}{% set tools = none %}{% endif %}{% if tools is not none %}tools{% endif %}",
+    ],
+)
+def test_without_tools_any_test_for_them_fails(source: str) -> None:
+    assert make(source).render(HELLO, {}) == ""
+    assert make(source).render(HELLO, {}, TOOLS) == "tools"
+
+
+def test_absent_tools_are_null_in_json() -> None:
+    assert make("{{ tools | tojson }}").render(HELLO, {}) == "null"
+
+
+def test_json_has_the_parameters_of_transformers() -> None:
+    source = "{{ {'b': 'ü', 'a': [1]} | tojson(ensure_ascii=True, indent=1, separators=(',', ':'), sort_keys=True) }}"
+    assert make(source).render(HELLO, {}) == '{\n "a":[\n  1\n ],\n "b":"\\u00fc"\n}'
+
+
+FEATURES = {
+    "{% for m in messages %}{% if loop.index == 2 %}{% break %}{% endif %}{{ m.role }}{% endfor %}": "user",
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}": "2",
+    "{% for key, value in messages[0] | items %}{{ key }}={{ value }} {% endfor %}": "role=user content=hello ",
+    "{{ messages[0].content.strip().split('l')[0].upper().startswith('HE') }}": "True",
+    "{{ {1: 'one'}[1] }}{{ messages[0]['content'][1:3] }}{{ messages[9] is defined }}": "oneelFalse",
+    "{{ date_string if date_string is defined else 'no date' }}": "no date",
+    "{% macro say(m) %}<{{ m.content }}>{% endmacro %}{{ say(messages[0]) }}": "<hello>",
+}
+
+
+@pytest.mark.parametrize(("source", "rendered"), FEATURES.items())
+def test_templates_may_use_what_transformers_offers(source: str, rendered: str) -> None:
+    assert make(source).render([*HELLO, *HELLO], {}) == rendered
+
+
+@pytest.mark.parametrize(
+    "source", ["{{ 1 // 0 }}", "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", "{{ [][-1].b }}"]
+)
+def test_any_failure_of_a_template_is_about_the_messages(source: str) -> None:
+    with pytest.raises(TemplateFailed, match="does not accept") as caught:
+        make(source).render(HELLO, {})
+    assert caught.value.param == "messages"
 
 
 def test_an_error_raised_by_a_template_keeps_its_message() -> None:
@@ -102,8 +157,10 @@ def test_a_hostile_template_only_hurts_its_own_requests(source: str) -> None:
 
 
 def test_a_template_that_is_not_jinja_is_an_error_when_it_is_loaded() -> None:
-    with pytest.raises(TemplateFailed, match="not valid"):
+    with pytest.raises(TemplateFailed, match=r"Expected an expression.*line 1"):
         make("{% if %}")
+    with pytest.raises(TemplateFailed, match="nested"):
+        make("{% for a in messages %}" * 25 + "{% endfor %}" * 25)
 
 
 # --- comparison with plain Jinja -------------------------------------------------------------------------------------
@@ -193,14 +250,19 @@ def plainly(source: str, messages: list[dict[str, Any]], tools: list[dict[str, A
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     values = {"bos_token": "<s>", "eos_token": "</s>", "add_generation_prompt": True}
-    return environment.from_string(source).render(messages=with_parsed_arguments(messages), tools=tools, **values)
+    return environment.from_string(source).render(messages=with_objects(messages), tools=tools, **values)
+
+
+def with_objects(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages with the arguments of tool calls as objects."""
+    return next(call_forms(messages, []))[0]
 
 
 @pytest.mark.parametrize("source", [CHATML_WITH_TOOLS, LLAMA_LIKE, MISTRAL_LIKE], ids=["chatml", "llama", "mistral"])
 @pytest.mark.parametrize("tools", [None, TOOLS], ids=["no tools", "tools"])
 @pytest.mark.parametrize("turns", [1, 3, 5])
 def test_templates_render_like_plain_jinja(source: str, tools: list[dict[str, Any]] | None, turns: int) -> None:
-    rendered = make(source).render(with_parsed_arguments(TURNS[:turns]), {}, tools)
+    rendered = make(source).render(with_objects(TURNS[:turns]), {}, tools)
     assert rendered == plainly(source, TURNS[:turns], tools)
     assert "Bern" in rendered
     assert ("get_weather" in rendered) is (tools is not None or turns > 1)

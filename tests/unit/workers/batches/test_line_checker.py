@@ -61,7 +61,7 @@ def test_an_alias_is_planned_with_its_model(checker: LineChecker) -> None:
 
 def test_the_same_text_is_the_same_start_however_it_is_spelled(checker: LineChecker) -> None:
     parts = [{"type": "text", "text": "hel"}, {"type": "text", "text": "lo"}]
-    assert planned(checker, parts).starts == planned(checker).starts
+    assert planned(checker, parts).starts == planned(checker, "hel\nlo").starts
     assert planned(checker, role="developer").starts == planned(checker, role="system").starts
     assert planned(checker, role="user").starts != planned(checker, role="system").starts
 

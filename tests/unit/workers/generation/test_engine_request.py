@@ -40,6 +40,24 @@ def test_template_kwargs_are_passed_on() -> None:
     assert asked.prompt.template_kwargs == {"enable_thinking": False}
 
 
+def test_content_reaches_the_template_as_it_was_sent_but_null() -> None:
+    parts = [{"type": "text", "text": text, "cache_control": {}} for text in "ab"]
+    users = [{"role": "user", "content": content} for content in (parts, "text", [])]
+    call = {"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}
+    asked = ask(messages=[*users, {"role": "assistant", "content": None}, call])
+    assert isinstance(asked.prompt, ChatPrompt)
+    contents = [message["content"] for message in asked.prompt.messages]
+    assert contents == [[{"type": "text", "text": "a"}, {"type": "text", "text": "b"}], "text", "", "", ""]
+
+
+def test_the_end_of_the_prompt_is_passed_on() -> None:
+    for given in ({}, {"add_generation_prompt": False}, {"continue_final_message": True}):
+        asked = ask(messages=[{"role": "assistant", "content": "Well,"}], **given)
+        assert isinstance(asked.prompt, ChatPrompt)
+        ends = {"add_generation_prompt": True, "continue_final_message": False, **given}
+        assert {name: getattr(asked.prompt, name) for name in ends} == ends
+
+
 def test_each_choice_of_tools_has_its_mode() -> None:
     named = {"type": "function", "function": {"name": "now"}}
     assert ask(tools=[TOOL], tool_choice="none").tool_choice == ToolChoice(mode=ToolMode.NONE)
