@@ -48,6 +48,15 @@ class ConfigError(MillraceError):
     """A setting or a model file is wrong; the message names the key."""
 
 
+class Unreachable(MillraceError):
+    """A server that is needed does not answer; `problem` has host, port and reason, `advice` the remedy."""
+
+    def __init__(self, problem: str, advice: str) -> None:
+        super().__init__(f"{problem} {advice}")
+        self.problem = problem
+        self.advice = advice
+
+
 class SchemaMismatch(MillraceError):
     """The database schema is not the one this code needs. Run `millrace db upgrade`."""
 

@@ -5,6 +5,7 @@ Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_UR
 
 from __future__ import annotations
 
+import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,6 +14,8 @@ from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import ConfigError
+from core.service_urls import check_database_url, check_redis_url
+from core.setting_errors import PREFIX, TOML_FILE, describe_settings, warn_of_unknown
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MIB: Final = 1 << 20
@@ -33,7 +36,12 @@ class Settings(BaseSettings):
     """All settings of an operator."""
 
     model_config = SettingsConfigDict(
-        env_prefix="MILLRACE_", toml_file="millrace.toml", extra="forbid", populate_by_name=True, frozen=True
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        toml_file=TOML_FILE,
+        extra="forbid",
+        populate_by_name=True,
+        frozen=True,
     )
 
     state_dir: Path = Field(
@@ -45,13 +53,13 @@ class Settings(BaseSettings):
     files_dir: Path | None = Field(
         None, description="Directory of uploaded and result files; default: `files` in state_dir."
     )
-    database_url: str | None = Field(
+    database_url: Annotated[str, AfterValidator(check_database_url)] | None = Field(
         None,
         repr=False,
         validation_alias=AliasChoices("MILLRACE_DATABASE_URL", "DATABASE_URL"),
         description="URL of a Postgres to use instead of the bundled one: postgresql://user@host/name.",
     )
-    redis_url: str | None = Field(
+    redis_url: Annotated[str, AfterValidator(check_redis_url)] | None = Field(
         None,
         repr=False,
         validation_alias=AliasChoices("MILLRACE_REDIS_URL", "REDIS_URL"),
@@ -244,9 +252,15 @@ def is_loopback(host: str) -> bool:
 
 
 def load_settings(**overrides: Any) -> Settings:  # Any: the fields' own types, checked by the class
-    """Load the settings. Raises ConfigError, which names each wrong one and the reason."""
+    """Load the settings. Raises ConfigError, which names each wrong one, where it was set, and the reason."""
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"Settings are wrong: {wrong}. core/settings.py describes each one.") from None
+        raise ConfigError(describe_settings(error, Settings.model_fields, overrides)) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{TOML_FILE} cannot be read: {error}.") from None
+
+
+def unknown_variables() -> list[str]:
+    """Return a warning for each environment variable that looks like a setting and is none."""
+    return warn_of_unknown(Settings.model_fields)

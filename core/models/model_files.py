@@ -1,6 +1,6 @@
 """Model files: each served model has a YAML file in the models folder, with the key names of LocalAI where it has them.
 
-An invalid file raises an error that names the file and the key.
+An invalid file raises an error that names the file, the line and the key.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from core.errors import ConfigError
+from core.field_errors import describe, nearest
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.models.sampling import SamplingFields
+from core.models.yaml_file import YamlFile
 
 MAX_SLOTS: Final = 256
 _NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$"
@@ -33,7 +34,7 @@ def _number_or_auto(value: object) -> object:
     """Give one message where a union would give one for each of its members."""
     if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_SLOTS):
         return value
-    raise ValueError(f"Input should be a number from 1 to {MAX_SLOTS}, or auto")
+    raise ValueError(f"must be a whole number from 1 to {MAX_SLOTS}, or auto")
 
 
 def _is_on(value: object) -> object:
@@ -59,6 +60,12 @@ class Lora(_Strict):
     scale: float = Field(1.0, ge=-100, le=100, description="Factor of the adapter; 1 as it was trained.")
 
 
+_OF_OTHERS: Final = {
+    "n_ctx": "context_size",
+    "max_model_len": "context_size",
+    "parallel": "slots",
+    "n_parallel": "slots",
+}
 _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "name": True,
     "aliases": True,
@@ -176,29 +183,24 @@ class ModelCatalog:
 
 
 def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
-    """Load every `*.yaml` of the folder. Raises ConfigError, which names the file and the key.
+    """Load every `*.yaml` and `*.yml` of the folder. Raises ConfigError, which names the file, the line and the key.
 
     Missing weights are an error only with `need_weights`: processes that do not run the model do not read them.
     """
     if not folder.is_dir():
         raise ConfigError(f"There is no models folder at {folder}. Set models_dir, or create it with a YAML file.")
-    paths = sorted(folder.glob("*.yaml"))
+    paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
     return ModelCatalog([load_model(path, need_weights=need_weights) for path in paths])
 
 
 def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
     """Load a model file; relative paths of weights start at its folder."""
+    file = YamlFile(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path.name}: cannot be read as YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path.name}: a model file is a mapping of keys such as `name` and `parameters`.")
-    try:
-        model = ModelConfig.model_validate(data)
+        model = ModelConfig.model_validate(file.values)
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {'; '.join(map(_describe, error.errors()))}") from None
-    return _with_files(model, path, need_weights)
+        raise ConfigError(" ".join(_describe(file, each) for each in error.errors())) from None
+    return _with_files(model, file, path.parent, need_weights)
 
 
 def has_weights(model: ModelConfig) -> bool:
@@ -207,30 +209,47 @@ def has_weights(model: ModelConfig) -> bool:
     return model.backend is not BackendKind.LLAMA or all(Path(path).is_file() for path in paths)
 
 
-def _describe(error: ErrorDetails) -> str:
-    """Return `key: message`; an error about several keys names them itself."""
-    key = ".".join(map(str, error["loc"]))
-    message = error["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    return f"{key}: {message}" if key else message
+def _describe(file: YamlFile, error: ErrorDetails) -> str:
+    """Return `FILE, line N: key … .` for one error; an error about several keys names them itself."""
+    keys = error["loc"]
+    name = ".".join(map(str, keys))
+    if error["type"] == "extra_forbidden":
+        return f"{file.place(keys)}: there is no key {name!r}{_similar(keys)}"
+    text = describe(error)
+    if error["type"] == "value_error" and keys:
+        return f"{file.place(keys)}: {name} {text}."
+    if not keys:
+        return f"{file.place((text.partition(':')[0],))}: {text}."
+    return f"{file.place(keys)}: {name} {text}."
 
 
-def _with_files(model: ModelConfig, path: Path, need_weights: bool) -> ModelConfig:
+def _similar(keys: tuple[int | str, ...]) -> str:
+    """Return a question about the key that was meant, or where keys are described."""
+    schemas: dict[str, type[BaseModel]] = {"parameters": Parameters, "lora": Lora}
+    key, beside = str(keys[-1]), (schemas[str(keys[0])] if len(keys) > 1 else ModelConfig).model_fields
+    if len(keys) == 1 and key in Parameters.model_fields:
+        return f"; did you mean 'parameters.{key}'?"
+    return nearest(_OF_OTHERS.get(key, key), beside) or ". docs/models.md lists the keys."
+
+
+def _with_files(model: ModelConfig, file: YamlFile, folder: Path, need_weights: bool) -> ModelConfig:
     """Return the model with absolute paths of weights and adapters; with `need_weights`, all of them exist."""
     if model.backend is not BackendKind.LLAMA:
         return model
     if not model.parameters.model:
-        raise ConfigError(f"{path.name}: parameters.model: the path of the GGUF file is missing")
-    weights = _file(path, "parameters.model", model.parameters.model, need_weights)
+        place = file.place(("parameters",))
+        raise ConfigError(f"{place}: parameters.model is missing. Write `parameters: {{model: FILE.gguf}}`.")
+
+    def found(keys: tuple[str | int, ...], name: str) -> str:
+        weights = (folder / Path(name).expanduser()).resolve()
+        if need_weights and not weights.is_file():
+            raise ConfigError(f"{file.place(keys)}: {'.'.join(map(str, keys))}: there is no file {weights}")
+        return str(weights)
+
+    weights = found(("parameters", "model"), model.parameters.model)
     lora = tuple(
-        adapter.model_copy(update={"path": _file(path, f"lora.{index}.path", adapter.path, need_weights)})
+        adapter.model_copy(update={"path": found(("lora", index, "path"), adapter.path)})
         for index, adapter in enumerate(model.lora)
     )
     parameters = model.parameters.model_copy(update={"model": weights})
     return model.model_copy(update={"parameters": parameters, "lora": lora})
-
-
-def _file(path: Path, key: str, name: str, is_needed: bool) -> str:
-    file = (path.parent / Path(name).expanduser()).resolve()
-    if is_needed and not file.is_file():
-        raise ConfigError(f"{path.name}: {key}: there is no file {file}")
-    return str(file)

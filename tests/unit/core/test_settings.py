@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.errors import ConfigError
-from core.settings import Settings, load_settings
+from core.settings import Settings, load_settings, unknown_variables
 
 
 def test_every_field_has_a_description() -> None:
@@ -28,14 +28,74 @@ def test_the_usual_names_of_addresses_are_read(monkeypatch: pytest.MonkeyPatch) 
     assert (settings.database_url, settings.redis_url) == ("postgresql://a/b", "redis://c")
 
 
-def test_a_wrong_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MILLRACE_SLOTS", "many")
-    with pytest.raises(ConfigError, match="slots"):
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("MILLRACE_SLOTS", "many", "MILLRACE_SLOTS must be a whole number, not 'many'."),
+        ("MILLRACE_SLOTS", "0", "MILLRACE_SLOTS must be at least 1, not '0'."),
+        ("MILLRACE_PORT", "99999", "MILLRACE_PORT must be at most 65535, not '99999'."),
+        (
+            "MILLRACE_SHARE_IDENTICAL_LINES",
+            "perhaps",
+            "MILLRACE_SHARE_IDENTICAL_LINES must be true or false, not 'perhaps'.",
+        ),
+        ("MILLRACE_LOG_LEVEL", "loud", "MILLRACE_LOG_LEVEL must be debug, info, warning or error, not 'loud'."),
+        ("DATABASE_URL", "mysql://me:secret@db/x", "DATABASE_URL must be a URL of Postgres, such as postgresql://"),
+        ("DATABASE_URL", "db:5432", "DATABASE_URL must be a URL of Postgres"),
+        ("DATABASE_URL", "postgresql://me:se@ret:x@db:p/x", "in a password, write @ as %40"),
+        (
+            "REDIS_URL",
+            "http://cache",
+            "REDIS_URL must be a URL of Valkey or Redis, such as redis://HOST:6379/0, not http://…",
+        ),
+        ("MILLRACE_REDIS_URL", "cache:6379", "MILLRACE_REDIS_URL must be a URL of Valkey or Redis"),
+    ],
+)
+def test_a_wrong_setting_is_named_as_it_was_set(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
         load_settings()
+    assert said in str(caught.value)
+    assert "secret" not in str(caught.value)
+    assert "should" not in str(caught.value)
 
 
-def test_an_unknown_setting_in_the_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_option_is_named_as_it_was_typed() -> None:
+    with pytest.raises(ConfigError, match="^--port must be at most 65535, not 99999.$"):
+        load_settings(port=99999)
+
+
+def test_an_empty_variable_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MILLRACE_PORT", "DATABASE_URL", "MILLRACE_STATE_DIR"):
+        monkeypatch.setenv(name, "")
+    settings = load_settings()
+    assert (settings.port, settings.database_url) == (8000, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("port = 5\nslotz = 2\n", "millrace.toml, line 2: there is no setting 'slotz'; did you mean 'slots'?"),
+        ("# a\n\nslots = 0\n", "millrace.toml, line 3: slots must be at least 1, not 0."),
+        ("port = \n", "millrace.toml cannot be read: Invalid value (at line 1"),
+    ],
+)
+def test_an_error_in_the_file_names_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "millrace.toml").write_text("slotz = 2\n")
-    with pytest.raises(ConfigError, match="slotz"):
+    (tmp_path / "millrace.toml").write_text(text)
+    with pytest.raises(ConfigError) as caught:
         load_settings()
+    assert str(caught.value).startswith(said)
+
+
+def test_variables_that_are_nearly_settings_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MILLRACE_PROT", "MILLRACE_XYZZY", "MILLRACE_PORT", "MILLRACE_FAILPOINT", "MILLRACE_CI"):
+        monkeypatch.setenv(name, "1")
+    assert unknown_variables() == [
+        "there is no setting MILLRACE_PROT; did you mean 'MILLRACE_PORT'?",
+        "there is no setting MILLRACE_XYZZY; it is ignored.",
+    ]

@@ -13,26 +13,55 @@ from core.settings import ROOT
 MANUAL = ROOT / "docs" / "models.md"
 
 BAD = {
-    "not YAML": ("a: [", "cannot be read as YAML"),
-    "a list": ("- a", "is a mapping"),
-    "an unknown key": ("name: m\nbackend: fake\ncontext: 5", "context"),
-    "a wrong type": ("name: m\nbackend: fake\ncontext_size: big", "context_size"),
-    "a backend we do not have": ("name: m\nbackend: gpt", "backend"),
-    "no name": ("backend: fake", "name"),
+    "not YAML": ("a: [", "line 1 cannot be read as YAML"),
+    "a list": ("- a", "is not a model file"),
+    "an unknown key": (
+        "name: m\nbackend: fake\ncontexts_size: 5",
+        "line 3: there is no key 'contexts_size'; did you mean 'context_size'?",
+    ),
+    "a wrong type": (
+        "name: m\nbackend: fake\ncontext_size: big",
+        "line 3: context_size must be a whole number, not 'big'.",
+    ),
+    "a backend we do not have": ("name: m\nbackend: gpt", "line 2: backend must be llama or fake, not 'gpt'."),
+    "no name": ("backend: fake", "mine.yaml: name is missing."),
     "a name that cannot be in a URL": ("name: a/b\nbackend: fake", "name"),
     "no weights": ("name: m", "parameters.model"),
     "weights that are not there": ("name: m\nparameters: {model: no.gguf}", "no.gguf"),
     "slots that are neither a number nor auto": ("name: m\nbackend: fake\nslots: many", "from 1 to 256, or auto"),
-    "no slots": ("name: m\nbackend: fake\nslots: 0", "slots"),
+    "no slots": ("name: m\nbackend: fake\nslots: 0", "line 3: slots must be"),
     "a KV type we do not have": ("name: m\nbackend: fake\ncache_type_k: q3", "cache_type_k"),
     "quantised values without flash attention": (
         "name: m\nbackend: fake\ncache_type_v: q8_0\nflash_attention: off",
         "cache_type_v",
     ),
     "a way to pool without embeddings": ("name: m\nbackend: fake\npooling: mean", "pooling"),
-    "a LoRA that is no list": ("name: m\nbackend: fake\nlora: {path: a.gguf}", "lora: Input should be a list"),
-    "a LoRA without a path": ("name: m\nbackend: fake\nlora: [{scale: 1}]", "lora.0.path"),
-    "a temperature out of range": ("name: m\nbackend: fake\nparameters: {temperature: 9}", "parameters.temperature"),
+    "a key of a level that it does not belong to": (
+        "name: m\ntemperature: 1",
+        "did you mean 'parameters.temperature'?",
+    ),
+    "a key of another server": ("name: m\nn_ctx: 5", "line 2: there is no key 'n_ctx'; did you mean 'context_size'?"),
+    "an unknown key of a part": (
+        "name: m\nparameters:\n  temprature: 1\n  model: a",
+        "line 3: there is no key 'parameters.temprature'; did you mean 'temperature'?",
+    ),
+    "a key that is written twice": ("name: m\nbackend: fake\nname: n", "line 3: the key 'name' is on line 1 already"),
+    "tabs": ("name: m\nparameters:\n\tmodel: a", "line 3 cannot be read as YAML: found character '\\t' that"),
+    "two documents": ("name: m\n---\nname: n", "write one file for each"),
+    "a number as text": (
+        "name: 5\nbackend: fake",
+        "line 1: name must be text (quote it, if it looks like a number), not 5.",
+    ),
+    "a switch that is none": (
+        "name: m\nbackend: fake\nembeddings: maybe",
+        "embeddings must be true or false, not 'maybe'.",
+    ),
+    "a LoRA that is no list": ("name: m\nbackend: fake\nlora: {path: a.gguf}", "line 3: lora must be a list"),
+    "a LoRA without a path": ("name: m\nbackend: fake\nlora: [{scale: 1}]", "line 3: lora.0.path is missing."),
+    "a temperature out of range": (
+        "name: m\nbackend: fake\nparameters: {temperature: 9}",
+        "line 3: parameters.temperature must be at most 2, not 9.",
+    ),
 }
 
 
@@ -42,6 +71,23 @@ def test_a_bad_file_is_an_error_that_names_file_and_key(tmp_path: Path, content:
     with pytest.raises(ConfigError, match="mine.yaml") as caught:
         load_models(tmp_path, need_weights=True)
     assert said in str(caught.value)
+
+
+def test_no_error_speaks_pydantic(tmp_path: Path) -> None:
+    for content, _ in BAD.values():
+        (tmp_path / "mine.yaml").write_text(content)
+        with pytest.raises(ConfigError) as caught:
+            load_models(tmp_path, need_weights=True)
+        assert not re.search("Input should|String should|Extra inputs|Field required|Value error", str(caught.value))
+
+
+def test_both_endings_of_yaml_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("\ufeffname: one\nbackend: fake\n")
+    (tmp_path / "b.yml").write_text("name: two\nbackend: fake\n")
+    assert load_models(tmp_path).names() == ["one", "two"]
+    (tmp_path / "c.yml").write_text("name: one\nbackend: fake\n")
+    with pytest.raises(ConfigError, match="Two models are called 'one'"):
+        load_models(tmp_path)
 
 
 def test_a_model_is_found_by_name_and_alias(tmp_path: Path) -> None:
@@ -80,7 +126,7 @@ def test_adapters_are_found_beside_the_file_or_missed_by_name(tmp_path: Path) ->
         (str((tmp_path / "a.gguf").resolve()), scale) for scale in (0.5, 1.0)
     ]
     (tmp_path / "a.gguf").unlink()
-    with pytest.raises(ConfigError, match=r"a\.yaml: lora\.0\.path: there is no file"):
+    with pytest.raises(ConfigError, match=r"a\.yaml, line 3: lora\.0\.path: there is no file"):
         load_models(tmp_path, need_weights=True)
     assert not has_weights(load_models(tmp_path).models[0])
 
