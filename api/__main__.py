@@ -16,7 +16,8 @@ from api.http.open_files import raise_limit
 from api.live.shutdown import end_waiters
 from core.errors import MillraceError
 from core.logs import configure_logging
-from core.process.child_process import notify_ready
+from core.process.child_process import exit_with, notify_ready
+from core.process.listening import bound_socket
 from core.settings import load_settings
 
 _IDLE_SECONDS = 75
@@ -56,17 +57,10 @@ def main() -> None:
         raise_limit()
         check_database(settings)
         app = create_app(settings)
+        listener = bound_socket(settings.host, settings.port)
     except MillraceError as error:
-        sys.exit(f"millrace api: {error}")
-    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        exit_with("api", error)
     set_tcp_user_timeout(listener, settings.unread_seconds)
-    try:
-        listener.bind((settings.host, settings.port))
-    except OSError as error:
-        sys.exit(
-            f"millrace api: cannot listen on {settings.host}:{settings.port} ({error.strerror}). Choose another port."
-        )
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
     config = uvicorn.Config(
         app,

@@ -18,7 +18,7 @@ from core.models.model_files import ModelCatalog
 from core.readiness import Check, check_workers
 from core.settings import Settings
 from db import workers
-from db.schema_version import current_version, needed_version
+from db.schema_version import ADVICE, current_version, needed_version
 
 _TIMEOUT_SECONDS: Final = 2.0
 
@@ -46,8 +46,7 @@ async def _database(database: AsyncEngine, catalog: ModelCatalog, settings: Sett
 
 
 def _wrong_schema(have: str | None, needed: str) -> Check:
-    advice = "Run `millrace db upgrade`, or start the version of Millrace that fits the database."
-    return Check("schema", f"is {have}, this api needs {needed}", advice)
+    return Check("schema", f"is {have or 'missing'}, this api needs {needed}", ADVICE)
 
 
 async def _queue(relay: Relay) -> Check:

@@ -90,11 +90,12 @@ def _paths(root: Path) -> set[Path]:
 def _has_tables(database_url: str) -> bool:
     from sqlalchemy import inspect
 
-    from db.connections import database_engine
+    from db.connections import database_engine, first_connection
 
     engine = database_engine(database_url, pool_size=1)
     try:
-        return bool(inspect(engine).get_table_names())
+        with first_connection(engine) as connection:
+            return bool(inspect(connection).get_table_names())
     finally:
         engine.dispose()
 

@@ -20,6 +20,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from core.failpoints import Point, failpoint
+from core.service_urls import database_unreachable
 
 _OPTIONS: Final = (
     "-c statement_timeout=10000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
@@ -51,6 +52,17 @@ def async_database_engine(
     engine = create_async_engine(_driver(url), **_arguments(pool_size, async_commit=async_commit))
     _ping_suspects(engine.sync_engine, losses or ConnectionLosses())
     return engine
+
+
+@contextmanager
+def first_connection(engine: Engine) -> Iterator[Connection]:
+    """Open the first connection of a process. Raises Unreachable, with host, port and reason."""
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise database_unreachable(engine.url.render_as_string(hide_password=True), error) from None
+    with connection:
+        yield connection
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, Engine, text
 
 from core.errors import SchemaMismatch
+from db.connections import first_connection
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
+ADVICE: Final = "Run `millrace db upgrade`, or start the version of Millrace that fits the database."
 _MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 _IDENTIFIER: Final = re.compile(r'^(revision|down_revision)\b[^=\n]*= "(\w+)"', re.MULTILINE)
 
@@ -50,14 +52,12 @@ def current_version(connection: Connection) -> str | None:
 
 def check_schema(engine: Engine) -> None:
     """Raise SchemaMismatch unless the database is exactly at the version this code needs."""
-    with engine.connect() as connection:
+    with first_connection(engine) as connection:
         _refuse_newer(connection)
         current, needed = current_version(connection), needed_version()
     if current != needed:
-        raise SchemaMismatch(
-            f"The database schema is at {current or 'nothing'}, this code needs {needed}. "
-            "Run `millrace db upgrade`, or start the version of Millrace that fits the database."
-        )
+        found = f"The database has schema {current}" if current else "The database has no tables yet"
+        raise SchemaMismatch(f"{found}; this version needs schema {needed}. {ADVICE}")
 
 
 def _refuse_newer(connection: Connection) -> None:
@@ -65,8 +65,8 @@ def _refuse_newer(connection: Connection) -> None:
     current = current_version(connection)
     if current is not None and current not in _identifiers()["revision"]:
         raise SchemaMismatch(
-            f"The database schema is at {current}, which this code does not know: a newer Millrace has upgraded it. "
-            f"Start that version here too; this one needs {needed_version()}."
+            f"A newer Millrace has upgraded the database, to schema {current}. "
+            f"Start that version here too; this one needs schema {needed_version()}."
         )
 
 
@@ -74,7 +74,7 @@ def upgrade(engine: Engine, version: str = "head") -> None:
     """Upgrade the database to a version; concurrent upgrades wait for each other. Raises SchemaMismatch for a newer one."""
     from alembic import command
 
-    with engine.begin() as connection:
+    with first_connection(engine) as connection, connection.begin():
         _refuse_newer(connection)
         command.upgrade(_config(connection), version)
 

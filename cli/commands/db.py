@@ -23,16 +23,17 @@ def upgrade(state_dir: StateDir = None) -> None:
 
     with _exclusive_database(state_dir) as url:
         upgrade_schema(database_engine(url, pool_size=1))
-    print(f"The database has schema {needed_version()}.")
+    print(f"The database now has schema {needed_version()}.")
 
 
 @database.command()
 def check(state_dir: StateDir = None) -> None:
     """Check that the database has the schema that this version needs."""
+    from cli.stack.services import database_url
     from db.connections import database_engine
     from db.schema_version import check_schema, needed_version
 
-    with _exclusive_database(state_dir) as url:
+    with database_url(given_settings(state_dir=state_dir)) as (url, _):
         check_schema(database_engine(url, pool_size=1))
     print(f"The database has schema {needed_version()}, which this version needs.")
 
@@ -42,7 +43,7 @@ def backup(
     target: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", metavar="FOLDER")],
     state_dir: StateDir = None,
 ) -> None:
-    """Copy the database, then the file store, into a new folder; the service may run meanwhile."""
+    """Copy the database, then the file store, into a new folder. The service may run meanwhile."""
     from cli.backup import backup as make_backup
     from cli.stack.services import database_url
     from core.process.hardening import harden_process
@@ -59,7 +60,7 @@ def restore(
     source: Annotated[Path, typer.Argument(help="A folder that `db backup` made.", metavar="FOLDER")],
     state_dir: StateDir = None,
 ) -> None:
-    """Restore a backup into an empty database and an empty file store while no service runs."""
+    """Restore a backup into an empty database and an empty file store, while no service runs."""
     from cli.backup import restore as restore_backup
     from core.process.hardening import harden_process
 

@@ -9,34 +9,42 @@ from typing import Annotated, NoReturn
 import typer
 
 from cli.options import Device, given_settings
+from cli.output import remark
 
 
 def api() -> None:
-    """Run an api process (DATABASE_URL and REDIS_URL must be set)."""
+    """Run an api process. DATABASE_URL and REDIS_URL must be set."""
     _exec("api", "-m", "api")
 
 
 def worker(
     device: Device = None,
-    models: Annotated[str | None, typer.Option(help="Names, separated by commas; default: all.")] = None,
+    models: Annotated[
+        str | None, typer.Option(help="Names of models, separated by commas.", show_default="all")
+    ] = None,
 ) -> None:
-    """Run a worker of one device (DATABASE_URL and REDIS_URL must be set)."""
+    """Run a worker: the engines of one device. DATABASE_URL and REDIS_URL must be set."""
     options = (("--device", device), ("--models", models))
     _exec("worker", "-m", "workers", *[part for name, value in options if value for part in (name, value)])
 
 
 def clerk() -> None:
-    """Run a clerk: it prepares and finalizes batches and needs no engine (DATABASE_URL and REDIS_URL must be set)."""
+    """Run a clerk, which prepares and finalizes batches without an engine. DATABASE_URL and REDIS_URL must be set."""
     _exec("clerk", "-m", "workers.consumers.main", "clerk")
 
 
 def _exec(name: str, *arguments: str) -> NoReturn:
     """Replace this process by the service."""
-    from core.errors import ConfigError
+    from core.errors import ConfigError, Unreachable
     from core.process.hardening import harden_process
+    from core.queue.reachable import check_queue
 
     settings = given_settings()
     if not settings.database_url or not settings.redis_url:
         raise ConfigError(f"millrace {name} needs DATABASE_URL and REDIS_URL. On one machine, run: millrace serve")
+    try:
+        check_queue(settings.redis_url)
+    except Unreachable as error:  # an outage: work that is in the database continues without it
+        remark(f"millrace {name}: {error} It is tried again until it answers.")
     harden_process()
     os.execv(sys.executable, [sys.executable, "-P", *arguments])  # noqa: S606 - our own program

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cli.errors import CommandFailed, ExitCode
 from cli.options import Device, ModelsDir, StateDir, given_settings
 
 
@@ -20,23 +21,29 @@ def serve(
     state_dir: StateDir = None,
     models_dir: ModelsDir = None,
 ) -> None:
-    """Run everything on this machine, in the foreground."""
+    """Run everything on this machine in the foreground: Postgres, Valkey, the engines and the API."""
     from cli.stack.stack import Stack
     from core.process.hardening import harden_process
 
     settings = given_settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
     harden_process()
-    stopping = _stop_on_signals()
     stack = Stack(settings, device=device)
     started_at = time.monotonic()
     print(f"Starting in {settings.state_dir} …", flush=True)
-    with stack:
+    try:
+        stack.start()
+    except KeyboardInterrupt as interrupt:
+        raise CommandFailed("Stopped before it was ready.", ExitCode.of(interrupt)) from None
+    try:
+        stopping = _stop_on_signals()
         served = [model for model in stack.models if model not in stack.unloaded]
         _print_welcome(stack.url, served, stack.services.describe(), stack.services.logs, time.monotonic() - started_at)
         if stack.unloaded:
             print(f"Not loaded, see {stack.services.logs}/worker.log: {', '.join(stack.unloaded)}\n", flush=True)
         stack.run(stopping)
         print("\nFinishing running requests, then stopping …", flush=True)
+    finally:
+        stack.stop()
 
 
 def _stop_on_signals() -> threading.Event:

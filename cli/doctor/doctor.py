@@ -24,7 +24,7 @@ def doctor(
     models_dir: ModelsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check for problems that keep Millrace from running here. Exit code 1: there is one."""
+    """Check this machine for problems that keep Millrace from running. Exit code 1: there is one."""
     findings = list(_findings(state_dir, models_dir))
     if as_json:
         print_json([finding.to_json() for finding in findings])

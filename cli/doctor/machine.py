@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import shutil
-import socket
 import sys
 from pathlib import Path
 from typing import Final
@@ -13,6 +12,7 @@ from cli.doctor.findings import Finding, Level
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
 from core.models.model_files import load_models
+from core.process.listening import bound_socket
 
 _GIB: Final = 1 << 30
 _LOW_DISK: Final = 2 * _GIB
@@ -60,14 +60,11 @@ def disk(state_dir: Path) -> Finding:
 
 def port(host: str, number: int) -> Finding:
     """Check that the api can listen on the port."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((host, number))
-        except OSError as error:
-            advice = "If that is Millrace, all is well. Else choose another port: MILLRACE_PORT, or serve --port."
-            return Finding(Level.WARNING, "port", f"{host}:{number} is taken ({error.strerror})", advice)
+    try:
+        bound_socket(host, number).close()
+    except ConfigError as error:
+        problem, _, advice = str(error).partition(". ")
+        return Finding(Level.WARNING, "port", problem, advice)
     return Finding(Level.OK, "port", f"{host}:{number} is free")
 
 
@@ -76,7 +73,7 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
     try:
         catalog = load_models(folder, need_weights=True)
     except ConfigError as error:
-        return [Finding(Level.BAD, "models", str(error), "Correct the file, or say --models-dir.")]
+        return [Finding(Level.BAD, "models", str(error), "Correct the file, or name another folder with --models-dir.")]
     if not catalog.models:
         return [Finding(Level.BAD, "models", f"none in {folder}", "Add a YAML file: see README.md.")]
     free = _available_bytes(meminfo)

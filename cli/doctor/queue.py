@@ -7,6 +7,7 @@ from typing import Any, Final
 import redis
 
 from cli.doctor.findings import Finding, Level
+from core.service_urls import queue_unreachable
 
 _OLDEST: Final = (6, 2)
 _ANSWER_SECONDS: Final = 3
@@ -22,8 +23,8 @@ def queue_findings(url: str) -> list[Finding]:
         ) as client:
             info: dict[str, Any] = client.info()  # Any: numbers and strings by name
     except (redis.RedisError, OSError, ValueError) as error:
-        advice = "Start it, or correct REDIS_URL. Batches go on without it, chats do not."
-        return [Finding(Level.BAD, "queue", f"does not answer ({type(error).__name__})", advice)]
+        failure = queue_unreachable(url, error)
+        return [Finding(Level.BAD, "queue", failure.problem, f"{failure.advice} Without it batches run, chats do not.")]
     return [version(info), eviction(info), memory(info)]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cli.doctor.findings import Finding, Level
-from core.errors import ConfigError, SchemaMismatch
+from cli.state_lock import last_pid, running_launcher
+from core.errors import ConfigError, SchemaMismatch, Unreachable
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -27,22 +27,17 @@ def services(settings: Settings) -> list[Finding]:
 
 def state(state_dir: Path) -> Finding:
     """Report whether a stack uses the state directory; the files of a stack that was killed are harmless."""
-    lock = state_dir / "lock"
-    if not lock.exists():
+    if not (state_dir / "lock").exists():
         return Finding(Level.OK, "state", f"{state_dir} is new; the first start creates it")
     try:
-        with lock.open() as stream:
-            holder = stream.read().strip() or "another process"
-            try:
-                fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return Finding(Level.OK, "state", f"{state_dir} is in use by a running Millrace (pid {holder})")
+        if (launcher := running_launcher(state_dir)) is not None:
+            return Finding(Level.OK, "state", f"{state_dir} is in use by a running Millrace ({launcher})")
     except OSError as error:
         advice = "Run as its owner, or choose another --state-dir."
         return Finding(Level.BAD, "state", f"{state_dir} cannot be read ({error.strerror})", advice)
     leftover = state_dir / "postgres" / "postmaster.pid"
     if leftover.exists():
-        message = f"{state_dir}: the last stack (pid {holder}) did not shut down cleanly"
+        message = f"{state_dir}: the last stack (pid {last_pid(state_dir)}) did not shut down cleanly"
         return Finding(Level.WARNING, "state", message, "Nothing to do: the next start recovers and continues.")
     return Finding(Level.OK, "state", f"{state_dir} exists and is not in use")
 
@@ -62,9 +57,11 @@ def schema(settings: Settings) -> Finding:
         check_schema(engine)
     except SchemaMismatch as error:
         return Finding(Level.BAD, "schema", str(error), "millrace db upgrade")
+    except Unreachable as error:
+        return Finding(Level.BAD, "schema", error.problem, error.advice)
     except SQLAlchemyError as error:
-        message = f"the database does not answer ({type(error).__name__})"
-        return Finding(Level.BAD, "schema", message, "Start it, or correct DATABASE_URL.")
+        message = f"the database refuses to show its schema ({type(error).__name__})"
+        return Finding(Level.BAD, "schema", message, "Look at its log.")
     finally:
         engine.dispose()
     return Finding(Level.OK, "schema", f"{needed}, which this version needs")

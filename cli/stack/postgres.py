@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -93,7 +94,9 @@ class Postgres:
         return self._child
 
     def _initialise(self) -> None:
-        command = [self.user.binaries / "initdb", "-D", self.user.data, "-U", _USER, "-A", "trust", "-E", "UTF8"]
+        new = self.user.data.with_name(self.user.data.name + ".new")  # an interrupted start must leave no half cluster
+        shutil.rmtree(new, ignore_errors=True)
+        command = [self.user.binaries / "initdb", "-D", new, "-U", _USER, "-A", "trust", "-E", "UTF8"]
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync"]
         done = subprocess.run(
             [str(part) for part in command],
@@ -106,6 +109,7 @@ class Postgres:
         if done.returncode != 0:
             output = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
             raise ChildFailed(f"initdb could not create a cluster in {self.user.data}:\n{output}")
+        new.rename(self.user.data)
         os.sync()
 
     def _check_version(self) -> None:

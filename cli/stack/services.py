@@ -2,47 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from cli.stack.postgres import Postgres
 from cli.stack.valkey import Valkey
+from cli.state_lock import StateLock, running_launcher
 from core.errors import ConfigError
 from core.process.child_process import ChildFailed
 from core.process.runtime_dirs import private_directory, socket_directory
 
 if TYPE_CHECKING:
     from core.settings import Settings
-
-
-class StateLock:
-    """A lock on the state directory: one launcher at a time, held until the process ends."""
-
-    def __init__(self, state_dir: Path) -> None:
-        private_directory(state_dir)
-        self._stream: IO[str] = (state_dir / "lock").open("a+")
-        try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self._stream.seek(0)
-            holder = self._stream.read().strip() or "another process"
-            self._stream.close()
-            raise ConfigError(
-                f"The state directory {state_dir} is in use by a running Millrace (pid {holder}). "
-                "Use that one, stop it, or choose another --state-dir."
-            ) from None
-        self._stream.truncate(0)
-        self._stream.write(str(os.getpid()))
-        self._stream.flush()
-
-    def release(self) -> None:
-        """Release the lock."""
-        self._stream.close()
 
 
 class Services:
@@ -79,6 +53,10 @@ class Services:
                 service.stop()
         self._lock.release()
 
+    def announce(self, url: str) -> None:
+        """Record the address of the api in the state directory, where commands find it."""
+        self._lock.write(url)
+
     def check(self) -> None:
         """Raise ChildFailed when a service has ended."""
         for service in (self._postgres, self._valkey):
@@ -112,25 +90,40 @@ class Services:
         self.stop()
 
 
+class NoDatabase(ConfigError):
+    """There is no database in this state directory yet."""
+
+
 @contextmanager
-def database_url(settings: Settings) -> Iterator[tuple[str, bool]]:
+def database_url(settings: Settings, *, may_create: bool = False) -> Iterator[tuple[str, bool]]:
     """Yield the URL of the database, and whether this process alone uses it.
 
-    Takes the database of the settings, that of a running stack, or starts the bundled one meanwhile.
+    Takes the database of the settings, that of a running stack, or starts the bundled one meanwhile. Raises NoDatabase where
+    there is none yet, unless it may be created.
     """
     if settings.database_url:
         yield settings.database_url, False
     elif (url := running_database(settings.state_dir)) is not None:
         yield url, False
     else:
+        if not may_create and not _has_database(settings.state_dir):
+            raise NoDatabase(
+                f"There is no database in {settings.state_dir} yet. "
+                "`millrace serve` or `millrace db upgrade` creates it; --state-dir names another folder."
+            )
         with Services(settings.state_dir, None, "not needed") as services:
             yield services.database_url, True
+
+
+def _has_database(state_dir: Path) -> bool:
+    postgres = state_dir / "postgres"
+    return (postgres / "PG_VERSION").exists() or postgres.with_name("postgres.location").exists()
 
 
 def running_database(state_dir: Path) -> str | None:
     """Return the URL of the bundled Postgres of a stack that runs in this state directory; None when none runs."""
     state_dir = state_dir.resolve()
-    if not _is_in_use(state_dir):
+    if running_launcher(state_dir) is None:
         return None
     return Postgres(state_dir / "postgres", socket_directory(state_dir), state_dir / "logs" / "postgres.log").url
 
@@ -138,16 +131,6 @@ def running_database(state_dir: Path) -> str | None:
 def running_queue(state_dir: Path) -> str | None:
     """Return the URL of the bundled Valkey of a stack that runs in this state directory; None when none runs."""
     state_dir = state_dir.resolve()
-    if not _is_in_use(state_dir):
+    if running_launcher(state_dir) is None:
         return None
     return Valkey(state_dir / "valkey", socket_directory(state_dir), state_dir / "logs" / "valkey.log").url
-
-
-def _is_in_use(state_dir: Path) -> bool:
-    if not (state_dir / "lock").exists():
-        return False
-    try:
-        StateLock(state_dir).release()
-    except ConfigError:
-        return True
-    return False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from cli.address import api_key, api_url, local_url
 from cli.errors import CommandFailed, ExitCode
 from cli.options import DEFAULT_URL
 
@@ -28,35 +28,31 @@ class Session:
 
 
 @contextmanager
-def server_session(console: Console, base_url: str, api_key: str, settings: Settings) -> Iterator[Session]:
-    """Use the server at `base_url`; without one at the default address, start a stack.
+def server_session(console: Console, base_url: str | None, key: str, settings: Settings) -> Iterator[Session]:
+    """Use the server that is named, or this machine's; where none runs, start a stack on a free port.
 
     Raises CommandFailed when another address was given and no server answers there.
     """
     from cli.client import Client
 
-    with Client(base_url, api_key) as client:
+    url = api_url(base_url) if base_url and base_url.strip() else local_url(settings)
+    with Client(url, api_key(key)) as client:
         if client.is_there():
             yield Session(client, lambda: None)
             return
-    if base_url != DEFAULT_URL:
-        message = f"There is no server at {base_url}. Start it, or omit --base-url to start one on this machine."
+    if base_url and url != DEFAULT_URL:
+        message = f"There is no server at {url}. Start it, or omit --base-url (OPENAI_BASE_URL) to start one here."
         raise CommandFailed(message, ExitCode.UNREACHABLE)
     from cli.stack.stack import Stack
 
-    signal.signal(signal.SIGTERM, _raise_interrupt)
-    stack = Stack(settings)
+    stack = Stack(settings.model_copy(update={"port": 0}))
     started_at = time.monotonic()
     with console.status("Starting Postgres, Valkey, the engine and the api …"):
         stack.start()
     console.print(f"The stack is ready after {time.monotonic() - started_at:.1f} s, at {stack.url}", highlight=False)
     try:
-        with Client(f"{stack.url}/v1", api_key) as client:
+        with Client(f"{stack.url}/v1", api_key(key)) as client:
             yield Session(client, stack.restart_dead)
     finally:
         with console.status("Stopping the stack …"):
             stack.stop()
-
-
-def _raise_interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt

@@ -6,7 +6,6 @@ Every child ends with this process, even when it is killed.
 from __future__ import annotations
 
 import signal
-import socket
 import sys
 import threading
 import time
@@ -18,8 +17,10 @@ from cli.stack.services import Services
 from core.errors import ConfigError
 from core.models.model_files import has_weights, load_models
 from core.process.child_process import ChildFailed
+from core.process.listening import bound_socket
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess
+from core.queue.reachable import check_queue
 from core.settings import Settings, split_commas
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ class Stack:
         self._settings = settings
         self.models = _models(settings)
         self.unloaded: list[str] = []
-        _check_port(settings)
+        bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)
         self.services = Services(settings.state_dir, settings.database_url, settings.redis_url)
         environment = self._environment()
@@ -54,6 +55,11 @@ class Stack:
 
     def start(self) -> None:
         """Return when everything answers; on failure nothing is left running."""
+        try:
+            _check_external(self._settings)
+        except BaseException:
+            self.services.stop()
+            raise
         self.services.start()
         try:
             _migrate(self.services.database_url, self._settings)
@@ -65,6 +71,7 @@ class Stack:
             self.stop(drain_seconds=0)
             raise
         self._api.environment["MILLRACE_PORT"] = self.url.rpartition(":")[2]  # the same port after a restart
+        self.services.announce(self.url)
 
     def run(self, is_stopping: threading.Event) -> None:
         """Restart dead processes until `is_stopping` is set."""
@@ -144,18 +151,17 @@ def _models(settings: Settings) -> list[str]:
     return catalog.names()
 
 
-def _check_port(settings: Settings) -> None:
-    """Raise ConfigError at once when the port is taken; the api would fail a few seconds later."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ConfigError(
-                f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}). "
-                "Is Millrace running already? Otherwise choose another port with --port."
-            ) from None
+def _check_external(settings: Settings) -> None:
+    """Raise Unreachable when a server that the settings name does not answer, before anything is started."""
+    from db.connections import database_engine, first_connection
+
+    if settings.database_url:
+        engine = database_engine(settings.database_url, pool_size=1)
+        with first_connection(engine):
+            pass
+        engine.dispose()
+    if settings.redis_url:
+        check_queue(settings.redis_url)
 
 
 def _migrate(database_url: str, settings: Settings) -> None:

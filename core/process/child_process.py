@@ -15,16 +15,18 @@ import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
-from core.errors import MillraceError
+from core.errors import MillraceError, Unreachable
 from core.process.hardening import harden_process
 
 _PR_SET_PDEATHSIG: Final = 1
+_UNREACHABLE: Final = 5
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -145,6 +147,12 @@ class Child:
     def exit_report(self) -> str:
         """Describe the exit, with the end of the log."""
         return f"{self.name} ended with exit code {self.exit_code()}. Its log ({self.log}) ends:\n{self.log_tail()}"
+
+
+def exit_with(name: str, error: Exception) -> NoReturn:
+    """End a process that cannot start, with the reason on stderr and an exit code of docs/commands.md."""
+    sys.stderr.write(f"millrace {name}: {error}\n")
+    sys.exit(_UNREACHABLE if isinstance(error, Unreachable) else 1)
 
 
 def notify_ready(status: str = "") -> None:

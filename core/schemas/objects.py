@@ -121,12 +121,16 @@ class BatchObject(ResponseModel):
 
 
 class ModelObject(ResponseModel):
-    """A served model."""
+    """A served model. The fields after `owned_by` are extensions; `slots` is null where the engine chooses the number."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "millrace"
+    aliases: tuple[str, ...] = ()
+    context_size: int
+    slots: int | None = None
+    endpoints: tuple[str, ...] = ()
 
 
 class JobObject(ResponseModel):

@@ -9,7 +9,6 @@ import argparse
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -24,7 +23,7 @@ from core.errors import MillraceError
 from core.file_store import FileStore
 from core.logs import configure_logging
 from core.models.model_files import ModelCatalog, load_models
-from core.process.child_process import notify_ready
+from core.process.child_process import exit_with, notify_ready
 from core.queue.celery_app import make_celery, make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings, load_settings
@@ -149,16 +148,16 @@ def main() -> None:
     parser.add_argument("--models", default="", help="names, separated by commas")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
-    settings = load_settings()
-    configure_logging(settings.log_level)
-    app = make_celery(settings)
-    app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
     models = arguments.models.split(",")
-    identity = _identity(settings, arguments.kind, arguments.device, models)
     try:
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        app = make_celery(settings)
+        app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
+        identity = _identity(settings, arguments.kind, arguments.device, models)
         consumer = _build(identity, models, arguments.device, settings, app)
     except (MillraceError, TimeoutError) as error:
-        sys.exit(f"millrace {arguments.kind}: {error}")
+        exit_with(arguments.kind, error)
     heartbeat = _heartbeat(settings, identity, consumer)
     shutdown = GracefulShutdown(consumer, settings.drain_seconds, heartbeat.close)
 

@@ -24,7 +24,7 @@ import structlog
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging
 from core.models.model_files import ModelConfig, load_models
-from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
+from core.process.child_process import ChildFailed, StartInterrupted, exit_with, notify_ready
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
@@ -253,7 +253,7 @@ def main() -> None:
         launcher = WorkerLauncher(settings, _models(settings, arguments.models), arguments.device)
         _run(launcher, settings, Database(database), arguments.device, stopping)
     except MillraceError as error:
-        sys.exit(f"millrace worker: {error}")
+        exit_with("worker", error)
 
 
 def _run(
