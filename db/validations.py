@@ -37,6 +37,7 @@ class WorkTotals(NamedTuple):
     batches: int
     lines: int
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
     seconds: float
 
@@ -109,6 +110,7 @@ def recent_work(model: str) -> Query[WorkTotals]:
         select(
             Batch.lines_completed,
             Batch.prompt_tokens,
+            Batch.cached_tokens,
             Batch.completion_tokens,
             func.extract("epoch", Batch.finalizing_at - Batch.in_progress_at).label("seconds"),
         )
@@ -121,6 +123,7 @@ def recent_work(model: str) -> Query[WorkTotals]:
         func.count().label("batches"),
         total(recent.c.lines_completed).label("lines"),
         total(recent.c.prompt_tokens).label("prompt_tokens"),
+        total(recent.c.cached_tokens).label("cached_tokens"),
         total(recent.c.completion_tokens).label("completion_tokens"),
         cast(func.coalesce(func.sum(recent.c.seconds), 0), Float).label("seconds"),
     )

@@ -18,6 +18,7 @@ class RecentWork:
     batches: int
     lines: int
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
     seconds: float
     queued_lines: int = 0
@@ -27,6 +28,12 @@ class RecentWork:
         """Prompt and answer tokens; None without a measurement."""
         tokens = self.prompt_tokens + self.completion_tokens
         return tokens / self.seconds if self.seconds > 0 and tokens else None
+
+    @property
+    def computed_share(self) -> float:
+        """The part of these tokens that was computed, not cached: the only one that the rate of a batch counts."""
+        tokens = self.prompt_tokens + self.completion_tokens
+        return (tokens - self.cached_tokens) / tokens if tokens else 1.0
 
 
 async def recent_work(connection: AsyncConnection, model: str) -> RecentWork:
@@ -44,10 +51,11 @@ def estimate(lines: list[ModelLines], work: dict[str, RecentWork], now: float | 
         return BatchEstimate(measured_batches=measured_batches, queued_lines=queued_lines)
     output = sum(_output_tokens(each, work[each.model]) for each in lines)
     total = output + sum(each.prompt_tokens for each in lines)
+    computed = sum(_tokens(each, work[each.model]) * work[each.model].computed_share for each in lines)
     seconds = sum(_seconds(each, work[each.model]) for each in lines)
     return BatchEstimate(
         measured_batches=measured_batches,
-        tokens_per_second=total / sum(_run_seconds(each, work[each.model]) for each in lines),
+        tokens_per_second=computed / sum(_run_seconds(each, work[each.model]) for each in lines),
         queued_lines=queued_lines,
         output_tokens=output,
         total_tokens=total,
@@ -61,10 +69,14 @@ def _output_tokens(lines: ModelLines, work: RecentWork) -> int:
     return min(lines.max_output_tokens, round(lines.lines * work.completion_tokens / work.lines))
 
 
+def _tokens(lines: ModelLines, work: RecentWork) -> int:
+    return lines.prompt_tokens + _output_tokens(lines, work)
+
+
 def _run_seconds(lines: ModelLines, work: RecentWork) -> float:
     rate = work.tokens_per_second
     assert rate is not None, "checked before"
-    return (lines.prompt_tokens + _output_tokens(lines, work)) / rate
+    return _tokens(lines, work) / rate
 
 
 def _seconds(lines: ModelLines, work: RecentWork) -> float:

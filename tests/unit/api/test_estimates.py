@@ -9,7 +9,14 @@ from core.schemas.batch_validation import ModelLines
 
 
 def work(**given: Any) -> RecentWork:
-    values = {"batches": 2, "lines": 10, "prompt_tokens": 600, "completion_tokens": 400, "seconds": 10.0} | given
+    values = {
+        "batches": 2,
+        "lines": 10,
+        "prompt_tokens": 600,
+        "cached_tokens": 0,
+        "completion_tokens": 400,
+        "seconds": 10.0,
+    } | given
     return RecentWork(**values)
 
 
@@ -20,6 +27,11 @@ def test_an_estimate_counts_answers_as_long_as_recent_ones_and_the_lines_before(
     found = estimate(LINES, {"m": work(queued_lines=3)}, now=1000)
     assert (found.output_tokens, found.total_tokens, found.tokens_per_second) == (200, 500, 100)
     assert (found.seconds, found.finish_at) == (5 + 3, 1008)
+
+
+def test_the_rate_counts_computed_tokens_as_that_of_a_running_batch_does() -> None:
+    found = estimate(LINES, {"m": work(cached_tokens=300)}, now=1000)
+    assert (found.seconds, found.tokens_per_second) == (5, 70)
 
 
 def test_answers_are_no_longer_than_their_limit() -> None:
