@@ -5,29 +5,43 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.access.scopes import require_scopes
-from api.dependencies import CallerDep, CatalogDep, StartedAtDep, TenantDep
+from api.dependencies import CallerDep, CatalogDep, SettingsDep, StartedAtDep, TenantDep
 from core.api_keys import Scope
 from core.errors import not_found
+from core.models.model_files import ModelConfig
+from core.schemas.endpoints import ENDPOINTS
 from core.schemas.objects import ListObject, ModelObject
+from core.settings import Settings
 
 router = APIRouter(tags=["models"], dependencies=[require_scopes(Scope.INFERENCE, Scope.FILES)])
 
 
 @router.get("/v1/models")
 async def list_models(
-    catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep
+    catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep, settings: SettingsDep
 ) -> ListObject[ModelObject]:
-    """Every model the caller may use, by name; aliases are not listed."""
-    models = [ModelObject(id=name, created=started_at) for name in catalog.only(caller.models).names()]
+    """Every model the caller may use, by name."""
+    models = [_object(model, started_at, settings) for model in catalog.only(caller.models).models]
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
 
 
 @router.get("/v1/models/{name}")
 async def get_model(
-    name: str, catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep
+    name: str, catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep, settings: SettingsDep
 ) -> ModelObject:
     """A model by name or alias."""
     model = catalog.only(caller.models).get(name)
     if model is None:
         raise not_found(f"The model '{name[:96]}' does not exist here.", code="model_not_found", param="model")
-    return ModelObject(id=model.name, created=started_at)
+    return _object(model, started_at, settings)
+
+
+def _object(model: ModelConfig, started_at: int, settings: Settings) -> ModelObject:
+    return ModelObject(
+        id=model.name,
+        created=started_at,
+        aliases=model.aliases,
+        context_size=model.context_size,
+        slots=None if model.slots == "auto" else model.slots or settings.slots,
+        endpoints=tuple(path for path, each in ENDPOINTS.items() if model.embeddings or not each.needs_embeddings),
+    )
