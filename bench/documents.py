@@ -16,6 +16,7 @@ from typing import Final
 from bench.llama_server import LlamaServer, RunningServer
 from bench.stack import running_stack
 from cli.client import Client
+from cli.output_files import OutputFile
 from engine.backends.llama.tokenizer import load_vocabulary
 
 _DOCUMENTS: Final = 16
@@ -86,7 +87,7 @@ def _batch_seconds(client: Client, folder: Path, texts: list[str]) -> float:
         is_nearly_done = batch["request_counts"]["completed"] > 0.9 * len(texts)
         time.sleep(0.1 if is_nearly_done else 2.0)  # each poll takes some milliseconds from the cores of the engine
         batch = client.batch(batch["id"])
-    client.download(batch["output_file_id"], output)
+    OutputFile(path=output, may_replace=True).write(client.content(batch["output_file_id"]))
     seconds = time.perf_counter() - began
     assert batch["request_counts"]["completed"] == len(texts), batch
     return seconds

@@ -25,6 +25,7 @@ from bench.llama_server import LlamaServer
 from bench.models import DEMO
 from bench.stack import running_stack
 from cli.client import Client
+from cli.output_files import OutputFile
 from engine.backends.llama.batch import Batch
 from engine.backends.llama.gguf import start_llama
 from engine.backends.llama.tokenizer import LlamaTokenizer
@@ -111,7 +112,7 @@ def _batch_seconds(client: Client, folder: Path, given: list[str]) -> float:
     while batch["status"] not in ("completed", "failed", "expired", "cancelled"):
         time.sleep(0.1 if batch["request_counts"]["completed"] > 0.9 * len(given) else 1.0)
         batch = client.batch(batch["id"])
-    client.download(batch["output_file_id"], output)
+    OutputFile(path=output, may_replace=True).write(client.content(batch["output_file_id"]))
     seconds = time.perf_counter() - began
     assert batch["request_counts"]["completed"] == len(given), batch
     return seconds

@@ -14,6 +14,7 @@ import psutil
 
 from bench.stack import running_stack
 from cli.client import Client
+from cli.output_files import OutputFile
 
 _ENDED = ("completed", "failed", "expired", "cancelled")
 
@@ -57,7 +58,7 @@ def run_batch(client: Client, source: Path, output: Path, lines: int) -> Pipelin
         batch = client.batch(batch["id"])
         if prepared is None and batch["status"] != "validating":
             prepared = time.perf_counter()
-    client.download(batch["output_file_id"], output)
+    OutputFile(path=output, may_replace=True).write(client.content(batch["output_file_id"]))
     ended = time.perf_counter()
     with output.open("rb") as stream:
         answered = sum(1 for _ in stream)

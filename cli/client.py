@@ -20,6 +20,13 @@ _RETRY_SECONDS: Final = 90.0
 _PAGE: Final = 100
 _LONG_TIMEOUT: Final = httpx2.Timeout(30, read=600, write=600)
 
+_REASONS: Final = {
+    "Connection refused": "the connection was refused, so nothing listens there",
+    "Name or service not known": "this host name is unknown",
+    "Temporary failure in name resolution": "the host name cannot be looked up",
+    "No address associated": "this host name has no address",
+}
+
 Json = dict[str, Any]  # Any: an answer of the API
 
 
@@ -70,6 +77,20 @@ class Client:
         """Return an object of the API."""
         return self._call("GET", path)
 
+    def readiness(self) -> Json | None:
+        """Return the server's report on itself; None where only the API can be reached."""
+        with self._translated():
+            response = self._http.get(f"{self.base_url.removesuffix('/v1')}/readyz")
+        try:
+            report = response.json()
+        except ValueError:
+            return None
+        return report if isinstance(report, dict) and "checks" in report else None
+
+    def patch(self, path: str, body: Json) -> Json:
+        """Change an object; returns it."""
+        return self._call("PATCH", path, json=body)
+
     def post(self, path: str, body: Json | None = None) -> Json:
         """Call an action; returns the changed object."""
         return self._call("POST", path, json=body or {})
@@ -102,14 +123,6 @@ class Client:
                 if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
                     raise
                 time.sleep(1)
-
-    def download(self, file_id: str, path: Path) -> None:
-        """Fetch a file's content; the file gets its name when it is complete."""
-        part = path.with_name(path.name + ".part")
-        with self._stream("GET", f"/files/{file_id}/content") as response, part.open("wb") as stream:
-            for chunk in response.iter_bytes():
-                stream.write(chunk)
-        part.rename(path)
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """Yield a file's content in chunks."""
@@ -175,8 +188,7 @@ class Client:
         with self._translated():
             response = self._http.request(method, self.base_url + path, **arguments)
             _check(response)
-            answer: Json = response.json()
-            return answer
+            return _parse(response)
 
     @contextmanager
     def _stream(self, method: str, path: str, **arguments: Any) -> Iterator[httpx2.Response]:  # Any: as above
@@ -191,9 +203,8 @@ class Client:
         try:
             yield
         except httpx2.HTTPError as error:
-            reason = str(error) or type(error).__name__
-            message = f"No answer from {self.base_url} ({reason}). Is the server running? Start it with: millrace serve"
-            raise CommandFailed(message, ExitCode.UNREACHABLE) from None
+            message = f"There is no answer from {self.base_url}: {_reason(error)}. Start a server with: millrace serve"
+            raise CommandFailed(f"{message}; or name another with --base-url.", ExitCode.UNREACHABLE) from None
 
 
 class ServerEvent(NamedTuple):
@@ -227,14 +238,43 @@ def _lines(response: httpx2.Response) -> Iterator[str]:
         yield rest.decode()
 
 
+def _parse(response: httpx2.Response) -> Json:
+    try:
+        answer = response.json()
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise _not_ours(response)
+    return answer
+
+
 def _check(response: httpx2.Response) -> None:
-    if not response.is_error:
+    if not response.is_error and not response.is_redirect:
         return
     try:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
-        message = response.text[:200] or response.reason_phrase
+        raise _not_ours(response) from None
     code = ExitCode.NOT_ALLOWED if response.status_code in (401, 403) else ExitCode.ERROR
     if response.status_code == 503:
         code = ExitCode.UNREACHABLE
     raise CommandFailed(f"The server answered {response.status_code}: {message}", code)
+
+
+def _not_ours(response: httpx2.Response) -> CommandFailed:
+    """The failure for an answer without OpenAI's error object: another program listens there, or a proxy answered."""
+    message = f"{response.url} answered {response.status_code} {response.reason_phrase}".rstrip()
+    advice = "That is no answer of Millrace: check the address, which ends in /v1, and any proxy before it."
+    code = ExitCode.UNREACHABLE if response.status_code in (502, 503, 504) else ExitCode.ERROR
+    return CommandFailed(f"{message}. {advice}", code)
+
+
+def _reason(error: httpx2.HTTPError) -> str:
+    """The reason for a failed call, in common words."""
+    text = str(error)
+    if isinstance(error, httpx2.TimeoutException):
+        return "it did not answer in time"
+    for part, reason in _REASONS.items():
+        if part in text:
+            return reason
+    return text or type(error).__name__

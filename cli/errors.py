@@ -18,6 +18,16 @@ class ExitCode(IntEnum):
     UNREACHABLE = 5
     NOT_ALLOWED = 6
     INTERRUPTED = 130
+    TERMINATED = 143
+
+    @staticmethod
+    def of(interrupt: KeyboardInterrupt) -> ExitCode:
+        """Return the exit code for a signal: 128 and its number, as of a shell."""
+        return ExitCode.TERMINATED if isinstance(interrupt, Terminated) else ExitCode.INTERRUPTED
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
 
 
 class CommandFailed(MillraceError):

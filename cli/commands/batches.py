@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from cli.batches.text import PAUSED, age, details, num_ended, shown_status
 from cli.errors import CommandFailed, ExitCode
-from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, BatchId, Limit, connected
-from cli.output import console, moment, opened, print_fields, print_json, print_table, printable, remark
-from core.states import FINAL_BATCH_STATES
+from cli.options import ApiKey, AsJson, BaseUrl, BatchId, Force, Limit, Output, connected
+from cli.output import (
+    Column,
+    console,
+    moment,
+    opened,
+    plural,
+    print_json,
+    print_pairs,
+    print_table,
+    printable,
+    remark,
+)
+from cli.output_files import STDOUT, choose_outputs
+from core.field_errors import nearest
+from core.states import FINAL_BATCH_STATES, BatchState
 
 if TYPE_CHECKING:
     from cli.client import Client, Json
@@ -23,21 +37,31 @@ batches = typer.Typer(help="Batches on the server.", no_args_is_help=True)
 
 _POLL_SECONDS: Final = 0.5
 _PAGE: Final = 500
-Watch = Annotated[bool, typer.Option("--watch", help="Wait until it has ended; the exit code is its outcome.")]
+_MAX_PAGE: Final = 100
+_STATUSES: Final = (*BatchState, PAUSED)
+Watch = Annotated[bool, typer.Option("--watch", help="Wait until the batch has ended; the exit code is its outcome.")]
 
 
 @batches.command()
 def create(
-    source: Annotated[str, typer.Argument(help="A batch file, - for stdin, or the id of an uploaded file.")],
-    endpoint: Annotated[str | None, typer.Option(help="Default: the url of the first line.")] = None,
-    window: Annotated[str, typer.Option(help="It expires after this long: 90m, 24h, 7d.")] = "24h",
-    metadata: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
+    source: Annotated[
+        str, typer.Argument(help="A batch file, - for stdin, or the id of an uploaded file.", metavar="FILE")
+    ],
+    endpoint: Annotated[
+        str | None,
+        typer.Option(help="Endpoint of the batch.", show_default="the url of the first line", metavar="PATH"),
+    ] = None,
+    window: Annotated[str, typer.Option(help="Time after which the batch expires: 90m, 24h, 7d.")] = "24h",
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(help="A pair that is stored with the batch; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
     watch: Watch = False,
-    base_url: BaseUrl = DEFAULT_URL,
+    base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Start a batch; prints its id."""
+    """Start a batch and print its id."""
     pairs = _pairs(metadata or [])
     with connected(base_url, api_key) as client:
         file_id, found = _input(client, source)
@@ -47,33 +71,62 @@ def create(
 
 @batches.command("list")
 def list_batches(
-    limit: Limit = 20, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
+    limit: Limit = 20,
+    status: Annotated[
+        str | None, typer.Option(help="Only batches of this status, such as in_progress, paused or failed.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="Only batches of this model.")] = None,
+    base_url: BaseUrl = None,
+    api_key: ApiKey = "none",
+    as_json: AsJson = False,
 ) -> None:
-    """List the newest batches."""
+    """List the newest batches. On a terminal, columns that do not fit are shortened or omitted."""
+    if status is not None and status not in _STATUSES:
+        message = f"There is no status {status!r}{nearest(status, _STATUSES)}. Statuses: {', '.join(_STATUSES)}."
+        raise CommandFailed(message, ExitCode.USAGE)
+    is_filtered = status is not None or model is not None
     with connected(base_url, api_key) as client:
-        found = client.listed("/batches", limit=limit)
+        pages = client.pages("/batches", limit=_MAX_PAGE if is_filtered else min(limit, _MAX_PAGE))
+        wanted = (batch for batch in pages if status in (None, shown_status(batch)) and model in (None, batch["model"]))
+        found = list(islice(wanted, limit))
     if as_json:
         print_json(found)
         return
-    print_table(("ID", "STATUS", "DONE", "FAILED", "TOTAL", "MODEL", "CREATED"), [_row(batch) for batch in found])
+    if not found:
+        remark("No batch matches." if is_filtered else "There are no batches.")
+        return
+    columns = (
+        "ID",
+        "STATUS",
+        "DONE",
+        "FAIL",
+        "AGE",
+        Column("MODEL", can_shrink=True),
+        Column("CREATED", is_extra=True),
+    )
+    print_table(columns, [_row(batch) for batch in found])
 
 
 @batches.command()
-def show(batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """Show one batch."""
+def show(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
+    """Show a batch. With --json, prints the object of the API."""
     with connected(base_url, api_key) as client:
-        _print(client.get(f"/batches/{batch_id}"), as_json=as_json)
+        batch = client.get(f"/batches/{batch_id}")
+    if as_json:
+        print_json(batch)
+    else:
+        print_pairs(details(batch))
 
 
 @batches.command()
 def watch(
     batch_id: BatchId,
-    lines: Annotated[bool, typer.Option("--lines", help="Print each line as it ends.")] = False,
-    base_url: BaseUrl = DEFAULT_URL,
+    lines: Annotated[bool, typer.Option("--lines", help="Print each line of the batch as it ends.")] = False,
+    base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Follow a batch until it has ended; the exit code is its outcome. With --json, prints a line for each change."""
+    """Follow a batch until it has ended; the exit code is its outcome. With --json, prints one line for each change."""
     with connected(base_url, api_key) as client:
         batch = client.get(f"/batches/{batch_id}")
         if lines:
@@ -83,39 +136,54 @@ def watch(
 
 
 @batches.command()
-def cancel(
-    batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
-) -> None:
-    """Stop a batch; finished lines are kept."""
+def cancel(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
+    """Cancel a batch. Finished lines are kept."""
     _act(batch_id, "cancel", base_url, api_key, as_json=as_json)
 
 
 @batches.command()
-def pause(
-    batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
-) -> None:
-    """Start no more lines for now; the completion window continues."""
+def pause(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
+    """Pause a batch: no more lines start. Its completion window continues."""
     _act(batch_id, "pause", base_url, api_key, as_json=as_json)
 
 
 @batches.command()
-def resume(
-    batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
-) -> None:
+def resume(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
     """Resume a paused batch."""
     _act(batch_id, "resume", base_url, api_key, as_json=as_json)
+
+
+@batches.command(context_settings={"ignore_unknown_options": True})  # -5 is a number
+def priority(
+    batch_id: BatchId,
+    number: Annotated[
+        int, typer.Argument(min=-100, max=100, help="From -100 to 100; 0 is the default.", metavar="NUMBER")
+    ],
+    base_url: BaseUrl = None,
+    api_key: ApiKey = "none",
+    as_json: AsJson = False,
+) -> None:
+    """Set the priority of a batch. Lines of a higher priority start first."""
+    with connected(base_url, api_key) as client:
+        batch = client.patch(f"/batches/{batch_id}", {"priority": number})
+    if as_json:
+        print_json(batch)
+    else:
+        print(f"{batch['id']} has priority {batch['priority']}.")
 
 
 @batches.command()
 def retry(
     batch_id: BatchId,
-    custom_ids: Annotated[list[str] | None, typer.Argument(help="Only these lines.", metavar="[CUSTOM_ID]...")] = None,
+    custom_ids: Annotated[
+        list[str] | None, typer.Argument(help="Retry only these lines.", metavar="[CUSTOM_ID]...")
+    ] = None,
     watch: Watch = False,
-    base_url: BaseUrl = DEFAULT_URL,
+    base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Run the lines of an ended batch that have no answer again, as a new batch; prints its id."""
+    """Run the lines of an ended batch that have no answer again, as a new batch, and print its id."""
     with connected(base_url, api_key) as client:
         batch = client.post(f"/batches/{batch_id}/retry", {"custom_ids": custom_ids} if custom_ids else {})
         _report_new(client, batch, watch=watch, as_json=as_json)
@@ -124,45 +192,47 @@ def retry(
 @batches.command()
 def download(
     batch_id: BatchId,
-    output: Annotated[Path, typer.Option("-o", "--output", help="File for the answers; - is stdout.")] = Path("-"),
+    output: Output = STDOUT,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Fetch the lines that have ended so far, failed ones too.")
+        bool, typer.Option("--partial", help="Save the lines that have ended so far, failed ones too.")
     ] = False,
-    merged: Annotated[bool, typer.Option("--merged", help="Include the answers of its retries.")] = False,
-    base_url: BaseUrl = DEFAULT_URL,
+    merged: Annotated[bool, typer.Option("--merged", help="Include the results of its retries.")] = False,
+    force: Force = False,
+    base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Fetch the answers; in a file, failed lines are saved beside them."""
-    is_stdout = str(output) == "-"
-    if is_stdout and as_json:
+    """Save the answers of a batch. Failed lines go to a file beside them: NAME.errors.jsonl for NAME.jsonl."""
+    from cli.batches import results
+
+    if output == STDOUT and as_json:
         raise CommandFailed("With --json, name a file for the answers: -o FILE.", ExitCode.USAGE)
     with connected(base_url, api_key) as client:
         batch = client.get(f"/batches/{batch_id}")
+        has_ended = batch["status"] in FINAL_BATCH_STATES
         if partial or merged:
-            _write(client.finished_lines(batch_id, is_merged=merged), output)
-        elif batch["status"] not in FINAL_BATCH_STATES:
-            raise CommandFailed(
-                f"The batch is {batch['status']}. Wait with: millrace batch watch {batch_id}; or --partial"
+            (target,) = choose_outputs([output], force=force)
+            target.write(client.finished_lines(batch_id, is_merged=merged))
+        elif not has_ended:
+            message = (
+                f"The batch is {shown_status(batch)}. Wait with: millrace batch watch {batch_id}; or add --partial."
             )
-        elif is_stdout:
-            _write(client.content(batch["output_file_id"]) if batch["output_file_id"] else iter(()), output)
+            raise CommandFailed(message)
         else:
-            from cli.commands.batch_run import save
-
-            save(client, batch, output)
+            files = results.choose_results(output, force=force)
+            results.save(client, batch, files)
     if as_json:
         print_json({"batch": batch, "output": str(output)})
-    elif not is_stdout:
-        remark(f"answers: {output}")
-    raise typer.Exit(_outcome(batch) if batch["status"] in FINAL_BATCH_STATES else ExitCode.FINE)
+    elif not (partial or merged):
+        results.print_results(console(as_json=True), batch, files)
+    elif output != STDOUT:
+        remark(f"results so far: {output}")
+    raise typer.Exit(_outcome(batch) if has_ended else ExitCode.FINE)
 
 
 @batches.command()
-def errors(
-    batch_id: BatchId, base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False
-) -> None:
-    """List errors of the file, or of its lines. With --json, one line for each."""
+def errors(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
+    """List the errors of a batch file, or of its lines. With --json, prints one line for each."""
     with connected(base_url, api_key) as client:
         for error in _errors(client, client.get(f"/batches/{batch_id}")):
             if as_json:
@@ -174,7 +244,7 @@ def errors(
 
 def _input(client: Client, source: str) -> tuple[str, str]:
     """Return the id of the file, and the endpoint that its first line names."""
-    from cli.commands.batch_run import first_endpoint
+    from cli.batches.run import first_endpoint
 
     if source.startswith("file-") and not Path(source).exists():
         return source, "/v1/chat/completions"
@@ -184,7 +254,7 @@ def _input(client: Client, source: str) -> tuple[str, str]:
 
 def _pairs(given: list[str]) -> dict[str, str] | None:
     if any("=" not in pair for pair in given):
-        raise CommandFailed("Metadata is given as KEY=VALUE.", ExitCode.USAGE)
+        raise CommandFailed("Write metadata as KEY=VALUE.", ExitCode.USAGE)
     return {name: value for name, _, value in (pair.partition("=") for pair in given)} or None
 
 
@@ -197,14 +267,13 @@ def _report_new(client: Client, batch: Json, *, watch: bool, as_json: bool) -> N
     raise typer.Exit(_outcome(_follow(client, batch, as_json=as_json)))
 
 
-def _act(batch_id: str, verb: str, base_url: str, api_key: str, *, as_json: bool) -> None:
+def _act(batch_id: str, verb: str, base_url: str | None, api_key: str, *, as_json: bool) -> None:
     with connected(base_url, api_key) as client:
         batch = client.post(f"/batches/{batch_id}/{verb}")
     if as_json:
         print_json(batch)
     else:
-        is_paused = batch.get("paused_at") is not None
-        print(f"{batch['id']} is {'paused' if is_paused else batch['status']}.")
+        print(f"{batch['id']} is {shown_status(batch)}.")
 
 
 def _follow(client: Client, batch: Json, *, as_json: bool) -> Json:
@@ -212,12 +281,12 @@ def _follow(client: Client, batch: Json, *, as_json: bool) -> Json:
     try:
         if as_json:
             return _print_changes(client, batch)
-        from cli.commands.batch_run import wait
+        from cli.batches.progress import wait
 
-        return wait(client, console(), batch, lambda: None)
-    except KeyboardInterrupt:
+        return wait(client, console(), batch, _file_name(client, batch), lambda: None)
+    except KeyboardInterrupt as interrupt:
         message = f"Stopped watching; the batch continues. Watch it again with: millrace batch watch {batch['id']}"
-        raise CommandFailed(message, ExitCode.INTERRUPTED) from None
+        raise CommandFailed(message, ExitCode.of(interrupt)) from None
 
 
 def _print_changes(client: Client, batch: Json) -> Json:
@@ -240,19 +309,28 @@ def _follow_lines(client: Client, batch_id: str, *, as_json: bool) -> None:
                 print(
                     printable(f"line {data['line']} {data['custom_id']}: {data['code'] or data['status']}"), flush=True
                 )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         message = f"Stopped watching; the batch continues. Watch it again with: millrace batch watch --lines {batch_id}"
-        raise CommandFailed(message, ExitCode.INTERRUPTED) from None
+        raise CommandFailed(message, ExitCode.of(interrupt)) from None
+
+
+def _file_name(client: Client, batch: Json) -> str:
+    """Return the name of the batch's file, or the batch's id where the file is deleted."""
+    try:
+        return str(client.get(f"/files/{batch['input_file_id']}")["filename"])
+    except CommandFailed:
+        return str(batch["id"])
 
 
 def _outcome(batch: Json) -> ExitCode:
-    if batch["status"] != "completed":
+    from cli.batches.results import outcome
+
+    code, failed = outcome(batch), batch["request_counts"]["failed"]
+    if code is ExitCode.BATCH_DID_NOT_COMPLETE:
         remark(f"The batch is {batch['status']}.")
-        return ExitCode.BATCH_DID_NOT_COMPLETE
-    failed = batch["request_counts"]["failed"]
-    if failed:
-        remark(f"{failed} lines failed; see them with: millrace batch errors {batch['id']}")
-    return ExitCode.SOME_LINES_FAILED if failed else ExitCode.FINE
+    elif failed:
+        remark(f"{plural(failed, 'line')} failed; see them with: millrace batch errors {batch['id']}")
+    return code
 
 
 def _errors(client: Client, batch: Json) -> Iterator[Json]:
@@ -268,28 +346,14 @@ def _errors(client: Client, batch: Json) -> Iterator[Json]:
             yield {"custom_id": request["custom_id"], "line": request["line"], **(request["error"] or {})}
 
 
-def _write(chunks: Iterator[bytes], output: Path) -> None:
-    if str(output) == "-":
-        for chunk in chunks:
-            sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
-        return
-    with output.open("wb") as stream:
-        stream.writelines(chunks)
-
-
 def _row(batch: Json) -> tuple[object, ...]:
     counts = batch["request_counts"]
     return (
         batch["id"],
-        batch["status"],
-        counts["completed"],
+        shown_status(batch),
+        f"{num_ended(batch)}/{counts['total']}",
         counts["failed"],
-        counts["total"],
+        age(batch["created_at"]),
         batch["model"] or "-",
         moment(batch["created_at"]),
     )
-
-
-def _print(batch: Json, *, as_json: bool) -> None:
-    (print_json if as_json else print_fields)(batch)

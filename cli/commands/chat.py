@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.errors import CommandFailed, ExitCode
-from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, connected
+from cli.options import ApiKey, AsJson, BaseUrl, connected
 from cli.output import print_json, printable, remark
 
 if TYPE_CHECKING:
@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
 def chat(
     question: Annotated[
-        str | None, typer.Argument(help="The question; - reads it from stdin; without one, a conversation starts.")
+        str | None,
+        typer.Argument(
+            help="The question; - reads it from stdin; without one, a conversation starts.", metavar="[QUESTION]"
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Model to use.", show_default="the first model")] = None,
     system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, max=2, help="Sampling temperature; 0 is deterministic.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens in an answer.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; the same seed gives the same answer.")] = None,
-    base_url: BaseUrl = DEFAULT_URL,
+    base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:
-    """Ask a model; the answer streams. With --json, each chunk is a line."""
+    """Ask a question, or start a conversation; the answer streams. With --json, prints one line for each chunk."""
     if question == "-" or (question is None and not sys.stdin.isatty()):
         question = sys.stdin.read().strip()
         if not question:
@@ -77,7 +80,7 @@ class _Conversation:
 
     def loop(self) -> None:
         """Read questions until Ctrl-D. Ctrl-C stops an answer, or ends the conversation at the prompt."""
-        remark(f"Chatting with {self._body['model']}. Ctrl-C stops an answer, Ctrl-D quits.")
+        remark(f"Chatting with {self._body['model']}. Ctrl-C stops an answer, Ctrl-D ends the conversation.")
         while True:
             try:
                 question = input("> ").strip()
@@ -97,14 +100,3 @@ def _first_model(client: Client) -> str:
     if not models:
         raise CommandFailed("The server has no models.")
     return str(models[0]["id"])
-
-
-def models(base_url: BaseUrl = DEFAULT_URL, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """List the models of the server."""
-    with connected(base_url, api_key) as client:
-        found = client.get("/models")["data"]
-    if as_json:
-        print_json(found)
-    else:
-        for model in found:
-            print(printable(model["id"]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from cli.options import DEFAULT_URL, ApiKey, ModelsDir, ServerOrStack, StateDir, given_settings
+from cli.options import ApiKey, ModelsDir, ServerOrStack, StateDir, given_settings, server_options
 from core.settings import ROOT
 
 if TYPE_CHECKING:
@@ -25,7 +25,8 @@ _QUESTION = "What is the capital of France?"
 
 
 def demo(
-    base_url: ServerOrStack = DEFAULT_URL,
+    context: typer.Context,
+    base_url: ServerOrStack = None,
     api_key: ApiKey = "none",
     state_dir: StateDir = None,
     models_dir: ModelsDir = None,
@@ -35,22 +36,38 @@ def demo(
     from cli.stack.session import server_session
 
     terminal = console()
-    settings = given_settings(port=0, state_dir=state_dir, models_dir=models_dir)
+    settings = given_settings(state_dir=state_dir, models_dir=models_dir)
     output = settings.state_dir / "demo_answers.jsonl"
+    output.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = ["run", str(_TICKETS), "-o", str(output), *server_options(context)]
     with server_session(terminal, base_url, api_key, settings) as session:
-        code = run_demo(session.client, terminal, output, session.restart_dead)
+        code = run_demo(session.client, terminal, output, command, session.restart_dead)
     raise typer.Exit(code)
 
 
-def run_demo(client: Client, console: Console, output: Path, restart_dead: Callable[[], None]) -> ExitCode:
+def run_demo(
+    client: Client, console: Console, output: Path, command: list[str], restart_dead: Callable[[], None]
+) -> ExitCode:
     """Label support tickets in a batch, then stream the answer to one question."""
-    from cli.commands.batch_run import run_batch, summarise
+    from cli.batches.results import ResultFiles, error_path
+    from cli.batches.run import BatchRun, summarise
+    from cli.output_files import OutputFile
 
     console.print(f"\nLabelling {_TICKETS.relative_to(ROOT)} through the Batch API:", highlight=False)
-    batch = run_batch(client, console, _TICKETS, output, model=None, resume=None, restart_dead=restart_dead)
+    answers, failed = (OutputFile(path=path, may_replace=True) for path in (output, error_path(output)))
+    files = ResultFiles(answers, failed)
+    work = BatchRun(
+        client=client,
+        console=console,
+        name=_TICKETS.name,
+        files=files,
+        command=command,
+        restart_dead=restart_dead,
+    )
+    batch = work.finish(work.start(_TICKETS, None))
     if batch["output_file_id"]:
         console.print(_table(output))
-    code = summarise(console, batch, output)
+    code = summarise(console, batch, files)
     console.print(f"\nAnd a chat, streamed. [bold]{_QUESTION}[/]", highlight=False)
     for piece in client.chat({"model": "demo", "messages": [{"role": "user", "content": _QUESTION}]}):
         console.print(piece, end="", markup=False, highlight=False)

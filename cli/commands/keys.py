@@ -14,6 +14,7 @@ import typer
 
 from cli.errors import CommandFailed, ExitCode
 from cli.options import AsJson, StateDir, given_settings
+from cli.output import Column, print_table
 from core.api_keys import DEFAULT_SCOPES, KEY, NewKey, Scope, new_key
 
 if TYPE_CHECKING:
@@ -23,12 +24,18 @@ if TYPE_CHECKING:
 
 keys = typer.Typer(help="API keys and tenants.", no_args_is_help=True)
 
+
+def _limit(meaning: str) -> Any:  # Any: typer's own type
+    return typer.Option(min=1, help=meaning, show_default="no limit")
+
+
 KeyId = Annotated[str, typer.Argument(help="An id from `millrace keys list`.", metavar="KEY_ID")]
-_Limit = typer.Option(min=1, show_default="no limit")
+
 _COPIED: Final = (
     "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
     "concurrent_streams", "calls_per_minute",
 )  # fmt: skip
+_EXTRA: Final = ("MODELS", "SCOPES", "KEY")
 _SPAN: Final = re.compile(r"^([0-9]{1,5})([smhd])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -43,15 +50,16 @@ def create(
     model: Annotated[
         list[str] | None, typer.Option(help="A model it may use; may be repeated.", show_default="all")
     ] = None,
-    requests_per_minute: Annotated[int | None, _Limit] = None,
-    tokens_per_minute: Annotated[int | None, _Limit] = None,
-    queued_tokens: Annotated[int | None, _Limit] = None,
-    concurrent_streams: Annotated[int | None, _Limit] = None,
+    requests_per_minute: Annotated[int | None, _limit("Requests that use a model, per minute.")] = None,
+    tokens_per_minute: Annotated[int | None, _limit("Tokens of requests, per minute.")] = None,
+    queued_tokens: Annotated[int | None, _limit("Prompt tokens of lines that wait.")] = None,
+    concurrent_streams: Annotated[int | None, _limit("Streams that are open at the same time.")] = None,
     calls_per_minute: Annotated[
-        int | None, typer.Option(min=1, help="Calls that use no model.", show_default="the server's setting")
+        int | None,
+        typer.Option(min=1, help="Calls that use no model, per minute.", show_default="the server's setting"),
     ] = None,
     expires: Annotated[
-        str | None, typer.Option(help="Ends after this long, such as 90d.", show_default="never")
+        str | None, typer.Option(help="Time after which the key ends, such as 90d.", show_default="never")
     ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
@@ -72,7 +80,7 @@ def create(
         "calls_per_minute": calls_per_minute,
         "expires_at": datetime.now(UTC) + _span(expires) if expires else None,
     }
-    with _transaction(state_dir) as connection:
+    with _transaction(state_dir, may_create=True) as connection:
         connection.execute(add_tenant(tenant))
         made, row = _insert(connection, columns)
     _print_new(made, row, as_json=as_json)
@@ -81,14 +89,18 @@ def create(
 @keys.command("list")
 def list_keys(state_dir: StateDir = None, as_json: AsJson = False) -> None:
     """List every key with its tenant, age and rights, never the key itself."""
+    from cli.stack.services import NoDatabase
     from db.keys import list_keys as statement
 
-    with _transaction(state_dir) as connection:
-        shown = [_shown(row) for row in statement().fetch_all(connection)]
+    try:
+        with _transaction(state_dir) as connection:
+            shown = [_shown(row) for row in statement().fetch_all(connection)]
+    except NoDatabase:
+        shown = []
     if as_json:
         print(json.dumps(shown))
     elif not shown:
-        print("There are no keys. Make one with: millrace keys create")
+        print("There are no keys. Create one with: millrace keys create")
     else:
         _print_table(shown)
 
@@ -108,11 +120,11 @@ def revoke(key_id: KeyId, state_dir: StateDir = None, as_json: AsJson = False) -
 @keys.command()
 def rotate(
     key_id: KeyId,
-    grace: Annotated[str, typer.Option(help="The old key ends after this long, such as 12h; 0s is at once.")] = "24h",
+    grace: Annotated[str, typer.Option(help="Time after which the old key ends, such as 12h; 0s is at once.")] = "24h",
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create a key with the same rights and print it; the old one stays valid for a while."""
+    """Create a key with the same rights and print it. The old one stays valid for a while."""
     from db.keys import find_key, retire_key
 
     after = _span(grace)
@@ -122,7 +134,7 @@ def rotate(
             raise _unknown(key_id)
         ends_at = connection.execute(retire_key(key_id, after)).scalar_one_or_none()
         if ends_at is None:
-            raise CommandFailed(f"The key {key_id} is revoked; make another with: millrace keys create")
+            raise CommandFailed(f"The key {key_id} is revoked; create another with: millrace keys create")
         made, row = _insert(connection, {column: getattr(old, column) for column in _COPIED})
     _print_new(made, row, as_json=as_json)
     if not as_json:
@@ -131,23 +143,23 @@ def rotate(
 
 @keys.command()
 def cap(
-    tenant: Annotated[str, typer.Argument(help="The tenant.")],
-    open_batches: Annotated[int | None, _Limit] = None,
-    queued_lines: Annotated[int | None, _Limit] = None,
+    tenant: Annotated[str, typer.Argument(help="Name of the tenant.", metavar="TENANT")],
+    open_batches: Annotated[int | None, _limit("Batches that have not ended.")] = None,
+    queued_lines: Annotated[int | None, _limit("Lines that wait.")] = None,
     storage_bytes: Annotated[
-        int | None, typer.Option(min=1, help="Size of all its files together.", show_default="the server's setting")
+        int | None, typer.Option(min=1, help="Bytes of all its files together.", show_default="the server's setting")
     ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Cap a tenant's open batches, queued lines and stored bytes; caps that are not given are removed."""
+    """Set the caps of a tenant. Caps that are not given are removed."""
     from db.keys import set_caps
 
     caps = {"open_batches": open_batches, "queued_lines": queued_lines, "storage_bytes": storage_bytes}
     with _transaction(state_dir) as connection:
         statement = set_caps(tenant, **caps)
         if connection.execute(statement).one_or_none() is None:
-            raise CommandFailed(f"There is no tenant {tenant}. Make it with its first key: millrace keys create")
+            raise CommandFailed(f"There is no tenant {tenant}. Create it with its first key: millrace keys create")
     if as_json:
         print(json.dumps({"tenant": tenant, **caps}))
         return
@@ -165,13 +177,13 @@ def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, Ke
 
 
 @contextmanager
-def _transaction(state_dir: Path | None) -> Iterator[Connection]:
+def _transaction(state_dir: Path | None, *, may_create: bool = False) -> Iterator[Connection]:
     """Open a transaction on the database of the settings, of a running stack, or of the bundled Postgres started for it."""
     from cli.stack.services import database_url
     from db.connections import database_engine
     from db.schema_version import check_schema, upgrade
 
-    with database_url(given_settings(state_dir=state_dir)) as (url, is_exclusive):
+    with database_url(given_settings(state_dir=state_dir), may_create=may_create) as (url, is_exclusive):
         engine = database_engine(url, pool_size=1)
         if is_exclusive:
             upgrade(engine)
@@ -227,12 +239,18 @@ def _print_new(made: NewKey, row: KeyRow, *, as_json: bool) -> None:
 
 
 def _print_table(shown: list[dict[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table("id", "key", "tenant", "name", "state", "scopes", "models", box=None)
-    for key in shown:
-        models = ", ".join(key["models"]) if key["models"] else "all"
-        row = (key["id"], f"{key['prefix']}…", key["tenant_id"], key["name"], key["state"], ", ".join(key["scopes"]))
-        table.add_row(*row, models)
-    Console().print(table)
+    columns: list[str | Column] = ["ID", "TENANT", "STATE", Column("NAME", can_shrink=True)]
+    columns += [Column(name, is_extra=True) for name in _EXTRA]
+    rows = [
+        (
+            key["id"],
+            key["tenant_id"],
+            key["state"],
+            key["name"],
+            ", ".join(key["models"]) if key["models"] else "all",
+            ", ".join(key["scopes"]),
+            f"{key['prefix']}…",
+        )
+        for key in shown
+    ]
+    print_table(columns, rows)

@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.errors import CommandFailed, ExitCode
-from cli.options import DEFAULT_URL, ApiKey, AsJson, BaseUrl, ModelsDir, connected
+from cli.options import ApiKey, AsJson, BaseUrl, ModelsDir, connected
 from cli.output import Source, moment, opened, print_json, printable, remark
 
 if TYPE_CHECKING:
     from cli.client import Json
 
 BatchFile = Annotated[Path, typer.Argument(help="A batch file; - is stdin.", metavar="FILE")]
-Endpoint = Annotated[str | None, typer.Option(help="Default: the url of the first line.")]
+Endpoint = Annotated[
+    str | None, typer.Option(help="Endpoint of the batch.", show_default="the url of the first line", metavar="PATH")
+]
 
 
 def validate(
     source: BatchFile,
     endpoint: Endpoint = None,
-    max_errors: Annotated[int, typer.Option(min=1, help="List at most this many; all are counted.")] = 10_000,
+    max_errors: Annotated[int, typer.Option(min=1, help="List at most this many errors; all are counted.")] = 10_000,
     models_dir: ModelsDir = None,
     as_json: AsJson = False,
 ) -> None:
@@ -46,7 +48,7 @@ def validate(
 def estimate(
     source: BatchFile,
     endpoint: Endpoint = None,
-    base_url: BaseUrl = DEFAULT_URL,
+    base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
 ) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +53,23 @@ class Terminal:
         return subprocess.Popen(
             [MILLRACE, *arguments], cwd=self.folder, env=environment, stdin=stdin, stdout=pipe, stderr=pipe, text=True
         )
+
+    def screen(self, *arguments: str, columns: int = 80) -> str:
+        """Run the command on a terminal of this width; returns the text on it, without colours."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        environment = clean_environment() | self._environment | {"NO_COLOR": "1", "TERM": "xterm"}
+        environment.pop("COLUMNS", None)
+        with subprocess.Popen(
+            [MILLRACE, *arguments], cwd=self.folder, env=environment, stdin=theirs, stdout=theirs, stderr=theirs
+        ):
+            os.close(theirs)
+            text = b""
+            with suppress(OSError):  # the terminal is gone
+                while chunk := os.read(ours, 65536):
+                    text += chunk
+        os.close(ours)
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.decode()).replace("\r\n", "\n")
 
     def ask(self, *arguments: str | Path, stdin: str | None = None) -> str:
         done = self.run(*arguments, stdin=stdin)

@@ -43,6 +43,15 @@ def test_root_without_user_namespaces_runs_postgres_as_nobody(tmp_path: Path, mo
     assert tmp_path.stat().st_mode == mode, "directories that are not ours keep their modes"
 
 
+def test_a_start_that_was_interrupted_leaves_no_half_cluster(tmp_path: Path) -> None:
+    half = tmp_path / "postgres.new"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("18\n")
+    with Services(tmp_path) as services, psycopg.connect(services.database_url) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert not half.exists()
+
+
 def test_a_long_state_directory_still_has_short_sockets(tmp_path: Path) -> None:
     with Services(tmp_path / ("long-" * 24)) as services, psycopg.connect(services.database_url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)

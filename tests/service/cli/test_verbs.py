@@ -7,7 +7,7 @@ import os
 import signal
 
 from tests.support.command import Terminal
-from tests.support.stack import batch_lines, write_lines
+from tests.support.stack import batch_lines, wait_for, write_lines
 
 
 def test_a_file_is_sent_shown_fetched_and_deleted(terminal: Terminal) -> None:
@@ -27,8 +27,8 @@ def test_a_file_is_sent_shown_fetched_and_deleted(terminal: Terminal) -> None:
 def test_an_output_that_cannot_be_written_is_named(terminal: Terminal) -> None:
     file_id = terminal.ask("files", "upload", write_lines(terminal.folder / "in.jsonl", batch_lines(1))).strip()
     done = terminal.run("files", "download", file_id, "-o", "no/such/folder")
-    assert done.returncode == 1
-    assert "no/such/folder" in done.stderr
+    assert done.returncode == 2
+    assert "no/such" in done.stderr
     assert "Traceback" not in done.stderr
 
 
@@ -77,8 +77,14 @@ def test_failed_lines_are_an_exit_code_and_can_be_read(terminal: Terminal) -> No
     done = terminal.run("batch", "create", "in.jsonl", "--watch")
     assert done.returncode == 3
     batch_id = done.stderr.splitlines()[0]
-    assert terminal.run("batch", "download", batch_id, "-o", "out.jsonl").returncode == 3
+    saved = terminal.run("batch", "download", batch_id, "-o", "out.jsonl")
+    assert saved.returncode == 3
+    assert saved.stderr.startswith("3 answers: out.jsonl\n1 failed line: out.errors.jsonl\n")
     assert (terminal.folder / "out.errors.jsonl").exists()
+    for verb in (("download", batch_id), ("download", batch_id, "--partial")):
+        refused = terminal.run("batch", *verb, "-o", "out.jsonl")
+        assert (refused.returncode, "--force" in refused.stderr) == (2, True)
+    assert terminal.run("batch", "download", batch_id, "-o", "out.jsonl", "--force").returncode == 3
     assert terminal.ask("batch", "errors", batch_id).startswith("line-2: Missing required parameter: 'messages'.")
     error = terminal.json("batch", "errors", batch_id)
     assert (error["custom_id"], error["code"]) == ("line-2", "missing_required_parameter")
@@ -100,6 +106,39 @@ def test_a_batch_is_cancelled_and_an_early_download_refused(terminal: Terminal) 
     assert f"millrace batch watch {batch_id}" in early.stderr
     assert terminal.json("batch", "cancel", batch_id)["status"] in ("cancelling", "cancelled")
     assert terminal.run("batch", "watch", batch_id).returncode == 4
+
+
+def test_a_paused_batch_is_listed_as_paused_and_found_by_status_and_model(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(200, "slow", max_tokens=40))
+    batch_id = terminal.ask("batch", "create", "in.jsonl").strip()
+    wait_for(lambda: terminal.json("batch", "show", batch_id)["status"] == "in_progress", "the batch runs")
+    terminal.ask("batch", "pause", batch_id)
+    assert terminal.ask("batch", "priority", batch_id, "7") == f"{batch_id} has priority 7.\n"
+    (paused,) = [row for row in terminal.ask("batch", "list").splitlines() if batch_id in row]
+    assert paused.split()[1] == "paused"
+    assert [each["id"] for each in terminal.json("batch", "list", "--status", "paused", "--model", "slow")] == [
+        batch_id
+    ]
+    assert terminal.json("batch", "list", "--status", "paused", "--model", "fake") == []
+    wrong = terminal.run("batch", "list", "--status", "pauzed")
+    assert (wrong.returncode, "did you mean 'paused'?" in wrong.stderr) == (2, True)
+    assert "status    paused since" in terminal.ask("batch", "show", batch_id)
+    status = terminal.ask("status")
+    assert batch_id in status
+    assert "ok" in status.splitlines()[0]
+    found = terminal.json("status")
+    assert found["is_ready"]
+    assert batch_id in [batch["id"] for batch in found["batches"]]
+    terminal.ask("batch", "cancel", batch_id)
+
+
+def test_a_list_of_batches_fits_a_terminal_of_80_columns(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(3))
+    terminal.run("batch", "create", "in.jsonl", "--watch")
+    for verb in (("batch", "list"), ("models",), ("status",), ("files", "list"), ("batch", "list", "--help")):
+        shown = terminal.screen(*verb)
+        assert shown
+        assert max(map(len, shown.splitlines())) <= 80, shown
 
 
 def test_an_interrupted_watch_leaves_the_batch_and_prints_how_to_resume(terminal: Terminal) -> None:
@@ -156,8 +195,13 @@ def test_a_conversation_remembers_and_ends_with_ctrl_d(terminal: Terminal) -> No
     assert two not in answers, "the second question was asked with the first before it"
 
 
-def test_models_are_listed(terminal: Terminal) -> None:
-    assert terminal.ask("models").split() == ["fake", "slow"]
+def test_models_are_a_table_or_json(terminal: Terminal) -> None:
+    heading, *rows = [line.split() for line in terminal.ask("models").splitlines()]
+    assert heading == ["NAME", "STATUS", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
+    assert [row[:4] for row in rows] == [["fake", "ready", "4096", "8"], ["slow", "ready", "2048", "2"]]
+    assert rows[0][-1] == "also-fake"
+    assert "embeddings" in " ".join(rows[0])
+    assert "embeddings" not in " ".join(rows[1])
     assert [model["id"] for model in terminal.json("models")] == ["fake", "slow"]
 
 

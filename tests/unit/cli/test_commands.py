@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.commands.batch_run import TokenRate, error_path
+from cli.batches.results import error_path
 from tests.support.command import millrace
 
 
@@ -51,17 +51,6 @@ def test_help_is_quick_because_nothing_heavy_is_loaded(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert "sqlalchemy" not in done.stdout
     assert "celery" not in done.stdout
-
-
-def test_the_rate_is_of_the_last_seconds() -> None:
-    rate = TokenRate()
-    assert rate.update(0, 0) == 0
-    for second in range(1, 21):
-        last = rate.update(second, 100 * second)
-    assert last == pytest.approx(100)
-    for second in range(21, 40):
-        last = rate.update(second, 2000)
-    assert last == 0
 
 
 def test_the_error_file_lies_beside_the_answers() -> None:

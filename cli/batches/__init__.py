@@ -1,0 +1,1 @@
+"""Batches at a terminal: their run from file to file, their progress, their results, and their text."""
