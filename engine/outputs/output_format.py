@@ -40,7 +40,7 @@ class OutputFormat:
         expected = (*(self.reasoning_tags or ()), *(self.tool_format.marks if tools else ()))
         return OutputSpec(
             stop=stop,
-            constraint=self._constraint(request, tools, starts_in_reasoning=starts_in_reasoning),
+            constraint=self._constraint(request, tools, prompt),
             reasoning_tags=self.reasoning_tags,
             starts_in_reasoning=starts_in_reasoning,
             tool_format=self.tool_format if tools else None,
@@ -50,15 +50,19 @@ class OutputFormat:
 
     def starts_in_reasoning(self, prompt: Sequence[int]) -> bool:
         """Does the prompt end behind an opening reasoning tag, so that the answer begins with reasoning?"""
-        if self.reasoning_tags is None:
-            return False
-        pieces = [self._marks.get(token) or self._tokenizer.piece(token) for token in prompt[-_TAIL_TOKENS:]]
-        return b"".join(pieces).rstrip().endswith(self.reasoning_tags.open.encode())
+        return self.reasoning_tags is not None and self._ends_with(prompt, self.reasoning_tags.open)
 
-    def _constraint(self, request: Request, tools: list[Tool], *, starts_in_reasoning: bool) -> Constraint | None:
+    def _ends_with(self, prompt: Sequence[int], tag: str) -> bool:
+        pieces = [self._marks.get(token) or self._tokenizer.piece(token) for token in prompt[-_TAIL_TOKENS:]]
+        return b"".join(pieces).rstrip().endswith(tag.encode())
+
+    def _constraint(self, request: Request, tools: list[Tool], prompt: Sequence[int]) -> Constraint | None:
         # the grammar spells out a mark if its token has bytes
         tokens = {mark: token for mark, token in self._tokens.items() if not self._tokenizer.piece(token)}
-        layout = Layout(tokens=tokens, reasoning_tags=self.reasoning_tags, starts_in_reasoning=starts_in_reasoning)
+        tags = self.reasoning_tags
+        if tags is not None and self._ends_with(prompt, tags.close):
+            tags = None  # the template has closed the thought, so the answer comes at once
+        layout = Layout(tokens=tokens, reasoning_tags=tags, starts_in_reasoning=self.starts_in_reasoning(prompt))
         try:
             if tools:
                 return with_tools(
@@ -66,7 +70,7 @@ class OutputFormat:
                     tools,
                     layout,
                     is_required=request.tool_choice.mode is ToolMode.REQUIRED,
-                    may_repeat=request.parallel_tool_calls,
+                    may_repeat=request.parallel_tool_calls and request.tool_choice.name is None,
                     answer=request.constraint,
                 )
             return with_reasoning(request.constraint, layout) if request.constraint is not None else None

@@ -30,7 +30,7 @@ class Layout:
     """Options of a grammar that depend on the model and the prompt.
 
     `tokens`: the marks that are one token, with its id.
-    `reasoning_tags`: None for a model without reasoning.
+    `reasoning_tags`: None for a model without reasoning, and behind a prompt that has closed it.
     `starts_in_reasoning`: the prompt contains the opening tag.
     """
 
@@ -128,7 +128,7 @@ def _text_or_calls(tool_format: ToolFormat, tools: Sequence[Tool], layout: Layou
 def _reasoning_rules(layout: Layout) -> list[str]:
     """Write the rules `reasoning`: from its opening tag on, and `inside`: from there to its closing tag."""
     assert layout.reasoning_tags is not None, "called only for models with reasoning"
-    opening = rf"OPENING: /\s*/ {_quoted(layout.reasoning_tags.open)}"
+    opening = rf"OPENING: /\s{{0,2}}/ {_quoted(layout.reasoning_tags.open)}"
     token = layout.tokens.get(layout.reasoning_tags.open)
     way_in = "OPENING" if token is None else f"(<[{token}]> | OPENING)"
     return [f"reasoning: {way_in} inside", opening, *_until("inside", layout.reasoning_tags.close, layout, text="ANY")]

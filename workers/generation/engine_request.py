@@ -35,7 +35,7 @@ def to_engine_request(
         ignore_eos=bool(chat.ignore_eos),
         constraint=constraint_of(chat),
         logprobs=(chat.top_logprobs or 0) if chat.logprobs else None,
-        tool_choice=_tool_choice(chat),
+        tool_choice=tool_choice_of(chat),
         parallel_tool_calls=chat.parallel_tool_calls is not False,
         stream=bool(chat.stream) and priority is Priority.CHAT,
         priority=priority,
@@ -88,7 +88,8 @@ def _json(value: object) -> str:
     return msgspec.json.encode(value).decode()
 
 
-def _tool_choice(chat: ChatRequest) -> ToolChoice:
+def tool_choice_of(chat: ChatRequest) -> ToolChoice:
+    """The engine's form of `tool_choice`."""
     match chat.tool_choice:
         case None:
             return ToolChoice()

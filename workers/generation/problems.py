@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Final
 
+import msgspec
+
 from core.errors import INVALID_REQUEST, SERVER_ERROR, Problem
+from core.schemas.chat import ChatRequest
 from core.schemas.generation import GenerationBody
-from engine.types import Embedded, Failed, Finished, FinishReason
-from workers.generation.engine_request import constraint_of
+from engine.types import Embedded, Failed, Finished, FinishReason, ToolCall, ToolMode
+from workers.generation.engine_request import constraint_of, tool_choice_of
 
 _CALLERS_FAULT: Final = frozenset(
     {
@@ -37,12 +40,31 @@ def engine_crash() -> Problem:
 
 
 def truncated_problem(result: Finished | Embedded, body: GenerationBody) -> Problem | None:
-    """The error of a structured answer that was cut off: a batch line gets it instead of half a document."""
-    is_cut = isinstance(result, Finished) and any(choice.reason is FinishReason.LENGTH for choice in result.choices)
-    if not is_cut or constraint_of(body) is None:
+    """The error of an answer that was cut before it had what was asked for: a structure, or a call of a tool.
+
+    A batch line gets it instead of half a document.
+    """
+    choices = result.choices if isinstance(result, Finished) else []
+    cut = [choice for choice in choices if choice.reason is FinishReason.LENGTH]
+    if isinstance(body, ChatRequest) and tool_choice_of(body).mode is ToolMode.REQUIRED:
+        cut = [choice for choice in cut if not any(_is_whole(call) for call in choice.tool_calls)]
+        missing = "it had called a tool, as 'tool_choice' asks"
+    elif constraint_of(body) is not None:
+        missing = "it had the structure that was asked for"
+    else:
+        return None
+    if not cut:
         return None
     message = (
-        "The answer reached its token limit before it had the structure that was asked for. "
+        f"The answer reached its token limit before {missing}. "
         "Raise 'max_tokens', or shorten the prompt if the model's context is full."
     )
     return Problem(status=422, message=message, code="incomplete_output", param="max_tokens")
+
+
+def _is_whole(call: ToolCall) -> bool:
+    try:
+        msgspec.json.decode(call.arguments)
+    except msgspec.DecodeError:
+        return False
+    return True

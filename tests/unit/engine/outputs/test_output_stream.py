@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -203,6 +204,26 @@ def test_an_answer_begins_with_reasoning_if_the_prompt_ends_in_an_open_tag() -> 
     assert not answers.starts_in_reasoning([258, *b"\n", 259, *b"\n"])
     assert not answers.starts_in_reasoning([258, *b" who?"])
     assert answers.spec(request(), [258]).starts_in_reasoning
+
+
+def test_a_prompt_that_has_closed_its_thought_is_followed_by_the_answer_alone() -> None:
+    answers = OutputFormat(MarkTokenizer(), TEMPLATE)
+    answer = Constraint(kind=ConstraintKind.JSON_OBJECT)
+    plain = msgspec.structs.replace(request(constraint=answer), prompt=ChatPrompt(messages=[]))
+    assert answers.spec(plain, [258, *b"\n", 259, *b"\n\n"]).constraint == answer
+    assert answers.spec(plain, list(b"<think></think>\n")).constraint == answer
+    assert answers.spec(plain, [*b"</think>", *b"\nmore"]).constraint != answer
+    required = answers.spec(request(tool_choice=ToolChoice(mode=ToolMode.REQUIRED)), [258, 259]).constraint
+    assert required is not None
+    assert "OPENING" not in required.text
+
+
+def test_a_named_tool_is_called_once() -> None:
+    answers = OutputFormat(MarkTokenizer(), TEMPLATE)
+    once = answers.spec(request(tool_choice=ToolChoice(mode=ToolMode.REQUIRED), parallel_tool_calls=False), [1])
+    named = answers.spec(request(tool_choice=ToolChoice(mode=ToolMode.REQUIRED, name="now")), [1])
+    several = answers.spec(request(tool_choice=ToolChoice(mode=ToolMode.REQUIRED)), [1])
+    assert named.constraint == once.constraint != several.constraint
 
 
 def test_a_request_with_tools_gets_a_grammar_a_parser_and_the_marks() -> None:

@@ -156,6 +156,20 @@ def test_reasoning_may_come_first_and_is_free(tool_format: ToolFormat, marks: di
             assert not accepts(grammar, reasoning + calls(tool_format, ("now", '{"a": 1}')), marks)
 
 
+def test_white_space_before_a_thought_has_an_end() -> None:
+    layout = Layout(tokens={}, reasoning_tags=THINK)
+    for grammar in (
+        with_reasoning(Constraint(kind=ConstraintKind.JSON_OBJECT), layout),
+        with_tools(HERMES, [NOW], layout, is_required=True, may_repeat=False),
+    ):
+        matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar.text), log_level=0)
+        assert matcher.try_consume_tokens(list(b"\n\n<think>")) == 9
+        assert matcher.deep_copy().try_consume_tokens(list(b" ")) == 1
+        for space in (b" ", b"\n", b"\t"):
+            matcher = LLMatcher(BYTES, LLMatcher.grammar_from_lark(grammar.text), log_level=0)
+            assert matcher.try_consume_tokens(list(space * 99)) <= 2
+
+
 def test_the_mark_of_a_call_inside_reasoning_is_only_a_word() -> None:
     grammar = with_tools(HERMES, [NOW], Layout(tokens={}, reasoning_tags=THINK), is_required=False, may_repeat=True)
     assert accepts(grammar, "<think>I could <tool_call> it</think>no", {})

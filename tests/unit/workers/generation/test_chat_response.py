@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from core.schemas.chat import ChatRequest
@@ -181,6 +182,28 @@ def test_a_structured_answer_that_was_cut_off_is_a_problem_and_free_text_is_not(
     assert "max_tokens" in problem.message
     assert truncated_problem(cut, chat("text")) is None
     assert truncated_problem(finished(Choice(reason=FinishReason.STOP, text="{}")), structured) is None
+
+
+def must_call(choice: object) -> ChatRequest:
+    tool = {"type": "function", "function": {"name": "now", "parameters": {}}}
+    messages = [{"role": "user", "content": "hello"}]
+    return ChatRequest.model_validate({"model": "m", "messages": messages, "tools": [tool], "tool_choice": choice})
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "now"}}], ids=["any", "named"]
+)
+def test_an_answer_that_had_to_call_a_tool_and_was_cut_before_is_a_problem(choice: object) -> None:
+    whole, half = ToolCall(id="1", name="now", arguments='{"a": 1}'), ToolCall(id="2", name="now", arguments='{"a')
+    for calls in ([], [half]):
+        cut = finished(Choice(reason=FinishReason.LENGTH, text="", tool_calls=calls))
+        problem = truncated_problem(cut, must_call(choice))
+        assert problem is not None
+        assert (problem.status, problem.code) == (422, "incomplete_output")
+        assert "tool_choice" in problem.message
+        assert truncated_problem(cut, must_call("auto")) is None
+    called = finished(Choice(reason=FinishReason.LENGTH, text="", tool_calls=[whole, half]))
+    assert truncated_problem(called, must_call(choice)) is None
 
 
 def test_the_system_fingerprint_changes_with_each_of_its_parts() -> None:
