@@ -8,11 +8,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Final
+from typing import Final, NamedTuple
 
 from llguidance import LLTokenizer
 
 from engine.errors import ConstraintFailed, EngineError, InvalidConstraint
+from engine.structured.bounds import BoundTokens
 from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.grammar import Grammar
 from engine.structured.schema import grammar_text
@@ -47,12 +48,12 @@ class GrammarCompiler:
         self._sandbox = sandbox or CompileSandbox()
         self._outcomes = _LruCache(max_cached)
         self._compiling = threading.Lock()
-        self._tokenizer: Future[LLTokenizer] | None = None
+        self._vocabulary: Future[_Vocabulary] | None = None
 
     def prepare(self) -> None:
         """Start the sandbox and the tokenizer, which the first `compile` waits for. Returns at once; idempotent."""
         with self._compiling:
-            self._future_tokenizer()
+            self._future_vocabulary()
             self._sandbox.start()
 
     def compile(self, constraint: Constraint, *, is_internal: bool = False) -> Grammar:
@@ -78,19 +79,22 @@ class GrammarCompiler:
         try:
             text = grammar_text(constraint, is_internal=is_internal)
             self._sandbox.check(_TOKEN_ID.sub(_ANY_CONTROL, text) if is_internal else text)
-            return Grammar(self._future_tokenizer().result(), text, jump_forward=self._jump_forward)
+            vocabulary = self._future_vocabulary().result()
+            holds_json = constraint.kind in _JSON_KINDS or "%json" in constraint.text
+            bound_tokens = vocabulary.bound_tokens if holds_json else None
+            return Grammar(vocabulary.tokenizer, text, jump_forward=self._jump_forward, bound_tokens=bound_tokens)
         except InvalidConstraint as error:
             return str(error)
 
-    def _future_tokenizer(self) -> Future[LLTokenizer]:
-        """Start to build the tokenizer, the first time. Called under the lock."""
-        if self._tokenizer is None:
+    def _future_vocabulary(self) -> Future[_Vocabulary]:
+        """Start to build the vocabulary, the first time. Called under the lock."""
+        if self._vocabulary is None:
             pool = ThreadPoolExecutor(1, "grammar-vocabulary")
-            self._tokenizer = pool.submit(self._build_tokenizer)
+            self._vocabulary = pool.submit(self._build_vocabulary)
             pool.shutdown(wait=False)
-        return self._tokenizer
+        return self._vocabulary
 
-    def _build_tokenizer(self) -> LLTokenizer:
+    def _build_vocabulary(self) -> _Vocabulary:
         try:
             tokenizer = self._make_tokenizer()
         except EngineError:
@@ -101,7 +105,14 @@ class GrammarCompiler:
             raise ConstraintFailed(
                 f"The vocabulary has {tokenizer.vocab_size} tokens for constraints and {self._num_vocab} logits."
             )
-        return tokenizer
+        return _Vocabulary(tokenizer, BoundTokens(tokenizer))
+
+
+class _Vocabulary(NamedTuple):
+    """A model's vocabulary as grammars need it."""
+
+    tokenizer: LLTokenizer
+    bound_tokens: BoundTokens
 
 
 class _LruCache:

@@ -13,6 +13,8 @@ from llguidance import LLMatcher, LLTokenizer
 from numpy.typing import NDArray
 
 from engine.errors import ConstraintFailed
+from engine.structured.bitmask import scratch_mask
+from engine.structured.bounds import Bounds, BoundTokens, is_allowed
 from engine.structured.matcher import compile_matcher, explain
 
 _Result = TypeVar("_Result")
@@ -25,9 +27,13 @@ class Grammar:
     limit. Answers can exhaust a grammar with many states, which is then compiled again.
     """
 
-    def __init__(self, tokenizer: LLTokenizer, text: str, *, jump_forward: bool) -> None:
+    def __init__(
+        self, tokenizer: LLTokenizer, text: str, *, jump_forward: bool, bound_tokens: BoundTokens | None = None
+    ) -> None:
         self.end_tokens: Final = frozenset(tokenizer.eos_tokens)
         self.jump_forward: Final = jump_forward
+        self.bound_tokens: Final = bound_tokens
+        self.num_vocab: Final = tokenizer.vocab_size
         self._tokenizer = tokenizer
         self._text = text
         self._base = compile_matcher(tokenizer, text)
@@ -50,7 +56,7 @@ class GrammarState:
     constrained.
     """
 
-    __slots__ = ("_base", "_grammar", "_is_retried", "_jumps", "_matcher", "_tokens")
+    __slots__ = ("_base", "_bounds", "_grammar", "_is_retried", "_jumps", "_matcher", "_tokens")
 
     def __init__(self, grammar: Grammar, base: LLMatcher, *, jumps: bool) -> None:
         self._grammar = grammar
@@ -58,6 +64,7 @@ class GrammarState:
         self._base = base
         self._matcher = base.deep_copy()
         self._tokens: list[int] = []
+        self._bounds = Bounds(grammar.bound_tokens) if grammar.bound_tokens is not None else None
         self._is_retried = False
 
     @property
@@ -83,12 +90,20 @@ class GrammarState:
         assert row.flags.c_contiguous, "a row of a mask"
         pointer, num_bytes = row.ctypes.data, row.nbytes
         self._run(lambda matcher: matcher.unsafe_compute_mask_ptr(pointer, num_bytes))
+        if self._bounds is not None and self._bounds.may_forbid():
+            self._bounds.narrow(row)
 
     def allows(self, token: int) -> bool:
         """Is this token allowed next? Far cheaper than a mask; used for a token that was sampled without one."""
         if self.is_finished:
             return token in self._grammar.end_tokens
-        return self._run(lambda matcher: matcher.validate_tokens([token])) == 1
+        if self._run(lambda matcher: matcher.validate_tokens([token])) != 1:
+            return False
+        if self._bounds is None or not self._bounds.may_forbid(token):
+            return True
+        mask = scratch_mask(self._grammar.num_vocab)
+        self.fill_mask(mask)
+        return is_allowed(mask, token)
 
     def accept(self, token: int) -> list[int]:
         """Advance by one token and by the tokens that must follow it, which are returned."""
@@ -110,6 +125,8 @@ class GrammarState:
     def _consume(self, tokens: list[int]) -> None:
         self._run(lambda matcher: matcher.consume_tokens(tokens))
         self._tokens += tokens
+        if self._bounds is not None:
+            self._bounds.consume(tokens, self._tokens)
         if self._matcher.is_stopped() and not self._matcher.is_accepting():
             raise ConstraintFailed("The answer reached a point from which its constraint cannot be met.")
 
