@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import llama_cpp as llama
+from llama_cpp._ggml import libggml
 
 from engine.backends.llama.gguf import metadata
 from engine.config import EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
@@ -17,6 +18,9 @@ from engine.scheduler.step_builder import PROMPT_LOGPROB_ROWS
 
 _MAX_INPUTS: Final = 128  # in one decode, with vectors in memory
 _MAX_RECURRENT_INPUTS: Final = 32  # each has a state of constant size, which may be megabytes
+_TOKEN_VECTORS: Final = b"result_embd_pooled"  # the node that llama.cpp reads, also where it does not pool
+libggml.ggml_get_name.argtypes = [ctypes.c_void_p]
+libggml.ggml_get_name.restype = ctypes.c_char_p
 _TYPES: Final = {
     KvType.F32: llama.GGML_TYPE_F32,
     KvType.F16: llama.GGML_TYPE_F16,
@@ -32,7 +36,6 @@ _FLASH_ATTENTION: Final = {
     Switch.OFF: llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 _POOLING: Final = {
-    Pooling.AUTO: llama.LLAMA_POOLING_TYPE_UNSPECIFIED,
     Pooling.MEAN: llama.LLAMA_POOLING_TYPE_MEAN,
     Pooling.CLS: llama.LLAMA_POOLING_TYPE_CLS,
     Pooling.LAST: llama.LLAMA_POOLING_TYPE_LAST,
@@ -65,19 +68,23 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
 
 
 def embedding_context(model: Any, config: EngineConfig, max_tokens: int, step_tokens: int) -> Any:  # Any: pointers
-    """Make a context that pools inputs of up to `max_tokens` tokens, with its LoRA adapters; raises ModelFailed.
+    """Make a context that embeds inputs of up to `max_tokens` tokens, with its LoRA adapters; raises ModelFailed.
 
-    A decode, which is one micro-batch, has `step_tokens`; or `max_tokens`, if the model cannot compute an input in pieces.
+    A decode is one micro-batch. If the model can compute an input in pieces, a decode has `step_tokens`, and gives a vector for
+    each token; else it has `max_tokens`, and pools each input.
     """
-    context = _new_embedding_context(model, config, max_tokens + step_tokens, step_tokens)  # unfinished input, and step
+    room = max_tokens + step_tokens  # an unfinished input, and a step beside it
+    context = _new_embedding_context(model, config, room, step_tokens, llama.LLAMA_POOLING_TYPE_NONE)
     if not llama.llama_get_memory(context) or not llama.llama_get_causal_attn(context):
         llama.llama_free(context)
-        context = _new_embedding_context(model, config, max_tokens, max_tokens)
+        context = _new_embedding_context(model, config, max_tokens, max_tokens, pooling_type(model, config.pooling))
     attach(context, model, config.lora)
     return context
 
 
-def _new_embedding_context(model: Any, config: EngineConfig, room: int, ubatch_tokens: int) -> Any:  # Any: pointers
+def _new_embedding_context(
+    model: Any, config: EngineConfig, room: int, ubatch_tokens: int, pooling: int
+) -> Any:  # Any: pointers
     parameters = llama.llama_context_default_params()
     parameters.n_ctx = room
     parameters.n_batch = parameters.n_ubatch = ubatch_tokens
@@ -85,7 +92,9 @@ def _new_embedding_context(model: Any, config: EngineConfig, room: int, ubatch_t
     parameters.n_seq_max = min(_MAX_RECURRENT_INPUTS if is_recurrent else _MAX_INPUTS, ubatch_tokens)
     parameters.kv_unified = True
     parameters.embeddings = True
-    parameters.pooling_type = _pooling_type(model, config.pooling)
+    parameters.pooling_type = pooling
+    if pooling == llama.LLAMA_POOLING_TYPE_NONE and config.gpu_layers == 0:
+        parameters.cb_eval = _stop_before_logits
     parameters.n_threads = config.threads or len(os.sched_getaffinity(0))
     parameters.n_threads_batch = config.threads_batch or parameters.n_threads
     set_kv(parameters, config)
@@ -132,11 +141,20 @@ def _load(model: Any, adapter: LoraAdapter) -> Any:  # Any: pointers
     return pointer
 
 
-def _pooling_type(model: Any, pooling: Pooling) -> int:  # Any: a pointer
-    """The number of a pooling type in llama.cpp, which by default does not pool if the model names no type."""
-    own = metadata(model, "{}.pooling_type")
-    if pooling is Pooling.AUTO and own == str(llama.LLAMA_POOLING_TYPE_RANK):
+def pooling_type(model: Any, pooling: Pooling) -> int:  # Any: a pointer
+    """The number of a pooling type in llama.cpp; AUTO is that of the model, or the mean if the model names none."""
+    if pooling is not Pooling.AUTO:
+        return _POOLING[pooling]
+    own = metadata(model, "{}.pooling_type") or str(llama.LLAMA_POOLING_TYPE_NONE)
+    if own == str(llama.LLAMA_POOLING_TYPE_RANK):
         raise ModelFailed("This model ranks texts and has no embeddings, unless its model file sets `pooling`.")
-    if pooling is Pooling.AUTO and own in ("", str(llama.LLAMA_POOLING_TYPE_NONE)):
-        pooling = Pooling.MEAN
-    return _POOLING[pooling]
+    return int(llama.LLAMA_POOLING_TYPE_MEAN if own == str(llama.LLAMA_POOLING_TYPE_NONE) else own)
+
+
+@llama.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator,unused-ignore]
+def _stop_before_logits(tensor: int, is_question: bool, _: Any) -> bool:
+    """End a decode once it has the vectors of its tokens, since llama.cpp would go on with logits that nothing reads.
+
+    llama.cpp asks for each node of the graph in order whether its data is needed, then, after a needed one, whether to go on.
+    """
+    return is_question and libggml.ggml_get_name(tensor) == _TOKEN_VECTORS

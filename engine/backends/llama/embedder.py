@@ -1,9 +1,8 @@
-"""The llama.cpp embedder: a context of its own that pools the tokens of each input into one vector.
+"""The llama.cpp embedder: a context of its own, whose inputs share one memory, since with streams unequal lengths are split.
 
-A decode is one micro-batch, since llama.cpp pools within one, and all inputs share one memory (with a stream for each, unequal
-lengths would be split). Where tokens attend to earlier ones only, an input may be computed in several decodes: its memory stays
-in its slot, and the vectors of its pieces are joined here. Encoders such as BERT have no memory and attend in both directions, so
-their inputs are never split.
+Where tokens attend to earlier ones only, an input may be computed in several decodes: its memory stays in its slot, and the
+vectors of its tokens are pooled here. Encoders such as BERT have no memory and attend in both directions, so their inputs are
+never split; llama.cpp pools them, within one micro-batch.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 
 from engine.backends.base import InputPiece
 from engine.backends.llama.batch import Batch
-from engine.backends.llama.context import embedding_context
+from engine.backends.llama.context import embedding_context, pooling_type
 from engine.backends.vectors import Vectors, normalised
 from engine.config import EngineConfig
 from engine.errors import DecodeFailed
@@ -32,10 +31,10 @@ class LlamaEmbedder:
         self._memory = llama.llama_get_memory(self._context)
         self.can_split = bool(self._memory) and bool(llama.llama_get_causal_attn(self._context))
         self.slots: int = min(llama.llama_n_seq_max(self._context), self.step_tokens)
-        self._pooling = llama.llama_pooling_type(self._context)
+        self._pooling = pooling_type(model, config.pooling)
         self._compute = llama.llama_encode if llama.llama_model_has_encoder(model) else llama.llama_decode
         self._batch = Batch(llama.llama_n_ubatch(self._context))
-        self._unfinished: dict[int, Vectors] = {}  # of each slot, (dimensions,)
+        self._unfinished: dict[int, Vectors] = {}  # the pooled vector of each slot, (dimensions,); for the mean, a sum
 
     @property
     def has_memory(self) -> bool:
@@ -50,14 +49,7 @@ class LlamaEmbedder:
         code = self._compute(self._context, self._batch.raw)
         if code != 0:
             raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")
-        vectors = np.empty((sum(piece.is_last for piece in pieces), self.dimensions), np.float32)
-        rows = iter(vectors)
-        for piece in pieces:
-            pooled = self._pooled(piece)
-            if piece.is_last:
-                next(rows)[:] = pooled
-            else:
-                self._unfinished[piece.slot] = pooled
+        vectors = self._pool(pieces) if self.can_split else self._pooled(pieces)
         self._free_slots(pieces)
         return normalised(vectors)
 
@@ -87,17 +79,35 @@ class LlamaEmbedder:
         batch.wants_logits[:at] = 1
         batch.raw.n_tokens = at
 
-    def _pooled(self, piece: InputPiece) -> Vectors:
-        """The vector of an input up to the end of this piece, (dimensions,), not normalised."""
-        pointer = llama.llama_get_embeddings_seq(self._context, piece.slot)
-        vector = np.ctypeslib.as_array(pointer, shape=(self.dimensions,))
-        if piece.start == 0 or self._pooling == llama.LLAMA_POOLING_TYPE_LAST:
-            return vector.copy()
-        earlier = self._unfinished.pop(piece.slot)
+    def _pool(self, pieces: list[InputPiece]) -> Vectors:
+        """Pool the vectors of the tokens of each piece; keep those of inputs that go on, return those of inputs that end."""
+        pointer = llama.llama_get_embeddings(self._context)
+        rows = np.ctypeslib.as_array(pointer, shape=(self._batch.raw.n_tokens, self.dimensions))
+        ended, at = [], 0
+        for piece in pieces:
+            tokens = rows[at : at + len(piece.tokens)]
+            at += len(piece.tokens)
+            vector = self._join(piece, tokens)
+            if piece.is_last:
+                ended.append(vector)
+            else:
+                self._unfinished[piece.slot] = vector.copy()
+        return np.array(ended, np.float32).reshape(len(ended), self.dimensions)
+
+    def _join(self, piece: InputPiece, tokens: Vectors) -> Vectors:
+        """The pooled vector of an input up to the end of this piece; a sum stands for the mean, which has the same direction."""
+        if self._pooling == llama.LLAMA_POOLING_TYPE_LAST:
+            return np.asarray(tokens[-1])
+        earlier = self._unfinished.pop(piece.slot, None)
         if self._pooling == llama.LLAMA_POOLING_TYPE_CLS:
-            return earlier
-        share = len(piece.tokens) / (piece.start + len(piece.tokens))
-        return np.asarray(earlier + (vector - earlier) * share, np.float32)
+            return np.asarray(tokens[0]) if earlier is None else earlier
+        total: Vectors = tokens.sum(axis=0)
+        return total if earlier is None else earlier + total
+
+    def _pooled(self, pieces: list[InputPiece]) -> Vectors:
+        """The vectors that llama.cpp has pooled."""
+        pointers = [llama.llama_get_embeddings_seq(self._context, piece.slot) for piece in pieces]
+        return np.array([np.ctypeslib.as_array(pointer, shape=(self.dimensions,)) for pointer in pointers])
 
     def _free_slots(self, pieces: list[InputPiece]) -> None:
         if not self._unfinished:

@@ -10,7 +10,9 @@ from pathlib import Path
 import llama_cpp as llama
 import numpy as np
 import pytest
+from llama_cpp._ggml import libggml
 
+from engine.backends.llama import context
 from engine.backends.llama.embedder import LlamaEmbedder
 from engine.backends.llama.tokenizer import load_vocabulary
 from engine.backends.vectors import normalised
@@ -125,6 +127,22 @@ def test_an_input_that_is_computed_in_pieces_has_the_same_vector(
         whole = embed(opened, prompts)
         for budget in (5, 24, 50):
             assert np.allclose(embed(opened, prompts, budget), whole, atol=2e-3)
+
+
+def test_a_decode_ends_before_the_logits(tiny_models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp would compute them for each token; the vocabulary of a small model is more than half of its weights."""
+    stop, asked = context._stop_before_logits, []
+
+    @llama.ggml_backend_sched_eval_callback  # type: ignore[untyped-decorator,unused-ignore]
+    def spy(tensor: int, is_question: bool, data: object) -> bool:
+        asked.append(libggml.ggml_get_name(tensor))
+        return bool(stop(tensor, is_question, data))
+
+    monkeypatch.setattr(context, "_stop_before_logits", spy)
+    with embedder(tiny_models[TinyModel.LLAMA]) as opened:
+        embed(opened, PROMPTS)
+    assert asked[-1] == b"result_embd_pooled"
+    assert b"result_output" not in asked
 
 
 def test_an_encoder_computes_each_input_in_one_piece(tiny_models: Models) -> None:
