@@ -69,7 +69,7 @@ class BareEmbedder:
 
     def seconds(self, given: list[str]) -> float:
         """Seconds to embed these texts."""
-        prompts = [self._tokenizer.encode(text, special=False, add_bos=True) for text in given]
+        prompts = [self._tokenizer.encode(text, special=False, add_bos=True, add_end=True) for text in given]
         began = time.perf_counter()
         vectors = [vector for group in _packed(prompts) for vector in self._embed(group)]
         assert len(vectors) == len(given)

@@ -263,7 +263,7 @@ class EmbeddingQueue:
 def _encode(prompt: TextPrompt | TokenPrompt, tokenizer: Tokenizer) -> list[int]:
     match prompt:
         case TextPrompt(text=text):
-            tokens = tokenizer.encode(text, special=False, add_bos=True)
+            tokens = tokenizer.encode(text, special=False, add_bos=True, add_end=True)
         case TokenPrompt(tokens=tokens):
             check_token_ids(tokens, tokenizer.num_vocab, param="input")
     if not tokens:

@@ -39,10 +39,13 @@ class Tokenizer(Protocol):
     def adds_space(self) -> bool:
         """Does `encode` begin a text with a space, as vocabularies of SentencePiece do?"""
 
-    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
-        """Encode a text. `special` turns spellings of control tokens into those; `add_bos` lets the model add its own.
+    def encode(
+        self, text: str, *, special: bool, add_bos: bool, add_end: bool = False, continues: bool = False
+    ) -> list[int]:
+        """Encode a text. `special` turns spellings of control tokens into those.
 
-        A text that `continues` another one gets no space in front.
+        `add_bos` lets the model add its own start, and `add_end` its start and its end, which a text to embed needs. A text that
+        `continues` another one gets no space in front.
         """
 
     def piece(self, token: int) -> bytes:

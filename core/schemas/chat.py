@@ -73,6 +73,7 @@ class ChatRequest(GenerationBody):
         "prediction": (),
         "web_search_options": (),
         "moderation": (),
+        "documents": ([],),
         "suffix": (),
         "echo": (False,),
         "best_of": (1,),

@@ -37,6 +37,7 @@ UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "xtc_probability": (0,),
 }
 _INSTEAD: Final = {
+    "documents": "messages",
     "functions": "tools",
     "function_call": "tool_choice",
     "guided_json": "structured_outputs",

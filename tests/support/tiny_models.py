@@ -69,7 +69,11 @@ def write_tiny_model(path: Path, model: TinyModel) -> Path:
 
 
 def write_sentencepiece_model(
-    path: Path, *, adds_space: bool, templates: str | list[dict[str, str]] = "{{ messages[0].content }}"
+    path: Path,
+    *,
+    adds_space: bool,
+    adds_end: bool = False,
+    templates: str | list[dict[str, str]] = "{{ messages[0].content }}",
 ) -> Path:
     """Write a model whose vocabulary is SentencePiece's: control tokens, bytes, letters and the space `▁`."""
     writer = gguf.GGUFWriter(str(path), TinyModel.LLAMA.value)
@@ -86,6 +90,7 @@ def write_sentencepiece_model(
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_add_space_prefix(adds_space)
+    writer.add_add_eos_token(adds_end)
     writer.add_chat_template(templates)
     for name, values in _weights(TinyModel.LLAMA, tiny_vocabulary()).items():
         writer.add_tensor(name, values)

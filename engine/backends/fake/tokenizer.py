@@ -21,8 +21,10 @@ class FakeTokenizer:
     tool_template = None
     adds_space = False
 
-    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
-        del continues  # it never adds a space
+    def encode(
+        self, text: str, *, special: bool, add_bos: bool, add_end: bool = False, continues: bool = False
+    ) -> list[int]:
+        del add_end, continues  # it adds neither an end nor a space
         start = [BOS] if add_bos else []
         if not special or not any(spelling in text for spelling in self.special_texts):
             return [*start, *text.encode()]

@@ -32,8 +32,9 @@ class LlamaTokenizer:
         # not from `llama_model_chat_template`, which makes up a name for some models without a template
         self.chat_template = metadata(model, "tokenizer.chat_template") or None
         self.tool_template = metadata(model, "tokenizer.chat_template.tool_use") or None
-        self.adds_space = b"".join(map(self.piece, self._encode("a", special=False, add_bos=False))).startswith(b" ")
-        self._lead = self._encode(_LEAD, special=False, add_bos=False)
+        self.adds_space = b"".join(map(self.piece, self._encode("a"))).startswith(b" ")
+        self._adds_end: bool = llama.llama_vocab_get_add_eos(self._vocab)
+        self._lead = self._encode(_LEAD)
         self.trained_context = int(metadata(model, "{}.context_length") or 0)  # tokens; 0 if the file has no value
 
     @property
@@ -41,18 +42,22 @@ class LlamaTokenizer:
         """All tokens that end a generation."""
         return sorted(self._ends)
 
-    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
+    def encode(
+        self, text: str, *, special: bool, add_bos: bool, add_end: bool = False, continues: bool = False
+    ) -> list[int]:
         if continues and self.adds_space:
-            tokens = self._encode(_LEAD + text, special=special, add_bos=False)
+            tokens = self._encode(_LEAD + text, special=special)
             if tokens[: len(self._lead)] == self._lead:
                 return tokens[len(self._lead) :]
-        return self._encode(text, special=special, add_bos=add_bos)
+        tokens = self._encode(text, special=special, adds=add_bos or add_end)
+        return tokens[:-1] if self._adds_end and add_bos and not add_end else tokens
 
-    def _encode(self, text: str, *, special: bool, add_bos: bool) -> list[int]:
+    def _encode(self, text: str, *, special: bool = False, adds: bool = False) -> list[int]:
+        """Encode a text; `adds`: with the tokens that the vocabulary adds around it."""
         data = text.encode()
         room = len(data) + 8
         tokens = (llama.llama_token * room)()
-        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, add_bos, special)
+        count = llama.llama_tokenize(self._vocab, data, len(data), tokens, room, adds, special)
         assert count >= 0, "a token is at least a byte"
         return tokens[:count]
 

@@ -109,6 +109,7 @@ BAD: dict[str, tuple[Any, str, str | None]] = {
     "a penalty by another name": (body(repetition_penalty=1.1), "unsupported_parameter", "repetition_penalty"),
     "an end for the text": (body(suffix="x"), "unsupported_parameter", "suffix"),
     "an echo": (body(echo=True), "unsupported_parameter", "echo"),
+    "documents of a template": (body(documents=[{"title": "a", "text": "b"}]), "unsupported_parameter", "documents"),
     "a search": (body(web_search_options={}), "unsupported_parameter", "web_search_options"),
     "a list for the template": (body(chat_template_kwargs={"a": []}), "invalid_type", "chat_template_kwargs.a"),
     "a novel for the template": (

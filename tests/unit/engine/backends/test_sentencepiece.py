@@ -9,7 +9,9 @@ import pytest
 from engine.backends.llama.backend import LlamaBackend
 from engine.backends.llama.tokenizer import LlamaTokenizer, load_vocabulary
 from engine.config import EngineConfig
-from engine.types import Delta, Request, SamplingParams, TextPrompt, TokenPrompt
+from engine.embedding import encode_inputs
+from engine.inputs.prompt_encoder import PromptEncoder
+from engine.types import Delta, EmbedRequest, Request, SamplingParams, TextPrompt, TokenPrompt
 from tests.support.engine import Bench, chat
 from tests.support.tiny_models import write_sentencepiece_model
 
@@ -48,6 +50,18 @@ def test_a_vocabulary_that_adds_no_space_is_left_alone(tmp_path: Path) -> None:
     plain = load_vocabulary(write_sentencepiece_model(tmp_path / "plain.gguf", adds_space=False))
     assert not plain.adds_space
     assert spelled(plain, plain.encode("ab c", special=False, add_bos=True)) == "ab c"
+
+
+def test_only_a_text_to_embed_gets_the_end_that_the_vocabulary_adds(tmp_path: Path, vocabulary: LlamaTokenizer) -> None:
+    ended = load_vocabulary(write_sentencepiece_model(tmp_path / "ended.gguf", adds_space=True, adds_end=True))
+    begun = vocabulary.encode("ab", special=False, add_bos=True)
+    assert ended.encode("ab", special=False, add_bos=True) == begun
+    assert ended.encode("ab</s>", special=True, add_bos=True) == [*begun, 2]
+    assert ended.encode("ab", special=False, add_bos=True, add_end=True) == [*begun, 2]
+    prompt = PromptEncoder(ended, template=None, context_size=64)
+    assert prompt.encode(Request(id="r", prompt=TextPrompt(text="ab"))) == begun
+    (embedded,) = encode_inputs(EmbedRequest(id="e", inputs=[TextPrompt(text="ab")]), ended, 64)
+    assert embedded == [*begun, 2]
 
 
 def test_the_text_of_a_special_token_in_a_chat_changes_no_spaces(bench: Bench) -> None:

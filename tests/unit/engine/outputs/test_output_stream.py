@@ -176,10 +176,12 @@ class MarkTokenizer(FakeTokenizer):
     num_vocab = 260
     special_texts = ("<s>", "</s>", "<think>", "</think>")  # type: ignore[assignment]
 
-    def encode(self, text: str, *, special: bool, add_bos: bool, continues: bool = False) -> list[int]:
+    def encode(
+        self, text: str, *, special: bool, add_bos: bool, add_end: bool = False, continues: bool = False
+    ) -> list[int]:
         if special and text in ("<think>", "</think>"):
             return [258 + (text == "</think>")]
-        return super().encode(text, special=special, add_bos=add_bos, continues=continues)
+        return super().encode(text, special=special, add_bos=add_bos, add_end=add_end, continues=continues)
 
 
 TEMPLATE = "{{ tools }}{{ messages[0].content }}<tool_call></think>"
