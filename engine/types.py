@@ -54,11 +54,13 @@ class Constraint(msgspec.Struct, frozen=True, kw_only=True):
     """Format that an answer must follow. `text` is a JSON schema, a regex, a JSON list of choices, or a Lark grammar.
 
     `param` is the request field named in an error; None means the usual field of this kind.
+    `thought_end`: the tokens that end free reasoning before the answer, where no other part of the answer is free text.
     """
 
     kind: ConstraintKind
     text: str = ""
     param: str | None = None
+    thought_end: tuple[int, ...] = ()
 
 
 class ToolMode(StrEnum):

@@ -28,6 +28,10 @@ class OutputFormat:
         self.tool_format = detect_tool_format(template, tokenizer.special_texts)
         self.reasoning_tags = detect_reasoning_tags(template)
         self._tokens = _mark_tokens(tokenizer, (*(self.reasoning_tags or ()), *self.tool_format.marks))
+        self._thought_end: tuple[int, ...] = ()
+        if self.reasoning_tags is not None:
+            close = self.reasoning_tags.close
+            self._thought_end = tuple(tokenizer.encode(close, special=close in self._tokens, add_bos=False))
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
 
     def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> OutputSpec:
@@ -62,7 +66,12 @@ class OutputFormat:
         tags = self.reasoning_tags
         if tags is not None and self._ends_with(prompt, tags.close):
             tags = None  # the template has closed the thought, so the answer comes at once
-        layout = Layout(tokens=tokens, reasoning_tags=tags, starts_in_reasoning=self.starts_in_reasoning(prompt))
+        layout = Layout(
+            tokens=tokens,
+            reasoning_tags=tags,
+            starts_in_reasoning=self.starts_in_reasoning(prompt),
+            thought_end=self._thought_end if tags is not None else (),
+        )
         try:
             if tools:
                 return with_tools(

@@ -14,6 +14,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from engine.errors import InvalidPrompt
 from engine.outputs.reasoning import ReasoningTags
 from engine.outputs.tool_formats import Tool, ToolFormat
@@ -32,11 +34,13 @@ class Layout:
     `tokens`: the marks that are one token, with its id.
     `reasoning_tags`: None for a model without reasoning, and behind a prompt that has closed it.
     `starts_in_reasoning`: the prompt contains the opening tag.
+    `thought_end`: the tokens of the closing tag.
     """
 
     tokens: Mapping[str, int]
     reasoning_tags: ReasoningTags | None = None
     starts_in_reasoning: bool = False
+    thought_end: tuple[int, ...] = ()
 
 
 def with_reasoning(constraint: Constraint, layout: Layout) -> Constraint:
@@ -60,7 +64,8 @@ def with_tools(
     if is_required:
         return _grammar(_start("calls", layout), rules, layout)
     if answer is None:
-        return _grammar(_start("answer", layout), [*rules, *_text_or_calls(tool_format, tools, layout)], layout)
+        text_or_calls = [*rules, *_text_or_calls(tool_format, tools, layout)]
+        return msgspec.structs.replace(_grammar(_start("answer", layout), text_or_calls, layout), thought_end=())
     if not tool_format.trigger:
         raise InvalidPrompt(
             "This model's tool calls look like any JSON, so 'tools' cannot be combined with a structured answer; "
@@ -73,7 +78,7 @@ def with_tools(
 def _grammar(start: str, rules: Sequence[str], layout: Layout) -> Constraint:
     reasoning = _reasoning_rules(layout) if layout.reasoning_tags is not None else []
     lines = ["%llguidance {}", start, *rules, *reasoning, f"ANY: {_ANY}", r"GAP: /\n{1,2}/", ""]
-    return Constraint(kind=ConstraintKind.GRAMMAR, text="\n".join(lines))
+    return Constraint(kind=ConstraintKind.GRAMMAR, text="\n".join(lines), thought_end=layout.thought_end)
 
 
 def _start(answer: str, layout: Layout) -> str:

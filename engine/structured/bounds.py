@@ -82,7 +82,7 @@ def is_allowed(mask: Mask, token: int) -> bool:
 
 
 class Bounds:
-    """What one answer has repeated so far."""
+    """What one answer has repeated so far. `thought_end`: the tokens that end free text, which is reasoning."""
 
     __slots__ = (
         "_has_closed",
@@ -92,11 +92,13 @@ class Bounds:
         "_num_unchecked",
         "_number",
         "_period",
+        "_thought_end",
         "_tokens",
     )
 
-    def __init__(self, tokens: BoundTokens) -> None:
+    def __init__(self, tokens: BoundTokens, thought_end: tuple[int, ...] = ()) -> None:
         self._tokens = tokens
+        self._thought_end = thought_end
         self._number = b""
         self._loop = b""  # the text that is repeated
         self._period = 0  # in tokens
@@ -132,6 +134,10 @@ class Bounds:
     def narrow(self, mask: Mask) -> None:
         """Clear the bits of tokens that continue an endless number or repetition, unless nothing else is allowed."""
         if self._tokens.allows(mask, b"z") and self._tokens.allows(mask, b"\n"):
+            if self._loop and self._thought_end and is_allowed(mask, self._thought_end[0]):
+                self._is_narrowed = True
+                mask[:] = 0
+                mask[self._thought_end[0] >> 5] = np.uint32(1 << (self._thought_end[0] & 31)).view(np.int32)
             return  # free text, such as reasoning
         shorter = self._without_digits(mask)
         if shorter is not None and shorter.any():
@@ -147,6 +153,10 @@ class Bounds:
         if not self._is_narrowed:
             if answer[-len(new) :] != answer[-len(new) - self._period : -self._period]:
                 self._loop = b""
+            return
+        if self._thought_end[:1] == tuple(new):
+            self._thought_end = self._thought_end[1:]
+            self._loop = self._loop if self._thought_end else b""
             return
         self._has_closed = self._has_closed or any(is_allowed(self._tokens.closing, token) for token in new)
         if not _has_quotes(self._loop) and any(is_allowed(self._tokens.quoting, token) for token in new):

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from llguidance import LLTokenizer
 
 from engine.errors import ConstraintFailed, EngineError, InvalidConstraint
-from engine.structured.bounds import BoundTokens
+from engine.structured.bounds import Bounds, BoundTokens
 from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.grammar import Grammar
 from engine.structured.schema import grammar_text
@@ -81,8 +81,8 @@ class GrammarCompiler:
             self._sandbox.check(_TOKEN_ID.sub(_ANY_CONTROL, text) if is_internal else text)
             vocabulary = self._future_vocabulary().result()
             holds_json = constraint.kind in _JSON_KINDS or "%json" in constraint.text
-            bound_tokens = vocabulary.bound_tokens if holds_json else None
-            return Grammar(vocabulary.tokenizer, text, jump_forward=self._jump_forward, bound_tokens=bound_tokens)
+            bounds = Bounds(vocabulary.bound_tokens, constraint.thought_end) if holds_json else None
+            return Grammar(vocabulary.tokenizer, text, jump_forward=self._jump_forward, bounds=bounds)
         except InvalidConstraint as error:
             return str(error)
 

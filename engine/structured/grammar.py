@@ -5,6 +5,7 @@ Grammar.start() -> GrammarState: fill_mask -> sample -> accept, which returns th
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from engine.errors import ConstraintFailed
 from engine.structured.bitmask import scratch_mask
-from engine.structured.bounds import Bounds, BoundTokens, is_allowed
+from engine.structured.bounds import Bounds, is_allowed
 from engine.structured.matcher import compile_matcher, explain
 
 _Result = TypeVar("_Result")
@@ -27,12 +28,10 @@ class Grammar:
     limit. Answers can exhaust a grammar with many states, which is then compiled again.
     """
 
-    def __init__(
-        self, tokenizer: LLTokenizer, text: str, *, jump_forward: bool, bound_tokens: BoundTokens | None = None
-    ) -> None:
+    def __init__(self, tokenizer: LLTokenizer, text: str, *, jump_forward: bool, bounds: Bounds | None = None) -> None:
         self.end_tokens: Final = frozenset(tokenizer.eos_tokens)
         self.jump_forward: Final = jump_forward
-        self.bound_tokens: Final = bound_tokens
+        self.bounds: Final = bounds
         self.num_vocab: Final = tokenizer.vocab_size
         self._tokenizer = tokenizer
         self._text = text
@@ -64,7 +63,7 @@ class GrammarState:
         self._base = base
         self._matcher = base.deep_copy()
         self._tokens: list[int] = []
-        self._bounds = Bounds(grammar.bound_tokens) if grammar.bound_tokens is not None else None
+        self._bounds = copy.copy(grammar.bounds)
         self._is_retried = False
 
     @property

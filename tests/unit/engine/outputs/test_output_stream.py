@@ -220,6 +220,16 @@ def test_a_prompt_that_has_closed_its_thought_is_followed_by_the_answer_alone() 
     assert "OPENING" not in required.text
 
 
+def test_the_end_of_a_thought_is_known_as_a_token_or_spelled_out() -> None:
+    answer = Constraint(kind=ConstraintKind.JSON_OBJECT)
+    plain = msgspec.structs.replace(request(constraint=answer), prompt=ChatPrompt(messages=[]))
+    for tokenizer, end in ((MarkTokenizer(), (259,)), (FakeTokenizer(), tuple(b"</think>"))):
+        made = OutputFormat(tokenizer, TEMPLATE).spec(plain, [1]).constraint
+        assert made is not None
+        assert made.thought_end == end
+    assert OutputFormat(MarkTokenizer(), TEMPLATE).spec(plain, [258, 259]).constraint == answer
+
+
 def test_a_named_tool_is_called_once() -> None:
     answers = OutputFormat(MarkTokenizer(), TEMPLATE)
     once = answers.spec(request(tool_choice=ToolChoice(mode=ToolMode.REQUIRED), parallel_tool_calls=False), [1])

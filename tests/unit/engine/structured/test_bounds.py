@@ -9,11 +9,13 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
+from engine.outputs.reasoning import ReasoningTags
 from engine.outputs.tool_formats import HERMES, Tool
-from engine.outputs.tool_grammar import Layout, with_tools
+from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.structured.bounds import REPEATED_ITEM_TOKENS, REPEATED_TOKENS
 from engine.structured.compiler import GrammarCompiler
 from engine.structured.grammar import Grammar
+from engine.types import Constraint, ConstraintKind
 from tests.support.constrain import END, accepts, allowed_tokens, constraint, make_grammars
 
 
@@ -239,6 +241,39 @@ def test_the_same_tool_may_be_called_several_times(grammars: GrammarCompiler) ->
     call = '<tool_call>\n{"name": "roll", "arguments": {"sides": 6}}\n</tool_call>'
     assert accepts(grammar, "\n".join([call] * 6))
     assert len(endless(grammar, call, f"\n{call}")) < 1000
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_thought_that_repeats_itself_is_closed_before_json_or_a_call(inside: bool, grammars: GrammarCompiler) -> None:
+    layout = Layout(
+        tokens={},
+        reasoning_tags=ReasoningTags("<think>", "</think>"),
+        starts_in_reasoning=inside,
+        thought_end=tuple(b"</think>"),
+    )
+    begin = "" if inside else "<think>"
+    answer = Constraint(kind=ConstraintKind.JSON_OBJECT)
+    now = [Tool(name="now", parameters={})]
+    for asked, rest in (
+        (with_reasoning(answer, layout), "{}"),
+        (with_tools(HERMES, now, layout, is_required=True, may_repeat=False), "<tool_call>"),
+        (with_tools(HERMES, now, layout, is_required=False, may_repeat=False, answer=answer), "{}"),
+    ):
+        state = grammars.compile(asked, is_internal=True).start()
+        text = (begin + "I think, so " * 30).encode()
+        while state.allows(text[0]):
+            state.accept(text[0])
+            text = text[1:]
+        assert len(text) > 100
+        for byte in f"</think>\n{rest}".encode():
+            assert state.allows(byte)
+            state.accept(byte)
+
+
+def test_free_text_is_not_closed_like_a_thought(grammars: GrammarCompiler) -> None:
+    layout = Layout(tokens={}, reasoning_tags=ReasoningTags("<think>", "</think>"), thought_end=tuple(b"</think>"))
+    auto = with_tools(HERMES, [Tool(name="now", parameters={})], layout, is_required=False, may_repeat=False)
+    assert accepts(grammars.compile(auto, is_internal=True), "so, " * 300)
 
 
 def test_free_text_and_a_regex_may_repeat_themselves(grammars: GrammarCompiler) -> None:
