@@ -20,7 +20,7 @@ from api.http.openapi import ERRORS, install_openapi
 from api.live.job_client import JobClient
 from api.live.live_job import LiveJobs
 from api.live.shutdown import ShutdownResponses
-from api.middleware import ResponseHeaders, TooLargeEnvelope
+from api.middleware import ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
 from api.routes import (
     batch_control,
     batch_events,
@@ -102,6 +102,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # the routers of uploads raise it
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(ShutdownResponses)
+    app.add_middleware(UnexpectedErrors)
     app.add_middleware(ResponseHeaders, metrics=metrics)
     install_error_handlers(app)
     _include_routers(app, settings)

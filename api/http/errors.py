@@ -1,4 +1,4 @@
-"""Error handlers: every failure is sent as OpenAI's error envelope. FastAPI's own would lose its fields, or echo a prompt."""
+"""Error handlers: every failure is sent as OpenAI's error envelope. FastAPI's own handlers lose its fields, or echo a prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.open_files import EXHAUSTED
-from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
+from core.errors import ApiError, Problem, unavailable
 from db.connections import is_transient
 
 log = structlog.get_logger()
@@ -38,7 +38,7 @@ def problem_response(problem: Problem, headers: dict[str, str] | None = None) ->
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Replace all handlers."""
+    """Replace the framework's handlers; `UnexpectedErrors` of `api.middleware` answers all other exceptions."""
 
     @app.exception_handler(ApiError)
     async def on_api_error(_: Request, error: ApiError) -> JSONResponse:
@@ -64,9 +64,9 @@ def install_error_handlers(app: FastAPI) -> None:
         return problem_response(Problem(status=400, message="The body was cut off.", code="client_disconnected"))
 
     @app.exception_handler(SQLAlchemyError)
-    async def on_database_error(request: Request, error: SQLAlchemyError) -> JSONResponse:
+    async def on_database_error(_: Request, error: SQLAlchemyError) -> JSONResponse:
         if not is_transient(error):
-            return await on_unknown_error(request, error)
+            raise error
         log.warning("database_unavailable", reason=type(getattr(error, "orig", error)).__name__)
         away = unavailable("The database does not answer. Nothing was lost; try again shortly.")
         return problem_response(away.problem)
@@ -74,13 +74,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(OSError)
     async def on_os_error(request: Request, error: OSError) -> JSONResponse:
         if error.errno not in EXHAUSTED:
-            return await on_unknown_error(request, error)
+            raise error
         log.warning("too_many_open_files", route=request.url.path)
         busy = unavailable("The server has too many files open. Nothing was lost; try again shortly.")
         return problem_response(busy.problem)
-
-    @app.exception_handler(Exception)
-    async def on_unknown_error(request: Request, error: Exception) -> JSONResponse:
-        log.error("request_failed", route=request.url.path, exc_info=error)
-        message = "The server failed to answer this request. Its log says why, under the request id."
-        return problem_response(Problem(status=500, message=message, type=SERVER_ERROR))
