@@ -206,10 +206,16 @@ class Relay:
                 with suppress(*_BROKEN):
                     await self._pubsub.aclose()
             self._pubsub = self._listener.pubsub()
-            channels = [self._prefix + job_channel(job_id) for job_id in self._subscriptions]
+            subscribed: set[str] = set()
             async with asyncio.timeout(3 * _TIMEOUT_SECONDS):
-                await self._pubsub.subscribe(self._prefix + "relay", *channels)
-            self._connected.set()
+                while missing := self._channels() - subscribed:  # subscriptions may be added meanwhile
+                    await self._pubsub.subscribe(*missing)
+                    subscribed |= missing
+                self._connected.set()
+
+    def _channels(self) -> set[str]:
+        """The channels of all subscriptions, and one that keeps the connection in use without any."""
+        return {self._prefix + "relay", *(self._prefix + job_channel(job_id) for job_id in self._subscriptions)}
 
     async def _listen(self) -> None:
         """Dispatch messages until the connection breaks; raises TimeoutError when a ping gets no reply (half-open connection)."""

@@ -131,6 +131,33 @@ async def test_hints_are_published_while_connected(relay: Relay, fake_valkey: Fa
     hints.close()
 
 
+async def test_a_follower_that_comes_while_the_relay_connects_gets_its_events(
+    fake_valkey: FakeValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    relay = Relay("redis://fake", PREFIX, ping_seconds=0.05)
+    pubsub = relay._listener.pubsub()
+    subscribe, connecting, has_follower = pubsub.subscribe, asyncio.Event(), asyncio.Event()
+
+    async def subscribe_late(*channels: str) -> None:
+        connecting.set()
+        await has_follower.wait()
+        await subscribe(*channels)
+
+    monkeypatch.setattr(pubsub, "subscribe", subscribe_late)
+    monkeypatch.setattr(relay._listener, "pubsub", lambda: pubsub)
+    await relay.start()
+    try:
+        await connecting.wait()
+        async with relay.follow("job") as follower:
+            has_follower.set()
+            assert await relay.wait_connected(5)
+            publish(fake_valkey, event(1))
+            assert (await follower.get(0.5)).seq == 1
+    finally:
+        await asyncio.sleep(0.02)  # as above
+        await relay.close()
+
+
 async def test_an_outage_ends_with_every_follower_subscribed_again(relay: Relay, fake_valkey: FakeValkey) -> None:
     async with relay.follow("before") as before:
         with fake_valkey.away():
