@@ -74,14 +74,20 @@ async def get_job_events(
 ) -> Response:
     """The frames of a job as they arrive, numbered; a client that reconnects sends the last number it received."""
     job = await _existing_job(jobs, job_id, tenant)
-    if last_event_id is not None and not last_event_id.isdigit():
-        raise bad_request(
-            "'Last-Event-ID' must be a number this stream sent.", code="invalid_value", param="Last-Event-ID"
-        )
-    next_seq = int(last_event_id[:9]) + 1 if last_event_id else 0
+    next_seq = seq_after(last_event_id)
     options = json.loads(job.body).get("stream_options") or {}
     include_usage = bool(options.get("include_usage"))
     return EventStream(_events(jobs, job_id, caller, next_seq, include_usage=include_usage))
+
+
+def seq_after(last_event_id: str | None) -> int:
+    """The number of the first frame after the last one received; 0 without one."""
+    if last_event_id is None:
+        return 0
+    if not last_event_id.isdecimal():  # `isdigit` is true for '²', which is no integer
+        message = "'Last-Event-ID' must be a number that this stream has sent."
+        raise bad_request(message, code="invalid_value", param="Last-Event-ID")
+    return int(last_event_id[:9]) + 1
 
 
 async def _events(
