@@ -17,6 +17,7 @@ from cli.errors import CommandFailed, ExitCode
 
 _TIMEOUT: Final = httpx2.Timeout(30, read=120)
 _RETRY_SECONDS: Final = 90.0
+_PAUSE_SECONDS: Final = 1.0  # between two attempts
 _PAGE: Final = 100
 _LONG_TIMEOUT: Final = httpx2.Timeout(30, read=600, write=600)
 
@@ -122,7 +123,7 @@ class Client:
             except CommandFailed as error:
                 if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
                     raise
-                time.sleep(1)
+                time.sleep(_PAUSE_SECONDS)
 
     def content(self, file_id: str) -> Iterator[bytes]:
         """Yield a file's content in chunks."""
@@ -151,22 +152,27 @@ class Client:
             params["after"] = after
 
     def events(self, path: str) -> Iterator[tuple[str, Json]]:
-        """Yield names and data of server-sent events until the stream ends; resumes a broken stream after its last event."""
+        """Yield names and data of server-sent events until the stream ends; resumes a broken stream after its last event.
+
+        Waits up to 90 s for a server that restarts.
+        """
         headers: dict[str, str] = {}
-        deadline = time.monotonic() + _RETRY_SECONDS
+        deadline: float | None = None  # of the attempts since the last connection
         while True:
             try:
                 with self._stream("GET", path, headers=headers) as response:
+                    deadline = None
                     for event in read_events(_lines(response)):
+                        _check_event(event)
                         if event.id is not None:
                             headers["Last-Event-ID"] = event.id
-                        deadline = time.monotonic() + _RETRY_SECONDS
                         yield event.name, event.data
                 return
             except CommandFailed as error:
+                deadline = deadline or time.monotonic() + _RETRY_SECONDS
                 if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
                     raise
-                time.sleep(1)
+                time.sleep(_PAUSE_SECONDS)
 
     def chat(self, body: Json) -> Iterator[str]:
         """Yield the text of a streamed answer in pieces."""
@@ -246,6 +252,13 @@ def _parse(response: httpx2.Response) -> Json:
     if not isinstance(answer, dict):
         raise _not_ours(response)
     return answer
+
+
+def _check_event(event: ServerEvent) -> None:
+    """Raise the error that ends a stream, such as that of a server which shuts down."""
+    if (problem := event.data.get("error")) is not None:
+        codes = {"service_unavailable": ExitCode.UNREACHABLE, "invalid_api_key": ExitCode.NOT_ALLOWED}
+        raise CommandFailed(f"The stream ended early: {problem['message']}", codes.get(problem["code"], ExitCode.ERROR))
 
 
 def _check(response: httpx2.Response) -> None:

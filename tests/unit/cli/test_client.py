@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
-from cli.client import read_events
+from cli.client import Client, read_events
+from cli.errors import CommandFailed, ExitCode
 from cli.output import printable
 from tests.support.command import NO_SERVER, millrace
 from tests.support.stack import batch_lines, write_lines
@@ -88,3 +91,52 @@ def test_a_refusal_of_the_server_has_an_exit_code(tmp_path: Path, status: int, c
         thread.join()
     assert done.returncode == code
     assert f"The server answered {status}: No." in done.stderr
+
+
+class Streaming(BaseHTTPRequestHandler):
+    """Answers each request with the next of `streams`, and keeps the `Last-Event-ID` that it brought."""
+
+    streams: list[str]
+    last_ids: list[str | None]
+
+    def do_GET(self) -> None:
+        self.last_ids.append(self.headers["Last-Event-ID"])
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(self.streams.pop(0).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def streaming(*streams: str) -> Iterator[Client]:
+    Streaming.streams, Streaming.last_ids = list(streams), []
+    with HTTPServer(("127.0.0.1", 0), Streaming) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            with Client(f"http://127.0.0.1:{server.server_port}", "any") as client:
+                yield client
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def end_of_stream(code: str) -> str:
+    return f'data: {{"error": {{"message": "Over.", "type": "t", "param": null, "code": "{code}"}}}}\n\n'
+
+
+def test_a_stream_that_a_server_ends_at_its_shutdown_is_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cli.client._PAUSE_SECONDS", 0)
+    first = 'id: 7\nevent: batch.line\ndata: {"line": 1}\n\n'
+    rest = 'id: 8\nevent: batch.line\ndata: {"line": 2}\n\n'
+    with streaming(first + end_of_stream("service_unavailable"), rest) as client:
+        assert [data for _, data in client.events("/events")] == [{"line": 1}, {"line": 2}]
+    assert Streaming.last_ids == [None, "7"]
+
+
+def test_a_stream_whose_key_is_revoked_ends_with_that_error() -> None:
+    with streaming(end_of_stream("invalid_api_key")) as client, pytest.raises(CommandFailed, match=r"Over\.") as failed:
+        list(client.events("/events"))
+    assert failed.value.code is ExitCode.NOT_ALLOWED
