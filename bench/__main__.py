@@ -44,7 +44,7 @@ class Result:
 
     @property
     def is_met(self) -> bool:
-        """Does the value reach its target?"""
+        """True when the value reaches its target."""
         return self.value <= self.target if self.is_limit else self.value >= self.target
 
 

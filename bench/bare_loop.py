@@ -1,4 +1,4 @@
-"""The limit: the least that a Python program can do to run given prompts on llama.cpp, without text, queue or cancellation.
+"""The reference: a minimal Python program that runs given prompts on llama.cpp, without text, queue or cancellation.
 
 Continuous batching over `slots` sequences, greedy, with prompts in chunks of 512 tokens and one memory stream per slot. A
 prefix that all prompts share is computed once, in a stream of its own, and copied.

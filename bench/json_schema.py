@@ -55,7 +55,7 @@ def questions(number: int) -> list[str]:
 
 
 class BareJson(Bare):
-    """The limit of this work: greedy continuous batching, masks by llguidance, and forced tokens appended."""
+    """The lower limit of the time for this work: greedy continuous batching, masks by llguidance, and forced tokens appended."""
 
     def __init__(self, path: Path, threads: int) -> None:
         super().__init__(path, SLOTS, CONTEXT, threads)

@@ -18,9 +18,8 @@ def parse_cursor(text: str | None, param: str) -> EndedAt:
         return BEGINNING
     match = _CURSOR.match(text)
     if match is None:
-        raise bad_request(
-            f"Invalid value for '{param}': send back what you were given.", code="invalid_value", param=param
-        )
+        message = f"Invalid value for '{param}': use a cursor from an earlier response."
+        raise bad_request(message, code="invalid_value", param=param)
     return EndedAt(int(match[1]), int(match[2]))
 
 

@@ -17,7 +17,7 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
 
 async def disconnected(receive: Receive) -> None:
-    """Returns when the client has gone."""
+    """Return when the client has disconnected."""
     while True:
         message: Message = await receive()
         if message["type"] == "http.disconnect":

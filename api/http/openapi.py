@@ -30,7 +30,7 @@ _EVENT: Final = {
 
 # Responses of every operation. They also keep FastAPI from documenting its own 422.
 ERRORS: Final[_Responses] = {
-    "4XX": {"model": ErrorEnvelope, "description": "The request cannot be answered; the error says why."},
+    "4XX": {"model": ErrorEnvelope, "description": "The request cannot be answered; the error has the reason."},
     "5XX": {"model": ErrorEnvelope, "description": "Nothing is wrong with the request; try again."},
 }
 

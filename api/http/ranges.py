@@ -25,7 +25,7 @@ class Span:
 
     @property
     def is_partial(self) -> bool:
-        """Is it less than the whole content?"""
+        """True when it is less than the whole content."""
         return (self.start, self.end) != (0, self.size)
 
 

@@ -80,9 +80,8 @@ def _parse_cursor(text: str | None) -> EventCursor:
         return EventCursor()
     cursor, _, status = text.rpartition(".")
     if status and status not in tuple(BatchState):
-        raise bad_request(
-            "'Last-Event-ID' must be an id this stream sent.", code="invalid_value", param="Last-Event-ID"
-        )
+        message = "'Last-Event-ID' must be an id that this stream has sent."
+        raise bad_request(message, code="invalid_value", param="Last-Event-ID")
     return EventCursor(parse_cursor(cursor, "Last-Event-ID"), BatchState(status) if status else None)
 
 

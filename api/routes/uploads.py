@@ -109,7 +109,7 @@ async def add_part(
             await check_pending(connection, settings, tenant, size)
             row = await uploads.insert_part(part_id, upload_id, size).async_fetch_optional(connection)
         if row is None:
-            raise _ended("ended")
+            raise _ended("no longer pending")
     except ApiError:
         await anyio.to_thread.run_sync(file_store.delete, part_id)
         raise
@@ -201,7 +201,7 @@ async def _join(file_store: FileStore, file_id: str, body: UploadComplete) -> No
         with full_disk_is_a_problem():
             await anyio.to_thread.run_sync(join)
     except FileNotFoundError:
-        raise _ended("ended") from None  # and was swept while we read
+        raise _ended("no longer pending") from None  # its parts were swept meanwhile
     if digest is not None and digest.hexdigest() != body.md5:
         await anyio.to_thread.run_sync(file_store.delete, file_id)
         message = "The parts in this order do not have this md5. Check them and complete the upload again."
@@ -244,7 +244,7 @@ def _status(upload: UploadRow) -> str:
 
 
 def _ended(status: str) -> ApiError:
-    message = f"The upload is {status}; only a pending one takes parts, can be completed or cancelled."
+    message = f"The upload is {status}; only a pending one takes parts or can be completed or cancelled."
     return bad_request(message, code="upload_not_pending", param="upload_id")
 
 

@@ -29,15 +29,17 @@ async def get_usage(
     database: DatabaseDep,
     tenant: TenantDep,
     start: Annotated[str | None, Query(description="First day, as 2026-11-24 or unix seconds.")] = None,
-    end: Annotated[str | None, Query(description="The day behind the last, as `start`; default: tomorrow.")] = None,
-    group_by: Annotated[str, Query(description="Of key, model and day, separated by commas.")] = "day",
+    end: Annotated[
+        str | None, Query(description="The day after the last one, in the form of `start`; default: tomorrow.")
+    ] = None,
+    group_by: Annotated[str, Query(description="Any of key, model and day, separated by commas.")] = "day",
 ) -> UsagePage:
     """Whole days, UTC. With `day` one bucket per day, else one for the whole span."""
     groups = _groups(group_by)
     behind = _day(end, "end") if end is not None else datetime.now(UTC).date() + _DAY
     first = _day(start, "start") if start is not None else behind - _DEFAULT_DAYS * _DAY
     if not _DAY <= behind - first <= _MOST_DAYS * _DAY:
-        message = f"'start' must be before 'end', and at most {_MOST_DAYS} days."
+        message = f"'start' must be before 'end', by at most {_MOST_DAYS} days."
         raise bad_request(message, code="invalid_value", param="start")
     async with database.connect() as connection:
         rows = await usage_between(tenant, first, behind - _DAY, groups).async_fetch_all(connection)

@@ -167,7 +167,7 @@ async def test_webhook(
     tenant: TenantDep,
     caller: CallerDep,
 ) -> WebhookTestResult:
-    """Have a clerk send a sample event, and return the status the receiver answered."""
+    """Have a clerk send a sample event, and return the status of the receiver's response."""
     subject = EventSubject(id=ids.new_id(RESPONSE if body.event_type.startswith("response.") else ids.BATCH))
     event = WebhookEvent(id=ids.new_id(ids.EVENT), type=body.event_type, created_at=int(time.time()), data=subject)
     async with relay.follow(event.id, caller.key_id) as subscription:
@@ -184,7 +184,7 @@ async def test_webhook(
 
 
 async def _test_status(database: AsyncEngine, webhook_id: str, subscription: Subscription) -> int:
-    """The status the receiver answered a test with; raises a 400 without one, and a 503 when no clerk sends it in time."""
+    """The status of the receiver's response to a test; raises a 400 without one, and a 503 when no clerk sends it in time."""
 
     async def read() -> int | None:
         async with database.connect() as connection:

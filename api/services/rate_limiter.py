@@ -112,7 +112,7 @@ class RateLimiter:
         return bool(taken), float(debt)
 
     def _take_locally(self, name: str, now: float, cost_seconds: float, window: float) -> tuple[bool, float]:
-        """The Lua script, in Python."""
+        """Do the same as the Lua script, in the memory of this process."""
         stored = max(self._local_full_at.get(name, 0.0) - now, 0.0)
         debt = min(stored, window)
         is_taken = debt + cost_seconds <= window + _ROUNDING

@@ -49,7 +49,7 @@ def version(connection: Connection) -> Finding:
         connection.execute(text(f"SHOW {what}")).scalar_one() for what in ("server_version_num", "server_version")
     )
     if int(number) < _OLDEST:
-        return Finding(Level.BAD, "database", f"Postgres {name} is too old", "Take Postgres 14 or later.")
+        return Finding(Level.BAD, "database", f"Postgres {name} is too old", "Use Postgres 14 or later.")
     return Finding(Level.OK, "database", f"Postgres {name}")
 
 
@@ -123,7 +123,7 @@ def _shared(connection: Connection, settings: Settings) -> Finding:
 def _silent(worker: WorkerSeen) -> Finding:
     here = " on this host" if worker.host == socket.gethostname() else ""
     message = f"{worker.kind} {worker.pid} on {worker.host} last reported {worker.seen_seconds:.0f} s ago"
-    advice = f"If it still runs{here}, look at its log; if not, its row goes within an hour."
+    advice = f"If it still runs{here}, look at its log; if not, its row is deleted within an hour."
     return Finding(Level.WARNING, "workers", message, advice)
 
 

@@ -44,7 +44,7 @@ def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
     if names:
         return Finding(Level.OK, "gpu", ", ".join(names))
     advice = "If there is a card, install its driver; inside a container, pass it in (--gpus all)."
-    return Finding(Level.OK, "gpu", "none seen; models run on the CPU", advice)
+    return Finding(Level.OK, "gpu", "none found; models run on the CPU", advice)
 
 
 def disk(state_dir: Path) -> Finding:
@@ -82,9 +82,9 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
         is_fake = model.backend is BackendKind.FAKE
         size = 0 if is_fake else Path(model.parameters.model).stat().st_size
         total += size
-        what = "a stand-in without weights" if is_fake else f"{size / _GIB:.2f} GiB"
+        what = "the fake backend, without weights" if is_fake else f"{size / _GIB:.2f} GiB"
         is_gguf = is_fake or _is_gguf(Path(model.parameters.model))
-        advice = "" if is_gguf else "The file does not begin as a GGUF does: fetch or convert it again."
+        advice = "" if is_gguf else "The file does not begin with the letters GGUF: download or convert it again."
         findings.append(Finding(Level.OK if is_gguf else Level.BAD, f"model {model.name}", what, advice))
     if free is not None:
         message = f"{free / _GIB:.1f} GiB available, models take {total / _GIB:.2f} GiB and their contexts more"

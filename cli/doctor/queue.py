@@ -1,4 +1,4 @@
-"""Findings about Valkey or Redis. Its content may be lost; it must not evict single keys."""
+"""Findings about Valkey or Redis. Its content may be lost as a whole; it must not evict single keys."""
 
 from __future__ import annotations
 
@@ -38,12 +38,17 @@ def version(info: dict[str, Any]) -> Finding:
 
 
 def eviction(info: dict[str, Any]) -> Finding:
-    """Require noeviction: an evicted queue binding is a worker that gets no more tickets."""
+    """Require noeviction: a worker whose queue binding is evicted gets no more tickets."""
     policy = info.get("maxmemory_policy", "noeviction")
     if policy == "noeviction":
         return Finding(Level.OK, "queue eviction", "none")
     message = f"maxmemory-policy is {policy}: when memory is full, tickets and the queues' own bookkeeping vanish"
-    return Finding(Level.BAD, "queue eviction", message, "CONFIG SET maxmemory-policy noeviction, and in its file")
+    return Finding(
+        Level.BAD,
+        "queue eviction",
+        message,
+        "Run CONFIG SET maxmemory-policy noeviction, and set it in the server's file.",
+    )
 
 
 def memory(info: dict[str, Any]) -> Finding:
@@ -54,5 +59,7 @@ def memory(info: dict[str, Any]) -> Finding:
     message = f"{used / _MIB:.0f} of {limit / _MIB:.0f} MiB used"
     if used < _HEADROOM * limit:
         return Finding(Level.OK, "queue memory", message)
-    advice = "Raise the limit (CONFIG SET maxmemory), or find what else fills it: Millrace keeps little there."
+    advice = (
+        "Raise the limit (CONFIG SET maxmemory), or look for other programs that fill it: Millrace stores little there."
+    )
     return Finding(Level.BAD if used >= limit else Level.WARNING, "queue memory", message, advice)

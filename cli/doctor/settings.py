@@ -36,7 +36,7 @@ def timing(settings: Settings) -> list[Finding]:
         (
             Level.WARNING,
             settings.silence_seconds < 2 * max(settings.poll_seconds, settings.heartbeat_seconds),
-            f"silence_seconds ({settings.silence_seconds:g}) is less than two of poll_seconds "
+            f"silence_seconds ({settings.silence_seconds:g}) is less than twice poll_seconds "
             f"({settings.poll_seconds:g}) or heartbeat_seconds: /readyz calls healthy workers silent",
             "Set MILLRACE_SILENCE_SECONDS to three times MILLRACE_POLL_SECONDS.",
         ),
@@ -51,7 +51,7 @@ def timing(settings: Settings) -> list[Finding]:
             Level.WARNING,
             settings.chat_timeout_seconds > 600,
             f"chat_timeout_seconds is {settings.chat_timeout_seconds:g}, and OpenAI's clients give up after 600",
-            "Set MILLRACE_CHAT_TIMEOUT_SECONDS to less than 600, and the clients' timeout to more.",
+            "Set MILLRACE_CHAT_TIMEOUT_SECONDS to less than 600, or the clients' timeout to more.",
         ),
     )
     found = [Finding(level, "timing", message, advice) for level, is_wrong, message, advice in pairs if is_wrong]

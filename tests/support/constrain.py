@@ -37,7 +37,7 @@ def allowed_tokens(state: GrammarState) -> list[int]:
 
 
 def accepts(grammar: Grammar, text: str) -> bool:
-    """Does the grammar allow the whole text as an answer? Needs a grammar without jumps."""
+    """True when the grammar allows the whole text as an answer; it must be a grammar without jumps."""
     state = grammar.start()
     for byte in text.encode():
         if not state.allows(byte):

@@ -14,7 +14,7 @@ from engine.loop import AddEmbedding, AddRequest, EngineLoop, Output
 from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
 from engine.structured.compiler import GrammarCompiler
-from engine.types import ChatPrompt, EmbedRequest, Finished, FinishReason, Priority, Request, SamplingParams
+from engine.types import ChatPrompt, EmbedRequest, Finished, Priority, Request, SamplingParams
 
 
 def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequence:
@@ -92,6 +92,3 @@ class Bench:
     def ask(self, text: str, **given: Any) -> Finished:
         self.add(chat(text, **given))
         return self.run()["r"]
-
-
-__all__ = ["Bench", "FinishReason", "chat", "make_sequence"]

@@ -30,8 +30,8 @@ class Guarded:
         self._stack = ExitStack()
         self._stack.callback(self.database.dispose)
         self.owner = self.key(scopes=["admin"])
-        with self.http(None) as stranger:
-            wait_for(lambda: stranger.get("/v1/models").status_code == 401, "the door closes")
+        with self.http(None) as keyless:
+            wait_for(lambda: keyless.get("/v1/models").status_code == 401, "a key is required")
 
     def key(self, tenant: str = "default", **columns: Any) -> Key:
         """Insert a key; `columns` are those of `api_keys`."""

@@ -52,7 +52,7 @@ class Leased:
 
 
 def is_expired(row: Leased, now: Instant) -> bool:
-    """Is the lease over without a renewal?"""
+    """True when the lease is over without a renewal."""
     return row.state is LeaseState.RUNNING and row.until is not None and row.until < now
 
 
@@ -75,7 +75,7 @@ def renew(row: Leased, fence: int, now: Instant, lease: timedelta) -> Leased | N
 
 
 def may_write(row: Leased, fence: int) -> bool:
-    """May results be stored under this fence?"""
+    """True when results may be stored under this fence."""
     return row.state is LeaseState.RUNNING and row.fence == fence
 
 

@@ -61,7 +61,7 @@ def test_cards_are_named_as_the_driver_names_them(tmp_path: Path) -> None:
     card.mkdir(parents=True)
     (card / "information").write_text("Model: \t\t NVIDIA H100\nIRQ: 1\n")
     assert machine.gpu(tmp_path).message == "NVIDIA H100"
-    assert "none seen" in machine.gpu(tmp_path / "no").message
+    assert "none found" in machine.gpu(tmp_path / "no").message
 
 
 def test_models_larger_than_memory_are_found(tmp_path: Path) -> None:
