@@ -124,6 +124,7 @@ def test_a_helper_that_hangs_is_replaced(sandbox: CompileSandbox) -> None:
     before = sandbox.pid
     assert before is not None
     os.kill(before, signal.SIGSTOP)
+    os.waitid(os.P_PID, before, os.WSTOPPED | os.WNOWAIT)
     with pytest.raises(InvalidConstraint, match="too complex"):
         sandbox.check('start: "also fine"')
     assert sandbox.pid != before
