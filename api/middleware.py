@@ -25,7 +25,7 @@ _UNEXPECTED: Final = Problem(
 
 
 class ResponseHeaders:
-    """Adds `x-request-id`, the processing time, the api version, and the headers in the request's `state.response_headers`.
+    """Adds `x-request-id`, the processing time, the api version, `nosniff`, and `state.response_headers` of the request.
 
     The request id is always new: one sent by a client is not trusted to be unique. It is in the request's `state.request_id`.
     """
@@ -48,6 +48,7 @@ class ResponseHeaders:
                 headers["x-request-id"] = request_id
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - began)))
                 headers["openai-version"] = _API_VERSION
+                headers["x-content-type-options"] = "nosniff"
                 for name, value in scope["state"].get("response_headers", {}).items():
                     headers[name] = value
                 route = getattr(scope.get("route"), "path", "unknown")

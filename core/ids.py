@@ -6,6 +6,7 @@ The time comes first so that ids of one table sort by age and index pages stay i
 from __future__ import annotations
 
 import base64
+import re
 import secrets
 import time
 import zlib
@@ -27,6 +28,7 @@ WEBHOOK: Final = "we_"
 EVENT: Final = "evt_"
 
 _MAX_LENGTH: Final = 80
+_RANDOM: Final = re.compile(r"[0-9a-v]{36}")
 
 
 def new_id(prefix: str) -> str:
@@ -39,6 +41,11 @@ def new_id(prefix: str) -> str:
 def is_id(text: str) -> bool:
     """Does the text have the form of an id? A cheap test that saves queries."""
     return 0 < len(text) <= _MAX_LENGTH and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+
+
+def has_prefix(text: str, prefix: str) -> bool:
+    """Does the text have the form of an id with this prefix? Such an id is a place in time, whether its object exists or not."""
+    return text.startswith(prefix) and _RANDOM.fullmatch(text, len(prefix)) is not None
 
 
 def derive_seed(request_id: str) -> int:

@@ -9,6 +9,7 @@ import logging
 import sys
 from contextlib import suppress
 from typing import TextIO, cast
+from urllib.parse import quote
 
 import structlog
 
@@ -32,6 +33,11 @@ def configure_logging(level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(numeric, logging.WARNING), stream=sys.stderr, force=True)
+
+
+def engine_log(model: str) -> str:
+    """Return the file name of the log of a model's engine. A model name may contain a slash, a file name must not."""
+    return f"engine-{quote(model, safe=':')}.log"
 
 
 class _Lossy:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from core.logs import engine_log
+
 _CONSUMERS: Final = ("chat", "batch")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -69,10 +71,10 @@ def _model(name: str, seen: Sequence[WorkerSeen], silence_seconds: float, degrad
         if all(_defect(worker, silence_seconds) for worker in workers_of_kind):
             message = _defect(workers_of_kind[0], silence_seconds)
             return Check(
-                check, _with_reason(message, reason), f"Look at the worker's logs ({kind}.log, engine-{name}.log)."
+                check, _with_reason(message, reason), f"Look at the worker's logs ({kind}.log, {engine_log(name)})."
             )
     if name in degraded:
-        return Check(check, f"is degraded: {degraded[name]}", f"Look at engine-{name}.log on the worker.")
+        return Check(check, f"is degraded: {degraded[name]}", f"Look at {engine_log(name)} on the worker.")
     return Check(check)
 
 

@@ -19,6 +19,7 @@ from core.setting_errors import PREFIX, TOML_FILE, describe_settings, warn_of_un
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MIB: Final = 1 << 20
+ENVELOPE_BYTES: Final = 1 << 16  # of a batch line, around its body
 
 
 def split_commas(text: str) -> tuple[str, ...]:
@@ -106,7 +107,9 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds after which a client that reads less than 1 KiB/s of its response is disconnected.",
     )
-    body_bytes: int = Field(4 * MIB, ge=1024, description="Maximum size of a JSON request body in bytes.")
+    body_bytes: int = Field(
+        4 * MIB, ge=1024, description="Maximum size of a JSON request body in bytes, and of a body in a batch line."
+    )
     file_bytes: int = Field(512 * MIB, ge=1024, description="Maximum size of an uploaded file in bytes.")
     batch_file_bytes: int = Field(
         200 * MIB, ge=1024, description="Maximum size of an uploaded batch input file in bytes."
@@ -128,7 +131,6 @@ class Settings(BaseSettings):
     idempotency_hours: float = Field(24, gt=0, description="Hours for which an Idempotency-Key returns its object.")
     batch_lines: int = Field(50_000, ge=1, description="Maximum of lines in a batch.")
     batch_inputs: int = Field(50_000, ge=1, description="Maximum of inputs to embed over all lines of a batch.")
-    line_bytes: int = Field(MIB, ge=1024, description="Maximum size of a line of a batch input file in bytes.")
     error_lines: int = Field(100, ge=1, description="Maximum of invalid lines that the errors of a failed batch list.")
     keep_alive_seconds: float = Field(
         15,
@@ -236,6 +238,11 @@ class Settings(BaseSettings):
     def is_loopback(self) -> bool:
         """Does the api listen on a loopback address?"""
         return is_loopback(self.host)
+
+    @property
+    def line_bytes(self) -> int:
+        """Maximum size of a line of a batch input file in bytes: the largest body in an envelope."""
+        return self.body_bytes + ENVELOPE_BYTES
 
     @property
     def files_root(self) -> Path:

@@ -29,6 +29,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from core.schemas.batch import NO_BODY
 from core.states import JobState
 from db.query import Query, columns_of
 from db.tables import Batch, Job
@@ -157,7 +158,7 @@ def merged_lines(root_id: str, family_ids: list[str], after_line: int, limit: in
 
 
 def retry_lines(batch_id: str, custom_ids: list[str] | None, after_line: int, limit: int) -> Query[RetryLine]:
-    """List lines to run again, in input order: those named, else all that ended without an answer."""
+    """List lines to run again, in input order: those named, else all that ended without an answer; only those with a body."""
     chosen = (
         Job.custom_id == any_(literal(custom_ids, ARRAY(Text)))
         if custom_ids is not None
@@ -165,7 +166,7 @@ def retry_lines(batch_id: str, custom_ids: list[str] | None, after_line: int, li
     )
     statement = (
         select(*columns_of(Job, RetryLine))
-        .where(Job.batch_id == batch_id, chosen, Job.line > after_line)
+        .where(Job.batch_id == batch_id, chosen, Job.line > after_line, Job.body != NO_BODY)
         .order_by(Job.line)
         .limit(limit)
     )

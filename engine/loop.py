@@ -271,7 +271,10 @@ class EngineLoop:
         try:
             self._output_processor.add_request(sequences)
             for sequence in sequences:
-                self.scheduler.add(sequence)
+                if sequence.max_tokens == 0 and not sequence.wants_prompt_logprobs:
+                    self._end_at_once(sequence)
+                else:
+                    self.scheduler.add(sequence)
         except MemoryError:
             raise
         except Exception:
@@ -279,6 +282,11 @@ class EngineLoop:
             self._fail(key, EngineError())
             for sequence in sequences:
                 self._output_processor.discard(sequence)
+
+    def _end_at_once(self, sequence: Sequence) -> None:
+        """End a sequence without any token to compute: its prompt is only counted, and echoed if that was asked for."""
+        sequence.finish_reason = FinishReason.LENGTH
+        self._process_tokens(sequence, [], SampleResult([]))
 
     def _start_streaming(self, client: str, request_id: str) -> None:
         for sequence in self.scheduler.find(client, request_id):

@@ -115,7 +115,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     """One generation of `n` answers from one prompt.
 
     `id`: chosen by the client, unique among its running requests.
-    `max_tokens`: None generates until the model stops or the context is full.
+    `max_tokens`: None generates until the model stops or the context is full; 0 only counts and scores the prompt.
     `logprobs`: None returns none, 0 those of the chosen tokens, k > 0 also those of k alternatives to each.
     `echo`: an answer begins with its prompt, and its logprobs with those of the prompt's tokens.
     `stream`: each step sends a `Delta`; otherwise only the `Finished` is sent, with the whole text.

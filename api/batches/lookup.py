@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -24,7 +25,7 @@ from db import batches
 from db.batches import BatchRow, RunningTotals
 
 _TIMES: Final = (
-    "in_progress_at", "expires_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
+    "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
     "cancelled_at",
 )  # fmt: skip
 _NO_TOTALS: Final = RunningTotals("", 0, 0, 0, 0, 0, 0)
@@ -61,7 +62,10 @@ async def show_batch(connection: AsyncConnection, row: BatchRow) -> BatchObject:
 
 
 def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject:
-    """The API object of a row; `running` holds the sums of its shards while the batch is open."""
+    """The API object of a row; `running` holds the sums of its shards while the batch is open.
+
+    A batch without an `expires_at` has not begun: its window begins with its creation all the same.
+    """
     _, completed, failed, prompt, completion, cached, reasoning = running or _NO_TOTALS
     usage = BatchUsage(
         input_tokens=row.prompt_tokens + prompt,
@@ -71,6 +75,7 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         total_tokens=row.prompt_tokens + prompt + row.completion_tokens + completion,
     )
     times = {name: unix_seconds(getattr(row, name)) for name in _TIMES}
+    end_of_window = row.expires_at or row.created_at + timedelta(seconds=row.window_seconds)
     return BatchObject(
         id=row.id,
         endpoint=row.endpoint,
@@ -89,6 +94,7 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         metadata=json.loads(row.metadata_json) if row.metadata_json else None,
         parent_batch_id=row.parent_batch_id,
         priority=row.priority,
+        expires_at=unix_seconds(end_of_window),
         paused_at=unix_seconds(row.paused_at),
         **times,
     )

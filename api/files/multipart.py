@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
 from typing import Annotated, Final
 
 import anyio.to_thread
@@ -107,25 +108,26 @@ def check_upload(form: FormData, settings: Settings) -> Upload:
         message = f"Invalid value for 'purpose': use one of {', '.join(PURPOSES)}."
         raise bad_request(message, code="invalid_value", param="purpose")
     content = form.get("file")
-    if not isinstance(content, UploadFile) or not content.filename:
-        message = "Missing required parameter: 'file', with a file name."
+    if not isinstance(content, UploadFile):
+        message = "Missing required parameter: 'file', sent as a file of the form."
         raise bad_request(message, code="missing_required_parameter", param="file")
-    size = content.size or 0
-    check_name(str(purpose), content.filename, param="file")
+    size, filename = content.size or 0, clean_filename(content.filename or "")
+    check_name(str(purpose), filename, param="file")
     check_size(str(purpose), size, settings.file_bytes, settings, param="file")
     return Upload(
         content=content,
         size=size,
-        filename=clean_filename(content.filename),
+        filename=filename,
         purpose=str(purpose),
         expires_at=_expiry(form, str(purpose), settings),
     )
 
 
 def check_name(purpose: str, filename: str, *, param: str) -> None:
-    """Raise the 400 of a batch input whose name does not end in `.jsonl`."""
-    if purpose == "batch" and not filename.lower().endswith(".jsonl"):
-        message = "A batch input file is JSON Lines: its name must end in '.jsonl'."
+    """Raise the 400 of a batch input whose name has another extension than `.jsonl`; a name may have none."""
+    extension = PurePosixPath(filename).suffix.lower()
+    if purpose == "batch" and extension not in ("", ".jsonl"):
+        message = f"A batch input file is JSON Lines: its name must end in '.jsonl', not '{extension[:16]}'."
         raise bad_request(message, code="invalid_file_format", param=param)
 
 
@@ -159,9 +161,10 @@ def expiry(purpose: str, seconds: int | None, settings: Settings) -> datetime | 
 
 
 def clean_filename(name: str) -> str:
-    """Remove control and direction characters, line ends and surrogates, and cut at 255 characters."""
+    """Keep the last part of a path, without control and direction characters, line ends and surrogates, and cut to 255."""
     kept = "".join(char for char in name if unicodedata.category(char) not in _NOT_INERT)
-    return kept[:_MAX_FILENAME] or "file"
+    last = kept.replace("\\", "/").rstrip("/").rpartition("/")[2]
+    return last[-_MAX_FILENAME:] if last.strip(".") else "file"
 
 
 async def store(content: UploadFile, files: FileStore, file_id: str) -> None:

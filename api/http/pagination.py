@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Protocol, TypeVar
 
+from core.errors import bad_request
+from core.ids import has_prefix
 from core.schemas.objects import ListObject
+
+
+def check_cursor(after: str | None, prefix: str) -> None:
+    """Raise the 400 of an `after` that is no id of this kind.
+
+    No row is looked up: ids sort by time, so an id stays a valid place after its object was deleted.
+    """
+    if after is not None and not has_prefix(after, prefix):
+        message = f"Invalid value for 'after': send the id of an object of this list, such as '{prefix}…'."
+        raise bad_request(message, code="invalid_value", param="after")
 
 
 class Identified(Protocol):

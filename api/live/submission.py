@@ -54,7 +54,8 @@ class SubmissionBuilder:
         row = ENDPOINTS[endpoint]
         model = find_model(self._catalog, self._caller, body.model)
         row.check_model(model)
-        longest = body.max_answer_tokens or model.parameters.max_tokens or 0
+        limit = body.max_answer_tokens
+        longest = limit if limit is not None else model.parameters.max_tokens or 0
         num_bytes = len(await self._request.body())
         await self._admission.admit(
             self._request, self._caller, num_bytes=num_bytes, num_answer_tokens=longest * body.num_answers

@@ -30,7 +30,7 @@ from core.api_keys import Scope
 from core.errors import ApiError, bad_request
 from core.failpoints import Point, failpoint
 from core.file_store import FileStore
-from core.schemas.batch import window_seconds
+from core.schemas.batch import encode_line, window_seconds
 from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
 from db import batch_control, batch_requests, batch_results, batches, files
@@ -184,11 +184,12 @@ async def _write_input(
             await asyncio.to_thread(_write_lines, stream, batch.endpoint, rows)
             num_lines, after = num_lines + len(rows), rows[-1].line
         if names is not None and num_lines < len(set(names)):
-            message = f"Invalid value for 'custom_ids': {len(set(names)) - num_lines} of them are not in the batch."
+            message = f"Invalid value for 'custom_ids': {len(set(names)) - num_lines} of them are no lines with a body."
             raise bad_request(message, code="invalid_value", param="custom_ids")
         if not num_lines:
             raise bad_request(
-                "Every line of the batch has an answer; there is nothing to retry.", code="nothing_to_retry"
+                "Every line of the batch has an answer, or a body that cannot be read; there is nothing to retry.",
+                code="nothing_to_retry",
             )
 
 
@@ -197,9 +198,8 @@ def _retry_page(batch_id: str, names: list[str] | None, after: int) -> Query[Ret
 
 
 def _write_lines(stream: BinaryIO, endpoint: str, rows: list[RetryLine]) -> None:
-    encode = msgspec.json.encode
     for _, custom_id, body in rows:
-        stream.write(encode(_InputLine(custom_id=custom_id, url=endpoint, body=msgspec.Raw(body.encode()))) + b"\n")
+        stream.write(encode_line(_InputLine(custom_id=custom_id, url=endpoint, body=msgspec.Raw(body.encode()))))
 
 
 async def _insert_retry(

@@ -23,7 +23,7 @@ from api.dependencies import CallerDep, DatabaseDep, SettingsDep, TenantDep, Wai
 from api.http.event_stream import EventStream
 from api.http.openapi import response_docs
 from api.http.pagination import unix_seconds
-from api.http.sse import PING_WITH_IDS, error_event
+from api.http.sse import PING_WITH_IDS, encode_event, error_event
 from api.schemas.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
 from api.services.key_ring import Caller
 from api.services.waiters import WaitEnded, Waiter, Waiters
@@ -192,4 +192,4 @@ class _Events:
         return self._event("batch.progress", now)
 
     def _event(self, name: str, data: ResponseModel) -> bytes:
-        return f"id: {self._cursor}\nevent: {name}\ndata: {data.model_dump_json()}\n\n".encode()
+        return encode_event(data.model_dump_json().encode(), name=name, event_id=str(self._cursor))

@@ -9,11 +9,11 @@ from fastapi import APIRouter, Query, Request
 
 from api.access.admission import AdmissionDep, check_open_batches
 from api.access.scopes import require_scopes
-from api.batches.lookup import existing_batch, find_batch, show_batch, to_batch_object, with_totals
+from api.batches.lookup import existing_batch, show_batch, to_batch_object, with_totals
 from api.dependencies import CallerDep, DatabaseDep, TenantDep, TicketsDep
 from api.files.lookup import check_input
 from api.http.json_body import JsonBody
-from api.http.pagination import page
+from api.http.pagination import check_cursor, page
 from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
@@ -76,9 +76,8 @@ async def list_batches(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ListObject[BatchObject]:
     """Newest first."""
+    check_cursor(after, ids.BATCH)
     async with database.connect() as connection:
-        if after is not None and await find_batch(connection, after, tenant) is None:
-            raise bad_request("Invalid value for 'after': there is no such batch.", code="invalid_value", param="after")
         rows = await batches.list_batches(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
         objects = await with_totals(connection, rows)
     return page(objects, limit)

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.access.quotas import check_storage
 from api.access.scopes import require_scopes
@@ -17,15 +16,13 @@ from api.files.disk_space import check_room_for_body
 from api.files.lookup import find_file, missing_file, to_file_object
 from api.files.multipart import FileForm, check_upload, digest_of_form, store
 from api.http.openapi import response_docs
-from api.http.pagination import page
+from api.http.pagination import check_cursor, page
 from api.http.ranges import Span, Validators, requested_span
 from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
-from core.errors import bad_request
 from core.failpoints import Point, failpoint
 from core.file_store import READ_BYTES
-from core.ids import is_id
 from core.schemas.objects import DeletedObject, FileObject, ListObject
 from db import files
 from db.connections import async_transaction
@@ -86,8 +83,7 @@ async def list_files(
     after: str | None = None,
 ) -> ListObject[FileObject]:
     """Newest first, or oldest first with `order=asc`."""
-    if after is not None:
-        await _check_cursor(database, after, tenant)
+    check_cursor(after, ids.FILE)
     statement = files.list_files(tenant, purpose=purpose, after=after, limit=limit + 1, newest_first=order == "desc")
     async with database.connect() as connection:
         rows = await statement.async_fetch_all(connection)
@@ -126,7 +122,6 @@ async def get_content(
         **validators.headers(),
         "content-length": str(span.end - span.start),
         "content-disposition": attachment(row.filename),
-        "x-content-type-options": "nosniff",
     }
     if span.is_partial:
         headers["content-range"] = f"bytes {span.start}-{span.end - 1}/{span.size}"
@@ -150,10 +145,3 @@ def attachment(filename: str) -> str:
     """A Content-Disposition with a plain ASCII name for old clients, and the true name in the `filename*` of RFC 6266."""
     plain = "".join(char if char.isascii() and char not in '"\\%/;' else "_" for char in filename)
     return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"
-
-
-async def _check_cursor(database: AsyncEngine, after: str, tenant: str) -> None:
-    async with database.connect() as connection:
-        exists = is_id(after) and await files.find_file(after, tenant).async_fetch_optional(connection) is not None
-    if not exists:
-        raise bad_request("Invalid value for 'after': there is no such file.", code="invalid_value", param="after")

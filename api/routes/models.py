@@ -25,7 +25,7 @@ async def list_models(
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
 
 
-@router.get("/v1/models/{name}")
+@router.get("/v1/models/{name:path}")
 async def get_model(
     name: str, catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep, settings: SettingsDep
 ) -> ModelObject:

@@ -45,7 +45,8 @@ async def create_upload(
     create_once: CreateOnceDep,
 ) -> UploadObject:
     """Announce a file; its parts follow."""
-    check_name(body.purpose, body.filename, param="filename")
+    filename = clean_filename(body.filename)
+    check_name(body.purpose, filename, param="filename")
     check_size(body.purpose, body.bytes, settings.upload_bytes, settings, param="bytes")
     await check_room(file_store, settings.free_disk_bytes, body.bytes)
 
@@ -55,7 +56,7 @@ async def create_upload(
             id=upload_id,
             tenant_id=tenant,
             purpose=body.purpose,
-            filename=clean_filename(body.filename),
+            filename=filename,
             mime_type=body.mime_type,
             bytes=body.bytes,
             file_expires_seconds=body.expires_after.seconds if body.expires_after else None,

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from api.access.scopes import require_scopes
 from api.dependencies import CallerDep, DatabaseDep, RelayDep, SettingsDep, TenantDep, TicketsDep
 from api.http.json_body import JsonBody, OptionalJsonBody
-from api.http.pagination import unix_seconds
+from api.http.pagination import check_cursor, unix_seconds
 from api.live.outcome import wait_for_outcome
 from api.services.relay import Subscription
 from core import ids
@@ -84,10 +84,8 @@ async def list_webhooks(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> WebhookEndpointList:
     """Newest first."""
+    check_cursor(after, ids.WEBHOOK)
     async with database.connect() as connection:
-        if after is not None and await _find(connection, after, tenant) is None:
-            message = "Invalid value for 'after': there is no such webhook endpoint."
-            raise bad_request(message, code="invalid_value", param="after")
         rows = await webhooks.list_webhooks(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
     shown = [_to_object(row) for row in rows[:limit]]
     return WebhookEndpointList(

@@ -50,11 +50,11 @@ class Reproducibility(ResponseModel):
 
 
 class BatchRequestDetail(BatchRequestObject):
-    """A line with its request body and its response body."""
+    """A line with its request body, null if that cannot be read, and its response body."""
 
     reproducibility: Reproducibility | None = None
 
-    body: dict[str, Any]  # Any: a request body, as the file had it
+    body: dict[str, Any] | None  # Any: a request body, as the file had it
     response: dict[str, Any] | None = None  # Any: a response body, as it was stored
 
 

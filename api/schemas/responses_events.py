@@ -26,6 +26,7 @@ from core.schemas.responses.items import (
     item_id,
 )
 from core.schemas.responses.objects import ResponseObject, suffix_of
+from core.strict_json import escape_line_ends
 
 Fields = dict[str, Any]  # Any: JSON
 AnyOutput = OutputMessage | FunctionCall | Reasoning
@@ -44,7 +45,8 @@ class ResponseEvent:
         """The bytes of a server-sent event, named by its type."""
         delta = {} if self.delta is None else {"delta": self.delta}
         data = {"type": self.type, "sequence_number": self.number, **self.fields, **delta}
-        return b"event: " + self.type.encode() + b"\ndata: " + pydantic_core.to_json(data) + b"\n\n"
+        encoded = escape_line_ends(pydantic_core.to_json(data))
+        return b"event: " + self.type.encode() + b"\ndata: " + encoded + b"\n\n"
 
 
 def events_after(events: Iterable[ResponseEvent], number: int) -> list[ResponseEvent]:
@@ -131,7 +133,7 @@ class EventWriter:
                 events.append(self._event("response.reasoning_text.done", **position, text=item.text))
             case FunctionCall():
                 done = "response.function_call_arguments.done"
-                events.append(self._event(done, **position, arguments=item.arguments))
+                events.append(self._event(done, **position, name=item.name, arguments=item.arguments))
         if (content := _part(item, None)) is not None:
             events.append(self._event("response.content_part.done", **position, part=content))
         self._open_item = None

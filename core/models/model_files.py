@@ -21,8 +21,10 @@ from core.models.sampling import SamplingFields
 from core.models.yaml_file import YamlFile
 
 MAX_SLOTS: Final = 256
-_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,95}$"
-Name = Annotated[str, Field(pattern=_NAME)]
+_PART: Final = (
+    r"[A-Za-z0-9][A-Za-z0-9._:-]*"  # an organisation, a model; never `..` or empty, so that paths stay inside
+)
+Name = Annotated[str, Field(pattern=rf"^{_PART}(/{_PART})*$", max_length=96)]
 
 
 def _on_off(value: object) -> object:
@@ -80,7 +82,7 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
 class ModelConfig(_Strict):
     """A model file."""
 
-    name: Name = Field(description="Name of the model in requests.")
+    name: Name = Field(description="Name of the model in requests; it may have an organisation: `org/name`.")
     aliases: tuple[Name, ...] = Field((), description="Other names a request may use.")
     backend: BackendKind = Field(BackendKind.LLAMA, strict=False, description="llama, or fake for tests.")
     parameters: Parameters = Field(

@@ -11,8 +11,10 @@ from pydantic import Field, field_validator
 from core.errors import Problem
 from core.schemas.base import Metadata, RequestModel
 from core.schemas.endpoints import ENDPOINTS
+from core.strict_json import escape_line_ends
 
 MAX_CUSTOM_ID: Final = 512
+NO_BODY: Final = "null"  # stored for a line whose body cannot be read
 _WINDOW: Final = re.compile(r"([1-9][0-9]{0,4})([mhd])")
 _UNIT_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
 _MAX_WINDOW_SECONDS: Final = 30 * 86400
@@ -87,23 +89,28 @@ class ResultLine(msgspec.Struct, frozen=True, kw_only=True):
     error: LineError | None = None
 
 
-_encoder = msgspec.json.Encoder()
+_encode = msgspec.json.Encoder().encode
 
 
 def answered_line(job_id: str, custom_id: str, body: str) -> bytes:
     """Encode a line of the output file."""
     response = LineResponse(status_code=200, request_id=_request_id(job_id), body=msgspec.Raw(body.encode()))
-    return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, response=response)) + b"\n"
+    return encode_line(ResultLine(id=job_id, custom_id=custom_id, response=response))
 
 
 def failed_line(job_id: str, custom_id: str, problem: Problem) -> bytes:
     """Encode a line of the error file: an HTTP failure with the error body, any other with a code."""
     if problem.status == 0:
         error = LineError(code=problem.code or "request_failed", message=problem.message)
-        return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, error=error)) + b"\n"
-    body = msgspec.Raw(_encoder.encode(problem.envelope()))
+        return encode_line(ResultLine(id=job_id, custom_id=custom_id, error=error))
+    body = msgspec.Raw(_encode(problem.envelope()))
     response = LineResponse(status_code=problem.status, request_id=_request_id(job_id), body=body)
-    return _encoder.encode(ResultLine(id=job_id, custom_id=custom_id, response=response)) + b"\n"
+    return encode_line(ResultLine(id=job_id, custom_id=custom_id, response=response))
+
+
+def encode_line(line: msgspec.Struct) -> bytes:
+    """Encode a line of JSON Lines that readers such as `str.splitlines()` do not cut in the middle."""
+    return escape_line_ends(_encode(line)) + b"\n"
 
 
 def _request_id(job_id: str) -> str:

@@ -86,7 +86,7 @@ class InputProcessor:
         jumps = request.logprobs is None
         state = grammar.start(jumps=jumps)
         forced = state.jump()
-        if len(forced) < min(max_new_tokens, request.max_tokens or max_new_tokens):
+        if len(forced) < (max_new_tokens if request.max_tokens is None else min(max_new_tokens, request.max_tokens)):
             return forced, state
         return [], grammar.start(jumps=jumps)
 

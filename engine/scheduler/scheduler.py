@@ -290,6 +290,9 @@ class Scheduler:
     def _append(self, sequence: Sequence, result: SampleResult) -> list[int]:
         """Append new tokens up to the one that ends the output; return the appended ones."""
         new: list[int] = []
+        if sequence.max_tokens == 0:  # the prompt was scored, and what follows it is dropped
+            sequence.finish_reason = FinishReason.LENGTH
+            return new
         for token in result.tokens:
             sequence.tokens.append(token)
             new.append(token)

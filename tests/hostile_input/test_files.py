@@ -255,4 +255,4 @@ def test_an_upload_in_parts_is_as_strict(target: Target, path: str) -> None:
         answer = target.http.post(path, json={**good, name: value})
         target.refused(answer, 400, code, "expires_after.seconds" if name == "expires_after" else name)
     odd = target.http.post(path, json={**good, "filename": "../\u202e\n\x01a.jsonl"})
-    assert odd.json()["filename"] == "../a.jsonl"
+    assert odd.json()["filename"] == "a.jsonl"

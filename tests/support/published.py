@@ -77,5 +77,9 @@ def jsonschema_value(response: httpx2.Response) -> Any:  # Any: JSON
 
 @cache
 def _pattern(path: str) -> re.Pattern[str]:
+    """The name of a model may contain slashes, no other parameter does."""
     parts = re.split(r"(\{[^}]+\})", path)
-    return re.compile("".join("[^/]+" if part.startswith("{") else re.escape(part) for part in parts))
+    any_part = {"{name}": ".+"}
+    return re.compile(
+        "".join(any_part.get(part, "[^/]+") if part.startswith("{") else re.escape(part) for part in parts)
+    )

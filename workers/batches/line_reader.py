@@ -1,7 +1,8 @@
 """Read the lines of a batch input file, and parse each into a batch line or an error.
 
-Memory stays flat for any file. Lines end at `\\n` only (one `\\r` before it is dropped): other Unicode line ends may stand
-inside strings. A BOM may start the file. Source of the codes: the error table of the batch contract in `docs/decisions`.
+Memory stays flat for any file: of a line over the limit, only its beginning and its end are kept. Lines end at `\\n` only
+(one `\\r` before it is dropped): other Unicode line ends may stand inside strings. A BOM may start the file. Source of the
+codes: the error table of the batch contract in `docs/decisions`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, NamedTuple
 
-from core.errors import ApiError
+from core.errors import ApiError, Problem
 from core.schemas.base import parse_body
 from core.schemas.batch import BatchLine
 from core.schemas.objects import BatchError
 from core.strict_json import InvalidJson, parse_json
+from workers.batches.envelope import Envelope, read_cut_envelope, read_envelope
 
 _CHUNK: Final = 1 << 16
 
@@ -30,10 +32,11 @@ class LineSpan(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RawLine:
-    """One non-blank line. `content` is None for a line over the limit."""
+    """One non-blank line. Of a line over the limit, `content` is the beginning and `cut_end` the end; else that is None."""
 
     span: LineSpan
-    content: bytes | None
+    content: bytes
+    cut_end: bytes | None = None
 
     @property
     def number(self) -> int:
@@ -51,8 +54,9 @@ def read_lines(stream: BinaryIO, max_bytes: int) -> Iterator[RawLine]:
             begin, raw = begin + len(codecs.BOM_UTF8), raw.removeprefix(codecs.BOM_UTF8)
         content = raw.removesuffix(b"\n").removesuffix(b"\r")
         if len(content) > max_bytes:
-            offset += _skip_rest(stream, raw)
-            yield RawLine(LineSpan(number, begin, offset - begin), None)
+            length, end = _skip_rest(stream, raw)
+            offset += length
+            yield RawLine(LineSpan(number, begin, offset - begin), content, end)
         elif content.strip():
             yield RawLine(LineSpan(number, begin, len(content)), content)
 
@@ -63,12 +67,22 @@ def read_span(stream: BinaryIO, span: LineSpan) -> bytes:
     return stream.read(span.length)
 
 
-def _skip_rest(stream: BinaryIO, read: bytes) -> int:
-    skipped = 0
+def _skip_rest(stream: BinaryIO, read: bytes) -> tuple[int, bytes]:
+    """Skip the rest of a line; returns the length of the rest, and the last bytes of the line."""
+    skipped, end = 0, read[-_CHUNK:]
     while read and not read.endswith(b"\n"):
         read = stream.readline(_CHUNK)
         skipped += len(read)
-    return skipped
+        end = (end + read)[-_CHUNK:]
+    return skipped, end
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableLine:
+    """A line with a valid envelope and a body that cannot be used: it fails alone."""
+
+    custom_id: str
+    problem: Problem
 
 
 class LineParser:
@@ -79,23 +93,42 @@ class LineParser:
         self._max_bytes = max_bytes
         self._first_line_of: dict[str, int] = {}
 
-    def parse(self, raw: RawLine) -> BatchLine | BatchError:
-        """Parse a line, or return the error for which the whole file is rejected."""
-        if raw.content is None:
-            return BatchError(
-                code="line_too_long", message=f"The line has more than {self._max_bytes} bytes.", line=raw.number
-            )
+    def parse(self, raw: RawLine) -> BatchLine | UnreadableLine | BatchError:
+        """Parse a line, or return the problem of the line alone, or the error for which the whole file is rejected."""
+        if raw.cut_end is not None:
+            return self._parse_cut(raw, raw.cut_end)
         try:
             value = parse_json(raw.content)
         except InvalidJson as error:
-            return BatchError(
-                code="invalid_json_line", message=f"This line is not valid JSON: {error}.", line=raw.number
-            )
+            if (envelope := read_envelope(raw.content)) is None:
+                message = f"Line {raw.number} is not valid JSON: {error}."
+                return BatchError(code="invalid_json_line", message=message, line=raw.number)
+            message = f"The body of line {raw.number} cannot be read: {error}."
+            problem = Problem(status=400, message=message, code="invalid_json", param="body")
+            return self._unreadable(envelope, problem, raw.number)
+        line = self._parse_value(value, raw.number)
+        return line if isinstance(line, BatchError) else self._checked(line, raw.number)
+
+    def _parse_cut(self, raw: RawLine, end: bytes) -> UnreadableLine | BatchError:
+        """A line over the limit: its `custom_id` may stand before or after the body."""
+        message = f"Line {raw.number} has {raw.span.length} bytes; the limit is {self._max_bytes}. Shorten it."
+        envelope = read_cut_envelope(raw.content, end)
+        if envelope is None or not isinstance(envelope.get("custom_id"), str):
+            return BatchError(code="line_too_long", message=message, line=raw.number)
+        missing: Envelope = {"method": "POST", "url": self._endpoint}
+        problem = Problem(status=413, message=message, code="line_too_long", param="body")
+        return self._unreadable(missing | envelope, problem, raw.number)
+
+    def _unreadable(self, envelope: Envelope, problem: Problem, number: int) -> UnreadableLine | BatchError:
+        line = self._parse_value(envelope, number)
+        checked = line if isinstance(line, BatchError) else self._checked(line, number)
+        return checked if isinstance(checked, BatchError) else UnreadableLine(checked.custom_id, problem)
+
+    def _parse_value(self, value: Any, number: int) -> BatchLine | BatchError:  # Any: parsed JSON of unknown shape
         try:
-            line = parse_body(BatchLine, value)
+            return parse_body(BatchLine, value)
         except ApiError as error:
-            return _line_error(error, value, raw.number)
-        return self._checked(line, raw.number)
+            return _line_error(error, value, number)
 
     def _checked(self, line: BatchLine, number: int) -> BatchLine | BatchError:
         if line.url != self._endpoint:

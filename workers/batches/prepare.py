@@ -2,13 +2,14 @@
 
 The file is read twice: in order, when each line is checked and only the numbers of the plan are kept, then in the plan's
 order, when lines are copied into rows. Everything happens in one transaction, so a clerk that is killed leaves nothing behind
-and the next one starts afresh. A line with a wrong envelope fails the file; a line whose body the endpoint would reject is a
-failed job.
+and the next one starts afresh. A line with a wrong envelope fails the file, before the copy begins, since Postgres logs a COPY
+that is broken off as an ERROR. A line whose body the endpoint would reject, or that cannot be read, is a failed job.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import psycopg
@@ -20,15 +21,16 @@ from core.api_keys import estimated_tokens
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.models.model_files import ModelCatalog
-from core.schemas.batch import BatchLine, read_checked_line
+from core.schemas.batch import NO_BODY, BatchLine, CheckedLine, read_checked_line
 from core.schemas.objects import BatchError, BatchErrors
 from core.states import BatchState, JobState
 from db import batches
 from db.batches import BatchRow
 from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
 from db.connections import allow_long_transaction
+from workers.batches.file_kind import check_kind
 from workers.batches.line_checker import LineChecker, RejectedLine
-from workers.batches.line_reader import LineParser, LineSpan, RawLine, read_lines, read_span
+from workers.batches.line_reader import LineParser, LineSpan, RawLine, UnreadableLine, read_lines, read_span
 from workers.batches.plan import PlanLine, PlannedShard, plan_shards
 from workers.batches.quota import check_quota, read_quota
 from workers.context import ClerkContext
@@ -70,23 +72,24 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
 def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -> list[ShardRow]:
     """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
     quota = read_quota(connection, batch.tenant_id, batch.key_id)
-    with _open(context, batch.input_file_id) as stream, copy_lines(connection) as copy:
-        rows = _Rows(batch, copy)
-        first = _FirstPass(context, batch.endpoint, rows, context.catalog.only(quota.models))
-        for raw in read_lines(stream, context.settings.line_bytes):
-            first.add_line(raw)
-        first.check()
+    with _open(context, batch.input_file_id) as stream:
+        first = _FirstPass(context, batch.endpoint, context.catalog.only(quota.models))
+        first.read(stream)
+        tokens = estimated_tokens(first.num_bytes)
+        if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:
+            raise _BadFile([excess], 1)
         planned = plan_shards(first.lines, context.settings.shard_lines)
-        shards = [rows.write_shard(n, shard, first.spans, stream) for n, shard in enumerate(planned)]
-    tokens = estimated_tokens(first.num_bytes)
-    if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:
-        raise _BadFile([excess], 1)
+        with copy_lines(connection) as copy:
+            rows = _Rows(batch, copy)
+            for failed in first.failed:
+                rows.write_failed(failed, stream)
+            shards = [rows.write_shard(n, shard, first.spans, stream) for n, shard in enumerate(planned)]
     copy_shards(connection, shards)
     models = list(first.models)
     start = batches.start(
         batch.id,
         lines=first.num_lines,
-        lines_failed=first.num_lines - len(first.lines),
+        lines_failed=len(first.failed),
         model=models[0] if len(models) == 1 else None,
         queued_tokens=tokens,
     )
@@ -105,6 +108,17 @@ def _open(context: ClerkContext, file_id: str) -> BinaryIO:
         raise _BadFile([missing], 1) from None
 
 
+@dataclass(frozen=True, slots=True)
+class _FailedLine:
+    """A line that has failed already. Without a `span` its body cannot be read, and is stored as null."""
+
+    number: int
+    custom_id: str
+    problem: Problem
+    model: str = ""
+    span: LineSpan | None = None
+
+
 class _Rows:
     """Writes the rows of one batch."""
 
@@ -113,24 +127,24 @@ class _Rows:
         self._copy = copy
         self._num_placed = 0
 
-    def write_rejected(self, raw: RawLine, rejected: RejectedLine) -> None:
+    def write_failed(self, line: _FailedLine, stream: BinaryIO) -> None:
         """Write a line that has failed already."""
-        assert raw.content is not None, "a line without content fails its file"
-        self._write(raw.number, raw.content, model=rejected.model, problem=rejected.problem)
+        body = NO_BODY if line.span is None else read_checked_line(read_span(stream, line.span)).body
+        self._write(line.number, CheckedLine(line.custom_id, body), model=line.model, problem=line.problem)
 
     def write_shard(self, position: int, planned: PlannedShard, spans: list[LineSpan], stream: BinaryIO) -> ShardRow:
         """Write the lines of a shard, in its order; returns the row of the shard itself."""
         shard_id = ids.new_id(ids.SHARD)
         for index in planned.lines:
             span = spans[index]
-            self._write(span.number, read_span(stream, span), model=planned.model, shard_id=shard_id)
+            line = read_checked_line(read_span(stream, span))
+            self._write(span.number, line, model=planned.model, shard_id=shard_id)
         batch = self._batch
         return ShardRow(shard_id, batch.id, batch.tenant_id, planned.model, position, len(planned.lines))
 
     def _write(
-        self, number: int, content: bytes, *, model: str, shard_id: str | None = None, problem: Problem | None = None
+        self, number: int, line: CheckedLine, *, model: str, shard_id: str | None = None, problem: Problem | None = None
     ) -> None:
-        line = read_checked_line(content)
         self._copy.write_row(
             LineRow(
                 id=ids.new_id(ids.BATCH_LINE),
@@ -152,11 +166,10 @@ class _Rows:
 
 
 class _FirstPass:
-    """Checks raw lines in order; collects errors, and the plan's entry of each line that will run."""
+    """Checks raw lines in order; collects errors, lines that fail alone, and the plan's entry of each line that will run."""
 
-    def __init__(self, context: ClerkContext, endpoint: str, rows: _Rows, catalog: ModelCatalog) -> None:
+    def __init__(self, context: ClerkContext, endpoint: str, catalog: ModelCatalog) -> None:
         self._settings = context.settings
-        self._rows = rows
         self._parser = LineParser(endpoint, context.settings.line_bytes)
         is_shared = context.settings.share_identical_lines
         self._checker = LineChecker(catalog, share_identical_lines=is_shared, endpoint=endpoint)
@@ -165,26 +178,36 @@ class _FirstPass:
         self.num_lines = 0
         self.num_bytes = 0
         self.models: set[str] = set()
+        self.failed: list[_FailedLine] = []
         self.lines: list[PlanLine] = []
         self.spans: list[LineSpan] = []
 
-    def add_line(self, raw: RawLine) -> None:
-        """Check the next line of the file."""
-        line = self._parser.parse(raw)
-        if isinstance(line, BatchError):
-            self._add_error(line)
-        elif self.num_lines >= self._settings.batch_lines:
-            message = f"A batch has at most {self._settings.batch_lines} lines; split the file."
-            raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
-        elif not self._num_errors:
-            self._add_checked(raw, line)
-
-    def check(self) -> None:
-        """Raise when the file as a whole is bad; the copied rows are rolled back with the transaction."""
+    def read(self, stream: BinaryIO) -> None:
+        """Check the lines of a file. Raises _BadFile."""
+        if (error := check_kind(stream)) is not None:
+            raise _BadFile([error], 1)
+        for raw in read_lines(stream, self._settings.line_bytes):
+            self._add_line(raw)
         if self._num_errors:
             raise _BadFile(self._errors, self._num_errors)
         if not self.num_lines:
             raise _BadFile([BatchError(code="empty_file", message="The input file has no lines.")], 1)
+
+    def _add_line(self, raw: RawLine) -> None:
+        line = self._parser.parse(raw)
+        if isinstance(line, BatchError):
+            self._add_error(line)
+            return
+        if self.num_lines >= self._settings.batch_lines:
+            message = f"A batch has at most {self._settings.batch_lines} lines; split the file."
+            raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
+        if self._num_errors:
+            return
+        self.num_lines += 1
+        if isinstance(line, UnreadableLine):
+            self.failed.append(_FailedLine(raw.number, line.custom_id, line.problem))
+        else:
+            self._add_checked(raw, line)
 
     def _add_error(self, error: BatchError) -> None:
         self._num_errors += 1
@@ -192,15 +215,14 @@ class _FirstPass:
             self._errors.append(error)
 
     def _add_checked(self, raw: RawLine, line: BatchLine) -> None:
-        assert raw.content is not None, "a line without content is an error"
         checked = self._checker.check(line, raw.content)
         if self._checker.num_inputs > (most := self._settings.batch_inputs):
             message = f"The lines of a batch have at most {most} inputs to embed; split the file."
             raise _BadFile([BatchError(code="too_many_tasks", message=message)], 1)
-        self.num_lines += 1
         if isinstance(checked, RejectedLine):
             self.models.add(checked.model)
-            self._rows.write_rejected(raw, checked)
+            failed = _FailedLine(raw.number, line.custom_id, checked.problem, checked.model, raw.span)
+            self.failed.append(failed)
         else:
             self.models.add(checked.model.name)
             self.lines.append(checked.plan)

@@ -22,7 +22,7 @@ import msgspec
 import structlog
 
 from core.errors import ConfigError, MillraceError
-from core.logs import configure_logging
+from core.logs import configure_logging, engine_log
 from core.models.model_files import ModelConfig, load_models
 from core.process.child_process import ChildFailed, StartInterrupted, exit_with, notify_ready
 from core.process.runtime_dirs import private_directory
@@ -84,7 +84,7 @@ class WorkerLauncher:
             model.name: SupervisedProcess(
                 f"engine-{model.name}",
                 [sys.executable, "-P", "-m", "engine.process.server", _json(engine_config(settings, model, device))],
-                logs / f"engine-{model.name}.log",
+                logs / engine_log(model.name),
                 environment,
                 pause,
                 tolerated_exits=settings.line_attempts,
@@ -130,7 +130,7 @@ class WorkerLauncher:
         """Record the exit of an engine."""
         if exit_code != Exit.MODEL:  # a model that does not load is no unexplained crash
             self._crash_log.add(model, exit_code)
-        self.crash_reports.add(model, exit_code, self._logs / f"engine-{model}.log")
+        self.crash_reports.add(model, exit_code, self._logs / engine_log(model))
 
     def _on_crash_count(self, model: str, crashes: int) -> None:
         """Set the restart pause by the number of unexplained crashes: with too many, quick restarts only waste the machine."""

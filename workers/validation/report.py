@@ -24,8 +24,9 @@ from core.schemas.objects import BatchError
 from core.settings import Settings, load_settings
 from engine.errors import EngineError, PromptTooLong
 from engine.inputs.dry_run import CompileBudget
+from workers.batches.file_kind import check_kind
 from workers.batches.line_checker import AcceptedLine, LineChecker, RejectedLine
-from workers.batches.line_reader import LineParser, RawLine, read_lines
+from workers.batches.line_reader import LineParser, RawLine, UnreadableLine, read_lines
 from workers.validation.dry_run import BatchDryRun
 
 DEFAULT_ERRORS: Final = 10_000
@@ -47,6 +48,9 @@ def validate(
     endpoint = endpoint or first_endpoint(stream, settings.line_bytes)
     with closing(BatchDryRun(budget)) as dry_run:
         report = _Report(endpoint, catalog, settings, max_errors, dry_run)
+        if (error := check_kind(stream)) is not None:
+            report.add_file_error(error)
+            return report.finish()
         for raw in read_lines(stream, settings.line_bytes):
             report.add_line(raw)
         return report.finish()
@@ -56,7 +60,7 @@ def first_endpoint(stream: BinaryIO, max_bytes: int) -> str:
     """The `url` of the first line if batches support it, else the chat endpoint. Rewinds the stream."""
     first = next(read_lines(stream, max_bytes), None)
     stream.seek(0)
-    url = endpoint_of_line((first and first.content) or b"")
+    url = endpoint_of_line(first.content if first else b"")
     return url if url in ENDPOINTS else CHAT_ENDPOINT
 
 
@@ -91,18 +95,24 @@ class _Report:
             return
         line = self._parser.parse(raw)
         if isinstance(line, BatchError):
-            self._add_error(LineProblem(**line.model_dump(), fails="file"))
+            self.add_file_error(line)
             return
-        assert raw.content is not None, "a line without content is an error"
+        if isinstance(line, UnreadableLine):
+            self._add_rejection(raw, line, line.problem)
+            return
         checked = self._checker.check(line, raw.content)
         if isinstance(checked, RejectedLine):
             self._add_rejection(raw, line, checked.problem)
         else:
             self._count(raw, line, checked)
 
+    def add_file_error(self, error: BatchError) -> None:
+        """Record an error of the file or of its line."""
+        self._add_error(LineProblem(**error.model_dump(), fails="file"))
+
     def finish(self) -> BatchValidation:
         """The report of all lines."""
-        if not self._num_lines:
+        if not (self._num_lines or self._num_errors):
             self._add_error(LineProblem(code="empty_file", message="The input file has no lines.", fails="file"))
         models = [
             ModelLines(
@@ -139,14 +149,14 @@ class _Report:
         self._prompt_tokens[accepted.model.name] += tokens.num_prompt
         self._output_tokens[accepted.model.name] += tokens.max_output
 
-    def _add_rejection(self, raw: RawLine, line: BatchLine, problem: Problem) -> None:
+    def _add_rejection(self, raw: RawLine, line: BatchLine | UnreadableLine, problem: Problem) -> None:
         self._add_error(
             LineProblem(
                 line=raw.number,
                 custom_id=line.custom_id,
                 code=problem.code or "invalid_request",
                 message=problem.message,
-                param=f"body.{problem.param}" if problem.param else "body",
+                param=f"body.{problem.param}" if problem.param not in (None, "body") else "body",
                 fails="line",
             )
         )

@@ -87,7 +87,7 @@ def _environment(context: ClerkContext) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": "",  # a vocabulary needs no GPU, and must not take its memory
         "MILLRACE_MODELS_DIR": str(settings.models_dir.resolve()),
         "MILLRACE_BATCH_LINES": str(settings.batch_lines),
-        "MILLRACE_LINE_BYTES": str(settings.line_bytes),
+        "MILLRACE_BODY_BYTES": str(settings.body_bytes),
     }
 
 

@@ -46,7 +46,7 @@ def write_models(folder: Path) -> None:
     (folder / "demo.yaml").write_text(f"name: demo\nembeddings: true\n{demo}")
     (folder / "caller.yaml").write_text(f"name: caller\n{demo}chat_template: |-\n{indented(TOOLS_TEMPLATE)}")
     (folder / "thinker.yaml").write_text(
-        f"name: thinker\nbackend: fake\ncontext_size: 4096\nchat_template: |-\n{indented(THINKING_TEMPLATE)}"
+        f"name: lab/thinker\nbackend: fake\ncontext_size: 4096\nchat_template: |-\n{indented(THINKING_TEMPLATE)}"
     )
 
 
@@ -56,7 +56,7 @@ def indented(text: str) -> str:
 
 @pytest.fixture(scope="package")
 def answering(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """A stack that serves `demo`, `caller` and `thinker`."""
+    """A stack that serves `demo`, `caller` and `lab/thinker`."""
     folder = tmp_path_factory.mktemp("answering")
     models = folder / "models"
     models.mkdir()

@@ -15,6 +15,11 @@ def test_models(client: OpenAI) -> None:
         client.models.retrieve("gpt-9")
 
 
+def test_every_answer_forbids_sniffing(http: httpx2.Client) -> None:
+    for path in ("/v1/models", "/v1/models/no", "/metrics", "/nothing"):
+        assert http.get(path).headers["x-content-type-options"] == "nosniff"
+
+
 def test_metrics_count_answered_requests(http: httpx2.Client) -> None:
     http.get("/v1/models")
     text = http.get("/metrics").text
@@ -24,3 +29,14 @@ def test_metrics_count_answered_requests(http: httpx2.Client) -> None:
 def test_the_api_describes_itself(server: StackProcess) -> None:
     paths = server.published.document["paths"]
     assert {"/v1/files", "/v1/batches", "/v1/chat/completions", "/v1/jobs", "/v1/models"} <= set(paths)
+
+
+def test_a_model_name_may_have_a_slash_plain_and_encoded(demo: OpenAI, answering: StackProcess) -> None:
+    """The answers of such a model are tested in `generation`."""
+    assert "lab/thinker" in [model.id for model in demo.models.list()]
+    assert demo.models.retrieve("lab/thinker").id == "lab/thinker"
+    with httpx2.Client(base_url=answering.url) as http:
+        for path in ("lab/thinker", "lab%2Fthinker", "lab%2fthinker"):
+            assert http.get(f"/v1/models/{path}").json()["id"] == "lab/thinker"
+        assert http.get("/v1/models/lab/none").status_code == 404
+    assert (answering.state_dir / "logs" / "engine-lab%2Fthinker.log").is_file()

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.strict_json import InvalidJson, parse_json
+from core.strict_json import InvalidJson, escape_line_ends, parse_json
 
 REFUSED = {
     "nothing": b"",
@@ -70,3 +70,22 @@ def test_every_other_value_comes_through_unchanged(value: object) -> None:
 def test_no_bytes_can_raise_anything_else(raw: bytes) -> None:
     with contextlib.suppress(InvalidJson):
         parse_json(raw)
+
+
+def test_a_position_names_the_line_only_in_a_document_of_several_lines() -> None:
+    for raw, place in (
+        (b'{"a": NaN}', "(column 7)"),
+        (b'{"a": NaN}\n', "(column 7)"),
+        (b'{\n "a": NaN}', "(line 2 column 7)"),
+    ):
+        with pytest.raises(InvalidJson) as caught:
+            parse_json(raw)
+        assert str(caught.value) == f"NaN is not JSON, use null {place}"
+
+
+@given(json_values)
+def test_escaped_line_ends_are_read_back_and_no_reader_of_lines_cuts_there(value: object) -> None:
+    encoded = json.dumps([value, "a\u2028b\u2029c\u0085d"], ensure_ascii=False).encode()
+    escaped = escape_line_ends(encoded)
+    assert parse_json(escaped) == [value, "a\u2028b\u2029c\u0085d"]
+    assert escaped.decode().splitlines() == [escaped.decode()]

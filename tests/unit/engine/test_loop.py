@@ -305,3 +305,20 @@ def test_drafts_change_only_the_number_of_steps() -> None:
         == plain.ask(text, ignore_eos=True, max_tokens=100).text
     )
     assert speculating.engine.num_steps < plain.engine.num_steps
+
+
+@pytest.mark.parametrize("options", [{}, {"logprobs": 1}, {"echo": True}, {"echo": True, "logprobs": 1}, {"n": 2}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_request_for_no_tokens_counts_and_scores_its_prompt(options: dict[str, Any], *, stream: bool) -> None:
+    bench = Bench()
+    bench.add(Request(id="r", prompt=TextPrompt(text="hello"), max_tokens=0, stream=stream, **options))
+    finished = bench.run()["r"]
+    assert isinstance(finished, Finished)
+    assert (finished.usage.prompt_tokens, finished.usage.completion_tokens) == (6, 0)
+    for choice in finished.choices:
+        assert (choice.reason, choice.text) == (FinishReason.LENGTH, "hello" if options.get("echo") else "")
+        num_scored = 6 if options.get("echo") and options.get("logprobs") else 0
+        assert len(choice.logprobs or []) == num_scored
+    if stream:
+        deltas = [item for item in bench.outputs if isinstance(item, Delta)]
+        assert "".join(delta.text for delta in deltas) == finished.text

@@ -92,4 +92,4 @@ def to_prompt(given: Input) -> TextPrompt | TokenPrompt:
 
 
 def _max_tokens(body: CompletionBody, model: ModelConfig) -> int:
-    return body.max_tokens or model.parameters.max_tokens or DEFAULT_TOKENS
+    return body.max_tokens if body.max_tokens is not None else model.parameters.max_tokens or DEFAULT_TOKENS

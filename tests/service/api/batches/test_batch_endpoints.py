@@ -120,7 +120,7 @@ def test_lines_of_responses_have_the_body_of_the_sync_endpoint(client: OpenAI, t
 
 
 def test_reasoning_tokens_are_counted_for_the_batch_and_for_each_line(demo: OpenAI, tmp_path: Path) -> None:
-    bodies = [{"model": "thinker", "messages": [{"role": "user", "content": text}]} for text in ("one", "two")]
+    bodies = [{"model": "lab/thinker", "messages": [{"role": "user", "content": text}]} for text in ("one", "two")]
     batch = run(demo, tmp_path / "in.jsonl", "/v1/chat/completions", bodies)
     usages = [
         answer["usage"]["completion_tokens_details"]["reasoning_tokens"] for answer in answers(demo, batch).values()

@@ -45,6 +45,39 @@ def test_lists_come_newest_first_in_pages_that_join(client: OpenAI) -> None:
         client.files.delete(one)
 
 
+def test_a_deleted_file_stays_a_valid_cursor(client: OpenAI) -> None:
+    """The usual loop of a clean-up."""
+    made = {upload(client, purpose="vision", name=f"{n}.png").id for n in range(5)}
+    deleted = []
+    for file in client.files.list(purpose="vision", limit=2):
+        client.files.delete(file.id)
+        deleted.append(file.id)
+    assert made <= set(deleted)
+    assert len(deleted) == len(set(deleted))
+
+
+@pytest.mark.parametrize("name", ["upload", "batch", "a/b/in.jsonl", "C:\\in.JSONL"])
+def test_a_batch_file_may_have_no_extension_and_keeps_the_last_part_of_its_path(client: OpenAI, name: str) -> None:
+    assert upload(client, name=name).filename == name.replace("\\", "/").rpartition("/")[2]
+
+
+def test_bytes_without_a_name_are_taken(client: OpenAI) -> None:
+    for file in (
+        client.files.create(file=b"{}\n", purpose="batch"),
+        client.files.create(file=io.BytesIO(b"{}\n"), purpose="batch"),
+    ):
+        assert file.filename == "upload"
+    by_parts = client.uploads.create(bytes=3, filename="tmp/x7", mime_type="text/jsonl", purpose="batch")
+    assert by_parts.filename == "x7"
+
+
+def test_a_batch_file_of_another_extension_is_refused_and_the_message_names_it(http: httpx2.Client) -> None:
+    for name in ("in.json", "in.jsonl.gz", "a.jsonl/in.csv"):
+        refused = http.post("/v1/files", data={"purpose": "batch"}, files={"file": (name, b"{}")})
+        error = check_problem(refused, 400, "invalid_file_format", "file")
+        assert f"'.{name.rpartition('.')[2]}'" in error["message"]
+
+
 def test_names_are_kept_as_inert_text(client: OpenAI, http: httpx2.Client) -> None:
     file = upload(client, name='../../e "v;il\u202e\n.jsonl')
     assert file.filename.endswith(".jsonl")
@@ -52,7 +85,7 @@ def test_names_are_kept_as_inert_text(client: OpenAI, http: httpx2.Client) -> No
     header = http.get(f"/v1/files/{file.id}/content").headers["content-disposition"]
     match = re.fullmatch(r"""attachment; filename="([^"]*)"; filename\*=UTF-8''([^";]*)""", header)
     assert match is not None, header
-    assert match[1] == ".._.._e _22v_il_0A.jsonl", "the client itself escapes quotes and line ends"
+    assert match[1] == "e _22v_il_0A.jsonl", "the client itself escapes quotes and line ends"
     assert unquote(match[2]) == file.filename
 
 

@@ -84,14 +84,15 @@ def test_a_seed_gives_the_same_answer_alone_and_under_load(answering: StackProce
 
 
 def test_reasoning_is_separated_from_the_answer_and_counted(demo: OpenAI) -> None:
-    plain = ask(demo, model="thinker")
+    plain = ask(demo, model="lab/thinker")
+    assert plain.model == "lab/thinker"
     message = plain.choices[0].message
     assert message.reasoning_content == "The wheel turns while the water runs."
     assert "<" not in message.content
     reasoning_tokens = plain.usage.completion_tokens_details.reasoning_tokens
     assert 0 < reasoning_tokens < plain.usage.completion_tokens
     thought, said = "", ""
-    for chunk in ask(demo, model="thinker", stream=True, stream_options={"include_usage": True}):
+    for chunk in ask(demo, model="lab/thinker", stream=True, stream_options={"include_usage": True}):
         for choice in chunk.choices:
             thought += getattr(choice.delta, "reasoning_content", None) or ""
             said += choice.delta.content or ""
@@ -101,12 +102,12 @@ def test_reasoning_is_separated_from_the_answer_and_counted(demo: OpenAI) -> Non
 
 
 def test_reasoning_is_free_text_and_the_answer_after_it_fits_its_schema(demo: OpenAI) -> None:
-    answer = ask(demo, model="thinker", extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
+    answer = ask(demo, model="lab/thinker", extra_body={"structured_outputs": {"choice": ["yes", "no"]}})
     assert answer.choices[0].message.reasoning_content == "The wheel turns while the water runs."
     assert answer.choices[0].message.content in ("yes", "no")
 
 
 def test_template_arguments_of_the_request_reach_the_template(demo: OpenAI) -> None:
-    answer = ask(demo, model="thinker", extra_body={"chat_template_kwargs": {"enable_thinking": False}})
+    answer = ask(demo, model="lab/thinker", extra_body={"chat_template_kwargs": {"enable_thinking": False}})
     assert not hasattr(answer.choices[0].message, "reasoning_content")
     assert answer.usage.completion_tokens_details.reasoning_tokens == 0

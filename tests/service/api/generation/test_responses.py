@@ -143,12 +143,12 @@ def test_logprobs_are_included_on_request(client: OpenAI) -> None:
 
 
 def test_reasoning_is_a_separate_item(demo: OpenAI) -> None:
-    response: Any = demo.responses.create(model="thinker", input="hello", reasoning={"effort": "low"})
+    response: Any = demo.responses.create(model="lab/thinker", input="hello", reasoning={"effort": "low"})
     thought, message = response.output
     assert (thought.type, message.type) == ("reasoning", "message")
     assert thought.content[0].text == "The wheel turns while the water runs."
     assert response.usage.output_tokens_details.reasoning_tokens > 0
-    events: list[Any] = list(demo.responses.create(model="thinker", input="hello", stream=True))
+    events: list[Any] = list(demo.responses.create(model="lab/thinker", input="hello", stream=True))
     deltas = [event.delta for event in events if event.type == "response.reasoning_text.delta"]
     assert "".join(deltas) == thought.content[0].text
     assert text_of(events) == response.output_text

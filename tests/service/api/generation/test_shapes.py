@@ -19,8 +19,8 @@ ASKED: dict[str, dict[str, Any]] = {
     "text": {"model": "demo"},
     "likelihoods of two answers": {"model": "demo", "n": 2, "logprobs": True, "top_logprobs": 2},
     "a call": {"model": "caller", "tools": [TOOL], "tool_choice": "required", "parallel_tool_calls": False},
-    "a thought": {"model": "thinker"},
-    "a thought and a schema": {"model": "thinker", "response_format": {"type": "json_object"}, "max_tokens": 60},
+    "a thought": {"model": "lab/thinker"},
+    "a thought and a schema": {"model": "lab/thinker", "response_format": {"type": "json_object"}, "max_tokens": 60},
 }
 each = pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED.keys())
 

@@ -18,7 +18,7 @@ from core.file_store import FileStore
 from core.models.model_files import ModelCatalog, ModelConfig
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, JobState
-from db import batches, files, jobs, shards
+from db import batch_results, batches, files, jobs, shards
 from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
@@ -219,6 +219,62 @@ def test_all_bad_lines_of_a_file_are_named_and_nothing_of_it_runs(clerk: ClerkCo
     ]
     with clerk.database.begin() as connection:
         assert connection.execute(select(func.count()).select_from(Job)).scalar_one() == 0
+
+
+def test_a_line_that_cannot_be_read_fails_alone_and_is_not_retried(clerk: ClerkContext) -> None:
+    bad = [
+        rb'{"a": "cut \ud83d"}',
+        rb'{"a": "\u0000"}',
+        b'{"a": "\xff\0"}',
+        b'{"a": NaN}',
+        b"[" * 9999,
+        b'"' + b"x" * (5 << 20) + b'"',
+    ]
+    bad[4] = b'{"a": ' + bad[4] + b"]" * 9999 + b"}"
+    bad[5] = b'{"a": ' + bad[5] + b"}"
+    rows = [line("good", model="gpt-9").encode(), line("also good").encode()]
+    for number, body in enumerate(bad):
+        head = f'{{"custom_id": "bad-{number}", "method": "POST", "url": "{URL}", "body": '
+        rows.insert(number + 1, head.encode() + body + b"}")
+    batch_id = upload(clerk, b"\n".join(rows))
+    prepare(clerk, batch_id)
+    batch = batch_of(clerk, batch_id)
+    assert (batch.status, batch.lines, batch.lines_failed) == (BatchState.IN_PROGRESS, 8, 7)
+    answer_everything(clerk)
+    with clerk.database.begin() as connection:
+        assert batches.begin_finalizing(batch_id).fetch_optional(connection) is not None
+    finalize(clerk, batch_id)
+    batch = batch_of(clerk, batch_id)
+    failed = read_file(clerk, batch.error_file_id)
+    assert [one["custom_id"] for one in failed] == ["good", *(f"bad-{number}" for number in range(6))]
+    codes = [(one["response"]["status_code"], one["response"]["body"]["error"]["code"]) for one in failed]
+    assert codes == [(404, "model_not_found"), *[(400, "invalid_json")] * 5, (413, "line_too_long")]
+    with clerk.database.begin() as connection:
+        again = batch_results.retry_lines(batch_id, None, 0, 99).fetch_all(connection)
+    assert [one.custom_id for one in again] == ["good"]
+
+
+def test_a_file_of_another_kind_gets_one_error(clerk: ClerkContext) -> None:
+    batch_id = upload(clerk, line("a").encode("utf-16"))
+    prepare(clerk, batch_id)
+    (error,) = errors_of(clerk, batch_id)
+    assert (error["code"], error["line"]) == ("invalid_file_format", None)
+    assert "UTF-16" in error["message"]
+
+
+def test_result_lines_are_whole_for_readers_that_cut_at_unicode_line_ends(clerk: ClerkContext) -> None:
+    text = "one\u2028two\u2029three\x85four"
+    batch_id = upload(clerk, line(text) + "\n" + line(text + "!", model=text))
+    prepare(clerk, batch_id)
+    answer_everything(clerk)
+    with clerk.database.begin() as connection:
+        assert batches.begin_finalizing(batch_id).fetch_optional(connection) is not None
+    finalize(clerk, batch_id)
+    batch = batch_of(clerk, batch_id)
+    for file_id, custom_id in ((batch.output_file_id, text), (batch.error_file_id, text + "!")):
+        with clerk.files.open(file_id) as stream:
+            (one,) = stream.read().decode().splitlines()
+        assert json.loads(one)["custom_id"] == custom_id
 
 
 def test_the_list_of_bad_lines_is_capped_with_a_note(clerk: ClerkContext) -> None:

@@ -25,7 +25,13 @@ BAD = {
     ),
     "a backend we do not have": ("name: m\nbackend: gpt", "line 2: backend must be llama or fake, not 'gpt'."),
     "no name": ("backend: fake", "mine.yaml: name is missing."),
-    "a name that cannot be in a URL": ("name: a/b\nbackend: fake", "name"),
+    "a name that cannot be in a URL": ("name: a b\nbackend: fake", "name"),
+    "a name that is a way up": ("name: a/../b\nbackend: fake", "name"),
+    "a name that begins with a slash": ("name: /b\nbackend: fake", "name"),
+    "a name with two slashes": ("name: a//b\nbackend: fake", "name"),
+    "a name that ends with a slash": ("name: a/\nbackend: fake", "name"),
+    "an alias that is a way up": ("name: a\naliases: [../b]\nbackend: fake", "aliases"),
+    "a long name": (f"name: {'a/' * 48}b\nbackend: fake", "name"),
     "no weights": ("name: m", "parameters.model"),
     "weights that are not there": ("name: m\nparameters: {model: no.gguf}", "no.gguf"),
     "slots that are neither a number nor auto": ("name: m\nbackend: fake\nslots: many", "from 1 to 256, or auto"),
@@ -98,6 +104,13 @@ def test_a_model_is_found_by_name_and_alias(tmp_path: Path) -> None:
     assert found is not None
     assert (found.name, found.backend, found.stopwords) == ("one", BackendKind.FAKE, ("###",))
     assert catalog.get("zwei") is None
+
+
+def test_names_and_aliases_may_have_an_organisation(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: org/one-7B.Q4_K\nbackend: fake\naliases: [lab/team/uno]\n")
+    catalog = load_models(tmp_path)
+    assert catalog.names() == ["org/one-7B.Q4_K"]
+    assert catalog.get("lab/team/uno") is catalog.get("org/one-7B.Q4_K")
 
 
 def test_two_models_cannot_share_a_name(tmp_path: Path) -> None:

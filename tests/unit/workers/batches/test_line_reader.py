@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.objects import BatchError
-from workers.batches.line_reader import LineParser, LineSpan, RawLine, read_lines, read_span
+from workers.batches.line_reader import LineParser, LineSpan, RawLine, UnreadableLine, read_lines, read_span
 
 URL = "/v1/chat/completions"
 
@@ -21,12 +21,12 @@ def line(custom_id: object = "a", **change: object) -> bytes:
 
 
 def read(data: bytes, max_bytes: int = 1000) -> list[tuple[int, bytes | None]]:
-    """Numbers and contents; each content is also read again by its span."""
+    """Numbers and contents, None for a line over the limit; each content is also read again by its span."""
     stream = io.BytesIO(data)
     found = list(read_lines(stream, max_bytes))
     for raw in found:
-        assert raw.content is None or read_span(stream, raw.span) == raw.content
-    return [(raw.number, raw.content) for raw in found]
+        assert raw.cut_end is not None or read_span(stream, raw.span) == raw.content
+    return [(raw.number, raw.content if raw.cut_end is None else None) for raw in found]
 
 
 def raw_line(number: int, content: bytes) -> RawLine:
@@ -124,3 +124,108 @@ def test_a_line_that_is_split_again_is_the_line_that_was_checked(
         again = read_checked_line(content)
         assert again.custom_id == checked.custom_id
         assert json.loads(again.body) == checked.body
+
+
+def written(body: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
+    return b'{"custom_id": "a", "method": "POST",%b "url": "%b", "body": %b%b}' % (before, URL.encode(), body, after)
+
+
+UNREADABLE = {
+    "a lone surrogate": (rb'{"a": "cut \ud83d"}', "surrogate"),
+    "a trailing surrogate": (rb'{"a": "\ude00"}', "surrogate"),
+    "an escaped NUL": (rb'{"a": "\u0000"}', "U+0000"),
+    "a raw NUL": (b'{"a": "\0"}', "control character"),
+    "bad UTF-8": (b'{"a": "\xff"}', "not UTF-8"),
+    "deep lists": (b'{"a": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested too deeply"),
+    "NaN": (b'{"a": [1, NaN]}', "NaN is not JSON"),
+    "-Infinity": (b'{"a": -Infinity}', "Infinity is not JSON"),
+    "None": (b'{"a": None}', "None is Python"),
+    "True": (b'{"a": True}', "True is Python"),
+    "undefined": (b'{"a": undefined}', "undefined is JavaScript"),
+    "a trailing comma": (b'{"a": 1,}', "trailing comma"),
+    "single quotes": (b"{'a': 1}", "single quote"),
+    "typographic quotes": ("{“a”: 1}".encode(), "typographic quote"),
+    "a no-break space": ("{\u00a0}".encode(), "no-break space"),
+    "a comment": (b'{"a": 1 /* one */}', "no comments"),
+    "an integer of 65 bits": (b'{"a": 18446744073709551616}', "64 bits"),
+    "1e400": (b'{"a": 1e400}', "too large"),
+    "brackets in strings": (rb'{"a": "\"}]{[", "b": NaN}', "NaN is not JSON"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_line_whose_envelope_can_be_read_fails_alone_with_the_true_reason(body: bytes, reason: str) -> None:
+    parser = LineParser(URL, 100_000)
+    failed = parser.parse(raw_line(57, written(body)))
+    assert isinstance(failed, UnreadableLine)
+    assert (failed.custom_id, failed.problem.status, failed.problem.code) == ("a", 400, "invalid_json")
+    assert failed.problem.message.startswith("The body of line 57 cannot be read: ")
+    assert reason in failed.problem.message
+    assert "line 1" not in failed.problem.message
+    repeated = parser.parse(raw_line(58, line("a")))
+    assert isinstance(repeated, BatchError)
+    assert repeated.code == "duplicate_custom_id"
+
+
+def test_keys_may_stand_in_any_order_and_the_last_of_equal_keys_counts() -> None:
+    sorted_keys = b'{"body": {"a": NaN}, "custom_id": "a", "method": "POST", "url": "%b"}' % URL.encode()
+    repeated = written(b'{"a": 1}', after=b', "custom_id": "b", "body": {"a": None}')
+    for content, name in ((sorted_keys, "a"), (repeated, "b")):
+        failed = LineParser(URL, 1000).parse(raw_line(1, content))
+        assert isinstance(failed, UnreadableLine)
+        assert failed.custom_id == name
+
+
+WRONG_ENVELOPES = {
+    "cut": (written(b"{}")[:-1], "invalid_json_line", "ends"),
+    "cut in the body": (written(b'{"a": [NaN')[:-1], "invalid_json_line", "NaN is not JSON"),
+    "a comma behind the line": (written(b"{}") + b",", "invalid_json_line", "comma follows"),
+    "two lines in one": (written(b"{}") * 2, "invalid_json_line", "second value"),
+    "a trailing comma": (written(b"{}", after=b","), "invalid_json_line", "trailing comma"),
+    "a BOM": (b"\xef\xbb\xbf" + written(b"{}"), "invalid_json_line", "byte order mark"),
+    "NaN beside the body": (written(b"{}", before=b' "n": NaN,'), "invalid_json_line", "NaN is not JSON"),
+    "another url": (written(b'{"a": NaN}').replace(b"chat/", b""), "url_mismatch", URL),
+    "no custom_id": (written(b'{"a": NaN}').replace(b"custom_id", b"id"), "missing_required_parameter", "custom_id"),
+    "no object": (written(b"[NaN]"), "invalid_json_line", "NaN is not JSON"),
+}
+
+
+@pytest.mark.parametrize(("content", "code", "reason"), WRONG_ENVELOPES.values(), ids=WRONG_ENVELOPES.keys())
+def test_a_wrong_envelope_fails_the_file_and_names_line_and_reason(content: bytes, code: str, reason: str) -> None:
+    error = LineParser(URL, 1000).parse(raw_line(57, content))
+    assert isinstance(error, BatchError)
+    assert (error.code, error.line) == (code, 57)
+    assert reason in error.message
+    assert "line 1" not in error.message
+
+
+@pytest.mark.parametrize("order", ["custom_id first", "body first", "both"])
+def test_a_line_over_the_limit_fails_alone_if_its_custom_id_can_be_read(order: str) -> None:
+    content = {
+        "custom_id first": written(b'{"a": "%b"}' % (b"x" * 9000)),
+        "body first": b'{"body": {"a": "%b"}, "custom_id": "a", "method": "POST", "url": "%b"}'
+        % (b"x" * 9000, URL.encode()),
+        "both": b'{"custom_id": "a", "body": {"a": "%b"}, "method": "POST", "url": "%b"}' % (b"x" * 9000, URL.encode()),
+    }[order]
+    (raw, last) = read_lines(io.BytesIO(content + b"\n" + line("b")), 1000)
+    failed = LineParser(URL, 1000).parse(raw)
+    assert isinstance(failed, UnreadableLine)
+    assert (failed.custom_id, failed.problem.status, failed.problem.code) == ("a", 413, "line_too_long")
+    assert "1000" in failed.problem.message
+    assert last.content == line("b")
+
+
+def test_a_line_over_the_limit_without_a_readable_custom_id_fails_the_file() -> None:
+    hidden = b'{"body": {"metadata": {"custom_id": "no"}, "a": "%b", "custom_id": "no"}}' % (b"x" * 9000)
+    for content in (b"x" * 9000, b'{"custom_id": "%b"}' % (b"x" * 9000), hidden):
+        (raw,) = read_lines(io.BytesIO(content), 1000)
+        error = LineParser(URL, 1000).parse(raw)
+        assert isinstance(error, BatchError)
+        assert (error.code, error.line) == ("line_too_long", 1)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60))
+def test_no_bytes_can_raise_anything(body: bytes, rest: bytes) -> None:
+    content = (written(body) + rest).replace(b"\n", b"")
+    assert LineParser(URL, 1000).parse(raw_line(1, content)) is not None
+    assert LineParser(URL, 1000).parse(RawLine(LineSpan(1, 0, 5000), content, content[20:])) is not None
