@@ -39,6 +39,8 @@ class ModelTemplates:
         tool_source = None if given else tokenizer.tool_template
         source = given or tokenizer.chat_template or tool_source or CHATML
         try:
+            if given and "{" not in given:
+                raise TemplateFailed("it is no Jinja. Give the text of a template, not its name or path")
             template: ChatTemplate | TemplateFailed = self._compile(source)
         except TemplateFailed as error:
             if given:

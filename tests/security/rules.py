@@ -15,6 +15,8 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "no text of a request becomes a control token": (
         "tests/unit/engine/inputs/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
+        "tests/unit/engine/inputs/test_special_text.py::test_a_text_that_the_marks_change_gets_no_control_token",
+        "tests/unit/engine/inputs/test_prompt_encoder.py::test_parts_that_spell_a_control_token_together_do_not_become_one",
         "tests/service/api/generation/test_completions_of_a_model.py::test_the_spelling_of_a_special_token_is_text_in_a_completion",
     ),
     "schemas and grammars are compiled in a process of their own, which may crash": (

@@ -65,7 +65,7 @@ def test_the_output_format_is_that_of_the_template_in_use() -> None:
 
 def test_the_hash_is_that_of_all_templates_in_use() -> None:
     assert encoder("a", "b").templates.hash != encoder("a").templates.hash
-    assert encoder("a").templates.hash == encoder(None, "b", given="a").templates.hash
+    assert encoder(CHATML).templates.hash == encoder(None, "b", given=CHATML).templates.hash
     assert encoder("a").templates.hash == hashlib.sha256(b"a").hexdigest()
 
 
@@ -84,9 +84,12 @@ def test_an_invalid_tool_template_is_not_used() -> None:
     assert "`tool_use`" in (model.templates.warning or "")
 
 
-def test_an_invalid_template_of_the_operator_stops_the_start() -> None:
-    with pytest.raises(ModelFailed, match=r"YAML file is not valid: .*line 1"):
-        encoder(given="{% if %}")
+@pytest.mark.parametrize(
+    ("given", "reason"), [("{% if %}", "line 1"), ("chatml", "it is no Jinja"), ("template.jinja", "it is no Jinja")]
+)
+def test_an_invalid_template_of_the_operator_stops_the_start(given: str, reason: str) -> None:
+    with pytest.raises(ModelFailed, match=f"YAML file is not valid: .*{reason}"):
+        encoder(given=given)
 
 
 # --- tools and calls --------------------------------------------------------------------------------------------------
