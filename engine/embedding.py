@@ -26,6 +26,9 @@ from engine.log import log_stderr
 from engine.tokenizer import Tokenizer, check_token_ids
 from engine.types import Embedded, EmbedRequest, Failed, Priority, RequestKey, TextPrompt, TokenPrompt, Usage
 
+_SEND_TEXT: Final = (  # that client sends ids of OpenAI's tokenizer by default
+    " These are ids of another tokenizer: send text instead. With LangChain, set check_embedding_ctx_length=False."
+)
 _FAILED: Final = "The engine failed while it embedded these inputs."
 
 
@@ -265,7 +268,7 @@ def _encode(prompt: TextPrompt | TokenPrompt, tokenizer: Tokenizer) -> list[int]
         case TextPrompt(text=text):
             tokens = tokenizer.encode(text, special=False, add_bos=True, add_end=True)
         case TokenPrompt(tokens=tokens):
-            check_token_ids(tokens, tokenizer.num_vocab, param="input")
+            check_token_ids(tokens, tokenizer.num_vocab, param="input", advice=_SEND_TEXT)
     if not tokens:
         raise InvalidPrompt("An input is empty.", param="input")
     return list(tokens)

@@ -55,7 +55,7 @@ class Tokenizer(Protocol):
         """Does this token end a generation?"""
 
 
-def check_token_ids(tokens: Collection[int], num_vocab: int, *, param: str) -> None:
-    """Raise InvalidPrompt about `param` for an id outside the vocabulary."""
+def check_token_ids(tokens: Collection[int], num_vocab: int, *, param: str, advice: str = "") -> None:
+    """Raise InvalidPrompt about `param`, with some advice, for an id outside the vocabulary."""
     if tokens and not (min(tokens) >= 0 and max(tokens) < num_vocab):
-        raise InvalidPrompt(f"Token ids must be from 0 to {num_vocab - 1}.", param=param)
+        raise InvalidPrompt(f"Token ids must be from 0 to {num_vocab - 1}.{advice}", param=param)

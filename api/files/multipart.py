@@ -16,6 +16,7 @@ from typing import Annotated, Final
 
 import anyio.to_thread
 from fastapi import Depends, Request
+from pydantic import ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 
@@ -25,6 +26,7 @@ from api.http.openapi import RequestBody, form_schema
 from api.schemas.uploads import PURPOSES
 from core.errors import ApiError, Problem, bad_request
 from core.file_store import READ_BYTES, FileStore
+from core.schemas.batch import OutputExpiry
 from core.settings import Settings
 
 FORM_OVERHEAD: Final = 1 << 16  # bytes of a form around its file
@@ -32,6 +34,7 @@ BINARY: Final = {"type": "string", "format": "binary"}
 _MAX_FIELD_BYTES: Final = 64 * 1024
 _MAX_FILENAME: Final = 255
 _NOT_INERT: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's categories
+_EXPIRY_FIELDS: Final = ("expires_after", "expires_after[anchor]", "expires_after[seconds]")
 _SECONDS: Final = re.compile(r"[0-9]{1,7}")
 
 
@@ -73,6 +76,7 @@ FileForm = Annotated[
                 {
                     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                     "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+                    "expires_after": {"type": "string", "description": "Both as one JSON object."},
                 },
             )
         }
@@ -141,6 +145,12 @@ def check_size(purpose: str, size: int, limit: int, settings: Settings, *, param
 
 
 def _expiry(form: FormData, purpose: str, settings: Settings) -> datetime | None:
+    unknown = [name for name in form if name.startswith("expires_after") and name not in _EXPIRY_FIELDS]
+    if unknown:
+        message = f"Unknown field: use {', '.join(map(repr, _EXPIRY_FIELDS[1:]))}."
+        raise bad_request(message, code="invalid_value", param=unknown[0][:64])
+    if (document := form.get("expires_after")) is not None:
+        return expiry(purpose, _seconds_of_json(document), settings)
     anchor, seconds = form.get("expires_after[anchor]"), form.get("expires_after[seconds]")
     if anchor is None and seconds is None:
         return expiry(purpose, None, settings)
@@ -151,6 +161,18 @@ def _expiry(form: FormData, purpose: str, settings: Settings) -> datetime | None
         message = "Invalid value for 'expires_after[seconds]': use 3600 to 2592000."
         raise bad_request(message, code="invalid_value", param="expires_after[seconds]")
     return expiry(purpose, int(seconds), settings)
+
+
+def _seconds_of_json(document: UploadFile | str) -> int:
+    """Read an `expires_after` that was sent as one field of JSON."""
+    try:
+        return OutputExpiry.model_validate_json(document if isinstance(document, str) else "").seconds
+    except ValidationError:
+        message = (
+            "Invalid value for 'expires_after': use 'expires_after[anchor]' and 'expires_after[seconds]', or JSON: "
+            '{"anchor": "created_at", "seconds": 3600 to 2592000}.'
+        )
+        raise bad_request(message, code="invalid_value", param="expires_after") from None
 
 
 def expiry(purpose: str, seconds: int | None, settings: Settings) -> datetime | None:

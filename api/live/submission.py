@@ -55,7 +55,7 @@ class SubmissionBuilder:
         model = find_model(self._catalog, self._caller, body.model)
         row.check_model(model)
         limit = body.max_answer_tokens
-        longest = limit if limit is not None else model.parameters.max_tokens or 0
+        longest = min(limit if limit is not None else model.parameters.max_tokens or 0, model.context_size)
         num_bytes = len(await self._request.body())
         await self._admission.admit(
             self._request, self._caller, num_bytes=num_bytes, num_answer_tokens=longest * body.num_answers

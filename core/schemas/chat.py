@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from core.models.sampling import MAX_TOKENS
+from core.models.sampling import TokenLimit
 from core.schemas.base import RequestModel, Unsupported
 from core.schemas.generation import UNSUPPORTED, GenerationBody
 from core.schemas.tools import Tool, ToolChoice, Tools, check_choice, check_tools
@@ -80,7 +80,7 @@ class ChatRequest(GenerationBody):
     }
 
     messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: Tools | None = None

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from core.models.sampling import MAX_TOKENS
+from core.models.sampling import TokenLimitOrZero
 from core.schemas.base import Input, TokenIds, Unsupported, as_inputs
 from core.schemas.generation import UNSUPPORTED, GenerationBody, ModelRequest
 
@@ -46,7 +46,7 @@ class CompletionBody(GenerationBody):
     }
 
     prompt: Prompt
-    max_tokens: int | None = Field(None, ge=0, le=MAX_TOKENS)  # with 0 only the prompt is scored
+    max_tokens: TokenLimitOrZero | None = None  # with 0 only the prompt is scored
     echo: bool | None = None
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     best_of: int | None = Field(None, ge=1)

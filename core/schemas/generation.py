@@ -17,17 +17,22 @@ from core.schemas.response_format import ResponseFormat, StructuredOutputs
 
 MAX_CHOICES: Final = 16
 MAX_BIASES: Final = 300
+MAX_STOPS: Final = 128
 
 # Settings of the operator, refused in requests.
 OPERATOR_ONLY: Final = ("chat_template", "api_base", "base_url", "n_discard", "lora", "mmproj")
 # Fields for which null and the listed values mean "off"; any other value is refused.
 UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "json_schema": (),
-    "grammar": (),
+    "guided_json": ("",),
+    "guided_regex": ("",),
+    "guided_choice": ([],),
+    "guided_grammar": ("",),
+    "json_schema": ("",),
+    "grammar": ("",),
+    "n_predict": (),
+    "num_predict": (),
+    "max_new_tokens": (),
+    "max_output_tokens": (),
     "use_beam_search": (False,),
     "repetition_penalty": (1,),
     "min_tokens": (0,),
@@ -36,7 +41,7 @@ UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "dry_multiplier": (0,),
     "xtc_probability": (0,),
 }
-_INSTEAD: Final = {
+INSTEAD: Final = {
     "documents": "messages",
     "functions": "tools",
     "function_call": "tool_choice",
@@ -50,6 +55,10 @@ _INSTEAD: Final = {
     "best_of": "n",
     "max_completion_tokens": "max_tokens",
     "top_logprobs": "logprobs",
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "max_new_tokens": "max_tokens",
+    "max_output_tokens": "max_tokens",
 }
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=256)]
@@ -65,9 +74,11 @@ class StreamOptions(RequestModel):
 
 
 class ModelRequest(RequestModel):
-    """A body for a model. `unsupported` has the fields that its endpoint refuses, with the values that are harmless."""
+    """A body for a model. `unsupported` has the fields that its endpoint refuses, with the values that are harmless, and
+    `instead` the fields to use."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}  # Any: JSON values
+    instead: ClassVar[dict[str, str]] = INSTEAD
 
     model: str = Field(min_length=1, max_length=256)
 
@@ -83,7 +94,7 @@ class ModelRequest(RequestModel):
                 raise Unsupported(message, param=name)
         for name, harmless in cls.unsupported.items():
             if body.get(name) is not None and body[name] not in harmless:
-                instead = f"; use '{_INSTEAD[name]}'" if name in _INSTEAD else ""
+                instead = f"; use '{cls.instead[name]}'" if name in cls.instead else ""
                 raise Unsupported(f"'{name}' with this value is not supported by this server{instead}.", param=name)
         return body
 
@@ -113,7 +124,7 @@ class GenerationBody(SamplingFields, ModelRequest):
 
     default_tokens: ClassVar[int | None] = None
 
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=MAX_BIASES)
     ignore_eos: bool | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from core.models.sampling import MAX_TOKENS
+from core.models.sampling import TokenLimit
 from core.schemas.base import Metadata, RequestModel, Unsupported
 from core.schemas.chat import MAX_MESSAGES
 from core.schemas.generation import ModelRequest
@@ -26,7 +26,13 @@ UNSUPPORTED: Final[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
     "access_programs": (),
     "background_options": (),
     "image": (),
+    "max_tokens": (),
+    "max_completion_tokens": (),
+    "n_predict": (),
+    "num_predict": (),
+    "max_new_tokens": (),
 }
+_LIMITS: Final = ("max_tokens", "max_completion_tokens", "n_predict", "num_predict", "max_new_tokens")
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Includable = Literal[
     "file_search_call.results",
@@ -135,6 +141,7 @@ class ResponsesRequest(ModelRequest):
     """`POST /v1/responses`."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED  # Any: JSON values
+    instead: ClassVar[dict[str, str]] = dict.fromkeys(_LIMITS, "max_output_tokens")
 
     input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES)]
     instructions: str | None = None
@@ -144,7 +151,7 @@ class ResponsesRequest(ModelRequest):
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
     include: list[Includable] | None = None
-    max_output_tokens: int | None = Field(None, ge=1, le=MAX_TOKENS)
+    max_output_tokens: TokenLimit | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)

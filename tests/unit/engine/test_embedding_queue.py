@@ -117,6 +117,12 @@ def test_an_input_that_is_too_long_is_refused_before_any_is_computed() -> None:
     assert len(encode_inputs(asked, FakeTokenizer(), 129)) == 2
 
 
+def test_ids_of_another_tokenizer_are_refused_with_the_setting_of_the_client_that_sends_them() -> None:
+    asked = EmbedRequest(id="r", inputs=[TokenPrompt(tokens=[100_276])])
+    with pytest.raises(InvalidPrompt, match="another tokenizer.*check_embedding_ctx_length=False"):
+        encode_inputs(asked, FakeTokenizer(), 128)
+
+
 def test_texts_with_similar_letters_have_similar_vectors_in_the_fake() -> None:
     asked = request(*(TextPrompt(text=text) for text in ("stone", "stones", "dull mud")))
     stone, stones, water = vectors_of(result_of(asked))

@@ -46,9 +46,11 @@ BAD: dict[str, tuple[Any, str, str | None]] = {
     "a temperature as text": (body(temperature="0.5"), "invalid_type", "temperature"),
     "a temperature out of range": (body(temperature=2.1), "invalid_value", "temperature"),
     "max_tokens of zero": (body(max_tokens=0), "invalid_value", "max_tokens"),
+    "max_tokens of minus two": (body(max_tokens=-2), "invalid_value", "max_tokens"),
+    "top_k of minus two": (body(top_k=-2), "invalid_value", "top_k"),
     "max_tokens as a fraction": (body(max_tokens=1.5), "invalid_type", "max_tokens"),
     "an empty stop string": (body(stop=""), "invalid_value", "stop"),
-    "five stop strings": (body(stop=list("abcde")), "invalid_value", "stop"),
+    "too many stop strings": (body(stop=["x"] * 129), "invalid_value", "stop"),
     "a huge seed": (body(seed=2**70), "invalid_value", "seed"),
     "no answer": (body(n=0), "invalid_value", "n"),
     "too many answers": (body(n=17), "invalid_value", "n"),
@@ -171,6 +173,11 @@ def test_an_error_names_types_of_json_not_of_python(name: str) -> None:
         ("guided_json", {"type": "object"}, "structured_outputs"),
         ("functions", [{"name": "a"}], "tools"),
         ("repetition_penalty", 1.1, "repeat_penalty"),
+        ("n_predict", 5, "max_tokens"),
+        ("num_predict", -1, "max_tokens"),
+        ("max_new_tokens", 5, "max_tokens"),
+        ("max_output_tokens", 5, "max_tokens"),
+        ("grammar", "root ::= [0-9]", "structured_outputs"),
     ],
 )
 def test_an_error_names_the_field_to_use_instead(name: str, value: Any, instead: str) -> None:
@@ -194,6 +201,11 @@ GOOD: dict[str, dict[str, Any]] = {
     "several answers with likelihoods": body(n=16, logprobs=True, top_logprobs=20, typical_p=1),
     "words for the template": body(chat_template_kwargs={"enable_thinking": False, "effort": "low", "budget": 5}),
     "what other servers know, switched off": body(suffix=None, echo=False, best_of=1, repetition_penalty=1.0),
+    "what clients of llama.cpp and vLLM send for nothing": body(
+        grammar="", json_schema="", guided_json="", guided_regex="", guided_choice=[], guided_grammar=""
+    ),
+    "no limits": body(max_tokens=-1, max_completion_tokens=-1, top_k=-1),
+    "many stop strings": body(stop=[f"<{n}>" for n in range(128)]),
     "biases": body(logit_bias={"0": -100, "151643": 2.5}),
     "tools": body(
         tools=[tool("a", nested(30)), {"type": "function", "function": {"name": "b-_9", "strict": True}}],

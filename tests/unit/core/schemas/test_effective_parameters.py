@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.models.model_files import Parameters
-from core.models.sampling import SamplingFields
+from core.models.sampling import MAX_TOKENS, SamplingFields
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody
@@ -37,3 +37,12 @@ def test_the_limit_is_the_newer_fields_then_the_older_ones_then_the_files_then_t
     assert effective_parameters(chat(), Parameters()).max_tokens is None
     assert effective_parameters(completion(), file).max_tokens == 7
     assert effective_parameters(completion(), Parameters()).max_tokens == 16
+
+
+def test_minus_one_lifts_the_limits_of_the_file_and_of_the_endpoint() -> None:
+    file = Parameters(max_tokens=7, top_k=9)
+    assert effective_parameters(chat(max_tokens=-1, top_k=-1), file).max_tokens == MAX_TOKENS
+    assert effective_parameters(chat(max_completion_tokens=-1, max_tokens=3), file).max_tokens == MAX_TOKENS
+    assert effective_parameters(chat(top_k=-1), file).top_k == 0
+    assert effective_parameters(completion(max_tokens=-1), Parameters()).max_tokens == MAX_TOKENS
+    assert Parameters(max_tokens=-1, top_k=-1) == Parameters(max_tokens=MAX_TOKENS, top_k=0)

@@ -139,6 +139,9 @@ BAD = {
     "background without state": ({"background": True}, "unsupported_parameter", "background"),
     "a previous one without state": ({"previous_response_id": "r"}, "unsupported_parameter", "previous_response_id"),
     "too much metadata": ({"metadata": {str(key): "" for key in range(17)}}, "invalid_value", "metadata"),
+    "a limit of chat": ({"max_tokens": 5}, "unsupported_parameter", "max_tokens"),
+    "a limit of llama.cpp": ({"n_predict": 5}, "unsupported_parameter", "n_predict"),
+    "a limit of minus two": ({"max_output_tokens": -2}, "invalid_value", "max_output_tokens"),
     "too hot": ({"temperature": 3}, "invalid_value", "temperature"),
 }
 
