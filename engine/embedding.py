@@ -197,7 +197,8 @@ class EmbeddingQueue:
         """May the rest of the step be filled with a part of this input? Not if a later step can take all of it."""
         if not (self._embedder.can_split and packing.num_left > 0 and (start or num_left > packing.budget)):
             return False
-        others = [other for other in self._partial if other is not job]
+        ending = [other for other, _ in packing.entries]  # their memory is free after this step
+        others = [other for other in self._partial if other is not job and other not in ending]
         held = sum(other.num_computed for other in others)
         if held + start + packing.num_left <= self._embedder.max_tokens:
             return True

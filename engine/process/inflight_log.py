@@ -30,11 +30,12 @@ _decode = msgspec.msgpack.Decoder(list[RequestKey]).decode
 
 
 class Section(IntEnum):
-    """Threads that work on requests: the loop, the input processor and the compile queue."""
+    """Threads that work on requests: the loop, the input processor, and the queues of constraints and of inputs to embed."""
 
     STEP = 0
     INPUT = 1
     COMPILE = 2
+    EMBED = 3
 
 
 class InflightLog:

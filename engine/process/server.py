@@ -78,7 +78,7 @@ class OutputSocket:
 
 
 class Server:
-    """An engine loop with its sockets, input processor, compile queue and watchdog."""
+    """An engine loop with its sockets, input processor, queues of long inputs, and watchdog."""
 
     def __init__(self, backend: Backend, config: EngineConfig) -> None:
         self._config = config
@@ -92,7 +92,7 @@ class Server:
         self._input_processor = InputProcessor(
             encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size
         )
-        self._compile_queue = CompileQueue()
+        self._queues = {Section.COMPILE: InputQueue("compile-queue"), Section.EMBED: InputQueue("embed-queue")}
         if encoder.templates.warning:
             log_stderr(f"{encoder.templates.warning}\n")
         self._info = EngineInfo(
@@ -157,14 +157,16 @@ class Server:
                 command = CancelRequests if isinstance(message, Cancel) else StartStreaming
                 for request_id in message.request_ids:
                     put = partial(self.engine.inbox.put, command(message.client, [request_id]))
-                    self._compile_queue.run_after((message.client, request_id), put)
+                    if not any(queue.run_after((message.client, request_id), put) for queue in self._queues.values()):
+                        put()
 
     def _submit(self, client: str, request: Request | EmbedRequest) -> None:
-        if _needs_grammar(request):
-            process = partial(self._process, client, request, Section.COMPILE)
-            self._compile_queue.put((client, request.id), process)
+        section = _section(request)
+        process = partial(self._process, client, request, section)
+        if section is Section.INPUT:
+            process()
         else:
-            self._process(client, request, Section.INPUT)
+            self._queues[section].put((client, request.id), process)
 
     def _process(self, client: str, request: Request | EmbedRequest, section: Section) -> None:
         """Do the work for a request that does not need the loop's thread, then pass it to the loop."""
@@ -223,11 +225,11 @@ class Server:
                 self.engine.inbox.put(CancelRequests(client, None))
 
 
-class CompileQueue:
-    """Processes requests with a grammar, which may take a second to compile, on its own thread in order of arrival."""
+class InputQueue:
+    """Processes requests that may take a second, with a grammar or many inputs, on its own thread in order of arrival."""
 
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "compile-queue")
+    def __init__(self, name: str) -> None:
+        self._pool = ThreadPoolExecutor(1, name)
         self._waiting: set[RequestKey] = set()  # added by the input processor's thread, removed by the queue's
 
     def put(self, key: RequestKey, process: Callable[[], None]) -> None:
@@ -235,12 +237,12 @@ class CompileQueue:
         self._waiting.add(key)
         self._pool.submit(self._run, key, process)
 
-    def run_after(self, key: RequestKey, action: Callable[[], None]) -> None:
-        """Run an action on a request: at once, or after its processing if it is in the queue."""
-        if key in self._waiting:
-            self._pool.submit(action)
-        else:
-            action()
+    def run_after(self, key: RequestKey, action: Callable[[], None]) -> bool:
+        """Run an action on a request after its processing; False, and nothing, if it is not in the queue."""
+        if key not in self._waiting:
+            return False
+        self._pool.submit(action)
+        return True
 
     def _run(self, key: RequestKey, process: Callable[[], None]) -> None:
         try:
@@ -260,11 +262,12 @@ def _run_or_abort(work: Callable[[], None], code: Exit) -> None:
         abort_process(code, f"the thread {threading.current_thread().name} failed")
 
 
-def _needs_grammar(request: Request | EmbedRequest) -> bool:
+def _section(request: Request | EmbedRequest) -> Section:
+    """The thread that processes a request."""
     if isinstance(request, EmbedRequest):
-        return False
+        return Section.EMBED
     has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)
-    return has_tools or request.constraint is not None
+    return Section.COMPILE if has_tools or request.constraint is not None else Section.INPUT
 
 
 def load_backend(config: EngineConfig) -> Backend:

@@ -433,6 +433,29 @@ def test_an_engine_with_a_stuck_input_thread_ticks_but_does_not_reply(folder: Pa
         process.wait()
 
 
+# The server with a thread for embeddings that blocks at its first request.
+BUSY = """
+import threading
+import engine.process.server as server
+server.encode_inputs = lambda *_: threading.Event().wait()
+server.main()
+"""
+
+
+def test_a_chat_does_not_wait_while_the_inputs_of_a_large_embedding_request_are_encoded(
+    folder: Path, client: EngineClient
+) -> None:
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE, embeddings=True)
+    process = subprocess.Popen([sys.executable, "-c", BUSY, msgspec.json.encode(config).decode()])
+    try:
+        client.wait_ready(20)
+        client.embed(EmbedRequest(id="e", inputs=[TextPrompt(text="stone")]), Vectors())
+        assert isinstance(submit(client, chat("hello")).outcome, Finished)
+    finally:
+        process.kill()
+        process.wait()
+
+
 def test_a_model_that_cannot_be_loaded_is_reported_with_exit_code_3(folder: Path) -> None:
     (folder / "bad.gguf").write_bytes(b"not a model")
     config = msgspec.json.decode(msgspec.json.encode(EngineConfig(model="m", endpoint=str(folder))))

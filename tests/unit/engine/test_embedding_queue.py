@@ -199,6 +199,16 @@ def test_an_unfinished_input_starts_again_when_a_long_one_of_chat_needs_its_memo
     assert sum(queue.embedder.num_computed) == 1024 + 2 * 2048
 
 
+def test_an_input_that_ends_in_a_step_is_not_started_again_for_the_next_one() -> None:
+    queue = Queue()
+    queue.add("a", [97] * 2040)
+    queue.add("b", [98] * 2048)
+    for budget in (512, 512, 512, 500):
+        assert queue.step(budget)
+    assert queue.run() == ["a", "b"]
+    assert sum(queue.embedder.num_computed) == 2040 + 2048
+
+
 def test_vectors_do_not_depend_on_steps_neighbours_or_interruptions() -> None:
     rng = random.Random(1)
     prompts = {f"r{n}": [rng.choices(range(256), k=rng.choice((1, 7, 60, 300, 700)))] * 2 for n in range(40)}
