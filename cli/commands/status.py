@@ -87,7 +87,7 @@ def _batch_row(batch: Json) -> tuple[object, ...]:
 
 
 def _model_row(model: Json, report: Json) -> tuple[object, ...]:
-    endpoints = [name.removeprefix(_V1) for name in model.get("endpoints", [])]
+    endpoints = [name.removeprefix(_V1).removesuffix("/completions") for name in model.get("endpoints", [])]
     return (
         model["id"],
         _state(model, report),

@@ -190,7 +190,9 @@ def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
     Missing weights are an error only with `need_weights`: processes that do not run the model do not read them.
     """
     if not folder.is_dir():
-        raise ConfigError(f"There is no models folder at {folder}. Set models_dir, or create it with a YAML file.")
+        raise ConfigError(
+            f"There is no models folder {folder}. Create it, or name another with --models-dir or MILLRACE_MODELS_DIR."
+        )
     paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
     return ModelCatalog([load_model(path, need_weights=need_weights) for path in paths])
 

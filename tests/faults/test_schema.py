@@ -61,7 +61,7 @@ def test_an_old_process_refuses_a_newer_schema_with_advice(
     )
     output = " ".join((done.stdout + done.stderr).split())
     assert done.returncode not in (0, None), output
-    assert f"The database schema is at {NEWER}, which this code does not know" in output
+    assert f"A newer Millrace has upgraded the database, to schema {NEWER}." in output
     assert "Start that version here too" in output
     assert needed_version() in output
     assert "Traceback" not in output

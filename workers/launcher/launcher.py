@@ -280,6 +280,6 @@ def _models(settings: Settings, names: str) -> list[ModelConfig]:
     for name in names.split(",") if names else catalog.names():
         model = catalog.get(name)
         if model is None:
-            raise ConfigError(f"There is no model {name!r}; there are: {', '.join(catalog.names())}.")
+            raise ConfigError(f"There is no model {name!r}. Models: {', '.join(catalog.names())}.")
         chosen.append(model)
     return chosen
