@@ -82,7 +82,7 @@ def list_batches(
 ) -> None:
     """List the newest batches. On a terminal, columns that do not fit are shortened or omitted."""
     if status is not None and status not in _STATUSES:
-        message = f"There is no status {status!r}{nearest(status, _STATUSES)}. Statuses: {', '.join(_STATUSES)}."
+        message = f"There is no status {status!r}{nearest(status, _STATUSES) or '.'} Statuses: {', '.join(_STATUSES)}."
         raise CommandFailed(message, ExitCode.USAGE)
     is_filtered = status is not None or model is not None
     with connected(base_url, api_key) as client:
@@ -233,13 +233,17 @@ def download(
 @batches.command()
 def errors(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
     """List the errors of a batch file, or of its lines. With --json, prints one line for each."""
+    is_empty = True
     with connected(base_url, api_key) as client:
         for error in _errors(client, client.get(f"/batches/{batch_id}")):
+            is_empty = False
             if as_json:
                 print_json(error)
             else:
                 where = error.get("custom_id") or (f"line {error['line']}" if error.get("line") else "file")
                 print(printable(f"{where}: {error['message']} ({error['code']})"))
+    if is_empty:
+        remark("There are no errors.")
 
 
 def _input(client: Client, source: str) -> tuple[str, str]:

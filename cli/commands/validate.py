@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cli.batches.text import duration
 from cli.errors import CommandFailed, ExitCode
 from cli.options import ApiKey, AsJson, BaseUrl, ModelsDir, connected
 from cli.output import Source, moment, opened, print_json, printable, remark
@@ -121,10 +122,11 @@ def _estimate_text(found: Json) -> str:
     if found["seconds"] is None:
         return "Time: unknown; no batch of these models has ended on this server yet."
     behind = f", behind {found['queued_lines']} lines that wait" if found["queued_lines"] else ""
+    number = found["measured_batches"]
     return (
-        f"Time: about {found['seconds']:,.0f} s{behind}; done at {moment(found['finish_at'])}. "
-        f"{found['total_tokens']:,} tokens, {found['output_tokens']:,} of them answers, at "
-        f"{found['tokens_per_second']:,.0f} tokens/s as in the last {found['measured_batches']} batches."
+        f"Time: about {duration(found['seconds'])}{behind}; done at {moment(found['finish_at'])}.\n"
+        f"{found['total_tokens']:,} tokens, {found['output_tokens']:,} of them answers; "
+        f"{found['tokens_per_second']:,.0f} tokens/s, as in the last {'batch' if number == 1 else f'{number} batches'}."
     )
 
 
