@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 
 from core.field_errors import describe, nearest
 
+_OPTIONS: Final = ("host", "port", "state_dir", "models_dir")
 TOML_FILE: Final = "millrace.toml"
 PREFIX: Final = "MILLRACE_"
 _OTHERS: Final = ("NO_USER_NAMESPACE", "CI", "FAILPOINT", "BENCH", "TEST")  # variables that are no settings begin so
@@ -42,7 +43,8 @@ def _describe(
     if error["type"] == "extra_forbidden":
         return f"{_toml_place(field)}: there is no setting {field!r}{nearest(field, names)}"
     if field in overrides:
-        return f"--{field.replace('_', '-')} {describe(error)}"
+        option = f"--{field.replace('_', '-')}" if field in _OPTIONS else field
+        return f"{option} {describe(error)}"
     spellings = (f"{PREFIX}{field.upper()}", field.upper() if field.endswith("_url") else "")
     variable = next((name for name in os.environ if name.upper() in spellings), None)
     return f"{variable or f'{_toml_place(field)}: {field}'} {describe(error)}"
