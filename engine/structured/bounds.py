@@ -32,6 +32,7 @@ _MIN_REPEATS: Final = 4
 _MAX_PERIOD: Final = 128
 _CHECK_EVERY: Final = 32
 _NOT_IN_PLAIN_TEXT: Final = frozenset(b'",:[]{}\\')
+_PROBES: Final = (b'"', b"z", b"\n")  # allowed: in strings and before them, in strings, in free text
 _KEY_END: Final = b'": '
 _BETWEEN_ITEMS: Final = re.compile(rb"[}\]](?:, )?[{\[]|[\n\xff]")  # of a list, or tool calls and their marks
 
@@ -56,10 +57,15 @@ class BoundTokens:
                 opening.append(token)
             elif begin in (b"]", b"}"):
                 closing.append(token)
-            if piece in (b'"', b"z", b"\n"):
+            if piece in _PROBES:
                 self._probes[piece] = token
         self.quoting, self.opening, self.closing = self._mask(quoting), self._mask(opening), self._mask(closing)
         self.most_digits = max(map(len, self.by_digits), default=0)
+
+    @property
+    def are_complete(self) -> bool:
+        """Has the vocabulary the tokens by which an answer's position is found out?"""
+        return len(self._probes) == len(_PROBES)
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of a token."""

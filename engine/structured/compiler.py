@@ -80,8 +80,12 @@ class GrammarCompiler:
             text = grammar_text(constraint, is_internal=is_internal)
             self._sandbox.check(_TOKEN_ID.sub(_ANY_CONTROL, text) if is_internal else text)
             vocabulary = self._future_vocabulary().result()
-            holds_json = constraint.kind in _JSON_KINDS or "%json" in constraint.text
-            bounds = Bounds(vocabulary.bound_tokens, constraint.thought_end) if holds_json else None
+            is_bounded = constraint.kind in _JSON_KINDS or "%json" in constraint.text
+            bounds = (
+                Bounds(vocabulary.bound_tokens, constraint.thought_end)
+                if is_bounded and vocabulary.bound_tokens.are_complete
+                else None
+            )
             return Grammar(vocabulary.tokenizer, text, jump_forward=self._jump_forward, bounds=bounds)
         except InvalidConstraint as error:
             return str(error)

@@ -8,9 +8,11 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from llguidance import LLTokenizer
+from llguidance._tokenizer import TokenizerWrapper
 
 from engine.outputs.reasoning import ReasoningTags
-from engine.outputs.tool_formats import HERMES, Tool
+from engine.outputs.tool_formats import FORMATS, HERMES, Tool
 from engine.outputs.tool_grammar import Layout, with_reasoning, with_tools
 from engine.structured.bounds import REPEATED_ITEM_TOKENS, REPEATED_TOKENS
 from engine.structured.compiler import GrammarCompiler
@@ -74,6 +76,17 @@ def test_digits_end(asked: object, begin: str, digit: str, grammars: GrammarComp
     assert abs(json.loads(answer)["n"]) != float("inf")
 
 
+def test_digits_end_in_any_object_and_in_the_arguments_of_a_tool(grammars: GrammarCompiler) -> None:
+    anything = grammars.compile(constraint("json_object"))
+    assert len(endless(anything, '{"n": 3.', "1")) < 40
+    pay = Tool(name="pay", parameters={"properties": {"amount": {"type": "number"}}, "required": ["amount"]})
+    for tool_format in FORMATS:
+        asked = with_tools(tool_format, [pay], Layout(tokens={}), is_required=True, may_repeat=False)
+        begin = f'{tool_format.lead}pay{tool_format.middle}{{"amount": 1'
+        answer = endless(grammars.compile(asked, is_internal=True), begin, "0")
+        assert answer.count("0") < 20 < len(answer)
+
+
 @pytest.mark.parametrize(
     "bound",
     [{"minimum": 0}, {"exclusiveMaximum": 0.5}, {"minimum": -2.5, "maximum": 1e6}, {"minimum": 0.1, "maximum": 0.9}],
@@ -114,6 +127,35 @@ def test_every_double_and_every_64_bit_integer_may_be_written(number: str, gramm
 )
 def test_a_number_that_no_double_holds_is_not_written(number: str, grammars: GrammarCompiler) -> None:
     assert not accepts(of(grammars, NUMBER), f'{{"n": {number}}}')
+
+
+class _WithLongTokens:
+    """Bytes, an end token and two tokens of several characters."""
+
+    eos_token_id = 256
+    bos_token_id = None
+    special_token_ids = (256,)
+    tokens = (*(bytes([byte]) for byte in range(256)), b"\xff<|end|>", b"000", b"00}")
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+def test_tokens_of_several_digits_end_at_the_same_digit() -> None:
+    tokenizer = LLTokenizer(TokenizerWrapper(_WithLongTokens()))
+    grammars = GrammarCompiler(lambda: tokenizer, num_vocab=259, jump_forward=False)
+    state = grammars.compile(constraint("json_schema", NUMBER)).start()
+    for token in [*b'{"n": 1', 257, 257, 257, 257, 257, *b"00"]:
+        assert state.allows(token)
+        state.accept(token)
+    allowed = {token: state.allows(token) for token in (257, 258, ord("0"), ord("."), ord("e"))}
+    assert allowed == {257: False, 258: True, ord("0"): True, ord("."): True, ord("e"): True}
+    state.accept(ord("0"))
+    state.accept(ord("0"))
+    assert not state.allows(ord("0"))
+    assert not state.allows(258)
+    assert state.allows(ord("}"))
+    grammars.close()
 
 
 @pytest.mark.parametrize(
