@@ -17,6 +17,7 @@ from rich.table import Table
 
 from bench.api import idle_readers, lookups, streams
 from bench.chat import first_token, many_streams
+from bench.contention import beside_busy_loops, chat_beside_batch, two_models
 from bench.documents import compare_documents
 from bench.embeddings import compare_embeddings
 from bench.engine import compare
@@ -152,6 +153,36 @@ def _interactive(_: Path) -> list[Result]:
     return [Result(name=name, value=1000 * busy, unit="ms", target=round(limit), is_limit=True)]
 
 
+def _contention(_: Path) -> list[Result]:
+    rows = []
+    for name, path, num_tokens, number in (
+        ("demo model", DEMO, 1000, 400),
+        ("smol135", SMOL135.path(), SMOL135.num_tokens, 8),
+    ):
+        loops = beside_busy_loops(path, num_tokens, number)
+        pair = two_models(path, num_tokens, number)
+        rows += [
+            Result(
+                name=f"{name}: beside a busy loop on each core, over quiet",
+                value=loops,
+                unit="ratio",
+                target=2.5,
+                is_limit=True,
+            ),
+            Result(
+                name=f"{name}: two engines together, over one by one",
+                value=pair,
+                unit="ratio",
+                target=1.15,
+                is_limit=True,
+            ),
+        ]
+    idle, busy, step = chat_beside_batch(DEMO, 1000, SMOL135.path(), SMOL135.num_tokens)
+    name = f"first token of a chat while another model runs a batch (idle {1000 * idle:.0f} ms)"
+    limit = round(1000 * (2 * idle + step))
+    return [*rows, Result(name=name, value=1000 * busy, unit="ms", target=limit, is_limit=True)]
+
+
 def _step(_: Path) -> list[Result]:
     one_by_one, threads = compare_sampling(QWEN05.path())
     overhead = milliseconds_per_step(SMOL135, SMOL135.path())
@@ -189,6 +220,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "documents": _documents,
     "embeddings": _embeddings,
     "interactive": _interactive,
+    "contention": _contention,
     "step": _step,
     "engine-memory": _engine_memory,
     "speculation": _speculation,

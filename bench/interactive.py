@@ -37,7 +37,7 @@ class _FirstText:
         self.ended.set()
 
 
-class _Discard:
+class Discard:
     """A sink for the load that discards all output."""
 
     def on_delta(self, delta: Delta) -> None: ...
@@ -45,7 +45,8 @@ class _Discard:
     def on_end(self, outcome: Finished | Failed | EngineLost) -> None: ...
 
 
-def _seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: str) -> list[float]:
+def seconds_to_first(engine: RunningEngine, prompts: list[list[int]], prefix: str) -> list[float]:
+    """Seconds to the first text of a chat for each prompt, one after the other; `prefix` begins the ids of the requests."""
     seconds = []
     for number, prompt in enumerate(prompts):
         request = Request(
@@ -70,13 +71,13 @@ def first_token_under_load(model: BenchModel, path: Path) -> tuple[float, float,
     chats = random_prompts(2 * _CHATS, _PROMPT, below=model.num_tokens - 8, seed=5)
     load = random_prompts(4 * _SLOTS, _PROMPT, below=model.num_tokens - 8, seed=6)
     with running_engine(path, slots=_SLOTS, context_size=512) as engine:
-        _seconds_to_first(engine, chats[:1], "warm")
-        idle = statistics.median(_seconds_to_first(engine, chats[:_CHATS], "idle"))
+        seconds_to_first(engine, chats[:1], "warm")
+        idle = statistics.median(seconds_to_first(engine, chats[:_CHATS], "idle"))
         seconds, _ = engine.run(greedy(load[:_SLOTS], 65))
         shorter, _ = engine.run(greedy(load[_SLOTS : 2 * _SLOTS], 1))
         step = (seconds - shorter) / 64
         for request in greedy(load, 400):
-            engine.client.submit(request, _Discard())
+            engine.client.submit(request, Discard())
         time.sleep(3)
-        busy = statistics.median(_seconds_to_first(engine, chats[_CHATS:], "busy"))
+        busy = statistics.median(seconds_to_first(engine, chats[_CHATS:], "busy"))
     return idle, busy, step

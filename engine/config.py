@@ -27,7 +27,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `slots` of AUTO_SLOTS is as many as memory holds; `spare_slots` keep paused and idle histories, None lets the engine
     choose. A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time, and `prefill_tokens` of
     prompts at most, which limits how long decoding sequences wait. `threads` decode and `threads_batch` compute prompts; 0 is
-    one per core, and as many as `threads`. `speculation` drafts tokens from the prompt. `stopwords` end every output of this
+    one per CPU, and as many as `threads`. Engines with the same `turn_key` compute one at a time. With `cores`, the logical CPUs
+    of each core, a thread is bound to each. `speculation` drafts tokens from the prompt. `stopwords` end every output of this
     model. `step_seconds` is the time per step of the fake. Something that takes more than
     `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
     """
@@ -41,6 +42,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     spare_slots: int | None = None
     threads: int = 0
     threads_batch: int = 0
+    turn_key: int | None = None
+    cores: tuple[tuple[int, ...], ...] = ()
     gpu_layers: int = 0
     batch_tokens: int = 2048
     ubatch_tokens: int = 512

@@ -144,6 +144,11 @@ class EmbeddingQueue:
             self._remove(job)
         return [job.key[1] for job in cancelled]
 
+    @property
+    def priority(self) -> Priority | None:
+        """The priority of the most urgent request; None when the queue is empty."""
+        return next((priority for priority in (Priority.CHAT, Priority.BATCH) if self._jobs[priority]), None)
+
     def plan(self, max_tokens: int, *, with_batch: bool = True) -> EmbedStep | None:
         """The next step, of `max_tokens` at most; without `with_batch`, of chat requests only. None if there is none.
 

@@ -22,7 +22,8 @@ from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepPlan
 from engine.scheduler.step_builder import INTERACTIVE_DIVISOR
-from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, RequestKey
+from engine.turn import OwnCores, Turn
+from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, RequestKey
 
 Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
@@ -74,7 +75,7 @@ Command = AddRequest | AddEmbedding | CancelRequests | StartStreaming | RunInLoo
 class EngineLoop:
     """The loop of one engine. One thread calls `run`; any thread may put commands into `inbox`.
 
-    `record_inflight` gets the requests of a step before that step is computed.
+    `record_inflight` gets the requests of a step before that step is computed. `turn` is asked before each step.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class EngineLoop:
         emit: Emit,
         *,
         record_inflight: RecordInflight = lambda _: None,
+        turn: Turn | None = None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._decoder = backend.decoder
@@ -109,6 +111,7 @@ class EngineLoop:
         self._embeds_next = False
         self._emit = emit
         self._record_inflight = record_inflight
+        self._turn = turn or OwnCores()
         self._recorded: list[Sequence] = []
         self._pending_outputs: dict[str, list[Output]] = {}
 
@@ -128,15 +131,23 @@ class EngineLoop:
                 self._wait(poll_seconds)
 
     def run_once(self) -> bool:
-        """Handle the commands in the inbox and run one step; False when there was nothing to compute."""
+        """Handle the commands in the inbox and run a step if it is this engine's turn; False when there is none to run."""
         self.progress.begin()
         try:
             self._drain_inbox()
-            did_step = self._compute()
+            has_work = self._compute() if self._take_turn() else True
             self._flush()
         finally:
             self.progress.end()
-        return did_step
+        return has_work
+
+    def _take_turn(self) -> bool:
+        """Take the turn for the next step; without work, give it back."""
+        priorities = {self.scheduler.priority, self._embeddings.priority if self._embeddings is not None else None}
+        if priorities == {None}:
+            self._turn.give_back()
+            return True
+        return self._turn.take(is_chat=Priority.CHAT in priorities)
 
     def _compute(self) -> bool:
         """Run one decode: of generation and of embeddings in turns."""

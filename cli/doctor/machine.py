@@ -1,4 +1,4 @@
-"""Findings about the machine: Python, a compiler, a GPU, disk, a free port, memory for the models."""
+"""Findings about the machine: Python, a compiler, a GPU, CPU cores, disk, a free port, memory for the models."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.findings import Finding, Level
+from core.cpu_cores import Cores
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
 from core.models.model_files import load_models
@@ -45,6 +46,11 @@ def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
         return Finding(Level.OK, "gpu", ", ".join(names))
     advice = "If there is a card, install its driver; inside a container, pass it in (--gpus all)."
     return Finding(Level.OK, "gpu", "none found; models run on the CPU", advice)
+
+
+def threads(cores: Cores) -> Finding:
+    """Report the threads of a model on the CPU; a model file may set another number."""
+    return Finding(Level.OK, "threads", cores.reason)
 
 
 def disk(state_dir: Path) -> Finding:

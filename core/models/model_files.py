@@ -109,7 +109,7 @@ class ModelConfig(_Strict):
         None, ge=0, le=MAX_SLOTS, description="Slots for paused and idle sequences; default: the engine chooses."
     )
     gpu_layers: int = Field(-1, ge=-1, description="Layers on the GPU; -1 is all, if there is a GPU.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a decode; 0 is one per core.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads of a decode; 0 is one per usable core.")
     threads_batch: int = Field(
         0, ge=0, le=1024, description="CPU threads that compute prompts; 0 is the value of `threads`."
     )

@@ -25,6 +25,7 @@ import zmq
 
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
+from engine.backends.llama.openmp import bind_threads, bound_spinning
 from engine.config import BackendKind, EngineConfig
 from engine.embedding import check_dimensions, encode_inputs
 from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed
@@ -32,6 +33,7 @@ from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.log import log_stderr
 from engine.loop import AddEmbedding, AddRequest, CancelRequests, Command, EngineLoop, Output, RunInLoop, StartStreaming
+from engine.process.cpu_turn import open_turn
 from engine.process.exit_codes import Exit, abort_process
 from engine.process.inflight_log import InflightLog, Section
 from engine.process.protocol import (
@@ -113,6 +115,7 @@ class Server:
             config,
             self._emit,
             record_inflight=partial(self._inflight_log.record, Section.STEP),
+            turn=open_turn(config.turn_key),
         )
 
     def prepare(self) -> None:
@@ -277,9 +280,13 @@ def load_backend(config: EngineConfig) -> Backend:
         decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
         return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort runs gdb on a process that holds prompts
+    cpus = os.sched_getaffinity(0)
+    bound_spinning(os.environ)
+    cores = bind_threads(os.environ, config.cores)
     from engine.backends.llama.backend import LlamaBackend  # imported only where llama.cpp is used
 
-    return LlamaBackend(config)
+    os.sched_setaffinity(0, cpus)  # OpenMP binds the thread that loads it, and others would inherit that
+    return LlamaBackend(msgspec.structs.replace(config, cores=cores))
 
 
 def main() -> None:

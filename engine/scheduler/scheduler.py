@@ -86,6 +86,13 @@ class Scheduler:
         return len(self._waiting) + len(self._paused)
 
     @property
+    def priority(self) -> Priority | None:
+        """The priority of the most urgent sequence; None when there is no sequence."""
+        if self.has_chat:
+            return Priority.CHAT
+        return Priority.BATCH if self._by_key else None
+
+    @property
     def has_chat(self) -> bool:
         """Is there a chat sequence, running or waiting?"""
         return self._waiting.has_chat or any(map(_is_chat, self._running))

@@ -14,6 +14,7 @@ from engine.loop import AddEmbedding, AddRequest, EngineLoop, Output
 from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
 from engine.structured.compiler import GrammarCompiler
+from engine.turn import Turn
 from engine.types import ChatPrompt, EmbedRequest, Finished, Priority, Request, SamplingParams
 
 
@@ -54,7 +55,7 @@ def grammars_of(backend: Backend, *, jump_forward: bool) -> GrammarCompiler:
 class Bench:
     """An engine that the test runs step by step, and all its outputs."""
 
-    def __init__(self, backend: Backend | None = None, **config: object) -> None:
+    def __init__(self, backend: Backend | None = None, turn: Turn | None = None, **config: object) -> None:
         values: dict[str, object] = {"model": "m", "endpoint": "", "backend": BackendKind.FAKE, "slots": 4}
         self.config = EngineConfig(**{**values, **config})  # type: ignore[arg-type]
         self.backend = backend or FakeBackend(FakeDecoder(slots=self.config.slots, spare_slots=1))
@@ -68,7 +69,7 @@ class Bench:
             context_size=self.config.context_size,
         )
         self.outputs: list[Output] = []
-        self.engine = EngineLoop(self.backend, self.config, lambda _, items: self.outputs.extend(items))
+        self.engine = EngineLoop(self.backend, self.config, lambda _, items: self.outputs.extend(items), turn=turn)
 
     def add(self, request: Request) -> None:
         self.engine.inbox.put(AddRequest(self.input_processor.process("c", request)))

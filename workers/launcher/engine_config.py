@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+
+from core.cpu_cores import Cores
 from core.models.engine_options import BackendKind
 from core.models.model_files import ModelConfig
 from core.settings import Settings
@@ -9,9 +13,10 @@ from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter
 from workers.runtime.host_paths import engine_endpoint
 
 
-def engine_config(settings: Settings, model: ModelConfig, device: str) -> EngineConfig:
+def engine_config(settings: Settings, model: ModelConfig, device: str, cores: Cores) -> EngineConfig:
     """The configuration of one model's engine on one device."""
     slots = _slots(settings, model)
+    takes_turns = _takes_turns(model, device, cores)
     return EngineConfig(
         model=model.name,
         endpoint=engine_endpoint(settings, model.name, device),
@@ -20,8 +25,10 @@ def engine_config(settings: Settings, model: ModelConfig, device: str) -> Engine
         context_size=model.context_size,
         slots=slots,
         spare_slots=model.spare_slots,
-        threads=model.threads,
+        threads=model.threads or cores.threads,
         threads_batch=model.threads_batch,
+        turn_key=_turn_key(cores) if takes_turns else None,
+        cores=cores.cpus if takes_turns and _threads(model, cores) == len(cores.cpus) else (),
         gpu_layers=0 if device == "cpu" else model.gpu_layers,
         batch_tokens=max(model.batch_tokens, slots),
         ubatch_tokens=model.ubatch_tokens,
@@ -48,3 +55,20 @@ def _slots(settings: Settings, model: ModelConfig) -> int:
     if model.slots == "auto":
         return settings.slots if model.backend is BackendKind.FAKE else AUTO_SLOTS
     return model.slots or settings.slots
+
+
+def _takes_turns(model: ModelConfig, device: str, cores: Cores) -> bool:
+    """Does this engine compute on all cores? Not on a GPU, and not if its `threads` leave cores to others."""
+    is_on_cpu = model.backend is BackendKind.LLAMA and (device == "cpu" or not model.gpu_layers)
+    return is_on_cpu and (_threads(model, cores) >= cores.threads)
+
+
+def _turn_key(cores: Cores) -> int:
+    """The key that engines on the same CPUs and under the same quota share, in all workers of this user and host."""
+    identity = f"millrace {os.geteuid()} {cores.group} {cores.cpus}"
+    return int.from_bytes(hashlib.sha256(identity.encode()).digest()[:4], "big") >> 1 | 1  # positive and never 0
+
+
+def _threads(model: ModelConfig, cores: Cores) -> int:
+    """The threads of the largest team of this engine."""
+    return max(model.threads or cores.threads, model.threads_batch)

@@ -21,6 +21,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from core.cpu_cores import usable_cores
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging, engine_log
 from core.models.model_files import ModelConfig, load_models
@@ -76,6 +77,7 @@ class WorkerLauncher:
         self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
+        cores = usable_cores()
         worker = f"{socket.gethostname()}/{device}"
         self._crash_log = CrashLog(
             database_engine(settings.database_url or "", pool_size=1), worker, self._on_crash_count
@@ -83,7 +85,13 @@ class WorkerLauncher:
         self._engines = {
             model.name: SupervisedProcess(
                 f"engine-{model.name}",
-                [sys.executable, "-P", "-m", "engine.process.server", _json(engine_config(settings, model, device))],
+                [
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "engine.process.server",
+                    _json(engine_config(settings, model, device, cores)),
+                ],
                 logs / engine_log(model.name),
                 environment,
                 pause,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,8 @@ class LlamaBackend:
     def __init__(self, config: EngineConfig) -> None:
         start_llama()
         self._model = _load(config)
-        config = msgspec.structs.replace(config, slots=resolve_slots(self._model, config))
+        threads = config.threads or len(os.sched_getaffinity(0))
+        config = msgspec.structs.replace(config, slots=resolve_slots(self._model, config), threads=threads)
         self.tokenizer = LlamaTokenizer(self._model)
         self.embedder = LlamaEmbedder(self._model, config) if config.embeddings else None
         self.decoder: Decoder

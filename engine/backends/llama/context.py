@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -44,7 +43,6 @@ _POOLING: Final = {
 
 def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) -> Any:  # Any: pointers
     """Make a context that decodes `num_slots` sequences, with its LoRA adapters; raises ModelFailed."""
-    threads = config.threads or len(os.sched_getaffinity(0))
     parameters = llama.llama_context_default_params()
     parameters.n_seq_max = num_slots
     parameters.kv_unified = config.kv_layout is KvLayout.UNIFIED
@@ -53,8 +51,7 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     parameters.n_ubatch = config.ubatch_tokens
     # by default llama.cpp reserves room for the logits of a whole step
     parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + PROMPT_LOGPROB_ROWS, config.batch_tokens)
-    parameters.n_threads = threads
-    parameters.n_threads_batch = config.threads_batch or threads
+    set_threads(parameters, config)
     parameters.swa_full = False  # a window's layers keep little more than the window
     set_kv(parameters, config)
     context = llama.llama_init_from_model(model, parameters)
@@ -95,8 +92,7 @@ def _new_embedding_context(
     parameters.pooling_type = pooling
     if pooling == llama.LLAMA_POOLING_TYPE_NONE and config.gpu_layers == 0:
         parameters.cb_eval = _stop_before_logits
-    parameters.n_threads = config.threads or len(os.sched_getaffinity(0))
-    parameters.n_threads_batch = config.threads_batch or parameters.n_threads
+    set_threads(parameters, config)
     set_kv(parameters, config)
     context = llama.llama_init_from_model(model, parameters)
     if not context:
@@ -104,6 +100,12 @@ def _new_embedding_context(
             f"There is not enough memory to embed {config.context_size} tokens. Lower `context_size` in the model file."
         )
     return context
+
+
+def set_threads(parameters: Any, config: EngineConfig) -> None:  # Any: llama_context_params
+    """Set the threads that decode and those that compute prompts."""
+    parameters.n_threads = config.threads
+    parameters.n_threads_batch = config.threads_batch or config.threads
 
 
 def set_kv(parameters: Any, config: EngineConfig) -> None:  # Any: llama_context_params

@@ -7,7 +7,6 @@ copies a whole stream for a fork, and attention walks only its own cells; `docs/
 from __future__ import annotations
 
 import ctypes
-import os
 import time
 from typing import Any, Final
 
@@ -16,6 +15,7 @@ import numpy as np
 
 from engine.backends.llama.batch import Batch
 from engine.backends.llama.context import decoding_context
+from engine.backends.llama.openmp import BoundThread
 from engine.backends.llama.sampling import Logits, Sampler
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig, KvLayout
@@ -40,12 +40,12 @@ class LlamaDecoder:
         self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)
         self._memory = llama.llama_get_memory(self._context)
         self._batch = Batch(config.batch_tokens)
+        self._bound_thread = BoundThread(config.cores)
         self._num_vocab = tokenizer.num_vocab
         self.decode_seconds = self.sample_seconds = 0.0
         self._views: dict[tuple[int, int], Logits] = {}
         self._address = 0
-        threads = config.threads or len(os.sched_getaffinity(0))
-        self._sampler = Sampler(self._context, tokenizer, config.context_size, threads)
+        self._sampler = Sampler(self._context, tokenizer, config.context_size, config.threads)
 
     def first_position(self, slot: int) -> int:
         return int(llama.llama_memory_seq_pos_min(self._memory, slot))
@@ -68,7 +68,8 @@ class LlamaDecoder:
         """Decode, sample, and remove rejected drafts from memory."""
         rows = self._batch.fill(plan)
         began = time.perf_counter()
-        code = llama.llama_decode(self._context, self._batch.raw)
+        with self._bound_thread:
+            code = llama.llama_decode(self._context, self._batch.raw)
         if code == _NO_ROOM:
             raise OutOfKvMemory
         if code != 0:
@@ -93,7 +94,9 @@ class LlamaDecoder:
 
     def warm_up(self) -> None:
         token = (llama.llama_token * 1)(0)
-        if llama.llama_decode(self._context, llama.llama_batch_get_one(token, 1)) != 0:
+        with self._bound_thread:
+            code = llama.llama_decode(self._context, llama.llama_batch_get_one(token, 1))
+        if code != 0:
             raise DecodeFailed("llama.cpp could not decode one token")
         self.reset()
 

@@ -15,6 +15,7 @@ import numpy as np
 from engine.backends.base import InputPiece
 from engine.backends.llama.batch import Batch
 from engine.backends.llama.context import embedding_context, pooling_type
+from engine.backends.llama.openmp import BoundThread
 from engine.backends.vectors import Vectors, normalised
 from engine.config import EngineConfig
 from engine.errors import DecodeFailed
@@ -34,6 +35,7 @@ class LlamaEmbedder:
         self._pooling = pooling_type(model, config.pooling)
         self._compute = llama.llama_encode if llama.llama_model_has_encoder(model) else llama.llama_decode
         self._batch = Batch(llama.llama_n_ubatch(self._context))
+        self._bound_thread = BoundThread(config.cores)
         self._unfinished: dict[int, Vectors] = {}  # the pooled vector of each slot, (dimensions,); for the mean, a sum
 
     @property
@@ -46,7 +48,8 @@ class LlamaEmbedder:
 
     def embed(self, pieces: list[InputPiece]) -> Vectors:
         self._fill(pieces)
-        code = self._compute(self._context, self._batch.raw)
+        with self._bound_thread:
+            code = self._compute(self._context, self._batch.raw)
         if code != 0:
             raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")
         vectors = self._pool(pieces) if self.can_split else self._pooled(pieces)

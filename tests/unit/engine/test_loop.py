@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from engine.backends.fake.backend import FakeBackend, FakeDecoder
+from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
 from engine.loop import CancelRequests, StartStreaming
+from engine.progress import Activity
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepPlan
 from engine.types import (
@@ -322,3 +323,75 @@ def test_a_request_for_no_tokens_counts_and_scores_its_prompt(options: dict[str,
     if stream:
         deltas = [item for item in bench.outputs if isinstance(item, Delta)]
         assert "".join(delta.text for delta in deltas) == finished.text
+
+
+class ScriptedTurn:
+    """A turn that comes after some refusals, and records what it is asked."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.asked: list[str] = []
+
+    def take(self, *, is_chat: bool) -> bool:
+        self.asked.append("chat" if is_chat else "batch")
+        self.refusals -= 1
+        return self.refusals < 0
+
+    def give_back(self) -> None:
+        self.asked.append("nothing")
+
+
+def test_a_step_waits_for_the_turn_while_the_loop_goes_on() -> None:
+    turn = ScriptedTurn(refusals=3)
+    bench = Bench(turn=turn)
+    bench.add(chat("hello", priority=Priority.BATCH))
+    activities: set[Activity | None] = set()
+    turn_take = turn.take
+
+    def take(*, is_chat: bool) -> bool:
+        activities.add(bench.engine.progress.current)
+        return turn_take(is_chat=is_chat)
+
+    turn.take = take  # type: ignore[method-assign]
+    for _ in range(3):
+        assert bench.engine.run_once()
+    assert bench.engine.num_steps == 0
+    assert len(activities) == 3  # so that the watchdog sees no hung activity
+    assert bench.engine.run_once()
+    assert bench.engine.num_steps == 1
+
+
+def test_an_engine_that_waits_for_its_turn_takes_chats_and_cancels() -> None:
+    turn = ScriptedTurn(refusals=4)
+    bench = Bench(turn=turn)
+    bench.add(chat("hello", "line", priority=Priority.BATCH))
+    bench.engine.run_once()
+    bench.add(chat("hello", "chat"))
+    bench.engine.run_once()
+    bench.engine.inbox.put(CancelRequests("c", ["chat"]))
+    bench.engine.run_once()
+    bench.engine.inbox.put(CancelRequests("c", ["line"]))
+    bench.engine.run_once()
+    assert turn.asked == ["batch", "chat", "batch", "nothing"]
+    assert [item.reason for item in bench.outputs if isinstance(item, Finished)] == [FinishReason.CANCELLED] * 2
+
+
+def test_an_engine_without_work_gives_its_turn_back() -> None:
+    turn = ScriptedTurn()
+    bench = Bench(turn=turn)
+    bench.ask("hello", max_tokens=2)
+    assert turn.asked == ["chat", "chat", "nothing"]
+
+
+def test_embeddings_wait_for_the_turn_with_their_own_priority() -> None:
+    turn = ScriptedTurn(refusals=3)
+    backend = FakeBackend(FakeDecoder(slots=4, spare_slots=1), embedder=FakeEmbedder(64))
+    bench = Bench(backend, turn=turn)
+    for number, priority in enumerate((Priority.BATCH, Priority.CHAT)):
+        bench.embed(str(number), [1, 2], priority=priority)
+        assert bench.engine.run_once()
+    assert turn.asked == ["batch", "chat"]
+    assert not bench.outputs
+    bench.run()
+    assert turn.asked[-1] == "nothing"
+    assert len(bench.outputs) == 2

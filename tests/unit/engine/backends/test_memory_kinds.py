@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -131,11 +132,9 @@ def test_several_choices_come_from_one_prefill(bench: Bench) -> None:
 
 def test_a_window_that_has_passed_a_prefix_reuses_nothing_of_it(tiny_models: Mapping[TinyModel, Path]) -> None:
     """llama.cpp keeps at least 256 positions of the layers with a window, so only a long text loses one."""
-    sizes = {"context_size": 1024, "slots": 1, "spare_slots": 0, "ubatch_tokens": 32}
+    sizes: dict[str, Any] = {"context_size": 1024, "slots": 1, "spare_slots": 0, "ubatch_tokens": 32}
     path = str(tiny_models[TinyModel.GEMMA3])
-    backend = LlamaBackend(
-        EngineConfig(model="tiny", endpoint="", model_path=path, kv_layout=KvLayout.SPLIT, **sizes)  # type: ignore[arg-type]
-    )
+    backend = LlamaBackend(EngineConfig(model="tiny", endpoint="", model_path=path, kv_layout=KvLayout.SPLIT, **sizes))
     bench = Bench(backend, prefill_tokens=32, **sizes)
     early, late = ask("early", [*DOCUMENT[:20], 99, 98]), ask("late", [*DOCUMENT * 8, 99, 98])
     wanted = {}

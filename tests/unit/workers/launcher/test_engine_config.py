@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
+import pytest
 import yaml
 
+from core.cpu_cores import Cores
 from core.models.model_files import ModelConfig, load_model
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
 from workers.launcher.engine_config import engine_config
+
+CORES = Cores(cpus=((0, 4), (1, 5), (2, 6), (3, 7)))
 
 # Every key an engine has, at a value that is not its default.
 KEYS = {
@@ -48,7 +53,7 @@ def load(folder: Path, **keys: object) -> ModelConfig:
 
 def test_every_key_of_a_model_file_reaches_its_engine(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path)
-    config = msgspec.to_builtins(engine_config(settings, load(tmp_path, **KEYS), "cuda:0"))
+    config = msgspec.to_builtins(engine_config(settings, load(tmp_path, **KEYS), "cuda:0", CORES))
     adapter = {"path": str((tmp_path / "a.gguf").resolve()), "scale": 0.5}
     assert config | KEYS | {"lora": [adapter]} == config
     defaults = msgspec.to_builtins(EngineConfig(model="", endpoint=""))
@@ -57,16 +62,64 @@ def test_every_key_of_a_model_file_reaches_its_engine(tmp_path: Path) -> None:
 
 def test_slots_come_from_the_model_file_else_from_the_settings(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, slots=5)
-    assert engine_config(settings, load(tmp_path), "cpu").slots == 5
-    assert engine_config(settings, load(tmp_path, slots=9), "cpu").slots == 9
-    assert engine_config(settings, load(tmp_path, slots="auto"), "cpu").slots == AUTO_SLOTS
-    assert engine_config(settings, load(tmp_path, slots="auto", backend="fake"), "cpu").slots == 5
+    assert engine_config(settings, load(tmp_path), "cpu", CORES).slots == 5
+    assert engine_config(settings, load(tmp_path, slots=9), "cpu", CORES).slots == 9
+    assert engine_config(settings, load(tmp_path, slots="auto"), "cpu", CORES).slots == AUTO_SLOTS
+    assert engine_config(settings, load(tmp_path, slots="auto", backend="fake"), "cpu", CORES).slots == 5
 
 
 def test_a_cpu_engine_has_no_gpu_layers(tmp_path: Path) -> None:
-    assert engine_config(Settings(state_dir=tmp_path), load(tmp_path, gpu_layers=7), "cpu").gpu_layers == 0
+    assert engine_config(Settings(state_dir=tmp_path), load(tmp_path, gpu_layers=7), "cpu", CORES).gpu_layers == 0
 
 
 def test_the_hang_limit_comes_from_the_settings(tmp_path: Path) -> None:
     settings = Settings(state_dir=tmp_path, engine_hang_seconds=7)
-    assert engine_config(settings, load(tmp_path), "cpu").hang_seconds == 7
+    assert engine_config(settings, load(tmp_path), "cpu", CORES).hang_seconds == 7
+
+
+def test_threads_are_those_of_the_model_file_else_one_per_core(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    assert engine_config(settings, load(tmp_path), "cpu", CORES).threads == 4
+    assert engine_config(settings, load(tmp_path, threads=3), "cpu", CORES).threads == 3
+    limited = Cores(cpus=CORES.cpus, quota=1.5)
+    assert engine_config(settings, load(tmp_path), "cpu", limited).threads == 2
+
+
+@pytest.mark.parametrize(
+    "keys", [{}, {"threads": 4}, {"threads": 1, "threads_batch": 4}, {"threads_batch": 1}, {"threads": 16}]
+)
+def test_engines_that_use_all_cores_take_turns(tmp_path: Path, keys: dict[str, Any]) -> None:
+    assert turn_key(tmp_path, **keys) is not None
+    assert turn_key(tmp_path, **keys) == turn_key(tmp_path / "another worker")
+
+
+def test_engines_of_a_gpu_machine_that_use_no_gpu_take_turns(tmp_path: Path) -> None:
+    assert turn_key(tmp_path, device="cuda:0", gpu_layers=0) == turn_key(tmp_path)
+
+
+@pytest.mark.parametrize("keys", [{"threads": 3}, {"backend": "fake"}, {"device": "cuda:0"}])
+def test_engines_with_cores_of_their_own_and_on_a_gpu_take_none(tmp_path: Path, keys: dict[str, Any]) -> None:
+    assert turn_key(tmp_path, **keys) is None
+
+
+def test_engines_on_other_cores_or_under_another_quota_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    others = Cores(cpus=((8,), (9,), (10,), (11,)))
+    limited = Cores(cpus=CORES.cpus, quota=1.5, group="user.slice/app.service")
+    keys = [turn_key(tmp_path, cores) for cores in (CORES, others, limited)]
+    assert len(set(keys)) == 3
+    assert all(key is not None and 0 < key < 1 << 31 for key in keys)
+
+
+def test_threads_are_bound_only_if_each_core_gets_one(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    limited = Cores(cpus=CORES.cpus, quota=1.5)
+    assert engine_config(settings, load(tmp_path), "cpu", CORES).cores == CORES.cpus
+    assert engine_config(settings, load(tmp_path), "cpu", limited).cores == ()  # others may have the same first cores
+    assert engine_config(settings, load(tmp_path, threads=8), "cpu", CORES).cores == ()
+    assert engine_config(settings, load(tmp_path, threads=2), "cpu", CORES).cores == ()
+    assert engine_config(settings, load(tmp_path), "cuda:0", CORES).cores == ()
+
+
+def turn_key(folder: Path, cores: Cores = CORES, device: str = "cpu", **keys: object) -> int | None:
+    folder.mkdir(exist_ok=True)
+    return engine_config(Settings(state_dir=folder), load(folder, **keys), device, cores).turn_key

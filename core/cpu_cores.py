@@ -1,0 +1,89 @@
+"""CPU cores that this process may use: its affinity, hyper-threads counted once, and the CPU quota of its cgroups.
+
+Imports nothing of ours, so that the engine may import it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+_QUOTA_V2: Final = "cpu.max"
+_QUOTA_V1: Final = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cores:
+    """`cpus` are the usable logical CPUs of each core. `quota` is in CPUs, that of the cgroup `group`; None without one."""
+
+    cpus: tuple[tuple[int, ...], ...]
+    quota: float | None = None
+    group: str = ""
+
+    @property
+    def threads(self) -> int:
+        """The threads that compute best: one per core, no more than the quota pays for, rounded to the nearest."""
+        return len(self.cpus) if self.quota is None else max(1, min(len(self.cpus), int(self.quota + 0.5)))
+
+    @property
+    def reason(self) -> str:
+        """The number of threads, and its reason, in one line."""
+        quota = "" if self.quota is None else f", with a quota of {self.quota:g} CPUs"
+        number = sum(map(len, self.cpus))
+        return f"{self.threads} per model: this process may use {number} CPUs on {len(self.cpus)} cores{quota}"
+
+
+def usable_cores(
+    cpus: frozenset[int] | None = None, sys: Path = Path("/sys"), proc: Path = Path("/proc/self")
+) -> Cores:
+    """Count the cores of this process."""
+    cores: dict[str, list[int]] = {}
+    for cpu in sorted(os.sched_getaffinity(0) if cpus is None else cpus):
+        cores.setdefault(_siblings(sys, cpu), []).append(cpu)
+    quota, group = min(_quotas(sys / "fs/cgroup", proc / "cgroup"), default=(None, ""))
+    return Cores(cpus=tuple(map(tuple, cores.values())), quota=quota, group=group)
+
+
+def _siblings(sys: Path, cpu: int) -> str:
+    """The list of logical CPUs in the core of this one, in the kernel's words; without it a core has one CPU."""
+    return _read(sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+
+
+def _quotas(mount: Path, memberships: Path) -> Iterator[tuple[float, str]]:
+    """The quotas of the process's cgroups and of all above them, in CPUs."""
+    for line in _read(memberships).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            roots = [mount, mount / "unified"]
+        elif "cpu" in controllers.split(","):
+            roots = [mount / controllers, mount / "cpu"]
+        else:
+            continue
+        below = Path(path.lstrip("/"))
+        for root in roots:
+            for group in (below, *below.parents):  # a container may see only the root of its own path
+                if (quota := _quota(root / group)) is not None:
+                    yield quota, str(group)
+
+
+def _quota(group: Path) -> float | None:
+    """The quota of one cgroup in CPUs; None where it has none."""
+    with suppress(ValueError):
+        if limit := _read(group / _QUOTA_V2):
+            used, period = limit.split()
+        else:
+            used, period = (_read(group / name) for name in _QUOTA_V1)
+        if int(used) > 0 and int(period) > 0:
+            return int(used) / int(period)
+    return None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
