@@ -88,6 +88,15 @@ def test_an_echo_is_the_prompt_itself(bench: Bench, text: str) -> None:
         assert b"".join(token.piece for token in others).decode(errors="replace") == choice.text
 
 
+@pytest.mark.parametrize("logprobs", [None, 0])
+def test_a_prompt_that_is_only_scored_is_the_prompt_itself(bench: Bench, logprobs: int | None) -> None:
+    bench.add(Request(id="r", prompt=TextPrompt(text="ab c"), max_tokens=0, echo=True, logprobs=logprobs))
+    (choice,) = bench.run()["r"].choices
+    assert choice.text == "ab c"
+    if logprobs is not None:
+        assert [token.piece for token in choice.logprobs or ()] == [b"<s>", b"a", b"b", b" ", b"c"]
+
+
 def test_both_templates_of_a_file_are_read_whole(tmp_path: Path, vocabulary: LlamaTokenizer) -> None:
     both = load_vocabulary(write_sentencepiece_model(tmp_path / "m.gguf", adds_space=True, templates=TEMPLATES))
     assert (both.chat_template, both.tool_template) == ("default " * 20, "tools")
