@@ -16,6 +16,7 @@ import httpx2
 from cli.errors import CommandFailed, ExitCode
 
 _TIMEOUT: Final = httpx2.Timeout(30, read=120)
+_PRESENCE_TIMEOUT: Final = httpx2.Timeout(3, read=30)  # a busy server is slow, a missing one refuses at once
 _RETRY_SECONDS: Final = 90.0
 _PAUSE_SECONDS: Final = 1.0  # between two attempts
 _PAGE: Final = 100
@@ -46,12 +47,14 @@ class Client:
     ) -> None:
         self._http.close()
 
-    def is_there(self) -> bool:
-        """Check whether a server answers at this address, even one that rejects the key."""
+    def absence(self) -> str:
+        """Return why no server answers at this address; empty when one does, even one that rejects the key."""
         try:
-            return self._http.get(f"{self.base_url}/models", timeout=3).status_code in (200, 401, 403, 429)
-        except httpx2.HTTPError:
-            return False
+            answer = self._http.get(f"{self.base_url}/models", timeout=_PRESENCE_TIMEOUT)
+        except httpx2.HTTPError as error:
+            return _reason(error)
+        is_ours = answer.status_code in (200, 401, 403, 429)
+        return "" if is_ours else f"{answer.url} answers {answer.status_code}, as no Millrace does"
 
     def upload(self, path: Path, purpose: str = "batch") -> str:
         """Send a file; returns its id."""

@@ -37,12 +37,13 @@ def server_session(console: Console, base_url: str | None, key: str, settings: S
 
     url = api_url(base_url) if base_url and base_url.strip() else local_url(settings)
     with Client(url, api_key(key)) as client:
-        if client.is_there():
+        absence = client.absence()
+        if not absence:
             yield Session(client, lambda: None)
             return
     if base_url and url != DEFAULT_URL:
-        message = f"There is no server at {url}. Start it, or omit --base-url (OPENAI_BASE_URL) to start one here."
-        raise CommandFailed(message, ExitCode.UNREACHABLE)
+        message = f"There is no server at {url}: {absence}. Start it, or omit --base-url (OPENAI_BASE_URL)"
+        raise CommandFailed(f"{message} to start one here.", ExitCode.UNREACHABLE)
     from cli.stack.stack import Stack
 
     stack = Stack(settings.model_copy(update={"port": 0}))
