@@ -34,6 +34,7 @@ from api.routes import (
     jobs,
     models,
     responses,
+    stored_chats,
     uploads,
     usage,
     webhooks,
@@ -59,7 +60,8 @@ from db.schema_version import check_schema
 _ROUTERS = tuple(
     module.router
     for module in (
-        chat, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models, webhooks, usage, health,
+        chat, stored_chats, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models,
+        webhooks, usage, health,
         files, uploads,
     )
 )  # fmt: skip

@@ -5,11 +5,13 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from sqlalchemy import Delete, Insert, delete, insert, literal, select
+from sqlalchemy import Delete, Insert, delete, exists, insert, literal, select
+from sqlalchemy.sql.dml import ReturningDelete
 
-from core.states import JobState
-from db.query import Query
-from db.tables import Job, Response
+from core.schemas.endpoints import RESPONSES_ENDPOINT
+from core.states import FINAL_BATCH_STATES, JobState
+from db.query import Query, columns_of
+from db.tables import Batch, Job, Response
 
 MAX_TURNS: Final = 1024
 
@@ -27,6 +29,16 @@ class ResponseRow(NamedTuple):
     cancel_requested: bool
     answer: str | None
     problem: str | None
+
+
+class LineRow(NamedTuple):
+    """A batch line of `/v1/responses` that has an answer, which is the response itself."""
+
+    id: str
+    model: str
+    body: str
+    answer: str
+    created_at: datetime
 
 
 class Turn(NamedTuple):
@@ -83,6 +95,18 @@ def find_response(response_id: str, tenant_id: str) -> Query[ResponseRow]:
     return Query(statement, ResponseRow)
 
 
+def find_line(line_id: str, tenant_id: str) -> Query[LineRow]:
+    """Find an answered batch line of `/v1/responses` of this tenant."""
+    statement = select(*columns_of(Job, LineRow)).where(
+        Job.id == line_id,
+        Job.tenant_id == tenant_id,
+        Job.endpoint == RESPONSES_ENDPOINT,
+        Job.batch_id.is_not(None),
+        Job.state == JobState.COMPLETED,
+    )
+    return Query(statement, LineRow)
+
+
 def conversation(response_id: str, tenant_id: str) -> Query[Turn]:
     """List a response and all that it goes on from, the oldest first."""
     columns = (Response.id, Response.previous_id, Response.job_id, Response.input_items)
@@ -103,6 +127,12 @@ def conversation(response_id: str, tenant_id: str) -> Query[Turn]:
         .order_by(turns.c.age.desc())
     )
     return Query(statement, Turn)
+
+
+def delete_line(line_id: str, tenant_id: str) -> ReturningDelete[str]:
+    """Delete a line whose batch has ended. No row: its batch still runs, and would miss it."""
+    has_ended = exists().where(Batch.id == Job.batch_id, Batch.status.in_(FINAL_BATCH_STATES))
+    return delete(Job).where(Job.id == line_id, Job.tenant_id == tenant_id, has_ended).returning(Job.id)
 
 
 def delete_response(response_id: str, tenant_id: str) -> Delete:

@@ -142,6 +142,11 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, tag="generate", omit_de
     group: str = ""
     exclusive: bool = False
 
+    @property
+    def only_counts(self) -> bool:
+        """Is there nothing to compute? Then the prompt is only counted, however long it is."""
+        return self.max_tokens == 0 and not (self.echo and self.logprobs is not None)
+
 
 class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_defaults=True):
     """Computation of one vector for each input, in order. `dimensions` keeps the first numbers of a vector; None keeps all.

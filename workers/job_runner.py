@@ -243,17 +243,18 @@ class JobRunner:
         more: list[Executable] = []
         if running.quarantine.is_suspect(running.body):
             more.append(quarantine.clear(running.quarantine.entry(running.body, job.id).fingerprint))
-        more.append(
-            jobs.add_usage(
-                job.tenant_id,
-                model,
-                key=job.key_id or "",
-                requests=1,
-                prompt_tokens=usage.prompt_tokens,
-                completion_tokens=usage.completion_tokens,
-                cached_tokens=usage.cached_tokens,
+        if running.adapter.is_metered:
+            more.append(
+                jobs.add_usage(
+                    job.tenant_id,
+                    model,
+                    key=job.key_id or "",
+                    requests=1,
+                    prompt_tokens=usage.prompt_tokens,
+                    completion_tokens=usage.completion_tokens,
+                    cached_tokens=usage.cached_tokens,
+                )
             )
-        )
         return self._end(job, running, JobState.COMPLETED, statement, *more)
 
     def _fail(self, job: ClaimedJob, running: _RunningJob, problem: Problem, *more: Executable) -> None:

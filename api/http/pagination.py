@@ -43,6 +43,15 @@ def page(objects: Sequence[_Item], limit: int) -> ListObject[_Item]:
     )
 
 
+def page_of_list(objects: Sequence[_Item], after: str | None, limit: int) -> ListObject[_Item]:
+    """A page of a list that is here as a whole. Raises the 400 of an `after` that is not in it."""
+    known = [each.id for each in objects]
+    if after is not None and after not in known:
+        raise bad_request(f"There is no item '{after[:64]}'.", code="invalid_value", param="after")
+    start = 0 if after is None else known.index(after) + 1
+    return page(objects[start : start + limit + 1], limit)
+
+
 def unix_seconds(moment: datetime | None) -> int | None:
     """Unix seconds, as OpenAI writes a time."""
     return None if moment is None else int(moment.timestamp())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -14,8 +14,10 @@ from api.services.key_ring import Caller
 from core import ids
 from core.errors import Problem
 from core.models.model_files import ModelCatalog, ModelConfig
+from core.schemas.chat import ChatRequest
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from core.schemas.generation import ModelRequest
+from db import stored_chats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +32,17 @@ class Submission:
     model: ModelConfig
     document: Any  # Any: the client's JSON, stored as it was sent
     rows: tuple[Insert, ...] = ()
+
+
+def with_stored_chat(submission: Submission) -> Submission:
+    """Return the submission with the row that keeps its chat completion, if its body asks for that."""
+    body = submission.body
+    if not isinstance(body, ChatRequest) or not body.store:
+        return submission
+    row = stored_chats.insert_stored_chat(
+        submission.job_id, submission.tenant, submission.model.name, body.metadata or {}
+    )
+    return replace(submission, rows=(*submission.rows, row))
 
 
 class SubmissionBuilder:

@@ -10,7 +10,7 @@ from api.http.json_body import JsonBody, JsonDocument
 from api.http.openapi import response_docs
 from api.live.chat_stream import respond_with_chunks
 from api.live.live_job import LiveJobsDep
-from api.live.submission import SubmissionBuilderDep
+from api.live.submission import SubmissionBuilderDep, with_stored_chat
 from api.schemas.chat_objects import ChatCompletion
 from core.api_keys import Scope
 from core.schemas.chat import ChatRequest
@@ -26,5 +26,6 @@ async def create_chat_completion(
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
-    """Answer at once, ahead of any batch; streamed with `stream: true`."""
-    return await respond_with_chunks(request, live_jobs, await submissions.build(body, document))
+    """Answer at once, ahead of any batch; streamed with `stream: true`, kept with `store: true`."""
+    submission = with_stored_chat(await submissions.build(body, document))
+    return await respond_with_chunks(request, live_jobs, submission)

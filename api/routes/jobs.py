@@ -18,7 +18,7 @@ from api.http.pagination import unix_seconds
 from api.http.sse import DONE, PING_WITH_IDS, error_event, numbered_events
 from api.live.follower import FramesReceived, Idle, JobEnded
 from api.live.job_client import JobClient, JobClientDep
-from api.live.submission import SubmissionBuilderDep, cancelled_problem
+from api.live.submission import SubmissionBuilderDep, cancelled_problem, with_stored_chat
 from api.services.key_ring import Caller
 from api.writes.idempotency import CreateOnceDep
 from core import ids
@@ -48,7 +48,7 @@ async def create_job(
     submission = await submissions.build(body, document)
 
     async def create(job_id: str) -> JobObject:
-        await jobs.submit(replace(submission, job_id=job_id), durable=True)
+        await jobs.submit(with_stored_chat(replace(submission, job_id=job_id)), durable=True)
         return await get_job(job_id, jobs, tenant)
 
     return await create_once(ids.CHAT, find=lambda job_id: get_job(job_id, jobs, tenant), create=create)

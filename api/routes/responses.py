@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -17,9 +17,12 @@ from api.dependencies import CallerDep, DatabaseDep, MetricsDep, TenantDep, Wait
 from api.http.event_stream import EventStream
 from api.http.json_body import JsonBody
 from api.http.openapi import response_docs
+from api.http.pagination import page_of_list
+from api.live.follower import JobUpdate
 from api.live.job_client import JobClient, JobClientDep
-from api.live.live_job import LiveJobsDep, ResponseRenderer
-from api.live.responses_stream import ResponseRecord, ResponseStream, find, prepare, record_of, response_of_row
+from api.live.live_job import LiveJob, LiveJobsDep, ResponseRenderer
+from api.live.response_records import ResponseRecord, find, prepare, prepare_count, record_of, response_of_row
+from api.live.responses_stream import ResponseStream
 from api.live.submission import SubmissionBuilderDep
 from api.services.key_ring import Caller
 from api.services.metrics import Metrics
@@ -32,9 +35,10 @@ from core.failpoints import Point, failpoint
 from core.queue.events import EventKind
 from core.schemas.responses.chat import as_responses_problem
 from core.schemas.responses.items import items_from_json
-from core.schemas.responses.objects import RESPONSE, DeletedResponse, ResponseItemList, ResponseObject
+from core.schemas.responses.objects import RESPONSE, DeletedResponse, InputTokens, ResponseItemList, ResponseObject
 from core.schemas.responses.request import ResponsesRequest
 from db import responses
+from db.responses import ResponseRow
 
 router = APIRouter(tags=["responses"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -54,6 +58,9 @@ class StoredStreams:
     async def open(self, response_id: str, starting_after: int | None = None) -> EventStream:
         """The events of a response, after a number if one is given; raises the 404."""
         row = await find(self.database, response_id, self.caller.tenant)
+        if _is_line(row):
+            message = "A response of a batch has no stream; retrieve it without 'stream'."
+            raise bad_request(message, code="invalid_value", param="stream")
         record = record_of(row, self.caller.tenant)
         return EventStream(self._events(record, -1 if starting_after is None else starting_after))
 
@@ -117,6 +124,22 @@ async def create_response(
     return Response(response.model_dump_json(by_alias=True), media_type="application/json")
 
 
+@router.post("/v1/responses/input_tokens", response_class=Response, responses=response_docs(InputTokens))
+async def count_input_tokens(
+    request: Request,
+    body: JsonBody[ResponsesRequest],
+    tenant: TenantDep,
+    database: DatabaseDep,
+    submissions: SubmissionBuilderDep,
+    live_jobs: LiveJobsDep,
+) -> Response:
+    """Count the tokens of a request as the model reads them: with its template, tools and earlier responses."""
+    submission = await prepare_count(body, database, submissions, tenant)
+    return await live_jobs.run_and_respond(
+        request, submission, ResponseRenderer(stream=_no_stream, problem=as_responses_problem)
+    )
+
+
 @router.get("/v1/responses/{response_id}", responses=response_docs(ResponseObject, streams=True))
 async def get_response(
     response_id: str,
@@ -162,10 +185,24 @@ async def delete_response(
 ) -> DeletedResponse:
     """Delete a response with its input and answer; one that runs is cancelled."""
     row = await find(database, response_id, tenant)
-    await jobs.cancel(row.job_id)
+    if not _is_line(row):
+        await jobs.cancel(row.job_id)
     async with database.begin() as connection:
-        await connection.execute(responses.delete_response(response_id, tenant))
+        if not _is_line(row):
+            await connection.execute(responses.delete_response(response_id, tenant))
+        elif (await connection.execute(responses.delete_line(row.job_id, tenant))).one_or_none() is None:
+            message = "The batch of this response has not ended; delete it after that."
+            raise bad_request(message, code="batch_not_ended", param="response_id")
     return DeletedResponse(id=response_id)
+
+
+def _no_stream(_: LiveJob, __: JobUpdate) -> AsyncGenerator[bytes]:
+    raise AssertionError("a count is not streamed")
+
+
+def _is_line(row: ResponseRow) -> bool:
+    """Is this the response of a batch line?"""
+    return row.job_id.startswith(ids.BATCH_LINE)
 
 
 @router.get("/v1/responses/{response_id}/input_items")
@@ -181,14 +218,4 @@ async def list_input_items(
     items = items_from_json((await find(database, response_id, tenant)).input_items)
     if order == "desc":
         items.reverse()
-    known = [item.id for item in items]
-    if after is not None and after not in known:
-        raise bad_request(f"There is no item '{after[:64]}'.", code="invalid_value", param="after")
-    start = 0 if after is None else known.index(after) + 1
-    shown = items[start : start + limit]
-    return ResponseItemList(
-        data=shown,
-        first_id=shown[0].id if shown else None,
-        last_id=shown[-1].id if shown else None,
-        has_more=len(items) > start + limit,
-    )
+    return ResponseItemList(**dict(page_of_list(items, after, limit)))

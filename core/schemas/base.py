@@ -32,7 +32,8 @@ TokenIds = Annotated[list[TokenId], Field(min_length=1, max_length=MAX_INPUT_TOK
 Input = str | list[int]
 
 
-def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+def check_metadata(metadata: dict[str, str]) -> dict[str, str]:
+    """Return metadata within OpenAI's limits unchanged. Raises ValueError."""
     if len(metadata) > 16:
         raise ValueError("at most 16 pairs are allowed")
     if any(len(key) > 64 or len(text) > 512 for key, text in metadata.items()):
@@ -40,7 +41,7 @@ def _check_metadata(metadata: dict[str, str]) -> dict[str, str]:
     return metadata
 
 
-Metadata = Annotated[dict[str, str], AfterValidator(_check_metadata)]
+Metadata = Annotated[dict[str, str], AfterValidator(check_metadata)]
 
 
 class RequestModel(BaseModel):

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from core.models.sampling import TokenLimit
-from core.schemas.base import RequestModel, Unsupported
+from core.schemas.base import RequestModel, Unsupported, check_metadata
 from core.schemas.generation import UNSUPPORTED, GenerationBody
 from core.schemas.tools import Tool, ToolChoice, Tools, check_choice, check_tools
 
@@ -86,6 +86,8 @@ class ChatRequest(GenerationBody):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    store: bool | None = None
+    metadata: Any = None  # Any: checked only where it is kept
     chat_template_kwargs: dict[TemplateKey, TemplateValue] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -96,6 +98,16 @@ class ChatRequest(GenerationBody):
         if value is not None and not info.data.get("logprobs"):
             raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
         return value
+
+    @field_validator("metadata")
+    @classmethod
+    def _can_be_kept(cls, value: object, info: ValidationInfo) -> dict[str, str] | None:
+        """Refuse what `store` could not return; otherwise metadata has no effect, and may be anything."""
+        if value is None or not info.data.get("store"):
+            return None
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            raise ValueError("with 'store', it should be an object whose values are strings")
+        return check_metadata(value)
 
     @field_validator("tools")
     @classmethod

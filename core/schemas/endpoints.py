@@ -21,6 +21,7 @@ CHAT_ENDPOINT: Final = "/v1/chat/completions"
 COMPLETIONS_ENDPOINT: Final = "/v1/completions"
 EMBEDDINGS_ENDPOINT: Final = "/v1/embeddings"
 RESPONSES_ENDPOINT: Final = "/v1/responses"
+INPUT_TOKENS_ENDPOINT: Final = "/v1/responses/input_tokens"  # counts and generates nothing, so no batch has it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from db.tables.base import Base
 from db.tables.batches import Batch, Shard, Validation
 from db.tables.files import UPLOAD_STATUSES, File, Upload, UploadPart
-from db.tables.jobs import Job, Quarantine, Response
+from db.tables.jobs import Job, Quarantine, Response, StoredChat
 from db.tables.tenants import DEFAULT_TENANT, ApiKey, IdempotencyKey, Tenant, UsageDaily
 from db.tables.webhooks import Webhook, WebhookDelivery
 from db.tables.workers import WORKER_KINDS, Counter, EngineCrash, Worker, WorkerEngine
@@ -23,6 +23,7 @@ __all__ = [
     "Quarantine",
     "Response",
     "Shard",
+    "StoredChat",
     "Tenant",
     "Upload",
     "UploadPart",

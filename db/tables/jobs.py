@@ -123,6 +123,18 @@ class Response(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
 
 
+class StoredChat(Base):
+    """A chat completion that is kept by `store`; deleted with its job, which has the request and the answer."""
+
+    __tablename__ = "stored_chats"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    tenant_id: Mapped[str]
+    model: Mapped[str]
+    metadata_json: Mapped[str]
+
+    __table_args__ = (Index(None, "tenant_id", "job_id"),)
+
+
 class Quarantine(Base):
     """A request that an engine was running when it crashed; deleted after it ran alone without a crash, or with time.
 

@@ -31,7 +31,7 @@ class PromptEncoder:
         self._special = SpecialText(tokenizer.special_texts)
 
     def encode(self, request: Request) -> list[int]:
-        """Return the token ids of a prompt: at least one, with room left for an answer. Raises an EngineError."""
+        """Return the token ids of a prompt: at least one, with room for an answer if there is one. Raises an EngineError."""
         check_token_ids(request.sampling.logit_bias, self._tokenizer.num_vocab, param="logit_bias")
         match request.prompt:
             case ChatPrompt() as chat:
@@ -42,7 +42,7 @@ class PromptEncoder:
                 check_token_ids(tokens, self._tokenizer.num_vocab, param="prompt")
         if not tokens:
             raise InvalidPrompt("The prompt is empty.", param="messages")
-        if len(tokens) >= self._context_size:
+        if len(tokens) >= self._context_size and not request.only_counts:
             raise PromptTooLong(
                 f"The prompt has {len(tokens)} tokens, and this model's context holds {self._context_size} "
                 "with the answer. Shorten the messages.",

@@ -33,14 +33,21 @@ def test_an_empty_file_fails_its_batch(target: Target, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("make", BINARIES.values(), ids=[f"B52-{name}" for name in BINARIES])
-def test_a_file_of_another_kind_fails_with_its_first_lines(target: Target, make: Any) -> None:
+def test_a_file_of_another_kind_fails_with_one_error_and_none_in_the_log_of_postgres(target: Target, make: Any) -> None:
+    logged = num_logged_errors(target)
     batch = target.batch_of(make())
     assert batch.status == "failed"
-    errors = batch.errors.data
-    assert 0 < len(errors) <= 100
-    assert {error.code for error in errors} <= {"invalid_json_line", "line_too_long", "too_many_errors"}
-    assert sum(len(error.message) for error in errors) < 100 * 300
+    (error,) = batch.errors.data
+    expected = ("invalid_json_line", 1) if make is BINARIES["latin-1"] else ("invalid_file_format", None)
+    assert (error.code, error.line) == expected
+    assert len(error.message) < 300
     assert batch.output_file_id is None
+    assert num_logged_errors(target) == logged
+
+
+def num_logged_errors(target: Target) -> int:
+    """Count the errors in the log of Postgres."""
+    return (target.process.state_dir / "logs" / "postgres.log").read_text().count("ERROR:")
 
 
 def wrong_line(code: str, param: str | None, content: bytes) -> tuple[bytes, str, str | None]:
@@ -58,26 +65,6 @@ LINES: dict[str, tuple[bytes, str, str | None]] = {
     "B53-null": wrong_line("invalid_json_line", None, b"null"),
     "B53-half": wrong_line("invalid_json_line", None, batch_line(MARK)[:-5]),
     "B53-two-in-one": wrong_line("invalid_json_line", None, batch_line(MARK).rstrip() * 2),
-    "B14-deep-lists": wrong_line("invalid_json_line", None, written("metadata", deep_lists(100_000))),
-    "B14-deep-objects": wrong_line("invalid_json_line", None, written("metadata", deep_objects(50_000))),
-    "B15-digits": wrong_line("invalid_json_line", None, written("seed", digits(5000))),
-    "B15-65-bits": wrong_line("invalid_json_line", None, written("brand_new", b"18446744073709551616")),
-    "B15-in-a-schema": wrong_line(
-        "invalid_json_line",
-        None,
-        written("response_format", b'{"type":"json_schema","json_schema":{"name":"a","schema":{"maximum":1' + b"0" * 30 + b"}}}"),
-    ),
-    "B15-in-a-call": wrong_line(
-        "invalid_json_line",
-        None,
-        written("messages", b'[{"role":"user","content":"a"},{"role":"assistant","tool_calls":[{"n":1' + b"0" * 30 + b"}]}]"),
-    ),
-    "B16-NaN": wrong_line("invalid_json_line", None, written("temperature", b"NaN")),
-    "B16-1e400": wrong_line("invalid_json_line", None, written("temperature", b"1e400")),
-    "B17-surrogate": wrong_line("invalid_json_line", None, written("user", b'"\\ud800"')),
-    "B18-nul": wrong_line("invalid_json_line", None, written("user", b'"\\u0000"')),
-    "B18-raw-nul": wrong_line("invalid_json_line", None, written("user", b'"\0"')),
-    "B19-bad-utf-8": wrong_line("invalid_json_line", None, written("user", b'"\xff"')),
     "B19-bom-in-the-middle": wrong_line("invalid_json_line", None, codecs.BOM_UTF8 + batch_line(MARK)),
     "B54-missing": wrong_line("missing_required_parameter", "custom_id", batch_line(...)),
     "B54-empty": wrong_line("invalid_value", "custom_id", batch_line("")),
@@ -103,6 +90,54 @@ LINES: dict[str, tuple[bytes, str, str | None]] = {
     "B53-body-list": wrong_line("invalid_type", "body", batch_line("x", body=[chat()])),
     "B56-stream": wrong_line("invalid_request", "body.stream", batch_line("x", body=chat(stream=True))),
 }  # fmt: skip
+
+LONG_NUMBER = b"1" + b"0" * 30
+UNREADABLE: dict[str, bytes] = {
+    "B14-deep-lists": written("metadata", deep_lists(100_000)),
+    "B14-deep-objects": written("metadata", deep_objects(50_000)),
+    "B15-digits": written("seed", digits(5000)),
+    "B15-65-bits": written("brand_new", b"18446744073709551616"),
+    "B15-in-a-schema": written("response_format", b'{"json_schema":{"schema":{"maximum":' + LONG_NUMBER + b"}}}"),
+    "B15-in-a-call": written("messages", b'[{"role":"assistant","tool_calls":[{"n":' + LONG_NUMBER + b"}]}]"),
+    "B16-NaN": written("temperature", b"NaN"),
+    "B16-1e400": written("temperature", b"1e400"),
+    "B17-surrogate": written("user", b'"\\ud800"'),
+    "B18-nul": written("user", b'"\\u0000"'),
+    "B18-raw-nul": written("user", b'"\0"'),
+    "B19-bad-utf-8": written("user", b'"\xff"'),
+    "B53-trailing-comma": written("user", b'"",').replace(b", }", b",}"),
+}
+
+
+def test_a_line_whose_body_cannot_be_read_fails_alone(target: Target) -> None:
+    """In one file with a valid line; the reason is in the error file, and nothing of the body."""
+    logged = num_logged_errors(target)
+    lines = [line.replace(b'"@"', json.dumps(name).encode()) for name, line in UNREADABLE.items()]
+    batch = target.batch_of(b"".join(lines) + batch_line("good"))
+    assert (batch.status, batch.request_counts.completed) == ("completed", 1)
+    failed = target.results(batch.error_file_id)
+    assert [line["custom_id"] for line in failed] == list(UNREADABLE)
+    for number, line in enumerate(failed, 1):
+        error = line["response"]["body"]["error"]
+        assert (line["response"]["status_code"], error["code"], error["param"]) == (400, "invalid_json", "body")
+        assert f"line {number} cannot be read" in error["message"]
+        shown = target.http.get(f"/v1/batches/{batch.id}/requests/{line['custom_id']}").json()
+        assert (shown["status"], shown["body"]) == ("failed", None)
+    assert MARK not in json.dumps(failed)
+    assert num_logged_errors(target) == logged
+    retry = target.http.post(f"/v1/batches/{batch.id}/retry")
+    target.refused(retry, 400, "nothing_to_retry")
+
+
+@pytest.mark.parametrize("line", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_a_validation_reports_a_line_whose_body_cannot_be_read(target: Target, line: bytes) -> None:
+    files = {"file": ("a.jsonl", batch_line("first") + line)}
+    answer = target.http.post("/v1/batches/validate", data={"endpoint": CHAT}, files=files)
+    (error,) = answer.json()["errors"]
+    assert (error["line"], error["code"], error["param"], error["fails"]) == (2, "invalid_json", "body", "line")
+    assert error["custom_id"] == "@"
+    assert answer.json()["is_valid"]
+    assert MARK not in answer.text
 
 
 def test_every_kind_of_wrong_line_is_named_with_its_number(target: Target) -> None:
@@ -253,34 +288,39 @@ def rss(target: Target) -> int:
     return total
 
 
-def test_a_line_of_150_mb_fails_its_batch_with_flat_memory(target: Target, tmp_path: Path) -> None:
+def test_a_line_of_150_mb_fails_alone_with_flat_memory(target: Target, tmp_path: Path) -> None:
     """B49: uploaded from the disk, read without being held in memory."""
     before = rss(target)
     file_id = target.upload(write_long_line(tmp_path / "in.jsonl", 150 * MIB))
     batch_id = target.start_batch(file_id)
     most = 0
 
-    def has_failed() -> bool:
+    def has_ended() -> bool:
         nonlocal most
         most = max(most, rss(target))
-        return target.client.batches.retrieve(batch_id).status == "failed"
+        return target.client.batches.retrieve(batch_id).status == "completed"
 
-    wait_for(has_failed, "the batch fails")
-    (error,) = target.client.batches.retrieve(batch_id).errors.data  # type: ignore[union-attr, misc]
-    assert (error.code, error.line) == ("line_too_long", 1)
+    wait_for(has_ended, "the batch ends")
+    (line,) = target.results(target.client.batches.retrieve(batch_id).error_file_id)
+    assert (line["response"]["status_code"], line["response"]["body"]["error"]["code"]) == (413, "line_too_long")
     assert most - before < 60 * MIB
     target.client.files.delete(file_id)
 
 
-def test_a_line_of_one_mebibyte_is_accepted_and_one_more_byte_is_refused(target: Target) -> None:
-    """B49: the limit counts the line without its line end."""
-    short = batch_line("a", body=chat(max_tokens=1, model="no-such-model", user=""))
-    exact = short.replace(b'"user": ""', b'"user": "' + b"x" * (MIB - len(short) + 1) + b'"')
-    assert len(exact) == MIB + 1
-    batch = target.batch_of(exact)
-    assert (batch.status, batch.request_counts.failed) == ("completed", 1)
-    batch = target.batch_of(exact.replace(b'"xx', b'"xxx'))
-    assert [error.code for error in batch.errors.data] == ["line_too_long"]
+def test_a_body_that_is_accepted_live_is_accepted_as_a_line(target: Target) -> None:
+    """B49: a line may have the largest body of a request, and its envelope."""
+    settings = Settings()
+    body = json.dumps(chat(max_tokens=1, model="no-such-model", user="")).encode()
+    body = body.replace(b'"user": ""', b'"user": "' + b"x" * (settings.body_bytes - len(body)) + b'"')
+    assert len(body) == settings.body_bytes
+    live = target.http.post(CHAT, content=body, headers={"content-type": "application/json"})
+    target.refused(live, 404, "model_not_found", "model")
+    line = batch_line("a", body="@").replace(b'"@"', body)
+    over = line.replace(b'"xx', b'"' + b"x" * (settings.line_bytes - len(line) + 4)).replace(b'"a"', b'"b"')
+    assert len(over) > settings.line_bytes
+    batch = target.batch_of(line + over)
+    codes = [one["response"]["body"]["error"]["code"] for one in target.results(batch.error_file_id)]
+    assert codes == ["model_not_found", "line_too_long"]
 
 
 def test_50001_lines_fail_the_batch(target: Target, tmp_path: Path) -> None:

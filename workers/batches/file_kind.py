@@ -72,6 +72,7 @@ _SEPARATORS: Final = (
     (b"\t", "The file has tab-separated values."),
     (b";", "The file is CSV."),
 )
+_ARRAY_START: Final = re.compile(rb"\[\s*(?:[{\[\]\"]|$)")
 _CONTROL: Final = re.compile(rb"[\x00-\x08\x0e-\x1f]")
 _MAC_LINES: Final = re.compile(rb"\}\r+[ \t]*\{")
 _OPEN_ENDS: Final = (b"{", b"[", b",")
@@ -112,7 +113,7 @@ def _text_kind(head: bytes, *, is_whole: bool) -> tuple[str, str] | None:
         return _CARRIAGE_RETURNS
     if first.startswith((b"{'", b"[{'")):
         return _PYTHON
-    if first.startswith(b"["):
+    if _ARRAY_START.match(first):
         is_line = len(lines) > 1 and lines[1].lstrip().startswith(b"{") and _is_json(first)
         return None if is_line else _ARRAY
     if first.startswith(b"{"):
@@ -128,7 +129,7 @@ def _table_kind(lines: list[bytes]) -> tuple[str, str] | None:
     """A table has a separator as often in its second line as in its first; quoted cells may hold more of them."""
     if len(lines) == 1 and not lines[0].startswith(b"custom_id"):
         return None  # one wrong line has an error of its own
-    if any(line.lstrip().startswith((b"{", b"[")) for line in lines[:3]):
+    if any(line.lstrip().startswith(b"{") for line in lines[:3]):
         return None
     for separator, kind in _SEPARATORS:
         if 0 < lines[0].count(separator) <= lines[min(1, len(lines) - 1)].count(separator):

@@ -52,7 +52,8 @@ class BatchDryRun:
             num_prompt, is_checked = _run(dry_run, line.adapter, request)
             num_answers = request.n if isinstance(request, Request) else 0
             total.num_prompt += num_prompt
-            total.max_output += num_answers * min(line.plan.expected_tokens, model.context_size - num_prompt)
+            room = max(0, model.context_size - num_prompt)  # a prompt that is only counted may be longer
+            total.max_output += num_answers * min(line.plan.expected_tokens, room)
             total.is_checked &= is_checked
         return total
 

@@ -105,6 +105,13 @@ class ResponseItemList(ResponseModel):
     has_more: bool = False
 
 
+class InputTokens(ResponseModel):
+    """The response to `POST /v1/responses/input_tokens`."""
+
+    object: Literal["response.input_tokens"] = "response.input_tokens"
+    input_tokens: int
+
+
 class DeletedResponse(ResponseModel):
     """The response to a DELETE."""
 

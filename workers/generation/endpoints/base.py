@@ -9,6 +9,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from core.errors import Problem
 from core.models.model_files import ModelConfig
@@ -67,8 +68,12 @@ class StreamEncoder(ABC):
 
 @dataclass(frozen=True)
 class EndpointAdapter(ABC):
-    """One parsed body. The defaults fit an endpoint that generates nothing; `GenerationAdapter` has those for text."""
+    """One parsed body. The defaults fit an endpoint that generates nothing; `GenerationAdapter` has those for text.
 
+    `is_metered`: its tokens count as usage of the key.
+    """
+
+    is_metered: ClassVar[bool] = True
     body: ModelRequest
 
     @property

@@ -6,12 +6,14 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import httpx2
 from openai import OpenAI
 from openai.types import Batch
 from openai.types.responses import Response
 
 from core.settings import ROOT
 from engine.backends.llama.tokenizer import load_vocabulary
+from tests.support.check import check_problem
 from tests.support.stack import result_lines, wait_for, write_lines
 
 
@@ -117,6 +119,32 @@ def test_lines_of_responses_have_the_body_of_the_sync_endpoint(client: OpenAI, t
     wrong = {name: (status, error["code"], error["param"]) for name, (status, error) in problems(client, batch).items()}
     assert wrong["line-2"][2] == "previous_response_id"
     assert wrong["line-3"] == (400, "context_length_exceeded", "input")
+
+
+def test_a_response_of_a_batch_is_found_continued_and_deleted(
+    client: OpenAI, http: httpx2.Client, tmp_path: Path
+) -> None:
+    bodies: list[dict[str, Any]] = [
+        {"model": "fake", "input": "one", "instructions": "Be brief.", "metadata": {"a": "b"}},
+        {"model": "fake", "input": "two", "store": False},
+    ]
+    said = answers(client, run(client, tmp_path / "in.jsonl", "/v1/responses", bodies))
+    kept, unkept = said["line-0"]["id"], said["line-1"]["id"]
+    assert client.responses.retrieve(kept).to_dict() == said["line-0"]
+    (item,) = http.get(f"/v1/responses/{kept}/input_items").json()["data"]
+    assert item["content"][0]["text"] == "one"
+    later = client.responses.create(model="fake", input="more", previous_response_id=kept)
+    last = client.responses.create(model="fake", input="more", previous_response_id=later.id)
+    assert later.usage is not None
+    assert last.usage is not None
+    assert last.usage.input_tokens > later.usage.input_tokens > said["line-0"]["usage"]["output_tokens"]
+    check_problem(http.get(f"/v1/responses/{kept}?stream=true"), 400, "invalid_value", "stream")
+    check_problem(http.post(f"/v1/responses/{kept}/cancel"), 400, "response_not_cancellable", "response_id")
+    assert http.delete(f"/v1/responses/{kept}").json()["deleted"] is True
+    for gone in (kept, unkept, kept.replace("resp_", "batch_req_")):
+        check_problem(http.get(f"/v1/responses/{gone}"), 404, None, "response_id")
+    refused = http.post("/v1/responses", json={**bodies[0], "previous_response_id": later.id})
+    check_problem(refused, 404, "previous_response_not_found", "previous_response_id")
 
 
 def test_reasoning_tokens_are_counted_for_the_batch_and_for_each_line(demo: OpenAI, tmp_path: Path) -> None:

@@ -439,3 +439,34 @@ def test_unknown_ids_and_bad_queries_are_answered_with_the_envelope(http: httpx2
     check_problem(http.get(f"{known}?stream=true&starting_after=x"), 400, "invalid_value", "starting_after")
     check_problem(http.get(f"{known}/input_items?after=msg_none"), 400, "invalid_value", "after")
     check_problem(http.get(f"{known}/input_items?limit=0"), 400, "invalid_value", "limit")
+
+
+def test_input_tokens_are_those_of_the_response_with_template_tools_and_history(
+    client: OpenAI, http: httpx2.Client
+) -> None:
+    first = client.responses.create(model="fake", input="hello", instructions="Be brief.")
+    requests: list[Any] = [
+        {"input": "hello", "instructions": "Be brief."},
+        {
+            "input": [
+                {"role": "user", "content": "hello"},
+                {"role": "assistant", "content": "hi"},
+                {"role": "user", "content": "x"},
+            ]
+        },
+        {"input": "more", "previous_response_id": first.id},
+    ]
+    for asked in requests:
+        counted = client.responses.input_tokens.count(model="fake", **asked)
+        assert counted.object == "response.input_tokens"
+        response = client.responses.create(model="fake", **asked)
+        assert response.usage is not None
+        assert counted.input_tokens == response.usage.input_tokens
+    long = client.responses.input_tokens.count(model="fake", input="x" * 9000)
+    assert long.input_tokens > 9000, "also of a prompt that does not fit"
+    check_problem(
+        http.post("/v1/responses/input_tokens", json={"model": "gpt-9", "input": "x"}), 404, "model_not_found", "model"
+    )
+    check_problem(
+        http.post("/v1/responses/input_tokens", json={"model": "fake", "input": 5}), 400, "invalid_type", "input"
+    )

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from api.app import create_app
 from api.http.sse import PING
 from api.live.follower import JobEnded, JobUpdate
-from api.live.responses_stream import ResponseStream, find, record_of
+from api.live.response_records import find, record_of
+from api.live.responses_stream import ResponseStream
 from api.live.shutdown import SHUTTING_DOWN
 from core.errors import SERVER_ERROR, Problem
 from core.queue.events import EventKind

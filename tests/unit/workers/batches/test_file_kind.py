@@ -53,6 +53,7 @@ OTHERS = {
     "xml": (b"<?xml version='1.0'?><a/>\n", "XML"),
     "yaml": (b"- custom_id: a\n  method: POST\n", "YAML"),
     "markdown": (b"```json\n{}\n```\n", "Markdown"),
+    "a log": (b"[2026-11-29 10:00] begin\n[2026-11-29 10:01] end\n", "text"),
     "text": (b"Dear server,\nplease summarise\nthe following\n", "text"),
     "one array": (f"[{LINE}, {LINE}]".encode(), "array"),
     "array by lines": (f"[\n{LINE},\n{LINE}\n]".encode(), "array"),
@@ -88,6 +89,8 @@ JSON_LINES = {
     "lines that end with a comma": f"{LINE},\n{LINE},\n".encode(),
     "a NUL in a line": LINE.replace("[]", '"\0"').encode(),
     "one wrong line": b"hello, world",
+    "one list": b"[1]",
+    "a second bom": b"\xef\xbb\xbf\xef\xbb\xbf" + f"{LINE}\n{LINE}\n".encode(),
 }
 
 

@@ -13,7 +13,13 @@ from api.schemas.completion_objects import CompletionObject, EmbeddingList
 from core.errors import ApiError
 from core.models.model_files import ModelConfig, Parameters
 from core.schemas.chunks import chunks_of
-from core.schemas.endpoints import CHAT_ENDPOINT, COMPLETIONS_ENDPOINT, EMBEDDINGS_ENDPOINT, ENDPOINTS
+from core.schemas.endpoints import (
+    CHAT_ENDPOINT,
+    COMPLETIONS_ENDPOINT,
+    EMBEDDINGS_ENDPOINT,
+    ENDPOINTS,
+    INPUT_TOKENS_ENDPOINT,
+)
 from engine.types import (
     Choice,
     ConstraintKind,
@@ -53,7 +59,7 @@ def finished(*choices: Choice) -> Finished:
 
 
 def test_every_endpoint_has_an_adapter() -> None:
-    assert set(ADAPTERS) == set(ENDPOINTS)
+    assert set(ADAPTERS) == {*ENDPOINTS, INPUT_TOKENS_ENDPOINT}
 
 
 @pytest.mark.parametrize(
