@@ -9,6 +9,7 @@ import openai
 import pytest
 from openai import OpenAI
 
+from core import ids
 from tests.support.check import check_problem
 from tests.support.stack import batch_lines, result_lines, start_batch, wait_for, write_lines
 
@@ -41,6 +42,24 @@ def test_a_batch_from_upload_to_answers(client: OpenAI, tmp_path: Path) -> None:
     total = sum(answer["body"]["usage"]["total_tokens"] for answer in answers)
     assert batch.usage.total_tokens == total > 0
     assert batch.model == "fake"
+
+
+def test_a_batch_has_the_end_of_its_window_from_its_creation(client: OpenAI, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_text("{oh\n")
+    with path.open("rb") as stream:
+        file = client.files.create(file=stream, purpose="batch")
+    batch = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h")  # type: ignore[arg-type]
+    assert batch.expires_at == batch.created_at + 86400
+    assert wait_until(client, batch.id, "failed").expires_at == batch.expires_at
+
+
+def test_any_id_of_a_batch_is_a_place_in_the_list(http: httpx2.Client, client: OpenAI, tmp_path: Path) -> None:
+    """Ids sort by time, so a batch that is gone, or was never there, is a cursor."""
+    mine = start_batch(client, write_lines(tmp_path / "in.jsonl", batch_lines(1)))
+    now = http.get(f"/v1/batches?limit=1&after={ids.new_id(ids.BATCH)}").json()["data"]
+    assert [one["id"] for one in now] == [mine]
+    assert mine not in [one["id"] for one in http.get(f"/v1/batches?after={mine}").json()["data"]]
 
 
 def test_a_line_has_the_answer_of_the_same_chat(client: OpenAI, tmp_path: Path) -> None:
