@@ -281,8 +281,8 @@ def load_backend(config: EngineConfig) -> Backend:
         return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort runs gdb on a process that holds prompts
     cpus = os.sched_getaffinity(0)
-    bound_spinning(os.environ)
     cores = bind_threads(os.environ, config.cores)
+    bound_spinning(os.environ, is_bound_to_cores=bool(cores))
     from engine.backends.llama.backend import LlamaBackend  # imported only where llama.cpp is used
 
     os.sched_setaffinity(0, cpus)  # OpenMP binds the thread that loads it, and others would inherit that

@@ -22,6 +22,9 @@ from typing import Final
 from engine.backends.llama import spin_probe
 
 _SPIN_NANOSECONDS: Final = 500_000
+_UNBOUND_SPIN_NANOSECONDS: Final = (
+    50_000  # of threads that may be on one core, where each barrier takes the whole bound
+)
 _USUAL_NANOSECONDS: Final = 25.0  # of one round of spinning; it takes 2 on some processors and 50 on others
 _MOST_ROUNDS: Final = 300_000  # of GNU's runtime without a bound
 _BLOCK_MILLISECONDS: Final = "1"  # the shortest that LLVM's runtime takes
@@ -34,12 +37,16 @@ Cores = tuple[tuple[int, ...], ...]
 
 
 def bound_spinning(
-    environment: MutableMapping[str, str], nanoseconds_per_round: Callable[[], float | None] | None = None
+    environment: MutableMapping[str, str],
+    nanoseconds_per_round: Callable[[], float | None] | None = None,
+    *,
+    is_bound_to_cores: bool,
 ) -> None:
     """Set the bound of GNU's and of LLVM's runtime, unless the operator has set any."""
     if any(name in environment for name in _SPIN_VARIABLES):
         return
-    rounds = _SPIN_NANOSECONDS / ((nanoseconds_per_round or measure_round)() or _USUAL_NANOSECONDS)
+    limit = _SPIN_NANOSECONDS if is_bound_to_cores else _UNBOUND_SPIN_NANOSECONDS
+    rounds = limit / ((nanoseconds_per_round or measure_round)() or _USUAL_NANOSECONDS)
     environment["GOMP_SPINCOUNT"] = str(min(round(rounds), _MOST_ROUNDS))
     environment["KMP_BLOCKTIME"] = _BLOCK_MILLISECONDS
 

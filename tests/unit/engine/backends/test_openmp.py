@@ -31,14 +31,20 @@ except ModelFailed:
 )
 def test_threads_spin_for_the_same_time_on_every_processor(nanoseconds: float | None, rounds: str) -> None:
     environment: dict[str, str] = {}
-    bound_spinning(environment, lambda: nanoseconds)
+    bound_spinning(environment, lambda: nanoseconds, is_bound_to_cores=True)
     assert environment == {"GOMP_SPINCOUNT": rounds, "KMP_BLOCKTIME": "1"}
+
+
+def test_threads_that_may_share_a_core_spin_for_less_time() -> None:
+    environment: dict[str, str] = {}
+    bound_spinning(environment, lambda: 25.0, is_bound_to_cores=False)
+    assert environment["GOMP_SPINCOUNT"] == "2000"
 
 
 @pytest.mark.parametrize("name", ["OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"])
 def test_what_the_operator_set_stays(name: str) -> None:
     environment = {name: "7"}
-    bound_spinning(environment)
+    bound_spinning(environment, is_bound_to_cores=True)
     assert environment == {name: "7"}
 
 
