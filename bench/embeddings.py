@@ -1,6 +1,6 @@
 """A batch of short texts to embed: the whole stack against a bare loop of llama.cpp, and against llama-server, in turns.
 
-MILLRACE_BENCH_EMBEDDINGS names the GGUF file; without it the demo model is used. The bare loop is the least that a Python program
+MILLRACE_BENCH_EMBEDDINGS names the GGUF file; without it smol135 is used. The bare loop is the least that a Python program
 can do: it tokenises beforehand, packs `prefill_tokens` of inputs into each decode and copies the vectors.
 """
 
@@ -22,7 +22,7 @@ import llama_cpp as llama
 import numpy as np
 
 from bench.llama_server import LlamaServer
-from bench.models import DEMO
+from bench.models import SMOL135
 from bench.stack import running_stack
 from cli.client import Client
 from cli.output_files import OutputFile
@@ -130,7 +130,8 @@ def _server_seconds(url: str, given: list[str]) -> float:
 
 def compare_embeddings(folder: Path) -> dict[str, float]:
     """How many times faster the batch is than the bare loop, and than llama-server if there is one: medians of pairs."""
-    path = Path(os.environ.get("MILLRACE_BENCH_EMBEDDINGS", DEMO))
+    given_path = os.environ.get("MILLRACE_BENCH_EMBEDDINGS")
+    path = Path(given_path) if given_path else SMOL135.path()
     threads = len(os.sched_getaffinity(0))
     server = LlamaServer.find()
     bare = BareEmbedder(path, threads)
