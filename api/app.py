@@ -42,6 +42,7 @@ from api.routes import (
 from api.services.key_revocation import close_revoked_streams
 from api.services.key_ring import KeyRing
 from api.services.metrics import Metrics
+from api.services.model_states import ModelStates
 from api.services.rate_limiter import RateLimiter
 from api.services.relay import Relay
 from api.services.service_metrics import ServiceMetrics
@@ -144,6 +145,7 @@ def _build_services(state: State, settings: Settings) -> None:
     state.shutting_down = asyncio.Event()  # set when the process begins to stop
     state.database = database
     state.catalog = load_models(settings.models_dir)
+    state.model_states = ModelStates(database, state.catalog.names(), settings)
     state.files = FileStore(settings.files_root)
     state.waiters = Waiters()
     state.relay = Relay(
@@ -165,6 +167,7 @@ def _build_services(state: State, settings: Settings) -> None:
         jobs=state.jobs,
         streams=StreamLimiter(state.limiter.client, settings.key_prefix),
         metrics=state.metrics,
+        models=state.model_states,
         shutting_down=state.shutting_down,
         timeout_seconds=settings.chat_timeout_seconds,
     )

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.http.local_only import check_local
 from api.services.key_ring import Caller, KeyRing, not_allowed
 from api.services.metrics import Metrics
+from api.services.model_states import ModelStates
 from api.services.rate_limiter import Rate, RateLimiter, too_many
 from api.services.relay import Relay
 from api.services.service_metrics import ServiceMetrics
@@ -43,6 +44,7 @@ CatalogDep = Annotated[ModelCatalog, from_app("catalog")]
 FilesDep = Annotated[FileStore, from_app("files")]
 RelayDep = Annotated[Relay, from_app("relay")]
 WaitersDep = Annotated[Waiters, from_app("waiters")]
+ModelStatesDep = Annotated[ModelStates, from_app("model_states")]
 TicketsDep = Annotated[TicketSender, from_app("tickets")]
 MetricsDep = Annotated[Metrics, from_app("metrics")]
 ServiceMetricsDep = Annotated[ServiceMetrics, from_app("service_metrics")]

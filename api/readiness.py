@@ -6,43 +6,68 @@ The state of models comes from the workers' reports in the database (`core.readi
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.services.model_states import read_service_state
 from api.services.relay import Relay
-from api.services.service_metrics import degraded_models
 from core.models.model_files import ModelCatalog
-from core.readiness import Check, check_workers
+from core.readiness import Check, ModelState, check_model
 from core.settings import Settings
-from db import workers
 from db.schema_version import ADVICE, current_version, needed_version
+from db.shards import models_with_claimable_shards
 
 _TIMEOUT_SECONDS: Final = 2.0
 
 
-async def run_checks(database: AsyncEngine, relay: Relay, catalog: ModelCatalog, settings: Settings) -> list[Check]:
+class ReadyStatus(StrEnum):
+    """DEGRADED: requests for some models are answered, and a check of another model fails."""
+
+    OK = "ok"
+    DEGRADED = "degraded"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyReport:
+    """The outcome of all checks."""
+
+    status: ReadyStatus
+    checks: list[Check]
+
+
+async def run_checks(database: AsyncEngine, relay: Relay, catalog: ModelCatalog, settings: Settings) -> ReadyReport:
     """Run all checks; each has a time-out of a few seconds."""
-    rows, queue = await asyncio.gather(_database(database, catalog, settings), _queue(relay))
-    return [*rows, queue]
+    (rows, models), queue = await asyncio.gather(_database(database, catalog, settings), _queue(relay))
+    checks = [*rows, *map(check_model, models), queue]
+    if not any(check.message for check in checks):
+        return ReadyReport(ReadyStatus.OK, checks)
+    is_serving = any(model.is_serving for model in models)
+    is_degraded = is_serving and not any(check.message for check in (*rows, queue))
+    return ReadyReport(ReadyStatus.DEGRADED if is_degraded else ReadyStatus.UNAVAILABLE, checks)
 
 
-async def _database(database: AsyncEngine, catalog: ModelCatalog, settings: Settings) -> list[Check]:
-    """Check the database, its schema, and the workers that report to it."""
+async def _database(
+    database: AsyncEngine, catalog: ModelCatalog, settings: Settings
+) -> tuple[list[Check], list[ModelState]]:
+    """Check the database, its schema and the clerk, and derive the states of the models, also of those that lines wait for."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS), database.connect() as connection:
             have, needed = await connection.run_sync(current_version), needed_version()
             if have != needed:
-                return [Check("database"), _wrong_schema(have, needed)]
-            seen = await workers.list_workers().async_fetch_all(connection)
-            degraded = await degraded_models(connection, settings.engine_crashes)
+                return [Check("database"), _wrong_schema(have, needed)], []
+            state = await read_service_state(connection, catalog.names(), settings)
+            waiting = set((await connection.execute(models_with_claimable_shards())).scalars())
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
         advice = "Start it, or look at its log. Nothing that was accepted is lost meanwhile."
-        return [Check("database", f"does not answer ({type(error).__name__})", advice)]
-    models = check_workers(seen, catalog.names(), settings.silence_seconds, degraded)
-    return [Check("database"), Check("schema"), *models]
+        return [Check("database", f"does not answer ({type(error).__name__})", advice)], []
+    unlisted = [state.model(name) for name in sorted(waiting - set(state.listed))]
+    return [Check("database"), Check("schema"), state.clerk()], [*state.models(), *unlisted]
 
 
 def _wrong_schema(have: str | None, needed: str) -> Check:

@@ -1,20 +1,64 @@
 """Rules of readiness: from the rows of worker processes to the state of each model and of the clerk.
 
 A model is ready when a chat and a batch worker of it have lately polled for work and received ticks of its engine's loop.
-Both are proofs of work, so a process that runs but does nothing does not count.
+Both are proofs of work, so a process that runs but does nothing does not count. The launcher of an engine reports whether it
+loads, and the reason why it does not start.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from core.logs import engine_log
+from core.states import EngineState
 
 _CONSUMERS: Final = ("chat", "batch")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_STOPPED: Final = (EngineState.FAILED, EngineState.MISSING)
+
+
+class ModelStatus(StrEnum):
+    """The status of a model in `/v1/models`.
+
+    DEGRADED serves, and its engine crashes repeatedly. FAILED and MISSING: its engine does not start, the latter since a file
+    is not there. UNSERVED: no worker has it, or its workers are silent. UNKNOWN: the workers' reports cannot be read.
+    """
+
+    READY = "ready"
+    DEGRADED = "degraded"
+    LOADING = "loading"
+    FAILED = "failed"
+    MISSING = "missing"
+    UNSERVED = "unserved"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelState:
+    """The state of a model; `reason` is empty for a model that is ready, `advice` is the operator's remedy.
+
+    `warning` is the engine's remark on a model that it serves all the same.
+    """
+
+    model: str
+    status: ModelStatus
+    reason: str = ""
+    advice: str = ""
+    warning: str | None = None
+
+    @property
+    def is_serving(self) -> bool:
+        """Are requests for it answered?"""
+        return self.status in (ModelStatus.READY, ModelStatus.DEGRADED)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Does its engine not start, whatever a request waits for?"""
+        return self.status in (ModelStatus.FAILED, ModelStatus.MISSING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +71,10 @@ class Check:
 
 
 class WorkerSeen(NamedTuple):
-    """A worker process and one of its engines, as read; durations count back from now. A clerk has no model."""
+    """A worker process and one of its engines, as read; durations count back from now. A clerk has no model.
+
+    Only a launcher reports the `state` and the `warning` of an engine.
+    """
 
     id: str
     kind: str
@@ -40,20 +87,21 @@ class WorkerSeen(NamedTuple):
     tick_seconds: float | None
     num_deaths: int | None
     exit_reason: str | None
+    state: EngineState | None = None
+    warning: str | None = None
 
 
 def check_workers(
     seen: Sequence[WorkerSeen], models: Sequence[str], silence_seconds: float, degraded: Mapping[str, str] = _NONE
 ) -> list[Check]:
     """Check the clerk and each model. `degraded`: models with an engine that crashes repeatedly, and the reason."""
+    states = [model_state(seen, name, silence_seconds, degraded) for name in models]
+    return [check_clerk(seen, silence_seconds), *(check_model(state) for state in states)]
+
+
+def check_clerk(seen: Sequence[WorkerSeen], silence_seconds: float) -> Check:
+    """Check that a clerk looks for work."""
     clerks = [worker for worker in seen if worker.kind == "clerk"]
-    return [
-        _clerk(clerks, silence_seconds),
-        *(_model(model, [w for w in seen if w.model == model], silence_seconds, degraded) for model in models),
-    ]
-
-
-def _clerk(clerks: Sequence[WorkerSeen], silence_seconds: float) -> Check:
     if not clerks:
         return Check("clerk", "there is none", "Start one: millrace clerk. Batches wait for it, chats do not.")
     if any(not _defect(clerk, silence_seconds) for clerk in clerks):
@@ -61,21 +109,64 @@ def _clerk(clerks: Sequence[WorkerSeen], silence_seconds: float) -> Check:
     return Check("clerk", _defect(clerks[0], silence_seconds), "Look at its log (clerk.log), and start it again.")
 
 
-def _model(name: str, seen: Sequence[WorkerSeen], silence_seconds: float, degraded: Mapping[str, str]) -> Check:
-    check = f"model {name}"
-    reason = next((worker.exit_reason for worker in seen if worker.exit_reason), None)
+def check_model(state: ModelState) -> Check:
+    """The check of a model in this state."""
+    return Check(f"model {state.model}", state.reason, state.advice)
+
+
+def model_state(
+    seen: Sequence[WorkerSeen],
+    name: str,
+    silence_seconds: float,
+    degraded: Mapping[str, str] = _NONE,
+    *,
+    listed: Sequence[str] | None = None,
+) -> ModelState:
+    """Derive the state of a model. `listed`: the names that have a model file; a model without one is MISSING unless a worker
+    still serves it.
+    """
+    seen = [worker for worker in seen if worker.model == name]
+    launchers = [worker for worker in seen if worker.kind == "launcher" and worker.state is not None]
+    alive = [launcher for launcher in launchers if launcher.seen_seconds <= silence_seconds]
+    stopped = [launcher for launcher in launchers if launcher.state in _STOPPED]
+    warning = next((launcher.warning for launcher in launchers if launcher.warning), None)
+    defect = _defect_of_consumers(name, seen, silence_seconds)
+    is_down = bool(alive) and all(launcher in stopped for launcher in alive)
+    if not defect.message and not is_down:
+        if name not in degraded:
+            return ModelState(model=name, status=ModelStatus.READY, warning=warning)
+        reason, advice = f"is degraded: {degraded[name]}", f"Look at {engine_log(name)} on the worker."
+        return ModelState(model=name, status=ModelStatus.DEGRADED, reason=reason, advice=advice, warning=warning)
+    if any(launcher.state is EngineState.LOADING for launcher in alive):
+        advice = f"Wait, or look at {engine_log(name)} on the worker."
+        return ModelState(model=name, status=ModelStatus.LOADING, reason="its engine is loading", advice=advice)
+    if stopped:
+        is_missing = all(launcher.state is EngineState.MISSING for launcher in stopped)
+        return ModelState(
+            model=name,
+            status=ModelStatus.MISSING if is_missing else ModelStatus.FAILED,
+            reason=f"its engine does not start: {stopped[0].exit_reason or 'look at its log'}",
+            advice=f"Correct the model's files, then start a worker: millrace worker --models {name}",
+        )
+    if listed is not None and name not in listed:
+        return ModelState(
+            model=name,
+            status=ModelStatus.MISSING,
+            reason="no file in models_dir describes it",
+            advice="Put its YAML file back and restart Millrace, or wait until its requests fail.",
+        )
+    return ModelState(model=name, status=ModelStatus.UNSERVED, reason=defect.message, advice=defect.advice)
+
+
+def _defect_of_consumers(name: str, seen: Sequence[WorkerSeen], silence_seconds: float) -> Check:
     for kind in _CONSUMERS:
-        workers_of_kind = [worker for worker in seen if worker.kind == kind]
-        if not workers_of_kind:
-            return Check(check, _with_reason(f"no {kind} worker serves it", reason), _how_to_start(name, reason))
-        if all(_defect(worker, silence_seconds) for worker in workers_of_kind):
-            message = _defect(workers_of_kind[0], silence_seconds)
-            return Check(
-                check, _with_reason(message, reason), f"Look at the worker's logs ({kind}.log, {engine_log(name)})."
-            )
-    if name in degraded:
-        return Check(check, f"is degraded: {degraded[name]}", f"Look at {engine_log(name)} on the worker.")
-    return Check(check)
+        consumers = [worker for worker in seen if worker.kind == kind]
+        if not consumers:
+            return Check(name, f"no {kind} worker serves it", f"Start one: millrace worker --models {name}")
+        if all(_defect(worker, silence_seconds) for worker in consumers):
+            advice = f"Look at the worker's logs ({kind}.log, {engine_log(name)})."
+            return Check(name, _defect(consumers[0], silence_seconds), advice)
+    return Check(name)
 
 
 def _defect(worker: WorkerSeen, silence_seconds: float) -> str:
@@ -88,12 +179,3 @@ def _defect(worker: WorkerSeen, silence_seconds: float) -> str:
     if worker.tick_seconds is not None and worker.tick_seconds > silence_seconds:
         return f"its engine's loop has not run for {worker.tick_seconds:.0f} s"
     return ""
-
-
-def _with_reason(message: str, reason: str | None) -> str:
-    return f"{message}; its engine exited: {reason}" if reason else message
-
-
-def _how_to_start(name: str, reason: str | None) -> str:
-    command = f"millrace worker --models {name}"
-    return f"Correct the model's files, then start a worker: {command}" if reason else f"Start one: {command}"

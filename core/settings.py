@@ -206,6 +206,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds without a poll of a worker, or without a tick of an engine, after which a model is not ready.",
     )
+    missing_model_seconds: float = Field(
+        600,
+        gt=0,
+        description="Seconds after which the lines and jobs of a model whose files are gone fail with model_not_found.",
+    )
     drain_seconds: float = Field(25, ge=1, description="Seconds that a process has to finish its work after SIGTERM.")
     file_days: float = Field(
         30, gt=0, description="Days for which batch input and output files without an expiry are kept."

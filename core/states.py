@@ -44,6 +44,17 @@ class ShardState(StrEnum):
     DONE = "done"
 
 
+class EngineState(StrEnum):
+    """An engine as its launcher reports it: LOADING until its worker serves it; FAILED if it does not start, MISSING if it
+    does not since a file of the model is not there. Both last until it has started.
+    """
+
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+    MISSING = "missing"
+
+
 JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset(
         {JobState.RUNNING, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}

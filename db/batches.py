@@ -80,6 +80,13 @@ class RunningTotals(NamedTuple):
     reasoning_tokens: int
 
 
+class OpenModel(NamedTuple):
+    """A model that has lines of a batch to run."""
+
+    batch_id: str
+    model: str
+
+
 class LineTotals(NamedTuple):
     """Sums over the lines of a batch."""
 
@@ -132,6 +139,13 @@ def running_totals(batch_ids: list[str]) -> Query[RunningTotals]:
     sums = (total(getattr(Shard, name)).label(name) for name in RunningTotals._fields[1:])
     statement = select(Shard.batch_id, *sums).where(Shard.batch_id.in_(batch_ids)).group_by(Shard.batch_id)
     return Query(statement, RunningTotals)
+
+
+def open_models(batch_ids: list[str]) -> Query[OpenModel]:
+    """List the models that have lines of these batches to run, by name."""
+    is_open = Shard.batch_id.in_(batch_ids) & (Shard.state != ShardState.DONE)
+    columns = (Shard.batch_id, Shard.model)
+    return Query(select(*columns).where(is_open).distinct().order_by(*columns), OpenModel)
 
 
 def move(batch_id: str, to: BatchState, **columns: Any) -> Query[MovedBatch]:  # Any: the columns' own types

@@ -91,7 +91,8 @@ class BatchStatus(NamedTuple):
     is_paused: bool
 
 
-def _claimable() -> ColumnElement[bool]:
+def is_claimable() -> ColumnElement[bool]:
+    """May a worker take this shard?"""
     return or_(
         Shard.state == ShardState.READY,
         and_(Shard.state == ShardState.RUNNING, Shard.lease_until < func.now()),
@@ -114,7 +115,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
     )
     first_of_batch = (
         select(Shard.id)
-        .where(Shard.batch_id == Batch.id, Shard.model == model, _claimable())
+        .where(Shard.batch_id == Batch.id, Shard.model == model, is_claimable())
         .order_by(Shard.position)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -135,7 +136,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
     key_id = select(func.coalesce(Batch.key_id, "")).where(of_batch).scalar_subquery().label("key_id")
     statement = (
         update(Shard)
-        .where(Shard.id == best, _claimable())
+        .where(Shard.id == best, is_claimable())
         .values(
             state=ShardState.RUNNING,
             owner=owner,
@@ -303,6 +304,6 @@ def models_with_claimable_shards() -> Select[str]:
     return (
         select(Shard.model)
         .join(Batch, Batch.id == Shard.batch_id)
-        .where(_claimable(), Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
+        .where(is_claimable(), Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
         .distinct()
     )

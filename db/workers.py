@@ -16,6 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import InstrumentedAttribute
 
 from core.readiness import WorkerSeen
+from core.states import EngineState
 from db.query import Query, columns_of
 from db.tables import Counter, Worker, WorkerEngine
 
@@ -26,13 +27,16 @@ KEPT_SILENT: Final = timedelta(hours=1)
 class EngineReport:
     """An engine as its worker sees it. Its loop turned `tick_seconds` ago; None: never, or this worker gets no ticks.
 
-    `num_deaths` counts exits since the worker started; `exit_reason` describes the latest, without text of a request.
+    `num_deaths` counts exits since the worker started; `exit_reason` describes the one for which it does not serve now,
+    without text of a request. `warning` is the engine's remark on the model.
     """
 
     model: str
     tick_seconds: float | None = None
     num_deaths: int = 0
     exit_reason: str | None = None
+    state: EngineState | None = None
+    warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +86,13 @@ def report_engines(report: WorkerReport) -> PostgresInsert:
                 "last_tick_at": _ago(engine.tick_seconds),
                 "num_deaths": engine.num_deaths,
                 "exit_reason": engine.exit_reason,
+                "state": engine.state,
+                "warning": engine.warning,
             }
             for engine in report.engines
         ]
     )
-    changed = ("last_tick_at", "num_deaths", "exit_reason")
+    changed = ("last_tick_at", "num_deaths", "exit_reason", "state", "warning")
     return new.on_conflict_do_update(
         index_elements=[WorkerEngine.worker_id, WorkerEngine.model], set_={name: new.excluded[name] for name in changed}
     )
@@ -122,6 +128,8 @@ def list_workers() -> Query[WorkerSeen]:
             _seconds_since(WorkerEngine.last_tick_at).label("tick_seconds"),
             WorkerEngine.num_deaths,
             WorkerEngine.exit_reason,
+            WorkerEngine.state,
+            WorkerEngine.warning,
         )
         .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)
         .order_by(Worker.seen_at.desc(), Worker.id, WorkerEngine.model)

@@ -61,3 +61,7 @@ class OutOfKvMemory(DecodeFailed):
 
 class ModelFailed(EngineError):
     """The model file cannot be loaded."""
+
+
+class ModelMissing(ModelFailed):
+    """A file of the model is not there."""

@@ -103,14 +103,24 @@ class WorkerHeartbeat:
         self._reported: dict[tuple[str, str], int] = {}
         self._is_row_kept = False
         self._stop = threading.Event()
+        self._is_due = threading.Event()
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
         """Report at once, so that the row is there before the process is called ready; then every `seconds`."""
         if self._stop.is_set():  # closed before it was started
             return
-        self._try(self.beat)
+        self.report()
         self._thread.start()
+
+    def report(self) -> None:
+        """Report now, in this thread; a database that is away is logged."""
+        self._try(self.beat)
+
+    def wake(self) -> None:
+        """Report soon, in the thread of the heartbeat. Callable from any thread."""
+        self._is_due.set()
 
     def claim_slot(self) -> None:
         """End the leases of the process that had this slot before, which has ended. Call it before any claim.
@@ -134,11 +144,16 @@ class WorkerHeartbeat:
         """Remove the row, unless `is_row_kept`. If the database is away the row stays, and counts as lost after a while."""
         self._is_row_kept = is_row_kept
         self._stop.set()
+        self._is_due.set()
         if self._thread.is_alive():
             self._thread.join(timeout_seconds)
 
     def beat(self) -> None:
         """Report once. Public so that tests need no thread."""
+        with self._lock:
+            self._beat()
+
+    def _beat(self) -> None:
         status, identity = self._status(), self._identity
         report = WorkerReport(
             id=identity.id,
@@ -166,8 +181,11 @@ class WorkerHeartbeat:
             connection.execute(workers.remove_worker(self._identity.id))
 
     def _run(self) -> None:
-        while not self._stop.wait(self._seconds):
-            self._try(self.beat)
+        while not self._stop.is_set():
+            self._is_due.wait(self._seconds)
+            self._is_due.clear()
+            if not self._stop.is_set():
+                self.report()
         self._try(self._leave)
 
     def _try(self, action: Callable[[], None]) -> None:

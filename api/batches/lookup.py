@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.batches.throughput import measure_throughput, with_throughput
 from api.http.pagination import unix_seconds
+from api.services.model_states import ModelStates
 from core.errors import not_found
 from core.ids import is_id
 from core.schemas.objects import (
@@ -20,7 +21,7 @@ from core.schemas.objects import (
     OutputTokensDetails,
     RequestCounts,
 )
-from core.states import FINAL_BATCH_STATES
+from core.states import FINAL_BATCH_STATES, BatchState
 from db import batches
 from db.batches import BatchRow, RunningTotals
 
@@ -28,6 +29,7 @@ _TIMES: Final = (
     "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
     "cancelled_at",
 )  # fmt: skip
+_CLERKS_WORK: Final = (BatchState.VALIDATING, BatchState.FINALIZING, BatchState.CANCELLING)
 _NO_TOTALS: Final = RunningTotals("", 0, 0, 0, 0, 0, 0)
 
 
@@ -38,14 +40,30 @@ async def find_batch(connection: AsyncConnection, batch_id: str, tenant: str) ->
     return await batches.find_batch(batch_id, tenant).async_fetch_optional(connection)
 
 
-async def with_totals(connection: AsyncConnection, rows: list[BatchRow]) -> list[BatchObject]:
-    """The objects of rows; those of batches that have not ended include the counts of their shards so far."""
+async def with_totals(connection: AsyncConnection, rows: list[BatchRow], states: ModelStates) -> list[BatchObject]:
+    """The objects of rows; those of batches that have not ended include the counts of their shards so far, and what they
+    wait for.
+    """
     open_ids = [row.id for row in rows if row.status not in FINAL_BATCH_STATES]
     throughput = await measure_throughput(connection, rows)
     running = await batches.running_totals(open_ids).async_fetch_all(connection) if open_ids else []
     totals = {each.batch_id: each for each in running}
-    shown = [to_batch_object(row, totals.get(row.id)) for row in rows]
+    waiting = await _waiting(connection, rows, states) if open_ids else {}
+    shown = [to_batch_object(row, totals.get(row.id), waiting.get(row.id)) for row in rows]
     return [with_throughput(batch, row, throughput.get(batch.id)) for batch, row in zip(shown, rows, strict=True)]
+
+
+async def _waiting(connection: AsyncConnection, rows: list[BatchRow], states: ModelStates) -> dict[str, str]:
+    """What batches wait for that no worker or clerk does, by their ids."""
+    service = await states.read(connection)
+    running = [row.id for row in rows if row.status is BatchState.IN_PROGRESS and row.paused_at is None]
+    clerk = service.clerk().message
+    needs_clerk = [row.id for row in rows if clerk and row.status in _CLERKS_WORK]
+    waiting = {batch_id: [f"a clerk: {clerk}"] for batch_id in needs_clerk}
+    for batch_id, name in await batches.open_models(running).async_fetch_all(connection) if running else []:
+        if (model := service.model(name)).reason and not model.is_serving:
+            waiting.setdefault(batch_id, []).append(f"model {name}: {model.reason}")
+    return {batch_id: "; ".join(reasons) for batch_id, reasons in waiting.items()}
 
 
 async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> BatchRow:
@@ -56,12 +74,12 @@ async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str
     return row
 
 
-async def show_batch(connection: AsyncConnection, row: BatchRow) -> BatchObject:
+async def show_batch(connection: AsyncConnection, row: BatchRow, states: ModelStates) -> BatchObject:
     """The object of a row, with its counts as of now."""
-    return (await with_totals(connection, [row]))[0]
+    return (await with_totals(connection, [row], states))[0]
 
 
-def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject:
+def to_batch_object(row: BatchRow, running: RunningTotals | None, waiting_for: str | None = None) -> BatchObject:
     """The API object of a row; `running` holds the sums of its shards while the batch is open.
 
     A batch without an `expires_at` has not begun: its window begins with its creation all the same.
@@ -96,5 +114,6 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         priority=row.priority,
         expires_at=unix_seconds(end_of_window),
         paused_at=unix_seconds(row.paused_at),
+        waiting_for=waiting_for,
         **times,
     )

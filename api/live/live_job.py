@@ -19,6 +19,7 @@ from api.live.follower import Idle, JobEnded, JobUpdate
 from api.live.job_client import JobClient
 from api.live.submission import Submission, cancelled_problem
 from api.services.metrics import Metrics
+from api.services.model_states import ModelStates
 from api.services.stream_limiter import NoFreeStream, StreamLimiter
 from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.queue.events import EventKind
@@ -124,6 +125,7 @@ class LiveJobs:
     jobs: JobClient
     streams: StreamLimiter
     metrics: Metrics
+    models: ModelStates
     shutting_down: asyncio.Event
     timeout_seconds: float
 
@@ -133,7 +135,7 @@ class LiveJobs:
         try:
             began = time.monotonic()
             await live.begin()
-            first = await unless_disconnected(request, self._first_event(live))
+            first = await unless_disconnected(request, self._first_event(live, submission.model.name))
             self.metrics.first_event_seconds.observe(time.monotonic() - began)
             if first is None:
                 await live.close()
@@ -150,10 +152,11 @@ class LiveJobs:
         await live.close()
         return Response(renderer.whole(answer), media_type="application/json")
 
-    async def _first_event(self, live: LiveJob) -> JobUpdate:
-        """The first update other than Idle; raises a 503 after `timeout_seconds`."""
+    async def _first_event(self, live: LiveJob, model: str) -> JobUpdate:
+        """The first update other than Idle; raises a 503 after `timeout_seconds`, or once the model does not start."""
         deadline = time.monotonic() + self.timeout_seconds
         while isinstance(update := await live.next(), Idle):
+            await self.models.check_startable(model)
             if time.monotonic() > deadline:
                 raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
         return update

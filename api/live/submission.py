@@ -9,8 +9,9 @@ from fastapi import Depends, Request
 from sqlalchemy import Insert
 
 from api.access.admission import Admission, AdmissionDep, find_model
-from api.dependencies import CallerDep, CatalogDep, TenantDep
+from api.dependencies import CallerDep, CatalogDep, ModelStatesDep, TenantDep
 from api.services.key_ring import Caller
+from api.services.model_states import ModelStates
 from core import ids
 from core.errors import Problem
 from core.models.model_files import ModelCatalog, ModelConfig
@@ -49,12 +50,19 @@ class SubmissionBuilder:
     """Checks the body of a request against the models, the key and its limits."""
 
     def __init__(
-        self, request: Request, tenant: str, caller: Caller, catalog: ModelCatalog, admission: Admission
+        self,
+        request: Request,
+        tenant: str,
+        caller: Caller,
+        catalog: ModelCatalog,
+        states: ModelStates,
+        admission: Admission,
     ) -> None:
         self._request = request
         self._tenant = tenant
         self._caller = caller
         self._catalog = catalog
+        self._states = states
         self._admission = admission
 
     async def build(
@@ -63,10 +71,14 @@ class SubmissionBuilder:
         document: Any,  # Any: the parsed JSON of `body`
         endpoint: str = CHAT_ENDPOINT,
     ) -> Submission:
-        """Return the submission of a body; raises the 4xx of an unknown model, an unfit one, or an exceeded limit."""
+        """Return the submission of a body.
+
+        Raises the 4xx of an unknown model, an unfit one, or an exceeded limit, and the 503 of one whose engine does not start.
+        """
         row = ENDPOINTS[endpoint]
         model = find_model(self._catalog, self._caller, body.model)
         row.check_model(model)
+        await self._states.check_startable(model.name)
         limit = body.max_answer_tokens
         longest = min(limit if limit is not None else model.parameters.max_tokens or 0, model.context_size)
         num_bytes = len(await self._request.body())
@@ -85,10 +97,15 @@ class SubmissionBuilder:
 
 
 async def get_submission_builder(
-    request: Request, tenant: TenantDep, caller: CallerDep, catalog: CatalogDep, admission: AdmissionDep
+    request: Request,
+    tenant: TenantDep,
+    caller: CallerDep,
+    catalog: CatalogDep,
+    states: ModelStatesDep,
+    admission: AdmissionDep,
 ) -> SubmissionBuilder:
     """The builder of a request; a class as dependency would be constructed in a thread."""
-    return SubmissionBuilder(request, tenant, caller, catalog, admission)
+    return SubmissionBuilder(request, tenant, caller, catalog, states, admission)
 
 
 SubmissionBuilderDep = Annotated[SubmissionBuilder, Depends(get_submission_builder)]

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from api.access.admission import AdmissionDep, check_open_batches
 from api.access.scopes import require_scopes
 from api.batches.lookup import existing_batch, show_batch
-from api.dependencies import CallerDep, DatabaseDep, FilesDep, SettingsDep, TenantDep, TicketsDep
+from api.dependencies import CallerDep, DatabaseDep, FilesDep, ModelStatesDep, SettingsDep, TenantDep, TicketsDep
 from api.http.json_body import JsonBody, OptionalJsonBody
 from api.schemas.batch_extensions import (
     BatchPatch,
@@ -56,18 +56,20 @@ class _InputLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @router.post("/v1/batches/{batch_id}/pause")
-async def pause_batch(batch_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchObject:
+async def pause_batch(batch_id: str, database: DatabaseDep, tenant: TenantDep, states: ModelStatesDep) -> BatchObject:
     """Take no further shards; lines that run are finished, and the window goes on."""
     async with database.begin() as connection:
         batch = await existing_batch(connection, batch_id, tenant)
         row = await batch_control.pause(batch_id, tenant).async_fetch_optional(connection)
         if row is None:
             raise _too_late(batch, "paused", "batch_not_pausable")
-        return await show_batch(connection, row)
+        return await show_batch(connection, row, states)
 
 
 @router.post("/v1/batches/{batch_id}/resume")
-async def resume_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep, tenant: TenantDep) -> BatchObject:
+async def resume_batch(
+    batch_id: str, database: DatabaseDep, tickets: TicketsDep, tenant: TenantDep, states: ModelStatesDep
+) -> BatchObject:
     """Go on after a pause; a batch that is not paused stays as it is."""
     async with async_transaction(database, committed=Point.BATCH_RESUMED) as connection:
         batch = await existing_batch(connection, batch_id, tenant)
@@ -75,7 +77,7 @@ async def resume_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep
         if row is None:
             raise _too_late(batch, "resumed", "batch_not_pausable")
         models = list((await connection.execute(batch_control.open_models(batch_id))).scalars())
-        shown = await show_batch(connection, row)
+        shown = await show_batch(connection, row, states)
     for model in models:
         await tickets.send(lambda tickets, model=model: tickets.run_shards(model))  # type: ignore[misc]
     return shown
@@ -83,7 +85,7 @@ async def resume_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep
 
 @router.patch("/v1/batches/{batch_id}")
 async def change_batch(
-    batch_id: str, change: JsonBody[BatchPatch], database: DatabaseDep, tenant: TenantDep
+    batch_id: str, change: JsonBody[BatchPatch], database: DatabaseDep, tenant: TenantDep, states: ModelStatesDep
 ) -> BatchObject:
     """Change priority, window or metadata; all of the fields sent, or none."""
     async with database.begin() as connection:
@@ -93,7 +95,7 @@ async def change_batch(
         if "metadata" in change.model_fields_set:
             metadata = json.dumps(change.metadata) if change.metadata is not None else None
             row = await batch_control.set_metadata(batch_id, tenant, metadata).async_fetch_one(connection)
-        return await show_batch(connection, row)
+        return await show_batch(connection, row, states)
 
 
 @router.post("/v1/batches/{batch_id}/retry")
@@ -106,6 +108,7 @@ async def retry_batch(
     admission: AdmissionDep,
     database: DatabaseDep,
     tickets: TicketsDep,
+    states: ModelStatesDep,
     store: FilesDep,
     settings: SettingsDep,
 ) -> BatchObject:
@@ -124,14 +127,14 @@ async def retry_batch(
     failpoint(Point.RETRY_COMMITTED)
     await tickets.send(lambda tickets: tickets.prepare(row.id))
     async with database.connect() as connection:
-        return await show_batch(connection, row)
+        return await show_batch(connection, row, states)
 
 
 @router.get("/v1/batches/{batch_id}/report")
-async def get_report(batch_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchReport:
+async def get_report(batch_id: str, database: DatabaseDep, tenant: TenantDep, states: ModelStatesDep) -> BatchReport:
     """Latencies, errors and engines of the lines that have ended."""
     async with database.connect() as connection:
-        batch = await show_batch(connection, await existing_batch(connection, batch_id, tenant))
+        batch = await show_batch(connection, await existing_batch(connection, batch_id, tenant), states)
         latencies = await batch_requests.latencies(batch_id).async_fetch_one(connection)
         device_seconds = (await connection.execute(batch_requests.active_seconds(batch_id))).scalar_one()
         codes = await batch_requests.error_codes(batch_id, _TOP_CODES).async_fetch_all(connection)

@@ -19,13 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.access.scopes import require_scopes
 from api.batches.cursor import POLL_SECONDS, format_cursor, parse_cursor
 from api.batches.lookup import existing_batch, show_batch
-from api.dependencies import CallerDep, DatabaseDep, SettingsDep, TenantDep, WaitersDep
+from api.dependencies import CallerDep, DatabaseDep, ModelStatesDep, SettingsDep, TenantDep, WaitersDep
 from api.http.event_stream import EventStream
 from api.http.openapi import response_docs
 from api.http.pagination import unix_seconds
 from api.http.sse import PING_WITH_IDS, encode_event, error_event
 from api.schemas.batch_extensions import BatchLineEnded, BatchProgress, BatchStatusChanged
 from api.services.key_ring import Caller
+from api.services.model_states import ModelStates
 from api.services.waiters import WaitEnded, Waiter, Waiters
 from core.api_keys import Scope
 from core.errors import Problem, bad_request
@@ -59,6 +60,7 @@ async def get_batch_events(
     batch_id: str,
     database: DatabaseDep,
     waiters: WaitersDep,
+    states: ModelStatesDep,
     settings: SettingsDep,
     tenant: TenantDep,
     caller: CallerDep,
@@ -70,7 +72,13 @@ async def get_batch_events(
     async with database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
     events = _Events(
-        database, batch_id, caller, cursor, shows_all=lines == "all", keep_alive_seconds=settings.keep_alive_seconds
+        database,
+        states,
+        batch_id,
+        caller,
+        cursor,
+        shows_all=lines == "all",
+        keep_alive_seconds=settings.keep_alive_seconds,
     )
     return EventStream(events.stream(waiters))
 
@@ -100,6 +108,7 @@ class _Events:
     def __init__(
         self,
         database: AsyncEngine,
+        states: ModelStates,
         batch_id: str,
         caller: Caller,
         cursor: EventCursor,
@@ -108,6 +117,7 @@ class _Events:
         keep_alive_seconds: float,
     ) -> None:
         self._database = database
+        self._states = states
         self._batch_id = batch_id
         self._caller = caller
         self._cursor = cursor
@@ -168,7 +178,7 @@ class _Events:
     async def _read(self) -> _Snapshot:
         async with self._database.connect() as connection:
             row = await existing_batch(connection, self._batch_id, self._caller.tenant)
-            shown = await show_batch(connection, row)
+            shown = await show_batch(connection, row, self._states)
             is_over = row.status in FINAL_BATCH_STATES
             statement = batch_results.ended_marks(self._batch_id, self._cursor.ended, _PAGE_LINES, is_over=is_over)
             return _Snapshot(row, shown, await statement.async_fetch_all(connection))

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Request
 from api.access.admission import AdmissionDep, check_open_batches
 from api.access.scopes import require_scopes
 from api.batches.lookup import existing_batch, show_batch, to_batch_object, with_totals
-from api.dependencies import CallerDep, DatabaseDep, TenantDep, TicketsDep
+from api.dependencies import CallerDep, DatabaseDep, ModelStatesDep, TenantDep, TicketsDep
 from api.files.lookup import check_input
 from api.http.json_body import JsonBody
 from api.http.pagination import check_cursor, page
@@ -37,6 +37,7 @@ async def create_batch(
     admission: AdmissionDep,
     database: DatabaseDep,
     tickets: TicketsDep,
+    states: ModelStatesDep,
     create_once: CreateOnceDep,
 ) -> BatchObject:
     """Accept a file's lines; a clerk checks them right after."""
@@ -65,13 +66,16 @@ async def create_batch(
         failpoint(Point.BATCH_TICKETED)
         return to_batch_object(row, None)
 
-    return await create_once(ids.BATCH, find=lambda batch_id: get_batch(batch_id, database, tenant), create=create)
+    return await create_once(
+        ids.BATCH, find=lambda batch_id: get_batch(batch_id, database, tenant, states), create=create
+    )
 
 
 @router.get("/v1/batches")
 async def list_batches(
     database: DatabaseDep,
     tenant: TenantDep,
+    states: ModelStatesDep,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ListObject[BatchObject]:
@@ -79,19 +83,21 @@ async def list_batches(
     check_cursor(after, ids.BATCH)
     async with database.connect() as connection:
         rows = await batches.list_batches(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
-        objects = await with_totals(connection, rows)
+        objects = await with_totals(connection, rows, states)
     return page(objects, limit)
 
 
 @router.get("/v1/batches/{batch_id}")
-async def get_batch(batch_id: str, database: DatabaseDep, tenant: TenantDep) -> BatchObject:
+async def get_batch(batch_id: str, database: DatabaseDep, tenant: TenantDep, states: ModelStatesDep) -> BatchObject:
     """The batch, with its counts as of now."""
     async with database.connect() as connection:
-        return await show_batch(connection, await existing_batch(connection, batch_id, tenant))
+        return await show_batch(connection, await existing_batch(connection, batch_id, tenant), states)
 
 
 @router.post("/v1/batches/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep, tenant: TenantDep) -> BatchObject:
+async def cancel_batch(
+    batch_id: str, database: DatabaseDep, tickets: TicketsDep, tenant: TenantDep, states: ModelStatesDep
+) -> BatchObject:
     """Take no further lines; finished ones are kept. A second call changes nothing."""
     async with async_transaction(
         database, committing=Point.BATCH_CANCELLING, committed=Point.BATCH_CANCELLED
@@ -103,7 +109,7 @@ async def cancel_batch(batch_id: str, database: DatabaseDep, tickets: TicketsDep
             message = f"The batch is {row.status}; only a running one can be cancelled."
             raise bad_request(message, code="batch_not_cancellable")
         is_ready_to_finalize = (await connection.execute(batches.is_ready_to_finalize(batch_id))).scalar_one()
-        shown = await show_batch(connection, row)
+        shown = await show_batch(connection, row, states)
     if is_ready_to_finalize:
         await tickets.send(lambda tickets: tickets.finalize(batch_id))
     return shown

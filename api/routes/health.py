@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
 from api.dependencies import CatalogDep, DatabaseDep, MetricsDep, RelayDep, ServiceMetricsDep, SettingsDep
 from api.http.openapi import response_docs
-from api.readiness import run_checks
+from api.readiness import ReadyStatus, run_checks
 from core.schemas.objects import ResponseModel
 
 router = APIRouter(tags=["health"])
@@ -24,7 +22,7 @@ async def healthz() -> dict[str, str]:
 class Readiness(ResponseModel):
     """`checks` has `ok` or the failure of each check; `advice` has the remedy of each failure."""
 
-    status: Literal["ok", "unavailable"]
+    status: ReadyStatus
     checks: dict[str, str]
     advice: dict[str, str]
 
@@ -32,15 +30,14 @@ class Readiness(ResponseModel):
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(database: DatabaseDep, relay: RelayDep, catalog: CatalogDep, settings: SettingsDep) -> JSONResponse:
     """Check database, schema, queue and clerk, and for each model a worker that polls for work and an engine that runs. Each
-    failure is named, with its remedy."""
-    checks = await run_checks(database, relay, catalog, settings)
-    is_ready = not any(check.message for check in checks)
+    failure is named, with its remedy. 200 with `degraded` while only models fail, and not all of them."""
+    report = await run_checks(database, relay, catalog, settings)
     body = {
-        "status": "ok" if is_ready else "unavailable",
-        "checks": {check.name: check.message or "ok" for check in checks},
-        "advice": {check.name: check.advice for check in checks if check.message},
+        "status": report.status,
+        "checks": {check.name: check.message or "ok" for check in report.checks},
+        "advice": {check.name: check.advice for check in report.checks if check.message},
     }
-    return JSONResponse(body, 200 if is_ready else 503)
+    return JSONResponse(body, 503 if report.status is ReadyStatus.UNAVAILABLE else 200)
 
 
 @router.get("/metrics", response_class=Response, responses=response_docs(media_type="text/plain"))

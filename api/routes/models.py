@@ -5,7 +5,8 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from api.access.scopes import require_scopes
-from api.dependencies import CallerDep, CatalogDep, SettingsDep, StartedAtDep, TenantDep
+from api.dependencies import CallerDep, CatalogDep, ModelStatesDep, SettingsDep, StartedAtDep, TenantDep
+from api.services.model_states import ServiceState
 from core.api_keys import Scope
 from core.errors import not_found
 from core.models.model_files import ModelConfig
@@ -18,25 +19,38 @@ router = APIRouter(tags=["models"], dependencies=[require_scopes(Scope.INFERENCE
 
 @router.get("/v1/models")
 async def list_models(
-    catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep, settings: SettingsDep
+    catalog: CatalogDep,
+    started_at: StartedAtDep,
+    _: TenantDep,
+    caller: CallerDep,
+    settings: SettingsDep,
+    states: ModelStatesDep,
 ) -> ListObject[ModelObject]:
     """Every model the caller may use, by name."""
-    models = [_object(model, started_at, settings) for model in catalog.only(caller.models).models]
+    state = await states.read()
+    models = [_object(model, started_at, settings, state) for model in catalog.only(caller.models).models]
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
 
 
 @router.get("/v1/models/{name:path}")
 async def get_model(
-    name: str, catalog: CatalogDep, started_at: StartedAtDep, _: TenantDep, caller: CallerDep, settings: SettingsDep
+    name: str,
+    catalog: CatalogDep,
+    started_at: StartedAtDep,
+    _: TenantDep,
+    caller: CallerDep,
+    settings: SettingsDep,
+    states: ModelStatesDep,
 ) -> ModelObject:
     """A model by name or alias."""
     model = catalog.only(caller.models).get(name)
     if model is None:
         raise not_found(f"The model '{name[:96]}' does not exist here.", code="model_not_found", param="model")
-    return _object(model, started_at, settings)
+    return _object(model, started_at, settings, await states.read())
 
 
-def _object(model: ModelConfig, started_at: int, settings: Settings) -> ModelObject:
+def _object(model: ModelConfig, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
+    state = service.model(model.name)
     return ModelObject(
         id=model.name,
         created=started_at,
@@ -44,4 +58,7 @@ def _object(model: ModelConfig, started_at: int, settings: Settings) -> ModelObj
         context_size=model.context_size,
         slots=None if model.slots == "auto" else model.slots or settings.slots,
         endpoints=tuple(path for path, each in ENDPOINTS.items() if model.embeddings or not each.needs_embeddings),
+        status=state.status,
+        reason=state.reason or None,
+        warning=state.warning,
     )

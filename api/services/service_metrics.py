@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from api.services.model_states import degraded_models
 from core.counters import CounterName
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
@@ -96,12 +97,6 @@ class ServiceMetrics(Collector):
 
     def _free_bytes(self) -> dict[str, float]:
         return {name: shutil.disk_usage(path).free for name, path in self._disks.items() if path.exists()}
-
-
-async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict[str, str]:
-    """Models with repeated engine crashes that no request explains (name -> message); their engines restart slowly."""
-    rows = await quarantine.degraded_models(max_crashes, quarantine.CRASH_WINDOW).async_fetch_all(connection)
-    return {row.model: f"its engine ended {row.crashes} times in 10 minutes, no request explains it" for row in rows}
 
 
 async def _read(connection: AsyncConnection, max_crashes: int) -> _Snapshot:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -36,10 +37,11 @@ def serve(
         raise CommandFailed("Stopped before it was ready.", ExitCode.of(interrupt)) from None
     try:
         stopping = _stop_on_signals()
-        served = [model for model in stack.models if model not in stack.unloaded]
+        states = stack.model_states()
+        served = [state.model for state in states if not state.is_stopped]
         _print_welcome(stack.url, served, stack.services.describe(), stack.services.logs, time.monotonic() - started_at)
-        if stack.unloaded:
-            print(f"Not loaded, see {stack.services.logs}/worker.log: {', '.join(stack.unloaded)}\n", flush=True)
+        _print_remarks("Not served:", {state.model: state.reason for state in states if state.is_stopped})
+        _print_remarks("Served with a warning:", {state.model: state.warning for state in states if state.warning})
         stack.run(stopping)
         print("\nFinishing running requests, then stopping …", flush=True)
     finally:
@@ -74,3 +76,9 @@ Try it:
 
 Ctrl-C stops it; nothing that was accepted is lost.
 """, flush=True)  # fmt: skip
+
+
+def _print_remarks(title: str, remarks: Mapping[str, str | None]) -> None:
+    if remarks:
+        lines = "".join(f"  {model}: {remark}\n" for model, remark in remarks.items())
+        print(f"{title}\n{lines}", flush=True)

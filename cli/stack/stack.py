@@ -21,7 +21,8 @@ from core.process.listening import bound_socket
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess
 from core.queue.reachable import check_queue
-from core.settings import Settings, split_commas
+from core.readiness import ModelState, model_state
+from core.settings import Settings
 
 log = structlog.get_logger()
 
@@ -36,7 +37,6 @@ class Stack:
     def __init__(self, settings: Settings, *, device: str | None = None) -> None:
         self._settings = settings
         self.models = _models(settings)
-        self.unloaded: list[str] = []
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)
         self.services = Services(settings.state_dir, settings.database_url, settings.redis_url)
@@ -65,13 +65,24 @@ class Stack:
             _migrate(self.services.database_url, self._settings)
             started = [child.start() for child in self.children]
             self.url = started[0].wait_ready(_READY_SECONDS)
-            self.unloaded = list(split_commas(started[1].wait_ready(_READY_SECONDS)))
-            started[2].wait_ready(_READY_SECONDS)
+            for child in started[1:]:
+                child.wait_ready(_READY_SECONDS)
         except BaseException:
             self.stop(drain_seconds=0)
             raise
         self._api.environment["MILLRACE_PORT"] = self.url.rpartition(":")[2]  # the same port after a restart
         self.services.announce(self.url)
+
+    def model_states(self) -> list[ModelState]:
+        """The state of each model, as the worker has reported it."""
+        from db import workers
+        from db.connections import database_engine
+
+        engine = database_engine(self.services.database_url, pool_size=1)
+        with engine.connect() as connection:
+            seen = workers.list_workers().fetch_all(connection)
+        engine.dispose()
+        return [model_state(seen, name, self._settings.silence_seconds) for name in self.models]
 
     def run(self, is_stopping: threading.Event) -> None:
         """Restart dead processes until `is_stopping` is set."""

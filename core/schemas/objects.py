@@ -118,10 +118,14 @@ class BatchObject(ResponseModel):
     tokens_per_second: float | None = None
     eta_at: int | None = None
     will_miss_window: bool | None = None
+    waiting_for: str | None = None
 
 
 class ModelObject(ResponseModel):
-    """A served model. The fields after `owned_by` are extensions; `slots` is null where the engine chooses the number."""
+    """A served model. The fields after `owned_by` are extensions; `slots` is null where the engine chooses the number.
+
+    `status`, `reason` and `warning` are those of its `core.readiness.ModelState`.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -131,6 +135,9 @@ class ModelObject(ResponseModel):
     context_size: int
     slots: int | None = None
     endpoints: tuple[str, ...] = ()
+    status: str
+    reason: str | None = None
+    warning: str | None = None
 
 
 class JobObject(ResponseModel):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from sqlalchemy import DateTime, Dialect, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase
 
-from core.states import BatchState, JobState, ShardState
+from core.states import BatchState, EngineState, JobState, ShardState
 
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -49,9 +49,10 @@ class Base(DeclarativeBase):
         JobState: State(JobState),
         BatchState: State(BatchState),
         ShardState: State(ShardState),
+        EngineState: State(EngineState),
     }
 
 
-def one_of(column: str, values: type[JobState] | type[BatchState] | type[ShardState] | tuple[str, ...]) -> str:
+def one_of(column: str, values: type[StrEnum] | tuple[str, ...]) -> str:
     """Return a CHECK that a column holds one of these values."""
     return f"{column} IN ({', '.join(repr(str(value)) for value in values)})"

@@ -8,6 +8,7 @@ from typing import Final
 from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Identity, Integer, func
 from sqlalchemy.orm import Mapped, mapped_column
 
+from core.states import EngineState
 from db.tables.base import Base, one_of
 
 WORKER_KINDS: Final = ("chat", "batch", "clerk", "launcher")
@@ -33,7 +34,10 @@ class Worker(Base):
 
 
 class WorkerEngine(Base):
-    """An engine as seen by one process: a consumer receives its ticks, its launcher sees its exits."""
+    """An engine as seen by one process: a consumer receives its ticks, its launcher sees its state and its exits.
+
+    `warning` is the engine's remark on the model, such as a missing chat template.
+    """
 
     __tablename__ = "worker_engines"
     worker_id: Mapped[str] = mapped_column(ForeignKey("workers.id", ondelete="CASCADE"), primary_key=True)
@@ -41,6 +45,10 @@ class WorkerEngine(Base):
     last_tick_at: Mapped[datetime | None]
     num_deaths: Mapped[int] = mapped_column(Integer, server_default="0")
     exit_reason: Mapped[str | None]
+    state: Mapped[EngineState | None]
+    warning: Mapped[str | None]
+
+    __table_args__ = (CheckConstraint(one_of("state", EngineState), name="state"),)
 
 
 class Counter(Base):

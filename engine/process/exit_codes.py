@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from enum import IntEnum
-from typing import NoReturn
+from typing import Final, NoReturn
 
 
 class Exit(IntEnum):
-    """Exit codes of `engine.process.server`. All but MODEL may be caused by a request in the in-flight log."""
+    """Exit codes of `engine.process.server`. All but NOT_LOADED may be caused by a request in the in-flight log."""
 
     FAILED = 1  # the loop itself failed, not one step
     MODEL = 3  # the model cannot be loaded
+    NO_FILE = 4  # a file of the model is not there
     HUNG = 86  # an iteration of the loop did not return
     MEMORY = 87  # no state is reliable after an allocation failed
     INPUT_FAILED = 88  # the thread that receives messages ended
+
+
+NOT_LOADED: Final = (Exit.MODEL, Exit.NO_FILE)
 
 
 def abort_process(code: Exit, reason: str) -> NoReturn:

@@ -46,7 +46,10 @@ ToEngine = Hello | Submit | Cancel | StreamRequest
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """Describes the engine and its model. `template_hash` is the SHA-256 of the chat template's text, in hex."""
+    """Describes the engine and its model. `template_hash` is the SHA-256 of the chat template's text, in hex.
+
+    `warning` is for the operator, about a model that is served all the same.
+    """
 
     model: str
     build: str
@@ -54,6 +57,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     num_vocab: int
     template_hash: str
+    warning: str | None = None
 
 
 class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):

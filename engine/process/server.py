@@ -28,7 +28,7 @@ from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.backends.llama.openmp import bind_threads, bound_spinning
 from engine.config import BackendKind, EngineConfig
 from engine.embedding import check_dimensions, encode_inputs
-from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed
+from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed, ModelMissing
 from engine.inputs.input_processor import InputProcessor
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.log import log_stderr
@@ -300,7 +300,7 @@ def main() -> None:
         server.prepare()
     except ModelFailed as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(Exit.MODEL)
+        sys.exit(Exit.NO_FILE if isinstance(error, ModelMissing) else Exit.MODEL)
     server.run(stopping.is_set)
     os._exit(0)  # daemon threads hold sockets, and there is no state to save
 

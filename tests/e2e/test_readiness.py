@@ -122,7 +122,7 @@ def test_a_model_that_cannot_be_loaded_ends_its_worker_and_the_reason_is_reporte
     with database.begin() as connection:
         seen = workers.list_workers().fetch_all(connection)
     (check,) = [check for check in check_workers(seen, ["broken"], 60) if check.name == "model broken"]
-    assert check.message.startswith("no chat worker serves it; its engine exited: ")
+    assert check.message.startswith("its engine does not start: ")
     assert "broken.gguf is not a model that llama.cpp can load" in check.message
     assert str(tmp_path) not in check.message
     assert "Correct the model's files" in check.advice

@@ -63,21 +63,33 @@ def test_models_with_missing_or_truncated_files_are_named_and_the_others_are_ser
     served: FaultStack, served_oracle: Oracle
 ) -> None:
     """F16: at start. Each model is tried once, without a storm of restarts."""
-    assert "Not loaded, see" in served.process.output
-    assert served.process.output.count("lost, short") == 1
     wait_for(lambda: len(checks(served)) == 2, "the other two are ready", 30)
     messages = checks(served)
-    none = "no chat worker serves it; its engine exited: "
+    none = "its engine does not start: "
     assert messages["model lost"] == none + "There is no model file lost.gguf."
     assert messages["model short"] == none + "short.gguf is not a model that llama.cpp can load."
+    assert "Not served:\n" in served.process.output
+    for model in ("lost", "short"):
+        assert f"  {model}: {messages[f'model {model}']}\n" in served.process.output
+    http = served.http()
+    statuses = {each["id"]: each["status"] for each in http.get("/v1/models").json()["data"]}
+    assert {name: statuses[name] for name in ("fake", "whole", "lost", "short")} == {
+        "fake": "ready",
+        "whole": "ready",
+        "lost": "missing",
+        "short": "failed",
+    }
+    chat = {"model": "short", "messages": [{"role": "user", "content": "hello"}]}
+    refused = http.post("/v1/chat/completions", json=chat, timeout=5)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
     metrics = served.process.metrics()
     for model, is_ready in (("fake", 1), ("whole", 1), ("lost", 0), ("short", 0)):
         assert f'millrace_model_ready{{model="{model}"}} {is_ready}.0' in metrics
     check_serves(served, served_oracle)
     log = dict(served.logs())["worker.log"]
     assert "There is no model file" in log
-    for model in ("lost", "short"):
-        assert log.count(f'"name": "engine-{model}", "exit_code": 3') == 1
+    for model, code in (("lost", 4), ("short", 3)):
+        assert log.count(f'"name": "engine-{model}", "exit_code": {code}') == 1
 
 
 def test_a_model_is_served_again_when_its_missing_file_is_back(served: FaultStack, served_oracle: Oracle) -> None:

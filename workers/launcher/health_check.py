@@ -32,7 +32,7 @@ class HealthCheck:
     silence_seconds: float
     _child: Child | None = None
     _answered_at: float = 0.0
-    _has_answered: bool = False
+    has_answered: bool = False  # the engine that runs now
     _checked_at: float = 0.0
     _silent_seconds: float = 0.0
 
@@ -41,13 +41,13 @@ class HealthCheck:
         interval, self._checked_at = now - self._checked_at, now
         answered_at, child = self.client.answered_at, self.engine.child
         if child is not self._child:
-            self._child, self._has_answered, self._silent_seconds = child, False, 0.0
+            self._child, self.has_answered, self._silent_seconds = child, False, 0.0
         elif answered_at != self._answered_at:
-            self._has_answered, self._silent_seconds = True, 0.0
+            self.has_answered, self._silent_seconds = True, 0.0
         else:
             self._silent_seconds += min(interval, _MAX_INTERVAL_SECONDS)
         self._answered_at = answered_at
-        limit = self.silence_seconds if self._has_answered else LOAD_SECONDS
+        limit = self.silence_seconds if self.has_answered else LOAD_SECONDS
         if child is not None and self._silent_seconds > limit:
             log.error("engine_unresponsive", name=self.engine.name, seconds=round(self._silent_seconds, 1))
             self._silent_seconds = 0.0

@@ -33,12 +33,12 @@ from db.connections import database_engine
 from db.schema_version import check_schema
 from engine.config import EngineConfig
 from engine.process.client import EngineClient
-from engine.process.exit_codes import Exit
+from engine.process.exit_codes import NOT_LOADED
 from workers.context import Database
 from workers.heartbeat import WorkerHeartbeat, launcher_identity
 from workers.launcher.crash_log import CrashLog
-from workers.launcher.crash_reports import CrashReports
 from workers.launcher.engine_config import engine_config
+from workers.launcher.engine_reports import EngineReports
 from workers.launcher.health_check import HealthCheck
 from workers.runtime.host_paths import engine_endpoint, model_hash
 
@@ -73,7 +73,7 @@ class WorkerLauncher:
         self._settings = settings
         self._device = device
         self._models = models
-        self.crash_reports = CrashReports([model.name for model in models])
+        self.engine_reports = EngineReports([model.name for model in models], tolerated_exits=settings.line_attempts)
         self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment(device)
         pause = settings.engine_restart_seconds
@@ -112,11 +112,16 @@ class WorkerLauncher:
         ]
         self._health_checks: dict[str, HealthCheck] = {}
 
-    def run(self, is_stopping: threading.Event) -> None:
-        """Run until `is_stopping` is set. This thread starts the children, so it must be the main one."""
+    def run(self, is_stopping: threading.Event, report: Callable[[], None]) -> None:
+        """Run until `is_stopping` is set. This thread starts the children, so it must be the main one.
+
+        `report` writes the reports of the engines, before the worker is called ready.
+        """
         try:
             self._start(is_stopping.is_set)
-            notify_ready(",".join(model.name for model in self._models if model.name not in self._engines))
+            self.engine_reports.start_serving()
+            report()
+            notify_ready()
             log.info("worker_ready", device=self._device, models=list(self._engines))
             while not is_stopping.wait(_CHECK_SECONDS):
                 self._check_engines()
@@ -131,14 +136,16 @@ class WorkerLauncher:
         now = time.monotonic()
         for engine in self._engines.values():
             engine.restart_if_exited(now)
-        for health_check in self._health_checks.values():
+        for model, health_check in self._health_checks.items():
             health_check.check(now)
+            if health_check.has_answered and (info := health_check.client.info) is not None:
+                self.engine_reports.set_ready(model, info.warning)
 
     def _on_exit(self, model: str, exit_code: int) -> None:
         """Record the exit of an engine."""
-        if exit_code != Exit.MODEL:  # a model that does not load is no unexplained crash
+        if exit_code not in NOT_LOADED:  # a model that does not load is no unexplained crash
             self._crash_log.add(model, exit_code)
-        self.crash_reports.add(model, exit_code, self._logs / engine_log(model))
+        self.engine_reports.add_exit(model, exit_code, self._logs / engine_log(model))
 
     def _on_crash_count(self, model: str, crashes: int) -> None:
         """Set the restart pause by the number of unexplained crashes: with too many, quick restarts only waste the machine."""
@@ -173,6 +180,7 @@ class WorkerLauncher:
                 self._wait_engine(model.name, is_stopping)
             except ChildFailed as failure:
                 log.error("model_not_loaded", model=model.name, reason=str(failure))
+                self.engine_reports.give_up(model.name)
                 failures.append(failure)
                 del self._engines[model.name]
                 self._health_checks.pop(model.name).client.close()
@@ -185,7 +193,7 @@ class WorkerLauncher:
         deadline, deaths = time.monotonic() + _READY_SECONDS, 0
         while True:
             try:
-                client.wait_ready(0.2)
+                self.engine_reports.set_ready(model, client.wait_ready(0.2).warning)
                 return
             except TimeoutError:
                 if is_stopping():
@@ -269,11 +277,12 @@ def _run(
 ) -> None:
     """Run it with a heartbeat. Its row is removed in the end, but kept if an engine does not start, since it has the reason."""
     identity = launcher_identity(settings.state_dir, device)
-    status = launcher.crash_reports.status
-    heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
+    reports = launcher.engine_reports
+    heartbeat = WorkerHeartbeat(identity, database, reports.status, seconds=settings.heartbeat_seconds)
+    reports.on_change = heartbeat.wake
     heartbeat.start()
     try:
-        launcher.run(is_stopping)
+        launcher.run(is_stopping, heartbeat.report)
     except MillraceError:
         heartbeat.close(is_row_kept=True)
         raise

@@ -29,6 +29,7 @@ from db import batches, jobs, quarantine, shards, validations
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext
+from workers.maintenance.missing_models import MissingModels
 from workers.maintenance.retention import Retention
 from workers.validation.task import answer_validation
 
@@ -51,6 +52,7 @@ class Sweeper:
         self._context = context
         self._run_here = run_here
         self._retention = Retention(context)
+        self._missing_models = MissingModels(context)
         self.swept_at: float | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
@@ -84,6 +86,7 @@ class Sweeper:
             self._sweep_validations()
             self._sweep_shards()
             self._sweep_jobs()
+            self._missing_models.sweep()
             self._sweep_quarantine()
             self._retention.sweep()
 

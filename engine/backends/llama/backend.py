@@ -19,7 +19,7 @@ from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.memory import resolve_slots
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig
-from engine.errors import ModelFailed
+from engine.errors import ModelFailed, ModelMissing
 
 _ALL_LAYERS: Final = 999
 
@@ -46,7 +46,7 @@ class LlamaBackend:
 
 def _load(config: EngineConfig) -> Any:  # Any: a pointer
     if not Path(config.model_path).is_file():
-        raise ModelFailed(f"There is no model file {config.model_path}.")
+        raise ModelMissing(f"There is no model file {config.model_path}.")
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
     model = llama.llama_model_load_from_file(config.model_path.encode(), parameters)

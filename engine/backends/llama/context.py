@@ -12,7 +12,7 @@ from llama_cpp._ggml import libggml
 
 from engine.backends.llama.gguf import metadata
 from engine.config import EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
-from engine.errors import ModelFailed
+from engine.errors import ModelFailed, ModelMissing
 from engine.scheduler.step_builder import PROMPT_LOGPROB_ROWS
 
 _MAX_INPUTS: Final = 128  # in one decode, with vectors in memory
@@ -131,7 +131,7 @@ def attach(context: Any, model: Any, adapters: Sequence[LoraAdapter]) -> None:  
 
 def _load(model: Any, adapter: LoraAdapter) -> Any:  # Any: pointers
     if not Path(adapter.path).is_file():
-        raise ModelFailed(f"There is no LoRA file {adapter.path}.")
+        raise ModelMissing(f"There is no LoRA file {adapter.path}.")
     pointer = llama.llama_adapter_lora_init(model, adapter.path.encode())
     if not pointer:
         raise ModelFailed(

@@ -10,7 +10,7 @@ from typing import Any, Final
 import llama_cpp as llama
 
 from engine.backends.llama.gguf import metadata, start_llama
-from engine.errors import ModelFailed
+from engine.errors import ModelFailed, ModelMissing
 
 _MAX_PIECE: Final = 512
 _LEAD: Final = "\x01"  # no token has it beside another character, so tokens behind it are those of a text that goes on
@@ -86,7 +86,7 @@ def load_vocabulary(path: str | Path) -> LlamaTokenizer:
     The memory of llama.cpp is freed with the tokenizer.
     """
     if not Path(path).is_file():
-        raise ModelFailed(f"There is no model file {path}.")
+        raise ModelMissing(f"There is no model file {path}.")
     start_llama()
     parameters = llama.llama_model_default_params()
     parameters.vocab_only = True

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from core.readiness import WorkerSeen
+from core.states import EngineState
 from db import backlog, workers
 from db.workers import EngineReport, WorkerReport
 from tests.support.rows import make_batch, make_job, make_running_batch
@@ -29,11 +30,15 @@ def seen(connection: Connection) -> list[WorkerSeen]:
 
 
 def test_ages_are_in_seconds_and_engines_have_a_row_each(connection: Connection) -> None:
-    engines = [EngineReport(model="a", tick_seconds=3), EngineReport(model="b", num_deaths=2, exit_reason="no file")]
+    engines = [
+        EngineReport(model="a", tick_seconds=3),
+        EngineReport(model="b", num_deaths=2, exit_reason="no file", state=EngineState.MISSING, warning="w"),
+    ]
     enter(connection, report(poll_seconds=12.5, engines=engines))
     first, second = seen(connection)
     assert (first.model, first.tick_seconds, first.num_deaths) == ("a", pytest.approx(3, abs=0.1), 0)
     assert (second.model, second.tick_seconds, second.exit_reason) == ("b", None, "no file")
+    assert (first.state, second.state, second.warning) == (None, EngineState.MISSING, "w")
     assert first.poll_seconds == pytest.approx(12.5, abs=0.1)
     assert first.seen_seconds == pytest.approx(0, abs=0.1)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from core.readiness import WorkerSeen, check_workers
+from core.readiness import ModelState, ModelStatus, WorkerSeen, check_workers, model_state
+from core.states import EngineState
 
 SILENCE = 60.0
 
@@ -77,12 +78,56 @@ def test_without_a_clerk_batches_wait() -> None:
 
 
 def test_an_engine_that_cannot_load_is_named_with_its_exit_reason() -> None:
-    launcher = worker("launcher", exit_reason="a.gguf is not a model that llama.cpp can load.", num_deaths=1)
-    message, advice = trouble(CLERK, launcher)["model m"]
-    assert message == "no chat worker serves it; its engine exited: a.gguf is not a model that llama.cpp can load."
+    message, advice = trouble(CLERK, launcher(EngineState.FAILED))["model m"]
+    assert message == "its engine does not start: a.gguf is not a model."
     assert advice.startswith("Correct the model's files")
 
 
 def test_a_degraded_model_is_not_ready() -> None:
     assert trouble(CHAT, BATCH, CLERK, degraded={"m": "9 crashes"})["model m"][0] == "is degraded: 9 crashes"
     assert trouble(CHAT, BATCH, CLERK, degraded={"another": "9 crashes"}) == {}
+
+
+def launcher(state: EngineState, **changes: Any) -> WorkerSeen:
+    reason = "a.gguf is not a model." if state in (EngineState.FAILED, EngineState.MISSING) else None
+    return worker("launcher", **({"state": state, "exit_reason": reason} | changes))
+
+
+def state_of(*seen: WorkerSeen, listed: tuple[str, ...] = ("m",)) -> ModelState:
+    return model_state(seen, "m", SILENCE, listed=listed)
+
+
+@pytest.mark.parametrize(
+    ("seen", "status"),
+    [
+        ([CHAT, BATCH, launcher(EngineState.READY)], ModelStatus.READY),
+        ([CHAT, BATCH, launcher(EngineState.LOADING)], ModelStatus.READY),  # an engine that restarts is waited for
+        ([CHAT, BATCH, launcher(EngineState.FAILED)], ModelStatus.FAILED),  # before its last tick is old
+        ([launcher(EngineState.LOADING)], ModelStatus.LOADING),
+        ([worker("chat", tick_seconds=70.0), BATCH, launcher(EngineState.LOADING)], ModelStatus.LOADING),
+        ([launcher(EngineState.LOADING, seen_seconds=70.0)], ModelStatus.UNSERVED),
+        ([launcher(EngineState.FAILED)], ModelStatus.FAILED),
+        ([launcher(EngineState.FAILED, seen_seconds=70.0)], ModelStatus.FAILED),  # its worker has ended because of it
+        ([launcher(EngineState.MISSING)], ModelStatus.MISSING),
+        ([launcher(EngineState.MISSING), launcher(EngineState.FAILED, id="b")], ModelStatus.FAILED),
+        ([launcher(EngineState.FAILED), launcher(EngineState.LOADING, id="b")], ModelStatus.LOADING),
+        ([launcher(EngineState.FAILED), launcher(EngineState.READY, id="b"), CHAT, BATCH], ModelStatus.READY),
+        ([launcher(EngineState.FAILED, seen_seconds=70.0), CHAT, BATCH], ModelStatus.READY),
+        ([worker("chat", seen_seconds=70.0), BATCH, launcher(EngineState.READY)], ModelStatus.UNSERVED),
+        ([], ModelStatus.UNSERVED),
+    ],
+)
+def test_the_status_of_a_model_is_that_of_its_best_worker(seen: list[WorkerSeen], status: ModelStatus) -> None:
+    state = state_of(*seen)
+    assert state.status is status
+    assert bool(state.reason) is not state.is_serving
+
+
+def test_a_model_without_a_file_is_missing_unless_a_worker_serves_it() -> None:
+    assert state_of(listed=()).status is ModelStatus.MISSING
+    assert state_of(CHAT, BATCH, listed=()).status is ModelStatus.READY
+
+
+def test_the_warning_of_an_engine_is_kept_with_its_model() -> None:
+    state = state_of(CHAT, BATCH, launcher(EngineState.READY, warning="no template"))
+    assert (state.status, state.warning, state.reason) == (ModelStatus.READY, "no template", "")

@@ -1,0 +1,120 @@
+"""Model states: what the workers report about each model, read from the database at most once per second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from core.errors import SERVER_ERROR, ApiError, Problem
+from core.readiness import Check, ModelState, ModelStatus, WorkerSeen, check_clerk, model_state
+from core.settings import Settings
+from db import quarantine, workers
+
+_READ_SECONDS: Final = 1.0
+_FRESH_SECONDS: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceState:
+    """What the workers reported, and the models in the catalog. `seen` is None before the first read."""
+
+    settings: Settings
+    listed: list[str]
+    seen: Sequence[WorkerSeen] | None = None
+    degraded: Mapping[str, str] = field(default_factory=dict)
+
+    def models(self) -> list[ModelState]:
+        """The states of the models in the catalog."""
+        return [self.model(name) for name in self.listed]
+
+    def model(self, name: str) -> ModelState:
+        """The state of any model."""
+        if self.seen is None:
+            return ModelState(model=name, status=ModelStatus.UNKNOWN)
+        return model_state(self.seen, name, self.settings.silence_seconds, self.degraded, listed=self.listed)
+
+    def clerk(self) -> Check:
+        """The check of the clerk."""
+        return Check("clerk") if self.seen is None else check_clerk(self.seen, self.settings.silence_seconds)
+
+
+async def read_service_state(connection: AsyncConnection, listed: list[str], settings: Settings) -> ServiceState:
+    """Read the reports of all workers."""
+    seen = await workers.list_workers().async_fetch_all(connection)
+    degraded = await degraded_models(connection, settings.engine_crashes)
+    return ServiceState(settings=settings, listed=listed, seen=seen, degraded=degraded)
+
+
+async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict[str, str]:
+    """Models with repeated engine crashes that no request explains (name -> message); their engines restart slowly."""
+    rows = await quarantine.degraded_models(max_crashes, quarantine.CRASH_WINDOW).async_fetch_all(connection)
+    return {row.model: f"its engine ended {row.crashes} times in 10 minutes, no request explains it" for row in rows}
+
+
+class ModelStates:
+    """The last states read. While the database does not answer they stay, and nothing is refused because of that."""
+
+    def __init__(
+        self,
+        database: AsyncEngine,
+        listed: list[str],
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._state = ServiceState(settings=settings, listed=listed)
+        self._clock = clock
+        self._read_at = float("-inf")
+        self._unserved_since: dict[str, float] = {}
+        self._lock = asyncio.Lock()
+
+    async def read(self, connection: AsyncConnection | None = None) -> ServiceState:
+        """The states, not older than a second while the database answers; read on the caller's `connection` if it has one."""
+        if self._is_old() and connection is not None:
+            await self._read(connection)
+        elif self._is_old():
+            async with self._lock:
+                if self._is_old():
+                    await self._try_read()
+        return self._state
+
+    async def check_startable(self, model: str) -> None:
+        """Raise the 503 of a model that does not answer: its engine does not start, or no worker has it for long.
+
+        A model that loads, or whose worker restarts, is waited for.
+        """
+        state = (await self.read()).model(model)
+        if state.is_stopped:
+            raise ApiError(_not_ready(state), {"x-should-retry": "false"})
+        since = self._unserved_since.get(model)
+        if since is not None and self._clock() - since >= self._state.settings.silence_seconds:
+            raise ApiError(_not_ready(state))
+
+    def _is_old(self) -> bool:
+        return self._clock() - self._read_at >= _FRESH_SECONDS
+
+    async def _try_read(self) -> None:
+        try:
+            async with asyncio.timeout(_READ_SECONDS), self._database.connect() as connection:
+                await self._read(connection)
+        except (SQLAlchemyError, OSError):  # TimeoutError is one
+            self._unserved_since.clear()
+
+    async def _read(self, connection: AsyncConnection) -> None:
+        now, last = self._clock(), self._state
+        self._state = await read_service_state(connection, last.listed, last.settings)
+        self._read_at = now
+        unserved = [state.model for state in self._state.models() if state.status is ModelStatus.UNSERVED]
+        self._unserved_since = {name: self._unserved_since.get(name, now) for name in unserved}
+
+
+def _not_ready(state: ModelState) -> Problem:
+    reason = state.reason.removesuffix(".")
+    message = f"The model '{state.model}' is not ready: {reason}. {state.advice}"
+    return Problem(status=503, message=message, type=SERVER_ERROR, code="model_not_ready", param="model")
