@@ -28,6 +28,7 @@ class Conversation:
         backend = load_backend(config)
         encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
         grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
+        self.warning = encoder.templates.warning if config.backend is BackendKind.LLAMA else None
         self._input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
         self._engine = EngineLoop(backend, config, self._collect)
         self._sampling = sampling
@@ -84,6 +85,8 @@ def main() -> None:
         conversation = Conversation(config, SamplingParams(temperature=arguments.temperature))
     except EngineError as error:
         sys.exit(str(error))
+    if conversation.warning is not None:
+        print(conversation.warning, file=sys.stderr)
     while text := _read():
         if text == "/new":
             conversation.clear()

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from cli.doctor.findings import Finding, Level
 from core.errors import ConfigError
-from core.readiness import WorkerSeen, check_workers
+from core.readiness import WorkerSeen, check_clerk, check_model, model_state
 
 if TYPE_CHECKING:
     from core.settings import Settings
@@ -91,8 +91,10 @@ def workers(connection: Connection, settings: Settings) -> list[Finding]:
         models = load_models(settings.models_dir).names()
     except ConfigError:
         models = []  # reported by another finding
-    checks = check_workers(seen, models, settings.silence_seconds)
+    states = [model_state(seen, name, settings.silence_seconds) for name in models]
+    checks = [check_clerk(seen, settings.silence_seconds), *map(check_model, states)]
     found = [Finding(Level.BAD, c.name, c.message, c.advice) for c in checks if c.message]
+    found += [Finding(Level.WARNING, f"model {state.model}", state.warning) for state in states if state.warning]
     found += [_silent(worker) for worker in _once(seen) if worker.seen_seconds > settings.silence_seconds]
     hosts = sorted({worker.host for worker in seen})
     return found or [Finding(Level.OK, "workers", f"{len(_once(seen))} processes on {', '.join(hosts)}")]

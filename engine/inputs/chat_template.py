@@ -19,6 +19,7 @@ CHATML: Final = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+CHATML_END: Final = "<|im_end|>"
 _RENDER_SECONDS: Final = 2.0
 _PROBE_CHARACTERS: Final = 1 << 16
 

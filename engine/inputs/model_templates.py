@@ -10,10 +10,14 @@ import hashlib
 from dataclasses import dataclass
 
 from engine.errors import ModelFailed, TemplateFailed
-from engine.inputs.chat_template import CHATML, ChatTemplate
+from engine.inputs.chat_template import CHATML, CHATML_END, ChatTemplate
 from engine.outputs.output_format import OutputFormat
 from engine.tokenizer import Tokenizer
 
+_NO_TEMPLATE = (
+    "Its GGUF has no chat template, so chats are rendered as ChatML, which it may not have learned. "
+    "Set `chat_template` in the model's YAML file, or use /v1/completions."
+)
 _ADVICE = "Set `chat_template` in the model's YAML file."
 
 
@@ -28,7 +32,7 @@ class TemplateInUse:
 class ModelTemplates:
     """The templates of one model. `given` is that of the YAML file, and raises ModelFailed if it is not valid.
 
-    Any other template that is not valid fails the chats that need it: the model still completes texts and embeds.
+    A model without any chats in ChatML, and its answers also end at ChatML's mark, which may be no control token of it. Any other template that is not valid fails the chats that need it: the model still completes texts and embeds.
     `warning` is for the operator.
     """
 
@@ -37,7 +41,10 @@ class ModelTemplates:
         self._max_characters = max_characters
         self.warning: str | None = None
         tool_source = None if given else tokenizer.tool_template
-        source = given or tokenizer.chat_template or tool_source or CHATML
+        own = given or tokenizer.chat_template or tool_source
+        source = own or CHATML
+        if not own:
+            self.warning = _NO_TEMPLATE
         try:
             if given and "{" not in given:
                 raise TemplateFailed("it is no Jinja. Give the text of a template, not its name or path")
@@ -47,7 +54,9 @@ class ModelTemplates:
                 raise ModelFailed(f"The chat_template of the model's YAML file is not valid: {error}") from None
             self.warning = f"The chat template of the model's GGUF is not valid: {error}. {_ADVICE}"
             template = TemplateFailed(self.warning, param="messages")
-        self._default = self._with_tools = TemplateInUse(template, OutputFormat(tokenizer, source))
+        self._default = self._with_tools = TemplateInUse(
+            template, OutputFormat(tokenizer, source, turn_ends=() if own else (CHATML_END,))
+        )
         if tool_source and tool_source != source:
             self._add_tool_template(tool_source)
         sources = source if self._with_tools is self._default else f"{source}\0{tool_source}"

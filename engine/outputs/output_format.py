@@ -21,9 +21,10 @@ _TAIL_TOKENS: Final = 16  # enough for an opening tag that is spelled out, and s
 
 
 class OutputFormat:
-    """The output format of one model. Safe to use beside the decoding thread."""
+    """The output format of one model, whose chats also end at `turn_ends`. Safe to use beside the decoding thread."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: str, *, turn_ends: tuple[str, ...] = ()) -> None:
+        self._turn_ends = turn_ends
         self._tokenizer = tokenizer
         self.tool_format = detect_tool_format(template, tokenizer.special_texts)
         self.reasoning_tags = detect_reasoning_tags(template)
@@ -43,7 +44,7 @@ class OutputFormat:
         starts_in_reasoning = self.starts_in_reasoning(prompt)
         expected = (*(self.reasoning_tags or ()), *(self.tool_format.marks if tools else ()))
         return OutputSpec(
-            stop=stop,
+            stop=(*stop, *self._turn_ends),
             constraint=self._constraint(request, tools, prompt),
             reasoning_tags=self.reasoning_tags,
             starts_in_reasoning=starts_in_reasoning,

@@ -95,8 +95,9 @@ class Server:
             encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size
         )
         self._queues = {Section.COMPILE: InputQueue("compile-queue"), Section.EMBED: InputQueue("embed-queue")}
-        if encoder.templates.warning:
-            log_stderr(f"{encoder.templates.warning}\n")
+        warning = _warning(config, backend, encoder)
+        if warning is not None:
+            log_stderr(f"{warning}\n")
         self._info = EngineInfo(
             model=config.model,
             build=backend.decoder.build,
@@ -104,6 +105,7 @@ class Server:
             slots=backend.decoder.slots,
             num_vocab=backend.tokenizer.num_vocab,
             template_hash=encoder.templates.hash,
+            warning=warning,
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -263,6 +265,11 @@ def _run_or_abort(work: Callable[[], None], code: Exit) -> None:
     except BaseException:
         log_stderr(traceback.format_exc())
         abort_process(code, f"the thread {threading.current_thread().name} failed")
+
+
+def _warning(config: EngineConfig, backend: Backend, encoder: PromptEncoder) -> str | None:
+    """The warning of a model that chats; neither the fake nor an encoder has learned a template."""
+    return encoder.templates.warning if config.backend is BackendKind.LLAMA and backend.decoder.slots else None
 
 
 def _section(request: Request | EmbedRequest) -> Section:

@@ -67,20 +67,17 @@ def test_models_with_missing_or_truncated_files_are_named_and_the_others_are_ser
     messages = checks(served)
     none = "its engine does not start: "
     assert messages["model lost"] == none + "There is no model file lost.gguf."
-    assert messages["model short"] == none + "short.gguf is not a model that llama.cpp can load."
+    assert messages["model short"].startswith(none + "short.gguf is not a model that llama.cpp can load: tensor ")
+    assert "incomplete" in messages["model short"], "llama.cpp's own reason"
     assert "Not served:\n" in served.process.output
     for model in ("lost", "short"):
         assert f"  {model}: {messages[f'model {model}']}\n" in served.process.output
-    http = served.http()
-    statuses = {each["id"]: each["status"] for each in http.get("/v1/models").json()["data"]}
-    assert {name: statuses[name] for name in ("fake", "whole", "lost", "short")} == {
-        "fake": "ready",
-        "whole": "ready",
-        "lost": "missing",
-        "short": "failed",
-    }
     chat = {"model": "short", "messages": [{"role": "user", "content": "hello"}]}
-    refused = http.post("/v1/chat/completions", json=chat, timeout=5)
+    with served.http() as http:
+        statuses = {each["id"]: each["status"] for each in http.get("/v1/models").json()["data"]}
+        refused = http.post("/v1/chat/completions", json=chat, timeout=5)
+    expected = {"fake": "ready", "whole": "ready", "lost": "missing", "short": "failed"}
+    assert {name: statuses[name] for name in expected} == expected
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
     metrics = served.process.metrics()
     for model, is_ready in (("fake", 1), ("whole", 1), ("lost", 0), ("short", 0)):

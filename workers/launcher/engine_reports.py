@@ -13,12 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import structlog
+
 from core.counters import CounterName
 from core.states import EngineState
 from db.workers import EngineReport
 from engine.process.exit_codes import NOT_LOADED, Exit
 from workers.heartbeat import Status
 from workers.runtime.counters import Counters
+
+log = structlog.get_logger()
 
 _REASONS: Final = {
     Exit.HUNG: "a decode step hung",
@@ -76,6 +80,8 @@ class EngineReports:
     def set_ready(self, model: str, warning: str | None) -> None:
         """Record that an engine has replied."""
         engine = self._engines[model]
+        if warning is not None and warning != engine.warning:
+            log.warning("model_warning", model=model, warning=warning)
         engine.num_failed_starts, engine.exit_reason, engine.warning = 0, None, warning
         self._set(engine, EngineState.READY)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any, Final
 
 import llama_cpp as llama
@@ -14,12 +13,11 @@ from engine.backends.base import Decoder
 from engine.backends.embeddings_only import EmbeddingsOnly
 from engine.backends.llama.decoder import LlamaDecoder
 from engine.backends.llama.embedder import LlamaEmbedder
-from engine.backends.llama.gguf import start_llama
+from engine.backends.llama.gguf import load_model, start_llama
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.memory import resolve_slots
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig
-from engine.errors import ModelFailed, ModelMissing
 
 _ALL_LAYERS: Final = 999
 
@@ -45,11 +43,6 @@ class LlamaBackend:
 
 
 def _load(config: EngineConfig) -> Any:  # Any: a pointer
-    if not Path(config.model_path).is_file():
-        raise ModelMissing(f"There is no model file {config.model_path}.")
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
-    model = llama.llama_model_load_from_file(config.model_path.encode(), parameters)
-    if not model:
-        raise ModelFailed(f"{config.model_path} is not a model that llama.cpp can load.")
-    return model
+    return load_model(config.model_path, parameters)

@@ -9,8 +9,7 @@ from typing import Any, Final
 
 import llama_cpp as llama
 
-from engine.backends.llama.gguf import metadata, start_llama
-from engine.errors import ModelFailed, ModelMissing
+from engine.backends.llama.gguf import load_model, metadata
 
 _MAX_PIECE: Final = 512
 _LEAD: Final = "\x01"  # no token has it beside another character, so tokens behind it are those of a text that goes on
@@ -85,14 +84,9 @@ def load_vocabulary(path: str | Path) -> LlamaTokenizer:
 
     The memory of llama.cpp is freed with the tokenizer.
     """
-    if not Path(path).is_file():
-        raise ModelMissing(f"There is no model file {path}.")
-    start_llama()
     parameters = llama.llama_model_default_params()
     parameters.vocab_only = True
-    model = llama.llama_model_load_from_file(str(path).encode(), parameters)
-    if not model:
-        raise ModelFailed(f"{path} is not a model that llama.cpp can load.")
+    model = load_model(str(path), parameters)
     tokenizer = LlamaTokenizer(model)
     weakref.finalize(tokenizer, llama.llama_model_free, model).atexit = False
     return tokenizer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -9,8 +10,9 @@ import pytest
 
 from core.settings import ROOT
 from engine.backends.llama.backend import LlamaBackend
+from engine.backends.llama.tokenizer import load_vocabulary
 from engine.config import EngineConfig
-from engine.errors import ModelFailed
+from engine.errors import ModelFailed, ModelMissing
 from engine.types import ChatPrompt, Delta, FinishReason, Request, SamplingParams, TextPrompt
 from tests.support.engine import Bench, chat
 
@@ -169,3 +171,19 @@ def test_a_full_context_is_shifted_where_the_model_file_asks_for_it() -> None:
     finished = bench.ask("Hello", ignore_eos=True, max_tokens=150)
     assert (finished.reason, finished.usage.completion_tokens) == (FinishReason.LENGTH, 150)
     assert bench.ask(question("France")).text == "The capital of France is Paris."
+
+
+def test_a_file_that_is_cut_fails_with_the_reason_of_llama_cpp(tmp_path: Path) -> None:
+    path = tmp_path / "short.gguf"
+    path.write_bytes(MODEL.read_bytes()[: MODEL.stat().st_size // 2])
+    for load in (
+        load_vocabulary,
+        lambda path: LlamaBackend(EngineConfig(model="m", endpoint="", model_path=str(path))),
+    ):
+        with pytest.raises(ModelFailed, match=r"can load: tensor '.*' data is not within the file bounds"):
+            load(path)
+
+
+def test_a_file_that_is_not_there_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(ModelMissing, match="There is no model file"):
+        LlamaBackend(EngineConfig(model="m", endpoint="", model_path=str(tmp_path / "lost.gguf")))

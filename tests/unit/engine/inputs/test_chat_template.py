@@ -12,7 +12,7 @@ from engine.inputs import chat_template as template
 from engine.inputs.call_forms import call_forms
 from engine.inputs.chat_template import CHATML, ChatTemplate
 from engine.inputs.prompt_encoder import PromptEncoder
-from engine.types import ChatPrompt, Request, SamplingParams, ToolChoice, ToolMode
+from engine.types import ChatPrompt, Request, SamplingParams, TextPrompt, ToolChoice, ToolMode
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOLS: list[dict[str, Any]] = [
@@ -306,3 +306,15 @@ def test_a_bias_of_a_token_the_model_does_not_have_is_refused() -> None:
     with pytest.raises(InvalidPrompt) as caught:
         encode(CHATML_WITH_TOOLS, sampling=SamplingParams(logit_bias={258: 1.0}))
     assert caught.value.param == "logit_bias"
+
+
+def test_chats_of_a_model_without_a_template_end_at_the_mark_of_chatml_and_are_warned_of() -> None:
+    chat = Request(id="r", prompt=ChatPrompt(messages=HELLO), stop=["###"])
+    text = Request(id="r", prompt=TextPrompt(text="hello"))
+    without = PromptEncoder(FakeTokenizer(), template=None, context_size=512)
+    assert without.output_spec(chat, [1]).stop == ("###", "<|im_end|>")
+    assert without.output_spec(text, [1]).stop == ()
+    assert "no chat template" in (without.templates.warning or "")
+    own = PromptEncoder(FakeTokenizer(), template=CHATML, context_size=512)
+    assert own.output_spec(chat, [1]).stop == ("###",)
+    assert own.templates.warning is None
