@@ -156,9 +156,15 @@ def lock_quota(owner: str) -> Select[None]:
     return select(func.pg_advisory_xact_lock(func.hashtextextended("quota:" + owner, 0)))
 
 
+def needs_key(connection: Connection, settings: Settings) -> bool:
+    """Is the server reachable from other machines, with no key and no setting that allows this?"""
+    is_decided = settings.is_loopback or settings.open_without_keys
+    return not is_decided and not connection.execute(any_key()).scalar_one()
+
+
 def check_exposure(connection: Connection, settings: Settings) -> None:
     """Raise ConfigError when the server is reachable from other machines and has no key."""
-    if settings.is_loopback or settings.open_without_keys or connection.execute(any_key()).scalar_one():
+    if not needs_key(connection, settings):
         return
     raise ConfigError(
         f"Listening on {settings.host} without a key would serve every caller. Create one with `millrace keys create`, "

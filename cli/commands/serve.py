@@ -21,6 +21,9 @@ def serve(
     device: Device = None,
     state_dir: StateDir = None,
     models_dir: ModelsDir = None,
+    create_key: Annotated[
+        bool, typer.Option("--create-key", help="Create a first API key and print it, if --host needs one.")
+    ] = False,
 ) -> None:
     """Run everything on this machine in the foreground: Postgres, Valkey, the engines and the API."""
     from cli.stack.stack import Stack
@@ -28,7 +31,7 @@ def serve(
 
     settings = given_settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
     harden_process()
-    stack = Stack(settings, device=device)
+    stack = Stack(settings, device=device, creates_key=create_key)
     started_at = time.monotonic()
     print(f"Starting in {settings.state_dir} …", flush=True)
     try:
@@ -39,7 +42,8 @@ def serve(
         stopping = _stop_on_signals()
         states = stack.model_states()
         served = [state.model for state in states if not state.is_stopped]
-        _print_welcome(stack.url, served, stack.services.describe(), stack.services.logs, time.monotonic() - started_at)
+        seconds = time.monotonic() - started_at
+        _print_welcome(stack.url, served, stack.services.describe(), stack.services.logs, seconds, stack.first_key)
         _print_remarks("Not served:", {state.model: state.reason for state in states if state.is_stopped})
         _print_remarks("Served with a warning:", {state.model: state.warning for state in states if state.warning})
         stack.run(stopping)
@@ -61,18 +65,22 @@ def _stop_on_signals() -> threading.Event:
     return stopping
 
 
-def _print_welcome(url: str, models: list[str], services: list[str], logs: Path, seconds: float) -> None:
+def _print_welcome(
+    url: str, models: list[str], services: list[str], logs: Path, seconds: float, key: str | None
+) -> None:
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    shown_key = f"\n  key       {key}  (shown only now; others: millrace keys create)" if key else ""
+    header = f" -H 'Authorization: Bearer {key}'" if key else ""
     print(f"""
 Millrace is ready after {seconds:.1f} s:  {url}/v1
 
   models    {", ".join(models)}
   services  {"; ".join(services)}
-  logs      {logs}
+  logs      {logs}{shown_key}
 
 Try it:
 
-  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -d '{body}'
+  curl {url}/v1/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'
 
 Ctrl-C stops it; nothing that was accepted is lost.
 """, flush=True)  # fmt: skip

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import shutil
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from cli.doctor.findings import Finding, Level
 from core.cpu_cores import Cores
+from core.devices import build_command, has_gpu_build
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
-from core.models.model_files import load_models
+from core.models.model_files import ModelConfig, load_models
 from core.process.listening import bound_socket
 
 _GIB: Final = 1 << 30
 _LOW_DISK: Final = 2 * _GIB
 _NO_DISK: Final = _GIB // 4
+_CHECK_SECONDS: Final = 120.0
 _GGUF: Final = b"GGUF"
 
 
@@ -42,6 +47,9 @@ def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
     """Look for a GPU that the driver lists."""
     cards = proc / "gpus"
     names = [_gpu_name(card) for card in sorted(cards.iterdir())] if cards.is_dir() else []
+    if names and not has_gpu_build():
+        message = f"{', '.join(names)}: not used, since llama.cpp was built without CUDA"
+        return Finding(Level.WARNING, "gpu", message, f"Build it with CUDA: {build_command()}")
     if names:
         return Finding(Level.OK, "gpu", ", ".join(names))
     advice = "If there is a card, install its driver; inside a container, pass it in (--gpus all)."
@@ -83,20 +91,50 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
     if not catalog.models:
         return [Finding(Level.BAD, "models", f"none in {folder}", "Add a YAML file: see README.md.")]
     free = _available_bytes(meminfo)
-    findings, total = [], 0
+    findings, total, remarks = [], 0, _engine_remarks(catalog.models)
     for model in catalog.models:
         is_fake = model.backend is BackendKind.FAKE
         size = 0 if is_fake else Path(model.parameters.model).stat().st_size
         total += size
         what = "the fake backend, without weights" if is_fake else f"{size / _GIB:.2f} GiB"
         is_gguf = is_fake or _is_gguf(Path(model.parameters.model))
-        advice = "" if is_gguf else "The file does not begin with the letters GGUF: download or convert it again."
-        findings.append(Finding(Level.OK if is_gguf else Level.BAD, f"model {model.name}", what, advice))
+        name, found = f"model {model.name}", remarks.get(model.name, {})
+        if not is_gguf:
+            advice = "The file does not begin with the letters GGUF: download or convert it again."
+            findings.append(Finding(Level.BAD, name, what, advice))
+        elif found.get("error"):
+            findings.append(Finding(Level.BAD, name, str(found["error"]), "Download or convert it again."))
+        else:
+            findings.append(Finding(Level.OK, name, what))
+        if found.get("warning"):
+            findings.append(Finding(Level.WARNING, name, str(found["warning"])))
     if free is not None:
         message = f"{free / _GIB:.1f} GiB available, models take {total / _GIB:.2f} GiB and their contexts more"
         advice = "Serve fewer models (worker --models), or take smaller quantisations." if total > free else ""
         findings.append(Finding(Level.WARNING if advice else Level.OK, "memory", message, advice))
     return findings
+
+
+def _engine_remarks(models: Sequence[ModelConfig]) -> dict[str, dict[str, str | None]]:
+    """What an engine would remark on each file, by model; empty where the engine cannot be run."""
+    checks = [
+        {
+            "name": model.name,
+            "path": model.parameters.model,
+            "template": model.chat_template,
+            "is_chat": not model.embeddings,
+        }
+        for model in models
+        if model.backend is BackendKind.LLAMA
+    ]
+    command = [sys.executable, "-P", "-m", "engine.process.check"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(checks), capture_output=True, text=True, timeout=_CHECK_SECONDS, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return {found["name"]: found for found in json.loads(done.stdout)}
 
 
 def _is_gguf(path: Path) -> bool:

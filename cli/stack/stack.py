@@ -10,10 +10,13 @@ import sys
 import threading
 import time
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 import structlog
 
 from cli.stack.services import Services
+from core import ids
+from core.api_keys import DEFAULT_SCOPES, KEY, new_key
 from core.errors import ConfigError
 from core.models.model_files import has_weights, load_models
 from core.process.child_process import ChildFailed
@@ -23,6 +26,9 @@ from core.process.supervisor import SupervisedProcess
 from core.queue.reachable import check_queue
 from core.readiness import ModelState, model_state
 from core.settings import Settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 log = structlog.get_logger()
 
@@ -34,8 +40,10 @@ _SERVICE_PAUSE_SECONDS = 2.0
 class Stack:
     """The stack as a context manager for the main thread: started on entry, drained and stopped on exit."""
 
-    def __init__(self, settings: Settings, *, device: str | None = None) -> None:
+    def __init__(self, settings: Settings, *, device: str | None = None, creates_key: bool = False) -> None:
         self._settings = settings
+        self._creates_key = creates_key
+        self.first_key: str | None = None
         self.models = _models(settings)
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)
@@ -62,7 +70,7 @@ class Stack:
             raise
         self.services.start()
         try:
-            _migrate(self.services.database_url, self._settings)
+            self.first_key = _migrate(self.services.database_url, self._settings, creates_key=self._creates_key)
             started = [child.start() for child in self.children]
             self.url = started[0].wait_ready(_READY_SECONDS)
             for child in started[1:]:
@@ -175,13 +183,29 @@ def _check_external(settings: Settings) -> None:
         check_queue(settings.redis_url)
 
 
-def _migrate(database_url: str, settings: Settings) -> None:
+def _migrate(database_url: str, settings: Settings, *, creates_key: bool) -> str | None:
+    """Upgrade the schema, and check that the server may be reached as the settings say.
+
+    With `creates_key`, a server that needs a first key gets one; return its text.
+    """
     from db.connections import database_engine
-    from db.keys import check_exposure
+    from db.keys import check_exposure, needs_key
     from db.schema_version import upgrade  # Alembic loads slowly, and only a start needs it
 
     engine = database_engine(database_url, pool_size=1)
     upgrade(engine)
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        key = _create_key(connection) if creates_key and needs_key(connection, settings) else None
         check_exposure(connection, settings)
     engine.dispose()
+    return key
+
+
+def _create_key(connection: Connection) -> str:
+    from db.keys import insert_key
+    from db.tables import DEFAULT_TENANT
+
+    made = new_key()
+    columns = {"prefix": made.prefix, "digest": made.digest, "scopes": [str(scope) for scope in DEFAULT_SCOPES]}
+    connection.execute(insert_key(id=ids.new_id(KEY), tenant_id=DEFAULT_TENANT, name="first", **columns))
+    return made.text

@@ -32,7 +32,8 @@ class TemplateInUse:
 class ModelTemplates:
     """The templates of one model. `given` is that of the YAML file, and raises ModelFailed if it is not valid.
 
-    A model without any chats in ChatML, and its answers also end at ChatML's mark, which may be no control token of it. Any other template that is not valid fails the chats that need it: the model still completes texts and embeds.
+    A model without any chats in ChatML, and its answers also end at ChatML's mark, which may be no control token of it. Any
+    other template that is not valid fails the chats that need it: the model still completes texts and embeds.
     `warning` is for the operator.
     """
 

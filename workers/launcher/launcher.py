@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
 
 from core.cpu_cores import usable_cores
+from core.devices import check_device, default_device
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging, engine_log
 from core.models.model_files import ModelConfig, load_models
@@ -50,20 +50,9 @@ _CHECK_SECONDS: Final = 0.1
 _SILENT_SECONDS: Final = 3.0  # added to two hang limits, so that the engine's own watchdog acts first
 
 
-def default_device() -> str:
-    """The first GPU, or the CPU where there is none."""
-    gpus = Path("/proc/driver/nvidia/gpus")
-    return "cuda:0" if gpus.is_dir() and any(gpus.iterdir()) else "cpu"
-
-
 def device_environment(device: str) -> dict[str, str]:
-    """The environment that pins a process to its device; raises ConfigError for an unknown device."""
-    if device == "cpu":
-        return {"CUDA_VISIBLE_DEVICES": ""}
-    kind, _, number = device.partition(":")
-    if kind != "cuda" or not number.isdigit():
-        raise ConfigError(f"Unknown device {device!r}: use cpu, cuda:0, cuda:1, …")
-    return {"CUDA_VISIBLE_DEVICES": number}
+    """The environment that pins a process to its device."""
+    return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
 
 
 class WorkerLauncher:
@@ -262,6 +251,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
+        check_device(arguments.device)
         settings = load_settings()
         configure_logging(settings.log_level)
         database = database_engine(settings.database_url or "", pool_size=1)

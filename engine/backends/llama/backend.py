@@ -18,6 +18,7 @@ from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.memory import resolve_slots
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig
+from engine.errors import ModelFailed
 
 _ALL_LAYERS: Final = 999
 
@@ -43,6 +44,11 @@ class LlamaBackend:
 
 
 def _load(config: EngineConfig) -> Any:  # Any: a pointer
+    if config.gpu_layers and not llama.llama_supports_gpu_offload():
+        raise ModelFailed(
+            "llama.cpp sees no GPU: its driver is not there, or the number of --device is that of no card. "
+            "Use another --device, or `gpu_layers: 0` in the model file."
+        )
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
     return load_model(config.model_path, parameters)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import llama_cpp as llama
+from llama_cpp._ggml import libggml
 
 from engine.errors import ModelFailed, ModelMissing
 from engine.log import log_stderr
@@ -33,7 +34,15 @@ def _log(level: int, text: bytes, _: Any) -> None:  # Any: a pointer
 def start_llama() -> None:
     """Initialise llama.cpp before any other call of it; further calls do nothing."""
     llama.llama_log_set(_log, ctypes.c_void_p(0))
+    _load_processor_libraries()
     llama.llama_backend_init()
+
+
+def _load_processor_libraries() -> None:
+    """Load the library that suits this processor, where llama.cpp was built with one for each generation of processors."""
+    folder = Path(llama.__file__).parent / "lib"
+    if next(folder.glob("libggml-cpu-*.so"), None) is not None:
+        libggml.ggml_backend_load_all_from_path(str(folder).encode())
 
 
 def load_model(path: str, parameters: Any) -> Any:  # Any: llama_model_params and a pointer

@@ -15,6 +15,7 @@ from cli.doctor.findings import Level
 from cli.stack.services import Services
 from tests.conftest import FAKE_MODEL
 from tests.support.command import millrace
+from tests.support.tiny_models import TinyModel, write_tiny_model
 
 
 @pytest.fixture
@@ -60,7 +61,12 @@ def test_cards_are_named_as_the_driver_names_them(tmp_path: Path) -> None:
     card = tmp_path / "gpus" / "0000:01:00.0"
     card.mkdir(parents=True)
     (card / "information").write_text("Model: \t\t NVIDIA H100\nIRQ: 1\n")
-    assert machine.gpu(tmp_path).message == "NVIDIA H100"
+    found = machine.gpu(tmp_path)
+    assert (found.level, found.message) == (
+        Level.WARNING,
+        "NVIDIA H100: not used, since llama.cpp was built without CUDA",
+    )
+    assert "CMAKE_ARGS=-DGGML_CUDA=on" in found.advice
     assert "none found" in machine.gpu(tmp_path / "no").message
 
 
@@ -94,3 +100,18 @@ def test_a_state_directory_is_new_in_use_left_over_or_free(tmp_path: Path) -> No
     (folder / "postgres").mkdir()
     (folder / "postgres" / "postmaster.pid").write_text("1\n")
     assert stack_findings.state(folder).level is Level.WARNING
+
+
+def test_a_model_file_that_is_cut_and_one_without_a_chat_template_are_found(tmp_path: Path) -> None:
+    whole = write_tiny_model(tmp_path / "base.gguf", TinyModel.LLAMA).read_bytes()
+    (tmp_path / "base.gguf").write_bytes(whole.replace(b"tokenizer.chat_template", b"tokenizer.chat_forgotten"[:23]))
+    (tmp_path / "cut.gguf").write_bytes(whole[:-4096])
+    for name, more in (("base", ""), ("cut", ""), ("own", 'chat_template: "{{ messages }}"\n')):
+        file = "cut" if name == "cut" else "base"
+        (tmp_path / f"{name}.yaml").write_text(f"name: {name}\nparameters: {{model: {file}.gguf}}\n{more}")
+    found = [(each.level, each.name, each.message) for each in machine.models(tmp_path) if each.level is not Level.OK]
+    (base, cut) = found
+    assert base[:2] == (Level.WARNING, "model base")
+    assert "no chat template" in base[2]
+    assert cut[:2] == (Level.BAD, "model cut")
+    assert "corrupted or incomplete" in cut[2]

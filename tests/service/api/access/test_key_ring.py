@@ -10,8 +10,9 @@ from sqlalchemy import Engine, event, func, text, update
 
 from api.services.key_ring import KEYLESS, Caller, KeyRing
 from cli.stack.services import Services
+from cli.stack.stack import _migrate
 from core import ids
-from core.api_keys import KEY, NewKey, Scope, new_key
+from core.api_keys import KEY, NewKey, Scope, key_digest, new_key
 from core.errors import ApiError, ConfigError
 from core.settings import Settings
 from db import keys
@@ -163,3 +164,17 @@ def test_listening_on_other_addresses_needs_a_key_or_the_setting(no_keys: Engine
 def test_listening_on_loopback_needs_no_key(no_keys: Engine, host: str) -> None:
     with no_keys.connect() as connection:
         check_exposure(connection, Settings(host=host))
+
+
+def test_a_first_key_is_made_only_where_one_is_needed(services: Services, no_keys: Engine) -> None:
+    def migrate(settings: Settings) -> str | None:
+        return _migrate(services.database_url, settings, creates_key=True)
+
+    assert migrate(Settings(host="127.0.0.1")) is None
+    assert migrate(Settings(host="0.0.0.0", open_without_keys=True)) is None
+    key = migrate(Settings(host="0.0.0.0"))
+    assert key is not None
+    with no_keys.connect() as connection:
+        row = keys.find_valid_key(key_digest(key)).fetch_one(connection)
+    assert (row.tenant_id, row.scopes) == (DEFAULT_TENANT, ["inference", "files"])
+    assert migrate(Settings(host="0.0.0.0")) is None, "a later start has that key"

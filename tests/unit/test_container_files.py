@@ -1,0 +1,111 @@
+"""Dockerfile, docker-compose.yml and .dockerignore keep what docs/containers.md promises. No test can run an image here."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+import subprocess
+from typing import Any
+
+import pytest
+import yaml
+
+from core.settings import ROOT
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+RUN_STAGE = DOCKERFILE.split("FROM ${RUN_BASE}")[1]
+OURS = ("migrate", "api", "clerk", "worker", "worker-gpu")
+
+
+def started(profile: str) -> set[str]:
+    """The services that compose starts with this profile."""
+    return {name for name, service in SERVICES.items() if profile in service.get("profiles", [profile])}
+
+
+def is_sent(path: str) -> bool:
+    """Is this path in the context of a build? By the rules of .dockerignore: the last pattern that matches decides."""
+    sent = True
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        pattern = line.removeprefix("!")
+        parts = path.split("/")
+        prefixes = ["/".join(parts[: end + 1]) for end in range(len(parts))]
+        names = parts if pattern.startswith("**/") else []
+        candidates = names or [prefix for prefix in prefixes if prefix.count("/") == pattern.count("/")]
+        if any(fnmatch.fnmatchcase(candidate, pattern.removeprefix("**/")) for candidate in candidates):
+            sent = line.startswith("!")
+    return sent
+
+
+def test_every_volume_of_ours_is_mounted_on_a_folder_that_the_user_of_the_image_owns() -> None:
+    (owned,) = re.findall(r"install --directory --owner=millrace --group=millrace --mode=700 ([^\n]+)", RUN_STAGE)
+    targets = {
+        mount.split(":")[1]
+        for name in OURS
+        for mount in SERVICES[name]["volumes"]
+        if mount.split(":")[0] in COMPOSE["volumes"]
+    }
+    assert targets == {SERVICES["api"]["environment"]["MILLRACE_FILES_DIR"]}
+    assert {*targets, "/data"} == set(owned.split())
+    assert RUN_STAGE.index("install --directory") < RUN_STAGE.index("USER millrace") < RUN_STAGE.index("VOLUME /data")
+    assert "MILLRACE_STATE_DIR=/data" in RUN_STAGE
+    number = re.search(r"useradd --uid (\d+)", RUN_STAGE)
+    assert number
+    assert f"chown {number[1]} " in (ROOT / "docs" / "containers.md").read_text()
+
+
+def test_a_container_alone_starts_a_server_that_needs_a_key() -> None:
+    assert 'CMD ["millrace", "serve", "--host", "0.0.0.0", "--create-key"]' in RUN_STAGE
+    assert "OPEN_WITHOUT_KEYS" not in DOCKERFILE
+
+
+def test_each_profile_starts_one_worker_and_the_default_is_the_cpu() -> None:
+    common = {"postgres", "valkey", "migrate", "api", "clerk"}
+    assert started("cpu") == common | {"worker"}
+    assert started("gpu") == common | {"worker-gpu"}
+    assert "COMPOSE_PROFILES=cpu" in (ROOT / ".env").read_text().splitlines()
+    assert SERVICES["worker"]["command"][-1] == "cpu"
+    assert "-DGGML_CUDA=on" in SERVICES["worker-gpu"]["build"]["args"]["CMAKE_ARGS"]
+    assert SERVICES["worker-gpu"]["image"] != SERVICES["worker"]["image"], "one has CUDA, the other has not"
+
+
+def test_the_api_without_keys_is_published_on_loopback_only() -> None:
+    assert SERVICES["api"]["environment"]["MILLRACE_OPEN_WITHOUT_KEYS"] == "true"
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES["api"]["ports"])
+
+
+def test_the_build_is_not_for_one_processor() -> None:
+    (options,) = re.findall(r'^ARG PORTABLE="([^"]+)"', DOCKERFILE, re.MULTILINE)
+    assert options.split() == [
+        "-DGGML_NATIVE=OFF",
+        "-DGGML_BACKEND_DL=ON",
+        "-DGGML_CPU_ALL_VARIANTS=ON",
+        "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",  # where `engine.backends.llama.gguf` looks for the libraries
+    ]
+    assert 'CMAKE_ARGS="$PORTABLE $CMAKE_ARGS"' in DOCKERFILE
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "models/mine-70b.gguf", "models/mine.yaml", "models/big/part.safetensors", ".state/postgres/base/1", ".env",
+        ".git/HEAD", ".venv/bin/python", "api/__pycache__/app.pyc", "engine/backends/__pycache__/x.pyc", "millrace.toml",
+        "api/.mypy_cache/x", "tests/conftest.py", "backup/2026/files/a", "models/.env",
+    ],
+)  # fmt: skip
+def test_weights_state_keys_and_caches_stay_out(path: str) -> None:
+    assert not is_sent(path)
+
+
+def test_everything_that_the_dockerfile_copies_is_sent() -> None:
+    sources = [words.split()[:-1] for words in re.findall(r"^COPY (?!--from)([^\n]+)", DOCKERFILE, re.MULTILINE)]
+    named = {source for line in sources for source in line}
+    tracked = subprocess.run(["git", "ls-files", *named], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    files = [path for path in tracked.splitlines() if not path.startswith("models/")]
+    assert len(files) > 200
+    assert [path for path in files if not is_sent(path)] == []
+    assert is_sent("models/demo.gguf")
+    assert is_sent("models/demo.yaml")
