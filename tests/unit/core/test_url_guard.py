@@ -128,5 +128,5 @@ def test_settings_name_hosts_and_networks_with_commas() -> None:
 
 
 def test_a_wrong_network_is_named_at_the_start() -> None:
-    with pytest.raises(ConfigError, match="webhook_networks"):
+    with pytest.raises(ConfigError, match="webhook[_-]networks"):
         load_settings(webhook_networks="10.0.0.1/8")
