@@ -54,7 +54,7 @@ async def with_totals(connection: AsyncConnection, rows: list[BatchRow], states:
 
 
 async def _waiting(connection: AsyncConnection, rows: list[BatchRow], states: ModelStates) -> dict[str, str]:
-    """What batches wait for that no worker or clerk does, by their ids."""
+    """The reasons for which batches wait, by their ids."""
     service = await states.read(connection)
     running = [row.id for row in rows if row.status is BatchState.IN_PROGRESS and row.paused_at is None]
     clerk = service.clerk().message

@@ -1,4 +1,4 @@
-"""Model states: what the workers report about each model, read from the database at most once per second."""
+"""Model states: the reports of the workers on each model, read from the database at most once per second."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FRESH_SECONDS: Final = 1.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """What the workers reported, and the models in the catalog. `seen` is None before the first read."""
+    """The reports of the workers, and the models in the catalog. `seen` is None before the first read."""
 
     settings: Settings
     listed: list[str]

@@ -116,7 +116,7 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
 
 
 def _engine_remarks(models: Sequence[ModelConfig]) -> dict[str, dict[str, str | None]]:
-    """What an engine would remark on each file, by model; empty where the engine cannot be run."""
+    """The remarks of an engine on each file, by model; empty where the engine cannot be run."""
     checks = [
         {
             "name": model.name,

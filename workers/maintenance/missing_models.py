@@ -1,4 +1,4 @@
-"""Missing models: end the lines and jobs of a model whose files are gone, after a grace.
+"""Missing models: end the lines and jobs of a model without files, after a grace.
 
 The files may be away for minutes, as while they are replaced, so a model must be missing in every sweep of that time. The time
 is counted by this process; a clerk that starts begins anew.
