@@ -48,7 +48,13 @@ def _meter(console: Console, name: str) -> Iterator[Callable[[Json], None]]:
         task = progress.add_task("", total=None, name="", numbers="")
         short = escape(_short(printable(name)))
 
+        last_reason: str | None = None
+
         def show(batch: Json) -> None:
+            nonlocal last_reason
+            if (reason := batch.get("waiting_for")) and reason != last_reason:
+                console.print(printable(f"waiting for {reason}"), markup=False, highlight=False)
+            last_reason = reason
             progress.update(
                 task,
                 total=batch["request_counts"]["total"] or None,
@@ -88,6 +94,7 @@ def line(batch: Json, now: float | None = None) -> str:
         f"{duration(elapsed_seconds(batch, now))} elapsed",
         rate(batch),
         "" if left is None else f"ETA {duration(left)}",
+        f"waiting for {batch['waiting_for']}" if batch.get("waiting_for") else "",
     )
     return ", ".join(part for part in parts if part)
 

@@ -78,6 +78,7 @@ def details(batch: Json, now: float | None = None) -> Iterator[tuple[str, str]]:
     counts, status = batch["request_counts"], shown_status(batch)
     yield "id", batch["id"]
     yield "status", f"{status} since {moment(batch['paused_at'])}" if status == PAUSED else status
+    yield "waiting for", batch.get("waiting_for") or ""
     share = f" ({percent(batch)})" if percent(batch) else ""
     yield "lines", f"{num_ended(batch)} of {counts['total']} have ended{share}, {counts['failed']} failed"
     if rate(batch):

@@ -132,3 +132,10 @@ def test_words_are_counted_and_corrected() -> None:
     )
     assert nearest("pauzed", ["paused", "failed"]) == "; did you mean 'paused'?"
     assert nearest("xyz", ["paused"]) == ""
+
+
+def test_a_batch_that_cannot_go_on_shows_what_it_waits_for() -> None:
+    waiting = batch(waiting_for="model short: its engine does not start")
+    assert line(waiting, NOW).endswith("waiting for model short: its engine does not start")
+    assert dict(details(waiting, NOW))["waiting for"] == "model short: its engine does not start"
+    assert "waiting" not in line(batch(waiting_for=None), NOW)
