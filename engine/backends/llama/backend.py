@@ -16,9 +16,11 @@ from engine.backends.llama.embedder import LlamaEmbedder
 from engine.backends.llama.gguf import load_model, start_llama
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.memory import resolve_slots
+from engine.backends.llama.openmp import openmp_warning
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig
 from engine.errors import ModelFailed
+from engine.log import log_stderr
 
 _ALL_LAYERS: Final = 999
 
@@ -29,6 +31,8 @@ class LlamaBackend:
     def __init__(self, config: EngineConfig) -> None:
         start_llama()
         self._model = _load(config)
+        if warning := openmp_warning(config, llama.llama_print_system_info()):
+            log_stderr(warning)
         threads = config.threads or len(os.sched_getaffinity(0))
         config = msgspec.structs.replace(config, slots=resolve_slots(self._model, config), threads=threads)
         self.tokenizer = LlamaTokenizer(self._model)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Final
 
 from engine.backends.llama import spin_probe
+from engine.config import EngineConfig
 
 _SPIN_NANOSECONDS: Final = 500_000
 _UNBOUND_SPIN_NANOSECONDS: Final = (
@@ -76,6 +77,13 @@ class BoundThread:
     ) -> None:
         if self._first is not None:
             os.sched_setaffinity(0, self._all)
+
+
+def openmp_warning(config: EngineConfig, system_info: bytes) -> str | None:
+    """A line for the log if llama.cpp computes on the CPU without OpenMP: its own threads spin without a bound."""
+    if config.gpu_layers or b"OPENMP = 1" in system_info:
+        return None
+    return "llama.cpp is built without OpenMP, so other programs slow this engine down: build it with GGML_OPENMP=ON\n"
 
 
 def measure_round() -> float | None:

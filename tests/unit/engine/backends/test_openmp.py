@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from engine.backends.llama import spin_probe
-from engine.backends.llama.openmp import BoundThread, bind_threads, bound_spinning, measure_round
+from engine.backends.llama.openmp import BoundThread, bind_threads, bound_spinning, measure_round, openmp_warning
+from engine.config import EngineConfig
 
 LOAD = """
 import os
@@ -75,6 +76,13 @@ def test_the_calling_thread_is_bound_only_while_it_computes() -> None:
     assert os.sched_getaffinity(0) == cpus
     with BoundThread(()):
         assert os.sched_getaffinity(0) == cpus
+
+
+def test_a_build_without_openmp_is_reported_where_it_matters() -> None:
+    on_cpu = EngineConfig(model="m", endpoint="")
+    assert openmp_warning(on_cpu, b"CPU : AVX2 = 1 | OPENMP = 1 | ") is None
+    assert "GGML_OPENMP=ON" in (openmp_warning(on_cpu, b"CPU : AVX2 = 1 | ") or "")
+    assert openmp_warning(EngineConfig(model="m", endpoint="", gpu_layers=-1), b"CPU : AVX2 = 1 | ") is None
 
 
 def test_a_round_of_spinning_is_measured_without_a_runtime_too(monkeypatch: pytest.MonkeyPatch) -> None:
