@@ -70,11 +70,17 @@ def test_none_is_as_if_there_were_no_tools(demo: OpenAI) -> None:
 
 
 def test_a_model_that_would_go_on_calling_makes_one_call_where_parallel_ones_are_off(demo: OpenAI) -> None:
-    request = {"tool_choice": NAMED, "logit_bias": NEVER_END}
+    request = {"tool_choice": "required", "tools": [CAPITAL], "logit_bias": NEVER_END}
     several = ask(demo, parallel_tool_calls=True, **request)
     assert len(several.choices[0].message.tool_calls) > 1
     assert len({call.id for call in several.choices[0].message.tool_calls}) > 1
     assert len(calls_of(ask(demo, parallel_tool_calls=False, **request))) == 1
+
+
+def test_a_named_tool_is_called_once_even_where_parallel_calls_are_on(demo: OpenAI) -> None:
+    answer = ask(demo, tool_choice=NAMED, parallel_tool_calls=True, logit_bias=NEVER_END)
+    assert answer.choices[0].finish_reason == "tool_calls"
+    assert len(calls_of(answer)) == 1
 
 
 @pytest.mark.parametrize("parallel", [False, True])
