@@ -17,6 +17,7 @@ import structlog
 from cli.stack.services import Services
 from core import ids
 from core.api_keys import DEFAULT_SCOPES, KEY, new_key
+from core.devices import check_device
 from core.errors import ConfigError
 from core.models.model_files import has_weights, load_models
 from core.process.child_process import ChildFailed
@@ -44,6 +45,8 @@ class Stack:
         self._settings = settings
         self._creates_key = creates_key
         self.first_key: str | None = None
+        if device is not None:
+            check_device(device)
         self.models = _models(settings)
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)

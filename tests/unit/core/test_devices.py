@@ -10,6 +10,7 @@ import pytest
 
 from core.devices import check_device, has_gpu, has_gpu_build
 from core.errors import ConfigError
+from tests.support.command import millrace
 from tests.support.stack import clean_environment
 
 
@@ -45,3 +46,10 @@ def test_a_worker_on_a_gpu_that_it_cannot_use_ends_at_once() -> None:
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("millrace worker: The device cuda:0 cannot be used")
+
+
+def test_serve_on_a_gpu_that_it_cannot_use_starts_nothing(tmp_path: Path) -> None:
+    done = millrace("serve", "--device", "cuda:0", "--state-dir", "state", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "The device cuda:0 cannot be used" in done.stderr
+    assert not (tmp_path / "state").exists()
