@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -70,13 +70,19 @@ class BoundThread:
 
     def __enter__(self) -> None:
         if self._first is not None:
-            os.sched_setaffinity(0, self._first)
+            self._bind(self._first)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._first is not None:
-            os.sched_setaffinity(0, self._all)
+            self._bind(self._all)
+
+    def _bind(self, cpus: Iterable[int]) -> None:
+        try:
+            os.sched_setaffinity(0, cpus)
+        except OSError:  # the process runs on other CPUs now, by a cpuset; the kernel has moved its threads
+            self._first = None
 
 
 def openmp_warning(config: EngineConfig, system_info: bytes) -> str | None:

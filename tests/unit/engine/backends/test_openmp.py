@@ -78,6 +78,15 @@ def test_the_calling_thread_is_bound_only_while_it_computes() -> None:
         assert os.sched_getaffinity(0) == cpus
 
 
+def test_a_core_that_was_taken_away_stops_no_decode() -> None:
+    cpus = os.sched_getaffinity(0)
+    thread = BoundThread(((4095,), (4094,)))
+    for _ in range(2):
+        with thread:
+            assert os.sched_getaffinity(0) == cpus
+    assert os.sched_getaffinity(0) == cpus
+
+
 def test_a_build_without_openmp_is_reported_where_it_matters() -> None:
     on_cpu = EngineConfig(model="m", endpoint="")
     assert openmp_warning(on_cpu, b"CPU : AVX2 = 1 | OPENMP = 1 | ") is None
