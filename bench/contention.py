@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import statistics
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from bench.models import random_prompts
 from core.cpu_cores import usable_cores
 from engine.types import Request
 
+_TURN_KEY: Final = 0x6D72_6263  # of the engines of this module alone
 _ROUNDS: Final = 5
 _SLOTS: Final = 8
 _PROMPT: Final = 24
@@ -43,8 +43,7 @@ def two_models(path: Path, num_tokens: int, number: int) -> float:
     """Seconds of two engines at the same time, over seconds of one after the other; medians of alternating runs."""
     requests = greedy(random_prompts(number, _PROMPT, below=num_tokens - 8), _GENERATED)
     one_by_one, together = [], []
-    key = _new_key()
-    with _engine(path, key) as first, _engine(path, key) as second:
+    with _engine(path) as first, _engine(path) as second:
         first.run(salted(requests))
         second.run(salted(requests))
         for _ in range(_ROUNDS):
@@ -65,8 +64,7 @@ def chat_beside_batch(
     """Median seconds to the first token of a chat, idle and while another model runs a batch, and seconds of a step of that."""
     chats = random_prompts(2 * _CHATS + 1, 64, below=chat_tokens - 8, seed=5)
     load = greedy(random_prompts(32 * _SLOTS, _PROMPT, below=batch_tokens - 8, seed=6), 65)
-    key = _new_key()
-    with _engine(chat_path, key) as chat, _engine(batch_path, key) as batch:
+    with _engine(chat_path) as chat, _engine(batch_path) as batch:
         seconds_to_first(chat, chats[:1], "warm")
         idle = statistics.median(seconds_to_first(chat, chats[1 : _CHATS + 1], "idle"))
         step = _step_seconds(batch, load[:_SLOTS])
@@ -82,19 +80,14 @@ def _step_seconds(engine: RunningEngine, requests: list[Request]) -> float:
     return seconds / (countdown.num_tokens / len(requests))
 
 
-def _new_key() -> int:
-    """A key of turns that no other engine of this machine has."""
-    return secrets.randbits(30) | 1
-
-
 @contextmanager
-def _engine(path: Path, turn_key: int | None = None) -> Iterator[RunningEngine]:
+def _engine(path: Path) -> Iterator[RunningEngine]:
     """An engine on all cores, as the launcher starts it."""
     cores = usable_cores()
     config: dict[str, Any] = {
         "threads": cores.threads,
         "cores": cores.cpus,
-        "turn_key": turn_key or _new_key(),
+        "turn_key": _TURN_KEY,
     }  # Any: fields
     with running_engine(path, slots=_SLOTS, context_size=256, **config) as engine:
         yield engine
