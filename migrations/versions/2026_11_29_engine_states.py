@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision: str = "2026_11_29_engine_states"
-down_revision: str | None = "2026_11_29_names"
+down_revision: str | None = "2026_11_29_stored_chats"
 
 
 def upgrade() -> None:
