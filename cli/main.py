@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -21,6 +20,7 @@ from cli.commands.status import models, status
 from cli.commands.validate import estimate, validate
 from cli.doctor.doctor import doctor
 from cli.errors import CommandFailed, ExitCode, Terminated
+from cli.interrupts import raise_on_signals
 from core.errors import MillraceError, Unreachable
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def _options(
 
 def main() -> None:
     """Run the command; errors become one message and an exit code."""
-    signal.signal(signal.SIGTERM, _terminate)
+    raise_on_signals()
     try:
         app()
     except MillraceError as error:
@@ -80,7 +80,3 @@ def _exit_code(error: MillraceError) -> ExitCode:
     if isinstance(error, CommandFailed):
         return error.code
     return ExitCode.UNREACHABLE if isinstance(error, Unreachable) else ExitCode.ERROR
-
-
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated

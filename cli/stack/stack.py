@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from cli.interrupts import check_interrupt
 from cli.stack.services import Services
 from core import ids
 from core.api_keys import DEFAULT_SCOPES, KEY, new_key
@@ -75,9 +76,9 @@ class Stack:
         try:
             self.first_key = _migrate(self.services.database_url, self._settings, creates_key=self._creates_key)
             started = [child.start() for child in self.children]
-            self.url = started[0].wait_ready(_READY_SECONDS)
+            self.url = started[0].wait_ready(_READY_SECONDS, check_interrupt)
             for child in started[1:]:
-                child.wait_ready(_READY_SECONDS)
+                child.wait_ready(_READY_SECONDS, check_interrupt)
         except BaseException:
             self.stop(drain_seconds=0)
             raise

@@ -1,0 +1,31 @@
+"""Ctrl-C and SIGTERM as exceptions that are not lost: Python drops one that is raised while a callback of fork runs."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+from typing import Final
+
+from cli.errors import Terminated
+
+_received: Final[list[KeyboardInterrupt]] = []
+
+
+def raise_on_signals() -> None:
+    """Let both signals raise in the main thread; a signal that the parent process ignores stays ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _raise)
+
+
+def check_interrupt() -> bool:
+    """Raise the interrupt that arrived, if any; else return False. Call it in loops that start processes."""
+    if _received:
+        raise _received[0]
+    return False
+
+
+def _raise(number: int, _: FrameType | None) -> None:
+    interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+    _received.append(interrupt)
+    raise interrupt
