@@ -1,17 +1,21 @@
 """Logging: events with fields, JSON in services, coloured on a terminal; never a prompt, a key or a DSN.
 
-A line that cannot be written is dropped: a full disk must not stop the work of a process.
+A line that cannot be written is dropped: a full disk must not stop the work of a process. Repeats are dropped too.
 """
 
 from __future__ import annotations
 
 import logging
 import sys
+import threading
+import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO, cast
+from typing import Final, NamedTuple, TextIO, cast
 from urllib.parse import quote
 
 import structlog
+from structlog.typing import EventDict
 
 
 def configure_logging(level: str = "info") -> None:
@@ -23,6 +27,7 @@ def configure_logging(level: str = "info") -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            DropRepeats(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
@@ -33,6 +38,55 @@ def configure_logging(level: str = "info") -> None:
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(numeric, logging.WARNING), stream=sys.stderr, force=True)
+
+
+class DropRepeats:
+    """Drops a warning or error that was logged before and has come again since, as in a loop that waits for a service.
+
+    It is logged again, with the number of `repeats`, when it has been away for `quiet_seconds`, and every `remind_seconds`.
+    Lines are the same when they differ at most in the fields of `_VARYING`, which tell pieces of work apart. Only lines with
+    a `reason` or an exception can be repeats: each of the others reports a change.
+    """
+
+    _VARYING: Final = frozenset({"request_id", "job", "id", "number", "exc_info"})
+    _MAX_KEPT: Final = 256
+
+    def __init__(
+        self,
+        *,
+        quiet_seconds: float = 60,
+        remind_seconds: float = 600,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._quiet_seconds = quiet_seconds
+        self._remind_seconds = remind_seconds
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, _: object, level: str, event: EventDict) -> EventDict:
+        """Return the event, or raise DropEvent."""
+        if level not in ("warning", "error") or not ("reason" in event or "exc_info" in event):
+            return event
+        fields = {name: value for name, value in event.items() if name not in self._VARYING}
+        key, now = repr((level, sorted(fields.items()), repr(event.get("exc_info")))), self._clock()
+        with self._lock:
+            seen = self._seen.pop(key, None)
+            if seen is None or now - seen.at >= self._quiet_seconds or now - seen.logged_at >= self._remind_seconds:
+                self._seen[key] = _Seen(at=now, logged_at=now)
+                if len(self._seen) > self._MAX_KEPT:
+                    del self._seen[next(iter(self._seen))]
+                return event if seen is None or not seen.repeats else {**event, "repeats": seen.repeats}
+            self._seen[key] = _Seen(at=now, logged_at=seen.logged_at, repeats=seen.repeats + 1)
+        raise structlog.DropEvent
+
+
+class _Seen(NamedTuple):
+    """When a line was seen and logged last, and how often it was dropped since."""
+
+    at: float
+    logged_at: float
+    repeats: int = 0
 
 
 def engine_log(model: str) -> str:

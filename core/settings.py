@@ -5,6 +5,7 @@ Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_UR
 
 from __future__ import annotations
 
+import re
 import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -19,6 +20,7 @@ from core.setting_errors import PREFIX, TOML_FILE, describe_settings, warn_of_un
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MIB: Final = 1 << 20
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,@*]+/?", re.IGNORECASE)
 ENVELOPE_BYTES: Final = 1 << 16  # of a batch line, around its body
 
 
@@ -30,6 +32,15 @@ def split_commas(text: str) -> tuple[str, ...]:
 def _check_networks(text: str) -> str:
     for part in split_commas(text):
         ip_network(part)
+    return text
+
+
+def _check_origins(text: str) -> str:
+    for part in split_commas(text):
+        if part not in ("*", "null") and not _ORIGIN.fullmatch(part):
+            raise ValueError(
+                f"{part!r} is not an origin: write scheme://host or scheme://host:port, without a path, or *"
+            )
     return text
 
 
@@ -75,9 +86,23 @@ class Settings(BaseSettings):
         description="Lowest level that is logged: debug, info, warning or error.",
     )
 
+    access_log: bool = Field(
+        True, description="Log a line per request; those of probes (/health, /readyz, /metrics) at level debug."
+    )
+    log_bytes: int = Field(
+        16 * MIB,
+        ge=0,
+        description="Size in bytes at which a log of `serve` or of a worker is rotated; three old ones are kept. 0 is never.",
+    )
+
     host: str = Field("127.0.0.1", description="Address on which the api listens.")
     open_without_keys: bool = Field(
         False, description="Serve other machines without authentication while no API key exists."
+    )
+    cors_origins: Annotated[str, AfterValidator(_check_origins)] = Field(
+        "",
+        description="Origins whose pages may call the api from a browser, separated by commas, such as https://app.example; "
+        "* for all, which then need API keys. Empty: none.",
     )
     key_cache_seconds: float = Field(
         5,

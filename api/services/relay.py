@@ -212,6 +212,7 @@ class Relay:
                     await self._pubsub.subscribe(*missing)
                     subscribed |= missing
                 self._connected.set()
+                log.info("relay_connected")
 
     def _channels(self) -> set[str]:
         """The channels of all subscriptions, and one that keeps the connection in use without any."""

@@ -23,6 +23,7 @@ from core.errors import ConfigError
 from core.models.model_files import has_weights, load_models
 from core.process.child_process import ChildFailed
 from core.process.listening import bound_socket
+from core.process.log_rotation import LogRotation
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess
 from core.queue.reachable import check_queue
@@ -57,6 +58,8 @@ class Stack:
         self._worker = self._child("worker", ["-m", "workers", *device_flag], environment)
         self._clerk = self._child("clerk", ["-m", "workers.consumers.main", "clerk"], environment)
         self._api = self._child("api", ["-m", "api"], environment)
+        names = (*(child.name for child in self.children), "postgres", "valkey")
+        self._rotations = [LogRotation(self.services.logs / f"{name}.log", settings.log_bytes) for name in names]
         self.url = ""
         self._services_at = 0.0
 
@@ -106,6 +109,8 @@ class Stack:
         self._restart_services()
         for child in self.children:
             child.restart_if_exited(time.monotonic())
+        for rotation in self._rotations:
+            rotation.rotate_if_large()
 
     def _restart_services(self) -> None:
         """Restart the services; one that does not start, as on a full disk, is tried again later."""

@@ -26,6 +26,7 @@ from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging, engine_log
 from core.models.model_files import ModelConfig, load_models
 from core.process.child_process import ChildFailed, StartInterrupted, exit_with, notify_ready
+from core.process.log_rotation import LogRotation
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
@@ -99,6 +100,8 @@ class WorkerLauncher:
             )
             for kind in ("chat", "batch")
         ]
+        children = (*self._engines.values(), *self._consumers)
+        self._rotations = [LogRotation(child.log, settings.log_bytes) for child in children]
         self._health_checks: dict[str, HealthCheck] = {}
 
     def run(self, is_stopping: threading.Event, report: Callable[[], None]) -> None:
@@ -116,6 +119,8 @@ class WorkerLauncher:
                 self._check_engines()
                 for consumer in self._consumers:
                     consumer.restart_if_exited(time.monotonic())
+                for rotation in self._rotations:
+                    rotation.rotate_if_large()
         except StartInterrupted:
             log.info("stopped_while_starting")
         finally:

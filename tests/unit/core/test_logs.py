@@ -1,4 +1,4 @@
-"""Logging on a full disk: processes continue."""
+"""Logging: a full disk stops no process, and repeats are dropped."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import structlog
 
-from core.logs import configure_logging
+from core.logs import DropRepeats, configure_logging
 from engine.log import log_stderr
 
 FULL = Path("/dev/full")
@@ -30,3 +31,64 @@ def test_a_full_disk_under_the_log_fails_no_caller() -> None:
         command = [sys.executable, "-c", f"from {__name__} import talk; talk()"]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False, timeout=60)
     assert done.stdout == "still here\n"
+
+
+class Lines:
+    """A log with a manual clock, whose repeats are dropped."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._drop = DropRepeats(clock=lambda: self.now)
+
+    def has(self, event: str, level: str = "warning", **fields: object) -> bool:
+        """Log a line; is it written?"""
+        try:
+            self.last = self._drop(None, level, {"event": event, **fields})
+        except structlog.DropEvent:
+            return False
+        return True
+
+
+def test_a_loop_that_waits_for_a_service_logs_once_per_change() -> None:
+    lines = Lines()
+    written = []
+    for tick in range(120):  # twice a second
+        lines.now = tick / 2
+        written.append(lines.has("relay_disconnected", reason="refused" if tick < 100 else "loading"))
+    assert [tick for tick, is_written in enumerate(written) if is_written] == [0, 100]
+    assert not lines.has("relay_disconnected", reason="refused"), "away for less than a minute"
+    lines.now += 61
+    assert lines.has("relay_disconnected", reason="refused"), "another outage"
+    assert lines.last["repeats"] == 100
+
+
+def test_an_outage_that_goes_on_is_repeated_every_ten_minutes() -> None:
+    lines = Lines()
+    written = []
+    for second in range(0, 1500, 5):
+        lines.now = second
+        written.append((second, lines.has("poll_failed", "error", exc_info=ValueError("x"))))
+    assert [second for second, is_written in written if is_written] == [0, 600, 1200]
+
+
+def test_pieces_of_the_same_outage_are_one_line() -> None:
+    lines = Lines()
+    assert lines.has("database_unavailable", reason="refused", request_id="req_1")
+    assert not lines.has("database_unavailable", reason="refused", request_id="req_2")
+    assert lines.has("claim_failed", reason="refused", model="a")
+    assert lines.has("claim_failed", reason="refused", model="b")
+    assert not lines.has("claim_failed", reason="refused", model="b")
+
+
+@pytest.mark.parametrize(
+    ("level", "fields"), [("info", {"reason": "x"}), ("warning", {"shard": "s"})], ids=["an event", "a change"]
+)
+def test_other_lines_are_never_dropped(level: str, fields: dict[str, str]) -> None:
+    lines = Lines()
+    assert all(lines.has("shard_lost", level, **fields) for _ in range(3))
+
+
+def test_the_number_of_lines_that_are_remembered_is_bounded() -> None:
+    lines = Lines()
+    assert all(lines.has("claim_failed", reason=str(number)) for number in range(1000))
+    assert len(lines._drop._seen) <= 256
