@@ -10,17 +10,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.datastructures import State
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.middleware.cors import CORSMiddleware
 
 from api.access.admission import Admission
 from api.dependencies import Authenticator
 from api.files.multipart import FORM_OVERHEAD
 from api.http.connection_limits import BodyTimeout
+from api.http.cors import cors_options
 from api.http.errors import install_error_handlers
 from api.http.openapi import ERRORS, install_openapi
 from api.live.job_client import JobClient
 from api.live.live_job import LiveJobs
 from api.live.shutdown import ShutdownResponses
-from api.middleware import ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
+from api.middleware import AccessLog, HeadAsGet, ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
 from api.routes import (
     batch_control,
     batch_events,
@@ -33,6 +35,7 @@ from api.routes import (
     health,
     jobs,
     models,
+    pages,
     responses,
     stored_chats,
     uploads,
@@ -54,6 +57,7 @@ from core.models.model_files import load_models
 from core.queue.celery_app import make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings
+from core.version import VERSION
 from db.connections import ConnectionLosses, async_database_engine, database_engine
 from db.keys import check_exposure
 from db.schema_version import check_schema
@@ -62,8 +66,7 @@ _ROUTERS = tuple(
     module.router
     for module in (
         chat, stored_chats, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models,
-        webhooks, usage, health,
-        files, uploads,
+        webhooks, usage, health, files, uploads, pages,
     )
 )  # fmt: skip
 
@@ -96,17 +99,22 @@ def create_app(settings: Settings) -> FastAPI:
         title="Millrace",
         lifespan=lifespan,
         redirect_slashes=False,
-        docs_url="/docs",
+        version=VERSION,
+        docs_url=None,
         redoc_url=None,
         responses=ERRORS,
     )
     install_openapi(app)
+    app.add_middleware(HeadAsGet)
     app.add_middleware(BodyTimeout, pause_seconds=settings.body_pause_seconds)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=settings.body_bytes)  # the routers of uploads raise it
     app.add_middleware(TooLargeEnvelope)
     app.add_middleware(ShutdownResponses)
     app.add_middleware(UnexpectedErrors)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, **cors_options(settings.cors_origins))
     app.add_middleware(ResponseHeaders, metrics=metrics)
+    app.add_middleware(AccessLog, is_on=settings.access_log)
     install_error_handlers(app)
     _include_routers(app, settings)
     return app

@@ -13,6 +13,7 @@ from fastapi import Depends, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from api.http.cors import origins_of
 from api.http.local_only import check_local
 from api.services.key_ring import Caller, KeyRing, not_allowed
 from api.services.metrics import Metrics
@@ -72,7 +73,7 @@ class Authenticator:
             await self._count_refusal(peer)
             raise
         if caller.key_id is None and not self.settings.open_without_keys:
-            check_local(request)
+            check_local(request, origins_of(self.settings.cors_origins) - {"*"})
         return caller
 
     async def _count_refusal(self, peer: str | None) -> None:
@@ -90,7 +91,9 @@ async def get_caller(
 ) -> Caller:
     """The caller of a request."""
     authenticator: Authenticator = request.app.state.authenticator
-    return await authenticator.authenticate(request, credentials.credentials if credentials else None)
+    caller = await authenticator.authenticate(request, credentials.credentials if credentials else None)
+    request.state.caller = caller  # for the access log
+    return caller
 
 
 CallerDep = Annotated[Caller, Depends(get_caller)]

@@ -1,12 +1,16 @@
-"""ASGI middleware of every response: headers, the request counter, and OpenAI's envelope for errors that reach no handler."""
+"""ASGI middleware of every request: its id and access log, headers and counter of its response, OpenAI's envelope for errors that
+reach no handler, and HEAD."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import TOO_LARGE, problem_response
@@ -24,11 +28,82 @@ _UNEXPECTED: Final = Problem(
 )
 
 
-class ResponseHeaders:
-    """Adds `x-request-id`, the processing time, the api version, `nosniff`, and `state.response_headers` of the request.
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
+_CLIENT_CLOSED: Final = 499  # nginx's status of a request whose client left before a response
+_PROBES: Final = ("/health", "/healthz", "/readyz", "/metrics")  # logged at level debug
+_MAX_PATH: Final = 256
 
-    The request id is always new: one sent by a client is not trusted to be unique. It is in the request's `state.request_id`.
+
+@dataclass(slots=True)
+class _Sent:
+    """The part of a response that has been sent."""
+
+    status: int = _CLIENT_CLOSED
+    num_bytes: int = 0
+    is_complete: bool = False
+
+
+class AccessLog:
+    """Gives each request an id, which is in all of its log lines, and logs one line when it has ended.
+
+    The id is the client's own `x-request-id` or `x-client-request-id` if that is short and plain, else a new one. It is in
+    the request's `state.request_id`. The line has no query, whose values may be private, and no client text but the path.
     """
+
+    def __init__(self, app: ASGIApp, *, is_on: bool = True) -> None:
+        self._app = app
+        self._is_on = is_on
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, sent = time.perf_counter(), _Sent()
+        request_id = _request_id(Headers(scope=scope))
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_and_count(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent.status = message["status"]
+            else:
+                sent.num_bytes += len(message.get("body", b""))
+                sent.is_complete = not message.get("more_body", False)
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(request_id=request_id):
+            try:
+                await self._app(scope, receive, send_and_count)
+            finally:
+                if self._is_on:
+                    _log_access(scope, sent, time.perf_counter() - began)
+
+
+def _request_id(headers: Headers) -> str:
+    for name in ("x-request-id", "x-client-request-id"):
+        if _REQUEST_ID.fullmatch(given := headers.get(name, "")):
+            return given
+    return ids.new_id(ids.REQUEST)
+
+
+def _log_access(scope: Scope, sent: _Sent, seconds: float) -> None:
+    path = scope.get("raw_path") or scope["path"].encode("ascii", "backslashreplace")  # raw: without control characters
+    caller, job_id = scope["state"].get("caller"), scope["state"].get("job_id")
+    fields = {"key": caller and caller.key_id, "tenant": caller and caller.tenant, "job": job_id}
+    write = log.debug if scope["path"] in _PROBES else log.info
+    write(
+        "request",
+        method=scope["method"],
+        path=path[:_MAX_PATH].decode("ascii", "replace"),
+        status=sent.status,
+        ms=round(1000 * seconds, 1),
+        bytes=sent.num_bytes,
+        **{name: value for name, value in fields.items() if value},
+        **({} if sent.is_complete else {"is_cut_off": True}),
+    )
+
+
+class ResponseHeaders:
+    """Adds the request id, the processing time, the api version, `nosniff`, and `state.response_headers` of the request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -39,13 +114,11 @@ class ResponseHeaders:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        request_id = ids.new_id(ids.REQUEST)
-        scope.setdefault("state", {})["request_id"] = request_id
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
+                headers["x-request-id"] = scope["state"]["request_id"]
                 headers["openai-processing-ms"] = str(round(1000 * (time.perf_counter() - began)))
                 headers["openai-version"] = _API_VERSION
                 headers["x-content-type-options"] = "nosniff"
@@ -106,3 +179,35 @@ class TooLargeEnvelope:
                 await send(message)
 
         await self._app(scope, receive, send_envelope)
+
+
+class HeadAsGet:
+    """Answers HEAD on every path that has a GET: runs that endpoint, sends its head, and ends it in place of its body."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+        get_scope, is_sent, is_read = {**scope, "method": "GET"}, asyncio.Event(), False
+
+        async def receive_until_sent() -> Message:
+            nonlocal is_read
+            if not is_read:
+                message = await receive()
+                is_read = not message.get("more_body", False)
+                return message
+            await is_sent.wait()
+            return {"type": "http.disconnect"}
+
+        async def send_head(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                if "route" in get_scope:
+                    scope["route"] = get_scope["route"]  # the label of the request counter
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                is_sent.set()
+
+        await self._app(get_scope, receive_until_sent, send_head)

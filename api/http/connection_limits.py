@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from api.http.errors import problem_response
 from api.http.open_files import room_for_connections
@@ -130,6 +131,8 @@ class _HeaderTimeout(HttpToolsProtocol):
         if len(self.connections) > room_for_connections():
             self.app = _refuse_connection
         super().on_headers_complete()
+        if self.scope["http_version"] == "1.0" and self.cycle is not None:
+            _end_by_close(self.cycle)
 
     def on_response_complete(self) -> None:
         """Give a body that was answered before it was read `seconds` to end."""
@@ -177,6 +180,22 @@ class _HeaderTimeout(HttpToolsProtocol):
         lines = [f"{name}: {value}\r\n" for name, value in {**headers, "connection": "close"}.items()]
         self.transport.write(STATUS_LINE[problem.status] + "".join(lines).encode() + b"\r\n" + content)
         self.transport.close()
+
+
+def _end_by_close(cycle: RequestResponseCycle) -> None:
+    """Send a response of unknown length without chunks, which HTTP/1.0 does not have: it ends with the connection."""
+    send, has_length = cycle.send, True
+
+    async def send_unchunked(message: ASGISendEvent) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            cycle.chunked_encoding = None if has_length else False
+        elif message["type"] == "http.response.body" and not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))  # this piece is as long as it may be
+        await send(message)
+
+    cycle.send = send_unchunked  # type: ignore[method-assign]
 
 
 class _WriteTimeout(HttpToolsProtocol):

@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from api.http.open_files import EXHAUSTED
+from api.http.unknown_paths import unknown_path, wrong_method
 from core.errors import ApiError, Problem, unavailable
 from db.connections import is_transient
 
@@ -20,10 +21,6 @@ log = structlog.get_logger()
 
 _RETRY_SECONDS: Final = 5  # of a failure that passes by itself
 
-_MESSAGES: Final = {
-    404: ("There is no such endpoint. See README.md for those that exist.", "unknown_url"),
-    405: ("This endpoint does not take this method.", "method_not_allowed"),
-}
 TOO_LARGE: Final = Problem(
     status=413, message="The request body is larger than this server takes.", code="request_too_large"
 )
@@ -52,11 +49,15 @@ def install_error_handlers(app: FastAPI) -> None:
         return problem_response(Problem(status=400, message=message, code="invalid_value", param=param))
 
     @app.exception_handler(HTTPException)
-    async def on_http_error(_: Request, error: HTTPException) -> JSONResponse:
-        if error.status_code == TOO_LARGE.status:
-            return problem_response(TOO_LARGE)
-        message, code = _MESSAGES.get(error.status_code, (str(error.detail), None))
-        return problem_response(Problem(status=error.status_code, message=message, code=code))
+    async def on_http_error(request: Request, error: HTTPException) -> JSONResponse:
+        match error.status_code:
+            case 404:
+                return problem_response(unknown_path(request))
+            case 405:
+                return problem_response(*wrong_method(request))
+            case 413:
+                return problem_response(TOO_LARGE)
+        return problem_response(Problem(status=error.status_code, message=str(error.detail)))
 
     @app.exception_handler(ClientDisconnect)
     async def on_client_gone(_: Request, __: ClientDisconnect) -> JSONResponse:

@@ -6,6 +6,7 @@ form, which needs no permission. Both are recognised by `Host`, `Origin` and `Se
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
@@ -14,16 +15,20 @@ from core.errors import ApiError, Problem
 from core.settings import is_loopback
 
 
-def check_local(request: Request) -> None:
-    """Raise the 403 of a request from a page of another origin, or to another host name."""
+def check_local(request: Request, allowed: Collection[str] = ()) -> None:
+    """Raise the 403 of a request from a page of another origin that is not `allowed`, or to another host name."""
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     if not _is_local_address(f"//{host}"):
         raise _not_local(
             "Without API keys this server answers to the names of its own machine only, such as localhost."
         )
+    if origin is not None and origin.lower() in allowed:
+        return
     is_elsewhere = origin is not None and not _is_local_address(origin)
     if is_elsewhere or request.headers.get("sec-fetch-site") == "cross-site":
-        raise _not_local("Without API keys this server does not answer to pages of other origins.")
+        raise _not_local(
+            "Without API keys this server answers to pages of other origins only if MILLRACE_CORS_ORIGINS names them."
+        )
 
 
 def _is_local_address(address: str) -> bool:

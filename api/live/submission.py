@@ -85,8 +85,9 @@ class SubmissionBuilder:
         await self._admission.admit(
             self._request, self._caller, num_bytes=num_bytes, num_answer_tokens=longest * body.num_answers
         )
+        self._request.state.job_id = job_id = ids.new_id(row.id_prefix)  # for the access log
         return Submission(
-            job_id=ids.new_id(row.id_prefix),
+            job_id=job_id,
             tenant=self._tenant,
             caller=self._caller,
             endpoint=endpoint,

@@ -106,11 +106,10 @@ async def delete_file(file_id: str, database: DatabaseDep, tenant: TenantDep) ->
 
 
 @router.get("/v1/files/{file_id}/content", response_class=Response, responses=_CONTENT)
-@router.head("/v1/files/{file_id}/content", include_in_schema=False)
 async def get_content(
     request: Request, file_id: str, database: DatabaseDep, file_store: FilesDep, tenant: TenantDep
 ) -> Response:
-    """The bytes as they were stored: all, or one range of them. HEAD returns only the headers."""
+    """The bytes as they were stored: all, or one range of them."""
     row = await find_file(database, file_id, tenant)
     validators = Validators.of(file_id, row.created_at)
     span = requested_span(request.headers, row.bytes, validators)
@@ -126,9 +125,6 @@ async def get_content(
     if span.is_partial:
         headers["content-range"] = f"bytes {span.start}-{span.end - 1}/{span.size}"
     status = 206 if span.is_partial else 200
-    if request.method == "HEAD":
-        stream.close()
-        return Response(status_code=status, headers=headers, media_type="application/octet-stream")
     return StreamingResponse(_chunks(stream, span), status, headers, media_type="application/octet-stream")
 
 

@@ -9,6 +9,7 @@ from api.dependencies import CatalogDep, DatabaseDep, MetricsDep, RelayDep, Serv
 from api.http.openapi import response_docs
 from api.readiness import ReadyStatus, run_checks
 from core.schemas.objects import ResponseModel
+from core.version import VERSION
 
 router = APIRouter(tags=["health"])
 
@@ -27,6 +28,7 @@ class Readiness(ResponseModel):
     advice: dict[str, str]
 
 
+@router.get("/health", include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(database: DatabaseDep, relay: RelayDep, catalog: CatalogDep, settings: SettingsDep) -> JSONResponse:
     """Check database, schema, queue and clerk, and for each model a worker that polls for work and an engine that runs. Each
@@ -38,6 +40,12 @@ async def readyz(database: DatabaseDep, relay: RelayDep, catalog: CatalogDep, se
         "advice": {check.name: check.advice for check in report.checks if check.message},
     }
     return JSONResponse(body, 503 if report.status is ReadyStatus.UNAVAILABLE else 200)
+
+
+@router.get("/version")
+async def show_version() -> dict[str, str]:
+    """The version of this server."""
+    return {"version": VERSION}
 
 
 @router.get("/metrics", response_class=Response, responses=response_docs(media_type="text/plain"))

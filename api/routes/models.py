@@ -26,9 +26,13 @@ async def list_models(
     settings: SettingsDep,
     states: ModelStatesDep,
 ) -> ListObject[ModelObject]:
-    """Every model the caller may use, by name."""
+    """Every model the caller may use, by name; each is followed by its aliases, whose `root` is that name."""
     state = await states.read()
-    models = [_object(model, started_at, settings, state) for model in catalog.only(caller.models).models]
+    models = [
+        _object(model, name, started_at, settings, state)
+        for model in catalog.only(caller.models).models
+        for name in (model.name, *model.aliases)
+    ]
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
 
 
@@ -46,14 +50,17 @@ async def get_model(
     model = catalog.only(caller.models).get(name)
     if model is None:
         raise not_found(f"The model '{name[:96]}' does not exist here.", code="model_not_found", param="model")
-    return _object(model, started_at, settings, await states.read())
+    return _object(model, name, started_at, settings, await states.read())
 
 
-def _object(model: ModelConfig, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
+def _object(
+    model: ModelConfig, name: str, started_at: int, settings: Settings, service: ServiceState
+) -> ModelObject:
     state = service.model(model.name)
     return ModelObject(
-        id=model.name,
+        id=name,
         created=started_at,
+        root=model.name,
         aliases=model.aliases,
         context_size=model.context_size,
         slots=None if model.slots == "auto" else model.slots or settings.slots,

@@ -26,7 +26,7 @@ def status(base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson =
     """
     with connected(base_url, api_key) as client:
         report = client.readiness() or {}
-        models = client.get("/models")["data"]
+        models = [model for model in client.get("/models")["data"] if _is_model(model)]
         recent = client.listed("/batches", limit=_BATCHES)
         url = client.base_url
     batches = [batch for batch in recent if batch["status"] not in FINAL_BATCH_STATES]
@@ -54,9 +54,12 @@ def models(base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson =
         Column("ENDPOINTS", can_shrink=True),
         Column("ALIASES", is_extra=True),
     )
-    print_table(
-        columns, [_model_row(model, report) for model in found if "root" not in model or model["root"] == model["id"]]
-    )
+    print_table(columns, [_model_row(model, report) for model in found if _is_model(model)])
+
+
+def _is_model(listed: Json) -> bool:
+    """True for a model, False for one of its aliases."""
+    return bool(listed.get("root", listed["id"]) == listed["id"])
 
 
 def _readiness(client: Client) -> Json:

@@ -122,15 +122,16 @@ class BatchObject(ResponseModel):
 
 
 class ModelObject(ResponseModel):
-    """A served model. The fields after `owned_by` are extensions; `slots` is null where the engine chooses the number.
+    """A served model, or an alias of the model `root`. The fields after `owned_by` are extensions.
 
-    `status`, `reason` and `warning` are those of its `core.readiness.ModelState`.
+    `slots` is null where the engine chooses the number; `status`, `reason` and `warning` are those of its `core.readiness.ModelState`.
     """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "millrace"
+    root: str
     aliases: tuple[str, ...] = ()
     context_size: int
     slots: int | None = None

@@ -9,8 +9,12 @@ from tests.support.stack import StackProcess
 
 
 def test_models(client: OpenAI) -> None:
-    assert [model.id for model in client.models.list()] == ["fake", "slow"]
-    assert client.models.retrieve("also-fake").id == "fake"
+    assert [(model.id, model.root) for model in client.models.list()] == [  # type: ignore[attr-defined]
+        ("fake", "fake"),
+        ("also-fake", "fake"),
+        ("slow", "slow"),
+    ]
+    assert client.models.retrieve("also-fake").id == "also-fake"
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("gpt-9")
 
