@@ -53,9 +53,7 @@ async def get_model(
     return _object(model, name, started_at, settings, await states.read())
 
 
-def _object(
-    model: ModelConfig, name: str, started_at: int, settings: Settings, service: ServiceState
-) -> ModelObject:
+def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
     state = service.model(model.name)
     return ModelObject(
         id=name,

@@ -27,10 +27,12 @@ def serve(
 ) -> None:
     """Run everything on this machine in the foreground: Postgres, Valkey, the engines and the API."""
     from cli.stack.stack import Stack
+    from core.logs import configure_logging
     from core.process.hardening import harden_process
 
     settings = given_settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
     harden_process()
+    configure_logging(settings.log_level)
     stack = Stack(settings, device=device, creates_key=create_key)
     started_at = time.monotonic()
     print(f"Starting in {settings.state_dir} …", flush=True)

@@ -45,7 +45,9 @@ def server_session(console: Console, base_url: str | None, key: str, settings: S
         message = f"There is no server at {url}: {absence}. Start it, or omit --base-url (OPENAI_BASE_URL)"
         raise CommandFailed(f"{message} to start one here.", ExitCode.UNREACHABLE)
     from cli.stack.stack import Stack
+    from core.logs import configure_logging
 
+    configure_logging(settings.log_level)
     stack = Stack(settings.model_copy(update={"port": 0}))
     started_at = time.monotonic()
     with console.status("Starting Postgres, Valkey, the engine and the api …"):

@@ -124,7 +124,8 @@ class BatchObject(ResponseModel):
 class ModelObject(ResponseModel):
     """A served model, or an alias of the model `root`. The fields after `owned_by` are extensions.
 
-    `slots` is null where the engine chooses the number; `status`, `reason` and `warning` are those of its `core.readiness.ModelState`.
+    `slots` is null where the engine chooses the number; `status`, `reason` and `warning` are those of its
+    `core.readiness.ModelState`.
     """
 
     id: str
