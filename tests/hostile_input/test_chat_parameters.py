@@ -123,7 +123,7 @@ ROWS: dict[str, Wrong] = {
             "invalid_value" if type(value) is int else "invalid_type", name, **{"max_tokens": ..., name: value}
         )
         for name in ("max_tokens", "max_completion_tokens")
-        for value in (0, -1, 10**9, "5", True, 1.5, 1e9, [], {})
+        for value in (0, -2, 10**9, "5", True, 1.5, 1e9, [], {})
     },
     **{
         f"B30-{value}": wrong("invalid_value" if type(value) is int else "invalid_type", "n", n=value)
