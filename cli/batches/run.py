@@ -16,6 +16,7 @@ from rich.console import Console
 
 from cli.batches.progress import wait
 from cli.batches.results import ResultFiles, outcome, print_results, save
+from cli.batches.text import error_text
 from cli.client import Client, Json
 from cli.errors import CommandFailed, ExitCode
 
@@ -57,8 +58,7 @@ def summarise(console: Console, batch: Json, files: ResultFiles) -> ExitCode:
     if batch["status"] == "failed":
         console.print("[red]The file was not accepted:[/]")
         for error in (batch["errors"] or {}).get("data", []):
-            where = f"line {error['line']}: " if error["line"] else ""
-            console.print(f"  {where}{error['message']} ({error['code']})", markup=False, highlight=False)
+            console.print(f"  {error_text(error)}", markup=False, highlight=False)
         return outcome(batch)
     print_results(console, batch, files)
     counts = batch["request_counts"]

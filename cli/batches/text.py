@@ -106,11 +106,17 @@ def details(batch: Json, now: float | None = None) -> Iterator[tuple[str, str]]:
     yield from _errors(batch)
 
 
+def error_text(error: Json) -> str:
+    """An error of a file, behind its line unless the message names it."""
+    line = error.get("line")
+    where = f"line {line}: " if line and not error["message"].startswith(f"Line {line} ") else ""
+    return f"{where}{error['message']} ({error['code']})"
+
+
 def _errors(batch: Json) -> Iterator[tuple[str, str]]:
     found = (batch.get("errors") or {}).get("data", [])
     for error in found[:_SHOWN_ERRORS]:
-        where = f"line {error['line']}: " if error.get("line") else ""
-        yield "error", f"{where}{error['message']} ({error['code']})"
+        yield "error", error_text(error)
     if len(found) > _SHOWN_ERRORS:
         more = plural(len(found) - _SHOWN_ERRORS, "further error")
         yield "", f"{more}: millrace batch errors {batch['id']}"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cli.batches.text import PAUSED, age, details, num_ended, shown_status
+from cli.batches.text import PAUSED, age, details, error_text, num_ended, shown_status
 from cli.errors import CommandFailed, ExitCode
 from cli.options import ApiKey, AsJson, BaseUrl, BatchId, Force, Limit, Output, connected
 from cli.output import (
@@ -240,8 +240,8 @@ def errors(batch_id: BatchId, base_url: BaseUrl = None, api_key: ApiKey = "none"
             if as_json:
                 print_json(error)
             else:
-                where = error.get("custom_id") or (f"line {error['line']}" if error.get("line") else "file")
-                print(printable(f"{where}: {error['message']} ({error['code']})"))
+                custom_id = f"{error['custom_id']}: " if error.get("custom_id") else ""
+                print(printable(f"{custom_id}{error_text({**error, 'line': None} if custom_id else error)}"))
     if is_empty:
         remark("There are no errors.")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.batches.text import duration
+from cli.batches.text import duration, error_text
 from cli.errors import CommandFailed, ExitCode
 from cli.options import ApiKey, AsJson, BaseUrl, ModelsDir, connected
 from cli.output import Source, moment, opened, print_json, printable, remark
@@ -93,10 +93,9 @@ def print_report(report: Json, *, as_json: bool) -> None:
         print_json(report)
         return
     for error in report["errors"]:
-        where = f"line {error['line']}: " if error["line"] else ""
         custom_id = f" [{error['custom_id']}]" if error["custom_id"] else ""
         param = f"{error['param']}: " if error["param"] else ""
-        print(printable(f"{where}{param}{error['message']} ({error['code']}){custom_id}"))
+        print(printable(f"{error_text({**error, 'message': param + error['message']})}{custom_id}"))
     if (hidden := report["num_errors"] - len(report["errors"])) > 0:
         print(f"… and {hidden} more errors")
     for model in report["models"]:

@@ -47,7 +47,7 @@ def test_a_file_that_cannot_be_read_is_explained_line_by_line(server: StackProce
     (tmp_path / "in.jsonl").write_text(json.dumps(batch_lines(1)[0]) + "\n{oops\n")
     done = run(server, tmp_path)
     assert done.returncode == 4
-    assert "line 2: This line is not valid JSON" in done.stdout
+    assert "Line 2 is not valid JSON" in done.stdout
 
 
 def test_an_option_overrides_the_model_of_every_line(server: StackProcess, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_a_file_that_is_no_batch_has_an_exit_code_and_a_reason(terminal: Termina
     done = terminal.run("batch", "create", "in.jsonl", "--watch", "--json")
     assert done.returncode == 4
     batch = json.loads(done.stdout.splitlines()[-1])
-    assert terminal.ask("batch", "errors", batch["id"]).startswith("line 2: This line is not valid JSON")
+    assert terminal.ask("batch", "errors", batch["id"]).startswith("Line 2 is not valid JSON")
 
 
 def test_a_batch_is_cancelled_and_an_early_download_refused(terminal: Terminal) -> None:
@@ -202,7 +202,7 @@ def test_models_are_a_table_or_json(terminal: Terminal) -> None:
     assert rows[0][-1] == "also-fake"
     assert "embeddings" in " ".join(rows[0])
     assert "embeddings" not in " ".join(rows[1])
-    assert [model["id"] for model in terminal.json("models")] == ["fake", "slow"]
+    assert [model["id"] for model in terminal.json("models")] == ["fake", "also-fake", "slow"]
 
 
 def test_a_whole_run_can_be_read_by_a_program(terminal: Terminal) -> None:

@@ -190,10 +190,13 @@ def test_embeddings_are_computed_where_the_model_file_asks_for_them(
 
 @pytest.mark.parametrize("is_exclusive", [False, True])
 def test_inputs_that_crash_the_engine_are_found_among_those_that_share_their_step(
-    folder: Path, client: EngineClient, is_exclusive: bool
+    folder: Path, client: EngineClient, is_exclusive: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MILLRACE_FAILPOINT", "engine.step:sleep=1")  # the first step lasts until all have arrived
+    first = EmbedRequest(id="first", inputs=[TextPrompt(text="stone")])
+    client.embed(first, Vectors())  # no engine is running yet
     sinks = {name: Vectors() for name in ("neighbour", "poison", "waiting")}
-    for name, sink in sinks.items():  # no engine is running yet, so that they arrive together
+    for name, sink in sinks.items():
         text = "<<segfault>>" if name == "poison" else "stone" * (1 if name == "neighbour" else 101)
         exclusive = is_exclusive and name == "poison"
         client.embed(EmbedRequest(id=name, inputs=[TextPrompt(text=text)], exclusive=exclusive), sink)

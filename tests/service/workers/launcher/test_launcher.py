@@ -95,10 +95,11 @@ def test_children_that_are_killed_while_they_start_are_started_again(settings: S
 
 
 def test_a_consumer_that_exits_with_an_error_at_its_start_ends_the_worker(settings: Settings, tmp_path: Path) -> None:
-    with launched(settings, tmp_path, REDIS_URL="nonsense://nowhere") as launcher:
+    wrong_url = f"{settings.redis_url}?db=first"  # which the launcher has no client for
+    with launched(settings, tmp_path, REDIS_URL=wrong_url) as launcher:
         assert launcher.process.wait(60) == 1
         said = launcher.log.read_text()
-    assert re.search(r"millrace worker: (chat|batch) ended with exit code 1.*Redis URL must", said, re.DOTALL)
+    assert re.search(r"millrace worker: (chat|batch) ended with exit code 1.*in connection URL", said, re.DOTALL)
 
 
 def test_an_engine_that_does_not_answer_is_replaced(settings: Settings, tmp_path: Path) -> None:
