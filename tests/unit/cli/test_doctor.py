@@ -31,7 +31,7 @@ def test_a_machine_that_can_run_it_gets_exit_code_0(tmp_path: Path, models: Path
     assert done.returncode == 0, done.stdout
     names = [finding["name"] for finding in json.loads(done.stdout)]
     assert names == [
-        "python", "compiler", "gpu", "disk", "port", "model fake", "memory", "postgres", "valkey", "state", "schema",
+        "python", "compiler", "gpu", "threads", "disk", "port", "model fake", "memory", "postgres", "valkey", "state", "schema",
         "timing", "webhooks", "open files", "privacy", "access",
     ]  # fmt: skip
     assert not (tmp_path / "state").exists(), "looking changes nothing"
