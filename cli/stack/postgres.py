@@ -94,8 +94,10 @@ class Postgres:
         return self._child
 
     def _initialise(self) -> None:
-        new = self.user.data.with_name(self.user.data.name + ".new")  # an interrupted start must leave no half cluster
-        shutil.rmtree(new, ignore_errors=True)
+        new = self.user.data  # a disk of its own, which nothing can be renamed to
+        if not new.is_mount():
+            new = new.with_name(new.name + ".new")  # an interrupted start must leave no half cluster
+            shutil.rmtree(new, ignore_errors=True)
         command = [self.user.binaries / "initdb", "-D", new, "-U", _USER, "-A", "trust", "-E", "UTF8"]
         command += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--locale=C", "--no-sync"]
         done = subprocess.run(
@@ -109,7 +111,8 @@ class Postgres:
         if done.returncode != 0:
             output = (done.stdout + done.stderr).decode(errors="replace")[-2000:]
             raise ChildFailed(f"initdb could not create a cluster in {self.user.data}:\n{output}")
-        new.rename(self.user.data)
+        if new != self.user.data:
+            new.rename(self.user.data)
         os.sync()
 
     def _check_version(self) -> None:

@@ -38,7 +38,10 @@ ROWS: Final[dict[str, tuple[str, ...]]] = {
     "F10": (_ENGINE,),
     "F11": (_ENGINE,),
     "F12": (_HERE + "test_engines.py::test_a_poison_stream_gets_an_error_at_once_and_is_not_run_again",),
-    "F13": (_ENGINE, "tests/unit/engine/process/test_watchdog.py::test_an_iteration_that_does_not_return_is_found"),
+    "F13": (
+        _ENGINE,
+        "tests/unit/engine/process/test_watchdog.py::test_something_that_does_not_end_is_found_at_its_own_limit",
+    ),
     "F14": (_HERE + "test_engines.py::test_a_step_that_fails_in_python_fails_its_line_and_keeps_the_engine",),
     "F15": (
         _ENGINE,

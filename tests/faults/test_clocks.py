@@ -33,7 +33,7 @@ WALL_CLOCKS = {
     "api/app.py": "start time of this api, for display",
     "api/batches/estimates.py": "estimated end of a batch, for display",
     "api/services/rate_limiter.py": "when a rate is full again; a time too far ahead is treated as a wrong clock",
-    "api/live/responses_stream.py": "created_at of a response",
+    "api/live/response_records.py": "created_at of a response",
     "api/routes/batch_control.py": "when a file expires, in days",
     "api/routes/batch_validation.py": "when a report expires, in days",
     "api/routes/uploads.py": "whether an upload is late, by the hour; the clerk decides by the database's clock",
