@@ -138,7 +138,7 @@ def test_a_body_that_is_not_json_by_its_own_word_is_a_415(http: httpx2.Client) -
 def test_unknown_paths_and_methods_are_answered_with_the_envelope(http: httpx2.Client) -> None:
     check_problem(http.get("/v1/nothing"), 404, "unknown_url")
     check_problem(http.get("/v1/chat/completions/"), 404, "unknown_url")
-    check_problem(http.get(URL), 405, "method_not_allowed")
+    check_problem(http.get("/v1/completions"), 405, "method_not_allowed")
 
 
 def test_every_answer_has_its_headers_and_the_clients_request_id(http: httpx2.Client) -> None:
