@@ -68,8 +68,8 @@ class LlamaDecoder:
         """Decode, sample, and remove rejected drafts from memory."""
         rows = self._batch.fill(plan)
         began = time.perf_counter()
-        with self._bound_thread:
-            code = llama.llama_decode(self._context, self._batch.raw)
+        self._bound_thread.bind()
+        code = llama.llama_decode(self._context, self._batch.raw)
         if code == _NO_ROOM:
             raise OutOfKvMemory
         if code != 0:
@@ -94,8 +94,8 @@ class LlamaDecoder:
 
     def warm_up(self) -> None:
         token = (llama.llama_token * 1)(0)
-        with self._bound_thread:
-            code = llama.llama_decode(self._context, llama.llama_batch_get_one(token, 1))
+        self._bound_thread.bind()
+        code = llama.llama_decode(self._context, llama.llama_batch_get_one(token, 1))
         if code != 0:
             raise DecodeFailed("llama.cpp could not decode one token")
         self.reset()

@@ -48,8 +48,8 @@ class LlamaEmbedder:
 
     def embed(self, pieces: list[InputPiece]) -> Vectors:
         self._fill(pieces)
-        with self._bound_thread:
-            code = self._compute(self._context, self._batch.raw)
+        self._bound_thread.bind()
+        code = self._compute(self._context, self._batch.raw)
         if code != 0:
             raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")
         vectors = self._pool(pieces) if self.can_split else self._pooled(pieces)

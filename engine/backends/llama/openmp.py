@@ -14,9 +14,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from engine.backends.llama import spin_probe
@@ -62,26 +62,16 @@ def bind_threads(environment: MutableMapping[str, str], cores: Cores) -> Cores:
 
 
 class BoundThread:
-    """Binds the calling thread to the first core while it computes with the threads of the others."""
+    """Binds the thread that computes to the first core; threads that it starts later inherit that."""
 
     def __init__(self, cores: Cores) -> None:
         self._first = cores[0] if cores else None
-        self._all = os.sched_getaffinity(0)
 
-    def __enter__(self) -> None:
+    def bind(self) -> None:
+        """Bind the calling thread, once: to do it for each decode would cost a small model a part of its speed."""
         if self._first is not None:
-            self._bind(self._first)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._first is not None:
-            self._bind(self._all)
-
-    def _bind(self, cpus: Iterable[int]) -> None:
-        try:
-            os.sched_setaffinity(0, cpus)
-        except OSError:  # the process runs on other CPUs now, by a cpuset; the kernel has moved its threads
+            with suppress(OSError):  # the process runs on other CPUs now, by a cpuset
+                os.sched_setaffinity(0, self._first)
             self._first = None
 
 

@@ -55,7 +55,8 @@ class Sampler:
         self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
         self._states: dict[Sequence, _SamplerState] = {}
         self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, "sampler") if threads > 1 else None
+        cpus = os.sched_getaffinity(0)  # the thread that decodes is bound to a core later, and starts those of the pool
+        self._pool = ThreadPoolExecutor(threads, "sampler", os.sched_setaffinity, (0, cpus)) if threads > 1 else None
 
     def open(self, sequence: Sequence) -> None:
         """Make the sampler, unless it exists: its penalties and its seed must survive the loss of a slot."""

@@ -6,11 +6,12 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from engine.backends.llama import spin_probe
-from engine.backends.llama.openmp import BoundThread, bind_threads, bound_spinning, measure_round, openmp_warning
+from engine.backends.llama.openmp import BoundThread, Cores, bind_threads, bound_spinning, measure_round, openmp_warning
 from engine.config import EngineConfig
 
 LOAD = """
@@ -69,21 +70,19 @@ def test_a_single_core_needs_no_binding() -> None:
     assert not environment
 
 
-def test_the_calling_thread_is_bound_only_while_it_computes() -> None:
+def test_the_thread_that_computes_is_bound_and_no_other() -> None:
     cpus = os.sched_getaffinity(0)
-    with BoundThread(((min(cpus),), (max(cpus),))):
-        assert os.sched_getaffinity(0) == {min(cpus)}
-    assert os.sched_getaffinity(0) == cpus
-    with BoundThread(()):
-        assert os.sched_getaffinity(0) == cpus
+    seen = []
 
+    def compute(cores: Cores) -> None:
+        BoundThread(cores).bind()
+        seen.append(os.sched_getaffinity(0))
 
-def test_a_core_that_was_taken_away_stops_no_decode() -> None:
-    cpus = os.sched_getaffinity(0)
-    thread = BoundThread(((4095,), (4094,)))
-    for _ in range(2):
-        with thread:
-            assert os.sched_getaffinity(0) == cpus
+    for cores in (((min(cpus),), (max(cpus),)), (), ((4095,), (4094,))):  # the last ones were taken away
+        thread = threading.Thread(target=compute, args=(cores,))
+        thread.start()
+        thread.join()
+    assert seen == [{min(cpus)}, cpus, cpus]
     assert os.sched_getaffinity(0) == cpus
 
 
