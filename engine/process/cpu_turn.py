@@ -7,7 +7,7 @@ what a killed process held (SEM_UNDO). A value of 0 is free:
     CHAT     the next engine with chat in its step; batch waits as long as there is one
     BATCH    the next engine with batch alone
 
-An engine passes CHAT or BATCH to RUN in one operation, so no equal overtakes it. It keeps RUN for `_KEEP_SECONDS`, since each
+An engine passes CHAT or BATCH to RUN in one operation, so no equal overtakes it. It keeps RUN for some steps, since each
 change costs a part of a millisecond, but batch gives way to waiting chat after its step. Chat keeps it twice as long as it
 waited, so a step of batch delays a chat once, and batch never starves.
 """
@@ -30,6 +30,9 @@ BATCH: Final = 2
 _NUM_SEMAPHORES: Final = 3
 
 _KEEP_SECONDS: Final = 0.01
+_BATCH_KEEP_SECONDS: Final = (
+    0.03  # among engines without chat: two models of the demo's size together lose half as much
+)
 _CHAT_SHARE: Final = 2.0  # seconds that chat keeps the turn for each second that it waited
 _ASK_SECONDS: Final = 0.005  # of one wait, after which the loop reads its inbox: a batch may get a chat
 _LONGEST_WAIT_SECONDS: Final = 10.0  # a frozen process may hold the turn
@@ -170,7 +173,7 @@ class CpuTurn:
         """Seconds from its start for which this engine may keep the turn."""
         if self._semaphores.value(CHAT):
             return _KEEP_SECONDS if is_chat else 0.0
-        return max(_KEEP_SECONDS, _CHAT_SHARE * self._waited_seconds) if is_chat else _KEEP_SECONDS
+        return max(_KEEP_SECONDS, _CHAT_SHARE * self._waited_seconds) if is_chat else _BATCH_KEEP_SECONDS
 
     def _leave_place(self) -> None:
         if self._place is not None:

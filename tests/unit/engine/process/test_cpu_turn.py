@@ -65,7 +65,7 @@ def test_the_turn_is_given_up_after_some_milliseconds(engines: Engines) -> None:
     assert not second.take(is_chat=False)
     engines.clock.now += 0.004
     assert first.take(is_chat=False)
-    engines.clock.now += 0.02
+    engines.clock.now += 0.04
     assert not first.take(is_chat=False)
     assert second.take(is_chat=False)
 
@@ -77,7 +77,7 @@ def test_equals_come_one_after_the_other(engines: Engines) -> None:
         for number, member in enumerate(members):
             if member.take(is_chat=False) and order[-1:] != [number]:
                 order.append(number)
-        engines.clock.now += 0.02
+        engines.clock.now += 0.04
     assert {order.count(number) for number in range(4)} == {10}
 
 
