@@ -60,7 +60,10 @@ class Decoder(Protocol):
         """Clear every slot: at the start, and after a failed step."""
 
     def warm_up(self) -> None:
-        """Compute one token and forget it, so that the speed of the model is known before its first step."""
+        """Compute one token and forget it, so that the speed of the model is known before its first step.
+
+        It does not bind the calling thread to a core, since the engine starts its other threads afterwards.
+        """
 
 
 class InputPiece(msgspec.Struct, frozen=True, gc=False):

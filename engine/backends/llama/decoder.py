@@ -94,7 +94,6 @@ class LlamaDecoder:
 
     def warm_up(self) -> None:
         token = (llama.llama_token * 1)(0)
-        self._bound_thread.bind()
         code = llama.llama_decode(self._context, llama.llama_batch_get_one(token, 1))
         if code != 0:
             raise DecodeFailed("llama.cpp could not decode one token")

@@ -44,11 +44,14 @@ class LlamaEmbedder:
         return bool(self._memory)
 
     def warm_up(self) -> None:
-        self.embed([InputPiece(0, 0, [0], is_last=True)])
+        self._embed([InputPiece(0, 0, [0], is_last=True)])
 
     def embed(self, pieces: list[InputPiece]) -> Vectors:
-        self._fill(pieces)
         self._bound_thread.bind()
+        return self._embed(pieces)
+
+    def _embed(self, pieces: list[InputPiece]) -> Vectors:
+        self._fill(pieces)
         code = self._compute(self._context, self._batch.raw)
         if code != 0:
             raise DecodeFailed(f"llama.cpp could not embed this batch: it returned {code}")

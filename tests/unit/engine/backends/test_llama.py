@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import msgspec
 import pytest
 
 from core.settings import ROOT
+from engine.backends.base import InputPiece
 from engine.backends.llama.backend import LlamaBackend
 from engine.backends.llama.tokenizer import load_vocabulary
 from engine.config import EngineConfig
@@ -33,6 +36,33 @@ def bench(backend: LlamaBackend) -> Bench:
 def sampled(text: str, request_id: str = "r", **sampling: object) -> Request:
     prompt = ChatPrompt(messages=[{"role": "user", "content": text}])
     return Request(id=request_id, prompt=prompt, sampling=SamplingParams(**sampling), max_tokens=24)  # type: ignore[arg-type]
+
+
+def test_a_thread_is_bound_by_its_first_step_and_not_by_the_warm_up() -> None:
+    """The engine starts threads after the warm-up, which would inherit the binding to one core."""
+    cpus = os.sched_getaffinity(0)
+    cores = ((min(cpus),), (max(cpus),))
+    config = EngineConfig(
+        model="demo", endpoint="", model_path=str(MODEL), context_size=64, embeddings=True, cores=cores
+    )
+    backend = LlamaBackend(config)
+    embedder = backend.embedder
+    assert embedder is not None
+    seen = []
+
+    def compute() -> None:
+        for action in (
+            backend.decoder.warm_up,
+            embedder.warm_up,
+            lambda: embedder.embed([InputPiece(0, 0, [5], is_last=True)]),
+        ):
+            action()
+            seen.append(os.sched_getaffinity(0))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert seen == [cpus, cpus, {min(cpus)}]
 
 
 COUNTRIES = ("France", "Italy", "Japan", "Egypt", "Norway", "Peru", "Kenya", "India", "Spain", "Chile")
