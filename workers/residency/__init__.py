@@ -1,0 +1,1 @@
+"""Residency: which models are in the memory of a launcher's device."""
