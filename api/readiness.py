@@ -47,8 +47,8 @@ async def run_checks(database: AsyncEngine, relay: Relay, catalog: ModelCatalog,
     checks = [*rows, *map(check_model, models), queue]
     if not any(check.message for check in checks):
         return ReadyReport(ReadyStatus.OK, checks)
-    is_serving = any(model.is_serving for model in models)
-    is_degraded = is_serving and not any(check.message for check in (*rows, queue))
+    is_available = any(model.is_available for model in models)
+    is_degraded = is_available and not any(check.message for check in (*rows, queue))
     return ReadyReport(ReadyStatus.DEGRADED if is_degraded else ReadyStatus.UNAVAILABLE, checks)
 
 

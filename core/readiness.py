@@ -19,18 +19,21 @@ from core.states import EngineState
 _CONSUMERS: Final = ("chat", "batch")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _STOPPED: Final = (EngineState.FAILED, EngineState.MISSING)
+_DOWN: Final = (*_STOPPED, EngineState.UNLOADED)
 
 
 class ModelStatus(StrEnum):
     """The status of a model in `/v1/models`.
 
-    DEGRADED serves, and its engine crashes repeatedly. FAILED and MISSING: its engine does not start, the latter since a file
-    is not there. UNSERVED: no worker has it, or its workers are silent. UNKNOWN: the workers' reports cannot be read.
+    DEGRADED serves, and its engine crashes repeatedly. UNLOADED is not in memory, and loads at the first request. FAILED and
+    MISSING: its engine does not start, the latter since a file is not there. UNSERVED: no worker has it, or its workers are
+    silent. UNKNOWN: the workers' reports cannot be read.
     """
 
     READY = "ready"
     DEGRADED = "degraded"
     LOADING = "loading"
+    UNLOADED = "unloaded"
     FAILED = "failed"
     MISSING = "missing"
     UNSERVED = "unserved"
@@ -41,7 +44,8 @@ class ModelStatus(StrEnum):
 class ModelState:
     """The state of a model; `reason` is empty for a model that is ready, `advice` is the operator's remedy.
 
-    `warning` is the engine's remark on a model that it serves all the same.
+    `warning` is the engine's remark on a model that it serves all the same. With `is_on_demand`, the model is loading because
+    a request needs it; else because its worker starts, or its engine does after a crash.
     """
 
     model: str
@@ -49,11 +53,17 @@ class ModelState:
     reason: str = ""
     advice: str = ""
     warning: str | None = None
+    is_on_demand: bool = False
 
     @property
     def is_serving(self) -> bool:
         """Are requests for it answered?"""
         return self.status in (ModelStatus.READY, ModelStatus.DEGRADED)
+
+    @property
+    def is_available(self) -> bool:
+        """Is a request for it answered, if only after its model has loaded?"""
+        return self.is_serving or self.status is ModelStatus.UNLOADED or self.is_on_demand
 
     @property
     def is_stopped(self) -> bool:
@@ -73,7 +83,7 @@ class Check:
 class WorkerSeen(NamedTuple):
     """A worker process and one of its engines, as read; durations count back from now. A clerk has no model.
 
-    Only a launcher reports the `state` and the `warning` of an engine.
+    Only a launcher reports the fields from `state` on; its `poll_seconds` is None until its eager models have loaded.
     """
 
     id: str
@@ -89,6 +99,10 @@ class WorkerSeen(NamedTuple):
     exit_reason: str | None
     state: EngineState | None = None
     warning: str | None = None
+    device: str | None = None
+    memory_bytes: int | None = None
+    slots: int | None = None
+    context_size: int | None = None
 
 
 def check_workers(
@@ -110,8 +124,9 @@ def check_clerk(seen: Sequence[WorkerSeen], silence_seconds: float) -> Check:
 
 
 def check_model(state: ModelState) -> Check:
-    """The check of a model in this state."""
-    return Check(f"model {state.model}", state.reason, state.advice)
+    """The check of a model in this state; one that loads when a request needs it passes."""
+    name = f"model {state.model}"
+    return Check(name) if state.is_available and not state.is_serving else Check(name, state.reason, state.advice)
 
 
 def model_state(
@@ -131,15 +146,23 @@ def model_state(
     stopped = [launcher for launcher in launchers if launcher.state in _STOPPED]
     warning = next((launcher.warning for launcher in launchers if launcher.warning), None)
     defect = _defect_of_consumers(name, seen, silence_seconds)
-    is_down = bool(alive) and all(launcher in stopped for launcher in alive)
+    is_down = bool(alive) and all(launcher.state in _DOWN for launcher in alive)
     if not defect.message and not is_down:
         if name not in degraded:
             return ModelState(model=name, status=ModelStatus.READY, warning=warning)
         reason, advice = f"is degraded: {degraded[name]}", f"Look at {engine_log(name)} on the worker."
         return ModelState(model=name, status=ModelStatus.DEGRADED, reason=reason, advice=advice, warning=warning)
-    if any(launcher.state is EngineState.LOADING for launcher in alive):
-        advice = f"Wait, or look at {engine_log(name)} on the worker."
-        return ModelState(model=name, status=ModelStatus.LOADING, reason="its engine is loading", advice=advice)
+    if loading := [launcher for launcher in alive if launcher.state is EngineState.LOADING]:
+        return ModelState(
+            model=name,
+            status=ModelStatus.LOADING,
+            reason="its engine is loading",
+            advice=f"Wait, or look at {engine_log(name)} on the worker.",
+            is_on_demand=any(each.poll_seconds is not None and each.exit_reason is None for each in loading),
+        )
+    if any(launcher.state is EngineState.UNLOADED for launcher in alive):
+        reason = "it is not in memory, and loads when a request needs it"
+        return ModelState(model=name, status=ModelStatus.UNLOADED, reason=reason)
     if stopped:
         is_missing = all(launcher.state is EngineState.MISSING for launcher in stopped)
         return ModelState(

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import ConfigError
+from core.memory_sizes import AUTO, parse_device_memory
 from core.service_urls import check_database_url, check_redis_url
 from core.setting_errors import PREFIX, TOML_FILE, describe_settings, warn_of_unknown
 
@@ -32,6 +33,11 @@ def split_commas(text: str) -> tuple[str, ...]:
 def _check_networks(text: str) -> str:
     for part in split_commas(text):
         ip_network(part)
+    return text
+
+
+def _check_device_memory(text: str) -> str:
+    parse_device_memory(text)
     return text
 
 
@@ -166,6 +172,11 @@ class Settings(BaseSettings):
         570, gt=0, description="Seconds that a chat waits for its answer; SDKs time out at 600."
     )
 
+    device_memory: Annotated[str, AfterValidator(_check_device_memory)] = Field(
+        AUTO,
+        description="Memory for the models of each device: auto, a size such as 8GiB, or sizes by device: "
+        "cuda:0=20GiB,cpu=8GiB. auto is 0.8 of the memory that a worker may use on the CPU, and 0.9 of a GPU's free memory.",
+    )
     slots: int = Field(
         8,
         ge=1,

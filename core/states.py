@@ -46,9 +46,11 @@ class ShardState(StrEnum):
 
 class EngineState(StrEnum):
     """An engine as its launcher reports it: LOADING until its worker serves it; FAILED if it does not start, MISSING if it
-    does not since a file of the model is not there. Both last until it has started.
+    does not since a file of the model is not there. Both last until it has started. UNLOADED is not in memory, and loads when
+    a request needs it.
     """
 
+    UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
     FAILED = "failed"

@@ -21,6 +21,17 @@ from db.query import Query, columns_of
 from db.tables import Counter, Worker, WorkerEngine
 
 KEPT_SILENT: Final = timedelta(hours=1)
+_REPORTED: Final = (
+    "last_tick_at",
+    "num_deaths",
+    "exit_reason",
+    "state",
+    "warning",
+    "device",
+    "memory_bytes",
+    "slots",
+    "context_size",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +39,8 @@ class EngineReport:
     """An engine as its worker sees it. Its loop turned `tick_seconds` ago; None: never, or this worker gets no ticks.
 
     `num_deaths` counts exits since the worker started; `exit_reason` describes the one for which it does not serve now,
-    without text of a request. `warning` is the engine's remark on the model.
+    without text of a request. `warning` is the engine's remark on the model. An engine in memory has `memory_bytes` of its
+    `device`, and `slots` of `context_size` tokens.
     """
 
     model: str
@@ -37,6 +49,10 @@ class EngineReport:
     exit_reason: str | None = None
     state: EngineState | None = None
     warning: str | None = None
+    device: str | None = None
+    memory_bytes: int | None = None
+    slots: int | None = None
+    context_size: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,14 +104,24 @@ def report_engines(report: WorkerReport) -> PostgresInsert:
                 "exit_reason": engine.exit_reason,
                 "state": engine.state,
                 "warning": engine.warning,
+                "device": engine.device,
+                "memory_bytes": engine.memory_bytes,
+                "slots": engine.slots,
+                "context_size": engine.context_size,
             }
             for engine in report.engines
         ]
     )
-    changed = ("last_tick_at", "num_deaths", "exit_reason", "state", "warning")
     return new.on_conflict_do_update(
-        index_elements=[WorkerEngine.worker_id, WorkerEngine.model], set_={name: new.excluded[name] for name in changed}
+        index_elements=[WorkerEngine.worker_id, WorkerEngine.model],
+        set_={name: new.excluded[name] for name in _REPORTED},
     )
+
+
+def remove_other_engines(report: WorkerReport) -> Delete:
+    """Delete the engines that a worker does not have any more."""
+    models = [engine.model for engine in report.engines]
+    return delete(WorkerEngine).where(WorkerEngine.worker_id == report.id, WorkerEngine.model.not_in(models))
 
 
 def remove_worker(worker_id: str) -> Delete:
@@ -130,6 +156,10 @@ def list_workers() -> Query[WorkerSeen]:
             WorkerEngine.exit_reason,
             WorkerEngine.state,
             WorkerEngine.warning,
+            WorkerEngine.device,
+            WorkerEngine.memory_bytes,
+            WorkerEngine.slots,
+            WorkerEngine.context_size,
         )
         .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)
         .order_by(Worker.seen_at.desc(), Worker.id, WorkerEngine.model)

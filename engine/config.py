@@ -29,7 +29,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     prompts at most, which limits how long decoding sequences wait. `threads` decode and `threads_batch` compute prompts; 0 is
     one per CPU, and as many as `threads`. Engines with the same `turn_key` compute one at a time. With `cores`, the logical CPUs
     of each core, a thread is bound to each. `speculation` drafts tokens from the prompt. `stopwords` end every output of this
-    model. `step_seconds` is the time per step of the fake. Something that takes more than
+    model. `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more than
     `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
     """
 
@@ -61,4 +61,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     chat_template: str | None = None
     stopwords: list[str] = []
     step_seconds: float = 0.0
+    load_seconds: float = 0.0
     hang_seconds: float = 60.0

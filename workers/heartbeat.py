@@ -167,6 +167,7 @@ class WorkerHeartbeat:
         new = {key: number for key, number in new.items() if number}
         with self._database.begin() as connection:
             connection.execute(workers.report_worker(report))
+            connection.execute(workers.remove_other_engines(report))
             if report.engines:
                 connection.execute(workers.report_engines(report))
             if new:

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from core.errors import ConfigError
 from core.field_errors import describe, nearest
+from core.memory_sizes import parse_bytes
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.models.sampling import SamplingFields
 from core.models.yaml_file import YamlFile
@@ -37,6 +38,11 @@ def _number_or_auto(value: object) -> object:
     if value is None or value == "auto" or (type(value) is int and 1 <= value <= MAX_SLOTS):
         return value
     raise ValueError(f"must be a whole number from 1 to {MAX_SLOTS}, or auto")
+
+
+def _bytes(value: object) -> object:
+    """Turn a size with a unit into bytes."""
+    return parse_bytes(value) if isinstance(value, str) else value
 
 
 def _is_on(value: object) -> object:
@@ -75,7 +81,12 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "embeddings": True,
     "slots": True,
     "spare_slots": True,
+    "load": True,
+    "keep_alive_seconds": True,
+    "pinned": True,
+    "memory_bytes": True,
     "step_seconds": True,
+    "load_seconds": True,
 }
 
 
@@ -136,7 +147,20 @@ class ModelConfig(_Strict):
         False, description="Draft tokens from the prompt while at most two sequences decode: on or off."
     )
     jump_forward: bool = Field(True, description="Append tokens that a constraint forces without sampling.")
+    load: Literal["eager", "lazy"] = Field(
+        "eager",
+        description="eager: loaded at the start, in order of name, while memory lasts; lazy: at the first request.",
+    )
+    keep_alive_seconds: float | None = Field(
+        None, gt=0, description="Seconds without a request after which the model leaves memory; default: it stays."
+    )
+    pinned: bool = Field(False, description="Load the model at the start, and never unload it for another one.")
+    memory_bytes: Annotated[int | None, BeforeValidator(_bytes)] = Field(
+        None, ge=0, description="Memory that the model needs, such as 900MiB; default: estimated from its file."
+    )
+
     step_seconds: float = Field(0, ge=0, le=60, description="Seconds of a step of the backend fake.")
+    load_seconds: float = Field(0, ge=0, le=60, description="Seconds that the backend fake takes to load.")
 
     @cached_property
     def answers_hash(self) -> str:
@@ -152,6 +176,10 @@ class ModelConfig(_Strict):
     def _keys_agree(self) -> Self:
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
             raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
+        if self.pinned and self.load == "lazy":
+            raise ValueError("pinned: a pinned model is loaded at the start, so load must be eager")
+        if self.pinned and self.keep_alive_seconds is not None:
+            raise ValueError("keep_alive_seconds: a pinned model never leaves memory; remove one of the two keys")
         if self.pooling is not Pooling.AUTO and not self.embeddings:
             raise ValueError("pooling: is set, but embeddings is false")
         return self

@@ -36,7 +36,8 @@ class Worker(Base):
 class WorkerEngine(Base):
     """An engine as seen by one process: a consumer receives its ticks, its launcher sees its state and its exits.
 
-    `warning` is the engine's remark on the model, such as a missing chat template.
+    Its launcher reports `warning`, the engine's remark on the model, such as a missing chat template; and of an engine in memory
+    `device`, `memory_bytes` (of weights, KV cache and buffers), `slots` and the `context_size` of a slot in tokens.
     """
 
     __tablename__ = "worker_engines"
@@ -47,8 +48,26 @@ class WorkerEngine(Base):
     exit_reason: Mapped[str | None]
     state: Mapped[EngineState | None]
     warning: Mapped[str | None]
+    device: Mapped[str | None]
+    memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    slots: Mapped[int | None] = mapped_column(Integer)
+    context_size: Mapped[int | None] = mapped_column(Integer)
 
     __table_args__ = (CheckConstraint(one_of("state", EngineState), name="state"),)
+
+
+class ModelLoad(Base):
+    """The time that a model takes to load on a device: the mean of its last loads, kept for policies and estimates."""
+
+    __tablename__ = "model_loads"
+    model: Mapped[str] = mapped_column(primary_key=True)
+    host: Mapped[str] = mapped_column(primary_key=True)
+    device: Mapped[str] = mapped_column(primary_key=True)
+    seconds: Mapped[float]
+    num_loads: Mapped[int] = mapped_column(Integer)
+    loaded_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (CheckConstraint("seconds >= 0 AND num_loads > 0", name="seconds"),)
 
 
 class Counter(Base):

@@ -283,6 +283,7 @@ def _section(request: Request | EmbedRequest) -> Section:
 def load_backend(config: EngineConfig) -> Backend:
     """Load the model that the config names; raises ModelFailed."""
     if config.backend is BackendKind.FAKE:
+        time.sleep(config.load_seconds)
         spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
         decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
         return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)

@@ -46,6 +46,7 @@ def engine_config(settings: Settings, model: ModelConfig, device: str, cores: Co
         chat_template=model.chat_template,
         stopwords=list(model.stopwords),
         step_seconds=model.step_seconds,
+        load_seconds=model.load_seconds,
         hang_seconds=settings.engine_hang_seconds,
     )
 

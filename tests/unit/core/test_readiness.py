@@ -114,6 +114,12 @@ def state_of(*seen: WorkerSeen, listed: tuple[str, ...] = ("m",)) -> ModelState:
         ([launcher(EngineState.FAILED), launcher(EngineState.READY, id="b"), CHAT, BATCH], ModelStatus.READY),
         ([launcher(EngineState.FAILED, seen_seconds=70.0), CHAT, BATCH], ModelStatus.READY),
         ([worker("chat", seen_seconds=70.0), BATCH, launcher(EngineState.READY)], ModelStatus.UNSERVED),
+        ([launcher(EngineState.UNLOADED)], ModelStatus.UNLOADED),
+        ([CHAT, BATCH, launcher(EngineState.UNLOADED)], ModelStatus.UNLOADED),  # before its last tick is old
+        ([launcher(EngineState.UNLOADED), launcher(EngineState.LOADING, id="b")], ModelStatus.LOADING),
+        ([launcher(EngineState.UNLOADED), launcher(EngineState.READY, id="b"), CHAT, BATCH], ModelStatus.READY),
+        ([launcher(EngineState.FAILED), launcher(EngineState.UNLOADED, id="b")], ModelStatus.UNLOADED),
+        ([launcher(EngineState.UNLOADED, seen_seconds=70.0)], ModelStatus.UNSERVED),
         ([], ModelStatus.UNSERVED),
     ],
 )
@@ -126,6 +132,22 @@ def test_the_status_of_a_model_is_that_of_its_best_worker(seen: list[WorkerSeen]
 def test_a_model_without_a_file_is_missing_unless_a_worker_serves_it() -> None:
     assert state_of(listed=()).status is ModelStatus.MISSING
     assert state_of(CHAT, BATCH, listed=()).status is ModelStatus.READY
+
+
+@pytest.mark.parametrize(
+    ("seen", "is_available"),
+    [
+        ([CHAT, BATCH], True),
+        ([launcher(EngineState.UNLOADED)], True),
+        ([launcher(EngineState.LOADING, poll_seconds=0.5)], True),  # a request needs it
+        ([launcher(EngineState.LOADING, poll_seconds=None)], False),  # the worker starts
+        ([launcher(EngineState.LOADING, poll_seconds=0.5, exit_reason="it was ended by SIGSEGV")], False),
+        ([launcher(EngineState.FAILED)], False),
+    ],
+)
+def test_a_model_that_loads_when_a_request_needs_it_is_available(seen: list[WorkerSeen], is_available: bool) -> None:
+    assert state_of(*seen).is_available is is_available
+    assert bool(trouble(CLERK, *seen)) is not is_available
 
 
 def test_the_warning_of_an_engine_is_kept_with_its_model() -> None:

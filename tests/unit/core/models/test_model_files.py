@@ -7,7 +7,7 @@ import pytest
 
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
-from core.models.model_files import ModelConfig, Parameters, has_weights, load_models
+from core.models.model_files import ModelConfig, Parameters, has_weights, load_model, load_models
 from core.settings import ROOT
 
 MANUAL = ROOT / "docs" / "models.md"
@@ -182,9 +182,35 @@ def test_the_hash_of_a_file_changes_with_keys_that_change_answers_and_with_no_ot
     plain = ModelConfig(name="a", parameters=Parameters(model="a.gguf"))
     same = ModelConfig(name="b", parameters=Parameters(model="b.gguf"), slots=3, aliases=("c",))
     assert same.answers_hash == plain.answers_hash
+    lazy = ModelConfig(name="a", load="lazy", memory_bytes=1, keep_alive_seconds=5, load_seconds=1)
+    assert lazy.answers_hash == plain.answers_hash
     for other in (
         ModelConfig(name="a", chat_template="x"),
         ModelConfig(name="a", parameters=Parameters(temperature=0.5)),
         ModelConfig(name="a", context_size=512),
     ):
         assert other.answers_hash != plain.answers_hash
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("memory_bytes: lots", "memory_bytes 'lots' is not a size"),
+        ("load: sometimes", "load "),
+        ("keep_alive_seconds: 0", "keep_alive_seconds "),
+        ("pinned: true\nload: lazy", "pinned: a pinned model is loaded at the start, so load must be eager"),
+        ("pinned: true\nkeep_alive_seconds: 5", "keep_alive_seconds: a pinned model never leaves memory"),
+    ],
+)
+def test_a_wrong_key_of_residency_is_named(tmp_path: Path, lines: str, said: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(f"name: a\nbackend: fake\n{lines}\n")
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_model(path)
+
+
+def test_the_need_of_memory_is_a_size_with_a_unit(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("name: a\nbackend: fake\nmemory_bytes: 100MiB\nload: lazy\n")
+    model = load_model(path)
+    assert (model.memory_bytes, model.load) == (100 << 20, "lazy")
