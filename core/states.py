@@ -57,6 +57,14 @@ class EngineState(StrEnum):
     MISSING = "missing"
 
 
+class ModelAction(StrEnum):
+    """A request of an admin concerning a model; RELOAD is UNLOAD, then LOAD."""
+
+    LOAD = "load"
+    UNLOAD = "unload"
+    RELOAD = "reload"
+
+
 JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {
     JobState.QUEUED: frozenset(
         {JobState.RUNNING, JobState.COMPLETED, JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED}

@@ -6,7 +6,7 @@ from db.tables.files import UPLOAD_STATUSES, File, Upload, UploadPart
 from db.tables.jobs import Job, Quarantine, Response, StoredChat
 from db.tables.tenants import DEFAULT_TENANT, ApiKey, IdempotencyKey, Tenant, UsageDaily
 from db.tables.webhooks import Webhook, WebhookDelivery
-from db.tables.workers import WORKER_KINDS, Counter, EngineCrash, ModelLoad, Worker, WorkerEngine
+from db.tables.workers import WORKER_KINDS, Counter, EngineCrash, ModelLoad, ModelRequest, Worker, WorkerEngine
 
 __all__ = [
     "DEFAULT_TENANT",
@@ -21,6 +21,7 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "ModelLoad",
+    "ModelRequest",
     "Quarantine",
     "Response",
     "Shard",

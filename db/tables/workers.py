@@ -82,6 +82,17 @@ class Counter(Base):
     value: Mapped[int] = mapped_column(BigInteger, server_default="0")
 
 
+class ModelRequest(Base):
+    """Requests of admins concerning a model. `load_at` is empty when no load is open; an unload concerns the engines that
+    began to load before `unload_at`.
+    """
+
+    __tablename__ = "model_requests"
+    model: Mapped[str] = mapped_column(primary_key=True)
+    load_at: Mapped[datetime | None]
+    unload_at: Mapped[datetime | None]
+
+
 class EngineCrash(Base):
     """A crash of an engine, inserted by its launcher. `exit_code` is negative for a signal."""
 

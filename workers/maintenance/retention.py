@@ -11,7 +11,7 @@ from typing import Final
 from core import ids
 from core.failpoints import Point, failpoint
 from core.file_store import BUCKETS
-from db import files, idempotency, uploads, workers
+from db import files, idempotency, model_requests, uploads, workers
 from workers.context import ClerkContext
 
 _PAGE: Final = 500
@@ -66,6 +66,7 @@ class Retention:
     def _sweep_workers(self) -> None:
         with self._context.database.begin() as connection:
             connection.execute(workers.delete_silent_workers())
+            connection.execute(model_requests.delete_old_requests())
 
     def sweep_orphans(self, bucket: int) -> None:
         """Delete old content without a row: its writer ended before the commit."""
