@@ -53,7 +53,7 @@ from api.services.stream_limiter import StreamLimiter
 from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
 from core.file_store import FileStore
-from core.models.model_files import load_models
+from core.models.models_folder import load_models
 from core.queue.celery_app import make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings

@@ -32,6 +32,11 @@ _LIMITS: Final[dict[str, Callable[[dict[str, Any]], str]]] = {  # Any: the limit
 _MAX_SHOWN: Final = 40
 
 
+def plain(text: str) -> str:
+    """Return the text with an escape for each character that is not printable, such as those that a file name smuggles in."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return `; did you mean 'X'?` for the most similar word; empty where none is similar."""
     found = get_close_matches(word, sorted(words), n=1)

@@ -81,7 +81,7 @@ def clock(connection: Connection, now: Callable[[], float] = time.time) -> Findi
 
 def workers(connection: Connection, settings: Settings) -> list[Finding]:
     """List models without a worker, and workers that stopped reporting."""
-    from core.models.model_files import load_models
+    from core.models.models_folder import load_models
     from db import workers as statements
 
     seen = statements.list_workers().fetch_all(connection)

@@ -16,7 +16,8 @@ from core.cpu_cores import Cores
 from core.devices import build_command, has_gpu_build
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
-from core.models.model_files import ModelConfig, load_models
+from core.models.model_files import ModelConfig
+from core.models.models_folder import load_models
 from core.process.listening import bound_socket
 
 _GIB: Final = 1 << 30

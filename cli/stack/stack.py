@@ -20,7 +20,8 @@ from core import ids
 from core.api_keys import DEFAULT_SCOPES, KEY, new_key
 from core.devices import check_device
 from core.errors import ConfigError
-from core.models.model_files import has_weights, load_models
+from core.models.model_files import has_weights
+from core.models.models_folder import load_models
 from core.process.child_process import ChildFailed
 from core.process.listening import bound_socket
 from core.process.log_rotation import LogRotation

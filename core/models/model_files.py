@@ -174,6 +174,8 @@ class ModelConfig(_Strict):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
+        if len({self.name, *self.aliases}) <= len(self.aliases):
+            raise ValueError("aliases: must differ from each other and from the name")
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
             raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
         if self.pinned and self.load == "lazy":
@@ -186,7 +188,7 @@ class ModelConfig(_Strict):
 
 
 class ModelCatalog:
-    """The models of a deployment by name and alias. Immutable, loaded once at the start of a process."""
+    """The models of a deployment by name and alias. Immutable; `LiveCatalog` has the present one."""
 
     def __init__(self, models: list[ModelConfig]) -> None:
         self._by_name: dict[str, ModelConfig] = {}
@@ -210,19 +212,6 @@ class ModelCatalog:
     def names(self) -> list[str]:
         """Return the names without aliases, sorted."""
         return [model.name for model in self.models]
-
-
-def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
-    """Load every `*.yaml` and `*.yml` of the folder. Raises ConfigError, which names the file, the line and the key.
-
-    Missing weights are an error only with `need_weights`: processes that do not run the model do not read them.
-    """
-    if not folder.is_dir():
-        raise ConfigError(
-            f"There is no models folder {folder}. Create it, or name another with --models-dir or MILLRACE_MODELS_DIR."
-        )
-    paths = sorted(path for path in folder.iterdir() if path.suffix in (".yaml", ".yml") and path.is_file())
-    return ModelCatalog([load_model(path, need_weights=need_weights) for path in paths])
 
 
 def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
@@ -273,7 +262,12 @@ def _with_files(model: ModelConfig, file: YamlFile, folder: Path, need_weights: 
         raise ConfigError(f"{place}: parameters.model is missing. Write `parameters: {{model: FILE.gguf}}`.")
 
     def found(keys: tuple[str | int, ...], name: str) -> str:
-        weights = (folder / Path(name).expanduser()).resolve()
+        try:
+            weights = (folder / Path(name).expanduser()).resolve()
+        except (RuntimeError, OSError, ValueError):  # no such user, a circle of links, a null character
+            raise ConfigError(
+                f"{file.place(keys)}: {'.'.join(map(str, keys))}: {name!r} is no path of a file."
+            ) from None
         if need_weights and not weights.is_file():
             raise ConfigError(f"{file.place(keys)}: {'.'.join(map(str, keys))}: there is no file {weights}")
         return str(weights)

@@ -21,7 +21,7 @@ from openai import OpenAI
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.file_store import BUCKETS
-from core.models.model_files import load_models
+from core.models.models_folder import load_models
 from core.settings import Settings
 from core.states import BATCH_MOVES, BatchState
 from tests.faults.load import FINAL, MARKER, expected_answer

@@ -22,7 +22,8 @@ from redis.retry import Retry
 from core.errors import MillraceError
 from core.file_store import FileStore
 from core.logs import configure_logging
-from core.models.model_files import ModelCatalog, load_models
+from core.models.model_files import ModelCatalog
+from core.models.models_folder import load_models
 from core.process.child_process import exit_with, notify_ready
 from core.queue.celery_app import make_celery, make_sender
 from core.queue.tickets import Tickets

@@ -24,7 +24,8 @@ from core.cpu_cores import usable_cores
 from core.devices import check_device, default_device
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging, engine_log
-from core.models.model_files import ModelConfig, load_models
+from core.models.model_files import ModelConfig
+from core.models.models_folder import load_models
 from core.process.child_process import ChildFailed, StartInterrupted, exit_with, notify_ready
 from core.process.log_rotation import LogRotation
 from core.process.runtime_dirs import private_directory

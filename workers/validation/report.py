@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from core.errors import ApiError, MillraceError, Problem
-from core.models.model_files import ModelCatalog, load_models
+from core.models.model_files import ModelCatalog
+from core.models.models_folder import load_models
 from core.schemas.batch import BatchLine
 from core.schemas.batch_validation import BatchValidation, LineProblem, ModelLines
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS, endpoint_of_line

@@ -10,7 +10,7 @@ import redis
 from celery import Celery
 
 from core.file_store import FileStore
-from core.models.model_files import load_models
+from core.models.models_folder import load_models
 from core.queue.celery_app import make_celery
 from core.queue.tickets import Tickets
 from core.settings import Settings

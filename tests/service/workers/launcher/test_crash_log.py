@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
-from core.models.model_files import load_models
+from core.models.models_folder import load_models
 from core.settings import Settings
 from db.tables import EngineCrash
 from tests.support.stack import wait_for

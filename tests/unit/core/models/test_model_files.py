@@ -7,7 +7,8 @@ import pytest
 
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
-from core.models.model_files import ModelConfig, Parameters, has_weights, load_model, load_models
+from core.models.model_files import ModelConfig, Parameters, has_weights, load_model
+from core.models.models_folder import load_models
 from core.settings import ROOT
 
 MANUAL = ROOT / "docs" / "models.md"

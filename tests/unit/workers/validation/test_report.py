@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from core.models.model_files import ModelCatalog, ModelConfig, Parameters, load_models
+from core.models.model_files import ModelCatalog, ModelConfig, Parameters
+from core.models.models_folder import load_models
 from core.schemas.batch_validation import BatchValidation
 from core.settings import ROOT, Settings
 from engine.backends.llama.tokenizer import load_vocabulary

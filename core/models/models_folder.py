@@ -1,0 +1,196 @@
+"""Models folder: its YAML files, and the GGUF files that none of them names, as models.
+
+Hidden files, folders, sockets and files with other endings, such as downloads in progress, are ignored.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISREG
+from typing import Final, NamedTuple
+
+from core.errors import ConfigError
+from core.field_errors import plain
+from core.models.bare_weights import bare_models
+from core.models.model_files import ModelCatalog, ModelConfig, load_model
+
+_YAML: Final = (".yaml", ".yml")
+_WEIGHTS: Final = ".gguf"
+_REPLACE_SECONDS: Final = 0.1
+_CLOCK_STEP_SECONDS: Final = 2.0  # the coarsest clock of a file system, FAT's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderContents:
+    """The models by the name of the file that describes each, and a sentence for each file that cannot be used.
+
+    `problems` has printable names and text only, whatever the names of the files.
+    """
+
+    models: Mapping[str, ModelConfig] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
+    """Load the models of the folder. Raises ConfigError for a YAML file that is not valid; it names file, line and key.
+
+    Missing weights are an error only with `need_weights`: processes that do not run the model do not read them. A GGUF file
+    without a YAML file that cannot be served is left out.
+    """
+    contents = FolderReader(folder, need_weights=need_weights).read()
+    for file, problem in contents.problems.items():
+        if file.lower().endswith(_YAML):
+            raise ConfigError(problem)
+    return ModelCatalog(list(contents.models.values()))
+
+
+class FolderReader:
+    """Reads a folder again and again; a file is parsed only when it has changed.
+
+    A file that becomes invalid keeps the last version that was served. Of two models with one name, the one that was served
+    stays; a YAML file comes before a bare GGUF file.
+    """
+
+    def __init__(self, folder: Path, *, need_weights: bool = False) -> None:
+        self._folder = folder
+        self._need_weights = need_weights
+        self._seen: list[_File] | None = None  # None: a file may change without a change of its time
+        self._parsed: dict[str, _Parsed] = {}
+        self._contents = FolderContents()
+
+    def read(self) -> FolderContents:
+        """Return the contents: the same object while no file has changed. Raises ConfigError when there is no folder."""
+        files = self._list()
+        if files == self._seen:
+            return self._contents
+        problems = {plain(file.name): file.problem for file in files if file.problem}
+        models = self._models(files, problems)
+        self._seen = files if all(file.is_settled for file in files) else None
+        if models != self._contents.models or problems != self._contents.problems:
+            self._contents = FolderContents(models=models, problems=problems)
+        return self._contents
+
+    def _list(self) -> list[_File]:
+        """List the files; one that has gone must be missing twice, since some editors put a new file in place of the old one."""
+        files = list(_list_files(self._folder))
+        if self._contents.models.keys() <= {file.name for file in files}:
+            return files
+        time.sleep(_REPLACE_SECONDS)
+        return list(_list_files(self._folder))
+
+    def _models(self, files: list[_File], problems: dict[str, str]) -> dict[str, ModelConfig]:
+        served = self._contents.models
+        unreadable = {file.name: None for file in files if file.problem and not file.is_gone}
+        readable = [file for file in files if not file.problem]
+        self._parsed = {file.name: self._parse(file) for file in readable if file.is_yaml}
+        problems |= {plain(name): parsed.problem for name, parsed in self._parsed.items() if parsed.problem}
+        chosen = _Chosen(served, problems)
+        parsed = unreadable | {name: each.model for name, each in self._parsed.items()}
+        described = {name: model or served.get(name) for name, model in parsed.items()}
+        for name in sorted(described, key=lambda name: (name not in served, name)):
+            if (model := described[name]) is not None:
+                chosen.add(name, model)
+        named = {path for model in (*described.values(), *chosen.models.values()) if model for path in _paths(model)}
+        bare = bare_models((self._folder / file.name for file in readable if not file.is_yaml), named)
+        problems |= {plain(each.file): each.problem for each in bare if each.problem}
+        for each in sorted(bare, key=lambda each: (each.file not in served, each.file)):
+            if (model := each.model or served.get(each.file)) is not None:
+                chosen.add(each.file, model)
+        return chosen.models
+
+    def _parse(self, file: _File) -> _Parsed:
+        last = self._parsed.get(file.name)
+        if last is not None and last.file == file:
+            return last
+        seen = file if file.is_settled else None
+        try:
+            return _Parsed(seen, load_model(self._folder / file.name, need_weights=self._need_weights))
+        except ConfigError as error:
+            return _Parsed(seen, None, plain(str(error)))
+
+
+class _Chosen:
+    """Models of which each has names that no other has."""
+
+    def __init__(self, served: Mapping[str, ModelConfig], problems: dict[str, str]) -> None:
+        self._served = served
+        self._problems = problems
+        self._owners: dict[str, str] = {}
+        self.models: dict[str, ModelConfig] = {}
+
+    def add(self, file: str, model: ModelConfig) -> None:
+        """Add a model, or its served version where a name of the new one is taken, or a problem."""
+        taken = self._taken(model)
+        if taken is not None:
+            files = f"{plain(self._owners[taken])} and {plain(file)}"
+            self._problems.setdefault(plain(file), f"Two models are called {taken!r}, in {files}. Rename one of them.")
+            if (last := self._served.get(file)) is None or self._taken(last) is not None:
+                return
+            model = last
+        self.models[file] = model
+        self._owners |= dict.fromkeys((model.name, *model.aliases), file)
+
+    def _taken(self, model: ModelConfig) -> str | None:
+        return next((name for name in (model.name, *model.aliases) if name in self._owners), None)
+
+
+class _File(NamedTuple):
+    """A file as last seen; two are equal when the content is the same. `is_settled`: a further write would change its time."""
+
+    name: str
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+    problem: str = ""
+    is_gone: bool = False
+
+    @property
+    def is_yaml(self) -> bool:
+        return self.name.lower().endswith(_YAML)
+
+    @property
+    def is_settled(self) -> bool:
+        return abs(time.time() - self.mtime_ns / 1e9) > _CLOCK_STEP_SECONDS
+
+
+class _Parsed(NamedTuple):
+    """The model of a file, as it was when it was parsed; `file` is None for one that had just been written."""
+
+    file: _File | None
+    model: ModelConfig | None
+    problem: str = ""
+
+
+def _list_files(folder: Path) -> Iterator[_File]:
+    """Yield the YAML and GGUF files of a folder, by name."""
+    if not folder.is_dir():
+        raise ConfigError(
+            f"There is no models folder {folder}. Create it, or name another with --models-dir or MILLRACE_MODELS_DIR."
+        )
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"The models folder {folder} cannot be read: {error.strerror}.") from None
+    for name in names:
+        if name.startswith(".") or not name.lower().endswith((*_YAML, _WEIGHTS)):
+            continue
+        try:
+            status = (folder / name).stat()
+        except FileNotFoundError:
+            if (folder / name).is_symlink():
+                yield _File(name, problem=f"{plain(name)} is a link to a file that does not exist.", is_gone=True)
+            continue
+        except OSError as error:
+            yield _File(name, problem=f"{plain(name)} cannot be read: {(error.strerror or str(error)).lower()}.")
+            continue
+        if S_ISREG(status.st_mode):
+            yield _File(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def _paths(model: ModelConfig) -> Iterable[Path]:
+    """The paths of a model's weights and adapters, which are resolved already."""
+    return (Path(path) for path in (model.parameters.model, *(adapter.path for adapter in model.lora)) if path)
