@@ -1,7 +1,4 @@
-"""CPU cores that this process may use: its affinity, hyper-threads counted once, and the CPU quota of its cgroups.
-
-Imports nothing of ours, so that the engine may import it.
-"""
+"""CPU cores that this process may use: its affinity, hyper-threads counted once, and the CPU quota of its cgroups."""
 
 from __future__ import annotations
 
@@ -11,6 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from core.cgroups import cgroup_folders, read_text
 
 _QUOTA_V2: Final = "cpu.max"
 _QUOTA_V1: Final = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
@@ -44,46 +43,29 @@ def usable_cores(
     cores: dict[str, list[int]] = {}
     for cpu in sorted(os.sched_getaffinity(0) if cpus is None else cpus):
         cores.setdefault(_siblings(sys, cpu), []).append(cpu)
-    quota, group = min(_quotas(sys / "fs/cgroup", proc / "cgroup"), default=(None, ""))
+    quota, group = min(_quotas(sys, proc), default=(None, ""))
     return Cores(cpus=tuple(map(tuple, cores.values())), quota=quota, group=group)
 
 
 def _siblings(sys: Path, cpu: int) -> str:
     """The list of logical CPUs in the core of this one, in the kernel's words; without it a core has one CPU."""
-    return _read(sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
+    return read_text(sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list") or str(cpu)
 
 
-def _quotas(mount: Path, memberships: Path) -> Iterator[tuple[float, str]]:
+def _quotas(sys: Path, proc: Path) -> Iterator[tuple[float, str]]:
     """The quotas of the process's cgroups and of all above them, in CPUs."""
-    for line in _read(memberships).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if not controllers:
-            roots = [mount, mount / "unified"]
-        elif "cpu" in controllers.split(","):
-            roots = [mount / controllers, mount / "cpu"]
-        else:
-            continue
-        below = Path(path.lstrip("/"))
-        for root in roots:
-            for group in (below, *below.parents):  # a container may see only the root of its own path
-                if (quota := _quota(root / group)) is not None:
-                    yield quota, str(group)
+    for folder, group in cgroup_folders("cpu", sys, proc):
+        if (quota := _quota(folder)) is not None:
+            yield quota, group
 
 
 def _quota(group: Path) -> float | None:
     """The quota of one cgroup in CPUs; None where it has none."""
     with suppress(ValueError):
-        if limit := _read(group / _QUOTA_V2):
+        if limit := read_text(group / _QUOTA_V2):
             used, period = limit.split()
         else:
-            used, period = (_read(group / name) for name in _QUOTA_V1)
+            used, period = (read_text(group / name) for name in _QUOTA_V1)
         if int(used) > 0 and int(period) > 0:
             return int(used) / int(period)
     return None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except OSError:
-        return ""

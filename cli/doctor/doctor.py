@@ -42,9 +42,10 @@ def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
     from cli.doctor import settings as settings_findings
     from cli.doctor import stack as stack_findings
     from core.cpu_cores import usable_cores
+    from core.devices.inventory import read_inventory
     from core.errors import ConfigError
 
-    findings = [machine.python(), machine.compiler(), machine.gpu(), machine.threads(usable_cores())]
+    findings = [machine.python(), machine.compiler(), machine.gpu(read_inventory()), machine.threads(usable_cores())]
     try:
         settings = given_settings(state_dir=state_dir, models_dir=models_dir)
     except ConfigError as error:

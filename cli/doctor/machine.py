@@ -13,7 +13,8 @@ from typing import Final
 
 from cli.doctor.findings import Finding, Level
 from core.cpu_cores import Cores
-from core.devices import build_command, has_gpu_build
+from core.devices.build import build_command
+from core.devices.inventory import Inventory
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
 from core.models.model_files import ModelConfig
@@ -44,11 +45,10 @@ def compiler() -> Finding:
     return Finding(Level.WARNING, "compiler", "no C++ compiler", advice)
 
 
-def gpu(proc: Path = Path("/proc/driver/nvidia")) -> Finding:
+def gpu(inventory: Inventory) -> Finding:
     """Look for a GPU that the driver lists."""
-    cards = proc / "gpus"
-    names = [_gpu_name(card) for card in sorted(cards.iterdir())] if cards.is_dir() else []
-    if names and not has_gpu_build():
+    names = [gpu.card for gpu in inventory.gpus]
+    if names and not inventory.usable_gpus:
         message = f"{', '.join(names)}: not used, since llama.cpp was built without CUDA"
         return Finding(Level.WARNING, "gpu", message, f"Build it with CUDA: {build_command()}")
     if names:
@@ -141,14 +141,6 @@ def _engine_remarks(models: Sequence[ModelConfig]) -> dict[str, dict[str, str | 
 def _is_gguf(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(len(_GGUF)) == _GGUF
-
-
-def _gpu_name(card: Path) -> str:
-    try:
-        lines = (card / "information").read_text().splitlines()
-    except OSError:
-        return card.name
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Model:")), card.name)
 
 
 def _available_bytes(meminfo: Path) -> int | None:

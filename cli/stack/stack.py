@@ -18,7 +18,8 @@ from cli.interrupts import check_interrupt
 from cli.stack.services import Services
 from core import ids
 from core.api_keys import DEFAULT_SCOPES, KEY, new_key
-from core.devices import check_device
+from core.devices.inventory import read_inventory
+from core.devices.selection import choose_devices
 from core.errors import ConfigError
 from core.models.model_files import has_weights
 from core.models.models_folder import load_models
@@ -49,7 +50,7 @@ class Stack:
         self._creates_key = creates_key
         self.first_key: str | None = None
         if device is not None:
-            check_device(device)
+            choose_devices([device], read_inventory())
         self.models = _models(settings)
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)

@@ -21,7 +21,9 @@ import msgspec
 import structlog
 
 from core.cpu_cores import usable_cores
-from core.devices import check_device, default_device
+from core.devices.environment import device_environment
+from core.devices.inventory import Device, read_inventory
+from core.devices.selection import choose_devices
 from core.errors import ConfigError, MillraceError
 from core.logs import configure_logging, engine_log
 from core.models.model_files import ModelConfig
@@ -52,24 +54,19 @@ _CHECK_SECONDS: Final = 0.1
 _SILENT_SECONDS: Final = 3.0  # added to two hang limits, so that the engine's own watchdog acts first
 
 
-def device_environment(device: str) -> dict[str, str]:
-    """The environment that pins a process to its device."""
-    return {"CUDA_VISIBLE_DEVICES": device.partition(":")[2]}
-
-
 class WorkerLauncher:
     """The engines and consumers of one device."""
 
-    def __init__(self, settings: Settings, models: list[ModelConfig], device: str) -> None:
+    def __init__(self, settings: Settings, models: list[ModelConfig], device: Device) -> None:
         self._settings = settings
-        self._device = device
+        self._device = device.name
         self._models = models
         self.engine_reports = EngineReports([model.name for model in models], tolerated_exits=settings.line_attempts)
         self._logs = logs = private_directory(settings.state_dir / "logs")
-        environment = device_environment(device)
+        environment = device_environment([device])
         pause = settings.engine_restart_seconds
         cores = usable_cores()
-        worker = f"{socket.gethostname()}/{device}"
+        worker = f"{socket.gethostname()}/{device.name}"
         self._crash_log = CrashLog(
             database_engine(settings.database_url or "", pool_size=1), worker, self._on_crash_count
         )
@@ -81,7 +78,7 @@ class WorkerLauncher:
                     "-P",
                     "-m",
                     "engine.process.server",
-                    _json(engine_config(settings, model, device, cores)),
+                    _json(engine_config(settings, model, device.name, cores)),
                 ],
                 logs / engine_log(model.name),
                 environment,
@@ -94,7 +91,7 @@ class WorkerLauncher:
         self._consumers = [
             SupervisedProcess(
                 kind,
-                [sys.executable, "-P", "-m", "workers.consumers.main", kind, "--device", device, "--models"],
+                [sys.executable, "-P", "-m", "workers.consumers.main", kind, "--device", device.name, "--models"],
                 logs / f"{kind}.log",
                 environment,
                 pause,
@@ -250,20 +247,20 @@ def _json(config: EngineConfig) -> str:
 def main() -> None:
     """Run the launcher until it is stopped."""
     parser = argparse.ArgumentParser(description="A Millrace worker: the engines of one device and what feeds them.")
-    parser.add_argument("--device", default=default_device(), help="cpu, cuda:0, cuda:1, …")
+    parser.add_argument("--device", help="cpu, cuda:0, cuda:1, …")
     parser.add_argument("--models", default="", help="names, separated by commas; default: all in the models folder")
     arguments = parser.parse_args()
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     try:
-        check_device(arguments.device)
+        device = choose_devices([arguments.device] if arguments.device else [], read_inventory())[0]
         settings = load_settings()
         configure_logging(settings.log_level)
         database = database_engine(settings.database_url or "", pool_size=1)
         check_schema(database)
-        launcher = WorkerLauncher(settings, _models(settings, arguments.models), arguments.device)
-        _run(launcher, settings, Database(database), arguments.device, stopping)
+        launcher = WorkerLauncher(settings, _models(settings, arguments.models), device)
+        _run(launcher, settings, Database(database), device.name, stopping)
     except MillraceError as error:
         exit_with("worker", error)
 

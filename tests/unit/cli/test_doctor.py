@@ -13,6 +13,8 @@ from cli.doctor import machine
 from cli.doctor import stack as stack_findings
 from cli.doctor.findings import Level
 from cli.stack.services import Services
+from core.devices.inventory import Device, Inventory
+from core.devices.names import DeviceKind
 from tests.conftest import FAKE_MODEL
 from tests.support.command import millrace
 from tests.support.tiny_models import TinyModel, write_tiny_model
@@ -57,17 +59,15 @@ def test_a_port_that_is_taken_is_found() -> None:
         assert machine.port("127.0.0.1", taken.getsockname()[1]).level is Level.WARNING
 
 
-def test_cards_are_named_as_the_driver_names_them(tmp_path: Path) -> None:
-    card = tmp_path / "gpus" / "0000:01:00.0"
-    card.mkdir(parents=True)
-    (card / "information").write_text("Model: \t\t NVIDIA H100\nIRQ: 1\n")
-    found = machine.gpu(tmp_path)
+def test_a_card_that_the_build_cannot_use_is_named() -> None:
+    card = Device(name="cuda:0", kind=DeviceKind.CUDA, card="NVIDIA H100")
+    found = machine.gpu(Inventory(devices=(card,), cpus=(0,)))
     assert (found.level, found.message) == (
         Level.WARNING,
         "NVIDIA H100: not used, since llama.cpp was built without CUDA",
     )
     assert "CMAKE_ARGS=-DGGML_CUDA=on" in found.advice
-    assert "none found" in machine.gpu(tmp_path / "no").message
+    assert "none found" in machine.gpu(Inventory(devices=(), cpus=(0,))).message
 
 
 def test_models_larger_than_memory_are_found(tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import select
 
+from core.devices.inventory import Device
+from core.devices.names import DeviceKind
 from core.models.models_folder import load_models
 from core.settings import Settings
 from db.tables import EngineCrash
@@ -29,7 +31,7 @@ def test_a_crash_is_written_by_its_own_thread_and_unexplained_crashes_are_counte
 def test_an_engine_with_many_unexplained_crashes_is_restarted_seldom(settings: Settings, database: Database) -> None:
     model = load_models(settings.models_dir).get("fake")
     assert model is not None
-    launcher = WorkerLauncher(settings, [model], "cpu")
+    launcher = WorkerLauncher(settings, [model], Device(name="cpu", kind=DeviceKind.CPU))
     engine = launcher._engines["fake"]
     launcher._on_crash_count("fake", settings.line_attempts)
     assert engine.pause_seconds() == settings.engine_restart_seconds

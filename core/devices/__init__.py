@@ -1,0 +1,1 @@
+"""Devices of this machine: their names, memory and drivers, and which of them a worker uses."""
