@@ -6,7 +6,15 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_CELLS: Final = 256  # llama.cpp rounds the room of a sequence up to a multiple of this
+from engine.config import EngineConfig
+
+CELLS: Final = 256  # llama.cpp rounds the room of a sequence up to a multiple of this
+# More slots than this add no speed, since arithmetic is then the limit.
+_MOST_ON_CPU: Final = 32
+_MOST_ON_GPU: Final = 128
+# The share of the free memory for slots; the rest of a GPU's is for compute buffers.
+CPU_SHARE: Final = 0.5
+GPU_SHARE: Final = 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,7 +26,22 @@ class SlotCost:
 
     def bytes_for(self, context_size: int) -> int:
         """Bytes of a slot with room for `context_size` tokens."""
-        return self.bytes_per_slot + self.bytes_per_token * (-(-context_size // _CELLS) * _CELLS)
+        return self.bytes_per_slot + self.bytes_per_token * (-(-context_size // CELLS) * CELLS)
+
+
+def slots_that_fit(cost: SlotCost | None, config: EngineConfig, *, memory_bytes: int, on_gpu: bool) -> int:
+    """As many slots as the memory holds beside the spare ones; 1 for an encoder, which has no cost."""
+    if cost is None:
+        return 1
+    spare = config.spare_slots or 0
+    most = (_MOST_ON_GPU if on_gpu else _MOST_ON_CPU) + spare
+    num_slots = auto_slots(cost, context_size=config.context_size, memory_bytes=memory_bytes, most=most)
+    return max(1, min(num_slots - spare, config.batch_tokens))
+
+
+def spare_slots(config: EngineConfig) -> int:
+    """The spare slots beside `config.slots`: as configured, or a quarter."""
+    return max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
 
 
 def auto_slots(cost: SlotCost, *, context_size: int, memory_bytes: int, most: int) -> int:

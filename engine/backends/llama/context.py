@@ -83,10 +83,12 @@ def _new_embedding_context(
     model: Any, config: EngineConfig, room: int, ubatch_tokens: int, pooling: int
 ) -> Any:  # Any: pointers
     parameters = llama.llama_context_default_params()
-    parameters.n_ctx = room
-    parameters.n_batch = parameters.n_ubatch = ubatch_tokens
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
-    parameters.n_seq_max = min(_MAX_RECURRENT_INPUTS if is_recurrent else _MAX_INPUTS, ubatch_tokens)
+    inputs = min(_MAX_RECURRENT_INPUTS if is_recurrent else _MAX_INPUTS, ubatch_tokens)
+    parameters.n_seq_max = inputs
+    parameters.n_ctx = room
+    # llama.cpp aborts when it reserves memory to pool a micro-batch that is no multiple of its sequences
+    parameters.n_batch = parameters.n_ubatch = -(-ubatch_tokens // inputs) * inputs
     parameters.kv_unified = True
     parameters.embeddings = True
     parameters.pooling_type = pooling

@@ -18,6 +18,7 @@ from engine.backends.llama.context import decoding_context
 from engine.backends.llama.openmp import BoundThread
 from engine.backends.llama.sampling import Logits, Sampler
 from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.backends.memory import spare_slots
 from engine.config import EngineConfig, KvLayout
 from engine.errors import DecodeFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
@@ -34,7 +35,7 @@ class LlamaDecoder:
     def __init__(self, model: Any, tokenizer: LlamaTokenizer, config: EngineConfig) -> None:  # Any: a pointer
         self.build = f"llama-cpp-python-{llama.__version__}"
         self.slots = config.slots
-        self.spare_slots = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+        self.spare_slots = spare_slots(config)
         self.traits = _traits(model, is_split=config.kv_layout is not KvLayout.UNIFIED)
         self.max_drafts = _MAX_DRAFTS if config.speculation else 0
         self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)

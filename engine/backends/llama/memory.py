@@ -14,15 +14,10 @@ import llama_cpp as llama
 from llama_cpp._ggml import libggml
 
 from engine.backends.llama.context import set_kv
-from engine.backends.memory import SlotCost, auto_slots, available_bytes
+from engine.backends.memory import CPU_SHARE, GPU_SHARE, SlotCost, available_bytes, slots_that_fit
 from engine.config import AUTO_SLOTS, EngineConfig
 from engine.errors import ModelFailed
 
-# More slots than this add no speed, since arithmetic is then the limit.
-_MOST_ON_CPU: Final = 32
-_MOST_ON_GPU: Final = 128
-_CPU_SHARE: Final = 0.5
-_GPU_SHARE: Final = 0.8  # the rest is for compute buffers
 _GPU_DEVICE: Final = 1
 
 # llama_cpp has no bindings for these two.
@@ -36,18 +31,9 @@ def resolve_slots(model: Any, config: EngineConfig) -> int:  # Any: a pointer
     """The configured slots, or with AUTO_SLOTS as many as memory holds beside the spare ones; raises ModelFailed."""
     if config.slots != AUTO_SLOTS:
         return config.slots
-    cost = measure_slot(model, config)
-    if cost is None:
-        return 1
     device = _gpu() if config.gpu_layers != 0 else None
-    spare = config.spare_slots or 0
-    num_slots = auto_slots(
-        cost,
-        context_size=config.context_size,
-        memory_bytes=_host_bytes() if device is None else _device_bytes(device),
-        most=(_MOST_ON_CPU if device is None else _MOST_ON_GPU) + spare,
-    )
-    return max(1, min(num_slots - spare, config.batch_tokens))
+    memory_bytes = _host_bytes() if device is None else _device_bytes(device)
+    return slots_that_fit(measure_slot(model, config), config, memory_bytes=memory_bytes, on_gpu=device is not None)
 
 
 def measure_slot(model: Any, config: EngineConfig) -> SlotCost | None:  # Any: a pointer
@@ -81,7 +67,7 @@ def _host_bytes() -> int:
     available = available_bytes(
         _text(Path("/proc/meminfo"), ""), limit=limit, used=_text(group / "memory.current", "0")
     )
-    return int(available * _CPU_SHARE)
+    return int(available * CPU_SHARE)
 
 
 def _gpu() -> Any:  # Any: a pointer, or None
@@ -92,7 +78,7 @@ def _gpu() -> Any:  # Any: a pointer, or None
 def _device_bytes(device: Any) -> int:  # Any: a pointer
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-    return int(free.value * _GPU_SHARE)
+    return int(free.value * GPU_SHARE)
 
 
 def _text(path: Path, otherwise: str) -> str:

@@ -92,6 +92,15 @@ def test_a_vector_pools_the_tokens_of_its_prompt_only(tiny_models: Models, model
 
 
 @pytest.mark.parametrize("model", [TinyModel.LLAMA, TinyModel.BERT])
+def test_a_context_or_a_step_of_any_size_gives_the_same_vectors(tiny_models: Models, model: TinyModel) -> None:
+    with embedder(tiny_models[model]) as opened:
+        expected = embed(opened, PROMPTS)
+    for given in ({"context_size": 400}, {"context_size": 300, "prefill_tokens": 200}):
+        with embedder(tiny_models[model], **given) as opened:
+            assert np.allclose(embed(opened, PROMPTS), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("model", [TinyModel.LLAMA, TinyModel.BERT])
 def test_auto_pooling_averages_tokens_if_the_model_names_no_pooling(tiny_models: Models, model: TinyModel) -> None:
     with (
         embedder(tiny_models[model]) as automatic,
