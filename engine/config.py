@@ -6,9 +6,19 @@ from typing import Final
 
 import msgspec
 
-from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
+from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, SplitMode, Switch
 
-__all__ = ["AUTO_SLOTS", "BackendKind", "EngineConfig", "KvLayout", "KvType", "LoraAdapter", "Pooling", "Switch"]
+__all__ = [
+    "AUTO_SLOTS",
+    "BackendKind",
+    "EngineConfig",
+    "KvLayout",
+    "KvType",
+    "LoraAdapter",
+    "Pooling",
+    "SplitMode",
+    "Switch",
+]
 
 AUTO_SLOTS: Final = 0
 
@@ -28,9 +38,10 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     choose. A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time, and `prefill_tokens` of
     prompts at most, which limits how long decoding sequences wait. `threads` decode and `threads_batch` compute prompts; 0 is
     one per CPU, and as many as `threads`. Engines with the same `turn_key` compute one at a time. With `cores`, the logical CPUs
-    of each core, a thread is bound to each. `speculation` drafts tokens from the prompt. `stopwords` end every output of this
-    model. `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more than
-    `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
+    of each core, a thread is bound to each. The model is divided among `gpus`, by llama.cpp's names, in parts of `tensor_split`;
+    without names, among all that the process sees. `speculation` drafts tokens from the prompt. `stopwords` end every output of
+    this model. `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more
+    than `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
     """
 
     model: str
@@ -45,6 +56,9 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     turn_key: int | None = None
     cores: tuple[tuple[int, ...], ...] = ()
     gpu_layers: int = 0
+    gpus: tuple[str, ...] = ()
+    split_mode: SplitMode = SplitMode.LAYER
+    tensor_split: tuple[float, ...] = ()
     batch_tokens: int = 2048
     ubatch_tokens: int = 512
     prefill_tokens: int = 512

@@ -23,6 +23,14 @@ class Switch(StrEnum):
     OFF = "off"
 
 
+class SplitMode(StrEnum):
+    """Division of a model among devices: none, whole layers, or the rows of each matrix."""
+
+    NONE = "none"
+    LAYER = "layer"
+    ROW = "row"
+
+
 class KvLayout(StrEnum):
     """One memory that all sequences share, or a stream of its own for each."""
 

@@ -14,10 +14,12 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from core.devices.names import DeviceKind
 from core.errors import ConfigError
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
+from core.models.placement_fields import PlacementFields
 from core.models.sampling import SamplingFields
 from core.models.yaml_file import YamlFile
 
@@ -81,6 +83,10 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "embeddings": True,
     "slots": True,
     "spare_slots": True,
+    "replicas": True,
+    "devices": True,
+    "split_mode": True,
+    "tensor_split": True,
     "load": True,
     "keep_alive_seconds": True,
     "pinned": True,
@@ -90,7 +96,7 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
 }
 
 
-class ModelConfig(_Strict):
+class ModelConfig(PlacementFields, _Strict):
     """A model file."""
 
     name: Name = Field(description="Name of the model in requests; it may have an organisation: `org/name`.")
@@ -182,6 +188,8 @@ class ModelConfig(_Strict):
             raise ValueError("pinned: a pinned model is loaded at the start, so load must be eager")
         if self.pinned and self.keep_alive_seconds is not None:
             raise ValueError("keep_alive_seconds: a pinned model never leaves memory; remove one of the two keys")
+        if not self.gpu_layers and any(not name.startswith(DeviceKind.CPU) for name in self.devices):
+            raise ValueError("gpu_layers: 0 keeps the model on the CPU, but devices names a GPU")
         if self.pooling is not Pooling.AUTO and not self.embeddings:
             raise ValueError("pooling: is set, but embeddings is false")
         return self

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 
 from core.cpu_cores import Cores
-from core.models.engine_options import BackendKind
+from core.devices.inventory import Device
+from core.devices.names import DeviceKind, parse_device
+from core.models.engine_options import BackendKind, SplitMode
 from core.models.model_files import ModelConfig
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter
+from workers.residency.placement import parts
 from workers.runtime.host_paths import engine_endpoint
 
 
-def engine_config(settings: Settings, model: ModelConfig, device: str, cores: Cores) -> EngineConfig:
-    """The configuration of one model's engine on one device."""
+def engine_config(
+    settings: Settings, model: ModelConfig, device: str, cores: Cores, devices: Sequence[Device] = ()
+) -> EngineConfig:
+    """The configuration of one model's engine on one device, or on several `devices`, of which that is the first."""
     slots = _slots(settings, model)
     takes_turns = _takes_turns(model, device, cores)
     return EngineConfig(
@@ -29,7 +35,10 @@ def engine_config(settings: Settings, model: ModelConfig, device: str, cores: Co
         threads_batch=model.threads_batch,
         turn_key=_turn_key(cores) if takes_turns else None,
         cores=cores.cpus if takes_turns and _threads(model, cores) == len(cores.cpus) else (),
-        gpu_layers=0 if device == "cpu" else model.gpu_layers,
+        gpu_layers=0 if _is_cpu(device) else model.gpu_layers,
+        gpus=_gpus([each.name for each in devices] or [device]),
+        split_mode=model.split_mode or (SplitMode.LAYER if len(devices) > 1 else SplitMode.NONE),
+        tensor_split=parts(model, devices) if len(devices) > 1 else (),
         batch_tokens=max(model.batch_tokens, slots),
         ubatch_tokens=model.ubatch_tokens,
         prefill_tokens=model.prefill_tokens,
@@ -51,6 +60,16 @@ def engine_config(settings: Settings, model: ModelConfig, device: str, cores: Co
     )
 
 
+def _is_cpu(device: str) -> bool:
+    return parse_device(device).kind is DeviceKind.CPU
+
+
+def _gpus(devices: Sequence[str]) -> tuple[str, ...]:
+    """The names in llama.cpp of GPUs that the environment of a process cannot select."""
+    names = [parse_device(device) for device in devices]
+    return tuple(f"Vulkan{name.number}" for name in names if name.kind is DeviceKind.VULKAN)
+
+
 def _slots(settings: Settings, model: ModelConfig) -> int:
     """Sequences side by side. `auto` is sized from free memory, which the fake backend does not have."""
     if model.slots == "auto":
@@ -60,7 +79,7 @@ def _slots(settings: Settings, model: ModelConfig) -> int:
 
 def _takes_turns(model: ModelConfig, device: str, cores: Cores) -> bool:
     """Does this engine compute on all cores? Not on a GPU, and not if its `threads` leave cores to others."""
-    is_on_cpu = model.backend is BackendKind.LLAMA and (device == "cpu" or not model.gpu_layers)
+    is_on_cpu = model.backend is BackendKind.LLAMA and (_is_cpu(device) or not model.gpu_layers)
     return is_on_cpu and (_threads(model, cores) >= cores.threads)
 
 

@@ -14,6 +14,7 @@ from engine.backends.embeddings_only import EmbeddingsOnly
 from engine.backends.llama.decoder import LlamaDecoder
 from engine.backends.llama.embedder import LlamaEmbedder
 from engine.backends.llama.gguf import load_model, start_llama
+from engine.backends.llama.gpus import divide
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.memory import resolve_slots
 from engine.backends.llama.openmp import openmp_warning
@@ -55,4 +56,7 @@ def _load(config: EngineConfig) -> Any:  # Any: a pointer
         )
     parameters = llama.llama_model_default_params()
     parameters.n_gpu_layers = _ALL_LAYERS if config.gpu_layers < 0 else config.gpu_layers
-    return load_model(config.model_path, parameters)
+    arrays = divide(parameters, config)
+    model = load_model(config.model_path, parameters)
+    del arrays  # llama.cpp has read them
+    return model

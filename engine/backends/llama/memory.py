@@ -6,34 +6,26 @@ two. So it is right for every architecture, with shared, compressed or recurrent
 
 from __future__ import annotations
 
-import ctypes
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import llama_cpp as llama
-from llama_cpp._ggml import libggml
 
 from engine.backends.llama.context import set_kv
+from engine.backends.llama.gpus import device_memory, selected_gpus
 from engine.backends.memory import CPU_SHARE, GPU_SHARE, SlotCost, available_bytes, slots_that_fit
 from engine.config import AUTO_SLOTS, EngineConfig
 from engine.errors import ModelFailed
-
-_GPU_DEVICE: Final = 1
-
-# llama_cpp has no bindings for these two.
-libggml.ggml_backend_dev_by_type.argtypes = [ctypes.c_int]
-libggml.ggml_backend_dev_by_type.restype = ctypes.c_void_p
-libggml.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p, *[ctypes.POINTER(ctypes.c_size_t)] * 2]
-libggml.ggml_backend_dev_memory.restype = None
 
 
 def resolve_slots(model: Any, config: EngineConfig) -> int:  # Any: a pointer
     """The configured slots, or with AUTO_SLOTS as many as memory holds beside the spare ones; raises ModelFailed."""
     if config.slots != AUTO_SLOTS:
         return config.slots
-    device = _gpu() if config.gpu_layers != 0 else None
-    memory_bytes = _host_bytes() if device is None else _device_bytes(device)
-    return slots_that_fit(measure_slot(model, config), config, memory_bytes=memory_bytes, on_gpu=device is not None)
+    gpus = selected_gpus(config) if config.gpu_layers != 0 else []
+    memory_bytes = _gpu_bytes([device_memory(gpu)[0] for gpu in gpus], config.tensor_split) if gpus else _host_bytes()
+    return slots_that_fit(measure_slot(model, config), config, memory_bytes=memory_bytes, on_gpu=bool(gpus))
 
 
 def measure_slot(model: Any, config: EngineConfig) -> SlotCost | None:  # Any: a pointer
@@ -70,15 +62,11 @@ def _host_bytes() -> int:
     return int(available * CPU_SHARE)
 
 
-def _gpu() -> Any:  # Any: a pointer, or None
-    """The GPU of this process, or None."""
-    return libggml.ggml_backend_dev_by_type(_GPU_DEVICE)
-
-
-def _device_bytes(device: Any) -> int:  # Any: a pointer
-    free, total = ctypes.c_size_t(), ctypes.c_size_t()
-    libggml.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-    return int(free.value * GPU_SHARE)
+def _gpu_bytes(free: Sequence[int], parts: Sequence[float]) -> int:
+    """The bytes for slots of which each GPU holds its part: the one with the least room for its part limits them."""
+    if len(parts) != len(free):
+        return int(sum(free) * GPU_SHARE)
+    return int(min(size * sum(parts) / part for size, part in zip(free, parts, strict=True)) * GPU_SHARE)
 
 
 def _text(path: Path, otherwise: str) -> str:

@@ -63,6 +63,75 @@ BAD = {
         "name: m\nbackend: fake\nembeddings: maybe",
         "embeddings must be true or false, not 'maybe'.",
     ),
+    "a device that is none": (
+        "name: m\nbackend: fake\ndevices: [gpu0]",
+        "line 3: devices 'gpu0' is not a device: write cpu, cuda, cuda:0 or cpu@0-15.",
+    ),
+    "devices that are no list": ("name: m\nbackend: fake\ndevices: cuda:0", "line 3: devices must be a list"),
+    "a device that is named twice": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, cuda:0]",
+        "line 3: devices: names a device twice.",
+    ),
+    "a model that is divided among the CPU and a GPU": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, cpu]",
+        "line 3: devices: a model is divided among GPUs, not cpu and others; for layers on the CPU, set gpu_layers.",
+    ),
+    "a model that is divided among any GPUs": (
+        "name: m\nbackend: fake\ndevices: [cuda, cuda:1]",
+        "not cuda and others; number each, as in cuda:0, cuda:1.",
+    ),
+    "a model that is divided among kinds of GPUs": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, vulkan:1]",
+        "line 3: devices: a model is divided among GPUs of one kind.",
+    ),
+    "a GPU with CPUs": (
+        "name: m\nbackend: fake\ndevices: [cuda:0@0-3]",
+        "line 3: devices: cuda:0@0-3: name the GPU without",
+    ),
+    "replicas of a divided model": (
+        "name: m\nbackend: fake\nreplicas: 2\ndevices: [cuda:0, cuda:1]",
+        "line 3: replicas: a model that is divided among devices has one replica",
+    ),
+    "more replicas than devices": (
+        "name: m\nbackend: fake\ndevices: [cuda:1]\nreplicas: 2",
+        "line 4: replicas: cuda:1 is one device and holds one replica, not 2.",
+    ),
+    "no replica": (
+        "name: m\nbackend: fake\nreplicas: 0",
+        "line 3: replicas must be a whole number from 1 to 4096, or all.",
+    ),
+    "a way to divide one device": (
+        "name: m\nbackend: fake\nsplit_mode: row",
+        "line 3: split_mode: there is nothing to divide: name several GPUs in devices.",
+    ),
+    "no way to divide several devices": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, cuda:1]\nsplit_mode: none",
+        "line 4: split_mode: none keeps a model on one device, but devices names several.",
+    ),
+    "an unknown way to divide": (
+        "name: m\nbackend: fake\nsplit_mode: tensor",
+        "line 3: split_mode must be none, layer or row, not 'tensor'.",
+    ),
+    "more parts than devices": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, cuda:1]\ntensor_split: [1, 1, 1]",
+        "line 4: tensor_split: has 3 parts, and devices has 2 names.",
+    ),
+    "parts without devices": (
+        "name: m\nbackend: fake\ntensor_split: [1]",
+        "line 3: tensor_split: has 1 parts, and devices",
+    ),
+    "a part of nothing": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, cuda:1]\ntensor_split: [1, 0]",
+        "line 4: tensor_split: a part is 0: leave that device out of devices.",
+    ),
+    "a negative part": (
+        "name: m\nbackend: fake\ndevices: [cuda:0, cuda:1]\ntensor_split: [1, -1]",
+        "tensor_split.1 must be at least 0, not -1.",
+    ),
+    "a GPU for a model on the CPU": (
+        "name: m\nbackend: fake\ndevices: [cuda:0]\ngpu_layers: 0",
+        "line 4: gpu_layers: 0 keeps the model on the CPU, but devices names a GPU.",
+    ),
     "a LoRA that is no list": ("name: m\nbackend: fake\nlora: {path: a.gguf}", "line 3: lora must be a list"),
     "a LoRA without a path": ("name: m\nbackend: fake\nlora: [{scale: 1}]", "line 3: lora.0.path is missing."),
     "a temperature out of range": (

@@ -10,6 +10,9 @@ import pytest
 import yaml
 
 from core.cpu_cores import Cores
+from core.devices.inventory import Device
+from core.devices.names import DeviceKind
+from core.models.engine_options import SplitMode
 from core.models.model_files import ModelConfig, load_model
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
@@ -70,6 +73,31 @@ def test_slots_come_from_the_model_file_else_from_the_settings(tmp_path: Path) -
 
 def test_a_cpu_engine_has_no_gpu_layers(tmp_path: Path) -> None:
     assert engine_config(Settings(state_dir=tmp_path), load(tmp_path, gpu_layers=7), "cpu", CORES).gpu_layers == 0
+
+
+def test_a_model_is_on_one_gpu_or_divided_among_those_it_names(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path)
+    one = engine_config(settings, load(tmp_path), "cuda:1", CORES)
+    assert (one.gpus, one.split_mode, one.tensor_split) == ((), SplitMode.NONE, ())
+    devices = [
+        Device(name=f"cuda:{number}", kind=DeviceKind.CUDA, total_bytes=size) for number, size in ((1, 24), (0, 8))
+    ]
+    keys = {"devices": ["cuda:1", "cuda:0"], "split_mode": "row"}
+    divided = engine_config(settings, load(tmp_path, **keys), "cuda:1", CORES, devices)
+    assert (divided.gpus, divided.split_mode, divided.tensor_split) == ((), SplitMode.ROW, (0.75, 0.25))
+    assert (
+        engine_config(settings, load(tmp_path, devices=keys["devices"]), "cuda:1", CORES, devices).split_mode == "layer"
+    )
+
+
+def test_a_card_that_no_variable_selects_is_selected_by_its_name(tmp_path: Path) -> None:
+    assert engine_config(Settings(state_dir=tmp_path), load(tmp_path), "vulkan:1", CORES).gpus == ("Vulkan1",)
+
+
+def test_some_of_the_cpus_are_a_cpu(tmp_path: Path) -> None:
+    config = engine_config(Settings(state_dir=tmp_path), load(tmp_path, gpu_layers=7), "cpu@0-3", CORES)
+    assert (config.gpu_layers, config.gpus) == (0, ())
+    assert config.turn_key is not None
 
 
 def test_the_hang_limit_comes_from_the_settings(tmp_path: Path) -> None:
