@@ -17,6 +17,7 @@ from api.live.shutdown import end_waiters
 from core.errors import MillraceError
 from core.logs import configure_logging
 from core.process.child_process import exit_with, notify_ready
+from core.process.hangup import on_hangup
 from core.process.listening import bound_socket
 from core.settings import load_settings
 
@@ -35,6 +36,7 @@ class Server(uvicorn.Server):
         """Start listening, then report readiness."""
         await super().startup(sockets)
         if self.started:
+            on_hangup(self._app.state.live_catalog.refresh_soon)
             gc.freeze()  # objects so far are permanent; each full collection over them would stop all streams for 0.1 s
             print(f"listening on {self._url}", flush=True)
             notify_ready(self._url)

@@ -53,7 +53,7 @@ from api.services.stream_limiter import StreamLimiter
 from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
 from core.file_store import FileStore
-from core.models.models_folder import load_models
+from core.models.live_catalog import LiveCatalog
 from core.queue.celery_app import make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings
@@ -81,6 +81,7 @@ def create_app(settings: Settings) -> FastAPI:
         state = app.state
         state.metrics, state.service_metrics = metrics, service_metrics
         _build_services(state, settings)
+        state.live_catalog.start()
         await state.relay.start()
         revoking = asyncio.create_task(
             close_revoked_streams(state.waiters, state.database, settings.key_cache_seconds), name="key_revocation"
@@ -89,6 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
             yield
         finally:
             revoking.cancel()
+            state.live_catalog.close()
             await state.relay.close()
             await state.limiter.close()
             state.tickets.close()
@@ -152,8 +154,8 @@ def _build_services(state: State, settings: Settings) -> None:
     state.started_at = int(time.time())
     state.shutting_down = asyncio.Event()  # set when the process begins to stop
     state.database = database
-    state.catalog = load_models(settings.models_dir)
-    state.model_states = ModelStates(database, state.catalog.names(), settings)
+    state.live_catalog = LiveCatalog(settings.models_dir)
+    state.model_states = ModelStates(database, state.live_catalog, settings)
     state.files = FileStore(settings.files_root)
     state.waiters = Waiters()
     state.relay = Relay(

@@ -26,6 +26,7 @@ from api.services.waiters import Waiters
 from core.api_keys import Scope
 from core.errors import ApiError
 from core.file_store import FileStore
+from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelCatalog
 from core.settings import Settings, is_loopback
 
@@ -39,9 +40,15 @@ def from_app(name: str) -> Any:  # Any: FastAPI's own type of a dependency
     return Depends(get)
 
 
+def _current_models(request: Request) -> ModelCatalog:
+    live: LiveCatalog = request.app.state.live_catalog
+    return live.current
+
+
 SettingsDep = Annotated[Settings, from_app("settings")]
 DatabaseDep = Annotated[AsyncEngine, from_app("database")]
-CatalogDep = Annotated[ModelCatalog, from_app("catalog")]
+LiveCatalogDep = Annotated[LiveCatalog, from_app("live_catalog")]
+CatalogDep = Annotated[ModelCatalog, Depends(_current_models)]  # does not change during a request
 FilesDep = Annotated[FileStore, from_app("files")]
 RelayDep = Annotated[Relay, from_app("relay")]
 WaitersDep = Annotated[Waiters, from_app("waiters")]

@@ -16,13 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.services.model_states import read_service_state
 from api.services.relay import Relay
-from core.models.model_files import ModelCatalog
+from core.models.live_catalog import LiveCatalog
 from core.readiness import Check, ModelState, check_model
 from core.settings import Settings
 from db.schema_version import ADVICE, current_version, needed_version
 from db.shards import models_with_claimable_shards
 
 _TIMEOUT_SECONDS: Final = 2.0
+_FILE_ADVICE: Final = "Correct or remove it; no restart is needed. A model that it described before is still served."
 
 
 class ReadyStatus(StrEnum):
@@ -41,19 +42,21 @@ class ReadyReport:
     checks: list[Check]
 
 
-async def run_checks(database: AsyncEngine, relay: Relay, catalog: ModelCatalog, settings: Settings) -> ReadyReport:
-    """Run all checks; each has a time-out of a few seconds."""
-    (rows, models), queue = await asyncio.gather(_database(database, catalog, settings), _queue(relay))
+async def run_checks(database: AsyncEngine, relay: Relay, catalog: LiveCatalog, settings: Settings) -> ReadyReport:
+    """Run all checks; each has a time-out of a few seconds. Files that are no models are listed, and change no status."""
+    names = catalog.current.names()
+    (rows, models), queue = await asyncio.gather(_database(database, names, settings), _queue(relay))
     checks = [*rows, *map(check_model, models), queue]
+    files = [Check(f"file {file}", problem, _FILE_ADVICE) for file, problem in catalog.problems.items()]
     if not any(check.message for check in checks):
-        return ReadyReport(ReadyStatus.OK, checks)
+        return ReadyReport(ReadyStatus.OK, [*checks, *files])
     is_available = any(model.is_available for model in models)
     is_degraded = is_available and not any(check.message for check in (*rows, queue))
-    return ReadyReport(ReadyStatus.DEGRADED if is_degraded else ReadyStatus.UNAVAILABLE, checks)
+    return ReadyReport(ReadyStatus.DEGRADED if is_degraded else ReadyStatus.UNAVAILABLE, [*checks, *files])
 
 
 async def _database(
-    database: AsyncEngine, catalog: ModelCatalog, settings: Settings
+    database: AsyncEngine, listed: list[str], settings: Settings
 ) -> tuple[list[Check], list[ModelState]]:
     """Check the database, its schema and the clerk, and derive the states of the models, also of those that lines wait for."""
     try:
@@ -61,7 +64,7 @@ async def _database(
             have, needed = await connection.run_sync(current_version), needed_version()
             if have != needed:
                 return [Check("database"), _wrong_schema(have, needed)], []
-            state = await read_service_state(connection, catalog.names(), settings)
+            state = await read_service_state(connection, listed, settings)
             waiting = set((await connection.execute(models_with_claimable_shards())).scalars())
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
         advice = "Start it, or look at its log. Nothing that was accepted is lost meanwhile."

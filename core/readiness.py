@@ -176,7 +176,7 @@ def model_state(
             model=name,
             status=ModelStatus.MISSING,
             reason="no file in models_dir describes it",
-            advice="Put its YAML file back and restart Millrace, or wait until its requests fail.",
+            advice="Put its file back, or wait until its requests fail.",
         )
     return ModelState(model=name, status=ModelStatus.UNSERVED, reason=defect.message, advice=defect.advice)
 

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from core.failpoints import Point
 from core.file_store import FileStore
+from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelCatalog, ModelConfig
 from core.queue.tickets import Tickets
 from core.settings import Settings
@@ -99,10 +100,15 @@ class ClerkContext:
 
     settings: Settings
     database: Database
-    catalog: ModelCatalog
+    live_catalog: LiveCatalog
     files: FileStore
     tickets: Tickets
     publisher: Publisher
+
+    @property
+    def catalog(self) -> ModelCatalog:
+        """The present models. Read it once for each piece of work, since it may change meanwhile."""
+        return self.live_catalog.current
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
 
-from api.dependencies import CatalogDep, DatabaseDep, MetricsDep, RelayDep, ServiceMetricsDep, SettingsDep
+from api.dependencies import (
+    CatalogDep,
+    DatabaseDep,
+    LiveCatalogDep,
+    MetricsDep,
+    RelayDep,
+    ServiceMetricsDep,
+    SettingsDep,
+)
 from api.http.openapi import response_docs
 from api.readiness import ReadyStatus, run_checks
 from core.schemas.objects import ResponseModel
@@ -30,9 +38,12 @@ class Readiness(ResponseModel):
 
 @router.get("/health", include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
-async def readyz(database: DatabaseDep, relay: RelayDep, catalog: CatalogDep, settings: SettingsDep) -> JSONResponse:
+async def readyz(
+    database: DatabaseDep, relay: RelayDep, catalog: LiveCatalogDep, settings: SettingsDep
+) -> JSONResponse:
     """Check database, schema, queue and clerk, and for each model a worker that polls for work and an engine that runs. Each
-    failure is named, with its remedy. 200 with `degraded` while only models fail, and not all of them."""
+    failure is named, with its remedy, and so is each file of the models folder that cannot be used. 200 with `degraded`
+    while only models fail, and not all of them."""
     report = await run_checks(database, relay, catalog, settings)
     body = {
         "status": report.status,

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.errors import SERVER_ERROR, ApiError, Problem
+from core.models.live_catalog import LiveCatalog
 from core.readiness import Check, ModelState, ModelStatus, WorkerSeen, check_clerk, model_state
 from core.settings import Settings
 from db import quarantine, workers
@@ -63,12 +64,13 @@ class ModelStates:
     def __init__(
         self,
         database: AsyncEngine,
-        listed: list[str],
+        catalog: LiveCatalog,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
-        self._state = ServiceState(settings=settings, listed=listed)
+        self._catalog = catalog
+        self._state = ServiceState(settings=settings, listed=catalog.current.names())
         self._clock = clock
         self._read_at = float("-inf")
         self._unserved_since: dict[str, float] = {}
@@ -82,7 +84,7 @@ class ModelStates:
             async with self._lock:
                 if self._is_old():
                     await self._try_read()
-        return self._state
+        return replace(self._state, listed=self._catalog.current.names())
 
     async def check_startable(self, model: str) -> None:
         """Raise the 503 of a model that does not answer: its engine does not start, or no worker has it for long.
@@ -107,8 +109,8 @@ class ModelStates:
             self._unserved_since.clear()
 
     async def _read(self, connection: AsyncConnection) -> None:
-        now, last = self._clock(), self._state
-        self._state = await read_service_state(connection, last.listed, last.settings)
+        now, listed = self._clock(), self._catalog.current.names()
+        self._state = await read_service_state(connection, listed, self._state.settings)
         self._read_at = now
         unserved = [state.model for state in self._state.models() if state.status is ModelStatus.UNSERVED]
         self._unserved_since = {name: self._unserved_since.get(name, now) for name in unserved}

@@ -36,12 +36,14 @@ def clerk() -> None:
 def _exec(name: str, *arguments: str) -> NoReturn:
     """Replace this process by the service."""
     from core.errors import ConfigError, Unreachable
+    from core.models.models_folder import load_models
     from core.process.hardening import harden_process
     from core.queue.reachable import check_queue
 
     settings = given_settings()
     if not settings.database_url or not settings.redis_url:
         raise ConfigError(f"millrace {name} needs DATABASE_URL and REDIS_URL. On one machine, run: millrace serve")
+    load_models(settings.models_dir)  # raises; the process itself serves the models of the other files
     try:
         check_queue(settings.redis_url)
     except Unreachable as error:  # an outage: work that is in the database continues without it

@@ -21,7 +21,7 @@ from openai import OpenAI
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.file_store import BUCKETS
-from core.models.models_folder import load_models
+from core.models.live_catalog import LiveCatalog
 from core.settings import Settings
 from core.states import BATCH_MOVES, BatchState
 from tests.faults.load import FINAL, MARKER, expected_answer
@@ -277,7 +277,7 @@ def _clerk(stack: FaultStack) -> ClerkContext:
     return ClerkContext(
         settings=settings,
         database=Database(stack.database),
-        catalog=load_models(settings.models_dir),
+        live_catalog=LiveCatalog(settings.models_dir),
         files=stack.files,
         tickets=unused,
         publisher=unused,

@@ -32,6 +32,9 @@ class Consumer(ABC):
     def drain(self, *, abort: bool) -> None:
         """Start nothing new; with `abort`, give back what runs."""
 
+    def hangup(self) -> None:  # noqa: B027 - most kinds have nothing to do
+        """Called at a SIGHUP: look at the models folder, where this kind follows it."""
+
     @abstractmethod
     def is_idle(self) -> bool:
         """Is nothing running?"""

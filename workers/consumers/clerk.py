@@ -57,6 +57,7 @@ class ClerkConsumer(Consumer):
             self._run(answer_validation, validation_id)
 
     def start(self) -> None:
+        self._context.live_catalog.start()
         self._sweeper.start()
         self._webhooks.start()
 
@@ -64,6 +65,10 @@ class ClerkConsumer(Consumer):
         self._executor.close()
         self._sweeper.close()
         self._webhooks.close()
+        self._context.live_catalog.close()
+
+    def hangup(self) -> None:
+        self._context.live_catalog.refresh_soon()
 
     def is_idle(self) -> bool:
         return self._num_running == 0 and self._executor.is_idle()

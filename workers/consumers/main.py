@@ -22,9 +22,11 @@ from redis.retry import Retry
 from core.errors import MillraceError
 from core.file_store import FileStore
 from core.logs import configure_logging
+from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelCatalog
 from core.models.models_folder import load_models
 from core.process.child_process import exit_with, notify_ready
+from core.process.hangup import on_hangup
 from core.queue.celery_app import make_celery, make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings, load_settings
@@ -109,7 +111,6 @@ def _renewal(settings: Settings, kind: str) -> Renew:
 
 
 def _build(identity: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
-    catalog = load_models(settings.models_dir)
     client = redis.Redis.from_url(
         settings.redis_url or "",
         socket_timeout=_BROKER_SECONDS,
@@ -122,13 +123,13 @@ def _build(identity: Identity, names: list[str], device: str, settings: Settings
         context = ClerkContext(
             settings=settings,
             database=database,
-            catalog=catalog,
+            live_catalog=LiveCatalog(settings.models_dir),
             files=FileStore(settings.files_root),
             tickets=Tickets(make_sender(settings)),
             publisher=Publisher(client, settings.key_prefix),
         )
         return ClerkConsumer(app, context)
-    worker = _worker_context(settings, catalog, names, device, identity, client)
+    worker = _worker_context(settings, load_models(settings.models_dir), names, device, identity, client)
     check_schema(worker.database.engine)
     return ChatConsumer(app, worker, client) if identity.kind == "chat" else BatchConsumer(app, worker, client)
 
@@ -165,6 +166,7 @@ def main() -> None:
     def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, shutdown.on_signal)
+        on_hangup(consumer.hangup)  # in place of Celery's restart
         heartbeat.claim_slot()
         consumer.start()
         heartbeat.start()

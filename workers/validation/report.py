@@ -15,8 +15,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from pydantic import TypeAdapter
+
 from core.errors import ApiError, MillraceError, Problem
-from core.models.model_files import ModelCatalog
+from core.models.model_files import ModelCatalog, ModelConfig
 from core.models.models_folder import load_models
 from core.schemas.batch import BatchLine
 from core.schemas.batch_validation import BatchValidation, LineProblem, ModelLines
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("file", type=Path)
     parser.add_argument("--endpoint", choices=ENDPOINTS)
     parser.add_argument("--max-errors", type=int, default=DEFAULT_ERRORS)
+    parser.add_argument("--models-from-stdin", action="store_true", help="as JSON, in place of the models folder")
     arguments = parser.parse_args()
     try:
         settings = load_settings()
@@ -181,13 +184,17 @@ def main() -> None:
             report = validate(
                 stream,
                 arguments.endpoint,
-                load_models(settings.models_dir),
+                _read_models() if arguments.models_from_stdin else load_models(settings.models_dir),
                 settings,
                 max_errors=arguments.max_errors,
             )
     except (MillraceError, EngineError, OSError) as error:
         sys.exit(f"millrace validate: {error}")
     sys.stdout.write(report.model_dump_json())
+
+
+def _read_models() -> ModelCatalog:
+    return ModelCatalog(TypeAdapter(list[ModelConfig]).validate_json(sys.stdin.buffer.read()))
 
 
 if __name__ == "__main__":

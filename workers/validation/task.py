@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Final, NamedTuple
 
 import structlog
@@ -56,12 +57,21 @@ def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint:
     if not path.is_file():
         return _Result(None, "The input file does not exist any more.")
     command = [sys.executable, "-P", "-m", "workers.validation.report", str(path), "--max-errors", str(_LISTED_ERRORS)]
+    command += ["--models-from-stdin"]  # those served, whatever state their files are in now
     if endpoint is not None:
         command += ["--endpoint", endpoint]
     deadline = time.monotonic() + _TIMEOUT_SECONDS
-    process = subprocess.Popen(
-        command, env=_environment(context), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    with TemporaryFile() as models:
+        models.write(f"[{','.join(model.model_dump_json() for model in context.catalog.models)}]".encode())
+        models.seek(0)
+        process = subprocess.Popen(
+            command,
+            env=_environment(context),
+            stdin=models,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     with process:
         try:
             while True:
@@ -85,7 +95,6 @@ def _environment(context: ClerkContext) -> dict[str, str]:
     settings = context.settings
     return os.environ | {
         "CUDA_VISIBLE_DEVICES": "",  # a vocabulary needs no GPU, and must not take its memory
-        "MILLRACE_MODELS_DIR": str(settings.models_dir.resolve()),
         "MILLRACE_BATCH_LINES": str(settings.batch_lines),
         "MILLRACE_BODY_BYTES": str(settings.body_bytes),
     }

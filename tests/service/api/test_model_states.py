@@ -12,6 +12,7 @@ import pytest
 
 from api.services.model_states import ModelStates
 from core.errors import ApiError
+from core.models.live_catalog import LiveCatalog
 from core.settings import Settings
 from core.states import EngineState
 from db.connections import async_database_engine
@@ -102,7 +103,7 @@ async def test_a_model_that_no_worker_serves_is_waited_for_and_then_refused(
     """A worker that restarts is back within seconds; one that is gone for `silence_seconds` may never be."""
     now = 0.0
     pool = async_database_engine(settings.database_url or "", pool_size=1)
-    states = ModelStates(pool, ["away", "whole"], settings, clock=lambda: now)
+    states = ModelStates(pool, LiveCatalog(settings.models_dir), settings, clock=lambda: now)
     report_engine(database, "whole", EngineState.READY)
     await states.check_startable("away")
     now = settings.silence_seconds - 1
@@ -120,7 +121,7 @@ async def test_a_model_that_no_worker_serves_is_waited_for_and_then_refused(
 
 async def test_without_the_database_nothing_is_refused_and_the_status_is_unknown(settings: Settings) -> None:
     pool = async_database_engine("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
-    states = ModelStates(pool, ["away"], settings)
+    states = ModelStates(pool, LiveCatalog(settings.models_dir), settings)
     await states.check_startable("away")
     assert (await states.read()).model("away").status == "unknown"
     await pool.dispose()

@@ -10,6 +10,7 @@ import redis
 from celery import Celery
 
 from core.file_store import FileStore
+from core.models.live_catalog import LiveCatalog
 from core.models.models_folder import load_models
 from core.queue.celery_app import make_celery
 from core.queue.tickets import Tickets
@@ -35,7 +36,7 @@ def clerk(settings: Settings, database: Database, valkey: redis.Redis, celery_ap
     yield ClerkContext(
         settings=settings,
         database=database,
-        catalog=load_models(settings.models_dir),
+        live_catalog=LiveCatalog(settings.models_dir),
         files=FileStore(settings.files_root),
         tickets=Tickets(celery_app),
         publisher=publisher,

@@ -17,11 +17,13 @@ import redis
 from sqlalchemy import Connection, select, text
 
 from core import ids
+from core.models.live_catalog import LiveCatalog
 from core.queue.events import decode_event, outcome_event
 from core.queue.names import job_channel
 from core.schemas.batch_validation import BatchValidation
 from db import validations
 from db.tables import Validation
+from tests.support.model_files import write_model
 from tests.support.stack import batch_lines
 from workers.context import ClerkContext, Database
 from workers.validation.task import answer_validation
@@ -80,13 +82,22 @@ def test_a_missing_file_is_a_failure(clerk: ClerkContext) -> None:
     assert answer(clerk, validation_id) == (None, "The input file does not exist any more.")
 
 
-def test_models_that_cannot_be_loaded_are_a_failure_and_not_a_crash(clerk: ClerkContext, tmp_path: Path) -> None:
-    (clerk.settings.models_dir / "broken.yaml").write_text("name: 5\n")
-    try:
-        validation_id = insert(clerk, GOOD)
-        answer_validation(clerk, validation_id)
-    finally:
-        (clerk.settings.models_dir / "broken.yaml").unlink()
+def test_the_models_that_are_served_count_whatever_is_in_their_files_now(clerk: ClerkContext, tmp_path: Path) -> None:
+    file = write_model(tmp_path, "fake", aliases="[other]", stopwords="[x]", flash_attention="off")
+    clerk = replace(clerk, live_catalog=LiveCatalog(tmp_path))
+    file.write_text("name: 5\n")
+    validation_id = insert(clerk, GOOD)
+    answer_validation(clerk, validation_id)
+    report, failure = answer(clerk, validation_id)
+    assert report is not None, failure
+    assert BatchValidation.model_validate_json(report).lines_failing == 0
+
+
+def test_a_model_that_cannot_be_loaded_is_a_failure_and_not_a_crash(clerk: ClerkContext, tmp_path: Path) -> None:
+    (tmp_path / "fake.gguf").write_bytes(b"GGUF" + bytes(100))
+    validation_id = insert(clerk, GOOD)
+    write_model(tmp_path, "fake", backend="llama", parameters="{model: fake.gguf}")
+    answer_validation(replace(clerk, live_catalog=LiveCatalog(tmp_path)), validation_id)
     report, failure = answer(clerk, validation_id)
     assert report is None
     assert failure is not None

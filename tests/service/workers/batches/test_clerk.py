@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import redis
@@ -15,7 +16,7 @@ from sqlalchemy import func, select, update
 
 from core import ids
 from core.file_store import FileStore
-from core.models.model_files import ModelCatalog, ModelConfig
+from core.models.live_catalog import LiveCatalog
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, JobState
 from db import batch_results, batches, files, jobs, shards
@@ -23,6 +24,7 @@ from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
 from tests.support.contexts import with_settings
+from tests.support.model_files import write_model
 from tests.support.rows import make_batch, make_job, make_running_batch
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
@@ -186,9 +188,10 @@ def test_rejected_lines_have_no_position_in_the_plan(clerk: ClerkContext) -> Non
     assert json.loads(rows[2].body)["temperature"] == 7
 
 
-def test_each_model_of_a_file_has_its_own_shards(clerk: ClerkContext) -> None:
-    both = ModelCatalog([ModelConfig(name="fake", aliases=("also-fake",)), ModelConfig(name="other")])
-    clerk = replace(clerk, catalog=both)
+def test_each_model_of_a_file_has_its_own_shards(clerk: ClerkContext, tmp_path: Path) -> None:
+    write_model(tmp_path, "fake", aliases="[also-fake]")
+    write_model(tmp_path, "other")
+    clerk = replace(clerk, live_catalog=LiveCatalog(tmp_path))
     names = ["fake", "other", "also-fake", "other"]
     batch_id = upload(clerk, "\n".join(line(f"l{n}", model=name) for n, name in enumerate(names)))
     prepare(clerk, batch_id)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import select, update
 
+from core.models.live_catalog import LiveCatalog
 from core.states import BatchState, EngineState, JobState
 from db import batches, shards
 from db.batch_control import pause
 from db.tables import DEFAULT_TENANT, Batch, Job
+from tests.support.model_files import write_model
 from tests.support.rows import make_job, make_running_batch
 from tests.support.worker_rows import report_engine
 from workers.batches.finalize import finalize
@@ -130,3 +134,29 @@ def test_jobs_of_a_model_that_is_gone_fail_too(clerk: ClerkContext) -> None:
         rows = {row.id: row for row in connection.execute(select(Job.id, Job.state, Job.problem))}
     assert (rows[gone].state, rows[waiting].state) == (JobState.FAILED, JobState.QUEUED)
     assert '"model_not_found"' in rows[gone].problem
+
+
+def test_a_file_that_goes_and_comes_back_while_the_clerk_runs_is_noticed(clerk: ClerkContext, tmp_path: Path) -> None:
+    file = write_model(tmp_path, "later")
+    clerk = replace(clerk, live_catalog=LiveCatalog(tmp_path))
+    clock = Clock()
+    sweeper = MissingModels(clerk, clock)
+    batch_id = make_batch_of(clerk, "later")
+    for seconds, is_there in (
+        (0, True),
+        (GRACE, False),
+        (2 * GRACE - 1, True),
+        (2 * GRACE, False),
+        (3 * GRACE - 1, False),
+    ):
+        clock.now = seconds
+        if is_there:
+            write_model(tmp_path, "later")
+        else:
+            file.unlink(missing_ok=True)
+        clerk.live_catalog.refresh()
+        sweeper.sweep()
+        assert states_of(clerk, batch_id) == {JobState.QUEUED}
+    clock.now = 3 * GRACE
+    sweeper.sweep()
+    assert states_of(clerk, batch_id) == {JobState.FAILED}
