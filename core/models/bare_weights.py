@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
+from core.errors import MillraceError
 from core.field_errors import plain
+from core.models.folder_files import FolderFile
+from core.models.gguf_header import GgufError, GgufHeader, GgufKind, read_gguf, split_paths, split_stem
 from core.models.model_files import ModelConfig, Parameters
 
-_PART: Final = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})", re.ASCII)
-_MAX_PARTS: Final = 1000
-_MAGIC: Final = b"GGUF"
+_LEAST_CONTEXT: Final = 64
+_RANK: Final = 4  # a pooling type of llama.cpp: scores, not embeddings
+_NO_MODEL: Final[Mapping[GgufKind, str]] = {
+    GgufKind.ADAPTER: "an adapter, not a model: name it under `lora` in the YAML file of its model",
+    GgufKind.PROJECTOR: "a projector of images or sound, not a model, and cannot be served",
+    GgufKind.IMPORTANCE_MATRIX: "an importance matrix, not a model",
+    GgufKind.VOCABULARY: "a vocabulary without weights, not a model",
+}
 
 
 class BareModel(NamedTuple):
@@ -25,62 +32,74 @@ class BareModel(NamedTuple):
     problem: str = ""
 
 
-def bare_models(files: Iterable[Path], named: Collection[Path]) -> list[BareModel]:
-    """Return a model for each file, in this order; a split file is one. `named`: resolved paths that YAML files name."""
-    models: list[BareModel] = []
-    served, present, firsts = dict.fromkeys(named, ""), list(files), set[Path]()
-    for path in sorted(present, key=lambda path: (path.is_symlink(), path.name)):
-        parts = weights_files(path)
-        if parts[0] in firsts or (parts[0] != path and parts[0] in present):
-            continue
-        firsts.add(parts[0])
-        owner = served.setdefault(path.resolve(), path.name)
-        if owner == path.name:
-            models.append(_bare_model(path, parts))
-        elif owner:
-            reason = (
-                f"is the same file as {plain(owner)}; to give a model a second name, write a YAML file with aliases"
-            )
-            models.append(BareModel(path.name, None, f"{plain(path.name)} {reason}."))
-    return models
+class BareWeights:
+    """The bare weights of a folder, look after look; headers are read only after a change."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._looks: dict[Path, _Look] = {}
+
+    def look(self, files: Sequence[FolderFile], named: Collection[Path]) -> list[BareModel]:
+        """Return a model for each file; a split file is one. `named`: the resolved paths that YAML files name."""
+        present = {self._folder / file.name: file for file in files}
+        last, self._looks = self._looks, {}
+        owners = dict.fromkeys(named, "")
+        models: list[BareModel] = []
+        for path in sorted(present, key=lambda path: (path.is_symlink(), path.name)):
+            parts = split_paths(path)
+            if parts[0] in self._looks or (parts[0] != path and parts[0] in present):
+                continue
+            owner = owners.setdefault(path.resolve(), path.name)
+            if owner == path.name:
+                look = _look(path, [present.get(part) for part in parts], last.get(parts[0]))
+                self._looks[parts[0]] = look
+                models.append(look.model)
+            elif owner:
+                problem = f"{plain(path.name)} is the same file as {plain(owner)}"
+                advice = "to give a model a second name, write a YAML file with aliases"
+                models.append(BareModel(path.name, None, f"{problem}; {advice}."))
+        return models
 
 
-def weights_files(path: Path) -> list[Path]:
-    """Return all parts of a split GGUF file, of which `path` is one, or the path alone.
+class _Look(NamedTuple):
+    """The parts of a model as they were seen, None for a missing one; and the model."""
 
-    The names of parts are those of llama.cpp: `NAME-00001-of-00003.gguf`.
-    """
-    found = _PART.fullmatch(path.stem)
-    if found is None or not 1 <= int(found["number"]) <= int(found["count"]) <= _MAX_PARTS:
-        return [path]
-    numbers = range(1, int(found["count"]) + 1)
-    return [path.with_name(f"{found['name']}-{number:05}-of-{found['count']}{path.suffix}") for number in numbers]
+    parts: list[FolderFile | None]
+    is_settled: bool
+    model: BareModel
 
 
-def _bare_model(path: Path, parts: list[Path]) -> BareModel:
-    shown = plain(path.name)
-    missing = next((part for part in parts if not part.is_file()), None)
-    if missing is not None:
-        return BareModel(path.name, None, f"{shown} is a part of a model; its part {plain(missing.name)} is missing.")
-    found = _PART.fullmatch(path.stem) if len(parts) > 1 else None
-    name = path.stem if found is None else found["name"]
+def _look(path: Path, parts: list[FolderFile | None], last: _Look | None) -> _Look:
+    is_settled = all(part is None or part.is_settled for part in parts)
+    if last is not None and last.is_settled and last.parts == parts:
+        return last
+    if last is not None and not is_settled and _sizes(parts) != _sizes(last.parts):
+        return _Look(parts, False, BareModel(path.name, None, f"{plain(path.name)} is still being written."))
     try:
-        model = ModelConfig(name=name, parameters=Parameters(model=str(path.resolve())))
+        return _Look(parts, is_settled, BareModel(path.name, bare_model(path)))
+    except MillraceError as error:
+        return _Look(parts, is_settled, BareModel(path.name, None, plain(str(error))))
+
+
+def bare_model(path: Path) -> ModelConfig:
+    """Return the model of a GGUF file, with the context and the pooling of its header. Raises GgufError."""
+    try:
+        model = ModelConfig(name=split_stem(path), parameters=Parameters(model=str(path.resolve())))
     except ValidationError:
         reason = "cannot be served under its name: a model's name has letters, digits and . _ : - only, and at most 96"
-        return BareModel(path.name, None, f"{shown} {reason}. Rename it, or write a YAML file for it.")
-    defects = (_defect(part) for part in parts)
-    defect = next((defect for defect in defects if defect), "")
-    return BareModel(path.name, model if not defect else None, defect)
+        raise GgufError(f"{path.name} {reason}. Rename it, or write a YAML file for it.") from None
+    header = read_gguf(path)
+    if header.kind in _NO_MODEL:
+        raise GgufError(f"{path.name} is {_NO_MODEL[header.kind]}.")
+    trained = header.integer("{}.context_length", model.context_size)
+    context = max(_LEAST_CONTEXT, min(trained, model.context_size))
+    return model.model_copy(update={"context_size": context, "embeddings": _has_embeddings(header)})
 
 
-def _defect(path: Path) -> str:
-    """Return the reason why this file cannot be loaded, if its beginning shows one."""
-    try:
-        with path.open("rb") as stream:
-            magic = stream.read(len(_MAGIC))
-    except OSError as error:
-        return f"{plain(path.name)} cannot be read: {(error.strerror or str(error)).lower()}."
-    if magic == _MAGIC:
-        return ""
-    return f"{plain(path.name)} does not begin with the letters GGUF: it is still being written, or it is no GGUF file."
+def _has_embeddings(header: GgufHeader) -> bool:
+    pooling = header.integer("{}.pooling_type", 0)
+    return 0 < pooling < _RANK
+
+
+def _sizes(parts: list[FolderFile | None]) -> list[int | None]:
+    return [None if part is None else part.size for part in parts]

@@ -23,9 +23,12 @@ __all__ = [
     "part_paths",
     "read_gguf",
     "read_part",
+    "split_paths",
+    "split_stem",
 ]
 
 MAX_LAYERS: Final = 512  # of llama.cpp
+_MAX_PARTS: Final = 1000
 _PART: Final = re.compile(r"^(?P<stem>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf$")
 
 
@@ -151,6 +154,20 @@ def part_paths(path: Path, count: int) -> list[Path]:
         others = f" and {len(missing) - 1} more parts are" if len(missing) > 1 else " is"
         raise GgufError(f"{missing[0]}{others} missing beside {path.name}. All {count} parts must be in one folder.")
     return paths
+
+
+def split_paths(path: Path) -> list[Path]:
+    """Paths of all parts of the split model that a file is part of by its name, whether or not they exist; else the path."""
+    found = _PART.match(path.name)
+    if found is None or not 1 <= int(found["number"]) <= int(found["count"]) <= _MAX_PARTS:
+        return [path]
+    numbers = range(1, int(found["count"]) + 1)
+    return [path.with_name(f"{found['stem']}-{number:05}-of-{found['count']}.gguf") for number in numbers]
+
+
+def split_stem(path: Path) -> str:
+    """Name of a file without its suffix, and without the number that makes it a part of a split model."""
+    return path.stem if len(split_paths(path)) == 1 else path.stem[: -len("-00001-of-00001")]
 
 
 def is_further_part(name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 import structlog
 
 from core.errors import ConfigError
-from core.models.bare_weights import weights_files
+from core.models.gguf_header import split_paths
 from core.models.model_files import ModelCatalog, ModelConfig
 from core.models.models_folder import FolderContents, FolderReader
 
@@ -148,7 +148,7 @@ def _stamps(catalog: ModelCatalog) -> dict[str, str]:
 
 def _stamp(model: ModelConfig) -> str:
     """Sizes and times of the files that the engine reads; of a missing one, nothing."""
-    weights = weights_files(Path(model.parameters.model)) if model.parameters.model else []
+    weights = split_paths(Path(model.parameters.model)) if model.parameters.model else []
     parts = []
     for path in (*weights, *(Path(adapter.path) for adapter in model.lora)):
         try:

@@ -6,21 +6,18 @@ Hidden files, folders, sockets and files with other endings, such as downloads i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from stat import S_ISREG
 from typing import Final, NamedTuple
 
 from core.errors import ConfigError
 from core.field_errors import plain
-from core.models.bare_weights import bare_models
+from core.models.bare_weights import BareWeights
+from core.models.folder_files import FolderFile, is_yaml, list_files
 from core.models.model_files import ModelCatalog, ModelConfig, load_model
 
-_YAML: Final = (".yaml", ".yml")
-_WEIGHTS: Final = ".gguf"
 _REPLACE_SECONDS: Final = 0.1
-_CLOCK_STEP_SECONDS: Final = 2.0  # the coarsest clock of a file system, FAT's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,7 @@ def load_models(folder: Path, *, need_weights: bool = False) -> ModelCatalog:
     """
     contents = FolderReader(folder, need_weights=need_weights).read()
     for file, problem in contents.problems.items():
-        if file.lower().endswith(_YAML):
+        if is_yaml(file):
             raise ConfigError(problem)
     return ModelCatalog(list(contents.models.values()))
 
@@ -57,7 +54,8 @@ class FolderReader:
     def __init__(self, folder: Path, *, need_weights: bool = False) -> None:
         self._folder = folder
         self._need_weights = need_weights
-        self._seen: list[_File] | None = None  # None: a file may change without a change of its time
+        self._seen: list[FolderFile] | None = None  # None: a file may change without a change of its time
+        self._bare = BareWeights(folder)
         self._parsed: dict[str, _Parsed] = {}
         self._contents = FolderContents()
 
@@ -73,15 +71,15 @@ class FolderReader:
             self._contents = FolderContents(models=models, problems=problems)
         return self._contents
 
-    def _list(self) -> list[_File]:
+    def _list(self) -> list[FolderFile]:
         """List the files; one that has gone must be missing twice, since some editors put a new file in place of the old one."""
-        files = list(_list_files(self._folder))
+        files = list_files(self._folder)
         if self._contents.models.keys() <= {file.name for file in files}:
             return files
         time.sleep(_REPLACE_SECONDS)
-        return list(_list_files(self._folder))
+        return list_files(self._folder)
 
-    def _models(self, files: list[_File], problems: dict[str, str]) -> dict[str, ModelConfig]:
+    def _models(self, files: list[FolderFile], problems: dict[str, str]) -> dict[str, ModelConfig]:
         served = self._contents.models
         unreadable = {file.name: None for file in files if file.problem and not file.is_gone}
         readable = [file for file in files if not file.problem]
@@ -94,14 +92,14 @@ class FolderReader:
             if (model := described[name]) is not None:
                 chosen.add(name, model)
         named = {path for model in (*described.values(), *chosen.models.values()) if model for path in _paths(model)}
-        bare = bare_models((self._folder / file.name for file in readable if not file.is_yaml), named)
+        bare = self._bare.look([file for file in readable if not file.is_yaml], named)
         problems |= {plain(each.file): each.problem for each in bare if each.problem}
         for each in sorted(bare, key=lambda each: (each.file not in served, each.file)):
             if (model := each.model or served.get(each.file)) is not None:
                 chosen.add(each.file, model)
         return chosen.models
 
-    def _parse(self, file: _File) -> _Parsed:
+    def _parse(self, file: FolderFile) -> _Parsed:
         last = self._parsed.get(file.name)
         if last is not None and last.file == file:
             return last
@@ -137,58 +135,12 @@ class _Chosen:
         return next((name for name in (model.name, *model.aliases) if name in self._owners), None)
 
 
-class _File(NamedTuple):
-    """A file as last seen; two are equal when the content is the same. `is_settled`: a further write would change its time."""
-
-    name: str
-    size: int = 0
-    mtime_ns: int = 0
-    ctime_ns: int = 0
-    inode: int = 0
-    problem: str = ""
-    is_gone: bool = False
-
-    @property
-    def is_yaml(self) -> bool:
-        return self.name.lower().endswith(_YAML)
-
-    @property
-    def is_settled(self) -> bool:
-        return abs(time.time() - self.mtime_ns / 1e9) > _CLOCK_STEP_SECONDS
-
-
 class _Parsed(NamedTuple):
     """The model of a file, as it was when it was parsed; `file` is None for one that had just been written."""
 
-    file: _File | None
+    file: FolderFile | None
     model: ModelConfig | None
     problem: str = ""
-
-
-def _list_files(folder: Path) -> Iterator[_File]:
-    """Yield the YAML and GGUF files of a folder, by name."""
-    if not folder.is_dir():
-        raise ConfigError(
-            f"There is no models folder {folder}. Create it, or name another with --models-dir or MILLRACE_MODELS_DIR."
-        )
-    try:
-        names = sorted(path.name for path in folder.iterdir())
-    except OSError as error:
-        raise ConfigError(f"The models folder {folder} cannot be read: {error.strerror}.") from None
-    for name in names:
-        if name.startswith(".") or not name.lower().endswith((*_YAML, _WEIGHTS)):
-            continue
-        try:
-            status = (folder / name).stat()
-        except FileNotFoundError:
-            if (folder / name).is_symlink():
-                yield _File(name, problem=f"{plain(name)} is a link to a file that does not exist.", is_gone=True)
-            continue
-        except OSError as error:
-            yield _File(name, problem=f"{plain(name)} cannot be read: {(error.strerror or str(error)).lower()}.")
-            continue
-        if S_ISREG(status.st_mode):
-            yield _File(name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
 def _paths(model: ModelConfig) -> Iterable[Path]:
