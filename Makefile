@@ -4,9 +4,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
+# The build of llama.cpp: cuda, hip, vulkan, cpu, or auto. Empty keeps the one that is installed, or builds for the CPU.
+GPU ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit serve bench chaos soak audit check format clean
+.PHONY: help demo install test unit serve bench chaos soak audit check format clean FORCE
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
@@ -17,6 +19,8 @@ demo: .venv/installed ## install, label 240 tickets in a batch, answer a chat, s
 
 serve: .venv/installed ## install, then serve the models of models/ on 127.0.0.1:8000
 	@$(BIN)/millrace serve
+
+install: .venv/installed ## install only; GPU=cuda, hip, vulkan or auto (with demo and serve, too) builds for a GPU
 
 test: .venv/installed-dev ## install, then lint, types, import rules and the whole test suite
 	@$(MAKE) --no-print-directory lint
@@ -68,17 +72,8 @@ clean: ## remove the installation and the state of the stack (its database and f
 	@$(PIP) install --quiet pip==26.3
 	@touch $@
 
-.venv/llama: .venv/python constraints.txt
-	@echo "Installing llama.cpp: compiled once for this machine, about five minutes on two cores; kept in pip's cache."
-	@$(PIP) install --progress-bar off $(PINNED) llama-cpp-python | sed -n -e 's/^ *\(Building wheel.*\)/  \1/p' -e '/[Ee]rror/p'
-	@$(BIN)/python -c 'import llama_cpp' || { echo "llama.cpp was not built. All of pip's words: $(PIP) install $(PINNED) llama-cpp-python"; exit 1; }
-	@touch $@
-
-.venv/installed: .venv/llama pyproject.toml constraints.txt
-	@echo "Installing the other packages …"
-	@$(PIP) install --quiet $(PINNED) --editable .
-	@$(BIN)/python -P -c 'import api.__main__, cli.main, engine.process.server, kombu.transport.redis, workers.consumers.main, workers.launcher.launcher'
-	@touch $@
+.venv/installed: .venv/python pyproject.toml constraints.txt $(if $(GPU),FORCE)
+	@$(BIN)/python -m tools.install --gpu "$(GPU)"
 
 .venv/installed-dev: .venv/installed
 	@echo "Installing what the tests need …"

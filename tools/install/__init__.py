@@ -1,0 +1,1 @@
+"""Installation by the Makefile and the Dockerfile. Imports the standard library only, since nothing else is installed yet."""
