@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import mmap
 import re
-import sys
+import shlex
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 from core.devices.names import GPU_KINDS, DeviceKind
+from core.settings import ROOT
 
 _RUNTIME: Final = re.compile(rb"libcudart\.so\.(\d+(?:\.\d+)?)")
 
@@ -41,13 +41,11 @@ def installed_build(libraries: Path | None = None) -> Build:
     return Build(kinds=kinds, cuda=_cuda_version(cuda) if cuda is not None else "")
 
 
-def build_command(kind: DeviceKind = DeviceKind.CUDA) -> str:
-    """The command that builds the same version of llama.cpp for GPUs of this kind."""
-    package = f"llama-cpp-python=={version('llama-cpp-python')}"
-    return (
-        f"CMAKE_ARGS=-DGGML_{kind.upper()}=on {sys.executable} "
-        f"-m pip install --force-reinstall --no-cache-dir --no-deps {package}"
-    )
+def build_command(kind: DeviceKind = DeviceKind.CUDA, root: Path = ROOT) -> str:
+    """The command that builds llama.cpp for GPUs of this kind; without a Makefile, as in an image, the image is built anew."""
+    if (root / "Makefile").is_file():
+        return f"make -C {shlex.quote(str(root))} install GPU={kind}"
+    return f"docker build --build-arg GPU={kind} … (docs/containers.md)"
 
 
 def _cuda_version(library: Path) -> str:

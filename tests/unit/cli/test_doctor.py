@@ -66,7 +66,7 @@ def test_a_card_that_the_build_cannot_use_is_named() -> None:
         Level.WARNING,
         "NVIDIA H100: not used, since llama.cpp was built without CUDA",
     )
-    assert "CMAKE_ARGS=-DGGML_CUDA=on" in found.advice
+    assert "install GPU=cuda" in found.advice
     assert "none found" in machine.gpu(Inventory(devices=(), cpus=(0,))).message
 
 

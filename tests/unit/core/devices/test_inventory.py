@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from core.devices.build import Build, installed_build
+from core.devices.build import Build, build_command, installed_build
 from core.devices.environment import device_environment
 from core.devices.host_memory import Memory, host_memory, numa_nodes
 from core.devices.inventory import Device, read_inventory
@@ -188,3 +188,9 @@ def test_nodes_have_cpus_and_memory(tmp_path: Path) -> None:
     assert list(found) == [0, 1], "node 2 has memory alone"
     assert found[0].cpus == (0, 1, 2, 3, 8, 9, 10, 11)
     assert found[1].memory == Memory(total_bytes=8 * GIB, free_bytes=2 * GIB)
+
+
+def test_the_build_for_gpus_is_made_by_make_or_by_docker_where_there_is_no_makefile(tmp_path: Path) -> None:
+    assert build_command(DeviceKind.HIP, tmp_path) == "docker build --build-arg GPU=hip … (docs/containers.md)"
+    (tmp_path / "Makefile").touch()
+    assert build_command(DeviceKind.HIP, tmp_path) == f"make -C {tmp_path} install GPU=hip"

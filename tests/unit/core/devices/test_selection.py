@@ -67,8 +67,8 @@ def test_a_build_for_two_kinds_uses_each_card_once(tmp_path: Path) -> None:
         (["cpu@node0,cpu@3"], "cpu@node0 and cpu@3 share the CPUs 3:"),
         (["cpu@4-7"], "cpu@4-7: there is no CPU 6-7 for this process, which may use 0-5"),
         (["cpu@node2"], r"no NUMA node 2: this machine has node0 \(CPUs 0-3\), node1 \(CPUs 4-7\)"),
-        (["vulkan:0"], "vulkan:0 cannot be used: llama.cpp was built without Vulkan.*-DGGML_VULKAN=on"),
-        (["hip:0"], "hip:0 cannot be used: llama.cpp was built without HIP.*-DGGML_HIP=on"),
+        (["vulkan:0"], "vulkan:0 cannot be used: llama.cpp was built without Vulkan.*install GPU=vulkan"),
+        (["hip:0"], "hip:0 cannot be used: llama.cpp was built without HIP.*install GPU=hip"),
     ],
 )
 def test_a_device_that_cannot_be_used_is_named_with_the_reason(tmp_path: Path, texts: list[str], message: str) -> None:
