@@ -39,8 +39,9 @@ def plain(text: str) -> str:
 
 def nearest(word: str, words: Iterable[str]) -> str:
     """Return `; did you mean 'X'?` for the most similar word; empty where none is similar."""
-    found = get_close_matches(word, sorted(words), n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    by_lower = {each.lower(): each for each in sorted(words)}
+    found = get_close_matches(word.lower(), by_lower, n=1)
+    return f"; did you mean {by_lower[found[0]]!r}?" if found else ""
 
 
 def describe(error: ErrorDetails) -> str:

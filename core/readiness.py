@@ -71,6 +71,19 @@ class ModelState:
         return self.status in (ModelStatus.FAILED, ModelStatus.MISSING)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelPlace:
+    """The engines of a model that are in memory, as their launchers report them; None: not reported, or no such engine.
+
+    `slots` and `memory_bytes` are sums over the engines; `context_size` is the smallest, in tokens of a sequence.
+    """
+
+    devices: tuple[str, ...] = ()
+    slots: int | None = None
+    memory_bytes: int | None = None
+    context_size: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """The check of one component; it is ready when the message is empty."""
@@ -179,6 +192,26 @@ def model_state(
             advice="Put its file back, or wait until its requests fail.",
         )
     return ModelState(model=name, status=ModelStatus.UNSERVED, reason=defect.message, advice=defect.advice)
+
+
+def model_place(seen: Sequence[WorkerSeen], name: str, silence_seconds: float) -> ModelPlace:
+    """Derive the devices and the size of a model from the reports of launchers that are alive."""
+    alive = [each for each in seen if each.model == name and each.seen_seconds <= silence_seconds]
+    engines = [each for each in alive if each.device is not None]
+    slots, sizes, contexts = (
+        [number for number in numbers if number is not None]
+        for numbers in (
+            [each.slots for each in engines],
+            [each.memory_bytes for each in engines],
+            [each.context_size for each in engines],
+        )
+    )
+    return ModelPlace(
+        devices=tuple(sorted({each.device for each in engines if each.device is not None})),
+        slots=sum(slots) or None,
+        memory_bytes=sum(sizes) if sizes else None,
+        context_size=min(contexts, default=None),
+    )
 
 
 def _defect_of_consumers(name: str, seen: Sequence[WorkerSeen], silence_seconds: float) -> Check:

@@ -15,8 +15,8 @@ from api.dependencies import from_app
 from api.services.key_ring import Caller
 from api.services.rate_limiter import Level, Rate, RateLimiter, duration, too_many
 from core.api_keys import estimated_tokens
-from core.errors import ApiError, not_found
-from core.models.model_files import ModelCatalog, ModelConfig
+from core.errors import ApiError
+from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
 from core.schemas.endpoints import ENDPOINTS
 from core.settings import Settings
 from db import keys
@@ -30,9 +30,7 @@ def find_model(catalog: ModelCatalog, caller: Caller, name: str) -> ModelConfig:
     models = catalog.only(caller.models)
     model = models.get(name)
     if model is None:
-        served = ", ".join(models.names()) or "none"
-        message = f"The model '{name}' does not exist here. Served models: {served}."
-        raise not_found(message, code="model_not_found", param="model")
+        raise ApiError(unknown_model(name, models))
     return model
 
 

@@ -8,8 +8,8 @@ from api.access.scopes import require_scopes
 from api.dependencies import CallerDep, CatalogDep, ModelStatesDep, SettingsDep, StartedAtDep, TenantDep
 from api.services.model_states import ServiceState
 from core.api_keys import Scope
-from core.errors import not_found
-from core.models.model_files import ModelConfig
+from core.errors import ApiError
+from core.models.model_files import ModelConfig, unknown_model
 from core.schemas.endpoints import ENDPOINTS
 from core.schemas.objects import ListObject, ModelObject
 from core.settings import Settings
@@ -47,21 +47,25 @@ async def get_model(
     states: ModelStatesDep,
 ) -> ModelObject:
     """A model by name or alias."""
-    model = catalog.only(caller.models).get(name)
+    models = catalog.only(caller.models)
+    model = models.get(name)
     if model is None:
-        raise not_found(f"The model '{name[:96]}' does not exist here.", code="model_not_found", param="model")
+        raise ApiError(unknown_model(name, models))
     return _object(model, name, started_at, settings, await states.read())
 
 
 def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
-    state = service.model(model.name)
+    state, place = service.model(model.name), service.place(model.name)
     return ModelObject(
         id=name,
         created=started_at,
         root=model.name,
         aliases=model.aliases,
-        context_size=model.context_size,
-        slots=None if model.slots == "auto" else model.slots or settings.slots,
+        context_size=place.context_size or model.context_size,
+        slots=place.slots or (None if model.slots == "auto" else model.slots or settings.slots),
+        device=next(iter(place.devices), None),
+        devices=place.devices,
+        memory_bytes=place.memory_bytes,
         endpoints=tuple(path for path, each in ENDPOINTS.items() if model.embeddings or not each.needs_embeddings),
         status=state.status,
         reason=state.reason or None,

@@ -13,7 +13,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from core.errors import SERVER_ERROR, ApiError, Problem
 from core.models.live_catalog import LiveCatalog
-from core.readiness import Check, ModelState, ModelStatus, WorkerSeen, check_clerk, model_state
+from core.readiness import (
+    Check,
+    ModelPlace,
+    ModelState,
+    ModelStatus,
+    WorkerSeen,
+    check_clerk,
+    model_place,
+    model_state,
+)
 from core.settings import Settings
 from db import quarantine, workers
 
@@ -39,6 +48,10 @@ class ServiceState:
         if self.seen is None:
             return ModelState(model=name, status=ModelStatus.UNKNOWN)
         return model_state(self.seen, name, self.settings.silence_seconds, self.degraded, listed=self.listed)
+
+    def place(self, name: str) -> ModelPlace:
+        """The engines of any model that are in memory."""
+        return model_place(self.seen or (), name, self.settings.silence_seconds)
 
     def clerk(self) -> Check:
         """The check of the clerk."""

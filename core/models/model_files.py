@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pydantic_core import ErrorDetails
 
 from core.devices.names import DeviceKind
-from core.errors import ConfigError
+from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
@@ -24,6 +24,8 @@ from core.models.sampling import SamplingFields
 from core.models.yaml_file import YamlFile
 
 MAX_SLOTS: Final = 256
+_MAX_NAMED: Final = 20
+_MAX_SHOWN: Final = 96
 _PART: Final = (
     r"[A-Za-z0-9][A-Za-z0-9._:-]*"  # an organisation, a model; never `..` or empty, so that paths stay inside
 )
@@ -211,6 +213,10 @@ class ModelCatalog:
         """Return the model with this name or alias."""
         return self._by_name.get(name)
 
+    def similar(self, name: str) -> str:
+        """Return `; did you mean 'X'?` for the most similar name or alias; empty where none is similar."""
+        return nearest(name[:_MAX_SHOWN], self._by_name)
+
     def only(self, names: Collection[str] | None) -> ModelCatalog:
         """Return a catalog of the models with these names or aliases; None is all."""
         if names is None:
@@ -220,6 +226,15 @@ class ModelCatalog:
     def names(self) -> list[str]:
         """Return the names without aliases, sorted."""
         return [model.name for model in self.models]
+
+
+def unknown_model(name: str, catalog: ModelCatalog) -> Problem:
+    """The 404 for a model that is not in the catalog; it names the most similar one, and those that are."""
+    names = catalog.names()
+    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    message = f"The model '{name[:_MAX_SHOWN]}' does not exist here{catalog.similar(name) or '.'}"
+    message += f" Served models: {', '.join(names[:_MAX_NAMED]) or 'none'}{more}."
+    return Problem(status=404, message=message, code="model_not_found", param="model")
 
 
 def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:

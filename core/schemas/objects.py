@@ -124,8 +124,9 @@ class BatchObject(ResponseModel):
 class ModelObject(ResponseModel):
     """A served model, or an alias of the model `root`. The fields after `owned_by` are extensions.
 
-    `slots` is null where the engine chooses the number; `status`, `reason` and `warning` are those of its
-    `core.readiness.ModelState`.
+    `status`, `reason` and `warning` are those of its `core.readiness.ModelState`. While the model is in memory, `slots` and
+    `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
+    `slots` is the number that the model will have, or null where the engine chooses it.
     """
 
     id: str
@@ -137,6 +138,9 @@ class ModelObject(ResponseModel):
     context_size: int
     slots: int | None = None
     endpoints: tuple[str, ...] = ()
+    device: str | None = None
+    devices: tuple[str, ...] = ()
+    memory_bytes: int | None = None
     status: str
     reason: str | None = None
     warning: str | None = None

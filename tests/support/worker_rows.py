@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from core.states import EngineState
 from db import workers
 from db.workers import EngineReport, WorkerReport
@@ -9,10 +11,16 @@ from workers.context import Database
 
 
 def report_engine(
-    database: Database, model: str, state: EngineState, *, reason: str | None = None, warning: str | None = None
+    database: Database,
+    model: str,
+    state: EngineState,
+    *,
+    reason: str | None = None,
+    warning: str | None = None,
+    **place: Any,  # Any: device, memory_bytes, slots, context_size
 ) -> None:
     """Insert a launcher with one engine in this state, and its consumers where it is ready."""
-    engine = EngineReport(model=model, state=state, exit_reason=reason, warning=warning)
+    engine = EngineReport(model=model, state=state, exit_reason=reason, warning=warning, **place)
     reports = [WorkerReport(id=f"launcher-{model}", kind="launcher", host="box", pid=1, engines=[engine])]
     if state is EngineState.READY:
         tick = EngineReport(model=model, tick_seconds=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from core.errors import ApiError, Problem
-from core.models.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
 from core.schemas.batch import BatchLine, read_checked_line
 from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
 from workers.batches.plan import PlanLine, hash_starts
@@ -74,9 +74,3 @@ class LineChecker:
         if not self._share_identical_lines or not adapter.is_deterministic(model):
             return number
         return self._first_with_body.setdefault(hash(read_checked_line(content).body), number)
-
-
-def unknown_model(name: str, catalog: ModelCatalog) -> Problem:
-    """404 for a model that is not served."""
-    message = f"The model '{name}' does not exist here. Served models: {', '.join(catalog.names()) or 'none'}."
-    return Problem(status=404, message=message, code="model_not_found", param="model")

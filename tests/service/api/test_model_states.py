@@ -57,6 +57,37 @@ async def test_every_model_shows_its_status_and_the_reason(http: httpx2.AsyncCli
     assert (await http.get("/v1/models/short-alias")).json()["status"] == "failed"
 
 
+async def test_a_model_shows_where_it_is_in_memory(http: httpx2.AsyncClient, database: Database) -> None:
+    place: dict[str, Any] = {"device": "cuda:0", "memory_bytes": 1 << 33, "slots": 12, "context_size": 1024}
+    report_engine(database, "whole", EngineState.READY, **place)
+    report_engine(database, "short", EngineState.UNLOADED)
+    shown = [(await http.get(f"/v1/models/{name}")).json() for name in ("whole-alias", "short", "away")]
+    fields = ("root", "status", "device", "devices", "slots", "context_size", "memory_bytes")
+    assert [tuple(each[field] for field in fields) for each in shown] == [
+        ("whole", "ready", "cuda:0", ["cuda:0"], 12, 1024, 1 << 33),
+        ("short", "unloaded", None, [], 8, 2048, None),
+        ("away", "unserved", None, [], 8, 2048, None),
+    ]
+    assert shown[0]["aliases"] == ["whole-alias"]
+    assert {"/v1/chat/completions", "/v1/embeddings"} <= set(shown[0]["endpoints"])
+
+
+@pytest.mark.parametrize(
+    ("name", "similar"), [("hwole", "whole"), ("WHOLE", "whole"), ("whole-alia", "whole-alias"), ("x" * 200, None)]
+)
+async def test_an_unknown_model_is_a_404_that_names_the_most_similar_one(
+    http: httpx2.AsyncClient, name: str, similar: str | None
+) -> None:
+    chat = await http.post("/v1/chat/completions", json={"model": name, **CHAT})
+    for answer in (await http.get(f"/v1/models/{name}"), chat):
+        error = answer.json()["error"]
+        assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+        hint = f"; did you mean '{similar}'?" if similar else "."
+        assert error["message"] == (
+            f"The model '{name[:96]}' does not exist here{hint} Served models: away, short, whole."
+        )
+
+
 async def test_readiness_is_degraded_while_another_model_serves(http: httpx2.AsyncClient) -> None:
     ready = await http.get("/readyz")
     assert (ready.status_code, ready.json()["status"]) == (200, "degraded")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from core.readiness import ModelState, ModelStatus, WorkerSeen, check_workers, model_state
+from core.readiness import ModelPlace, ModelState, ModelStatus, WorkerSeen, check_workers, model_place, model_state
 from core.states import EngineState
 
 SILENCE = 60.0
@@ -153,3 +153,16 @@ def test_a_model_that_loads_when_a_request_needs_it_is_available(seen: list[Work
 def test_the_warning_of_an_engine_is_kept_with_its_model() -> None:
     state = state_of(CHAT, BATCH, launcher(EngineState.READY, warning="no template"))
     assert (state.status, state.warning, state.reason) == (ModelStatus.READY, "no template", "")
+
+
+def test_the_place_of_a_model_is_that_of_all_its_living_engines() -> None:
+    def engine(host: str, seen_seconds: float = 3.0, **fields: Any) -> WorkerSeen:
+        return worker("launcher", host=host, seen_seconds=seen_seconds, state=EngineState.READY, **fields)
+
+    first = engine("a", device="cuda:0", memory_bytes=100, slots=4, context_size=2048)
+    second = engine("b", device="cuda:1", memory_bytes=50, slots=2, context_size=1024)
+    silent = engine("c", seen_seconds=61.0, device="cpu", memory_bytes=9, slots=9, context_size=64)
+    unloaded = engine("d")
+    place = model_place([first, second, silent, unloaded, CHAT], "m", SILENCE)
+    assert place == ModelPlace(devices=("cuda:0", "cuda:1"), memory_bytes=150, slots=6, context_size=1024)
+    assert model_place([first], "other", SILENCE) == ModelPlace()
