@@ -22,5 +22,5 @@ def running_stack(model: str = FAKE_MODEL, **settings: Any) -> Iterator[Stack]: 
         models.mkdir()
         (models / "fake.yaml").write_text(model)
         given = {"state_dir": Path(folder) / "state", "models_dir": models, "port": 0, **settings}
-        with Stack(load_settings(**given), device="cpu") as stack:
+        with Stack(load_settings(**given), devices=["cpu"]) as stack:
             yield stack

@@ -55,9 +55,23 @@ FileId = Annotated[str, typer.Argument(help="An id from `millrace files list`.",
 Limit = Annotated[int, typer.Option(min=1, help="Show at most this many.")]
 StateDir = Annotated[Path | None, typer.Option("--state-dir", help="Folder of the stack's data, sockets and logs.")]
 ModelsDir = Annotated[Path | None, typer.Option("--models-dir", help="Folder of model files.")]
-Device = Annotated[
-    str | None,
-    typer.Option(help="Device: cpu, cuda:0, …", show_default="the first GPU, or the CPU where there is none"),
+Devices = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device",
+        help="Devices, separated by commas: cpu, cuda:0, or cuda for all cards; cpu@0-15 is some of the CPUs.",
+        show_default="all GPUs, or the CPU where there is none",
+        metavar="NAMES",
+    ),
+]
+Cpus = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--cpus",
+        help="CPUs of the device's processes: 0-15, or node0 for a NUMA node; several make a device of each.",
+        show_default="all",
+        metavar="CPUS",
+    ),
 ]
 
 

@@ -89,9 +89,17 @@ class _Seen(NamedTuple):
     repeats: int = 0
 
 
-def engine_log(model: str) -> str:
+def engine_log(model: str, device: str | None = None) -> str:
     """Return the file name of the log of a model's engine. A model name may contain a slash, a file name must not."""
-    return f"engine-{quote(model, safe=':')}.log"
+    return device_log(f"engine-{quote(model, safe=':')}", device)
+
+
+def device_log(name: str, device: str | None = None) -> str:
+    """Return the file name of the log of a process of this device, since a host may have several: `chat@cuda:0.log`.
+
+    On all of the CPU, and where the device is not known, it is `chat.log`.
+    """
+    return f"{name}.log" if device in (None, "cpu") else f"{name}@{device}.log"
 
 
 class _Lossy:

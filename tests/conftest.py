@@ -32,6 +32,7 @@ SKIP_REASONS: Final = (
     "needs root",
     "needs openssl",
     "needs npm",
+    "needs two CPUs",
 )
 
 FAKE_MODEL = "name: fake\nbackend: fake\nembeddings: true\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"

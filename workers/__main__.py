@@ -1,5 +1,5 @@
-"""`python -m workers`: see `workers.launcher.launcher`."""
+"""`python -m workers`: see `workers.launcher.fleet`."""
 
-from workers.launcher.launcher import main
+from workers.launcher.fleet import main
 
 main()

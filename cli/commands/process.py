@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from cli.options import Device, given_settings
+from cli.options import Cpus, Devices, given_settings
 from cli.output import remark
 
 
@@ -18,14 +18,16 @@ def api() -> None:
 
 
 def worker(
-    device: Device = None,
+    device: Devices = None,
+    cpus: Cpus = None,
     models: Annotated[
         str | None, typer.Option(help="Names of models, separated by commas.", show_default="all")
     ] = None,
 ) -> None:
-    """Run a worker: the engines of one device. DATABASE_URL and REDIS_URL must be set."""
-    options = (("--device", device), ("--models", models))
-    _exec("worker", "-m", "workers", *[part for name, value in options if value for part in (name, value)])
+    """Run a worker: the engines of all GPUs, or of the devices that are named. DATABASE_URL and REDIS_URL must be set."""
+    options = [("--device", each) for each in device or ()] + [("--cpus", each) for each in cpus or ()]
+    options += [("--models", models)] if models else []
+    _exec("worker", "-m", "workers", *[part for option in options for part in option])
 
 
 def clerk() -> None:

@@ -6,19 +6,22 @@ import signal
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cli.errors import CommandFailed, ExitCode
-from cli.options import Device, ModelsDir, StateDir, given_settings
+from cli.options import Cpus, Devices, ModelsDir, StateDir, given_settings
+
+if TYPE_CHECKING:
+    from cli.stack.stack import Stack
 
 
 def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.")] = None,
-    device: Device = None,
+    device: Devices = None,
+    cpus: Cpus = None,
     state_dir: StateDir = None,
     models_dir: ModelsDir = None,
     create_key: Annotated[
@@ -33,7 +36,7 @@ def serve(
     settings = given_settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
     harden_process()
     configure_logging(settings.log_level)
-    stack = Stack(settings, device=device, creates_key=create_key)
+    stack = Stack(settings, devices=device or (), cpus=cpus or (), creates_key=create_key)
     started_at = time.monotonic()
     print(f"Starting in {settings.state_dir} …", flush=True)
     try:
@@ -45,7 +48,7 @@ def serve(
         states = stack.model_states()
         served = [state.model for state in states if not state.is_stopped]
         seconds = time.monotonic() - started_at
-        _print_welcome(stack.url, served, stack.services.describe(), stack.services.logs, seconds, stack.first_key)
+        _print_welcome(stack, served, seconds)
         _print_remarks("Not served:", {state.model: state.reason for state in states if state.is_stopped})
         _print_remarks("Served with a warning:", {state.model: state.warning for state in states if state.warning})
         stack.run(stopping)
@@ -67,9 +70,9 @@ def _stop_on_signals() -> threading.Event:
     return stopping
 
 
-def _print_welcome(
-    url: str, models: list[str], services: list[str], logs: Path, seconds: float, key: str | None
-) -> None:
+def _print_welcome(stack: Stack, models: list[str], seconds: float) -> None:
+    url, key, services = stack.url, stack.first_key, stack.services
+    devices = ", ".join(f"{each.name} ({each.card})" if each.card else each.name for each in stack.devices)
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
     shown_key = f"\n  key       {key}  (shown only now; others: millrace keys create)" if key else ""
     header = f" -H 'Authorization: Bearer {key}'" if key else ""
@@ -77,8 +80,9 @@ def _print_welcome(
 Millrace is ready after {seconds:.1f} s:  {url}/v1
 
   models    {", ".join(models)}
-  services  {"; ".join(services)}
-  logs      {logs}{shown_key}
+  devices   {devices}
+  services  {"; ".join(services.describe())}
+  logs      {services.logs}{shown_key}
 
 Try it:
 

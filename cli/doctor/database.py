@@ -12,6 +12,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from cli.doctor.findings import Finding, Level
+from cli.stack.postgres import needed_connections
 from core.errors import ConfigError
 from core.readiness import WorkerSeen, check_clerk, check_model, model_state
 
@@ -20,11 +21,9 @@ if TYPE_CHECKING:
 
 _OLDEST: Final = 140000
 _SKEW_SECONDS: Final = 2.0
-# Connections in normal operation: an api (two pools of 10), a chat, a batch and a clerk process and the launcher.
-_CONNECTIONS: Final = 60
 
 
-def database_findings(settings: Settings, url: str) -> tuple[list[Finding], bool | None]:
+def database_findings(settings: Settings, url: str, num_devices: int = 1) -> tuple[list[Finding], bool | None]:
     """Return findings, and whether a key exists; None when the database does not answer or has no schema."""
     from db.connections import database_engine
     from db.keys import any_key
@@ -32,7 +31,7 @@ def database_findings(settings: Settings, url: str) -> tuple[list[Finding], bool
     engine = database_engine(url, pool_size=1)
     try:
         with engine.connect() as connection:
-            findings = [version(connection), connections(connection), clock(connection)]
+            findings = [version(connection), connections(connection, num_devices), clock(connection)]
             if not _has_schema(connection):
                 return findings, None
             findings += [*workers(connection, settings), *files(connection, settings)]
@@ -53,18 +52,22 @@ def version(connection: Connection) -> Finding:
     return Finding(Level.OK, "database", f"Postgres {name}")
 
 
-def connections(connection: Connection) -> Finding:
+def connections(connection: Connection, num_devices: int = 1) -> Finding:
     """Check that there is room for our pools beside other clients."""
     most = int(connection.execute(text("SHOW max_connections")).scalar_one())
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name <> 'millrace'"
     )
     others = connection.execute(text(query)).scalar_one()
-    message = f"{most} at most, {others} of them used by other programs; one api and one worker may use {_CONNECTIONS}"
-    if most - others >= _CONNECTIONS:
+    ours = needed_connections(num_devices)
+    devices = "one device" if num_devices == 1 else f"{num_devices} devices"
+    message = (
+        f"{most} at most, {others} of them used by other programs; an api and a worker of {devices} may use {ours}"
+    )
+    if most - others >= ours:
         return Finding(Level.OK, "connections", message)
-    advice = f"Set max_connections of Postgres to {_CONNECTIONS + others} or more, and {_CONNECTIONS} more for each further host."
-    return Finding(Level.BAD if most - others < _CONNECTIONS / 2 else Level.WARNING, "connections", message, advice)
+    advice = f"Set max_connections of Postgres to {ours + others} or more, and {ours} more for each further host."
+    return Finding(Level.BAD if most - others < ours / 2 else Level.WARNING, "connections", message, advice)
 
 
 def clock(connection: Connection, now: Callable[[], float] = time.time) -> Finding:

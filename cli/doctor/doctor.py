@@ -43,9 +43,11 @@ def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
     from cli.doctor import stack as stack_findings
     from core.cpu_cores import usable_cores
     from core.devices.inventory import read_inventory
+    from core.devices.selection import default_devices
     from core.errors import ConfigError
 
-    findings = [machine.python(), machine.compiler(), machine.gpu(read_inventory()), machine.threads(usable_cores())]
+    inventory = read_inventory()
+    findings = [machine.python(), machine.compiler(), machine.gpu(inventory), machine.threads(usable_cores())]
     try:
         settings = given_settings(state_dir=state_dir, models_dir=models_dir)
     except ConfigError as error:
@@ -60,14 +62,14 @@ def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
         lambda: settings_findings.timing(settings),
         lambda: [settings_findings.webhooks(settings), settings_findings.open_files()],
         lambda: settings_findings.privacy(settings),
-        lambda: _service_findings(settings),
+        lambda: _service_findings(settings, len(default_devices(inventory))),
     )
     for check in checks:
         findings += check()
     return findings
 
 
-def _service_findings(settings: Settings) -> list[Finding]:
+def _service_findings(settings: Settings, num_devices: int) -> list[Finding]:
     """Findings about running services, and about access, which depends on keys in the database."""
     from cli.doctor import settings as settings_findings
     from cli.doctor.database import database_findings
@@ -77,7 +79,7 @@ def _service_findings(settings: Settings) -> list[Finding]:
     findings: list[Finding] = []
     has_key = None
     if database_url := settings.database_url or running_database(settings.state_dir):
-        findings, has_key = database_findings(settings, database_url)
+        findings, has_key = database_findings(settings, database_url, num_devices)
     if redis_url := settings.redis_url or running_queue(settings.state_dir):
         findings += queue_findings(redis_url)
     return [settings_findings.access(settings, has_key=has_key), *findings]

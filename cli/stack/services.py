@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 class Services:
     """Starts the bundled services in order and stops them in reverse: the broker before the database."""
 
-    def __init__(self, state_dir: Path, database_url: str | None = None, redis_url: str | None = None) -> None:
+    def __init__(
+        self, state_dir: Path, database_url: str | None = None, redis_url: str | None = None, *, num_devices: int = 1
+    ) -> None:
         self.state_dir = state_dir.resolve()
         self._lock = StateLock(self.state_dir)
         self.logs = private_directory(self.state_dir / "logs")
         sockets = socket_directory(self.state_dir)
         data = self.state_dir / "postgres"
-        self._postgres = None if database_url else Postgres(data, sockets, self.logs / "postgres.log")
+        self._postgres = (
+            None if database_url else Postgres(data, sockets, self.logs / "postgres.log", num_devices=num_devices)
+        )
         self._valkey = None if redis_url else Valkey(self.state_dir / "valkey", sockets, self.logs / "valkey.log")
         self._is_started = False
         self.database_url = database_url or (self._postgres.url if self._postgres else "")

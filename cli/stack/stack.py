@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -45,19 +46,27 @@ _SERVICE_PAUSE_SECONDS = 2.0
 class Stack:
     """The stack as a context manager for the main thread: started on entry, drained and stopped on exit."""
 
-    def __init__(self, settings: Settings, *, device: str | None = None, creates_key: bool = False) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        devices: Sequence[str] = (),
+        cpus: Sequence[str] = (),
+        creates_key: bool = False,
+    ) -> None:
         self._settings = settings
         self._creates_key = creates_key
         self.first_key: str | None = None
-        if device is not None:
-            choose_devices([device], read_inventory())
+        self.devices = choose_devices(devices, read_inventory(), cpus=cpus)
         self.models = _models(settings)
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)
-        self.services = Services(settings.state_dir, settings.database_url, settings.redis_url)
+        self.services = Services(
+            settings.state_dir, settings.database_url, settings.redis_url, num_devices=len(self.devices)
+        )
         environment = self._environment()
-        device_flag = ["--device", device] if device else []
-        self._worker = self._child("worker", ["-m", "workers", *device_flag], environment)
+        named = ",".join(device.spec for device in self.devices)
+        self._worker = self._child("worker", ["-m", "workers", "--device", named], environment)
         self._clerk = self._child("clerk", ["-m", "workers.consumers.main", "clerk"], environment)
         self._api = self._child("api", ["-m", "api"], environment)
         names = (*(child.name for child in self.children), "postgres", "valkey")

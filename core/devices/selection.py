@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from core.devices.build import build_command
 from core.devices.inventory import CPU, Device, Inventory
-from core.devices.names import DeviceKind, DeviceName, format_cpus, node_number, parse_cpus, parse_devices
+from core.devices.names import GPU_KINDS, DeviceKind, DeviceName, format_cpus, node_number, parse_cpus, parse_devices
 from core.errors import ConfigError
 
 
@@ -17,16 +17,48 @@ def default_devices(inventory: Inventory) -> tuple[str, ...]:
 
 
 def choose_devices(texts: Sequence[str], inventory: Inventory, *, cpus: Sequence[str] = ()) -> tuple[Device, ...]:
-    """The devices with these names; without any, the default ones. `cpus` pins the one device, or makes a CPU device of each.
+    """The devices with these names; without any, the default ones. A kind such as `cuda` stands for all of its GPUs.
 
-    Devices on the CPU that share its memory have equal parts of it. Raises ConfigError, which names the device.
+    `cpus` pins the one device, or makes a device on the CPU of each. Devices on the CPU share its memory in equal parts.
+    Raises ConfigError, which names the device.
     """
-    names = parse_devices(texts or default_devices(inventory))
+    names = parse_devices(_expanded(texts, inventory) or default_devices(inventory))
     if cpus:
         names = _pinned(names, cpus)
     devices = [_find(name, inventory) for name in names]
     _check_distinct(devices, inventory)
     return _with_shares(devices, names, inventory)
+
+
+def _expanded(texts: Sequence[str], inventory: Inventory) -> list[str]:
+    """The texts with the names of all GPUs in place of a kind."""
+    parts: list[str] = []
+    for part in ",".join(texts).split(",") if texts else ():
+        kind = next((kind for kind in GPU_KINDS if part.strip() == kind), None)
+        if kind is None:
+            parts.append(part)
+            continue
+        _check_build(kind, f"device {kind}", inventory)
+        found = [gpu.name for gpu in inventory.gpus if gpu.kind is kind]
+        if not found:
+            raise ConfigError(_absent(f"{kind} device", inventory))
+        parts += found
+    return [",".join(parts)] if parts else []
+
+
+def _check_build(kind: DeviceKind, name: str, inventory: Inventory) -> None:
+    if kind in GPU_KINDS and kind not in inventory.build.kinds:
+        title = "Vulkan" if kind is DeviceKind.VULKAN else kind.upper()
+        raise ConfigError(
+            f"The {name} cannot be used: llama.cpp was built without {title}. "
+            f"Use --device cpu, or build it with {title}: {build_command(kind)}"
+        )
+
+
+def _absent(name: str, inventory: Inventory) -> str:
+    known = ", ".join(each.name for each in (*inventory.devices[:1], *inventory.usable_gpus))
+    problem = f" The driver reports: {inventory.problem}." if inventory.problem else ""
+    return f"There is no {name}: this machine has {known}.{problem}"
 
 
 def _pinned(names: list[DeviceName], cpus: Sequence[str]) -> list[DeviceName]:
@@ -37,17 +69,10 @@ def _pinned(names: list[DeviceName], cpus: Sequence[str]) -> list[DeviceName]:
 
 
 def _find(name: DeviceName, inventory: Inventory) -> Device:
-    if name.kind is not DeviceKind.CPU and name.kind not in inventory.build.kinds:
-        title = "Vulkan" if name.kind is DeviceKind.VULKAN else name.kind.upper()
-        raise ConfigError(
-            f"The device {name.card} cannot be used: llama.cpp was built without {title}. "
-            f"Use --device cpu, or build it with {title}: {build_command(name.kind)}"
-        )
+    _check_build(name.kind, f"device {name.card}", inventory)
     device = inventory.get(name.card)
     if device is None:
-        known = ", ".join(each.name for each in (*inventory.devices[:1], *inventory.usable_gpus))
-        problem = f" The driver reports: {inventory.problem}." if inventory.problem else ""
-        raise ConfigError(f"There is no device {name.card}: this machine has {known}.{problem}")
+        raise ConfigError(_absent(f"device {name.card}", inventory))
     if not name.cpus:
         return device
     pinned = _cpus(name, inventory)

@@ -25,6 +25,8 @@ from typing import Final, NoReturn
 from core.errors import MillraceError, Unreachable
 from core.process.hardening import harden_process
 
+STDERR: Final = Path("/dev/stderr")  # as a log: the child writes to the standard error of its parent
+
 _PR_SET_PDEATHSIG: Final = 1
 _UNREACHABLE: Final = 5
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -71,7 +73,7 @@ class Child:
                 prepare()
             set_parent_death_signal(parent, death_signal)
 
-        with log.open("ab") as output:
+        with log.open("ab") if log != STDERR else os.fdopen(os.dup(2), "ab") as output:
             self._process = subprocess.Popen(
                 [str(part) for part in command],
                 stdin=subprocess.DEVNULL,
@@ -139,6 +141,8 @@ class Child:
 
     def log_tail(self, lines: int = 15) -> str:
         """Return the end of its log."""
+        if self.log == STDERR:
+            return ""
         with suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(0, self.log.stat().st_size - 8192))
             return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])

@@ -1,4 +1,4 @@
-"""Launcher of a worker on one device: `python -m workers --device cpu --models a,b`.
+"""Launcher of a worker on one device, see `workers.launcher.fleet`.
 
 It starts an engine per model and the consumers that feed them, restarts those that end, and stops all in order. Environment
 variables pin the processes to the device before CUDA loads.
@@ -6,14 +6,13 @@ variables pin the processes to the device before CUDA loads.
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -22,17 +21,16 @@ import structlog
 
 from core.cpu_cores import usable_cores
 from core.devices.environment import device_environment
-from core.devices.inventory import Device, read_inventory
-from core.devices.selection import choose_devices
+from core.devices.inventory import Device
 from core.errors import ConfigError, MillraceError
-from core.logs import configure_logging, engine_log
+from core.logs import device_log, engine_log
 from core.models.model_files import ModelConfig
 from core.models.models_folder import load_models
-from core.process.child_process import ChildFailed, StartInterrupted, exit_with, notify_ready
+from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
 from core.process.log_rotation import LogRotation
 from core.process.runtime_dirs import private_directory
 from core.process.supervisor import SupervisedProcess
-from core.settings import Settings, load_settings
+from core.settings import Settings
 from db.connections import database_engine
 from db.schema_version import check_schema
 from engine.config import EngineConfig
@@ -44,6 +42,7 @@ from workers.launcher.crash_log import CrashLog
 from workers.launcher.engine_config import engine_config
 from workers.launcher.engine_reports import EngineReports
 from workers.launcher.health_check import HealthCheck
+from workers.residency.placement import engine_devices, owns
 from workers.runtime.host_paths import engine_endpoint, model_hash
 
 log = structlog.get_logger()
@@ -57,13 +56,16 @@ _SILENT_SECONDS: Final = 3.0  # added to two hang limits, so that the engine's o
 class WorkerLauncher:
     """The engines and consumers of one device."""
 
-    def __init__(self, settings: Settings, models: list[ModelConfig], device: Device) -> None:
+    def __init__(
+        self, settings: Settings, models: list[ModelConfig], device: Device, deployment: Sequence[Device] = ()
+    ) -> None:
         self._settings = settings
         self._device = device.name
         self._models = models
         self.engine_reports = EngineReports([model.name for model in models], tolerated_exits=settings.line_attempts)
         self._logs = logs = private_directory(settings.state_dir / "logs")
         environment = device_environment([device])
+        devices = {model.name: engine_devices(model, device, deployment or [device]) for model in models}
         pause = settings.engine_restart_seconds
         cores = usable_cores()
         worker = f"{socket.gethostname()}/{device.name}"
@@ -78,10 +80,10 @@ class WorkerLauncher:
                     "-P",
                     "-m",
                     "engine.process.server",
-                    _json(engine_config(settings, model, device.name, cores)),
+                    _json(engine_config(settings, model, device.name, cores, devices[model.name])),
                 ],
-                logs / engine_log(model.name),
-                environment,
+                logs / engine_log(model.name, device.name),
+                device_environment(devices[model.name]),
                 pause,
                 tolerated_exits=settings.line_attempts,
                 on_exit=partial(self._on_exit, model.name),
@@ -92,7 +94,7 @@ class WorkerLauncher:
             SupervisedProcess(
                 kind,
                 [sys.executable, "-P", "-m", "workers.consumers.main", kind, "--device", device.name, "--models"],
-                logs / f"{kind}.log",
+                logs / device_log(kind, device.name),
                 environment,
                 pause,
             )
@@ -137,7 +139,7 @@ class WorkerLauncher:
         """Record the exit of an engine."""
         if exit_code not in NOT_LOADED:  # a model that does not load is no unexplained crash
             self._crash_log.add(model, exit_code)
-        self.engine_reports.add_exit(model, exit_code, self._logs / engine_log(model))
+        self.engine_reports.add_exit(model, exit_code, self._logs / engine_log(model, self._device))
 
     def _on_crash_count(self, model: str, crashes: int) -> None:
         """Set the restart pause by the number of unexplained crashes: with too many, quick restarts only waste the machine."""
@@ -244,25 +246,15 @@ def _json(config: EngineConfig) -> str:
     return msgspec.json.encode(config).decode()
 
 
-def main() -> None:
-    """Run the launcher until it is stopped."""
-    parser = argparse.ArgumentParser(description="A Millrace worker: the engines of one device and what feeds them.")
-    parser.add_argument("--device", help="cpu, cuda:0, cuda:1, …")
-    parser.add_argument("--models", default="", help="names, separated by commas; default: all in the models folder")
-    arguments = parser.parse_args()
-    stopping = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stopping.set())
-    try:
-        device = choose_devices([arguments.device] if arguments.device else [], read_inventory())[0]
-        settings = load_settings()
-        configure_logging(settings.log_level)
-        database = database_engine(settings.database_url or "", pool_size=1)
-        check_schema(database)
-        launcher = WorkerLauncher(settings, _models(settings, arguments.models), device)
-        _run(launcher, settings, Database(database), device.name, stopping)
-    except MillraceError as error:
-        exit_with("worker", error)
+def run_launcher(
+    settings: Settings, models: str, device: Device, deployment: Sequence[Device], is_stopping: threading.Event
+) -> None:
+    """Run the launcher of one of a worker's devices until it is stopped. `models` are names, separated by commas; empty: all."""
+    database = database_engine(settings.database_url or "", pool_size=1)
+    check_schema(database)
+    owned = [model for model in _models(settings, models) if owns(model, device, deployment)]
+    launcher = WorkerLauncher(settings, owned, device, deployment)
+    _run(launcher, settings, Database(database), device.name, is_stopping)
 
 
 def _run(

@@ -72,6 +72,7 @@ def test_connections_of_other_programs_are_counted(connection: Connection, servi
         finding = database.connections(connection)
         assert finding.level is Level.WARNING
         assert "max_connections" in finding.advice
+        assert database.connections(connection, num_devices=4).level is Level.BAD
     finally:
         for stranger in strangers:
             stranger.close()

@@ -28,7 +28,6 @@ def test_names_are_separated_by_commas_and_cpus_are_written_in_one_way(texts: li
     "text",
     [
         "gpu",
-        "cuda",
         "cuda:",
         "cuda:a",
         "cpu:0",

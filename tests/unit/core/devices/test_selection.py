@@ -43,6 +43,15 @@ def test_every_gpu_is_used_unless_others_are_named(tmp_path: Path) -> None:
     assert names(choose(tmp_path, "cuda:2", "cuda:0")) == ["cuda:2", "cuda:0"]
 
 
+def test_a_kind_stands_for_all_of_its_gpus(tmp_path: Path) -> None:
+    assert names(choose(tmp_path, "cuda")) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert names(choose(tmp_path, "cpu@0-1,3", "cuda")) == ["cpu@0-1,3", "cuda:0", "cuda:1", "cuda:2"]
+    with pytest.raises(ConfigError, match="There is no cuda device: this machine has cpu"):
+        choose(tmp_path, "cuda", gpus=[])
+    with pytest.raises(ConfigError, match="The device vulkan cannot be used: llama.cpp was built without Vulkan"):
+        choose(tmp_path, "vulkan")
+
+
 def test_the_cpu_is_used_where_there_is_no_gpu_or_no_build_for_it(tmp_path: Path) -> None:
     assert default_devices(inventory(tmp_path, gpus=gpus(2))) == ("cpu",)
     assert default_devices(inventory(tmp_path, gpus=gpus(2), build={"kinds": ["vulkan"]})) == ("cpu",)

@@ -1,0 +1,121 @@
+"""Fleet: the workers of several devices, `python -m workers --device cuda:0,cuda:1`: a launcher for each, as its child.
+
+A single device needs no fleet: its launcher runs in this process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import structlog
+
+from core.devices.inventory import Device, read_inventory
+from core.devices.selection import choose_devices
+from core.errors import MillraceError
+from core.logs import configure_logging
+from core.process.child_process import STDERR, ChildFailed, StartInterrupted, exit_with, notify_ready
+from core.process.supervisor import SupervisedProcess
+from core.settings import Settings, load_settings
+from workers.launcher.launcher import run_launcher
+
+log = structlog.get_logger()
+
+_READY_SECONDS: Final = 600.0
+_CHECK_SECONDS: Final = 0.1
+_GRACE_SECONDS: Final = 1.5  # more than a launcher takes for its own children
+
+
+class Fleet:
+    """The launchers of several devices."""
+
+    def __init__(self, settings: Settings, devices: Sequence[Device], models: str) -> None:
+        self._drain_seconds = settings.drain_seconds
+        command = [sys.executable, "-P", "-m", "workers", "--models", models]
+        command += ["--device", ",".join(device.spec for device in devices), "--only"]
+        self._launchers = [
+            SupervisedProcess(
+                f"worker of {device.name}",
+                [*command, device.name],
+                STDERR,
+                {},
+                settings.engine_restart_seconds,
+            )
+            for device in devices
+        ]
+
+    def run(self, is_stopping: threading.Event) -> None:
+        """Run until `is_stopping` is set. This thread starts the launchers, so it must be the main one."""
+        try:
+            for launcher in self._launchers:
+                launcher.start()
+            self._wait(is_stopping.is_set)
+            notify_ready()
+            while not is_stopping.wait(_CHECK_SECONDS):
+                for launcher in self._launchers:
+                    launcher.restart_if_exited(time.monotonic())
+        except StartInterrupted:
+            log.info("stopped_while_starting")
+        finally:
+            self._stop()
+
+    def _wait(self, is_stopping: Callable[[], bool]) -> None:
+        """Wait for all launchers. One that is killed is started again; one that exits with an error ends the worker."""
+        deadline, waiting = time.monotonic() + _READY_SECONDS, list(self._launchers)
+        while waiting:
+            for launcher in list(waiting):
+                child = launcher.child
+                exit_code = None if child is None else child.exit_code()
+                if child is not None and child.ready_status(0) is not None:
+                    waiting.remove(launcher)
+                elif (exit_code or 0) > 0 or time.monotonic() > deadline:
+                    raise ChildFailed(f"The {launcher.name} did not start. Its own message is above.")
+                else:
+                    launcher.restart_if_exited(time.monotonic())
+            if is_stopping():
+                raise StartInterrupted
+            time.sleep(_CHECK_SECONDS / 2)
+
+    def _stop(self) -> None:
+        """Stop all at the same time: each of them drains."""
+        running = [launcher.child for launcher in self._launchers if launcher.child is not None]
+        for child in running:
+            child.send(signal.SIGTERM)
+        deadline = time.monotonic() + self._drain_seconds + _GRACE_SECONDS
+        for child in running:
+            child.wait(max(0.0, deadline - time.monotonic()))
+            child.stop(signal.SIGKILL, 0)
+
+
+def main() -> None:
+    """Run the launchers of all chosen devices until they are stopped; with `--only`, that of one of them."""
+    parser = argparse.ArgumentParser(
+        description="A Millrace worker: the engines of each of its devices, and what feeds them."
+    )
+    parser.add_argument("--device", action="append", default=[], help="cpu, cuda:0, cpu@0-15, …; default: all GPUs")
+    parser.add_argument("--cpus", action="append", default=[], help="CPUs of the device: 0-15, or node0")
+    parser.add_argument("--models", default="", help="names, separated by commas; default: all in the models folder")
+    parser.add_argument("--only", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    try:
+        devices = choose_devices(arguments.device, read_inventory(), cpus=arguments.cpus)
+        settings = load_settings()
+        configure_logging(settings.log_level)
+        if len(devices) > 1 and arguments.only is None:
+            Fleet(settings, devices, arguments.models).run(stopping)
+            return
+        own = next(device for device in devices if arguments.only in (None, device.name))
+        if own.cpus is not None:
+            os.sched_setaffinity(0, own.cpus)  # before any thread starts: they and all children inherit it
+        run_launcher(settings, arguments.models, own, devices, stopping)
+    except MillraceError as error:
+        exit_with("worker", error)
