@@ -138,6 +138,7 @@ def _include_routers(app: FastAPI, settings: Settings) -> None:
     for router in _ROUTERS:
         app.include_router(router)
     file_bytes = max(settings.file_bytes, settings.batch_file_bytes)
+    app.include_router(models.control_router)
     app.include_router(files.upload_router, max_body_size=file_bytes + FORM_OVERHEAD)
     app.include_router(uploads.part_router, max_body_size=settings.upload_part_bytes + FORM_OVERHEAD)
     app.include_router(batch_validation.router, max_body_size=settings.batch_file_bytes + FORM_OVERHEAD)

@@ -1,20 +1,31 @@
-"""`/v1/models`: the models that this server serves."""
+"""`/v1/models`: the models that this server serves; admins load and unload them."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
 from api.access.scopes import require_scopes
-from api.dependencies import CallerDep, CatalogDep, ModelStatesDep, SettingsDep, StartedAtDep, TenantDep
+from api.dependencies import (
+    CallerDep,
+    CatalogDep,
+    DatabaseDep,
+    ModelStatesDep,
+    SettingsDep,
+    StartedAtDep,
+    TenantDep,
+)
 from api.services.model_states import ServiceState
 from core.api_keys import Scope
-from core.errors import ApiError
-from core.models.model_files import ModelConfig, unknown_model
+from core.errors import ApiError, Problem
+from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
 from core.schemas.endpoints import ENDPOINTS
 from core.schemas.objects import ListObject, ModelObject
 from core.settings import Settings
+from core.states import ModelAction
+from db import model_requests
 
 router = APIRouter(tags=["models"], dependencies=[require_scopes(Scope.INFERENCE, Scope.FILES)])
+control_router = APIRouter(tags=["models"], dependencies=[require_scopes(Scope.ADMIN)])
 
 
 @router.get("/v1/models")
@@ -47,11 +58,38 @@ async def get_model(
     states: ModelStatesDep,
 ) -> ModelObject:
     """A model by name or alias."""
-    models = catalog.only(caller.models)
+    model = _find(catalog.only(caller.models), name)
+    return _object(model, name, started_at, settings, await states.read())
+
+
+@control_router.post("/v1/models/{name:path}/{action}", status_code=202)
+async def change_model(
+    name: str,
+    action: ModelAction,
+    catalog: CatalogDep,
+    started_at: StartedAtDep,
+    _: TenantDep,
+    caller: CallerDep,
+    settings: SettingsDep,
+    states: ModelStatesDep,
+    database: DatabaseDep,
+) -> ModelObject:
+    """Load a model, or drain and unload it, or both, on every device that has it. It happens after the answer: `status` shows
+    how far it is. An unloaded model is loaded again when a request needs it."""
+    model = _find(catalog.only(caller.models), name)
+    if action is ModelAction.UNLOAD and model.pinned:
+        message = f"The model '{model.name}' is pinned, so it is not unloaded. Remove `pinned` from its file first."
+        raise ApiError(Problem(status=409, message=message, code="model_pinned", param="model"))
+    async with database.begin() as connection:
+        await connection.execute(model_requests.add_request(model.name, action))
+    return _object(model, name, started_at, settings, await states.read_now())
+
+
+def _find(models: ModelCatalog, name: str) -> ModelConfig:
     model = models.get(name)
     if model is None:
         raise ApiError(unknown_model(name, models))
-    return _object(model, name, started_at, settings, await states.read())
+    return model
 
 
 def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
@@ -70,4 +108,5 @@ def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, 
         status=state.status,
         reason=state.reason or None,
         warning=state.warning,
+        load_requested=model.name in service.requested,
     )

@@ -24,20 +24,24 @@ from core.readiness import (
     model_state,
 )
 from core.settings import Settings
-from db import quarantine, workers
+from db import model_requests, quarantine, workers
 
 _READ_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 1.0
+_REQUESTED: Final = "an admin has asked to load it, and it waits for its turn"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """The reports of the workers, and the models in the catalog. `seen` is None before the first read."""
+    """The reports of the workers, the models in the catalog, and those that an admin has asked to load. `seen` is None before
+    the first read.
+    """
 
     settings: Settings
     listed: list[str]
     seen: Sequence[WorkerSeen] | None = None
     degraded: Mapping[str, str] = field(default_factory=dict)
+    requested: frozenset[str] = frozenset()
 
     def models(self) -> list[ModelState]:
         """The states of the models in the catalog."""
@@ -47,7 +51,10 @@ class ServiceState:
         """The state of any model."""
         if self.seen is None:
             return ModelState(model=name, status=ModelStatus.UNKNOWN)
-        return model_state(self.seen, name, self.settings.silence_seconds, self.degraded, listed=self.listed)
+        state = model_state(self.seen, name, self.settings.silence_seconds, self.degraded, listed=self.listed)
+        if name in self.requested and (state.is_stopped or state.status is ModelStatus.UNLOADED):
+            return replace(state, status=ModelStatus.LOADING, reason=_REQUESTED, is_on_demand=True)
+        return state
 
     def place(self, name: str) -> ModelPlace:
         """The engines of any model that are in memory."""
@@ -62,7 +69,8 @@ async def read_service_state(connection: AsyncConnection, listed: list[str], set
     """Read the reports of all workers."""
     seen = await workers.list_workers().async_fetch_all(connection)
     degraded = await degraded_models(connection, settings.engine_crashes)
-    return ServiceState(settings=settings, listed=listed, seen=seen, degraded=degraded)
+    requested = frozenset((await connection.execute(model_requests.open_loads())).scalars())
+    return ServiceState(settings=settings, listed=listed, seen=seen, degraded=degraded, requested=requested)
 
 
 async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict[str, str]:
@@ -98,6 +106,11 @@ class ModelStates:
                 if self._is_old():
                     await self._try_read()
         return replace(self._state, listed=self._catalog.current.names())
+
+    async def read_now(self) -> ServiceState:
+        """The states as of now, for a caller that has just changed something."""
+        self._read_at = float("-inf")
+        return await self.read()
 
     async def check_startable(self, model: str) -> None:
         """Raise the 503 of a model that does not answer: its engine does not start, or no worker has it for long.

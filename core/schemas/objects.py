@@ -126,7 +126,8 @@ class ModelObject(ResponseModel):
 
     `status`, `reason` and `warning` are those of its `core.readiness.ModelState`. While the model is in memory, `slots` and
     `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
-    `slots` is the number that the model will have, or null where the engine chooses it.
+    `slots` is the number that the model will have, or null where the engine chooses it. `load_requested`
+    is true from an admin's request to load or reload it until that has ended.
     """
 
     id: str
@@ -144,6 +145,7 @@ class ModelObject(ResponseModel):
     status: str
     reason: str | None = None
     warning: str | None = None
+    load_requested: bool = False
 
 
 class JobObject(ResponseModel):
