@@ -34,6 +34,7 @@ _RECONNECT_SOON_SECONDS: Final = 0.05
 _TIMEOUT_SECONDS: Final = 1.0
 _PUBLISH_SECONDS: Final = 0.5
 _PING_SECONDS: Final = 2.0
+_CANCEL_SECONDS: Final = 0.1
 
 
 class Subscription(Waiter):
@@ -111,11 +112,10 @@ class Relay:
         self._task = asyncio.create_task(self._run(), name="relay")
 
     async def close(self) -> None:
-        """Stop listening."""
-        if self._task is not None:
+        """Stop listening. redis-py loses a cancellation while it connects, so the task is cancelled until it ends."""
+        while self._task is not None and not self._task.done():
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task], timeout=_CANCEL_SECONDS)
         await self.client.aclose()
         await self._listener.aclose()
 

@@ -68,8 +68,17 @@ async def relay(fake_valkey: FakeValkey) -> AsyncIterator[Relay]:
     await relay.start()
     assert await relay.wait_connected(5)
     yield relay
-    await asyncio.sleep(0.02)  # fakeredis drops a cancellation that arrives together with a reply (asyncio.wait_for)
     await relay.close()
+
+
+@pytest.mark.parametrize("num_turns", range(8))
+async def test_a_relay_ends_at_any_moment_of_its_start(num_turns: int, fake_valkey: FakeValkey) -> None:
+    relay = Relay("redis://fake", PREFIX)
+    await relay.start()
+    for _ in range(num_turns):
+        await asyncio.sleep(0)
+    _, unfinished = await asyncio.wait([asyncio.create_task(relay.close())], timeout=5)
+    assert not unfinished
 
 
 async def reconnected(relay: Relay) -> None:
