@@ -1,0 +1,1 @@
+"""Models of the models folder, for `millrace models`."""
