@@ -13,10 +13,11 @@ from cli.commands.db import database
 from cli.commands.demo import demo
 from cli.commands.files import files
 from cli.commands.keys import keys
+from cli.commands.models import models
 from cli.commands.process import api, clerk, worker
 from cli.commands.run import run
 from cli.commands.serve import serve
-from cli.commands.status import models, status
+from cli.commands.status import status
 from cli.commands.validate import estimate, validate
 from cli.doctor.doctor import doctor
 from cli.errors import CommandFailed, ExitCode, Terminated
@@ -33,7 +34,8 @@ app.add_typer(batches, name="batch")
 app.add_typer(files, name="files")
 app.add_typer(database, name="db")
 app.add_typer(keys, name="keys")
-for verb in (serve, run, demo, status, chat, models, validate, estimate, doctor, api, worker, clerk):
+app.add_typer(models, name="models")
+for verb in (serve, run, demo, status, chat, validate, estimate, doctor, api, worker, clerk):
     app.command()(verb)
 
 

@@ -1,22 +1,22 @@
-"""`millrace status` and `millrace models`: the server, what it serves, and what it works on."""
+"""`millrace status`: the server, what it serves, and what it works on."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 from cli.batches.text import duration, eta_seconds, num_ended, percent, rate, shown_status
 from cli.errors import ExitCode
+from cli.models.listing import is_model
 from cli.options import ApiKey, AsJson, BaseUrl, connected
 from cli.output import Column, plural, print_json, print_table, printable
 from core.states import FINAL_BATCH_STATES
 
 if TYPE_CHECKING:
-    from cli.client import Client, Json
+    from cli.client import Json
 
 _BATCHES: Final = 100  # the newest, among which the open ones are looked for
-_V1: Final = "/v1/"
 
 
 def status(base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
@@ -26,7 +26,7 @@ def status(base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson =
     """
     with connected(base_url, api_key) as client:
         report = client.readiness() or {}
-        models = [model for model in client.get("/models")["data"] if _is_model(model)]
+        models = [model for model in client.get("/models")["data"] if is_model(model)]
         recent = client.listed("/batches", limit=_BATCHES)
         url = client.base_url
     batches = [batch for batch in recent if batch["status"] not in FINAL_BATCH_STATES]
@@ -36,34 +36,6 @@ def status(base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson =
     else:
         _print_status(url, report, models, batches)
     raise typer.Exit(ExitCode.FINE if is_ready else ExitCode.ERROR)
-
-
-def models(base_url: BaseUrl = None, api_key: ApiKey = "none", as_json: AsJson = False) -> None:
-    """List the models of the server, with their context, endpoints and state."""
-    with connected(base_url, api_key) as client:
-        found = client.get("/models")["data"]
-        report = {} if as_json else _readiness(client)
-    if as_json:
-        print_json(found)
-        return
-    columns = (
-        "NAME",
-        "STATUS",
-        "CONTEXT",
-        "SLOTS",
-        Column("ENDPOINTS", can_shrink=True),
-        Column("ALIASES", is_extra=True),
-    )
-    print_table(columns, [_model_row(model, report) for model in found if _is_model(model)])
-
-
-def _is_model(listed: Json) -> bool:
-    """True for a model, False for one of its aliases."""
-    return bool(listed.get("root", listed["id"]) == listed["id"])
-
-
-def _readiness(client: Client) -> Json:
-    return client.readiness() or {}
 
 
 def _print_status(url: str, report: Json, models: list[Json], batches: list[Json]) -> None:
@@ -87,26 +59,3 @@ def _batch_row(batch: Json) -> tuple[object, ...]:
     done = percent(batch) or f"{num_ended(batch)}/?"
     eta = "-" if left is None else duration(left)
     return batch["id"], shown_status(batch), done, eta, rate(batch) or "-", batch["model"] or "-"
-
-
-def _model_row(model: Json, report: Json) -> tuple[object, ...]:
-    endpoints = [name.removeprefix(_V1).removesuffix("/completions") for name in model.get("endpoints", [])]
-    return (
-        model["id"],
-        _state(model, report),
-        model.get("context_size") or "-",
-        model.get("slots") or "auto",
-        ", ".join(endpoints) or "-",
-        ", ".join(model.get("aliases", [])) or "-",
-    )
-
-
-def _state(model: Json, report: Json) -> str:
-    """Return the state of a model: its own, or that of the readiness report."""
-    given: Any = model.get("status")  # Any: JSON
-    if isinstance(given, dict):
-        given = given.get("value")
-    if given:
-        return str(given)
-    check = report.get("checks", {}).get(f"model {model['id']}")
-    return "-" if check is None else "ready" if check == "ok" else "not ready"

@@ -7,6 +7,7 @@ import os
 import signal
 
 from tests.support.command import Terminal
+from tests.support.model_files import write_model
 from tests.support.stack import batch_lines, wait_for, write_lines
 
 
@@ -197,12 +198,38 @@ def test_a_conversation_remembers_and_ends_with_ctrl_d(terminal: Terminal) -> No
 
 def test_models_are_a_table_or_json(terminal: Terminal) -> None:
     heading, *rows = [line.split() for line in terminal.ask("models").splitlines()]
-    assert heading == ["NAME", "STATUS", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
-    assert [row[:4] for row in rows] == [["fake", "ready", "4096", "8"], ["slow", "ready", "2048", "2"]]
+    assert heading == ["NAME", "STATUS", "DEVICE", "MEMORY", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
+    assert [row[:2] for row in rows] == [["fake", "ready"], ["slow", "ready"]]
+    assert terminal.ask("models", "list").splitlines()[0].split() == heading
     assert rows[0][-1] == "also-fake"
     assert "embeddings" in " ".join(rows[0])
     assert "embeddings" not in " ".join(rows[1])
-    assert [model["id"] for model in terminal.json("models")] == ["fake", "also-fake", "slow"]
+    models = [(model["id"], model["context_size"], model["slots"]) for model in terminal.json("models")]
+    assert models == [("fake", 4096, 8), ("also-fake", 4096, 8), ("slow", 2048, 2)]
+
+
+def test_one_model_is_shown_by_any_of_its_names(terminal: Terminal) -> None:
+    assert terminal.json("models", "show", "also-fake")["root"] == "fake"
+    shown = dict(line.split(maxsplit=1) for line in terminal.ask("models", "show", "slow").splitlines())
+    assert (shown["status"], shown["slots"]) == ("ready", "2")
+    done = terminal.run("models", "show", "slwo")
+    assert (done.returncode, "did you mean 'slow'?" in done.stderr) == (1, True)
+
+
+def test_a_model_that_batches_wait_for_says_so_when_it_is_removed(terminal: Terminal) -> None:
+    write_lines(terminal.folder / "in.jsonl", batch_lines(50, "slow"))
+    batch_id = terminal.json("batch", "create", "in.jsonl")["id"]
+    folder = terminal.folder / "models"
+    folder.mkdir()
+    write_model(folder, "slow")  # not the file that the server reads
+    wait_for(lambda: terminal.json("batch", "show", batch_id)["model"] == "slow", "its file is checked")
+    done = terminal.run("models", "remove", "slow", "--models-dir", folder, "--json")
+    assert (done.returncode, "add --yes" in done.stderr) == (2, True)
+    assert batch_id in done.stderr
+    answer = terminal.json("models", "remove", "slow", "--models-dir", folder, "--yes")
+    assert batch_id in answer["waiting_batches"]
+    assert list(folder.iterdir()) == []
+    terminal.ask("batch", "cancel", batch_id)
 
 
 def test_a_whole_run_can_be_read_by_a_program(terminal: Terminal) -> None:
