@@ -1,12 +1,29 @@
 # One image for every process: api, worker, clerk and migrations differ only in the command. docs/containers.md describes it.
-# Other bases need apt and Python 3.11 or later, such as those of CUDA.
-ARG BUILD_BASE=debian:trixie-slim
-ARG RUN_BASE=debian:trixie-slim
+# The build of llama.cpp: cpu, cuda, vulkan or hip.
+ARG GPU=cpu
+# Other bases need apt and Python 3.11 or later. A build for CUDA or HIP needs a base with its toolkit; RUN_BASE may then be smaller.
+ARG BASE=debian:trixie-slim
+ARG RUN_BASE=${BASE}
 
-FROM ${BUILD_BASE} AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends g++ python3 python3-venv && rm -rf /var/lib/apt/lists/*
+FROM ${BASE} AS build
+ARG GPU
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends g++ python3 python3-venv \
+    $(if [ "$GPU" = vulkan ]; then echo glslc libvulkan-dev spirv-headers; fi) \
+ && rm -rf /var/lib/apt/lists/*
 WORKDIR /app
-COPY pyproject.toml constraints.txt README.md LICENSE ./
+RUN python3 -m venv .venv && .venv/bin/pip install --no-cache-dir pip==26.3
+# Not for the processor of the build: a library for each generation of processors, of which the engine loads the best one.
+ARG PORTABLE="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DCMAKE_INSTALL_BINDIR=llama_cpp/lib"
+# Further options, such as -DCMAKE_CUDA_ARCHITECTURES=90
+ARG CMAKE_ARGS=""
+# Before the code, so that a change of the code compiles nothing again.
+COPY constraints.txt ./
+COPY tools/__init__.py tools/__init__.py
+COPY tools/install tools/install
+RUN CMAKE_ARGS="$PORTABLE $CMAKE_ARGS" .venv/bin/python -m tools.install.llama --gpu "$GPU" --no-card \
+ && rm -rf tools /root/.cache .venv/llama.log
+COPY pyproject.toml README.md LICENSE ./
 COPY api api
 COPY workers workers
 COPY engine engine
@@ -14,17 +31,15 @@ COPY db db
 COPY core core
 COPY cli cli
 COPY migrations migrations
-# Not for the processor of the build: a library for each generation of processors, of which the engine loads the best one.
-ARG PORTABLE="-DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON -DCMAKE_INSTALL_BINDIR=llama_cpp/lib"
-# Further options, such as -DGGML_CUDA=on
-ARG CMAKE_ARGS=""
-RUN python3 -m venv .venv \
- && .venv/bin/pip install --no-cache-dir pip==26.3 \
- && CMAKE_ARGS="$PORTABLE $CMAKE_ARGS" .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable .
+RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable .
 
 FROM ${RUN_BASE}
+ARG GPU
 # The user owns the places of volumes: a new named volume takes over the owner of the folder that it is mounted on.
-RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 python3 && rm -rf /var/lib/apt/lists/* \
+RUN apt-get update \
+ && apt-get install --yes --no-install-recommends libgomp1 python3 \
+    $(if [ "$GPU" = vulkan ]; then echo libvulkan1 mesa-vulkan-drivers; fi) \
+ && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --create-home millrace \
  && install --directory --owner=millrace --group=millrace --mode=700 /data /files
 WORKDIR /app

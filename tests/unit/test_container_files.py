@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -68,7 +69,7 @@ def test_each_profile_starts_one_worker_and_the_default_is_the_cpu() -> None:
     assert started("gpu") == common | {"worker-gpu"}
     assert "COMPOSE_PROFILES=cpu" in (ROOT / ".env").read_text().splitlines()
     assert SERVICES["worker"]["command"][-1] == "cpu"
-    assert "-DGGML_CUDA=on" in SERVICES["worker-gpu"]["build"]["args"]["CMAKE_ARGS"]
+    assert SERVICES["worker-gpu"]["build"]["args"]["GPU"] == "cuda"
     assert SERVICES["worker-gpu"]["image"] != SERVICES["worker"]["image"], "one has CUDA, the other has not"
 
 
@@ -86,6 +87,36 @@ def test_the_build_is_not_for_one_processor() -> None:
         "-DCMAKE_INSTALL_BINDIR=llama_cpp/lib",  # where `engine.backends.llama.gguf` looks for the libraries
     ]
     assert 'CMAKE_ARGS="$PORTABLE $CMAKE_ARGS"' in DOCKERFILE
+
+
+def test_the_image_builds_llama_cpp_as_the_makefile_does_and_before_it_has_the_code() -> None:
+    build = DOCKERFILE[: DOCKERFILE.index(RUN_STAGE)]
+    (command,) = re.findall(r"-m (tools\.install\S*) (.*?) &&", build)
+    assert command[0] == "tools.install.llama"
+    assert command[1].split() == ["--gpu", '"$GPU"', "--no-card"]
+    assert build.index("tools.install.llama") < build.index("COPY api")
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "tools.install.llama", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "--no-card" in done.stdout, "it runs before any package is installed (-S)"
+
+
+def test_an_argument_of_the_build_is_declared_where_it_is_used() -> None:
+    head, *stages = DOCKERFILE.split("\nFROM ")
+    assert "\nARG GPU=cpu\n" in head
+    assert re.findall(r"^ARG (\w+)=(\S+)", head, re.MULTILINE)[1:] == [
+        ("BASE", "debian:trixie-slim"),
+        ("RUN_BASE", "${BASE}"),
+    ]
+    for stage in stages:
+        used = set(re.findall(r"\$\{?([A-Z_]+)", stage.partition("\n")[2])) - {"PATH"}
+        assert used <= set(re.findall(r"^ARG (\w+)", stage, re.MULTILINE))
+    declared = set(re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE))
+    assert {*SERVICES["worker-gpu"]["build"]["args"]} <= declared
 
 
 @pytest.mark.parametrize(

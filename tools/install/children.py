@@ -12,7 +12,7 @@ from itertools import takewhile
 from threading import Lock
 from typing import Final
 
-_ERROR: Final = re.compile(r"\berror\b|\bfatal\b|could not find|no such file|no space left", re.IGNORECASE)
+_ERROR: Final = re.compile(r"\berror\b[: ](?! pip's dependency resolver)|no space left", re.IGNORECASE)
 _PIPS_OWN: Final = "error: subprocess-exited-with-error"  # pip describes its child behind this line
 _LINES_AFTER: Final = 3
 _LINES: Final = 16
@@ -90,11 +90,11 @@ def _end(process: subprocess.Popen[str]) -> None:
 
 
 def errors_in(lines: Iterable[str]) -> str:
-    """The last lines of an output that look like errors, with the lines that follow each; else the last lines."""
+    """The first lines of an output that look like errors, with the lines that follow each; else the last lines."""
     given = [line.strip() for line in takewhile(lambda line: _PIPS_OWN not in line, lines) if line.strip()]
     kept: dict[int, str] = {}
     for number, line in enumerate(given):
         if _ERROR.search(line):
             kept |= {at: given[at] for at in range(number, min(number + _LINES_AFTER, len(given)))}
-    shown = [kept[at] for at in sorted(kept)] or given
-    return "\n".join(f"  {line}" for line in shown[-_LINES:])
+    shown = [kept[at] for at in sorted(kept)][:_LINES] or given[-_LINES:]
+    return "\n".join(f"  {line}" for line in shown)

@@ -34,7 +34,7 @@ PACKAGE: Final = "llama-cpp-python"
 _LOG: Final = Path(sys.prefix) / "llama.log"
 _STEP: Final = re.compile(r"\s*\[(\d+)/(\d+)\] ")
 _NO_VISION: Final = "-DLLAVA_BUILD=OFF"
-# llama.cpp reads this at its start: llama-cpp-python switches `common` on after it has read the options of the command line.
+# CMake reads this at the start of llama.cpp; llama-cpp-python switches `common` on after it has read the command line.
 _NO_COMMON: Final = "set(LLAMA_BUILD_COMMON OFF)\n"
 _VARIABLES: Final = ("CMAKE_ARGS", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "CUDAARCHS", "CUDAFLAGS", "HIPFLAGS")
 _NOT_FOR_THE_BUILD: Final = {"MAKEFLAGS", "MFLAGS", "PIP_QUIET"}
@@ -90,10 +90,10 @@ def wheel(toolkit: Toolkit | None, children: Children) -> Path:
     )
     print(f"Compiling llama.cpp for {target}.", flush=True)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
-        without_common = Path(folder) / "without_common.cmake"
-        without_common.write_text(_NO_COMMON)
+        hook = Path(folder) / "hook.cmake"
+        hook.write_text(_NO_COMMON + (toolkit.cmake if toolkit else ""))
         built = Path(folder) / "wheel"
-        _compile(built, _environment(toolkit, without_common), children)
+        _compile(built, _environment(toolkit, hook), children)
         built.rename(kept)
     return next(kept.glob("*.whl"))
 
@@ -148,10 +148,10 @@ def _compile(folder: Path, environment: dict[str, str], children: Children) -> N
         raise Failed(f"llama.cpp was not compiled. The whole output: {_LOG}. Its errors:\n{errors_in(lines)}")
 
 
-def _environment(toolkit: Toolkit | None, without_common: Path) -> dict[str, str]:
+def _environment(toolkit: Toolkit | None, hook: Path) -> dict[str, str]:
     """The environment of the build: the caller's, with our options behind those in CMAKE_ARGS."""
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_THE_BUILD}
-    include = shlex.quote(f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={without_common}")
+    include = shlex.quote(f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={hook}")
     options = [environment.get("CMAKE_ARGS", ""), _NO_VISION, include]
     if toolkit:
         options.append(toolkit.option)

@@ -25,7 +25,10 @@ _CARDS_OF_LINUX: Final = Path("/sys/class/drm")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Toolkit:
-    """A kind of GPU build: llama.cpp's option, the compiler that it needs, and the command that lists usable cards."""
+    """A kind of GPU build: llama.cpp's option, the compiler that it needs, and the command that lists usable cards.
+
+    `cmake` is a statement that fails at once where llama.cpp would fail after minutes.
+    """
 
     kind: str
     name: str
@@ -33,6 +36,7 @@ class Toolkit:
     compiler: str
     source: str
     check: str
+    cmake: str = ""
 
     def find(self) -> Path | None:
         """The compiler: in the folder that an environment variable names, on PATH, or in its usual folder."""
@@ -68,7 +72,8 @@ TOOLKITS: Final = {
         ),
         Toolkit(
             kind="vulkan", name="Vulkan", option="-DGGML_VULKAN=ON", compiler="glslc", check="vulkaninfo",
-            source="Vulkan's tools (on Debian or Ubuntu: apt install glslc libvulkan-dev spirv-headers)",
+            source="Vulkan's tools (on Debian 13 or Ubuntu 24.04: apt install glslc libvulkan-dev spirv-headers)",
+            cmake="find_package(Vulkan 1.3.275 REQUIRED COMPONENTS glslc)\n",
         ),
     )
 }  # fmt: skip

@@ -85,7 +85,7 @@ def test_a_missing_toolkit_is_named_and_nothing_is_changed(installation: Install
     status, output = installation.make("install", "GPU=vulkan")
     assert status != 0
     assert output.startswith(
-        "GPU=vulkan needs glslc, which was not found. It comes with Vulkan's tools (on Debian or Ubuntu: apt"
+        "GPU=vulkan needs glslc, which was not found. It comes with Vulkan's tools (on Debian 13 or Ubuntu 24.04: apt"
     )
     status, output = installation.make("install", "GPU=3090")
     assert output.startswith("GPU=3090 is not known: use cuda, hip, vulkan, cpu, or auto.")
