@@ -42,6 +42,12 @@ def _models(
 ) -> None:
     if context.invoked_subcommand is None:
         list_models(base_url, api_key, None, as_json=as_json)
+        return
+    for name in context.params:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = {"as_json": "--json"}.get(name, f"--{name.replace('_', '-')}")
+            raise CommandFailed(f"Write {option} behind `{context.invoked_subcommand}`.", ExitCode.USAGE)
 
 
 @models.command("list")

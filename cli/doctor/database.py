@@ -84,14 +84,14 @@ def clock(connection: Connection, now: Callable[[], float] = time.time) -> Findi
 
 def workers(connection: Connection, settings: Settings) -> list[Finding]:
     """List models without a worker, and workers that stopped reporting."""
-    from core.models.models_folder import load_models
+    from core.models.models_folder import FolderReader
     from db import workers as statements
 
     seen = statements.list_workers().fetch_all(connection)
     if not seen:
         return [Finding(Level.OK, "workers", "no worker has reported: none runs, or none of this version")]
     try:
-        models = load_models(settings.models_dir).names()
+        models = sorted(model.name for model in FolderReader(settings.models_dir).read().models.values())
     except ConfigError:
         models = []  # reported by another finding
     states = [model_state(seen, name, settings.silence_seconds) for name in models]

@@ -17,8 +17,9 @@ from core.devices.build import build_command
 from core.devices.inventory import Inventory
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
+from core.models.folder_files import is_yaml
 from core.models.model_files import ModelConfig
-from core.models.models_folder import load_models
+from core.models.models_folder import FolderReader
 from core.process.listening import bound_socket
 
 _GIB: Final = 1 << 30
@@ -84,16 +85,18 @@ def port(host: str, number: int) -> Finding:
 
 
 def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:
-    """Compare the sizes of the models with the available memory."""
+    """Name each file of the folder that cannot be used, and compare the sizes of the models with the available memory."""
     try:
-        catalog = load_models(folder, need_weights=True)
+        contents = FolderReader(folder, need_weights=True).read()
     except ConfigError as error:
-        return [Finding(Level.BAD, "models", str(error), "Correct the file, or name another folder with --models-dir.")]
-    if not catalog.models:
-        return [Finding(Level.BAD, "models", f"none in {folder}", "Add a YAML file: see README.md.")]
+        return [Finding(Level.BAD, "models", str(error), "Create it, or name another folder with --models-dir.")]
+    findings = [_file_finding(file, problem) for file, problem in contents.problems.items()]
+    models = sorted(contents.models.values(), key=lambda model: model.name)
+    if not models:
+        return [*findings, Finding(Level.BAD, "models", f"none in {folder}", "Add a model: see README.md.")]
     free = _available_bytes(meminfo)
-    findings, total, remarks = [], 0, _engine_remarks(catalog.models)
-    for model in catalog.models:
+    total, remarks = 0, _engine_remarks(models)
+    for model in models:
         is_fake = model.backend is BackendKind.FAKE
         size = 0 if is_fake else Path(model.parameters.model).stat().st_size
         total += size
@@ -114,6 +117,13 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
         advice = "Serve fewer models (worker --models), or take smaller quantisations." if total > free else ""
         findings.append(Finding(Level.WARNING if advice else Level.OK, "memory", message, advice))
     return findings
+
+
+def _file_finding(file: str, problem: str) -> Finding:
+    """A YAML file that cannot be used stops the start; a GGUF file does not."""
+    if is_yaml(file):
+        return Finding(Level.BAD, f"file {file}", problem, "Correct or remove the file.")
+    return Finding(Level.WARNING, f"file {file}", problem)
 
 
 def _engine_remarks(models: Sequence[ModelConfig]) -> dict[str, dict[str, str | None]]:

@@ -65,6 +65,13 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/workers/maintenance/test_webhook_sender.py::test_a_name_is_resolved_once_and_the_checked_address_is_connected",
         "tests/service/api/test_webhooks.py::test_without_named_hosts_webhooks_are_off",
     ),
+    "names of files in the models folder are shown as printable text, and reach nothing outside it": (
+        "tests/unit/core/models/test_live_catalog.py::test_a_file_name_that_is_no_model_name_is_reported_in_printable_text",
+        "tests/unit/core/models/test_live_catalog.py::test_a_hostile_yaml_file_is_a_problem_like_any_other",
+        "tests/service/api/test_hot_reload.py::test_a_broken_file_changes_nothing_but_a_line_in_readyz",
+        "tests/unit/cli/test_models.py::test_a_name_that_is_no_model_removes_nothing",
+        "tests/unit/cli/test_models.py::test_weights_that_something_else_uses_or_that_are_elsewhere_stay",
+    ),
     "names never become paths; files are private, new, and no links": (
         "tests/unit/core/test_file_store.py::test_names_that_are_no_ids_never_become_paths",
         "tests/unit/core/test_file_store.py::test_content_is_private",

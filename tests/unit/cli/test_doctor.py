@@ -43,7 +43,7 @@ def test_a_bad_finding_has_an_exit_code_and_advice(tmp_path: Path) -> None:
     done = millrace("doctor", "--models-dir", "nowhere", "--state-dir", "state", cwd=tmp_path)
     assert done.returncode == 1
     assert "BAD   models: There is no models folder" in done.stdout
-    assert "→ Correct the file, or name another folder with --models-dir." in done.stdout
+    assert "→ Create it, or name another folder with --models-dir." in done.stdout
 
 
 def test_a_wrong_setting_is_a_finding(tmp_path: Path) -> None:

@@ -97,6 +97,21 @@ def test_two_models_of_one_name_are_found(tmp_path: Path) -> None:
     assert "same" in said
 
 
+def test_every_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.yaml").write_text("name: [")
+    (tmp_path / "lost.yaml").write_text("name: lost\nparameters: {model: lost.gguf}\n")
+    (tmp_path / "bare.gguf").write_text("<html>not found</html>")
+    (tmp_path / "good.yaml").write_text("name: good\nbackend: fake\n")
+    found = machine.models(tmp_path)
+    bad = only(found, Level.BAD)
+    assert [text.partition(":")[0] for text in bad] == ["file a.yaml", "file b.yaml", "file lost.yaml"]
+    assert "lost.gguf" in bad[2]
+    (warned,) = only(found, Level.WARNING)
+    assert "it is a web page: download the file behind it" in warned
+    assert any(each.name == "model good" for each in found)
+
+
 def test_an_old_queue_is_found_and_a_valkey_is_not_taken_for_one() -> None:
     assert queue.version({"redis_version": "6.0.16"}).level is Level.BAD
     valkey = {"redis_version": "7.2.4", "server_name": "valkey", "valkey_version": "9.1.2"}

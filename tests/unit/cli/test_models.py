@@ -93,6 +93,11 @@ def test_without_a_server_the_files_of_the_folder_are_listed(run: Run, folder: P
     assert "did you mean 'one'?" in str(error(run("show", "onne", fails=True)))
 
 
+def test_an_option_before_the_verb_is_not_ignored(run: Run, folder: Path) -> None:
+    done = run("--json", "list", fails=True)
+    assert (error(done).code, str(done.exception)) == (ExitCode.USAGE, "Write --json behind `list`.")
+
+
 def test_another_server_that_does_not_answer_is_an_error(run: Run, folder: Path) -> None:
     for verb in (["list"], ["show", "one"]):
         done = run(*verb, "--base-url", "http://127.0.0.1:9/v1", fails=True)
