@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from bench.json_schema import compare_json
 from bench.models import DEMO, QWEN05, SMOL135
 from bench.overhead import milliseconds_per_step
 from bench.pipeline import big_file, pipeline
+from bench.residency import NAMES, PLACES, measure
 from bench.sampling import compare_sampling
 from bench.speculation import compare_speculation
 
@@ -210,6 +212,40 @@ def _speculation(_: Path) -> list[Result]:
     return [_ratio(f"speculation: {kind}", value, 1.0) for kind, value in ratios.items()]
 
 
+def _residency(folder: Path, *, minutes: float, is_real: bool) -> list[Result]:
+    found = measure(folder, minutes=minutes, is_real=is_real)
+    for failure in found.failed:
+        print(f"lost: {failure}", flush=True)
+    kind = "copies of the demo model" if is_real else "fake models"
+    name = f"{len(NAMES)} {kind}, {PLACES} fit, {minutes:g} min"
+    milliseconds = {
+        "p95": 1000 * found.resident_p95,
+        "limit": 1000 * (2 * found.idle_p95 + found.step),
+        "idle": 1000 * found.idle_p95,
+    }
+    loaded = f"others: p50 {found.other_p50:.1f} s, worst {found.other_worst:.1f} s"
+    return [
+        Result(name=f"{name}: chats lost, of {found.chats}", value=len(found.failed), unit="", target=0, is_limit=True),
+        Result(name=f"{name}: lines lost, of {found.lines}", value=found.lines_lost, unit="", target=0, is_limit=True),
+        Result(name=f"{name}: lines doubled", value=found.lines_doubled, unit="", target=0, is_limit=True),
+        Result(
+            name=f"{name}: loads (least possible for the chats: {found.least})",
+            value=found.loads,
+            unit="",
+            target=int(1.5 * found.least) + len(NAMES),
+            is_limit=True,
+        ),
+        Result(
+            name=f"{name}: first token of {found.resident_chats} chats to a model in memory, p95 "
+            f"(idle {milliseconds['idle']:.0f} ms; {loaded})",
+            value=milliseconds["p95"],
+            unit="ms",
+            target=round(milliseconds["limit"]),
+            is_limit=True,
+        ),
+    ]
+
+
 _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "pipeline": _pipeline,
     "memory": _memory,
@@ -225,17 +261,27 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "engine-memory": _engine_memory,
     "speculation": _speculation,
 }
+_LONG = {"residency": False, "residency-gguf": True}  # whether the models are real
 
 
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[[], *_MEASUREMENTS], help="measurements to run; default: all")
-    names = parser.parse_args().names or list(_MEASUREMENTS)
+    names = [*_MEASUREMENTS, *_LONG]
+    parser.add_argument("names", nargs="*", choices=[[], *names], help="measurements to run; default: all short ones")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="duration of residency and residency-gguf; default: 10"
+    )
+    arguments = parser.parse_args()
+    chosen: list[str] = arguments.names or list(_MEASUREMENTS)
     results: list[Result] = []
-    for name in names:
+    for name in chosen:
         with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
-            rows = _MEASUREMENTS[name](Path(folder))
+            rows = (
+                _residency(Path(folder), minutes=arguments.minutes, is_real=_LONG[name])
+                if name in _LONG
+                else _MEASUREMENTS[name](Path(folder))
+            )
         for row in rows:
             print(f"{row.name}: {row.value:,.2f} {row.unit}", flush=True)
         results += rows
@@ -255,6 +301,11 @@ def main() -> None:
         for result in results
     ]
     _RESULTS.write_text(json.dumps({"at": time.time(), "cores": os.cpu_count(), "results": record}, indent=1) + "\n")
+    broken = [result for result in results if not result.is_met]
+    for result in broken:
+        print(f"{result.name}: {result.value:,.2f} {result.unit} does not reach the target {result.target:,g}.")
+    if broken and any(name in _LONG for name in chosen):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

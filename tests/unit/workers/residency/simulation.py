@@ -219,18 +219,3 @@ def random_chats(
     while (now := now + chosen.expovariate(per_second)) < seconds:
         chats.append(Chat(chosen.choices(names, weights)[0], now, chosen.uniform(0.5, 4.0)))
     return chats
-
-
-def least_loads(order: Sequence[str], places: int) -> int:
-    """The least number of loads that serves requests in this order with room for so many models (Belady, 1966)."""
-    resident: set[str] = set()
-    loads = 0
-    for place, name in enumerate(order):
-        if name in resident:
-            continue
-        loads += 1
-        if len(resident) == places:
-            rest = list(order[place:])
-            resident.remove(max(resident, key=lambda each: rest.index(each) if each in rest else len(rest)))
-        resident.add(name)
-    return loads

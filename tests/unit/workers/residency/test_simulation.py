@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from tests.unit.workers.residency.simulation import LINE_SECONDS, Batch, Chat, Simulation, least_loads, random_chats
+from bench.least_loads import least_loads
+from tests.unit.workers.residency.simulation import LINE_SECONDS, Batch, Chat, Simulation, random_chats
 from workers.residency.types import Limits, ServableModel
 
 NAMES = "abcdef"

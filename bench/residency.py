@@ -1,0 +1,256 @@
+"""Six models of which two fit: random chats and a batch of each model, on the real processes.
+
+Nothing may be lost or doubled, loads must be few for that order of chats, and chats of a model in memory must not wait for the
+others.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import statistics
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx2
+from sqlalchemy import Engine, text
+
+from bench.least_loads import least_loads
+from bench.models import DEMO
+from cli.client import Client
+from cli.stack.stack import Stack
+from core.settings import load_settings
+from db.connections import database_engine
+
+NAMES: Final = ("amber", "birch", "cedar", "daisy", "elder", "fern")
+PLACES: Final = 2
+_NEED: Final = "100MiB"
+_CHATS_PER_SECOND: Final = 0.3
+_TOKENS: Final = 16
+_LINES_PER_MINUTE: Final = 60  # of each batch
+_IDLE_CHATS: Final = 60
+_POLL_SECONDS: Final = 0.2
+_SLACK_SECONDS: Final = 0.5  # between the end of a load and its row
+_WAIT_SECONDS: Final = 600.0
+
+_FAKE: Final = "backend: fake\nslots: 4\nstep_seconds: 0.02\nload_seconds: 3\ncontext_size: 2048\n"
+_GGUF: Final = "parameters: {{model: {name}.gguf, temperature: 0}}\nslots: 4\ncontext_size: 512\n"
+
+
+@dataclass(slots=True)
+class Chat:
+    """A chat, and the times that its client saw."""
+
+    model: str
+    sent_at: float
+    first_at: float = 0.0
+    num_tokens: int = 0
+    gaps: list[float] = field(default_factory=list)
+    failure: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Time to the first token."""
+        return self.first_at - self.sent_at
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residency:
+    """What was measured; times are in seconds."""
+
+    chats: int
+    failed: list[str]
+    lines: int
+    lines_lost: int
+    lines_doubled: int
+    loads: int
+    least: int
+    resident_chats: int
+    resident_p95: float
+    other_p50: float
+    other_worst: float
+    idle_p95: float
+    step: float
+
+
+def measure(folder: Path, *, minutes: float, is_real: bool, seed: int = 1) -> Residency:
+    """Run chats for so many minutes beside six batches, wait for all of them, then measure chats alone."""
+    with _stack(folder, is_real=is_real) as stack, Client(f"{stack.url}/v1", "none") as client:
+        database = database_engine(stack.services.database_url, pool_size=1)
+        lines = max(20, round(_LINES_PER_MINUTE * minutes))
+        with _Loads(database) as loads:
+            batches = [_create_batch(client, folder, name, lines) for name in NAMES]
+            chats = _random_chats(stack.url, 60 * minutes, seed)
+            ended = [_wait_batch(client, batch_id) for batch_id in batches]
+        lost, doubled = _check_answers(client, ended, lines)
+        idle = _idle_chats(stack.url)
+        database.dispose()
+    answered = [chat for chat in chats if not chat.failure]
+    resident = [chat for chat in answered if not loads.any_within(chat.model, chat.sent_at, chat.first_at)]
+    others = [chat for chat in answered if chat not in resident]
+    return Residency(
+        chats=len(chats),
+        failed=[chat.failure for chat in (*chats, *idle) if chat.failure],
+        lines=lines * len(NAMES),
+        lines_lost=lost,
+        lines_doubled=doubled,
+        loads=loads.count,
+        least=least_loads([chat.model for chat in sorted(chats, key=lambda chat: chat.sent_at)], PLACES),
+        resident_chats=len(resident),
+        resident_p95=_p95([chat.seconds for chat in resident]),
+        other_p50=statistics.median([chat.seconds for chat in others] or [0.0]),
+        other_worst=max([chat.seconds for chat in others], default=0.0),
+        idle_p95=_p95([chat.seconds for chat in idle]),
+        step=statistics.median([gap for chat in resident for gap in chat.gaps] or [0.0]),
+    )
+
+
+@contextmanager
+def _stack(folder: Path, *, is_real: bool) -> Iterator[Stack]:
+    models = folder / "models"
+    models.mkdir()
+    for name in NAMES:
+        keys = _GGUF.format(name=name) if is_real else _FAKE
+        (models / f"{name}.yaml").write_text(f"name: {name}\nload: lazy\nmemory_bytes: {_NEED}\n{keys}")
+        if is_real:
+            shutil.copy(DEMO, models / f"{name}.gguf")
+    given = {"state_dir": folder / "state", "models_dir": models, "port": 0, "device_memory": "200MiB"}
+    with Stack(load_settings(**given), devices=["cpu"]) as stack:
+        yield stack
+
+
+class _Loads:
+    """Watches the rows of loads in a thread."""
+
+    def __init__(self, database: Engine) -> None:
+        self._database = database
+        self._counts: Counter[str] = Counter()
+        self._seen: list[tuple[str, float]] = []
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> _Loads:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    @property
+    def count(self) -> int:
+        """All loads so far."""
+        return self._counts.total()
+
+    def any_within(self, model: str, start: float, end: float) -> bool:
+        """Was the model loaded in this time?"""
+        return any(name == model and start - _SLACK_SECONDS <= at <= end + _SLACK_SECONDS for name, at in self._seen)
+
+    def _watch(self) -> None:
+        statement = text(
+            "SELECT model, sum(num_loads), extract(epoch FROM max(loaded_at)) FROM model_loads GROUP BY model"
+        )
+        while not self._stopping.wait(_POLL_SECONDS):
+            with self._database.connect() as connection:
+                rows = connection.execute(statement).all()
+            for model, number, at in rows:
+                if number != self._counts[model]:
+                    self._counts[model] = int(number)
+                    self._seen.append((model, float(at)))
+
+
+def _random_chats(url: str, seconds: float, seed: int) -> list[Chat]:
+    """Send chats at random times to random models, and wait for all of them."""
+    chosen, end = random.Random(seed), time.time() + seconds
+    with ThreadPoolExecutor(64) as threads, httpx2.Client(base_url=url, timeout=_WAIT_SECONDS) as http:
+        running: list[Future[Chat]] = []
+        while time.time() < end:
+            running.append(threads.submit(_chat, http, chosen.choice(NAMES), len(running)))
+            time.sleep(min(chosen.expovariate(_CHATS_PER_SECOND), max(0.0, end - time.time())))
+        return [each.result() for each in running]
+
+
+def _idle_chats(url: str) -> list[Chat]:
+    """Send chats to one model, one after the other, while nothing else runs; the first ones warm it up."""
+    with httpx2.Client(base_url=url, timeout=_WAIT_SECONDS) as http:
+        for number in range(5):
+            _chat(http, NAMES[0], -number)
+        return [_chat(http, NAMES[0], 100_000 + number) for number in range(_IDLE_CHATS)]
+
+
+def _chat(http: httpx2.Client, model: str, number: int) -> Chat:
+    chat = Chat(model, time.time())
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": f"Question {number} of a client, please answer it."}],
+        "stream": True,
+        "max_tokens": _TOKENS,
+        "ignore_eos": True,
+        "seed": number % 1000,
+    }
+    num_ends, last = 0, 0.0
+    try:
+        with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            for line in answer.iter_lines():
+                if not line.startswith("data: {"):
+                    num_ends += line == "data: [DONE]"
+                    continue
+                chunk = json.loads(line.removeprefix("data: "))
+                if "error" in chunk:
+                    chat.failure = f"chat {number} of {model}: {chunk['error']['message']}"
+                elif chunk["choices"] and chunk["choices"][0]["delta"].get("content"):
+                    now = time.time()
+                    chat.first_at = chat.first_at or now
+                    chat.gaps += [now - last] if last else []
+                    chat.num_tokens, last = chat.num_tokens + 1, now
+    except (httpx2.HTTPError, ValueError) as error:
+        chat.failure = f"chat {number} of {model}: {error!r}"
+    if not chat.failure and (num_ends, bool(chat.first_at)) != (1, True):
+        chat.failure = f"chat {number} of {model}: {chat.num_tokens} tokens and {num_ends} ends"
+    return chat
+
+
+def _create_batch(client: Client, folder: Path, model: str, lines: int) -> str:
+    path = folder / f"{model}.jsonl"
+    with path.open("w") as file:
+        for number in range(lines):
+            messages = [{"role": "user", "content": f"Line {number} for {model}."}]
+            body = {"model": model, "messages": messages, "max_tokens": _TOKENS, "ignore_eos": True}
+            line = {"custom_id": f"{model}-{number}", "method": "POST", "url": "/v1/chat/completions", "body": body}
+            file.write(json.dumps(line) + "\n")
+    return str(client.create_batch(client.upload(path), "/v1/chat/completions", "24h")["id"])
+
+
+def _wait_batch(client: Client, batch_id: str) -> str:
+    """Wait for the end of a batch; return its output file. Raises RuntimeError for one that does not complete."""
+    deadline = time.monotonic() + _WAIT_SECONDS
+    while (batch := client.batch(batch_id))["status"] in ("validating", "in_progress", "finalizing"):
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{batch_id} did not end: {batch['request_counts']}, waits for {batch['waiting_for']}")
+        time.sleep(1)
+    if batch["status"] != "completed" or batch["request_counts"]["failed"]:
+        raise RuntimeError(f"{batch_id} is {batch['status']}: {batch['request_counts']}")
+    return str(batch["output_file_id"])
+
+
+def _check_answers(client: Client, files: list[str], lines: int) -> tuple[int, int]:
+    """Count the lines without an answer, and the answers too many."""
+    lost = doubled = 0
+    for model, file_id in zip(NAMES, files, strict=True):
+        answers = Counter(json.loads(line)["custom_id"] for line in client.content_lines(file_id))
+        wanted = {f"{model}-{number}" for number in range(lines)}
+        lost += len(wanted - answers.keys())
+        doubled += answers.total() - len(answers.keys() & wanted)
+    return lost, doubled
+
+
+def _p95(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=20)[-1] if len(seconds) > 1 else 0.0
