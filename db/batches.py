@@ -87,6 +87,14 @@ class OpenModel(NamedTuple):
     model: str
 
 
+class OpenWork(NamedTuple):
+    """The lines without a result of a model, and the highest priority of their batches."""
+
+    model: str
+    lines: int
+    priority: int
+
+
 class LineTotals(NamedTuple):
     """Sums over the lines of a batch."""
 
@@ -146,6 +154,23 @@ def open_models(batch_ids: list[str]) -> Query[OpenModel]:
     is_open = Shard.batch_id.in_(batch_ids) & (Shard.state != ShardState.DONE)
     columns = (Shard.batch_id, Shard.model)
     return Query(select(*columns).where(is_open).distinct().order_by(*columns), OpenModel)
+
+
+def open_work() -> Query[OpenWork]:
+    """List the models that running batches of all tenants have lines for, the one whose batch began first in front."""
+    is_open = (Shard.state != ShardState.DONE, Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
+    statement = (
+        select(
+            Shard.model,
+            total(Shard.lines - Shard.lines_completed - Shard.lines_failed).label("lines"),
+            func.max(Batch.priority).label("priority"),
+        )
+        .join(Batch, Batch.id == Shard.batch_id)
+        .where(*is_open)
+        .group_by(Shard.model)
+        .order_by(func.min(Batch.in_progress_at), Shard.model)
+    )
+    return Query(statement, OpenWork)
 
 
 def move(batch_id: str, to: BatchState, **columns: Any) -> Query[MovedBatch]:  # Any: the columns' own types

@@ -9,6 +9,7 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from api.batches.throughput import measure_throughput, with_throughput
+from api.batches.waiting import waits_of, with_wait
 from api.http.pagination import unix_seconds
 from api.services.model_states import ModelStates
 from core.errors import not_found
@@ -21,7 +22,7 @@ from core.schemas.objects import (
     OutputTokensDetails,
     RequestCounts,
 )
-from core.states import FINAL_BATCH_STATES, BatchState
+from core.states import FINAL_BATCH_STATES
 from db import batches
 from db.batches import BatchRow, RunningTotals
 
@@ -29,7 +30,6 @@ _TIMES: Final = (
     "in_progress_at", "finalizing_at", "completed_at", "failed_at", "expired_at", "cancelling_at",
     "cancelled_at",
 )  # fmt: skip
-_CLERKS_WORK: Final = (BatchState.VALIDATING, BatchState.FINALIZING, BatchState.CANCELLING)
 _NO_TOTALS: Final = RunningTotals("", 0, 0, 0, 0, 0, 0)
 
 
@@ -48,22 +48,13 @@ async def with_totals(connection: AsyncConnection, rows: list[BatchRow], states:
     throughput = await measure_throughput(connection, rows)
     running = await batches.running_totals(open_ids).async_fetch_all(connection) if open_ids else []
     totals = {each.batch_id: each for each in running}
-    waiting = await _waiting(connection, rows, states) if open_ids else {}
-    shown = [to_batch_object(row, totals.get(row.id), waiting.get(row.id)) for row in rows]
-    return [with_throughput(batch, row, throughput.get(batch.id)) for batch, row in zip(shown, rows, strict=True)]
-
-
-async def _waiting(connection: AsyncConnection, rows: list[BatchRow], states: ModelStates) -> dict[str, str]:
-    """The reasons for which batches wait, by their ids."""
-    service = await states.read(connection)
-    running = [row.id for row in rows if row.status is BatchState.IN_PROGRESS and row.paused_at is None]
-    clerk = service.clerk().message
-    needs_clerk = [row.id for row in rows if clerk and row.status in _CLERKS_WORK]
-    waiting = {batch_id: [f"a clerk: {clerk}"] for batch_id in needs_clerk}
-    for batch_id, name in await batches.open_models(running).async_fetch_all(connection) if running else []:
-        if (model := service.model(name)).reason and not model.is_serving:
-            waiting.setdefault(batch_id, []).append(f"model {name}: {model.reason}")
-    return {batch_id: "; ".join(reasons) for batch_id, reasons in waiting.items()}
+    waits = await waits_of(connection, rows, states) if open_ids else {}
+    return [
+        with_wait(
+            with_throughput(to_batch_object(row, totals.get(row.id)), row, throughput.get(row.id)), waits.get(row.id)
+        )
+        for row in rows
+    ]
 
 
 async def existing_batch(connection: AsyncConnection, batch_id: str, tenant: str) -> BatchRow:
@@ -79,7 +70,7 @@ async def show_batch(connection: AsyncConnection, row: BatchRow, states: ModelSt
     return (await with_totals(connection, [row], states))[0]
 
 
-def to_batch_object(row: BatchRow, running: RunningTotals | None, waiting_for: str | None = None) -> BatchObject:
+def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject:
     """The API object of a row; `running` holds the sums of its shards while the batch is open.
 
     A batch without an `expires_at` has not begun: its window begins with its creation all the same.
@@ -114,6 +105,5 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None, waiting_for: s
         priority=row.priority,
         expires_at=unix_seconds(end_of_window),
         paused_at=unix_seconds(row.paused_at),
-        waiting_for=waiting_for,
         **times,
     )

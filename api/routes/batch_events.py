@@ -192,11 +192,19 @@ class _Events:
                 yield self._event("batch.line", event)
 
     def _progress(self, shown: BatchObject) -> bytes | None:
-        """The progress of the batch, if it has changed since it was last sent."""
+        """The progress of the batch, if its counts or the model that it waits for have changed since it was last sent."""
         now = BatchProgress(
-            request_counts=shown.request_counts, tokens_per_second=shown.tokens_per_second, eta_at=shown.eta_at
+            request_counts=shown.request_counts,
+            tokens_per_second=shown.tokens_per_second,
+            eta_at=shown.eta_at,
+            waiting_for_model=shown.waiting_for_model,
+            model_ready_at=shown.model_ready_at,
         )
-        if self._last_progress is not None and self._last_progress.request_counts == now.request_counts:
+        last = self._last_progress
+        if last is not None and (last.request_counts, last.waiting_for_model) == (
+            now.request_counts,
+            now.waiting_for_model,
+        ):
             return None
         self._last_progress = now
         return self._event("batch.progress", now)

@@ -131,6 +131,8 @@ class BatchProgress(ResponseModel):
     request_counts: RequestCounts
     tokens_per_second: float | None
     eta_at: int | None
+    waiting_for_model: str | None = None
+    model_ready_at: int | None = None
 
 
 class BatchLineEnded(ResponseModel):

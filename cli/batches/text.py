@@ -11,14 +11,19 @@ from cli.output import moment, plural
 from core.states import FINAL_BATCH_STATES
 
 PAUSED: Final = "paused"
+WAITING_FOR_MODEL: Final = "waiting_for_model"
 _ENDS: Final = ("completed_at", "failed_at", "expired_at", "cancelled_at")
 _SHOWN_ERRORS: Final = 5
 
 
 def shown_status(batch: Json) -> str:
-    """Return the status; `paused` for a batch that has not ended and takes no lines for now."""
+    """Return the status; `paused` for a batch that has not ended and takes no lines for now, `waiting_for_model` for one whose
+    model is not in memory.
+    """
     is_paused = batch.get("paused_at") is not None and batch["status"] not in (*FINAL_BATCH_STATES, "cancelling")
-    return PAUSED if is_paused else str(batch["status"])
+    if is_paused:
+        return PAUSED
+    return WAITING_FOR_MODEL if batch.get("waiting_for_model") else str(batch["status"])
 
 
 def num_ended(batch: Json) -> int:
@@ -79,6 +84,8 @@ def details(batch: Json, now: float | None = None) -> Iterator[tuple[str, str]]:
     yield "id", batch["id"]
     yield "status", f"{status} since {moment(batch['paused_at'])}" if status == PAUSED else status
     yield "waiting for", batch.get("waiting_for") or ""
+    if (ready_at := batch.get("model_ready_at")) is not None:
+        yield "model ready", f"in {duration(max(0.0, ready_at - (time.time() if now is None else now)))}"
     share = f" ({percent(batch)})" if percent(batch) else ""
     yield "lines", f"{num_ended(batch)} of {counts['total']} have ended{share}, {counts['failed']} failed"
     if rate(batch):

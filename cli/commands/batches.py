@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from cli.batches.text import PAUSED, age, details, error_text, num_ended, shown_status
+from cli.batches.text import PAUSED, WAITING_FOR_MODEL, age, details, error_text, num_ended, shown_status
 from cli.errors import CommandFailed, ExitCode
 from cli.options import ApiKey, AsJson, BaseUrl, BatchId, Force, Limit, Output, connected
 from cli.output import (
@@ -38,7 +38,7 @@ batches = typer.Typer(help="Batches on the server.", no_args_is_help=True)
 _POLL_SECONDS: Final = 0.5
 _PAGE: Final = 500
 _MAX_PAGE: Final = 100
-_STATUSES: Final = (*BatchState, PAUSED)
+_STATUSES: Final = (*BatchState, PAUSED, WAITING_FOR_MODEL)
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until the batch has ended; the exit code is its outcome.")]
 
 

@@ -119,6 +119,8 @@ class BatchObject(ResponseModel):
     eta_at: int | None = None
     will_miss_window: bool | None = None
     waiting_for: str | None = None
+    waiting_for_model: str | None = None
+    model_ready_at: int | None = None
 
 
 class ModelObject(ResponseModel):

@@ -139,3 +139,13 @@ def test_a_batch_that_cannot_go_on_shows_what_it_waits_for() -> None:
     assert line(waiting, NOW).endswith("waiting for model short: its engine does not start")
     assert dict(details(waiting, NOW))["waiting for"] == "model short: its engine does not start"
     assert "waiting" not in line(batch(waiting_for=None), NOW)
+
+
+def test_a_batch_whose_model_is_not_in_memory_says_so_in_its_status() -> None:
+    waiting = batch(
+        waiting_for="model m: it waits for its turn in memory", waiting_for_model="m", model_ready_at=int(NOW) + 75
+    )
+    assert line(waiting, NOW).startswith("waiting_for_model: ")
+    shown = dict(details(waiting, NOW))
+    assert (shown["status"], shown["model ready"]) == ("waiting_for_model", "in 1 min 15 s")
+    assert dict(details(batch(paused_at=int(NOW) - 5, waiting_for_model=None), NOW))["status"].startswith("paused")
