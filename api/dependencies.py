@@ -40,7 +40,7 @@ def from_app(name: str) -> Any:  # Any: FastAPI's own type of a dependency
     return Depends(get)
 
 
-def _current_models(request: Request) -> ModelCatalog:
+async def _current_models(request: Request) -> ModelCatalog:
     live: LiveCatalog = request.app.state.live_catalog
     return live.current
 
