@@ -10,6 +10,7 @@ from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, S
 
 __all__ = [
     "AUTO_SLOTS",
+    "PROMPT_LOGPROB_ROWS",
     "BackendKind",
     "EngineConfig",
     "KvLayout",
@@ -21,6 +22,8 @@ __all__ = [
 ]
 
 AUTO_SLOTS: Final = 0
+# Rows of logits beyond one (and its drafts) per slot, for a prompt with logprobs of its own.
+PROMPT_LOGPROB_ROWS: Final = 32
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,9 +20,8 @@ import msgspec
 from core.models.ggml_types import TENSOR_TYPES, TensorType
 from core.models.gguf_header import GgufHeader
 from engine.backends.memory import CELLS, CPU_SHARE, GPU_SHARE, SlotCost, slots_that_fit, spare_slots
-from engine.config import AUTO_SLOTS, EngineConfig, KvLayout, KvType, Switch
+from engine.config import AUTO_SLOTS, PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, Switch
 from engine.layer_memory import LayerMemory, ModelMemory, model_memory
-from engine.scheduler.step_builder import PROMPT_LOGPROB_ROWS
 
 _TYPES: Final = {kind.name: kind for kind in TENSOR_TYPES.values()}
 _FLOAT: Final = 4

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import typer
 
 from cli.commands.model_control import load, pin, reload, unload, unpin
+from cli.commands.models_add import add
 from cli.errors import CommandFailed, ExitCode
 from cli.models.listing import file_problems, is_model, local_model, print_models
 from cli.options import ApiKey, AsJson, BaseUrl, ModelsDir, connected, given_settings
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from cli.client import Json
     from cli.models.removal import Removal
 
-models = typer.Typer(help="Models: list, show, load, pin and remove them.", invoke_without_command=True)
-for verb in (load, unload, reload, pin, unpin):
+models = typer.Typer(help="Models: add, list, show, load, pin and remove them.", invoke_without_command=True)
+for verb in (add, load, unload, reload, pin, unpin):
     models.command()(verb)
 
 ModelName = Annotated[str, typer.Argument(help="A name from `millrace models list`.", metavar="NAME")]

@@ -93,7 +93,10 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
     findings = [_file_finding(file, problem) for file, problem in contents.problems.items()]
     models = sorted(contents.models.values(), key=lambda model: model.name)
     if not models:
-        return [*findings, Finding(Level.BAD, "models", f"none in {folder}", "Add a model: see README.md.")]
+        return [
+            *findings,
+            Finding(Level.BAD, "models", f"none in {folder}", "Add one: millrace models add FILE, or hf:ORG/REPO."),
+        ]
     free = _available_bytes(meminfo)
     total, remarks = 0, _engine_remarks(models)
     for model in models:

@@ -19,7 +19,7 @@ from core.models.ggml_types import TENSOR_TYPES, TensorType
 _MAGIC: Final = b"GGUF"
 _MAX_ENTRIES: Final = 1 << 16  # keys, and tensors
 _MAX_HEADER_BYTES: Final = 1 << 28
-_MAX_STRINGS: Final = 1 << 23  # in all arrays; a vocabulary of 262k tokens has about 800k with its merges
+_MAX_STRINGS: Final = 1 << 22  # in all arrays; a vocabulary of 262k tokens has about 800k with its merges
 _MAX_KEPT_BYTES: Final = 1 << 24  # of texts in memory
 _MAX_KEPT_ITEMS: Final = 1024  # more than the layers of a model
 _MAX_TENSOR_NAME: Final = 64

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from engine.config import PROMPT_LOGPROB_ROWS
 from engine.scheduler.kv_cache import slot_of
 from engine.scheduler.ngram_proposer import NgramProposer
 from engine.scheduler.sequence import Sequence
@@ -15,8 +16,6 @@ from engine.scheduler.step import StepEntry
 from engine.scheduler.step_order import order_entries
 from engine.types import Priority
 
-# Rows of logits beyond one (and its drafts) per slot, for a prompt with logprobs of its own.
-PROMPT_LOGPROB_ROWS: Final = 32
 # While a chat decodes, a step has this part of its usual prompt tokens.
 INTERACTIVE_DIVISOR: Final = 4
 _MAX_FORCED: Final = 64

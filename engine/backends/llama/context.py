@@ -11,9 +11,8 @@ import llama_cpp as llama
 from llama_cpp._ggml import libggml
 
 from engine.backends.llama.gguf import metadata
-from engine.config import EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
+from engine.config import PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
 from engine.errors import ModelFailed, ModelMissing
-from engine.scheduler.step_builder import PROMPT_LOGPROB_ROWS
 
 _MAX_INPUTS: Final = 128  # in one decode, with vectors in memory
 _MAX_RECURRENT_INPUTS: Final = 32  # each has a state of constant size, which may be megabytes

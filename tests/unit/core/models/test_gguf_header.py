@@ -151,10 +151,10 @@ def test_a_sparse_file_of_zeros_ends_at_once(tmp_path: Path) -> None:
     path = write(tmp_path, gguf({}, num_pairs=1 << 16))
     os.truncate(path, 1 << 40)
     assert "a name has 0 bytes" in error(path)
-    strings = pair("k", (ARRAY, struct.pack("<IQ", STRING, 1 << 23)))
+    strings = pair("k", (ARRAY, struct.pack("<IQ", STRING, 1 << 22)))
     path = write(tmp_path, b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + strings)
     os.truncate(path, 1 << 40)
-    assert read_gguf(path).value("k") == Omitted(1 << 23)
+    assert read_gguf(path).value("k") == Omitted(1 << 22)
     path = write(tmp_path, b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + pair("k", (STRING, struct.pack("<Q", 1 << 35))))
     os.truncate(path, 1 << 40)
     assert "longer than 256 MiB" in error(path)
@@ -181,12 +181,12 @@ def test_numbers_of_impossible_size_or_type_name_their_key(tmp_path: Path) -> No
         header.integer("{}.text")
 
 
-def parts(folder: Path, number: int, count: int, *, tensors_each: int = 1) -> list[Path]:
+def parts(folder: Path, number: int, count: int, *, tensors_each: int = 1, layers: int = 0) -> list[Path]:
     return [
         write(
             folder,
             gguf(
-                (LLAMA if index == 0 else {})
+                (LLAMA | {"llama.block_count": layers} if index == 0 else {})
                 | {"split.no": index, "split.count": count, "split.tensors.count": count * tensors_each},
                 [tensor(f"t{index}.{each}", [8], offset=32 * each) for each in range(tensors_each)],
                 data=32 * tensors_each,

@@ -1,0 +1,24 @@
+"""The memory that the models of a device may have together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from core.devices.inventory import Device
+from core.devices.names import DeviceKind
+from core.memory_sizes import parse_device_memory
+
+UNLIMITED: Final = 1 << 62  # where the system does not report the memory of the device
+_CPU_SHARE: Final = 0.8
+_GPU_SHARE: Final = 0.9
+
+
+def device_budget(device_memory: str, device: Device) -> int:
+    """Return the bytes of a device by the setting `device_memory`; of `auto`, a share of what there is."""
+    budgets = parse_device_memory(device_memory)
+    budget = budgets.get(device.name, budgets.get(""))
+    if budget is not None:
+        return budget
+    is_cpu = device.kind is DeviceKind.CPU
+    known = device.total_bytes if is_cpu else device.free_bytes
+    return UNLIMITED if known is None else int(known * (_CPU_SHARE if is_cpu else _GPU_SHARE))
