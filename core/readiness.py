@@ -7,6 +7,7 @@ loads, and the reason why it does not start.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -14,12 +15,20 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from core.logs import engine_log
+from core.memory_sizes import format_bytes
 from core.states import EngineState
 
 _CONSUMERS: Final = ("chat", "batch")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
 _STOPPED: Final = (EngineState.FAILED, EngineState.MISSING)
+_TOO_LARGE: Final = re.compile(r"it needs [\d.]+ \w+ of memory, and \S+ has [\d.]+ \w+ for models.*")
 _DOWN: Final = (*_STOPPED, EngineState.UNLOADED)
+
+
+def too_large(need_bytes: int, device: str, room_bytes: int, remark: str = "") -> str:
+    """The reason of a launcher for a model that never fits into the memory of its device."""
+    need, room = format_bytes(need_bytes), format_bytes(max(0, room_bytes))
+    return f"it needs {need} of memory, and {device} has {room} for models{remark}"
 
 
 class ModelStatus(StrEnum):
@@ -45,7 +54,8 @@ class ModelState:
     """The state of a model; `reason` is empty for a model that is ready, `advice` is the operator's remedy.
 
     `warning` is the engine's remark on a model that it serves all the same. With `is_on_demand`, the model is loading because
-    a request needs it; else because its worker starts, or its engine does after a crash.
+    a request needs it; else because its worker starts, or its engine does after a crash. With `is_too_large`, no device has the
+    memory for it.
     """
 
     model: str
@@ -54,6 +64,7 @@ class ModelState:
     advice: str = ""
     warning: str | None = None
     is_on_demand: bool = False
+    is_too_large: bool = False
 
     @property
     def is_serving(self) -> bool:
@@ -176,6 +187,14 @@ def model_state(
     if any(launcher.state is EngineState.UNLOADED for launcher in alive):
         reason = "it is not in memory, and loads when a request needs it"
         return ModelState(model=name, status=ModelStatus.UNLOADED, reason=reason)
+    if stopped and all(_TOO_LARGE.fullmatch(launcher.exit_reason or "") for launcher in stopped):
+        return ModelState(
+            model=name,
+            status=ModelStatus.FAILED,
+            reason=stopped[0].exit_reason or "",
+            advice="Raise device_memory, unpin other models, or give it fewer slots or a smaller context.",
+            is_too_large=True,
+        )
     if stopped:
         is_missing = all(launcher.state is EngineState.MISSING for launcher in stopped)
         return ModelState(

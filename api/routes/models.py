@@ -80,6 +80,10 @@ async def change_model(
     if action is ModelAction.UNLOAD and model.pinned:
         message = f"The model '{model.name}' is pinned, so it is not unloaded. Remove `pinned` from its file first."
         raise ApiError(Problem(status=409, message=message, code="model_pinned", param="model"))
+    state = (await states.read()).model(model.name)
+    if action is not ModelAction.UNLOAD and state.is_too_large:
+        message = f"The model '{model.name}' cannot be loaded: {state.reason}. {state.advice}"
+        raise ApiError(Problem(status=409, message=message, code="model_too_large", param="model"))
     async with database.begin() as connection:
         await connection.execute(model_requests.add_request(model.name, action))
     return _object(model, name, started_at, settings, await states.read_now())

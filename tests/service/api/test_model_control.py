@@ -9,6 +9,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from core.readiness import too_large
 from core.settings import Settings
 from core.states import EngineState
 from tests.support.inside import inside
@@ -84,6 +85,19 @@ async def test_a_pinned_model_is_not_unloaded_and_may_be_reloaded(http: httpx2.A
     assert refused.json()["error"]["code"] == "model_pinned"
     assert requested(database) == {}
     assert (await http.post("/v1/models/fixed/reload")).status_code == 202
+
+
+@pytest.mark.parametrize("action", ["load", "reload"])
+async def test_a_model_that_never_fits_is_refused_with_its_need_in_words(
+    http: httpx2.AsyncClient, database: Database, action: str
+) -> None:
+    reason = too_large(8 << 30, "cpu", 4 << 30)
+    report_engine(database, "lab/small", EngineState.FAILED, reason=reason)
+    refused = await http.post(f"/v1/models/lab/small/{action}")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_too_large")
+    assert "it needs 8.0 GiB of memory, and cpu has 4.0 GiB for models" in refused.json()["error"]["message"]
+    assert requested(database) == {}
+    assert (await http.post("/v1/models/lab/small/unload")).status_code == 202
 
 
 @pytest.mark.parametrize(

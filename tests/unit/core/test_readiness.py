@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from core.readiness import ModelPlace, ModelState, ModelStatus, WorkerSeen, check_workers, model_place, model_state
+from core.readiness import (
+    ModelPlace,
+    ModelState,
+    ModelStatus,
+    WorkerSeen,
+    check_workers,
+    model_place,
+    model_state,
+    too_large,
+)
 from core.states import EngineState
 
 SILENCE = 60.0
@@ -166,3 +175,13 @@ def test_the_place_of_a_model_is_that_of_all_its_living_engines() -> None:
     place = model_place([first, second, silent, unloaded, CHAT], "m", SILENCE)
     assert place == ModelPlace(devices=("cuda:0", "cuda:1"), memory_bytes=150, slots=6, context_size=1024)
     assert model_place([first], "other", SILENCE) == ModelPlace()
+
+
+@pytest.mark.parametrize("remark", ["", " beside its pinned models"])
+def test_a_model_that_no_device_has_memory_for_is_told_from_one_that_fails(remark: str) -> None:
+    reason = too_large(300 << 20, "cuda:0", -5, remark)
+    large = state_of(launcher(EngineState.FAILED, exit_reason=reason))
+    assert (large.is_too_large, large.reason) == (True, reason)
+    broken = launcher(EngineState.FAILED, exit_reason="a.gguf is broken", id="b")
+    assert not state_of(launcher(EngineState.FAILED, exit_reason=reason), broken).is_too_large
+    assert not state_of(broken).is_too_large
