@@ -66,7 +66,8 @@ class Settings(BaseSettings):
         ROOT / ".state", description="Directory of data, sockets and logs of the single-machine stack."
     )
     models_dir: Path = Field(
-        ROOT / "models", description="Directory of model files: one YAML file for each served model."
+        ROOT / "models",
+        description="Directory of model files: a YAML file, or only a GGUF file, for each served model.",
     )
     files_dir: Path | None = Field(
         None, description="Directory of uploaded and result files; default: `files` in state_dir."

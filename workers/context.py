@@ -110,6 +110,11 @@ class ClerkContext:
         """The present models. Read it once for each piece of work, since it may change meanwhile."""
         return self.live_catalog.current
 
+    def look_at_models(self) -> ModelCatalog:
+        """Look at the models folder now: a batch may name a model that the api has noticed a moment ago."""
+        self.live_catalog.refresh()
+        return self.live_catalog.current
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerContext:

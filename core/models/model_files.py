@@ -19,6 +19,7 @@ from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
+from core.models.gguf_header import split_paths
 from core.models.placement_fields import PlacementFields
 from core.models.sampling import SamplingFields
 from core.models.yaml_file import YamlFile
@@ -249,8 +250,8 @@ def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
 
 def has_weights(model: ModelConfig) -> bool:
     """Do all files exist that its engine reads?"""
-    paths = (model.parameters.model, *(adapter.path for adapter in model.lora))
-    return model.backend is not BackendKind.LLAMA or all(Path(path).is_file() for path in paths)
+    paths = (*split_paths(Path(model.parameters.model)), *(Path(adapter.path) for adapter in model.lora))
+    return model.backend is not BackendKind.LLAMA or all(path.is_file() for path in paths)
 
 
 def _describe(file: YamlFile, error: ErrorDetails) -> str:
@@ -291,8 +292,9 @@ def _with_files(model: ModelConfig, file: YamlFile, folder: Path, need_weights: 
             raise ConfigError(
                 f"{file.place(keys)}: {'.'.join(map(str, keys))}: {name!r} is no path of a file."
             ) from None
-        if need_weights and not weights.is_file():
-            raise ConfigError(f"{file.place(keys)}: {'.'.join(map(str, keys))}: there is no file {weights}")
+        missing = next((path for path in split_paths(weights) if not path.is_file()), None)
+        if need_weights and missing is not None:
+            raise ConfigError(f"{file.place(keys)}: {'.'.join(map(str, keys))}: there is no file {missing}")
         return str(weights)
 
     weights = found(("parameters", "model"), model.parameters.model)

@@ -73,7 +73,7 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -
     """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
     quota = read_quota(connection, batch.tenant_id, batch.key_id)
     with _open(context, batch.input_file_id) as stream:
-        first = _FirstPass(context, batch.endpoint, context.catalog.only(quota.models))
+        first = _FirstPass(context, batch.endpoint, context.look_at_models().only(quota.models))
         first.read(stream)
         tokens = estimated_tokens(first.num_bytes)
         if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:

@@ -62,7 +62,7 @@ def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint:
         command += ["--endpoint", endpoint]
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     with TemporaryFile() as models:
-        models.write(f"[{','.join(model.model_dump_json() for model in context.catalog.models)}]".encode())
+        models.write(f"[{','.join(model.model_dump_json() for model in context.look_at_models().models)}]".encode())
         models.seek(0)
         process = subprocess.Popen(
             command,

@@ -202,6 +202,14 @@ def test_each_model_of_a_file_has_its_own_shards(clerk: ClerkContext, tmp_path: 
     assert batch_of(clerk, batch_id).model is None
 
 
+def test_a_model_that_was_added_a_moment_ago_is_known(clerk: ClerkContext, tmp_path: Path) -> None:
+    clerk = replace(clerk, live_catalog=LiveCatalog(tmp_path))
+    write_model(tmp_path, "new")
+    batch_id = upload(clerk, line("a", model="new"))
+    prepare(clerk, batch_id)
+    assert batch_of(clerk, batch_id).model == "new"
+
+
 def test_preparing_twice_is_preparing_once(clerk: ClerkContext) -> None:
     batch_id = upload(clerk, line("a"))
     prepare(clerk, batch_id)

@@ -284,3 +284,11 @@ def test_the_need_of_memory_is_a_size_with_a_unit(tmp_path: Path) -> None:
     path.write_text("name: a\nbackend: fake\nmemory_bytes: 100MiB\nload: lazy\n")
     model = load_model(path)
     assert (model.memory_bytes, model.load) == (100 << 20, "lazy")
+
+
+def test_every_part_of_split_weights_must_be_there(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("name: mine\nparameters: {model: big-00001-of-00002.gguf}\n")
+    (tmp_path / "big-00001-of-00002.gguf").touch()
+    with pytest.raises(ConfigError, match="there is no file .*big-00002-of-00002.gguf"):
+        load_models(tmp_path, need_weights=True)
+    assert not has_weights(load_models(tmp_path).models[0])
