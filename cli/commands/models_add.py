@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from cli.models.plan import Plan, Room, Slots
+    from cli.models.weights import FoundWeights, WeightsFinder
     from core.settings import Settings
 
 
@@ -49,7 +50,7 @@ def add(
     from cli.models.model_file import check_free, check_name, file_stem, usable_name, write_model_file
     from cli.models.plan import choose_plan
     from cli.models.sources.download import disk_errors
-    from cli.models.sources.source import parse_source
+    from cli.models.sources.source import parse_source, shown_source
     from cli.models.weights import WeightsFinder
 
     wanted_slots = _parse_slots(slots)
@@ -64,11 +65,11 @@ def add(
         found = finder.find(source)
         chosen_name = name or usable_name(found.name)
         check_free(settings.models_dir, chosen_name, force=force)
-        paths = finder.staged(found)
+        paths = _fetched(finder, found)
         facts = finder.facts(found, paths)
         plan = choose_plan(facts, room, slots=wanted_slots, context=context)
         weights = finder.place(found, paths, file_stem(chosen_name), copy=copy)
-        file = write_model_file(settings.models_dir, chosen_name, weights, facts, plan, what, force=force)
+        file = write_model_file(settings.models_dir, chosen_name, weights, facts, plan, shown_source(what), force=force)
     if not plan.fits:
         remark(
             f"{chosen_name} needs more memory than its models may have on {room.device}: {plan.describe_need()}. "
@@ -87,6 +88,14 @@ def add(
             ("try", _line_to_try(chosen_name, generates=facts.generates, has_template=facts.has_template)),
         ]
     )
+
+
+def _fetched(finder: WeightsFinder, found: FoundWeights) -> list[Path]:
+    try:
+        return finder.staged(found)
+    except KeyboardInterrupt:
+        remark("Interrupted; the same command continues with the bytes that are here.")
+        raise
 
 
 def _parse_slots(text: str | None) -> Slots | None:

@@ -21,6 +21,7 @@ from typing import Final, Protocol
 import httpx2
 
 from cli.errors import CommandFailed
+from cli.models.sources.source import shown_source
 from core.memory_sizes import format_bytes
 
 _TRIES: Final = 5  # without a new byte
@@ -101,11 +102,11 @@ class Downloader:
             ) as response:
                 self._take(file, part, response)
         except httpx2.UnsupportedProtocol:
-            raise CommandFailed(f"{file.url} leads to an address that is not http or https.") from None
+            raise CommandFailed(f"{shown_source(file.url)} leads to an address that is not http or https.") from None
         except httpx2.InvalidURL as error:
-            raise CommandFailed(f"{file.url} is no valid address: {error}.") from None
+            raise CommandFailed(f"{shown_source(file.url)} is no valid address: {error}.") from None
         except httpx2.TooManyRedirects:
-            raise CommandFailed(f"{file.url} redirects in a circle.") from None
+            raise CommandFailed(f"{shown_source(file.url)} redirects in a circle.") from None
         except httpx2.TransportError as error:
             raise _TryAgain(_reason(error)) from None
 
@@ -235,7 +236,7 @@ def _check_status(file: RemoteFile, response: httpx2.Response) -> None:
         404: "there is no such file",
         410: "the file has been removed",
     }.get(status, f"the server answers {status}")
-    raise CommandFailed(f"{file.url} cannot be downloaded: {advice}.")
+    raise CommandFailed(f"{shown_source(file.url)} cannot be downloaded: {advice}.")
 
 
 def _reason(error: httpx2.TransportError) -> str:

@@ -11,7 +11,9 @@ from urllib.parse import unquote, urlsplit
 from cli.errors import CommandFailed, ExitCode
 
 _REPOSITORY: Final = r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
-_HUB: Final = re.compile(rf"{_REPOSITORY}(?::(?P<quant>[\w.-]+)|/(?P<file>[^@:]+))?(?:@(?P<revision>[^@\s]+))?")
+_HUB: Final = re.compile(
+    rf"{_REPOSITORY}(?::(?P<quant>[\w.-]+)|/(?P<file>[^@:]+))?(?:@(?P<revision>[^@:\s]+)(?::(?P<late_quant>[\w.-]+))?)?"
+)
 _PAGE: Final = re.compile(rf"/{_REPOSITORY}(?:/(?:blob|resolve|raw|tree)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?/?")
 _HUB_HOSTS: Final = ("huggingface.co", "www.huggingface.co", "hf.co")
 _FORMS: Final = "a GGUF file, a folder, https://…/NAME.gguf, or hf:ORG/REPO[:QUANT | /FILE.gguf][@REVISION]"
@@ -47,6 +49,14 @@ class HubSource:
 
 
 Source = LocalSource | UrlSource | HubSource
+
+
+def shown_source(text: str) -> str:
+    """What a user wrote, without the credentials that an address may have."""
+    if text.partition(":")[0].lower() not in ("http", "https"):
+        return text
+    parts = urlsplit(text)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
 def parse_source(text: str) -> Source:
@@ -99,7 +109,7 @@ def _hub(text: str, whole: str) -> HubSource:
         raise CommandFailed(
             f"{whole} is no repository: write hf:ORG/REPO[:QUANT | /FILE.gguf][@REVISION].", ExitCode.USAGE
         )
-    given = {name: value for name, value in found.groupdict().items() if value}
+    given = {name.removeprefix("late_"): value for name, value in found.groupdict().items() if value}
     if not given.get("file", ".gguf").lower().endswith(".gguf"):
         raise CommandFailed(f"{given['file']} is no GGUF file.", ExitCode.USAGE)
     return HubSource(**given)

@@ -71,6 +71,22 @@ def test_the_next_command_continues_a_download_that_failed(command: Command, sta
     assert (command.models / "tiny" / "tiny-Q4_K_M.gguf").read_bytes() == DEMO
 
 
+def test_an_interrupted_download_continues(
+    command: Command, stand_in: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(_: object, num_bytes: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("cli.commands.models_add._Bar.advance", interrupt)
+        command.add(TINY)
+    assert visible(command.models) == set()
+    part = next((command.models / ".downloads").rglob("*.part")).stat().st_size
+    command.add(TINY)
+    assert part > 0
+    assert downloads(stand_in) == ["", f"bytes={part}-"]
+
+
 def test_wrong_bytes_are_deleted_and_the_next_command_starts_again(command: Command, stand_in: StandInHub) -> None:
     stand_in.faults.wrong_bytes = 1
     assert "has another checksum than its host states; the bytes were deleted." in command.failure(TINY)
@@ -207,6 +223,9 @@ def test_an_address_is_downloaded_and_resumed_only_for_the_same_version(command:
     assert "488 KiB are kept" in command.failure(address)
     assert command.add(address)["weights"] == "tiny/tiny-Q8_0.gguf"
     assert downloads(stand_in)[-1] == "bytes=500000-"
+    command.add(f"{address}?token=secret", name="signed")
+    assert "secret" not in (command.models / "signed.yaml").read_text()
+    assert "secret" not in command.failure(f"{stand_in.endpoint}/nowhere/x.gguf?token=secret")
     stand_in.faults.cut_after, stand_in.faults.ignores_range = [500_000], True
     command.add(address, name="again")
     assert (command.models / "again" / "tiny-Q8_0.gguf").read_bytes() == DEMO

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli.errors import CommandFailed
-from cli.models.sources.source import HubSource, LocalSource, Source, UrlSource, parse_source
+from cli.models.sources.source import HubSource, LocalSource, Source, UrlSource, parse_source, shown_source
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,7 @@ from cli.models.sources.source import HubSource, LocalSource, Source, UrlSource,
         ("hf:acme/tiny:Q4_K_M", HubSource(repository="acme/tiny", quant="Q4_K_M")),
         ("hf:acme/tiny@v1.0", HubSource(repository="acme/tiny", revision="v1.0")),
         ("hf:acme/tiny:q8_0@refs/pr/1", HubSource(repository="acme/tiny", quant="q8_0", revision="refs/pr/1")),
+        ("hf:acme/tiny@v1:Q8_0", HubSource(repository="acme/tiny", quant="Q8_0", revision="v1")),
         ("hf:acme/tiny/a/b.gguf", HubSource(repository="acme/tiny", file="a/b.gguf")),
         ("hf:acme/tiny/b.gguf@abc", HubSource(repository="acme/tiny", file="b.gguf", revision="abc")),
         ("hf.co/acme/tiny:Q4_0", HubSource(repository="acme/tiny", quant="Q4_0")),
@@ -68,3 +69,11 @@ def test_what_cannot_be_a_model_is_refused(text: str, reason: str) -> None:
     with pytest.raises(CommandFailed) as caught:
         parse_source(text)
     assert reason in str(caught.value)
+
+
+def test_credentials_of_an_address_are_not_shown() -> None:
+    assert (
+        shown_source("https://me:secret@example.com:8443/a/x.gguf?token=secret#y")
+        == "https://example.com:8443/a/x.gguf"
+    )
+    assert shown_source("hf:acme/tiny:Q8_0") == "hf:acme/tiny:Q8_0"
