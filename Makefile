@@ -4,15 +4,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 PINNED := --constraint constraints.txt --build-constraint constraints.txt
+OPTIONS ?=
 # The build of llama.cpp: cuda, hip, vulkan, cpu, or auto. Empty keeps the one that is installed, or builds for the CPU.
 GPU ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test unit serve bench chaos soak audit check format clean FORCE
+.PHONY: help demo install test unit serve bench bench-gpu chaos soak audit check format clean FORCE
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 demo: .venv/installed ## install, label 240 tickets in a batch, answer a chat, stop
 	@$(BIN)/millrace demo
@@ -34,6 +35,9 @@ check: format test ## format, then everything `make test` does: before every com
 
 bench: .venv/installed-dev ## measure speed and memory; writes bench/results.json
 	$(BIN)/python -m bench
+
+bench-gpu: .venv/installed-dev ## tokens per second on a GPU, over a bare loop and llama-server; OPTIONS=--help lists options
+	$(BIN)/python -m bench.gpu $(OPTIONS)
 
 audit: .venv/python ## ask whether published advisories name a package we install; needs the network
 	$(BIN)/python -m tools.audit

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
+import sys
+import tarfile
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import httpx2
+
+from tools.install.llama import PACKAGE, installed_kind
+from tools.install.toolkits import CPU, TOOLKITS
 
 _READY_SECONDS = 120
 
@@ -68,6 +76,38 @@ class LlamaServer:
                 yield RunningServer(url, slots)
             finally:
                 process.terminate()
+
+
+def build_llama_server(folder: Path = Path(".bench")) -> str:
+    """Build llama-server from the sources of the installed llama-cpp-python, for the same kind of GPU; returns its path."""
+    release = version(PACKAGE)
+    binary = folder / f"llama-server-{release}"
+    if binary.exists():
+        return str(binary)
+    kind = installed_kind() or CPU
+    options = [
+        "-DCMAKE_BUILD_TYPE=Release",
+        "-DBUILD_SHARED_LIBS=OFF",
+        "-DLLAMA_BUILD_TESTS=OFF",
+        "-DLLAMA_OPENSSL=OFF",
+    ]
+    options += [TOOLKITS[kind].option] if kind in TOOLKITS else []
+    print(f"building llama-server of {release} …", flush=True)
+    with tempfile.TemporaryDirectory(prefix="millrace-bench-") as temporary:
+        source = (f"{PACKAGE}=={release}", "--no-deps", "--no-binary", PACKAGE)
+        subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--dest", temporary, *source], check=True)
+        (archive,) = Path(temporary).glob("*.tar.gz")
+        with tarfile.open(archive) as sources:
+            sources.extractall(temporary, filter="data")
+        (llama,) = Path(temporary).glob("*/vendor/llama.cpp")
+        build = Path(temporary) / "build"
+        subprocess.run(["cmake", "-S", llama, "-B", build, *options], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["cmake", "--build", build, "--target", "llama-server", "--parallel", str(os.cpu_count())], check=True
+        )
+        folder.mkdir(exist_ok=True)
+        shutil.move(build / "bin" / "llama-server", binary)
+    return str(binary)
 
 
 def _wait(url: str, process: subprocess.Popen[bytes]) -> None:

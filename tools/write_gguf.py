@@ -43,7 +43,7 @@ def write_model(path: Path, name: str, shape: Shape, vocabulary: Vocabulary, wei
     """Write a model file; without weights, a vocabulary-only file that can tokenise."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(name)
-    _write_shape(writer, shape, len(vocabulary.tokens))
+    write_shape(writer, shape, len(vocabulary.tokens))
     write_vocabulary(writer, vocabulary)
     for tensor, values in (weights or {}).items():
         _write_tensor(writer, _rotary(tensor, values, shape), tensor)
@@ -53,7 +53,8 @@ def write_model(path: Path, name: str, shape: Shape, vocabulary: Vocabulary, wei
     writer.close()
 
 
-def _write_shape(writer: gguf.GGUFWriter, shape: Shape, num_tokens: int) -> None:
+def write_shape(writer: gguf.GGUFWriter, shape: Shape, num_tokens: int) -> None:
+    """Write the keys of a shape."""
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
     writer.add_block_count(shape.layers)
