@@ -6,13 +6,13 @@ Ages are by the database's clock: a report carries the seconds since an event, b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Delete, Float, case, cast, delete, func, select
+from sqlalchemy import ARRAY, BigInteger, ColumnElement, Delete, Float, Text, case, cast, delete, func, select
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import InstrumentedAttribute
 
 from core.readiness import WorkerSeen
@@ -56,6 +56,20 @@ class EngineReport:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceReport:
+    """The device of a launcher, with its memory as it is now; None where the system does not report it.
+
+    Models may have `budget_bytes` of it together; None is no limit.
+    """
+
+    device: str
+    card: str = ""
+    total_bytes: int | None = None
+    free_bytes: int | None = None
+    budget_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
     """A worker process. The database answered its last poll for work `poll_seconds` ago; None: not yet."""
 
@@ -65,6 +79,21 @@ class WorkerReport:
     pid: int
     poll_seconds: float | None = None
     engines: Sequence[EngineReport] = ()
+    device: DeviceReport | None = None
+
+
+class DeviceSeen(NamedTuple):
+    """A device as its launcher reported it `seen_seconds` ago; `engine_bytes` is what the models on it need."""
+
+    host: str
+    device: str
+    card: str | None
+    total_bytes: int | None
+    free_bytes: int | None
+    budget_bytes: int | None
+    engine_bytes: int
+    models: list[str]
+    seen_seconds: float
 
 
 class CounterRow(NamedTuple):
@@ -77,8 +106,14 @@ class CounterRow(NamedTuple):
 
 def report_worker(report: WorkerReport) -> PostgresInsert:
     """Insert or renew a worker. Under the same id, another pid is a process that has just started."""
+    device = {} if report.device is None else asdict(report.device)
     new = insert(Worker).values(
-        id=report.id, kind=report.kind, host=report.host, pid=report.pid, last_poll_at=_ago(report.poll_seconds)
+        id=report.id,
+        kind=report.kind,
+        host=report.host,
+        pid=report.pid,
+        last_poll_at=_ago(report.poll_seconds),
+        **device,
     )
     is_same = Worker.pid == new.excluded.pid
     return new.on_conflict_do_update(
@@ -88,6 +123,7 @@ def report_worker(report: WorkerReport) -> PostgresInsert:
             "pid": new.excluded.pid,
             "seen_at": func.now(),
             "last_poll_at": new.excluded.last_poll_at,
+            **{name: new.excluded[name] for name in device},
         },
     )
 
@@ -165,6 +201,30 @@ def list_workers() -> Query[WorkerSeen]:
         .order_by(Worker.seen_at.desc(), Worker.id, WorkerEngine.model)
     )
     return Query(statement, WorkerSeen)
+
+
+def list_devices() -> Query[DeviceSeen]:
+    """List the devices of launchers with the models in their memory, by host and name."""
+    loaded = WorkerEngine.state.in_((EngineState.LOADING, EngineState.READY))
+    models = func.array_agg(aggregate_order_by(WorkerEngine.model, WorkerEngine.model)).filter(loaded)
+    statement = (
+        select(
+            Worker.host,
+            Worker.device,
+            Worker.card,
+            Worker.total_bytes,
+            Worker.free_bytes,
+            Worker.budget_bytes,
+            cast(func.coalesce(func.sum(WorkerEngine.memory_bytes), 0), BigInteger).label("engine_bytes"),
+            func.coalesce(models, cast([], ARRAY(Text))).label("models"),
+            _seconds_since(Worker.seen_at).label("seen_seconds"),
+        )
+        .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)
+        .where(Worker.device.is_not(None))
+        .group_by(Worker.id)
+        .order_by(Worker.host, Worker.device, Worker.seen_at.desc())
+    )
+    return Query(statement, DeviceSeen)
 
 
 def add_counts(counts: Mapping[tuple[str, str], int]) -> PostgresInsert:

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core import ids
 from core.counters import CounterName
 from db import jobs, shards, workers
-from db.workers import EngineReport, WorkerReport
+from db.workers import DeviceReport, EngineReport, WorkerReport
 from workers.context import Database, ServedModel, WorkerContext
 from workers.runtime.counters import Totals
 
@@ -43,10 +43,11 @@ class Identity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The content of a report: seconds since the last successful poll (None before it), engines, and all counts so far."""
+    """The content of a report: seconds since the last successful poll (None before it), engines, device, and all counts."""
 
     poll_seconds: float | None = None
     engines: list[EngineReport] = field(default_factory=list)
+    device: DeviceReport | None = None
     totals: Totals = field(default_factory=dict)
 
 
@@ -162,6 +163,7 @@ class WorkerHeartbeat:
             pid=identity.pid,
             poll_seconds=status.poll_seconds,
             engines=status.engines,
+            device=status.device,
         )
         new = {key: total - self._reported.get(key, 0) for key, total in status.totals.items()}
         new = {key: number for key, number in new.items() if number}

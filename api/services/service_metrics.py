@@ -22,10 +22,12 @@ from api.services.model_states import degraded_models
 from core.counters import CounterName
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
+from core.states import EngineState
 from db import backlog, quarantine, webhooks, workers
 from db.backlog import Backlog
 from db.tables import WORKER_KINDS
 from db.webhooks import DeliveryCounts
+from db.workers import DeviceSeen
 
 _READ_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 5.0
@@ -50,6 +52,7 @@ class _Snapshot:
     counts: dict[tuple[str, str], int]
     degraded: dict[str, str]
     quarantined: dict[tuple[str, bool], int]
+    devices: Sequence[DeviceSeen]
 
 
 class ServiceMetrics(Collector):
@@ -88,6 +91,7 @@ class ServiceMetrics(Collector):
         yield from _webhooks(snapshot.webhooks)
         yield from _counts(snapshot.counts)
         yield _quarantined(snapshot.quarantined)
+        yield from _devices(snapshot, self._silence_seconds)
         fresh = {(w.kind, w.id) for w in snapshot.workers if w.seen_seconds <= self._silence_seconds}
         kinds = Counter(kind for kind, _ in fresh)
         yield _gauge("workers", "Processes that report, by kind.", "kind", {kind: kinds[kind] for kind in WORKER_KINDS})
@@ -108,6 +112,7 @@ async def _read(connection: AsyncConnection, max_crashes: int) -> _Snapshot:
         workers=await workers.list_workers().async_fetch_all(connection),
         counts={(row.name, row.model): row.value for row in counts},
         degraded=await degraded_models(connection, max_crashes),
+        devices=await workers.list_devices().async_fetch_all(connection),
         quarantined={(row.model, row.is_blocked): row.requests for row in quarantined},
     )
 
@@ -146,6 +151,31 @@ def _quarantined(values: dict[tuple[str, bool], int]) -> GaugeMetricFamily:
     for (model, is_blocked), value in values.items():
         family.add_metric([model, "refused" if is_blocked else "suspect"], value)
     return family
+
+
+def _devices(snapshot: _Snapshot, silence_seconds: float) -> Iterator[GaugeMetricFamily]:
+    """The memory of each device whose launcher reports, and the part of each model there."""
+    memory = GaugeMetricFamily(
+        "millrace_device_memory_bytes",
+        "Memory of a device: total, free, budget of its models, and engines, the part that these need by their estimates.",
+        labels=["host", "device", "memory"],
+    )
+    for seen in snapshot.devices:
+        if seen.seen_seconds <= silence_seconds:
+            values = {"total": seen.total_bytes, "free": seen.free_bytes, "budget": seen.budget_bytes}
+            for name, value in {**values, "engines": seen.engine_bytes}.items():
+                if value is not None:
+                    memory.add_metric([seen.host, seen.device, name], float(value))
+    yield memory
+    models = GaugeMetricFamily(
+        "millrace_model_memory_bytes", "Memory that a model needs on a device.", labels=["host", "device", "model"]
+    )
+    for worker in snapshot.workers:
+        is_loaded = worker.state in (EngineState.LOADING, EngineState.READY)
+        if worker.kind == "launcher" and is_loaded and worker.seen_seconds <= silence_seconds:
+            labels = [worker.host, worker.device or "", worker.model or ""]
+            models.add_metric(labels, float(worker.memory_bytes or 0))
+    yield models
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, Any]) -> GaugeMetricFamily:  # Any: numbers of any kind

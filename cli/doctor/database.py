@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from cli.doctor.findings import Finding, Level
 from cli.stack.postgres import needed_connections
 from core.errors import ConfigError
+from core.memory_sizes import format_bytes
 from core.readiness import WorkerSeen, check_clerk, check_model, model_state
 
 if TYPE_CHECKING:
@@ -100,7 +101,25 @@ def workers(connection: Connection, settings: Settings) -> list[Finding]:
     found += [Finding(Level.WARNING, f"model {state.model}", state.warning) for state in states if state.warning]
     found += [_silent(worker) for worker in _once(seen) if worker.seen_seconds > settings.silence_seconds]
     hosts = sorted({worker.host for worker in seen})
-    return found or [Finding(Level.OK, "workers", f"{len(_once(seen))} processes on {', '.join(hosts)}")]
+    working = Finding(Level.OK, "workers", f"{len(_once(seen))} processes on {', '.join(hosts)}")
+    return [*_devices(connection, settings.silence_seconds), *(found or [working])]
+
+
+def _devices(connection: Connection, silence_seconds: float) -> list[Finding]:
+    """List the devices of all workers that report, with the models in their memory."""
+    from db import workers as statements
+
+    found = []
+    for seen in statements.list_devices().fetch_all(connection):
+        if seen.seen_seconds <= silence_seconds:
+            parts = [seen.card] if seen.card else []
+            if seen.free_bytes is not None and seen.total_bytes is not None:
+                parts.append(f"{format_bytes(seen.free_bytes)} of {format_bytes(seen.total_bytes)} free")
+            if seen.budget_bytes is not None:
+                parts.append(f"models use {format_bytes(seen.engine_bytes)} of {format_bytes(seen.budget_bytes)}")
+            parts.append(", ".join(seen.models) or "no model")
+            found.append(Finding(Level.OK, f"{seen.host} {seen.device}", "; ".join(parts)))
+    return found
 
 
 def files(connection: Connection, settings: Settings) -> list[Finding]:

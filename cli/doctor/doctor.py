@@ -38,6 +38,7 @@ def doctor(
 
 
 def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
+    from cli.doctor import devices as device_findings
     from cli.doctor import machine
     from cli.doctor import settings as settings_findings
     from cli.doctor import stack as stack_findings
@@ -47,7 +48,7 @@ def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
     from core.errors import ConfigError
 
     inventory = read_inventory()
-    findings = [machine.python(), machine.compiler(), machine.gpu(inventory), machine.threads(usable_cores())]
+    findings = [machine.python(), machine.compiler(), *device_findings.devices(inventory, usable_cores())]
     try:
         settings = given_settings(state_dir=state_dir, models_dir=models_dir)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Findings about the machine: Python, a compiler, a GPU, CPU cores, disk, a free port, memory for the models."""
+"""Findings about the machine: Python, a compiler, disk, a free port, memory for the models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Final
 
 from cli.doctor.findings import Finding, Level
-from core.cpu_cores import Cores
-from core.devices.build import build_command
-from core.devices.inventory import Inventory
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
 from core.models.folder_files import is_yaml
@@ -44,23 +41,6 @@ def compiler() -> Finding:
         return Finding(Level.OK, "compiler", found)
     advice = "Only an installation needs one: apt install g++, dnf install gcc-c++, or xcode-select --install."
     return Finding(Level.WARNING, "compiler", "no C++ compiler", advice)
-
-
-def gpu(inventory: Inventory) -> Finding:
-    """Look for a GPU that the driver lists."""
-    names = [gpu.card for gpu in inventory.gpus]
-    if names and not inventory.usable_gpus:
-        message = f"{', '.join(names)}: not used, since llama.cpp was built without CUDA"
-        return Finding(Level.WARNING, "gpu", message, f"Build it with CUDA: {build_command()}")
-    if names:
-        return Finding(Level.OK, "gpu", ", ".join(names))
-    advice = "If there is a card, install its driver; inside a container, pass it in (--gpus all)."
-    return Finding(Level.OK, "gpu", "none found; models run on the CPU", advice)
-
-
-def threads(cores: Cores) -> Finding:
-    """Report the threads of a model on the CPU; a model file may set another number."""
-    return Finding(Level.OK, "threads", cores.reason)
 
 
 def disk(state_dir: Path) -> Finding:

@@ -18,8 +18,8 @@ from typing import Any, Final
 from core.cgroups import read_text
 from core.devices.build import Build, installed_build
 from core.devices.host_memory import Memory, Node, host_memory, numa_nodes
-from core.devices.names import DeviceKind, format_cpus, parse_cpus, parse_device
-from core.devices.nvidia import Nvidia, read_nvidia
+from core.devices.names import DeviceKind, format_cpus, node_number, parse_cpus, parse_device
+from core.devices.nvidia import Nvidia, card_memory, read_nvidia
 
 CPU: Final = "cpu"
 TEST_VARIABLE: Final = "MILLRACE_TEST_DEVICES"
@@ -110,6 +110,22 @@ def read_inventory(environment: Mapping[str, str] = os.environ) -> Inventory:
         cuda=nvidia.cuda,
         problem=nvidia.problem,
     )
+
+
+def read_memory(device: Device, environment: Mapping[str, str] = os.environ) -> Memory:
+    """The memory of a device as it is now: no more is free than it has in all. Of a GPU that nothing reports, as it was."""
+    now = Memory(total_bytes=device.total_bytes, free_bytes=device.free_bytes)
+    if file := environment.get(TEST_VARIABLE):
+        found = _fake(Path(file)).get(parse_device(device.name).card)
+        now = now if found is None else Memory(total_bytes=found.total_bytes, free_bytes=found.free_bytes)
+    elif device.kind is DeviceKind.CPU:
+        number = node_number(parse_device(device.name).cpus)
+        now = host_memory() if number is None else numa_nodes()[number].memory
+    elif device.kind is DeviceKind.CUDA:
+        now = card_memory(device.id) or now
+    if device.total_bytes is None or now.free_bytes is None:
+        return now
+    return Memory(total_bytes=device.total_bytes, free_bytes=min(now.free_bytes, device.total_bytes))
 
 
 def _visible(nvidia: Nvidia, chosen: str | None) -> list[Device]:

@@ -50,6 +50,21 @@ def read_nvidia(files: Path = _DRIVER_FILES) -> Nvidia:
     return _by_files(files, problem)
 
 
+def card_memory(card_id: str) -> Memory | None:
+    """The memory of a card as it is now, by NVML; None without it, since to run nvidia-smi again and again takes too much."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        is_number = card_id.isdigit()
+        find = pynvml.nvmlDeviceGetHandleByIndex if is_number else pynvml.nvmlDeviceGetHandleByUUID
+        return _nvml_card(pynvml, find(int(card_id) if is_number else card_id.encode())).memory
+    except pynvml.NVMLError:
+        return None
+
+
 def _by_nvml() -> Nvidia | None:
     try:
         import pynvml

@@ -18,7 +18,8 @@ class Worker(Base):
     """A worker process: a consumer of tickets, or the launcher of a device's engines. It inserts and renews its row with its
     heartbeat, and deletes it at shutdown; the clerk deletes rows without a heartbeat.
 
-    `last_poll_at` is the time of its last poll for work that the database answered, with or without work.
+    `last_poll_at` is the time of its last poll for work that the database answered, with or without work. A launcher reports its
+    `device`, the `card` or processor, its memory, and the `budget_bytes` that models may have there.
     """
 
     __tablename__ = "workers"
@@ -29,6 +30,11 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     last_poll_at: Mapped[datetime | None]
+    device: Mapped[str | None]
+    card: Mapped[str | None]
+    total_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    free_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    budget_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
     __table_args__ = (CheckConstraint(one_of("kind", WORKER_KINDS), name="kind"),)
 

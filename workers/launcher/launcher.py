@@ -39,6 +39,7 @@ from engine.process.exit_codes import NOT_LOADED
 from workers.context import Database
 from workers.heartbeat import WorkerHeartbeat, launcher_identity
 from workers.launcher.crash_log import CrashLog
+from workers.launcher.device_reports import with_device
 from workers.launcher.engine_config import engine_config
 from workers.launcher.engine_reports import EngineReports
 from workers.launcher.health_check import HealthCheck
@@ -254,16 +255,17 @@ def run_launcher(
     check_schema(database)
     owned = [model for model in _models(settings, models) if owns(model, device, deployment)]
     launcher = WorkerLauncher(settings, owned, device, deployment)
-    _run(launcher, settings, Database(database), device.name, is_stopping)
+    _run(launcher, settings, Database(database), device, is_stopping)
 
 
 def _run(
-    launcher: WorkerLauncher, settings: Settings, database: Database, device: str, is_stopping: threading.Event
+    launcher: WorkerLauncher, settings: Settings, database: Database, device: Device, is_stopping: threading.Event
 ) -> None:
     """Run it with a heartbeat. Its row is removed in the end, but kept if an engine does not start, since it has the reason."""
-    identity = launcher_identity(settings.state_dir, device)
+    identity = launcher_identity(settings.state_dir, device.name)
     reports = launcher.engine_reports
-    heartbeat = WorkerHeartbeat(identity, database, reports.status, seconds=settings.heartbeat_seconds)
+    status = with_device(reports.status, device, budget_bytes=None)
+    heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
     reports.on_change = heartbeat.wake
     heartbeat.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from socket import gethostname
 
 import httpx2
 
@@ -43,6 +44,9 @@ def test_metrics_include_processes_without_a_port(http: httpx2.Client) -> None:
         'millrace_workers{kind="chat"} 1.0',
         'millrace_workers{kind="clerk"} 1.0',
         'millrace_workers{kind="launcher"} 1.0',
+        f'millrace_model_memory_bytes{{device="cpu",host="{gethostname()}",model="slow"}}',
+        f'millrace_device_memory_bytes{{device="cpu",host="{gethostname()}",memory="free"}}',
+        f'millrace_device_memory_bytes{{device="cpu",host="{gethostname()}",memory="total"}}',
         'millrace_model_ready{model="slow"} 1.0',
     ):
         assert line in text.splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, text
 from core.readiness import WorkerSeen
 from core.states import EngineState
 from db import backlog, workers
-from db.workers import EngineReport, WorkerReport
+from db.workers import DeviceReport, EngineReport, WorkerReport
 from tests.support.rows import make_batch, make_job, make_running_batch
 
 
@@ -41,6 +42,23 @@ def test_ages_are_in_seconds_and_engines_have_a_row_each(connection: Connection)
     assert (first.state, second.state, second.warning) == (None, EngineState.MISSING, "w")
     assert first.poll_seconds == pytest.approx(12.5, abs=0.1)
     assert first.seen_seconds == pytest.approx(0, abs=0.1)
+
+
+def test_a_device_has_its_memory_and_the_models_on_it(connection: Connection) -> None:
+    card = DeviceReport(device="cuda:1", card="H100", total_bytes=80, free_bytes=70, budget_bytes=60)
+    engines = [
+        EngineReport(model="b", state=EngineState.READY, memory_bytes=20),
+        EngineReport(model="a", state=EngineState.LOADING, memory_bytes=5),
+        EngineReport(model="c", state=EngineState.UNLOADED),
+    ]
+    enter(connection, report(kind="launcher", device=card, engines=engines))
+    enter(connection, report(id="other", kind="launcher", device=DeviceReport(device="cpu")))
+    enter(connection, report(id="chat"))
+    cpu, gpu = workers.list_devices().fetch_all(connection)
+    assert (cpu.device, cpu.total_bytes, cpu.engine_bytes, cpu.models) == ("cpu", None, 0, [])
+    assert gpu._replace(seen_seconds=0) == ("box", "cuda:1", "H100", 80, 70, 60, 25, ["a", "b"], 0)
+    enter(connection, report(kind="launcher", device=replace(card, free_bytes=None)))
+    assert workers.list_devices().fetch_all(connection)[1].free_bytes is None
 
 
 def test_a_clerk_has_no_engine_and_no_poll_before_its_first(connection: Connection) -> None:

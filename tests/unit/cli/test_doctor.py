@@ -13,8 +13,6 @@ from cli.doctor import machine
 from cli.doctor import stack as stack_findings
 from cli.doctor.findings import Level
 from cli.stack.services import Services
-from core.devices.inventory import Device, Inventory
-from core.devices.names import DeviceKind
 from tests.conftest import FAKE_MODEL
 from tests.support.command import millrace
 from tests.support.tiny_models import TinyModel, write_tiny_model
@@ -33,8 +31,8 @@ def test_a_machine_that_can_run_it_gets_exit_code_0(tmp_path: Path, models: Path
     assert done.returncode == 0, done.stdout
     names = [finding["name"] for finding in json.loads(done.stdout)]
     assert names == [
-        "python", "compiler", "gpu", "threads", "disk", "port", "model fake", "memory", "postgres", "valkey", "state", "schema",
-        "timing", "webhooks", "open files", "privacy", "access",
+        "python", "compiler", "device cpu", "threads", "gpu", "disk", "port", "model fake", "memory", "postgres", "valkey",
+        "state", "schema", "timing", "webhooks", "open files", "privacy", "access",
     ]  # fmt: skip
     assert not (tmp_path / "state").exists(), "looking changes nothing"
 
@@ -57,17 +55,6 @@ def test_a_port_that_is_taken_is_found() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert machine.port("127.0.0.1", taken.getsockname()[1]).level is Level.WARNING
-
-
-def test_a_card_that_the_build_cannot_use_is_named() -> None:
-    card = Device(name="cuda:0", kind=DeviceKind.CUDA, card="NVIDIA H100")
-    found = machine.gpu(Inventory(devices=(card,), cpus=(0,)))
-    assert (found.level, found.message) == (
-        Level.WARNING,
-        "NVIDIA H100: not used, since llama.cpp was built without CUDA",
-    )
-    assert "install GPU=cuda" in found.advice
-    assert "none found" in machine.gpu(Inventory(devices=(), cpus=(0,))).message
 
 
 def test_models_larger_than_memory_are_found(tmp_path: Path) -> None:

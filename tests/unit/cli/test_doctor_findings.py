@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from cli.doctor import machine, queue
+from cli.doctor import devices, machine, queue
 from cli.doctor import settings as settings_findings
 from cli.doctor.findings import Finding, Level
 from cli.doctor.queue import queue_findings
 from core.cpu_cores import Cores
+from core.devices.inventory import Inventory
 from core.settings import Settings
 
 
@@ -126,6 +127,8 @@ def test_a_queue_that_is_not_there_is_found() -> None:
 
 
 def test_the_threads_of_a_model_are_reported_with_their_reason() -> None:
-    finding = machine.threads(Cores(cpus=((0, 4), (1, 5), (2, 6), (3, 7)), quota=1.5))
+    finding = devices.devices(
+        Inventory(devices=(), cpus=(0,)), Cores(cpus=((0, 4), (1, 5), (2, 6), (3, 7)), quota=1.5)
+    )[0]
     assert finding.level is Level.OK
     assert finding.message == "2 per model: this process may use 8 CPUs on 4 cores, with a quota of 1.5 CPUs"
