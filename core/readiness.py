@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-from core.logs import engine_log
+from core.logs import device_log, engine_log
 from core.memory_sizes import format_bytes
 from core.states import EngineState
 
@@ -174,14 +174,14 @@ def model_state(
     if not defect.message and not is_down:
         if name not in degraded:
             return ModelState(model=name, status=ModelStatus.READY, warning=warning)
-        reason, advice = f"is degraded: {degraded[name]}", f"Look at {engine_log(name)} on the worker."
+        reason, advice = f"is degraded: {degraded[name]}", f"Look at {_engine_log(name, launchers)} on the worker."
         return ModelState(model=name, status=ModelStatus.DEGRADED, reason=reason, advice=advice, warning=warning)
     if loading := [launcher for launcher in alive if launcher.state is EngineState.LOADING]:
         return ModelState(
             model=name,
             status=ModelStatus.LOADING,
             reason="its engine is loading",
-            advice=f"Wait, or look at {engine_log(name)} on the worker.",
+            advice=f"Wait, or look at {_engine_log(name, loading)} on the worker.",
             is_on_demand=any(each.poll_seconds is not None and each.exit_reason is None for each in loading),
         )
     if any(launcher.state is EngineState.UNLOADED for launcher in alive):
@@ -239,9 +239,20 @@ def _defect_of_consumers(name: str, seen: Sequence[WorkerSeen], silence_seconds:
         if not consumers:
             return Check(name, f"no {kind} worker serves it", f"Start one: millrace worker --models {name}")
         if all(_defect(worker, silence_seconds) for worker in consumers):
-            advice = f"Look at the worker's logs ({kind}.log, {engine_log(name)})."
+            launchers = [worker for worker in seen if worker.kind == "launcher"]
+            logs = f"{device_log(kind, _device(launchers))}, {_engine_log(name, launchers)}"
+            advice = f"Look at the worker's logs ({logs})."
             return Check(name, _defect(consumers[0], silence_seconds), advice)
     return Check(name)
+
+
+def _engine_log(model: str, launchers: Sequence[WorkerSeen]) -> str:
+    return engine_log(model, _device(launchers))
+
+
+def _device(launchers: Sequence[WorkerSeen]) -> str | None:
+    """The device of the first launcher that reports one: logs are named after it."""
+    return next((launcher.device for launcher in launchers if launcher.device), None)
 
 
 def _defect(worker: WorkerSeen, silence_seconds: float) -> str:

@@ -63,6 +63,11 @@ def test_a_clerk_and_workers_that_look_for_work_are_all_it_takes() -> None:
         ([CLERK, worker("chat", poll_seconds=70.0), BATCH], "has not polled for work for 70 s", "chat.log"),
         ([CLERK, worker("chat", poll_seconds=None), BATCH], "has not polled for work for 1000 s", "chat.log"),
         ([CLERK, CHAT, worker("batch", tick_seconds=99.0)], "its engine's loop has not run for 99 s", "engine-m.log"),
+        (
+            [CLERK, CHAT, worker("batch", tick_seconds=99.0), worker("launcher", device="cuda:1")],
+            "its engine's loop has not run for 99 s",
+            "(batch@cuda:1.log, engine-m@cuda:1.log)",
+        ),
         ([CLERK, worker("chat", model="other"), BATCH], "no chat worker serves it", "--models m"),
     ],
 )
