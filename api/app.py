@@ -156,12 +156,12 @@ def _build_services(state: State, settings: Settings) -> None:
     state.shutting_down = asyncio.Event()  # set when the process begins to stop
     state.database = database
     state.live_catalog = LiveCatalog(settings.models_dir)
-    state.model_states = ModelStates(database, state.live_catalog, settings)
     state.files = FileStore(settings.files_root)
     state.waiters = Waiters()
     state.relay = Relay(
         settings.redis_url, settings.key_prefix, state.waiters, dropped=state.metrics.dropped_subscribers
     )
+    state.model_states = ModelStates(database, state.live_catalog, settings, state.relay.send_wanted)
     state.limiter = RateLimiter(settings.redis_url, settings.key_prefix)
     state.tickets = TicketSender(Tickets(make_sender(settings)))
     keys = KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys)
@@ -172,6 +172,7 @@ def _build_services(state: State, settings: Settings) -> None:
         async_commit=async_commit,
         tickets=state.tickets,
         relay=state.relay,
+        models=state.model_states,
         keep_alive_seconds=settings.keep_alive_seconds,
     )
     state.live_jobs = LiveJobs(

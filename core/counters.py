@@ -13,4 +13,8 @@ class CounterName(StrEnum):
     LINES_RETRIED = "lines_retried"  # of a model
     LINES_BLOCKED = "lines_blocked"  # of a model
     ENGINE_DEATHS = "engine_deaths"  # of a model
+    MODEL_LOADS = "model_loads"  # of a model
+    MODEL_LOAD_FAILURES = "model_load_failures"  # of a model
+    MODEL_LOAD_MILLISECONDS = "model_load_milliseconds"  # of a model
+    MODEL_UNLOADS = "model_unloads"  # of a model
     EVENTS_DROPPED = "events_dropped"

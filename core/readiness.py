@@ -14,6 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from core.errors import SERVER_ERROR, Problem
 from core.logs import device_log, engine_log
 from core.memory_sizes import format_bytes
 from core.states import EngineState
@@ -129,6 +130,13 @@ class WorkerSeen(NamedTuple):
     context_size: int | None = None
 
 
+def not_ready(state: ModelState) -> Problem:
+    """The problem of a request for a model that does not answer."""
+    reason = state.reason.removesuffix(".")
+    message = f"The model '{state.model}' is not ready: {reason}. {state.advice}".rstrip()
+    return Problem(status=503, message=message, type=SERVER_ERROR, code="model_not_ready", param="model")
+
+
 def check_workers(
     seen: Sequence[WorkerSeen], models: Sequence[str], silence_seconds: float, degraded: Mapping[str, str] = _NONE
 ) -> list[Check]:
@@ -201,7 +209,7 @@ def model_state(
             model=name,
             status=ModelStatus.MISSING if is_missing else ModelStatus.FAILED,
             reason=f"its engine does not start: {stopped[0].exit_reason or 'look at its log'}",
-            advice=f"Correct the model's files, then start a worker: millrace worker --models {name}",
+            advice=f"Correct the model's files. If no worker runs, start one: millrace worker --models {name}",
         )
     if listed is not None and name not in listed:
         return ModelState(

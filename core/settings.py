@@ -229,6 +229,23 @@ class Settings(BaseSettings):
         "An engine without any reply is restarted after twice that time.",
     )
 
+    residence_seconds: float = Field(
+        30,
+        ge=0,
+        description="Seconds that a model stays in memory at least before it leaves for one that a batch waits for.",
+    )
+    residence_loads: float = Field(
+        10, ge=0, description="The same, as a multiple of the time that its load took; the longer of both counts."
+    )
+    chat_patience_seconds: float = Field(
+        20,
+        ge=0,
+        description="Seconds after which a chat gets the place of a model that is busy with chats, once these have ended.",
+    )
+    batch_patience_seconds: float = Field(
+        300, ge=0, description="Seconds after which a batch that waits for its model gets the place of one in use."
+    )
+
     sweep_seconds: float = Field(
         5, gt=0, description="Seconds between two sweeps for lost tickets, expired leases and deadlines."
     )

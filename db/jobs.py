@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
@@ -109,11 +109,12 @@ def find_job(job_id: str, tenant_id: str) -> Query[JobRow]:
     return Query(statement, JobRow)
 
 
-def claim_job(job_id: str, owner: str, lease: timedelta) -> Query[ClaimedJob]:
-    """Take a queued job. No row: another worker has it, or it has ended."""
+def claim_job(job_id: str, owner: str, lease: timedelta, models: Collection[str] | None = None) -> Query[ClaimedJob]:
+    """Take a queued job, of one of these models. No row: another worker has it, it has ended, or its model is another one."""
+    is_of_models = () if models is None else (Job.model.in_(models),)
     statement = (
         update(Job)
-        .where(Job.id == job_id, Job.state == JobState.QUEUED)
+        .where(Job.id == job_id, Job.state == JobState.QUEUED, *is_of_models)
         .values(
             state=JobState.RUNNING,
             owner=owner,

@@ -116,12 +116,17 @@ class EngineLoop:
         self._pending_outputs: dict[str, list[Output]] = {}
 
     def warm_up(self) -> None:
-        """Compute one token, so that the time limit of the first step follows the speed of the model."""
-        with self.progress.decode(self._pace, 1):
-            self._decoder.warm_up()
-        if self._embedder is not None:
-            with self.progress.decode(self._embed_pace, 1):
-                self._embedder.warm_up()
+        """Compute one token, so that the time limit of the first step follows the speed of the model.
+
+        It takes turns like a batch: engines that serve on the same cores go on.
+        """
+        for pace, model in ((self._pace, self._decoder), (self._embed_pace, self._embedder)):
+            if model is not None:
+                while not self._turn.take(is_chat=False):
+                    pass  # `take` waits for some milliseconds
+                with self.progress.decode(pace, 1):
+                    model.warm_up()
+                self._turn.give_back()
         self.progress.end()
 
     def run(self, is_stopping: Callable[[], bool], *, poll_seconds: float) -> None:

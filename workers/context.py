@@ -120,7 +120,8 @@ class ClerkContext:
 class WorkerContext:
     """The dependencies of a consumer with engines.
 
-    `owner` names this process in leases; `claims` is a pool with `async_commit` (see `db.connections`).
+    `owner` names this process in leases; `claims` is a pool with `async_commit` (see `db.connections`). `models` are those with
+    an engine beside this process, by name; they come and go.
     """
 
     settings: Settings
@@ -137,7 +138,3 @@ class WorkerContext:
     def lease(self) -> timedelta:
         """Time for which a claim holds without a heartbeat."""
         return timedelta(seconds=self.settings.lease_seconds)
-
-    def served(self, model: str) -> ServedModel | None:
-        """The model by its canonical name, if it runs here."""
-        return self.models.get(model)

@@ -57,10 +57,15 @@ def clerk_identity() -> Identity:
     return Identity(id=f"{ids.new_id(ids.WORKER)}@{host}:{pid}", kind="clerk", host=host, pid=pid)
 
 
-def consumer_identity(kind: str, state_dir: Path, device: str, models: list[str]) -> Identity:
+def consumer_slot(state_dir: Path, device: str, models: str) -> str:
+    """The name of a launcher for its consumers: `models` is its argument. The same after a restart."""
+    return _digest(state_dir, device, models)
+
+
+def consumer_identity(kind: str, slot: str) -> Identity:
     """An id that no other process ever has, in the slot that its launcher fills again when this process has ended."""
     host, pid = socket.gethostname(), os.getpid()
-    slot = f"{ids.WORKER}{_digest(state_dir, device, *sorted(models))}@{host}/{kind}:"
+    slot = f"{ids.WORKER}{slot}@{host}/{kind}:"
     return Identity(id=f"{slot}{ids.new_id('')}", kind=kind, host=host, pid=pid, slot=slot)
 
 
@@ -89,7 +94,8 @@ def worker_status(context: WorkerContext, poll_seconds: float | None, now: float
 
 def _engine_reports(models: Mapping[str, ServedModel], now: float) -> list[EngineReport]:
     return [
-        EngineReport(model=name, tick_seconds=served.engine.seconds_since_tick(now)) for name, served in models.items()
+        EngineReport(model=name, tick_seconds=served.engine.seconds_since_tick(now))
+        for name, served in list(models.items())  # others may be added meanwhile
     ]
 
 

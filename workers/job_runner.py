@@ -6,8 +6,8 @@ Answers are committed before the end is published, so a reader that sees `done` 
 
 from __future__ import annotations
 
-import queue
 import threading
+from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -25,7 +25,7 @@ from db.jobs import ClaimedJob
 from db.query import Query
 from db.response_events import EndedJob
 from engine.process.client import EngineLost
-from engine.types import Delta, Embedded, Failed, Finished, FinishReason, Priority
+from engine.types import Embedded, Failed, Finished, FinishReason, Priority
 from workers.context import ServedModel, WorkerContext
 from workers.generation.endpoints.base import (
     EndpointAdapter,
@@ -33,11 +33,10 @@ from workers.generation.endpoints.base import (
     EngineResult,
     RequestOrigin,
     ResponseHeader,
-    StreamEncoder,
 )
 from workers.generation.endpoints.registry import read_adapter
 from workers.generation.engine_call import EngineCall
-from workers.generation.job_stream import JobStream
+from workers.generation.job_sink import GiveBack, JobSink
 from workers.generation.problems import engine_crash
 from workers.generation.quarantine import JsonObject, QuarantineView, as_exclusive, blocked_failure, read_quarantine
 from workers.runtime.db_retry import retry_write
@@ -46,34 +45,9 @@ from workers.runtime.leases import Lease
 log = structlog.get_logger()
 
 
-class _GiveBack:
-    """Outcome of a job whose lease is lost, or whose worker stops: nothing may be recorded."""
-
-
-class JobSink(JobStream):
-    """The sink of one job: publishes frames as deltas come in, and hands the end to the waiting thread."""
-
-    def __init__(self, job: ClaimedJob, encoder: StreamEncoder | None, context: WorkerContext) -> None:
-        attempt = job.fence  # rises with every claim, also when an attempt was given back
-        super().__init__(job.id, attempt, encoder, context.publisher.publish)
-        self.outcomes: queue.SimpleQueue[EngineOutcome | _GiveBack] = queue.SimpleQueue()
-
-    def on_delta(self, delta: Delta) -> None:
-        """Called in the client's I/O thread."""
-        self.send_delta(delta)
-
-    def on_end(self, outcome: EngineOutcome) -> None:
-        """Called in the client's I/O thread, once."""
-        self.outcomes.put(outcome)
-
-    @property
-    def has_sent_frames(self) -> bool:
-        """May a client have read a part of the answer?"""
-        return self._seq > 0
-
-
 @dataclass(slots=True)
 class _RunningJob:
+    model: str
     body: JsonObject
     adapter: EndpointAdapter
     header: ResponseHeader
@@ -89,26 +63,33 @@ class JobRunner:
     def __init__(self, context: WorkerContext) -> None:
         self._context = context
         self._running: dict[str, _RunningJob] = {}
+        self._claiming: dict[str, frozenset[str]] = {}  # the models that a claim in progress may be of
+        self._num_begun: Counter[str] = Counter()
+        self._retired: dict[str, bool] = {}  # models that take no more jobs; True: their jobs are given back
         self._lock = threading.Lock()
         self._is_draining = False
 
     def run(self, job_id: str) -> None:
         """Claim the job if it is still free, and run it to its end."""
-        if self._is_draining or job_id in self._running:  # the latter lost its lease here and has not ended yet
-            return
+        with self._lock:
+            models = frozenset(self._context.models) - self._retired.keys()
+            is_here = (
+                job_id in self._running or job_id in self._claiming
+            )  # the former lost its lease and has not ended yet
+            if self._is_draining or is_here or not models:
+                return
+            self._claiming[job_id] = models
         try:
-            job = self._claim(job_id)
+            job = self._claim(job_id, models)
+            if job is None:
+                return
+            failpoint(Point.CHAT_CLAIMED)
+            self._run(job, self._context.models[job.model])
         except SQLAlchemyError as error:  # the sweeper sends another ticket
             log.warning("claim_failed", job=job_id, reason=type(error).__name__)
-            return
-        if job is None:
-            return
-        failpoint(Point.CHAT_CLAIMED)
-        served = self._context.served(job.model)
-        if served is None:
-            self._requeue(job)
-            return
-        self._run(job, served)
+        finally:
+            with self._lock:
+                self._claiming.pop(job_id, None)
 
     def cancel(self, job_id: str) -> None:
         """Stop a job if it runs here; its slot is free within a step."""
@@ -123,14 +104,38 @@ class JobRunner:
         with self._lock:
             running = list(self._running.values()) if abort else []
         for item in running:
-            item.sink.outcomes.put(_GiveBack())
+            item.sink.outcomes.put(GiveBack())
 
     def is_idle(self) -> bool:
         """Does no job run here?"""
-        return not self._running
+        return not self._running and not self._claiming
 
-    def _claim(self, job_id: str) -> ClaimedJob | None:
-        statement = jobs.claim_job(job_id, self._context.owner, self._context.lease)
+    def retire(self, model: str, *, abort: bool) -> None:
+        """Take no more jobs of a model; with `abort`, give back the running ones of which nothing was sent."""
+        with self._lock:
+            self._retired[model] = abort
+            running = [each for each in self._running.values() if abort and each.model == model]
+        for item in running:
+            item.sink.give_back()
+
+    def reinstate(self, model: str) -> None:
+        """Take jobs of a model again, which has been loaded anew."""
+        with self._lock:
+            self._retired.pop(model, None)
+            self._num_begun[model] = 0
+
+    def num_begun(self, model: str) -> int:
+        """Count the jobs of a model that were begun since it was reinstated."""
+        return self._num_begun[model]
+
+    def num_running(self, model: str) -> int:
+        """Count the jobs of a model that run here, and the claims that may be of it."""
+        with self._lock:
+            running = sum(each.model == model for each in self._running.values())
+            return running + sum(model in models for models in self._claiming.values())
+
+    def _claim(self, job_id: str, models: frozenset[str]) -> ClaimedJob | None:
+        statement = jobs.claim_job(job_id, self._context.owner, self._context.lease, models)
         with self._context.claims.begin() as connection:
             return statement.fetch_optional(connection)
 
@@ -139,6 +144,11 @@ class JobRunner:
         running = self._prepare(job, served)
         with self._lock:
             self._running[job_id] = running
+            self._claiming.pop(job_id, None)
+            self._num_begun[job.model] += 1
+            is_retired = self._retired.get(job.model, False)
+        if is_retired:  # while it was being claimed
+            running.sink.give_back()
         try:
             self._record(job, served, running, self._outcome(job, running))
         except SQLAlchemyError as error:  # the lease runs out, and another worker takes the job
@@ -154,11 +164,12 @@ class JobRunner:
         body = parse_json(job.body.encode())
         adapter, header = read_adapter(job.endpoint, body), served.header(job_id)
         origin = RequestOrigin(job_id=job_id, tenant=job.tenant_id, priority=Priority.CHAT)
-        sink = JobSink(job, adapter.stream_encoder(header), self._context)
+        sink = JobSink(job_id, job.fence, adapter.stream_encoder(header), self._context.publisher.publish)
         requests, quarantine_view = adapter.engine_requests(served.model, origin), self._read_quarantine(job)
         if quarantine_view.is_suspect(body):
             requests = [as_exclusive(request) for request in requests]
         return _RunningJob(
+            model=job.model,
             body=body,
             adapter=adapter,
             header=header,
@@ -180,7 +191,7 @@ class JobRunner:
     def _quarantine_time(self) -> timedelta:
         return timedelta(hours=self._context.settings.quarantine_hours)
 
-    def _outcome(self, job: ClaimedJob, running: _RunningJob) -> EngineOutcome | _GiveBack:
+    def _outcome(self, job: ClaimedJob, running: _RunningJob) -> EngineOutcome | GiveBack:
         """Start the engine call, and wait for its end."""
         if running.quarantine.is_blocked(running.body):
             return blocked_failure(job.id, self._context.settings.quarantine_hours)
@@ -196,14 +207,14 @@ class JobRunner:
             return
         running.call.cancel()
         if running.lease.is_lost:
-            running.sink.outcomes.put(_GiveBack())
+            running.sink.outcomes.put(GiveBack())
 
     def _record(
-        self, job: ClaimedJob, served: ServedModel, running: _RunningJob, outcome: EngineOutcome | _GiveBack
+        self, job: ClaimedJob, served: ServedModel, running: _RunningJob, outcome: EngineOutcome | GiveBack
     ) -> None:
         sink = running.sink
         match outcome:
-            case _GiveBack():
+            case GiveBack():
                 running.call.cancel()
                 self._requeue(job)
             case Finished(reason=FinishReason.CANCELLED):

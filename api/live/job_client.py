@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from api.dependencies import from_app
 from api.live.follower import Follower
 from api.live.submission import Submission
+from api.services.model_states import ModelStates
 from api.services.relay import Relay, Subscription
 from api.services.ticket_sender import TicketSender
 from core.failpoints import Point, failpoint
@@ -28,6 +29,7 @@ class JobClient:
     async_commit: AsyncEngine
     tickets: TicketSender
     relay: Relay
+    models: ModelStates
     keep_alive_seconds: float
 
     async def submit(self, submission: Submission, *, durable: bool) -> bool:
@@ -50,6 +52,7 @@ class JobClient:
                 await connection.execute(row)
         is_sent = await self.tickets.send(lambda tickets: tickets.run_chat(submission.job_id, submission.model.name))
         failpoint(Point.JOB_TICKETED)
+        await self.models.announce_job(submission.model.name)
         return is_sent
 
     async def cancel(self, job_id: str) -> None:

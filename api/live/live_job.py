@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Final
 
 from fastapi import Request
@@ -15,7 +16,7 @@ from fastapi.responses import Response
 from api.access.admission import no_free_stream
 from api.dependencies import from_app
 from api.http.event_stream import EventStream, unless_disconnected
-from api.live.follower import Idle, JobEnded, JobUpdate
+from api.live.follower import FramesReceived, Idle, JobEnded, JobUpdate
 from api.live.job_client import JobClient
 from api.live.submission import Submission, cancelled_problem
 from api.services.metrics import Metrics
@@ -34,15 +35,24 @@ _TIMED_OUT = Problem(
 
 
 class LiveJob:
-    """A job that a client waits for; `close` cancels it unless it has ended."""
+    """A job that a client waits for; `close` cancels it unless it has ended.
+
+    `check_wait` raises an ApiError when there is nothing to wait for any more; it is called while no frame has come.
+    """
 
     def __init__(
-        self, jobs: JobClient, streams: StreamLimiter, shutting_down: asyncio.Event, submission: Submission
+        self,
+        jobs: JobClient,
+        streams: StreamLimiter,
+        shutting_down: asyncio.Event,
+        submission: Submission,
+        check_wait: Callable[[], Awaitable[None]],
     ) -> None:
         self._jobs = jobs
         self._streams = streams
         self._shutting_down = shutting_down
         self._submission = submission
+        self._check_wait = check_wait
         self._stack = AsyncExitStack()
         self._is_ended = False
         self._is_submitted = False
@@ -79,10 +89,16 @@ class LiveJob:
 
     async def updates(self, first: JobUpdate) -> AsyncIterator[JobUpdate]:
         """Yield all updates, beginning with `first`, which was taken already."""
-        update = first
+        update, is_begun = first, isinstance(first, FramesReceived)
         yield update
         while not isinstance(update, JobEnded):
             update = await self.next()
+            is_begun = is_begun or isinstance(update, FramesReceived)
+            if isinstance(update, Idle) and not is_begun:
+                try:
+                    await self._check_wait()
+                except ApiError as error:
+                    update = JobEnded(EventKind.FAILED, error.problem, is_local=True)
             yield update
 
     async def close(self) -> None:
@@ -131,11 +147,13 @@ class LiveJobs:
 
     async def run_and_respond(self, request: Request, submission: Submission, renderer: ResponseRenderer) -> Response:
         """Run a job and respond with its answer. The first event decides the status code."""
-        live = LiveJob(self.jobs, self.streams, self.shutting_down, submission)
+        began = time.monotonic()
+        check_wait = partial(self._check_wait, submission.model.name, began + self.timeout_seconds)
+        live = LiveJob(self.jobs, self.streams, self.shutting_down, submission, check_wait)
         try:
-            began = time.monotonic()
             await live.begin()
-            first = await unless_disconnected(request, self._first_event(live, submission.model.name))
+            is_stream = submission.body.is_stream
+            first = await unless_disconnected(request, self._first_event(live, check_wait, is_stream=is_stream))
             self.metrics.first_event_seconds.observe(time.monotonic() - began)
             if first is None:
                 await live.close()
@@ -152,14 +170,23 @@ class LiveJobs:
         await live.close()
         return Response(renderer.whole(answer), media_type="application/json")
 
-    async def _first_event(self, live: LiveJob, model: str) -> JobUpdate:
-        """The first update other than Idle; raises a 503 after `timeout_seconds`, or once the model does not start."""
-        deadline = time.monotonic() + self.timeout_seconds
+    async def _first_event(
+        self, live: LiveJob, check_wait: Callable[[], Awaitable[None]], *, is_stream: bool
+    ) -> JobUpdate:
+        """The first update; of a plain request, the first other than Idle. A stream that waits, as for a model that loads,
+        begins with a comment that keeps its connection alive.
+        """
         while isinstance(update := await live.next(), Idle):
-            await self.models.check_startable(model)
-            if time.monotonic() > deadline:
-                raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
+            await check_wait()
+            if is_stream:
+                break
         return update
+
+    async def _check_wait(self, model: str, deadline: float) -> None:
+        """Raise the 503 of a model that does not start, or after `timeout_seconds`."""
+        await self.models.check_startable(model)
+        if time.monotonic() > deadline:
+            raise ApiError(_TIMED_OUT, {"x-should-retry": "false"})
 
     async def _streamed(self, live: LiveJob, data: AsyncGenerator[bytes]) -> AsyncIterator[bytes]:
         """The stream, counted among those that are open; its job is cancelled when the client disconnects."""

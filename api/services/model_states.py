@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from core.errors import SERVER_ERROR, ApiError, Problem
+from core.errors import ApiError
 from core.models.live_catalog import LiveCatalog
 from core.readiness import (
     Check,
@@ -22,6 +22,7 @@ from core.readiness import (
     check_clerk,
     model_place,
     model_state,
+    not_ready,
 )
 from core.settings import Settings
 from db import model_requests, quarantine, workers
@@ -79,17 +80,25 @@ async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict
     return {row.model: f"its engine ended {row.crashes} times in 10 minutes, no request explains it" for row in rows}
 
 
+async def _send_nothing(_: str) -> None: ...
+
+
 class ModelStates:
-    """The last states read. While the database does not answer they stay, and nothing is refused because of that."""
+    """The last states read. While the database does not answer they stay, and nothing is refused because of that.
+
+    `send_wanted` hurries the launchers that may load a model.
+    """
 
     def __init__(
         self,
         database: AsyncEngine,
         catalog: LiveCatalog,
         settings: Settings,
+        send_wanted: Callable[[str], Awaitable[None]] = _send_nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
+        self._send_wanted = send_wanted
         self._catalog = catalog
         self._state = ServiceState(settings=settings, listed=catalog.current.names())
         self._clock = clock
@@ -115,14 +124,20 @@ class ModelStates:
     async def check_startable(self, model: str) -> None:
         """Raise the 503 of a model that does not answer: its engine does not start, or no worker has it for long.
 
-        A model that loads, or whose worker restarts, is waited for.
+        A model that loads, or whose worker restarts, is waited for. One whose engine does not start is tried again, if it may be.
         """
         state = (await self.read()).model(model)
         if state.is_stopped:
-            raise ApiError(_not_ready(state), {"x-should-retry": "false"})
+            await self._send_wanted(model)
+            raise ApiError(not_ready(state), {"x-should-retry": "false"})
         since = self._unserved_since.get(model)
         if since is not None and self._clock() - since >= self._state.settings.silence_seconds:
-            raise ApiError(_not_ready(state))
+            raise ApiError(not_ready(state))
+
+    async def announce_job(self, model: str) -> None:
+        """Hurry the launchers, if the model of a job that was just queued is not in memory."""
+        if not self._state.model(model).is_serving:
+            await self._send_wanted(model)
 
     def _is_old(self) -> bool:
         return self._clock() - self._read_at >= _FRESH_SECONDS
@@ -140,9 +155,3 @@ class ModelStates:
         self._read_at = now
         unserved = [state.model for state in self._state.models() if state.status is ModelStatus.UNSERVED]
         self._unserved_since = {name: self._unserved_since.get(name, now) for name in unserved}
-
-
-def _not_ready(state: ModelState) -> Problem:
-    reason = state.reason.removesuffix(".")
-    message = f"The model '{state.model}' is not ready: {reason}. {state.advice}"
-    return Problem(status=503, message=message, type=SERVER_ERROR, code="model_not_ready", param="model")

@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 from api.services.redis_client import NoReconnect, valkey_client
 from api.services.waiters import Waiter, Waiters
 from core.queue.events import Event, decode_event
-from core.queue.names import CANCEL_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
+from core.queue.names import CANCEL_CHANNEL, WANTED_CHANNEL, WATCH_CHANNEL, job_channel, replay_key
 
 log = structlog.get_logger()
 
@@ -156,12 +156,16 @@ class Relay:
         """Ask workers to stream this line of a batch for the next keep-alive intervals. Best effort."""
         await self._publish(WATCH_CHANNEL, job_id)
 
-    async def _publish(self, channel: str, job_id: str) -> None:
+    async def send_wanted(self, model: str) -> None:
+        """Hurry the launchers that may load a model. Best effort: they also read the queued jobs every second."""
+        await self._publish(WANTED_CHANNEL, model)
+
+    async def _publish(self, channel: str, message: str) -> None:
         if not self.is_connected:
             return
         with suppress(RedisError, OSError):
             async with asyncio.timeout(_PUBLISH_SECONDS):
-                await self.client.publish(self._prefix + channel, job_id)
+                await self.client.publish(self._prefix + channel, message)
 
     async def add(self, subscription: Subscription) -> None:
         """Subscribe. Raises nothing while the broker is down: a new connection subscribes to all channels."""

@@ -37,6 +37,10 @@ _HELP: Final = {
     CounterName.LINES_RETRIED: "Suspects: lines that an engine was running when it crashed, and that run again alone.",
     CounterName.LINES_BLOCKED: "Lines that failed with engine_crash: engines crashed on them repeatedly.",
     CounterName.ENGINE_DEATHS: "Engines that ended without being stopped.",
+    CounterName.MODEL_LOADS: "Loads of a model into the memory of a device.",
+    CounterName.MODEL_LOAD_FAILURES: "Loads that failed.",
+    CounterName.MODEL_LOAD_MILLISECONDS: "Time of all loads, from the start of the engine to its first answer.",
+    CounterName.MODEL_UNLOADS: "Models that left memory: for another one, unused, changed, or at an admin's request.",
     CounterName.EVENTS_DROPPED: "Events of running jobs that did not reach the broker; streams recover from the rows.",
 }
 _WITHOUT_MODEL: Final = {CounterName.LEASES_LOST, CounterName.EVENTS_DROPPED}

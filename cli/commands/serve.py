@@ -31,6 +31,7 @@ def serve(
     """Run everything on this machine in the foreground: Postgres, Valkey, the engines and the API."""
     from cli.stack.stack import Stack
     from core.logs import configure_logging
+    from core.process.hangup import on_hangup
     from core.process.hardening import harden_process
 
     settings = given_settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
@@ -45,6 +46,7 @@ def serve(
         raise CommandFailed("Stopped before it was ready.", ExitCode.of(interrupt)) from None
     try:
         stopping = _stop_on_signals()
+        on_hangup(stack.refresh_models)
         states = stack.model_states()
         served = [state.model for state in states if not state.is_stopped]
         seconds = time.monotonic() - started_at

@@ -19,7 +19,7 @@ import psycopg
 
 from cli.stack.postgres_user import PostgresUser, choose_user
 from core.errors import ConfigError
-from core.process.child_process import Child, ChildFailed
+from core.process.child_process import Child, ChildFailed, log_tail
 
 DATABASE: Final = "millrace"
 _USER: Final = "millrace"
@@ -157,7 +157,7 @@ class Postgres:
                 if self._child.exit_code() is not None:
                     raise ChildFailed(self._child.exit_report()) from None
                 if time.monotonic() > deadline:
-                    raise ChildFailed(f"postgres does not answer: {error}\n{self._child.log_tail()}") from None
+                    raise ChildFailed(f"postgres does not answer: {error}\n{log_tail(self._child.log)}") from None
                 time.sleep(0.01)
 
 

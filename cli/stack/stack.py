@@ -134,6 +134,12 @@ class Stack:
             log.error("service_not_restarted", reason=str(error))
             self._services_at = time.monotonic() + _SERVICE_PAUSE_SECONDS
 
+    def refresh_models(self) -> None:
+        """Let every process look at the models folder now."""
+        for child in self.children:
+            if child.child is not None:
+                child.child.send(signal.SIGHUP)
+
     def stop(self, drain_seconds: float | None = None) -> None:
         """Drain the api and the workers at the same time, then stop the broker, then the database."""
         seconds = self._settings.drain_seconds if drain_seconds is None else drain_seconds

@@ -11,7 +11,7 @@ from typing import Final
 import redis
 
 from core.errors import ConfigError
-from core.process.child_process import Child, ChildFailed
+from core.process.child_process import Child, ChildFailed, log_tail
 
 # A client of the socket may not turn it into a replica, send its keys elsewhere or monitor all commands.
 # The server itself disables DEBUG, MODULE LOAD and the settings that name files.
@@ -86,5 +86,5 @@ class Valkey:
                     if self._child.exit_code() is not None:
                         raise ChildFailed(self._child.exit_report()) from None
                     if time.monotonic() > deadline:
-                        raise ChildFailed(f"valkey does not answer: {error}\n{self._child.log_tail()}") from None
+                        raise ChildFailed(f"valkey does not answer: {error}\n{log_tail(self._child.log)}") from None
                     time.sleep(0.01)

@@ -106,7 +106,9 @@ class Child:
                 return status
             if self.exit_code() is not None:
                 raise ChildFailed(self.exit_report())
-        raise ChildFailed(f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{self.log_tail()}")
+        raise ChildFailed(
+            f"{self.name} was not ready after {timeout_seconds:.0f} s. Its log ends:\n{log_tail(self.log)}"
+        )
 
     def ready_status(self, timeout_seconds: float) -> str | None:
         """Return the status line of the datagram that reports readiness, sent once; None after the timeout."""
@@ -139,18 +141,24 @@ class Child:
         self._process.wait()
         self._ready.close()
 
-    def log_tail(self, lines: int = 15) -> str:
-        """Return the end of its log."""
-        if self.log == STDERR:
-            return ""
-        with suppress(OSError), self.log.open("rb") as stream:
-            stream.seek(max(0, self.log.stat().st_size - 8192))
-            return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
-        return ""
-
     def exit_report(self) -> str:
         """Describe the exit, with the end of the log."""
-        return f"{self.name} ended with exit code {self.exit_code()}. Its log ({self.log}) ends:\n{self.log_tail()}"
+        return exit_report(self.name, self.exit_code(), self.log)
+
+
+def exit_report(name: str, exit_code: int | None, log: Path) -> str:
+    """Describe the exit of a process, with the end of its log."""
+    return f"{name} ended with exit code {exit_code}. Its log ({log}) ends:\n{log_tail(log)}"
+
+
+def log_tail(log: Path, lines: int = 15) -> str:
+    """Return the end of a log; empty without one."""
+    if log == STDERR:
+        return ""
+    with suppress(OSError), log.open("rb") as stream:
+        stream.seek(max(0, log.stat().st_size - 8192))
+        return "\n".join(stream.read().decode(errors="replace").splitlines()[-lines:])
+    return ""
 
 
 def exit_with(name: str, error: Exception) -> NoReturn:

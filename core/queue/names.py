@@ -15,6 +15,7 @@ RUN_CHAT: Final = "millrace.run_chat"
 
 CANCEL_CHANNEL: Final = "cancel"
 WATCH_CHANNEL: Final = "watch"
+WANTED_CHANNEL: Final = "wanted"
 
 
 def chat_queue(model: str) -> str:

@@ -9,6 +9,6 @@ find the work of lost messages. So most features of Celery are off (each setting
 * A second delivery of an id does no harm: a claim is one conditional UPDATE, and `dedup_executor` runs work that was found
   without a ticket once at a time.
 * Celery's shutdown waits for threads without limit, and its soft shutdown and revocation do nothing on threads. `shutdown` ends
-  the process within a deadline, and cancels come over a channel of Redis, which `channel_listener` reads.
+  the process within a deadline, and cancels come over a channel of Redis, which `workers.runtime.channel_listener` reads.
 * Chat, batch and clerk are three processes, since long tasks would starve short ones in one pool of threads.
 """

@@ -10,6 +10,8 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from workers.consumers.queue_control import QueueControl
+from workers.context import ServedModel
 from workers.heartbeat import Status
 
 log = structlog.get_logger()
@@ -46,6 +48,34 @@ class Consumer(ABC):
     @abstractmethod
     def close(self) -> None:
         """Publish the last events and stop the threads."""
+
+
+class ModelConsumer(Consumer):
+    """A consumer whose models come and go while it runs; called by the thread of its link (see `ModelFollower`)."""
+
+    def __init__(self, kind: str) -> None:
+        self.control = QueueControl(f"idle.{kind}")
+        self.queues = [self.control.idle_queue]
+
+    @abstractmethod
+    def add_model(self, served: ServedModel) -> None:
+        """Take work of this model."""
+
+    @abstractmethod
+    def retire_model(self, name: str, *, abort: bool) -> None:
+        """Begin no more work of this model; with `abort`, give back what may run again. May be called again."""
+
+    @abstractmethod
+    def num_running(self, name: str) -> int:
+        """Count the work of this model that runs here, or that is being claimed."""
+
+    @abstractmethod
+    def num_begun(self, name: str) -> int:
+        """Count the jobs or shards of this model that were begun since it was added."""
+
+    @abstractmethod
+    def remove_model(self, name: str) -> None:
+        """Forget a retired model of which nothing runs."""
 
 
 class PeriodicThread(threading.Thread):

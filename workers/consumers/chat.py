@@ -11,23 +11,23 @@ from celery import Celery
 
 from core.queue.names import CANCEL_CHANNEL, RUN_CHAT, chat_queue
 from db import jobs
-from workers.consumers.base import Consumer, PeriodicThread
-from workers.consumers.channel_listener import ChannelListener
+from workers.consumers.base import ModelConsumer, PeriodicThread
 from workers.consumers.dedup_executor import DedupExecutor
-from workers.context import WorkerContext
+from workers.context import ServedModel, WorkerContext
 from workers.heartbeat import Status, worker_status
 from workers.job_runner import JobRunner
+from workers.runtime.channel_listener import ChannelListener
 
 _OVERDUE_THREADS: Final = 4
 _OVERDUE_JOBS: Final = 16  # taken in one poll
 
 
-class ChatConsumer(Consumer):
+class ChatConsumer(ModelConsumer):
     """Runs jobs by ticket, and overdue jobs without one."""
 
     def __init__(self, app: Celery, context: WorkerContext, client: redis.Redis) -> None:
+        super().__init__("chat")
         settings = context.settings
-        self.queues = [chat_queue(model) for model in context.models]
         self.threads = settings.chat_threads
         self._context = context
         self._runner = JobRunner(context)
@@ -59,11 +59,33 @@ class ChatConsumer(Consumer):
         self._cancels.close()
         self._context.publisher.close()
 
+    def add_model(self, served: ServedModel) -> None:
+        """Read its queue, and take jobs that have waited for it at once: a read in progress does not include the queue yet."""
+        name = served.model.name
+        self._context.models[name] = served
+        self._runner.reinstate(name)
+        self.control.add(chat_queue(name))
+        self._executor.submit(f"waiting {name}", partial(self._take, [name], timedelta()))
+
+    def retire_model(self, name: str, *, abort: bool) -> None:
+        self.control.remove(chat_queue(name))
+        self._runner.retire(name, abort=abort)
+
+    def num_running(self, name: str) -> int:
+        return self._runner.num_running(name)
+
+    def num_begun(self, name: str) -> int:
+        return self._runner.num_begun(name)
+
+    def remove_model(self, name: str) -> None:
+        del self._context.models[name]
+
     def _take_overdue(self) -> None:
         """Run jobs that have waited longer than `ticket_seconds`: their tickets were lost, or the broker does not answer."""
-        age = timedelta(seconds=self._context.settings.ticket_seconds)
+        self._take(list(self._context.models), timedelta(seconds=self._context.settings.ticket_seconds))
+
+    def _take(self, models: list[str], age: timedelta) -> None:
         with self._context.database.begin() as connection:
-            statement = jobs.waiting_jobs(list(self._context.models), age, _OVERDUE_JOBS)
-            overdue = list(connection.execute(statement).scalars())
+            overdue = list(connection.execute(jobs.waiting_jobs(models, age, _OVERDUE_JOBS)).scalars())
         for job_id in overdue:
             self._executor.submit(job_id, partial(self._runner.run, job_id))

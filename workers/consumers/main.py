@@ -1,4 +1,4 @@
-"""Entry point of a Celery consumer: `python -m workers.consumers.main chat|batch|clerk --models a,b --device cpu`.
+"""Entry point of a Celery consumer: `python -m workers.consumers.main clerk`, or `… chat|batch --link SOCKET --slot NAME`.
 
 Builds the consumer of this kind with its dependencies, then runs Celery's worker in this process.
 """
@@ -12,6 +12,7 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final
 
 import redis
@@ -23,8 +24,6 @@ from core.errors import MillraceError
 from core.file_store import FileStore
 from core.logs import configure_logging
 from core.models.live_catalog import LiveCatalog
-from core.models.model_files import ModelCatalog
-from core.models.models_folder import load_models
 from core.process.child_process import exit_with, notify_ready
 from core.process.hangup import on_hangup
 from core.queue.celery_app import make_celery, make_sender
@@ -34,44 +33,34 @@ from core.states import BatchState
 from db import jobs, shards
 from db.connections import ConnectionLosses, database_engine
 from db.schema_version import check_schema
-from engine.process.client import EngineClient
-from workers.consumers.base import Consumer
+from workers.consumers.base import Consumer, ModelConsumer
 from workers.consumers.batch import BatchConsumer
 from workers.consumers.chat import ChatConsumer
 from workers.consumers.clerk import ClerkConsumer
+from workers.consumers.model_follower import ModelFollower
 from workers.consumers.shutdown import GracefulShutdown
 from workers.context import ClerkContext, Database, ServedModel, WorkerContext
 from workers.heartbeat import Identity, WorkerHeartbeat, clerk_identity, consumer_identity
-from workers.runtime.host_paths import engine_endpoint, model_hash
+from workers.residency.link import LinkClient
 from workers.runtime.leases import LeaseKeeper, Renew, Renewed
 from workers.runtime.publisher import Publisher
 
-_ENGINE_READY_SECONDS: Final = 600
 _TICK_IS_OLD_SECONDS: Final = 5.0
 _BROKER_SECONDS: Final = 3.0
 
 
-def _worker_context(
-    settings: Settings,
-    catalog: ModelCatalog,
-    names: list[str],
-    device: str,
-    identity: Identity,
-    client: redis.Redis,
-) -> WorkerContext:
-    owner = identity.id
+def _worker_context(settings: Settings, identity: Identity, client: redis.Redis) -> WorkerContext:
     losses = ConnectionLosses()
     database = Database(database_engine(settings.database_url or "", pool_size=10, losses=losses))
-    models = {name: _served(settings, catalog, name, device, owner) for name in names}
-    for served in models.values():
-        served.engine.wait_ready(_ENGINE_READY_SECONDS)
+    models: dict[str, ServedModel] = {}
 
     def is_alive(model: str) -> bool:
-        return models[model].engine.seconds_since_tick(time.monotonic()) < _TICK_IS_OLD_SECONDS
+        served = models.get(model)
+        return served is not None and served.engine.seconds_since_tick(time.monotonic()) < _TICK_IS_OLD_SECONDS
 
     return WorkerContext(
         settings=settings,
-        owner=owner,
+        owner=identity.id,
         database=database,
         claims=Database(database_engine(settings.database_url or "", pool_size=5, async_commit=True, losses=losses)),
         models=models,
@@ -84,13 +73,6 @@ def _worker_context(
         tickets=Tickets(make_sender(settings)),
         publisher=Publisher(client, settings.key_prefix),
     )
-
-
-def _served(settings: Settings, catalog: ModelCatalog, name: str, device: str, owner: str) -> ServedModel:
-    model = catalog.get(name)
-    assert model is not None, "the launcher names models of this catalog"
-    client = EngineClient(engine_endpoint(settings, name, device), owner)
-    return ServedModel(model=model, engine=client, model_hash=model_hash(settings, model.parameters.model))
 
 
 def _renewal(settings: Settings, kind: str) -> Renew:
@@ -110,7 +92,7 @@ def _renewal(settings: Settings, kind: str) -> Renew:
     return renew
 
 
-def _build(identity: Identity, names: list[str], device: str, settings: Settings, app: Celery) -> Consumer:
+def _build(identity: Identity, settings: Settings, app: Celery) -> Consumer:
     client = redis.Redis.from_url(
         settings.redis_url or "",
         socket_timeout=_BROKER_SECONDS,
@@ -129,13 +111,9 @@ def _build(identity: Identity, names: list[str], device: str, settings: Settings
             publisher=Publisher(client, settings.key_prefix),
         )
         return ClerkConsumer(app, context)
-    worker = _worker_context(settings, load_models(settings.models_dir), names, device, identity, client)
+    worker = _worker_context(settings, identity, client)
     check_schema(worker.database.engine)
     return ChatConsumer(app, worker, client) if identity.kind == "chat" else BatchConsumer(app, worker, client)
-
-
-def _identity(settings: Settings, kind: str, device: str, models: list[str]) -> Identity:
-    return clerk_identity() if kind == "clerk" else consumer_identity(kind, settings.state_dir, device, models)
 
 
 def _heartbeat(settings: Settings, identity: Identity, consumer: Consumer) -> WorkerHeartbeat:
@@ -147,29 +125,32 @@ def main() -> None:
     """Run the consumer until it is stopped."""
     parser = argparse.ArgumentParser(description="One Celery consumer of a Millrace worker.")
     parser.add_argument("kind", choices=["chat", "batch", "clerk"])
-    parser.add_argument("--models", default="", help="names, separated by commas")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--link", type=Path, help="the socket of the launcher")
+    parser.add_argument("--slot", default="", help="the launcher's name for this consumer and those that replace it")
     arguments = parser.parse_args()
-    models = arguments.models.split(",")
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
         app = make_celery(settings)
         app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
-        identity = _identity(settings, arguments.kind, arguments.device, models)
-        consumer = _build(identity, models, arguments.device, settings, app)
+        identity = clerk_identity() if arguments.kind == "clerk" else consumer_identity(arguments.kind, arguments.slot)
+        consumer = _build(identity, settings, app)
     except (MillraceError, TimeoutError) as error:
         exit_with(arguments.kind, error)
     heartbeat = _heartbeat(settings, identity, consumer)
     shutdown = GracefulShutdown(consumer, settings.drain_seconds, heartbeat.close)
 
-    def on_ready(**_: Any) -> None:  # Any: what Celery's signal carries
+    def on_ready(sender: Any, **_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, shutdown.on_signal)
         on_hangup(consumer.hangup)  # in place of Celery's restart
         heartbeat.claim_slot()
         consumer.start()
         heartbeat.start()
+        if isinstance(consumer, ModelConsumer):
+            consumer.control.attach(sender)
+            follower = ModelFollower(consumer, identity.id, heartbeat.wake)
+            LinkClient(arguments.link, arguments.kind, follower).start()
         notify_ready()
 
     signals.worker_ready.connect(on_ready, weak=False)

@@ -1,4 +1,4 @@
-"""Engine reports: the state of each engine, how often it has ended, and the reason why it does not serve.
+"""Engine reports: the state of each model of a launcher, how often its engine has ended, and why it does not serve.
 
 Where a model could not be loaded, the reason is the engine's own message. Nothing else of its log is copied, since the last
 line may hold anything, even text of a request.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,6 +19,7 @@ from core.counters import CounterName
 from core.states import EngineState
 from db.workers import EngineReport
 from engine.process.exit_codes import NOT_LOADED, Exit
+from engine.process.protocol import EngineInfo
 from workers.heartbeat import Status
 from workers.runtime.counters import Counters
 
@@ -32,37 +33,80 @@ _REASONS: Final = {
 _MAX_CHARACTERS: Final = 300
 _TAIL_BYTES: Final = 4096
 _FOLDERS: Final = re.compile(r"(?:/[^\s/]+)+/")
+_STOPPED: Final = (EngineState.FAILED, EngineState.MISSING)
 
 
 @dataclass(slots=True)
 class _Engine:
-    state: EngineState = EngineState.LOADING
+    state: EngineState = EngineState.UNLOADED
     num_exits: int = 0
     num_failed_starts: int = 0
     exit_reason: str | None = None
-    warning: str | None = None
+    memory_bytes: int | None = None
+    info: EngineInfo | None = None
 
 
 class EngineReports:
-    """The engines of one launcher, by model. `on_change` is called after each change of a state.
+    """The models of one launcher. `on_change` is called after each change of a state.
 
     An engine that ends while it serves is LOADING until it serves again. One that ends with an error while it loads does not
     start (FAILED, or MISSING without its file), nor does one that is killed more than `tolerated_exits` times in a row.
     """
 
-    def __init__(self, models: list[str], *, tolerated_exits: int = 1) -> None:
+    def __init__(self, device: str = "cpu", *, tolerated_exits: int = 1) -> None:
         self.on_change: Callable[[], None] = lambda: None
-        self._engines = {model: _Engine() for model in models}
+        self.counters = Counters()
+        self.polled_seconds: Callable[[], float | None] = lambda: None
+        self._device = device
+        self._engines: dict[str, _Engine] = {}
+        self._held: frozenset[str] = frozenset()
         self._tolerated_exits = tolerated_exits
-        self._is_serving = False
-        self._counters = Counters()
+
+    def add(self, model: str) -> None:
+        """Report a model that is not in memory; one that is reported already stays as it is."""
+        if model not in self._engines:
+            self._engines = {**self._engines, model: _Engine()}  # the heartbeat's thread reads the old one meanwhile
+            self.on_change()
+
+    def remove(self, model: str) -> None:
+        """Report a model no more."""
+        self._engines = {name: engine for name, engine in self._engines.items() if name != model}
+        self.on_change()
+
+    def models(self) -> set[str]:
+        """The names of all models that are reported."""
+        return set(self._engines)
+
+    def state(self, model: str) -> EngineState:
+        """The state of a model, whether consumers hold it or not."""
+        return self._engines[model].state
+
+    def has_failed(self, model: str) -> bool:
+        """Does the engine not start?"""
+        return self._engines[model].state in _STOPPED
+
+    def reason(self, model: str) -> str:
+        """The reason for which an engine does not serve."""
+        return self._engines[model].exit_reason or "look at its log"
+
+    def begin_load(self, model: str, memory_bytes: int, *, quietly: bool = False) -> None:
+        """Record that an engine is started. With `quietly`, the change is reported with the next one."""
+        engine = self._engines[model]
+        engine.num_failed_starts, engine.exit_reason, engine.memory_bytes = 0, None, memory_bytes
+        self._set(engine, EngineState.LOADING, quietly=quietly)
+
+    def set_unloaded(self, model: str) -> None:
+        """Record that a model is not in memory, and loads when it is needed."""
+        engine = self._engines[model]
+        engine.exit_reason = engine.memory_bytes = engine.info = None
+        self._set(engine, EngineState.UNLOADED)
 
     def add_exit(self, model: str, exit_code: int, log: Path) -> None:
         """Record an engine that ended without being stopped."""
         engine = self._engines[model]
         engine.num_exits += 1
         engine.exit_reason = exit_reason(exit_code, _last_line(log))
-        self._counters.add(CounterName.ENGINE_DEATHS, model)
+        self.counters.add(CounterName.ENGINE_DEATHS, model)
         if engine.state is EngineState.READY:
             self._set(engine, EngineState.LOADING)
             return
@@ -70,46 +114,56 @@ class EngineReports:
         if exit_code >= 0 or engine.num_failed_starts > self._tolerated_exits:
             self._set(engine, EngineState.MISSING if exit_code == Exit.NO_FILE else EngineState.FAILED)
 
-    def give_up(self, model: str) -> None:
-        """Record an engine that is not started again; it keeps its reason."""
+    def fail(self, model: str, reason: str | None = None) -> None:
+        """Record an engine that is not started again; without a reason it keeps its own."""
         engine = self._engines[model]
-        if engine.state is EngineState.LOADING:
-            engine.exit_reason = engine.exit_reason or "it was not ready in time"
+        engine.exit_reason = reason or engine.exit_reason or "it was not ready in time"
+        engine.memory_bytes = engine.info = None
+        if engine.state not in _STOPPED:
             self._set(engine, EngineState.FAILED)
 
-    def set_ready(self, model: str, warning: str | None) -> None:
+    def set_ready(self, model: str, info: EngineInfo) -> None:
         """Record that an engine has replied."""
         engine = self._engines[model]
-        if warning is not None and warning != engine.warning:
-            log.warning("model_warning", model=model, warning=warning)
-        engine.num_failed_starts, engine.exit_reason, engine.warning = 0, None, warning
+        if info.warning is not None and (engine.info is None or info.warning != engine.info.warning):
+            log.warning("model_warning", model=model, warning=info.warning)
+        engine.num_failed_starts, engine.exit_reason, engine.info = 0, None, info
         self._set(engine, EngineState.READY)
 
-    def start_serving(self) -> None:
-        """Record that the consumers of all engines run; before, an engine that has replied is reported as loading."""
-        self._is_serving = True
+    def set_held(self, models: Collection[str]) -> None:
+        """Set the models that the consumers take work of; others that have replied are reported as loading."""
+        if self._held != frozenset(models):
+            self._held = frozenset(models)
+            self.on_change()
 
     def status(self) -> Status:
         """The report of the launcher's heartbeat."""
         return Status(
+            poll_seconds=self.polled_seconds(),
             engines=[self._report(model, engine) for model, engine in self._engines.items()],
-            totals=self._counters.totals(),
+            totals=self.counters.totals(),
         )
 
     def _report(self, model: str, engine: _Engine) -> EngineReport:
-        is_waiting = engine.state is EngineState.READY and not self._is_serving
+        is_waiting = engine.state is EngineState.READY and model not in self._held
+        info = engine.info
         return EngineReport(
             model=model,
             num_deaths=engine.num_exits,
             exit_reason=engine.exit_reason,
             state=EngineState.LOADING if is_waiting else engine.state,
-            warning=engine.warning,
+            warning=None if info is None else info.warning,
+            device=None if engine.memory_bytes is None else self._device,
+            memory_bytes=engine.memory_bytes,
+            slots=None if info is None else info.slots,
+            context_size=None if info is None else info.context_size,
         )
 
-    def _set(self, engine: _Engine, state: EngineState) -> None:
+    def _set(self, engine: _Engine, state: EngineState, *, quietly: bool = False) -> None:
         if engine.state is not state:
             engine.state = state
-            self.on_change()
+            if not quietly:
+                self.on_change()
 
 
 def exit_reason(exit_code: int, last_line: str) -> str:

@@ -21,9 +21,10 @@ from core.devices.selection import choose_devices
 from core.errors import MillraceError
 from core.logs import configure_logging
 from core.process.child_process import STDERR, ChildFailed, StartInterrupted, exit_with, notify_ready
+from core.process.hangup import on_hangup
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
-from workers.launcher.launcher import run_launcher
+from workers.launcher.run import run_launcher
 
 log = structlog.get_logger()
 
@@ -57,6 +58,7 @@ class Fleet:
                 launcher.start()
             self._wait(is_stopping.is_set)
             notify_ready()
+            on_hangup(self._hang_up)
             while not is_stopping.wait(_CHECK_SECONDS):
                 for launcher in self._launchers:
                     launcher.restart_if_exited(time.monotonic())
@@ -82,6 +84,12 @@ class Fleet:
                 raise StartInterrupted
             time.sleep(_CHECK_SECONDS / 2)
 
+    def _hang_up(self) -> None:
+        """Let all launchers look at the models folder now."""
+        for launcher in self._launchers:
+            if launcher.child is not None:
+                launcher.child.send(signal.SIGHUP)
+
     def _stop(self) -> None:
         """Stop all at the same time: each of them drains."""
         running = [launcher.child for launcher in self._launchers if launcher.child is not None]
@@ -106,6 +114,7 @@ def main() -> None:
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
+    on_hangup(lambda: None)  # until the launchers follow the models folder
     try:
         devices = choose_devices(arguments.device, read_inventory(), cpus=arguments.cpus)
         settings = load_settings()

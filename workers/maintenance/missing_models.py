@@ -12,10 +12,10 @@ from collections.abc import Callable
 import structlog
 
 from core.errors import Problem
-from core.queue.events import Event, EventKind
 from core.readiness import ModelState, ModelStatus, model_state
 from db import missing_models, workers
 from workers.context import ClerkContext
+from workers.runtime.failed_jobs import announce_failures
 
 log = structlog.get_logger()
 
@@ -51,11 +51,7 @@ class MissingModels:
             shards = list(connection.execute(missing_models.close_shards(state.model)).scalars())
             connection.execute(missing_models.fail_lines(shards, problem.to_json()))
             failed = missing_models.fail_jobs(state.model, problem.to_json()).fetch_all(connection)
-        for job_id, fence, _ in failed:
-            event = Event(job=job_id, attempt=fence, seq=0, kind=EventKind.FAILED, problem=problem)
-            self._context.publisher.publish(event)
-        if with_events := [job.id for job in failed if job.has_events]:
-            self._context.tickets.deliver(with_events[0])
+        announce_failures(failed, problem, self._context.publisher.publish, self._context.tickets)
         log.error("missing_model_failed", model=state.model, shards=len(shards), jobs=len(failed))
 
 

@@ -25,7 +25,7 @@ from core.errors import SERVER_ERROR, Problem
 from core.failpoints import Point, failpoint
 from core.queue.events import Event, EventKind
 from core.states import BatchState
-from db import batches, jobs, quarantine, shards, validations
+from db import batches, demand, jobs, quarantine, shards, validations
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext
@@ -120,10 +120,15 @@ class Sweeper:
             self._run_here(validation_id, partial(answer_validation, self._context, validation_id))
 
     def _sweep_shards(self) -> None:
-        """Send a ticket for each model with claimable shards; a worker that is busy with them ignores it at no cost."""
+        """Send a ticket for each model with claimable shards; a worker that is busy with them ignores it at no cost.
+
+        A model that is not in memory needs none: its worker looks for shards once it is loaded.
+        """
+        silence = timedelta(seconds=self._context.settings.silence_seconds)
         with self._context.database.begin() as connection:
-            models = list(connection.execute(shards.models_with_claimable_shards()).scalars())
-        for model in models:
+            models = set(connection.execute(shards.models_with_claimable_shards()).scalars())
+            absent = set(connection.execute(demand.models_out_of_memory(silence)).scalars()) if models else set()
+        for model in sorted(models - absent):
             failpoint(Point.SWEEP_SHARDS)
             self._context.tickets.run_shards(model)
 

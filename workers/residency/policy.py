@@ -92,6 +92,10 @@ class ResidencyPolicy:
         """Forget the failures of a model: it has loaded, or an admin asks for it."""
         self._failures.pop(name, None)
 
+    def note_begun(self, name: str) -> None:
+        """Note that an eager model is loaded at the start, without a decision."""
+        self._begun.add(name)
+
     def forget(self, name: str) -> None:
         """Forget all about a model whose file has changed: its failures, and that it was loaded as an eager one."""
         self.clear_failures(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def model_hash(settings: Settings, path: str) -> str | None:
     if key not in hashes:
         with Path(path).open("rb") as stream:
             hashes[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-        temporary = cache.with_suffix(".part")
+        temporary = cache.with_suffix(f".{os.getpid()}.part")  # another launcher may write it, too
         temporary.write_text(json.dumps(hashes))
         temporary.rename(cache)
     return hashes[key]

@@ -31,15 +31,17 @@ class ShardLanes:
         self._context = context
         self._served = served
         self._isolation = isolation or Isolation()
-        self._free = threading.Semaphore(context.settings.batch_lanes)
         self._lock = threading.Lock()
         self._runs: set[ShardRun] = set()
+        self._num_working = 0
+        self.num_claimed = 0
         self._watched_until: dict[str, float] = {}
         self._is_draining = False
+        self._is_aborting = False
 
     def work(self) -> None:
         """Run shards until none is left to claim; return at once when all lanes are busy."""
-        if self._is_draining or not self._free.acquire(blocking=False):
+        if not self._enter():
             return
         try:
             while not self._is_draining and (run := self._claim()) is not None:
@@ -51,7 +53,16 @@ class ShardLanes:
         except SQLAlchemyError as error:  # the next ticket or poll tries again
             log.warning("claim_failed", model=self._served.model.name, reason=type(error).__name__)
         finally:
-            self._free.release()
+            with self._lock:
+                self._num_working -= 1
+
+    def _enter(self) -> bool:
+        """Take a free lane."""
+        with self._lock:
+            if self._is_draining or self._num_working == self._context.settings.batch_lanes:
+                return False
+            self._num_working += 1
+            return True
 
     def watch(self, line_id: str) -> None:
         """Stream this line, if it runs here now or soon. The api repeats the message while a client follows the line."""
@@ -68,16 +79,20 @@ class ShardLanes:
 
     def drain(self, *, abort: bool) -> None:
         """Claim no more shards and begin no more lines; with `abort`, stop running lines."""
-        self._is_draining = True
         with self._lock:
+            self._is_draining, self._is_aborting = True, self._is_aborting or abort
             runs = list(self._runs)
         for run in runs:
             run.stop(abort=abort)
 
     def is_idle(self) -> bool:
-        """Does no shard run here?"""
+        """Does no shard run here, and is none being claimed?"""
+        return not self._num_working
+
+    def num_running(self) -> int:
+        """Count the lines that run here; at least 1 while a shard is claimed or being claimed."""
         with self._lock:
-            return not self._runs
+            return max(self._num_working, sum(run.num_running for run in self._runs))
 
     def _claim(self) -> ShardRun | None:
         context = self._context
@@ -95,6 +110,7 @@ class ShardLanes:
         run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:
             self._runs.add(run)
+            self.num_claimed += 1
         if self._is_draining:  # `drain` may have looked at the runs before this one was there
-            run.stop(abort=False)
+            run.stop(abort=self._is_aborting)
         return run

@@ -72,6 +72,11 @@ class ShardRun:
         self._oldest_result_at = 0.0
         self._is_leaving = False
 
+    @property
+    def num_running(self) -> int:
+        """Lines that run now."""
+        return len(self._progress.running)
+
     def wake(self) -> None:
         """Make the lane check its lease and `stop` again. Thread-safe."""
         self._inbox.put(lambda: None)

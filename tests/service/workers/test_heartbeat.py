@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import redis
@@ -95,8 +94,8 @@ def test_a_worker_reports_its_engines_lost_leases_and_crashes(worker: WorkerCont
     assert status.totals["lines_retried", "fake"] == 3
 
 
-def test_a_successor_ends_the_leases_of_its_dead_predecessor_only(database: Database, tmp_path: Path) -> None:
-    dead, heir, other = (consumer_identity("batch", tmp_path, "cpu", [model]) for model in ("m", "m", "other"))
+def test_a_successor_ends_the_leases_of_its_dead_predecessor_only(database: Database) -> None:
+    dead, heir, other = (consumer_identity("batch", slot) for slot in ("mine", "mine", "other"))
     with database.begin() as connection:
         _, mine = make_running_batch(connection, [1, 1])
         job_id, foreign = make_job(connection), make_job(connection)
@@ -124,6 +123,7 @@ def test_a_consumer_without_tickets_finds_its_work_and_reports_its_polls(
     monkeypatch.setattr(worker.models["fake"].engine, "seconds_since_tick", lambda _: 0.0, raising=False)
     nowhere = redis.Redis(unix_socket_path="/nowhere")
     consumer = BatchConsumer(celery_app, worker, nowhere)
+    consumer.add_model(worker.models["fake"])
     assert consumer.status(time.monotonic()).poll_seconds is None
     with worker.database.begin() as connection:
         batch_id, _ = make_running_batch(connection, (3,))

@@ -373,3 +373,51 @@ def test_an_answer_whose_lease_is_lost_is_dropped_and_logged(
     assert row(worker, job_id).state == JobState.RUNNING
     assert events(worker, valkey, job_id) == []
     assert runner.is_idle()
+
+
+def test_a_retired_model_takes_no_jobs_and_gives_back_what_no_client_has_read(
+    worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine, valkey: redis.Redis
+) -> None:
+    unread, read = submit(worker), submit(worker, stream=True)
+    threads = [run_and_wait_until_it_runs(runner, engine, job_id) for job_id in (unread, read)]
+    sink = engine.running[read]
+    sink.on_delta(Delta(request_id=read, num_tokens=1, text="seen"))
+    runner.retire("fake", abort=False)
+    assert runner.num_running("fake") == 2
+    runner.retire("fake", abort=True)
+    threads[0].join(20)
+    assert (row(worker, unread).state, row(worker, unread).attempt) == (JobState.QUEUED, 0)
+    assert valkey.llen("millrace:chat.fake") == 1, "another worker may take it"
+    assert (row(worker, read).state, runner.num_running("fake")) == (JobState.RUNNING, 1)
+    runner.run(unread)
+    assert row(worker, unread).state == JobState.QUEUED, "a retired model takes none"
+    engine.end(read, echo(engine.asked[-1]))
+    threads[1].join(20)
+    assert (row(worker, read).state, runner.num_running("fake")) == (JobState.COMPLETED, 0)
+    runner.reinstate("fake")
+    engine.answer = echo
+    runner.run(unread)
+    assert (row(worker, unread).state, runner.num_begun("fake")) == (JobState.COMPLETED, 1)
+
+
+def test_a_claim_in_progress_keeps_its_model(worker: WorkerContext, runner: JobRunner, engine: ScriptedEngine) -> None:
+    job_id = submit(worker)
+    claim, counts = runner._claim, []
+
+    def claim_late(*given: Any) -> Any:
+        runner.retire("fake", abort=True)
+        counts.append(runner.num_running("fake"))
+        return claim(*given)
+
+    runner._claim = claim_late  # type: ignore[assignment, method-assign]
+    runner.run(job_id)
+    assert counts == [1]
+    assert (row(worker, job_id).state, runner.num_running("fake")) == (JobState.QUEUED, 0)
+    assert engine.running == {}
+
+
+def test_a_job_of_a_model_that_is_not_here_is_left_to_others(worker: WorkerContext, runner: JobRunner) -> None:
+    with worker.database.begin() as connection:
+        job_id = make_job(connection, "other", body())
+    runner.run(job_id)
+    assert (row(worker, job_id).state, row(worker, job_id).fence) == (JobState.QUEUED, 0)

@@ -341,6 +341,12 @@ class ScriptedTurn:
         self.asked.append("nothing")
 
 
+def test_the_first_token_of_a_loading_engine_takes_its_turn_like_a_batch() -> None:
+    turn = ScriptedTurn(refusals=2)
+    Bench(turn=turn).engine.warm_up()
+    assert turn.asked == ["batch", "batch", "batch", "nothing"]
+
+
 def test_a_step_waits_for_the_turn_while_the_loop_goes_on() -> None:
     turn = ScriptedTurn(refusals=3)
     bench = Bench(turn=turn)

@@ -13,6 +13,7 @@ from workers.heartbeat import (
     WorkerHeartbeat,
     clerk_identity,
     consumer_identity,
+    consumer_slot,
     launcher_identity,
 )
 from workers.runtime.leases import LeaseKeeper, Renewed
@@ -38,10 +39,11 @@ def test_a_lease_that_is_only_unwanted_is_not_counted_as_lost() -> None:
 
 def test_a_consumer_has_a_new_identity_and_a_launcher_keeps_its_own(tmp_path: Path) -> None:
     assert clerk_identity().id != clerk_identity().id
-    first, second = (consumer_identity("chat", tmp_path, "cpu", models) for models in (["a", "b"], ["b", "a"]))
+    slot = consumer_slot(tmp_path, "cpu", "a,b")
+    first, second = (consumer_identity("chat", slot) for _ in range(2))
     assert (first.id != second.id, first.slot) == (True, second.slot)
-    others = [("batch", "cpu", ["a", "b"]), ("chat", "cuda:0", ["a", "b"]), ("chat", "cpu", ["a"])]
+    others = [("batch", "cpu", "a,b"), ("chat", "cuda:0", "a,b"), ("chat", "cpu", "a")]
     for kind, device, models in others:
-        assert not consumer_identity(kind, tmp_path, device, models).id.startswith(str(first.slot))
+        assert not consumer_identity(kind, consumer_slot(tmp_path, device, models)).id.startswith(str(first.slot))
     assert launcher_identity(tmp_path, "cpu").id == launcher_identity(tmp_path, "cpu").id
     assert launcher_identity(tmp_path, "cpu").id != launcher_identity(tmp_path, "cuda:0").id

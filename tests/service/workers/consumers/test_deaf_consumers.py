@@ -143,8 +143,10 @@ def test_a_batch_worker_without_tickets_takes_shards(
     with worker.database.begin() as connection:
         make_running_batch(connection, [2])
         connection.execute(update(Job).values(body=body))
-    started.append(BatchConsumer(celery_app, worker, hints))
-    started[0].start()
+    consumer = BatchConsumer(celery_app, worker, hints)
+    started.append(consumer)
+    consumer.add_model(worker.models["fake"])
+    consumer.start()
 
     def states() -> set[JobState]:
         with worker.database.begin() as connection:

@@ -128,3 +128,24 @@ def test_a_model_whose_engine_is_killed_at_every_start_is_given_up(
         assert launcher.process.poll() == 1
         assert len(killed) == settings.line_attempts + 1
         assert "The model fake did not load. engine-fake ended with exit code -9" in launcher.log.read_text()
+
+
+def test_pinned_models_that_do_not_fit_stop_the_start(settings: Settings, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    for name in "abc":
+        (models / f"{name}.yaml").write_text(f"name: {name}\nbackend: fake\npinned: true\nmemory_bytes: 100MiB\n")
+    environment = {"MILLRACE_MODELS_DIR": str(models), "MILLRACE_DEVICE_MEMORY": "200MiB"}
+    with launched(settings, tmp_path, **environment) as launcher:
+        assert launcher.process.wait(60) == 1
+        said = launcher.log.read_text()
+    assert "The pinned models need 300 MiB, and cpu has 200 MiB for models. Remove `pinned` from c" in said
+
+
+def test_models_of_which_none_is_in_memory_are_a_worker_that_is_ready(settings: Settings, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "lazy.yaml").write_text("name: lazy\nbackend: fake\nload: lazy\n")
+    with launched(settings, tmp_path, MILLRACE_MODELS_DIR=str(models)) as launcher:
+        launcher.wait_said("worker_ready")
+        assert launcher._find("engine.process.server") is None

@@ -14,7 +14,7 @@ from redis.retry import Retry
 
 from tests.support.fake_valkey import FakeValkey
 from tests.support.stack import wait_for
-from workers.consumers.channel_listener import ChannelListener
+from workers.runtime.channel_listener import ChannelListener
 
 CHANNEL = "listener-test"
 

@@ -6,12 +6,24 @@ import sys
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from core.process.supervisor import SupervisedProcess
 from core.states import EngineState
 from db.workers import EngineReport
+from engine.process.protocol import EngineInfo
 from workers.launcher.engine_reports import EngineReports, exit_reason
+
+INFO = EngineInfo(model="m", build="b", context_size=64, slots=4, num_vocab=9, template_hash="h")
+
+
+def loading(tolerated_exits: int = 1) -> EngineReports:
+    """A launcher with one engine that loads."""
+    reports = EngineReports("cuda:1", tolerated_exits=tolerated_exits)
+    reports.add("m")
+    reports.begin_load("m", 500)
+    return reports
 
 
 @pytest.mark.parametrize(
@@ -30,7 +42,7 @@ def test_an_exit_reason_has_no_folder_and_no_text_of_a_request(code: int, line: 
 
 
 def test_a_supervised_engine_that_dies_is_counted_and_its_message_is_kept(tmp_path: Path) -> None:
-    reports = EngineReports(["m"])
+    reports = loading()
     code = "import sys; sys.stderr.write('noise\\nThere is no model file /a/b.gguf.\\n'); sys.exit(4)"
 
     def died(exit_code: int) -> None:
@@ -42,20 +54,25 @@ def test_a_supervised_engine_that_dies_is_counted_and_its_message_is_kept(tmp_pa
     engine.restart_if_exited(time.monotonic())
     status = reports.status()
     reason = "There is no model file b.gguf."
-    assert status.engines == [EngineReport(model="m", num_deaths=1, exit_reason=reason, state=EngineState.MISSING)]
+    (engine_report,) = status.engines
+    assert (engine_report.num_deaths, engine_report.exit_reason, engine_report.state) == (
+        1,
+        reason,
+        EngineState.MISSING,
+    )
     assert status.totals == {("engine_deaths", "m"): 1}
     assert engine.child is None, "it waits for its pause before the next start"
 
 
 def state_after(*events: int | str) -> EngineState | None:
     """The state of an engine after exits (numbers) and replies (`ready`), in a worker that serves."""
-    reports = EngineReports(["m"], tolerated_exits=2)
-    reports.start_serving()
+    reports = loading(tolerated_exits=2)
+    reports.set_held(["m"])
     for event in events:
         if isinstance(event, int):
             reports.add_exit("m", event, Path("/nowhere"))
         else:
-            reports.set_ready("m", None)
+            reports.set_ready("m", INFO)
     return reports.status().engines[0].state
 
 
@@ -80,21 +97,40 @@ def test_an_engine_that_does_not_start_again_has_failed(events: tuple[int | str,
     assert state_after(*events) is state
 
 
-def test_an_engine_is_loading_until_its_worker_serves_it() -> None:
-    reports = EngineReports(["m"])
+def test_an_engine_is_loading_until_its_consumers_take_work_of_it() -> None:
+    reports = loading()
     changes: list[str] = []
     reports.on_change = lambda: changes.append("changed")
-    reports.set_ready("m", "no template")
+    info = msgspec.structs.replace(INFO, warning="no template")
+    reports.set_ready("m", info)
     assert reports.status().engines[0].state is EngineState.LOADING
-    reports.start_serving()
+    reports.set_held(["m"])
     (engine,) = reports.status().engines
-    assert (engine.state, engine.warning) == (EngineState.READY, "no template")
-    reports.set_ready("m", "no template")
-    assert changes == ["changed"]
+    assert engine == EngineReport(
+        model="m",
+        state=EngineState.READY,
+        warning="no template",
+        device="cuda:1",
+        memory_bytes=500,
+        slots=4,
+        context_size=64,
+    )
+    reports.set_ready("m", info)
+    reports.set_held(["m"])
+    assert changes == ["changed"] * 2
+
+
+def test_a_model_that_has_left_memory_has_none() -> None:
+    reports = loading()
+    reports.set_ready("m", INFO)
+    reports.set_unloaded("m")
+    assert reports.status().engines == [EngineReport(model="m", state=EngineState.UNLOADED)]
+    reports.remove("m")
+    assert reports.status().engines == []
 
 
 def test_an_engine_that_is_not_ready_in_time_has_failed_with_a_reason() -> None:
-    reports = EngineReports(["m"])
-    reports.give_up("m")
+    reports = loading()
+    reports.fail("m")
     (engine,) = reports.status().engines
     assert (engine.state, engine.exit_reason) == (EngineState.FAILED, "it was not ready in time")

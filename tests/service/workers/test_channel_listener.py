@@ -8,7 +8,7 @@ import pytest
 import redis
 
 from tests.support.stack import wait_for
-from workers.consumers.channel_listener import ChannelListener
+from workers.runtime.channel_listener import ChannelListener
 
 CHANNEL = "listener-test"
 

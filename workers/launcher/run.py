@@ -1,0 +1,137 @@
+"""Run of a launcher: builds its parts, and runs them until it is stopped. See `workers.launcher.fleet`."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import structlog
+
+from core.cpu_cores import usable_cores
+from core.devices.inventory import Device
+from core.errors import ConfigError, MillraceError
+from core.models.live_catalog import LiveCatalog
+from core.models.models_folder import load_models
+from core.process.hangup import on_hangup
+from core.process.runtime_dirs import private_directory, socket_directory
+from core.settings import Settings, split_commas
+from db.connections import database_engine
+from db.model_loads import record_load
+from db.schema_version import check_schema
+from workers.context import Database
+from workers.heartbeat import WorkerHeartbeat, consumer_slot, launcher_identity
+from workers.launcher.consumer_processes import ConsumerProcesses
+from workers.launcher.crash_log import CrashLog
+from workers.launcher.device_memory import UNLIMITED
+from workers.launcher.device_reports import with_device
+from workers.launcher.engine_reports import EngineReports
+from workers.launcher.engines import Engines
+from workers.launcher.failed_callers import FailedCallers
+from workers.launcher.launcher import WorkerLauncher
+from workers.launcher.residency_control import ResidencyControl
+from workers.launcher.servable_models import ServableModels
+from workers.residency.demand import DemandReader
+from workers.residency.link import LinkServer
+from workers.residency.policy import ResidencyPolicy
+from workers.residency.types import Limits
+
+log = structlog.get_logger()
+
+
+def run_launcher(
+    settings: Settings, models: str, device: Device, deployment: Sequence[Device], is_stopping: threading.Event
+) -> None:
+    """Run the launcher of one of a worker's devices until it is stopped. `models` are names, separated by commas; empty: all."""
+    database = database_engine(settings.database_url or "", pool_size=1)
+    check_schema(database)
+    names = split_commas(models)
+    catalog = _catalog(settings, names)
+    servable = ServableModels(settings, catalog, names, device, deployment or [device], usable_cores())
+    slot = consumer_slot(settings.state_dir, device.name, models)
+    _run(settings, catalog, servable, slot, device, Database(database), is_stopping)
+
+
+def _catalog(settings: Settings, names: tuple[str, ...]) -> LiveCatalog:
+    """The models folder. Raises ConfigError for what is reported later: invalid files, unknown names, an empty folder."""
+    models = load_models(settings.models_dir)
+    if not models.models:
+        raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
+    for name in names:
+        if models.get(name) is None:
+            raise ConfigError(f"There is no model {name!r}. Models: {', '.join(models.names())}.")
+    return LiveCatalog(settings.models_dir)
+
+
+def _run(
+    settings: Settings,
+    catalog: LiveCatalog,
+    servable: ServableModels,
+    slot: str,
+    device: Device,
+    database: Database,
+    is_stopping: threading.Event,
+) -> None:
+    """Build the parts and run them. The row of the launcher is kept if no engine starts, since it has the reason."""
+    identity = launcher_identity(settings.state_dir, device.name)
+    link = LinkServer(socket_directory(settings.state_dir) / f"l-{slot}.sock")
+    reports = EngineReports(device.name, tolerated_exits=settings.line_attempts)
+    of_demand = _own(settings)
+    demand = DemandReader(of_demand, identity.id, settings.silence_seconds, link.wake)
+    callers = FailedCallers(settings, of_demand, demand)
+    logs = private_directory(settings.state_dir / "logs")
+    engines = Engines(settings, logs, device.name, reports)
+    worker = f"{identity.host}/{device.name}"
+    engines.crash_log = CrashLog(_own(settings).engine, worker, engines.on_crash_count)
+    control = ResidencyControl(
+        identity.id,
+        servable,
+        engines,
+        ResidencyPolicy(_limits(settings)),
+        link,
+        reports,
+        demand,
+        on_load=lambda model, seconds: demand.write(record_load(model, identity.host, device.name, seconds)),
+        on_failure=callers.fail,
+    )
+    consumers = ConsumerProcesses(settings, link, slot, logs, device)
+    launcher = WorkerLauncher(settings, link, control, engines, consumers)
+    budget_bytes = None if servable.device_bytes == UNLIMITED else servable.device_bytes
+    status = with_device(reports.status, device, budget_bytes)
+    heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
+    reports.on_change = heartbeat.wake
+    on_hangup(catalog.refresh_soon)
+
+    def files_changed() -> None:
+        servable.files_changed()
+        link.wake()
+
+    def on_ready() -> None:
+        reports.polled_seconds = lambda: None if demand.looked_at is None else time.monotonic() - demand.looked_at
+        heartbeat.report()
+        callers.start()
+
+    engines.crash_log.start()
+    catalog.start(files_changed)
+    demand.start()
+    heartbeat.start()
+    try:
+        launcher.run(is_stopping.is_set, on_ready)
+    except MillraceError:
+        heartbeat.close(is_row_kept=True)
+        raise
+    heartbeat.close()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        min_residence_seconds=settings.residence_seconds,
+        min_residence_loads=settings.residence_loads,
+        chat_patience_seconds=settings.chat_patience_seconds,
+        batch_patience_seconds=settings.batch_patience_seconds,
+    )
+
+
+def _own(settings: Settings) -> Database:
+    """A connection that no other thread uses."""
+    return Database(database_engine(settings.database_url or "", pool_size=1))

@@ -1,0 +1,191 @@
+"""Servable models: the model files that a launcher follows, and the memory that each of them needs on its device."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Collection, Sequence
+from typing import Final
+
+import msgspec
+
+from core.cpu_cores import Cores
+from core.devices.environment import device_environment
+from core.devices.inventory import Device
+from core.devices.names import DeviceKind
+from core.errors import ConfigError
+from core.memory_sizes import AUTO, format_bytes
+from core.models.live_catalog import LiveCatalog
+from core.models.model_files import ModelConfig
+from core.settings import Settings
+from engine.config import AUTO_SLOTS, EngineConfig
+from workers.launcher.device_memory import device_budget, model_bytes, model_slots
+from workers.launcher.engine_config import engine_config
+from workers.launcher.engine_process import LoadPlan
+from workers.residency.placement import engine_devices, is_guest, owns, part_on
+from workers.residency.types import ServableModel, room_for
+
+_OF_RESIDENCY: Final = {
+    "aliases": (),
+    "load": "eager",
+    "keep_alive_seconds": None,
+    "pinned": False,
+    "memory_bytes": None,
+}
+
+
+class ServableModels:
+    """The models of one launcher: those with these names or aliases, or all where there are none.
+
+    Only the launcher's main thread uses it, apart from `files_changed`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: LiveCatalog,
+        names: Collection[str],
+        device: Device,
+        deployment: Sequence[Device],
+        cores: Cores,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._names = names or None
+        self._device = device
+        self._deployment = deployment
+        self._cores = cores
+        self.device_bytes = device_budget(settings, device)
+        self.budget = self.device_bytes
+        self._is_due = threading.Event()
+        self._is_due.set()
+        self._configs: dict[str, ModelConfig] = {}
+        self._stamps: dict[str, str] = {}
+        self._models: dict[str, ServableModel] = {}
+        self.changed: set[str] = set()  # names that are new, or whose files were changed, at the last refresh
+
+    def files_changed(self) -> None:
+        """Look at the catalog with the next `refresh`. Callable from any thread."""
+        self._is_due.set()
+
+    def refresh(self) -> bool:
+        """Take over the catalog's models; return whether anything may have changed."""
+        if not self._is_due.is_set():
+            return False
+        self._is_due.clear()
+        old, old_stamps = self._configs, self._stamps
+        listed = self._catalog.current.only(self._names).models
+        owned = [model for model in listed if owns(model, self._device, self._deployment)]
+        self._configs = {model.name: model for model in owned}
+        self._stamps = {model.name: self._catalog.stamp(model.name) for model in listed}
+        self.changed = {
+            name
+            for name, model in self._configs.items()
+            if name not in old
+            or _engine_keys(old[name]) != _engine_keys(model)
+            or old_stamps[name] != self._stamps[name]
+        }
+        self._models = {name: self._servable(model) for name, model in self._configs.items()}
+        guests = [model for model in listed if is_guest(model, self._device, self._deployment)]
+        self.budget = self.device_bytes - sum(self._bytes_here(model, self._config(model), 0) for model in guests)
+        return True
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._models
+
+    def names(self) -> set[str]:
+        """The names of all models, also of those that cannot fit."""
+        return set(self._models)
+
+    def models(self) -> dict[str, ServableModel]:
+        """The models for the policy."""
+        return self._models
+
+    def num_bytes(self, name: str) -> int:
+        """The memory that a model needs at least."""
+        return self._models[name].num_bytes
+
+    def is_same(self, plan: LoadPlan) -> bool:
+        """Would the model be loaded in the same way now?"""
+        model = self._configs[plan.model.name]
+        return _engine_keys(model) == _engine_keys(plan.model) and plan.stamp == self._stamps[model.name]
+
+    def begin_eager(self) -> list[str]:
+        """The models to load at the start: all that are pinned, then eager ones by name while memory lasts.
+
+        Raises ConfigError if the pinned ones do not fit.
+        """
+        free, chosen = self.budget, []
+        for each in sorted(self._models.values(), key=lambda each: (not each.is_pinned, each.name)):
+            if each.is_pinned and each.num_bytes > free:
+                pinned = sum(other.num_bytes for other in self._models.values() if other.is_pinned)
+                raise ConfigError(
+                    f"The pinned models need {format_bytes(pinned)}, and {self._device.name} has "
+                    f"{format_bytes(self.budget)} for models. Remove `pinned` from {each.name}, or raise device_memory."
+                )
+            is_counted = self.replicas(each.name) is not None  # loaded later, if other launchers do not have it
+            if each.is_eager and each.num_bytes <= free and not is_counted:
+                chosen.append(each.name)
+                free -= each.num_bytes
+        return chosen
+
+    def room_problem(self, name: str) -> str:
+        """The reason for which a model never fits; empty if it does."""
+        model = self._models[name]
+        room = room_for(model, list(self._models.values()), self.budget)
+        if model.num_bytes <= room:
+            return ""
+        pinned = " beside its pinned models" if room < self.budget else ""
+        return (
+            f"it needs {format_bytes(model.num_bytes)} of memory, and {self._device.name} has {format_bytes(max(0, room))} "
+            f"for models{pinned}"
+        )
+
+    def plan(self, name: str, free_bytes: int) -> LoadPlan:
+        """The load of a model into free memory."""
+        model, stamp = self._configs[name], self._stamps[name]
+        config = self._config(model)
+        if config.slots == AUTO_SLOTS and self._settings.device_memory != AUTO:
+            slots = model_slots(model, stamp, config, free_bytes=free_bytes, on_gpu=self._is_on_gpu(config))
+            config = msgspec.structs.replace(config, slots=slots)
+        devices = engine_devices(model, self._device, self._deployment)
+        return LoadPlan(
+            model=model,
+            stamp=stamp,
+            config=config,
+            environment=device_environment(devices),
+            num_bytes=self._bytes_here(model, config, free_bytes),
+        )
+
+    def replicas(self, name: str) -> int | None:
+        """The number of launchers that may have the model in memory; None for all."""
+        replicas = self._configs[name].replicas
+        return None if replicas == "all" else replicas
+
+    def _servable(self, model: ModelConfig) -> ServableModel:
+        return ServableModel(
+            name=model.name,
+            num_bytes=self._bytes_here(model, self._config(model), 0),
+            is_eager=model.load == "eager",
+            is_pinned=model.pinned,
+            keep_alive_seconds=model.keep_alive_seconds,
+        )
+
+    def _config(self, model: ModelConfig) -> EngineConfig:
+        devices = engine_devices(model, self._device, self._deployment)
+        return engine_config(self._settings, model, self._device.name, self._cores, devices)
+
+    def _bytes_here(self, model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
+        """The bytes that a model needs on this device, which may have a part of it."""
+        whole = model_bytes(
+            model, self._stamps[model.name], config, free_bytes=free_bytes, on_gpu=self._is_on_gpu(config)
+        )
+        return math.ceil(whole * part_on(model, self._device, self._deployment))
+
+    def _is_on_gpu(self, config: EngineConfig) -> bool:
+        return self._device.kind is not DeviceKind.CPU and config.gpu_layers != 0
+
+
+def _engine_keys(model: ModelConfig) -> dict[str, object]:
+    """All that a loaded engine and its consumers depend on."""
+    return {**dict(model), **_OF_RESIDENCY}
