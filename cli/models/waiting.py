@@ -12,7 +12,10 @@ from cli.errors import CommandFailed
 
 _FIRST_SECONDS: Final = 1.2  # the api reads the states of models once per second
 _POLL_SECONDS: Final = 0.5
-_UNSERVED_SECONDS: Final = 30.0  # a worker may be starting
+_PATIENCE: Final = {
+    "unserved": 30.0,  # a worker may be starting
+    "unloaded": 5.0,  # after the request has ended: the report of the worker comes later
+}
 _SERVING: Final = ("ready", "degraded")
 
 
@@ -22,17 +25,18 @@ def wait_loaded(
     """Wait until a load that was requested has ended, and return the model. Raises CommandFailed with the reason for which it
     is not loaded, or after 30 s without a worker that has it.
     """
-    seconds, unserved = _FIRST_SECONDS, 0.0
+    seconds, left = _FIRST_SECONDS, dict(_PATIENCE)
     while True:
         pause(seconds)
         model = client.get(f"/models/{quote(name)}")
-        if not model["load_requested"]:
-            if model["status"] in _SERVING:
-                return model
-            raise CommandFailed(f"{name} is not loaded: {model['reason'] or model['status']}")
-        unserved = unserved + seconds if model["status"] == "unserved" else 0.0
-        if unserved > _UNSERVED_SECONDS:
-            raise CommandFailed(f"{name} is not loaded: {model['reason']}")
+        status, is_over = model["status"], not model["load_requested"]
+        if is_over and status in _SERVING:
+            return model
+        if status in left and (is_over or status == "unserved"):
+            left[status] -= seconds
+        is_given_up = left[status] <= 0 if status in left else is_over and status != "loading"
+        if is_given_up:
+            raise CommandFailed(f"{name} is not loaded: {model['reason'] or status}")
         seconds = _POLL_SECONDS
         show(model)
 

@@ -41,6 +41,21 @@ def test_a_load_is_over_when_the_request_is_and_the_model_serves() -> None:
     assert server.shown == ["loading", "ready"]
 
 
+@pytest.mark.parametrize("late", ["loading", "unloaded", "unserved"])
+def test_a_request_that_ends_before_the_worker_has_reported_the_model_is_not_a_failure(late: str) -> None:
+    server = Server(("loading", True), (late, False), (late, False), ("ready", False))
+    assert server.wait_loaded()["status"] == "ready"
+
+
+def test_a_model_that_has_left_again_is_not_waited_for_for_ever() -> None:
+    server = Server(
+        ("loading", True), ("unloaded", False), reason="it is not in memory, and loads when a request needs it"
+    )
+    with pytest.raises(CommandFailed, match="it is not in memory"):
+        server.wait_loaded()
+    assert server.seconds < 10
+
+
 def test_a_failure_of_an_earlier_load_is_not_the_outcome_of_this_one() -> None:
     server = Server(("loading", True), ("failed", False), reason="it needs 8.0 GiB, and cpu has 4.0 GiB")
     with pytest.raises(CommandFailed, match=r"lab/m is not loaded: it needs 8\.0 GiB"):
