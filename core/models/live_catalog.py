@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Final
 
 import structlog
@@ -41,7 +43,7 @@ class LiveCatalog:
         self._seen_stamps = self._stamps
         self._log_problems({}, self._contents.problems)
         self._is_closed = False
-        self._is_due = threading.Event()
+        self._wakes = SimpleQueue[None]()  # unlike those of an Event, its `put` may interrupt itself
         self._thread: threading.Thread | None = None
 
     @property
@@ -54,11 +56,6 @@ class LiveCatalog:
         """The files that cannot be used, and a sentence on each."""
         problem = {str(self._folder): self._folder_problem} if self._folder_problem else {}
         return {**self._contents.problems, **problem}
-
-    def file_of(self, model: str) -> Path | None:
-        """Return the YAML or GGUF file that describes the model of this name."""
-        files = (file for file, each in self._contents.models.items() if each.name == model)
-        return next((self._folder / file for file in files), None)
 
     def stamp(self, model: str) -> str:
         """Return a text that changes when a file of the model's weights has changed, and has stopped to change."""
@@ -86,21 +83,20 @@ class LiveCatalog:
         self._thread.start()
 
     def refresh_soon(self) -> None:
-        """Let the thread look now. Callable from a signal handler."""
-        self._is_due.set()
+        """Let the thread look now. Callable from a signal handler, whatever that interrupts."""
+        self._wakes.put(None)
 
     def close(self) -> None:
         """Stop the thread."""
         self._is_closed = True
-        self._is_due.set()
+        self._wakes.put(None)
         if self._thread is not None:
             self._thread.join(timeout=1)
 
     def _run(self, on_change: Callable[[], None], poll_seconds: float) -> None:
         pause = poll_seconds
         while not self._is_closed:
-            self._is_due.wait(pause)
-            self._is_due.clear()
+            self._wait(pause)
             began = time.thread_time()
             try:
                 if not self._is_closed and self.refresh():
@@ -108,6 +104,13 @@ class LiveCatalog:
             except Exception as error:  # the edge of this thread: the next look must come
                 log.error("models_folder_failed", exc_info=error)
             pause = max(poll_seconds, _IDLE_SHARE * (time.thread_time() - began))
+
+    def _wait(self, seconds: float) -> None:
+        """Wait until the next look is due; wakes that have come together are one."""
+        with suppress(Empty):
+            self._wakes.get(timeout=seconds)
+            while True:
+                self._wakes.get_nowait()
 
     def _take(self, contents: FolderContents) -> bool:
         if contents is self._contents:
