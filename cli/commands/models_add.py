@@ -119,7 +119,7 @@ def _room(settings: Settings) -> Room:
     device = choose_devices((), read_inventory())[0]
     return Room(
         device=device.name,
-        budget=device_budget(settings.device_memory, device),
+        budget=device_budget(settings, device),
         free_bytes=device.free_bytes or 0,
         on_gpu=device.kind is not DeviceKind.CPU,
         usual_slots=settings.slots,

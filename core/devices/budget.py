@@ -1,4 +1,4 @@
-"""The memory that the models of a device may have together."""
+"""Budget: the memory for the models of a device, by the setting `device_memory`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from typing import Final
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind
 from core.memory_sizes import parse_device_memory
+from core.settings import Settings
 
 UNLIMITED: Final = 1 << 62  # where the system does not report the memory of the device
 _CPU_SHARE: Final = 0.8
 _GPU_SHARE: Final = 0.9
 
 
-def device_budget(device_memory: str, device: Device) -> int:
-    """Return the bytes of a device by the setting `device_memory`; of `auto`, a share of what there is."""
-    budgets = parse_device_memory(device_memory)
+def device_budget(settings: Settings, device: Device) -> int:
+    """Return the bytes that the models of a device may have together; by default, a share of what there is."""
+    budgets = parse_device_memory(settings.device_memory)
     budget = budgets.get(device.name, budgets.get(""))
     if budget is not None:
         return budget

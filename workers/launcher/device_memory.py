@@ -1,41 +1,21 @@
-"""Memory of a device: the budget for its models, and the need of each of them."""
+"""Memory of a device: the need of each of its models."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
 import msgspec
 import structlog
 
-from core.devices.inventory import Device
-from core.devices.names import DeviceKind
 from core.errors import MillraceError
-from core.memory_sizes import parse_device_memory
 from core.models.engine_options import BackendKind
 from core.models.gguf_header import GgufHeader, read_gguf
 from core.models.model_files import ModelConfig
-from core.settings import Settings
 from engine.config import EngineConfig
 from engine.sizing import chosen_slots, memory_need
 
 log = structlog.get_logger()
-
-UNLIMITED: Final = 1 << 62  # where the system does not report the memory of the device
-_CPU_SHARE: Final = 0.8
-_GPU_SHARE: Final = 0.9
-
-
-def device_budget(settings: Settings, device: Device) -> int:
-    """Return the bytes that the models of a device may have together."""
-    budgets = parse_device_memory(settings.device_memory)
-    budget = budgets.get(device.name, budgets.get(""))
-    if budget is not None:
-        return budget
-    is_cpu = device.kind is DeviceKind.CPU
-    known = device.total_bytes if is_cpu else device.free_bytes
-    return UNLIMITED if known is None else int(known * (_CPU_SHARE if is_cpu else _GPU_SHARE))
 
 
 def model_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_bytes: int, on_gpu: bool) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import structlog
 
 from core.cpu_cores import usable_cores
+from core.devices.budget import UNLIMITED
 from core.devices.inventory import Device
 from core.errors import ConfigError, MillraceError
 from core.models.live_catalog import LiveCatalog
@@ -23,7 +24,6 @@ from workers.context import Database
 from workers.heartbeat import WorkerHeartbeat, consumer_slot, launcher_identity
 from workers.launcher.consumer_processes import ConsumerProcesses
 from workers.launcher.crash_log import CrashLog
-from workers.launcher.device_memory import UNLIMITED
 from workers.launcher.device_reports import with_device
 from workers.launcher.engine_reports import EngineReports
 from workers.launcher.engines import Engines

@@ -10,6 +10,7 @@ from typing import Final
 import msgspec
 
 from core.cpu_cores import Cores
+from core.devices.budget import device_budget
 from core.devices.environment import device_environment
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind
@@ -19,7 +20,7 @@ from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelConfig
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
-from workers.launcher.device_memory import device_budget, model_bytes, model_slots
+from workers.launcher.device_memory import model_bytes, model_slots
 from workers.launcher.engine_config import engine_config
 from workers.launcher.engine_process import LoadPlan
 from workers.residency.placement import engine_devices, is_guest, owns, part_on

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from core.cpu_cores import Cores
+from core.devices.budget import UNLIMITED, device_budget
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind
 from core.errors import ConfigError
 from core.models.live_catalog import LiveCatalog
 from core.settings import Settings, load_settings
-from workers.launcher.device_memory import UNLIMITED, device_budget
 from workers.launcher.servable_models import ServableModels
 
 MIB = 1 << 20
