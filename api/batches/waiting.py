@@ -18,7 +18,6 @@ from core.states import BatchState
 from db import batches, model_loads
 from db.batches import BatchRow
 
-_TURN_SECONDS: Final = 300.0
 _CLERKS_WORK: Final = (BatchState.VALIDATING, BatchState.FINALIZING, BatchState.CANCELLING)
 
 
@@ -51,7 +50,7 @@ async def waits_of(connection: AsyncConnection, rows: list[BatchRow], states: Mo
             continue
         if works is None:
             works = await _open_works(connection, service)
-        waits[batch_id] = Wait(reason, ", ".join(state.model for state in stopped), _forecast(works, stopped))
+        waits[batch_id] = Wait(reason, ", ".join(state.model for state in stopped), _forecast(works, stopped, service))
     return waits
 
 
@@ -107,9 +106,10 @@ async def _open_works(connection: AsyncConnection, service: ServiceState) -> lis
     return [*works, *(ModelWork(name=name, work_seconds=0.0, is_resident=True) for name in idle)]
 
 
-def _forecast(works: Sequence[ModelWork], needed: list[ModelState]) -> Forecast:
+def _forecast(works: Sequence[ModelWork], needed: list[ModelState], service: ServiceState) -> Forecast:
     """The forecast for a batch that needs these models: until the first is in memory, and until the last has ended."""
-    found = [forecast(works, state.model, _TURN_SECONDS) for state in needed]
+    turn_seconds = service.settings.batch_patience_seconds
+    found = [forecast(works, state.model, turn_seconds) for state in needed]
     ready = min((each.ready_seconds for each in found if each.ready_seconds is not None), default=None)
     ends = [each.end_seconds for each in found if each.end_seconds is not None]
     return Forecast(ready, max(ends) if len(ends) == len(found) else None)

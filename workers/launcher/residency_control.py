@@ -220,7 +220,9 @@ class ResidencyControl:
         plan = self._servable.plan(name, self._free_bytes())
         self._reports.begin_load(name, plan.num_bytes)
         engine = self._engines.start(plan, now)
-        engine.is_for_chat = name in self._demand.waiting.chats or name in self._reloads
+        waiting = self._demand.waiting
+        is_asked_for = name in waiting.admins and waiting.admins[name].load_at is not None
+        engine.is_for_chat = is_asked_for or name in waiting.chats or name in self._reloads
         self._reloads.pop(name, None)
 
     def _loaded(self, engine: EngineProcess) -> None:

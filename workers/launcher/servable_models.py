@@ -18,6 +18,7 @@ from core.errors import ConfigError
 from core.memory_sizes import AUTO, format_bytes
 from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelConfig
+from core.readiness import too_large
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
 from workers.launcher.device_memory import model_bytes, model_slots
@@ -137,10 +138,7 @@ class ServableModels:
         if model.num_bytes <= room:
             return ""
         pinned = " beside its pinned models" if room < self.budget else ""
-        return (
-            f"it needs {format_bytes(model.num_bytes)} of memory, and {self._device.name} has {format_bytes(max(0, room))} "
-            f"for models{pinned}"
-        )
+        return too_large(model.num_bytes, self._device.name, room, pinned)
 
     def plan(self, name: str, free_bytes: int) -> LoadPlan:
         """The load of a model into free memory."""

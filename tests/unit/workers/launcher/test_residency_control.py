@@ -292,6 +292,7 @@ def test_an_admin_unloads_and_reloads_a_model(bench: Bench) -> None:
     assert "a" in bench.engines
     assert bench.demand.written, "the request is finished"
     assert not bench.engines.engines["a"].is_unwanted, "it was loaded after the request to unload"
+    assert bench.engines.engines["a"].is_for_chat, "a batch does not take its place at once"
 
 
 def test_all_models_failed_is_hopeless_and_one_that_may_load_is_not(bench: Bench) -> None:
