@@ -253,4 +253,4 @@ def _check_answers(client: Client, files: list[str], lines: int) -> tuple[int, i
 
 
 def _p95(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=20)[-1] if len(seconds) > 1 else 0.0
+    return statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else 0.0
