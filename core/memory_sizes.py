@@ -10,6 +10,7 @@ from typing import Final
 
 AUTO: Final = "auto"
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_BETWEEN_DEVICES: Final = re.compile(r",(?!\s*\d)")  # a name may have a list of CPUs: cpu@0-3,8-11=4GiB
 _SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 
 
@@ -37,7 +38,7 @@ def parse_device_memory(text: str) -> dict[str, int | None]:
     The key `""` has the budget of all other devices.
     """
     budgets: dict[str, int | None] = {}
-    for part in filter(None, (part.strip() for part in text.split(","))):
+    for part in filter(None, (part.strip() for part in _BETWEEN_DEVICES.split(text))):
         device, has_device, size = part.rpartition("=")
         device = device.strip()
         if device in budgets or (has_device and not device):

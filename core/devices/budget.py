@@ -17,7 +17,7 @@ _GPU_SHARE: Final = 0.9
 def device_budget(settings: Settings, device: Device) -> int:
     """Return the bytes that the models of a device may have together; by default, a share of what there is."""
     budgets = parse_device_memory(settings.device_memory)
-    budget = budgets.get(device.name, budgets.get(""))
+    budget = next((budgets[name] for name in (device.name, device.kind, "") if name in budgets), None)
     if budget is not None:
         return budget
     is_cpu = device.kind is DeviceKind.CPU

@@ -24,6 +24,7 @@ from core.process.child_process import STDERR, ChildFailed, StartInterrupted, ex
 from core.process.hangup import on_hangup
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
+from workers.launcher.device_lock import lock_device
 from workers.launcher.run import run_launcher
 
 log = structlog.get_logger()
@@ -125,6 +126,7 @@ def main() -> None:
         own = next(device for device in devices if arguments.only in (None, device.name))
         if own.cpus is not None:
             os.sched_setaffinity(0, own.cpus)  # before any thread starts: they and all children inherit it
-        run_launcher(settings, arguments.models, own, devices, stopping)
+        with lock_device(settings.state_dir, own.name):
+            run_launcher(settings, arguments.models, own, devices, stopping)
     except MillraceError as error:
         exit_with("worker", error)

@@ -39,6 +39,7 @@ def test_a_size_is_shown_for_people(number: int, text: str) -> None:
         ("8GiB", {"": 8 * GIB}),
         ("cuda:0=20GiB, cpu=auto", {"cuda:0": 20 * GIB, "cpu": None}),
         ("4GiB,cuda:1=20GiB", {"": 4 * GIB, "cuda:1": 20 * GIB}),
+        ("cpu@0-3,8-11=4GiB,cpu@4=1GiB", {"cpu@0-3,8-11": 4 * GIB, "cpu@4": GIB}),
         ("", {}),
     ],
 )
