@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from socket import gethostname
 
 import httpx2
 import msgspec
@@ -26,7 +27,8 @@ def test_two_parts_of_the_cpu_serve_chats_and_a_batch(tmp_path: Path) -> None:
     write_tiny_model(models / "tiny.gguf", TinyModel.LLAMA)
     for name, keys in (("both", ""), ("one", f"devices: ['{first}']\n"), ("two", f"devices: ['{second}']\n")):
         (models / f"{name}.yaml").write_text(f"name: {name}\nparameters: {{model: tiny.gguf}}\nslots: 2\n{keys}")
-    stack = StackProcess(tmp_path, models, device=f"{first},{second}", MILLRACE_SHARD_LINES="4")
+    budgets = {"MILLRACE_DEVICE_MEMORY": f"{first}=300MiB,cpu=200MiB", "MILLRACE_SHARD_LINES": "4"}
+    stack = StackProcess(tmp_path, models, device=f"{first},{second}", **budgets)
     stack.start()
     try:
         engines = [process for process in stack.descendants() if "engine.process.server" in process.cmdline()]
@@ -46,6 +48,9 @@ def test_two_parts_of_the_cpu_serve_chats_and_a_batch(tmp_path: Path) -> None:
                 client.completions.create(model=model, prompt="Once", max_tokens=2)
             wait_for(lambda: client.batches.retrieve(batch).status == "completed", "the batch ends")
             assert len(result_lines(client, client.batches.retrieve(batch).output_file_id)) == 24
+        for device, size in ((first, 300 << 20), (second, 200 << 20)):
+            labels = f'device="{device}",host="{gethostname()}",memory="budget"'
+            assert float(stack.metrics().partition(f"millrace_device_memory_bytes{{{labels}}} ")[2].split()[0]) == size
         assert httpx2.get(f"{stack.url}/readyz").json()["status"] == "ok"
     finally:
         stack.close()

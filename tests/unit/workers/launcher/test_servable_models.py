@@ -60,6 +60,8 @@ def folder(tmp_path: Path) -> Folder:
         ("100MiB", CPU, 100 * MIB),
         ("cpu=5MiB", CPU, 5 * MIB),
         ("cuda:0=5MiB", CPU, 800 * MIB),
+        ("3MiB,cpu=5MiB", Device(name="cpu@0-3", kind=DeviceKind.CPU), 5 * MIB),
+        ("cpu=5MiB,cpu@0-3=7MiB", Device(name="cpu@0-3", kind=DeviceKind.CPU), 7 * MIB),
         ("1MiB,cpu=5MiB", CPU, 5 * MIB),
     ],
 )
