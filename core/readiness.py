@@ -184,6 +184,13 @@ def model_state(
             return ModelState(model=name, status=ModelStatus.READY, warning=warning)
         reason, advice = f"is degraded: {degraded[name]}", f"Look at {_engine_log(name, launchers)} on the worker."
         return ModelState(model=name, status=ModelStatus.DEGRADED, reason=reason, advice=advice, warning=warning)
+    if listed is not None and name not in listed:
+        return ModelState(
+            model=name,
+            status=ModelStatus.MISSING,
+            reason="no file in models_dir describes it",
+            advice="Put its file back, or wait until its requests fail.",
+        )
     if loading := [launcher for launcher in alive if launcher.state is EngineState.LOADING]:
         return ModelState(
             model=name,
@@ -210,13 +217,6 @@ def model_state(
             status=ModelStatus.MISSING if is_missing else ModelStatus.FAILED,
             reason=f"its engine does not start: {stopped[0].exit_reason or 'look at its log'}",
             advice=f"Correct the model's files. If no worker runs, start one: millrace worker --models {name}",
-        )
-    if listed is not None and name not in listed:
-        return ModelState(
-            model=name,
-            status=ModelStatus.MISSING,
-            reason="no file in models_dir describes it",
-            advice="Put its file back, or wait until its requests fail.",
         )
     return ModelState(model=name, status=ModelStatus.UNSERVED, reason=defect.message, advice=defect.advice)
 

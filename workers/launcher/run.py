@@ -13,7 +13,6 @@ from core.devices.budget import UNLIMITED
 from core.devices.inventory import Device
 from core.errors import ConfigError, MillraceError
 from core.models.live_catalog import LiveCatalog
-from core.models.models_folder import load_models
 from core.process.hangup import on_hangup
 from core.process.runtime_dirs import private_directory, socket_directory
 from core.settings import Settings, split_commas
@@ -53,14 +52,16 @@ def run_launcher(
 
 
 def _catalog(settings: Settings, names: tuple[str, ...]) -> LiveCatalog:
-    """The models folder. Raises ConfigError for what is reported later: invalid files, unknown names, an empty folder."""
-    models = load_models(settings.models_dir)
+    """The models folder. Invalid files are left out and logged. Raises ConfigError for an unknown name, and for no model."""
+    catalog = LiveCatalog(settings.models_dir)
+    models = catalog.current
     if not models.models:
-        raise ConfigError(f"There is no model in {settings.models_dir}: add a YAML file, see README.md.")
+        reason = next(iter(catalog.problems.values()), "add a YAML file, see README.md.")
+        raise ConfigError(f"There is no model in {settings.models_dir}: {reason}")
     for name in names:
         if models.get(name) is None:
             raise ConfigError(f"There is no model {name!r}. Models: {', '.join(models.names())}.")
-    return LiveCatalog(settings.models_dir)
+    return catalog
 
 
 def _run(

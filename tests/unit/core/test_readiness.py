@@ -145,6 +145,7 @@ def test_the_status_of_a_model_is_that_of_its_best_worker(seen: list[WorkerSeen]
 
 def test_a_model_without_a_file_is_missing_unless_a_worker_serves_it() -> None:
     assert state_of(listed=()).status is ModelStatus.MISSING
+    assert state_of(launcher(EngineState.LOADING), listed=()).status is ModelStatus.MISSING
     assert state_of(CHAT, BATCH, listed=()).status is ModelStatus.READY
 
 

@@ -149,3 +149,15 @@ def test_models_of_which_none_is_in_memory_are_a_worker_that_is_ready(settings: 
     with launched(settings, tmp_path, MILLRACE_MODELS_DIR=str(models)) as launcher:
         launcher.wait_said("worker_ready")
         assert launcher._find("engine.process.server") is None
+
+
+def test_a_broken_model_file_does_not_keep_a_worker_from_serving_the_others(settings: Settings, tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (models / "broken.yaml").write_text("name: broken\nno_such_key: 1\n")
+    with launched(settings, tmp_path, MILLRACE_MODELS_DIR=str(models)) as launcher:
+        assert launcher.process.wait(60) == 1
+        assert "there is no key 'no_such_key'" in launcher.log.read_text()
+    (models / "fake.yaml").write_text("name: fake\nbackend: fake\n")
+    with launched(settings, tmp_path, MILLRACE_MODELS_DIR=str(models)) as launcher:
+        launcher.wait_said("worker_ready")
