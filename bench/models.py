@@ -15,7 +15,7 @@ import numpy as np
 
 from core.settings import ROOT
 from tools.bpe import SPECIAL_TOKENS, Vocabulary, train
-from tools.demo_data import training_examples
+from tools.training_data import training_examples
 from tools.write_gguf import Shape, Weights, write_model
 
 FOLDER: Final = Path(".bench") / "models"

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.models import DEMO, random_prompts
 from engine.types import ChatPrompt, Request, SamplingParams, TokenPrompt
-from tools.demo_data import echo, ticket
+from tools.demo_data import Example, ticket
+from tools.held_out_data import foreign_again
 
 _NUMBER: Final = 24
 
@@ -25,9 +27,9 @@ def _rate(engine: RunningEngine, requests: list[Request]) -> float:
     return tokens / total
 
 
-def _demo_requests(maker: Any, *, held_out: bool) -> list[Request]:  # Any: a maker of examples
+def _demo_requests(maker: Callable[[random.Random], Example]) -> list[Request]:
     rng = random.Random(3)
-    examples = [maker(rng, held_out=held_out) for _ in range(_NUMBER)]
+    examples = [maker(rng) for _ in range(_NUMBER)]
     return [
         Request(
             id=str(number),
@@ -55,8 +57,8 @@ def _random_requests(temperature: float, num_tokens: int) -> list[Request]:
 def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]:
     """Ratio of tokens per second with and without speculation, by kind of text."""
     kinds = {
-        "demo model, labels": (DEMO, _demo_requests(ticket, held_out=True)),
-        "demo model, output that repeats the prompt": (DEMO, _demo_requests(echo, held_out=False)),
+        "demo model, labels": (DEMO, _demo_requests(lambda rng: ticket(rng, held_out=True))),
+        "demo model, output that repeats the prompt": (DEMO, _demo_requests(foreign_again)),
         "random weights, greedy (falls into loops)": (random_model, _random_requests(0.0, num_tokens)),
         "random weights, sampled (never repeats)": (random_model, _random_requests(1.0, num_tokens)),
     }

@@ -45,6 +45,6 @@ def test_a_run_without_a_server_starts_one(tmp_path: Path) -> None:
 
 
 def test_the_demo_file_matches_the_output_of_its_tool() -> None:
-    from tools.demo_data import batch_lines as demo_lines
+    from tools.held_out_data import batch_lines as demo_lines
 
     assert (ROOT / "batch_inputs" / "support_tickets.jsonl").read_text().splitlines() == list(demo_lines())

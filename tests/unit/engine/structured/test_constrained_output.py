@@ -27,7 +27,7 @@ from engine.types import (
     ToolMode,
 )
 from tests.support.engine import Bench, chat
-from tools.demo_data import held_out_tickets
+from tools.held_out_data import held_out_tickets
 
 LABEL = {
     "type": "object",
