@@ -3,7 +3,9 @@
     python -m tools.train_demo_model --out models/demo.gguf
 
 It needs torch (`pip install -e .[tools]`) and about 35 minutes of one core; `OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE` keeps
-its threads from spinning on a busy machine. The seed determines the data; floating-point results differ between machines.
+its threads from spinning on a busy machine. The seed determines the data; floating-point results differ
+between machines. `models/demo.gguf` had 3500 steps on a first version of the phrasings and 700 on revisions of them; a run of
+3200 steps from scratch matches it in capitals, names and foreign prompts, and labels 85 % of the held-out tickets.
 """
 
 from __future__ import annotations
