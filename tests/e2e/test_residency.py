@@ -171,7 +171,7 @@ def test_a_model_that_cannot_be_loaded_fails_its_callers_with_the_reason(zoo: Zo
         assert isinstance(error, openai.InternalServerError)
         assert error.code == "model_not_ready"
         assert "broken.gguf is not a model that llama.cpp can load" in error.message
-    assert zoo.states()["broken"] == "failed"
+    wait_for(lambda: zoo.states()["broken"] == "failed", "the worker has reported it")
     zoo.chat("a")
     write(zoo.models, "huge", "load: lazy\n")
     (zoo.models / "huge.yaml").write_text((zoo.models / "huge.yaml").read_text().replace("100MiB", "300MiB"))

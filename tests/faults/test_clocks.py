@@ -32,6 +32,7 @@ LONG = {"max_tokens": 3900, "ignore_eos": True}  # with the slow model ten secon
 WALL_CLOCKS = {
     "api/app.py": "start time of this api, for display",
     "api/batches/estimates.py": "estimated end of a batch, for display",
+    "api/batches/waiting.py": "when a batch's model is in memory, for display",
     "api/services/rate_limiter.py": "when a rate is full again; a time too far ahead is treated as a wrong clock",
     "api/live/response_records.py": "created_at of a response",
     "api/routes/batch_control.py": "when a file expires, in days",
@@ -43,6 +44,7 @@ WALL_CLOCKS = {
     "api/files/multipart.py": "when a file or an upload expires",
     "core/file_store.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
     "core/ids.py": "the order of ids, for display",
+    "core/models/folder_files.py": "whether a file was just written, and is read once more",
     "engine/inputs/jinja_environment.py": "the date in a prompt",
     "workers/generation/endpoints/base.py": "created of a response",
     "workers/batches/finalize.py": "when a file expires, in days",
