@@ -47,7 +47,7 @@ def routes() -> list[tuple[str, str]]:
 
 
 ROUTES = routes()
-WITH_ID = [(method, path) for method, path in ROUTES if "{" in path and path != "/v1/models/{name}"]
+WITH_ID = [(method, path) for method, path in ROUTES if "{" in path]
 
 
 @pytest.fixture(scope="module")
@@ -93,10 +93,10 @@ def test_no_route_answers_without_a_key(guarded: Guarded, method: str, path: str
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_declares_its_scope(guarded: Guarded, method: str, path: str) -> None:
-    """A route without a scope requires ADMIN, as those of webhooks do."""
+    """A route without a scope requires ADMIN, as those of webhooks do, and the one that loads models."""
     key = guarded.key(scopes=["inference", "files", "read-only"])
     is_closed = ask(key, method, path, "none").status_code == 403
-    assert is_closed == (path.startswith("/v1/webhook") and method != "GET")
+    assert is_closed == (path.startswith(("/v1/webhook", "/v1/models")) and method != "GET")
 
 
 @pytest.mark.parametrize(("route", "kind"), list(product(WITH_ID, IDS)), ids=str)
