@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import time
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
 from cli.errors import CommandFailed, ExitCode
-from cli.options import AsJson, Force, ModelsDir, given_settings
+from cli.options import AsJson, Force, ModelsDir, connected, given_settings
 from cli.output import console, print_json, print_pairs, remark
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from cli.models.plan import Plan, Room, Slots
     from cli.models.weights import FoundWeights, WeightsFinder
     from core.settings import Settings
+
+_LISTED_SECONDS: Final = 3.0  # a server looks at the folder every second
 
 
 def add(
@@ -75,6 +78,7 @@ def add(
             f"{chosen_name} needs more memory than its models may have on {room.device}: {plan.describe_need()}. "
             "It was added, and cannot be loaded here unless `device_memory` allows more."
         )
+    _wait_listed(chosen_name)
     if as_json:
         print_json(_summary(chosen_name, file, weights, plan))
         return
@@ -88,6 +92,17 @@ def add(
             ("try", _line_to_try(chosen_name, generates=facts.generates, has_template=facts.has_template)),
         ]
     )
+
+
+def _wait_listed(name: str) -> None:
+    """Wait until the server, if one runs, has looked at the models folder, so that the line to try works at once."""
+    until = time.monotonic() + _LISTED_SECONDS
+    try:
+        with connected(None, "none") as client:
+            while all(each["id"] != name for each in client.get("/models")["data"]) and time.monotonic() < until:
+                time.sleep(0.2)
+    except CommandFailed:  # no server, or one that needs a key
+        return
 
 
 def _fetched(finder: WeightsFinder, found: FoundWeights) -> list[Path]:

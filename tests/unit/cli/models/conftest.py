@@ -62,6 +62,8 @@ def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     for name, value in fake_devices(tmp_path, memory=memory).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setenv("MILLRACE_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("MILLRACE_PORT", "1")  # no server answers there
     return Command(tmp_path / "models", capsys)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import gguf
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from cli.commands import models_add
 from core.models.models_folder import load_models
 from tests.support.devices import GIB, fake_devices, gpus
 from tests.support.gguf_bytes import gguf as gguf_bytes
@@ -43,6 +45,21 @@ def test_a_file_is_served_from_where_it_lies(command: Command, demo: Path) -> No
     assert added["memory_bytes"] == added["weights_bytes"] + added["kv_bytes"] + added["compute_bytes"]
     assert (added["fits"], added["device"], added["budget_bytes"]) == (True, "cpu", int(0.8 * 16 * GIB))
     assert visible(command.models) == {"tiny.yaml"}
+
+
+def test_the_command_ends_when_a_server_lists_the_model(
+    command: Command, demo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = [["demo"], ["demo"], ["demo", "tiny"]]
+
+    class Server:
+        def get(self, path: str) -> dict[str, object]:
+            assert path == "/models"
+            return {"data": [{"id": name} for name in listed.pop(0)]}
+
+    monkeypatch.setattr(models_add, "connected", lambda *_: nullcontext(Server()))
+    command.add(demo)
+    assert listed == []
 
 
 def test_comments_tell_the_choices(command: Command, demo: Path) -> None:

@@ -99,6 +99,7 @@ def test_a_busy_hub_is_asked_again(command: Command, stand_in: StandInHub, statu
     stand_in.faults.api_statuses = [status, status]
     stand_in.faults.statuses = [status, status]
     command.add(TINY)
+    assert (stand_in.faults.api_statuses, stand_in.faults.statuses) == ([], [])
 
 
 def test_a_hub_that_stays_busy_is_reported(command: Command, stand_in: StandInHub) -> None:

@@ -22,5 +22,5 @@ def test_a_device_has_one_launcher_at_a_time(tmp_path: Path) -> None:
 
 
 def test_two_state_directories_are_apart(tmp_path: Path) -> None:
-    with lock_device(tmp_path / "a", "cpu"), lock_device(tmp_path / "b", "cpu"):
-        pass
+    with lock_device(tmp_path / "a", "cpu") as first, lock_device(tmp_path / "b", "cpu") as second:
+        assert first.fileno() != second.fileno()
