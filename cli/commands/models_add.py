@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
+    from cli.models.facts import ModelFacts
     from cli.models.plan import Plan, Room, Slots
     from cli.models.weights import FoundWeights, WeightsFinder
     from core.settings import Settings
@@ -81,15 +82,19 @@ def add(
     _wait_listed(chosen_name)
     if as_json:
         print_json(_summary(chosen_name, file, weights, plan))
-        return
+    else:
+        _print_choices(chosen_name, file, facts, plan)
+
+
+def _print_choices(name: str, file: Path, facts: ModelFacts, plan: Plan) -> None:
     print_pairs(
         [
-            ("added", chosen_name),
+            ("added", name),
             ("model", facts.describe()),
             ("memory", plan.describe_need()),
             ("slots", "" if plan.slots is None else f"{plan.slots} of {plan.context_size:,} tokens"),
             ("file", str(file)),
-            ("try", _line_to_try(chosen_name, generates=facts.generates, has_template=facts.has_template)),
+            ("try", _line_to_try(name, generates=facts.generates, has_template=facts.has_template)),
         ]
     )
 
