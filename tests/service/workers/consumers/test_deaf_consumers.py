@@ -34,6 +34,7 @@ from workers.consumers.chat import ChatConsumer
 from workers.consumers.clerk import ClerkConsumer
 from workers.context import ClerkContext, WorkerContext
 
+ASKING = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
 QUICK = {"sweep_seconds": 0.1, "ticket_seconds": 0.2, "poll_seconds": 0.1}
 
 
@@ -77,6 +78,12 @@ def run_to_the_end(clerk: ClerkContext, consumer: Consumer, valkey: redis.Redis)
     wait_for(lambda: is_answered(clerk, validation_id), "the question is answered", 60)
 
 
+def answers(worker: WorkerContext) -> list[str]:
+    with worker.database.begin() as connection:
+        bodies = connection.execute(select(Job.answer)).scalars()
+        return [json.loads(body or "")["choices"][0]["message"]["content"] for body in bodies]
+
+
 def ask(clerk: ClerkContext, batch_id: str) -> str:
     question = {"id": ids.new_id(ids.VALIDATION), "file_id": batch_of(clerk, batch_id).input_file_id}
     with clerk.database.begin() as connection:
@@ -117,13 +124,11 @@ def test_a_clerk_without_a_broker_prepares_and_finalizes(
 
 
 def test_a_chat_worker_without_tickets_takes_overdue_jobs_even_if_tickets_were_sent(
-    worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer]
+    worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer], engine: ScriptedEngine
 ) -> None:
     worker = with_settings(worker, **QUICK)
     with worker.database.begin() as connection:
-        job_id = make_job(
-            connection, "fake", json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
-        )
+        job_id = make_job(connection, "fake", ASKING)
     started.append(ChatConsumer(celery_app, worker, hints))
     started[0].start()
 
@@ -133,16 +138,17 @@ def test_a_chat_worker_without_tickets_takes_overdue_jobs_even_if_tickets_were_s
             return connection.execute(select(Job.state)).scalar_one() == JobState.COMPLETED
 
     wait_for(is_answered, "it is answered", 20)
+    assert answers(worker) == ["x"]
+    assert len(engine.asked) == 1, "it is asked once"
 
 
 def test_a_batch_worker_without_tickets_takes_shards(
     worker: WorkerContext, celery_app: Celery, hints: redis.Redis, started: list[Consumer], engine: ScriptedEngine
 ) -> None:
     worker = with_settings(worker, **QUICK)
-    body = json.dumps({"model": "fake", "messages": [{"role": "user", "content": "x"}]})
     with worker.database.begin() as connection:
         make_running_batch(connection, [2])
-        connection.execute(update(Job).values(body=body))
+        connection.execute(update(Job).values(body=ASKING))
     consumer = BatchConsumer(celery_app, worker, hints)
     started.append(consumer)
     consumer.add_model(worker.models["fake"])
@@ -153,3 +159,5 @@ def test_a_batch_worker_without_tickets_takes_shards(
             return set(connection.execute(select(Job.state)).scalars())
 
     wait_for(lambda: states() == {JobState.COMPLETED}, "its lines are answered", 20)
+    assert answers(worker) == ["x", "x"]
+    assert len(engine.asked) == 2, "each line is asked once"

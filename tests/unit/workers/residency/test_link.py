@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,11 +23,13 @@ class ScriptedFollower:
     def __init__(self) -> None:
         self.sets: list[list[LinkedModel]] = []
         self.is_wrong = False
+        self.num_errors = 0
 
     def apply(self, models: list[LinkedModel]) -> None:
-        self.sets.append(models)
         if self.is_wrong:
+            self.num_errors += 1
             raise RuntimeError("no")
+        self.sets.append(models)
 
     def advance(self) -> bool:
         return False
@@ -92,14 +95,20 @@ def test_a_change_is_sent_at_once_and_the_same_set_every_second(server: LinkServ
 
 def test_an_error_of_a_consumer_does_not_end_its_link(server: LinkServer, follower: ScriptedFollower) -> None:
     follower.is_wrong = True
-    turn_until(server, [linked()], lambda: follower.sets)
+    turn_until(server, [linked()], lambda: follower.num_errors)
     follower.is_wrong = False
     turn_until(server, [linked("2")], lambda: holds(server) == ["2"])
+    assert (follower.num_errors, follower.sets[-1]) == (1, [linked("2")])
+    report = server.held("chat", os.getpid())
+    assert report is not None
+    assert report.revision == server.revision == 2
 
 
 def test_a_wait_ends_when_another_thread_wakes_it(server: LinkServer) -> None:
+    began = time.monotonic()
     server.wake()
     server.wait(60)
+    assert time.monotonic() - began < 30, "it has waited for the whole time"
 
 
 @pytest.mark.parametrize(
