@@ -9,9 +9,9 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.models import BenchModel
-from tools.bpe import SPECIAL_TOKENS, Vocabulary, byte_alphabet
-from tools.write_gguf import Shape, write_shape, write_vocabulary
+from bench.models import BenchModel, filled_vocabulary, layer_matrices
+from tools.bpe import byte_alphabet
+from tools.write_gguf import Shape, model_writer
 
 _KIND: Final = gguf.GGMLQuantizationType.Q4_0
 _BLOCK: Final = 32  # weights in a block of Q4_0: a float16 scale, and 16 bytes of two weights each
@@ -48,41 +48,19 @@ MODELS: Final = {
 
 def write_random_model(model: BenchModel, path: Path) -> None:
     """Write a Llama-architecture model of this shape; its output matrix is that of the embeddings."""
-    shape = model.shape
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_name(model.name)
-    write_shape(writer, shape, model.num_tokens)
-    write_vocabulary(writer, _vocabulary(model.num_tokens))
-    ones, blocks = np.ones(shape.width, np.float32), _random_blocks()
-    kv_width = shape.width // shape.heads * shape.kv_heads
-    sizes = {
-        "attn_q": (shape.width, shape.width),
-        "attn_k": (kv_width, shape.width),
-        "attn_v": (kv_width, shape.width),
-        "attn_output": (shape.width, shape.width),
-        "ffn_gate": (shape.hidden, shape.width),
-        "ffn_up": (shape.hidden, shape.width),
-        "ffn_down": (shape.width, shape.hidden),
-    }
-    matrices = {name: _matrix(blocks, *size) for name, size in sizes.items()}
-    writer.add_tensor("token_embd.weight", _matrix(blocks, model.num_tokens, shape.width), raw_dtype=_KIND)
-    writer.add_tensor("output_norm.weight", ones)
-    for layer in range(shape.layers):
-        for name, matrix in matrices.items():
-            writer.add_tensor(f"blk.{layer}.{name}.weight", matrix, raw_dtype=_KIND)
-        for name in ("attn_norm", "ffn_norm"):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", ones)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-def _vocabulary(number: int) -> Vocabulary:
-    """Bytes, one merge, which the format demands, and tokens that occur in no text: prompts are token ids."""
-    words = [*byte_alphabet().values(), "to"]
-    fillers = (f"token{index}" for index in range(number - len(words) - len(SPECIAL_TOKENS)))
-    return Vocabulary((*words, *fillers, *SPECIAL_TOKENS), (("t", "o"),))
+    ones, blocks = np.ones(model.shape.width, np.float32), _random_blocks()
+    matrices = {name: _matrix(blocks, *size) for name, size in layer_matrices(model.shape).items()}
+    words = [*byte_alphabet().values(), "to"]  # bytes, and one merge, which the format demands: prompts are token ids
+    vocabulary = filled_vocabulary(words, [("t", "o")], model.num_tokens)
+    with model_writer(path, model.name, model.shape, vocabulary) as writer:
+        embeddings = _matrix(blocks, model.num_tokens, model.shape.width)
+        writer.add_tensor("token_embd.weight", embeddings, raw_dtype=_KIND)
+        writer.add_tensor("output_norm.weight", ones)
+        for layer in range(model.shape.layers):
+            for name, matrix in matrices.items():
+                writer.add_tensor(f"blk.{layer}.{name}.weight", matrix, raw_dtype=_KIND)
+            for name in ("attn_norm", "ffn_norm"):
+                writer.add_tensor(f"blk.{layer}.{name}.weight", ones)
 
 
 def _random_blocks() -> NDArray[np.uint8]:

@@ -7,6 +7,7 @@ names in the folder MILLRACE_BENCH_MODELS are preferred, for machines that have 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -62,30 +63,16 @@ def random_prompts(number: int, length: int, *, below: int, seed: int = 1) -> li
     return prompts
 
 
-def _write(model: BenchModel, path: Path) -> None:
-    print(f"writing {path} …", flush=True)
-    partial = path.with_suffix(".part")
-    vocabulary = _filled_vocabulary(model.num_tokens)
-    write_model(partial, model.name, model.shape, vocabulary, _weights(model.shape, model.num_tokens))
-    partial.rename(path)
+def filled_vocabulary(words: Sequence[str], merges: Sequence[tuple[str, str]], number: int) -> Vocabulary:
+    """A vocabulary of this size: the words, then tokens that occur in no text."""
+    fillers = (f"token{index}" for index in range(number - len(words) - len(SPECIAL_TOKENS)))
+    return Vocabulary((*words, *fillers, *SPECIAL_TOKENS), tuple(merges))
 
 
-def _filled_vocabulary(number: int) -> Vocabulary:
-    """Words of our own training data, then tokens that occur in no text."""
-    learned = train((example.answer for example in training_examples(20_000, seed=1)), _LEARNED_TOKENS)
-    words = learned.tokens[: -len(SPECIAL_TOKENS)]
-    filler = [f"token{index}" for index in range(number - len(words) - len(SPECIAL_TOKENS))]
-    return Vocabulary((*words, *filler, *SPECIAL_TOKENS), learned.merges)
-
-
-def _weights(shape: Shape, num_tokens: int) -> Weights:
-    rng = np.random.default_rng(0)
-
-    def random(*size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-        return rng.standard_normal(size, dtype=np.float32) * np.float32(0.02)
-
+def layer_matrices(shape: Shape) -> dict[str, tuple[int, int]]:
+    """The matrices of a layer: outputs and inputs by name."""
     kv_width = shape.width // shape.heads * shape.kv_heads
-    sizes = {
+    return {
         "attn_q": (shape.width, shape.width),
         "attn_k": (kv_width, shape.width),
         "attn_v": (kv_width, shape.width),
@@ -94,6 +81,30 @@ def _weights(shape: Shape, num_tokens: int) -> Weights:
         "ffn_up": (shape.hidden, shape.width),
         "ffn_down": (shape.width, shape.hidden),
     }
+
+
+def _write(model: BenchModel, path: Path) -> None:
+    print(f"writing {path} …", flush=True)
+    partial = path.with_suffix(".part")
+    write_model(
+        partial, model.name, model.shape, _vocabulary(model.num_tokens), _weights(model.shape, model.num_tokens)
+    )
+    partial.rename(path)
+
+
+def _vocabulary(number: int) -> Vocabulary:
+    """Words of our own training data, filled up."""
+    learned = train((example.answer for example in training_examples(20_000, seed=1)), _LEARNED_TOKENS)
+    return filled_vocabulary(learned.tokens[: -len(SPECIAL_TOKENS)], learned.merges, number)
+
+
+def _weights(shape: Shape, num_tokens: int) -> Weights:
+    rng = np.random.default_rng(0)
+
+    def random(*size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+        return rng.standard_normal(size, dtype=np.float32) * np.float32(0.02)
+
+    sizes = layer_matrices(shape)
     ones = np.ones(shape.width, np.float32)
     weights: Weights = {"token_embd.weight": random(num_tokens, shape.width), "output_norm.weight": ones}
     for layer in range(shape.layers):

@@ -6,6 +6,8 @@ Source of names and of the order of rotary rows: llama.cpp's converter and its `
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -41,19 +43,26 @@ class Shape:
 
 def write_model(path: Path, name: str, shape: Shape, vocabulary: Vocabulary, weights: Weights | None) -> None:
     """Write a model file; without weights, a vocabulary-only file that can tokenise."""
+    with model_writer(path, name, shape, vocabulary) as writer:
+        for tensor, values in (weights or {}).items():
+            _write_tensor(writer, _rotary(tensor, values, shape), tensor)
+
+
+@contextmanager
+def model_writer(path: Path, name: str, shape: Shape, vocabulary: Vocabulary) -> Iterator[gguf.GGUFWriter]:
+    """Yield a writer that has all keys of a model; the file is written after the block, which adds the tensors."""
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_name(name)
-    write_shape(writer, shape, len(vocabulary.tokens))
+    _write_shape(writer, shape, len(vocabulary.tokens))
     write_vocabulary(writer, vocabulary)
-    for tensor, values in (weights or {}).items():
-        _write_tensor(writer, _rotary(tensor, values, shape), tensor)
+    yield writer
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def write_shape(writer: gguf.GGUFWriter, shape: Shape, num_tokens: int) -> None:
+def _write_shape(writer: gguf.GGUFWriter, shape: Shape, num_tokens: int) -> None:
     """Write the keys of a shape."""
     writer.add_context_length(shape.context)
     writer.add_embedding_length(shape.width)
