@@ -37,7 +37,7 @@ class Block(nn.Module):  # type: ignore[misc,unused-ignore]  # torch need not be
         return x + down
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class DemoModel(nn.Module):  # type: ignore[misc,unused-ignore]
