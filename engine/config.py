@@ -19,6 +19,8 @@ __all__ = [
     "Pooling",
     "SplitMode",
     "Switch",
+    "TransformersConfig",
+    "UpstreamConfig",
 ]
 
 AUTO_SLOTS: Final = 0
@@ -33,6 +35,36 @@ class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):
     scale: float = 1.0
 
 
+class UpstreamConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """An OpenAI-compatible server, or several of equal content; `base_urls` end before `/chat/completions`.
+
+    `model` is their name of the model. `api_key_env` names the variable of the environment that holds the key. A request may
+    take `timeout_seconds` and have `max_attempts`. `max_concurrency` limits the requests at a time; None finds the number.
+    `command` starts the server, which answers at `health_path` of `port` within `ready_seconds`; then `base_urls` is empty.
+    """
+
+    model: str
+    base_urls: tuple[str, ...] = ()
+    api_key_env: str | None = None
+    headers: dict[str, str] = {}
+    timeout_seconds: float = 600.0
+    max_concurrency: int | None = None
+    max_attempts: int = 3
+    command: tuple[str, ...] = ()
+    port: int | None = None
+    health_path: str = "/health"
+    ready_seconds: float = 600.0
+
+
+class TransformersConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Options of a model in the format of Hugging Face's transformers; `device` is a name of torch, such as `cuda:0`."""
+
+    dtype: str = "auto"
+    device: str = "cpu"
+    trust_remote_code: bool = False
+    attention: str = "auto"
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One engine: one model on one device, with `slots` sequences side by side.
 
@@ -45,6 +77,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     without names, among all that the process sees. `speculation` drafts tokens from the prompt. `stopwords` end every output of
     this model. `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more
     than `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
+    `upstream` and `transformers` are set for the backends of these names.
     """
 
     model: str
@@ -80,3 +113,5 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 0.0
     load_seconds: float = 0.0
     hang_seconds: float = 60.0
+    upstream: UpstreamConfig | None = None
+    transformers: TransformersConfig | None = None

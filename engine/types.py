@@ -22,6 +22,7 @@ class FinishReason(StrEnum):
     STOP = "stop"
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
+    CONTENT_FILTER = "content_filter"
     CANCELLED = "cancelled"
 
 
@@ -162,6 +163,26 @@ class EmbedRequest(msgspec.Struct, frozen=True, kw_only=True, tag="embed", omit_
     exclusive: bool = False
 
 
+class ForwardRequest(msgspec.Struct, frozen=True, kw_only=True, tag="forward", omit_defaults=True):
+    """A request for an OpenAI-compatible server, in the words of the client.
+
+    `path` is that of the endpoint, such as `/v1/chat/completions`; `body` is the client's JSON, in which only `model` and the
+    fields that ask for a stream are replaced. The other fields are those of `Request`.
+    """
+
+    id: str
+    path: str
+    body: msgspec.Raw
+    stream: bool = False
+    priority: Priority = Priority.CHAT
+    tenant: str = ""
+    group: str = ""
+    exclusive: bool = False
+
+
+AnyRequest = Request | EmbedRequest | ForwardRequest
+
+
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """Token counts of one request. `cached_tokens` are part of the prompt, `reasoning_tokens` part of the completion."""
 
@@ -251,12 +272,17 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
 
 
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
-    """End of a request that failed while the engine goes on. `code` and `param` are those of the API error."""
+    """End of a request that failed while the engine goes on. `code` and `param` are those of the API error.
+
+    `status` and `kind` (OpenAI's error `type`) are set where a server upstream chose them.
+    """
 
     request_id: str
     code: str
     message: str
     param: str | None = None
+    status: int | None = None
+    kind: str | None = None
 
     @classmethod
     def from_error(cls, request_id: str, error: EngineError) -> Failed:

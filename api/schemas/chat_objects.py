@@ -6,7 +6,7 @@ from typing import Literal
 
 from core.schemas.objects import ResponseModel, Usage
 
-FinishReason = Literal["stop", "length", "tool_calls"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter"]
 
 
 class CalledFunction(ResponseModel):

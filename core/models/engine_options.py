@@ -9,9 +9,11 @@ from enum import StrEnum
 
 
 class BackendKind(StrEnum):
-    """The backend: llama.cpp, or the deterministic fake that needs no model."""
+    """The program that generates: llama.cpp, transformers, an OpenAI-compatible server, or a fake that needs no model."""
 
     LLAMA = "llama"
+    TRANSFORMERS = "transformers"
+    OPENAI = "openai"
     FAKE = "fake"
 
 

@@ -22,6 +22,8 @@ from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, S
 from core.models.gguf_header import split_paths
 from core.models.placement_fields import PlacementFields
 from core.models.sampling import SamplingFields
+from core.models.transformers_fields import TransformersFields
+from core.models.upstream_fields import UpstreamFields
 from core.models.yaml_file import YamlFile
 
 MAX_SLOTS: Final = 256
@@ -96,15 +98,28 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "memory_bytes": True,
     "step_seconds": True,
     "load_seconds": True,
+    "base_url": True,
+    "api_key_env": True,
+    "headers": True,
+    "timeout_seconds": True,
+    "max_concurrency": True,
+    "endpoints": True,
+    "command": True,
+    "port": True,
+    "health_path": True,
+    "ready_seconds": True,
+    "device": True,
 }
 
 
-class ModelConfig(PlacementFields, _Strict):
+class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
     """A model file."""
 
     name: Name = Field(description="Name of the model in requests; it may have an organisation: `org/name`.")
     aliases: tuple[Name, ...] = Field((), description="Other names a request may use.")
-    backend: BackendKind = Field(BackendKind.LLAMA, strict=False, description="llama, or fake for tests.")
+    backend: BackendKind = Field(
+        BackendKind.LLAMA, strict=False, description="llama, transformers, openai, or fake for tests."
+    )
     parameters: Parameters = Field(
         Parameters(), description="The weights, and sampling parameters for requests that set none."
     )

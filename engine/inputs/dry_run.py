@@ -18,7 +18,7 @@ from engine.inputs.input_processor import compile_constraint
 from engine.inputs.prompt_encoder import PromptEncoder
 from engine.structured.compiler import GrammarCompiler
 from engine.tokenizer import Tokenizer
-from engine.types import Constraint, EmbedRequest, Request
+from engine.types import AnyRequest, Constraint, EmbedRequest, ForwardRequest
 
 
 class DryRunResult(NamedTuple):
@@ -61,8 +61,9 @@ class DryRun:
         self._encoder = PromptEncoder(tokenizer, template=template, context_size=context_size)
         self._constraints = constraints
 
-    def run(self, request: Request | EmbedRequest) -> DryRunResult:
+    def run(self, request: AnyRequest) -> DryRunResult:
         """Count and check a request; raises the EngineError with which the engine would reject it."""
+        assert not isinstance(request, ForwardRequest), "only the server upstream can check it"
         if isinstance(request, EmbedRequest):
             return DryRunResult(sum(map(len, encode_inputs(request, self._tokenizer, self._embed_tokens))))
         prompt = self._encoder.encode(request)

@@ -30,7 +30,17 @@ from engine.process.protocol import (
     Tick,
     ToEngine,
 )
-from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Request, RequestKey
+from engine.types import (
+    AnyRequest,
+    Delta,
+    Embedded,
+    EmbedRequest,
+    Failed,
+    Finished,
+    ForwardRequest,
+    Request,
+    RequestKey,
+)
 
 _HELLO_SECONDS: Final = 0.1
 _HELLO_AGAIN_SECONDS: Final = 1.0  # to a connected engine, as a health check
@@ -82,7 +92,7 @@ class EngineClient:
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for an EmbedRequest
-        self._unsent: list[Request | EmbedRequest] = []
+        self._unsent: list[AnyRequest] = []
         self._numbers = itertools.count(1)
         self._boot_id: str | None = None
         self.info: EngineInfo | None = None
@@ -107,7 +117,7 @@ class EngineClient:
         """Seconds from the last Tick of the engine to `now`, by the monotonic clock."""
         return now - self._last_tick_at
 
-    def submit(self, request: Request, sink: Sink) -> str:
+    def submit(self, request: Request | ForwardRequest, sink: Sink) -> str:
         """Start a request and return its id here: its own, or another one while an earlier request with that id runs."""
         return self._start(request, sink)
 
@@ -137,7 +147,7 @@ class EngineClient:
                 return
             self._unsent = [
                 msgspec.structs.replace(each, stream=True)
-                if isinstance(each, Request) and each.id == request_id
+                if not isinstance(each, EmbedRequest) and each.id == request_id
                 else each
                 for each in self._unsent
             ]
@@ -163,7 +173,7 @@ class EngineClient:
         socket.connect(f"ipc://{path}")
         return socket
 
-    def _start(self, request: Request | EmbedRequest, sink: Sink | EmbedSink) -> str:
+    def _start(self, request: AnyRequest, sink: Sink | EmbedSink) -> str:
         with self._lock:
             if request.id in self._sinks:  # of a holder that has lost its lease, until the engine has cancelled it
                 request = msgspec.structs.replace(request, id=f"{request.id}~{next(self._numbers)}")

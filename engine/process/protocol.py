@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Request
+from engine.types import AnyRequest, Delta, Embedded, Failed, Finished
 
 # --- client → engine -------------------------------------------------------------------------------------------------
 
@@ -20,7 +20,7 @@ class Submit(msgspec.Struct, frozen=True, kw_only=True, tag="submit"):
 
     client: str
     boot_id: str
-    requests: list[Request | EmbedRequest]
+    requests: list[AnyRequest]
 
 
 class Cancel(msgspec.Struct, frozen=True, kw_only=True, tag="cancel"):

@@ -50,7 +50,7 @@ from engine.process.protocol import (
 )
 from engine.process.watchdog import Watchdog
 from engine.structured.compiler import GrammarCompiler
-from engine.types import ChatPrompt, EmbedRequest, Failed, Request, RequestKey
+from engine.types import AnyRequest, ChatPrompt, EmbedRequest, Failed, ForwardRequest, RequestKey
 
 TICK_SECONDS: Final = 0.5
 _encode = msgspec.msgpack.Encoder().encode
@@ -165,7 +165,7 @@ class Server:
                     if not any(queue.run_after((message.client, request_id), put) for queue in self._queues.values()):
                         put()
 
-    def _submit(self, client: str, request: Request | EmbedRequest) -> None:
+    def _submit(self, client: str, request: AnyRequest) -> None:
         section = _section(request)
         process = partial(self._process, client, request, section)
         if section is Section.INPUT:
@@ -173,7 +173,7 @@ class Server:
         else:
             self._queues[section].put((client, request.id), process)
 
-    def _process(self, client: str, request: Request | EmbedRequest, section: Section) -> None:
+    def _process(self, client: str, request: AnyRequest, section: Section) -> None:
         """Do the work for a request that does not need the loop's thread, then pass it to the loop."""
         try:
             self._inflight_log.record(section, [(client, request.id)])
@@ -191,8 +191,10 @@ class Server:
     def _reject(self, client: str, request_id: str, error: EngineError) -> None:
         self.engine.inbox.put(RunInLoop(partial(self._emit, client, [Failed.from_error(request_id, error)])))
 
-    def _command(self, client: str, request: Request | EmbedRequest) -> Command:
+    def _command(self, client: str, request: AnyRequest) -> Command:
         """Convert a request to a command for the loop; raises an EngineError."""
+        if isinstance(request, ForwardRequest):
+            raise InvalidPrompt("This engine computes by itself; it forwards no requests.", param="model")
         if isinstance(request, EmbedRequest):
             if (embedder := self._backend.embedder) is None:
                 raise InvalidPrompt("This model does not embed. Set `embeddings: true` in its file.", param="model")
@@ -272,8 +274,10 @@ def _warning(config: EngineConfig, backend: Backend, encoder: PromptEncoder) -> 
     return encoder.templates.warning if config.backend is BackendKind.LLAMA and backend.decoder.slots else None
 
 
-def _section(request: Request | EmbedRequest) -> Section:
+def _section(request: AnyRequest) -> Section:
     """The thread that processes a request."""
+    if isinstance(request, ForwardRequest):
+        return Section.INPUT
     if isinstance(request, EmbedRequest):
         return Section.EMBED
     has_tools = isinstance(request.prompt, ChatPrompt) and bool(request.prompt.tools)

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 import msgspec
 
 from engine.process.client import EngineClient, EngineLost
-from engine.types import Choice, Delta, EmbedRequest, Failed, Finished, FinishReason, Usage
+from engine.types import Choice, Delta, EmbedRequest, Failed, Finished, FinishReason, Request, Usage
 from workers.generation.endpoints.base import EngineOutcome, EngineRequest
 
 _CANCELLED: Final = "cancelled"
@@ -105,7 +105,7 @@ class EngineCall:
         return Finished(request_id=self._requests[0].id, choices=choices, usage=_sum(usages))
 
     def _first_index(self, number: int) -> int:
-        return sum(0 if isinstance(request, EmbedRequest) else request.n for request in self._requests[:number])
+        return sum(request.n for request in self._requests[:number] if isinstance(request, Request))
 
 
 @dataclass(frozen=True, slots=True)

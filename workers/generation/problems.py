@@ -25,7 +25,10 @@ _CALLERS_FAULT: Final = frozenset(
 
 
 def to_problem(failed: Failed) -> Problem:
-    """The engine's error as an API error: 400 where the request is the cause, else 500."""
+    """The engine's error as an API error: the status of a server upstream, 400 where the request is the cause, else 500."""
+    if failed.status is not None:
+        kind = failed.kind or (INVALID_REQUEST if failed.status < 500 else SERVER_ERROR)
+        return Problem(status=failed.status, message=failed.message, type=kind, code=failed.code, param=failed.param)
     if failed.code in _CALLERS_FAULT:
         return Problem(status=400, message=failed.message, type=INVALID_REQUEST, code=failed.code, param=failed.param)
     return Problem(status=500, message=failed.message, type=SERVER_ERROR, code=failed.code, param=failed.param)

@@ -12,7 +12,7 @@ from core.devices.names import DeviceKind, parse_device
 from core.models.engine_options import BackendKind, SplitMode
 from core.models.model_files import ModelConfig
 from core.settings import Settings
-from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter
+from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter, TransformersConfig, UpstreamConfig
 from workers.residency.placement import parts
 from workers.runtime.host_paths import engine_endpoint
 
@@ -57,6 +57,35 @@ def engine_config(
         step_seconds=model.step_seconds,
         load_seconds=model.load_seconds,
         hang_seconds=settings.engine_hang_seconds,
+        upstream=_upstream(settings, model) if model.backend is BackendKind.OPENAI else None,
+        transformers=_transformers(model, device) if model.backend is BackendKind.TRANSFORMERS else None,
+    )
+
+
+def _upstream(settings: Settings, model: ModelConfig) -> UpstreamConfig:
+    return UpstreamConfig(
+        model=model.parameters.model or model.name,
+        base_urls=model.base_url,
+        api_key_env=model.api_key_env,
+        headers=model.headers,
+        timeout_seconds=model.timeout_seconds,
+        max_concurrency=None if model.max_concurrency == "auto" else model.max_concurrency,
+        max_attempts=settings.line_attempts,
+        command=model.command,
+        port=model.port,
+        health_path=model.health_path,
+        ready_seconds=model.ready_seconds,
+    )
+
+
+def _transformers(model: ModelConfig, device: str) -> TransformersConfig:
+    """The options of the library; it sees only the device of its process, whose number there is 0."""
+    kind = parse_device(device).kind
+    return TransformersConfig(
+        dtype=model.dtype,
+        device=model.device or ("cpu" if kind is DeviceKind.CPU else "cuda:0"),
+        trust_remote_code=model.trust_remote_code,
+        attention=model.attention,
     )
 
 

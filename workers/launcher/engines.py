@@ -83,7 +83,8 @@ class Engines:
     def start(self, plan: LoadPlan, now: float) -> EngineProcess:
         """Start the engine of a model that is not in memory."""
         name = plan.model.name
-        command = [sys.executable, "-P", "-m", "engine.process.server", msgspec.json.encode(plan.config).decode()]
+        module = "engine.upstream.server" if plan.config.upstream is not None else "engine.process.server"
+        command = [sys.executable, "-P", "-m", module, msgspec.json.encode(plan.config).decode()]
         process = SupervisedProcess(
             f"engine-{name}",
             command,

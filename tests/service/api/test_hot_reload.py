@@ -95,7 +95,10 @@ async def test_a_broken_file_changes_nothing_but_a_line_in_readyz(served: Served
     assert await served.names() == ["one"]
     ready = await served.get("/readyz")
     assert (ready["status"], ready["checks"]["model one"]) == ("ok", "ok")
-    assert ready["checks"]["file one.yaml"] == "one.yaml, line 2: backend must be llama or fake, not 'gpt'."
+    assert (
+        ready["checks"]["file one.yaml"]
+        == "one.yaml, line 2: backend must be llama, transformers, openai or fake, not 'gpt'."
+    )
     assert "no restart is needed" in ready["advice"]["file one.yaml"]
     assert "new\\nline \\udcff.gguf cannot be served" in ready["checks"]["file new\\nline \\udcff.gguf"]
 

@@ -16,10 +16,10 @@ from core.models.model_files import ModelConfig
 from core.schemas.chunks import usage_object
 from core.schemas.generation import GenerationBody, ModelRequest
 from engine.process.client import EngineLost
-from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Priority, Request, Usage
+from engine.types import AnyRequest, Delta, Embedded, Failed, Finished, Priority, Usage
 from workers.generation.problems import to_problem, truncated_problem
 
-EngineRequest = Request | EmbedRequest
+EngineRequest = AnyRequest
 EngineResult = Finished | Embedded
 EngineOutcome = EngineResult | Failed | EngineLost
 

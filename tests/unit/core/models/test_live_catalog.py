@@ -69,7 +69,7 @@ def test_a_file_that_becomes_invalid_keeps_its_last_good_version(
 def test_a_new_file_that_is_invalid_is_reported_and_the_others_are_served(live: LiveCatalog, tmp_path: Path) -> None:
     (tmp_path / "two.yaml").write_text("name: two\nbackend: gpt\n")
     assert not live.refresh()
-    assert "two.yaml, line 2: backend must be llama or fake" in live.problems["two.yaml"]
+    assert "two.yaml, line 2: backend must be llama, transformers, openai or fake" in live.problems["two.yaml"]
     assert LiveCatalog(tmp_path).current.names() == ["one"], "a process that restarts meanwhile serves the others"
     with pytest.raises(ConfigError, match="two.yaml, line 2"):
         load_models(tmp_path)

@@ -24,7 +24,10 @@ BAD = {
         "name: m\nbackend: fake\ncontext_size: big",
         "line 3: context_size must be a whole number, not 'big'.",
     ),
-    "a backend we do not have": ("name: m\nbackend: gpt", "line 2: backend must be llama or fake, not 'gpt'."),
+    "a backend we do not have": (
+        "name: m\nbackend: gpt",
+        "line 2: backend must be llama, transformers, openai or fake, not 'gpt'.",
+    ),
     "no name": ("backend: fake", "mine.yaml: name is missing."),
     "a name that cannot be in a URL": ("name: a b\nbackend: fake", "name"),
     "a name that is a way up": ("name: a/../b\nbackend: fake", "name"),

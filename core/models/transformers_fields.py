@@ -1,0 +1,20 @@
+"""Keys of a model file for the backend transformers: a folder in the format of Hugging Face."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+
+class TransformersFields(BaseModel):
+    """Options of the library; `parameters.model` is the folder, or `hf:ORG/REPO`."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Number format of the weights; auto: as they are stored."
+    )
+    device: str | None = Field(None, description="Device by torch's name; default: that of the worker.")
+    trust_remote_code: bool = Field(False, description="Run Python code that the folder contains.")
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="Implementation of attention."
+    )
