@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 from urllib.parse import quote
 
 import typer
@@ -17,6 +17,11 @@ from core.states import ModelAction
 
 if TYPE_CHECKING:
     from cli.client import Json
+
+_CONTRADICTIONS: Final = {
+    "load": "a pinned model is loaded at the start",
+    "keep_alive_seconds": "a pinned model never leaves memory",
+}
 
 Name = Annotated[str, typer.Argument(help="A name from `millrace models list`.", metavar="NAME")]
 Wait = Annotated[bool, typer.Option("--wait", help="Wait until it is done, or the server gives the reason why not.")]
@@ -55,7 +60,8 @@ def reload(
 def pin(name: Name, models_dir: ModelsDir = None, as_json: AsJson = False) -> None:
     """Keep a model in memory for good: sets `pinned: true` in its file on this machine; comments stay.
 
-    A running server takes it up by itself. A GGUF file without a YAML file gets one.
+    Also ends `load: lazy` and `keep_alive_seconds`, which a pinned model may not have. A running server takes it up by
+    itself. A GGUF file without a YAML file gets one.
     """
     _pin(name, models_dir, is_pinned=True, as_json=as_json)
 
@@ -106,8 +112,11 @@ def _progress(action: ModelAction, name: str, *, as_json: bool) -> Iterator[Call
 def _pin(name: str, models_dir: Path | None, *, is_pinned: bool, as_json: bool) -> None:
     from cli.models.pinning import set_pinned
 
-    path = set_pinned(given_settings(models_dir=models_dir).models_dir, name, is_pinned=is_pinned)
+    done = set_pinned(given_settings(models_dir=models_dir).models_dir, name, is_pinned=is_pinned)
     if as_json:
-        print_json({"model": name, "pinned": is_pinned, "file": str(path)})
-    else:
-        print(printable(f"{name} is {'' if is_pinned else 'not '}pinned, in {path}."))
+        print_json({"model": name, "pinned": is_pinned, "file": str(done.file), "changed": done.changed})
+        return
+    print(printable(f"{name} is {'' if is_pinned else 'not '}pinned, in {done.file}."))
+    for key, value in done.changed.items():
+        if key in _CONTRADICTIONS:
+            remark(f"{key} is now {value}, since {_CONTRADICTIONS[key]}.")

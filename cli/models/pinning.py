@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import yaml
 
@@ -21,25 +21,40 @@ _KEY: Final = "pinned"
 _YAML: Final = (".yaml", ".yml")
 
 
-def set_pinned(folder: Path, name: str, *, is_pinned: bool) -> Path:
-    """Pin or unpin the model of this name or alias, and return its file; a GGUF file without a YAML file gets one.
+class Pinned(NamedTuple):
+    """The file of a model, and the keys that were changed in it, with their new values in YAML."""
 
-    Raises CommandFailed when there is no such model, or when the file would not be valid.
+    file: Path
+    changed: dict[str, str]
+
+
+def set_pinned(folder: Path, name: str, *, is_pinned: bool) -> Pinned:
+    """Pin or unpin the model of this name or alias; a GGUF file without a YAML file gets one.
+
+    A pin also changes keys that a pinned model may not have. Raises CommandFailed when there is no such model, or when the
+    file would not be valid.
     """
     models = FolderReader(folder).read().models
     file, model = _find(models, name)
     path = folder / file
     if model.pinned is is_pinned:
-        return path
+        return Pinned(path, {})
+    changed = {_KEY: "true" if is_pinned else "false"}
     if not file.lower().endswith(_YAML):
-        return _describe_bare(path, model)
-    _write(path.resolve(), with_key(_read(path), _KEY, is_pinned=is_pinned))
-    return path
+        return Pinned(_describe_bare(path, model), changed)
+    if is_pinned and model.load == "lazy":
+        changed["load"] = "eager"
+    if is_pinned and model.keep_alive_seconds is not None:
+        changed["keep_alive_seconds"] = "null"
+    text = _read(path)
+    for key, value in changed.items():
+        text = with_key(text, key, value)
+    _write(path.resolve(), text)
+    return Pinned(path, changed)
 
 
-def with_key(text: str, key: str, *, is_pinned: bool) -> str:
+def with_key(text: str, key: str, word: str) -> str:
     """Return the text of a YAML mapping with this value of a key: in its place, or on a line of its own after the name."""
-    word = "true" if is_pinned else "false"
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     assert isinstance(root, yaml.MappingNode), "it was read as a model file"
     values = {node.value: (node, value) for node, value in root.value}

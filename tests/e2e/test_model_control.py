@@ -65,8 +65,8 @@ def test_a_load_that_cannot_be_done_gives_the_reason_in_words(machine: Machine) 
 
 def test_a_pinned_model_is_loaded_by_a_running_server_and_not_unloaded(machine: Machine) -> None:
     path = machine.models / "lab-a.yaml"
-    path.write_text(path.read_text().replace("load: lazy\n", ""))
-    machine.terminal.ask("models", "pin", "lab/a", "--models-dir", str(machine.models))
+    said = machine.terminal.run("models", "pin", "lab/a", "--models-dir", str(machine.models))
+    assert said.stderr == "load is now eager, since a pinned model is loaded at the start.\n"
     assert "backend: fake # of a test" in path.read_text()
     wait_for(lambda: machine.states()["lab/a"] == "ready", "the pinned model is loaded")
     refused = machine.terminal.run("models", "unload", "lab/a")

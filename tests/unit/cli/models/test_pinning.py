@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cli.errors import CommandFailed
-from cli.models.pinning import set_pinned
+from cli.models.pinning import Pinned, set_pinned
 from core.models.model_files import load_model
 from core.models.models_folder import load_models
 from core.settings import ROOT
@@ -32,7 +32,7 @@ def write(folder: Path, text: str, name: str = "shop.yaml") -> Path:
 
 def test_a_pin_adds_one_line_and_keeps_comments_and_order(tmp_path: Path) -> None:
     path = write(tmp_path, COMMENTED)
-    assert set_pinned(tmp_path, "shop", is_pinned=True) == path
+    assert set_pinned(tmp_path, "shop", is_pinned=True) == Pinned(path, {"pinned": "true"})
     lines = path.read_text().splitlines()
     assert [line for line in lines if line != "pinned: true"] == COMMENTED.splitlines()
     assert load_model(path).pinned
@@ -81,12 +81,29 @@ def test_a_link_stays_a_link_and_the_mode_stays(tmp_path: Path) -> None:
     assert load_model(path).pinned
 
 
-def test_a_key_that_a_pinned_model_may_not_have_is_named_and_nothing_changes(tmp_path: Path) -> None:
-    text = "name: a\nbackend: fake\nload: lazy\n"
-    path = write(tmp_path, text)
-    with pytest.raises(CommandFailed, match=r"shop\.yaml, line 2: pinned: .*load must be eager.*Nothing was changed"):
-        set_pinned(tmp_path, "a", is_pinned=True)
-    assert path.read_text() == text
+def test_keys_that_contradict_a_pin_are_changed_with_it_and_reported(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        "name: a\nload: lazy # saves memory\nbackend: fake\n# In minutes: 5.\nkeep_alive_seconds: 300 # idle\n",
+    )
+    changed = {"load": "eager", "keep_alive_seconds": "null", "pinned": "true"}
+    assert set_pinned(tmp_path, "a", is_pinned=True) == Pinned(path, changed)
+    assert path.read_text() == (
+        "name: a\npinned: true\nload: eager # saves memory\nbackend: fake\n# In minutes: 5.\nkeep_alive_seconds: null # idle\n"
+    )
+    assert load_model(path).pinned
+    assert set_pinned(tmp_path, "a", is_pinned=False) == Pinned(path, {"pinned": "false"})
+    assert set_pinned(tmp_path, "a", is_pinned=False) == Pinned(path, {})
+
+
+def test_a_file_that_would_not_be_valid_is_named_and_nothing_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, COMMENTED)
+    monkeypatch.setattr("cli.models.pinning.with_key", lambda text, *_: text + "stray: 1\n")
+    with pytest.raises(CommandFailed, match=r"shop\.yaml, .*no key 'stray'.*Nothing was changed"):
+        set_pinned(tmp_path, "shop", is_pinned=True)
+    assert path.read_text() == COMMENTED
     assert [each.name for each in tmp_path.iterdir()] == ["shop.yaml"]
 
 
@@ -101,7 +118,7 @@ def test_bare_weights_get_a_file_that_describes_the_same_model(tmp_path: Path) -
     weights.write_bytes((ROOT / "models" / "demo.gguf").read_bytes())
     served = load_models(tmp_path).get("Small-Q8_0")
     assert served is not None
-    path = set_pinned(tmp_path, "Small-Q8_0", is_pinned=True)
+    path = set_pinned(tmp_path, "Small-Q8_0", is_pinned=True).file
     assert path == tmp_path / "Small-Q8_0.yaml"
     assert load_models(tmp_path).models == [served.model_copy(update={"pinned": True})]
     assert yaml.safe_load(path.read_text())["parameters"] == {"model": "Small-Q8_0.gguf"}
