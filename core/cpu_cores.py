@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +27,10 @@ class Cores:
     def threads(self) -> int:
         """The threads that compute best: one per core, no more than the quota pays for, rounded to the nearest."""
         return len(self.cpus) if self.quota is None else max(1, min(len(self.cpus), int(self.quota + 0.5)))
+
+    def part(self, part: float) -> Cores:
+        """The same cores with a part of the quota: others use the rest."""
+        return self if self.quota is None else replace(self, quota=self.quota * part)
 
     @property
     def reason(self) -> str:

@@ -24,7 +24,7 @@ from engine.config import AUTO_SLOTS, EngineConfig
 from workers.launcher.device_memory import model_bytes, model_slots
 from workers.launcher.engine_config import engine_config
 from workers.launcher.engine_process import LoadPlan
-from workers.residency.placement import engine_devices, is_guest, owns, part_on
+from workers.residency.placement import engine_devices, is_guest, owns, part_on, quota_part
 from workers.residency.types import ServableModel, room_for
 
 _OF_RESIDENCY: Final = {
@@ -56,7 +56,7 @@ class ServableModels:
         self._names = names or None
         self._device = device
         self._deployment = deployment
-        self._cores = cores
+        self._cores = cores.part(quota_part(device, deployment))
         self.device_bytes = device_budget(settings, device)
         self.budget = self.device_bytes
         self._is_due = threading.Event()

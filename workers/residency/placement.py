@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from core.devices.inventory import Device
+from core.devices.names import DeviceKind
 from core.models.model_files import ModelConfig
 
 
@@ -48,6 +49,17 @@ def part_on(model: ModelConfig, device: Device, deployment: Sequence[Device]) ->
         return 0.0
     devices = [each for name in model.devices for each in deployment if each.name == name]
     return parts(model, devices)[model.devices.index(device.name)]
+
+
+def quota_part(device: Device, deployment: Sequence[Device]) -> float:
+    """The part of the CPU quota that is for the engines of this device: that of its CPUs among those of all devices on the CPU.
+
+    Engines on a GPU mostly wait, so nothing is kept for them.
+    """
+    on_cpu = [each for each in deployment if each.kind is DeviceKind.CPU]
+    if device.kind is not DeviceKind.CPU or len(on_cpu) < 2:
+        return 1.0
+    return len(device.cpus or ()) / sum(len(each.cpus or ()) for each in on_cpu)
 
 
 def is_guest(model: ModelConfig, device: Device, deployment: Sequence[Device]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from core.cpu_cores import Cores
-from core.devices.budget import UNLIMITED, device_budget
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind
 from core.errors import ConfigError
@@ -17,6 +17,7 @@ from workers.launcher.servable_models import ServableModels
 
 MIB = 1 << 20
 CPU = Device(name="cpu", kind=DeviceKind.CPU, total_bytes=1000 * MIB)
+CORE = Cores(cpus=((0,),))
 
 
 class Folder:
@@ -31,9 +32,10 @@ class Folder:
     def write(self, name: str, more: str = "memory_bytes: 100MiB\n") -> None:
         (self.path / f"{name}.yaml").write_text(f"name: {name}\nbackend: fake\n{more}")
 
-    def models(self, *names: str) -> ServableModels:
+    def models(self, *names: str, devices: Sequence[Device] = (CPU,), cores: Cores = CORE) -> ServableModels:
+        """What the launcher of the first device may load."""
         self._catalog = LiveCatalog(self.path)
-        models = ServableModels(self.settings, self._catalog, names, CPU, [CPU], Cores(cpus=((0,),)))
+        models = ServableModels(self.settings, self._catalog, names, devices[0], devices, cores)
         assert models.refresh()
         return models
 
@@ -49,24 +51,6 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("setting", "device", "budget"),
-    [
-        ("auto", CPU, 800 * MIB),
-        ("auto", Device(name="cuda:0", kind=DeviceKind.CUDA, total_bytes=2000, free_bytes=1000), 900),
-        ("auto", Device(name="cuda:0", kind=DeviceKind.CUDA), UNLIMITED),
-        ("100MiB", CPU, 100 * MIB),
-        ("cpu=5MiB", CPU, 5 * MIB),
-        ("cuda:0=5MiB", CPU, 800 * MIB),
-        ("3MiB,cpu=5MiB", Device(name="cpu@0-3", kind=DeviceKind.CPU), 5 * MIB),
-        ("cpu=5MiB,cpu@0-3=7MiB", Device(name="cpu@0-3", kind=DeviceKind.CPU), 7 * MIB),
-        ("1MiB,cpu=5MiB", CPU, 5 * MIB),
-    ],
-)
-def test_the_budget_is_the_setting_or_a_share_of_the_memory(setting: str, device: Device, budget: int) -> None:
-    assert device_budget(load_settings(device_memory=setting), device) == budget
 
 
 def test_the_models_of_the_start_are_pinned_ones_and_then_eager_ones_by_name(folder: Folder) -> None:
@@ -119,3 +103,19 @@ def test_a_model_with_a_number_of_replicas_is_not_loaded_before_others_are_asked
     models = folder.models()
     assert (models.replicas("a"), models.replicas("b")) == (1, None)
     assert models.begin_eager() == ["b"]
+
+
+def test_devices_on_the_cpu_divide_its_quota_by_their_cpus(folder: Folder) -> None:
+    folder.write("a")
+    large = Device(name="cpu@0-5", kind=DeviceKind.CPU, cpus=tuple(range(6)))
+    small = Device(name="cpu@6-7", kind=DeviceKind.CPU, cpus=(6, 7))
+    gpu = Device(name="cuda:0", kind=DeviceKind.CUDA)
+
+    def threads(*devices: Device, quota: float | None = 4.0) -> int:
+        cores = Cores(cpus=tuple((cpu,) for cpu in devices[0].cpus or range(8)), quota=quota)
+        return folder.models(devices=devices, cores=cores).plan("a", 0).config.threads
+
+    assert threads(large) == 4
+    assert (threads(large, small), threads(small, large)) == (3, 1)
+    assert (threads(large, small, gpu), threads(gpu, large, small)) == (3, 4), "on a GPU they mostly wait"
+    assert (threads(large, small, quota=None), threads(small, large, quota=None)) == (6, 2)
