@@ -13,12 +13,14 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
 import structlog
 
 from cli.interrupts import check_interrupt
 from cli.stack.services import Services
 from core import ids
 from core.api_keys import DEFAULT_SCOPES, KEY, new_key
+from core.devices.budget import check_device_memory
 from core.devices.inventory import read_inventory
 from core.devices.selection import choose_devices
 from core.errors import ConfigError
@@ -57,7 +59,9 @@ class Stack:
         self._settings = settings
         self._creates_key = creates_key
         self.first_key: str | None = None
-        self.devices = choose_devices(devices, read_inventory(), cpus=cpus)
+        inventory = read_inventory()
+        self.devices = choose_devices(devices, inventory, cpus=cpus)
+        check_device_memory(settings, self.devices, inventory)
         self.models = _models(settings)
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
         private_directory(settings.state_dir)
@@ -65,8 +69,8 @@ class Stack:
             settings.state_dir, settings.database_url, settings.redis_url, num_devices=len(self.devices)
         )
         environment = self._environment()
-        named = ",".join(device.spec for device in self.devices)
-        self._worker = self._child("worker", ["-m", "workers", "--device", named], environment)
+        measured = msgspec.json.encode(self.devices).decode()  # before any engine takes memory
+        self._worker = self._child("worker", ["-m", "workers", "--measured", measured], environment)
         self._clerk = self._child("clerk", ["-m", "workers.consumers.main", "clerk"], environment)
         self._api = self._child("api", ["-m", "api"], environment)
         names = (*(child.name for child in self.children), "postgres", "valkey")

@@ -18,7 +18,7 @@ from typing import Any, Final
 from core.cgroups import read_text
 from core.devices.build import Build, installed_build
 from core.devices.host_memory import Memory, Node, host_memory, numa_nodes
-from core.devices.names import DeviceKind, format_cpus, node_number, parse_cpus, parse_device
+from core.devices.names import DeviceKind, node_number, parse_cpus, parse_device
 from core.devices.nvidia import Nvidia, card_memory, read_nvidia
 
 CPU: Final = "cpu"
@@ -43,12 +43,6 @@ class Device:
     total_bytes: int | None = None
     free_bytes: int | None = None
     cpus: tuple[int, ...] | None = None
-
-    @property
-    def spec(self) -> str:
-        """The name with the CPUs, as a user writes it."""
-        is_named = self.cpus is None or self.kind is DeviceKind.CPU
-        return self.name if is_named else f"{self.name}@{format_cpus(self.cpus or ())}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """Fleet: the workers of several devices, `python -m workers --device cuda:0,cuda:1`: a launcher for each, as its child.
 
-A single device needs no fleet: its launcher runs in this process.
+A single device needs no fleet: its launcher runs in this process. Launchers get the devices as the fleet, or `serve`, has
+measured them before any engine was started: what a restarted launcher would find free lacks the memory of other engines.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
 import structlog
 
+from core.devices.budget import check_device_memory
 from core.devices.inventory import Device, read_inventory
 from core.devices.selection import choose_devices
 from core.errors import MillraceError
@@ -40,7 +43,7 @@ class Fleet:
     def __init__(self, settings: Settings, devices: Sequence[Device], models: str) -> None:
         self._drain_seconds = settings.drain_seconds
         command = [sys.executable, "-P", "-m", "workers", "--models", models]
-        command += ["--device", ",".join(device.spec for device in devices), "--only"]
+        command += ["--measured", msgspec.json.encode(devices).decode(), "--only"]
         self._launchers = [
             SupervisedProcess(
                 f"worker of {device.name}",
@@ -110,6 +113,9 @@ def main() -> None:
     parser.add_argument("--device", action="append", default=[], help="cpu, cuda:0, cpu@0-15, …; default: all GPUs")
     parser.add_argument("--cpus", action="append", default=[], help="CPUs of the device: 0-15, or node0")
     parser.add_argument("--models", default="", help="names, separated by commas; default: all in the models folder")
+    parser.add_argument(
+        "--measured", help=argparse.SUPPRESS
+    )  # devices in JSON, from the process that has measured them
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     stopping = threading.Event()
@@ -117,9 +123,14 @@ def main() -> None:
         signal.signal(number, lambda *_: stopping.set())
     on_hangup(lambda: None)  # until the launchers follow the models folder
     try:
-        devices = choose_devices(arguments.device, read_inventory(), cpus=arguments.cpus)
         settings = load_settings()
         configure_logging(settings.log_level)
+        if arguments.measured is None:
+            inventory = read_inventory()
+            devices = choose_devices(arguments.device, inventory, cpus=arguments.cpus)
+            check_device_memory(settings, devices, inventory)
+        else:
+            devices = msgspec.json.decode(arguments.measured, type=tuple[Device, ...])
         if len(devices) > 1 and arguments.only is None:
             Fleet(settings, devices, arguments.models).run(stopping)
             return

@@ -11,11 +11,14 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
+from sqlalchemy import select
 
 from core.settings import Settings
+from db.tables import Worker as WorkerRow
 from engine.config import EngineConfig
-from tests.support.devices import CUDA_BUILD, fake_devices, gpus
+from tests.support.devices import CUDA_BUILD, GIB, fake_devices, gpus
 from tests.support.stack import clean_environment, wait_for
+from workers.context import Database
 
 pytestmark = pytest.mark.usefixtures("database", "valkey")
 
@@ -31,6 +34,7 @@ class Worker:
     """`python -m workers` on all cards of the inventory."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
+        self._folder = folder
         models = folder / "models"
         models.mkdir()
         for name, keys in MODELS.items():
@@ -42,13 +46,18 @@ class Worker:
             "MILLRACE_ENGINE_RESTART_SECONDS": "0.05",
             "DATABASE_URL": settings.database_url or "",
             "REDIS_URL": settings.redis_url or "",
-            **fake_devices(folder, gpus=gpus(2), build=CUDA_BUILD),
+            **self.set_free_memory(12),
         }
         self.log = folder / "worker.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "workers"], env=clean_environment() | environment, stdout=log, stderr=log
             )
+
+    def set_free_memory(self, gib: int) -> dict[str, str]:
+        """Let each card report this free memory from now on."""
+        cards = [{**card, "free_bytes": gib * GIB} for card in gpus(2)]
+        return fake_devices(self._folder, gpus=cards, build=CUDA_BUILD)
 
     def launchers(self) -> list[psutil.Process]:
         return [each for each in psutil.Process(self.process.pid).children() if "--only" in each.cmdline()]
@@ -82,7 +91,17 @@ def worker(settings: Settings, tmp_path: Path) -> Iterator[Worker]:
             running.process.kill()
 
 
-def test_each_card_has_a_launcher_with_its_models_which_is_restarted_alone(worker: Worker, settings: Settings) -> None:
+def budgets(database: Database, worker: Worker) -> set[tuple[str, int]]:
+    """The device and the budget of each launcher that runs."""
+    pids = [process.pid for process in worker.launchers()]
+    with database.begin() as connection:
+        rows = connection.execute(select(WorkerRow.device, WorkerRow.budget_bytes).where(WorkerRow.pid.in_(pids)))
+        return {(row.device, row.budget_bytes) for row in rows}
+
+
+def test_each_card_has_a_launcher_with_its_models_which_is_restarted_alone(
+    worker: Worker, settings: Settings, database: Database
+) -> None:
     worker.wait_ready()
     engines = sorted((config.model, environment["CUDA_VISIBLE_DEVICES"]) for config, environment in worker.engines())
     assert engines == [("divided", "1,0"), ("everywhere", "0"), ("everywhere", "1"), ("second", "1")]
@@ -93,7 +112,11 @@ def test_each_card_has_a_launcher_with_its_models_which_is_restarted_alone(worke
         assert {f"engine-everywhere@{card}.log", f"chat@{card}.log", f"batch@{card}.log"} <= logs
 
     victim, other = sorted(worker.launchers(), key=lambda process: process.cmdline()[-1])
+    measured = {("cuda:0", int(0.9 * 12 * GIB)), ("cuda:1", int(0.9 * 12 * GIB))}
+    wait_for(lambda: budgets(database, worker) == measured, "both have reported their budgets", 10)
+    worker.set_free_memory(3)  # the engine of `divided` has the rest, whose part is counted as a guest's
     victim.kill()
     wait_for(lambda: worker.log.read_text().count("worker_ready") == 3, "another launcher is ready")
     assert other.pid in {process.pid for process in worker.launchers()}
     assert len(worker.engines()) == 4
+    wait_for(lambda: budgets(database, worker) == measured, "it has the budget that it had", 10)

@@ -127,17 +127,28 @@ def test_devices_on_the_cpu_share_its_memory(tmp_path: Path) -> None:
     assert memory("cpu,cuda:0") == [(12, 8), (24, 12)]
 
 
-def test_a_worker_on_a_gpu_that_it_cannot_use_ends_at_once() -> None:
+UNUSABLE = [
+    ("cuda:0", "auto", "The device cuda:0 cannot be used"),
+    ("cpu", "cuda:7=5GiB", "device_memory: there is no device cuda:7. There are: cpu"),
+]
+
+
+@pytest.mark.parametrize(("device", "memory", "message"), UNUSABLE)
+def test_a_worker_on_a_device_that_it_cannot_use_ends_at_once(device: str, memory: str, message: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "workers", "--device", "cuda:0"],
-        env=clean_environment(), capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, "-P", "-m", "workers", "--device", device],
+        env=clean_environment() | {"MILLRACE_DEVICE_MEMORY": memory}, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1
-    assert done.stderr.startswith("millrace worker: The device cuda:0 cannot be used")
+    assert done.stderr.startswith(f"millrace worker: {message}")
 
 
-def test_serve_on_a_gpu_that_it_cannot_use_starts_nothing(tmp_path: Path) -> None:
-    done = millrace("serve", "--device", "cuda:0", "--state-dir", "state", cwd=tmp_path)
+@pytest.mark.parametrize(("device", "memory", "message"), UNUSABLE)
+def test_serve_on_a_device_that_it_cannot_use_starts_nothing(
+    tmp_path: Path, device: str, memory: str, message: str
+) -> None:
+    environment = {"MILLRACE_DEVICE_MEMORY": memory}
+    done = millrace("serve", "--device", device, "--state-dir", "state", cwd=tmp_path, **environment)
     assert done.returncode == 1
-    assert "The device cuda:0 cannot be used" in done.stderr
+    assert message in done.stderr
     assert not (tmp_path / "state").exists()
