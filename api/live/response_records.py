@@ -16,9 +16,10 @@ from api.live.submission import Submission, SubmissionBuilder
 from core import ids
 from core.errors import ApiError, Problem, bad_request, not_found
 from core.ids import is_id
+from core.models.capabilities import Feature
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
-from core.schemas.endpoints import INPUT_TOKENS_ENDPOINT
+from core.schemas.endpoints import INPUT_TOKENS_ENDPOINT, check_feature
 from core.schemas.responses.chat import as_responses_problem, chat_body_of, input_items
 from core.schemas.responses.items import AnyItem, items_from_json, items_to_json, with_ids
 from core.schemas.responses.objects import (
@@ -99,6 +100,7 @@ async def prepare_count(
     body = {**chat_body_of(request, history), "max_completion_tokens": 1}  # none is generated
     try:
         submission = await submissions.build(parse_body(ChatRequest, body), body)
+        check_feature(submission.model, Feature.TOKEN_COUNTS, "model")
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
     return replace(submission, endpoint=INPUT_TOKENS_ENDPOINT)

@@ -77,7 +77,7 @@ class SubmissionBuilder:
         """
         row = ENDPOINTS[endpoint]
         model = find_model(self._catalog, self._caller, body.model)
-        row.check_model(model)
+        row.check(model, body)
         await self._states.check_startable(model.name)
         limit = body.max_answer_tokens
         longest = min(limit if limit is not None else model.parameters.max_tokens or 0, model.context_size)

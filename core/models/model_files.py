@@ -6,7 +6,7 @@ An invalid file raises an error that names the file, the line and the key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -18,6 +18,7 @@ from core.devices.names import DeviceKind
 from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
+from core.models.capabilities import check_keys
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.models.gguf_header import split_paths
 from core.models.placement_fields import PlacementFields
@@ -198,6 +199,7 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
 
     @model_validator(mode="after")
     def _keys_agree(self) -> Self:
+        check_keys(self.backend, _given(self))
         if len({self.name, *self.aliases}) <= len(self.aliases):
             raise ValueError("aliases: must differ from each other and from the name")
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
@@ -211,6 +213,14 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
         if self.pooling is not Pooling.AUTO and not self.embeddings:
             raise ValueError("pooling: is set, but embeddings is false")
         return self
+
+
+def _given(model: ModelConfig) -> Iterator[str]:
+    """The keys whose values differ from the defaults; those of the parameters begin with `parameters.`."""
+    for prefix, values in (("", model), ("parameters.", model.parameters)):
+        for key, field in type(values).model_fields.items():
+            if key != "parameters" and getattr(values, key) != field.default:
+                yield prefix + key
 
 
 class ModelCatalog:
@@ -279,7 +289,7 @@ def _describe(file: YamlFile, error: ErrorDetails) -> str:
     if error["type"] == "value_error" and keys:
         return f"{file.place(keys)}: {name} {text}."
     if not keys:
-        return f"{file.place((text.partition(':')[0],))}: {text}."
+        return f"{file.place(tuple(text.partition(':')[0].split('.')))}: {text}."
     return f"{file.place(keys)}: {name} {text}."
 
 

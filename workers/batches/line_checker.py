@@ -49,7 +49,7 @@ class LineChecker:
         try:
             adapter = read_adapter(self._endpoint.path, line.body)
             model = self._find(adapter.model)
-            self._endpoint.check_model(model)
+            self._endpoint.check(model, adapter.body)
         except ApiError as error:
             name = line.body.get("model")
             return RejectedLine(error.problem, name[:256] if isinstance(name, str) else "")

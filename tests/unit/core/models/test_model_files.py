@@ -255,7 +255,7 @@ def test_the_hash_of_a_file_changes_with_keys_that_change_answers_and_with_no_ot
     plain = ModelConfig(name="a", parameters=Parameters(model="a.gguf"))
     same = ModelConfig(name="b", parameters=Parameters(model="b.gguf"), slots=3, aliases=("c",))
     assert same.answers_hash == plain.answers_hash
-    lazy = ModelConfig(name="a", load="lazy", memory_bytes=1, keep_alive_seconds=5, load_seconds=1)
+    lazy = ModelConfig(name="a", load="lazy", memory_bytes=1, keep_alive_seconds=5)
     assert lazy.answers_hash == plain.answers_hash
     for other in (
         ModelConfig(name="a", chat_template="x"),

@@ -43,7 +43,6 @@ KEYS = {
     "lora": [{"path": "a.gguf", "scale": 0.5}],
     "chat_template": "{{ messages }}",
     "stopwords": ["###"],
-    "step_seconds": 0.5,
 }
 
 
@@ -61,6 +60,12 @@ def test_every_key_of_a_model_file_reaches_its_engine(tmp_path: Path) -> None:
     assert config | KEYS | {"lora": [adapter]} == config
     defaults = msgspec.to_builtins(EngineConfig(model="", endpoint=""))
     assert not [key for key in KEYS if config[key] == defaults[key]]
+
+
+def test_the_times_of_the_fake_reach_its_engine(tmp_path: Path) -> None:
+    model = load(tmp_path, backend="fake", step_seconds=0.5, load_seconds=2)
+    config = engine_config(Settings(state_dir=tmp_path), model, "cpu", CORES)
+    assert (config.step_seconds, config.load_seconds) == (0.5, 2)
 
 
 def test_slots_come_from_the_model_file_else_from_the_settings(tmp_path: Path) -> None:
