@@ -4,12 +4,13 @@ A point stands before or after each commit, publish, rename and acknowledgement,
 system when a process ends exactly there. Imports no other module of this project, so that the engine may use it, too.
 
 `MILLRACE_FAILPOINT=NAME:ACTION[:hit=K]`, several separated by commas, arms points for the lifetime of a process. ACTION is
-`kill` (SIGKILL to itself), `raise` (FailpointRaised) or `sleep=SECONDS` (blocks the calling thread). A process acts once, on
-its K-th pass; the default is the first.
+`kill` (SIGKILL to itself), `raise` (FailpointRaised), `sleep=SECONDS` or `hold` (both block the calling thread). A process acts
+once, on its K-th pass; the default is the first.
 
 `MILLRACE_FAILPOINT_DIR=FOLDER` limits that to once among all processes, so that a restarted one survives: the process that
 acts creates `FOLDER/NAME.hit` with its process id, which proves that the point was reached. A file `FOLDER/NAME` with an
-action arms the point in processes that run already, and is deleted by the one that acts.
+action arms the point in processes that run already, and is deleted by the one that acts. `hold` blocks until the proof is
+deleted.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from typing import Final
 
 VARIABLE: Final = "MILLRACE_FAILPOINT"
 FOLDER_VARIABLE: Final = "MILLRACE_FAILPOINT_DIR"
+_LOOK_SECONDS: Final = 0.01
 
 
 class Point(StrEnum):
@@ -106,6 +108,15 @@ class Point(StrEnum):
     LEASES_RENEWING = "leases.renewing"  # the heartbeat is about to renew what is held
     LEASES_RENEWED = "leases.renewed"  # the database has renewed it, the process has no reply
 
+    # launcher
+    RETIRE_SAID = "retire.said"  # consumers are to let go of a model, none was waited for
+    RETIRE_STOPPING = "retire.stopping"  # no consumer holds it, its engine was asked to end
+    RETIRE_FREED = "retire.freed"  # its engine has ended and its bytes are free, nothing else is recorded
+
+    # chat and batch worker
+    RETIRE_DRAINING = "retire.draining"  # no more work of the model is begun, the launcher has no report
+    RETIRE_LET_GO = "retire.let_go"  # the model is forgotten, the launcher has no report
+
     # engine
     ENGINE_STEP = "engine.step"  # a step is planned, nothing of it is decoded
     ENGINE_STEPPED = "engine.stepped"  # a step is decoded, its outputs were not sent
@@ -129,7 +140,7 @@ class Fault:
 
 
 def parse_fault(text: str) -> Fault:
-    """Parse `kill`, `raise` or `sleep=2.5`, with or without `:hit=K`. Raises BadFailpoint."""
+    """Parse `kill`, `raise`, `hold` or `sleep=2.5`, with or without `:hit=K`. Raises BadFailpoint."""
     words = dict(part.strip().partition("=")[::2] for part in text.split(":"))
     hit, seconds = words.pop("hit", "1"), words.get("sleep", "0")
     try:
@@ -137,7 +148,7 @@ def parse_fault(text: str) -> Fault:
         fault = Fault(action, float(seconds), int(hit))
     except ValueError:
         raise BadFailpoint(f"not an action: {text!r}") from None
-    if action not in ("kill", "raise", "sleep") or fault.hit < 1:
+    if action not in ("kill", "raise", "hold", "sleep") or fault.hit < 1:
         raise BadFailpoint(f"not an action: {text!r}")
     return fault
 
@@ -175,7 +186,7 @@ class Failpoints:
             self._passes[point] += 1
             if self._passes[point] < fault.hit or not self._is_first(point):
                 return
-        _act(point, fault)
+        self._act(point, fault)
 
     def _armed_by_file(self, point: Point) -> Fault | None:
         if self._folder is not None:
@@ -189,22 +200,28 @@ class Failpoints:
             return self._faults.pop(point, None) is not None
         del self._passes[point]  # so that it counts from 0 when it is armed again
         try:
-            with (self._folder / f"{point}.hit").open("x") as proof:
+            with self._proof(point).open("x") as proof:
                 proof.write(str(os.getpid()))
         except FileExistsError:
             return False
         (self._folder / point).unlink(missing_ok=True)
         return True
 
+    def _act(self, point: Point, fault: Fault) -> None:
+        match fault.action:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "raise":
+                raise FailpointRaised(point)
+            case "hold":
+                while self._folder is not None and self._proof(point).exists():
+                    time.sleep(_LOOK_SECONDS)
+            case _:
+                time.sleep(fault.seconds)
 
-def _act(point: Point, fault: Fault) -> None:
-    match fault.action:
-        case "kill":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "raise":
-            raise FailpointRaised(point)
-        case _:
-            time.sleep(fault.seconds)
+    def _proof(self, point: Point) -> Path:
+        assert self._folder is not None, "proofs are in the folder"
+        return self._folder / f"{point}.hit"
 
 
 _process: Final = Failpoints(os.environ)

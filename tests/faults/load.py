@@ -43,7 +43,7 @@ def new_prompt() -> str:
 
 def chat_body(prompt: str, **more: object) -> dict[str, Any]:
     """Return the body of a chat request."""
-    return {"model": "fake", "messages": [{"role": "user", "content": prompt}], **more}
+    return {"model": "fake", "messages": [{"role": "user", "content": prompt}]} | more
 
 
 def batch_content(num_lines: int, **more: object) -> bytes:
@@ -113,9 +113,9 @@ def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds
     return stack.retry(status)
 
 
-def ask(stack: FaultStack, prompt: str) -> str:
+def ask(stack: FaultStack, prompt: str, **more: object) -> str:
     """Return the response to one chat without streaming."""
-    answer = stack.client.chat.completions.create(**chat_body(prompt))
+    answer = stack.client.chat.completions.create(**chat_body(prompt, **more))
     return str(answer.choices[0].message.content)
 
 

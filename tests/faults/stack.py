@@ -269,6 +269,10 @@ class FaultStack:
             return int((self.failpoints / f"{point}.hit").read_text())
         return None
 
+    def release(self, point: Point) -> None:
+        """Let the process go on that a point holds."""
+        (self.failpoints / f"{point}.hit").unlink()
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def heal(self) -> None:

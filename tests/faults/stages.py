@@ -153,6 +153,25 @@ def chatting(stack: FaultStack) -> Iterator[None]:
     assert "".join(stack.retry(lambda: stream_chat(stack, streamed))) == expected_answer(streamed)
 
 
+def unloading_a_model(stack: FaultStack) -> Iterator[None]:
+    stack.retry(lambda: ask(stack, new_prompt()))  # it is in memory
+    yield
+    post(stack, "/v1/models/fake/unload")
+
+
+def unloading_past(point: Point, frozen: Role) -> Stage:
+    """The stage in which one consumer passes the point first, since the other one is frozen."""
+
+    def unloading(stack: FaultStack) -> Iterator[None]:
+        stack.retry(lambda: ask(stack, new_prompt()))
+        yield
+        with stack.frozen(frozen):
+            post(stack, "/v1/models/fake/unload")
+            wait_for(lambda: stack.hit_by(point) is not None, "the consumer passes the point")
+
+    return unloading
+
+
 def losing_the_ticket_of_a_batch(stack: FaultStack) -> Iterator[None]:
     """Leave a batch without its ticket, as an api that crashed between the commit and the ticket some time ago."""
     file_id, batch_id = upload(stack, batch_content(2)), ids.new_id(ids.BATCH)
@@ -261,6 +280,7 @@ _BY_FAMILY: Final[dict[str, tuple[Role, Stage]]] = {
     "shards": (Role.BATCH, running_a_batch),
     "chat": (Role.CHAT, chatting),
     "publish": (Role.CHAT, chatting),
+    "retire": (Role.WORKER, unloading_a_model),
     "engine": (Role.ENGINE, chatting),
 }
 
@@ -284,6 +304,8 @@ _BY_POINT: Final[dict[Point, list[tuple[Role, Stage]]]] = {
     Point.CHAT_ENDING: [(Role.CHAT, cancelling_a_job)],
     Point.CHAT_ENDED: [(Role.CHAT, cancelling_a_job)],
     Point.CHAT_RELEASED: [(Role.CHAT, stopping_a_worker_with_a_job)],
+    Point.RETIRE_DRAINING: [(Role.CHAT, unloading_past(Point.RETIRE_DRAINING, Role.BATCH))],
+    Point.RETIRE_LET_GO: [(Role.BATCH, unloading_past(Point.RETIRE_LET_GO, Role.CHAT))],
     Point.LEASES_RENEWING: [(Role.CHAT, running_a_long_job), (Role.BATCH, running_a_long_batch)],
     Point.LEASES_RENEWED: [(Role.CHAT, running_a_long_job), (Role.BATCH, running_a_long_batch)],
 }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from core.failpoints import Point, failpoint
 from core.models.model_files import ModelConfig
 from engine.process.client import EngineClient
 from workers.consumers.base import ModelConsumer
@@ -89,9 +90,10 @@ class ModelFollower:
     def _retire(self, connection: _Connection, mode: Mode) -> None:
         if mode is Mode.SERVING or mode is connection.mode or connection.mode is Mode.ABORTING:
             return
-        connection.mode = mode
         if connection.is_added:
             self._consumer.retire_model(connection.listed.name, abort=mode is Mode.ABORTING)
+        connection.mode = mode  # an error above is repeated with the next set
+        failpoint(Point.RETIRE_DRAINING)
 
     def _try_let_go(self, name: str, connection: _Connection) -> None:
         if connection.is_added:
@@ -100,5 +102,6 @@ class ModelFollower:
             self._consumer.remove_model(name)
         del self._connections[name]
         connection.engine.close()
+        failpoint(Point.RETIRE_LET_GO)
         log.info("model_removed", model=name)
         self._on_change()

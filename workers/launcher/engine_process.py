@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from core.failpoints import Point, failpoint
 from core.models.model_files import ModelConfig
 from core.process.child_process import exit_report
 from core.process.log_rotation import LogRotation
@@ -113,6 +114,7 @@ class EngineProcess:
         """Note that the link's set of this revision has its mode."""
         if self.state is ResidentState.RETIRING and self._revision is None:
             self._revision = revision
+            failpoint(Point.RETIRE_SAID)
 
     def try_stop(self, reports: Mapping[str, Held], now: float) -> bool:
         """Stop a retired engine that no consumer holds; return whether it has ended."""
@@ -120,6 +122,7 @@ class EngineProcess:
             if self._revision is None or is_held(reports.values(), self.load_id, self._revision):
                 return False
             self.begin_stop(now)
+            failpoint(Point.RETIRE_STOPPING)
         child = self.process.child
         if child is not None and child.exit_code() is None:
             if now - (self._stopping_at or now) > _STOP_SECONDS:

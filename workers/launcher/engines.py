@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
+from core.failpoints import Point, failpoint
 from core.logs import engine_log
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings
@@ -119,6 +120,7 @@ class Engines:
                 consumers.kill_frozen(now)
                 if engine.try_stop(reports, now):
                     del self._engines[engine.name]
+                    failpoint(Point.RETIRE_FREED)
                     events.append(Stopped(engine))
         return events
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from core.failpoints import (
     parse_faults,
 )
 from core.settings import ROOT
+from tests.support.stack import wait_for
 
 POINT = Point.PREPARE_COMMITTED
 ROOMS = ("api", "cli", "core", "db", "engine", "workers")
@@ -114,6 +116,17 @@ def test_a_sleep_goes_on_afterwards() -> None:
     assert parse_fault("sleep=0.01") == Fault("sleep", 0.01)
     done = run("failpoint(Point.PREPARE_COMMITTED); print('went on')", MILLRACE_FAILPOINT=f"{POINT}:sleep=0.01")
     assert done.stdout == "went on\n"
+
+
+def test_a_hold_goes_on_when_its_proof_is_deleted(tmp_path: Path) -> None:
+    points = Failpoints({"MILLRACE_FAILPOINT": f"{POINT}:hold", "MILLRACE_FAILPOINT_DIR": str(tmp_path)})
+    proof, thread = tmp_path / f"{POINT}.hit", threading.Thread(target=points.reach, args=(POINT,))
+    thread.start()
+    wait_for(proof.exists, "it is held")
+    assert thread.is_alive()
+    proof.unlink()
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 def test_every_declared_point_is_passed_somewhere_and_every_pass_is_of_a_declared_point() -> None:

@@ -31,6 +31,7 @@ class Consumer:
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.running = 0
+        self.is_wrong = False
         self.control = self
 
     def reconcile(self) -> None: ...
@@ -40,6 +41,8 @@ class Consumer:
 
     def retire_model(self, name: str, *, abort: bool) -> None:
         self.calls.append(("retire", name, abort))
+        if self.is_wrong:
+            raise RuntimeError("no")
 
     def num_running(self, name: str) -> int:
         return self.running
@@ -110,6 +113,17 @@ def test_a_model_that_is_not_listed_any_more_is_given_back(bench: Bench) -> None
     bench.serve()
     assert bench.apply() == []
     assert bench.consumer.calls[1:] == [("retire", "m", True), ("remove", "m")]
+
+
+def test_a_retirement_that_failed_is_repeated_with_the_next_set(bench: Bench) -> None:
+    bench.serve()
+    bench.consumer.is_wrong = True
+    with pytest.raises(RuntimeError):
+        bench.apply(("1", Mode.DRAINING))
+    assert [held.load_id for held in bench.follower.held()] == ["1"]
+    bench.consumer.is_wrong = False
+    assert bench.apply(("1", Mode.DRAINING)) == []
+    assert bench.consumer.calls[1:] == [("retire", "m", False), ("retire", "m", False), ("remove", "m")]
 
 
 def test_a_model_that_leaves_before_its_engine_has_answered_is_only_disconnected(bench: Bench) -> None:
