@@ -172,7 +172,7 @@ class ForwardRequest(msgspec.Struct, frozen=True, kw_only=True, tag="forward", o
 
     id: str
     path: str
-    body: msgspec.Raw
+    body: bytes
     stream: bool = False
     priority: Priority = Priority.CHAT
     tenant: str = ""
