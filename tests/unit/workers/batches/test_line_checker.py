@@ -15,6 +15,7 @@ from workers.batches.plan import PlanLine
 CATALOG = ModelCatalog(
     [
         ModelConfig(name="plain", aliases=("also-plain",), context_size=1000),
+        ModelConfig(name="fake", backend="fake"),
         ModelConfig(name="brief", parameters=Parameters(temperature=0, max_tokens=7)),
     ]
 )
@@ -50,6 +51,13 @@ def test_a_line_the_endpoint_would_reject_is_rejected_with_its_problem(checker: 
     nameless = check(checker, {"model": 5})
     assert isinstance(nameless, RejectedLine)
     assert nameless.model == ""
+
+
+def test_a_line_that_asks_for_what_its_backend_lacks_is_rejected(checker: LineChecker) -> None:
+    biased = check(checker, {"model": "fake", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": 1}})
+    assert isinstance(biased, RejectedLine)
+    assert (biased.problem.status, biased.problem.param) == (400, "logit_bias")
+    assert biased.problem.message.startswith("The model 'fake' runs on the fake backend, which ")
 
 
 def test_an_alias_is_planned_with_its_model(checker: LineChecker) -> None:

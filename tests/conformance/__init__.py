@@ -1,0 +1,1 @@
+"""Conformance: every backend behaves alike, seen through the client of a real engine process."""

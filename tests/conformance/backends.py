@@ -1,0 +1,32 @@
+"""The backends of this project, under test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engine.config import BackendKind
+from tests.conformance.backend_under_test import BackendUnderTest, claims
+
+DEMO = Path(__file__).parents[2] / "models" / "demo.gguf"
+TEMPLATE = """\
+{%- if tools %}{{ '<|im_start|>system\\nFunctions: ' + tools | tojson }}
+    {{- '\\nCall one as <tool_call>{"name": …, "arguments": …}</tool_call>.<|im_end|>\\n' }}{% endif %}
+{%- if note %}{{ '<|im_start|>system\\n' + note + '<|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}
+"""
+
+FAKE = BackendUnderTest(
+    name="fake",
+    kind=BackendKind.FAKE,
+    config={"context_size": 2048, "embeddings": True, "step_seconds": 0.002, "chat_template": TEMPLATE},
+    able=claims(BackendKind.FAKE),
+    samples=False,
+)
+LLAMA = BackendUnderTest(
+    name="llama",
+    kind=BackendKind.LLAMA,
+    config={"model_path": str(DEMO), "context_size": 1024, "embeddings": True, "chat_template": TEMPLATE},
+    able=claims(BackendKind.LLAMA),
+)
+BACKENDS = [FAKE, LLAMA]
