@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from bench.bare_loop import Bare
-from engine.backends.llama.sampling import Sampler
+from engine.backends.llama.sampling import ChainChooser
 from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.backends.sampler import Sampler
 from engine.outputs.output_stream import OutputSpec
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import StepEntry
@@ -42,7 +44,9 @@ class _Logits(Bare):
 
     def sampler(self, threads: int) -> tuple[Sampler, list[StepEntry]]:
         """A sampler with all sequences opened, and their entries."""
-        sampler = Sampler(self._context, LlamaTokenizer(self._model), 64, threads)
+        tokenizer = LlamaTokenizer(self._model)
+        chooser = partial(ChainChooser, self._context, num_vocab=tokenizer.num_vocab, context_size=64)
+        sampler = Sampler(chooser, tokenizer, threads)
         entries = [StepEntry(_sequence(number), number, 0, [number + 300], 1) for number in range(_ROWS)]
         for entry in entries:
             sampler.open(entry.sequence)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from engine.config import EngineConfig
@@ -56,3 +57,18 @@ def available_bytes(meminfo: str, *, limit: str = "max", used: str = "0") -> int
     if not limit.strip().isdigit():
         return available
     return max(0, min(available, int(limit) - int(used)))
+
+
+def host_bytes() -> int:
+    """The share for slots of the memory that this machine, or the control group of this process, has free now."""
+    group = Path("/sys/fs/cgroup")
+    available = available_bytes(
+        _text(Path("/proc/meminfo"), ""),
+        limit=_text(group / "memory.max", "max"),
+        used=_text(group / "memory.current", "0"),
+    )
+    return int(available * CPU_SHARE)
+
+
+def _text(path: Path, otherwise: str) -> str:
+    return path.read_text() if path.is_file() else otherwise

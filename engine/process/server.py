@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,8 @@ import zmq
 
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
-from engine.backends.llama.openmp import bind_threads, bound_spinning
+from engine.backends.llama.openmp import Cores, bind_threads, bound_spinning
+from engine.backends.transformers.folder import INSTALL
 from engine.config import BackendKind, EngineConfig
 from engine.embedding import check_dimensions, encode_inputs
 from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed, ModelMissing
@@ -271,7 +273,7 @@ def _run_or_abort(work: Callable[[], None], code: Exit) -> None:
 
 def _warning(config: EngineConfig, backend: Backend, encoder: PromptEncoder) -> str | None:
     """The warning of a model that chats; neither the fake nor an encoder has learned a template."""
-    return encoder.templates.warning if config.backend is BackendKind.LLAMA and backend.decoder.slots else None
+    return encoder.templates.warning if config.backend is not BackendKind.FAKE and backend.decoder.slots else None
 
 
 def _section(request: AnyRequest) -> Section:
@@ -286,19 +288,53 @@ def _section(request: AnyRequest) -> Section:
 
 def load_backend(config: EngineConfig) -> Backend:
     """Load the model that the config names; raises ModelFailed."""
-    if config.backend is BackendKind.FAKE:
-        time.sleep(config.load_seconds)
-        spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
-        decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
-        return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort runs gdb on a process that holds prompts
-    cpus = os.sched_getaffinity(0)
-    cores = bind_threads(os.environ, config.cores)
-    bound_spinning(os.environ, is_bound_to_cores=bool(cores))
-    from engine.backends.llama.backend import LlamaBackend  # imported only where llama.cpp is used
+    return _LOADERS[config.backend](config)
 
-    os.sched_setaffinity(0, cpus)  # OpenMP binds the thread that loads it, and others would inherit that
+
+def _load_fake(config: EngineConfig) -> Backend:
+    time.sleep(config.load_seconds)
+    spare = max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+    decoder = FakeDecoder(config.step_seconds, slots=config.slots, spare_slots=spare)
+    return FakeBackend(decoder, embedder=FakeEmbedder(config.context_size) if config.embeddings else None)
+
+
+def _load_llama(config: EngineConfig) -> Backend:
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # otherwise an abort runs gdb on a process that holds prompts
+    with _openmp(config.cores) as cores:
+        from engine.backends.llama.backend import LlamaBackend  # imported only where llama.cpp is used
     return LlamaBackend(msgspec.structs.replace(config, cores=cores))
+
+
+def _load_transformers(config: EngineConfig) -> Backend:
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # threads of its own for a prompt that takes microseconds
+    try:
+        with _openmp(config.cores):
+            from engine.backends.transformers.backend import TransformersBackend  # imported only where torch is used
+    except ImportError as error:
+        raise ModelFailed(f"The backend transformers is not installed ({error}). {INSTALL}") from None
+    return TransformersBackend(config)
+
+
+def _load_nothing(_: EngineConfig) -> Backend:
+    raise ModelFailed("The backend openai computes nothing here; its process is engine.upstream.server.")
+
+
+_LOADERS: Final[dict[BackendKind, Callable[[EngineConfig], Backend]]] = {
+    BackendKind.FAKE: _load_fake,
+    BackendKind.LLAMA: _load_llama,
+    BackendKind.TRANSFORMERS: _load_transformers,
+    BackendKind.OPENAI: _load_nothing,
+}
+
+
+@contextmanager
+def _openmp(cores: Cores) -> Iterator[Cores]:
+    """Set up OpenMP for a library that is imported now; yield the cores that its threads are bound to."""
+    cpus = os.sched_getaffinity(0)
+    bound = bind_threads(os.environ, cores)
+    bound_spinning(os.environ, is_bound_to_cores=bool(bound))
+    yield bound
+    os.sched_setaffinity(0, cpus)  # OpenMP binds the thread that loads it, and others would inherit that
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import time
+from functools import partial
 from typing import Any, Final
 
 import llama_cpp as llama
@@ -16,9 +17,10 @@ import numpy as np
 from engine.backends.llama.batch import Batch
 from engine.backends.llama.context import decoding_context
 from engine.backends.llama.openmp import BoundThread
-from engine.backends.llama.sampling import Logits, Sampler
+from engine.backends.llama.sampling import ChainChooser
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.backends.memory import spare_slots
+from engine.backends.sampler import Logits, Sampler
 from engine.config import EngineConfig, KvLayout
 from engine.errors import DecodeFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
@@ -46,7 +48,8 @@ class LlamaDecoder:
         self.decode_seconds = self.sample_seconds = 0.0
         self._views: dict[tuple[int, int], Logits] = {}
         self._address = 0
-        self._sampler = Sampler(self._context, tokenizer, config.context_size, config.threads)
+        chooser = partial(ChainChooser, self._context, num_vocab=tokenizer.num_vocab, context_size=config.context_size)
+        self._sampler = Sampler(chooser, tokenizer, config.threads)
 
     def first_position(self, slot: int) -> int:
         return int(llama.llama_memory_seq_pos_min(self._memory, slot))

@@ -7,14 +7,13 @@ two. So it is right for every architecture, with shared, compressed or recurrent
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
 
 from engine.backends.llama.context import set_kv
 from engine.backends.llama.gpus import device_memory, selected_gpus
-from engine.backends.memory import CPU_SHARE, GPU_SHARE, SlotCost, available_bytes, slots_that_fit
+from engine.backends.memory import GPU_SHARE, SlotCost, host_bytes, slots_that_fit
 from engine.config import AUTO_SLOTS, EngineConfig
 from engine.errors import ModelFailed
 
@@ -24,7 +23,7 @@ def resolve_slots(model: Any, config: EngineConfig) -> int:  # Any: a pointer
     if config.slots != AUTO_SLOTS:
         return config.slots
     gpus = selected_gpus(config) if config.gpu_layers != 0 else []
-    memory_bytes = _gpu_bytes([device_memory(gpu)[0] for gpu in gpus], config.tensor_split) if gpus else _host_bytes()
+    memory_bytes = _gpu_bytes([device_memory(gpu)[0] for gpu in gpus], config.tensor_split) if gpus else host_bytes()
     return slots_that_fit(measure_slot(model, config), config, memory_bytes=memory_bytes, on_gpu=bool(gpus))
 
 
@@ -53,21 +52,9 @@ def _state_bytes_after_token(context: Any) -> int:  # Any: a pointer
     return size
 
 
-def _host_bytes() -> int:
-    group = Path("/sys/fs/cgroup")
-    limit = _text(group / "memory.max", "max")
-    available = available_bytes(
-        _text(Path("/proc/meminfo"), ""), limit=limit, used=_text(group / "memory.current", "0")
-    )
-    return int(available * CPU_SHARE)
-
-
 def _gpu_bytes(free: Sequence[int], parts: Sequence[float]) -> int:
     """The bytes for slots of which each GPU holds its part: the one with the least room for its part limits them."""
     if len(parts) != len(free):
         return int(sum(free) * GPU_SHARE)
     return int(min(size * sum(parts) / part for size, part in zip(free, parts, strict=True)) * GPU_SHARE)
 
-
-def _text(path: Path, otherwise: str) -> str:
-    return path.read_text() if path.is_file() else otherwise

@@ -88,7 +88,7 @@ def test_automatic_slots_are_those_that_the_engine_chooses(
         for free in (100_000, 3_000_000, 40_000_000, 10**12):
             for given in ({}, {"spare_slots": 3}, {"batch_tokens": 32}):
                 wanted = config(slots=AUTO_SLOTS, context_size=600, **given)
-                monkeypatch.setattr(llama_memory, "_host_bytes", lambda free=free: int(free * CPU_SHARE))
+                monkeypatch.setattr(llama_memory, "host_bytes", lambda free=free: int(free * CPU_SHARE))
                 assert chosen_slots(header, wanted, free_bytes=free) == resolve_slots(pointer, wanted)
     assert chosen_slots(header, config(slots=5), free_bytes=0) == 5
 

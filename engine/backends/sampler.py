@@ -1,0 +1,265 @@
+"""Sampling: greedy rows of logits all at once, the others one by one on a few threads, by what the backend calls a chooser.
+
+All expensive work happens in C without the lock of Python, so threads help.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.errors import DecodeFailed, EngineError
+from engine.scheduler.sequence import Sequence
+from engine.scheduler.step import SampleResult, StepEntry
+from engine.structured.bitmask import best_allowed, forbid, scratch_mask
+from engine.structured.grammar import GrammarState
+from engine.types import SamplingParams, TokenLogprob
+
+PENALTY_WINDOW: Final = 64  # tokens, of the prompt too, that `repeat_penalty` counts
+_THREADED_LOGITS: Final = 1 << 16
+
+Logits = NDArray[np.float32]
+_Job = tuple[int, StepEntry, int, int]  # index of the result, entry, first row of logits, first index in the batch
+
+
+class Chooser(Protocol):
+    """Chooses the next tokens of one sequence; it has the state of its random numbers and of its penalties."""
+
+    def choose(self, row: Logits, batch_index: int) -> int:
+        """Choose a token by its logits, and count it; `row` may be changed. `batch_index` is the index of the row's token."""
+
+    def close(self) -> None:
+        """Free the state."""
+
+
+class SampledTokenizer(Protocol):
+    """The part of a vocabulary that a sampler reads."""
+
+    @property
+    def end_tokens(self) -> list[int]:
+        """All tokens that end a generation."""
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token stands for; none for a control token."""
+
+    def text(self, token: int) -> str:
+        """Spelling of a token in the vocabulary."""
+
+
+@dataclass(slots=True)
+class _SamplerState:
+    """Sampler of one sequence. `chooser` is None where the token is that of the largest logit."""
+
+    chooser: Chooser | None
+    bias_ids: NDArray[np.int64]
+    bias: NDArray[np.float32]
+
+    @property
+    def is_plain(self) -> bool:
+        return self.chooser is None and not self.bias_ids.size
+
+
+class Sampler:
+    """Samplers of all open sequences. The rows of a step lie in `logits` in the order of its entries.
+
+    `make_chooser` is called for each sequence that is not greedy, or has penalties.
+    """
+
+    def __init__(self, make_chooser: Callable[[Sequence], Chooser], tokenizer: SampledTokenizer, threads: int) -> None:
+        self._make_chooser = make_chooser
+        self._tokenizer = tokenizer
+        self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
+        self._states: dict[Sequence, _SamplerState] = {}
+        self._threads = threads
+        cpus = os.sched_getaffinity(0)  # the thread that decodes is bound to a core later, and starts those of the pool
+        self._pool = ThreadPoolExecutor(threads, "sampler", os.sched_setaffinity, (0, cpus)) if threads > 1 else None
+
+    def open(self, sequence: Sequence) -> None:
+        """Make the sampler, unless it exists: its penalties and its seed must survive the loss of a slot."""
+        if sequence not in self._states:
+            self._states[sequence] = self._new_state(sequence)
+
+    def close(self, sequence: Sequence) -> None:
+        """Free the sampler."""
+        state = self._states.pop(sequence, None)
+        if state is not None and state.chooser is not None:
+            state.chooser.close()
+
+    def sample(self, entries: list[StepEntry], logits: Logits, first_rows: list[int]) -> list[SampleResult]:
+        """Return one result per entry. `first_rows` are the indices in the batch of the first sampled token of each entry."""
+        self._forbid_ends(entries, logits)
+        plain = [self._is_plain(entry) for entry in entries]
+        if all(plain):
+            return [SampleResult([token]) for token in _best(logits)]
+        results: list[SampleResult | None] = [None] * len(entries)
+        jobs: list[_Job] = []
+        rows, first_row = [], 0
+        for index, entry in enumerate(entries):
+            if plain[index]:
+                rows.append((index, first_row))
+            else:
+                jobs.append((index, entry, first_row, first_rows[index]))
+            first_row += entry.num_rows
+        if rows:
+            best = _best(logits[[row for _, row in rows]])
+            for (index, _), token in zip(rows, best, strict=True):
+                results[index] = SampleResult([token])
+        for index, sampled in self._run(jobs, logits):
+            results[index] = sampled
+        return [result for result in results if result is not None]
+
+    def _forbid_ends(self, entries: list[StepEntry], logits: Logits) -> None:
+        rows: list[int] = []
+        first_row = 0
+        for entry in entries:
+            if entry.sequence.ignore_eos and entry.sequence.constraint is None:
+                rows += range(first_row, first_row + entry.num_rows)
+            first_row += entry.num_rows
+        if rows:
+            logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
+
+    def _run(self, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
+        def work(part: list[_Job]) -> list[tuple[int, SampleResult]]:
+            return [
+                (index, self._sample(entry, logits, first_row, batch_index))
+                for index, entry, first_row, batch_index in part
+            ]
+
+        if self._pool is None or len(jobs) < 2 or len(jobs) * logits.shape[1] < _THREADED_LOGITS:
+            return work(jobs)
+        parts = [jobs[number :: self._threads] for number in range(min(self._threads, len(jobs)))]
+        futures = [self._pool.submit(work, part) for part in parts[1:]]
+        results = work(parts[0])
+        return results + [result for future in futures for result in future.result()]
+
+    def _sample(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+        if entry.wants_prompt_logprobs:
+            return self._score(entry, logits, first_row, batch_index)
+        return self._sample_next(entry, logits, first_row, batch_index)
+
+    def _score(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+        """Compute the logprob of each token of a prompt chunk; sample the next token after the last chunk."""
+        sequence, top = entry.sequence, entry.sequence.logprobs or 0
+        scored = [] if entry.start else [self._named(entry.tokens[0], 0.0)]
+        end = entry.start + len(entry.tokens)
+        for number, token in enumerate(sequence.tokens[entry.start + 1 : end + 1]):
+            scored.append(self._logprob(logits[first_row + number], token, top))
+        if end < len(sequence.tokens):
+            return SampleResult([], prompt_logprobs=scored)
+        last = msgspec.structs.replace(entry, num_rows=1, wants_prompt_logprobs=False)
+        sampled = self._sample_next(last, logits, first_row + entry.num_rows - 1, batch_index + entry.num_rows - 1)
+        return msgspec.structs.replace(sampled, prompt_logprobs=scored)
+
+    def _sample_next(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+        if entry.sequence.constraint is None:
+            return self._sample_free(entry, logits, first_row, batch_index)
+        try:
+            return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[first_row], batch_index)
+        except EngineError as error:
+            return SampleResult([], failure=error)
+
+    def _sample_free(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+        """Sample the rows of an entry one by one, as long as its drafts are accepted."""
+        sequence, state = entry.sequence, self._states[entry.sequence]
+        drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
+        tokens: list[int] = []
+        logprobs: list[TokenLogprob] = []
+        for number in range(entry.num_rows):
+            row = logits[first_row + number]
+            unbiased = self._add_bias(state, row, sequence)
+            token = self._pick(state, row, batch_index + number)
+            tokens.append(token)
+            if sequence.logprobs is not None:
+                logprobs.append(self._logprob(unbiased, token, sequence.logprobs))
+            if number == len(drafts) or token != drafts[number]:
+                break
+        return SampleResult(tokens, len(tokens) - 1, logprobs)
+
+    def _sample_constrained(
+        self, sequence: Sequence, grammar: GrammarState, row: Logits, batch_index: int
+    ) -> SampleResult:
+        """Check the likeliest token first: a mask is computed only where the grammar forbids it."""
+        if grammar.is_finished:
+            return SampleResult([grammar.end_token])
+        state = self._states[sequence]
+        unbiased = self._add_bias(state, row, sequence)
+        token = int(row.argmax()) if state.chooser is None else -1
+        if token < 0 or not grammar.allows(token):
+            mask = scratch_mask(len(row))
+            grammar.fill_mask(mask)
+            if state.chooser is None:
+                token = best_allowed(row, mask)
+            else:
+                forbid(row, mask)
+                token = self._pick(state, row, batch_index)
+        logprobs = [] if sequence.logprobs is None else [self._logprob(unbiased, token, sequence.logprobs)]
+        forced = grammar.accept(token)
+        return SampleResult([token, *forced], 0, logprobs, is_complete=grammar.is_finished)
+
+    def _add_bias(self, state: _SamplerState, row: Logits, sequence: Sequence) -> Logits:
+        """Add the logit bias in place; return the unbiased row if logprobs are requested."""
+        unbiased = row.copy() if sequence.logprobs is not None else row
+        if state.bias_ids.size:
+            row[state.bias_ids] += state.bias
+        return unbiased
+
+    def _pick(self, state: _SamplerState, row: Logits, batch_index: int) -> int:
+        token = int(row.argmax())
+        if not np.isfinite(row[token]):
+            raise DecodeFailed("The model computed a logit that is not a number.")
+        if state.chooser is None:
+            return token
+        return state.chooser.choose(row, batch_index)
+
+    def _logprob(self, row: Logits, token: int, num_top: int) -> TokenLogprob:
+        """Natural logarithms of the softmax of a row, before temperature and filters."""
+        largest = float(row.max())
+        total = largest + float(np.log(np.exp(row - largest).sum()))
+        top = []
+        if num_top:
+            likely = np.argpartition(row, -num_top)[-num_top:]
+            likely = likely[np.argsort(-row[likely], kind="stable")]
+            top = [self._named(int(other), float(row[other]) - total) for other in likely]
+        return self._named(token, float(row[token]) - total, top)
+
+    def _named(self, token: int, logprob: float, top: list[TokenLogprob] | None = None) -> TokenLogprob:
+        piece = self._tokenizer.piece(token)
+        named = piece or self._tokenizer.text(token).encode()
+        return TokenLogprob(piece=named, logprob=logprob, is_hidden=not piece, top=top or [])
+
+    def _is_plain(self, entry: StepEntry) -> bool:
+        sequence = entry.sequence
+        return (
+            entry.num_rows == 1
+            and sequence.constraint is None
+            and sequence.logprobs is None
+            and self._states[sequence].is_plain
+        )
+
+    def _new_state(self, sequence: Sequence) -> _SamplerState:
+        sampling = sequence.sampling
+        plain = sampling.temperature == 0 and not has_penalty(sampling) and sampling.repeat_penalty == 1
+        chooser = None if plain else self._make_chooser(sequence)
+        ids = np.array(list(sampling.logit_bias), np.int64)
+        return _SamplerState(chooser, ids, np.array(list(sampling.logit_bias.values()), np.float32))
+
+
+def _best(logits: Logits) -> list[int]:
+    """The token with the largest logit of each row."""
+    best = logits.argmax(axis=1)
+    if not np.isfinite(logits[np.arange(len(logits)), best]).all():
+        raise DecodeFailed("The model computed a logit that is not a number.")
+    tokens: list[int] = best.tolist()
+    return tokens
+
+
+def has_penalty(sampling: SamplingParams) -> bool:
+    """Is there a penalty of OpenAI's, which count the output alone?"""
+    return sampling.frequency_penalty != 0 or sampling.presence_penalty != 0

@@ -1,0 +1,103 @@
+"""Chooses tokens with numpy, in the order of llama.cpp's samplers, so that the same parameters mean the same on both backends."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from engine.backends.sampler import PENALTY_WINDOW, Logits
+from engine.scheduler.sequence import Sequence
+
+_FIRST_CANDIDATES: Final = 1024  # sorted first; nearly always they have all of `top_p`
+
+
+class NumpyChooser:
+    """Random numbers and penalties of one sequence."""
+
+    def __init__(self, sequence: Sequence) -> None:
+        sampling = sequence.sampling
+        self._sampling = sampling
+        self._recent = deque(sequence.tokens[-PENALTY_WINDOW:], PENALTY_WINDOW)
+        self._counts: Counter[int] = Counter()
+        seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(8), "little")
+        self._random = np.random.default_rng(seed)
+
+    def choose(self, row: Logits, batch_index: int) -> int:  # noqa: ARG002 - the row has all that is needed
+        self._penalise(row)
+        token = int(row.argmax()) if self._sampling.temperature == 0 else self._draw(row)
+        self._recent.append(token)
+        self._counts[token] += 1
+        return token
+
+    def close(self) -> None: ...
+
+    def _penalise(self, row: Logits) -> None:
+        """Apply `repeat_penalty` to the last tokens of prompt and output, and OpenAI's two to all of the output."""
+        sampling = self._sampling
+        if sampling.repeat_penalty != 1:
+            ids = np.array(sorted(set(self._recent)), np.int64)
+            logits = row[ids]
+            row[ids] = np.where(logits > 0, logits / sampling.repeat_penalty, logits * sampling.repeat_penalty)
+        if self._counts and (sampling.frequency_penalty or sampling.presence_penalty):
+            ids = np.fromiter(self._counts, np.int64, len(self._counts))
+            counts = np.fromiter(self._counts.values(), np.float32, len(self._counts))
+            row[ids] -= counts * sampling.frequency_penalty + sampling.presence_penalty
+
+    def _draw(self, row: Logits) -> int:
+        """Filter by top_k, typical_p, top_p and min_p, then draw at the temperature."""
+        sampling = self._sampling
+        ids: NDArray[np.int64] | None = None
+        logits = row
+        if 0 < sampling.top_k < len(row):
+            ids = np.argpartition(row, -sampling.top_k)[-sampling.top_k :]
+            logits = row[ids]
+        if sampling.typical_p < 1:
+            ids, logits = _kept(ids, logits, _typical(logits, sampling.typical_p))
+        if sampling.top_p < 1:
+            ids, logits = _kept(ids, logits, _nucleus(logits, sampling.top_p))
+        if sampling.min_p > 0:
+            ids, logits = _kept(ids, logits, np.flatnonzero(logits >= logits.max() + np.log(sampling.min_p)))
+        weights = np.exp((logits - logits.max()).astype(np.float64) / sampling.temperature)
+        totals = np.cumsum(weights)
+        at = int(np.searchsorted(totals, self._random.random() * totals[-1], side="right"))
+        at = min(at, int(np.flatnonzero(weights)[-1]))
+        return int(ids[at]) if ids is not None else at
+
+
+def _kept(
+    ids: NDArray[np.int64] | None, logits: Logits, kept: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], Logits]:
+    return (kept if ids is None else ids[kept]), logits[kept]
+
+
+def _softmax(logits: Logits) -> NDArray[np.float64]:
+    weights = np.exp((logits - logits.max()).astype(np.float64))
+    return np.asarray(weights / weights.sum())
+
+
+def _nucleus(logits: Logits, top_p: float) -> NDArray[np.int64]:
+    """Indices of the likeliest tokens whose probabilities reach `top_p` together; at least one."""
+    probabilities = _softmax(logits)
+    number = min(_FIRST_CANDIDATES, len(logits))
+    while True:
+        first = np.argpartition(logits, -number)[-number:] if number < len(logits) else np.arange(len(logits))
+        first = first[np.argsort(-logits[first], kind="stable")]
+        totals = np.cumsum(probabilities[first])
+        if totals[-1] >= top_p or number == len(logits):
+            return np.asarray(first[: int(np.searchsorted(totals, top_p)) + 1])
+        number = len(logits)
+
+
+def _typical(logits: Logits, typical_p: float) -> NDArray[np.int64]:
+    """Indices of the tokens whose surprise is closest to the entropy, up to `typical_p` (Meister et al. 2022)."""
+    probabilities = _softmax(logits)
+    with np.errstate(divide="ignore"):
+        surprise = -np.log(probabilities)
+    entropy = float((probabilities * np.where(probabilities > 0, surprise, 0)).sum())
+    order = np.argsort(np.abs(surprise - entropy), kind="stable")
+    totals = np.cumsum(probabilities[order])
+    return np.asarray(order[: int(np.searchsorted(totals, typical_p)) + 1])
