@@ -33,6 +33,7 @@ SKIP_REASONS: Final = (
     "needs openssl",
     "needs npm",
     "needs two CPUs",
+    "needs the extra transformers",
 )
 
 FAKE_MODEL = "name: fake\nbackend: fake\nembeddings: true\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"

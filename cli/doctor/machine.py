@@ -15,7 +15,7 @@ from cli.doctor.findings import Finding, Level
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
 from core.models.folder_files import is_yaml
-from core.models.model_files import ModelConfig
+from core.models.model_files import ModelConfig, weight_paths
 from core.models.models_folder import FolderReader
 from core.process.listening import bound_socket
 
@@ -80,11 +80,12 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
     free = _available_bytes(meminfo)
     total, remarks = 0, _engine_remarks(models)
     for model in models:
-        is_fake = model.backend is BackendKind.FAKE
-        size = 0 if is_fake else Path(model.parameters.model).stat().st_size
+        size = sum(path.stat().st_size for path in weight_paths(model))
         total += size
-        what = "the fake backend, without weights" if is_fake else f"{size / _GIB:.2f} GiB"
-        is_gguf = is_fake or _is_gguf(Path(model.parameters.model))
+        what = "the fake backend, without weights" if model.backend is BackendKind.FAKE else f"{size / _GIB:.2f} GiB"
+        if model.backend is BackendKind.TRANSFORMERS:
+            what = f"{what} in {model.parameters.model}" if size else f"{model.parameters.model}, not downloaded yet"
+        is_gguf = model.backend is not BackendKind.LLAMA or _is_gguf(Path(model.parameters.model))
         name, found = f"model {model.name}", remarks.get(model.name, {})
         if not is_gguf:
             advice = "The file does not begin with the letters GGUF: download or convert it again."

@@ -118,7 +118,7 @@ CAPABILITIES: Final[Mapping[BackendKind, Capabilities]] = {
     BackendKind.TRANSFORMERS: Capabilities(
         words="transformers",
         features=_TEXT - {Feature.LORA, Feature.CONTEXT_SHIFT, Feature.SPECULATION},
-        keys=_COMMON | _COMPUTED | frozenset(TransformersFields.model_fields),
+        keys=_COMMON | (_COMPUTED - {"threads_batch"}) | frozenset(TransformersFields.model_fields),
         instead={
             "lora": "merge the adapter into the weights first",
             "gpu_layers": "the whole model is on its device; name it in devices",

@@ -16,8 +16,7 @@ from typing import Final
 import structlog
 
 from core.errors import ConfigError
-from core.models.gguf_header import split_paths
-from core.models.model_files import ModelCatalog, ModelConfig
+from core.models.model_files import ModelCatalog, ModelConfig, weight_paths
 from core.models.models_folder import FolderContents, FolderReader
 
 log = structlog.get_logger()
@@ -151,9 +150,8 @@ def _stamps(catalog: ModelCatalog) -> dict[str, str]:
 
 def _stamp(model: ModelConfig) -> str:
     """Sizes and times of the files that the engine reads; of a missing one, nothing."""
-    weights = split_paths(Path(model.parameters.model)) if model.parameters.model else []
     parts = []
-    for path in (*weights, *(Path(adapter.path) for adapter in model.lora)):
+    for path in weight_paths(model):
         try:
             status = path.stat()
         except OSError:

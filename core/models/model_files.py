@@ -18,6 +18,7 @@ from core.devices.names import DeviceKind
 from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
+from core.models import hf_folder
 from core.models.capabilities import check_keys
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.models.gguf_header import split_paths
@@ -65,7 +66,10 @@ class _Strict(BaseModel):
 class Parameters(SamplingFields, _Strict):
     """The weights, and the sampling parameters of requests that set none."""
 
-    model: str = Field("", description="Path of the GGUF file, absolute or beside the YAML file.")
+    model: str = Field(
+        "",
+        description="Path of the GGUF file, absolute or beside the YAML file; of a folder, or hf:ORG/REPO, for transformers.",
+    )
     seed: int | None = Field(None, ge=0, lt=2**32)
 
 
@@ -274,9 +278,21 @@ def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
 
 
 def has_weights(model: ModelConfig) -> bool:
-    """Do all files exist that its engine reads?"""
-    paths = (*split_paths(Path(model.parameters.model)), *(Path(adapter.path) for adapter in model.lora))
-    return model.backend is not BackendKind.LLAMA or all(path.is_file() for path in paths)
+    """Do all files exist that its engine reads? What it downloads by itself counts as there."""
+    if model.backend is BackendKind.TRANSFORMERS and not hf_folder.is_hub_name(model.parameters.model):
+        return bool(weight_paths(model))
+    return model.backend is not BackendKind.LLAMA or all(path.is_file() for path in weight_paths(model))
+
+
+def weight_paths(model: ModelConfig) -> list[Path]:
+    """The files of a model's weights and adapters, whether they exist or not; of a folder, those that decide its answers."""
+    match model.backend:
+        case BackendKind.LLAMA if model.parameters.model:
+            return [*split_paths(Path(model.parameters.model)), *(Path(adapter.path) for adapter in model.lora)]
+        case BackendKind.TRANSFORMERS:
+            folder = hf_folder.find_folder(model.parameters.model)
+            return hf_folder.answer_files(folder) if folder is not None and hf_folder.is_whole(folder) else []
+    return []
 
 
 def _describe(file: YamlFile, error: ErrorDetails) -> str:
@@ -304,6 +320,8 @@ def _similar(keys: tuple[int | str, ...]) -> str:
 
 def _with_files(model: ModelConfig, file: YamlFile, folder: Path, need_weights: bool) -> ModelConfig:
     """Return the model with absolute paths of weights and adapters; with `need_weights`, all of them exist."""
+    if model.backend is BackendKind.TRANSFORMERS:
+        return _with_folder(model, file, folder, need_weights)
     if model.backend is not BackendKind.LLAMA:
         return model
     if not model.parameters.model:
@@ -329,3 +347,29 @@ def _with_files(model: ModelConfig, file: YamlFile, folder: Path, need_weights: 
     )
     parameters = model.parameters.model_copy(update={"model": weights})
     return model.model_copy(update={"parameters": parameters, "lora": lora})
+
+
+def _with_folder(model: ModelConfig, file: YamlFile, folder: Path, need_weights: bool) -> ModelConfig:
+    """Return the model with the absolute path of its folder; with `need_weights`, it and the extra's packages are there."""
+    place, name = file.place(("parameters", "model")), model.parameters.model
+    if not name:
+        place = file.place(("parameters",))
+        raise ConfigError(
+            f"{place}: parameters.model is missing. Write `parameters: {{model: FOLDER}}`, or `hf:ORG/REPO`."
+        )
+    if need_weights and (missing := hf_folder.missing_packages()):
+        place = file.place(("backend",))
+        raise ConfigError(f"{place}: backend: transformers needs {' and '.join(missing)}. {hf_folder.INSTALL}")
+    if hf_folder.is_hub_name(name):
+        if not hf_folder.is_valid_hub_name(name):
+            raise ConfigError(f"{place}: parameters.model: {name!r} is no repository: write hf:ORG/REPO.")
+        return model
+    try:
+        path = (folder / Path(name).expanduser()).resolve()
+        if need_weights:
+            hf_folder.check_folder(path)
+    except hf_folder.FolderError as error:
+        raise ConfigError(f"{place}: parameters.model: {error}.") from None
+    except (RuntimeError, OSError, ValueError):  # no such user, a circle of links, a null character
+        raise ConfigError(f"{place}: parameters.model: {name!r} is no path of a folder.") from None
+    return model.model_copy(update={"parameters": model.parameters.model_copy(update={"model": str(path)})})

@@ -16,5 +16,5 @@ class TransformersFields(BaseModel):
     device: str | None = Field(None, description="Device by torch's name; default: that of the worker.")
     trust_remote_code: bool = Field(False, description="Run Python code that the folder contains.")
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="Implementation of attention."
+        "auto", description="Implementation of attention in a model that only embeds."
     )

@@ -24,10 +24,10 @@ from typing import Final
 import msgspec
 import zmq
 
+from core.models.hf_folder import INSTALL
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.backends.llama.openmp import Cores, bind_threads, bound_spinning
-from engine.backends.transformers.folder import INSTALL
 from engine.config import BackendKind, EngineConfig
 from engine.embedding import check_dimensions, encode_inputs
 from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed, ModelMissing

@@ -11,8 +11,10 @@ import structlog
 from core.errors import MillraceError
 from core.models.engine_options import BackendKind
 from core.models.gguf_header import GgufHeader, read_gguf
+from core.models.hf_folder import find_folder
 from core.models.model_files import ModelConfig
 from engine.config import EngineConfig
+from engine.folder_sizing import folder_need, folder_slots
 from engine.sizing import chosen_slots, memory_need
 
 log = structlog.get_logger()
@@ -23,8 +25,12 @@ def model_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_by
 
     `stamp` changes with the file of the weights. A file that cannot be read needs nothing: its engine reports the reason.
     """
-    if model.memory_bytes is not None or model.backend is not BackendKind.LLAMA:
-        return model.memory_bytes or 0
+    if model.memory_bytes is not None:
+        return model.memory_bytes
+    if model.backend is BackendKind.TRANSFORMERS:
+        return _folder_bytes(model, stamp, config, free_bytes=free_bytes, on_gpu=on_gpu)
+    if model.backend is not BackendKind.LLAMA:
+        return 0
     header = _header(model.parameters.model, stamp)
     if header is None:
         return 0
@@ -38,10 +44,25 @@ def model_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_by
 
 def model_slots(model: ModelConfig, stamp: str, config: EngineConfig, *, free_bytes: int, on_gpu: bool) -> int:
     """Return the slots of an engine in this much free memory, where they are `auto`. Raises a MillraceError as sizing does."""
+    if model.backend is BackendKind.TRANSFORMERS:
+        folder = find_folder(model.parameters.model)
+        return config.slots if folder is None else folder_slots(folder, config, free_bytes=free_bytes, on_gpu=on_gpu)
     header = _header(model.parameters.model, stamp)
     if header is None:
         return config.slots
     return chosen_slots(header, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+
+
+def _folder_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_bytes: int, on_gpu: bool) -> int:
+    """Bytes of a folder's model; 0 where it cannot be read, or is not downloaded yet."""
+    if (folder := find_folder(model.parameters.model)) is None:
+        return 0
+    try:
+        slots = model_slots(model, stamp, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+        return folder_need(folder, msgspec.structs.replace(config, slots=slots)).total
+    except MillraceError as error:
+        log.warning("model_not_sized", model=model.name, reason=str(error))
+        return 0
 
 
 @lru_cache(maxsize=64)

@@ -108,7 +108,8 @@ def _slots(settings: Settings, model: ModelConfig) -> int:
 
 def _takes_turns(model: ModelConfig, device: str, cores: Cores) -> bool:
     """Does this engine compute on all cores? Not on a GPU, and not if its `threads` leave cores to others."""
-    is_on_cpu = model.backend is BackendKind.LLAMA and (_is_cpu(device) or not model.gpu_layers)
+    computes = model.backend in (BackendKind.LLAMA, BackendKind.TRANSFORMERS)
+    is_on_cpu = computes and (_is_cpu(device) or not model.gpu_layers or model.device == "cpu")
     return is_on_cpu and (_threads(model, cores) >= cores.threads)
 
 

@@ -8,6 +8,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from core.models.hf_folder import answer_files, find_folder
 from core.process.runtime_dirs import socket_directory
 from core.settings import Settings
 
@@ -19,7 +20,14 @@ def engine_endpoint(settings: Settings, model: str, device: str) -> str:
 
 
 def model_hash(settings: Settings, path: str) -> str | None:
-    """SHA-256 of a model file, cached by size and modification time; None where there is no file."""
+    """SHA-256 of a model file, cached by size and modification time; None where there is no file.
+
+    That of a folder, or of a name of the hub, is made of the names and hashes of its files.
+    """
+    folder = find_folder(path)
+    if folder is not None:
+        names = ((each.relative_to(folder), model_hash(settings, str(each))) for each in answer_files(folder))
+        return hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in names).encode()).hexdigest()
     if not Path(path).is_file():
         return None
     status = Path(path).stat()

@@ -11,11 +11,12 @@ from llguidance import LLTokenizer
 
 from core.errors import ApiError
 from core.models.engine_options import BackendKind
+from core.models.hf_folder import INSTALL
 from core.models.model_files import ModelConfig
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.llama.grammar import grammar_tokenizer
 from engine.backends.llama.tokenizer import load_vocabulary
-from engine.errors import EngineError
+from engine.errors import EngineError, ModelFailed
 from engine.inputs.dry_run import CompileBudget, ConstraintChecker, DryRun, DryRunResult
 from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.compiler import GrammarCompiler
@@ -87,9 +88,21 @@ def _vocabulary(model: ModelConfig) -> _Vocabulary:
     if model.backend is BackendKind.FAKE:
         fake = FakeTokenizer()
         return _Vocabulary(fake, partial(fake_grammar_tokenizer, fake), model.context_size)
+    if model.backend is BackendKind.TRANSFORMERS:
+        return _folder_vocabulary(model)
     tokenizer = load_vocabulary(model.parameters.model)
     embed_tokens = min(model.context_size, tokenizer.trained_context or model.context_size)
     return _Vocabulary(tokenizer, partial(grammar_tokenizer, tokenizer), embed_tokens)
+
+
+def _folder_vocabulary(model: ModelConfig) -> _Vocabulary:
+    try:
+        from engine.backends.transformers.tokenizer import load_tokenizer  # of an extra that may be missing
+    except ImportError as error:
+        raise ModelFailed(f"The backend transformers is not installed ({error}). {INSTALL}") from None
+    tokenizer = load_tokenizer(model.parameters.model, trust_remote_code=model.trust_remote_code)
+    embed_tokens = min(model.context_size, tokenizer.longest_input)
+    return _Vocabulary(tokenizer, tokenizer.grammar_tokenizer, embed_tokens)
 
 
 def _run(dry_run: DryRun, adapter: EndpointAdapter, request: EngineRequest) -> DryRunResult:

@@ -57,4 +57,3 @@ def _gpu_bytes(free: Sequence[int], parts: Sequence[float]) -> int:
     if len(parts) != len(free):
         return int(sum(free) * GPU_SHARE)
     return int(min(size * sum(parts) / part for size, part in zip(free, parts, strict=True)) * GPU_SHARE)
-

@@ -24,6 +24,15 @@ class UnsupportedAttention(Exception):
     """The attention of this model needs something that lanes do not have."""
 
 
+class ScoreOptions:
+    """The scale of scores, a limit of their size (Gemma 2), and a score of nothing for each head (gpt-oss)."""
+
+    __slots__ = ("scale", "sinks", "softcap")
+
+    def __init__(self, scale: float | None, softcap: float | None, sinks: torch.Tensor | None) -> None:
+        self.scale, self.softcap, self.sinks = scale, softcap, sinks
+
+
 class LaneAttention:
     """The attention of one step: the layout of its tokens, and the memory. `windows` has those of layers that are limited."""
 
@@ -39,7 +48,7 @@ class LaneAttention:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        options: _Options,
+        options: ScoreOptions,
     ) -> torch.Tensor:
         """Store the new keys and values, and return (1, tokens, heads, numbers)."""
         self._lanes.write(layer, self._layout.cells, key[0], value[0])
@@ -68,7 +77,7 @@ class BatchAttention:
         self._group: Group | None = None
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: _Options
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: ScoreOptions
     ) -> torch.Tensor:
         """Return (sequences, tokens, heads, numbers)."""
         number, heads, length, _ = query.shape
@@ -87,19 +96,11 @@ class ShapeProbe:
         self.shapes: dict[int, LaneShape] = {}
 
     def attend(
-        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: _Options
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, _: ScoreOptions
     ) -> torch.Tensor:
+        """Record the shapes, and return zeros."""
         self.shapes[layer] = LaneShape(key.shape[1], key.shape[3], value.shape[3], key.dtype)
         return query.new_zeros((1, query.shape[2], query.shape[1], value.shape[3]))
-
-
-class _Options:
-    """The scale of scores, a limit of their size (Gemma 2), and a score of nothing for each head (gpt-oss)."""
-
-    __slots__ = ("scale", "sinks", "softcap")
-
-    def __init__(self, scale: float | None, softcap: float | None, sinks: torch.Tensor | None) -> None:
-        self.scale, self.softcap, self.sinks = scale, softcap, sinks
 
 
 def _attend(
@@ -108,7 +109,7 @@ def _attend(
     values: torch.Tensor,
     mask: torch.Tensor | None,
     number: int,
-    options: _Options,
+    options: ScoreOptions,
 ) -> torch.Tensor:
     """Attention of (entries * new tokens, heads, numbers) to lanes of (entries, length, key heads, numbers), in that order."""
     heads, key_heads = rows.shape[1], keys.shape[2]
@@ -129,7 +130,7 @@ def _attend_eagerly(
     keys: torch.Tensor,
     values: torch.Tensor,
     mask: torch.Tensor | None,
-    options: _Options,
+    options: ScoreOptions,
     num_new: int,
 ) -> torch.Tensor:
     scale = query.shape[-1] ** -0.5 if options.scale is None else options.scale
@@ -153,7 +154,7 @@ def _forward(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    attention_mask: Any,  # Any: None, since transformers makes no mask for a function that it does not know
+    _mask: Any,  # Any: None, since transformers makes no mask for a function that it does not know
     *,
     lanes: LaneAttention | BatchAttention | ShapeProbe,
     scaling: float | None = None,
@@ -164,7 +165,7 @@ def _forward(
     """The function that layers call."""
     if any(others.get(name) is not None for name in _UNSUPPORTED):
         raise UnsupportedAttention
-    options = _Options(scaling, softcap, s_aux)
+    options = ScoreOptions(scaling, softcap, s_aux)
     return lanes.attend(module.layer_idx, query, key, value, options), None
 
 

@@ -113,4 +113,3 @@ class TransformersDecoder:
         except torch.OutOfMemoryError:
             raise DecodeFailed("The device has not enough memory for this step.") from None
         return logits
-

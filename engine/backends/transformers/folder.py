@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from core.models.hf_folder import HUB_PREFIX, INSTALL, FolderError, architecture, check_folder
 from engine.errors import ModelFailed, ModelMissing
-
-HUB_PREFIX: Final = "hf:"
-INSTALL: Final = "Install the extra with `make transformers` or `pip install 'millrace[transformers]'`."
 
 
 def resolve_folder(name: str) -> Path:
@@ -50,16 +48,14 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: JSON
     return values
 
 
-def architecture(folder: Path) -> str:
+def servable_architecture(folder: Path) -> str:
     """The name of the model's class; raises ModelFailed for a folder that cannot be served."""
+    try:
+        check_folder(folder)
+    except FolderError as error:
+        raise ModelFailed(f"{error}.") from None
     config = read_json(folder / "config.json")
-    if not config:
-        raise ModelFailed(f"{folder} has no config.json, so it is no model in the format of Hugging Face.")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelFailed(f"{folder} has no weights: there is no file *.safetensors in it.")
-    names = config.get("architectures")
-    name = names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
-    if not name:
+    if not (name := architecture(config)):
         raise ModelFailed(f"{folder / 'config.json'} names no class of a model in `architectures`.")
     if config.get("is_encoder_decoder"):
         raise ModelFailed(f"{name} is an encoder and a decoder; the backend transformers serves only one of the two.")

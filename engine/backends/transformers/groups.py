@@ -81,7 +81,7 @@ class Group:
         most = self.num_new
         if all(count == most for count in self.counts):
             return None
-        rows, kept, at = [], [], self.first
+        rows, kept, at = list[list[int]](), list[int](), self.first
         for index, count in enumerate(self.counts):
             rows.append([at + min(number, count - 1) for number in range(most)])
             kept += range(index * most, index * most + count)
@@ -149,8 +149,8 @@ class StepLayout:
 
 def _groups(ordered: list[Span], device: torch.device | str) -> Iterator[Group]:
     first = 0
-    for count_bound, entries in groupby(ordered, key=lambda entry: _size_class(len(entry.tokens))):
-        for bucket in _buckets(list(entries), is_single=count_bound == 0):
+    for _, entries in groupby(ordered, key=lambda entry: _size_class(len(entry.tokens))):
+        for bucket in _buckets(list(entries)):
             group = Group(
                 [entry.slot for entry in bucket],
                 [entry.start for entry in bucket],
@@ -167,7 +167,7 @@ def _size_class(count: int) -> int:
     return (count - 1).bit_length()
 
 
-def _buckets(entries: list[Span], *, is_single: bool) -> Iterator[list[Span]]:
+def _buckets(entries: list[Span]) -> Iterator[list[Span]]:
     """Split neighbours where their sequences differ so much in length that padding would waste more than another call costs."""
     bucket: list[Span] = []
     shortest = longest = 0

@@ -13,6 +13,7 @@ import torch
 
 from engine.scheduler.slots import Fork
 
+
 @dataclass(frozen=True, slots=True)
 class LaneShape:
     """Heads and numbers of the keys and values of a layer."""
@@ -25,7 +26,7 @@ class LaneShape:
     @property
     def token_bytes(self) -> int:
         """Bytes of a token in this layer."""
-        return self.heads * (self.key_size + self.value_size) * self.dtype.itemsize
+        return self.heads * (self.key_size + self.value_size) * int(self.dtype.itemsize)
 
 
 class Lanes:

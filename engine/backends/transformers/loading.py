@@ -16,17 +16,15 @@ from engine.config import TransformersConfig
 from engine.errors import ModelFailed
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
-_GENERATE: Final = ("ForCausalLM", "LMHeadModel")
 _OWN_CODE: Final = "trust_remote_code"
-
-
-def generates(architecture: str) -> bool:
-    """Does a model of this class generate text? All others give vectors."""
-    return architecture.endswith(_GENERATE)
 
 
 def load_decoder(folder: Path, architecture: str, options: TransformersConfig) -> Any:  # Any: a model of transformers
     """Load a model that generates, with attention over lanes; raises ModelFailed."""
+    if options.attention != "auto":
+        raise ModelFailed(
+            f"attention: {options.attention} is for models that only embed; {architecture} generates text."
+        )
     with _failures(folder, architecture):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
         text_config = config.get_text_config(decoder=True)
@@ -89,5 +87,7 @@ def _failures(folder: Path, architecture: str) -> Iterator[None]:
     except Exception as error:
         message = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
         if _OWN_CODE in str(error):
-            message = "it brings Python code of its own, which runs only with `trust_remote_code: true` in the model file"
+            message = (
+                "it brings Python code of its own, which runs only with `trust_remote_code: true` in the model file"
+            )
         raise ModelFailed(f"transformers cannot load {folder} ({architecture}): {message}") from None

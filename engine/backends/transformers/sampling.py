@@ -68,9 +68,7 @@ class NumpyChooser:
         return int(ids[at]) if ids is not None else at
 
 
-def _kept(
-    ids: NDArray[np.int64] | None, logits: Logits, kept: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], Logits]:
+def _kept(ids: NDArray[np.int64] | None, logits: Logits, kept: NDArray[np.int64]) -> tuple[NDArray[np.int64], Logits]:
     return (kept if ids is None else ids[kept]), logits[kept]
 
 
