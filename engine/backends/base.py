@@ -1,4 +1,35 @@
-"""Protocols of a backend: a tokenizer, a decoder and an embedder."""
+"""The seam to a model: what a backend is.
+
+An engine is a process with one model. Requests come in over its socket (`engine.process.protocol`) and outputs go out; the rest
+of the service sees nothing of the backend behind them:
+
+    Request, EmbedRequest, ForwardRequest  →  Delta …, then once: Finished, Embedded or Failed;  EngineLost if the process ends
+
+A backend that computes is a `Backend`: a tokenizer, a decoder, and perhaps an embedder. The engine around it renders and encodes
+prompts, compiles constraints, decides which sequences are in a step and in which slot, turns tokens into text, and ends a request
+at its stop strings and limits. The backend only computes steps:
+
+    plan = scheduler.plan()                         # at most `slots` sequences, tokens of prompts and of answers side by side
+    decoder.update_memory(plan.forks, plan.shifts)  # copies of cached prefixes, trims
+    results = decoder.run(plan)                     # a token of each sampled entry, by its sampling parameters and constraint
+    outputs = scheduler.apply(plan, results)
+
+A backend that passes requests on to a server is an engine process of its own (`engine.upstream`), with the same socket and
+messages.
+
+Capabilities are stated in `core.models.capabilities`, one frozen value for each backend: is a chat template rendered here, are
+there logprobs, constraints, tools, seeds, biases, embeddings, a prefix cache, slots side by side; and which keys of a model file
+it reads. The service refuses a request for anything else before it is queued, so a backend never gets one.
+
+Every backend keeps these promises, to which `tests/conformance` holds it:
+
+* A request ends exactly once. Its deltas, whole characters without the beginning of a stop string, add up to its final text.
+* A request that fails, for a prompt too long or a schema that cannot be compiled, fails alone, with a sentence for the user.
+* A cancel ends a request within a step, whether it runs or waits.
+* The in-flight log names the requests of the running step, so that a crash has suspects; an `exclusive` request is alone in its
+  steps.
+* The process may end at any time. Nothing is kept in it that a client could miss: requests are lost, and sent again.
+"""
 
 from __future__ import annotations
 

@@ -337,14 +337,14 @@ def _openmp(cores: Cores) -> Iterator[Cores]:
     os.sched_setaffinity(0, cpus)  # OpenMP binds the thread that loads it, and others would inherit that
 
 
-def main() -> None:
+def main(load: Callable[[EngineConfig], Backend] = load_backend) -> None:
     """Run the engine process."""
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     sys.setswitchinterval(0.0005)
     try:
-        server = Server(load_backend(config), config)
+        server = Server(load(config), config)
         server.prepare()
     except ModelFailed as error:
         sys.stderr.write(f"{error}\n")

@@ -106,7 +106,7 @@ class Recorder:
 
 @dataclass(frozen=True, kw_only=True)
 class BackendUnderTest:
-    """`config` are fields of `EngineConfig`; `module` is the program of the engine.
+    """`config` are fields of `EngineConfig`; `program` is the module or file of its engine.
 
     `samples`: does a temperature change its answers? With `crashes`, an engine ends by itself in a step of a request called
     `poison`; a test has to kill another one.
@@ -116,7 +116,7 @@ class BackendUnderTest:
     kind: BackendKind
     config: Mapping[str, Any]
     able: Capabilities
-    module: str = "engine.process.server"
+    program: str = "engine.process.server"
     samples: bool = True
     crashes: bool = True
 
@@ -125,7 +125,7 @@ class BackendUnderTest:
         """Start an engine and connect a client; both end with the block."""
         values = {"model": "m", "endpoint": str(folder), "backend": self.kind, "slots": 4, **self.config}
         wrapper = ["tests.conformance.crashing_server"] if self.crashes else []
-        command = ["-m", *wrapper, self.module, msgspec.json.encode(EngineConfig(**values)).decode()]
+        command = ["-m", *wrapper, self.program, msgspec.json.encode(EngineConfig(**values)).decode()]
         engine = EngineUnderTest(self, command, folder)
         try:
             engine.client.wait_ready(SECONDS)

@@ -1,4 +1,4 @@
-"""An engine that ends in a step of the request called `poison`, as a crash in native code does: `MODULE CONFIG`."""
+"""An engine that ends in a step of the request called `poison`, as a crash in native code does: `PROGRAM CONFIG`."""
 
 from __future__ import annotations
 
@@ -23,4 +23,8 @@ def _decode_or_die(self: EngineLoop, plan: StepPlan) -> list[SampleResult]:
 
 if __name__ == "__main__":
     EngineLoop._decode = _decode_or_die  # type: ignore[method-assign]
-    runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+    program = sys.argv.pop(1)
+    if program.endswith(".py"):
+        runpy.run_path(program, run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__", alter_sys=True)
