@@ -11,14 +11,14 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 from urllib.parse import urlsplit
 
 from core.errors import MillraceError
+from core.metadata_addresses import METADATA_NETWORKS, IPAddress, plain_address
 from core.settings import Settings, split_commas
 
-IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
 Lookup = Callable[[str, int], list[IPAddress]]
 
@@ -30,11 +30,9 @@ _NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _GLOBAL_UNICAST: Final = IPv6Network("2000::/3")
 # Global by the registry, or in the tables of some Python versions, but not the internet: machine services of
 # clouds, addresses of protocols, and IPv6 spellings of IPv4 addresses.
-_NEVER: Final = tuple(
-    map(
-        ip_network,
-        ("168.63.129.16/32", "192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20"),
-    )
+_NEVER: Final = (
+    *METADATA_NETWORKS,
+    *map(ip_network, ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2002::/16", "3fff::/20")),
 )
 
 
@@ -105,7 +103,7 @@ class UrlGuard:
         return addresses
 
     def _is_named(self, address: IPAddress) -> bool:
-        plain = _plain(address)
+        plain = plain_address(address)
         return any(plain in network for network in self.networks)
 
 
@@ -160,15 +158,8 @@ def _matches(host: str, pattern: str) -> bool:
     return pattern in ("*", host) or (pattern.startswith(".") and host.endswith(pattern))
 
 
-def _plain(address: IPAddress) -> IPAddress:
-    """Map an address such as `::ffff:10.0.0.1` to 10.0.0.1, as the kernel does."""
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
-
-
 def _is_public(address: IPAddress) -> bool:
-    plain = _plain(address)
+    plain = plain_address(address)
     if isinstance(plain, IPv6Address) and plain not in _GLOBAL_UNICAST:
         return False
     return plain.is_global and not plain.is_multicast and not any(plain in network for network in _NEVER)

@@ -9,7 +9,7 @@ from typing import Final, NoReturn
 
 
 class Exit(IntEnum):
-    """Exit codes of `engine.process.server`. All but NOT_LOADED may be caused by a request in the in-flight log."""
+    """Exit codes of engine processes. All but NOT_LOADED may be caused by a request in the in-flight log."""
 
     FAILED = 1  # the loop itself failed, not one step
     MODEL = 3  # the model cannot be loaded
@@ -17,6 +17,7 @@ class Exit(IntEnum):
     HUNG = 86  # an iteration of the loop did not return
     MEMORY = 87  # no state is reliable after an allocation failed
     INPUT_FAILED = 88  # the thread that receives messages ended
+    SERVER_ENDED = 89  # the server that the engine started, see `engine.upstream.command`
 
 
 NOT_LOADED: Final = (Exit.MODEL, Exit.NO_FILE)

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-import zmq
 
 from core.models.hf_folder import INSTALL
 from engine.backends.base import Backend
@@ -41,7 +40,6 @@ from engine.process.inflight_log import InflightLog, Section
 from engine.process.protocol import (
     Cancel,
     EngineInfo,
-    FromEngine,
     Hello,
     HelloReply,
     Outputs,
@@ -50,35 +48,12 @@ from engine.process.protocol import (
     Tick,
     ToEngine,
 )
+from engine.process.sockets import OutputSocket, bind_submit_socket
 from engine.process.watchdog import Watchdog
 from engine.structured.compiler import GrammarCompiler
 from engine.types import AnyRequest, ChatPrompt, EmbedRequest, Failed, ForwardRequest, RequestKey
 
 TICK_SECONDS: Final = 0.5
-_encode = msgspec.msgpack.Encoder().encode
-
-
-class OutputSocket:
-    """Sends messages to clients. Thread-safe: heartbeats and replies to a `Hello` do not wait for a step to end."""
-
-    def __init__(self, path: Path) -> None:
-        self._lock = threading.Lock()
-        path.unlink(missing_ok=True)
-        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.bind(f"ipc://{path}")
-
-    def send(self, client: str, message: FromEngine) -> bool:
-        """Send a message; return False if the client is not connected."""
-        data = _encode(message)
-        with self._lock:
-            try:
-                self._socket.send_multipart((client.encode(), data), zmq.NOBLOCK)
-            except zmq.ZMQError:
-                return False
-        return True
 
 
 class Server:
@@ -111,8 +86,8 @@ class Server:
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._output = OutputSocket(folder / "output.sock")
-        self._submit_path = folder / "submit.sock"
+        self._folder = folder
+        self._output = OutputSocket(folder)
         self._inflight_log = InflightLog(folder, self._boot_id)
         self.engine = EngineLoop(
             backend,
@@ -142,10 +117,7 @@ class Server:
 
     def _receive_messages(self) -> None:
         """Run the thread of the input processor: receive messages and process their requests."""
-        self._submit_path.unlink(missing_ok=True)
-        socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.PULL)
-        socket.setsockopt(zmq.RCVHWM, 0)
-        socket.bind(f"ipc://{self._submit_path}")
+        socket = bind_submit_socket(self._folder)
         decoder = msgspec.msgpack.Decoder(ToEngine)
         while True:
             try:

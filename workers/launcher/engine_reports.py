@@ -29,6 +29,7 @@ _REASONS: Final = {
     Exit.HUNG: "a decode step hung",
     Exit.MEMORY: "memory ran out",
     Exit.INPUT_FAILED: "the thread that takes requests ended",
+    Exit.SERVER_ENDED: "the server that it had started ended",
 }
 _MAX_CHARACTERS: Final = 300
 _TAIL_BYTES: Final = 4096

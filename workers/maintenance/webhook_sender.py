@@ -17,7 +17,8 @@ import httpx2
 from standardwebhooks import Webhook as Signer
 
 from core.failpoints import Point, failpoint
-from core.url_guard import IPAddress, Target, UrlGuard, UrlRefused
+from core.metadata_addresses import IPAddress
+from core.url_guard import Target, UrlGuard, UrlRefused
 
 SEND_SECONDS: Final = 5.0
 _RESOLVERS: Final = 16

@@ -7,8 +7,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from core.errors import ConfigError
+from core.metadata_addresses import IPAddress
 from core.settings import Settings, load_settings
-from core.url_guard import IPAddress, UrlGuard, UrlRefused, look_up, url_guard
+from core.url_guard import UrlGuard, UrlRefused, look_up, url_guard
 
 PUBLIC = "93.184.215.14"
 EVERYWHERE = ("*",)

@@ -16,7 +16,8 @@ import pytest
 from openai import InvalidWebhookSignatureError, OpenAI
 from openai.types.webhooks import BatchCompletedWebhookEvent
 
-from core.url_guard import IPAddress, UrlGuard
+from core.metadata_addresses import IPAddress
+from core.url_guard import UrlGuard
 from tests.support.receiver import Receiver, SilentSocket
 from workers.maintenance.webhook_sender import SendResult, WebhookRequest, WebhookSender
 

@@ -1,0 +1,324 @@
+"""Answers of an upstream, whole or in chunks, as the engine's own values.
+
+Servers differ in what they leave out, so every field may be missing or null. An answer without `usage` counts no tokens. A
+finish reason that OpenAI does not have is `stop`, apart from those that mean the limit of tokens, a call, or an error.
+Source of the shapes: OpenAI's API description; `reasoning_content` of DeepSeek and vLLM, `reasoning` of OpenRouter.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from engine.types import (
+    Choice,
+    Delta,
+    Embedded,
+    Finished,
+    FinishReason,
+    TokenLogprob,
+    ToolCall,
+    ToolCallDelta,
+    Usage,
+)
+from engine.upstream.trouble import Broken, Problem, problem_of
+
+_REASONS: Final = {
+    "length": FinishReason.LENGTH,
+    "max_tokens": FinishReason.LENGTH,
+    "model_length": FinishReason.LENGTH,
+    "tool_calls": FinishReason.TOOL_CALLS,
+    "tool_use": FinishReason.TOOL_CALLS,
+    "function_call": FinishReason.TOOL_CALLS,
+    "content_filter": FinishReason.CONTENT_FILTER,
+}
+_ERRORS: Final = frozenset({"abort", "aborted", "error", "cancelled"})
+
+
+class _Function(msgspec.Struct, frozen=True):
+    name: str | None = None
+    arguments: Any = None  # Any: text of JSON, or JSON itself
+
+
+class _Call(msgspec.Struct, frozen=True):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+
+
+class _Message(msgspec.Struct, frozen=True):
+    """A message, or the delta of one."""
+
+    content: str | list[Any] | None = None  # Any: parts of different kinds
+    refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: Any = None  # Any: a text; some servers use the name for an object
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+
+
+class _Token(msgspec.Struct, frozen=True):
+    token: str
+    logprob: float | None = None
+    bytes: list[int] | None = None
+    top_logprobs: list[_Token] | None = None
+
+
+class _Logprobs(msgspec.Struct, frozen=True):
+    """Those of a chat (`content`, `refusal`), or those of a text completion."""
+
+    content: list[_Token] | None = None
+    refusal: list[_Token] | None = None
+    tokens: list[str] | None = None
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+
+class _Part(msgspec.Struct, frozen=True):
+    """One of the choices, whole or as a chunk."""
+
+    index: int | None = None
+    message: _Message | None = None
+    delta: _Message | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int | None = None
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None
+
+
+class _Vector(msgspec.Struct, frozen=True):
+    embedding: list[float] | str
+    index: int | None = None
+
+
+class Body(msgspec.Struct, frozen=True):
+    """The body of an answer, or a chunk of one."""
+
+    choices: list[_Part] | None = None
+    data: list[_Vector] | None = None
+    usage: _Usage | None = None
+    error: Any = None  # Any: an object or a text
+
+
+_decode = msgspec.json.Decoder(Body).decode
+
+
+def read_body(data: bytes) -> Body:
+    """Decode an answer or a chunk; raises Broken, also for an error inside it."""
+    try:
+        body = _decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise _wrong(f"no JSON of an answer: {error}") from None
+    if body.error is not None:
+        status = body.error.get("code") if isinstance(body.error, dict) else None
+        raise Broken(problem_of(status if isinstance(status, int) and 500 <= status < 600 else 502, data))
+    return body
+
+
+def embedded(request_id: str, body: Body) -> Embedded:
+    """The vectors of an answer, in the order of its indices; raises Broken."""
+    if body.data is None:
+        raise _wrong("an answer without `data`")
+    numbered = sorted(enumerate(body.data), key=lambda each: each[0] if each[1].index is None else each[1].index)
+    return Embedded(
+        request_id=request_id, vectors=[_floats(each.embedding) for _, each in numbered], usage=_usage(body.usage)
+    )
+
+
+@dataclass(slots=True)
+class _Growing:
+    """One of the choices so far."""
+
+    text: list[str] = field(default_factory=list)
+    reasoning: list[str] = field(default_factory=list)
+    calls: dict[int, list[str]] = field(default_factory=dict)  # id, name, then pieces of arguments
+    logprobs: list[TokenLogprob] | None = None
+    reason: FinishReason | None = None
+
+
+class Collector:
+    """Joins the chunks of an answer. A whole answer is one chunk."""
+
+    def __init__(self, request_id: str) -> None:
+        self._id = request_id
+        self._choices: dict[int, _Growing] = {}
+        self._usage: _Usage | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Has every choice a finish reason?"""
+        return bool(self._choices) and all(choice.reason is not None for choice in self._choices.values())
+
+    def add(self, body: Body, *, is_whole: bool = False) -> list[Delta]:
+        """Add a chunk, or with `is_whole` all of an answer, and return what is new; raises Broken."""
+        if body.usage is not None:
+            self._usage = body.usage
+        deltas = [self._add(position, part, is_whole) for position, part in enumerate(body.choices or ())]
+        return [delta for delta in deltas if delta is not None]
+
+    def finished(self) -> Finished:
+        """The end of the answer; raises Broken if it is not complete."""
+        if not self.is_complete:
+            raise _wrong("half an answer")
+        return Finished(
+            request_id=self._id,
+            choices=[_choice(index, self._choices[index]) for index in sorted(self._choices)],
+            usage=_usage(self._usage),
+        )
+
+    def _add(self, position: int, part: _Part, is_whole: bool) -> Delta | None:
+        index = position if part.index is None else part.index
+        choice = self._choices.setdefault(index, _Growing())
+        message = part.delta or part.message or _Message()
+        text = part.text if part.text is not None else _text(message)
+        reasoning = message.reasoning_content or (message.reasoning if isinstance(message.reasoning, str) else "")
+        calls = [_call_delta(choice.calls, place, call) for place, call in enumerate(_calls(message))]
+        logprobs = None if part.logprobs is None else _logprobs(part.logprobs)
+        if text:
+            choice.text.append(text)
+        if reasoning:
+            choice.reasoning.append(reasoning)
+        if logprobs is not None:
+            choice.logprobs = (choice.logprobs or []) + logprobs
+        if part.finish_reason is not None:
+            if part.finish_reason in _ERRORS:
+                raise _wrong(f"an answer that it broke off ({part.finish_reason})")
+            choice.reason = _REASONS.get(part.finish_reason, FinishReason.STOP)
+        elif is_whole:
+            choice.reason = FinishReason.STOP
+        if not (text or reasoning or calls or logprobs):
+            return None
+        return Delta(
+            request_id=self._id,
+            num_tokens=len(logprobs) if logprobs else 1,
+            index=index,
+            text=text,
+            reasoning=reasoning,
+            tool_calls=calls,
+            logprobs=logprobs or [],
+        )
+
+
+def _choice(index: int, choice: _Growing) -> Choice:
+    calls = [
+        ToolCall(id=call_id, name=name, arguments="".join(arguments) or "{}")
+        for _, (call_id, name, *arguments) in sorted(choice.calls.items())
+    ]
+    assert choice.reason is not None, "checked before"
+    return Choice(
+        index=index,
+        reason=choice.reason,
+        text="".join(choice.text),
+        reasoning="".join(choice.reasoning),
+        tool_calls=calls,
+        logprobs=choice.logprobs,
+    )
+
+
+def _text(message: _Message) -> str:
+    """The text of a message; a refusal is its text where it has no other."""
+    if isinstance(message.content, list):
+        parts = (part.get("text") for part in message.content if isinstance(part, dict))
+        return "".join(part for part in parts if isinstance(part, str))
+    return message.content or message.refusal or ""
+
+
+def _calls(message: _Message) -> Sequence[_Call]:
+    if message.tool_calls:
+        return message.tool_calls
+    return () if message.function_call is None else (_Call(index=0, function=message.function_call),)
+
+
+def _call_delta(calls: dict[int, list[str]], place: int, call: _Call) -> ToolCallDelta:
+    """Add a part of a call; ids and names count once, since some servers repeat them in each chunk."""
+    index = call.index
+    if index is None:
+        is_new = bool(call.id) and all(call.id != known[0] for known in calls.values())
+        index = len(calls) if is_new or not calls else max(place, len(calls) - 1)
+    function = call.function or _Function()
+    arguments = function.arguments
+    if arguments is not None and not isinstance(arguments, str):
+        arguments = msgspec.json.encode(arguments).decode()
+    if index in calls:
+        call_id = name = ""
+    else:
+        call_id, name = call.id or f"call_{index}", function.name or ""
+        calls[index] = [call_id, name]
+    calls[index].append(arguments or "")
+    return ToolCallDelta(index=index, id=call_id, name=name, arguments=arguments or "")
+
+
+def _logprobs(given: _Logprobs) -> list[TokenLogprob] | None:
+    if given.tokens is not None:
+        count = len(given.tokens)
+        logprobs = [*(given.token_logprobs or ()), *[None] * count]
+        tops = [*(given.top_logprobs or ()), *[None] * count]
+        return [
+            TokenLogprob(
+                piece=token.encode(),
+                logprob=logprob or 0.0,
+                top=[TokenLogprob(piece=other.encode(), logprob=value) for other, value in (top or {}).items()],
+            )
+            for token, logprob, top in zip(given.tokens, logprobs, tops, strict=False)
+        ]
+    tokens = given.content if given.content is not None else given.refusal
+    return None if tokens is None else [_token(token) for token in tokens]
+
+
+def _token(token: _Token) -> TokenLogprob:
+    piece = token.token.encode(errors="replace")
+    if token.bytes and all(0 <= byte < 256 for byte in token.bytes):
+        piece = bytes(token.bytes)
+    top = [_token(each) for each in token.top_logprobs or ()]
+    return TokenLogprob(piece=piece, logprob=token.logprob or 0.0, top=top)
+
+
+def _floats(embedding: list[float] | str) -> bytes:
+    """Little-endian float32, which is what base64 holds, too."""
+    if isinstance(embedding, str):
+        try:
+            return base64.b64decode(embedding, validate=True)
+        except binascii.Error:
+            raise _wrong("an embedding that is not base64") from None
+    floats = array("f", embedding)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return floats.tobytes()
+
+
+def _usage(usage: _Usage | None) -> Usage:
+    if usage is None:
+        return Usage(prompt_tokens=0, completion_tokens=0)
+    cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
+    reasoning = usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens
+    return Usage(
+        prompt_tokens=usage.prompt_tokens or 0,
+        completion_tokens=usage.completion_tokens or 0,
+        cached_tokens=cached or 0,
+        reasoning_tokens=reasoning or 0,
+    )
+
+
+def _wrong(what: str) -> Broken:
+    return Broken(Problem(message=f"The server of this model sent {what}."))

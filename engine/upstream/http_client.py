@@ -1,0 +1,167 @@
+"""HTTP client of one upstream: HTTP/1.1 over kept connections, no redirects, no proxies of the environment, TLS verified.
+
+A name is resolved for each new connection, and every address is checked before the connection is made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import httpcore2
+
+from engine.errors import ModelFailed
+from engine.upstream.access import Access, Address, check_host
+from engine.upstream.trouble import FAILED, TIMED_OUT, UNAVAILABLE, Broken, Problem, Refused, Unreachable
+
+_CONNECT_SECONDS: Final = 10.0
+_KEPT_SECONDS: Final = 4.0  # servers close connections that are idle for 5 s or longer
+_MAX_ANSWER_BYTES: Final = 256 << 20
+_HEADERS: Final = ((b"content-type", b"application/json"), (b"accept-encoding", b"identity"))
+# finds a server that has vanished without closing its connections, while it may think for minutes
+_KEEP_ALIVE: Final = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The status and headers of an answer, with names in lower case, and the pieces of its body."""
+
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+    async def read(self) -> bytes:
+        """The whole body; raises Broken."""
+        pieces: list[bytes] = []
+        size = 0
+        async for piece in self.pieces:
+            pieces.append(piece)
+            if (size := size + len(piece)) > _MAX_ANSWER_BYTES:
+                raise Broken(Problem(message=f"The answer is longer than {_MAX_ANSWER_BYTES >> 20} MiB."))
+        return b"".join(pieces)
+
+
+class Transport(Protocol):
+    """Sends requests to one server."""
+
+    def send(
+        self, method: str, path: str, body: bytes | None, timeout_seconds: float
+    ) -> AbstractAsyncContextManager[Answer]:
+        """Send a request; the body of its answer is read inside the context. `path` is below that of the address.
+
+        Raises Unreachable, and Broken for a time-out, which is for the whole context, a reset or half an answer.
+        """
+
+
+class HttpClient:
+    """The connections to one server."""
+
+    def __init__(self, address: Address, access: Access) -> None:
+        self._address = address
+        self._headers = [(name.encode(), value.encode("latin-1")) for name, value in access.headers.items()]
+        self._headers += [(b"host", address.authority.encode()), *_HEADERS]
+        self._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=ssl.create_default_context() if address.scheme == "https" else None,
+            max_connections=None,
+            keepalive_expiry=_KEPT_SECONDS,
+            network_backend=_CheckedNetwork(),
+            socket_options=_KEEP_ALIVE,
+        )
+
+    @asynccontextmanager
+    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> AsyncIterator[Answer]:
+        """As in Transport."""
+        url = httpcore2.URL(
+            scheme=self._address.scheme.encode(),
+            host=self._address.host.encode(),
+            port=self._address.port,
+            target=(self._address.path + path).encode(),
+        )
+        length = [] if body is None else [(b"content-length", str(len(body)).encode())]
+        extensions = {"timeout": {"connect": min(_CONNECT_SECONDS, timeout_seconds)}}
+        try:
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._pool.stream(
+                    method, url, headers=[*self._headers, *length], content=body, extensions=extensions
+                ) as response,
+                aclosing(response.aiter_stream()) as pieces,
+            ):
+                headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
+                yield Answer(response.status, headers, pieces)
+        except TimeoutError:
+            text = f"The server of this model did not answer within {timeout_seconds:g} s."
+            raise Broken(Problem(message=text, code=TIMED_OUT, status=504)) from None
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            raise Unreachable(_unavailable(f"The server of this model cannot be reached: {_reason(error)}.")) from None
+        except (httpcore2.NetworkError, httpcore2.ProtocolError) as error:
+            text = f"The connection to the server of this model broke: {_reason(error)}."
+            raise Broken(Problem(message=text, code=FAILED)) from None
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._pool.aclose()
+
+
+class _CheckedNetwork(httpcore2.AnyIOBackend):
+    """Connects to checked addresses only."""
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
+    ) -> httpcore2.AsyncNetworkStream:
+        """Resolve the name, then connect to the first of its addresses that answers."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout):
+                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except TimeoutError:
+            raise httpcore2.ConnectTimeout(f"the name {host} was not resolved in time") from None
+        except (OSError, UnicodeError):
+            raise httpcore2.ConnectError(f"the name {host} is not known") from None
+        addresses = list(dict.fromkeys(str(address[0]) for *_, address in found))
+        for address in addresses:
+            try:
+                check_host(address)
+            except ModelFailed as error:
+                raise Refused(_unavailable(str(error))) from None
+        for number, address in enumerate(addresses, 1):
+            try:
+                return await super().connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout):
+                if number == len(addresses):
+                    raise
+        raise httpcore2.ConnectError(f"the name {host} has no address")
+
+
+def _unavailable(message: str) -> Problem:
+    return Problem(message=message, code=UNAVAILABLE, status=503)
+
+
+def _reason(error: BaseException) -> str:
+    """The words of the first error that has any."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return f"its certificate is not trusted ({seen.verify_message})"
+        if isinstance(seen, ConnectionRefusedError):
+            return "connection refused"
+        if isinstance(seen, OSError) and seen.strerror:
+            return seen.strerror.lower()
+        seen = seen.__cause__ or seen.__context__
+    text = str(error) or type(error).__name__
+    return text[:1].lower() + text[1:].rstrip(".")
