@@ -13,15 +13,22 @@ import msgspec
 INVALID_REQUEST: Final = "invalid_request_error"
 SERVER_ERROR: Final = "server_error"
 
+# codes of failures that only the operator ends: the key, the account or the name of a model at a server upstream
+UPSTREAM_UNAUTHORIZED: Final = "upstream_unauthorized"
+UPSTREAM_NOT_FOUND: Final = "upstream_not_found"
+UPSTREAM_ACCOUNT: Final = "upstream_account"
+OPERATORS_FAULT: Final = frozenset({UPSTREAM_UNAUTHORIZED, UPSTREAM_NOT_FOUND, UPSTREAM_ACCOUNT})
+
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
-    """A failure: an HTTP status and the four fields of the error envelope."""
+    """A failure: an HTTP status, the four fields of the error envelope, and the pause before a retry if it is known."""
 
     status: int
     message: str
     type: str = INVALID_REQUEST
     code: str | None = None
     param: str | None = None
+    retry_seconds: float | None = None
 
     def envelope(self) -> dict[str, Any]:
         """Return `{"error": {message, type, param, code}}`; all four keys are always present."""

@@ -274,7 +274,8 @@ class Embedded(msgspec.Struct, frozen=True, kw_only=True, tag="embedded"):
 class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     """End of a request that failed while the engine goes on. `code` and `param` are those of the API error.
 
-    `status` and `kind` (OpenAI's error `type`) are set where a server upstream chose them.
+    `status` and `kind` (OpenAI's error `type`) are set where a server upstream chose them, and `retry_seconds` where it named
+    the pause before another request.
     """
 
     request_id: str
@@ -283,6 +284,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True, tag="failed"):
     param: str | None = None
     status: int | None = None
     kind: str | None = None
+    retry_seconds: float | None = None
 
     @classmethod
     def from_error(cls, request_id: str, error: EngineError) -> Failed:

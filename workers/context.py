@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine
 
 from core.failpoints import Point
 from core.file_store import FileStore
+from core.models.engine_options import BackendKind
 from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelCatalog, ModelConfig
 from core.queue.tickets import Tickets
@@ -66,8 +67,15 @@ class ServedModel:
             model_hash=self.model_hash,
             settings_hash=self.model.answers_hash,
             template_hash=self.template_hash,
-            model_parameters=self.model.parameters.model_dump_json(exclude={"model"}, exclude_none=True),
+            model_parameters=self._model_parameters,
         )
+
+    @property
+    def _model_parameters(self) -> str | None:
+        """JSON of the sampling parameters in the model file; None for a server, since its own are unknown."""
+        if self.model.backend is BackendKind.OPENAI:
+            return None
+        return self.model.parameters.model_dump_json(exclude={"model"}, exclude_none=True)
 
     @property
     def slots(self) -> int:

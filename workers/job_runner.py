@@ -162,7 +162,7 @@ class JobRunner:
         """Parse the body and build the engine call, without starting it."""
         job_id = job.id
         body = parse_json(job.body.encode())
-        adapter, header = read_adapter(job.endpoint, body), served.header(job_id)
+        adapter, header = read_adapter(job.endpoint, body, served.model), served.header(job_id)
         origin = RequestOrigin(job_id=job_id, tenant=job.tenant_id, priority=Priority.CHAT)
         sink = JobSink(job_id, job.fence, adapter.stream_encoder(header), self._context.publisher.publish)
         requests, quarantine_view = adapter.engine_requests(served.model, origin), self._read_quarantine(job)

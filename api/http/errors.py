@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import structlog
@@ -14,7 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from api.http.open_files import EXHAUSTED
 from api.http.unknown_paths import unknown_path, wrong_method
-from core.errors import ApiError, Problem, unavailable
+from core.errors import OPERATORS_FAULT, ApiError, Problem, unavailable
 from db.connections import is_transient
 
 log = structlog.get_logger()
@@ -27,9 +28,12 @@ TOO_LARGE: Final = Problem(
 
 
 def problem_response(problem: Problem, headers: dict[str, str] | None = None) -> JSONResponse:
-    """The envelope, with headers that the SDKs obey: no retry of a 400 or 409, and the time until the retry of a 503."""
-    extra = {"x-should-retry": "false"} if problem.status in (400, 409) else {}
-    if problem.status == 503:
+    """The envelope, with headers that the SDKs obey: no retry where it cannot help, and the time until one of a 429 or 503."""
+    is_final = problem.status in (400, 409) or problem.code in OPERATORS_FAULT
+    extra = {"x-should-retry": "false"} if is_final else {}
+    if problem.retry_seconds is not None:
+        extra = {"Retry-After": str(math.ceil(problem.retry_seconds))}
+    elif problem.status == 503:
         extra = {"Retry-After": str(_RETRY_SECONDS)}
     return JSONResponse(problem.envelope(), problem.status, {**extra, **(headers or {})})
 

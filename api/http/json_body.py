@@ -5,7 +5,7 @@ The body is read by a dependency, not by FastAPI, so that a request without a va
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Request
 
@@ -37,20 +37,26 @@ def check_not_compressed(request: Request) -> None:
         raise ApiError(_unsupported("Compressed request bodies are not accepted."))
 
 
-JsonDocument = Annotated[
-    Any, Depends(read_json)
-]  # Any: the body as parsed JSON; beside a `JsonBody` it is not parsed again
-
 if TYPE_CHECKING:
+
+    class JsonDocument(dict[str, Any], Generic[_Model]):  # Any: parsed JSON
+        """A body that is checked later."""
+
     JsonBody = Annotated[_Model, "the body"]
     OptionalJsonBody = Annotated[_Model, "the body, or the defaults of its model"]
 else:
+
+    class JsonDocument:
+        """`JsonDocument[T]`: the body as parsed JSON, documented as a `T`. The model that it names decides how it is checked."""
+
+        def __class_getitem__(cls, kind: type[_Model]) -> Any:
+            return Annotated[Any, Depends(read_json), RequestBody({JSON: kind})]
 
     class JsonBody:
         """`JsonBody[T]`: the body as a `T`; raises the 4xx that names the invalid field."""
 
         def __class_getitem__(cls, kind: type[_Model]) -> Any:
-            async def read(document: JsonDocument) -> RequestModel:
+            async def read(document: Annotated[Any, Depends(read_json)]) -> RequestModel:
                 return parse_body(kind, document)
 
             return Annotated[kind, Depends(read), RequestBody({JSON: kind})]

@@ -18,7 +18,6 @@ from core.errors import ApiError, Problem, bad_request, not_found
 from core.ids import is_id
 from core.models.capabilities import Feature
 from core.schemas.base import parse_body
-from core.schemas.chat import ChatRequest
 from core.schemas.endpoints import INPUT_TOKENS_ENDPOINT, check_feature
 from core.schemas.responses.chat import as_responses_problem, chat_body_of, input_items
 from core.schemas.responses.items import AnyItem, items_from_json, items_to_json, with_ids
@@ -77,7 +76,7 @@ async def prepare(
     if request.stream or request.background:  # a background response may be streamed later
         body["stream"] = True
     try:
-        submission = await submissions.build(parse_body(ChatRequest, body), body)
+        submission = await submissions.build(body)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
     submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
@@ -99,7 +98,7 @@ async def prepare_count(
     history = await history_of(database, request.previous_response_id, tenant) if request.previous_response_id else []
     body = {**chat_body_of(request, history), "max_completion_tokens": 1}  # none is generated
     try:
-        submission = await submissions.build(parse_body(ChatRequest, body), body)
+        submission = await submissions.build(body)
         check_feature(submission.model, Feature.TOKEN_COUNTS, "model")
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None

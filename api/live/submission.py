@@ -15,8 +15,8 @@ from api.services.model_states import ModelStates
 from core import ids
 from core.errors import Problem
 from core.models.model_files import ModelCatalog, ModelConfig
-from core.schemas.chat import ChatRequest
-from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
+from core.schemas.chat import StoredChatFields
+from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS, read_body
 from core.schemas.generation import ModelRequest
 from db import stored_chats
 
@@ -38,7 +38,7 @@ class Submission:
 def with_stored_chat(submission: Submission) -> Submission:
     """Return the submission with the row that keeps its chat completion, if its body asks for that."""
     body = submission.body
-    if not isinstance(body, ChatRequest) or not body.store:
+    if not isinstance(body, StoredChatFields) or not body.store:
         return submission
     row = stored_chats.insert_stored_chat(
         submission.job_id, submission.tenant, submission.model.name, body.metadata or {}
@@ -67,15 +67,16 @@ class SubmissionBuilder:
 
     async def build(
         self,
-        body: ModelRequest,
-        document: Any,  # Any: the parsed JSON of `body`
+        document: Any,  # Any: parsed JSON
         endpoint: str = CHAT_ENDPOINT,
     ) -> Submission:
-        """Return the submission of a body.
+        """Return the submission of a body, which is checked as the backend of its model needs it.
 
-        Raises the 4xx of an unknown model, an unfit one, or an exceeded limit, and the 503 of one whose engine does not start.
+        Raises the 4xx of an invalid body, an unknown model, an unfit one, or an exceeded limit, and the 503 of one whose engine
+        does not start.
         """
         row = ENDPOINTS[endpoint]
+        body = read_body(endpoint, document, self._catalog.only(self._caller.models))
         model = find_model(self._catalog, self._caller, body.model)
         row.check(model, body)
         await self._states.check_startable(model.name)

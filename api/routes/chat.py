@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.access.scopes import require_scopes
-from api.http.json_body import JsonBody, JsonDocument
+from api.http.json_body import JsonDocument
 from api.http.openapi import response_docs
 from api.live.chat_stream import respond_with_chunks
 from api.live.live_job import LiveJobsDep
@@ -21,11 +21,10 @@ router = APIRouter(tags=["chat"], dependencies=[require_scopes(Scope.INFERENCE)]
 @router.post("/v1/chat/completions", response_class=Response, responses=response_docs(ChatCompletion, streams=True))
 async def create_chat_completion(
     request: Request,
-    body: JsonBody[ChatRequest],
-    document: JsonDocument,
+    document: JsonDocument[ChatRequest],
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
     """Answer at once, ahead of any batch; streamed with `stream: true`, kept with `store: true`."""
-    submission = with_stored_chat(await submissions.build(body, document))
+    submission = with_stored_chat(await submissions.build(document))
     return await respond_with_chunks(request, live_jobs, submission)

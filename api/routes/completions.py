@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from api.access.scopes import require_scopes
-from api.http.json_body import JsonBody, JsonDocument
+from api.http.json_body import JsonDocument
 from api.http.openapi import response_docs
 from api.live.chat_stream import respond_with_chunks
 from api.live.live_job import LiveJobsDep
@@ -22,24 +22,22 @@ router = APIRouter(tags=["completions"], dependencies=[require_scopes(Scope.INFE
 @router.post(COMPLETIONS_ENDPOINT, response_class=Response, responses=response_docs(CompletionObject, streams=True))
 async def create_completion(
     request: Request,
-    body: JsonBody[CompletionBody],
-    document: JsonDocument,
+    document: JsonDocument[CompletionBody],
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
     """Continue a prompt, or several, without a template; streamed with `stream: true`."""
-    submission = await submissions.build(body, document, COMPLETIONS_ENDPOINT)
+    submission = await submissions.build(document, COMPLETIONS_ENDPOINT)
     return await respond_with_chunks(request, live_jobs, submission)
 
 
 @router.post(EMBEDDINGS_ENDPOINT, response_class=Response, responses=response_docs(EmbeddingList))
 async def create_embeddings(
     request: Request,
-    body: JsonBody[EmbeddingBody],
-    document: JsonDocument,
+    document: JsonDocument[EmbeddingBody],
     submissions: SubmissionBuilderDep,
     live_jobs: LiveJobsDep,
 ) -> Response:
     """A vector for each input, of a model with `embeddings: true` in its file."""
-    submission = await submissions.build(body, document, EMBEDDINGS_ENDPOINT)
+    submission = await submissions.build(document, EMBEDDINGS_ENDPOINT)
     return await respond_with_chunks(request, live_jobs, submission)

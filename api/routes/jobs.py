@@ -12,7 +12,7 @@ from fastapi.responses import Response
 from api.access.scopes import require_scopes
 from api.dependencies import CallerDep, TenantDep
 from api.http.event_stream import EventStream
-from api.http.json_body import JsonBody, JsonDocument
+from api.http.json_body import JsonDocument
 from api.http.openapi import response_docs
 from api.http.pagination import unix_seconds
 from api.http.sse import DONE, PING_WITH_IDS, error_event, numbered_events
@@ -37,15 +37,14 @@ router = APIRouter(tags=["jobs"], dependencies=[require_scopes(Scope.INFERENCE)]
 
 @router.post("/v1/jobs", status_code=202)
 async def create_job(
-    body: JsonBody[ChatRequest],
-    document: JsonDocument,
+    document: JsonDocument[ChatRequest],
     submissions: SubmissionBuilderDep,
     jobs: JobClientDep,
     tenant: TenantDep,
     create_once: CreateOnceDep,
 ) -> JobObject:
     """Accept a chat body and answer it later; an accepted job is durable."""
-    submission = await submissions.build(body, document)
+    submission = await submissions.build(document)
 
     async def create(job_id: str) -> JobObject:
         await jobs.submit(with_stored_chat(replace(submission, job_id=job_id)), durable=True)

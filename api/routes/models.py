@@ -18,7 +18,7 @@ from api.services.model_states import ServiceState
 from core.api_keys import Scope
 from core.errors import ApiError, Problem
 from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
-from core.schemas.endpoints import ENDPOINTS
+from core.schemas.endpoints import served_endpoints
 from core.schemas.objects import ListObject, ModelObject
 from core.settings import Settings
 from core.states import ModelAction
@@ -103,12 +103,13 @@ def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, 
         created=started_at,
         root=model.name,
         aliases=model.aliases,
-        context_size=place.context_size or model.context_size,
-        slots=place.slots or (None if model.slots == "auto" else model.slots or settings.slots),
+        context_size=model.known_context and (place.context_size or model.known_context),
+        slots=place.slots or model.planned_slots(settings.slots),
         device=next(iter(place.devices), None),
         devices=place.devices,
         memory_bytes=place.memory_bytes,
-        endpoints=tuple(path for path, each in ENDPOINTS.items() if model.embeddings or not each.needs_embeddings),
+        backend=model.backend,
+        endpoints=served_endpoints(model),
         status=state.status,
         reason=state.reason or None,
         warning=state.warning,

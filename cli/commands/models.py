@@ -162,7 +162,7 @@ def _model_of_folder(name: str, models_dir: Path | None) -> Json:
     if model is None:
         raise CommandFailed(unknown_model(name, catalog).message)
     file = next(file for file, each in contents.models.items() if each is model)
-    return {**local_model(model, settings), "file": str(settings.models_dir / file), "weights": model.parameters.model}
+    return {**local_model(model, settings), "file": str(settings.models_dir / file), "weights": model.weights or None}
 
 
 def _waiting_batches(name: str, base_url: str | None, api_key: str) -> _Waiting | None:

@@ -7,11 +7,12 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from cli.doctor.findings import Finding, Level
+from cli.doctor.upstreams import upstreams
 from core.errors import ConfigError
 from core.models.engine_options import BackendKind
 from core.models.folder_files import is_yaml
@@ -77,30 +78,41 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
             *findings,
             Finding(Level.BAD, "models", f"none in {folder}", "Add one: millrace models add FILE, or hf:ORG/REPO."),
         ]
-    free = _available_bytes(meminfo)
-    total, remarks = 0, _engine_remarks(models)
+    remarks, total = _engine_remarks(models), sum(map(_weights_bytes, models))
     for model in models:
-        size = sum(path.stat().st_size for path in weight_paths(model))
-        total += size
-        what = "the fake backend, without weights" if model.backend is BackendKind.FAKE else f"{size / _GIB:.2f} GiB"
-        if model.backend is BackendKind.TRANSFORMERS:
-            what = f"{what} in {model.parameters.model}" if size else f"{model.parameters.model}, not downloaded yet"
-        is_gguf = model.backend is not BackendKind.LLAMA or _is_gguf(Path(model.parameters.model))
-        name, found = f"model {model.name}", remarks.get(model.name, {})
-        if not is_gguf:
-            advice = "The file does not begin with the letters GGUF: download or convert it again."
-            findings.append(Finding(Level.BAD, name, what, advice))
-        elif found.get("error"):
-            findings.append(Finding(Level.BAD, name, str(found["error"]), "Download or convert it again."))
-        else:
-            findings.append(Finding(Level.OK, name, what))
-        if found.get("warning"):
-            findings.append(Finding(Level.WARNING, name, str(found["warning"])))
+        if model.backend is not BackendKind.OPENAI:
+            findings += _model_findings(model, remarks.get(model.name, {}))
+    findings += upstreams([model for model in models if model.backend is BackendKind.OPENAI])
+    free = _available_bytes(meminfo)
     if free is not None:
         message = f"{free / _GIB:.1f} GiB available, models take {total / _GIB:.2f} GiB and their contexts more"
         advice = "Serve fewer models (worker --models), or take smaller quantisations." if total > free else ""
         findings.append(Finding(Level.WARNING if advice else Level.OK, "memory", message, advice))
     return findings
+
+
+def _model_findings(model: ModelConfig, remarks: Mapping[str, str | None]) -> list[Finding]:
+    """Findings about a model that an engine of ours computes."""
+    name, size = f"model {model.name}", _weights_bytes(model)
+    what = f"{size / _GIB:.2f} GiB"
+    if model.backend is BackendKind.FAKE:
+        return [Finding(Level.OK, name, "the fake backend, without weights")]
+    if model.backend is BackendKind.TRANSFORMERS:
+        what = f"{what} in {model.weights}" if size else f"{model.weights}, not downloaded yet"
+    if model.backend is BackendKind.LLAMA and not _is_gguf(Path(model.weights)):
+        advice = "The file does not begin with the letters GGUF: download or convert it again."
+        return [Finding(Level.BAD, name, what, advice)]
+    if error := remarks.get("error"):
+        findings = [Finding(Level.BAD, name, error, "Download or convert it again.")]
+    else:
+        findings = [Finding(Level.OK, name, what)]
+    if warning := remarks.get("warning"):
+        findings.append(Finding(Level.WARNING, name, warning))
+    return findings
+
+
+def _weights_bytes(model: ModelConfig) -> int:
+    return sum(path.stat().st_size for path in weight_paths(model))
 
 
 def _file_finding(file: str, problem: str) -> Finding:

@@ -23,17 +23,17 @@ def is_model(listed: Json) -> bool:
 
 def local_model(model: ModelConfig, settings: Settings) -> Json:
     """Return a model of the folder as a server would list it; its status is null."""
-    from core.schemas.endpoints import ENDPOINTS
+    from core.schemas.endpoints import served_endpoints
 
-    endpoints = [path for path, each in ENDPOINTS.items() if model.embeddings or not each.needs_embeddings]
     return {
         "id": model.name,
         "object": "model",
         "root": model.name,
         "aliases": list(model.aliases),
-        "context_size": model.context_size,
-        "slots": None if model.slots == "auto" else model.slots or settings.slots,
-        "endpoints": endpoints,
+        "backend": str(model.backend),
+        "context_size": model.known_context,
+        "slots": model.planned_slots(settings.slots),
+        "endpoints": list(served_endpoints(model)),
         "device": None,
         "devices": [],
         "memory_bytes": None,

@@ -70,8 +70,8 @@ def _find(folder: Path, contents: FolderContents, name: str) -> tuple[str, Model
 
 def _weights(model: ModelConfig) -> Iterator[Path]:
     """Yield the files that the model's engine reads: all parts of its weights, and its adapters."""
-    if model.parameters.model:
-        yield from split_paths(Path(model.parameters.model))
+    if model.weights:
+        yield from split_paths(Path(model.weights))
     yield from (Path(adapter.path) for adapter in model.lora)
 
 

@@ -104,10 +104,16 @@ _LLAMA: Final = frozenset(PlacementFields.model_fields) | {
 _OF_THE_SERVER: Final = "the server upstream decides that"
 _TEXT: Final = frozenset(Feature) - {Feature.IMAGES, Feature.SUFFIX}
 _NO_KEYS: Final[Mapping[str, str]] = {}
+_WEIGHTS: Final = {"model": "write `parameters: {model: FILE.gguf}`"}
+_UPSTREAM_INSTEAD: Final = {
+    "slots": "max_concurrency is the number of requests at a time",
+    "lora": "name the adapter in model, as the server calls it",
+    "stopwords": "bodies are passed on as they came; set stop in the requests",
+}
 
 CAPABILITIES: Final[Mapping[BackendKind, Capabilities]] = {
     BackendKind.LLAMA: Capabilities(
-        words="llama.cpp", features=_TEXT, keys=_COMMON | _COMPUTED | _LLAMA, instead=_NO_KEYS
+        words="llama.cpp", features=_TEXT, keys=_COMMON | _COMPUTED | _LLAMA, instead=_WEIGHTS
     ),
     BackendKind.FAKE: Capabilities(
         words="the fake backend",
@@ -129,7 +135,8 @@ CAPABILITIES: Final[Mapping[BackendKind, Capabilities]] = {
         features=frozenset(FEATURES) - {Feature.TOKEN_COUNTS},
         keys=_COMMON | {"embeddings"} | frozenset(UpstreamFields.model_fields),
         instead=dict.fromkeys(_SAMPLING, "bodies are passed on as they came; set it in the requests")
-        | dict.fromkeys((_COMPUTED | _LLAMA) - _SAMPLING - _COMMON - {"embeddings"}, _OF_THE_SERVER),
+        | dict.fromkeys((_COMPUTED | _LLAMA) - _SAMPLING - _COMMON - {"embeddings"}, _OF_THE_SERVER)
+        | _UPSTREAM_INSTEAD,
     ),
 }
 

@@ -19,13 +19,14 @@ from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
 from core.models import hf_folder
+from core.models.backend_keys import UNKNOWN_CONTEXT, check_upstream, with_defaults
 from core.models.capabilities import check_keys
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.models.gguf_header import split_paths
 from core.models.placement_fields import PlacementFields
 from core.models.sampling import SamplingFields
 from core.models.transformers_fields import TransformersFields
-from core.models.upstream_fields import UpstreamFields
+from core.models.upstream_fields import UpstreamEndpoint, UpstreamFields
 from core.models.yaml_file import YamlFile
 
 MAX_SLOTS: Final = 256
@@ -80,6 +81,7 @@ class Lora(_Strict):
     scale: float = Field(1.0, ge=-100, le=100, description="Factor of the adapter; 1 as it was trained.")
 
 
+UPSTREAM_DEFAULTS: Final[tuple[UpstreamEndpoint, ...]] = ("chat", "completions")
 _OF_OTHERS: Final = {
     "n_ctx": "context_size",
     "max_model_len": "context_size",
@@ -104,6 +106,7 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "step_seconds": True,
     "load_seconds": True,
     "base_url": True,
+    "model": True,
     "api_key_env": True,
     "headers": True,
     "timeout_seconds": True,
@@ -194,7 +197,41 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
     @cached_property
     def answers_hash(self) -> str:
         """Hash of all keys that may change an answer: template, parameters, adapters, context, KV layout and formats."""
-        return hashlib.sha256(self.model_dump_json(exclude=_NOT_OF_ANSWERS).encode()).hexdigest()
+        keys = self.model_dump_json(exclude=_NOT_OF_ANSWERS)
+        return hashlib.sha256(f"{keys}{self.upstream_model or ''}".encode()).hexdigest()
+
+    @property
+    def upstream_model(self) -> str | None:
+        """The name of the model at its server; None for a backend that computes by itself."""
+        return (self.model or self.parameters.model or self.name) if self.backend is BackendKind.OPENAI else None
+
+    @property
+    def weights(self) -> str:
+        """The file or folder that the engine reads; empty where a server has it."""
+        return "" if self.backend is BackendKind.OPENAI else self.parameters.model
+
+    @property
+    def known_context(self) -> int | None:
+        """`context_size`; None for a server whose limit the file does not state."""
+        is_unknown = self.backend is BackendKind.OPENAI and self.context_size == UNKNOWN_CONTEXT
+        return None if is_unknown else self.context_size
+
+    def planned_slots(self, default: int) -> int | None:
+        """Requests side by side before an engine has reported them; None where the engine finds the number."""
+        chosen = self.max_concurrency if self.backend is BackendKind.OPENAI else self.slots or default
+        return None if chosen == "auto" else chosen
+
+    def serves(self, endpoint: UpstreamEndpoint) -> bool:
+        """Does the model answer at this endpoint?"""
+        if self.backend is BackendKind.OPENAI:
+            return endpoint in (self.endpoints or UPSTREAM_DEFAULTS)
+        return self.embeddings or endpoint != "embeddings"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _backend_has_defaults(cls, values: Any) -> Any:  # Any: YAML
+        is_upstream = isinstance(values, dict) and values.get("backend") == BackendKind.OPENAI
+        return with_defaults(values) if is_upstream else values
 
     @field_validator("stopwords", "aliases", "lora", mode="before")
     @classmethod
@@ -206,6 +243,8 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
         check_keys(self.backend, _given(self))
         if len({self.name, *self.aliases}) <= len(self.aliases):
             raise ValueError("aliases: must differ from each other and from the name")
+        if self.backend is BackendKind.OPENAI:
+            check_upstream({**dict(self), "parameters.model": self.parameters.model})
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
             raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
         if self.pinned and self.load == "lazy":

@@ -145,4 +145,4 @@ class _Parsed(NamedTuple):
 
 def _paths(model: ModelConfig) -> Iterable[Path]:
     """The paths of a model's weights and adapters, which are resolved already."""
-    return (Path(path) for path in (model.parameters.model, *(adapter.path for adapter in model.lora)) if path)
+    return (Path(path) for path in (model.weights, *(adapter.path for adapter in model.lora)) if path)

@@ -61,7 +61,24 @@ class Message(RequestModel):
         return self.content or ""
 
 
-class ChatRequest(GenerationBody):
+class StoredChatFields(RequestModel):
+    """The fields that keep a chat completion."""
+
+    store: bool | None = None
+    metadata: Any = None  # Any: checked only where it is kept
+
+    @field_validator("metadata")
+    @classmethod
+    def _can_be_kept(cls, value: object, info: ValidationInfo) -> dict[str, str] | None:
+        """Refuse what `store` could not return; otherwise metadata has no effect, and may be anything."""
+        if value is None or not info.data.get("store"):
+            return None
+        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+            raise ValueError("with 'store', it should be an object whose values are strings")
+        return check_metadata(value)
+
+
+class ChatRequest(StoredChatFields, GenerationBody):
     """`POST /v1/chat/completions`, `POST /v1/jobs`, and the body of a batch line."""
 
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {  # Any: JSON values
@@ -86,8 +103,6 @@ class ChatRequest(GenerationBody):
     tools: Tools | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    store: bool | None = None
-    metadata: Any = None  # Any: checked only where it is kept
     chat_template_kwargs: dict[TemplateKey, TemplateValue] | None = Field(None, max_length=MAX_TEMPLATE_KWARGS)
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -98,16 +113,6 @@ class ChatRequest(GenerationBody):
         if value is not None and not info.data.get("logprobs"):
             raise ValueError("'top_logprobs' is only allowed when 'logprobs' is true")
         return value
-
-    @field_validator("metadata")
-    @classmethod
-    def _can_be_kept(cls, value: object, info: ValidationInfo) -> dict[str, str] | None:
-        """Refuse what `store` could not return; otherwise metadata has no effect, and may be anything."""
-        if value is None or not info.data.get("store"):
-            return None
-        if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-            raise ValueError("with 'store', it should be an object whose values are strings")
-        return check_metadata(value)
 
     @field_validator("tools")
     @classmethod

@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from core import ids
 from core.errors import bad_request
 from core.models.capabilities import CAPABILITIES, FEATURES, Feature, refusal
-from core.models.model_files import ModelConfig
+from core.models.engine_options import BackendKind
+from core.models.model_files import ModelCatalog, ModelConfig
+from core.models.upstream_fields import UpstreamEndpoint
+from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody, EmbeddingBody
+from core.schemas.forwarded import ForwardedChat, ForwardedCompletion, ForwardedEmbedding
 from core.schemas.generation import ModelRequest
 from core.schemas.response_format import ResponseFormat
 from core.schemas.responses.request import ResponsesRequest
@@ -29,33 +33,80 @@ INPUT_TOKENS_ENDPOINT: Final = "/v1/responses/input_tokens"  # counts and genera
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """An endpoint: the schema of its bodies, the prefix of its job ids, and whether its model must embed."""
+    """An endpoint: the schemas of its bodies for our engines and for a server upstream, and the prefix of its job ids.
+
+    `needs` is the endpoint that a model serves, and the server upstream has.
+    """
 
     path: str
+    needs: UpstreamEndpoint
     body: type[ModelRequest]
+    forwarded: type[ModelRequest]
     id_prefix: str
-    needs_embeddings: bool = False
+
+    def body_for(self, model: ModelConfig | None) -> type[ModelRequest]:
+        """Return the schema of a body for this model."""
+        return self.forwarded if model is not None and model.backend is BackendKind.OPENAI else self.body
 
     def check(self, model: ModelConfig, body: ModelRequest) -> None:
         """Raise a 400 when the model does not serve this endpoint, or its backend lacks something that the body asks for."""
-        if self.needs_embeddings:
+        if self.needs == "embeddings":
             check_feature(model, Feature.EMBEDDINGS, "model")
         for feature, param in _asked(body):
             check_feature(model, feature, param)
-        if self.needs_embeddings and not model.embeddings:
+        if model.serves(self.needs):
+            return
+        if model.backend is BackendKind.OPENAI:
+            listed = ", ".join(served_endpoints(model))
+            message = f"The model '{model.name}' does not serve {self.path}. `endpoints` in its file allow {listed}."
+        else:
             message = f"The model '{model.name}' does not embed. A model does with `embeddings: true` in its file."
-            raise bad_request(message, code="invalid_value", param="model")
+        raise bad_request(message, code="invalid_value", param="model")
 
 
 ENDPOINTS: Final = {
     endpoint.path: endpoint
     for endpoint in (
-        Endpoint(path=CHAT_ENDPOINT, body=ChatRequest, id_prefix=ids.CHAT),
-        Endpoint(path=COMPLETIONS_ENDPOINT, body=CompletionBody, id_prefix=ids.COMPLETION),
-        Endpoint(path=EMBEDDINGS_ENDPOINT, body=EmbeddingBody, id_prefix=ids.EMBEDDING, needs_embeddings=True),
-        Endpoint(path=RESPONSES_ENDPOINT, body=ResponsesRequest, id_prefix=ids.CHAT),  # run as chats
+        Endpoint(path=CHAT_ENDPOINT, needs="chat", body=ChatRequest, forwarded=ForwardedChat, id_prefix=ids.CHAT),
+        Endpoint(
+            path=COMPLETIONS_ENDPOINT,
+            needs="completions",
+            body=CompletionBody,
+            forwarded=ForwardedCompletion,
+            id_prefix=ids.COMPLETION,
+        ),
+        Endpoint(
+            path=EMBEDDINGS_ENDPOINT,
+            needs="embeddings",
+            body=EmbeddingBody,
+            forwarded=ForwardedEmbedding,
+            id_prefix=ids.EMBEDDING,
+        ),
+        Endpoint(  # run as chats
+            path=RESPONSES_ENDPOINT,
+            needs="chat",
+            body=ResponsesRequest,
+            forwarded=ResponsesRequest,
+            id_prefix=ids.CHAT,
+        ),
     )
 }
+
+
+def served_endpoints(model: ModelConfig) -> tuple[str, ...]:
+    """Return the paths of the endpoints at which a model answers."""
+    return tuple(path for path, each in ENDPOINTS.items() if model.serves(each.needs))
+
+
+def named_model(body: Any, models: ModelCatalog) -> ModelConfig | None:  # Any: parsed JSON
+    """Return the model that a body names, if there is one: its backend decides how the body is checked."""
+    name = body.get("model") if isinstance(body, dict) else None
+    return models.get(name) if isinstance(name, str) else None
+
+
+def read_body(endpoint: str, body: Any, models: ModelCatalog) -> ModelRequest:  # Any: parsed JSON
+    """Check a body as the model that it names needs it. Raises a 400 that names the field."""
+    return parse_body(ENDPOINTS[endpoint].body_for(named_model(body, models)), body)
 
 
 def check_feature(model: ModelConfig, feature: Feature, param: str) -> None:

@@ -75,8 +75,9 @@ class StreamOptions(RequestModel):
 
 class ModelRequest(RequestModel):
     """A body for a model. `unsupported` has the fields that its endpoint refuses, with the values that are harmless, and
-    `instead` the fields to use."""
+    `instead` the fields to use; fields of `operator_only` are refused with any value."""
 
+    operator_only: ClassVar[tuple[str, ...]] = OPERATOR_ONLY
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = {}  # Any: JSON values
     instead: ClassVar[dict[str, str]] = INSTEAD
 
@@ -88,7 +89,7 @@ class ModelRequest(RequestModel):
         """Refuse fields of the operator, and fields that would have no effect."""
         if not isinstance(body, dict):
             return body
-        for name in OPERATOR_ONLY:
+        for name in cls.operator_only:
             if body.get(name) is not None:
                 message = f"'{name}' cannot be set by a request; it belongs to the server's model file."
                 raise Unsupported(message, param=name)

@@ -126,6 +126,7 @@ class BatchObject(ResponseModel):
 class ModelObject(ResponseModel):
     """A served model, or an alias of the model `root`. The fields after `owned_by` are extensions.
 
+    `backend` is that of its model file; `context_size` is null for a server whose limit the file does not state.
     `status`, `reason` and `warning` are those of its `core.readiness.ModelState`. While the model is in memory, `slots` and
     `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
     `slots` is the number that the model will have, or null where the engine chooses it. `load_requested`
@@ -138,7 +139,8 @@ class ModelObject(ResponseModel):
     owned_by: str = "millrace"
     root: str
     aliases: tuple[str, ...] = ()
-    context_size: int
+    backend: str
+    context_size: int | None
     slots: int | None = None
     endpoints: tuple[str, ...] = ()
     device: str | None = None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from core.errors import ApiError, Problem
 from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
 from core.schemas.batch import BatchLine, read_checked_line
-from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS
+from core.schemas.endpoints import CHAT_ENDPOINT, ENDPOINTS, named_model
 from workers.batches.plan import PlanLine, hash_starts
 from workers.generation.endpoints.base import EndpointAdapter
 from workers.generation.endpoints.registry import read_adapter
@@ -47,7 +47,7 @@ class LineChecker:
     def check(self, line: BatchLine, content: bytes) -> AcceptedLine | RejectedLine:
         """Check a line; `content` is its text in the file."""
         try:
-            adapter = read_adapter(self._endpoint.path, line.body)
+            adapter = read_adapter(self._endpoint.path, line.body, named_model(line.body, self._catalog))
             model = self._find(adapter.model)
             self._endpoint.check(model, adapter.body)
         except ApiError as error:

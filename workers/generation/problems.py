@@ -6,7 +6,14 @@ from typing import Final
 
 import msgspec
 
-from core.errors import INVALID_REQUEST, SERVER_ERROR, Problem
+from core.errors import (
+    INVALID_REQUEST,
+    SERVER_ERROR,
+    UPSTREAM_ACCOUNT,
+    UPSTREAM_NOT_FOUND,
+    UPSTREAM_UNAUTHORIZED,
+    Problem,
+)
 from core.schemas.chat import ChatRequest
 from core.schemas.generation import GenerationBody
 from engine.types import Embedded, Failed, Finished, FinishReason, ToolCall, ToolMode
@@ -22,16 +29,54 @@ _CALLERS_FAULT: Final = frozenset(
         "engine_crash",  # of a request that is blocked for earlier crashes; a new crash is `engine_crash()`
     }
 )
+_NO_ACCESS: Final = (
+    UPSTREAM_UNAUTHORIZED,
+    "The server that runs this model refused the key of this service, not yours. Ask the operator to check the variable "
+    "that `api_key_env` names in the model file, and to run `millrace doctor`.",
+)
+_NOT_THERE: Final = (
+    UPSTREAM_NOT_FOUND,
+    "The server that runs this model does not have it under the name in the model file, or lacks this endpoint. "
+    "Ask the operator to check `model` and `base_url` there, and to run `millrace doctor`.",
+)
+_NO_CREDIT: Final = (
+    UPSTREAM_ACCOUNT,
+    "The server that runs this model wants a payment of the operator of this service. Ask the operator.",
+)
+# by the status of a server upstream
+_OPERATORS_FAULT: Final = {
+    401: _NO_ACCESS,
+    402: _NO_CREDIT,
+    403: _NO_ACCESS,
+    404: _NOT_THERE,
+    405: _NOT_THERE,
+    407: _NO_ACCESS,
+}
 
 
 def to_problem(failed: Failed) -> Problem:
-    """The engine's error as an API error: the status of a server upstream, 400 where the request is the cause, else 500."""
+    """The engine's error as an API error: that of a server upstream, 400 where the request is the cause, else 500."""
     if failed.status is not None:
-        kind = failed.kind or (INVALID_REQUEST if failed.status < 500 else SERVER_ERROR)
-        return Problem(status=failed.status, message=failed.message, type=kind, code=failed.code, param=failed.param)
+        return _of_upstream(failed, failed.status)
     if failed.code in _CALLERS_FAULT:
         return Problem(status=400, message=failed.message, type=INVALID_REQUEST, code=failed.code, param=failed.param)
     return Problem(status=500, message=failed.message, type=SERVER_ERROR, code=failed.code, param=failed.param)
+
+
+def _of_upstream(failed: Failed, status: int) -> Problem:
+    """The error of a server upstream. The caller's key is right where ours is wrong there, so that is no 401 here."""
+    ours = _NO_ACCESS if failed.code == UPSTREAM_UNAUTHORIZED else _OPERATORS_FAULT.get(status)
+    if ours is not None:
+        code, message = ours
+        return Problem(status=502, message=message, type=SERVER_ERROR, code=code)
+    return Problem(
+        status=status,
+        message=failed.message,
+        type=failed.kind or (INVALID_REQUEST if status < 500 else SERVER_ERROR),
+        code=failed.code,
+        param=failed.param,
+        retry_seconds=failed.retry_seconds,
+    )
 
 
 def engine_crash() -> Problem:
@@ -43,16 +88,22 @@ def engine_crash() -> Problem:
 
 
 def truncated_problem(result: Finished | Embedded, body: GenerationBody) -> Problem | None:
-    """The error of an answer that was cut before it had what was asked for: a structure, or a call of a tool.
+    """The error of an answer that was cut before it had what the body asks for."""
+    is_call = isinstance(body, ChatRequest) and tool_choice_of(body).mode is ToolMode.REQUIRED
+    return cut_problem(result, is_call=is_call, is_structure=constraint_of(body) is not None)
+
+
+def cut_problem(result: Finished | Embedded, *, is_call: bool, is_structure: bool) -> Problem | None:
+    """The error of an answer that was cut before it had the structure, or the call of a tool, that was asked for.
 
     A batch line gets it instead of half a document.
     """
     choices = result.choices if isinstance(result, Finished) else []
     cut = [choice for choice in choices if choice.reason is FinishReason.LENGTH]
-    if isinstance(body, ChatRequest) and tool_choice_of(body).mode is ToolMode.REQUIRED:
+    if is_call:
         cut = [choice for choice in cut if not any(_is_whole(call) for call in choice.tool_calls)]
         missing = "it had called a tool, as 'tool_choice' asks"
-    elif constraint_of(body) is not None:
+    elif is_structure:
         missing = "it had the structure that was asked for"
     else:
         return None

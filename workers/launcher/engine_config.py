@@ -27,7 +27,7 @@ def engine_config(
         model=model.name,
         endpoint=engine_endpoint(settings, model.name, device),
         backend=model.backend,
-        model_path=model.parameters.model,
+        model_path=model.weights,
         context_size=model.context_size,
         slots=slots,
         spare_slots=model.spare_slots,
@@ -64,7 +64,7 @@ def engine_config(
 
 def _upstream(settings: Settings, model: ModelConfig) -> UpstreamConfig:
     return UpstreamConfig(
-        model=model.parameters.model or model.name,
+        model=model.upstream_model or model.name,
         base_urls=model.base_url,
         api_key_env=model.api_key_env,
         headers=model.headers,

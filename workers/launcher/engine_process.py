@@ -28,6 +28,7 @@ from workers.residency.types import NEVER, Resident, ResidentState, RetireHow
 from workers.runtime.host_paths import model_hash
 
 _READY_SECONDS: Final = 600.0
+_READY_MARGIN: Final = 30.0  # beyond the `ready_seconds` of a command, which its engine watches itself
 _STOP_SECONDS: Final = 2.0
 _SILENT_SECONDS: Final = 3.0  # added to two hang limits, so that the engine's own watchdog acts first
 
@@ -71,7 +72,7 @@ class EngineProcess:
         self.client = EngineClient(plan.config.endpoint, f"launcher-{os.getpid()}")
         silence_seconds = 2 * settings.engine_hang_seconds + _SILENT_SECONDS
         self._health = HealthCheck(process, self.client, silence_seconds)
-        self._hash = _Hash(settings, plan.model.parameters.model)
+        self._hash = _Hash(settings, plan.model.weights)
 
     @property
     def load_seconds(self) -> float:
@@ -85,7 +86,9 @@ class EngineProcess:
 
     def is_late(self, now: float) -> bool:
         """Has it been loading for too long?"""
-        return now - self.started_at > _READY_SECONDS
+        upstream = self.plan.config.upstream
+        needed = upstream.ready_seconds + _READY_MARGIN if upstream is not None and upstream.command else 0.0
+        return now - self.started_at > max(_READY_SECONDS, needed)
 
     def check(self, now: float) -> None:
         """Restart the engine if it has ended, and kill it if it is silent."""

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
+from core.models.engine_options import BackendKind
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, ShardState, is_suspicious
 from core.strict_json import parse_json
@@ -140,9 +141,9 @@ class ShardRun:
             self._commit()
 
     def _window(self) -> Window:
-        """Lines that keep the engine busy: two for each slot; of embeddings, which share steps, some steps full of tokens."""
+        """Lines that keep the engine busy: two for each slot; of embeddings, some steps full, since they share steps."""
         model = self._served.model
-        if self._endpoint != EMBEDDINGS_ENDPOINT:
+        if self._endpoint != EMBEDDINGS_ENDPOINT or model.backend is BackendKind.OPENAI:
             return Window(max(2, self._served.slots * 2))
         return Window(_EMBEDDED_LINES, _STEPS_AHEAD * model.prefill_tokens * _CHARACTERS_PER_TOKEN)
 
@@ -171,7 +172,7 @@ class ShardRun:
         if line.parsed is not None:
             return line.parsed
         fields = parse_json(line.body.encode())
-        parsed = ParsedBody(read_adapter(self._endpoint, fields), fields)
+        parsed = ParsedBody(read_adapter(self._endpoint, fields, self._served.model), fields)
         is_shared = self._context.settings.share_identical_lines and parsed.adapter.is_deterministic(self._served.model)
         self._progress.set_parsed(line, parsed, is_shared=is_shared)
         return parsed

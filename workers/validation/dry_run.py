@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from llguidance import LLTokenizer
 
+from core.api_keys import estimated_tokens
 from core.errors import ApiError
 from core.models.engine_options import BackendKind
 from core.models.hf_folder import INSTALL
@@ -21,7 +22,7 @@ from engine.inputs.dry_run import CompileBudget, ConstraintChecker, DryRun, DryR
 from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.compiler import GrammarCompiler
 from engine.tokenizer import Tokenizer
-from engine.types import Failed, Priority, Request
+from engine.types import Failed, ForwardRequest, Priority, Request
 from workers.batches.line_checker import AcceptedLine
 from workers.generation.endpoints.base import EndpointAdapter, EngineRequest, RequestOrigin
 
@@ -48,6 +49,8 @@ class BatchDryRun:
     def measure(self, line: AcceptedLine) -> LineTokens:
         """Count a line's tokens. Raises the ApiError that it would fail with, and EngineError for a broken model."""
         model, total = line.model, LineTokens()
+        if model.backend is BackendKind.OPENAI:
+            return _estimate(line)
         dry_run = self._by_model.get(model.name) or self._load(model)
         for request in line.adapter.engine_requests(model, _NO_ORIGIN):
             num_prompt, is_checked = _run(dry_run, line.adapter, request)
@@ -74,6 +77,13 @@ class BatchDryRun:
         )
         self._by_model[model.name] = dry_run
         return dry_run
+
+
+def _estimate(line: AcceptedLine) -> LineTokens:
+    """Tokens by the size of the body, since only its server has the tokenizer."""
+    (request,) = line.adapter.engine_requests(line.model, _NO_ORIGIN)
+    assert isinstance(request, ForwardRequest), "the body is forwarded"
+    return LineTokens(estimated_tokens(len(request.body)), line.plan.expected_tokens, is_checked=False)
 
 
 class _Vocabulary(NamedTuple):

@@ -45,7 +45,7 @@ def chat_body_of(request: ResponsesRequest, history: Sequence[AnyItem] | None = 
     _check_calls(items)
     if not items:
         raise bad_request("Invalid value for 'input': it is empty.", code="invalid_value", param="input")
-    leading = [{"role": "developer", "content": request.instructions}] if request.instructions else []
+    leading = [{"role": "system", "content": request.instructions}] if request.instructions else []
     body: JsonObject = {"model": request.model, "messages": [*leading, *_messages(items)]}
     for name in ("temperature", "top_p", "user", "parallel_tool_calls"):
         if (value := getattr(request, name)) is not None:

@@ -123,19 +123,23 @@ class EndpointAdapter(ABC):
         return True
 
 
-class GenerationAdapter(EndpointAdapter):
-    """A body whose answer is text."""
-
-    body: GenerationBody
+class TextAdapter(EndpointAdapter):
+    """A body that is answered with text, which may be streamed."""
 
     def stream_encoder(self, header: ResponseHeader, *, is_watched: bool = False) -> StreamEncoder | None:
-        if not (self.body.stream or is_watched):
+        if not (self.body.is_stream or is_watched):
             return None
         return self.new_stream_encoder(header, include_usage=self.body.include_usage or is_watched)
 
     @abstractmethod
     def new_stream_encoder(self, header: ResponseHeader, *, include_usage: bool) -> StreamEncoder:
         """The encoder of this endpoint's chunks."""
+
+
+class GenerationAdapter(TextAdapter):
+    """A body of which our own engines generate the text."""
+
+    body: GenerationBody
 
     def reject_reason(self, result: EngineResult) -> Problem | None:
         return truncated_problem(result, self.body)

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import struct
 from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from core.models.model_files import ModelConfig
 from core.schemas.base import parse_body
@@ -21,8 +17,7 @@ from workers.generation.endpoints.base import (
     ResponseHeader,
 )
 from workers.generation.endpoints.completions import to_prompt
-
-_encode = msgspec.json.Encoder().encode
+from workers.generation.endpoints.embedding_response import embedding_list
 
 
 @dataclass(frozen=True)
@@ -53,22 +48,5 @@ class EmbeddingAdapter(EndpointAdapter):
         ]
 
     def encode_response(self, header: ResponseHeader, result: EngineResult) -> str:
-        """OpenAI's list of embeddings, in the order of the inputs."""
         assert isinstance(result, Embedded), "embeddings are vectors"
-        write = _base64 if self.body.encoding_format == "base64" else _floats
-        data = [
-            {"object": "embedding", "index": index, "embedding": write(vector)}
-            for index, vector in enumerate(result.vectors)
-        ]
-        tokens = result.usage.prompt_tokens
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return _encode({"object": "list", "data": data, "model": header.model, "usage": usage}).decode()
-
-
-def _base64(vector: bytes) -> str:
-    """Little-endian float32, the format of the engine and of the official client."""
-    return base64.b64encode(vector).decode()
-
-
-def _floats(vector: bytes) -> list[float]:
-    return list(struct.unpack(f"<{len(vector) // 4}f", vector))
+        return embedding_list(header, result, is_base64=self.body.encoding_format == "base64")

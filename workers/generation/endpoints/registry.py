@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from core.models.engine_options import BackendKind
+from core.models.model_files import ModelConfig
 from core.schemas.endpoints import (
     CHAT_ENDPOINT,
     COMPLETIONS_ENDPOINT,
@@ -16,18 +18,33 @@ from workers.generation.endpoints.base import EndpointAdapter
 from workers.generation.endpoints.chat import ChatAdapter
 from workers.generation.endpoints.completions import CompletionAdapter
 from workers.generation.endpoints.embeddings import EmbeddingAdapter
+from workers.generation.endpoints.forward import (
+    ForwardedChatAdapter,
+    ForwardedCompletionAdapter,
+    ForwardedEmbeddingAdapter,
+    ForwardedResponsesAdapter,
+)
 from workers.generation.endpoints.input_tokens import InputTokensAdapter
 from workers.generation.endpoints.responses import ResponsesAdapter
 
-ADAPTERS: Final[dict[str, Callable[[Any], EndpointAdapter]]] = {  # Any: parsed JSON
+_Parse = Callable[[Any], EndpointAdapter]  # Any: parsed JSON
+
+ADAPTERS: Final[dict[str, _Parse]] = {
     CHAT_ENDPOINT: ChatAdapter.parse,
     COMPLETIONS_ENDPOINT: CompletionAdapter.parse,
     EMBEDDINGS_ENDPOINT: EmbeddingAdapter.parse,
     RESPONSES_ENDPOINT: ResponsesAdapter.parse,
     INPUT_TOKENS_ENDPOINT: InputTokensAdapter.parse,
 }
+FORWARD_ADAPTERS: Final[dict[str, _Parse]] = {
+    CHAT_ENDPOINT: ForwardedChatAdapter.parse,
+    COMPLETIONS_ENDPOINT: ForwardedCompletionAdapter.parse,
+    EMBEDDINGS_ENDPOINT: ForwardedEmbeddingAdapter.parse,
+    RESPONSES_ENDPOINT: ForwardedResponsesAdapter.parse,
+}
 
 
-def read_adapter(endpoint: str, body: Any) -> EndpointAdapter:  # Any: parsed JSON
-    """Parse a body of an endpoint; raises the ApiError that the endpoint would answer."""
-    return ADAPTERS[endpoint](body)
+def read_adapter(endpoint: str, body: Any, model: ModelConfig | None) -> EndpointAdapter:  # Any: parsed JSON
+    """Parse a body of an endpoint for its model, None if that is unknown; raises the ApiError that the endpoint would answer."""
+    is_forwarded = model is not None and model.backend is BackendKind.OPENAI
+    return (FORWARD_ADAPTERS if is_forwarded else ADAPTERS)[endpoint](body)

@@ -69,7 +69,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *lacking: Feature) -> ModelConfig:
 
 
 def check(model: ModelConfig, endpoint: str, document: dict[str, Any]) -> None:
-    body = read_adapter(endpoint, document).body
+    body = read_adapter(endpoint, document, model).body
     assert isinstance(body, ModelRequest)
     ENDPOINTS[endpoint].check(model, body)
 

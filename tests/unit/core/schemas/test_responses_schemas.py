@@ -31,7 +31,7 @@ def messages(*items: Any, **more: Any) -> Any:
 def test_a_text_is_a_users_message_and_instructions_come_first() -> None:
     body = chat_body_of(request(instructions="Be brief."))
     assert body["messages"] == [
-        {"role": "developer", "content": "Be brief."},
+        {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "hello"},
     ]
 

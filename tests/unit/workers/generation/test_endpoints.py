@@ -45,7 +45,7 @@ HEADER = ResponseHeader(job_id="cmpl-1", model="m", fingerprint="fp_1")
 
 
 def completion(**more: Any) -> EndpointAdapter:
-    return read_adapter(COMPLETIONS_ENDPOINT, {"model": "m", "prompt": "once", **more})
+    return read_adapter(COMPLETIONS_ENDPOINT, {"model": "m", "prompt": "once", **more}, MODEL)
 
 
 def asked(adapter: EndpointAdapter, priority: Priority = Priority.CHAT) -> list[Request]:
@@ -142,7 +142,7 @@ def test_vectors_are_encoded_as_numbers_or_as_base64_of_little_endian_float32() 
     vector = struct.pack("<3f", 0.5, -0.25, 2.0)
     answer = Embedded(request_id="j", vectors=[vector, vector], usage=Usage(prompt_tokens=4, completion_tokens=0))
     body = {"model": "m", "input": ["a", [1]][:1] * 2, "dimensions": 3}
-    plain = read_adapter(EMBEDDINGS_ENDPOINT, body)
+    plain = read_adapter(EMBEDDINGS_ENDPOINT, body, MODEL)
     (ask,) = plain.engine_requests(MODEL, RequestOrigin(job_id="j", tenant="t", priority=Priority.BATCH))
     assert ask == EmbedRequest(
         id="j", inputs=[TextPrompt(text="a")] * 2, dimensions=3, priority=Priority.BATCH, tenant="t"
@@ -151,7 +151,7 @@ def test_vectors_are_encoded_as_numbers_or_as_base64_of_little_endian_float32() 
     assert [each.embedding for each in shape.data] == [[0.5, -0.25, 2.0]] * 2
     assert [each.index for each in shape.data] == [0, 1]
     assert (shape.usage.prompt_tokens, shape.usage.total_tokens, shape.model) == (4, 4, "m")
-    packed = read_adapter(EMBEDDINGS_ENDPOINT, {**body, "encoding_format": "base64"})
+    packed = read_adapter(EMBEDDINGS_ENDPOINT, {**body, "encoding_format": "base64"}, MODEL)
     said = json.loads(packed.encode_response(HEADER, answer))["data"][0]["embedding"]
     assert base64.b64decode(said) == vector
 
@@ -160,7 +160,7 @@ def test_a_single_greedy_answer_is_deterministic() -> None:
     def has_one(model: ModelConfig, **more: Any) -> bool:
         chat = {"model": "m", "messages": [{"role": "user", "content": "x"}], **more}
         verdicts = {
-            read_adapter(CHAT_ENDPOINT, chat).is_deterministic(model),
+            read_adapter(CHAT_ENDPOINT, chat, model).is_deterministic(model),
             completion(**more).is_deterministic(model),
         }
         assert len(verdicts) == 1
@@ -173,7 +173,7 @@ def test_a_single_greedy_answer_is_deterministic() -> None:
     assert not has_one(GREEDY, temperature=0.1)
     assert not has_one(MODEL, temperature=0, n=2)
     assert not has_one(MODEL, temperature=0, stream=True)
-    assert read_adapter(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).is_deterministic(MODEL)
+    assert read_adapter(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}, MODEL).is_deterministic(MODEL)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_a_wrong_body_is_refused_with_the_field_that_is_wrong(
     endpoint: str, more: dict[str, Any], code: str, param: str
 ) -> None:
     with pytest.raises(ApiError) as refused:
-        read_adapter(endpoint, {"model": "m", **more})
+        read_adapter(endpoint, {"model": "m", **more}, MODEL)
     problem = refused.value.problem
     assert (problem.status, problem.code, problem.param) == (400, code, param), problem.message
 
@@ -217,4 +217,4 @@ def test_best_of_may_be_what_n_is() -> None:
 def test_a_completion_is_expected_to_be_as_long_as_all_its_answers() -> None:
     assert completion().expected_tokens(MODEL) == 16
     assert completion(prompt=["a", "b"], n=3, max_tokens=10).expected_tokens(MODEL) == 60
-    assert read_adapter(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}).expected_tokens(MODEL) == 0
+    assert read_adapter(EMBEDDINGS_ENDPOINT, {"model": "m", "input": "x"}, MODEL).expected_tokens(MODEL) == 0
