@@ -57,7 +57,7 @@ def _name(name: str) -> str:
 
 
 def _half_split(name: str, values: NDArray[np.float32], fields: Mapping[str, Any]) -> NDArray[np.float32]:
-    """Reorder the rows of Q and K from interleaved pairs, the order of llama.cpp, to half-split: first halves, then second ones."""
+    """Reorder the rows of Q and K from interleaved pairs, the order of llama.cpp, to first halves and then second ones."""
     count = {"attn_q": "llama.attention.head_count", "attn_k": "llama.attention.head_count_kv"}.get(
         name.split(".")[-2] if "." in name else name
     )
