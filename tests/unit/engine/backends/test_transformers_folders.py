@@ -56,7 +56,7 @@ FAULTS = (
     (edit("config.json", vision_config={}), "reads images or sound"),
     (edit("config.json", model_type="no-such-type"), "transformers cannot load"),
     (edit("config.json", hidden_size=32), "transformers cannot load"),
-    (edit("config.json", num_hidden_layers=4), "has no values for"),
+    (edit("config.json", num_hidden_layers=4), "have no values for model.layers.2"),
     (edit("config.json", vocab_size=40), "tokens, and the model 40"),
     (edit("config.json", layer_types=["full_attention", "linear_attention"]), "has layers of linear_attention"),
     (write("tokenizer.json", b"{}"), "cannot load the tokenizer"),
