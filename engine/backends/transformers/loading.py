@@ -66,7 +66,9 @@ def layer_windows(config: Any, architecture: str) -> dict[int, int]:  # Any: a c
     return {layer: window for layer, kind in enumerate(kinds) if kind == _SLIDING and window}
 
 
-def _load(loader: Any, folder: Path, **arguments: Any) -> Any:  # Any: classes of transformers, arguments of several types
+def _load(
+    loader: Any, folder: Path, **arguments: Any
+) -> Any:  # Any: classes of transformers, arguments of several types
     """Load a model. Raises ModelFailed where weights are missing, to which the library would give random values."""
     model, loaded = loader.from_pretrained(folder, output_loading_info=True, **arguments)
     missing = sorted(name for name in loaded["missing_keys"] if _UNUSED not in name)

@@ -11,7 +11,7 @@ import pytest
 
 from engine.config import BackendKind, EngineConfig, TransformersConfig
 from engine.errors import ModelFailed, ModelMissing
-from tests.support.tiny_folders import TinyFolder, make_folder, transformers
+from tests.support.tiny_folders import TinyFolder, make_folder, torch, transformers
 
 from engine.backends.transformers.backend import TransformersBackend  # isort: skip - after the check for the extra
 
@@ -39,7 +39,10 @@ def edit(file: str, **changes: object) -> Callable[[Path], None]:
 
 
 def write(file: str, content: bytes) -> Callable[[Path], None]:
-    return lambda folder: (folder / file).write_bytes(content) and None  # type: ignore[func-returns-value]
+    def change(folder: Path) -> None:
+        (folder / file).write_bytes(content)
+
+    return change
 
 
 def cut_weights(folder: Path) -> None:
@@ -101,7 +104,7 @@ def test_attention_that_differs_from_the_librarys_is_found_before_a_request(
 ) -> None:
     from engine.backends.transformers import attention
 
-    plain = attention.scaled_dot_product_attention
+    plain = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(
         attention, "scaled_dot_product_attention", lambda *given, **options: plain(*given, **options).flip(2)
     )
