@@ -27,7 +27,7 @@ from engine.upstream.trouble import Refused, Trouble
 HOST: Final = "127.0.0.1"
 _PORT: Final = "{port}"
 _PR_SET_PDEATHSIG: Final = 1
-_GUARD: Final = 'read -r line || kill -KILL -- "-$0"'
+_GUARD: Final = 'read -r line || kill -KILL "-$0"'
 _STOP_SECONDS: Final = 1.5  # the launcher gives an engine 2
 _POLL_SECONDS: Final = 0.2
 _ANSWER_SECONDS: Final = 5.0
@@ -39,7 +39,7 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 class CommandServer:
     """One run of the command. To be created in the main thread; raises ModelFailed if it cannot be started.
 
-    `on_exit` is called with its exit code, from a thread, when it ends before `stop`.
+    `on_exit` is called with its exit code, from a thread, when it ends after it was ready and before `stop`.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class CommandServer:
         self._redact = redact
         self._on_exit = on_exit
         self._last_lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        self._is_stopping = False
+        self._is_serving = False
         command = [part.replace(_PORT, str(port)) for part in config.command]
         self._guard_input, write_end = os.pipe()
         self._name = command[0]
@@ -85,7 +85,6 @@ class CommandServer:
         os.close(self._guard_input)
         self._reader = threading.Thread(target=self._copy_output, name="server-output", daemon=True)
         self._reader.start()
-        threading.Thread(target=self._wait, name="server-exit", daemon=True).start()
 
     async def wait_ready(self, transport: Transport) -> None:
         """Wait until `health_path` answers 200; raises ModelFailed with the last words of the server."""
@@ -101,10 +100,12 @@ class CommandServer:
                 f"The server of `command` did not answer 200 at {self._config.health_path} within "
                 f"{self._config.ready_seconds:g} s{self._words()}"
             ) from None
+        self._is_serving = True
+        threading.Thread(target=self._wait, name="server-exit", daemon=True).start()
 
     def stop(self) -> None:
         """Ask the group to end, then kill it."""
-        self._is_stopping = True
+        self._is_serving = False
         self._signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_STOP_SECONDS)
@@ -137,7 +138,7 @@ class CommandServer:
 
     def _wait(self) -> None:
         code = self._process.wait()
-        if not self._is_stopping:
+        if self._is_serving:
             self._on_exit(code)
 
     def _words(self) -> str:

@@ -30,7 +30,7 @@ from engine.types import (
 )
 from engine.upstream.attempt import attempt, request_body
 from engine.upstream.replicas import Replica
-from engine.upstream.trouble import UNAVAILABLE, Broken, Problem, Refused, Trouble, Uniform, back_off, draw
+from engine.upstream.trouble import UNAVAILABLE, Broken, Problem, Refused, Trouble, Uniform, Unreachable, back_off, draw
 
 PATIENCE_SECONDS: Final = 10.0
 Output = Delta | Finished | Embedded | Failed
@@ -72,7 +72,11 @@ class _Job:
 
 
 class Dispatcher:
-    """The requests of all clients. `emit` sends an output to a client; `record_inflight` gets the requests at the servers."""
+    """The requests of all clients. `emit` sends an output to a client; `record_inflight` gets the requests at the servers.
+
+    A request whose answer breaks counts as being at its server for `settle_seconds` more, within which the end of a server that
+    the engine has started is found.
+    """
 
     def __init__(
         self,
@@ -84,6 +88,7 @@ class Dispatcher:
         redact: Callable[[str], str] = lambda text: text,
         timeout_seconds: float = 600.0,
         max_attempts: int = 3,
+        settle_seconds: float = 0.0,
         uniform: Uniform = draw,
     ) -> None:
         self.num_answers = 0
@@ -94,6 +99,7 @@ class Dispatcher:
         self._redact = redact
         self._timeout_seconds = timeout_seconds
         self._max_attempts = max_attempts
+        self._settle_seconds = settle_seconds
         self._uniform = uniform
         self._jobs: dict[RequestKey, _Job] = {}
         self._running: dict[RequestKey, _Job] = {}
@@ -194,11 +200,19 @@ class Dispatcher:
 
         def send(deltas: list[Delta]) -> None:
             job.has_sent_text = True
+            replica.note_text()
             for delta in deltas:
                 self._emit(job.client, delta)
 
         body = request_body(job.request.body, self._model, is_streamed=is_streamed)
-        return await attempt(replica.transport, job.request, body, self._timeout_seconds, send if is_streamed else None)
+        try:
+            return await attempt(
+                replica.transport, job.request, body, self._timeout_seconds, send if is_streamed else None
+            )
+        except (Broken, Unreachable):
+            if self._settle_seconds:
+                await asyncio.sleep(self._settle_seconds)
+            raise
 
     def _on_done(self, job: _Job, replica: Replica, epoch: int, task: asyncio.Task[_Outcome]) -> None:
         """Take over what became of an attempt."""

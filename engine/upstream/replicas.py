@@ -29,8 +29,9 @@ from engine.upstream.trouble import (
     problem_of,
 )
 
-_PROBE_SECONDS: Final = 10.0  # for the answer to a probe
-_CHECK_SECONDS: Final = 15.0  # between probes of a server that has answered nothing since the last one
+_CHECK_SECONDS: Final = (
+    15.0  # between probes of a server that has answered nothing since the last one, and for an answer
+)
 _BROKEN_IN_A_ROW: Final = 5
 _LIST: Final = "/models"
 
@@ -58,6 +59,7 @@ class Replica:
         limiter: Limiter,
         *,
         health: tuple[Transport, str] | None = None,
+        check_seconds: float = _CHECK_SECONDS,
         uniform: Uniform = draw,
     ) -> None:
         self.name = name
@@ -69,12 +71,13 @@ class Replica:
         self.on_wake: Callable[[], None] = lambda: None
         self._model = model
         self._health = health
+        self._check_seconds = min(check_seconds, _CHECK_SECONDS)
         self._uniform = uniform
         self._num_refusals = self._num_broken = self._num_falls = 0  # since its last answer
         self._timer: asyncio.TimerHandle | None = None  # of a pause
         self._has_answered = False
         self._down = asyncio.Event()
-        self._down_since: float | None = None
+        self._silent_since: float | None = None
         self._remark: str | None = None
 
     @property
@@ -94,9 +97,10 @@ class Replica:
             return f"{self.name} does not answer. {self.problem.message}"
         return self._remark
 
-    def seconds_down(self) -> float | None:
-        """Seconds since it stopped answering; None while it answers."""
-        return None if self._down_since is None else asyncio.get_running_loop().time() - self._down_since
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds since it stopped answering, probes included; 0 while it answers."""
+        return 0.0 if self._silent_since is None else asyncio.get_running_loop().time() - self._silent_since
 
     def has_room(self, priority: Priority, *, are_chats_active: bool) -> bool:
         """May it have one more request? Chats come first: while there are any, lines have half of the limit.
@@ -115,9 +119,14 @@ class Replica:
         else:
             self.num_lines += change
 
+    def note_text(self) -> None:
+        """Note that it sends the text of an answer."""
+        self._has_answered = True
+        self._silent_since = None
+
     def note_answer(self) -> None:
         """Note that it has answered a request."""
-        self._has_answered = True
+        self.note_text()
         self._num_refusals = self._num_broken = self._num_falls = 0
 
     def note_trouble(self, trouble: Trouble, epoch: int) -> None:
@@ -148,17 +157,20 @@ class Replica:
             self._has_answered = False
             if not self._down.is_set():
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._down.wait(), _CHECK_SECONDS)
+                    await asyncio.wait_for(self._down.wait(), self._check_seconds)
             if self._down.is_set():
                 await asyncio.sleep(back_off(self._num_falls, self._uniform))
 
     async def _probe(self) -> None:
         transport, path = self._health or (self.transport, _LIST)
         try:
-            async with transport.send("GET", path, None, _PROBE_SECONDS) as answer:
+            async with transport.send("GET", path, None, self._check_seconds) as answer:
                 body = await answer.read()
         except (Trouble, Refused) as error:
-            self._set_down(error.problem)
+            if isinstance(error, Broken) and error.is_timeout and self.num_running:
+                self._note_silence()  # it may just be busy with them
+            else:
+                self._set_down(error.problem)
             return
         if answer.status >= 500 or (self._health is not None and answer.status != 200):
             self._set_down(problem_of(answer.status, body))
@@ -169,16 +181,19 @@ class Replica:
 
     def _set_up(self) -> None:
         self._down.clear()
-        self._down_since = None
+        self._silent_since = None
         if self._timer is None:
             self.on_wake()
 
     def _set_down(self, problem: Problem) -> None:
         self._num_falls += 1
         self.problem = problem
-        if self._down_since is None:
-            self._down_since = asyncio.get_running_loop().time()
+        self._note_silence()
         self._down.set()
+
+    def _note_silence(self) -> None:
+        if self._silent_since is None:
+            self._silent_since = asyncio.get_running_loop().time()
 
     def _pause(self, seconds: float) -> None:
         """Use it no more for a while, or for longer than before."""

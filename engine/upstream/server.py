@@ -47,6 +47,7 @@ from engine.upstream.replicas import Replica
 
 _TICK_SECONDS: Final = 0.5
 _FIRST_PROBE_SECONDS: Final = 3.0
+_SETTLE_SECONDS: Final = 0.5
 _BUILD: Final = "openai"
 
 
@@ -75,6 +76,7 @@ class Server:
             redact=access.redact,
             timeout_seconds=upstream.timeout_seconds,
             max_attempts=upstream.max_attempts,
+            settle_seconds=_SETTLE_SECONDS if upstream.command else 0.0,
         )
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -85,6 +87,8 @@ class Server:
         self._receive()
         while not stopping.is_set():
             self._tick()
+            if _upstream(self._config).command and self._replicas[0].silent_seconds > self._config.hang_seconds:
+                abort_process(Exit.HUNG, "the server of `command` does not answer")
             with suppress(TimeoutError):
                 await asyncio.wait_for(stopping.wait(), _TICK_SECONDS)
 
@@ -164,7 +168,7 @@ async def _serve(config: EngineConfig) -> None:
     loop.set_exception_handler(_on_error)
     if not upstream.command:
         addresses = [parse_address(url) for url in upstream.base_urls]
-        await _run(config, access, [_replica(upstream, access, address) for address in addresses], stopping)
+        await _run(config, access, [_replica(config, access, address) for address in addresses], stopping)
         return
     port = choose_port(upstream.port)
     server = CommandServer(upstream, port, access.redact, _on_server_exit)
@@ -175,7 +179,7 @@ async def _serve(config: EngineConfig) -> None:
         await asyncio.wait([ready, stop], return_when=asyncio.FIRST_COMPLETED)
         if not stopping.is_set():
             ready.result()
-            replica = _replica(upstream, access, Address("http", HOST, port, "/v1"), (health, upstream.health_path))
+            replica = _replica(config, access, Address("http", HOST, port, "/v1"), (health, upstream.health_path))
             await _run(config, access, [replica], stopping)
     finally:
         server.stop()
@@ -198,10 +202,17 @@ async def _run(config: EngineConfig, access: Access, replicas: list[Replica], st
 
 
 def _replica(
-    upstream: UpstreamConfig, access: Access, address: Address, health: tuple[HttpClient, str] | None = None
+    config: EngineConfig, access: Access, address: Address, health: tuple[HttpClient, str] | None = None
 ) -> Replica:
-    limiter = Limiter(asyncio.get_running_loop().time, upstream.max_concurrency)
-    return Replica(f"The server at {address}", HttpClient(address, access), upstream.model, limiter, health=health)
+    upstream = _upstream(config)
+    return Replica(
+        f"The server at {address}",
+        HttpClient(address, access),
+        upstream.model,
+        Limiter(asyncio.get_running_loop().time, upstream.max_concurrency),
+        health=health,
+        check_seconds=config.hang_seconds / 2,
+    )
 
 
 def _upstream(config: EngineConfig) -> UpstreamConfig:

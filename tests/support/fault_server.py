@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -178,3 +179,8 @@ def _read(stream: Any) -> HttpRequest | None:
         headers[name.lower()] = value.strip()
     body = stream.read(int(headers.get("content-length", 0)))
     return HttpRequest(method, path, headers, json.loads(body) if body else None)
+
+
+if __name__ == "__main__":  # a server for `command:`: `python -m tests.support.fault_server PORT`
+    FaultServer(port=int(sys.argv[1]))
+    threading.Event().wait()

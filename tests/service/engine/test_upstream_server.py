@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,52 +15,14 @@ import pytest
 
 from engine.config import BackendKind, EngineConfig, UpstreamConfig
 from engine.process.client import EngineClient, EngineLost
-from engine.types import Failed, Finished, FinishReason, ForwardRequest, Priority
-from tests.service.engine.test_engine_client import Recorder
+from engine.types import Failed, Finished, FinishReason, Priority
 from tests.support import fault_server
 from tests.support.fault_server import Fault, FaultServer, Peer
 from tests.support.stack import wait_for
 from tests.support.upstream import chunk, forward
+from tests.support.upstream_process import Recorder, UpstreamProcess
 
 LINE = Priority.BATCH
-
-
-class UpstreamProcess:
-    """`python -m engine.upstream.server` and a client of it. `log` has what it prints."""
-
-    def __init__(self, folder: Path, *urls: str, environment: dict[str, str] | None = None, **upstream: Any) -> None:
-        config = EngineConfig(
-            model="m",
-            endpoint=str(folder),
-            backend=BackendKind.OPENAI,
-            upstream=UpstreamConfig(model="theirs", base_urls=urls, **upstream),
-        )
-        self._log = folder / "log"
-        self._command = [sys.executable, "-m", "engine.upstream.server", msgspec.json.encode(config).decode()]
-        self._environment = {**os.environ, **(environment or {})}
-        self.start()
-        self.client = EngineClient(str(folder), "tester")
-
-    def start(self) -> None:
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(self._command, stdout=log, stderr=log, env=self._environment)
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def submit(self, request: ForwardRequest) -> Recorder:
-        recorder = Recorder()
-        self.client.submit(request, recorder)
-        return recorder
-
-    def ask(self, **given: Any) -> Finished | Failed | EngineLost:
-        return self.submit(forward(**given)).outcome
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-        self.client.close()
 
 
 @pytest.fixture
