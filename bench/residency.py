@@ -1,7 +1,7 @@
 """Six models of which two fit: random chats and a batch of each model, on the real processes.
 
 Nothing may be lost or doubled, loads must be few for that order of chats, and chats of a model in memory must not wait for the
-others.
+others: neither for their batches, nor while another model loads.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import json
 import random
 import shutil
 import statistics
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 import httpx2
-from sqlalchemy import Engine, text
 
 from bench.least_loads import least_loads
 from bench.models import DEMO
 from cli.client import Client
 from cli.stack.stack import Stack
 from core.settings import load_settings
-from db.connections import database_engine
 
 NAMES: Final = ("amber", "birch", "cedar", "daisy", "elder", "fern")
 PLACES: Final = 2
@@ -37,8 +35,7 @@ _CHATS_PER_SECOND: Final = 0.3
 _TOKENS: Final = 16
 _LINES_PER_MINUTE: Final = 60  # of each batch
 _IDLE_CHATS: Final = 60
-_POLL_SECONDS: Final = 0.2
-_SLACK_SECONDS: Final = 0.5  # between the end of a load and its row
+_SLACK_SECONDS: Final = 0.5  # between the end of a load and consumers that take its chats
 _WAIT_SECONDS: Final = 600.0
 
 _FAKE: Final = "backend: fake\nslots: 4\nstep_seconds: 0.02\nload_seconds: 3\ncontext_size: 2048\n"
@@ -63,8 +60,27 @@ class Chat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FirstTokens:
+    """Times to the first token of some chats, in seconds; 0 without any."""
+
+    number: int
+    p50: float
+    p95: float
+    worst: float
+
+    @classmethod
+    def of(cls, chats: list[Chat]) -> FirstTokens:
+        """Sum up the times of these chats."""
+        seconds = sorted(chat.seconds for chat in chats) or [0.0]
+        return cls(number=len(chats), p50=statistics.median(seconds), p95=_p95(seconds), worst=seconds[-1])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Residency:
-    """What was measured; times are in seconds."""
+    """What was measured: chats to models in `memory`, those of them `beside_load` of another model, all `others`, and `idle`.
+
+    `step` is the median time between two tokens of a chat to a model in memory, in seconds.
+    """
 
     chats: int
     failed: list[str]
@@ -73,28 +89,25 @@ class Residency:
     lines_doubled: int
     loads: int
     least: int
-    resident_chats: int
-    resident_p95: float
-    other_p50: float
-    other_worst: float
-    idle_p95: float
+    memory: FirstTokens
+    beside_load: FirstTokens
+    others: FirstTokens
+    idle: FirstTokens
     step: float
 
 
 def measure(folder: Path, *, minutes: float, is_real: bool, seed: int = 1) -> Residency:
     """Run chats for so many minutes beside six batches, wait for all of them, then measure chats alone."""
     with _stack(folder, is_real=is_real) as stack, Client(f"{stack.url}/v1", "none") as client:
-        database = database_engine(stack.services.database_url, pool_size=1)
         lines = max(20, round(_LINES_PER_MINUTE * minutes))
-        with _Loads(database) as loads:
-            batches = [_create_batch(client, folder, name, lines) for name in NAMES]
-            chats = _random_chats(stack.url, 60 * minutes, seed)
-            ended = [_wait_batch(client, batch_id) for batch_id in batches]
+        batches = [_create_batch(client, folder, name, lines) for name in NAMES]
+        chats = _random_chats(stack.url, 60 * minutes, seed)
+        ended = [_wait_batch(client, batch_id) for batch_id in batches]
+        loads = _loads(stack.services.logs / "worker.log")
         lost, doubled = _check_answers(client, ended, lines)
         idle = _idle_chats(stack.url)
-        database.dispose()
     answered = [chat for chat in chats if not chat.failure]
-    resident = [chat for chat in answered if not loads.any_within(chat.model, chat.sent_at, chat.first_at)]
+    resident = [chat for chat in answered if not _overlapping(loads, chat, is_own=True)]
     others = [chat for chat in answered if chat not in resident]
     return Residency(
         chats=len(chats),
@@ -102,13 +115,12 @@ def measure(folder: Path, *, minutes: float, is_real: bool, seed: int = 1) -> Re
         lines=lines * len(NAMES),
         lines_lost=lost,
         lines_doubled=doubled,
-        loads=loads.count,
+        loads=len(loads),
         least=least_loads([chat.model for chat in sorted(chats, key=lambda chat: chat.sent_at)], PLACES),
-        resident_chats=len(resident),
-        resident_p95=_p95([chat.seconds for chat in resident]),
-        other_p50=statistics.median([chat.seconds for chat in others] or [0.0]),
-        other_worst=max([chat.seconds for chat in others], default=0.0),
-        idle_p95=_p95([chat.seconds for chat in idle]),
+        memory=FirstTokens.of(resident),
+        beside_load=FirstTokens.of([chat for chat in resident if _overlapping(loads, chat, is_own=False)]),
+        others=FirstTokens.of(others),
+        idle=FirstTokens.of([chat for chat in idle if not chat.failure]),
         step=statistics.median([gap for chat in resident for gap in chat.gaps] or [0.0]),
     )
 
@@ -127,44 +139,37 @@ def _stack(folder: Path, *, is_real: bool) -> Iterator[Stack]:
         yield stack
 
 
-class _Loads:
-    """Watches the rows of loads in a thread."""
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """A load of a model, from its start to the moment at which it may be used."""
 
-    def __init__(self, database: Engine) -> None:
-        self._database = database
-        self._counts: Counter[str] = Counter()
-        self._seen: list[tuple[str, float]] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+    model: str
+    start: float
+    end: float
 
-    def __enter__(self) -> _Loads:
-        self._thread.start()
-        return self
+    def overlaps(self, start: float, end: float) -> bool:
+        return self.start <= end and start <= self.end
 
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
 
-    @property
-    def count(self) -> int:
-        """All loads so far."""
-        return self._counts.total()
+def _loads(log: Path) -> list[_Load]:
+    """Read the loads that the worker has logged."""
+    began, loads = dict[str, float](), list[_Load]()
+    for line in log.read_text().splitlines():
+        if not line.startswith("{"):
+            continue
+        event = json.loads(line)
+        at = datetime.fromisoformat(event["timestamp"]).timestamp()
+        if event["event"] == "model_loading":
+            began[event["load"]] = at
+        elif event["event"] == "model_loaded":
+            loads.append(_Load(event["model"], began[event["load"]], at))
+    return loads
 
-    def any_within(self, model: str, start: float, end: float) -> bool:
-        """Was the model loaded in this time?"""
-        return any(name == model and start - _SLACK_SECONDS <= at <= end + _SLACK_SECONDS for name, at in self._seen)
 
-    def _watch(self) -> None:
-        statement = text(
-            "SELECT model, sum(num_loads), extract(epoch FROM max(loaded_at)) FROM model_loads GROUP BY model"
-        )
-        while not self._stopping.wait(_POLL_SECONDS):
-            with self._database.connect() as connection:
-                rows = connection.execute(statement).all()
-            for model, number, at in rows:
-                if number != self._counts[model]:
-                    self._counts[model] = int(number)
-                    self._seen.append((model, float(at)))
+def _overlapping(loads: list[_Load], chat: Chat, *, is_own: bool) -> bool:
+    """Was its own model, or another one, loaded before the first token of this chat?"""
+    start = chat.sent_at - (_SLACK_SECONDS if is_own else 0.0)
+    return any(load.overlaps(start, chat.first_at) for load in loads if (load.model == chat.model) is is_own)
 
 
 def _random_chats(url: str, seconds: float, seed: int) -> list[Chat]:
