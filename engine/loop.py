@@ -9,6 +9,7 @@ import queue
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from core.failpoints import Point, failpoint
 from engine.backends.base import Backend
@@ -129,11 +130,11 @@ class EngineLoop:
                 self._turn.give_back()
         self.progress.end()
 
-    def run(self, is_stopping: Callable[[], bool], *, poll_seconds: float) -> None:
-        """Run steps until `is_stopping`, which is called at least every `poll_seconds` unless a step takes longer."""
-        while not is_stopping():
+    def run(self) -> NoReturn:
+        """Run steps for as long as the process lives."""
+        while True:
             if not self.run_once():
-                self._wait(poll_seconds)
+                self._handle(self.inbox.get())
 
     def run_once(self) -> bool:
         """Handle the commands in the inbox and run a step if it is this engine's turn; False when there is none to run."""
@@ -249,12 +250,6 @@ class EngineLoop:
     def _drain_inbox(self) -> None:
         while not self.inbox.empty():
             self._handle(self.inbox.get())
-
-    def _wait(self, timeout_seconds: float) -> None:
-        try:
-            self._handle(self.inbox.get(timeout=timeout_seconds))
-        except queue.Empty:
-            return
 
     def _handle(self, command: Command) -> None:
         match command:

@@ -11,8 +11,6 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-from pydantic_core import from_json
-
 from engine.inputs.content_forms import Message
 
 ToolObject = dict[str, Any]  # Any: OpenAI's tool object
@@ -54,7 +52,7 @@ def _parsed(arguments: Any) -> Any:  # Any: JSON
     if not isinstance(arguments, str):
         return {} if arguments is None else arguments
     try:
-        return from_json(arguments or "{}", allow_inf_nan=False)
+        return _from_json(arguments or "{}", allow_inf_nan=False)
     except ValueError:
         return arguments
 
@@ -68,10 +66,16 @@ def _written(arguments: Any) -> str:  # Any: JSON
 def _as_object(arguments: Any) -> dict[str, Any]:  # Any: JSON
     """Read what is there of an object that was cut off; without one, the result is empty."""
     try:
-        value = from_json(arguments, allow_partial="trailing-strings") if isinstance(arguments, str) else arguments
+        value = _from_json(arguments, allow_partial="trailing-strings") if isinstance(arguments, str) else arguments
     except ValueError:
         value = None
     return value if isinstance(value, dict) else {}
+
+
+def _from_json(text: str, **options: Any) -> Any:  # Any: keywords of the library, and JSON
+    from pydantic_core import from_json  # an eighth of the time in which an engine starts, for histories with calls
+
+    return from_json(text, **options)
 
 
 def _complete(tool: ToolObject) -> ToolObject:

@@ -168,8 +168,7 @@ class EngineClient:
         socket.setsockopt(zmq.SNDHWM, 0)
         socket.setsockopt(zmq.RCVHWM, 0)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, 50)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        socket.setsockopt(zmq.RECONNECT_IVL, 50)  # milliseconds: a model is served that much later
         socket.connect(f"ipc://{path}")
         return socket
 

@@ -2,14 +2,13 @@
 
 It has two Unix sockets in the directory `endpoint`: `submit.sock` (PULL, owned by the input processor's thread, which renders
 and tokenises) and `output.sock` (ROUTER, owned by the loop's thread, so that outputs change no thread).
-Exit codes are in `engine.process.exit_codes`.
+Exit codes are in `engine.process.exit_codes`. SIGTERM ends it at once, since it has no state to save.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-import signal
 import sys
 import threading
 import time
@@ -71,6 +70,9 @@ class Server:
         self._input_processor = InputProcessor(
             encoder, self._grammars, stopwords=config.stopwords, context_size=config.context_size
         )
+        self._is_ready_for_grammars = (
+            False  # prepared when it is first idle: requests that it was loaded for come first
+        )
         self._queues = {Section.COMPILE: InputQueue("compile-queue"), Section.EMBED: InputQueue("embed-queue")}
         warning = _warning(config, backend, encoder)
         if warning is not None:
@@ -99,21 +101,20 @@ class Server:
 
     def prepare(self) -> None:
         """Start the watchdog and measure the speed of the model; raises ModelFailed if it cannot decode."""
-        self._grammars.prepare()
         Watchdog(lambda: self.engine.progress.current, self._config.hang_seconds).start()
         try:
             self.engine.warm_up()
         except DecodeFailed as error:
             raise ModelFailed(str(error)) from None
 
-    def run(self, is_stopping: Callable[[], bool]) -> None:
-        """Serve until `is_stopping`, after `prepare`."""
+    def run(self) -> None:
+        """Serve until the process ends, after `prepare`."""
         for name, work, code in (
             ("input-processor", self._receive_messages, Exit.INPUT_FAILED),
             ("ticks", self._send_ticks, Exit.FAILED),
         ):
             threading.Thread(target=partial(_run_or_abort, work, code), name=name, daemon=True).start()
-        _run_or_abort(partial(self.engine.run, is_stopping, poll_seconds=TICK_SECONDS), Exit.FAILED)
+        _run_or_abort(self.engine.run, Exit.FAILED)
 
     def _receive_messages(self) -> None:
         """Run the thread of the input processor: receive messages and process their requests."""
@@ -204,6 +205,9 @@ class Server:
             if not self._output.send(client, tick):
                 self._clients.discard(client)
                 self.engine.inbox.put(CancelRequests(client, None))
+        if not (self._is_ready_for_grammars or scheduler.num_running or scheduler.num_waiting):
+            self._is_ready_for_grammars = True
+            self._queues[Section.COMPILE].submit(self._grammars.prepare)
 
 
 class InputQueue:
@@ -217,6 +221,10 @@ class InputQueue:
         """Queue a request."""
         self._waiting.add(key)
         self._pool.submit(self._run, key, process)
+
+    def submit(self, action: Callable[[], None]) -> None:
+        """Run an action after the requests in the queue."""
+        self._pool.submit(action)
 
     def run_after(self, key: RequestKey, action: Callable[[], None]) -> bool:
         """Run an action on a request after its processing; False, and nothing, if it is not in the queue."""
@@ -312,8 +320,6 @@ def _openmp(cores: Cores) -> Iterator[Cores]:
 def main(load: Callable[[EngineConfig], Backend] = load_backend) -> None:
     """Run the engine process."""
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     sys.setswitchinterval(0.0005)
     try:
         server = Server(load(config), config)
@@ -321,8 +327,7 @@ def main(load: Callable[[EngineConfig], Backend] = load_backend) -> None:
     except ModelFailed as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(Exit.NO_FILE if isinstance(error, ModelMissing) else Exit.MODEL)
-    server.run(stopping.is_set)
-    os._exit(0)  # daemon threads hold sockets, and there is no state to save
+    server.run()
 
 
 if __name__ == "__main__":

@@ -66,7 +66,6 @@ def running(stack: FaultStack) -> set[str]:
     [
         pytest.param(Point.RETIRE_SAID, ENGINE, id="engine-said"),
         pytest.param(Point.RETIRE_LET_GO, ENGINE, id="engine-let_go"),
-        pytest.param(Point.RETIRE_STOPPING, ENGINE, id="engine-stopping"),
         pytest.param(Point.RETIRE_SAID, CHAT, id="chat-said"),
         pytest.param(Point.RETIRE_STOPPING, BATCH, id="batch-stopping"),
         pytest.param(Point.RETIRE_LET_GO, LAUNCHER, id="launcher-let_go"),

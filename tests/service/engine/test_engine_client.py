@@ -15,13 +15,26 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from engine.config import BackendKind, EngineConfig
 from engine.inputs.chat_template import CHATML
 from engine.process.client import EngineClient, EngineLost
 from engine.process.exit_codes import Exit
-from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, Request, TextPrompt
+from engine.types import (
+    Constraint,
+    ConstraintKind,
+    Delta,
+    Embedded,
+    EmbedRequest,
+    Failed,
+    Finished,
+    FinishReason,
+    Priority,
+    Request,
+    TextPrompt,
+)
 from tests.support.engine import chat
 from tests.support.stack import wait_for
 
@@ -457,6 +470,38 @@ def test_a_chat_does_not_wait_while_the_inputs_of_a_large_embedding_request_are_
     finally:
         process.kill()
         process.wait()
+
+
+# The server without heartbeats, which also does nothing when it is idle.
+TICKLESS = """
+import engine.process.server as server
+server.TICK_SECONDS = 3600
+server.main()
+"""
+
+
+def test_an_engine_that_begins_to_serve_prepares_nothing_for_constraints_and_ends_at_once(
+    folder: Path, client: EngineClient
+) -> None:
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE)
+    process = subprocess.Popen([sys.executable, "-c", TICKLESS, msgspec.json.encode(config).decode()])
+    try:
+        client.wait_ready(20)
+        assert isinstance(submit(client, chat("hello")).outcome, Finished)
+        assert psutil.Process(process.pid).children() == []
+        constraint = Constraint(kind=ConstraintKind.CHOICE, text='["yes"]')
+        assert isinstance(submit(client, chat("hello", constraint=constraint)).outcome, Finished)
+        assert len(psutil.Process(process.pid).children()) == 1, "a grammar is compiled in a helper"
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_an_idle_engine_prepares_for_constraints(engine: EngineProcess, client: EngineClient) -> None:
+    client.wait_ready(20)
+    wait_for(lambda: len(psutil.Process(engine.process.pid).children()) == 1, "the helper is started", 20)
 
 
 def test_a_model_that_cannot_be_loaded_is_reported_with_exit_code_3(folder: Path) -> None:
