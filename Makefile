@@ -9,7 +9,7 @@ OPTIONS ?=
 GPU ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo install test unit serve bench bench-gpu chaos soak audit check format clean FORCE
+.PHONY: help demo install transformers test unit serve bench bench-gpu chaos soak audit check format clean FORCE
 
 help: ## show this list
 	@echo "Millrace: batch inference and chat on the GGUF models you own."
@@ -22,6 +22,9 @@ serve: .venv/installed ## install, then serve the models of models/ on 127.0.0.1
 	@$(BIN)/millrace serve
 
 install: .venv/installed ## install only; GPU=cuda, hip, vulkan or auto (with demo and serve, too) builds for a GPU
+
+transformers: .venv/installed ## install torch and transformers, for models with `backend: transformers`
+	@$(PIP) install --quiet $(PINNED) --editable '.[transformers]'
 
 test: .venv/installed-dev ## install, then lint, types, import rules and the whole test suite
 	@$(MAKE) --no-print-directory lint

@@ -128,11 +128,13 @@ def _engine_remarks(models: Sequence[ModelConfig]) -> dict[str, dict[str, str | 
         {
             "name": model.name,
             "path": model.parameters.model,
+            "backend": model.backend,
+            "trust_remote_code": model.trust_remote_code,
             "template": model.chat_template,
             "is_chat": not model.embeddings,
         }
         for model in models
-        if model.backend is BackendKind.LLAMA
+        if model.backend is BackendKind.LLAMA or (model.backend is BackendKind.TRANSFORMERS and weight_paths(model))
     ]
     command = [sys.executable, "-P", "-m", "engine.process.check"]
     try:

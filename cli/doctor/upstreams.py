@@ -15,7 +15,7 @@ import httpx2
 from cli.doctor.findings import Finding, Level
 from core.field_errors import nearest, plain
 from core.models.model_files import ModelConfig
-from core.models.upstream_headers import NoSecret, request_headers
+from core.models.upstream_headers import NoSecret, read_secrets, request_headers
 
 _TIMEOUT: Final = httpx2.Timeout(5)
 _AT_A_TIME: Final = 16
@@ -33,12 +33,13 @@ def upstreams(models: Sequence[ModelConfig], environment: Mapping[str, str] = os
 def _of_model(model: ModelConfig, environment: Mapping[str, str]) -> list[Finding]:
     name = f"model {model.name}"
     try:
-        headers = request_headers(model.api_key_env, model.headers, environment)
+        secrets = read_secrets(model.api_key_env, model.headers, environment)
     except NoSecret as error:
         advice = "Set it where the worker is started, and here, then run doctor again."
         return [Finding(Level.BAD, name, str(error), advice)]
     if model.command:
         return [_of_command(name, model.command[0])]
+    headers = request_headers(model.api_key_env, model.headers, secrets)
     return [_of_server(name, url, str(model.upstream_model), headers) for url in model.base_url]
 
 

@@ -13,7 +13,9 @@ class TransformersFields(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Number format of the weights; auto: as they are stored."
     )
-    device: str | None = Field(None, description="Device by torch's name; default: that of the worker.")
+    device: str | None = Field(
+        None, pattern=r"^[a-z]{2,8}(:[0-9]{1,3})?$", description="Device by torch's name; default: that of the worker."
+    )
     trust_remote_code: bool = Field(False, description="Run Python code that the folder contains.")
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
         "auto", description="Implementation of attention in a model that only embeds."

@@ -10,6 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
+from core.metadata_addresses import is_metadata_address
 from core.models.upstream_headers import check_header
 
 MAX_CONCURRENCY: Final = 4096
@@ -167,4 +168,4 @@ def _is_reserved(host: str) -> bool:
         address = ip_address(host.partition("%")[0])
     except ValueError:
         return False
-    return address.is_link_local or address.is_multicast or address.is_unspecified
+    return is_metadata_address(address) or address.is_unspecified

@@ -1,6 +1,7 @@
 """Headers of the requests to a server upstream: what a model file may set, and secrets from the environment.
 
-A model file, the arguments of processes and messages hold names of variables, never their values.
+A model file, the arguments of processes and messages hold names of variables, never their values. Imports no settings, so that
+an engine may use it.
 """
 
 from __future__ import annotations
@@ -9,12 +10,10 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-AUTHORIZATION: Final = "Authorization"
-
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")  # RFC 9110, section 5.6.2
 _VALUE: Final = re.compile(r"[!-~](?:[ \t!-~]{0,8190}[!-~])?")
 _VARIABLE: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-_SECRET: Final = re.compile(r"authorization|cookie|credential|secret|password|token|(^|[-_])key$|apikey", re.IGNORECASE)
+_SECRET: Final = re.compile(r"auth|cookie|credential|secret|password|token|(^|[-_])key$|apikey", re.IGNORECASE)
 # RFC 9110, section 7.6.1, and those that the body and the address decide
 _OF_CONNECTION: Final = frozenset(
     {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te", "trailer",
@@ -25,10 +24,6 @@ _OF_CONNECTION: Final = frozenset(
 
 class NoSecret(ValueError):
     """A variable of the environment is missing or cannot be sent; the message names it, and never has its value."""
-
-    def __init__(self, variable: str, reason: str) -> None:
-        super().__init__(f"The environment variable {variable} {reason}.")
-        self.variable = variable
 
 
 def check_header(name: str, value: str) -> None:
@@ -47,37 +42,27 @@ def check_header(name: str, value: str) -> None:
         raise ValueError(f"{name} is a secret: put it into the environment, and write ${{VARIABLE}} here")
 
 
-def variables(api_key_env: str | None, headers: Mapping[str, str]) -> list[str]:
-    """Return the names of all variables that the requests need."""
+def read_secrets(api_key_env: str | None, headers: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the values of all variables that the requests need.
+
+    Raises NoSecret for one that is not set, or that no header can hold.
+    """
     named = [name for value in headers.values() for name in _VARIABLE.findall(value)]
-    return list(dict.fromkeys([*([api_key_env] if api_key_env else []), *named]))
+    return {name: _secret(name, environment) for name in (*((api_key_env,) if api_key_env else ()), *named)}
 
 
-def request_headers(
-    api_key_env: str | None, headers: Mapping[str, str], environment: Mapping[str, str]
-) -> dict[str, str]:
-    """Return the headers with their secrets. Raises NoSecret for a variable that is not set, or that no header can hold."""
-    secrets = {name: _secret(name, environment) for name in variables(api_key_env, headers)}
+def request_headers(api_key_env: str | None, headers: Mapping[str, str], secrets: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of a request, with the secrets that `read_secrets` has returned."""
     filled = {name: _VARIABLE.sub(lambda found: secrets[found[1]], value) for name, value in headers.items()}
     if api_key_env:
-        filled[AUTHORIZATION] = f"Bearer {secrets[api_key_env]}"
+        filled["Authorization"] = f"Bearer {secrets[api_key_env]}"
     return filled
-
-
-def without_secrets(
-    text: str, api_key_env: str | None, headers: Mapping[str, str], environment: Mapping[str, str]
-) -> str:
-    """Return a text of the server with a placeholder for each secret that it repeats."""
-    for name in variables(api_key_env, headers):
-        if secret := environment.get(name, "").strip():
-            text = text.replace(secret, f"${{{name}}}")
-    return text
 
 
 def _secret(variable: str, environment: Mapping[str, str]) -> str:
     value = environment.get(variable, "").strip()  # files of secrets end with a line end
     if not value:
-        raise NoSecret(variable, "is not set" if variable not in environment else "is empty")
+        raise NoSecret(f"The environment variable {variable} is {'empty' if variable in environment else 'not set'}.")
     if not _VALUE.fullmatch(value):
-        raise NoSecret(variable, "has characters that a header cannot hold")
+        raise NoSecret(f"The environment variable {variable} has characters that a header cannot hold.")
     return value

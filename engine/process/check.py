@@ -9,7 +9,8 @@ import sys
 
 import msgspec
 
-from engine.backends.llama.tokenizer import load_vocabulary
+from engine.backends.vocabularies import load_vocabulary
+from engine.config import BackendKind
 from engine.errors import EngineError
 from engine.inputs.prompt_encoder import PromptEncoder
 
@@ -19,6 +20,8 @@ class ModelCheck(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     path: str
+    backend: BackendKind = BackendKind.LLAMA
+    trust_remote_code: bool = False
     template: str | None = None
     is_chat: bool = True
 
@@ -34,7 +37,8 @@ class ModelRemarks(msgspec.Struct, frozen=True, kw_only=True):
 def check_model(model: ModelCheck) -> ModelRemarks:
     """Load the vocabulary, and compile the chat template."""
     try:
-        encoder = PromptEncoder(load_vocabulary(model.path), template=model.template, context_size=512)
+        loaded = load_vocabulary(model.backend, model.path, trust_remote_code=model.trust_remote_code)
+        encoder = PromptEncoder(loaded.tokenizer, template=model.template, context_size=512)
     except EngineError as error:
         return ModelRemarks(name=model.name, error=str(error))
     return ModelRemarks(name=model.name, warning=encoder.templates.warning if model.is_chat else None)

@@ -22,10 +22,10 @@ from typing import Final
 
 import msgspec
 
-from core.models.hf_folder import INSTALL
 from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.backends.llama.openmp import Cores, bind_threads, bound_spinning
+from engine.backends.vocabularies import not_installed
 from engine.config import BackendKind, EngineConfig
 from engine.embedding import check_dimensions, encode_inputs
 from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed, ModelMissing
@@ -291,7 +291,7 @@ def _load_transformers(config: EngineConfig) -> Backend:
         with _openmp(config.cores):
             from engine.backends.transformers.backend import TransformersBackend  # imported only where torch is used
     except ImportError as error:
-        raise ModelFailed(f"The backend transformers is not installed ({error}). {INSTALL}") from None
+        raise not_installed(error) from None
     return TransformersBackend(config)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -10,15 +9,11 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from core.metadata_addresses import is_metadata_address
+from core.models.upstream_headers import NoSecret, read_secrets, request_headers
 from engine.config import UpstreamConfig
 from engine.errors import ModelFailed
 
 _PORTS: Final = {"http": 80, "https": 443}
-_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_VALUE: Final = re.compile(r"[!-~\x80-\xff](?:[ \t!-~\x80-\xff]*[!-~\x80-\xff])?")
-_OURS: Final = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "content-type", "accept-encoding"}
-)
 _SHORTEST_SECRET: Final = 6
 REDACTED: Final = "[redacted]"
 
@@ -85,25 +80,12 @@ class Access:
 
 
 def read_access(config: UpstreamConfig, environment: Mapping[str, str]) -> Access:
-    """Read the key from the environment and check the headers; raises ModelFailed."""
-    headers = {"user-agent": "millrace"}
-    secrets = []
-    for name, value in config.headers.items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value.strip()):
-            raise ModelFailed(f"`headers` has a name or a value that HTTP does not allow: {name[:100]!r}.")
-        if name.lower() in _OURS:
-            raise ModelFailed(f"`headers` must not set {name}, which belongs to each request.")
-        headers[name.lower()] = value.strip()
-        secrets += [value.strip(), value.strip().rpartition(" ")[2]]
-    if config.api_key_env is not None:
-        key = environment.get(config.api_key_env, "").strip()
-        if not key:
-            raise ModelFailed(
-                f"The variable {config.api_key_env}, which `api_key_env` names, is not set in the worker's environment."
-            )
-        if not _VALUE.fullmatch(key) or " " in key:
-            raise ModelFailed(f"The variable {config.api_key_env} has characters that a key cannot have.")
-        headers["authorization"] = f"Bearer {key}"
-        secrets.append(key)
-    long_enough = {secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}
+    """Read the secrets from the environment, and fill in the headers, which were checked with their file; raises ModelFailed."""
+    try:
+        secrets = read_secrets(config.api_key_env, config.headers, environment)
+    except NoSecret as error:
+        raise ModelFailed(f"{error} The model file names it; set it where the worker is started.") from None
+    filled = request_headers(config.api_key_env, config.headers, secrets)
+    headers = {"user-agent": "millrace"} | {name.lower(): value for name, value in filled.items()}
+    long_enough = {secret for secret in secrets.values() if len(secret) >= _SHORTEST_SECRET}
     return Access(headers, tuple(sorted(long_enough, key=len, reverse=True)))

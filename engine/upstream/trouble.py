@@ -44,6 +44,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     status: int = 502
     kind: str | None = None
     param: str | None = None
+    retry_seconds: float | None = None
 
     def failed(self, request_id: str, redact: Callable[[str], str]) -> Failed:
         """The end of a request; `redact` removes secrets that an upstream repeats."""
@@ -54,6 +55,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
             param=None if self.param is None else redact(self.param),
             status=self.status,
             kind=None if self.kind is None else redact(self.kind),
+            retry_seconds=self.retry_seconds,
         )
 
 
@@ -98,7 +100,8 @@ def error_answer(status: int, headers: Mapping[str, str], body: bytes, now: date
     """The Busy, Broken or Refused that an answer other than 200 stands for."""
     problem = problem_of(status, body)
     if status in _BUSY:
-        return Busy(problem, retry_after(headers, now or datetime.now(UTC)))
+        seconds = retry_after(headers, now or datetime.now(UTC))
+        return Busy(msgspec.structs.replace(problem, retry_seconds=seconds), seconds)
     if status >= 500 or status in _AGAIN:
         return Broken(problem)
     if status == 401:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +109,7 @@ class BackendUnderTest:
     """`config` are fields of `EngineConfig`; `program` is the module or file of its engine.
 
     `samples`: does a temperature change its answers? With `crashes`, an engine ends by itself in a step of a request called
-    `poison`; a test has to kill another one.
+    `poison`; a test has to kill another one. `make_model` writes its model to a folder; `needs` are packages of an extra.
     """
 
     name: str
@@ -119,11 +119,16 @@ class BackendUnderTest:
     program: str = "engine.process.server"
     samples: bool = True
     crashes: bool = True
+    make_model: Callable[[Path], None] | None = None
+    needs: tuple[str, ...] = ()
 
     @contextmanager
     def engine(self, folder: Path) -> Iterator[EngineUnderTest]:
         """Start an engine and connect a client; both end with the block."""
         values = {"model": "m", "endpoint": str(folder), "backend": self.kind, "slots": 4, **self.config}
+        if self.make_model is not None:
+            self.make_model(folder / "model")
+            values["model_path"] = str(folder / "model")
         wrapper = ["tests.conformance.crashing_server"] if self.crashes else []
         command = ["-m", *wrapper, self.program, msgspec.json.encode(EngineConfig(**values)).decode()]
         engine = EngineUnderTest(self, command, folder)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from engine.config import BackendKind
 from tests.conformance.backend_under_test import BackendUnderTest, claims
+from tools.export_demo_hf import export
 
 DEMO = Path(__file__).parents[2] / "models" / "demo.gguf"
 TEMPLATE = """\
@@ -29,4 +31,12 @@ LLAMA = BackendUnderTest(
     config={"model_path": str(DEMO), "context_size": 1024, "embeddings": True, "chat_template": TEMPLATE},
     able=claims(BackendKind.LLAMA),
 )
-BACKENDS = [FAKE, LLAMA]
+TRANSFORMERS = BackendUnderTest(
+    name="transformers",
+    kind=BackendKind.TRANSFORMERS,
+    config={"context_size": 1024, "embeddings": True, "chat_template": TEMPLATE, "threads": 1},
+    able=claims(BackendKind.TRANSFORMERS),
+    make_model=partial(export, DEMO),
+    needs=("torch", "transformers"),
+)
+BACKENDS = [FAKE, LLAMA, TRANSFORMERS]

@@ -18,7 +18,10 @@ MANUAL = Path(__file__).parents[2] / "docs" / "backends.md"
 
 @pytest.fixture(scope="module", params=BACKENDS, ids=lambda backend: backend.name)
 def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
-    return request.param
+    under_test: BackendUnderTest = request.param
+    for package in under_test.needs:
+        pytest.importorskip(package, reason=f"needs the extra {under_test.name}")
+    return under_test
 
 
 @pytest.fixture(scope="module")

@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Final, NamedTuple
-
-from llguidance import LLTokenizer
+from typing import Final
 
 from core.api_keys import estimated_tokens
 from core.errors import ApiError
 from core.models.engine_options import BackendKind
-from core.models.hf_folder import INSTALL
 from core.models.model_files import ModelConfig
-from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
-from engine.backends.llama.grammar import grammar_tokenizer
-from engine.backends.llama.tokenizer import load_vocabulary
-from engine.errors import EngineError, ModelFailed
+from engine.backends.vocabularies import load_vocabulary
+from engine.errors import EngineError
 from engine.inputs.dry_run import CompileBudget, ConstraintChecker, DryRun, DryRunResult
 from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.compiler import GrammarCompiler
-from engine.tokenizer import Tokenizer
 from engine.types import Failed, ForwardRequest, Priority, Request
 from workers.batches.line_checker import AcceptedLine
 from workers.generation.endpoints.base import EndpointAdapter, EngineRequest, RequestOrigin
@@ -66,14 +58,16 @@ class BatchDryRun:
         self._sandbox.close()
 
     def _load(self, model: ModelConfig) -> DryRun:
-        tokenizer, for_grammars, embed_tokens = _vocabulary(model)
-        grammars = GrammarCompiler(for_grammars, num_vocab=tokenizer.num_vocab, max_cached=1, sandbox=self._sandbox)
+        loaded = load_vocabulary(model.backend, model.parameters.model, trust_remote_code=model.trust_remote_code)
+        grammars = GrammarCompiler(
+            loaded.for_grammars, num_vocab=loaded.tokenizer.num_vocab, max_cached=1, sandbox=self._sandbox
+        )
         dry_run = DryRun(
-            tokenizer,
+            loaded.tokenizer,
             ConstraintChecker(grammars, self._budget),
             template=model.chat_template,
             context_size=model.context_size,
-            embed_tokens=embed_tokens,
+            embed_tokens=min(model.context_size, loaded.most_tokens or model.context_size),
         )
         self._by_model[model.name] = dry_run
         return dry_run
@@ -84,35 +78,6 @@ def _estimate(line: AcceptedLine) -> LineTokens:
     (request,) = line.adapter.engine_requests(line.model, _NO_ORIGIN)
     assert isinstance(request, ForwardRequest), "the body is forwarded"
     return LineTokens(estimated_tokens(len(request.body)), line.plan.expected_tokens, is_checked=False)
-
-
-class _Vocabulary(NamedTuple):
-    """`for_grammars` makes llguidance's tokenizer of it; `embed_tokens` is the longest input that its model embeds."""
-
-    tokenizer: Tokenizer
-    for_grammars: Callable[[], LLTokenizer]
-    embed_tokens: int
-
-
-def _vocabulary(model: ModelConfig) -> _Vocabulary:
-    if model.backend is BackendKind.FAKE:
-        fake = FakeTokenizer()
-        return _Vocabulary(fake, partial(fake_grammar_tokenizer, fake), model.context_size)
-    if model.backend is BackendKind.TRANSFORMERS:
-        return _folder_vocabulary(model)
-    tokenizer = load_vocabulary(model.parameters.model)
-    embed_tokens = min(model.context_size, tokenizer.trained_context or model.context_size)
-    return _Vocabulary(tokenizer, partial(grammar_tokenizer, tokenizer), embed_tokens)
-
-
-def _folder_vocabulary(model: ModelConfig) -> _Vocabulary:
-    try:
-        from engine.backends.transformers.tokenizer import load_tokenizer  # of an extra that may be missing
-    except ImportError as error:
-        raise ModelFailed(f"The backend transformers is not installed ({error}). {INSTALL}") from None
-    tokenizer = load_tokenizer(model.parameters.model, trust_remote_code=model.trust_remote_code)
-    embed_tokens = min(model.context_size, tokenizer.longest_input)
-    return _Vocabulary(tokenizer, tokenizer.grammar_tokenizer, embed_tokens)
 
 
 def _run(dry_run: DryRun, adapter: EndpointAdapter, request: EngineRequest) -> DryRunResult:

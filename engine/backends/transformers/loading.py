@@ -16,6 +16,7 @@ from engine.config import TransformersConfig
 from engine.errors import ModelFailed
 
 _FULL, _SLIDING = "full_attention", "sliding_attention"
+_UNUSED: Final = "pooler."  # a layer of encoders behind the vectors of tokens, which many folders lack
 _OWN_CODE: Final = "trust_remote_code"
 
 
@@ -29,7 +30,7 @@ def load_decoder(folder: Path, architecture: str, options: TransformersConfig) -
         config = AutoConfig.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
         text_config = config.get_text_config(decoder=True)
         layer_windows(text_config, architecture)  # before the weights, which take longer
-        model = AutoModelForCausalLM.from_pretrained(folder, config=config, **_arguments(options))
+        model = _load(AutoModelForCausalLM, folder, config=config, **_arguments(options))
         if not model._supports_attention_backend:
             raise ModelFailed(
                 f"{architecture} computes attention in code of its own, which the backend transformers cannot use. "
@@ -45,7 +46,7 @@ def load_encoder(folder: Path, architecture: str, options: TransformersConfig) -
     if options.attention != "auto":
         arguments["attn_implementation"] = options.attention
     with _failures(folder, architecture):
-        return AutoModel.from_pretrained(folder, **arguments).to(options.device).eval()
+        return _load(AutoModel, folder, **arguments).to(options.device).eval()
 
 
 def layer_windows(config: Any, architecture: str) -> dict[int, int]:  # Any: a configuration of transformers
@@ -63,6 +64,17 @@ def layer_windows(config: Any, architecture: str) -> dict[int, int]:  # Any: a c
                 "Convert it to GGUF and use `backend: llama`."
             )
     return {layer: window for layer, kind in enumerate(kinds) if kind == _SLIDING and window}
+
+
+def _load(
+    loader: Any, folder: Path, **arguments: Any
+) -> Any:  # Any: classes of transformers, arguments of several types
+    """Load a model. Raises ModelFailed where weights are missing, to which the library would give random values."""
+    model, loaded = loader.from_pretrained(folder, output_loading_info=True, **arguments)
+    missing = sorted(name for name in loaded["missing_keys"] if _UNUSED not in name)
+    if missing:
+        raise ModelFailed(f"The weights of {folder} have no values for {missing[0]} and {len(missing) - 1} others.")
+    return model
 
 
 def _arguments(options: TransformersConfig) -> dict[str, Any]:  # Any: arguments of several types

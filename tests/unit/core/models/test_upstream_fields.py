@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from core.errors import ConfigError
 from core.models.model_files import ModelConfig, has_weights, load_model
-from core.models.upstream_headers import NoSecret, request_headers, variables, without_secrets
+from core.models.upstream_headers import NoSecret, read_secrets, request_headers
 
 URL = "base_url: http://127.0.0.1:8080/v1\n"
 
@@ -177,10 +177,10 @@ def test_the_name_at_the_server_changes_answers_and_its_address_does_not(tmp_pat
 
 def test_secrets_come_from_the_environment_when_a_request_is_sent() -> None:
     headers = {"api-key": "${A}", "X-Org": "me"}
-    assert variables("KEY", headers) == ["KEY", "A"]
-    filled = request_headers("KEY", headers, {"KEY": "sk-1\n", "A": "two"})
+    secrets = read_secrets("KEY", headers, {"KEY": "sk-1\n", "A": "two", "OTHER": "x"})
+    assert secrets == {"KEY": "sk-1", "A": "two"}
+    filled = request_headers("KEY", headers, secrets)
     assert filled == {"api-key": "two", "X-Org": "me", "Authorization": "Bearer sk-1"}
-    assert without_secrets("bad key sk-1, two", "KEY", headers, {"KEY": "sk-1", "A": "two"}) == "bad key ${KEY}, ${A}"
 
 
 @pytest.mark.parametrize(
@@ -189,5 +189,5 @@ def test_secrets_come_from_the_environment_when_a_request_is_sent() -> None:
 )
 def test_a_missing_or_broken_secret_is_named_without_its_value(environment: dict[str, str], said: str) -> None:
     with pytest.raises(NoSecret, match=f"^The environment variable KEY {said}") as caught:
-        request_headers("KEY", {}, environment)
+        read_secrets("KEY", {}, environment)
     assert "schl" not in str(caught.value)

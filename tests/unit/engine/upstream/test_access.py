@@ -61,26 +61,19 @@ def test_the_key_comes_from_the_environment_and_is_removed_from_texts() -> None:
 
 @pytest.mark.parametrize("environment", [{}, {"KEY": ""}, {"KEY": " \n"}])
 def test_a_variable_that_is_not_set_is_named(environment: dict[str, str]) -> None:
-    with pytest.raises(ModelFailed, match="variable KEY, which `api_key_env` names, is not set"):
+    with pytest.raises(ModelFailed, match="variable KEY is (not set|empty)"):
         read_access(UpstreamConfig(model="m", api_key_env="KEY"), environment)
 
 
-@pytest.mark.parametrize("key", ["sk-1\r\nx: y", "sk 1", "sk-\u20ac"])
+@pytest.mark.parametrize("key", ["sk-1\r\nx: y", "sk-\u20ac"])
 def test_a_key_that_cannot_be_a_header_is_refused_without_being_shown(key: str) -> None:
     with pytest.raises(ModelFailed) as caught:
         read_access(UpstreamConfig(model="m", api_key_env="KEY"), {"KEY": key})
     assert key not in str(caught.value)
 
 
-def test_headers_are_sent_and_their_values_are_removed_from_texts() -> None:
-    access = read_access(UpstreamConfig(model="m", headers={"Authorization": "Token abcdefgh", "X-Org": "o"}), {})
+def test_headers_hold_the_values_of_variables_which_are_removed_from_texts() -> None:
+    config = UpstreamConfig(model="m", headers={"Authorization": "Token ${TOKEN}", "X-Org": "o"})
+    access = read_access(config, {"TOKEN": "abcdefgh"})
     assert access.headers == {"user-agent": "millrace", "authorization": "Token abcdefgh", "x-org": "o"}
-    assert access.redact("abcdefgh, Token abcdefgh, o") == "[redacted], [redacted], o"
-
-
-@pytest.mark.parametrize(
-    "headers", [{"a b": "x"}, {"": "x"}, {"x": "a\r\nb: c"}, {"x": ""}, {"Host": "x"}, {"Content-Length": "3"}]
-)
-def test_headers_that_http_does_not_allow_or_that_are_ours_are_refused(headers: dict[str, str]) -> None:
-    with pytest.raises(ModelFailed, match="headers"):
-        read_access(UpstreamConfig(model="m", headers=headers), {})
+    assert access.redact("abcdefgh, Token abcdefgh, o") == "[redacted], Token [redacted], o"

@@ -202,7 +202,7 @@ async def test_a_chat_waits_for_ten_seconds_and_then_gets_the_error_of_the_serve
     bench.submit(forward())
     await bench.run(100)
     ((at, _, outcome),) = bench.outputs
-    assert outcome == Failed(request_id="r", code="rate_limit", message="slow down", status=429)
+    assert outcome == Failed(request_id="r", code="rate_limit", message="slow down", status=429, retry_seconds=60)
     assert at == pytest.approx(10.1)
 
 

@@ -94,3 +94,9 @@ def test_secrets_are_removed_from_every_text_of_an_error() -> None:
     problem = Problem(message="key k1 is bad", code="k1", kind="k1", param="k1")
     failed = problem.failed("r", lambda text: text.replace("k1", "*"))
     assert "k1" not in repr(failed)
+
+
+def test_the_pause_that_a_server_asks_for_reaches_the_client() -> None:
+    error = error_answer(429, {"retry-after": "7"}, b"", NOW)
+    assert isinstance(error, Busy)
+    assert error.problem.failed("r", lambda text: text).retry_seconds == 7

@@ -15,7 +15,7 @@ from core.devices.names import DeviceKind
 from core.models.engine_options import SplitMode
 from core.models.model_files import ModelConfig, load_model
 from core.settings import Settings
-from engine.config import AUTO_SLOTS, EngineConfig
+from engine.config import AUTO_SLOTS, EngineConfig, TransformersConfig
 from workers.launcher.engine_config import engine_config
 
 CORES = Cores(cpus=((0, 4), (1, 5), (2, 6), (3, 7)))
@@ -156,3 +156,18 @@ def test_threads_are_bound_only_if_each_core_gets_one(tmp_path: Path) -> None:
 def turn_key(folder: Path, cores: Cores = CORES, device: str = "cpu", **keys: object) -> int | None:
     folder.mkdir(exist_ok=True)
     return engine_config(Settings(state_dir=folder), load(folder, **keys), device, cores).turn_key
+
+
+def test_a_folder_is_computed_by_transformers_with_its_options(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    keys = {"parameters": {"model": "folder"}, "backend": "transformers", "dtype": "bfloat16", "attention": "sdpa"}
+    settings = Settings(state_dir=tmp_path)
+    on_cpu = engine_config(settings, load(tmp_path, **keys), "cpu", CORES)
+    assert on_cpu.model_path == str(tmp_path / "folder")
+    assert on_cpu.transformers == TransformersConfig(dtype="bfloat16", device="cpu", attention="sdpa")
+    assert on_cpu.turn_key is not None, "it takes turns with all that compute on these cores"
+    on_gpu = engine_config(settings, load(tmp_path, **keys), "cuda:1", CORES)
+    assert on_gpu.transformers == TransformersConfig(dtype="bfloat16", device="cuda:0", attention="sdpa")
+    assert on_gpu.turn_key is None
+    pinned = engine_config(settings, load(tmp_path, **keys, device="cpu"), "cuda:1", CORES)
+    assert pinned.turn_key is not None
