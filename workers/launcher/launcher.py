@@ -15,7 +15,7 @@ import structlog
 from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
 from core.settings import Settings
 from workers.launcher.consumer_processes import ConsumerProcesses
-from workers.launcher.engines import Engines
+from workers.launcher.engines.engines import Engines
 from workers.launcher.residency_control import ResidencyControl
 from workers.residency.link import LinkServer
 

@@ -15,9 +15,9 @@ from core.counters import CounterName
 from core.states import EngineState
 from db.model_requests import finish_load
 from workers.launcher.consumer_processes import KINDS, ConsumerProcesses
-from workers.launcher.engine_process import EngineProcess
-from workers.launcher.engine_reports import EngineReports
-from workers.launcher.engines import Engines, Loaded, LoadFailed, Stopped
+from workers.launcher.engines.engine_process import EngineProcess
+from workers.launcher.engines.engine_reports import EngineReports
+from workers.launcher.engines.engines import Engines, Loaded, LoadFailed, Stopped
 from workers.launcher.servable_models import ServableModels
 from workers.residency.demand import DemandReader
 from workers.residency.link import LinkServer

@@ -22,10 +22,10 @@ from db.schema_version import check_schema
 from workers.context import Database
 from workers.heartbeat import WorkerHeartbeat, consumer_slot, launcher_identity
 from workers.launcher.consumer_processes import ConsumerProcesses
-from workers.launcher.crash_log import CrashLog
 from workers.launcher.device_reports import with_device
-from workers.launcher.engine_reports import EngineReports
-from workers.launcher.engines import Engines
+from workers.launcher.engines.crash_log import CrashLog
+from workers.launcher.engines.engine_reports import EngineReports
+from workers.launcher.engines.engines import Engines
 from workers.launcher.failed_callers import FailedCallers
 from workers.launcher.launcher import WorkerLauncher
 from workers.launcher.residency_control import ResidencyControl

@@ -22,8 +22,8 @@ from core.readiness import too_large
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig
 from workers.launcher.device_memory import model_bytes, model_slots
-from workers.launcher.engine_config import engine_config
-from workers.launcher.engine_process import LoadPlan
+from workers.launcher.engines.engine_config import engine_config
+from workers.launcher.engines.engine_process import LoadPlan
 from workers.residency.placement import engine_devices, is_guest, owns, part_on, quota_part
 from workers.residency.types import ServableModel, room_for
 

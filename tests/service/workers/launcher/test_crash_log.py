@@ -7,7 +7,7 @@ from sqlalchemy import select
 from db.tables import EngineCrash
 from tests.support.stack import wait_for
 from workers.context import Database
-from workers.launcher.crash_log import CrashLog
+from workers.launcher.engines.crash_log import CrashLog
 
 
 def test_a_crash_is_written_by_its_own_thread_and_unexplained_crashes_are_counted(database: Database) -> None:

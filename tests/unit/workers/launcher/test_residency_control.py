@@ -16,9 +16,9 @@ from core.models.live_catalog import LiveCatalog
 from core.settings import load_settings
 from core.states import EngineState
 from engine.process.protocol import EngineInfo
-from workers.launcher.engine_process import LoadPlan
-from workers.launcher.engine_reports import EngineReports
-from workers.launcher.engines import Event, Loaded, LoadFailed, Stopped
+from workers.launcher.engines.engine_process import LoadPlan
+from workers.launcher.engines.engine_reports import EngineReports
+from workers.launcher.engines.engines import Event, Loaded, LoadFailed, Stopped
 from workers.launcher.residency_control import ResidencyControl
 from workers.launcher.servable_models import ServableModels
 from workers.residency.demand import AdminRequest, Waiting

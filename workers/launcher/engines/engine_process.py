@@ -22,7 +22,7 @@ from core.process.supervisor import SupervisedProcess
 from core.settings import Settings
 from engine.config import EngineConfig
 from engine.process.client import EngineClient
-from workers.launcher.health_check import HealthCheck
+from workers.launcher.engines.health_check import HealthCheck
 from workers.residency.link import Held, LinkedModel, Mode, is_held
 from workers.residency.types import NEVER, Resident, ResidentState, RetireHow
 from workers.runtime.host_paths import model_hash

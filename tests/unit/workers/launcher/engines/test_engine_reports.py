@@ -13,7 +13,7 @@ from core.process.supervisor import SupervisedProcess
 from core.states import EngineState
 from db.workers import EngineReport
 from engine.process.protocol import EngineInfo
-from workers.launcher.engine_reports import EngineReports, exit_reason
+from workers.launcher.engines.engine_reports import EngineReports, exit_reason
 
 INFO = EngineInfo(model="m", build="b", context_size=64, slots=4, num_vocab=9, template_hash="h")
 

@@ -18,9 +18,9 @@ from core.process.supervisor import SupervisedProcess
 from core.settings import Settings
 from engine.process.exit_codes import NOT_LOADED
 from workers.launcher.consumer_processes import ConsumerProcesses
-from workers.launcher.crash_log import CrashLog
-from workers.launcher.engine_process import EngineProcess, LoadPlan
-from workers.launcher.engine_reports import EngineReports
+from workers.launcher.engines.crash_log import CrashLog
+from workers.launcher.engines.engine_process import EngineProcess, LoadPlan
+from workers.launcher.engines.engine_reports import EngineReports
 from workers.residency.link import LinkedModel
 from workers.residency.types import Resident, ResidentState, RetireHow
 

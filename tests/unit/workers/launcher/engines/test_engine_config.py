@@ -16,7 +16,7 @@ from core.models.engine_options import SplitMode
 from core.models.model_files import ModelConfig, load_model
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig, TransformersConfig
-from workers.launcher.engine_config import engine_config
+from workers.launcher.engines.engine_config import engine_config
 
 CORES = Cores(cpus=((0, 4), (1, 5), (2, 6), (3, 7)))
 

@@ -6,7 +6,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
-from workers.launcher.health_check import LOAD_SECONDS, HealthCheck
+from workers.launcher.engines.health_check import LOAD_SECONDS, HealthCheck
 
 
 @dataclass
