@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -104,12 +104,17 @@ class Recorder:
         return outcome
 
 
+@contextmanager
+def _nothing(_: Path) -> Iterator[Mapping[str, Any]]:
+    yield {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class BackendUnderTest:
-    """`config` are fields of `EngineConfig`; `program` is the module or file of its engine.
+    """`config` are fields of `EngineConfig`; `around` prepares what the backend needs, and yields more of them.
 
-    `samples`: does a temperature change its answers? With `crashes`, an engine ends by itself in a step of a request called
-    `poison`; a test has to kill another one. `make_model` writes its model to a folder; `needs` are packages of an extra.
+    `program` is the module or file of the engine. `samples`: does a temperature change the answers? With `crashes`, an engine
+    ends by itself in a step of a request called `poison`; a test has to kill another one. `needs` are packages of an extra.
     """
 
     name: str
@@ -117,27 +122,25 @@ class BackendUnderTest:
     config: Mapping[str, Any]
     able: Capabilities
     program: str = "engine.process.server"
+    around: Callable[[Path], AbstractContextManager[Mapping[str, Any]]] = _nothing
     samples: bool = True
     crashes: bool = True
-    make_model: Callable[[Path], None] | None = None
     needs: tuple[str, ...] = ()
 
     @contextmanager
     def engine(self, folder: Path) -> Iterator[EngineUnderTest]:
         """Start an engine and connect a client; both end with the block."""
-        values = {"model": "m", "endpoint": str(folder), "backend": self.kind, "slots": 4, **self.config}
-        if self.make_model is not None:
-            self.make_model(folder / "model")
-            values["model_path"] = str(folder / "model")
-        wrapper = ["tests.conformance.crashing_server"] if self.crashes else []
-        command = ["-m", *wrapper, self.program, msgspec.json.encode(EngineConfig(**values)).decode()]
-        engine = EngineUnderTest(self, command, folder)
-        try:
-            engine.client.wait_ready(SECONDS)
-            yield engine
-        finally:
-            engine.kill()
-            engine.client.close()
+        common = {"model": "m", "endpoint": str(folder), "backend": self.kind, "slots": 4, **self.config}
+        with self.around(folder) as more:
+            config = msgspec.json.encode(EngineConfig(**{**common, **more})).decode()
+            wrapper = ["tests.conformance.crashing_server"] if self.crashes else []
+            engine = EngineUnderTest(self, ["-m", *wrapper, self.program, config], folder)
+            try:
+                engine.client.wait_ready(SECONDS)
+                yield engine
+            finally:
+                engine.kill()
+                engine.client.close()
 
     def request(self, ask: Ask) -> Request | ForwardRequest:
         """The request of a question."""
@@ -179,6 +182,12 @@ class EngineUnderTest:
         """End it as `kill -9` does."""
         self._process.kill()
         self._process.wait()
+
+    def ensure_running(self) -> None:
+        """Start the process again if it has ended."""
+        if self._process.poll() is not None:
+            self.start()
+        self.client.wait_ready(SECONDS)
 
     def send(self, ask: Ask) -> Recorder:
         """Submit a question."""

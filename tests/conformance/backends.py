@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from engine.config import BackendKind
 from tests.conformance.backend_under_test import BackendUnderTest, claims
@@ -31,12 +33,21 @@ LLAMA = BackendUnderTest(
     config={"model_path": str(DEMO), "context_size": 1024, "embeddings": True, "chat_template": TEMPLATE},
     able=claims(BackendKind.LLAMA),
 )
+
+
+@contextmanager
+def _exported(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """The demo model as a folder of Hugging Face."""
+    export(DEMO, folder / "model")
+    yield {"model_path": str(folder / "model")}
+
+
 TRANSFORMERS = BackendUnderTest(
     name="transformers",
     kind=BackendKind.TRANSFORMERS,
     config={"context_size": 1024, "embeddings": True, "chat_template": TEMPLATE, "threads": 1},
     able=claims(BackendKind.TRANSFORMERS),
-    make_model=partial(export, DEMO),
+    around=_exported,
     needs=("torch", "transformers"),
 )
 BACKENDS = [FAKE, LLAMA, TRANSFORMERS]

@@ -12,16 +12,14 @@ from tests.conformance.backend_under_test import BackendUnderTest, EngineUnderTe
 from tests.conformance.behaviours import Behaviour
 
 
-def assert_behaves(shared: EngineUnderTest, behaviour: Behaviour, folders: pytest.TempPathFactory) -> None:
-    """Run a behaviour on the engine, or on a new one if it ends it; or expect the refusal of what is not claimed."""
-    backend = shared.backend
+def assert_behaves(engine: EngineUnderTest, behaviour: Behaviour) -> None:
+    """Run a behaviour on the engine, which runs again afterwards; or expect the refusal of what is not claimed."""
+    backend = engine.backend
     if behaviour.feature is not None and behaviour.feature not in backend.able:
         assert_refused(backend, behaviour.feature)
-    elif behaviour.ends_engine:
-        with backend.engine(folders.mktemp("e")) as engine:
-            behaviour.check(engine)
-    else:
-        behaviour.check(shared)
+        return
+    behaviour.check(engine)
+    engine.ensure_running()
 
 
 def assert_refused(backend: BackendUnderTest, feature: Feature) -> None:

@@ -25,17 +25,17 @@ def backend(request: pytest.FixtureRequest) -> BackendUnderTest:
 
 
 @pytest.fixture(scope="module")
-def shared(backend: BackendUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
+def engine(backend: BackendUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTest]:
     with backend.engine(tmp_path_factory.mktemp("e")) as engine:
         yield engine
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.check.__name__)
 def test_a_backend_behaves_as_it_claims(
-    backend: BackendUnderTest, shared: EngineUnderTest, behaviour: Behaviour, tmp_path_factory: pytest.TempPathFactory
+    backend: BackendUnderTest, engine: EngineUnderTest, behaviour: Behaviour
 ) -> None:
     RESULTS[backend.name, behaviour.title] = "FAILED"
-    assert_behaves(shared, behaviour, tmp_path_factory)
+    assert_behaves(engine, behaviour)
     RESULTS[backend.name, behaviour.title] = claimed(backend, behaviour)
 
 

@@ -43,7 +43,5 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EngineUnderTes
 
 
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=lambda behaviour: behaviour.check.__name__)
-def test_the_example_of_the_manual_behaves_as_it_claims(
-    example: EngineUnderTest, behaviour: Behaviour, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    assert_behaves(example, behaviour, tmp_path_factory)
+def test_the_example_of_the_manual_behaves_as_it_claims(example: EngineUnderTest, behaviour: Behaviour) -> None:
+    assert_behaves(example, behaviour)
