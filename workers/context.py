@@ -55,9 +55,9 @@ class ServedModel:
 
     @property
     def template_hash(self) -> str | None:
-        """The hash of the chat template that the engine renders with."""
+        """The hash of the chat template that the engine renders with; None where a server renders it."""
         info = self.engine.info
-        return info.template_hash if info else None
+        return (info.template_hash or None) if info else None
 
     @property
     def provenance(self) -> Provenance:

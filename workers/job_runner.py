@@ -34,7 +34,7 @@ from workers.generation.endpoints.base import (
     RequestOrigin,
     ResponseHeader,
 )
-from workers.generation.endpoints.registry import read_adapter
+from workers.generation.endpoints.registry import read_accepted
 from workers.generation.engine_call import EngineCall
 from workers.generation.job_sink import GiveBack, JobSink
 from workers.generation.problems import engine_crash
@@ -162,7 +162,7 @@ class JobRunner:
         """Parse the body and build the engine call, without starting it."""
         job_id = job.id
         body = parse_json(job.body.encode())
-        adapter, header = read_adapter(job.endpoint, body, served.model), served.header(job_id)
+        adapter, header = read_accepted(job.endpoint, body, served.model), served.header(job_id)
         origin = RequestOrigin(job_id=job_id, tenant=job.tenant_id, priority=Priority.CHAT)
         sink = JobSink(job_id, job.fence, adapter.stream_encoder(header), self._context.publisher.publish)
         requests, quarantine_view = adapter.engine_requests(served.model, origin), self._read_quarantine(job)
@@ -193,6 +193,8 @@ class JobRunner:
 
     def _outcome(self, job: ClaimedJob, running: _RunningJob) -> EngineOutcome | GiveBack:
         """Start the engine call, and wait for its end."""
+        if (refused := running.adapter.refusal(job.id)) is not None:
+            return refused
         if running.quarantine.is_blocked(running.body):
             return blocked_failure(job.id, self._context.settings.quarantine_hours)
         running.call.start()

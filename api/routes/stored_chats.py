@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -13,7 +13,13 @@ from api.access.scopes import require_scopes
 from api.dependencies import CatalogDep, DatabaseDep, TenantDep
 from api.http.json_body import JsonBody
 from api.http.pagination import check_cursor, page, page_of_list
-from api.schemas.stored_chats import DeletedChatCompletion, StoredChatCompletion, StoredChatUpdate, StoredMessage
+from api.schemas.stored_chats import (
+    DeletedChatCompletion,
+    StoredChatCompletion,
+    StoredChatUpdate,
+    StoredMessage,
+    stored_messages,
+)
 from core import ids
 from core.api_keys import Scope
 from core.errors import bad_request, not_found
@@ -94,7 +100,7 @@ async def list_chat_messages(
 ) -> ListObject[StoredMessage]:
     """The messages of the request, in their order, or the last one first with `order=desc`."""
     row = await _find(database, completion_id, tenant)
-    messages = [_to_message(f"{row.id}-{index}", each) for index, each in enumerate(json.loads(row.body)["messages"])]
+    messages = stored_messages(row.id, json.loads(row.body).get("messages"))
     return page_of_list(messages[::-1] if order == "desc" else messages, after, limit)
 
 
@@ -122,11 +128,3 @@ def _wanted_metadata(request: Request) -> dict[str, str]:
 
 def _to_object(row: StoredChatRow) -> StoredChatCompletion:
     return StoredChatCompletion(**json.loads(row.answer), metadata=json.loads(row.metadata_json))
-
-
-def _to_message(message_id: str, sent: dict[str, Any]) -> StoredMessage:  # Any: a message as it was sent
-    content = sent.get("content")
-    known = {name: sent[name] for name in ("role", "name", "tool_calls", "tool_call_id") if name in sent}
-    if isinstance(content, list):
-        return StoredMessage(id=message_id, content_parts=content, **known)
-    return StoredMessage(id=message_id, content=content, **known)

@@ -40,3 +40,24 @@ class StoredMessage(ResponseModel):
     refusal: str | None = None
     tool_calls: list[dict[str, Any]] | None = None  # Any: calls as they were sent
     tool_call_id: str | None = None
+
+
+def stored_messages(chat_id: str, sent: Any) -> list[StoredMessage]:  # Any: as a client has sent it
+    """The messages of a request. A server upstream may take other shapes than OpenAI's: what fits no field is left out."""
+    messages = [each for each in sent if isinstance(each, dict)] if isinstance(sent, list) else []
+    return [_stored_message(f"{chat_id}-{index}", each) for index, each in enumerate(messages)]
+
+
+def _stored_message(message_id: str, sent: dict[str, Any]) -> StoredMessage:  # Any: JSON
+    content = sent.get("content")
+    parts, calls = _objects(content), _objects(sent.get("tool_calls"))
+    texts = {name: sent[name] for name in ("role", "name", "tool_call_id") if isinstance(sent.get(name), str)}
+    text = content if isinstance(content, str) else None
+    return StoredMessage(
+        **{"id": message_id, "role": "", "content": text, "content_parts": parts, "tool_calls": calls, **texts}
+    )
+
+
+def _objects(value: Any) -> list[dict[str, Any]] | None:  # Any: JSON
+    is_fit = isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    return value if is_fit else None

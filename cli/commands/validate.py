@@ -112,7 +112,8 @@ def print_report(report: Json, *, as_json: bool) -> None:
     )
     if unchecked := report.get("lines_unchecked"):  # absent in the report of an older server
         print(
-            f"{unchecked} lines were not checked for their schema, grammar or tools: there are too many different ones"
+            f"{unchecked} lines were not checked for their schema, grammar or tools: there are too many different ones, or "
+            "only a server upstream can"
         )
     print(f"{report['lines']} lines{failing}{over}; the file {verdict}")
 

@@ -65,7 +65,8 @@ class BatchValidation(ResponseModel):
     """The report. `is_valid`: the file would become a batch; `num_errors` includes errors that are not listed.
 
     `lines_unchecked` counts lines with a schema, regex, grammar or tools that were not compiled, since the file has more
-    different ones than are compiled. They may fail or not.
+    different ones than are compiled, and lines for a server upstream, whose tokens are estimated by their size. They may fail or
+    not.
     """
 
     object: Literal["batch.validation"] = "batch.validation"

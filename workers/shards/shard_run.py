@@ -28,7 +28,7 @@ from engine.process.client import EngineLost
 from engine.types import Priority
 from workers.context import ServedModel, WorkerContext
 from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest, RequestOrigin
-from workers.generation.endpoints.registry import read_adapter
+from workers.generation.endpoints.registry import read_accepted
 from workers.generation.job_stream import JobStream
 from workers.generation.quarantine import as_exclusive
 from workers.runtime.db_retry import retry_write
@@ -151,7 +151,7 @@ class ShardRun:
         while self._try_enter(window):
             line = self._progress.begin()
             adapter = self._parse(line).adapter
-            if (failure := self._poison.find_failure(line)) is not None:
+            if (failure := adapter.refusal(line.id) or self._poison.find_failure(line)) is not None:
                 self._on_end(line, failure)
             elif line.is_suspect and not self._poison.save(self._progress):
                 self._isolation.leave(self.id)
@@ -172,7 +172,7 @@ class ShardRun:
         if line.parsed is not None:
             return line.parsed
         fields = parse_json(line.body.encode())
-        parsed = ParsedBody(read_adapter(self._endpoint, fields, self._served.model), fields)
+        parsed = ParsedBody(read_accepted(self._endpoint, fields, self._served.model), fields)
         is_shared = self._context.settings.share_identical_lines and parsed.adapter.is_deterministic(self._served.model)
         self._progress.set_parsed(line, parsed, is_shared=is_shared)
         return parsed

@@ -99,6 +99,11 @@ class EndpointAdapter(ABC):
         del header, is_watched
         return None
 
+    def refusal(self, job_id: str) -> Failed | None:
+        """The failure of a body that no engine gets."""
+        del job_id
+        return None
+
     def to_problem(self, failed: Failed) -> Problem:
         """The engine's error, with the parameter names of this endpoint."""
         return to_problem(failed)
@@ -121,6 +126,28 @@ class EndpointAdapter(ABC):
         """Does the same body always get the same answer?"""
         del model
         return True
+
+
+@dataclass(frozen=True)
+class RefusedAdapter(EndpointAdapter):
+    """A body that its model does not take any more."""
+
+    problem: Problem
+
+    def refusal(self, job_id: str) -> Failed | None:
+        return Failed(request_id=job_id, code=self.problem.code or "invalid_value", message=self.problem.message)
+
+    def to_problem(self, failed: Failed) -> Problem:
+        del failed
+        return self.problem
+
+    def engine_requests(self, model: ModelConfig, origin: RequestOrigin) -> list[EngineRequest]:
+        del model, origin
+        return []
+
+    def encode_response(self, header: ResponseHeader, result: EngineResult) -> str:
+        del header, result
+        raise AssertionError("it is never run")
 
 
 class TextAdapter(EndpointAdapter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from core.errors import ApiError
 from core.models.engine_options import BackendKind
 from core.models.model_files import ModelConfig
 from core.schemas.endpoints import (
@@ -14,7 +15,8 @@ from core.schemas.endpoints import (
     INPUT_TOKENS_ENDPOINT,
     RESPONSES_ENDPOINT,
 )
-from workers.generation.endpoints.base import EndpointAdapter
+from core.schemas.generation import ModelRequest
+from workers.generation.endpoints.base import EndpointAdapter, RefusedAdapter
 from workers.generation.endpoints.chat import ChatAdapter
 from workers.generation.endpoints.completions import CompletionAdapter
 from workers.generation.endpoints.embeddings import EmbeddingAdapter
@@ -48,3 +50,11 @@ def read_adapter(endpoint: str, body: Any, model: ModelConfig | None) -> Endpoin
     """Parse a body of an endpoint for its model, None if that is unknown; raises the ApiError that the endpoint would answer."""
     is_forwarded = model is not None and model.backend is BackendKind.OPENAI
     return (FORWARD_ADAPTERS if is_forwarded else ADAPTERS)[endpoint](body)
+
+
+def read_accepted(endpoint: str, body: Any, model: ModelConfig) -> EndpointAdapter:  # Any: parsed JSON
+    """Parse a body that was accepted. Since then its model may have got a backend that does not take it: then it fails."""
+    try:
+        return read_adapter(endpoint, body, model)
+    except ApiError as error:
+        return RefusedAdapter(ModelRequest(model=model.name), error.problem)

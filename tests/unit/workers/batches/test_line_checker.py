@@ -17,6 +17,7 @@ CATALOG = ModelCatalog(
         ModelConfig(name="plain", aliases=("also-plain",), context_size=1000),
         ModelConfig(name="fake", backend="fake"),
         ModelConfig(name="brief", parameters=Parameters(temperature=0, max_tokens=7)),
+        ModelConfig(name="far", backend="openai", base_url=("http://127.0.0.1:9/v1",), aliases=("also-far",)),
     ]
 )
 
@@ -58,6 +59,29 @@ def test_a_line_that_asks_for_what_its_backend_lacks_is_rejected(checker: LineCh
     assert isinstance(biased, RejectedLine)
     assert (biased.problem.status, biased.problem.param) == (400, "logit_bias")
     assert biased.problem.message.startswith("The model 'fake' runs on the fake backend, which ")
+
+
+def test_a_line_for_a_server_upstream_is_checked_only_where_it_is_read(checker: LineChecker) -> None:
+    messages = [{"role": "critic", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    for name in ("far", "also-far"):
+        taken = check(checker, {"model": name, "messages": messages, "temperature": 9, "unknown": 1, "max_tokens": 5})
+        assert isinstance(taken, AcceptedLine)
+        assert (taken.plan.model, taken.plan.expected_tokens) == ("far", 5)
+    wrong = check(checker, {"model": "far", "messages": messages, "max_tokens": "5"})
+    assert isinstance(wrong, RejectedLine)
+    assert (wrong.problem.status, wrong.problem.param) == (400, "max_tokens")
+    unlimited = check(checker, {"model": "far", "messages": messages})
+    assert isinstance(unlimited, AcceptedLine)
+    assert unlimited.plan.expected_tokens == 0, "the limit of the server is not known"
+
+
+def test_a_line_for_an_endpoint_that_its_server_lacks_is_rejected() -> None:
+    checker = LineChecker(CATALOG, share_identical_lines=True, endpoint="/v1/embeddings")
+    rejected = check(checker, {"model": "far", "input": "x"})
+    assert isinstance(rejected, RejectedLine)
+    assert (
+        "does not serve /v1/embeddings. `endpoints` in its file allow /v1/chat/completions" in rejected.problem.message
+    )
 
 
 def test_an_alias_is_planned_with_its_model(checker: LineChecker) -> None:

@@ -178,3 +178,12 @@ def test_without_an_endpoint_it_is_the_first_lines_or_chat(content: bytes) -> No
     stream = io.BytesIO(content)
     assert first_endpoint(stream, 100) == CHAT
     assert stream.tell() == 0
+
+
+def test_lines_for_a_server_upstream_are_estimated_and_counted_as_unchecked(tmp_path: Path) -> None:
+    far = ModelConfig(name="far", backend="openai", base_url=("http://127.0.0.1:9/v1",))
+    lines = batch_lines(2, "far", max_tokens=30, unknown="x" * 400)
+    report = check(write_lines(tmp_path / "in.jsonl", lines), ModelCatalog([far]))
+    (model,) = report.models
+    assert (report.num_errors, report.lines_unchecked, model.lines, model.max_output_tokens) == (0, 2, 2, 60)
+    assert 200 < model.prompt_tokens < 300, "one token for four bytes"
