@@ -132,7 +132,7 @@ CAPABILITIES: Final[Mapping[BackendKind, Capabilities]] = {
     ),
     BackendKind.OPENAI: Capabilities(
         words="a server upstream",
-        features=frozenset(FEATURES) - {Feature.TOKEN_COUNTS},
+        features=(frozenset(FEATURES) | {Feature.PREFIX_CACHE, Feature.SLOTS}) - {Feature.TOKEN_COUNTS},  # the server's
         keys=_COMMON | {"embeddings"} | frozenset(UpstreamFields.model_fields),
         instead=dict.fromkeys(_SAMPLING, "bodies are passed on as they came; set it in the requests")
         | dict.fromkeys((_COMPUTED | _LLAMA) - _SAMPLING - _COMMON - {"embeddings"}, _OF_THE_SERVER)

@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine.config import BackendKind
+import yaml
+
+from engine.config import BackendKind, UpstreamConfig
 from tests.conformance.backend_under_test import BackendUnderTest, claims
+from tests.support.stack import StackProcess
 from tools.export_demo_hf import export
 
 DEMO = Path(__file__).parents[2] / "models" / "demo.gguf"
@@ -50,4 +53,30 @@ TRANSFORMERS = BackendUnderTest(
     around=_exported,
     needs=("torch", "transformers"),
 )
-BACKENDS = [FAKE, LLAMA, TRANSFORMERS]
+
+
+@contextmanager
+def _behind_a_stack(folder: Path) -> Iterator[Mapping[str, Any]]:
+    """Another Millrace as the server upstream, with the demo model."""
+    models = folder / "models"
+    models.mkdir()
+    values = {"name": "theirs", "parameters": {"model": str(DEMO)}, "context_size": 1024, "slots": 4}
+    (models / "theirs.yaml").write_text(yaml.safe_dump({**values, "embeddings": True, "chat_template": TEMPLATE}))
+    stack = StackProcess(folder, models)
+    try:
+        stack.start()
+        yield {"upstream": UpstreamConfig(model="theirs", base_urls=(f"{stack.url}/v1",))}
+    finally:
+        stack.close()
+
+
+OPENAI = BackendUnderTest(
+    name="openai",
+    kind=BackendKind.OPENAI,
+    config={},
+    able=claims(BackendKind.OPENAI),
+    program="engine.upstream.server",
+    around=_behind_a_stack,
+    crashes=False,
+)
+BACKENDS = [FAKE, LLAMA, TRANSFORMERS, OPENAI]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from core.errors import ApiError
 from core.models.capabilities import CAPABILITIES, FEATURES, Feature
+from core.models.engine_options import BackendKind
 from core.models.model_files import ModelConfig
 from core.schemas.endpoints import check_feature
 from tests.conformance.backend_under_test import BackendUnderTest, EngineUnderTest
@@ -26,8 +29,9 @@ def assert_refused(backend: BackendUnderTest, feature: Feature) -> None:
     """A request for a feature that is not claimed gets a 400 before it is queued; no request asks for an engine's way."""
     if feature not in FEATURES:
         return
+    address: dict[str, Any] = {"base_url": ("http://127.0.0.1:1/v1",)} if backend.kind is BackendKind.OPENAI else {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CAPABILITIES, backend.kind, backend.able)
         with pytest.raises(ApiError, match=f"runs on {backend.able.words}, which ") as caught:
-            check_feature(ModelConfig(name="m", backend=backend.kind), feature, "field")
+            check_feature(ModelConfig(name="m", backend=backend.kind, **address), feature, "field")
     assert caught.value.problem.status == 400
