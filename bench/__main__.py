@@ -31,6 +31,7 @@ from bench.pipeline import big_file, pipeline
 from bench.residency import NAMES, PLACES, measure
 from bench.sampling import compare_sampling
 from bench.speculation import compare_speculation
+from bench.upstream import ANSWER_SECONDS, LINES, PARALLEL, batch, first_token_overhead
 
 _RESULTS = Path(".bench") / "results.json"
 
@@ -250,6 +251,27 @@ def _residency(folder: Path, *, minutes: float, is_real: bool) -> list[Result]:
     ]
 
 
+def _upstream(folder: Path) -> list[Result]:
+    runs = batch(folder)
+    server = f"a server of {PARALLEL} x {1000 * ANSWER_SECONDS:.0f} ms"
+    alone = runs[0].alone
+    whole = statistics.median(run.whole_batch for run in runs)
+    rows = [
+        _ratio(
+            f"{LINES:,} lines through {server}, over {alone:.0f} requests/s of it alone",
+            statistics.median(run.share for run in runs),
+            0.9,
+        ),
+        _ratio(f"the same with upload, checks and results ({whole:.0f} lines/s)", whole / alone, 0.75),
+    ]
+    found, overhead = runs[0].found_seconds, first_token_overhead()
+    return [
+        *rows,
+        Result(name=f"time until {server} is full", value=found, unit="s", target=10, is_limit=True),
+        Result(name="first token, over the server directly, p50", value=overhead, unit="ms", target=5, is_limit=True),
+    ]
+
+
 _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "pipeline": _pipeline,
     "memory": _memory,
@@ -264,6 +286,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "step": _step,
     "engine-memory": _engine_memory,
     "speculation": _speculation,
+    "upstream": _upstream,
 }
 _LONG = {"residency": False, "residency-gguf": True}  # whether the models are real
 
