@@ -22,7 +22,8 @@ USAGE = {"prompt_tokens": 5, "completion_tokens": 7, "total_tokens": 12}
 def forward(
     request_id: str = "r", path: str = CHAT, *, priority: Priority = Priority.CHAT, stream: bool = False, **fields: Any
 ) -> ForwardRequest:
-    body = {"model": "ours", "messages": [{"role": "user", "content": "hello"}], **fields}
+    content = {"messages": [{"role": "user", "content": "hello"}]} if path == CHAT else {}
+    body = {"model": "ours", **content, **fields}
     return ForwardRequest(
         id=request_id, path=path, body=json.dumps(body).encode(), priority=priority, stream=stream, exclusive=False
     )

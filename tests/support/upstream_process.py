@@ -37,7 +37,8 @@ class Recorder:
 
     @property
     def text(self) -> str:
-        return "".join(delta.text for delta in self.deltas)
+        """The text of all deltas of the first answer."""
+        return "".join(delta.text for delta in self.deltas if not delta.index)
 
     @property
     def outcome(self) -> Finished | Embedded | Failed | EngineLost:

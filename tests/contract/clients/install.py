@@ -1,6 +1,6 @@
-"""Create an environment for each client in `.venv/clients`.
+"""Create an environment for each client, and for each server of others, in `.venv/clients`.
 
-The test of a client that cannot be installed is skipped, which is a failure on CI (see tests/conftest.py).
+The test of one that cannot be installed is skipped, which is a failure on CI (see tests/conftest.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ PYTHON: Final = {
     "litellm": ["litellm==1.110.2"],
     "instructor": ["instructor==1.17.0"],
     "pydantic_ai": ["pydantic-ai-slim[openai]==2.68.0"],
+    "llama_server": ["xllamacpp==2026.10.11549"],  # llama.cpp's own server, prebuilt
+    "llama_cpp_server": ["sse-starlette==3.7.0", "starlette-context==0.5.1"],  # what llama_cpp.server imports besides
 }
 NODE: Final = {"node": ["openai@6.49.0", "ai@6.0.326", "@ai-sdk/openai-compatible@2.0.92", "zod@4.6.7"]}
 
@@ -29,7 +31,7 @@ def main() -> None:
         done = FOLDER / name / "installed"
         if done.exists() and done.read_text() == " ".join(packages):
             continue
-        print(f"Installing the client {name} …", flush=True)
+        print(f"Installing {name} …", flush=True)
         shutil.rmtree(FOLDER / name, ignore_errors=True)
         try:
             (_install_python if name in PYTHON else _install_node)(FOLDER / name, packages)
