@@ -1,7 +1,8 @@
 """Answers of an upstream, whole or in chunks, as the engine's own values.
 
-Servers differ in what they leave out, so every field may be missing or null. An answer without `usage` counts no tokens. A
-finish reason that OpenAI does not have is `stop`, apart from those that mean the limit of tokens, a call, or an error.
+Servers differ in what they leave out, so every field may be missing or null. A stream without `usage` counts a token for each
+chunk with text, and none of the prompt; a whole answer without it counts none. A finish reason that OpenAI does not have is
+`stop`, apart from those that mean the limit of tokens, a call, or an error.
 Source of the shapes: OpenAI's API description; `reasoning_content` of DeepSeek and vLLM, `reasoning` of OpenRouter.
 """
 
@@ -13,7 +14,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -28,7 +29,17 @@ from engine.types import (
     ToolCallDelta,
     Usage,
 )
-from engine.upstream.trouble import Broken, Problem, problem_of
+from engine.upstream.bodies import (
+    Body,
+    CallPart,
+    ChoicePart,
+    FunctionPart,
+    LogprobsPart,
+    MessagePart,
+    TokenPart,
+    UsagePart,
+    broken,
+)
 
 _REASONS: Final = {
     "length": FinishReason.LENGTH,
@@ -42,104 +53,10 @@ _REASONS: Final = {
 _ERRORS: Final = frozenset({"abort", "aborted", "error", "cancelled"})
 
 
-class _Function(msgspec.Struct, frozen=True):
-    name: str | None = None
-    arguments: Any = None  # Any: text of JSON, or JSON itself
-
-
-class _Call(msgspec.Struct, frozen=True):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-
-
-class _Message(msgspec.Struct, frozen=True):
-    """A message, or the delta of one."""
-
-    content: str | list[Any] | None = None  # Any: parts of different kinds
-    refusal: str | None = None
-    reasoning_content: str | None = None
-    reasoning: Any = None  # Any: a text; some servers use the name for an object
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
-
-
-class _Token(msgspec.Struct, frozen=True):
-    token: str
-    logprob: float | None = None
-    bytes: list[int] | None = None
-    top_logprobs: list[_Token] | None = None
-
-
-class _Logprobs(msgspec.Struct, frozen=True):
-    """Those of a chat (`content`, `refusal`), or those of a text completion."""
-
-    content: list[_Token] | None = None
-    refusal: list[_Token] | None = None
-    tokens: list[str] | None = None
-    token_logprobs: list[float | None] | None = None
-    top_logprobs: list[dict[str, float] | None] | None = None
-
-
-class _Part(msgspec.Struct, frozen=True):
-    """One of the choices, whole or as a chunk."""
-
-    index: int | None = None
-    message: _Message | None = None
-    delta: _Message | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
-
-
-class _CompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-
-
-class _Vector(msgspec.Struct, frozen=True):
-    embedding: list[float] | str
-    index: int | None = None
-
-
-class Body(msgspec.Struct, frozen=True):
-    """The body of an answer, or a chunk of one."""
-
-    choices: list[_Part] | None = None
-    data: list[_Vector] | None = None
-    usage: _Usage | None = None
-    error: Any = None  # Any: an object or a text
-
-
-_decode = msgspec.json.Decoder(Body).decode
-
-
-def read_body(data: bytes) -> Body:
-    """Decode an answer or a chunk; raises Broken, also for an error inside it."""
-    try:
-        body = _decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise _wrong(f"no JSON of an answer: {error}") from None
-    if body.error is not None:
-        status = body.error.get("code") if isinstance(body.error, dict) else None
-        raise Broken(problem_of(status if isinstance(status, int) and 500 <= status < 600 else 502, data))
-    return body
-
-
 def embedded(request_id: str, body: Body) -> Embedded:
     """The vectors of an answer, in the order of its indices; raises Broken."""
     if body.data is None:
-        raise _wrong("an answer without `data`")
+        raise broken("an answer without `data`")
     numbered = sorted(enumerate(body.data), key=lambda each: each[0] if each[1].index is None else each[1].index)
     return Embedded(
         request_id=request_id, vectors=[_floats(each.embedding) for _, each in numbered], usage=_usage(body.usage)
@@ -163,7 +80,8 @@ class Collector:
     def __init__(self, request_id: str) -> None:
         self._id = request_id
         self._choices: dict[int, _Growing] = {}
-        self._usage: _Usage | None = None
+        self._usage: UsagePart | None = None
+        self._num_chunks = 0  # with text, of all choices
 
     @property
     def is_complete(self) -> bool:
@@ -174,23 +92,25 @@ class Collector:
         """Add a chunk, or with `is_whole` all of an answer, and return what is new; raises Broken."""
         if body.usage is not None:
             self._usage = body.usage
-        deltas = [self._add(position, part, is_whole) for position, part in enumerate(body.choices or ())]
-        return [delta for delta in deltas if delta is not None]
+        given = [self._add(position, part, is_whole) for position, part in enumerate(body.choices or ())]
+        deltas = [delta for delta in given if delta is not None]
+        self._num_chunks += 0 if is_whole else len(deltas)
+        return deltas
 
     def finished(self) -> Finished:
         """The end of the answer; raises Broken if it is not complete."""
         if not self.is_complete:
-            raise _wrong("half an answer")
+            raise broken("half an answer")
         return Finished(
             request_id=self._id,
             choices=[_choice(index, self._choices[index]) for index in sorted(self._choices)],
-            usage=_usage(self._usage),
+            usage=_usage(self._usage, self._num_chunks),
         )
 
-    def _add(self, position: int, part: _Part, is_whole: bool) -> Delta | None:
+    def _add(self, position: int, part: ChoicePart, is_whole: bool) -> Delta | None:
         index = position if part.index is None else part.index
         choice = self._choices.setdefault(index, _Growing())
-        message = part.delta or part.message or _Message()
+        message = part.delta or part.message or MessagePart()
         text = part.text if part.text is not None else _text(message)
         reasoning = message.reasoning_content or (message.reasoning if isinstance(message.reasoning, str) else "")
         calls = [_call_delta(choice.calls, place, call) for place, call in enumerate(_calls(message))]
@@ -203,7 +123,7 @@ class Collector:
             choice.logprobs = (choice.logprobs or []) + logprobs
         if part.finish_reason is not None:
             if part.finish_reason in _ERRORS:
-                raise _wrong(f"an answer that it broke off ({part.finish_reason})")
+                raise broken(f"an answer that it broke off ({part.finish_reason})")
             choice.reason = _REASONS.get(part.finish_reason, FinishReason.STOP)
         elif is_whole:
             choice.reason = FinishReason.STOP
@@ -236,7 +156,7 @@ def _choice(index: int, choice: _Growing) -> Choice:
     )
 
 
-def _text(message: _Message) -> str:
+def _text(message: MessagePart) -> str:
     """The text of a message; a refusal is its text where it has no other."""
     if isinstance(message.content, list):
         parts = (part.get("text") for part in message.content if isinstance(part, dict))
@@ -244,19 +164,19 @@ def _text(message: _Message) -> str:
     return message.content or message.refusal or ""
 
 
-def _calls(message: _Message) -> Sequence[_Call]:
+def _calls(message: MessagePart) -> Sequence[CallPart]:
     if message.tool_calls:
         return message.tool_calls
-    return () if message.function_call is None else (_Call(index=0, function=message.function_call),)
+    return () if message.function_call is None else (CallPart(index=0, function=message.function_call),)
 
 
-def _call_delta(calls: dict[int, list[str]], place: int, call: _Call) -> ToolCallDelta:
+def _call_delta(calls: dict[int, list[str]], place: int, call: CallPart) -> ToolCallDelta:
     """Add a part of a call; ids and names count once, since some servers repeat them in each chunk."""
     index = call.index
     if index is None:
         is_new = bool(call.id) and all(call.id != known[0] for known in calls.values())
         index = len(calls) if is_new or not calls else max(place, len(calls) - 1)
-    function = call.function or _Function()
+    function = call.function or FunctionPart()
     arguments = function.arguments
     if arguments is not None and not isinstance(arguments, str):
         arguments = msgspec.json.encode(arguments).decode()
@@ -269,7 +189,7 @@ def _call_delta(calls: dict[int, list[str]], place: int, call: _Call) -> ToolCal
     return ToolCallDelta(index=index, id=call_id, name=name, arguments=arguments or "")
 
 
-def _logprobs(given: _Logprobs) -> list[TokenLogprob] | None:
+def _logprobs(given: LogprobsPart) -> list[TokenLogprob] | None:
     if given.tokens is not None:
         count = len(given.tokens)
         logprobs = [*(given.token_logprobs or ()), *[None] * count]
@@ -286,7 +206,7 @@ def _logprobs(given: _Logprobs) -> list[TokenLogprob] | None:
     return None if tokens is None else [_token(token) for token in tokens]
 
 
-def _token(token: _Token) -> TokenLogprob:
+def _token(token: TokenPart) -> TokenLogprob:
     piece = token.token.encode(errors="replace")
     if token.bytes and all(0 <= byte < 256 for byte in token.bytes):
         piece = bytes(token.bytes)
@@ -300,16 +220,16 @@ def _floats(embedding: list[float] | str) -> bytes:
         try:
             return base64.b64decode(embedding, validate=True)
         except binascii.Error:
-            raise _wrong("an embedding that is not base64") from None
+            raise broken("an embedding that is not base64") from None
     floats = array("f", embedding)
     if sys.byteorder == "big":
         floats.byteswap()
     return floats.tobytes()
 
 
-def _usage(usage: _Usage | None) -> Usage:
+def _usage(usage: UsagePart | None, num_chunks: int = 0) -> Usage:
     if usage is None:
-        return Usage(prompt_tokens=0, completion_tokens=0)
+        return Usage(prompt_tokens=0, completion_tokens=num_chunks)
     cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
     reasoning = usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens
     return Usage(
@@ -318,7 +238,3 @@ def _usage(usage: _Usage | None) -> Usage:
         cached_tokens=cached or 0,
         reasoning_tokens=reasoning or 0,
     )
-
-
-def _wrong(what: str) -> Broken:
-    return Broken(Problem(message=f"The server of this model sent {what}."))

@@ -9,7 +9,8 @@ import msgspec
 
 from engine.errors import InvalidPrompt
 from engine.types import Delta, Embedded, Finished, ForwardRequest
-from engine.upstream.answers import Collector, embedded, read_body
+from engine.upstream.answers import Collector, embedded
+from engine.upstream.bodies import read_body
 from engine.upstream.http_client import Answer, Transport
 from engine.upstream.sse import EventParser, EventTooLong
 from engine.upstream.trouble import Broken, Problem, error_answer

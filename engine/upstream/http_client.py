@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -70,35 +71,38 @@ class HttpClient:
         self._address = address
         self._headers = [(name.encode(), value.encode("latin-1")) for name, value in access.headers.items()]
         self._headers += [(b"host", address.authority.encode()), *_HEADERS]
-        self._pool = httpcore2.AsyncConnectionPool(
-            ssl_context=ssl.create_default_context() if address.scheme == "https" else None,
-            max_connections=None,
-            keepalive_expiry=_KEPT_SECONDS,
-            network_backend=_CheckedNetwork(),
-            socket_options=_KEEP_ALIVE,
-        )
+        self._tls = ssl.create_default_context() if address.scheme == "https" else None
+        self._network = _CheckedNetwork()
+        # the last one used first; a pool of the library looks at all of them for each request
+        self._idle: deque[httpcore2.AsyncHTTPConnection] = deque()
+        self._keeps_idle = True
 
     @asynccontextmanager
     async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> AsyncIterator[Answer]:
         """As in Transport."""
-        url = httpcore2.URL(
-            scheme=self._address.scheme.encode(),
-            host=self._address.host.encode(),
-            port=self._address.port,
-            target=(self._address.path + path).encode(),
-        )
         length = [] if body is None else [(b"content-length", str(len(body)).encode())]
-        extensions = {"timeout": {"connect": min(_CONNECT_SECONDS, timeout_seconds)}}
+        request = httpcore2.Request(
+            method,
+            self._url(path),
+            headers=[*self._headers, *length],
+            content=body,
+            extensions={"timeout": {"connect": min(_CONNECT_SECONDS, timeout_seconds)}},
+        )
         try:
-            async with (
-                asyncio.timeout(timeout_seconds),
-                self._pool.stream(
-                    method, url, headers=[*self._headers, *length], content=body, extensions=extensions
-                ) as response,
-                aclosing(response.aiter_stream()) as pieces,
-            ):
-                headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-                yield Answer(response.status, headers, pieces)
+            async with asyncio.timeout(timeout_seconds), self._connection() as connection:
+                response = await connection.handle_async_request(request)
+                try:
+                    headers = {
+                        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
+                    }
+                    if "max=" in headers.get("keep-alive", ""):
+                        # As llama.cpp's: it has a few threads, and each waits at one connection, idle or not, while
+                        # requests on others wait for a thread.
+                        self._keeps_idle = False
+                    async with aclosing(response.aiter_stream()) as pieces:
+                        yield Answer(response.status, headers, pieces)
+                finally:
+                    await response.aclose()
         except TimeoutError:
             text = f"The server of this model did not answer within {timeout_seconds:g} s."
             raise Broken(Problem(message=text, code=TIMED_OUT, status=504)) from None
@@ -108,9 +112,40 @@ class HttpClient:
             text = f"The connection to the server of this model broke: {_reason(error)}."
             raise Broken(Problem(message=text, code=FAILED)) from None
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._pool.aclose()
+    def _url(self, path: str) -> httpcore2.URL:
+        return httpcore2.URL(
+            scheme=self._address.scheme.encode(),
+            host=self._address.host.encode(),
+            port=self._address.port,
+            target=(self._address.path + path).encode(),
+        )
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[httpcore2.AsyncHTTPConnection]:
+        """An idle connection, or a new one; it is kept if its answer was read to the end."""
+        while self._idle and self._idle[0].has_expired():
+            await self._idle.popleft().aclose()
+        connection = None
+        while self._idle and connection is None:
+            connection = self._idle.pop()
+            if connection.has_expired():
+                await connection.aclose()
+                connection = None
+        if connection is None:
+            connection = httpcore2.AsyncHTTPConnection(
+                self._url("").origin,
+                ssl_context=self._tls,
+                keepalive_expiry=_KEPT_SECONDS,
+                network_backend=self._network,
+                socket_options=_KEEP_ALIVE,
+            )
+        try:
+            yield connection
+        finally:
+            if self._keeps_idle and connection.is_idle() and not connection.is_closed():
+                self._idle.append(connection)
+            else:
+                await connection.aclose()
 
 
 class _CheckedNetwork(httpcore2.AnyIOBackend):

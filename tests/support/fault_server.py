@@ -113,6 +113,7 @@ class FaultServer:
     received: list[HttpRequest] = field(default_factory=list)
     models: Fault = field(default=lambda peer: peer.send(200, b'{"data": []}', server="faulty/1"))
     port: int = 0
+    num_connections: int = 0
     _listener: socket.socket = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _released: threading.Event = field(default_factory=threading.Event)
@@ -147,6 +148,7 @@ class FaultServer:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
+            self.num_connections += 1
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -19,7 +19,7 @@ from engine.types import Failed, Finished, FinishReason, Priority
 from tests.support import fault_server
 from tests.support.fault_server import Fault, FaultServer, Peer
 from tests.support.stack import wait_for
-from tests.support.upstream import chunk, forward
+from tests.support.upstream import chat_answer, chunk, forward
 from tests.support.upstream_process import Recorder, UpstreamProcess
 
 LINE = Priority.BATCH
@@ -102,6 +102,24 @@ def test_trouble_of_the_server_is_absorbed_and_never_doubled(
     assert outcome.text == "hello"
     assert "".join(delta.text for delta in recorder.deltas) == ("hello" if stream else "")
     assert len(server.received) == 2
+
+
+@pytest.mark.parametrize(("keep_alive", "num_connections"), [("timeout=5", 1), ("timeout=5, max=100", 5)])
+def test_a_connection_is_kept_unless_the_server_has_a_thread_for_each(
+    folder: Path, keep_alive: str, num_connections: int
+) -> None:
+    """Otherwise requests on new connections wait until the kept ones time out."""
+
+    def fine(peer: Peer) -> None:
+        peer.send(200, chat_answer(), keep_alive=keep_alive)
+
+    with (
+        FaultServer([fine] * 4, models=lambda peer: peer.send(200, b"{}", keep_alive=keep_alive)) as server,
+        UpstreamProcess(folder, server.url) as engine,
+    ):
+        engine.client.wait_ready(20)
+        assert all(isinstance(engine.ask(f"r{n}"), Finished) for n in range(4))
+        assert server.num_connections == num_connections
 
 
 def test_a_storm_of_refusals_loses_and_doubles_no_line(engine: UpstreamProcess, server: FaultServer) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from engine.types import Finished, FinishReason, TokenLogprob, ToolCall, ToolCallDelta, Usage
-from engine.upstream.answers import Collector, embedded, read_body
+from engine.upstream.answers import Collector, embedded
+from engine.upstream.bodies import read_body
 from engine.upstream.trouble import Broken
 
 
@@ -50,8 +51,10 @@ def test_a_chat_keeps_text_usage_and_cached_and_reasoning_tokens() -> None:
     assert finished.usage == Usage(prompt_tokens=5, completion_tokens=7, cached_tokens=3, reasoning_tokens=2)
 
 
-def test_an_answer_without_usage_counts_no_tokens() -> None:
+def test_an_answer_without_usage_counts_no_tokens_and_a_stream_those_of_its_chunks() -> None:
     assert message(content="hi").usage == Usage(prompt_tokens=0, completion_tokens=0)
+    collector, _ = chunks({"role": "assistant"}, {"reasoning": "hm"}, {"content": "a"}, {"content": "b"})
+    assert collector.finished().usage == Usage(prompt_tokens=0, completion_tokens=3)
 
 
 @pytest.mark.parametrize("details", [None, {}, {"cached_tokens": None}])
