@@ -35,6 +35,7 @@ _CHATS_PER_SECOND: Final = 0.3
 _TOKENS: Final = 16
 _LINES_PER_MINUTE: Final = 60  # of each batch
 _IDLE_CHATS: Final = 60
+_ROUNDS: Final = 3  # of loads of the other models
 _SLACK_SECONDS: Final = 0.5  # between the end of a load and consumers that take its chats
 _WAIT_SECONDS: Final = 600.0
 
@@ -72,13 +73,15 @@ class FirstTokens:
     def of(cls, chats: list[Chat]) -> FirstTokens:
         """Sum up the times of these chats."""
         seconds = sorted(chat.seconds for chat in chats) or [0.0]
-        return cls(number=len(chats), p50=statistics.median(seconds), p95=_p95(seconds), worst=seconds[-1])
+        p95 = statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
+        return cls(number=len(chats), p50=statistics.median(seconds), p95=p95, worst=seconds[-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Residency:
-    """What was measured: chats to models in `memory`, those of them `beside_load` of another model, all `others`, and `idle`.
+    """What was measured: chats to models in `memory`, those `beside_load` of another model, all `others`, and `idle`.
 
+    Most of those beside a load are of a client that chats with one model, after the batches, while the others load in turns.
     `step` is the median time between two tokens of a chat to a model in memory, in seconds.
     """
 
@@ -97,28 +100,33 @@ class Residency:
 
 
 def measure(folder: Path, *, minutes: float, is_real: bool, seed: int = 1) -> Residency:
-    """Run chats for so many minutes beside six batches, wait for all of them, then measure chats alone."""
+    """Run chats for so many minutes beside six batches, wait for all of them, then measure chats alone and beside loads."""
     with _stack(folder, is_real=is_real) as stack, Client(f"{stack.url}/v1", "none") as client:
         lines = max(20, round(_LINES_PER_MINUTE * minutes))
         batches = [_create_batch(client, folder, name, lines) for name in NAMES]
         chats = _random_chats(stack.url, 60 * minutes, seed)
         ended = [_wait_batch(client, batch_id) for batch_id in batches]
         loads = _loads(stack.services.logs / "worker.log")
+        num_loads = len(loads)
         lost, doubled = _check_answers(client, ended, lines)
         idle = _idle_chats(stack.url)
+        steady = _chats_beside_loads(stack.url)
+        loads = _loads(stack.services.logs / "worker.log")
     answered = [chat for chat in chats if not chat.failure]
-    resident = [chat for chat in answered if not _overlapping(loads, chat, is_own=True)]
+    resident = _of_resident_models(answered, loads)
     others = [chat for chat in answered if chat not in resident]
+    steady_resident = _of_resident_models([chat for chat in steady if not chat.failure], loads)
+    beside = [chat for chat in (*resident, *steady_resident) if _overlaps_load(chat, loads)]
     return Residency(
         chats=len(chats),
-        failed=[chat.failure for chat in (*chats, *idle) if chat.failure],
+        failed=[chat.failure for chat in (*chats, *idle, *steady) if chat.failure],
         lines=lines * len(NAMES),
         lines_lost=lost,
         lines_doubled=doubled,
-        loads=len(loads),
+        loads=num_loads,
         least=least_loads([chat.model for chat in sorted(chats, key=lambda chat: chat.sent_at)], PLACES),
         memory=FirstTokens.of(resident),
-        beside_load=FirstTokens.of([chat for chat in resident if _overlapping(loads, chat, is_own=False)]),
+        beside_load=FirstTokens.of(beside),
         others=FirstTokens.of(others),
         idle=FirstTokens.of([chat for chat in idle if not chat.failure]),
         step=statistics.median([gap for chat in resident for gap in chat.gaps] or [0.0]),
@@ -166,10 +174,20 @@ def _loads(log: Path) -> list[_Load]:
     return loads
 
 
-def _overlapping(loads: list[_Load], chat: Chat, *, is_own: bool) -> bool:
-    """Was its own model, or another one, loaded before the first token of this chat?"""
-    start = chat.sent_at - (_SLACK_SECONDS if is_own else 0.0)
-    return any(load.overlaps(start, chat.first_at) for load in loads if (load.model == chat.model) is is_own)
+def _of_resident_models(chats: list[Chat], loads: list[_Load]) -> list[Chat]:
+    """The chats before whose first token their own model was not loaded."""
+    return [
+        chat
+        for chat in chats
+        if not any(
+            load.model == chat.model and load.overlaps(chat.sent_at - _SLACK_SECONDS, chat.first_at) for load in loads
+        )
+    ]
+
+
+def _overlaps_load(chat: Chat, loads: list[_Load]) -> bool:
+    """Was another model loaded before the first token of this chat?"""
+    return any(load.model != chat.model and load.overlaps(chat.sent_at, chat.first_at) for load in loads)
 
 
 def _random_chats(url: str, seconds: float, seed: int) -> list[Chat]:
@@ -189,6 +207,18 @@ def _idle_chats(url: str) -> list[Chat]:
         for number in range(5):
             _chat(http, NAMES[0], -number)
         return [_chat(http, NAMES[0], 100_000 + number) for number in range(_IDLE_CHATS)]
+
+
+def _chats_beside_loads(url: str) -> list[Chat]:
+    """Send chats to one model, one after the other, while chats to the others make these load in turns."""
+    with httpx2.Client(base_url=url, timeout=_WAIT_SECONDS) as http, ThreadPoolExecutor(1) as threads:
+        others = enumerate(NAMES[1:] * _ROUNDS, 200_000)
+        loading = threads.submit(lambda: [_chat(http, name, number) for number, name in others])
+        chats: list[Chat] = []
+        while not loading.done():
+            chats.append(_chat(http, NAMES[0], 300_000 + len(chats)))
+        failed = [chat for chat in loading.result() if chat.failure]
+        return [*chats, *failed]
 
 
 def _chat(http: httpx2.Client, model: str, number: int) -> Chat:
@@ -255,7 +285,3 @@ def _check_answers(client: Client, files: list[str], lines: int) -> tuple[int, i
         lost += len(wanted - answers.keys())
         doubled += answers.total() - len(answers.keys() & wanted)
     return lost, doubled
-
-
-def _p95(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=20, method="inclusive")[-1] if len(seconds) > 1 else 0.0
