@@ -149,6 +149,19 @@ def _embeddings(folder: Path) -> list[Result]:
     ]
 
 
+def _transformers(_: Path) -> list[Result]:
+    from bench import transformers  # of an extra
+
+    rows = []
+    for name, measure_rates in (
+        ("64 chats of the demo model's export", transformers.compare_chats),
+        ("2,000 short texts to embed by a small BERT", transformers.compare_embeddings),
+    ):
+        ours, bare = measure_rates()
+        rows.append(_ratio(f"transformers: {name} ({ours:,.0f}/s of computing), over bare loop", ours / bare, 0.9))
+    return rows
+
+
 def _interactive(_: Path) -> list[Result]:
     idle, busy, step = first_token_under_load(SMOL135, SMOL135.path())
     limit = 1000 * (2 * idle + step)
@@ -287,6 +300,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "engine-memory": _engine_memory,
     "speculation": _speculation,
     "upstream": _upstream,
+    "transformers": _transformers,
 }
 _LONG = {"residency": False, "residency-gguf": True}  # whether the models are real
 

@@ -6,7 +6,7 @@ forward. Keys are never repeated for the query heads that share them: those quer
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -69,24 +69,35 @@ class LaneAttention:
         return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None]
 
 
-class BatchAttention:
-    """Causal attention within each sequence of a batch without memory; padding at the end is seen by nothing before it."""
+class PackedAttention:
+    """Attention within each of several texts in one row, without memory; `windows` as in `LaneAttention`."""
 
-    def __init__(self, windows: Mapping[int, int]) -> None:
+    def __init__(self, groups: Sequence[Group], windows: Mapping[int, int]) -> None:
+        self._groups = groups
         self._windows = windows
-        self._group: Group | None = None
+        self._indices = [group.padded_rows() for group in groups]
 
     def attend(
         self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, options: ScoreOptions
     ) -> torch.Tensor:
-        """Return (sequences, tokens, heads, numbers)."""
-        number, heads, length, _ = query.shape
-        if self._group is None:
-            self._group = Group([0], [0], [length], 0, query.device)
-        mask = self._group.mask(self._windows.get(layer, 0), heads // key.shape[1], query.dtype)
-        rows = query.transpose(1, 2).flatten(0, 1)
-        out = _attend(rows, key.transpose(1, 2), value.transpose(1, 2), mask, number, options)
-        return out.view(number, length, *out.shape[1:])
+        """Return (1, tokens, heads, numbers)."""
+        repeats = query.shape[1] // key.shape[1]
+        rows = [each[0].transpose(0, 1) for each in (query, key, value)]  # (tokens, heads, numbers)
+        parts = []
+        for group, padded in zip(self._groups, self._indices, strict=True):
+            index = slice(group.first, group.end) if padded is None else padded[0].flatten()
+            queries, keys, values = (each[index] for each in rows)
+            number = len(group.slots)
+            part = _attend(
+                queries,
+                keys.view(number, -1, *keys.shape[1:]),
+                values.view(number, -1, *values.shape[1:]),
+                group.mask(self._windows.get(layer, 0), repeats, query.dtype),
+                number,
+                options,
+            )
+            parts.append(part if padded is None else part[padded[1]])
+        return torch.cat(parts)[None] if len(parts) > 1 else parts[0][None]
 
 
 class ShapeProbe:
@@ -156,7 +167,7 @@ def _forward(
     value: torch.Tensor,
     _mask: Any,  # Any: None, since transformers makes no mask for a function that it does not know
     *,
-    lanes: LaneAttention | BatchAttention | ShapeProbe,
+    lanes: LaneAttention | PackedAttention | ShapeProbe,
     scaling: float | None = None,
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
@@ -166,7 +177,7 @@ def _forward(
     if any(others.get(name) is not None for name in _UNSUPPORTED):
         raise UnsupportedAttention
     options = ScoreOptions(scaling, softcap, s_aux)
-    return lanes.attend(module.layer_idx, query, key, value, options), None
+    return lanes.attend(getattr(module, "layer_idx", None) or 0, query, key, value, options), None
 
 
 AttentionInterface.register(NAME, _forward)

@@ -73,7 +73,7 @@ class TransformersBackend:
             config,
             pooling=resolve_pooling(folder, config.pooling, is_causal=windows is not None),
             longest_input=self.tokenizer.longest_input,
-            pad_token=getattr(model.config, "pad_token_id", None) or 0,
+            first_position=self.tokenizer.first_position,
             windows=windows,
         )
 

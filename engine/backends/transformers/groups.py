@@ -45,29 +45,27 @@ class Tokens(NamedTuple):
 
 @dataclass(slots=True)
 class Group:
-    """Entries with about as many new tokens, at rows `first` to `end` of the step; `num_new` and `length` are the largest."""
+    """Sequences with about as many new tokens, at rows `first` to `end` of the step.
+
+    `num_new` is the largest number of new tokens, and `length` that of all tokens of a sequence. Unless `is_causal`, a token
+    sees all new ones of its sequence, and there are no others.
+    """
 
     slots: list[int]
     starts: list[int]
     counts: list[int]
     first: int
     device: torch.device | str
+    is_causal: bool = True
+    end: int = field(init=False)
+    num_new: int = field(init=False)
+    length: int = field(init=False)
     _masks: dict[tuple[int, int], torch.Tensor | None] = field(default_factory=dict)
 
-    @property
-    def end(self) -> int:
-        """The row after its last one."""
-        return self.first + sum(self.counts)
-
-    @property
-    def num_new(self) -> int:
-        """The largest number of new tokens."""
-        return max(self.counts)
-
-    @property
-    def length(self) -> int:
-        """Tokens of the longest sequence, with the new ones."""
-        return max(start + count for start, count in zip(self.starts, self.counts, strict=True))
+    def __post_init__(self) -> None:
+        self.end = self.first + sum(self.counts)
+        self.num_new = max(self.counts)
+        self.length = max(start + count for start, count in zip(self.starts, self.counts, strict=True))
 
     def lanes(self) -> slice | torch.Tensor:
         """Index of the lanes: a slice of neighbours, or their numbers."""
@@ -79,7 +77,7 @@ class Group:
     def padded_rows(self) -> tuple[torch.Tensor, torch.Tensor] | None:
         """Rows of the step for padded queries, (entries, num_new), and the places of the real ones; None without padding."""
         most = self.num_new
-        if all(count == most for count in self.counts):
+        if sum(self.counts) == most * len(self.counts):
             return None
         rows, kept, at = list[list[int]](), list[int](), self.first
         for index, count in enumerate(self.counts):
@@ -101,6 +99,8 @@ class Group:
 
     def _new_mask(self, window: int, repeats: int, dtype: torch.dtype) -> torch.Tensor | None:
         most, length = self.num_new, self.length
+        if not self.is_causal:
+            return self._padding_mask(dtype)
         starts = torch.tensor(self.starts)[:, None, None]
         queries = starts + torch.arange(most)[:, None]
         cells = torch.arange(length)
@@ -113,6 +113,13 @@ class Group:
         if most > 1 and repeats > 1:
             mask = mask.repeat(1, repeats, 1)
         return mask[:, None].to(self.device)
+
+    def _padding_mask(self, dtype: torch.dtype) -> torch.Tensor | None:
+        """The mask of texts whose tokens see all others of their text."""
+        seen = torch.arange(self.num_new) < torch.tensor(self.counts)[:, None, None, None]
+        if bool(seen.all()):
+            return None
+        return torch.zeros(seen.shape, dtype=dtype).masked_fill_(~seen, float("-inf")).to(self.device)
 
 
 class StepLayout:
@@ -145,6 +152,17 @@ class StepLayout:
             at += len(entries[index].tokens)
             rows[index] = range(at - entries[index].num_rows, at)
         return rows
+
+
+def text_groups(lengths: Sequence[int], device: torch.device | str, *, is_causal: bool) -> list[Group]:
+    """The groups of texts behind each other in one row, in order of length."""
+    groups, first = list[Group](), 0
+    for _, members in groupby(lengths, key=_size_class):
+        counts = list(members)
+        numbers = list(range(len(counts)))
+        groups.append(Group(numbers, [0] * len(counts), counts, first, device, is_causal))
+        first = groups[-1].end
+    return groups
 
 
 def _groups(ordered: list[Span], device: torch.device | str) -> Iterator[Group]:

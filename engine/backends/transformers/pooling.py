@@ -40,13 +40,14 @@ def resolve_pooling(folder: Path, configured: Pooling, *, is_causal: bool) -> Po
 
 
 def pool(vectors: torch.Tensor, lengths: torch.Tensor, pooling: Pooling) -> torch.Tensor:
-    """Pool (texts, tokens, numbers) of texts with these lengths, padded at the end, to (texts, numbers)."""
+    """Pool the vectors of all tokens, (tokens, numbers), of texts of these lengths behind each other, to (texts, numbers)."""
+    ends = lengths.cumsum(0)
     if pooling is Pooling.CLS:
-        return vectors[:, 0]
+        return vectors[ends - lengths]
     if pooling is Pooling.LAST:
-        return vectors[torch.arange(len(vectors), device=vectors.device), lengths - 1]
-    is_real = torch.arange(vectors.shape[1], device=vectors.device) < lengths[:, None]
-    return (vectors * is_real[:, :, None]).sum(1) / lengths[:, None]
+        return vectors[ends - 1]
+    owners = torch.arange(len(lengths), device=vectors.device).repeat_interleave(lengths)
+    return vectors.new_zeros((len(lengths), vectors.shape[1])).index_add_(0, owners, vectors) / lengths[:, None]
 
 
 def _check_modules(folder: Path) -> Path:

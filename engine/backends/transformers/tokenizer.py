@@ -44,6 +44,7 @@ class FolderTokenizer:
         self._lead = self._encode(_LEAD)
         self._start, self._end = self._frame()
         self.trained_context: int = getattr(config, "max_position_embeddings", None) or 0
+        self.first_position = _first_position(config)
         self.longest_input = min(_longest_input(folder, config), _limit(tokenizer))
 
     @property
@@ -140,12 +141,16 @@ def _limit(tokenizer: Any) -> int:  # Any: a tokenizer of transformers
     return limit if limit < _NO_LIMIT else _NO_LIMIT
 
 
+def _first_position(config: Any) -> int:  # Any: a configuration of transformers
+    """The number of the first token's position, which some encoders count behind that of the padding token."""
+    return (config.pad_token_id or 0) + 1 if getattr(config, "model_type", "") in _OFFSET_POSITIONS else 0
+
+
 def _longest_input(folder: Path, config: Any) -> int:  # Any: a configuration of transformers
     """Tokens of the longest text to embed, as far as the folder limits it."""
     stated = read_json(folder / "sentence_bert_config.json").get("max_seq_length")
     positions = getattr(config, "max_position_embeddings", None) or _NO_LIMIT
-    if getattr(config, "model_type", "") in _OFFSET_POSITIONS:
-        positions -= (config.pad_token_id or 0) + 1
+    positions -= _first_position(config)
     return min(stated, positions) if isinstance(stated, int) and stated > 0 else positions
 
 

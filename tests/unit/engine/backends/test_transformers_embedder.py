@@ -14,6 +14,7 @@ from engine.config import BackendKind, EngineConfig, Pooling
 from engine.errors import ModelFailed
 from tests.support.tiny_folders import TinyFolder, make_folder, torch, transformers
 
+from engine.backends.transformers import embedder  # isort: skip
 from engine.backends.transformers.backend import TransformersBackend  # isort: skip - after the check for the extra
 
 TEXTS = ("the mill", "river", "the grain by the river, by the mill.", "x", "a mill. " * 6, "grain")
@@ -56,6 +57,20 @@ def test_vectors_are_those_of_the_library(kind: TinyFolder, pooling: Pooling, tm
     alone = np.concatenate([embed(backend, (text,)) for text in TEXTS])
     assert np.abs(alone - expected).max() < 1e-5
     assert len(np.unique(expected.round(2), axis=0)) >= len(TEXTS) - 1, "the vectors must differ"
+
+
+@pytest.mark.parametrize("kind", [TinyFolder.BERT, TinyFolder.ROBERTA])
+def test_texts_are_packed_where_the_model_allows_it_and_padded_otherwise(
+    kind: TinyFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder(tmp_path, kind)
+    packed: Any = load(folder).embedder
+    assert packed._compute == packed._packed
+    monkeypatch.setattr(embedder, "PackedAttention", lambda *_: None)  # as a model that computes attention by itself
+    backend = load(folder)
+    padded: Any = backend.embedder
+    assert padded._compute == padded._padded
+    assert np.abs(embed(backend) - of_the_library(folder, Pooling.MEAN)).max() < 1e-5
 
 
 def test_a_model_that_embeds_only_has_no_slots_and_limits_its_inputs(tmp_path: Path) -> None:
