@@ -78,6 +78,11 @@ class ModelState:
         return self.is_serving or self.status is ModelStatus.UNLOADED or self.is_on_demand
 
     @property
+    def is_down(self) -> bool:
+        """Does nothing answer its requests at this moment, or for long?"""
+        return self.is_stopped or self.status is ModelStatus.UNSERVED
+
+    @property
     def is_stopped(self) -> bool:
         """Does its engine not start, whatever a request waits for?"""
         return self.status in (ModelStatus.FAILED, ModelStatus.MISSING)

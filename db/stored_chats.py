@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from sqlalchemy import Delete, Insert, Select, Update, cast, delete, insert, select, update
@@ -38,17 +38,20 @@ def find_stored_chat(job_id: str, tenant_id: str) -> Query[StoredChatRow]:
 def list_stored_chats(
     tenant_id: str,
     *,
-    model: str | None,
+    models: Collection[str] | None,
     metadata: Mapping[str, str],
     after: str | None,
     limit: int,
     newest_first: bool,
 ) -> Query[StoredChatRow]:
-    """List a page that begins behind `after`; ids sort by time. Each pair of `metadata` must be among those of a completion."""
+    """List a page that begins behind `after`, of any model or of these; ids sort by time.
+
+    Each pair of `metadata` must be among those of a completion.
+    """
     key = StoredChat.job_id
     statement = _answered(tenant_id)
-    if model is not None:
-        statement = statement.where(StoredChat.model == model)
+    if models is not None:
+        statement = statement.where(StoredChat.model.in_(models))
     if metadata:
         statement = statement.where(cast(StoredChat.metadata_json, JSONB).contains(dict(metadata)))
     if after is not None:

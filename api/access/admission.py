@@ -16,22 +16,12 @@ from api.services.key_ring import Caller
 from api.services.rate_limiter import Level, Rate, RateLimiter, duration, too_many
 from core.api_keys import estimated_tokens
 from core.errors import ApiError
-from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
 from core.schemas.endpoints import ENDPOINTS
 from core.settings import Settings
 from db import keys
 
 _GENERATING: Final = frozenset({*ENDPOINTS, "/v1/jobs"})
 _RETRY_SECONDS: Final = 20.0  # a guess: a batch or a stream has to end first
-
-
-def find_model(catalog: ModelCatalog, caller: Caller, name: str) -> ModelConfig:
-    """The model of a request; raises one and the same 404 for unknown and forbidden models."""
-    models = catalog.only(caller.models)
-    model = models.get(name)
-    if model is None:
-        raise ApiError(unknown_model(name, models))
-    return model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,10 +125,13 @@ def _request_rate(caller: Caller) -> Rate | None:
 
 
 def _add_headers(request: Request, kind: str, level: Level) -> None:
-    """Add the level to the headers of the response, which `api.middleware` sends with any answer."""
-    request.state.response_headers = {
-        **getattr(request.state, "response_headers", {}),
-        f"x-ratelimit-limit-{kind}": str(level.limit),
-        f"x-ratelimit-remaining-{kind}": str(level.remaining),
-        f"x-ratelimit-reset-{kind}": duration(level.reset_seconds),
-    }
+    set_header(request, f"x-ratelimit-limit-{kind}", str(level.limit))
+    set_header(request, f"x-ratelimit-remaining-{kind}", str(level.remaining))
+    set_header(request, f"x-ratelimit-reset-{kind}", duration(level.reset_seconds))
+
+
+def set_header(request: Request, name: str, value: str | None) -> None:
+    """Set or remove a header of the response, which `api.middleware` adds to any answer."""
+    headers = {**getattr(request.state, "response_headers", {})}
+    headers.pop(name, None)
+    request.state.response_headers = headers if value is None else {**headers, name: value}

@@ -11,7 +11,7 @@ _LEVELS: Final = tuple(
 )
 _EXPOSED: Final = (
     "x-request-id", "openai-processing-ms", "retry-after", "x-should-retry", "content-disposition", "content-range", "etag",
-    "x-millrace-after", *_LEVELS,
+    "x-millrace-after", "x-millrace-fallback", *_LEVELS,
 )  # fmt: skip
 _MAX_AGE_SECONDS: Final = 600
 

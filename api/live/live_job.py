@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -26,6 +27,9 @@ from core.errors import SERVER_ERROR, ApiError, Problem, unavailable
 from core.queue.events import EventKind
 
 _RELAY_SECONDS: Final = 0.5
+_FALLBACK_SECONDS: Final = 15.0  # longer than an upstream waits for its server before a chat fails
+_UNREACHABLE: Final = (429, 502, 503, 504)  # of a server upstream; our own engines fail with a 500
+FallBack = Callable[[Submission], Awaitable[Submission | None]]
 _TIMED_OUT = Problem(
     status=503,
     message="The answer took too long for a request that waits. Use a stream, a batch, or POST /v1/jobs.",
@@ -119,6 +123,21 @@ class LiveJob:
         return str(row.answer)
 
 
+class _JobFailed(ApiError):
+    """The job itself has failed, before anything of its answer was sent."""
+
+
+def _ended_error(ended: JobEnded, renderer: ResponseRenderer) -> ApiError:
+    problem = renderer.problem(ended.problem or cancelled_problem())
+    return ApiError(problem) if ended.is_local else _JobFailed(problem)
+
+
+def _may_fall_back(error: ApiError) -> bool:
+    """Is it the model that cannot be reached, or is not ready? Errors of a request, and crashes, would only be repeated."""
+    is_unreachable = isinstance(error, _JobFailed) and error.problem.status in _UNREACHABLE
+    return is_unreachable or error.problem.code == "model_not_ready"
+
+
 def _no_queue() -> ApiError:
     return unavailable("The queue does not answer, so this cannot be answered at once. Batches still work.")
 
@@ -145,21 +164,44 @@ class LiveJobs:
     shutting_down: asyncio.Event
     timeout_seconds: float
 
-    async def run_and_respond(self, request: Request, submission: Submission, renderer: ResponseRenderer) -> Response:
-        """Run a job and respond with its answer. The first event decides the status code."""
+    async def run_and_respond(
+        self, request: Request, submission: Submission, renderer: ResponseRenderer, fall_back: FallBack | None = None
+    ) -> Response:
+        """Run a job and respond with its answer, or with that of another model that `fall_back` finds.
+
+        Raises the error of the first model if there is no other one.
+        """
+        first_error: ApiError | None = None
+        while True:
+            try:
+                return await self._run(request, submission, renderer)
+            except ApiError as error:
+                if fall_back is None or not _may_fall_back(error):
+                    raise
+                first_error = first_error or error
+                other = await fall_back(submission)
+                if other is None:
+                    raise first_error from None
+                submission = other
+
+    async def _run(self, request: Request, submission: Submission, renderer: ResponseRenderer) -> Response:
+        """Run one job. The first event decides the status code."""
         began = time.monotonic()
         check_wait = partial(self._check_wait, submission.model.name, began + self.timeout_seconds)
         live = LiveJob(self.jobs, self.streams, self.shutting_down, submission, check_wait)
         try:
             await live.begin()
             is_stream = submission.body.is_stream
-            first = await unless_disconnected(request, self._first_event(live, check_wait, is_stream=is_stream))
+            silent_until = began + (_FALLBACK_SECONDS if submission.others else 0)
+            first = await unless_disconnected(
+                request, self._first_event(live, check_wait, silent_until if is_stream else math.inf)
+            )
             self.metrics.first_event_seconds.observe(time.monotonic() - began)
             if first is None:
                 await live.close()
                 return Response(status_code=499)
             if isinstance(first, JobEnded) and first.kind is not EventKind.DONE:
-                raise ApiError(renderer.problem(first.problem or cancelled_problem()))
+                raise _ended_error(first, renderer)
             if submission.body.is_stream:
                 return EventStream(self._streamed(live, renderer.stream(live, first)))
             assert isinstance(first, JobEnded), "a plain request's first event is its last"
@@ -171,14 +213,16 @@ class LiveJobs:
         return Response(renderer.whole(answer), media_type="application/json")
 
     async def _first_event(
-        self, live: LiveJob, check_wait: Callable[[], Awaitable[None]], *, is_stream: bool
+        self, live: LiveJob, check_wait: Callable[[], Awaitable[None]], silent_until: float
     ) -> JobUpdate:
-        """The first update; of a plain request, the first other than Idle. A stream that waits, as for a model that loads,
-        begins with a comment that keeps its connection alive.
+        """The first update other than Idle, or any that comes after `silent_until` by the monotonic clock.
+
+        A stream that waits, as for a model that loads, begins with a comment that keeps its connection alive; with that, its
+        headers are sent, and no other model can answer it.
         """
         while isinstance(update := await live.next(), Idle):
             await check_wait()
-            if is_stream:
+            if time.monotonic() >= silent_until:
                 break
         return update
 

@@ -76,10 +76,10 @@ async def prepare(
     if request.stream or request.background:  # a background response may be streamed later
         body["stream"] = True
     try:
-        submission = await submissions.build(body)
+        submission = await submissions.build(body, is_live=not request.background)
     except ApiError as error:
         raise ApiError(as_responses_problem(error.problem), error.headers) from None
-    submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id))
+    submission = replace(submission, job_id=ids.CHAT + suffix_of(response_id), others=())
     record = ResponseRecord(
         response_id=response_id,
         job_id=submission.job_id,

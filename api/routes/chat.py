@@ -10,7 +10,7 @@ from api.http.json_body import JsonDocument
 from api.http.openapi import response_docs
 from api.live.chat_stream import respond_with_chunks
 from api.live.live_job import LiveJobsDep
-from api.live.submission import SubmissionBuilderDep, with_stored_chat
+from api.live.submission import Submission, SubmissionBuilderDep, with_stored_chat
 from api.schemas.chat_objects import ChatCompletion
 from core.api_keys import Scope
 from core.schemas.chat import ChatRequest
@@ -26,5 +26,10 @@ async def create_chat_completion(
     live_jobs: LiveJobsDep,
 ) -> Response:
     """Answer at once, ahead of any batch; streamed with `stream: true`, kept with `store: true`."""
-    submission = with_stored_chat(await submissions.build(document))
-    return await respond_with_chunks(request, live_jobs, submission)
+
+    async def fall_back(failed: Submission) -> Submission | None:
+        other = await submissions.fall_back(failed)
+        return with_stored_chat(other) if other is not None else None
+
+    submission = with_stored_chat(await submissions.build(document, is_live=True))
+    return await respond_with_chunks(request, live_jobs, submission, fall_back)

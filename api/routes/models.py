@@ -16,7 +16,7 @@ from api.dependencies import (
 )
 from api.services.model_states import ServiceState
 from core.api_keys import Scope
-from core.errors import ApiError, Problem
+from core.errors import ApiError, Problem, bad_request
 from core.models.model_files import ModelCatalog, ModelConfig, unknown_model
 from core.schemas.endpoints import served_endpoints
 from core.schemas.objects import ListObject, ModelObject
@@ -37,12 +37,15 @@ async def list_models(
     settings: SettingsDep,
     states: ModelStatesDep,
 ) -> ListObject[ModelObject]:
-    """Every model the caller may use, by name; each is followed by its aliases, whose `root` is that name."""
-    state = await states.read()
+    """Every model the caller may use, by name; each is followed by its aliases, whose `root` is that name. An alias of several
+    models follows the first of them."""
+    state, allowed = await states.read(), catalog.only(caller.models)
+    roots = {name: model for model in reversed(allowed.models) for name in (model.name, *model.aliases)}
     models = [
-        _object(model, name, started_at, settings, state)
-        for model in catalog.only(caller.models).models
+        _object(allowed, name, started_at, settings, state)
+        for model in allowed.models
         for name in (model.name, *model.aliases)
+        if roots[name] is model
     ]
     return ListObject(data=models, first_id=models[0].id if models else None, last_id=models[-1].id if models else None)
 
@@ -58,8 +61,9 @@ async def get_model(
     states: ModelStatesDep,
 ) -> ModelObject:
     """A model by name or alias."""
-    model = _find(catalog.only(caller.models), name)
-    return _object(model, name, started_at, settings, await states.read())
+    models = catalog.only(caller.models)
+    _find(models, name)
+    return _object(models, name, started_at, settings, await states.read())
 
 
 @control_router.post("/v1/models/{name:path}/{action}", status_code=202)
@@ -76,7 +80,13 @@ async def change_model(
 ) -> ModelObject:
     """Load a model, or drain and unload it, or both, on every device that has it. It happens after the answer: `status` shows
     how far it is. An unloaded model is loaded again when a request needs it."""
-    model = _find(catalog.only(caller.models), name)
+    models = catalog.only(caller.models)
+    model = _find(models, name)
+    if len(called := models.called(name)) > 1:
+        names = ", ".join(each.name for each in called)
+        raise bad_request(
+            f"'{name}' is an alias of several models. Name one of them: {names}.", code="invalid_value", param="name"
+        )
     if action is ModelAction.UNLOAD and model.pinned:
         message = f"The model '{model.name}' is pinned, so it is not unloaded. Remove `pinned` from its file first."
         raise ApiError(Problem(status=409, message=message, code="model_pinned", param="model"))
@@ -86,7 +96,7 @@ async def change_model(
         raise ApiError(Problem(status=409, message=message, code="model_too_large", param="model"))
     async with database.begin() as connection:
         await connection.execute(model_requests.add_request(model.name, action))
-    return _object(model, name, started_at, settings, await states.read_now())
+    return _object(models, name, started_at, settings, await states.read_now())
 
 
 def _find(models: ModelCatalog, name: str) -> ModelConfig:
@@ -96,7 +106,10 @@ def _find(models: ModelCatalog, name: str) -> ModelConfig:
     return model
 
 
-def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
+def _object(models: ModelCatalog, name: str, started_at: int, settings: Settings, service: ServiceState) -> ModelObject:
+    """The object of a name or alias. Of an alias that several models share, it shows the first that is not down."""
+    called = models.called(name)
+    model = next((each for each in called if not service.model(each.name).is_down), called[0])
     state, place = service.model(model.name), service.place(model.name)
     return ModelObject(
         id=name,
@@ -113,5 +126,8 @@ def _object(model: ModelConfig, name: str, started_at: int, settings: Settings, 
         status=state.status,
         reason=state.reason or None,
         warning=state.warning,
+        fallback=model.fallback,
+        weight=model.weight,
+        shared_by=tuple(each.name for each in called) if len(called) > 1 else (),
         load_requested=model.name in service.requested,
     )

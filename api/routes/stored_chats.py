@@ -46,10 +46,10 @@ async def list_chat_completions(
 ) -> ListObject[StoredChatCompletion]:
     """Oldest first, or newest first with `order=desc`; `metadata[key]=value` selects by metadata."""
     check_cursor(after, ids.CHAT)
-    served = catalog.get(model) if model is not None else None
+    served = [each.name for each in catalog.called(model)] if model is not None else []
     statement = stored_chats.list_stored_chats(
         tenant,
-        model=served.name if served is not None else model,
+        models=None if model is None else served or [model],
         metadata=_wanted_metadata(request),
         after=after,
         limit=limit + 1,

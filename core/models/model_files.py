@@ -6,7 +6,7 @@ An invalid file raises an error that names the file, the line and the key.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Container, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -24,6 +24,7 @@ from core.models.capabilities import check_keys
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
 from core.models.gguf_header import split_paths
 from core.models.placement_fields import PlacementFields
+from core.models.routing_fields import RoutingFields, check_fallback, may_share, ranked
 from core.models.sampling import SamplingFields
 from core.models.transformers_fields import TransformersFields
 from core.models.upstream_fields import UpstreamEndpoint, UpstreamFields
@@ -99,6 +100,8 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "devices": True,
     "split_mode": True,
     "tensor_split": True,
+    "fallback": True,
+    "weight": True,
     "load": True,
     "keep_alive_seconds": True,
     "pinned": True,
@@ -120,7 +123,7 @@ _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
 }
 
 
-class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
+class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, RoutingFields, _Strict):
     """A model file."""
 
     name: Name = Field(description="Name of the model in requests; it may have an organisation: `org/name`.")
@@ -243,6 +246,7 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, _Strict):
         check_keys(self.backend, _given(self))
         if len({self.name, *self.aliases}) <= len(self.aliases):
             raise ValueError("aliases: must differ from each other and from the name")
+        check_fallback(self.name, self.aliases, self.fallback)
         if self.backend is BackendKind.OPENAI:
             check_upstream({**dict(self), "parameters.model": self.parameters.model})
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
@@ -270,17 +274,44 @@ class ModelCatalog:
     """The models of a deployment by name and alias. Immutable; `LiveCatalog` has the present one."""
 
     def __init__(self, models: list[ModelConfig]) -> None:
-        self._by_name: dict[str, ModelConfig] = {}
+        self._by_name: dict[str, tuple[ModelConfig, ...]] = {}
         for model in models:
             for name in (model.name, *model.aliases):
-                if name in self._by_name:
-                    raise ConfigError(f"Two models are called {name!r}: {self._by_name[name].name} and {model.name}.")
-                self._by_name[name] = model
+                others = self._by_name.get(name, ())
+                if others and not may_share(name, (*others, model)):
+                    raise ConfigError(f"Two models are called {name!r}: {others[0].name} and {model.name}.")
+                self._by_name[name] = (*others, model)
         self.models = sorted(models, key=lambda model: model.name)
 
     def get(self, name: str) -> ModelConfig | None:
-        """Return the model with this name or alias."""
-        return self._by_name.get(name)
+        """Return the model with this name or alias; of those that share an alias, the first."""
+        return next(iter(self.called(name)), None)
+
+    def called(self, name: str) -> tuple[ModelConfig, ...]:
+        """Return the models with this name or alias: several share an alias, none is unknown."""
+        return self._by_name.get(name, ())
+
+    def pick(self, name: str, key: str, down: Container[str] = ()) -> ModelConfig | None:
+        """Return the model for this name or alias, and of those that share it the one whose turn the key is.
+
+        Models named in `down` are left out, unless all are.
+        """
+        turns = ranked(self.called(name), key)
+        return next((model for model in turns if model.name not in down), next(iter(turns), None))
+
+    def fallbacks(self, model: ModelConfig, key: str) -> list[ModelConfig]:
+        """Return the models that may answer in place of one: its fallbacks, each followed by its own, without repetition."""
+        found: dict[str, ModelConfig] = {model.name: model}
+
+        def add(each: ModelConfig) -> None:
+            for name in each.fallback:
+                for other in ranked(self.called(name), key):
+                    if other.name not in found:
+                        found[other.name] = other
+                        add(other)
+
+        add(model)
+        return list(found.values())[1:]
 
     def similar(self, name: str) -> str:
         """Return `; did you mean 'X'?` for the most similar name or alias; empty where none is similar."""

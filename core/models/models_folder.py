@@ -16,6 +16,7 @@ from core.field_errors import plain
 from core.models.bare_weights import BareWeights
 from core.models.folder_files import FolderFile, is_yaml, list_files
 from core.models.model_files import ModelCatalog, ModelConfig, load_model
+from core.models.routing_fields import may_share
 
 _REPLACE_SECONDS: Final = 0.1
 
@@ -116,23 +117,32 @@ class _Chosen:
     def __init__(self, served: Mapping[str, ModelConfig], problems: dict[str, str]) -> None:
         self._served = served
         self._problems = problems
-        self._owners: dict[str, str] = {}
+        self._owners: dict[str, list[str]] = {}
         self.models: dict[str, ModelConfig] = {}
 
     def add(self, file: str, model: ModelConfig) -> None:
         """Add a model, or its served version where a name of the new one is taken, or a problem."""
         taken = self._taken(model)
         if taken is not None:
-            files = f"{plain(self._owners[taken])} and {plain(file)}"
-            self._problems.setdefault(plain(file), f"Two models are called {taken!r}, in {files}. Rename one of them.")
+            files = f"{plain(self._owners[taken][0])} and {plain(file)}"
+            advice = "Rename one of them"
+            if taken in model.aliases:
+                advice += ", or give each a `weight` to divide the requests for an alias"
+            self._problems.setdefault(plain(file), f"Two models are called {taken!r}, in {files}. {advice}.")
             if (last := self._served.get(file)) is None or self._taken(last) is not None:
                 return
             model = last
         self.models[file] = model
-        self._owners |= dict.fromkeys((model.name, *model.aliases), file)
+        for name in (model.name, *model.aliases):
+            self._owners.setdefault(name, []).append(file)
 
     def _taken(self, model: ModelConfig) -> str | None:
-        return next((name for name in (model.name, *model.aliases) if name in self._owners), None)
+        """A name of the model that others have and do not share."""
+        for name in (model.name, *model.aliases):
+            others = [self.models[file] for file in self._owners.get(name, ())]
+            if others and not may_share(name, [*others, model]):
+                return name
+        return None
 
 
 class _Parsed(NamedTuple):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,7 +16,6 @@ from core.models.capabilities import CAPABILITIES, FEATURES, Feature, refusal
 from core.models.engine_options import BackendKind
 from core.models.model_files import ModelCatalog, ModelConfig
 from core.models.upstream_fields import UpstreamEndpoint
-from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody, EmbeddingBody
 from core.schemas.forwarded import ForwardedChat, ForwardedCompletion, ForwardedEmbedding
@@ -98,15 +97,18 @@ def served_endpoints(model: ModelConfig) -> tuple[str, ...]:
     return tuple(path for path, each in ENDPOINTS.items() if model.serves(each.needs))
 
 
-def named_model(body: Any, models: ModelCatalog) -> ModelConfig | None:  # Any: parsed JSON
-    """Return the model that a body names, if there is one: its backend decides how the body is checked."""
+def named_model(
+    body: Any,  # Any: parsed JSON
+    models: ModelCatalog,
+    key: str,
+    down: Container[str] = (),
+) -> ModelConfig | None:
+    """Return the model that a body names, if there is one: its backend decides how the body is checked.
+
+    Of several that share the name, `key` decides, among those that are not `down`.
+    """
     name = body.get("model") if isinstance(body, dict) else None
-    return models.get(name) if isinstance(name, str) else None
-
-
-def read_body(endpoint: str, body: Any, models: ModelCatalog) -> ModelRequest:  # Any: parsed JSON
-    """Check a body as the model that it names needs it. Raises a 400 that names the field."""
-    return parse_body(ENDPOINTS[endpoint].body_for(named_model(body, models)), body)
+    return models.pick(name, key, down) if isinstance(name, str) else None
 
 
 def check_feature(model: ModelConfig, feature: Feature, param: str) -> None:

@@ -130,7 +130,8 @@ class ModelObject(ResponseModel):
     `status`, `reason` and `warning` are those of its `core.readiness.ModelState`. While the model is in memory, `slots` and
     `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
     `slots` is the number that the model will have, or null where the engine chooses it. `load_requested`
-    is true from an admin's request to load or reload it until that has ended.
+    is true from an admin's request to load or reload it until that has ended. `shared_by` are the models between which the
+    requests for an alias are divided by their `weight`; `root` is then the first that is not down.
     """
 
     id: str
@@ -149,6 +150,9 @@ class ModelObject(ResponseModel):
     status: str
     reason: str | None = None
     warning: str | None = None
+    fallback: tuple[str, ...] = ()
+    weight: float | None = None
+    shared_by: tuple[str, ...] = ()
     load_requested: bool = False
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 
 from core.errors import ApiError, Problem
@@ -33,22 +34,33 @@ class RejectedLine:
 class LineChecker:
     """Checks the lines of one file in order. Keeps a hash of each body, to find earlier lines with the same one.
 
-    `num_inputs` counts the embedding inputs of all lines.
+    `num_inputs` counts the embedding inputs of all lines. Of models that share an alias, each line gets one by its `custom_id`,
+    so that the same file is divided in the same way; those that are `down` get none, while another one is not.
     """
 
-    def __init__(self, catalog: ModelCatalog, *, share_identical_lines: bool, endpoint: str = CHAT_ENDPOINT) -> None:
+    def __init__(
+        self,
+        catalog: ModelCatalog,
+        *,
+        share_identical_lines: bool,
+        endpoint: str = CHAT_ENDPOINT,
+        down: Container[str] = (),
+    ) -> None:
         self.num_inputs = 0
         self._endpoint = ENDPOINTS[endpoint]
         self._catalog = catalog
         self._share_identical_lines = share_identical_lines
         self._num_planned = 0
-        self._first_with_body: dict[int, int] = {}
+        self._down = down
+        self._first_with_body: dict[tuple[str, int], int] = {}
 
     def check(self, line: BatchLine, content: bytes) -> AcceptedLine | RejectedLine:
         """Check a line; `content` is its text in the file."""
         try:
-            adapter = read_adapter(self._endpoint.path, line.body, named_model(line.body, self._catalog))
-            model = self._find(adapter.model)
+            model = named_model(line.body, self._catalog, line.custom_id, self._down)
+            adapter = read_adapter(self._endpoint.path, line.body, model)
+            if model is None:
+                raise ApiError(unknown_model(adapter.model, self._catalog))
             self._endpoint.check(model, adapter.body)
         except ApiError as error:
             name = line.body.get("model")
@@ -64,13 +76,8 @@ class LineChecker:
         )
         return AcceptedLine(adapter, model, plan)
 
-    def _find(self, name: str) -> ModelConfig:
-        if (model := self._catalog.get(name)) is None:
-            raise ApiError(unknown_model(name, self._catalog))
-        return model
-
     def _first_duplicate(self, number: int, adapter: EndpointAdapter, model: ModelConfig, content: bytes) -> int:
         """The first line with this body. A hash collision only makes neighbours: workers compare the bodies themselves."""
         if not self._share_identical_lines or not adapter.is_deterministic(model):
             return number
-        return self._first_with_body.setdefault(hash(read_checked_line(content).body), number)
+        return self._first_with_body.setdefault((model.name, hash(read_checked_line(content).body)), number)

@@ -21,10 +21,11 @@ from core.api_keys import estimated_tokens
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.models.model_files import ModelCatalog
+from core.readiness import model_state
 from core.schemas.batch import NO_BODY, BatchLine, CheckedLine, read_checked_line
 from core.schemas.objects import BatchError, BatchErrors
 from core.states import BatchState, JobState
-from db import batches
+from db import batches, workers
 from db.batches import BatchRow
 from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
 from db.connections import allow_long_transaction
@@ -73,7 +74,8 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -
     """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
     quota = read_quota(connection, batch.tenant_id, batch.key_id)
     with _open(context, batch.input_file_id) as stream:
-        first = _FirstPass(context, batch.endpoint, context.look_at_models().only(quota.models))
+        catalog = context.look_at_models().only(quota.models)
+        first = _FirstPass(context, batch.endpoint, catalog, _stopped(context, connection, catalog))
         first.read(stream)
         tokens = estimated_tokens(first.num_bytes)
         if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:
@@ -97,6 +99,14 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -
         connection.rollback()
         return []
     return shards
+
+
+def _stopped(context: ClerkContext, connection: Connection, catalog: ModelCatalog) -> frozenset[str]:
+    """The models with a share of an alias whose engines do not start: its lines go to the others."""
+    names = [model.name for model in catalog.models if model.weight is not None]
+    seen = workers.list_workers().fetch_all(connection) if names else []
+    silence_seconds = context.settings.silence_seconds
+    return frozenset(name for name in names if model_state(seen, name, silence_seconds).is_stopped)
 
 
 def _open(context: ClerkContext, file_id: str) -> BinaryIO:
@@ -168,11 +178,11 @@ class _Rows:
 class _FirstPass:
     """Checks raw lines in order; collects errors, lines that fail alone, and the plan's entry of each line that will run."""
 
-    def __init__(self, context: ClerkContext, endpoint: str, catalog: ModelCatalog) -> None:
+    def __init__(self, context: ClerkContext, endpoint: str, catalog: ModelCatalog, down: frozenset[str]) -> None:
         self._settings = context.settings
         self._parser = LineParser(endpoint, context.settings.line_bytes)
         is_shared = context.settings.share_identical_lines
-        self._checker = LineChecker(catalog, share_identical_lines=is_shared, endpoint=endpoint)
+        self._checker = LineChecker(catalog, share_identical_lines=is_shared, endpoint=endpoint, down=down)
         self._errors: list[BatchError] = []
         self._num_errors = 0
         self.num_lines = 0

@@ -29,6 +29,8 @@ from workers.residency.types import ServableModel, room_for
 
 _OF_RESIDENCY: Final = {
     "aliases": (),
+    "fallback": (),
+    "weight": None,
     "load": "eager",
     "keep_alive_seconds": None,
     "pinned": False,

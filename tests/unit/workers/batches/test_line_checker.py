@@ -84,6 +84,33 @@ def test_a_line_for_an_endpoint_that_its_server_lacks_is_rejected() -> None:
     )
 
 
+def test_lines_for_a_shared_alias_are_divided_by_their_custom_id() -> None:
+    catalog = ModelCatalog(
+        [ModelConfig(name=name, backend="fake", aliases=("all",), weight=1) for name in ("one", "two", "three")]
+    )
+
+    def divide(down: tuple[str, ...] = ()) -> list[str]:
+        checker = LineChecker(catalog, share_identical_lines=True, down=down)
+        planned = []
+        for n in range(60):
+            body = {"model": "all", "messages": [{"role": "user", "content": "x"}], "temperature": 0}
+            line = BatchLine.model_validate({"custom_id": f"{n}", "method": "POST", "url": "/", "body": body})
+            checked = checker.check(line, line.model_dump_json().encode())
+            assert isinstance(checked, AcceptedLine)
+            assert checked.adapter.model == "all"
+            planned.append(checked.plan)
+        for plan in planned:
+            assert planned[plan.duplicate_of].model == plan.model, "the same body of another model is no duplicate"
+        return [plan.model for plan in planned]
+
+    first = divide()
+    assert {first.count(name) > 8 for name in ("one", "two", "three")} == {True}
+    assert divide() == first
+    without_two = divide(down=("two",))
+    assert "two" not in without_two
+    assert all(new == old for new, old in zip(without_two, first, strict=True) if old != "two")
+
+
 def test_an_alias_is_planned_with_its_model(checker: LineChecker) -> None:
     assert planned(checker, model="also-plain").model == "plain"
     assert (
