@@ -65,6 +65,15 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/workers/maintenance/test_webhook_sender.py::test_a_name_is_resolved_once_and_the_checked_address_is_connected",
         "tests/service/api/test_webhooks.py::test_without_named_hosts_webhooks_are_off",
     ),
+    "the key of a server upstream is in the environment only, and goes to the addresses of model files without redirects": (
+        "tests/e2e/test_upstream.py::test_the_model_is_listed_with_its_backend_and_no_secret_is_shown",
+        "tests/service/engine/test_upstream_server.py::test_the_key_is_sent_and_appears_nowhere_else",
+        "tests/service/engine/test_upstream_server.py::test_a_redirect_is_not_followed",
+        "tests/service/engine/test_upstream_server.py::test_a_name_that_leads_to_a_metadata_service_is_refused",
+        "tests/unit/core/models/test_upstream_fields.py::test_a_wrong_key_is_named_with_the_remedy",
+        "tests/unit/core/models/test_upstream_fields.py::test_a_missing_or_broken_secret_is_named_without_its_value",
+        "tests/unit/workers/generation/test_forward.py::test_an_error_of_the_server_is_the_callers_only_where_the_request_is_the_cause",
+    ),
     "names of files in the models folder are shown as printable text, and reach nothing outside it": (
         "tests/unit/core/models/test_live_catalog.py::test_a_file_name_that_is_no_model_name_is_reported_in_printable_text",
         "tests/unit/core/models/test_live_catalog.py::test_a_hostile_yaml_file_is_a_problem_like_any_other",
