@@ -9,6 +9,14 @@ from typing import Final
 from cli.errors import CommandFailed
 from core.field_errors import plain
 from core.models.gguf_header import GgufHeader, GgufKind, read_gguf
+from core.models.hf_folder import (
+    FolderError,
+    generates,
+    has_chat_template,
+    read_config,
+    servable_architecture,
+    tensor_counts,
+)
 from engine.layer_memory import model_memory
 
 _RANKS: Final = 4  # `pooling_type` of a model that scores pairs of texts
@@ -16,9 +24,9 @@ _RANKS: Final = 4  # `pooling_type` of a model that scores pairs of texts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFacts:
-    """What a user wants to know of a model; texts are printable."""
+    """What a user wants to know of a model; texts are printable. `weights` is the header of its GGUF, or its folder."""
 
-    header: GgufHeader
+    weights: GgufHeader | Path
     architecture: str
     num_parameters: int
     quantization: str
@@ -40,20 +48,40 @@ class ModelFacts:
 
 
 def read_facts(path: Path) -> ModelFacts:
-    """Read the header of a model. Raises GgufError, and CommandFailed for a file that is no model to serve."""
+    """Read the header of a GGUF file. Raises GgufError, and CommandFailed for a file that is no model to serve."""
     header = read_gguf(path)
     _refuse(header, plain(path.name))
-    generates = bool(model_memory(header).layers)
+    has_layers = bool(model_memory(header).layers)
     pooling = header.integer("{}.pooling_type")
     return ModelFacts(
-        header=header,
+        weights=header,
         architecture=plain(header.architecture),
         num_parameters=header.num_parameters,
         quantization=header.quantization,
         trained_context=header.integer("{}.context_length"),
         has_template=bool(header.text("tokenizer.chat_template")),
-        is_embedding=pooling > 0 or not generates,
-        generates=generates,
+        is_embedding=pooling > 0 or not has_layers,
+        generates=has_layers,
+    )
+
+
+def read_folder_facts(folder: Path) -> ModelFacts:
+    """Read the headers of a folder in the format of Hugging Face. Raises CommandFailed for one that cannot be served."""
+    try:
+        name = servable_architecture(folder)
+        config, counts = read_config(folder), tensor_counts(folder)
+    except FolderError as error:
+        raise CommandFailed(f"{error}.") from None
+    positions = config.get("max_position_embeddings")
+    return ModelFacts(
+        weights=folder,
+        architecture=plain(str(config.get("model_type") or name)),
+        num_parameters=sum(counts.values()),
+        quantization=max(counts, key=lambda kind: counts[kind], default=""),
+        trained_context=positions if isinstance(positions, int) and positions > 0 else 0,
+        has_template=has_chat_template(folder),
+        is_embedding=not generates(name) or (folder / "modules.json").is_file(),
+        generates=generates(name),
     )
 
 

@@ -87,8 +87,13 @@ def model_text(name: str, weights: str, facts: ModelFacts, plan: Plan, what: str
         "parameters:",
         f"  {_line('model', weights)}",
     ]
+    if isinstance(facts.weights, Path):
+        lines.insert(3, "backend: transformers")
     if facts.generates and not facts.has_template:
-        lines.append("# The GGUF has no chat template, as a base model: use /v1/completions, or set `chat_template`.")
+        kind = "folder" if isinstance(facts.weights, Path) else "GGUF"
+        lines.append(
+            f"# The {kind} has no chat template, as a base model: use /v1/completions, or set `chat_template`."
+        )
     if facts.is_embedding:
         lines.append("embeddings: true")
     lines += [f"# {plan.context_reason}", f"context_size: {plan.context_size}"]

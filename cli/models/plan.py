@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from cli.models.facts import ModelFacts
 from core.memory_sizes import format_bytes
 from engine.config import AUTO_SLOTS, EngineConfig
+from engine.folder_sizing import folder_need, folder_slots
 from engine.sizing import MemoryNeed, chosen_slots, memory_need
 
 MIN_CONTEXT: Final = 64
@@ -94,10 +96,17 @@ def _halves(most: int, least: int) -> Iterator[int]:
 def _need(facts: ModelFacts, room: Room, slots: Slots, context: int) -> MemoryNeed:
     config = _config(facts, room, AUTO_SLOTS if slots == "auto" else slots, context)
     if slots == "auto":
-        free = room.free_bytes - facts.header.tensor_bytes if room.on_gpu else room.free_bytes
-        number = chosen_slots(facts.header, config, free_bytes=max(0, free), on_gpu=room.on_gpu)
-        config = _config(facts, room, number, context)
-    return memory_need(facts.header, config)
+        free = room.free_bytes - _need(facts, room, 1, context).weights_bytes if room.on_gpu else room.free_bytes
+        config = _config(facts, room, _auto_slots(facts, config, max(0, free), on_gpu=room.on_gpu), context)
+    if isinstance(facts.weights, Path):
+        return folder_need(facts.weights, config)
+    return memory_need(facts.weights, config)
+
+
+def _auto_slots(facts: ModelFacts, config: EngineConfig, free_bytes: int, *, on_gpu: bool) -> int:
+    if isinstance(facts.weights, Path):
+        return folder_slots(facts.weights, config, free_bytes=free_bytes, on_gpu=on_gpu)
+    return chosen_slots(facts.weights, config, free_bytes=free_bytes, on_gpu=on_gpu)
 
 
 def _config(facts: ModelFacts, room: Room, slots: int, context: int) -> EngineConfig:

@@ -18,12 +18,13 @@ from typing import Final
 import httpx2
 
 from cli.errors import CommandFailed, ExitCode
-from cli.models.facts import ModelFacts, read_facts
+from cli.models.facts import ModelFacts, read_facts, read_folder_facts
 from cli.models.sources.download import Downloader, Progress, RemoteFile
 from cli.models.sources.hub import Hub, check_has_gguf
 from cli.models.sources.quants import Choice, NamedFile, Variant, check_parts, choose, listing, variants, without_quant
 from cli.models.sources.source import HubSource, LocalSource, Source, UrlSource
 from core.models.gguf_header import GgufError, is_further_part
+from core.models.hf_folder import HUB_PREFIX, missing_packages
 
 _STAGING: Final = ".downloads"
 _PART: Final = re.compile(r"-\d{5}-of-(\d{5})\.gguf$", re.IGNORECASE | re.ASCII)
@@ -33,12 +34,17 @@ Remark = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class FoundWeights:
-    """A model that can be had: a name for it, and how to get its files in a folder, or where they lie."""
+    """A model that can be had: a name for it, and how to get its files in a folder, or where they lie.
+
+    With `is_folder` it is a folder in the format of Hugging Face, in the hub's cache if it has a `hub_name`.
+    """
 
     name: str
     fetch: Callable[[Path], list[Path]]
     is_local: bool = False
     key: str = ""
+    is_folder: bool = False
+    hub_name: str = ""
 
 
 class WeightsFinder:
@@ -66,6 +72,8 @@ class WeightsFinder:
 
     def facts(self, found: FoundWeights, paths: list[Path]) -> ModelFacts:
         """Read the facts of fetched files; delete those that cannot be served."""
+        if found.is_folder:
+            return read_folder_facts(paths[0])
         try:
             return read_facts(paths[0])
         except (GgufError, CommandFailed):
@@ -75,8 +83,13 @@ class WeightsFinder:
 
     def place(self, found: FoundWeights, paths: list[Path], folder_name: str, *, copy: bool) -> str:
         """Move or copy the files to the model's folder, and return the path of the first for its YAML."""
+        if found.hub_name:
+            return found.hub_name
         if found.is_local and not copy:
             return self._reference(paths[0])
+        if found.is_folder:
+            shutil.copytree(paths[0], self._models / folder_name, dirs_exist_ok=True)
+            return folder_name
         folder = self._models / folder_name
         folder.mkdir(parents=True, exist_ok=True)
         for path in paths:
@@ -116,6 +129,8 @@ class WeightsFinder:
             for path in source.path.glob(pattern)
             if path.is_file()
         }
+        if not source.quant and _is_for_transformers(list(present)):
+            return FoundWeights(source.path.resolve().name, lambda _: [source.path], is_local=True, is_folder=True)
         check_has_gguf(list(present), str(source.path))
         files = [NamedFile(name, path.stat().st_size) for name, path in present.items()]
         chosen = self._choose(files, source.quant, str(source.path))
@@ -141,6 +156,16 @@ class WeightsFinder:
     def _hub(self, source: HubSource) -> FoundWeights:
         hub = Hub()
         commit, files = hub.files(source)
+        names = [file.name for file in files]
+        if not (source.quant or source.file) and _is_for_transformers(names):
+            revision = "" if source.revision == "main" else f"@{source.revision}"
+            return FoundWeights(
+                source.repository.rpartition("/")[2],
+                lambda _: [hub.snapshot(source)],
+                is_folder=True,
+                hub_name=f"{HUB_PREFIX}{source.repository}{revision}",
+            )
+        check_has_gguf(names, f"{source.repository} on the hub")
         chosen = self._of_hub(source, files)
         name = source.repository.rpartition("/")[2]
         name = re.sub(r"[-_.]gguf$", "", name, flags=re.IGNORECASE) if not source.file else without_quant(source.file)
@@ -187,6 +212,13 @@ class WeightsFinder:
             self._remark(f"{where} has:\n{listing(found, choice.variant)}")
             self._remark(f"Chosen: {choice.variant.quant or choice.variant.first}, since {choice.reason}.")
         return choice.variant
+
+
+def _is_for_transformers(names: list[str]) -> bool:
+    """Is it a model in the format of Hugging Face, with no GGUF beside it, and can it be computed here?"""
+    has_gguf = any(name.lower().endswith(".gguf") for name in names)
+    has_tensors = "config.json" in names and any(name.endswith(".safetensors") and "/" not in name for name in names)
+    return has_tensors and not has_gguf and not missing_packages()
 
 
 def _other_parts(path: Path) -> list[Path]:

@@ -24,6 +24,7 @@ _GENERATE: Final = ("ForCausalLM", "LMHeadModel")
 _PACKAGES: Final = ("torch", "transformers")
 _MOST_HEADER: Final = 100 << 20  # bytes, the limit of the format itself
 _MOST_JSON: Final = 64 << 20
+FOLDER_FILES: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py")  # of a repository
 # The other files that decide what a model answers.
 _SETTINGS: Final = (
     *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
@@ -117,9 +118,32 @@ def architecture(config: dict[str, Any]) -> str:  # Any: JSON
     return names[0] if isinstance(names, list) and names and isinstance(names[0], str) else ""
 
 
+def servable_architecture(folder: Path) -> str:
+    """The name of the model's class. Raises FolderError for a folder that cannot be served, by what its configuration says."""
+    check_folder(folder)
+    config = read_config(folder)
+    if not (name := architecture(config)):
+        raise FolderError(f"{folder / 'config.json'} names no class of a model in `architectures`")
+    if config.get("is_encoder_decoder"):
+        raise FolderError(f"{name} is an encoder and a decoder; the backend transformers serves only one of the two")
+    if "vision_config" in config or "audio_config" in config:
+        raise FolderError(f"{name} reads images or sound; the backend transformers serves models of text only")
+    return name
+
+
 def generates(name: str) -> bool:
     """Does a model of this class generate text? All others give vectors."""
     return name.endswith(_GENERATE)
+
+
+def has_chat_template(folder: Path) -> bool:
+    """Does the tokenizer of the folder have a chat template?"""
+    if (folder / "chat_template.jinja").is_file():
+        return True
+    try:
+        return bool(json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template"))
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
 
 
 def tensor_counts(folder: Path) -> dict[str, int]:

@@ -17,6 +17,7 @@ from cli.errors import CommandFailed
 from cli.models.sources.download import RemoteFile, Sleep
 from cli.models.sources.quants import NamedFile
 from cli.models.sources.source import HubSource
+from core.models.hf_folder import FOLDER_FILES, INSTALL, missing_packages
 
 if TYPE_CHECKING:
     import httpx2
@@ -73,8 +74,18 @@ class Hub:
             NamedFile(each.rfilename, each.size or 0, each.lfs.sha256 if each.lfs is not None else None)
             for each in siblings
         ]
-        check_has_gguf([file.name for file in files], f"{source.repository} on the hub")
         return info.sha, files
+
+    def snapshot(self, source: HubSource) -> Path:
+        """Download a model in the format of Hugging Face to the cache of the library, and return its folder."""
+        return Path(
+            self._asked(
+                source,
+                lambda: self._library.snapshot_download(
+                    source.repository, revision=source.revision, allow_patterns=list(FOLDER_FILES)
+                ),
+            )
+        )
 
     def remote(self, source: HubSource, commit: str, file: NamedFile) -> RemoteFile:
         """The address of a file, with the headers of this user."""
@@ -157,7 +168,8 @@ def check_has_gguf(names: list[str], where: str) -> None:
     if any(name.lower().endswith(".gguf") for name in names):
         return
     if any(name.endswith((".safetensors", ".safetensors.index.json")) for name in names):
-        raise CommandFailed(f"{where} has safetensors and no GGUF file. {_CONVERT}")
+        as_it_is = f" To serve it as it is: {INSTALL}" if missing_packages() else ""
+        raise CommandFailed(f"{where} has safetensors and no GGUF file. {_CONVERT}{as_it_is}")
     if any(name.endswith((".bin", ".pt", ".pth")) for name in names):
         raise CommandFailed(f"{where} has weights of PyTorch and no GGUF file. {_CONVERT}")
     raise CommandFailed(f"{where} has no GGUF file.")

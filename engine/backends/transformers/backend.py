@@ -17,7 +17,7 @@ from engine.backends.embeddings_only import EmbeddingsOnly
 from engine.backends.transformers.attention import ShapeProbe
 from engine.backends.transformers.decoder import TransformersDecoder
 from engine.backends.transformers.embedder import TransformersEmbedder
-from engine.backends.transformers.folder import resolve_folder, servable_architecture
+from engine.backends.transformers.folder import folder_architecture, resolve_folder
 from engine.backends.transformers.groups import Tokens
 from engine.backends.transformers.lanes import LaneShape
 from engine.backends.transformers.loading import layer_windows, load_decoder, load_encoder
@@ -37,7 +37,7 @@ class TransformersBackend:
     def __init__(self, config: EngineConfig) -> None:
         options = config.transformers or TransformersConfig()
         folder = resolve_folder(config.model_path)
-        name = servable_architecture(folder)
+        name = folder_architecture(folder)
         config = msgspec.structs.replace(config, threads=config.threads or len(os.sched_getaffinity(0)))
         torch.set_num_threads(config.threads)
         self.tokenizer = FolderTokenizer(folder, trust_remote_code=options.trust_remote_code)

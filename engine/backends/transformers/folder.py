@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
-from core.models.hf_folder import HUB_PREFIX, INSTALL, FolderError, architecture, check_folder
+from core.models.hf_folder import FOLDER_FILES, HUB_PREFIX, INSTALL, FolderError, servable_architecture
 from engine.errors import ModelFailed, ModelMissing
 
 
@@ -27,12 +27,9 @@ def resolve_folder(name: str) -> Path:
         raise ModelFailed(f"{name} needs the package huggingface-hub. {INSTALL}") from None
     repository, _, revision = name.removeprefix(HUB_PREFIX).partition("@")
     try:
-        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=_FILES))
+        return Path(snapshot_download(repository, revision=revision or None, allow_patterns=list(FOLDER_FILES)))
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         raise ModelFailed(f"The hub did not give {name}: {_first_line(error)}") from None
-
-
-_FILES: Final = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.py"]
 
 
 def read_json(path: Path) -> dict[str, Any]:  # Any: JSON
@@ -48,20 +45,12 @@ def read_json(path: Path) -> dict[str, Any]:  # Any: JSON
     return values
 
 
-def servable_architecture(folder: Path) -> str:
+def folder_architecture(folder: Path) -> str:
     """The name of the model's class; raises ModelFailed for a folder that cannot be served."""
     try:
-        check_folder(folder)
+        return servable_architecture(folder)
     except FolderError as error:
         raise ModelFailed(f"{error}.") from None
-    config = read_json(folder / "config.json")
-    if not (name := architecture(config)):
-        raise ModelFailed(f"{folder / 'config.json'} names no class of a model in `architectures`.")
-    if config.get("is_encoder_decoder"):
-        raise ModelFailed(f"{name} is an encoder and a decoder; the backend transformers serves only one of the two.")
-    if "vision_config" in config or "audio_config" in config:
-        raise ModelFailed(f"{name} reads images or sound; the backend transformers serves models of text only.")
-    return name
 
 
 def _first_line(error: BaseException) -> str:
