@@ -18,7 +18,7 @@ from core.devices.names import DeviceKind
 from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
-from core.models import hf_folder
+from core.models import hf_folder, localai
 from core.models.backend_keys import UNKNOWN_CONTEXT, check_upstream, with_defaults
 from core.models.capabilities import check_keys
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
@@ -341,7 +341,9 @@ def load_model(path: Path, *, need_weights: bool = False) -> ModelConfig:
     """Load a model file; relative paths of weights start at its folder."""
     file = YamlFile(path)
     try:
-        model = ModelConfig.model_validate(file.values)
+        model = ModelConfig.model_validate(localai.translate(file.values))
+    except localai.Refused as refused:
+        raise ConfigError(f"{file.place(refused.keys)}: {'.'.join(map(str, refused.keys))}: {refused}.") from None
     except ValidationError as error:
         raise ConfigError(" ".join(_describe(file, each) for each in error.errors())) from None
     return _with_files(model, file, path.parent, need_weights)
