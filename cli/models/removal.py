@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cli.errors import CommandFailed
 from core.field_errors import nearest
+from core.models.engine_options import BackendKind
 from core.models.folder_files import is_yaml
 from core.models.gguf_header import split_paths
 from core.models.model_files import ModelConfig
@@ -30,7 +31,7 @@ def plan_removal(folder: Path, name: str) -> Removal:
     file, model = _find(folder, contents, name)
     others = {each: config for each, config in contents.models.items() if each != file}
     weights, links, kept = [], [], dict[Path, str]()
-    for path in _weights(model):
+    for path in _weights(model, folder):
         if user := _user(folder, path, others, contents.problems):
             kept[path] = user
             continue
@@ -68,16 +69,22 @@ def _find(folder: Path, contents: FolderContents, name: str) -> tuple[str, Model
     raise CommandFailed(f"There is no model {name!r} in {folder}{similar} {listed}")
 
 
-def _weights(model: ModelConfig) -> Iterator[Path]:
-    """Yield the files that the model's engine reads: all parts of its weights, and its adapters."""
-    if model.weights:
+def _weights(model: ModelConfig, folder: Path) -> Iterator[Path]:
+    """Yield the files that the model's engine reads: all parts of its weights, and its adapters.
+
+    For transformers, yield all files of its own folder, where that is in the models folder.
+    """
+    own = Path(model.weights)
+    if model.backend is BackendKind.TRANSFORMERS and own.is_dir() and own.is_relative_to(folder.resolve()):
+        yield from sorted(path for path in own.rglob("*") if not path.is_dir())
+    elif model.weights:
         yield from split_paths(Path(model.weights))
     yield from (Path(adapter.path) for adapter in model.lora)
 
 
 def _user(folder: Path, path: Path, others: Mapping[str, ModelConfig], problems: Mapping[str, str]) -> str | None:
     """Return what else uses a file: a model, or a YAML file that is not valid and may be corrected."""
-    user = next((model.name for model in others.values() if path in _weights(model)), None)
+    user = next((model.name for model in others.values() if path in _weights(model, folder)), None)
     if user is not None:
         return f"the model {user} uses it"
     invalid = (file for file in problems if is_yaml(file) and (folder / file).is_file())

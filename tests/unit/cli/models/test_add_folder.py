@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from cli.models import weights
+from cli.models.removal import plan_removal, remove
 from cli.models.sources import hub
 from core.models import hf_folder
 from core.models.model_files import load_model
@@ -91,3 +92,16 @@ def test_a_repository_without_gguf_is_downloaded_to_the_cache_of_the_hub(
     assert added["weights"] == "hf:acme/tiny"
     model = load_model(Path(added["file"]), need_weights=True)
     assert (model.name, model.backend) == ("tiny", "transformers")
+
+
+def test_a_removal_takes_a_copied_folder_whole_and_leaves_another_where_it_lies(
+    command: Command, tmp_path: Path
+) -> None:
+    folder = write_folder(tmp_path / "tiny", LLAMA)
+    (folder / "README.md").write_text("of its authors")
+    command.add(folder, copy=True, name="copied")
+    command.add(folder, name="named")
+    for name in ("copied", "named"):
+        remove(plan_removal(command.models, name), command.models)
+    assert not list(command.models.iterdir())
+    assert (folder / "README.md").is_file()
