@@ -6,8 +6,8 @@ the limit grew by, and goes back to the limit before. From then on it keeps a li
 eighth larger, and keeps that if throughput grew with it; otherwise it tries one that is a tenth smaller, and keeps that if
 throughput does not fall with it, since the server then only queues less. So it stays near the smallest limit with full
 throughput. It is halved by 429 and 503, by time-outs, and when throughput at an unchanged limit falls by a quarter, which is
-rising latency without more throughput; a limit that was refused is not tried again for a minute. It is 1 at least and 256 at
-most. Rounds in which there was too little to send change nothing.
+rising latency without more throughput; a limit of N that was refused is not tried again for N seconds, and a minute at most.
+It is 1 at least and 256 at most. Rounds in which there was too little to send change nothing.
 Sources: Chiu and Jain, "Analysis of the Increase and Decrease Algorithms" (1989); Netflix, "Performance Under Load" (2018).
 """
 
@@ -129,7 +129,7 @@ class Limiter:
     def _raised(self) -> int:
         """The next larger limit, but not one that the server has just refused."""
         raised = self.limit + max(1, self.limit // _UP)
-        if self._clock() - self._refused_at < _REFUSED_SECONDS:
+        if self._clock() - self._refused_at < min(self._refused_limit, _REFUSED_SECONDS):
             raised = min(raised, max(self.limit, self._refused_limit - 1))
         return raised
 

@@ -54,6 +54,12 @@ class Simulation:
             self.limits.append((self.clock.now, self.limiter.limit))
         return (self.num_answers - before) / seconds
 
+    def refuse_until(self, now: float) -> None:
+        """Refuse all requests, one each tenth of a second."""
+        while self.clock.now < now:
+            self.clock.now += 0.1
+            self.limiter.add_overload(self.limiter.epoch)
+
     def _send(self) -> None:
         running = len(self._ends) + 1
         seconds = self._seconds * self._slowdown(running) * self._random.uniform(0.8, 1.2)
@@ -96,6 +102,14 @@ def test_refusals_halve_the_limit_and_it_stays_below_what_was_refused() -> None:
     server.run(30)
     assert server.run(20) >= 0.8 * 20 / 0.005
     assert max(server.limits_since(40)) <= 22
+
+
+def test_a_server_that_refused_everything_for_a_while_is_soon_filled_again() -> None:
+    server = Simulation(16)
+    server.refuse_until(2)
+    assert server.limiter.limit == 1
+    server.run(10)
+    assert server.run(5) >= 0.9 * 16 / 0.005
 
 
 def test_many_refusals_of_one_moment_halve_it_once() -> None:
