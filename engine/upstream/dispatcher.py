@@ -51,6 +51,7 @@ class _Job:
     is_cancelled: bool = False
     problem: Problem | None = None
     deadline: asyncio.TimerHandle | None = None  # of a chat that has met trouble
+    is_late: bool = False  # its patience has ended
     replica: Replica | None = None
     task: asyncio.Task[_Outcome] | None = None
     timer: asyncio.TimerHandle | None = None
@@ -64,11 +65,6 @@ class _Job:
     def is_chat(self) -> bool:
         """Does somebody wait for it?"""
         return self.request.priority is Priority.CHAT
-
-    @property
-    def is_late(self) -> bool:
-        """Has its patience ended?"""
-        return self.deadline is not None and self.deadline.when() <= asyncio.get_running_loop().time()
 
 
 class Dispatcher:
@@ -273,6 +269,7 @@ class Dispatcher:
             job.deadline = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._on_deadline, job)
 
     def _on_deadline(self, job: _Job) -> None:
+        job.is_late = True
         if job.task is None:
             self._end_waiting(job, self._failed(job))
 

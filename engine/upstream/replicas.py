@@ -74,7 +74,8 @@ class Replica:
         self._check_seconds = min(check_seconds, _CHECK_SECONDS)
         self._uniform = uniform
         self._num_refusals = self._num_broken = self._num_falls = 0  # since its last answer
-        self._timer: asyncio.TimerHandle | None = None  # of a pause
+        self._timer: asyncio.Handle | None = None  # of a pause
+        self._paused_until = 0.0
         self._has_answered = False
         self._down = asyncio.Event()
         self._silent_since: float | None = None
@@ -198,10 +199,12 @@ class Replica:
     def _pause(self, seconds: float) -> None:
         """Use it no more for a while, or for longer than before."""
         loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
         if self._timer is not None:
-            if self._timer.when() >= loop.time() + seconds:
+            if self._paused_until >= until:
                 return
             self._timer.cancel()
+        self._paused_until = until
         self._timer = loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
