@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import sys
 import threading
@@ -114,6 +115,7 @@ class FaultServer:
     models: Fault = field(default=lambda peer: peer.send(200, b'{"data": []}', server="faulty/1"))
     port: int = 0
     num_connections: int = 0
+    tls: ssl.SSLContext | None = None
     _listener: socket.socket = field(init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _released: threading.Event = field(default_factory=threading.Event)
@@ -125,7 +127,7 @@ class FaultServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self.tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def release(self) -> None:
         self._released.set()
@@ -149,10 +151,13 @@ class FaultServer:
             except OSError:
                 return
             self.num_connections += 1
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         try:
+            if self.tls is not None:
+                connection = self.tls.wrap_socket(connection, server_side=True)
             with connection, connection.makefile("rb") as stream:
                 while (request := _read(stream)) is not None:
                     peer = Peer(request, connection, self._released)

@@ -17,6 +17,7 @@ from engine.config import BackendKind, EngineConfig, UpstreamConfig
 from engine.process.client import EngineClient, EngineLost
 from engine.types import Failed, Finished, FinishReason, Priority
 from tests.support import fault_server
+from tests.support.certificates import make_certificate, server_context
 from tests.support.fault_server import Fault, FaultServer, Peer
 from tests.support.stack import wait_for
 from tests.support.upstream import chat_answer, chunk, forward
@@ -122,6 +123,13 @@ def test_a_connection_is_kept_unless_the_server_has_a_thread_for_each(
         assert server.num_connections == num_connections
 
 
+def test_refusals_of_one_moment_without_a_pause_are_absorbed(engine: UpstreamProcess, server: FaultServer) -> None:
+    """uvloop gives a timer of 0 seconds another type than others."""
+    server.faults = [fault_server.status(503, retry_after="0")] * 8
+    recorders = [engine.submit(forward(f"r{n}", priority=LINE)) for n in range(8)]
+    assert all(isinstance(recorder.outcome, Finished) for recorder in recorders)
+
+
 def test_a_storm_of_refusals_loses_and_doubles_no_line(engine: UpstreamProcess, server: FaultServer) -> None:
     refusals = [
         fault_server.status(429, retry_after="0.05"),
@@ -199,6 +207,24 @@ def test_another_server_takes_over_for_one_that_ends(folder: Path) -> None:
             assert all(isinstance(outcome, Finished) for outcome in outcomes)
         finally:
             engine.close()
+
+
+@pytest.mark.parametrize("is_trusted", [True, False])
+def test_a_certificate_is_verified_before_the_key_is_sent(folder: Path, is_trusted: bool) -> None:
+    certificate = make_certificate(folder / "both.pem", "IP:127.0.0.1")
+    environment = {"THEIR_KEY": "sk-abcdef"} | ({"SSL_CERT_FILE": str(certificate)} if is_trusted else {})
+    with (
+        FaultServer(tls=server_context(certificate)) as server,
+        UpstreamProcess(folder, server.url, api_key_env="THEIR_KEY", environment=environment) as engine,
+    ):
+        warning = engine.client.wait_ready(20).warning
+        if is_trusted:
+            assert warning is None
+            assert [isinstance(engine.ask(f"r{n}", stream=bool(n)), Finished) for n in range(2)] == [True, True]
+        else:
+            assert warning is not None
+            assert "its certificate is not trusted (self-signed certificate)" in warning
+            assert server.received == []
 
 
 def test_a_cancelled_request_ends_and_its_connection_is_closed(engine: UpstreamProcess, server: FaultServer) -> None:

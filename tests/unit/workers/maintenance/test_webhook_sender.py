@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,6 +16,7 @@ from openai.types.webhooks import BatchCompletedWebhookEvent
 
 from core.metadata_addresses import IPAddress
 from core.url_guard import UrlGuard
+from tests.support.certificates import make_certificate, server_context
 from tests.support.receiver import Receiver, SilentSocket
 from workers.maintenance.webhook_sender import SendResult, WebhookRequest, WebhookSender
 
@@ -203,22 +202,12 @@ async def test_an_answer_that_is_not_http_is_a_failure() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A key and a certificate of its own authority, for the name hooks.example.com."""
-    if shutil.which("openssl") is None:
-        pytest.skip("needs openssl")
-    file = tmp_path_factory.mktemp("tls") / "both.pem"
-    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hooks.example.com"]
-    make += ["-addext", "subjectAltName=DNS:hooks.example.com", "-keyout", str(file), "-out", "-"]
-    certificate = subprocess.run(make, check=True, capture_output=True).stdout
-    with file.open("ab") as stream:
-        stream.write(certificate)
-    return file
+    return make_certificate(tmp_path_factory.mktemp("tls") / "both.pem", "DNS:hooks.example.com")
 
 
 @pytest.fixture
 def secure(certificate: Path) -> Iterator[Receiver]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    with Receiver(tls=context) as receiver:
+    with Receiver(tls=server_context(certificate)) as receiver:
         yield receiver
 
 
