@@ -202,7 +202,7 @@ def complete_job(
 ) -> Query[EndedJob]:
     """Store the answer of a running job. No row: the lease is lost.
 
-    `tokens`: prompt, completion, cached, reasoning. With `is_cut` the answer ends at its token limit, which makes a
+    `tokens`: prompt, completion, cached, reasoning. With `is_cut` the answer ends at its token limit or a filter, which makes a
     response incomplete.
     """
     prompt, completion, cached, reasoning = tokens

@@ -10,6 +10,7 @@ import threading
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Final
 
 import structlog
 from sqlalchemy import Executable
@@ -43,6 +44,8 @@ from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
 
 log = structlog.get_logger()
+
+_CUT: Final = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
 
 
 @dataclass(slots=True)
@@ -251,7 +254,7 @@ class JobRunner:
             answer=running.adapter.encode_response(running.header, result),
             tokens=(usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.reasoning_tokens),
             provenance=served.provenance,
-            is_cut=isinstance(result, Finished) and result.reason is FinishReason.LENGTH,
+            is_cut=isinstance(result, Finished) and result.reason in _CUT,
         )
         more: list[Executable] = []
         if running.quarantine.is_suspect(running.body):

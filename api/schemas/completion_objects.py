@@ -22,7 +22,7 @@ class CompletionChoice(ResponseModel):
     text: str
     index: int
     logprobs: CompletionLogprobs | None
-    finish_reason: Literal["stop", "length"] | None
+    finish_reason: Literal["stop", "length", "content_filter"] | None
 
 
 class CompletionObject(ResponseModel):

@@ -162,7 +162,11 @@ def _model_of_folder(name: str, models_dir: Path | None) -> Json:
     if model is None:
         raise CommandFailed(unknown_model(name, catalog).message)
     file = next(file for file, each in contents.models.items() if each is model)
-    return {**local_model(model, settings), "file": str(settings.models_dir / file), "weights": model.weights or None}
+    shown = {**local_model(model, settings), "file": str(settings.models_dir / file)}
+    if model.upstream_model is None:
+        return {**shown, "weights": model.weights}
+    servers = list(model.base_url) or [model.command[0]]
+    return {**shown, "servers": servers, "server_model": model.upstream_model}
 
 
 def _waiting_batches(name: str, base_url: str | None, api_key: str) -> _Waiting | None:

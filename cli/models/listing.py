@@ -51,6 +51,7 @@ def print_models(models: list[Json], report: Json) -> None:
     columns = (
         "NAME",
         "STATUS",
+        Column("BACKEND", is_extra=True),
         Column("DEVICE", is_extra=True),
         Column("MEMORY", is_extra=True),
         "CONTEXT",
@@ -67,6 +68,7 @@ def _row(model: Json, report: Json) -> tuple[object, ...]:
     return (
         model["id"],
         _status(model, report),
+        model.get("backend") or "-",
         ", ".join(model.get("devices", [])) or "-",
         "-" if memory is None else format_bytes(memory),
         model.get("context_size") or "-",

@@ -126,7 +126,8 @@ class BatchObject(ResponseModel):
 class ModelObject(ResponseModel):
     """A served model, or an alias of the model `root`. The fields after `owned_by` are extensions.
 
-    `backend` is that of its model file; `context_size` is null for a server whose limit the file does not state.
+    `backend` is that of its model file; `context_size` is null for a server whose limit the file does not state, and `slots` are
+    the requests that a server gets at a time.
     `status`, `reason` and `warning` are those of its `core.readiness.ModelState`. While the model is in memory, `slots` and
     `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
     `slots` is the number that the model will have, or null where the engine chooses it. `load_requested`

@@ -32,7 +32,13 @@ Answer = dict[str, Any]  # Any: our own chat completion
 class IncompleteDetails(ResponseModel):
     """The reason why an answer is incomplete."""
 
-    reason: Literal["max_output_tokens"] = "max_output_tokens"
+    reason: Literal["max_output_tokens", "content_filter"] = "max_output_tokens"
+
+
+_CUTS: Final = {  # by the finish reason of the chat
+    "length": IncompleteDetails(),
+    "content_filter": IncompleteDetails(reason="content_filter"),
+}
 
 
 class ResponseError(ResponseModel):
@@ -168,18 +174,18 @@ def response_of(
 ) -> ResponseObject:
     """Build the response from a chat answer. The default id (for a batch line) is made from that of its job."""
     suffix = suffix_of(response_id or answer["id"])
-    is_cut = answer["choices"][0]["finish_reason"] == "length"
+    cut = _CUTS.get(answer["choices"][0]["finish_reason"])
     base = unfinished(
         request,
         response_id=response_id or RESPONSE + suffix,
         created_at=answer["created"] if created_at is None else created_at,
         model=answer["model"],
-        status="incomplete" if is_cut else "completed",
+        status="completed" if cut is None else "incomplete",
     )
     return base.model_copy(
         update={
-            "completed_at": None if is_cut else answer["created"],
-            "incomplete_details": IncompleteDetails() if is_cut else None,
+            "completed_at": answer["created"] if cut is None else None,
+            "incomplete_details": cut,
             "output": output_items(answer, suffix),
             "usage": _usage(answer["usage"]),
         }
@@ -203,7 +209,7 @@ def output_items(answer: Answer, suffix: str) -> list[OutputMessage | FunctionCa
         text = OutputText(text=content or "", logprobs=logprobs)
         items.append(OutputMessage(id=item_id("message", suffix), content=[text]))
     items += [_call(call, index, suffix) for index, call in enumerate(calls)]
-    if choice["finish_reason"] == "length":
+    if choice["finish_reason"] in _CUTS:
         status: ItemStatus = "incomplete"
         items[-1] = items[-1].model_copy(update={"status": status})
     return items

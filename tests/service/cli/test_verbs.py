@@ -198,7 +198,7 @@ def test_a_conversation_remembers_and_ends_with_ctrl_d(terminal: Terminal) -> No
 
 def test_models_are_a_table_or_json(terminal: Terminal) -> None:
     heading, *rows = [line.split() for line in terminal.ask("models").splitlines()]
-    assert heading == ["NAME", "STATUS", "DEVICE", "MEMORY", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
+    assert heading == ["NAME", "STATUS", "BACKEND", "DEVICE", "MEMORY", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
     assert [row[:2] for row in rows] == [["fake", "ready"], ["slow", "ready"]]
     assert terminal.ask("models", "list").splitlines()[0].split() == heading
     assert rows[0][-1] == "also-fake"

@@ -143,6 +143,7 @@ def test_text_after_a_call_is_in_the_response_that_ends_the_stream() -> None:
         ("length", ("", "Hi", []), "incomplete", ["incomplete"]),
         ("length", ("hm", "", []), "incomplete", ["incomplete"]),
         ("length", ("hm", "Hi", []), "incomplete", ["completed", "incomplete"]),
+        ("content_filter", ("", "Hi", []), "incomplete", ["incomplete"]),
         ("tool_calls", ("", "", ["{}", "{}"]), "completed", ["completed", "completed"]),
         ("stop", ("", "", []), "completed", ["completed"]),
     ],
@@ -153,7 +154,9 @@ def test_only_the_last_item_of_an_answer_that_was_cut_off_is_incomplete(
     response = response_of(answer(*parts, reason=reason), REQUEST)
     assert (response.id, response.status) == ("resp_0", status)
     assert [item.status for item in response.output] == of_items
-    assert (response.incomplete_details is not None) == (status == "incomplete")
+    details = response.incomplete_details
+    assert (details is not None) == (status == "incomplete")
+    assert details is None or details.reason == {"length": "max_output_tokens"}.get(reason, reason)
 
 
 def unknown(value: Any) -> set[str]:

@@ -82,8 +82,10 @@ def test_without_a_server_the_files_of_the_folder_are_listed(run: Run, folder: P
     (folder / "bad.yaml").write_text("name: [")
     done = run("list")
     heading, *rows = (line.split() for line in done.stdout.splitlines())
-    assert heading == ["NAME", "STATUS", "DEVICE", "MEMORY", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
-    assert [row[:6] for row in rows] == [["one", "-", "-", "-", "4096", "8"], ["two", "-", "-", "-", "2048", "8"]]
+    assert heading == ["NAME", "STATUS", "BACKEND", "DEVICE", "MEMORY", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
+    one, two = (row[:7] for row in rows)
+    assert one == ["one", "-", "fake", "-", "-", "4096", "8"]
+    assert two == ["two", "-", "llama", "-", "-", "2048", "8"]
     assert "bad.yaml, line 1 cannot be read as YAML" in done.stderr
     assert "No server runs on this machine" in done.stderr
     assert [each["id"] for each in json.loads(run("--json").stdout)] == ["one", "two"]
@@ -91,6 +93,18 @@ def test_without_a_server_the_files_of_the_folder_are_listed(run: Run, folder: P
     assert (shown["root"], shown["file"]) == ("one", str(folder / "one.yaml"))
     assert str(folder / "two.gguf") in run("show", "two").stdout
     assert "did you mean 'one'?" in str(error(run("show", "onne", fails=True)))
+
+
+def test_a_model_of_another_server_is_shown_with_its_address(run: Run, folder: Path) -> None:
+    keys = "backend: openai\nmodel: org/real\nheaders: {X-Title: a}\nendpoints: [embeddings]\n"
+    (folder / "far.yaml").write_text(f"name: far\nbase_url: http://127.0.0.1:9\n{keys}")
+    (listed,) = json.loads(run("--json").stdout)
+    assert (listed["backend"], listed["context_size"], listed["endpoints"]) == ("openai", None, ["/v1/embeddings"])
+    shown = json.loads(run("show", "far", "--json").stdout)
+    assert (shown["servers"], shown["server_model"]) == (["http://127.0.0.1:9/v1"], "org/real")
+    assert "weights" not in shown
+    run("remove", "far", "--yes")
+    assert names(folder) == set(), "only the YAML file belongs to it"
 
 
 def test_an_option_before_the_verb_is_not_ignored(run: Run, folder: Path) -> None:

@@ -75,14 +75,14 @@ class ForwardedGeneration(ForwardAdapter, TextAdapter):
     body: ForwardedBody
 
     def reject_reason(self, result: EngineResult) -> Problem | None:
-        choice = self.document.get("tool_choice")
-        is_call = choice == "required" or isinstance(choice, dict)
-        return cut_problem(result, is_call=is_call, is_structure=_has_structure(self.document))
+        return cut_problem(result, is_call=_must_call(self.document), is_structure=_has_structure(self.document))
 
     def is_deterministic(self, model: ModelConfig) -> bool:
         """True of a single greedy answer."""
         del model
-        return self.body.temperature == 0 and self.body.n in (None, 1) and not self.body.stream
+        temperature = self.body.temperature
+        is_greedy = type(temperature) in (int, float) and temperature == 0
+        return is_greedy and self.body.n in (None, 1) and not self.body.stream
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,16 @@ class ForwardedResponsesAdapter(ResponsesLine, ForwardedChatAdapter):
         chat = chat_body_of(request)
         with responses_errors():
             return cls(body=parse_body(ForwardedChat, chat), document=chat, request=request)
+
+
+def _must_call(document: JsonObject) -> bool:
+    """Must the answer call a tool?"""
+    choice = document.get("tool_choice")
+    if not isinstance(choice, dict):
+        return bool(choice == "required")
+    allowed = choice.get("allowed_tools")
+    mode = allowed.get("mode") if isinstance(allowed, dict) else None
+    return mode == "required" or choice.get("type") in ("function", "custom")
 
 
 def _has_structure(document: JsonObject) -> bool:

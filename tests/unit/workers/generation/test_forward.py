@@ -136,6 +136,7 @@ def test_inputs_are_counted(given: Any, number: int) -> None:
         ({"temperature": 0}, True),
         ({"temperature": 0.0}, True),
         ({"temperature": "0"}, False),
+        ({"temperature": False}, False),
         ({"temperature": 0, "n": 2}, False),
         ({"temperature": 0, "stream": True}, False),
     ],
@@ -156,6 +157,9 @@ def test_only_single_greedy_lines_share_an_answer(more: dict[str, Any], *, is_de
         ({"tool_choice": "auto"}, False),
         ({"tool_choice": "required"}, True),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, True),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}}, False),
+        ({"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required"}}}, True),
+        ({"tool_choice": ["required"]}, False),
     ],
 )
 def test_a_cut_answer_that_needed_a_structure_is_an_error_line(more: dict[str, Any], *, is_rejected: bool) -> None:
