@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from engine.config import BackendKind, EngineConfig
@@ -28,7 +29,7 @@ class Conversation:
         backend = load_backend(config)
         encoder = PromptEncoder(backend.tokenizer, template=None, context_size=config.context_size)
         grammars = GrammarCompiler(backend.grammar_tokenizer, num_vocab=backend.tokenizer.num_vocab)
-        self.warning = encoder.templates.warning if config.backend is BackendKind.LLAMA else None
+        self.warning = encoder.templates.warning if config.backend is not BackendKind.FAKE else None
         self._input_processor = InputProcessor(encoder, grammars, stopwords=[], context_size=config.context_size)
         self._engine = EngineLoop(backend, config, self._collect)
         self._sampling = sampling
@@ -62,7 +63,7 @@ class Conversation:
 def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m engine", description="Chat with a GGUF model in this terminal.")
-    parser.add_argument("model", nargs="?", default="", help="a GGUF file")
+    parser.add_argument("model", nargs="?", default="", help="a GGUF file, or a folder in the format of Hugging Face")
     parser.add_argument("--fake", action="store_true", help="answer without a model")
     parser.add_argument("--context-size", type=int, default=2048, help="tokens of prompt and answer together")
     parser.add_argument("--gpu-layers", type=int, default=0, help="layers on the GPU; -1 is all")
@@ -74,7 +75,7 @@ def main() -> None:
     config = EngineConfig(
         model="terminal",
         endpoint="",
-        backend=BackendKind.FAKE if arguments.fake else BackendKind.LLAMA,
+        backend=_backend(arguments.model, is_fake=arguments.fake),
         model_path=arguments.model,
         context_size=arguments.context_size,
         slots=1,
@@ -97,6 +98,12 @@ def main() -> None:
             print(error)
             continue
         print(f"\n{ended.message}" if isinstance(ended, Failed) else "")
+
+
+def _backend(model: str, *, is_fake: bool) -> BackendKind:
+    if is_fake:
+        return BackendKind.FAKE
+    return BackendKind.TRANSFORMERS if Path(model).is_dir() else BackendKind.LLAMA
 
 
 def _read() -> str:

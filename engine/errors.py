@@ -52,11 +52,15 @@ class SandboxUnavailable(ConstraintFailed):
 
 
 class DecodeFailed(EngineError):
-    """llama.cpp could not decode this step."""
+    """The backend could not decode this step."""
 
 
 class OutOfKvMemory(DecodeFailed):
     """The memory had no room for a step; nothing of it was computed."""
+
+
+class DeviceLost(BaseException):
+    """The device failed in a way that only a new process mends; no thread goes on after it."""
 
 
 class ModelFailed(EngineError):

@@ -61,6 +61,7 @@ class TransformersBackend:
         shapes = _layer_shapes(model, name)
         config = msgspec.structs.replace(config, slots=resolve_slots(shapes, config, model.device))
         self.decoder = decoder = TransformersDecoder(model, self.tokenizer, config, shapes, windows)
+        _check_positions(decoder, config.context_size, name)
         _check_lanes(decoder, model, name, self.tokenizer.num_vocab)
         if config.embeddings:
             self.embedder = self._new_embedder(model.base_model, folder, config, windows)
@@ -111,6 +112,17 @@ def _check_lanes(decoder: TransformersDecoder, model: Any, name: str, num_vocab:
     scale = max(1.0, float(np.abs(expected).max()))
     if not np.abs(found - expected).max() <= _LARGEST_DIFFERENCE.get(model.dtype, 0.3) * scale:
         raise _unsupported(name)
+
+
+def _check_positions(decoder: TransformersDecoder, context_size: int, name: str) -> None:
+    """Compute a token at the first and at the last position; some models have a row of weights for each position."""
+    for position in (0, context_size - 1):
+        try:
+            decoder.forward([Tokens(0, position, [0], 1)])
+        except IndexError:
+            raise ModelFailed(f"{name} has no position {position}. Lower `context_size` in the model file.") from None
+        except Exception as error:
+            raise _unsupported(name) from error
 
 
 def _unsupported(name: str) -> ModelFailed:

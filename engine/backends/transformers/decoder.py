@@ -16,7 +16,7 @@ from engine.backends.transformers.lanes import Lanes, LaneShape
 from engine.backends.transformers.sampling import NumpyChooser
 from engine.backends.transformers.tokenizer import FolderTokenizer
 from engine.config import EngineConfig
-from engine.errors import DecodeFailed, ModelFailed
+from engine.errors import DecodeFailed, DeviceLost, ModelFailed
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, Shift, StepPlan
@@ -112,4 +112,6 @@ class TransformersDecoder:
                 logits: Logits = output.logits[0].float().cpu().numpy()
         except torch.OutOfMemoryError:
             raise DecodeFailed("The device has not enough memory for this step.") from None
+        except torch.AcceleratorError as error:
+            raise DeviceLost(str(error)) from error
         return logits

@@ -17,7 +17,7 @@ from engine.backends.transformers.groups import text_groups
 from engine.backends.transformers.pooling import pool
 from engine.backends.vectors import Vectors, normalised
 from engine.config import EngineConfig, Pooling
-from engine.errors import DecodeFailed
+from engine.errors import DecodeFailed, DeviceLost
 
 _MAX_INPUTS: Final = 256
 _FEW: Final = 2  # tokens of padding that another forward would cost more than
@@ -72,6 +72,8 @@ class TransformersEmbedder:
                 vectors[order] = pool(self._compute(inputs).float(), lengths, self._pooling).cpu().numpy()
         except torch.OutOfMemoryError:
             raise DecodeFailed("The device has not enough memory to embed this batch.") from None
+        except torch.AcceleratorError as error:
+            raise DeviceLost(str(error)) from error
         return normalised(vectors)
 
     def clear(self, slot: int) -> None: ...

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
 
 from engine.scheduler.slots import Fork
@@ -30,20 +32,15 @@ class LaneShape:
 
 
 class Lanes:
-    """The memory of a decoder; allocated at once. Raises RuntimeError, by torch, if it does not fit."""
+    """The memory of a decoder; allocated at once. Raises RuntimeError if it does not fit."""
 
     def __init__(
         self, shapes: Sequence[LaneShape], *, num_slots: int, context_size: int, device: torch.device | str
     ) -> None:
         self.context_size = context_size
-        self.keys = [
-            torch.zeros((num_slots, context_size, shape.heads, shape.key_size), dtype=shape.dtype, device=device)
-            for shape in shapes
-        ]
-        self.values = [
-            torch.zeros((num_slots, context_size, shape.heads, shape.value_size), dtype=shape.dtype, device=device)
-            for shape in shapes
-        ]
+        room = num_slots, context_size
+        self.keys = [_zeros((*room, each.heads, each.key_size), each.dtype, device) for each in shapes]
+        self.values = [_zeros((*room, each.heads, each.value_size), each.dtype, device) for each in shapes]
 
     def write(self, layer: int, cells: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Store the keys and values of a step, (heads, tokens, numbers), in `cells`: slot * context_size + position."""
@@ -55,3 +52,14 @@ class Lanes:
         if fork.length and fork.source != fork.target:
             for lanes in (*self.keys, *self.values):
                 lanes[fork.target, : fork.length] = lanes[fork.source, : fork.length]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str) -> torch.Tensor:
+    """Zeros; in the memory of the host, those of pages that are not used yet, which take no memory and no time."""
+    if torch.device(device).type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    try:
+        memory = np.zeros(prod(shape) * dtype.itemsize, np.uint8)
+    except (MemoryError, ValueError) as error:
+        raise RuntimeError(str(error)) from None
+    return torch.from_numpy(memory).view(dtype).view(shape)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from engine.config import BackendKind, EngineConfig, TransformersConfig
+from engine.errors import DeviceLost
 from engine.types import (
     ChatPrompt,
     Constraint,
@@ -219,6 +220,18 @@ def test_a_constrained_answer_is_valid(temperature: float, jumps: bool, make: Ma
         assert set(value) == {"name", "sacks"}
         assert len(value["name"]) <= 8
         assert 0 <= value["sacks"] <= 99
+
+
+def test_a_lost_device_ends_the_engine(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise torch.AcceleratorError("an illegal memory access")
+
+    bench = make(TinyFolder.LLAMA)
+    bench.add(text("r", PROMPTS[0]))
+    monkeypatch.setattr(bench.backend.decoder, "_model", fail)
+    with pytest.raises(DeviceLost, match="illegal memory access"):
+        bench.run()
+    assert not bench.outputs, "the launcher restarts the engine, and the line"
 
 
 def test_a_logit_that_is_no_number_fails_the_requests_and_not_the_engine(

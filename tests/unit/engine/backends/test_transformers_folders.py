@@ -122,6 +122,14 @@ def test_code_of_a_folder_runs_only_if_the_model_file_allows_it(folder: Path, tm
     assert not mark.exists()
 
 
+def test_a_context_beyond_the_rows_of_positions_is_refused(folder: Path) -> None:
+    config = transformers.GPT2Config(vocab_size=300, n_embd=32, n_layer=1, n_head=2, n_positions=48, eos_token_id=0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    with pytest.raises(ModelFailed, match="GPT2LMHeadModel has no position 63. Lower `context_size`"):
+        load(folder)
+    assert load(folder, context_size=48).decoder.slots == 2
+
+
 def test_options_of_embeddings_are_refused_where_text_is_generated(folder: Path) -> None:
     with pytest.raises(ModelFailed, match="is for models that only embed"):
         load(folder, TransformersConfig(attention="eager"))
