@@ -128,7 +128,8 @@ class ServableModels:
                     f"{format_bytes(self.budget)} for models. Remove `pinned` from {each.name}, or raise device_memory."
                 )
             is_counted = self.replicas(each.name) is not None  # loaded later, if other launchers do not have it
-            if each.is_eager and each.num_bytes <= free and not is_counted:
+            is_slow = bool(self._configs[each.name].command)  # the server may take longer than a worker has to start
+            if each.is_eager and each.num_bytes <= free and not (is_counted or is_slow):
                 chosen.append(each.name)
                 free -= each.num_bytes
         return chosen

@@ -28,7 +28,7 @@ from workers.residency.types import NEVER, Resident, ResidentState, RetireHow
 from workers.runtime.host_paths import model_hash
 
 _READY_SECONDS: Final = 600.0
-_READY_MARGIN: Final = 30.0  # beyond the `ready_seconds` of a command, which its engine watches itself
+_READY_MARGIN: Final = 30.0
 _STOP_SECONDS: Final = 2.0
 _SILENT_SECONDS: Final = 3.0  # added to two hang limits, so that the engine's own watchdog acts first
 
@@ -45,6 +45,13 @@ class LoadPlan:
     config: EngineConfig
     environment: dict[str, str]
     num_bytes: int
+
+
+def load_limit(config: EngineConfig) -> float:
+    """Seconds that a load may take; the engine itself watches the server of a `command`, for as long as its file says."""
+    upstream = config.upstream
+    needed = upstream.ready_seconds + _READY_MARGIN if upstream is not None and upstream.command else 0.0
+    return max(_READY_SECONDS, needed)
 
 
 class EngineProcess:
@@ -86,9 +93,7 @@ class EngineProcess:
 
     def is_late(self, now: float) -> bool:
         """Has it been loading for too long?"""
-        upstream = self.plan.config.upstream
-        needed = upstream.ready_seconds + _READY_MARGIN if upstream is not None and upstream.command else 0.0
-        return now - self.started_at > max(_READY_SECONDS, needed)
+        return now - self.started_at > load_limit(self.plan.config)
 
     def check(self, now: float) -> None:
         """Restart the engine if it has ended, and kill it if it is silent."""

@@ -105,6 +105,17 @@ def test_a_model_with_a_number_of_replicas_is_not_loaded_before_others_are_asked
     assert models.begin_eager() == ["b"]
 
 
+def test_servers_do_not_hold_up_the_start_of_a_worker(folder: Folder) -> None:
+    folder.write("a")
+    (folder.path / "far.yaml").write_text("name: far\nbackend: openai\nbase_url: http://127.0.0.1:9\n")
+    started = "backend: openai\ncommand: serve {port}\ndevices: [cpu]\nmemory_bytes: 10MiB\n"
+    (folder.path / "started.yaml").write_text(f"name: started\n{started}")
+    models = folder.models()
+    assert (models.replicas("far"), models.replicas("started")) == (1, None)
+    assert models.begin_eager() == ["a"]
+    assert (models.num_bytes("far"), models.num_bytes("started")) == (0, 10 * MIB)
+
+
 def test_devices_on_the_cpu_divide_its_quota_by_their_cpus(folder: Folder) -> None:
     folder.write("a")
     large = Device(name="cpu@0-5", kind=DeviceKind.CPU, cpus=tuple(range(6)))

@@ -15,8 +15,9 @@ from core.devices.names import DeviceKind
 from core.models.engine_options import SplitMode
 from core.models.model_files import ModelConfig, load_model
 from core.settings import Settings
-from engine.config import AUTO_SLOTS, EngineConfig, TransformersConfig
+from engine.config import AUTO_SLOTS, EngineConfig, TransformersConfig, UpstreamConfig
 from workers.launcher.engines.engine_config import engine_config
+from workers.launcher.engines.engine_process import load_limit
 
 CORES = Cores(cpus=((0, 4), (1, 5), (2, 6), (3, 7)))
 
@@ -171,3 +172,33 @@ def test_a_folder_is_computed_by_transformers_with_its_options(tmp_path: Path) -
     assert on_gpu.turn_key is None
     pinned = engine_config(settings, load(tmp_path, **keys, device="cpu"), "cuda:1", CORES)
     assert pinned.turn_key is not None
+
+
+def test_every_key_of_a_server_upstream_reaches_its_engine(tmp_path: Path) -> None:
+    keys = {
+        "backend": "openai",
+        "parameters": {},
+        "model": "org/real",
+        "api_key_env": "KEY",
+        "headers": {"X-Title": "a"},
+        "timeout_seconds": 5.0,
+        "max_concurrency": 7,
+    }
+    settings = Settings(state_dir=tmp_path, line_attempts=4)
+    there = load(tmp_path, **keys, base_url=["http://a", "http://b/v1"])
+    assert engine_config(settings, there, "cpu", CORES).upstream == UpstreamConfig(
+        model="org/real",
+        base_urls=("http://a/v1", "http://b/v1"),
+        api_key_env="KEY",
+        headers={"X-Title": "a"},
+        timeout_seconds=5.0,
+        max_concurrency=7,
+        max_attempts=4,
+    )
+    started = {"command": "serve 'a b' {port}", "port": 81, "health_path": "/h", "ready_seconds": 900.0}
+    config = engine_config(settings, load(tmp_path, backend="openai", parameters={}, **started), "cpu", CORES)
+    assert config.upstream == UpstreamConfig(
+        model="m", command=("serve", "a b", "{port}"), port=81, health_path="/h", ready_seconds=900.0, max_attempts=4
+    )
+    assert load_limit(config) > 900, "its engine gives up first, with the words of the server"
+    assert load_limit(engine_config(settings, there, "cpu", CORES)) == 600
