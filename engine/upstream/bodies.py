@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from engine.upstream.trouble import Broken, Problem, problem_of
+from engine.upstream.trouble import Broken, Problem, error_answer
 
 
 class FunctionPart(msgspec.Struct, frozen=True):
@@ -92,14 +92,14 @@ _decode = msgspec.json.Decoder(Body).decode
 
 
 def read_body(data: bytes) -> Body:
-    """Decode an answer or a chunk; raises Broken, also for an error inside it."""
+    """Decode an answer or a chunk; raises Broken, and for an error inside it the same as for its status."""
     try:
         body = _decode(data)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise broken(f"no JSON of an answer: {error}") from None
     if body.error is not None:
         status = body.error.get("code") if isinstance(body.error, dict) else None
-        raise Broken(problem_of(status if isinstance(status, int) and 500 <= status < 600 else 502, data))
+        raise error_answer(status if type(status) is int and 400 <= status < 600 else 502, {}, data)
     return body
 
 

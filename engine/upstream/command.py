@@ -31,6 +31,7 @@ _GUARD: Final = 'read -r line || kill -KILL "-$0"'
 _STOP_SECONDS: Final = 1.5  # the launcher gives an engine 2
 _POLL_SECONDS: Final = 0.2
 _ANSWER_SECONDS: Final = 5.0
+_MAX_LINE_BYTES: Final = 64 << 10
 _KEPT_LINES: Final = 3
 _MAX_CHARACTERS: Final = 240
 _libc: Final = ctypes.CDLL(None, use_errno=True)
@@ -130,11 +131,11 @@ class CommandServer:
     def _copy_output(self) -> None:
         """Copy what the server prints, so that its last lines can be shown."""
         assert self._process.stdout is not None, "it is a pipe"
-        for line in self._process.stdout:
+        while line := self._process.stdout.readline(_MAX_LINE_BYTES):
             text = self._redact(line.decode(errors="replace"))
             log_stderr(text)
-            if text.strip():
-                self._last_lines.append(" ".join(text.split()))
+            if words := text.rstrip().rpartition("\r")[2].split():  # the last state of a progress bar
+                self._last_lines.append(" ".join(words))
 
     def _wait(self) -> None:
         code = self._process.wait()

@@ -1,7 +1,8 @@
 """Dispatcher: sends requests to the servers of a model, chats first, and tries again what failed without an answer.
 
-A batch line waits out every pause of a server. A chat waits for a short patience, from the first trouble that it meets. An
-exclusive request runs while no other does. Everything runs in the event loop, whose clock is the only one.
+A batch line waits out every pause of a server. A chat waits for a short patience, from the first trouble that it meets, and
+hardly at all where that is known to be in vain. An exclusive request runs while no other does. Everything runs in the event loop,
+whose clock is the only one.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from engine.upstream.replicas import Replica
 from engine.upstream.trouble import UNAVAILABLE, Broken, Problem, Refused, Trouble, Uniform, Unreachable, back_off, draw
 
 PATIENCE_SECONDS: Final = 10.0
+_LEAST_PATIENCE_SECONDS: Final = 1.0
 Output = Delta | Finished | Embedded | Failed
 _Outcome = Finished | Embedded | Failed
 _NO_USAGE: Final = Usage(prompt_tokens=0, completion_tokens=0)
@@ -50,7 +52,7 @@ class _Job:
     has_sent_text: bool = False
     is_cancelled: bool = False
     problem: Problem | None = None
-    deadline: asyncio.TimerHandle | None = None  # of a chat that has met trouble
+    deadline: asyncio.Handle | None = None  # of a chat that has met trouble
     is_late: bool = False  # its patience has ended
     replica: Replica | None = None
     task: asyncio.Task[_Outcome] | None = None
@@ -266,7 +268,15 @@ class Dispatcher:
             problem = next((replica.problem for replica in self._replicas if replica.problem is not None), None)
         job.problem = problem or job.problem
         if job.deadline is None:
-            job.deadline = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._on_deadline, job)
+            job.deadline = asyncio.get_running_loop().call_later(self._patience(), self._on_deadline, job)
+
+    def _patience(self) -> float:
+        """Seconds that a chat waits: none if all servers ask for a longer pause, and few if all have been away for longer."""
+        if all(replica.pause_seconds > PATIENCE_SECONDS for replica in self._replicas):
+            return 0.0
+        if all(replica.silent_seconds > PATIENCE_SECONDS for replica in self._replicas):
+            return _LEAST_PATIENCE_SECONDS
+        return PATIENCE_SECONDS
 
     def _on_deadline(self, job: _Job) -> None:
         job.is_late = True

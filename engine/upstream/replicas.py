@@ -33,6 +33,7 @@ _CHECK_SECONDS: Final = (
     15.0  # between probes of a server that has answered nothing since the last one, and for an answer
 )
 _BROKEN_IN_A_ROW: Final = 5
+_REFUSALS_IN_A_ROW: Final = 5
 _LIST: Final = "/models"
 
 
@@ -96,7 +97,14 @@ class Replica:
         """A sentence for the operator; None if there is nothing to do."""
         if self._down.is_set() and self.problem is not None:
             return f"{self.name} does not answer. {self.problem.message}"
+        if self._num_refusals >= _REFUSALS_IN_A_ROW and self.problem is not None:
+            return f"{self.name} refuses requests for now. {self.problem.message}"
         return self._remark
+
+    @property
+    def pause_seconds(self) -> float:
+        """Seconds that are left of its pause."""
+        return 0.0 if self._timer is None else self._paused_until - asyncio.get_running_loop().time()
 
     @property
     def silent_seconds(self) -> float:
@@ -218,7 +226,7 @@ def _remark(name: str, model: str, status: int, body: bytes) -> str | None:
         return f"{name} refuses the key of `api_key_env` (HTTP {status})."
     try:
         models = msgspec.json.decode(body, type=_Models).data if status == 200 else []
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     names = [each.id for each in models]
     if not names or model in names:

@@ -190,6 +190,8 @@ async def _run(config: EngineConfig, access: Access, replicas: list[Replica], st
     watchers = [
         asyncio.ensure_future(replica.watch(event.set)) for replica, event in zip(replicas, probed, strict=True)
     ]
+    for watcher in watchers:
+        watcher.add_done_callback(_on_watcher_end)
     server = Server(config, replicas, access)
     with suppress(TimeoutError):
         await asyncio.wait_for(asyncio.gather(*(event.wait() for event in probed)), _FIRST_PROBE_SECONDS)
@@ -223,6 +225,12 @@ def _upstream(config: EngineConfig) -> UpstreamConfig:
 
 def _on_server_exit(code: int) -> None:
     abort_process(Exit.SERVER_ENDED, f"the server of `command` ended with exit code {code}")
+
+
+def _on_watcher_end(watcher: asyncio.Future[None]) -> None:
+    """End the process: a server that is down would stay so for ever."""
+    if not watcher.cancelled():
+        raise watcher.exception() or AssertionError("it never ends")
 
 
 def _on_error(_: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:

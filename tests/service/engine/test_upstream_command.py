@@ -98,9 +98,9 @@ def test_a_server_that_does_not_answer_ends_the_engine(folder: Path) -> None:
     [
         (("/nowhere/server",), {}, "`command` cannot be started: No such file or directory: /nowhere/server"),
         (
-            (sys.executable, "-c", "print('loading sk-abcdef'); print(); raise SystemExit('no such model')"),
+            (sys.executable, "-c", "print('1%\\r99% of sk-abcdef'); print(); raise SystemExit('no such model')"),
             {"api_key_env": "THEIR_KEY"},
-            "The server of `command` ended with exit code 1: loading [redacted] | no such model",
+            "The server of `command` ended with exit code 1: 99% of [redacted] | no such model",
         ),
         (
             (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"),

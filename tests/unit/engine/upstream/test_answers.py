@@ -12,7 +12,7 @@ import pytest
 from engine.types import Finished, FinishReason, TokenLogprob, ToolCall, ToolCallDelta, Usage
 from engine.upstream.answers import Collector, embedded
 from engine.upstream.bodies import read_body
-from engine.upstream.trouble import Broken
+from engine.upstream.trouble import Broken, Refused
 
 
 def whole(document: dict[str, Any]) -> Finished:
@@ -208,6 +208,11 @@ def test_an_error_inside_an_answer_is_broken_with_its_words() -> None:
     with pytest.raises(Broken, match="out of memory") as caught:
         read_body(b'{"error": {"message": "out of memory", "code": 507, "type": "server_error"}}')
     assert (caught.value.problem.status, caught.value.problem.kind) == (507, "server_error")
+
+
+def test_an_error_inside_an_answer_that_names_the_request_is_not_tried_again() -> None:
+    with pytest.raises(Refused, match="too long"):
+        read_body(b'{"error": {"message": "too long", "code": 400}}')
 
 
 def test_vectors_are_in_the_order_of_their_index() -> None:

@@ -198,12 +198,26 @@ async def test_a_server_that_is_away_for_hours_costs_a_line_no_attempt() -> None
 
 @virtual
 async def test_a_chat_waits_for_ten_seconds_and_then_gets_the_error_of_the_server() -> None:
-    bench = Bench(ScriptedTransport(last=status(429, message="slow down", code="rate_limit", retry_after="60")))
+    bench = Bench(ScriptedTransport(last=status(429, message="slow down", code="rate_limit", retry_after="4")))
     bench.submit(forward())
     await bench.run(100)
     ((at, _, outcome),) = bench.outputs
-    assert outcome == Failed(request_id="r", code="rate_limit", message="slow down", status=429, retry_seconds=60)
+    assert outcome == Failed(request_id="r", code="rate_limit", message="slow down", status=429, retry_seconds=4)
     assert at == pytest.approx(10.1)
+
+
+@virtual
+async def test_a_chat_does_not_wait_for_the_end_of_a_longer_pause() -> None:
+    bench = Bench(ScriptedTransport(last=status(429, retry_after="60")))
+    bench.submit(forward())
+    await bench.run(1)
+    outcome = bench.end()
+    assert isinstance(outcome, Failed)
+    assert (outcome.status, outcome.retry_seconds) == (429, 60)
+    bench.submit(forward("later"))
+    await bench.run(2)
+    assert isinstance(bench.end("later"), Failed)
+    assert len(bench.times) == 1
 
 
 @virtual
@@ -212,12 +226,14 @@ async def test_a_chat_is_told_that_no_server_answers() -> None:
     bench.submit(forward())
     await bench.run(5)
     bench.submit(forward("later"))
+    await bench.run(60)
+    bench.submit(forward("last"))
     await bench.run(100)
-    first, later = (at for at, _, _ in bench.outputs)
+    first, later, last = (at for at, _, _ in bench.outputs)
     assert bench.end() == Failed(
         request_id="r", code="upstream_unavailable", message="connection refused", status=503, kind=None
     )
-    assert (first, later) == (pytest.approx(10), pytest.approx(15))
+    assert (first, later, last) == (pytest.approx(10), pytest.approx(15), pytest.approx(61))
 
 
 @virtual
@@ -422,6 +438,16 @@ async def test_the_list_of_models_is_compared_with_the_model() -> None:
     await bench.run(1)
     assert bench.replicas[0].warning == "server 0 does not list the model 'theirs'; it lists 'other'."
     assert bench.replicas[0].build == "llama.cpp"
+
+
+@virtual
+async def test_refusals_in_a_row_are_a_warning_until_the_next_answer() -> None:
+    bench = Bench(ScriptedTransport(*[status(429, message="quota", retry_after="30")] * 5))
+    bench.submit(forward(priority=LINE))
+    await bench.run(140)
+    assert bench.replicas[0].warning == "server 0 refuses requests for now. quota"
+    await bench.run(160)
+    assert bench.replicas[0].warning is None
 
 
 @virtual
