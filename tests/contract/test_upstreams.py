@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,22 +10,14 @@ from typing import Any, Final
 import pytest
 
 from engine.types import Failed, FinishReason, Priority
-from tests.contract.clients.install import FOLDER
+from tests.support.llama_server import installed_client, llama_server
 from tests.support.upstream import COMPLETIONS, forward
 from tests.support.upstream_process import UpstreamProcess
 
 _MODEL: Final = Path(__file__).parents[2] / "models" / "demo.gguf"
 _QUESTION: Final = [{"role": "user", "content": "What is the capital of France?"}]
 _ANSWER: Final = "The capital of France is Paris."
-# llama.cpp's server inside a Python module, and llama-cpp-python's with the packages of its own environment behind ours
-_XLLAMACPP: Final = """
-import signal, sys, xllamacpp
-parameters = xllamacpp.CommonParams()
-parameters.model.path, parameters.port = sys.argv[1], int(sys.argv[2])
-parameters.n_ctx, parameters.n_parallel, parameters.cpuparams.n_threads = 4096, 4, 1
-server = xllamacpp.Server(parameters)
-signal.pause()
-"""
+# llama-cpp-python's server, with the packages of its own environment behind ours
 _LLAMA_CPP_PYTHON: Final = """
 import runpy, sys
 sys.path.append(sys.argv.pop(1))
@@ -35,14 +26,11 @@ runpy.run_module("llama_cpp.server", run_name="__main__", alter_sys=True)
 
 
 def _llama_server() -> dict[str, Any]:
-    if binary := os.environ.get("MILLRACE_BENCH_LLAMA_SERVER"):
-        return {"command": (binary, "-m", str(_MODEL), "-c", "4096", "-np", "4", "-t", "1", "--port", "{port}")}
-    python = _environment("llama_server") / "bin" / "python"
-    return {"command": (str(python), "-c", _XLLAMACPP, str(_MODEL), "{port}")}
+    return {"command": llama_server(_MODEL)}
 
 
 def _llama_cpp_server() -> dict[str, Any]:
-    (packages,) = _environment("llama_cpp_server").glob("lib/python*/site-packages")
+    (packages,) = installed_client("llama_cpp_server").glob("lib/python*/site-packages")
     options = (
         "--model",
         str(_MODEL),
@@ -57,12 +45,6 @@ def _llama_cpp_server() -> dict[str, Any]:
     )
     command = (sys.executable, "-c", _LLAMA_CPP_PYTHON, str(packages), *options)
     return {"command": command, "health_path": "/v1/models"}
-
-
-def _environment(name: str) -> Path:
-    if not (FOLDER / name / "installed").exists():
-        pytest.skip(f"the server {name} is not installed: run `python -m tests.contract.clients.install`")
-    return FOLDER / name
 
 
 @pytest.fixture(scope="module", params=[_llama_server, _llama_cpp_server])
