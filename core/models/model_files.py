@@ -408,6 +408,11 @@ def _with_files(model: ModelConfig, file: YamlFile, folder: Path, need_weights: 
                 f"{file.place(keys)}: {'.'.join(map(str, keys))}: {name!r} is no path of a file."
             ) from None
         missing = next((path for path in split_paths(weights) if not path.is_file()), None)
+        if weights.is_dir() or hf_folder.is_hub_name(name):
+            place = f"{file.place(keys)}: {'.'.join(map(str, keys))}"
+            raise ConfigError(
+                f"{place}: {name} is no GGUF file. A folder of Hugging Face needs `backend: transformers`."
+            )
         if need_weights and missing is not None:
             raise ConfigError(f"{file.place(keys)}: {'.'.join(map(str, keys))}: there is no file {missing}")
         return str(weights)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
@@ -41,8 +44,24 @@ def not_installed(error: ImportError) -> ModelFailed:
     return ModelFailed(f"The backend transformers is not installed ({error}). {INSTALL}")
 
 
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Hide torch from an import, unless it is loaded: a tokenizer needs none, and it takes 250 MB and seconds."""
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")  # of which one is that torch is not there
+    is_loaded = "torch" in sys.modules
+    if not is_loaded:
+        sys.modules["torch"] = None  # type: ignore[assignment]  # Python's own way to refuse an import
+    try:
+        yield
+    finally:
+        if not is_loaded:
+            del sys.modules["torch"]
+
+
 def _load_folder(path: str, trust_remote_code: bool) -> ModelVocabulary:
     try:
+        with _without_torch():
+            import transformers  # noqa: F401 - the next import would load torch with it
         from engine.backends.transformers.tokenizer import load_tokenizer  # of an extra that may be missing
     except ImportError as error:
         raise not_installed(error) from None

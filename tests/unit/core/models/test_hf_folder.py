@@ -128,3 +128,20 @@ def test_a_repository_of_the_hub_is_found_in_its_cache(tmp_path: Path, monkeypat
     assert find_folder("hf:org/tiny@abc") == folder
     assert find_folder("hf:org/tiny@other") is None
     assert [path.name for path in answer_files(folder)] == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["weights", "hf:org/tiny"])
+def test_a_folder_without_its_backend_gets_the_name_of_it(name: str, tmp_path: Path) -> None:
+    write_folder(tmp_path / "weights")
+    file = tmp_path / "m.yaml"
+    file.write_text(f"name: m\nparameters:\n  model: {name}\n")
+    with pytest.raises(ConfigError, match=r"line 3: parameters\.model: .* needs `backend: transformers`"):
+        load_model(file)
+
+
+@pytest.mark.parametrize("device", ["GPU 1", "cuda:x", "", "CUDA"])
+def test_a_device_that_torch_does_not_name_is_refused(device: str, tmp_path: Path) -> None:
+    file = tmp_path / "m.yaml"
+    file.write_text(f"name: m\nbackend: transformers\ndevice: {device!r}\nparameters: {{model: weights}}\n")
+    with pytest.raises(ConfigError, match="line 3: device must be a device by the name of torch"):
+        load_model(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import msgspec
@@ -13,13 +14,16 @@ import pytest
 
 from engine.config import BackendKind, EngineConfig, TransformersConfig
 from engine.errors import DeviceLost
+from engine.loop import CancelRequests
 from engine.types import (
     ChatPrompt,
     Constraint,
     ConstraintKind,
     Delta,
     Failed,
+    Finished,
     FinishReason,
+    Priority,
     Request,
     SamplingParams,
     TextPrompt,
@@ -103,6 +107,35 @@ def test_answers_are_those_of_generate_alone_and_in_mixed_steps(
         alone |= answers(bench, [request])
     assert alone == wanted
     assert answers(bench, requests) == wanted
+
+
+def test_random_traffic_gets_the_answers_of_generate(make: Make, folders: Callable[[TinyFolder], Path]) -> None:
+    """Requests come and are cancelled at random, so that slots get gaps, histories are copied and chunks are of any size."""
+    options = {"slots": 5, "spare_slots": 2, "context_size": 160, "batch_tokens": 48, "prefill_tokens": 20}
+    bench, random = make(TinyFolder.GEMMA3, **options), Random(1)
+    parts = ("the mill by the river grinds ", "the grain of the whole valley and the miller ", "one by one ")
+    requests: dict[str, Request] = {}
+    cancelled: set[str] = set()
+    while len(requests) < 40:
+        if random.random() < 0.3:
+            prompt = "".join(random.choices(parts, k=random.randint(1, 4))) + str(random.randint(0, 9))
+            request = text(str(len(requests)), prompt, random.randint(1, 30), priority=random.choice(list(Priority)))
+            requests[request.id] = request
+            bench.add(request)
+        if requests and random.random() < 0.03:
+            cancelled.add(chosen := random.choice(list(requests)))
+            bench.engine.inbox.put(CancelRequests("c", [chosen]))
+        bench.engine.run_once()
+        bench.engine.scheduler.check_integrity()
+    while bench.engine.run_once():
+        pass
+    found = {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
+    for request_id in requests.keys() - cancelled:
+        asked = requests[request_id]
+        assert isinstance(asked.prompt, TextPrompt)
+        wanted = expected(bench, folders(TinyFolder.GEMMA3), asked.prompt.text, asked.max_tokens or 0)
+        assert found[request_id] == wanted, asked
+    assert cancelled
 
 
 def test_a_prefix_is_reused_and_answers_stay_the_same(make: Make, folders: Callable[[TinyFolder], Path]) -> None:

@@ -78,6 +78,24 @@ def test_a_broken_folder_gets_one_sentence(damage: Callable[[Path], None], messa
     assert "\n" not in str(caught.value)
 
 
+def test_a_repository_of_the_hub_is_taken_from_its_cache(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ModelFailed, match="The hub did not give hf:acme/tiny: ") as caught:
+        load(Path("hf:acme/tiny"))
+    assert "\n" not in str(caught.value)
+    cached = tmp_path / "hub" / "models--acme--tiny"
+    (cached / "refs").mkdir(parents=True)
+    (cached / "refs" / "main").write_text("abc")
+    (cached / "snapshots").mkdir()
+    folder.rename(cached / "snapshots" / "abc")
+    assert load(Path("hf:acme/tiny")).decoder.slots == 2
+
+
 def test_a_missing_folder_is_missing(tmp_path: Path) -> None:
     with pytest.raises(ModelMissing, match="There is no folder"):
         load(tmp_path / "nothing")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,17 @@ def test_a_broken_folder_is_found_by_the_check_of_model_files(tmp_path: Path) ->
 
 
 def test_without_the_extra_the_way_to_install_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "engine.backends.transformers.tokenizer", None)
+    monkeypatch.setitem(sys.modules, "engine.backends.transformers.tokenizer", None)
     with pytest.raises(ModelFailed, match="make transformers"):
         load_vocabulary(BackendKind.TRANSFORMERS, str(tmp_path))
+
+
+def test_a_check_needs_no_torch(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, TinyFolder.QWEN2)
+    program = (
+        "import sys\nfrom engine.backends.vocabularies import load_vocabulary\nfrom engine.config import BackendKind\n"
+        f"load_vocabulary(BackendKind.TRANSFORMERS, {str(folder)!r}).for_grammars()\n"
+        "print([name for name in sys.modules if name.partition('.')[0] == 'torch'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
