@@ -88,6 +88,10 @@ _OF_OTHERS: Final = {
     "max_model_len": "context_size",
     "parallel": "slots",
     "n_parallel": "slots",
+    "api_base": "base_url",
+    "api_url": "base_url",
+    "url": "base_url",
+    "api_key": "api_key_env",
 }
 _NOT_OF_ANSWERS: Final[dict[str, Any]] = {  # Any: as pydantic wants it
     "name": True,

@@ -42,6 +42,8 @@ BAD = {
         f"{URL}api_key_env: sk-12",
         "line 4: api_key_env must be the name of an environment variable",
     ),
+    "the key under another name": (f"{URL}api_key: sk-12", "there is no key 'api_key'; did you mean 'api_key_env'?"),
+    "the address under another name": ("api_base: http://a", "there is no key 'api_base'; did you mean 'base_url'?"),
     "headers that are no mapping": (f"{URL}headers: [a]", "line 4: headers must be a mapping"),
     "a header with a space": (f"{URL}headers: {{a b: c}}", "line 4: headers 'a b' is no name of a header"),
     "a header of two lines": (f'{URL}headers: {{a: "b\\r\\nc: d"}}', "the value of a must have printable ASCII"),
