@@ -82,6 +82,7 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
     for model in models:
         if model.backend is not BackendKind.OPENAI:
             findings += _model_findings(model, remarks.get(model.name, {}))
+    findings += _fallback_findings(models)
     findings += upstreams([model for model in models if model.backend is BackendKind.OPENAI])
     free = _available_bytes(meminfo)
     if free is not None:
@@ -89,6 +90,22 @@ def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]
         advice = "Serve fewer models (worker --models), or take smaller quantisations." if total > free else ""
         findings.append(Finding(Level.WARNING if advice else Level.OK, "memory", message, advice))
     return findings
+
+
+def _fallback_findings(models: Sequence[ModelConfig]) -> list[Finding]:
+    """Name each fallback that is no model here: chats skip it."""
+    served = {name for model in models for name in (model.name, *model.aliases)}
+    return [
+        Finding(
+            Level.WARNING,
+            f"model {model.name}",
+            f"its fallback {name} is not served here",
+            "Correct `fallback` in its file, or add that model.",
+        )
+        for model in models
+        for name in model.fallback
+        if name not in served
+    ]
 
 
 def _model_findings(model: ModelConfig, remarks: Mapping[str, str | None]) -> list[Finding]:

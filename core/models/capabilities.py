@@ -21,7 +21,6 @@ from core.models.upstream_fields import UpstreamFields
 class Feature(StrEnum):
     """Something that not every backend does."""
 
-    CHAT_TEMPLATE = "chat_template"
     TEMPLATE_ARGUMENTS = "template_arguments"
     CONTINUED_MESSAGE = "continued_message"
     LOGPROBS = "logprobs"
@@ -36,12 +35,8 @@ class Feature(StrEnum):
     IMAGES = "images"
     SUFFIX = "suffix"
     EMBEDDINGS = "embeddings"
-    POOLING = "pooling"
     PREFIX_CACHE = "prefix_cache"
     SLOTS = "slots"
-    LORA = "lora"
-    CONTEXT_SHIFT = "context_shift"
-    SPECULATION = "speculation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +48,7 @@ class Asked:
 
 
 # A field that is null, false or empty asks for nothing. A feature without fields is asked for by an endpoint, or by a kind of
-# value; one that is not listed is a key of a model file, or the way of an engine.
+# value; one that is not listed is the way of an engine. Adapters, templates, context shift and the like are keys of a model file.
 FEATURES: Final[Mapping[Feature, Asked]] = {
     Feature.TEMPLATE_ARGUMENTS: Asked(("chat_template_kwargs",), "takes no arguments of a chat template"),
     Feature.CONTINUED_MESSAGE: Asked(("continue_final_message",), "does not continue a message"),
@@ -117,13 +112,13 @@ CAPABILITIES: Final[Mapping[BackendKind, Capabilities]] = {
     ),
     BackendKind.FAKE: Capabilities(
         words="the fake backend",
-        features=_TEXT - {Feature.LOGIT_BIAS, Feature.LORA},
+        features=_TEXT - {Feature.LOGIT_BIAS},
         keys=_COMMON | _COMPUTED | _LLAMA | {"step_seconds", "load_seconds"},
         instead=_NO_KEYS,
     ),
     BackendKind.TRANSFORMERS: Capabilities(
         words="transformers",
-        features=_TEXT - {Feature.LORA, Feature.CONTEXT_SHIFT, Feature.SPECULATION},
+        features=_TEXT,
         keys=_COMMON | (_COMPUTED - {"threads_batch"}) | frozenset(TransformersFields.model_fields),
         instead={
             "lora": "merge the adapter into the weights first",

@@ -18,7 +18,7 @@ from tests.conformance.check import assert_behaves
 MANUAL = Path(__file__).parents[2] / "CONTRIBUTING.md"
 FEATURES = frozenset(
     {
-        *(Feature.CHAT_TEMPLATE, Feature.TEMPLATE_ARGUMENTS, Feature.CONTINUED_MESSAGE, Feature.ECHO, Feature.SEEDS),
+        *(Feature.TEMPLATE_ARGUMENTS, Feature.CONTINUED_MESSAGE, Feature.ECHO, Feature.SEEDS),
         *(Feature.TOKEN_PROMPTS, Feature.TOKEN_COUNTS, Feature.PREFIX_CACHE, Feature.SLOTS),
     }
 )

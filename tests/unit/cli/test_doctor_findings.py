@@ -91,6 +91,13 @@ def test_a_model_file_that_is_none_is_found(tmp_path: Path) -> None:
     assert said.startswith("model bad")
 
 
+def test_a_fallback_that_is_no_model_is_found(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("name: a\nbackend: fake\nfallback: [b-too, gone]\n")
+    (tmp_path / "b.yaml").write_text("name: b\nbackend: fake\naliases: [b-too]\n")
+    warnings = [finding for finding in machine.models(tmp_path) if finding.level is Level.WARNING]
+    assert [(each.name, each.message) for each in warnings] == [("model a", "its fallback gone is not served here")]
+
+
 def test_two_models_of_one_name_are_found(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.yaml").write_text("name: same\nbackend: fake\n")
