@@ -165,7 +165,8 @@ class LiveEvents:
         self._writer = EventWriter()
         self._response = response
         self._suffix = suffix_of(response.id)
-        self._has_skipped = False  # text after a tool call: in the stored answer all text comes before the calls
+        # what follows a later item: text after a call, reasoning after text, or arguments of a call that is closed already
+        self._has_skipped = False
 
     def start(self) -> list[ResponseEvent]:
         """The first events of the stream."""
@@ -218,9 +219,14 @@ class LiveEvents:
     def _add_call(self, call: Fields) -> list[ResponseEvent]:
         function = call["function"]
         events: list[ResponseEvent] = []
+        call_item = item_id("function_call", self._suffix, call["index"])
+        open_item = self._writer.items[-1].item_id if self._writer.items else None
+        if not call.get("id") and open_item != call_item:
+            self._has_skipped = True
+            return []
         if call.get("id"):
             item = FunctionCall(
-                id=item_id("function_call", self._suffix, call["index"]),
+                id=call_item,
                 call_id=call["id"],
                 name=function["name"],
                 arguments="",

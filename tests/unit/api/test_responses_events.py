@@ -136,6 +136,33 @@ def test_text_after_a_call_is_in_the_response_that_ends_the_stream() -> None:
     assert all(one.number < two.number for one, two in pairwise(events + rest))
 
 
+def test_calls_that_a_server_mixes_are_whole_in_the_response_that_ends_the_stream() -> None:
+    live = LiveEvents(OPENING)
+    live.start()
+    heads = [
+        {"index": index, "id": f"call_{index}", "type": "function", "function": {"name": "f", "arguments": ""}}
+        for index in (0, 1)
+    ]
+    for delta in (*heads, {"index": 0, "function": {"arguments": "{}"}}, {"index": 1, "function": {"arguments": "[]"}}):
+        live.add_chunk(chunk(tool_calls=[delta]))
+    rest = live.finish(response_of(answer("", "", ["{}", "[]"]), REQUEST, response_id="resp_0", created_at=1))
+    assert rest is not None
+    assert rest[-1].type == "response.completed"
+    assert [item["arguments"] for item in rest[-1].fields["response"]["output"]] == ["{}", "[]"]
+    done = next(event for event in rest if event.type == "response.function_call_arguments.done")
+    assert done.fields["arguments"] == "[]", "nothing of the other call"
+
+
+def test_reasoning_after_text_is_in_the_response_that_ends_the_stream() -> None:
+    live = LiveEvents(OPENING)
+    live.start()
+    for each in (chunk(content="A"), chunk(reasoning_content="hm"), chunk(content="B")):
+        live.add_chunk(each)
+    rest = live.finish(response_of(answer("hm", "AB", []), REQUEST, response_id="resp_0", created_at=1))
+    assert rest is not None
+    assert [item["type"] for item in rest[-1].fields["response"]["output"]] == ["reasoning", "message"]
+
+
 @pytest.mark.parametrize(
     ("reason", "parts", "status", "of_items"),
     [
