@@ -214,7 +214,7 @@ class Dispatcher:
 
     def _on_done(self, job: _Job, replica: Replica, epoch: int, task: asyncio.Task[_Outcome]) -> None:
         """Take over what became of an attempt."""
-        is_full = replica.num_running >= replica.limiter.limit or bool(self._lines)
+        is_full = replica.num_running >= replica.limiter.limit
         replica.add(job.request.priority, -1)
         job.task = None
         del self._running[job.key]

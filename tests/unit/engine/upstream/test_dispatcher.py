@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -34,6 +34,8 @@ LINE = Priority.BATCH
 class Bench:
     """A dispatcher on scripted servers; all pauses have their full length. `outputs` has the times of all outputs."""
 
+    made: ClassVar[list[Bench]] = []
+
     def __init__(self, *transports: ScriptedTransport, limit: int | None = None) -> None:
         self.transports = transports
         self.outputs: list[tuple[float, str, Output]] = []
@@ -51,6 +53,7 @@ class Bench:
             redact=lambda text: text.replace("secret", "*"),
             uniform=lambda _, high: high,
         )
+        self.made.append(self)
         self._watchers = [asyncio.ensure_future(replica.watch(lambda: None)) for replica in self.replicas]
 
     async def run(self, until: float) -> None:
@@ -90,8 +93,17 @@ class Bench:
 def virtual(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Run a test in virtual time."""
 
+    async def main(**given: Any) -> None:
+        Bench.made.clear()
+        try:
+            await test(**given)
+        finally:
+            for client in ("c", "here", "gone"):
+                for bench in Bench.made:
+                    bench.dispatcher.cancel(client, None)
+
     def run(**given: Any) -> None:
-        run_in_virtual_time(test(**given))
+        run_in_virtual_time(main(**given))
 
     run.__name__, run.__doc__ = test.__name__, test.__doc__
     run.__signature__ = __import__("inspect").signature(test)  # type: ignore[attr-defined] # pytest reads parameters
@@ -307,6 +319,20 @@ async def test_chats_go_first_and_lines_shrink_to_half_of_the_limit() -> None:
     await bench.run(25)
     assert (bench.replicas[0].num_chats, bench.replicas[0].num_lines) == (0, 8)
     assert transport.most_running == 8
+
+
+@virtual
+async def test_chats_do_not_make_the_limit_smaller_although_lines_have_half_of_it() -> None:
+    bench = Bench(ScriptedTransport(last=good(seconds=1)))
+    limiter = bench.replicas[0].limiter
+    bench.submit(*(forward(f"l{n}", priority=LINE) for n in range(9000)))
+    await bench.run(25)
+    before = limiter.limit
+    assert before > 100
+    for second in range(26, 45):
+        bench.submit(*(forward(f"c{second}-{n}") for n in range(2)))
+        await bench.run(second)
+    assert limiter.limit >= before
 
 
 @virtual
