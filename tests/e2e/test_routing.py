@@ -39,6 +39,7 @@ def models(tmp_path_factory: pytest.TempPathFactory, refusing: FaultServer) -> P
         "bad": f"{broken}\naliases: [all]\nweight: 9\nfallback: [bad-too, unknown, fake]",
         "bad-too": f"{broken}\nfallback: bad",
         "refused": f"{refused}\nfallback: [bad-too]",
+        "nowhere": "backend: openai\nbase_url: http://127.0.0.1:1/v1\nfallback: fake",
         "alone": f"{refused}\nfallback: [bad-loop]",
         "bad-loop": f"{broken}\nfallback: [alone]",
     }
@@ -81,6 +82,12 @@ def test_a_chat_is_answered_by_the_first_fallback_that_can(key: Key, model: str,
         assert answer.json()["choices"] == direct.json()["choices"]
 
 
+def test_a_stream_waits_in_silence_for_a_server_that_is_not_there_and_falls_back(key: Key) -> None:
+    answer = chat(key, "nowhere", stream=True)
+    assert (answer.status_code, answer.headers[HEADER]) == (200, "fake")
+    assert answer.text.startswith("data: "), "no comment came before, with which the headers would have been sent"
+
+
 def test_a_kept_chat_and_a_response_are_of_the_model_that_answered(key: Key) -> None:
     kept = chat(key, "refused", store=True).json()
     assert key.client.chat.completions.retrieve(kept["id"]).model == "fake"
@@ -111,7 +118,7 @@ def test_a_key_falls_back_only_to_models_that_it_may_use(guarded: Guarded) -> No
 
 def test_a_shared_alias_is_listed_once_and_answered_by_one_of_its_models(key: Key, guarded: Guarded) -> None:
     listed = {model.id: model for model in key.client.models.list()}
-    assert len(listed) == 9
+    assert len(listed) == 10
     shared: Any = listed["all"]
     assert shared.shared_by == ["bad", "one", "two"]
     assert (shared.root, shared.status) == ("one", "ready")
