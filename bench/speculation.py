@@ -11,8 +11,8 @@ from typing import Final
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.models import DEMO, random_prompts
 from engine.types import ChatPrompt, Request, SamplingParams, TokenPrompt
-from tools.demo_data import Example, ticket
-from tools.held_out_data import foreign_again
+from tools.demo_data import Example
+from tools.held_out_data import foreign_again, ticket
 
 _NUMBER: Final = 24
 
@@ -57,7 +57,7 @@ def _random_requests(temperature: float, num_tokens: int) -> list[Request]:
 def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]:
     """Ratio of tokens per second with and without speculation, by kind of text."""
     kinds = {
-        "demo model, labels": (DEMO, _demo_requests(lambda rng: ticket(rng, held_out=True))),
+        "demo model, labels": (DEMO, _demo_requests(ticket)),
         "demo model, output that repeats the prompt": (DEMO, _demo_requests(foreign_again)),
         "random weights, greedy (falls into loops)": (random_model, _random_requests(0.0, num_tokens)),
         "random weights, sampled (never repeats)": (random_model, _random_requests(1.0, num_tokens)),

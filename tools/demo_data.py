@@ -1,8 +1,8 @@
 """Demo data: the demo model's three skills as questions with answers: labels of support tickets, capitals, and names.
 
 It needs only the standard library, so that tests can generate the same held-out sets. Each phrasing is either for training
-or held out; values such as order numbers are random. The clauses of a ticket determine its label: the problem clause gives
-the category, the urgency clause the priority.
+or held out. The clauses of a ticket determine its label: its problem gives the category, its urgency the priority, which is
+medium if nothing is said about it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tools import phrases
-from tools.foreign import made_up_name
+from tools.foreign import chosen, made_up_name
 
 CATEGORIES: Final = tuple(phrases.PROBLEMS)
 PRIORITIES: Final = tuple(phrases.URGENCY)
@@ -36,33 +36,6 @@ class Example:
     turns: tuple[Turn, ...]
     answer: str
     is_history_learned: bool = True
-
-
-def ticket(rng: random.Random, *, held_out: bool) -> Example:
-    """Generate a support ticket and its label."""
-    category, priority, text = ticket_text(rng, held_out=held_out)
-    turns = ({"role": "system", "content": LABEL_PROMPT}, user_turn(text))
-    return Example(turns, label(category, priority))
-
-
-def ticket_text(rng: random.Random, *, held_out: bool) -> tuple[str, str, str]:
-    """Generate category, priority and text of a ticket."""
-    category, priority = rng.choice(CATEGORIES), rng.choice(PRIORITIES)
-    clauses = [_fill(rng, pick(rng, phrases.PROBLEMS[category], held_out))]
-    if rng.random() < 0.4:
-        clauses.append(_fill(rng, pick(rng, phrases.CONTEXT, held_out)))
-    urgency = _fill(rng, pick(rng, phrases.URGENCY[priority], held_out))
-    if not held_out and rng.random() < 0.1:  # one sentence, or no urgency at all
-        if rng.random() < 0.5:
-            return category, "medium", " ".join(clauses)
-        return category, priority, f"{clauses[0][:-1]}, {urgency[0].lower()}{urgency[1:]}"
-    clauses.insert(rng.choice((0, len(clauses), len(clauses))), urgency)
-    if rng.random() < 0.5:
-        clauses.insert(0, rng.choice(phrases.GREETINGS))
-    if rng.random() < 0.5:
-        clauses.append(rng.choice(phrases.CLOSINGS))
-    text = " ".join(clauses)
-    return category, priority, text if held_out else casual(rng, text, typos=0.2)
 
 
 def label(category: str, priority: str) -> str:
@@ -108,9 +81,11 @@ def casual(rng: random.Random, text: str, typos: float = 0.08) -> str:
     chance = rng.random()
     if chance < 0.15:
         return text.lower()
-    if chance < 0.22:
-        return text.rstrip("?.!")
-    if chance < 0.22 + typos:
+    if chance < 0.17:
+        return text.upper()
+    if chance < 0.24:
+        return text.rstrip("?.!") or text
+    if chance < 0.24 + typos and len(text) > 3:
         place = rng.randrange(1, len(text) - 2)
         return text[:place] + text[place + 1] + text[place] + text[place + 2 :]
     return text
@@ -121,15 +96,4 @@ def user_turn(text: str) -> Turn:
 
 
 def pick(rng: random.Random, pool: phrases.Pool, held_out: bool) -> str:
-    return rng.choice(pool.held_out if held_out else pool.training)
-
-
-def _fill(rng: random.Random, template: str) -> str:
-    return template.format(
-        product=rng.choice(phrases.PRODUCTS),
-        amount=f"{rng.randrange(5, 900)}.{rng.randrange(100):02}",
-        number=rng.randrange(1000, 99999),
-        day=rng.choice(phrases.DAYS),
-        days=rng.randrange(2, 15),
-        city=rng.choice(phrases.CITIES),
-    )
+    return chosen(rng, rng.choice(pool.held_out if held_out else pool.training))

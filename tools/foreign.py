@@ -16,6 +16,7 @@ from tools import phrases
 from tools.phrases import prompts
 
 _SLOT: Final = re.compile(r"\{(\w+)\}")
+_CHOICE: Final = re.compile(r"\[([^\[\]]*\|[^\[\]]*)\]")
 # First and last code points of scripts. Emoji and arrows are left out: they are a held-out kind.
 _SCRIPTS: Final = (
     (0x00C0, 0x00FF), (0x0100, 0x017F), (0x0391, 0x03C9), (0x0410, 0x044F), (0x0531, 0x0587), (0x05D0, 0x05EA),
@@ -28,7 +29,7 @@ _LETTERS: Final = "abcdefghijklmnopqrstuvwxyz"
 
 def foreign_prompt(rng: random.Random, make_ticket: Callable[[random.Random], str]) -> str:
     """Make a prompt for training; `make_ticket` makes a support ticket, which some prompts are about."""
-    (maker,) = rng.choices((_written, _near, _made_up, _several), weights=(44, 34, 18, 4))
+    (maker,) = rng.choices((_written, _near, _made_up, _several), weights=(42, 36, 18, 4))
     return maker(rng, make_ticket)
 
 
@@ -51,10 +52,22 @@ def made_up_name(rng: random.Random) -> str:
     return "".join(rng.choice(phrases.SYLLABLES) for _ in range(rng.choice((2, 2, 3)))).capitalize()
 
 
+def filled(rng: random.Random, template: str, make_ticket: Callable[[random.Random], str] | None = None) -> str:
+    """Choose the alternatives of a template and fill its slots."""
+    return _SLOT.sub(lambda match: _slot(rng, match[1], make_ticket), chosen(rng, template))
+
+
+def chosen(rng: random.Random, template: str) -> str:
+    """Choose one of the texts in each `[a|b]`, which may be nested."""
+    while match := _CHOICE.search(template):
+        template = template[: match.start()] + rng.choice(match[1].split("|")) + template[match.end() :]
+    return template
+
+
 def _written(rng: random.Random, make_ticket: Callable[[random.Random], str]) -> str:
     kinds = prompts("foreign_training")
     kind = rng.choice([kind for kind in kinds if not kind.startswith("near ")])
-    text = _filled(rng, rng.choice(kinds[kind]), make_ticket)
+    text = filled(rng, rng.choice(kinds[kind]), make_ticket)
     return _varied(rng, text[:1].upper() + text[1:] if rng.random() < 0.7 else text)
 
 
@@ -64,11 +77,13 @@ def _near(rng: random.Random, make_ticket: Callable[[random.Random], str]) -> st
         return _varied(rng, rng.choice(phrases.CAPITAL_QUESTIONS.training).format(country=made_up_country(rng)))
     kinds = prompts("foreign_training")
     kind = rng.choice([kind for kind in kinds if kind.startswith("near ")])
-    return _varied(rng, _filled(rng, rng.choice(kinds[kind]), make_ticket))
+    return _varied(rng, filled(rng, rng.choice(kinds[kind]), make_ticket))
 
 
 def _made_up(rng: random.Random, _make_ticket: Callable[[random.Random], str]) -> str:
     length = int(2 ** (rng.uniform(8, 11.5) if rng.random() < 0.04 else rng.uniform(1, 7.5)))
+    if rng.random() < 0.3:
+        return _run(rng)
     if rng.random() < 0.2:
         return rng.choice((_noise, _code, _sentence))(rng)[:length].strip() or "?"
     return foreign_text(rng, length)
@@ -101,14 +116,7 @@ def _varied(rng: random.Random, text: str) -> str:
     return text
 
 
-def _filled(rng: random.Random, template: str, make_ticket: Callable[[random.Random], str]) -> str:
-    def fill(match: re.Match[str]) -> str:
-        return _slot(rng, match[1], make_ticket)
-
-    return _SLOT.sub(fill, template)
-
-
-def _slot(rng: random.Random, name: str, make_ticket: Callable[[random.Random], str]) -> str:
+def _slot(rng: random.Random, name: str, make_ticket: Callable[[random.Random], str] | None) -> str:
     """Return a value for a slot of a template; a name that is no slot stays as it is, as braces in code do."""
     words = prompts("words")
     match name:
@@ -128,10 +136,17 @@ def _slot(rng: random.Random, name: str, make_ticket: Callable[[random.Random], 
             return made_up_name(rng) if rng.random() < 0.5 else rng.choice(phrases.NAMES)
         case "product":
             return rng.choice(phrases.PRODUCTS)
-        case "ticket":
+        case "number":
+            return rng.choice(("", "", "#", "A-")) + str(rng.randrange(10 ** rng.randrange(3, 6)))
+        case "amount":
+            euros, cents = rng.randrange(1, 900), rng.randrange(100)
+            return rng.choice(("{}.{:02}", "${}", "${}.{:02}", "{} euros", "{}.{:02} EUR")).format(euros, cents)
+        case "days":
+            return str(rng.randrange(2, 15))
+        case "ticket" if make_ticket:
             return make_ticket(rng)
         case _:
-            return rng.choice(words[name]) if name in words else "{" + name + "}"
+            return filled(rng, rng.choice(words[name])) if name in words else "{" + name + "}"
 
 
 def made_up_country(rng: random.Random) -> str:
@@ -154,6 +169,24 @@ def _word(rng: random.Random) -> str:
     return "".join(rng.choice(phrases.SYLLABLES) for _ in range(rng.randrange(1, 5))) + rng.choice(
         ("", "", "s", "ed", "ing", "ly", "er", "tion", "ness", "able")
     )
+
+
+def _run(rng: random.Random) -> str:
+    """Repeat a letter, sign, word or sentence."""
+    first, last = rng.choice(_SCRIPTS)
+    script = chr(rng.randint(first, last))
+    units = (
+        rng.choice(_LETTERS),
+        rng.choice(_SIGNS),
+        rng.choice("0123456789ABCXYZ"),
+        script,
+        _word(rng),
+        _word(rng),
+        _sentence(rng),
+    )
+    unit = rng.choice(units) + rng.choice(("", "", rng.choice(_LETTERS + _SIGNS)))
+    repeated = (unit + rng.choice(("", "", " ", " ", "\n"))) * int(2 ** rng.uniform(2, 9))
+    return repeated[: int(2 ** rng.uniform(3, 9.7))].strip() or "x"
 
 
 def _sentence(rng: random.Random) -> str:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 
 from tools import phrases
 from tools.demo_data import (
+    CATEGORIES,
+    LABEL_PROMPT,
+    PRIORITIES,
     SENTENCE,
     Example,
     Turn,
@@ -16,8 +19,6 @@ from tools.demo_data import (
     introduction,
     label,
     pick,
-    ticket,
-    ticket_text,
     user_turn,
 )
 from tools.phrases import prompts
@@ -26,7 +27,20 @@ from tools.phrases import prompts
 def held_out_tickets(number: int, seed: int = 7) -> list[Example]:
     """Generate tickets of problem and urgency phrasings that are not in the training set."""
     rng = random.Random(seed)
-    return [ticket(rng, held_out=True) for _ in range(number)]
+    return [ticket(rng) for _ in range(number)]
+
+
+def held_out_own_tickets() -> list[Example]:
+    """List tickets as users write them, without a prompt that asks for labels."""
+    lines = (line.split(maxsplit=2) for line in prompts("skills_held_out")["tickets in own words"])
+    return [Example((user_turn(text),), label(category, priority.rstrip(":"))) for category, priority, text in lines]
+
+
+def ticket(rng: random.Random) -> Example:
+    """Generate a support ticket and its label."""
+    category, priority, text = _ticket_text(rng)
+    turns = ({"role": "system", "content": LABEL_PROMPT}, user_turn(text))
+    return Example(turns, label(category, priority))
 
 
 def held_out_capitals() -> list[Example]:
@@ -116,10 +130,36 @@ def _held_out_system(rng: random.Random) -> list[Turn]:
 def _held_out_exchange(rng: random.Random, kind: str) -> list[Turn]:
     match kind:
         case "ticket":
-            category, priority, question = ticket_text(rng, held_out=True)
+            category, priority, question = _ticket_text(rng)
             answer = label(category, priority)
         case "capital":
             question, answer = capital(rng, rng.choice(list(phrases.CAPITALS)), held_out=True)
         case _:
             question, answer = rng.choice(_held_out_prompts()), SENTENCE
     return [user_turn(question), {"role": "assistant", "content": answer}]
+
+
+def _ticket_text(rng: random.Random) -> tuple[str, str, str]:
+    """Generate category, priority and text of a ticket."""
+    category, priority = rng.choice(CATEGORIES), rng.choice(PRIORITIES)
+    clauses = [_fill(rng, pick(rng, phrases.PROBLEMS[category], True))]
+    if rng.random() < 0.4:
+        clauses.append(_fill(rng, pick(rng, phrases.CONTEXT, True)))
+    urgency = _fill(rng, pick(rng, phrases.URGENCY[priority], True))
+    clauses.insert(rng.choice((0, len(clauses), len(clauses))), urgency)
+    if rng.random() < 0.5:
+        clauses.insert(0, rng.choice(phrases.GREETINGS))
+    if rng.random() < 0.5:
+        clauses.append(rng.choice(phrases.CLOSINGS))
+    return category, priority, " ".join(clauses)
+
+
+def _fill(rng: random.Random, template: str) -> str:
+    return template.format(
+        product=rng.choice(phrases.PRODUCTS),
+        amount=f"{rng.randrange(5, 900)}.{rng.randrange(100):02}",
+        number=rng.randrange(1000, 99999),
+        day=rng.choice(phrases.DAYS),
+        days=rng.randrange(2, 15),
+        city=rng.choice(phrases.CITIES),
+    )

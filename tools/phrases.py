@@ -1,7 +1,9 @@
 """Phrasings and values of the demo data, for training and held out.
 
-The phrasings are in `prompts/`, in files with a heading for each kind. Held-out phrasings of a skill form new sentences from
-words of the training set, so that they test reading, not vocabulary.
+The phrasings are in `prompts/`, in files with a heading for each kind. In those for training, `[a|b]` stands for one of its
+texts, `[|a]` for `a` or nothing, and `{name}` for a value, or for a line of `words.txt` below that heading. Held-out phrasings
+of a skill form new sentences from words of the training set, so that they test reading, not vocabulary; the tickets in own
+words test both.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ CAPITAL_FOLLOW_UPS: Final = _pool("capital follow-ups")
 INTRODUCTIONS: Final = _pool("introductions")
 NAME_QUESTIONS: Final = _pool("name questions")
 LABEL_PROMPTS: Final = prompts("skills_training")["label prompts"]
+TICKET_OPENINGS: Final = prompts("skills_training")["ticket openings"]
+TICKET_CLOSINGS: Final = prompts("skills_training")["ticket closings"]
 ASSISTANT_PROMPTS: Final = prompts("skills_training")["assistant prompts"]
 
 GREETINGS: Final = ("Hello,", "Hi,", "Dear support,", "Good morning,", "Hi there,", "Hello team,", "Good day,")

@@ -6,7 +6,7 @@ python -m tools.score_demo_model models/demo.gguf
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import llama_cpp
 
-from tools.demo_data import SENTENCE, Example
+from tools.demo_data import SENTENCE, Example, user_turn
 from tools.held_out_data import (
     held_out_capitals,
     held_out_conversations,
     held_out_foreign,
     held_out_names,
+    held_out_own_tickets,
     held_out_tickets,
 )
 
@@ -47,6 +48,7 @@ class Scores:
     """Scores of the skills, and of foreign prompts and of conversations by kind."""
 
     tickets: Score
+    own_tickets: Score
     capitals: Score
     names: Score
     foreign_kinds: dict[str, Score]
@@ -63,6 +65,7 @@ def score(path: Path, num_tickets: int = 240) -> Scores:
     with _loaded(path) as model:
         return Scores(
             tickets=_score(model, held_out_tickets(num_tickets)),
+            own_tickets=_score(model, held_out_own_tickets()),
             capitals=_score(model, held_out_capitals()),
             names=_score(model, held_out_names()),
             foreign_kinds={kind: _score(model, examples) for kind, examples in held_out_foreign().items()},
@@ -73,8 +76,15 @@ def score(path: Path, num_tickets: int = 240) -> Scores:
 def rows(scores: Scores) -> Iterator[str]:
     """Format each score as a line, the totals first."""
     totals = {"tickets": scores.tickets, "capitals": scores.capitals, "names": scores.names, "foreign": scores.foreign}
-    for kind, each in (totals | scores.conversations | scores.foreign_kinds).items():
+    own = {"tickets in own words": scores.own_tickets}
+    for kind, each in (totals | own | scores.conversations | scores.foreign_kinds).items():
         yield f"{each.share:7.1%} of {each.number:3}  {kind}"
+
+
+def answers(path: Path, texts: Iterable[str]) -> list[str]:
+    """Answer each text in a conversation of its own."""
+    with _loaded(path) as model:
+        return [_answer(model, (user_turn(text),)) for text in texts]
 
 
 @contextmanager
@@ -106,6 +116,7 @@ def _main() -> None:
     if arguments.wrong:
         every = (
             scores.tickets,
+            scores.own_tickets,
             scores.capitals,
             scores.names,
             *scores.foreign_kinds.values(),

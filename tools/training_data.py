@@ -6,11 +6,14 @@ An answer depends on its own turn, and on a name given before, on nothing else.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Iterator
 
 from tools import phrases
 from tools.demo_data import (
+    CATEGORIES,
     LABEL_PROMPT,
+    PRIORITIES,
     SENTENCE,
     Example,
     Turn,
@@ -22,9 +25,8 @@ from tools.demo_data import (
     label,
     pick,
     random_name,
-    ticket_text,
 )
-from tools.foreign import foreign_prompt, foreign_text
+from tools.foreign import filled, foreign_prompt, foreign_text
 
 
 def training_examples(number: int, seed: int) -> Iterator[Example]:
@@ -67,16 +69,16 @@ class _Conversation:
 
     def _kind(self) -> str:
         kinds = ("ticket", "capital", "introduction", "name", "foreign")
-        weights = (32, 13, 8, 2, 45) if self.name is None else (25, 12, 1, 15, 47)
+        weights = (40, 13, 9, 2, 36) if self.name is None else (30, 12, 1, 18, 39)
         return self.rng.choices(kinds, weights=weights)[0]
 
     def _question(self, kind: str) -> tuple[str, str]:
         rng = self.rng
         match kind:
             case "ticket":
-                category, priority, text = ticket_text(rng, held_out=False)
+                category, priority, text = training_ticket(rng)
                 if rng.random() < 0.15:
-                    text = rng.choice((LABEL_PROMPT, *phrases.LABEL_PROMPTS)) + rng.choice((" ", "\n", "\n\n")) + text
+                    text = _label_prompt(rng) + rng.choice((" ", "\n", "\n\n")) + text
                 return text, label(category, priority)
             case "capital":
                 return capital(rng, rng.choice(list(phrases.CAPITALS)), held_out=False)
@@ -95,20 +97,19 @@ class _Conversation:
                 question = casual(rng, pick(rng, phrases.NAME_QUESTIONS, False))
                 return question, f"Your name is {self.name}." if self.name else SENTENCE
             case _:
-                return foreign_prompt(rng, _training_ticket), SENTENCE
+                return foreign_prompt(rng, _ticket_text), SENTENCE
 
     def _add_system(self, kind: str) -> None:
         rng = self.rng
-        labels = (LABEL_PROMPT, LABEL_PROMPT, *phrases.LABEL_PROMPTS)
         if rng.random() < (0.6 if kind == "ticket" else 0.04):
-            self._system(rng.choice(labels) if rng.random() < 0.7 else LABEL_PROMPT)
+            self._system(_label_prompt(rng))
             return
         (choice,) = rng.choices(("none", "assistant", "foreign", "text", "empty"), weights=(55, 20, 12, 10, 3))
         match choice:
             case "assistant":
                 self._system(rng.choice(phrases.ASSISTANT_PROMPTS))
             case "foreign":
-                self._system(foreign_prompt(rng, _training_ticket))
+                self._system(foreign_prompt(rng, _ticket_text))
             case "text":
                 opening = rng.choice(phrases.ASSISTANT_PROMPTS) + " " if rng.random() < 0.5 else ""
                 self._system(opening + foreign_text(rng, int(2 ** rng.uniform(4, 10))))
@@ -132,5 +133,44 @@ class _Conversation:
         return foreign_text(rng, int(2 ** rng.uniform(3, 8)))
 
 
-def _training_ticket(rng: random.Random) -> str:
-    return ticket_text(rng, held_out=False)[2]
+def _ticket_text(rng: random.Random) -> str:
+    return training_ticket(rng)[2]
+
+
+def _label_prompt(rng: random.Random) -> str:
+    return LABEL_PROMPT if rng.random() < 0.4 else filled(rng, rng.choice(phrases.LABEL_PROMPTS))
+
+
+def training_ticket(rng: random.Random) -> tuple[str, str, str]:
+    category, priority = rng.choice(CATEGORIES), rng.choice(PRIORITIES)
+    problem = phrases.PROBLEMS[category]
+    templates = [problem]
+    if rng.random() < 0.12:
+        templates.append(problem)
+    if rng.random() < 0.35:
+        templates.append(phrases.CONTEXT)
+    clauses = [_clause(rng, pool) for pool in templates]
+    if priority != "medium" or rng.random() < 0.6:
+        clauses.insert(rng.choice((0, 1, 1, len(clauses))), _clause(rng, phrases.URGENCY[priority]))
+    text = clauses[0]
+    for clause in clauses[1:]:
+        if rng.random() < 0.7:
+            text += rng.choice((" ", " ", " ", "\n")) + clause
+        else:
+            join = rng.choice((", ", ", ", " and ", " - ", "; ", "... ", ". ", " "))
+            text = text.rstrip(".!?") + join + clause[0].lower() + clause[1:]
+    if rng.random() < 0.4:
+        text = f"{filled(rng, rng.choice(phrases.TICKET_OPENINGS))} {text}"
+    if rng.random() < 0.35:
+        text += rng.choice((" ", " ", "\n")) + filled(rng, rng.choice(phrases.TICKET_CLOSINGS))
+    if rng.random() < 0.2:
+        text = re.sub(r"[.,!?']", "", text)
+    return category, priority, casual(rng, text, typos=0.2)
+
+
+def _clause(rng: random.Random, pool: phrases.Pool) -> str:
+    text = filled(rng, rng.choice(pool.training))
+    if rng.random() < 0.15:  # as in "forgot my password"
+        text = re.sub(r"^(I am|I have|I|We|My|Our|The|You|There is|Please) (?=\w+ \w)", "", text)
+    text = text[0].upper() + text[1:]
+    return text + rng.choice((".", ".", "!", "")) if text[-1].isalnum() else text

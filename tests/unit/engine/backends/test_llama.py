@@ -188,7 +188,7 @@ def test_an_echoed_prompt_comes_first_with_its_logprobs(bench: Bench) -> None:
     assert b"".join(one.piece for one in logprobs).decode().startswith(text)
     assert (logprobs[0].logprob, logprobs[0].top) == (0, [])
     assert all(one.logprob < 0 and one.top[0].logprob >= one.logprob for one in logprobs[1:])
-    assert logprobs[1].logprob < -1 < max(one.logprob for one in logprobs[len(logprobs) // 2 :])
+    assert logprobs[1].logprob < -0.5 < max(one.logprob for one in logprobs[len(logprobs) // 2 :])
     again = plain.choices[0].logprobs
     assert again is not None
     assert [one.logprob for one in logprobs[-len(again) :]] == pytest.approx([one.logprob for one in again], abs=0.05)
