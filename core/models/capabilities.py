@@ -112,7 +112,7 @@ CAPABILITIES: Final[Mapping[BackendKind, Capabilities]] = {
     ),
     BackendKind.FAKE: Capabilities(
         words="the fake backend",
-        features=_TEXT - {Feature.LOGIT_BIAS},
+        features=_TEXT,
         keys=_COMMON | _COMPUTED | _LLAMA | {"step_seconds", "load_seconds"},
         instead=_NO_KEYS,
     ),

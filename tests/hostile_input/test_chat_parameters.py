@@ -147,7 +147,7 @@ ROWS: dict[str, Wrong] = {
         for value in values
     },
     "B31-seed-1.5": wrong("invalid_type", "seed", seed=1.5),
-    "B32-a-backend-without": wrong("unsupported_parameter", "logit_bias", logit_bias={"258": 1}),
+    "B32-past-the-vocabulary": wrong("invalid_value", "logit_bias", logit_bias={"258": 1}),
     "B32-past-the-demos": wrong("invalid_value", "logit_bias", model="demo", logit_bias={"9999999": 1}),
     "B32-negative": wrong("invalid_value", "logit_bias", logit_bias={"-1": 1}),
     "B32-10000": wrong("invalid_value", "logit_bias", logit_bias={str(n): 1 for n in range(10_000)}),

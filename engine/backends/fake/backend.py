@@ -123,9 +123,9 @@ class FakeDecoder:
         if entry.sequence.constraint is not None:
             return self._constrained(entry.sequence, entry.sequence.constraint)
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
-        tokens = [self._script_token(entry.sequence, 0)]
+        tokens = [self._next_token(entry.sequence, 0)]
         while len(tokens) <= len(drafts) and tokens[-1] == drafts[len(tokens) - 1]:
-            tokens.append(self._script_token(entry.sequence, len(tokens)))
+            tokens.append(self._next_token(entry.sequence, len(tokens)))
         wrong = len(drafts) - (len(tokens) - 1)
         if wrong:
             del self._memory[entry.slot][-wrong:]
@@ -136,12 +136,20 @@ class FakeDecoder:
         try:
             if state.is_finished:
                 return SampleResult([state.end_token])
-            candidates = (self._script_token(sequence, 0), END, *range(FakeTokenizer.num_vocab))
+            candidates = (self._next_token(sequence, 0), END, *range(FakeTokenizer.num_vocab))
             token = next(token for token in candidates if state.allows(token))
             forced = state.accept(token)
             return SampleResult([token, *forced], 0, _logprobs(sequence, [token]), is_complete=state.is_finished)
         except EngineError as error:
             return SampleResult([], failure=error)
+
+    def _next_token(self, sequence: Sequence, ahead: int) -> int:
+        """The likeliest token: that of the script has the logit 0, all others -10, before their bias."""
+        token = self._script_token(sequence, ahead)
+        if not (bias := sequence.sampling.logit_bias):
+            return token
+        logits = {other: value - 10 for other, value in bias.items()} | {token: bias.get(token, 0)}
+        return max(logits, key=lambda each: (logits[each], each == token))
 
     def _script_token(self, sequence: Sequence, ahead: int) -> int:
         """The token `ahead` of the next one: reasoning, then 40 to 119 letters of the words, then the end unless `ignore_eos`."""

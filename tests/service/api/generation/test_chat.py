@@ -68,15 +68,6 @@ def test_tools_are_a_400_for_a_model_whose_template_ignores_them(client: OpenAI,
     client.chat.completions.create(model="fake", messages=HELLO, tools=tools, tool_choice="none", max_tokens=1)
 
 
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_field_that_the_backend_of_the_model_lacks_is_a_400_before_a_job_is_queued(
-    client: OpenAI, stream: bool
-) -> None:
-    with pytest.raises(openai.BadRequestError, match="runs on the fake backend, which does not change") as caught:
-        client.chat.completions.create(model="fake", messages=HELLO, logit_bias={"5": 1}, stream=stream)
-    assert (caught.value.param, caught.value.code) == ("logit_bias", "unsupported_parameter")
-
-
 def test_the_raw_stream_is_what_naive_decoders_expect(http: httpx2.Client) -> None:
     with http.stream("POST", URL, json=body(stream=True)) as response:
         assert response.headers["content-type"].startswith("text/event-stream")

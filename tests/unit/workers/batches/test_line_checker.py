@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from core.models.capabilities import CAPABILITIES, Capabilities, Feature
+from core.models.engine_options import BackendKind
 from core.models.model_files import ModelCatalog, ModelConfig, Parameters
 from core.schemas.batch import BatchLine
 from workers.batches.line_checker import AcceptedLine, LineChecker, RejectedLine
@@ -54,7 +56,14 @@ def test_a_line_the_endpoint_would_reject_is_rejected_with_its_problem(checker: 
     assert nameless.model == ""
 
 
-def test_a_line_that_asks_for_what_its_backend_lacks_is_rejected(checker: LineChecker) -> None:
+def test_a_line_that_asks_for_what_its_backend_lacks_is_rejected(
+    checker: LineChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    able = CAPABILITIES[BackendKind.FAKE]
+    less = Capabilities(
+        words=able.words, features=able.features - {Feature.LOGIT_BIAS}, keys=able.keys, instead=able.instead
+    )
+    monkeypatch.setitem(CAPABILITIES, BackendKind.FAKE, less)
     biased = check(checker, {"model": "fake", "messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": 1}})
     assert isinstance(biased, RejectedLine)
     assert (biased.problem.status, biased.problem.param) == (400, "logit_bias")
