@@ -46,6 +46,7 @@ WALL_CLOCKS = {
     "core/ids.py": "the order of ids, for display",
     "core/models/folder_files.py": "whether a file was just written, and is read once more",
     "engine/inputs/jinja_environment.py": "the date in a prompt",
+    "engine/upstream/trouble.py": "the pause until a date that a server names, an hour at most",
     "workers/generation/endpoints/base.py": "created of a response",
     "workers/batches/finalize.py": "when a file expires, in days",
     "workers/maintenance/webhook_sender.py": "the timestamp of a signature, as the standard requires",
