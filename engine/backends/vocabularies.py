@@ -13,8 +13,6 @@ from llguidance import LLTokenizer
 
 from core.models.hf_folder import INSTALL
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
-from engine.backends.llama.grammar import grammar_tokenizer
-from engine.backends.llama.tokenizer import load_vocabulary as load_gguf
 from engine.config import BackendKind
 from engine.errors import ModelFailed
 from engine.tokenizer import Tokenizer
@@ -35,6 +33,10 @@ def load_vocabulary(backend: BackendKind, path: str, *, trust_remote_code: bool 
         return ModelVocabulary(fake, partial(fake_grammar_tokenizer, fake), 0)
     if backend is BackendKind.TRANSFORMERS:
         return _load_folder(path, trust_remote_code)
+    # Not before: an engine sets the variables of OpenMP first, which llama.cpp reads as it is loaded.
+    from engine.backends.llama.grammar import grammar_tokenizer
+    from engine.backends.llama.tokenizer import load_vocabulary as load_gguf
+
     tokenizer = load_gguf(path)
     return ModelVocabulary(tokenizer, partial(grammar_tokenizer, tokenizer), tokenizer.trained_context)
 
