@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from core.models.gguf_header import GgufHeader
+from core.models.gguf.gguf_header import GgufHeader
 
 _ENCODERS: Final = frozenset(
     [

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
-from core.models.ggml_types import TENSOR_TYPES, TensorType
-from core.models.gguf_header import GgufHeader
+from core.models.gguf.ggml_types import TENSOR_TYPES, TensorType
+from core.models.gguf.gguf_header import GgufHeader
 from engine.backends.memory import CELLS, CPU_SHARE, GPU_SHARE, SlotCost, slots_that_fit, spare_slots
 from engine.config import AUTO_SLOTS, PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, Switch
 from engine.layer_memory import LayerMemory, ModelMemory, model_memory

@@ -14,8 +14,8 @@ import httpx2
 
 from cli.doctor.findings import Finding, Level
 from core.field_errors import nearest, plain
+from core.models.fields.upstream_headers import NoSecret, read_secrets, request_headers
 from core.models.model_files import ModelConfig
-from core.models.upstream_headers import NoSecret, read_secrets, request_headers
 
 _TIMEOUT: Final = httpx2.Timeout(5)
 _AT_A_TIME: Final = 16

@@ -8,7 +8,7 @@ from typing import Final
 
 from cli.errors import CommandFailed
 from core.field_errors import plain
-from core.models.gguf_header import GgufHeader, GgufKind, read_gguf
+from core.models.gguf.gguf_header import GgufHeader, GgufKind, read_gguf
 from core.models.hf_folder import (
     FolderError,
     generates,

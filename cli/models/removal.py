@@ -10,7 +10,7 @@ from cli.errors import CommandFailed
 from core.field_errors import nearest
 from core.models.engine_options import BackendKind
 from core.models.folder_files import is_yaml
-from core.models.gguf_header import split_paths
+from core.models.gguf.gguf_header import split_paths
 from core.models.model_files import ModelConfig
 from core.models.models_folder import FolderContents, FolderReader
 

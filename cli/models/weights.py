@@ -23,7 +23,7 @@ from cli.models.sources.download import Downloader, Progress, RemoteFile
 from cli.models.sources.hub import Hub, check_has_gguf
 from cli.models.sources.quants import Choice, NamedFile, Variant, check_parts, choose, listing, variants, without_quant
 from cli.models.sources.source import HubSource, LocalSource, Source, UrlSource
-from core.models.gguf_header import GgufError, is_further_part
+from core.models.gguf.gguf_header import GgufError, is_further_part
 from core.models.hf_folder import HUB_PREFIX, missing_packages
 
 _STAGING: Final = ".downloads"

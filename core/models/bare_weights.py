@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from core.errors import MillraceError
 from core.field_errors import plain
 from core.models.folder_files import FolderFile
-from core.models.gguf_header import GgufError, GgufHeader, GgufKind, read_gguf, split_paths, split_stem
+from core.models.gguf.gguf_header import GgufError, GgufHeader, GgufKind, read_gguf, split_paths, split_stem
 from core.models.model_files import ModelConfig, Parameters
 
 _LEAST_CONTEXT: Final = 64

@@ -12,10 +12,10 @@ from enum import StrEnum
 from typing import Final
 
 from core.models.engine_options import BackendKind
-from core.models.placement_fields import PlacementFields
-from core.models.sampling import SamplingFields
-from core.models.transformers_fields import TransformersFields
-from core.models.upstream_fields import UpstreamFields
+from core.models.fields.placement_fields import PlacementFields
+from core.models.fields.sampling import SamplingFields
+from core.models.fields.transformers_fields import TransformersFields
+from core.models.fields.upstream_fields import UpstreamFields
 
 
 class Feature(StrEnum):

@@ -18,16 +18,17 @@ from core.devices.names import DeviceKind
 from core.errors import ConfigError, Problem
 from core.field_errors import describe, nearest
 from core.memory_sizes import parse_bytes
-from core.models import hf_folder, localai
-from core.models.backend_keys import UNKNOWN_CONTEXT, check_upstream, with_defaults
+from core.models import hf_folder
 from core.models.capabilities import check_keys
 from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, Switch
-from core.models.gguf_header import split_paths
-from core.models.placement_fields import PlacementFields
-from core.models.routing_fields import RoutingFields, check_fallback, may_share, ranked
-from core.models.sampling import SamplingFields
-from core.models.transformers_fields import TransformersFields
-from core.models.upstream_fields import UpstreamEndpoint, UpstreamFields
+from core.models.fields import localai
+from core.models.fields.backend_keys import UNKNOWN_CONTEXT, check_upstream, with_defaults
+from core.models.fields.placement_fields import PlacementFields
+from core.models.fields.routing_fields import RoutingFields, check_fallback, may_share, ranked
+from core.models.fields.sampling import SamplingFields
+from core.models.fields.transformers_fields import TransformersFields
+from core.models.fields.upstream_fields import UpstreamEndpoint, UpstreamFields
+from core.models.gguf.gguf_header import split_paths
 from core.models.yaml_file import YamlFile
 
 MAX_SLOTS: Final = 256

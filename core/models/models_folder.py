@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 from core.errors import ConfigError
 from core.field_errors import plain
 from core.models.bare_weights import BareWeights
+from core.models.fields.routing_fields import may_share
 from core.models.folder_files import FolderFile, is_yaml, list_files
 from core.models.model_files import ModelCatalog, ModelConfig, load_model
-from core.models.routing_fields import may_share
 
 _REPLACE_SECONDS: Final = 0.1
 

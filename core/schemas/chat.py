@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from core.models.sampling import TokenLimit
+from core.models.fields.sampling import TokenLimit
 from core.schemas.base import RequestModel, Unsupported, check_metadata
 from core.schemas.generation import UNSUPPORTED, GenerationBody
 from core.schemas.tools import Tool, ToolChoice, Tools, check_choice, check_tools

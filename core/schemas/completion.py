@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator
 
-from core.models.sampling import TokenLimitOrZero
+from core.models.fields.sampling import TokenLimitOrZero
 from core.schemas.base import Input, TokenIds, Unsupported, as_inputs
 from core.schemas.generation import UNSUPPORTED, GenerationBody, ModelRequest
 

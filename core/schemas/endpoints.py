@@ -14,8 +14,8 @@ from core import ids
 from core.errors import bad_request
 from core.models.capabilities import CAPABILITIES, FEATURES, Feature, refusal
 from core.models.engine_options import BackendKind
+from core.models.fields.upstream_fields import UpstreamEndpoint
 from core.models.model_files import ModelCatalog, ModelConfig
-from core.models.upstream_fields import UpstreamEndpoint
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody, EmbeddingBody
 from core.schemas.forwarded import ForwardedChat, ForwardedCompletion, ForwardedEmbedding

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
+from core.models.fields.sampling import SamplingFields
 from core.models.model_files import Parameters
-from core.models.sampling import SamplingFields
 from core.schemas.base import RequestModel, Unsupported
 from core.schemas.objects import ResponseModel
 from core.schemas.response_format import ResponseFormat, StructuredOutputs

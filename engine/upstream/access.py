@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from core.metadata_addresses import is_metadata_address
-from core.models.upstream_headers import NoSecret, read_secrets, request_headers
+from core.models.fields.upstream_headers import NoSecret, read_secrets, request_headers
 from engine.config import UpstreamConfig
 from engine.errors import ModelFailed
 

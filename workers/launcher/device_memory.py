@@ -10,7 +10,7 @@ import structlog
 
 from core.errors import MillraceError
 from core.models.engine_options import BackendKind
-from core.models.gguf_header import GgufHeader, read_gguf
+from core.models.gguf.gguf_header import GgufHeader, read_gguf
 from core.models.hf_folder import find_folder
 from core.models.model_files import ModelConfig
 from engine.config import EngineConfig

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Discriminator, Field, StringConstraints, Tag, model_validator
 
-from core.models.sampling import TokenLimit
+from core.models.fields.sampling import TokenLimit
 from core.schemas.base import Metadata, RequestModel, Unsupported
 from core.schemas.chat import MAX_MESSAGES
 from core.schemas.generation import ModelRequest

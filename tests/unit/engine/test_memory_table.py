@@ -9,9 +9,9 @@ from typing import Final, NamedTuple
 import pytest
 
 from core.memory_sizes import format_bytes
-from core.models.ggml_types import TENSOR_TYPES
-from core.models.gguf_header import GgufHeader, Omitted, Tensor
-from core.models.gguf_parser import Value
+from core.models.gguf.ggml_types import TENSOR_TYPES
+from core.models.gguf.gguf_header import GgufHeader, Omitted, Tensor
+from core.models.gguf.gguf_parser import Value
 from core.settings import ROOT
 from engine.config import EngineConfig, KvType
 from engine.sizing import memory_need, slot_cost

@@ -10,7 +10,7 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
-from core.models.gguf_header import GgufError, read_gguf
+from core.models.gguf.gguf_header import GgufError, read_gguf
 from core.settings import ROOT
 from engine.backends.llama import memory as llama_memory
 from engine.backends.llama.context import decoding_context, embedding_context

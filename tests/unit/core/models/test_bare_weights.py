@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from core.models import bare_weights, models_folder
-from core.models.gguf_header import read_gguf
+from core.models.gguf.gguf_header import read_gguf
 from core.models.live_catalog import LiveCatalog
 from core.models.models_folder import load_models
 from tests.support.gguf_bytes import gguf, tensor

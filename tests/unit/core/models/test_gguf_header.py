@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from llama_cpp._ggml import libggml
 
-from core.models.ggml_types import FILE_TYPES, TENSOR_TYPES
-from core.models.gguf_header import GgufError, GgufKind, Omitted, is_further_part, read_gguf, read_part
+from core.models.gguf.ggml_types import FILE_TYPES, TENSOR_TYPES
+from core.models.gguf.gguf_header import GgufError, GgufKind, Omitted, is_further_part, read_gguf, read_part
 from core.settings import ROOT
 from tests.support.gguf_bytes import ARRAY, STRING, Raw, gguf, pair, tensor, text
 from tests.support.tiny_models import TinyModel, write_tiny_lora, write_tiny_model

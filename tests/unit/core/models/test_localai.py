@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from core.errors import ConfigError
-from core.models import localai
 from core.models.engine_options import BackendKind
+from core.models.fields import localai
 from core.models.model_files import ModelConfig, Parameters, load_model
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from core.errors import ConfigError
+from core.models.fields.routing_fields import ranked
 from core.models.model_files import ModelCatalog, ModelConfig
 from core.models.models_folder import FolderReader, load_models
-from core.models.routing_fields import ranked
 
 
 def model(name: str, **keys: Any) -> ModelConfig:

@@ -8,8 +8,8 @@ import pytest
 from pydantic import TypeAdapter
 
 from core.errors import ConfigError
+from core.models.fields.upstream_headers import NoSecret, read_secrets, request_headers
 from core.models.model_files import ModelConfig, has_weights, load_model
-from core.models.upstream_headers import NoSecret, read_secrets, request_headers
 
 URL = "base_url: http://127.0.0.1:8080/v1\n"
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from core.models.fields.sampling import MAX_TOKENS, SamplingFields
 from core.models.model_files import Parameters
-from core.models.sampling import MAX_TOKENS, SamplingFields
 from core.schemas.base import parse_body
 from core.schemas.chat import ChatRequest
 from core.schemas.completion import CompletionBody

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import BaseModel, BeforeValidator, Field, field_validator, model_validator
 
 from core.metadata_addresses import is_metadata_address
-from core.models.upstream_headers import check_header
+from core.models.fields.upstream_headers import check_header
 
 MAX_CONCURRENCY: Final = 4096
 UpstreamEndpoint = Literal["chat", "completions", "embeddings"]

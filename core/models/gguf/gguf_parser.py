@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from core.errors import MillraceError
-from core.models.ggml_types import TENSOR_TYPES, TensorType
+from core.models.gguf.ggml_types import TENSOR_TYPES, TensorType
 
 _MAGIC: Final = b"GGUF"
 _MAX_ENTRIES: Final = 1 << 16  # keys, and tensors

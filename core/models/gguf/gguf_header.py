@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
-from core.models.ggml_types import FILE_TYPES
-from core.models.gguf_parser import GgufError, Omitted, Tensor, Value, parse_file, refuse_duplicates
+from core.models.gguf.ggml_types import FILE_TYPES
+from core.models.gguf.gguf_parser import GgufError, Omitted, Tensor, Value, parse_file, refuse_duplicates
 
 __all__ = [
     "GgufError",

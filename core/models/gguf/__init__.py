@@ -1,0 +1,1 @@
+"""Headers of GGUF files, read without llama.cpp."""
