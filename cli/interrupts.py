@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType
 from typing import Final
 
@@ -16,6 +17,7 @@ def raise_on_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _raise)
+    sys.unraisablehook = _report_unraisable
 
 
 def check_interrupt() -> bool:
@@ -29,3 +31,9 @@ def _raise(number: int, _: FrameType | None) -> None:
     interrupt = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
     _received.append(interrupt)
     raise interrupt
+
+
+def _report_unraisable(dropped: sys.UnraisableHookArgs) -> None:
+    """Print an exception that Python drops, unless it is an interrupt, which `check_interrupt` raises again."""
+    if not any(dropped.exc_value is interrupt for interrupt in _received):
+        sys.__unraisablehook__(dropped)
