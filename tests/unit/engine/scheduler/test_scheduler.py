@@ -462,6 +462,7 @@ class AnyOrder(RuleBasedStateMachine):
             max_drafts=2,
         )
         self.number = 0
+        self.is_short = False
         self.ended: set[str] = set()
 
     @rule(
@@ -490,6 +491,8 @@ class AnyOrder(RuleBasedStateMachine):
             assert fork.length <= len(source)
             assert self.traits.can_trim or fork.length in (0, len(source))
             self.memory[fork.target] = source[: fork.length]
+        if self.is_short and plan.entries:
+            self.evict()
         for entry in plan.entries:
             assert len(self.memory[entry.slot]) == entry.start
             self.memory[entry.slot] += entry.tokens
@@ -517,7 +520,12 @@ class AnyOrder(RuleBasedStateMachine):
         self.scheduler.release(sequence)
 
     @rule()
+    def run_short_of_memory(self) -> None:
+        self.is_short = True
+
     def evict(self) -> None:
+        """As the loop does it: after the copies of a step, which the memory has then made."""
+        self.is_short = False
         try:
             fork = self.scheduler.evict()
         except DecodeFailed:
