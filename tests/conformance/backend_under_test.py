@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -16,15 +15,13 @@ import msgspec
 
 from core.models.capabilities import CAPABILITIES, Capabilities, Feature
 from engine.config import BackendKind, EngineConfig
-from engine.process.client import EngineClient, EngineLost
+from engine.process.client import EngineClient
 from engine.types import (
     ChatPrompt,
     Constraint,
     ConstraintKind,
-    Delta,
     Embedded,
     EmbedRequest,
-    Failed,
     Finished,
     ForwardRequest,
     Priority,
@@ -35,8 +32,7 @@ from engine.types import (
     ToolChoice,
     ToolMode,
 )
-
-SECONDS = 60.0  # for a wait that only a broken engine needs
+from tests.support.recorder import SECONDS, Recorder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,43 +61,6 @@ class Ask:
     is_endless: bool = False
     exclusive: bool = False
     priority: Priority = Priority.CHAT
-
-
-class Recorder:
-    """A sink that records all calls."""
-
-    def __init__(self) -> None:
-        self.deltas: list[Delta] = []
-        self.began = threading.Event()
-        self.ended = threading.Event()
-        self._outcomes: list[Finished | Embedded | Failed | EngineLost] = []
-
-    def on_delta(self, delta: Delta) -> None:
-        self.deltas.append(delta)
-        self.began.set()
-
-    def on_end(self, outcome: Finished | Embedded | Failed | EngineLost) -> None:
-        self._outcomes.append(outcome)
-        self.ended.set()
-
-    @property
-    def text(self) -> str:
-        """The text of all deltas of the first answer."""
-        return "".join(delta.text for delta in self.deltas if not delta.index)
-
-    @property
-    def outcome(self) -> Finished | Embedded | Failed | EngineLost:
-        """The end, which comes once."""
-        assert self.ended.wait(SECONDS), "the request did not end"
-        assert len(self._outcomes) == 1, "a request ends once"
-        return self._outcomes[0]
-
-    @property
-    def finished(self) -> Finished:
-        """The end of a request that must not fail."""
-        outcome = self.outcome
-        assert isinstance(outcome, Finished), outcome
-        return outcome
 
 
 @contextmanager

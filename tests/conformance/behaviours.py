@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from core.models.capabilities import Feature
 from engine.process.client import EngineLost
 from engine.types import EmbedRequest, Failed, Finished, FinishReason, ForwardRequest, Priority, TextPrompt
-from tests.conformance.backend_under_test import SECONDS, Ask, EngineUnderTest, Recorder
+from tests.conformance.backend_under_test import Ask, EngineUnderTest
+from tests.support.recorder import SECONDS, Recorder
 
 QUESTIONS = [f"What is the capital of {country}?" for country in ("France", "Peru", "Japan", "Chad", "Cuba", "Iran")]
 LONG = 900  # tokens that take longer than everything else that a test does meanwhile

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,43 +13,9 @@ import msgspec
 
 from engine.config import BackendKind, EngineConfig, UpstreamConfig
 from engine.process.client import EngineClient, EngineLost
-from engine.types import Delta, Embedded, Failed, Finished, ForwardRequest
+from engine.types import Embedded, Failed, Finished, ForwardRequest
+from tests.support.recorder import Recorder
 from tests.support.upstream import forward
-
-
-class Recorder:
-    """A sink that records all calls; `began` and `ended` are set at the first text and at the end."""
-
-    def __init__(self) -> None:
-        self.deltas: list[Delta] = []
-        self.outcomes: list[Finished | Embedded | Failed | EngineLost] = []
-        self.began = threading.Event()
-        self.ended = threading.Event()
-
-    def on_delta(self, delta: Delta) -> None:
-        self.deltas.append(delta)
-        self.began.set()
-
-    def on_end(self, outcome: Finished | Embedded | Failed | EngineLost) -> None:
-        self.outcomes.append(outcome)
-        self.ended.set()
-
-    @property
-    def text(self) -> str:
-        """The text of all deltas of the first answer."""
-        return "".join(delta.text for delta in self.deltas if not delta.index)
-
-    @property
-    def outcome(self) -> Finished | Embedded | Failed | EngineLost:
-        assert self.ended.wait(30), "the request did not end"
-        assert len(self.outcomes) == 1, "a request ends once"
-        return self.outcomes[0]
-
-    @property
-    def finished(self) -> Finished:
-        outcome = self.outcome
-        assert isinstance(outcome, Finished), outcome
-        return outcome
 
 
 class UpstreamProcess:

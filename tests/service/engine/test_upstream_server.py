@@ -19,9 +19,10 @@ from engine.types import Failed, Finished, FinishReason, Priority
 from tests.support import fault_server
 from tests.support.certificates import make_certificate, server_context
 from tests.support.fault_server import Fault, FaultServer, Peer
+from tests.support.recorder import Recorder
 from tests.support.stack import wait_for
 from tests.support.upstream import chat_answer, chunk, forward
-from tests.support.upstream_process import Recorder, UpstreamProcess
+from tests.support.upstream_process import UpstreamProcess
 
 LINE = Priority.BATCH
 
