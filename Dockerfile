@@ -29,6 +29,8 @@ COPY workers workers
 COPY engine engine
 COPY db db
 COPY core core
+COPY mapping mapping
+COPY web web
 COPY cli cli
 COPY migrations migrations
 RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable .

@@ -8,7 +8,7 @@ import sys
 import tokenize
 from pathlib import Path
 
-ROOMS = ("api", "bench", "cli", "core", "db", "engine", "migrations", "tests", "tools", "workers")
+ROOMS = ("api", "bench", "cli", "core", "db", "engine", "mapping", "migrations", "tests", "tools", "workers")
 LIMITS = {  # uses per 1000 words
     "persons": (2.0, r"\b(?:who|whom|whose|whoever|nobody|somebody|anybody|everybody)\b"),
     "speech": (4.0, r"\b(?:tells?|told|telling|says?|said|saying|hears?|heard|hearing|knows?|knew|known|knowing)\b"),
