@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 from collections.abc import Iterator
@@ -107,6 +109,16 @@ def foreign_again(rng: random.Random) -> Example:
     """Generate two foreign prompts in a conversation, so that the second answer repeats the first."""
     first, second = rng.sample(_held_out_prompts(), 2)
     return Example((user_turn(first), {"role": "assistant", "content": SENTENCE}, user_turn(second)), SENTENCE)
+
+
+def batch_table(number: int = 240, seed: int = 20) -> str:
+    """Generate the tickets of the demo's batch as a CSV file with the columns id and text."""
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(("id", "text"))
+    for index, example in enumerate(held_out_tickets(number, seed), start=1):
+        writer.writerow((f"ticket-{index:03}", example.turns[-1]["content"]))
+    return table.getvalue()
 
 
 def batch_lines(number: int = 240, seed: int = 20) -> Iterator[str]:

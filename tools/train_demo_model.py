@@ -26,7 +26,7 @@ from torch.nn import functional
 from tools import bpe
 from tools.demo_data import SENTENCE, Example
 from tools.demo_model import DemoModel
-from tools.held_out_data import batch_lines
+from tools.held_out_data import batch_lines, batch_table
 from tools.score_demo_model import rows, score
 from tools.training_data import training_examples
 from tools.write_gguf import Shape, write_model
@@ -120,7 +120,7 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the GGUF file to write")
-    parser.add_argument("--lines", type=Path, help="also write the demo's batch input here")
+    parser.add_argument("--lines", type=Path, help="also write the demo's batch input here, and its table beside it")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
@@ -131,6 +131,7 @@ def main() -> None:
     write_model(arguments.out, "millrace-demo", SHAPE, vocabulary, model.weights())
     if arguments.lines:
         arguments.lines.write_text("".join(line + "\n" for line in batch_lines()), encoding="utf-8")
+        arguments.lines.with_suffix(".csv").write_text(batch_table(), encoding="utf-8")
     print(f"{arguments.out.stat().st_size:,} bytes", *rows(score(arguments.out)), sep="\n")
 
 

@@ -44,7 +44,9 @@ def test_a_run_without_a_server_starts_one(tmp_path: Path) -> None:
     assert done.stdout.rstrip().endswith("5 of 5 lines answered")
 
 
-def test_the_demo_file_matches_the_output_of_its_tool() -> None:
+def test_the_demo_files_match_the_output_of_their_tool() -> None:
     from tools.held_out_data import batch_lines as demo_lines
+    from tools.held_out_data import batch_table
 
     assert (ROOT / "batch_inputs" / "support_tickets.jsonl").read_text().splitlines() == list(demo_lines())
+    assert (ROOT / "batch_inputs" / "support_tickets.csv").read_text() == batch_table()
