@@ -56,6 +56,7 @@ async def create_batch(
             window_seconds=window_seconds(body.completion_window),
             output_expires_seconds=expiry.seconds if expiry else None,
             metadata_json=json.dumps(body.metadata) if body.metadata is not None else None,
+            priority=body.priority,
         )
         async with async_transaction(
             database, committing=Point.BATCH_INSERTED, committed=Point.BATCH_COMMITTED

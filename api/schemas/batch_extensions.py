@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, field_validator
 
 from core.schemas.base import Metadata, RequestModel
-from core.schemas.batch import check_window
+from core.schemas.batch import BatchPriority, check_window
 from core.schemas.generation import GenerationParameters
 from core.schemas.objects import BatchUsage, ErrorObject, RequestCounts, ResponseModel, Usage
 
@@ -67,7 +67,7 @@ class BatchRetry(RequestModel):
 class BatchPatch(RequestModel):
     """`PATCH /v1/batches/{id}`: fields that are absent stay unchanged; `metadata: null` removes it."""
 
-    priority: int | None = Field(None, ge=-100, le=100)
+    priority: BatchPriority | None = None
     completion_window: str | None = Field(None, max_length=16)
     metadata: Metadata | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple
 
 import msgspec
 from pydantic import Field, field_validator
@@ -20,6 +20,9 @@ _UNIT_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
 _MAX_WINDOW_SECONDS: Final = 30 * 86400
 
 
+BatchPriority = Annotated[int, Field(ge=-100, le=100)]
+
+
 class OutputExpiry(RequestModel):
     """Expiry of the output file, in seconds after its creation."""
 
@@ -28,13 +31,14 @@ class OutputExpiry(RequestModel):
 
 
 class BatchCreate(RequestModel):
-    """`POST /v1/batches`."""
+    """`POST /v1/batches`; `priority` is an extension."""
 
     input_file_id: str = Field(min_length=1, max_length=256)
     endpoint: str = Field(max_length=256)
     completion_window: str = Field(max_length=16)
     metadata: Metadata | None = None
     output_expires_after: OutputExpiry | None = None
+    priority: BatchPriority = 0
 
     @field_validator("endpoint")
     @classmethod

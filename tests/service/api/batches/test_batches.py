@@ -44,7 +44,7 @@ def test_a_batch_from_upload_to_answers(client: OpenAI, tmp_path: Path) -> None:
     assert batch.model == "fake"
 
 
-def test_a_batch_has_the_end_of_its_window_from_its_creation(client: OpenAI, tmp_path: Path) -> None:
+def test_a_batch_has_its_priority_and_the_end_of_its_window_from_its_creation(client: OpenAI, tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text("{oh\n")
     with path.open("rb") as stream:
@@ -52,6 +52,13 @@ def test_a_batch_has_the_end_of_its_window_from_its_creation(client: OpenAI, tmp
     batch = client.batches.create(input_file_id=file.id, endpoint=URL, completion_window="24h")  # type: ignore[arg-type]
     assert batch.expires_at == batch.created_at + 86400
     assert wait_until(client, batch.id, "failed").expires_at == batch.expires_at
+    urgent = client.batches.create(
+        input_file_id=file.id,
+        endpoint=URL,  # type: ignore[arg-type]
+        completion_window="24h",
+        extra_body={"priority": 100},
+    )
+    assert urgent.to_dict()["priority"] == 100
 
 
 def test_any_id_of_a_batch_is_a_place_in_the_list(http: httpx2.Client, client: OpenAI, tmp_path: Path) -> None:

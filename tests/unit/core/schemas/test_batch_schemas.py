@@ -39,6 +39,8 @@ def test_windows(window: str, seconds: int | None) -> None:
         ({"metadata": {"k": 5}}, "metadata.k"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 5}}, "output_expires_after.seconds"),
         ({"input_file_id": None}, "input_file_id"),
+        ({"priority": 101}, "priority"),
+        ({"priority": "high"}, "priority"),
     ],
 )
 def test_a_bad_create_names_the_field(change: dict[str, object], param: str) -> None:
