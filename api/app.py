@@ -34,6 +34,7 @@ from api.routes import (
     files,
     health,
     jobs,
+    me,
     models,
     pages,
     responses,
@@ -66,7 +67,7 @@ _ROUTERS = tuple(
     module.router
     for module in (
         chat, stored_chats, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models,
-        webhooks, usage, health, files, uploads, pages,
+        webhooks, usage, me, health, files, uploads, pages,
     )
 )  # fmt: skip
 

@@ -36,6 +36,7 @@ class Caller:
 
     tenant: str
     key_id: str | None = None
+    name: str | None = None
     scopes: frozenset[Scope] = frozenset({Scope.ADMIN})
     models: frozenset[str] | None = None
     limits: KeyLimits = NO_LIMITS
@@ -126,6 +127,7 @@ def _to_caller(row: KeyRow) -> Caller:
     return Caller(
         tenant=row.tenant_id,
         key_id=row.id,
+        name=row.name,
         scopes=frozenset(Scope(scope) for scope in row.scopes),
         models=None if row.models is None else frozenset(row.models),
         limits=KeyLimits(
