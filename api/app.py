@@ -41,6 +41,7 @@ from api.routes import (
     stored_chats,
     uploads,
     usage,
+    web,
     webhooks,
 )
 from api.services.key_revocation import close_revoked_streams
@@ -139,6 +140,7 @@ def _include_routers(app: FastAPI, settings: Settings) -> None:
     for router in _ROUTERS:
         app.include_router(router)
     file_bytes = max(settings.file_bytes, settings.batch_file_bytes)
+    app.include_router(web.web_router() if settings.web else pages.addresses_router)
     app.include_router(models.control_router)
     app.include_router(files.upload_router, max_body_size=file_bytes + FORM_OVERHEAD)
     app.include_router(uploads.part_router, max_body_size=settings.upload_part_bytes + FORM_OVERHEAD)

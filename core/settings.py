@@ -93,6 +93,7 @@ class Settings(BaseSettings):
         description="Lowest level that is logged: debug, info, warning or error.",
     )
 
+    web: bool = Field(True, description="Serve the web page at /. Without it, / answers with the addresses as JSON.")
     access_log: bool = Field(
         True, description="Log a line per request; those of probes (/health, /readyz, /metrics) at level debug."
     )

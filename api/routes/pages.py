@@ -1,4 +1,5 @@
-"""Pages for people: `/`, which names the other addresses, and `/docs`, which shows `/openapi.json` without any other server."""
+"""Pages for programmers: `/` where the web page is off, which names the other addresses, and `/docs`, which shows
+`/openapi.json` without any other server."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from core.errors import not_found
 from core.version import VERSION
 
 router = APIRouter(include_in_schema=False)
+addresses_router = APIRouter(include_in_schema=False)
 
 _FOLDER: Final = Path(__file__).resolve().parent.parent / "swagger_ui"
 _FILES: Final = {  # name -> file and media type
@@ -26,7 +28,7 @@ _POLICY: Final = (  # of content security: the page runs its own scripts only, a
 _NOSNIFF: Final = {"x-content-type-options": "nosniff"}
 
 
-@router.get("/")
+@addresses_router.get("/")
 async def root() -> JSONResponse:
     """The addresses to begin with."""
     return JSONResponse(

@@ -1,0 +1,61 @@
+"""Fixtures: one Chromium for all journeys, pages that fail on errors of the console and on requests to elsewhere, and stacks.
+
+A folder of screenshots is written if MILLRACE_SCREENSHOTS names one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.journey import Journey, find_chromium, missing_chromium
+from tests.support.stack import StackProcess
+
+FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium, without its calls to servers of its maker."""
+    path = find_chromium()
+    if path is None:
+        missing_chromium()
+    with sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+        arguments += ["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"]
+        chromium = playwright.chromium.launch(executable_path=path, headless=True, args=arguments)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def open_journey(browser: Browser) -> Iterator[Callable[..., Journey]]:
+    """Open a tab on a server; `Journey.check` runs at the end of the test for each of them."""
+    journeys: list[Journey] = []
+
+    def open_at(url: str, *, width: int = 1440, height: int = 900, dark: bool = False) -> Journey:
+        journeys.append(Journey(browser, url, width=width, height=height, dark=dark))
+        return journeys[-1]
+
+    yield open_at
+    for journey in journeys:
+        journey.close()
+    for journey in journeys:
+        journey.check()
+
+
+@pytest.fixture(scope="module")
+def fake_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
+    """A stack with a fake model, for all tests of a file."""
+    folder = tmp_path_factory.mktemp("stack")
+    models = folder / "models"
+    models.mkdir()
+    (models / "fake.yaml").write_text(FAKE_MODEL)
+    stack = StackProcess(folder, models)
+    stack.start()
+    try:
+        yield stack
+    finally:
+        stack.close()
