@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
+import subprocess
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -12,13 +12,21 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
+from tests.contract.clients.install import FOLDER, installed_chromium
+
 WIDTHS = (1440, 390)
-_NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
+_EXTRACT = "import('@sparticuz/chromium').then(async (it) => console.log(await it.default.executablePath()))"
 
 
 def find_chromium() -> str | None:
-    """The browser of MILLRACE_CHROMIUM, else the first on the PATH."""
-    return os.environ.get("MILLRACE_CHROMIUM") or next(filter(None, map(shutil.which, _NAMES)), None)
+    """The browser of MILLRACE_CHROMIUM, else the first on the PATH, else the one of npm that `make test` installs."""
+    if found := installed_chromium():
+        return found
+    folder = FOLDER / "chromium"
+    if not (folder / "installed").exists():
+        return None
+    done = subprocess.run(["node", "--eval", _EXTRACT], cwd=folder, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def missing_chromium() -> NoReturn:
@@ -31,10 +39,9 @@ class Journey:
 
     def __init__(self, browser: Browser, url: str, *, width: int, height: int, dark: bool) -> None:
         self.url = url
-        scheme = "dark" if dark else "light"
         self._context = browser.new_context(
             viewport={"width": width, "height": height},
-            color_scheme=scheme,
+            color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
             accept_downloads=True,
             permissions=["clipboard-read", "clipboard-write"],

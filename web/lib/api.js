@@ -115,11 +115,11 @@ export async function download(path, name) {
   if (url !== path) setTimeout(() => URL.revokeObjectURL(url), 60_000);
 }
 
-// Ask who the caller is, and which models there are. Throws the ApiError of a missing or wrong key.
+// Ask who the caller is, and begin to ask which models there are. Throws the ApiError of a missing or wrong key.
 export async function signIn() {
+  readModels().catch(() => {}); // beside the other call; views show models when they are there
   caller.value = await get("/v1/me");
   needsKey.value = false;
-  await readModels();
 }
 
 export async function readModels() {

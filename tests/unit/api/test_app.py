@@ -20,12 +20,16 @@ PAGE = "https://app.example"
 
 
 @cache
-def app_of(origins: str) -> FastAPI:
-    return create_app(Settings(cors_origins=origins))
+def app_of(origins: str, *, web: bool = True) -> FastAPI:
+    return create_app(Settings(cors_origins=origins, web=web))
 
 
 async def ask(method: str, path: str, *, origins: str = "", **headers: str) -> httpx2.Response:
-    transport = httpx2.ASGITransport(app_of(origins))
+    return await ask_app(app_of(origins), method, path, **headers)
+
+
+async def ask_app(app: FastAPI, method: str, path: str, **headers: str) -> httpx2.Response:
+    transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as http:
         return await http.request(
             method, path, headers={name.replace("_", "-"): text for name, text in headers.items()}
@@ -118,8 +122,8 @@ def test_an_origin_that_no_browser_sends_is_a_wrong_setting(setting: str) -> Non
         load_settings(cors_origins=setting)
 
 
-async def test_the_root_names_the_addresses_to_begin_with() -> None:
-    addresses = (await ask("GET", "/")).json()
+async def test_the_root_names_the_addresses_to_begin_with_where_the_page_is_off() -> None:
+    addresses = (await ask_app(app_of("", web=False), "GET", "/")).json()
     assert addresses["version"] == (await ask("GET", "/version")).json()["version"]
     known = {route.path for route in iter_route_contexts(app_of("").routes)}
     assert {addresses[name] for name in ("docs", "openapi", "health", "models")} <= known
