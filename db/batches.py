@@ -11,7 +11,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from core.states import BATCH_MOVES, FINAL_BATCH_STATES, BatchState, JobState, ShardState
 from db.batch_results import this_transaction
 from db.query import Query, columns_of, total
-from db.tables import Batch, Job, Shard
+from db.tables import Batch, File, Job, Shard
 
 
 class BatchRow(NamedTuple):
@@ -25,6 +25,7 @@ class BatchRow(NamedTuple):
     status: BatchState
     outcome: BatchState | None
     input_file_id: str
+    input_file_name: str | None
     output_file_id: str | None
     error_file_id: str | None
     completion_window: str
@@ -121,7 +122,8 @@ BATCH: Final = columns_of(Batch, BatchRow)
 
 def insert_batch(**columns: Any) -> Query[BatchRow]:  # Any: the columns' own types
     """Insert a batch that waits for prepare."""
-    return Query(insert(Batch).values(**columns).returning(*BATCH), BatchRow)
+    file_name = select(File.filename).where(File.id == columns["input_file_id"]).scalar_subquery()
+    return Query(insert(Batch).values(**columns, input_file_name=file_name).returning(*BATCH), BatchRow)
 
 
 def find_batch(batch_id: str, tenant_id: str) -> Query[BatchRow]:
@@ -132,14 +134,6 @@ def find_batch(batch_id: str, tenant_id: str) -> Query[BatchRow]:
 def find_batch_of_any_tenant(batch_id: str) -> Query[BatchRow]:
     """Find a batch by its id."""
     return Query(select(*BATCH).where(Batch.id == batch_id), BatchRow)
-
-
-def list_batches(tenant_id: str, *, after: str | None, limit: int) -> Query[BatchRow]:
-    """List batches, newest first, from behind `after`; ids sort by time."""
-    statement = select(*BATCH).where(Batch.tenant_id == tenant_id)
-    if after is not None:
-        statement = statement.where(Batch.id < after)
-    return Query(statement.order_by(Batch.id.desc()).limit(limit), BatchRow)
 
 
 def running_totals(batch_ids: list[str]) -> Query[RunningTotals]:

@@ -101,6 +101,8 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         ),
         usage=usage if usage.total_tokens else None,
         metadata=json.loads(row.metadata_json) if row.metadata_json else None,
+        input_file_name=row.input_file_name,
+        api_key_id=row.key_id,
         parent_batch_id=row.parent_batch_id,
         priority=row.priority,
         expires_at=unix_seconds(end_of_window),

@@ -48,7 +48,7 @@ def install_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def on_validation_error(_: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
-        param = str(first["loc"][-1])
+        param = str(first["loc"][1])  # behind the part of the request, before a position in a list
         message = f"Invalid value for '{param}': {first['msg']}."
         return problem_response(Problem(status=400, message=message, code="invalid_value", param=param))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request
 
@@ -13,6 +13,7 @@ from api.batches.lookup import existing_batch, show_batch, to_batch_object, with
 from api.dependencies import CallerDep, DatabaseDep, ModelStatesDep, TenantDep, TicketsDep
 from api.files.lookup import check_input
 from api.http.json_body import JsonBody
+from api.http.metadata_filter import METADATA_PARAMETER, MetadataDep
 from api.http.pagination import check_cursor, page
 from api.writes.idempotency import CreateOnceDep
 from core import ids
@@ -22,10 +23,16 @@ from core.failpoints import Point, failpoint
 from core.schemas.batch import BatchCreate, window_seconds
 from core.schemas.objects import BatchObject, ListObject
 from core.states import BatchState
-from db import batches
+from db import batch_lists, batches
+from db.batch_lists import BatchFilter
 from db.connections import async_transaction
 
 router = APIRouter(tags=["batches"], dependencies=[require_scopes(Scope.INFERENCE)])
+
+_TEXT: Final = r"^[^\x00]*$"
+_Status = Literal[
+    "validating", "in_progress", "paused", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled"
+]
 
 
 @router.post("/v1/batches")
@@ -72,18 +79,30 @@ async def create_batch(
     )
 
 
-@router.get("/v1/batches")
+@router.get("/v1/batches", openapi_extra=METADATA_PARAMETER)
 async def list_batches(
     database: DatabaseDep,
     tenant: TenantDep,
     states: ModelStatesDep,
+    metadata: MetadataDep,
+    status: Annotated[list[_Status], Query(max_length=100)] = [],  # noqa: B006
+    model: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
+    q: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ListObject[BatchObject]:
-    """Newest first."""
+    """Newest first: those of any given `status`, with lines of the `model`, with `q` in id, name or file name, and with
+    the metadata."""
     check_cursor(after, ids.BATCH)
+    wanted = BatchFilter(
+        statuses=[BatchState(each) for each in status if each != "paused"],
+        is_paused="paused" in status,
+        model=model,
+        text=q,
+        metadata=metadata,
+    )
     async with database.connect() as connection:
-        rows = await batches.list_batches(tenant, after=after, limit=limit + 1).async_fetch_all(connection)
+        rows = await batch_lists.list_batches(tenant, wanted, after=after, limit=limit + 1).async_fetch_all(connection)
         objects = await with_totals(connection, rows, states)
     return page(objects, limit)
 

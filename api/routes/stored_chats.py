@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Annotated, Final, Literal
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Query
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.access.scopes import require_scopes
 from api.dependencies import CatalogDep, DatabaseDep, TenantDep
 from api.http.json_body import JsonBody
+from api.http.metadata_filter import METADATA_PARAMETER, MetadataDep
 from api.http.pagination import check_cursor, page, page_of_list
 from api.schemas.stored_chats import (
     DeletedChatCompletion,
@@ -29,13 +29,12 @@ from db.stored_chats import StoredChatRow
 
 router = APIRouter(tags=["chat"], dependencies=[require_scopes(Scope.INFERENCE)])
 
-_METADATA: Final = re.compile(r"metadata\[([^\]]{1,64})\]")
 _TEXT: Final = r"^[^\x00]*$"
 
 
-@router.get("/v1/chat/completions")
+@router.get("/v1/chat/completions", openapi_extra=METADATA_PARAMETER)
 async def list_chat_completions(
-    request: Request,
+    metadata: MetadataDep,
     database: DatabaseDep,
     catalog: CatalogDep,
     tenant: TenantDep,
@@ -50,7 +49,7 @@ async def list_chat_completions(
     statement = stored_chats.list_stored_chats(
         tenant,
         models=None if model is None else served or [model],
-        metadata=_wanted_metadata(request),
+        metadata=metadata,
         after=after,
         limit=limit + 1,
         newest_first=order == "desc",
@@ -113,17 +112,6 @@ async def _find(database: AsyncEngine, completion_id: str, tenant: str) -> Store
             return row
     message = f"There is no stored chat completion '{completion_id[:64]}'. Create it with 'store': true to keep it."
     raise not_found(message, param="completion_id")
-
-
-def _wanted_metadata(request: Request) -> dict[str, str]:
-    """The pairs of `metadata[key]=value`."""
-    wanted = {}
-    for name, value in request.query_params.items():
-        if (match := _METADATA.fullmatch(name)) is not None:
-            if "\0" in name + value:
-                raise bad_request("Invalid value for 'metadata'.", code="invalid_value", param="metadata")
-            wanted[match[1]] = value
-    return wanted
 
 
 def _to_object(row: StoredChatRow) -> StoredChatCompletion:

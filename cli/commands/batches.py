@@ -39,6 +39,8 @@ _POLL_SECONDS: Final = 0.5
 _PAGE: Final = 500
 _MAX_PAGE: Final = 100
 _STATUSES: Final = (*BatchState, PAUSED, WAITING_FOR_MODEL)
+# shown statuses that are only a part of what the server's filter finds: a status includes its paused batches
+_NARROWED: Final = {name: name for name in ("validating", "in_progress")} | {WAITING_FOR_MODEL: "in_progress"}
 Watch = Annotated[bool, typer.Option("--watch", help="Wait until the batch has ended; the exit code is its outcome.")]
 
 
@@ -75,7 +77,15 @@ def list_batches(
     status: Annotated[
         str | None, typer.Option(help="Only batches of this status, such as in_progress, paused or failed.")
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Only batches of this model.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only batches with lines of this model.")] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(help="Only batches with this text in id, name or file name, in any case.", metavar="TEXT"),
+    ] = None,
+    metadata: Annotated[
+        list[str] | None,
+        typer.Option(help="Only batches with this pair; may be repeated.", metavar="KEY=VALUE"),
+    ] = None,
     base_url: BaseUrl = None,
     api_key: ApiKey = "none",
     as_json: AsJson = False,
@@ -84,11 +94,18 @@ def list_batches(
     if status is not None and status not in _STATUSES:
         message = f"There is no status {status!r}{nearest(status, _STATUSES) or '.'} Statuses: {', '.join(_STATUSES)}."
         raise CommandFailed(message, ExitCode.USAGE)
-    is_filtered = status is not None or model is not None
+    pairs = _pairs(metadata or []) or {}
+    is_filtered = bool(status or model or search or pairs)
     with connected(base_url, api_key) as client:
-        pages = client.pages("/batches", limit=_MAX_PAGE if is_filtered else min(limit, _MAX_PAGE))
-        wanted = (batch for batch in pages if status in (None, shown_status(batch)) and model in (None, batch["model"]))
-        found = list(islice(wanted, limit))
+        pages = client.pages(
+            "/batches",
+            limit=_MAX_PAGE if status in _NARROWED else min(limit, _MAX_PAGE),
+            status=_NARROWED.get(status, status) if status else None,
+            model=model,
+            q=search,
+            **{f"metadata[{key}]": value for key, value in pairs.items()},
+        )
+        found = list(islice((batch for batch in pages if status in (None, shown_status(batch))), limit))
     if as_json:
         print_json(found)
         return

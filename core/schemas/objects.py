@@ -112,6 +112,8 @@ class BatchObject(ResponseModel):
     request_counts: RequestCounts = RequestCounts()
     usage: BatchUsage | None = None
     metadata: dict[str, str] | None = None
+    input_file_name: str | None = None
+    api_key_id: str | None = None
     parent_batch_id: str | None = None
     priority: int = 0
     paused_at: int | None = None

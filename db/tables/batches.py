@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, SmallInteger, func, text
+from sqlalchemy import BigInteger, CheckConstraint, ForeignKey, Index, Integer, SmallInteger, func, literal_column, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from core.states import FINAL_BATCH_STATES, BatchState, ShardState
@@ -15,7 +15,8 @@ class Batch(Base):
     """OpenAI's batch. Counts and tokens are complete once it has ended; before, those of its shards are to be added.
 
     `outcome` is the state that follows FINALIZING. `lines_failed` starts with the lines that prepare rejected. `key_id` is
-    the key that created it; `queued_tokens` estimates the prompts of its lines, for that key's limit.
+    the key that created it; `queued_tokens` estimates the prompts of its lines, for that key's limit. `input_file_name` stays
+    when the file is deleted. Every statement on a row moves `updated_at`; counts of shards do not.
     """
 
     __tablename__ = "batches"
@@ -28,6 +29,7 @@ class Batch(Base):
     status: Mapped[BatchState] = mapped_column(server_default=BatchState.VALIDATING)
     outcome: Mapped[BatchState | None]
     input_file_id: Mapped[str]
+    input_file_name: Mapped[str | None]
     output_file_id: Mapped[str | None]
     error_file_id: Mapped[str | None]
     completion_window: Mapped[str]
@@ -48,6 +50,7 @@ class Batch(Base):
     reasoning_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")
     dispatched_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())
     in_progress_at: Mapped[datetime | None]
     expires_at: Mapped[datetime | None]
     finalizing_at: Mapped[datetime | None]
@@ -68,6 +71,13 @@ class Batch(Base):
         CheckConstraint("lines_completed + lines_failed <= lines", name="counts"),
         CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
         Index(None, "tenant_id", "id"),
+        Index(None, "tenant_id", "updated_at"),
+        Index(
+            "ix_batches_metadata",
+            literal_column("(metadata_json::jsonb)").label("pairs"),
+            postgresql_using="gin",
+            postgresql_ops={"pairs": "jsonb_path_ops"},
+        ),
         Index(
             "ix_batches_open",
             "dispatched_at",

@@ -121,6 +121,9 @@ def test_a_paused_batch_is_listed_as_paused_and_found_by_status_and_model(termin
         batch_id
     ]
     assert terminal.json("batch", "list", "--status", "paused", "--model", "fake") == []
+    assert terminal.json("batch", "list", "--status", "in_progress", "--model", "slow") == [], "it is paused"
+    assert [each["id"] for each in terminal.json("batch", "list", "--search", batch_id[9:].upper())] == [batch_id]
+    assert terminal.json("batch", "list", "--metadata", "no=such") == []
     wrong = terminal.run("batch", "list", "--status", "pauzed")
     assert (wrong.returncode, "did you mean 'paused'?" in wrong.stderr) == (2, True)
     assert "status    paused since" in terminal.ask("batch", "show", batch_id)
