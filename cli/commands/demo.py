@@ -42,6 +42,11 @@ def demo(
     command = ["run", str(_TICKETS), "-o", str(output), *server_options(context)]
     with server_session(terminal, base_url, api_key, settings) as session:
         code = run_demo(session.client, terminal, output, command, session.restart_dead)
+        running = None if session.is_started else session.client.base_url.removesuffix("/v1")
+    page = running or f"http://127.0.0.1:{settings.port}"
+    where = f"open {page}/" if running else f"start the server (make serve, or millrace serve) and open {page}/"
+    message = f"\nTo see this batch, {where}\nA JSONL or CSV file that is dropped there becomes the next one."
+    terminal.print(message, markup=False, highlight=False)
     raise typer.Exit(code)
 
 

@@ -15,6 +15,7 @@ from cli.options import Cpus, Devices, ModelsDir, StateDir, given_settings
 
 if TYPE_CHECKING:
     from cli.stack.stack import Stack
+    from core.settings import Settings
 
 
 def serve(
@@ -50,7 +51,7 @@ def serve(
         states = stack.model_states()
         served = [state.model for state in states if not state.is_stopped]
         seconds = time.monotonic() - started_at
-        _print_welcome(stack, served, seconds)
+        _print_welcome(stack, settings, served, seconds)
         _print_remarks("Not served:", {state.model: state.reason for state in states if state.is_stopped})
         _print_remarks("Served with a warning:", {state.model: state.warning for state in states if state.warning})
         stack.run(stopping)
@@ -72,15 +73,16 @@ def _stop_on_signals() -> threading.Event:
     return stopping
 
 
-def _print_welcome(stack: Stack, models: list[str], seconds: float) -> None:
+def _print_welcome(stack: Stack, settings: Settings, models: list[str], seconds: float) -> None:
     url, key, services = stack.url, stack.first_key, stack.services
     devices = ", ".join(f"{each.name} ({each.card})" if each.card else each.name for each in stack.devices)
     body = f'{{"model": "{models[0]}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    page = f"\n  page      {url}/" if settings.web else ""
     shown_key = f"\n  key       {key}  (shown only now; others: millrace keys create)" if key else ""
     header = f" -H 'Authorization: Bearer {key}'" if key else ""
     print(f"""
 Millrace is ready after {seconds:.1f} s:  {url}/v1
-
+{page}
   models    {", ".join(models)}
   devices   {devices}
   services  {"; ".join(services.describe())}

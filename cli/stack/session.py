@@ -21,10 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A client of the server. Call `restart_dead` now and then: it restarts processes of a stack that have ended."""
+    """A client of the server. Call `restart_dead` now and then: it restarts processes of a stack that have ended.
+
+    `is_started`: the server was started for the command, and stops with it.
+    """
 
     client: Client
     restart_dead: Callable[[], None]
+    is_started: bool
 
 
 @contextmanager
@@ -39,7 +43,7 @@ def server_session(console: Console, base_url: str | None, key: str, settings: S
     with Client(url, api_key(key)) as client:
         absence = client.absence()
         if not absence:
-            yield Session(client, lambda: None)
+            yield Session(client, lambda: None, is_started=False)
             return
     if base_url and url != DEFAULT_URL:
         message = f"There is no server at {url}: {absence}. Start it, or omit --base-url (OPENAI_BASE_URL)"
@@ -55,7 +59,7 @@ def server_session(console: Console, base_url: str | None, key: str, settings: S
     console.print(f"The stack is ready after {time.monotonic() - started_at:.1f} s, at {stack.url}", highlight=False)
     try:
         with Client(f"{stack.url}/v1", api_key(key)) as client:
-            yield Session(client, stack.restart_dead)
+            yield Session(client, stack.restart_dead, is_started=True)
     finally:
         with console.status("Stopping the stack …"):
             stack.stop()

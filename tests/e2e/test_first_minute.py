@@ -30,7 +30,8 @@ def test_the_demo_labels_every_ticket_and_answers_a_question(tmp_path: Path) -> 
     done = millrace("demo", "--state-dir", "state", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "240 of 240 lines answered\n" in done.stdout
-    assert done.stdout.rstrip().endswith("The capital of France is Paris.")
+    assert "The capital of France is Paris.\n" in done.stdout
+    assert "open http://127.0.0.1:8000/\n" in done.stdout.rstrip().rsplit("\n\n", 1)[1]
     assert "shipping" in done.stdout
     answers = [json.loads(line) for line in (tmp_path / "state" / "demo_answers.jsonl").read_text().splitlines()]
     labels = [json.loads(answer["response"]["body"]["choices"][0]["message"]["content"]) for answer in answers]
