@@ -1,0 +1,228 @@
+"""`RowMapper`: a row becomes a request, and the answer becomes the cells of the added columns."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from core.field_errors import nearest
+from core.schemas.endpoints import CHAT_ENDPOINT, EMBEDDINGS_ENDPOINT
+from mapping.answer_schema import AnswerSchema
+from mapping.cells import cell_text, conform, from_text
+from mapping.columns import Column, ColumnType, Kind
+from mapping.errors import MappingError, RowError
+from mapping.formats.table import Row, Table
+from mapping.spec import MapSpec
+from mapping.template import Template
+
+_encode: Final = msgspec.json.Encoder().encode
+_PREFIX: Final = "map-"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request of a row. Its id is made of the body, so equal rows share it."""
+
+    custom_id: str
+    endpoint: str
+    body: bytes
+
+    @property
+    def line(self) -> bytes:
+        """Return the line of a batch file."""
+        return b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}\n' % (
+            self.custom_id.encode(),
+            self.endpoint.encode(),
+            self.body,
+        )
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Chat(msgspec.Struct):
+    choices: list[_Choice]
+
+
+class _Vector(msgspec.Struct):
+    embedding: list[float] | str
+
+
+class _Embeddings(msgspec.Struct):
+    data: list[_Vector]
+
+
+_read_chat: Final = msgspec.json.Decoder(_Chat).decode
+_read_embeddings: Final = msgspec.json.Decoder(_Embeddings).decode
+_read_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class RowMapper:
+    """A mapping that has been checked against a table."""
+
+    def __init__(self, spec: MapSpec, table: Table) -> None:
+        """Compile templates and schema. Raises MappingError that names the field."""
+        self.spec = spec
+        names = table.names
+        self.schema = None if spec.schema_ is None else AnswerSchema(spec.schema_)
+        self.answer_columns = self.schema.columns if self.schema else (self._answer_column(),)
+        self.added = (*self.answer_columns, Column(spec.error_column))
+        self._check_collisions(names)
+        self.endpoint = EMBEDDINGS_ENDPOINT if spec.embed is not None else CHAT_ENDPOINT
+        self._templates = {
+            name: Template(source, names, param=name)
+            for name in ("system", "prompt", "embed")
+            if (source := getattr(spec, name)) is not None
+        }
+        self._main = self._templates.get("prompt") or self._templates["embed"]
+        used = frozenset[str]().union(*(template.used for template in self._templates.values()))
+        if not used:
+            raise MappingError(
+                f"the prompt names no column, so every row would be asked the same; name one, such as {{{names[0]}}}",
+                param="prompt" if spec.embed is None else "embed",
+            )
+        self._used = tuple(name for name in names if name in used)
+        self._where = None if spec.where is None else _condition(spec.where, names)
+
+    def request(self, row: Row) -> Request | None:
+        """Return the request of a row; None if `where` leaves it out or all cells of its prompt are empty. Raises RowError."""
+        if row.problem:
+            raise RowError(row.problem)
+        values = row.values
+        if not any(values[name] not in (None, "") for name in self._used):
+            return None
+        if self._where is not None and not self._where.render(values):
+            return None
+        body = self._body(values)
+        return Request(f"{_PREFIX}{hashlib.sha256(body).hexdigest()}", self.endpoint, body)
+
+    def cells(self, body: bytes) -> tuple[Any, ...]:  # Any: cells
+        """Return the cells of the answer columns, from the body of a response. Raises RowError."""
+        try:
+            if self.spec.embed is not None:
+                return (_vector(_read_embeddings(body).data[0].embedding),)
+            choice = _read_chat(body).choices[0]
+        except (ValueError, IndexError) as error:
+            raise RowError(f"the answer has an unknown form: {str(error)[:200]}") from None
+        text = (choice.message.content or "").strip()
+        if choice.message.refusal:
+            raise RowError(f"the model refused: {choice.message.refusal}")
+        is_cut = choice.finish_reason == "length"
+        if self.schema is None:
+            return (text,)
+        try:
+            values = _read_object(_without_fence(text))
+        except (ValueError, RecursionError) as error:
+            reason = "it reached max_tokens before its end" if is_cut else str(error)[:200]
+            raise RowError(f"the answer is no JSON object: {reason}") from None
+        return tuple(conform(values.get(column.name), column.type, column.name) for column in self.answer_columns)
+
+    def stored_cells(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:  # Any: cells
+        """Return the added cells of a row of an earlier output; None for one that failed or was not answered."""
+        if values.get(self.spec.error_column):
+            return None
+        try:
+            cells = [conform(from_text(values.get(c.name), c.type), c.type, c.name) for c in self.answer_columns]
+        except RowError:
+            return None
+        return (*cells, None) if any(cell not in (None, "") for cell in cells) else None
+
+    def _answer_column(self) -> Column:
+        if self.spec.embed is not None:
+            return Column(self.spec.column or "embedding", ColumnType(Kind.VECTOR))
+        return Column(self.spec.column or "answer")
+
+    def _check_collisions(self, names: tuple[str, ...]) -> None:
+        taken = set(names)
+        for column in self.added:
+            if column.name not in taken:
+                taken.add(column.name)
+                continue
+            if column.name == self.spec.error_column:
+                way, param = "choose another `error_column`", "error_column"
+            elif self.schema is not None:
+                way, param = "give the property of the schema another name", "schema"
+            else:
+                way, param = "choose another `column`", "column"
+            where = "the table" if column.name in names else "the answer"
+            raise MappingError(f"{where} already has a column {column.name!r}: {way}", param=param)
+
+    def _body(self, values: Mapping[str, Any]) -> bytes:
+        """Return the body of a request; only the texts of this row are encoded."""
+        start, end = self._frame
+        text = self._main.render(values)
+        if self.spec.embed is not None:
+            return b"".join((start, _text(text), end))
+        system = self._templates.get("system")
+        first = b"" if system is None else b'{"role":"system","content":' + _text(system.render(values)) + b"},"
+        return b"".join((start, first, self._turns, b'{"role":"user","content":', _text(text), b"}]", end))
+
+    @cached_property
+    def _frame(self) -> tuple[bytes, bytes]:
+        """Return the constant start and end of each body."""
+        fields: dict[str, Any] = dict(self.spec.parameters)
+        if self.schema is not None:
+            fields["response_format"] = self.schema.response_format()
+        rest = _encode(fields)[1:-1]
+        start = b'{"model":' + _encode(self.spec.model)
+        start += b',"input":' if self.spec.embed is not None else b',"messages":['
+        return start, (b"," + rest if rest else b"") + b"}"
+
+    @cached_property
+    def _turns(self) -> bytes:
+        """Return the messages of the examples, each followed by a comma."""
+        messages = b""
+        for index, example in enumerate(self.spec.examples or (), 1):
+            if missing := [column.name for column in self.answer_columns if column.name not in example]:
+                raise MappingError(
+                    f"example {index} has no {missing[0]!r}{nearest(missing[0], example)}", param="examples"
+                )
+            answer: Any = {column.name: from_text(example[column.name], column.type) for column in self.answer_columns}
+            content = _encode(answer).decode() if self.schema else cell_text(example[self.answer_columns[0].name])
+            turn = (("user", self._main.render({**dict.fromkeys(self._used), **example})), ("assistant", content))
+            messages += b"".join(_encode({"role": role, "content": said}) + b"," for role, said in turn)
+        return messages
+
+
+def _condition(source: str, names: tuple[str, ...]) -> Template:
+    if "%}" in source:
+        raise MappingError("'where' is one expression, such as priority == 'high'", param="where")
+    return Template("{% if " + source + " %}1{% endif %}", names, param="where")
+
+
+def _text(text: str) -> bytes:
+    """Encode a text as JSON. Raises RowError for characters that no request may hold."""
+    if "\0" in text:
+        raise RowError("a cell has the character U+0000, which no prompt may hold")
+    try:
+        return _encode(text)
+    except UnicodeEncodeError:
+        raise RowError("a cell has bytes that are no text in the encoding of the file") from None
+
+
+def _vector(value: list[float] | str) -> list[float]:
+    if isinstance(value, str):
+        floats: list[float] = np.frombuffer(base64.b64decode(value), dtype="<f4").tolist()
+        return floats
+    return value
+
+
+def _without_fence(text: str) -> str:
+    """Return JSON without the fence of Markdown that servers without structured output may add."""
+    if text.startswith("```") and text.endswith("```"):
+        return text.strip("`").removeprefix("json")
+    return text
