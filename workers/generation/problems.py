@@ -25,7 +25,6 @@ _CALLERS_FAULT: Final = frozenset(
         "invalid_value",
         "invalid_schema",
         "template_error",
-        "invalid_character",
         "engine_crash",  # of a request that is blocked for earlier crashes; a new crash is `engine_crash()`
     }
 )
