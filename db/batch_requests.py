@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import JSON, ColumnElement, Float, Select, case, cast, func, literal, or_, select
+from sqlalchemy import JSON, ColumnElement, Float, Integer, Select, and_, case, cast, func, literal, or_, select, true
+from sqlalchemy.orm import InstrumentedAttribute
 
 from core.states import JobState
 from db.jobs import JOB, JobRow
@@ -33,6 +35,28 @@ class LineSummary(NamedTuple):
     finished_at: datetime | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineFilter:
+    """Lines to list: those behind a line, in a state, with an error code, with a part of a `custom_id` in any case.
+
+    `lines` are numbers of lines; None stands for all.
+    """
+
+    after_line: int = 0
+    status: JobState | None = None
+    code: str | None = None
+    query: str | None = None
+    lines: tuple[int, ...] | None = None
+
+
+class LineTexts(NamedTuple):
+    """The stored JSON of a line."""
+
+    line: int
+    body: str
+    answer: str | None
+
+
 class RecentPace(NamedTuple):
     """The last lines of a batch that ended: how many in how many seconds up to `now`, and the tokens computed for them."""
 
@@ -56,10 +80,22 @@ class Latencies(NamedTuple):
 
 
 class CodeCount(NamedTuple):
-    """The number of lines that failed with an error code."""
+    """The number of lines that failed with an error code, and the first of them."""
 
     code: str | None
     lines: int
+    custom_id: str
+    problem: str
+
+
+class Bucket(NamedTuple):
+    """The lines that ended in one part of a timeline, counted from 0, and their tokens."""
+
+    number: int
+    completed: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
 
 
 class EngineCount(NamedTuple):
@@ -71,19 +107,44 @@ class EngineCount(NamedTuple):
     lines: int
 
 
-def list_requests(
-    batch_id: str, *, status: JobState | None, code: str | None, query: str | None, after_line: int, limit: int
-) -> Query[LineSummary]:
-    """List lines in input order from behind `after_line`; `query` is part of a `custom_id`, in any case."""
-    statement = select(*columns_of(Job, LineSummary)).where(Job.batch_id == batch_id, Job.line > after_line)
-    if status is not None:
-        statement = statement.where(Job.state == status)
-    if code is not None:
+def list_requests(batch_id: str, chosen: LineFilter, limit: int) -> Query[LineSummary]:
+    """List lines in input order."""
+    conditions = _conditions(batch_id, chosen)
+    return Query(select(*columns_of(Job, LineSummary)).where(*conditions).order_by(Job.line).limit(limit), LineSummary)
+
+
+def list_rows(batch_id: str, chosen: LineFilter, limit: int) -> Query[JobRow]:
+    """List the same lines with their bodies and answers."""
+    return Query(select(*JOB).where(*_conditions(batch_id, chosen)).order_by(Job.line).limit(limit), JobRow)
+
+
+def list_texts(batch_id: str, chosen: LineFilter, words: list[str], pattern: str | None) -> Query[LineTexts]:
+    """List lines whose body, or whose answer, has all these words of ASCII in any case, and a regular expression."""
+    conditions = _conditions(batch_id, chosen)
+    conditions.append(or_(*(_may_have(column, words, pattern) for column in (Job.body, Job.answer))))
+    return Query(select(*columns_of(Job, LineTexts)).where(*conditions).order_by(Job.line), LineTexts)
+
+
+def _conditions(batch_id: str, chosen: LineFilter) -> list[ColumnElement[bool]]:
+    conditions = [Job.batch_id == batch_id, Job.line > chosen.after_line]
+    if chosen.status is not None:
+        conditions.append(Job.state == chosen.status)
+    if chosen.code is not None:
         # written as OR so that the planner uses the index on lines without an answer
-        statement = statement.where(or_(*(Job.state == state for state in _UNANSWERED)), _code() == code)
-    if query is not None:
-        statement = statement.where(Job.custom_id.icontains(query, autoescape=True))
-    return Query(statement.order_by(Job.line).limit(limit), LineSummary)
+        conditions += [or_(*(Job.state == state for state in _UNANSWERED)), _code() == chosen.code]
+    if chosen.query is not None:
+        conditions.append(Job.custom_id.icontains(chosen.query, autoescape=True))
+    if chosen.lines is not None:
+        conditions.append(Job.line.in_(chosen.lines))
+    return conditions
+
+
+def _may_have(
+    column: InstrumentedAttribute[Any], words: list[str], pattern: str | None
+) -> ColumnElement[bool]:  # Any: text, or text or null
+    """Compare words as bytes, which is several times as fast as by the rules of a language."""
+    found = [column.collate("C").icontains(word) for word in words]
+    return and_(true(), *found, *([] if pattern is None else [column.regexp_match(pattern)]))
 
 
 def find_request(batch_id: str, name: str) -> Query[JobRow]:
@@ -160,14 +221,43 @@ def active_seconds(batch_id: str) -> Select[float]:
 def error_codes(batch_id: str, limit: int) -> Query[CodeCount]:
     """Count the error codes of lines without an answer, the most frequent first."""
     code = _code().label("code")
-    statement = (
-        select(code, func.count().label("lines"))
+    counts = (
+        select(code, func.count().label("lines"), func.min(Job.line).label("line"))
         .where(Job.batch_id == batch_id, or_(*(Job.state == state for state in _UNANSWERED)))
         .group_by(code)
         .order_by(func.count().desc(), code)
         .limit(limit)
+        .subquery()
+    )
+    statement = (
+        select(counts.c.code, counts.c.lines, Job.custom_id, Job.problem)
+        .join(Job, (Job.batch_id == batch_id) & (Job.line == counts.c.line))
+        .order_by(counts.c.lines.desc(), counts.c.code)
     )
     return Query(statement, CodeCount)
+
+
+def timeline(batch_id: str, from_at: datetime, seconds: float, num_buckets: int) -> Query[Bucket]:
+    """Count the lines that ended in each part of `seconds` from a time on; those outside of it count in the nearest part.
+
+    Parts without lines are left out.
+    """
+    since = func.extract("epoch", Job.finished_at - from_at) / seconds
+    number = cast(func.greatest(func.least(func.floor(since), num_buckets - 1), 0), Integer).label("number")
+    completed = func.count().filter(Job.state == JobState.COMPLETED)
+    statement = (
+        select(
+            number,
+            completed.label("completed"),
+            (func.count() - completed).label("failed"),
+            total(Job.prompt_tokens).label("input_tokens"),
+            total(Job.completion_tokens).label("output_tokens"),
+        )
+        .where(Job.batch_id == batch_id, Job.finished_at.is_not(None))
+        .group_by(number)
+        .order_by(number)
+    )
+    return Query(statement, Bucket)
 
 
 def engines(batch_id: str) -> Query[EngineCount]:

@@ -1,25 +1,27 @@
-"""Control of a batch: pause, resume, change and retry; and its report."""
+"""Control of a batch: pause, resume, change and retry; its report and timeline."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, Final
+from typing import Annotated, BinaryIO, Final
 
 import msgspec
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.access.admission import AdmissionDep, check_open_batches
 from api.access.scopes import require_scopes
 from api.batches.lookup import existing_batch, show_batch
+from api.batches.timeline import read_timeline
 from api.dependencies import CallerDep, DatabaseDep, FilesDep, ModelStatesDep, SettingsDep, TenantDep, TicketsDep
 from api.http.json_body import JsonBody, OptionalJsonBody
 from api.schemas.batch_extensions import (
     BatchPatch,
     BatchReport,
     BatchRetry,
+    BatchTimeline,
     EngineUse,
     ErrorCount,
     LatencySeconds,
@@ -27,18 +29,19 @@ from api.schemas.batch_extensions import (
 from api.writes.commit_check import create_with_file
 from core import ids
 from core.api_keys import Scope
-from core.errors import ApiError, bad_request
+from core.error_codes import remedy
+from core.errors import ApiError, Problem, bad_request
 from core.failpoints import Point, failpoint
 from core.file_store import FileStore
 from core.schemas.batch import encode_line, window_seconds
 from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
 from db import batch_control, batch_requests, batch_results, batches, files
-from db.batch_requests import Latencies
+from db.batch_requests import CodeCount, Latencies
 from db.batch_results import RetryLine
 from db.batches import BatchRow
 from db.connections import async_transaction
-from db.query import Query
+from db.query import Query as Statement
 
 router = APIRouter(tags=["batch control"], dependencies=[require_scopes(Scope.INFERENCE)])
 
@@ -148,9 +151,23 @@ async def get_report(batch_id: str, database: DatabaseDep, tenant: TenantDep, st
         latency_seconds=_latency(latencies),
         device_seconds=round(device_seconds, 3),
         line_seconds=round(latencies.seconds or 0.0, 3),
-        errors=[ErrorCount(**row._asdict()) for row in codes],
+        errors=[_error_count(row) for row in codes],
         engines=[EngineUse(**row._asdict()) for row in engines],
     )
+
+
+@router.get("/v1/batches/{batch_id}/timeline")
+async def get_timeline(
+    batch_id: str, database: DatabaseDep, tenant: TenantDep, points: Annotated[int, Query(ge=1, le=500)] = 60
+) -> BatchTimeline:
+    """Lines that ended and their tokens over time, for charts: at most `points` buckets of the same length."""
+    async with database.connect() as connection:
+        return await read_timeline(connection, await existing_batch(connection, batch_id, tenant), points)
+
+
+def _error_count(row: CodeCount) -> ErrorCount:
+    message = Problem.from_json(row.problem).message
+    return ErrorCount(code=row.code, lines=row.lines, message=message, custom_id=row.custom_id, remedy=remedy(row.code))
 
 
 def _latency(measured: Latencies) -> LatencySeconds | None:
@@ -196,7 +213,7 @@ async def _write_input(
             )
 
 
-def _retry_page(batch_id: str, names: list[str] | None, after: int) -> Query[RetryLine]:
+def _retry_page(batch_id: str, names: list[str] | None, after: int) -> Statement[RetryLine]:
     return batch_results.retry_lines(batch_id, names, after, _PAGE_LINES)
 
 

@@ -17,6 +17,7 @@ from api.access.scopes import require_scopes
 from api.batches.cursor import POLL_SECONDS, format_cursor, parse_cursor
 from api.batches.lookup import existing_batch
 from api.batches.reproducibility import reproducibility_record
+from api.batches.text_search import with_text
 from api.dependencies import CallerDep, DatabaseDep, RelayDep, SettingsDep, TenantDep
 from api.http.event_stream import EventStream
 from api.http.openapi import response_docs
@@ -24,7 +25,7 @@ from api.http.pagination import page, unix_seconds
 from api.http.sse import DONE, PING, data_events, error_event
 from api.live.follower import Follower, FramesReceived, Idle, JobEnded
 from api.live.submission import cancelled_problem
-from api.schemas.batch_extensions import BatchRequestDetail, BatchRequestObject
+from api.schemas.batch_extensions import BatchRequestContent, BatchRequestDetail, BatchRequestObject
 from api.services.relay import Relay
 from core.api_keys import Scope
 from core.errors import Problem, bad_request, not_found
@@ -34,7 +35,7 @@ from core.schemas.chunks import chunks_of
 from core.schemas.objects import CompletionTokensDetails, ErrorObject, ListObject, PromptTokensDetails, Usage
 from core.states import FINAL_BATCH_STATES, JobState
 from db import batch_requests, batch_results
-from db.batch_requests import LineSummary
+from db.batch_requests import LineFilter, LineSummary
 from db.batch_results import EndedAt, EndedLine
 from db.jobs import JobRow
 from db.query import Query as Statement
@@ -42,6 +43,8 @@ from db.query import Query as Statement
 router = APIRouter(tags=["batch requests"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _TEXT: Final = r"^[^\x00]*$"
+_MAX_WANTED: Final = 512  # characters
+_MAX_LINE: Final = (1 << 31) - 1
 
 
 @router.get("/v1/batches/{batch_id}/requests")
@@ -52,18 +55,29 @@ async def list_requests(
     status: JobState | None = None,
     code: Annotated[str | None, Query(max_length=64, pattern=_TEXT)] = None,
     q: Annotated[str | None, Query(max_length=MAX_CUSTOM_ID, pattern=_TEXT)] = None,
+    text: Annotated[str | None, Query(min_length=1, max_length=_MAX_WANTED, pattern=_TEXT)] = None,
     after: Annotated[str | None, Query(max_length=MAX_CUSTOM_ID, pattern=_TEXT)] = None,
+    after_line: Annotated[int | None, Query(ge=0, le=_MAX_LINE)] = None,
+    include: Annotated[str | None, Query(max_length=64)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-) -> ListObject[BatchRequestObject]:
-    """Lines in the order of the file; `q` is part of a custom_id, `after` a custom_id or the id of a line."""
+) -> ListObject[BatchRequestContent | BatchRequestObject]:
+    """Lines in the order of the file; `q` is part of a custom_id, `text` of a prompt or an answer, in any case.
+
+    `after` is a custom_id or the id of a line, `after_line` its number. `include=body,response` adds these two.
+    """
+    names = _parse_include(include)
+    if after is not None and after_line is not None:
+        message = "Invalid value for 'after_line': send 'after' or 'after_line', not both."
+        raise bad_request(message, code="invalid_value", param="after_line")
     async with database.connect() as connection:
         await existing_batch(connection, batch_id, tenant)
-        after_line = 0 if after is None else await _line_after(connection, batch_id, after)
-        statement = batch_requests.list_requests(
-            batch_id, status=status, code=code, query=q, after_line=after_line, limit=limit + 1
-        )
-        rows = await statement.async_fetch_all(connection)
-    return page([BatchRequestObject(**_columns(row)) for row in rows], limit)
+        place = after_line or 0 if after is None else await _line_after(connection, batch_id, after)
+        chosen = LineFilter(after_line=place, status=status, code=code, query=q)
+        if text is not None:
+            chosen = await with_text(connection, batch_id, chosen, text, limit + 1)
+        list_lines = batch_requests.list_rows if names else batch_requests.list_requests
+        rows = await list_lines(batch_id, chosen, limit + 1).async_fetch_all(connection)
+    return page([_shown(row, names) for row in rows], limit)
 
 
 @router.get(
@@ -196,6 +210,22 @@ class _LineStream:
             async with self.database.connect() as connection:
                 row = await find().async_fetch_one(connection)
         return str(row.answer)
+
+
+def _parse_include(include: str | None) -> frozenset[str]:
+    names = frozenset(name.strip() for name in include.split(",")) if include is not None else frozenset()
+    if not names <= {"body", "response"}:
+        message = "Invalid value for 'include': use 'body', 'response' or 'body,response'."
+        raise bad_request(message, code="invalid_value", param="include")
+    return names
+
+
+def _shown(row: JobRow | LineSummary, include: frozenset[str]) -> BatchRequestContent | BatchRequestObject:
+    if not include or isinstance(row, LineSummary):
+        return BatchRequestObject(**_columns(row))
+    body = json.loads(row.body) if "body" in include else None
+    response = json.loads(row.answer) if "response" in include and row.answer else None
+    return BatchRequestContent(**_columns(row), body=body, response=response)
 
 
 async def _line_after(connection: AsyncConnection, batch_id: str, name: str) -> int:

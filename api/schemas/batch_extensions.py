@@ -49,13 +49,17 @@ class Reproducibility(ResponseModel):
     seed: int | None
 
 
-class BatchRequestDetail(BatchRequestObject):
-    """A line with its request body, null if that cannot be read, and its response body."""
+class BatchRequestContent(BatchRequestObject):
+    """A line with its request body, null if that cannot be read, and its response body; null if it was not asked for."""
+
+    body: dict[str, Any] | None = None  # Any: a request body, as the file had it
+    response: dict[str, Any] | None = None  # Any: a response body, as it was stored
+
+
+class BatchRequestDetail(BatchRequestContent):
+    """A line with everything that is stored of it."""
 
     reproducibility: Reproducibility | None = None
-
-    body: dict[str, Any] | None  # Any: a request body, as the file had it
-    response: dict[str, Any] | None = None  # Any: a response body, as it was stored
 
 
 class BatchRetry(RequestModel):
@@ -99,10 +103,40 @@ class EngineUse(ResponseModel):
 
 
 class ErrorCount(ResponseModel):
-    """Number of lines that failed with the same code."""
+    """Number of lines that failed with the same code; `message` and `custom_id` are those of the first of them.
+
+    `remedy` is the next step for this code, as in docs/errors.md.
+    """
 
     code: str | None
     lines: int
+    message: str
+    custom_id: str
+    remedy: str
+
+
+class TimelineBucket(ResponseModel):
+    """The lines that ended in the `seconds` from `at` on, a unix time, and their tokens."""
+
+    at: float
+    seconds: float
+    completed: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+
+
+class BatchTimeline(ResponseModel):
+    """`GET /v1/batches/{id}/timeline`: from the start of the first line to the end of the last one, or now.
+
+    `seconds` is the length of each bucket; 0 and no buckets before lines run.
+    """
+
+    id: str
+    object: Literal["batch.timeline"] = "batch.timeline"
+    status: str
+    seconds: float
+    data: list[TimelineBucket]
 
 
 class BatchReport(ResponseModel):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql
 
 from core.states import JobState
 from db import batch_control, batch_requests, batch_results, shards
+from db.batch_requests import LineFilter
 from db.batch_results import EndedAt
 from db.jobs import Provenance
 from db.query import Query
@@ -145,8 +146,7 @@ def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
     batch_id = made[7]
 
     def listed(**filters: Any) -> str:
-        asked = {"status": None, "code": None, "query": None, "after_line": 100, "limit": 20, **filters}
-        return plan(connection, batch_requests.list_requests(batch_id, **asked))
+        return plan(connection, batch_requests.list_requests(batch_id, LineFilter(after_line=100, **filters), 20))
 
     assert "uq_jobs_batch_id_line" in listed()
     assert "uq_jobs_batch_id_line" in listed(query="line-7")
@@ -157,4 +157,9 @@ def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
         page = batch_results.ended_marks(batch_id, EndedAt(1, 1), 20, is_over=is_over)
         assert "ix_jobs_batch_finished" in plan(connection, page)
     assert "ix_jobs_batch_finished" in plan(connection, batch_requests.recent_pace([batch_id]))
+    assert "uq_jobs_batch_id_line" in plan(
+        connection, batch_requests.list_texts(batch_id, LineFilter(), ["hello"], None)
+    )
+    assert "ix_jobs_batch_unanswered" in plan(connection, batch_requests.error_codes(batch_id, 10))
+    assert "Seq Scan" not in plan(connection, batch_requests.timeline(batch_id, datetime.now(UTC), 1.0, 60))
     assert "Seq Scan" not in plan(connection, batch_results.merged_lines(batch_id, made[7:9], 0, 20))

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx2
 from openai import OpenAI
 
+from core.error_codes import remedy
 from tests.support.check import check_problem
 from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 
@@ -98,6 +99,53 @@ def test_lines_are_listed_filtered_and_paged(client: OpenAI, http: httpx2.Client
     assert (done["status"], done["error"], done["attempt"]) == ("completed", None, 1)
     assert done["usage"]["total_tokens"] == done["usage"]["prompt_tokens"] + done["usage"]["completion_tokens"] > 0
     assert done["finished_at"] is not None
+
+
+def test_lines_are_found_by_the_text_of_their_prompt_or_answer(
+    client: OpenAI, http: httpx2.Client, tmp_path: Path
+) -> None:
+    lines = batch_lines(6)
+    asked = ('Äpfel & "Birnen"', "Сколько стоит жеребёнок?", "a/b\nc", "100 % sure", "日本語")
+    for line, text in zip(lines, asked, strict=False):
+        line["body"] = {"model": "fake", "messages": [{"role": "user", "content": text}], "max_tokens": 8}
+    path = f"{wait_end(http, begin(client, tmp_path, lines))['id']}/requests"
+
+    def found(text: str, **query: Any) -> list[int]:
+        return [line["line"] for line in get(http, path, text=text, **query)["data"]]
+
+    spelled = ('äPFEL & "b', "СТОИТ ЖЕРЕБЁНОК", "A/B\nC", " % ", "本", "question 5?")
+    assert [found(text) for text in spelled] == [[1], [2], [3], [4], [5], [6]]
+    assert found("messages") == found("user") == found("fake") == [], "keys, roles and names of models are no text"
+    answer = get(http, f"{path}/line-5")["response"]["choices"][0]["message"]["content"]
+    assert 6 in found(answer[3:-2].upper())
+    assert found("%") == [4], "a percent sign is itself"
+    assert found("?", q="line-5") == [6]
+    assert found("?", status="failed") == []
+    assert found("?", limit=1, after_line=2) == [6]
+
+
+def test_lines_are_listed_with_their_contents_from_any_line_on(
+    client: OpenAI, http: httpx2.Client, tmp_path: Path
+) -> None:
+    path = f"{mixed_batch(client, http, tmp_path)['id']}/requests"
+    both = get(http, path, after_line=1, limit=2, include="body,response")
+    assert ([line["line"] for line in both["data"]], both["has_more"]) == ([2, 3], True)
+    answered, refused = both["data"]
+    whole = get(http, f"{path}/line-1")
+    assert (answered["body"], answered["response"]) == (whole["body"], whole["response"])
+    assert (refused["body"]["model"], refused["response"]) == ("gpt-9", None)
+    (only,) = get(http, path, q="line-1", include="body", text="question")["data"]
+    assert (only["body"], only["response"]) == (whole["body"], None)
+    assert "body" not in get(http, path, after_line=9)["data"][0]
+    assert get(http, path, after_line=10)["data"] == []
+    for query, param in (
+        ("after=line-1&after_line=2", "after_line"),
+        ("after_line=-1", "after_line"),
+        ("include=answer", "include"),
+        ("text=", "text"),
+        ("text=%00", "text"),
+    ):
+        check_problem(http.get(f"/v1/batches/{path}?{query}"), 400, "invalid_value", param)
 
 
 def test_a_line_shows_what_was_asked_and_answered(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:
@@ -303,16 +351,37 @@ def test_a_report_has_latencies_errors_and_engines(client: OpenAI, http: httpx2.
     latency = report["latency_seconds"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["max"]
     assert 0 < report["device_seconds"] <= report["line_seconds"] + 0.001
-    assert {(error["code"], error["lines"]) for error in report["errors"]} == {
-        ("model_not_found", 1),
-        ("context_length_exceeded", 1),
+    errors = {error["code"]: error for error in report["errors"]}
+    assert {code: (error["lines"], error["custom_id"]) for code, error in errors.items()} == {
+        "model_not_found": (1, "line-2"),
+        "context_length_exceeded": (1, "line-5"),
     }
+    assert errors["model_not_found"]["message"].startswith("The model 'gpt-9' does not exist")
+    assert errors["context_length_exceeded"]["remedy"] == remedy("context_length_exceeded")
     assert sum(engine["lines"] for engine in report["engines"]) >= 8
     assert {engine["engine_build"] for engine in report["engines"]} == {"fake-3"}
 
 
+def test_a_timeline_counts_every_line_once(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:
+    batch = mixed_batch(client, http, tmp_path)
+    for points in (1, 7, 500):
+        timeline = get(http, f"{batch['id']}/timeline", points=points)
+        buckets = timeline["data"]
+        assert 1 <= len(buckets) <= points
+        assert (sum(each["completed"] for each in buckets), sum(each["failed"] for each in buckets)) == (8, 2)
+        assert sum(each["input_tokens"] for each in buckets) == batch["usage"]["input_tokens"]
+        assert sum(each["output_tokens"] for each in buckets) == batch["usage"]["output_tokens"]
+        assert {each["seconds"] for each in buckets} == {timeline["seconds"]}
+    assert int(buckets[0]["at"]) == batch["in_progress_at"]
+    failed = wait_end(http, begin(client, tmp_path, [{"custom_id": "x"}]))
+    assert get(http, f"{failed['id']}/timeline")["data"] == [], "no line of it ran"
+    for wrong in ("0", "501", "many"):
+        path = f"/v1/batches/{batch['id']}/timeline?points={wrong}"
+        check_problem(http.get(path), 400, "invalid_value", "points")
+
+
 def test_foreign_and_unknown_ids_are_the_same_404(client: OpenAI, http: httpx2.Client, tmp_path: Path) -> None:
-    for path in ("requests", "requests/a", "requests/a/stream", "output", "events", "report"):
+    for path in ("requests", "requests/a", "requests/a/stream", "output", "events", "report", "timeline"):
         check_problem(http.get(f"/v1/batches/batch_unknown/{path}"), 404, None, "batch_id")
     for verb in ("retry", "pause", "resume"):
         check_problem(http.post(f"/v1/batches/batch_unknown/{verb}"), 404, None, "batch_id")
