@@ -24,6 +24,7 @@ from api.live.live_job import LiveJobs
 from api.live.shutdown import ShutdownResponses
 from api.middleware import AccessLog, HeadAsGet, ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
 from api.routes import (
+    api_keys,
     batch_control,
     batch_events,
     batch_requests,
@@ -68,7 +69,7 @@ _ROUTERS = tuple(
     module.router
     for module in (
         chat, stored_chats, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models,
-        webhooks, usage, me, health, files, uploads, pages,
+        webhooks, usage, me, api_keys, health, files, uploads, pages,
     )
 )  # fmt: skip
 
@@ -167,8 +168,10 @@ def _build_services(state: State, settings: Settings) -> None:
     state.model_states = ModelStates(database, state.live_catalog, settings, state.relay.send_wanted)
     state.limiter = RateLimiter(settings.redis_url, settings.key_prefix)
     state.tickets = TicketSender(Tickets(make_sender(settings)))
-    keys = KeyRing(database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys)
-    state.authenticator = Authenticator(settings=settings, keys=keys, limiter=state.limiter)
+    state.key_ring = KeyRing(
+        database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys
+    )
+    state.authenticator = Authenticator(settings=settings, keys=state.key_ring, limiter=state.limiter)
     state.admission = Admission(settings=settings, database=database, limiter=state.limiter)
     state.jobs = JobClient(
         database=database,

@@ -56,6 +56,7 @@ ModelStatesDep = Annotated[ModelStates, from_app("model_states")]
 TicketsDep = Annotated[TicketSender, from_app("tickets")]
 MetricsDep = Annotated[Metrics, from_app("metrics")]
 ServiceMetricsDep = Annotated[ServiceMetrics, from_app("service_metrics")]
+KeyRingDep = Annotated[KeyRing, from_app("key_ring")]
 StartedAtDep = Annotated[int, from_app("started_at")]  # unix seconds
 
 _bearer = HTTPBearer(

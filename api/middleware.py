@@ -32,6 +32,7 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _CLIENT_CLOSED: Final = 499  # nginx's status of a request whose client left before a response
 _PROBES: Final = ("/health", "/healthz", "/readyz", "/metrics")  # logged at level debug
 _MAX_PATH: Final = 256
+_SECRET: Final = re.compile(rb"(sk-)[0-9A-Za-z-]{16,}")  # a key in place of its id
 
 
 @dataclass(slots=True)
@@ -87,6 +88,7 @@ def _request_id(headers: Headers) -> str:
 
 def _log_access(scope: Scope, sent: _Sent, seconds: float) -> None:
     path = scope.get("raw_path") or scope["path"].encode("ascii", "backslashreplace")  # raw: without control characters
+    path = _SECRET.sub(rb"\1...", path)
     caller, job_id = scope["state"].get("caller"), scope["state"].get("job_id")
     fields = {"key": caller and caller.key_id, "tenant": caller and caller.tenant, "job": job_id}
     write = log.debug if scope["path"] in _PROBES else log.info

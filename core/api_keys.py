@@ -30,6 +30,14 @@ class Scope(StrEnum):
 DEFAULT_SCOPES: Final = (Scope.INFERENCE, Scope.FILES)
 
 
+class KeyState(StrEnum):
+    """A key is valid until it expires or is revoked. Its row is kept."""
+
+    VALID = "valid"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyLimits:
     """Limits of a key. None is no limit, except in `calls_per_minute`: there it is the limit of the settings."""

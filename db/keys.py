@@ -6,14 +6,29 @@ A key is found by the digest of its text, so the database never compares a secre
 from __future__ import annotations
 
 from collections.abc import Collection
-from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from dataclasses import fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Insert, Select, and_, exists, func, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Insert,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from core.api_keys import KeyLimits, KeyState, NewKey
 from core.errors import ConfigError
 from core.settings import Settings
 from core.states import FINAL_BATCH_STATES, JobState
@@ -40,6 +55,19 @@ class KeyRow(NamedTuple):
     concurrent_streams: int | None
     calls_per_minute: int | None
 
+    @property
+    def limits(self) -> KeyLimits:
+        """The limits of this key."""
+        return KeyLimits(**{each.name: getattr(self, each.name) for each in fields(KeyLimits)})
+
+    @property
+    def state(self) -> KeyState:
+        """The state at this moment."""
+        if self.revoked_at is not None:
+            return KeyState.REVOKED
+        is_over = self.expires_at is not None and self.expires_at <= datetime.now(UTC)
+        return KeyState.EXPIRED if is_over else KeyState.VALID
+
 
 class OpenBatches(NamedTuple):
     """Limits of a tenant (None: no limit), and how many batches that have not ended, and lines of them, it has."""
@@ -50,6 +78,11 @@ class OpenBatches(NamedTuple):
     lines: int
 
 
+# Columns that a rotation copies.
+COPIED: Final = (
+    "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
+    "concurrent_streams", "calls_per_minute",
+)  # fmt: skip
 _KEY = columns_of(ApiKey, KeyRow)
 
 
@@ -69,6 +102,12 @@ def set_caps(
 def insert_key(**columns: Any) -> Insert:  # Any: the columns' own types
     """Insert a key of a tenant that exists."""
     return insert(ApiKey).values(**columns)
+
+
+def create_key(key_id: str, made: NewKey, **columns: Any) -> Query[KeyRow]:  # Any: the columns' own types
+    """Insert a new key of a tenant that exists."""
+    statement = insert_key(id=key_id, prefix=made.prefix, digest=made.digest, **columns)
+    return Query(statement.returning(*_KEY), KeyRow)
 
 
 def any_key() -> Select[bool]:
@@ -91,14 +130,28 @@ def _is_valid() -> ColumnElement[bool]:
     return and_(ApiKey.revoked_at.is_(None), is_current)
 
 
-def find_key(key_id: str) -> Query[KeyRow]:
-    """Find a key by its id, valid or not."""
-    return Query(select(*_KEY).where(ApiKey.id == key_id), KeyRow)
+def find_key(key_id: str, tenant_id: str | None = None) -> Query[KeyRow]:
+    """Find a key by its id, valid or not; of any tenant, or of this one only."""
+    is_theirs = [] if tenant_id is None else [ApiKey.tenant_id == tenant_id]
+    return Query(select(*_KEY).where(ApiKey.id == key_id, *is_theirs), KeyRow)
 
 
 def list_keys() -> Query[KeyRow]:
     """List the keys of all tenants, by tenant and age."""
     return Query(select(*_KEY).order_by(ApiKey.tenant_id, ApiKey.created_at, ApiKey.id), KeyRow)
+
+
+def list_tenant_keys(tenant_id: str, *, after: str | None, limit: int) -> Query[KeyRow]:
+    """List the keys of a tenant, newest first, from behind `after`; ids sort by time."""
+    statement = select(*_KEY).where(ApiKey.tenant_id == tenant_id)
+    if after is not None:
+        statement = statement.where(ApiKey.id < after)
+    return Query(statement.order_by(ApiKey.id.desc()).limit(limit), KeyRow)
+
+
+def count_valid_keys(tenant_id: str) -> Select[int]:
+    """Count the keys of a tenant that are neither revoked nor expired."""
+    return select(func.count()).select_from(ApiKey).where(ApiKey.tenant_id == tenant_id, _is_valid())
 
 
 def revoke_key(key_id: str) -> ReturningUpdate[str]:
@@ -111,15 +164,28 @@ def revoke_key(key_id: str) -> ReturningUpdate[str]:
     )
 
 
-def retire_key(key_id: str, grace: timedelta) -> ReturningUpdate[datetime | None]:
-    """Let a key expire after `grace` at the latest, and return its new `expires_at`. No row: it is revoked or unknown."""
+def rotate_key(
+    key_id: str, new_key_id: str, made: NewKey, *, grace: timedelta, expires_at: datetime | None
+) -> Query[KeyRow]:
+    """Insert a key with the rights of another, which expires after `grace` at the latest. No row: that one is revoked or
+    unknown."""
     end = func.least(func.coalesce(ApiKey.expires_at, func.now() + grace), func.now() + grace)
-    return (
+    old = (
         update(ApiKey)
         .where(ApiKey.id == key_id, ApiKey.revoked_at.is_(None))
         .values(expires_at=end)
-        .returning(ApiKey.expires_at)
+        .returning(*(getattr(ApiKey, name) for name in COPIED))
+        .cte("old")
     )
+    new = {
+        "id": literal(new_key_id),
+        "prefix": literal(made.prefix),
+        "digest": literal(made.digest),
+        "expires_at": literal(expires_at, ApiKey.expires_at.type),
+        **{name: old.c[name] for name in COPIED},
+    }
+    statement = insert(ApiKey).from_select(list(new), select(*new.values())).returning(*_KEY)
+    return Query(statement, KeyRow)
 
 
 def open_batches(tenant_id: str) -> Query[OpenBatches]:

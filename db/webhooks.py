@@ -72,6 +72,22 @@ class DeliveryResult(NamedTuple):
     last_error: str | None
 
 
+class DeliveryRow(NamedTuple):
+    """A delivery of an endpoint. `due_at` is its next attempt, unless it has ended."""
+
+    event_id: str
+    event_type: str
+    payload: str
+    is_test: bool
+    attempt: int
+    due_at: datetime
+    status_code: int | None
+    last_error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+    state: str
+
+
 class DeliveryCounts(NamedTuple):
     """Events of all tenants; `retrying` of those `waiting` were tried before, `oldest` is an age in seconds.
 
@@ -90,6 +106,12 @@ _ENDPOINT: Final = (
     func.right(Webhook.secret, 4).label("secret_end"),
 )
 _IS_WAITING = WebhookDelivery.finished_at.is_(None)
+_state = case(
+    (WebhookDelivery.is_delivered, "delivered"),
+    (WebhookDelivery.finished_at.is_not(None), "given_up"),
+    (WebhookDelivery.last_error.is_not(None), "retrying"),
+    else_="waiting",
+)
 
 
 def insert_webhook(**columns: Any) -> Query[WebhookRow]:  # Any: the columns' own types
@@ -183,6 +205,17 @@ def test_result(webhook_id: str, event_id: str) -> Query[DeliveryResult]:
         WebhookDelivery.event_id == event_id, WebhookDelivery.webhook_id == webhook_id
     )
     return Query(statement, DeliveryResult)
+
+
+def list_deliveries(webhook_id: str, *, state: str | None, after: str | None, limit: int) -> Query[DeliveryRow]:
+    """List the deliveries of an endpoint, newest first, from behind `after`; ids sort by time."""
+    columns = (getattr(WebhookDelivery, name) for name in DeliveryRow._fields[:-1])
+    statement = select(*columns, _state.label("state")).where(WebhookDelivery.webhook_id == webhook_id)
+    if state is not None:
+        statement = statement.where(_state == state)
+    if after is not None:
+        statement = statement.where(WebhookDelivery.event_id < after)
+    return Query(statement.order_by(WebhookDelivery.event_id.desc()).limit(limit), DeliveryRow)
 
 
 def claim_due(lease: timedelta, limit: int) -> Query[DueDelivery]:

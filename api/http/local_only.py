@@ -7,12 +7,15 @@ form, which needs no permission. Both are recognised by `Host`, `Origin` and `Se
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
 from core.errors import ApiError, Problem
 from core.settings import is_loopback
+
+_HINT: Final = " Make a key with `millrace keys create --scope admin`."
 
 
 def check_local(request: Request, allowed: Collection[str] = ()) -> None:
@@ -31,6 +34,18 @@ def check_local(request: Request, allowed: Collection[str] = ()) -> None:
         )
 
 
+def check_first_key(request: Request) -> None:
+    """Raise the 403 of a request for the first key that no program of this machine sends, whatever the settings allow.
+
+    Once that key exists, every other client is locked out.
+    """
+    peer = request.client.host if request.client else ""
+    if not is_loopback(peer):
+        message = "The first key can be created on the server's own machine only."
+        raise ApiError(Problem(status=403, message=message + _HINT, code="not_local"))
+    check_local(request)
+
+
 def _is_local_address(address: str) -> bool:
     try:
         name = urlsplit(address).hostname
@@ -40,5 +55,5 @@ def _is_local_address(address: str) -> bool:
 
 
 def _not_local(message: str) -> ApiError:
-    hint = " Make a key with `millrace keys create`, or set MILLRACE_OPEN_WITHOUT_KEYS=true to let every client in."
+    hint = f"{_HINT.removesuffix('.')}, or set MILLRACE_OPEN_WITHOUT_KEYS=true to let every client in."
     return ApiError(Problem(status=403, message=message + hint, code="not_local"))

@@ -16,19 +16,21 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from api.access.scopes import require_scopes
 from api.dependencies import CallerDep, DatabaseDep, RelayDep, SettingsDep, TenantDep, TicketsDep
 from api.http.json_body import JsonBody, OptionalJsonBody
-from api.http.pagination import check_cursor, unix_seconds
+from api.http.pagination import check_cursor, page, unix_seconds
 from api.live.outcome import wait_for_outcome
 from api.services.relay import Subscription
 from core import ids
 from core.api_keys import Scope
 from core.errors import ApiError, Problem, bad_request, not_found, unavailable
 from core.ids import is_id
-from core.schemas.objects import DeletedObject
+from core.schemas.objects import DeletedObject, ListObject
 from core.schemas.responses.objects import RESPONSE
 from core.schemas.webhooks import (
     EVENT_TYPES,
+    DeliveryState,
     EventSubject,
     WebhookCreate,
+    WebhookDeliveryObject,
     WebhookEndpointList,
     WebhookEndpointObject,
     WebhookEndpointWithSecret,
@@ -42,7 +44,7 @@ from core.schemas.webhooks import (
 from core.settings import Settings
 from core.url_guard import UrlRefused, url_guard
 from db import webhooks
-from db.webhooks import WebhookRow
+from db.webhooks import DeliveryRow, WebhookRow
 
 router = APIRouter(tags=["webhooks"], dependencies=[require_scopes(Scope.ADMIN)])
 
@@ -181,6 +183,24 @@ async def test_webhook(
     )
 
 
+@router.get("/v1/webhook_endpoints/{webhook_endpoint_id}/deliveries")
+async def list_deliveries(
+    webhook_endpoint_id: str,
+    database: DatabaseDep,
+    tenant: TenantDep,
+    state: DeliveryState | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> ListObject[WebhookDeliveryObject]:
+    """Newest first, tests included; those that ended more than a week ago are deleted."""
+    check_cursor(after, ids.EVENT)
+    statement = webhooks.list_deliveries(webhook_endpoint_id, state=state, after=after, limit=limit + 1)
+    async with database.connect() as connection:
+        _existing(await _find(connection, webhook_endpoint_id, tenant), webhook_endpoint_id)
+        rows = await statement.async_fetch_all(connection)
+    return page([_to_delivery(row) for row in rows], limit)
+
+
 async def _test_status(database: AsyncEngine, webhook_id: str, subscription: Subscription) -> int:
     """The status of the receiver's response to a test; raises a 400 without one, and a 503 when no clerk sends it in time."""
 
@@ -249,6 +269,22 @@ def _to_object(row: WebhookRow) -> WebhookEndpointObject:
         last_error=row.last_error,
         events_delivered=row.events_delivered,
         events_given_up=row.events_given_up,
+    )
+
+
+def _to_delivery(row: DeliveryRow) -> WebhookDeliveryObject:
+    return WebhookDeliveryObject(
+        id=row.event_id,
+        event_type=row.event_type,
+        data=WebhookEvent.model_validate_json(row.payload).data,
+        state=row.state,
+        is_test=row.is_test,
+        attempts=row.attempt,
+        next_attempt_at=unix_seconds(row.due_at) if row.finished_at is None else None,
+        status_code=row.status_code,
+        last_error=row.last_error,
+        created_at=unix_seconds(row.created_at) or 0,
+        finished_at=unix_seconds(row.finished_at),
     )
 
 

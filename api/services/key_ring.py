@@ -11,6 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -40,6 +41,7 @@ class Caller:
     scopes: frozenset[Scope] = frozenset({Scope.ADMIN})
     models: frozenset[str] | None = None
     limits: KeyLimits = NO_LIMITS
+    expires_at: datetime | None = None
 
     def may(self, scopes: Collection[Scope], *, is_reading: bool) -> bool:
         """True for a caller with one of these scopes, or with a scope that includes them."""
@@ -82,6 +84,15 @@ class KeyRing:
         if caller is None:
             raise not_valid()
         return caller
+
+    def require_keys(self) -> None:
+        """Require a key from now on, since one has been created."""
+        self._has_keys = True
+
+    def forget(self, key_id: str) -> None:
+        """Read a key again before its next use, since it has been revoked or will expire."""
+        for digest in [digest for digest, (_, caller) in self._cache.items() if caller and caller.key_id == key_id]:
+            del self._cache[digest]
 
     async def _is_key_needed(self) -> bool:
         """True for good once a key exists: rows of keys are never deleted."""
@@ -130,11 +141,6 @@ def _to_caller(row: KeyRow) -> Caller:
         name=row.name,
         scopes=frozenset(Scope(scope) for scope in row.scopes),
         models=None if row.models is None else frozenset(row.models),
-        limits=KeyLimits(
-            requests_per_minute=row.requests_per_minute,
-            tokens_per_minute=row.tokens_per_minute,
-            queued_tokens=row.queued_tokens,
-            concurrent_streams=row.concurrent_streams,
-            calls_per_minute=row.calls_per_minute,
-        ),
+        limits=row.limits,
+        expires_at=row.expires_at,
     )

@@ -31,10 +31,6 @@ def _limit(meaning: str) -> Any:  # Any: typer's own type
 
 KeyId = Annotated[str, typer.Argument(help="An id from `millrace keys list`.", metavar="KEY_ID")]
 
-_COPIED: Final = (
-    "tenant_id", "name", "scopes", "models", "requests_per_minute", "tokens_per_minute", "queued_tokens",
-    "concurrent_streams", "calls_per_minute",
-)  # fmt: skip
 _EXTRA: Final = ("MODELS", "SCOPES", "KEY")
 _SPAN: Final = re.compile(r"^([0-9]{1,5})([smhd])$")
 _UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -65,7 +61,8 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Create a key and print it once: only a digest of it is stored."""
-    from db.keys import add_tenant
+    from core.ids import new_id
+    from db.keys import add_tenant, create_key
 
     _check_name(tenant)
     columns = {
@@ -78,11 +75,12 @@ def create(
         "queued_tokens": queued_tokens,
         "concurrent_streams": concurrent_streams,
         "calls_per_minute": calls_per_minute,
-        "expires_at": datetime.now(UTC) + _span(expires) if expires else None,
+        "expires_at": _moment(expires),
     }
+    made = new_key()
     with _transaction(state_dir, may_create=True) as connection:
         connection.execute(add_tenant(tenant))
-        made, row = _insert(connection, columns)
+        row = create_key(new_id(KEY), made, **columns).fetch_one(connection)
     _print_new(made, row, as_json=as_json)
 
 
@@ -121,21 +119,26 @@ def revoke(key_id: KeyId, state_dir: StateDir = None, as_json: AsJson = False) -
 def rotate(
     key_id: KeyId,
     grace: Annotated[str, typer.Option(help="Time after which the old key ends, such as 12h; 0s is at once.")] = "24h",
+    expires: Annotated[
+        str | None, typer.Option(help="Time after which the new key ends, such as 90d.", show_default="never")
+    ] = None,
     state_dir: StateDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a key with the same rights and print it. The old one stays valid for a while."""
-    from db.keys import find_key, retire_key
+    from core.ids import new_id
+    from db.keys import find_key, rotate_key
 
-    after = _span(grace)
+    after, made = _span(grace), new_key()
+    expires_at = _moment(expires)
     with _transaction(state_dir) as connection:
-        old = find_key(key_id).fetch_optional(connection)
-        if old is None:
+        if find_key(key_id).fetch_optional(connection) is None:
             raise _unknown(key_id)
-        ends_at = connection.execute(retire_key(key_id, after)).scalar_one_or_none()
-        if ends_at is None:
+        statement = rotate_key(key_id, new_id(KEY), made, grace=after, expires_at=expires_at)
+        row = statement.fetch_optional(connection)
+        if row is None:
             raise CommandFailed(f"The key {key_id} is revoked; create another with: millrace keys create")
-        made, row = _insert(connection, {column: getattr(old, column) for column in _COPIED})
+        ends_at = find_key(key_id).fetch_one(connection).expires_at
     _print_new(made, row, as_json=as_json)
     if not as_json:
         print(f"The old key {key_id} is valid until {ends_at:%Y-%m-%d %H:%M:%S} UTC.")
@@ -167,15 +170,6 @@ def cap(
     print(f"{tenant}: {summary}.")
 
 
-def _insert(connection: Connection, columns: dict[str, Any]) -> tuple[NewKey, KeyRow]:  # Any: the columns' types
-    from core.ids import new_id
-    from db.keys import find_key, insert_key
-
-    made, key_id = new_key(), new_id(KEY)
-    connection.execute(insert_key(id=key_id, prefix=made.prefix, digest=made.digest, **columns))
-    return made, find_key(key_id).fetch_one(connection)
-
-
 @contextmanager
 def _transaction(state_dir: Path | None, *, may_create: bool = False) -> Iterator[Connection]:
     """Open a transaction on the database of the settings, of a running stack, or of the bundled Postgres started for it."""
@@ -201,6 +195,10 @@ def _span(text: str) -> timedelta:
     return timedelta(seconds=int(match[1]) * _UNIT_SECONDS[match[2]])
 
 
+def _moment(after: str | None) -> datetime | None:
+    return datetime.now(UTC) + _span(after) if after else None
+
+
 def _check_name(tenant: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", tenant):
         message = "A tenant's name has up to 64 letters, digits, dots, dashes and underscores."
@@ -214,20 +212,16 @@ def _unknown(key_id: str) -> CommandFailed:
 
 def _shown(row: KeyRow) -> dict[str, Any]:  # Any: columns, as JSON takes them
     """A key without its digest."""
+    from db.keys import COPIED
+
     moments = {name: getattr(row, name) for name in ("created_at", "expires_at", "revoked_at")}
     return {
         "id": row.id,
         "prefix": row.prefix,
-        "state": _state(row),
-        **{name: getattr(row, name) for name in _COPIED},
+        "state": row.state,
+        **{name: getattr(row, name) for name in COPIED},
         **{name: None if moment is None else int(moment.timestamp()) for name, moment in moments.items()},
     }
-
-
-def _state(row: KeyRow) -> str:
-    if row.revoked_at is not None:
-        return "revoked"
-    return "expired" if row.expires_at is not None and row.expires_at <= datetime.now(UTC) else "valid"
 
 
 def _print_new(made: NewKey, row: KeyRow, *, as_json: bool) -> None:

@@ -25,6 +25,8 @@ EventType = Literal[
 ]
 EVENT_TYPES: Final[tuple[EventType, ...]] = get_args(EventType)
 
+DeliveryState = Literal["waiting", "retrying", "delivered", "given_up"]
+
 
 def _without_repeats(types: list[EventType]) -> list[EventType]:
     return list(dict.fromkeys(types))
@@ -63,6 +65,12 @@ class WebhookTest(RequestModel):
     event_type: EventType
 
 
+class EventSubject(ResponseModel):
+    """The object of an event: a batch, or a response in the background."""
+
+    id: str
+
+
 class WebhookEndpointObject(ResponseModel):
     """An endpoint. `last_error` is the reason of the latest failure; a success sets it and `failing_since` to null.
 
@@ -99,6 +107,26 @@ class WebhookEndpointList(ResponseModel):
     has_more: bool = False
 
 
+class WebhookDeliveryObject(ResponseModel):
+    """The delivery of an event to an endpoint; `id` is the event's, which its receiver gets as `webhook-id`.
+
+    `status_code` and `last_error` are of the latest attempt; `next_attempt_at` is null once it has ended.
+    """
+
+    id: str
+    object: Literal["webhook_delivery"] = "webhook_delivery"
+    event_type: str
+    data: EventSubject
+    state: DeliveryState
+    is_test: bool
+    attempts: int
+    next_attempt_at: int | None
+    status_code: int | None
+    last_error: str | None
+    created_at: int
+    finished_at: int | None
+
+
 class WebhookEventTypeList(ResponseModel):
     """The types of events that an endpoint can subscribe to."""
 
@@ -114,12 +142,6 @@ class WebhookTestResult(ResponseModel):
     event_type: str
     status_code: int
     success: Literal[True] = True
-
-
-class EventSubject(ResponseModel):
-    """The object of an event: a batch, or a response in the background."""
-
-    id: str
 
 
 class WebhookEvent(ResponseModel):

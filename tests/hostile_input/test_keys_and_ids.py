@@ -90,6 +90,10 @@ ROUTES = [
     ("DELETE", "/v1/responses/{}"),
     ("POST", "/v1/uploads/{}/cancel"),
     ("GET", "/v1/models/{}"),
+    ("GET", "/v1/api_keys/{}"),
+    ("POST", "/v1/api_keys/{}/revoke"),
+    ("POST", "/v1/api_keys/{}/rotate"),
+    ("GET", "/v1/webhook_endpoints/{}/deliveries"),
 ]
 
 
@@ -125,6 +129,9 @@ def test_a_malformed_query_is_a_4xx_or_finds_nothing(target: Target, malformed: 
         "/v1/usage?start={}",
         "/v1/usage?group_by={}",
         "/v1/webhook_endpoints?after={}",
+        "/v1/webhook_endpoints/we_none/deliveries?state={}",
+        "/v1/api_keys?after={}",
+        "/v1/api_keys?limit={}",
     ):
         answer = target.http.get(path.format(malformed))
         assert answer.status_code < 500, (path, answer.text)

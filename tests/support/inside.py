@@ -12,12 +12,16 @@ from core.settings import Settings
 
 
 @asynccontextmanager
-async def inside(settings: Settings, *, key: str | None = None) -> AsyncIterator[httpx2.AsyncClient]:
-    """Start an app of these settings and yield a client of it."""
+async def inside(
+    settings: Settings, *, key: str | None = None, peer: str = "127.0.0.1"
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """Start an app of these settings and yield a client of it, whose address is `peer`."""
     app = create_app(settings)
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     async with (
         app.router.lifespan_context(app),
-        httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://localhost", headers=headers) as http,
+        httpx2.AsyncClient(
+            transport=httpx2.ASGITransport(app, client=(peer, 50000)), base_url="http://localhost", headers=headers
+        ) as http,
     ):
         yield http

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from openai import OpenAI
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 
 from core import ids
 from core.api_keys import KEY, new_key
@@ -104,3 +104,14 @@ def keys_made(database: Database) -> Iterator[MakeKey]:
     yield make
     with database.begin() as connection:
         connection.execute(text("TRUNCATE api_keys"))
+
+
+@pytest.fixture
+def no_keys(migrated: Engine) -> Iterator[Engine]:
+    """A database without keys; keys of the test are deleted."""
+    forget = text("TRUNCATE api_keys")
+    with migrated.begin() as connection:
+        connection.execute(forget)
+    yield migrated
+    with migrated.begin() as connection:
+        connection.execute(forget)

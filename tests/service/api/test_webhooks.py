@@ -193,6 +193,7 @@ def test_ids_that_are_not_ours_are_404s(http: httpx2.Client, webhook_id: str) ->
         ("DELETE", "", None),
         ("POST", "/rotate_secret", {}),
         ("POST", "/test", {"event_type": "batch.completed"}),
+        ("GET", "/deliveries", None),
     ]
     for method, path, body in tries:
         response = http.request(method, f"{URL}/{webhook_id}{path}", json=body)
@@ -242,6 +243,49 @@ def test_a_test_without_an_answer_is_an_error(client: OpenAI, http: httpx2.Clien
     response = http.post(f"{URL}/{created.id}/test", json={"event_type": "batch.completed"})
     check_problem(response, 400, "webhook_delivery_failed")
     check_problem(http.post(f"{URL}/{created.id}/test", json={"event_type": "x"}), 400, "invalid_value", "event_type")
+
+
+def test_deliveries_are_listed_newest_first_with_their_state_and_last_error(
+    client: OpenAI, http: httpx2.Client
+) -> None:
+    with Receiver(503, 204) as receiver:
+        created = create(client, receiver.url, event_types=["response.completed"])
+        for event_type in ("batch.failed", "batch.expired"):
+            client.webhooks.test(created.id, event_type=event_type)
+    response = client.responses.create(model="fake", input="hello", background=True)
+    url = f"{URL}/{created.id}/deliveries"
+
+    def retrying() -> list[dict[str, Any]]:
+        return http.get(url, params={"state": "retrying"}).json()["data"]
+
+    wait_for(lambda: bool(retrying()), "the first attempt fails, since the receiver is gone")
+    shown = http.get(url).json()
+    real, delivered, given_up = shown["data"]
+    assert (real["object"], real["event_type"], real["data"]) == (
+        "webhook_delivery", "response.completed", {"id": response.id},
+    )  # fmt: skip
+    assert (real["is_test"], real["status_code"], real["finished_at"]) == (False, None, None)
+    assert real["attempts"] >= 1
+    assert real["last_error"]
+    assert real["next_attempt_at"] >= real["created_at"]
+    ended = [(each["state"], each["status_code"], each["attempts"], each["is_test"]) for each in (delivered, given_up)]
+    assert ended == [("delivered", 204, 1, True), ("given_up", 503, 1, True)]
+    assert given_up["last_error"]
+    assert [each["next_attempt_at"] for each in (delivered, given_up)] == [None, None]
+    pages = [http.get(url, params={"limit": 1, "after": each}).json() for each in (real["id"], delivered["id"])]
+    assert [(each["data"][0]["id"], each["has_more"]) for each in pages] == [
+        (delivered["id"], True),
+        (given_up["id"], False),
+    ]
+    assert created.signing_secret not in str(shown)
+    client.webhooks.delete(created.id)
+    assert http.get(url).status_code == 404
+
+
+@pytest.mark.parametrize("query", ["limit=0", "state=lost", "after=we_unknown", "after=%00"])
+def test_a_bad_query_of_deliveries_names_the_parameter(client: OpenAI, http: httpx2.Client, query: str) -> None:
+    url = f"{URL}/{create(client).id}/deliveries"
+    check_problem(http.get(f"{url}?{query}"), 400, "invalid_value", query.split("=")[0])
 
 
 def test_the_end_of_a_batch_is_sent_to_its_subscribers(client: OpenAI, sending: StackProcess, tmp_path: Path) -> None:

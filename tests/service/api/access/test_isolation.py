@@ -16,6 +16,7 @@ from fastapi.routing import iter_route_contexts
 
 from api.app import create_app
 from core import ids
+from core.api_keys import KEY
 from core.schemas.responses.objects import RESPONSE
 from core.settings import Settings
 from db.webhooks import insert_webhook
@@ -31,6 +32,7 @@ IDS = {
     "completion_id": ids.CHAT,
     "webhook_endpoint_id": ids.WEBHOOK,
     "upload_id": ids.UPLOAD,
+    "api_key_id": KEY,
 }
 HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 
@@ -70,6 +72,7 @@ def theirs(guarded: Guarded, tmp_path_factory: pytest.TempPathFactory) -> dict[s
         "completion_id": key.client.chat.completions.create(model="fake", messages=HELLO, store=True).id,
         "webhook_endpoint_id": webhook_id,
         "upload_id": key.client.uploads.create(bytes=1, filename="a.txt", mime_type="text/plain", purpose="evals").id,
+        "api_key_id": key.id,
     }
 
 
@@ -93,10 +96,10 @@ def test_no_route_answers_without_a_key(guarded: Guarded, method: str, path: str
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_every_route_declares_its_scope(guarded: Guarded, method: str, path: str) -> None:
-    """A route without a scope requires ADMIN, as those of webhooks do, and the one that loads models."""
+    """A route without a scope requires ADMIN, as those of webhooks and keys do, and the one that loads models."""
     key = guarded.key(scopes=["inference", "files", "read-only"])
     is_closed = ask(key, method, path, "none").status_code == 403
-    assert is_closed == (path.startswith(("/v1/webhook", "/v1/models")) and method != "GET")
+    assert is_closed == (path.startswith(("/v1/webhook", "/v1/models", "/v1/api_keys")) and method != "GET")
 
 
 @pytest.mark.parametrize(("route", "kind"), list(product(WITH_ID, IDS)), ids=str)
@@ -118,10 +121,11 @@ def test_objects_outlive_the_attempts_of_another_tenant(
     for method, path in WITH_ID:
         for each in theirs.values():
             ask(stranger, method, path, each)
-    key = guarded.key("victim")
+    key = guarded.key("victim", scopes=["admin"])
     assert key.client.batches.retrieve(theirs["batch_id"]).status == "completed"
     assert key.client.files.content(theirs["file_id"]).content
     assert key.http.get(f"/v1/jobs/{theirs['job_id']}").json()["status"] != "cancelled"
+    assert key.http.get(f"/v1/api_keys/{theirs['api_key_id']}").json()["state"] == "valid"
 
 
 @pytest.mark.parametrize("path", ["/v1/files", "/v1/batches"])

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
-from sqlalchemy import Engine, event, func, text, update
+from sqlalchemy import Engine, event, func, update
 
 from api.services.key_ring import KEYLESS, Caller, KeyRing
 from cli.stack.services import Services
@@ -23,17 +23,6 @@ from tests.support.clock import Clock
 
 HERE = "127.0.0.1"
 ELSEWHERE = "203.0.113.9"
-
-
-@pytest.fixture
-def no_keys(migrated: Engine):
-    """A database without keys; keys of the test are deleted."""
-    forget = text("TRUNCATE api_keys")
-    with migrated.begin() as connection:
-        connection.execute(forget)
-    yield migrated
-    with migrated.begin() as connection:
-        connection.execute(forget)
 
 
 def make(engine: Engine) -> tuple[str, NewKey]:
