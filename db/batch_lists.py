@@ -23,7 +23,8 @@ class BatchFilter:
     """Selects batches of a list. An empty value selects all.
 
     `statuses` and `is_paused` are alternatives: any of these statuses, or paused. `model` is one of its lines; `text` is part of
-    its id, of its name in the metadata or of the name of its file, in any case; `metadata` holds pairs that it must have.
+    its id, of its name in the metadata or of the name of its file, in any case; `metadata` holds pairs that it must have;
+    `parent_id` is the batch that it retries.
     """
 
     statuses: Collection[BatchState] = ()
@@ -31,6 +32,7 @@ class BatchFilter:
     model: str | None = None
     text: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    parent_id: str | None = None
 
 
 def list_batches(tenant_id: str, wanted: BatchFilter, *, after: str | None, limit: int) -> Query[BatchRow]:
@@ -52,5 +54,7 @@ def _conditions(wanted: BatchFilter) -> Iterator[ColumnElement[bool]]:
     if wanted.text:
         texts = (Batch.id, Batch.input_file_name, _METADATA["name"].astext)
         yield or_(*(each.icontains(wanted.text, autoescape=True) for each in texts))
+    if wanted.parent_id is not None:
+        yield Batch.parent_batch_id == wanted.parent_id
     if wanted.metadata:
         yield _METADATA.contains(dict(wanted.metadata))

@@ -39,6 +39,7 @@ from db.batches import BatchRow
 router = APIRouter(tags=["batch events"], dependencies=[require_scopes(Scope.INFERENCE)])
 
 _PAGE_LINES: Final = 1000
+_ESTIMATES: Final = {"tokens_per_second", "eta_at", "model_ready_at"}
 _ORDER: Final = (
     BatchState.VALIDATING, BatchState.IN_PROGRESS, BatchState.FINALIZING, BatchState.CANCELLING, *FINAL_BATCH_STATES,
 )  # fmt: skip
@@ -192,19 +193,10 @@ class _Events:
                 yield self._event("batch.line", event)
 
     def _progress(self, shown: BatchObject) -> bytes | None:
-        """The progress of the batch, if its counts or the model that it waits for have changed since it was last sent."""
-        now = BatchProgress(
-            request_counts=shown.request_counts,
-            tokens_per_second=shown.tokens_per_second,
-            eta_at=shown.eta_at,
-            waiting_for_model=shown.waiting_for_model,
-            model_ready_at=shown.model_ready_at,
-        )
+        """The progress of the batch, if more than estimates has changed since it was last sent."""
+        now = BatchProgress(**{name: getattr(shown, name) for name in BatchProgress.model_fields})
         last = self._last_progress
-        if last is not None and (last.request_counts, last.waiting_for_model) == (
-            now.request_counts,
-            now.waiting_for_model,
-        ):
+        if last is not None and last.model_dump(exclude=_ESTIMATES) == now.model_dump(exclude=_ESTIMATES):
             return None
         self._last_progress = now
         return self._event("batch.progress", now)

@@ -88,11 +88,12 @@ async def list_batches(
     status: Annotated[list[_Status], Query(max_length=100)] = [],  # noqa: B006
     model: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
     q: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
+    parent_batch_id: Annotated[str | None, Query(max_length=64, pattern=_TEXT)] = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ListObject[BatchObject]:
-    """Newest first: those of any given `status`, with lines of the `model`, with `q` in id, name or file name, and with
-    the metadata."""
+    """Newest first: those of any given `status`, with lines of the `model`, with `q` in id, name or file name, with the
+    metadata, and the retries of a batch."""
     check_cursor(after, ids.BATCH)
     wanted = BatchFilter(
         statuses=[BatchState(each) for each in status if each != "paused"],
@@ -100,6 +101,7 @@ async def list_batches(
         model=model,
         text=q,
         metadata=metadata,
+        parent_id=parent_batch_id,
     )
     async with database.connect() as connection:
         rows = await batch_lists.list_batches(tenant, wanted, after=after, limit=limit + 1).async_fetch_all(connection)

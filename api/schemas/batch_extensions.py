@@ -165,8 +165,12 @@ class BatchProgress(ResponseModel):
     request_counts: RequestCounts
     tokens_per_second: float | None
     eta_at: int | None
+    waiting_for: str | None = None
     waiting_for_model: str | None = None
     model_ready_at: int | None = None
+    paused_at: int | None = None
+    priority: int = 0
+    expires_at: int | None = None
 
 
 class BatchLineEnded(ResponseModel):

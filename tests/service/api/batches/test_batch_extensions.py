@@ -232,6 +232,8 @@ def test_a_retry_runs_what_has_no_answer_and_merges_with_it(
     input_lines = result_lines(client, retry["input_file_id"])
     assert len(input_lines) == parent["request_counts"]["failed"] > 0
     assert all(line in batch_lines(60, "slow", max_tokens=5) for line in input_lines)
+    retries = http.get("/v1/batches", params={"parent_batch_id": batch_id}).json()["data"]
+    assert [each["id"] for each in retries] == [retry["id"]]
     done = wait_end(http, retry["id"])
     assert done["request_counts"] == {"total": len(input_lines), "completed": len(input_lines), "failed": 0}
     for one in (batch_id, retry["id"]):
@@ -257,6 +259,11 @@ def test_a_paused_batch_waits_while_others_run_and_ends_when_it_is_resumed(
     paused = post(http, f"{batch_id}/pause")
     assert paused["paused_at"] is not None
     assert post(http, f"{batch_id}/pause")["paused_at"] == paused["paused_at"], "asking twice is asking once"
+    for event in events(http, batch_id):
+        if event.name == "batch.progress" and event.data["paused_at"] == paused["paused_at"]:
+            if event.data["priority"] == 3:
+                break
+            http.patch(f"/v1/batches/{batch_id}", json={"priority": 3})
     other = wait_end(http, begin(client, tmp_path, batch_lines(20, "slow", max_tokens=5)))
     assert other["status"] == "completed"
     waiting = get(http, batch_id)
