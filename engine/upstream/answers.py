@@ -50,6 +50,7 @@ _REASONS: Final = {
     "function_call": FinishReason.TOOL_CALLS,
     "content_filter": FinishReason.CONTENT_FILTER,
 }
+_MOST_TOKENS: Final = 1 << 30
 _ERRORS: Final = frozenset({"abort", "aborted", "error", "cancelled"})
 
 
@@ -230,11 +231,16 @@ def _floats(embedding: list[float] | str) -> bytes:
 def _usage(usage: UsagePart | None, num_chunks: int = 0) -> Usage:
     if usage is None:
         return Usage(prompt_tokens=0, completion_tokens=num_chunks)
-    cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
-    reasoning = usage.completion_tokens_details and usage.completion_tokens_details.reasoning_tokens
+    of_prompt, of_completion = usage.prompt_tokens_details, usage.completion_tokens_details
+    prompt = _limited(usage.prompt_tokens, _MOST_TOKENS)
     return Usage(
-        prompt_tokens=usage.prompt_tokens or 0,
-        completion_tokens=usage.completion_tokens or 0,
-        cached_tokens=cached or 0,
-        reasoning_tokens=reasoning or 0,
+        prompt_tokens=prompt,
+        completion_tokens=_limited(usage.completion_tokens, _MOST_TOKENS),
+        cached_tokens=_limited(None if of_prompt is None else of_prompt.cached_tokens, prompt),
+        reasoning_tokens=_limited(None if of_completion is None else of_completion.reasoning_tokens, _MOST_TOKENS),
     )
+
+
+def _limited(number: int | None, most: int) -> int:
+    """Limit a count of a server, which may be any number: the tables of the service refuse what cannot be."""
+    return min(max(0, number or 0), most)

@@ -64,6 +64,19 @@ def test_usage_may_lack_its_details(details: dict | None) -> None:
     assert whole({"choices": [choice], "usage": usage}).usage == Usage(prompt_tokens=5, completion_tokens=0)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "completion", "cached", "counted"),
+    [(5, -7, 9, (5, 0, 5)), (-1, 1 << 70, 1 << 70, (0, 1 << 30, 0)), (1 << 40, 1, -3, (1 << 30, 1, 0))],
+)
+def test_counts_that_cannot_be_are_limited(
+    prompt: int, completion: int, cached: int, counted: tuple[int, int, int]
+) -> None:
+    details = {"cached_tokens": cached}
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "prompt_tokens_details": details}
+    found = whole({"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}], "usage": usage}).usage
+    assert (found.prompt_tokens, found.completion_tokens, found.cached_tokens) == counted
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
 def test_reasoning_has_two_names(name: str) -> None:
     assert message(content="hi", **{name: "hm"}).choices[0].reasoning == "hm"
