@@ -24,6 +24,7 @@ from api.live.live_job import LiveJobs
 from api.live.shutdown import ShutdownResponses
 from api.middleware import AccessLog, HeadAsGet, ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
 from api.routes import (
+    activity,
     api_keys,
     batch_control,
     batch_events,
@@ -45,6 +46,7 @@ from api.routes import (
     web,
     webhooks,
 )
+from api.services.activity import ActivityReader
 from api.services.key_revocation import close_revoked_streams
 from api.services.key_ring import KeyRing
 from api.services.metrics import Metrics
@@ -69,7 +71,7 @@ _ROUTERS = tuple(
     module.router
     for module in (
         chat, stored_chats, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models,
-        webhooks, usage, me, api_keys, health, files, uploads, pages,
+        activity, webhooks, usage, me, api_keys, health, files, uploads, pages,
     )
 )  # fmt: skip
 
@@ -166,6 +168,7 @@ def _build_services(state: State, settings: Settings) -> None:
         settings.redis_url, settings.key_prefix, state.waiters, dropped=state.metrics.dropped_subscribers
     )
     state.model_states = ModelStates(database, state.live_catalog, settings, state.relay.send_wanted)
+    state.activity = ActivityReader(database, state.model_states, settings.silence_seconds)
     state.limiter = RateLimiter(settings.redis_url, settings.key_prefix)
     state.tickets = TicketSender(Tickets(make_sender(settings)))
     state.key_ring = KeyRing(

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.http.cors import origins_of
 from api.http.local_only import check_local
+from api.services.activity import ActivityReader
 from api.services.key_ring import Caller, KeyRing, not_allowed
 from api.services.metrics import Metrics
 from api.services.model_states import ModelStates
@@ -55,6 +56,7 @@ WaitersDep = Annotated[Waiters, from_app("waiters")]
 ModelStatesDep = Annotated[ModelStates, from_app("model_states")]
 TicketsDep = Annotated[TicketSender, from_app("tickets")]
 MetricsDep = Annotated[Metrics, from_app("metrics")]
+ActivityDep = Annotated[ActivityReader, from_app("activity")]
 ServiceMetricsDep = Annotated[ServiceMetrics, from_app("service_metrics")]
 KeyRingDep = Annotated[KeyRing, from_app("key_ring")]
 StartedAtDep = Annotated[int, from_app("started_at")]  # unix seconds

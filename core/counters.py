@@ -17,4 +17,7 @@ class CounterName(StrEnum):
     MODEL_LOAD_FAILURES = "model_load_failures"  # of a model
     MODEL_LOAD_MILLISECONDS = "model_load_milliseconds"  # of a model
     MODEL_UNLOADS = "model_unloads"  # of a model
+    PROMPT_TOKENS = "prompt_tokens"  # of a model
+    CACHED_PROMPT_TOKENS = "cached_prompt_tokens"  # of a model
+    GENERATED_TOKENS = "generated_tokens"  # of a model
     EVENTS_DROPPED = "events_dropped"

@@ -162,7 +162,10 @@ REQUESTS: Final[dict[str, ErrorHelp]] = {
     "invalid_multipart": ErrorHelp("The form cannot be read.", "Send it as multipart/form-data with its boundary."),
     "md5_mismatch": ErrorHelp("The upload has another MD5 than was stated.", "Upload the file again."),
     "method_not_allowed": ErrorHelp("The path exists, but not with this method.", "Use a method that Allow names."),
-    "model_pinned": ErrorHelp("The model is pinned, so it is not unloaded.", "Remove `pinned` from its file first."),
+    "model_pinned": ErrorHelp(
+        "The model is pinned, so it is not unloaded.",
+        "Unpin it first: in its file, or with `POST /v1/models/NAME/unpin`.",
+    ),
     "model_too_large": ErrorHelp(
         "The model does not fit into the memory of any device.",
         "Use a smaller quantization, context or number of slots.",

@@ -133,6 +133,17 @@ class WorkerSeen(NamedTuple):
     memory_bytes: int | None = None
     slots: int | None = None
     context_size: int | None = None
+    num_running: int | None = None
+    num_waiting: int | None = None
+    num_embeddings: int | None = None
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    output_tokens: int | None = None
+    prompt_tokens_per_second: float | None = None
+    output_tokens_per_second: float | None = None
+    kv_tokens: int | None = None
+    kv_reusable_tokens: int | None = None
+    kv_total_tokens: int | None = None
 
 
 def not_ready(state: ModelState) -> Problem:
@@ -206,7 +217,7 @@ def model_state(
         )
     if any(launcher.state is EngineState.UNLOADED for launcher in alive):
         reason = "it is not in memory, and loads when a request needs it"
-        return ModelState(model=name, status=ModelStatus.UNLOADED, reason=reason)
+        return ModelState(model=name, status=ModelStatus.UNLOADED, reason=reason, warning=warning)
     if stopped and all(_TOO_LARGE.fullmatch(launcher.exit_reason or "") for launcher in stopped):
         return ModelState(
             model=name,

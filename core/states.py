@@ -58,11 +58,13 @@ class EngineState(StrEnum):
 
 
 class ModelAction(StrEnum):
-    """A request of an admin concerning a model; RELOAD is UNLOAD, then LOAD."""
+    """A request of an admin concerning a model; RELOAD is UNLOAD, then LOAD, and PIN also is LOAD."""
 
     LOAD = "load"
     UNLOAD = "unload"
     RELOAD = "reload"
+    PIN = "pin"
+    UNPIN = "unpin"
 
 
 JOB_MOVES: Final[dict[JobState, frozenset[JobState]]] = {

@@ -1,11 +1,11 @@
-"""Statement that counts waiting work and held leases of all tenants, for metrics."""
+"""Statements that count waiting work and held leases of all tenants, in all and by model."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, Float, Label, ScalarSelect, cast, exists, func, literal, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Float, Label, ScalarSelect, cast, exists, func, literal, or_, select
 
 from core.states import BatchState, JobState, ShardState
 from db.query import Query
@@ -23,6 +23,59 @@ class Backlog(NamedTuple):
     clerk_seconds: float
     job_leases: int
     shard_leases: int
+
+
+class ModelChats(NamedTuple):
+    """The chat jobs that wait for a model, and the age of the oldest in seconds."""
+
+    model: str
+    waiting: int
+    seconds: float
+
+
+class ModelLines(NamedTuple):
+    """The lines without a result that a model has in batches that may run.
+
+    `running` batches have a shard at a worker; `waiting` ones have not, the first of them for `seconds`.
+    """
+
+    model: str
+    lines: int
+    running: int
+    waiting: int
+    seconds: float
+
+
+def chats_by_model() -> Query[ModelChats]:
+    """Count waiting chats by model, by their index."""
+    is_waiting = (Job.state == JobState.QUEUED, Job.batch_id.is_(None))
+    statement = select(Job.model, func.count().label("waiting"), _age(func.min(Job.created_at)).label("seconds"))
+    return Query(statement.where(*is_waiting).group_by(Job.model), ModelChats)
+
+
+def lines_by_model() -> Query[ModelLines]:
+    """Count the lines that are left by model, by the index of open shards."""
+    since = func.greatest(Batch.in_progress_at, Batch.resumed_at)
+    each = (
+        select(
+            Shard.model,
+            func.sum(Shard.lines - Shard.lines_completed - Shard.lines_failed).label("lines"),
+            func.bool_or(Shard.state == ShardState.RUNNING).label("is_running"),
+            since.label("since"),
+        )
+        .join(Batch, Batch.id == Shard.batch_id)
+        .where(Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None), Shard.state != ShardState.DONE)
+        .group_by(Shard.model, Batch.id)
+        .subquery()
+    )
+    statement = select(
+        each.c.model,
+        cast(func.sum(each.c.lines), BigInteger).label("lines"),
+        func.count().filter(each.c.is_running).label("running"),
+        func.count().filter(~each.c.is_running).label("waiting"),
+        _age(func.min(each.c.since).filter(~each.c.is_running)).label("seconds"),
+    )
+    return Query(statement.group_by(each.c.model), ModelLines)
 
 
 def backlog() -> Query[Backlog]:

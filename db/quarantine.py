@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Delete, Insert, Label, Select, case, delete, exists, func, insert, literal, select
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.orm import InstrumentedAttribute
 
-from db.query import Query
+from db.query import Query, columns_of
 from db.tables import EngineCrash, Quarantine
 
 CRASH_WINDOW: Final = timedelta(minutes=10)  # crashes within it count for a model to be degraded
@@ -41,6 +42,15 @@ class DegradedModel(NamedTuple):
     model: str
     worker: str
     crashes: int
+
+
+class LastCrash(NamedTuple):
+    """The last crash of a model's engine on `worker` (host and device), with its reason in words."""
+
+    model: str
+    worker: str
+    reason: str
+    crashed_at: datetime
 
 
 class QuarantineCount(NamedTuple):
@@ -91,9 +101,19 @@ def delete_old_entries(kept: timedelta) -> Delete:
     return delete(Quarantine).where(Quarantine.crashed_at < func.now() - kept)
 
 
-def add_engine_crash(model: str, worker: str, exit_code: int) -> Insert:
+def add_engine_crash(model: str, worker: str, exit_code: int, reason: str = "") -> Insert:
     """Record the crash of an engine. `worker` names its host and device; the code is negative for a signal."""
-    return insert(EngineCrash).values(model=model, worker=worker, exit_code=exit_code)
+    return insert(EngineCrash).values(model=model, worker=worker, exit_code=exit_code, reason=reason)
+
+
+def last_crashes() -> Query[LastCrash]:
+    """List the last crash of each model that had one lately (see `delete_engine_crashes`)."""
+    statement = (
+        select(*columns_of(EngineCrash, LastCrash))
+        .ext(distinct_on(EngineCrash.model))
+        .order_by(EngineCrash.model, EngineCrash.crashed_at.desc())
+    )
+    return Query(statement, LastCrash)
 
 
 def unexplained_crashes(model: str, worker: str, window: timedelta) -> Select[int]:

@@ -6,11 +6,25 @@ Ages are by the database's clock: a report carries the seconds since an event, b
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, Delete, Float, Text, case, cast, delete, func, select
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Delete,
+    Float,
+    Text,
+    Update,
+    case,
+    cast,
+    delete,
+    func,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import aggregate_order_by, insert
 from sqlalchemy.orm import InstrumentedAttribute
@@ -35,12 +49,33 @@ _REPORTED: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EngineActivity:
+    """The work of an engine now, by its last tick, and its tokens since it started; see `engine.process.protocol.Tick`."""
+
+    num_running: int = 0
+    num_waiting: int = 0
+    num_embeddings: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    prompt_tokens_per_second: float = 0.0
+    output_tokens_per_second: float = 0.0
+    kv_tokens: int = 0
+    kv_reusable_tokens: int = 0
+    kv_total_tokens: int = 0
+
+
+_ACTIVITY: Final = tuple(each.name for each in fields(EngineActivity))
+_NO_ACTIVITY: Final = dict.fromkeys(_ACTIVITY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReport:
     """An engine as its worker sees it. Its loop turned `tick_seconds` ago; None: never, or this worker gets no ticks.
 
     `num_deaths` counts exits since the worker started; `exit_reason` describes the one for which it does not serve now,
     without text of a request. `warning` is the engine's remark on the model. An engine in memory has `memory_bytes` of its
-    `device`, and `slots` of `context_size` tokens.
+    `device`, and `slots` of `context_size` tokens; one that answers has an `activity`.
     """
 
     model: str
@@ -53,6 +88,7 @@ class EngineReport:
     memory_bytes: int | None = None
     slots: int | None = None
     context_size: int | None = None
+    activity: EngineActivity | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,14 +180,21 @@ def report_engines(report: WorkerReport) -> PostgresInsert:
                 "memory_bytes": engine.memory_bytes,
                 "slots": engine.slots,
                 "context_size": engine.context_size,
+                **_activity_values(engine.activity),
             }
             for engine in report.engines
         ]
     )
     return new.on_conflict_do_update(
         index_elements=[WorkerEngine.worker_id, WorkerEngine.model],
-        set_={name: new.excluded[name] for name in _REPORTED},
+        set_={name: new.excluded[name] for name in (*_REPORTED, *_ACTIVITY)},
     )
+
+
+def report_activity(worker_id: str, model: str, activity: EngineActivity | None) -> Update:
+    """Renew the activity of one engine between two reports; does nothing before the first report."""
+    is_it = (WorkerEngine.worker_id == worker_id, WorkerEngine.model == model)
+    return update(WorkerEngine).where(*is_it).values(**_activity_values(activity))
 
 
 def remove_other_engines(report: WorkerReport) -> Delete:
@@ -196,6 +239,7 @@ def list_workers() -> Query[WorkerSeen]:
             WorkerEngine.memory_bytes,
             WorkerEngine.slots,
             WorkerEngine.context_size,
+            *(getattr(WorkerEngine, name).label(name) for name in _ACTIVITY),
         )
         .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)
         .order_by(Worker.seen_at.desc(), Worker.id, WorkerEngine.model)
@@ -239,6 +283,10 @@ def add_counts(counts: Mapping[tuple[str, str], int]) -> PostgresInsert:
 def read_counts() -> Query[CounterRow]:
     """List all counters."""
     return Query(select(*columns_of(Counter, CounterRow)), CounterRow)
+
+
+def _activity_values(activity: EngineActivity | None) -> dict[str, Any]:  # Any: numbers or None
+    return _NO_ACTIVITY if activity is None else asdict(activity)
 
 
 def _ago(seconds: float | None) -> ColumnElement[datetime] | None:

@@ -130,6 +130,9 @@ class EmbeddingQueue:
         self._jobs: dict[Priority, dict[RequestKey, _Job]] = {Priority.CHAT: {}, Priority.BATCH: {}}
         self._partial: list[_Job] = []  # those with a slot: one of each priority at most, since inputs come in order
 
+    def __len__(self) -> int:
+        return sum(map(len, self._jobs.values()))
+
     def add(self, client: str, request: EmbedRequest, prompts: list[list[int]]) -> None:
         """Queue a request with encoded inputs; one with the key of a queued request is dropped."""
         key = (client, request.id)

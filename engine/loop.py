@@ -116,6 +116,11 @@ class EngineLoop:
         self._recorded: list[Sequence] = []
         self._pending_outputs: dict[str, list[Output]] = {}
 
+    @property
+    def num_embeddings(self) -> int:
+        """Requests for embeddings that have not ended."""
+        return 0 if self._embeddings is None else len(self._embeddings)
+
     def warm_up(self) -> None:
         """Compute one token, so that the time limit of the first step follows the speed of the model.
 
@@ -209,6 +214,7 @@ class EngineLoop:
         self._recorded = []
         self._record_inflight(step.keys)
         failpoint(Point.ENGINE_STEP)
+        self.scheduler.counts.prompt += step.num_tokens
         with self.progress.decode(self._embed_pace, step.num_tokens):
             ended = self._embeddings.compute(step)
         self._record_inflight([])

@@ -79,7 +79,8 @@ async def change_model(
     database: DatabaseDep,
 ) -> ModelObject:
     """Load a model, or drain and unload it, or both, on every device that has it. It happens after the answer: `status` shows
-    how far it is. An unloaded model is loaded again when a request needs it."""
+    how far it is. An unloaded model is loaded again when a request needs it. A pinned one is loaded, also after a restart, and
+    never unloaded, until it is unpinned."""
     models = catalog.only(caller.models)
     model = _find(models, name)
     if len(called := models.called(name)) > 1:
@@ -87,16 +88,26 @@ async def change_model(
         raise bad_request(
             f"'{name}' is an alias of several models. Name one of them: {names}.", code="invalid_value", param="name"
         )
-    if action is ModelAction.UNLOAD and model.pinned:
-        message = f"The model '{model.name}' is pinned, so it is not unloaded. Remove `pinned` from its file first."
-        raise ApiError(Problem(status=409, message=message, code="model_pinned", param="model"))
-    state = (await states.read()).model(model.name)
-    if action is not ModelAction.UNLOAD and state.is_too_large:
+    service = await states.read()
+    if (problem := _pin_problem(model, action, is_pinned=model.name in service.pinned)) is not None:
+        raise ApiError(Problem(status=409, message=problem, code="model_pinned", param="model"))
+    state = service.model(model.name)
+    if action in (ModelAction.LOAD, ModelAction.RELOAD, ModelAction.PIN) and state.is_too_large:
         message = f"The model '{model.name}' cannot be loaded: {state.reason}. {state.advice}"
         raise ApiError(Problem(status=409, message=message, code="model_too_large", param="model"))
     async with database.begin() as connection:
         await connection.execute(model_requests.add_request(model.name, action))
     return _object(models, name, started_at, settings, await states.read_now())
+
+
+def _pin_problem(model: ModelConfig, action: ModelAction, *, is_pinned: bool) -> str | None:
+    """The reason why a pin forbids the action; None if it does not. Only the file's owner may change the pin of a file."""
+    if action is ModelAction.UNLOAD and (model.pinned or is_pinned):
+        remedy = "Remove `pinned` from its file first." if model.pinned else "Unpin it first."
+        return f"The model '{model.name}' is pinned, so it is not unloaded. {remedy}"
+    if action is ModelAction.UNPIN and model.pinned:
+        return f"The model '{model.name}' is pinned by its file. Remove `pinned` there, or run: millrace models unpin"
+    return None
 
 
 def _find(models: ModelCatalog, name: str) -> ModelConfig:
@@ -130,4 +141,5 @@ def _object(models: ModelCatalog, name: str, started_at: int, settings: Settings
         weight=model.weight,
         shared_by=tuple(each.name for each in called) if len(called) > 1 else (),
         load_requested=model.name in service.requested,
+        pinned=model.pinned or model.name in service.pinned,
     )

@@ -34,8 +34,8 @@ _REQUESTED: Final = "an admin has asked to load it, and it waits for its turn"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceState:
-    """The reports of the workers, the models in the catalog, and those that an admin has asked to load. `seen` is None before
-    the first read.
+    """The reports of the workers, the models in the catalog, and those that an admin has asked to load, or has pinned.
+    `seen` is None before the first read.
     """
 
     settings: Settings
@@ -43,6 +43,7 @@ class ServiceState:
     seen: Sequence[WorkerSeen] | None = None
     degraded: Mapping[str, str] = field(default_factory=dict)
     requested: frozenset[str] = frozenset()
+    pinned: frozenset[str] = frozenset()
 
     def models(self) -> list[ModelState]:
         """The states of the models in the catalog."""
@@ -70,8 +71,15 @@ async def read_service_state(connection: AsyncConnection, listed: list[str], set
     """Read the reports of all workers."""
     seen = await workers.list_workers().async_fetch_all(connection)
     degraded = await degraded_models(connection, settings.engine_crashes)
-    requested = frozenset((await connection.execute(model_requests.open_loads())).scalars())
-    return ServiceState(settings=settings, listed=listed, seen=seen, degraded=degraded, requested=requested)
+    wishes = await model_requests.model_wishes().async_fetch_all(connection)
+    return ServiceState(
+        settings=settings,
+        listed=listed,
+        seen=seen,
+        degraded=degraded,
+        requested=frozenset(each.model for each in wishes if each.has_load),
+        pinned=frozenset(each.model for each in wishes if each.is_pinned),
+    )
 
 
 async def degraded_models(connection: AsyncConnection, max_crashes: int) -> dict[str, str]:

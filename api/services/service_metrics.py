@@ -18,13 +18,13 @@ from prometheus_client.registry import Collector
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from api.services.activity import engines_in_memory
 from api.services.model_states import degraded_models
 from core.counters import CounterName
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
-from core.states import EngineState
 from db import backlog, quarantine, webhooks, workers
-from db.backlog import Backlog
+from db.backlog import Backlog, ModelChats, ModelLines
 from db.tables import WORKER_KINDS
 from db.webhooks import DeliveryCounts
 from db.workers import DeviceSeen
@@ -41,7 +41,21 @@ _HELP: Final = {
     CounterName.MODEL_LOAD_FAILURES: "Loads that failed.",
     CounterName.MODEL_LOAD_MILLISECONDS: "Time of all loads, from the start of the engine to its first answer.",
     CounterName.MODEL_UNLOADS: "Models that left memory: for another one, unused, changed, or at an admin's request.",
+    CounterName.PROMPT_TOKENS: "Tokens of prompts that engines took, also those from the prefix cache.",
+    CounterName.CACHED_PROMPT_TOKENS: "Those of them that came from the prefix cache.",
+    CounterName.GENERATED_TOKENS: "Tokens that engines generated.",
     CounterName.EVENTS_DROPPED: "Events of running jobs that did not reach the broker; streams recover from the rows.",
+}
+_OF_ENGINES: Final = {
+    "model_slots": ("Slots of the engines of a model; of a server upstream, requests that it gets at a time.", "slots"),
+    "model_running": ("Sequences in slots, or requests at a server upstream.", "num_running"),
+    "model_engine_waiting": ("Sequences in engines without a slot.", "num_waiting"),
+    "model_kv_tokens": ("Tokens in the KV cache that running sequences hold.", "kv_tokens"),
+    "model_kv_reusable_tokens": (
+        "Tokens in the KV cache of ended sequences, which may be reused.",
+        "kv_reusable_tokens",
+    ),
+    "model_kv_total_tokens": ("Tokens that the KV cache has room for.", "kv_total_tokens"),
 }
 _WITHOUT_MODEL: Final = {CounterName.LEASES_LOST, CounterName.EVENTS_DROPPED}
 
@@ -57,6 +71,8 @@ class _Snapshot:
     degraded: dict[str, str]
     quarantined: dict[tuple[str, bool], int]
     devices: Sequence[DeviceSeen]
+    chats: Sequence[ModelChats]
+    lines: Sequence[ModelLines]
 
 
 class ServiceMetrics(Collector):
@@ -96,6 +112,8 @@ class ServiceMetrics(Collector):
         yield from _counts(snapshot.counts)
         yield _quarantined(snapshot.quarantined)
         yield from _devices(snapshot, self._silence_seconds)
+        yield from _engines(engines_in_memory(snapshot.workers, self._silence_seconds))
+        yield from _queues(snapshot, self._models)
         fresh = {(w.kind, w.id) for w in snapshot.workers if w.seen_seconds <= self._silence_seconds}
         kinds = Counter(kind for kind, _ in fresh)
         yield _gauge("workers", "Processes that report, by kind.", "kind", {kind: kinds[kind] for kind in WORKER_KINDS})
@@ -118,6 +136,8 @@ async def _read(connection: AsyncConnection, max_crashes: int) -> _Snapshot:
         degraded=await degraded_models(connection, max_crashes),
         devices=await workers.list_devices().async_fetch_all(connection),
         quarantined={(row.model, row.is_blocked): row.requests for row in quarantined},
+        chats=await backlog.chats_by_model().async_fetch_all(connection),
+        lines=await backlog.lines_by_model().async_fetch_all(connection),
     )
 
 
@@ -174,12 +194,42 @@ def _devices(snapshot: _Snapshot, silence_seconds: float) -> Iterator[GaugeMetri
     models = GaugeMetricFamily(
         "millrace_model_memory_bytes", "Memory that a model needs on a device.", labels=["host", "device", "model"]
     )
-    for worker in snapshot.workers:
-        is_loaded = worker.state in (EngineState.LOADING, EngineState.READY)
-        if worker.kind == "launcher" and is_loaded and worker.seen_seconds <= silence_seconds:
-            labels = [worker.host, worker.device or "", worker.model or ""]
-            models.add_metric(labels, float(worker.memory_bytes or 0))
+    for engine in engines_in_memory(snapshot.workers, silence_seconds):
+        labels = [engine.host, engine.device or "", engine.model or ""]
+        models.add_metric(labels, float(engine.memory_bytes or 0))
     yield models
+
+
+def _engines(engines: Sequence[WorkerSeen]) -> Iterator[GaugeMetricFamily]:
+    """The work of the engines of each model now, as sums over all devices."""
+    for name, (text, column) in _OF_ENGINES.items():
+        numbers: Counter[str] = Counter()
+        for engine in engines:
+            numbers[engine.model or ""] += getattr(engine, column) or 0
+        yield _gauge(name, text, "model", numbers)
+
+
+def _queues(snapshot: _Snapshot, models: Sequence[str]) -> Iterator[GaugeMetricFamily]:
+    """The work that waits for each model; 0 where there is none."""
+    waiting = GaugeMetricFamily(
+        "millrace_model_waiting",
+        "Chat jobs that wait for a model, and lines without a result.",
+        labels=["model", "class"],
+    )
+    oldest = GaugeMetricFamily(
+        "millrace_model_oldest_waiting_seconds",
+        "Age of the oldest waiting chat job, and the longest wait of a batch for a worker.",
+        labels=["model", "class"],
+    )
+    chats, lines = {each.model: each for each in snapshot.chats}, {each.model: each for each in snapshot.lines}
+    for model in sorted({*models, *chats, *lines}):
+        chat, line = chats.get(model), lines.get(model)
+        waiting.add_metric([model, "chat"], chat.waiting if chat else 0)
+        waiting.add_metric([model, "batch"], line.lines if line else 0)
+        oldest.add_metric([model, "chat"], chat.seconds if chat else 0)
+        oldest.add_metric([model, "batch"], line.seconds if line else 0)
+    yield waiting
+    yield oldest
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, Any]) -> GaugeMetricFamily:  # Any: numbers of any kind

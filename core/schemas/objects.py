@@ -133,8 +133,9 @@ class ModelObject(ResponseModel):
     `status`, `reason` and `warning` are those of its `core.readiness.ModelState`. While the model is in memory, `slots` and
     `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
     `slots` is the number that the model will have, or null where the engine chooses it. `load_requested`
-    is true from an admin's request to load or reload it until that has ended. `shared_by` are the models between which the
-    requests for an alias are divided by their `weight`; `root` is then the first that is not down.
+    is true from an admin's request to load or reload it until that has ended; it is `pinned` by its file or by an admin.
+    `shared_by` are the models between which the requests for an alias are divided by their `weight`; `root` is then the first
+    that is not down.
     """
 
     id: str
@@ -157,6 +158,7 @@ class ModelObject(ResponseModel):
     weight: float | None = None
     shared_by: tuple[str, ...] = ()
     load_requested: bool = False
+    pinned: bool = False
 
 
 class JobObject(ResponseModel):

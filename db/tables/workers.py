@@ -43,7 +43,8 @@ class WorkerEngine(Base):
     """An engine as seen by one process: a consumer receives its ticks, its launcher sees its state and its exits.
 
     Its launcher reports `warning`, the engine's remark on the model, such as a missing chat template; and of an engine in memory
-    `device`, `memory_bytes` (of weights, KV cache and buffers), `slots` and the `context_size` of a slot in tokens.
+    `device`, `memory_bytes` (of weights, KV cache and buffers), `slots` and the `context_size` of a slot in tokens. The columns
+    from `num_running` on are `db.workers.EngineActivity`, which the launcher also renews between heartbeats while it changes.
     """
 
     __tablename__ = "worker_engines"
@@ -58,8 +59,28 @@ class WorkerEngine(Base):
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     slots: Mapped[int | None] = mapped_column(Integer)
     context_size: Mapped[int | None] = mapped_column(Integer)
+    num_running: Mapped[int | None] = mapped_column(Integer)
+    num_waiting: Mapped[int | None] = mapped_column(Integer)
+    num_embeddings: Mapped[int | None] = mapped_column(Integer)
+    prompt_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    cached_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    output_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    prompt_tokens_per_second: Mapped[float | None]
+    output_tokens_per_second: Mapped[float | None]
+    kv_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    kv_reusable_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    kv_total_tokens: Mapped[int | None] = mapped_column(BigInteger)
 
-    __table_args__ = (CheckConstraint(one_of("state", EngineState), name="state"),)
+    __table_args__ = (
+        CheckConstraint(one_of("state", EngineState), name="state"),
+        CheckConstraint("num_running >= 0 AND num_waiting >= 0 AND num_embeddings >= 0", name="requests"),
+        CheckConstraint("cached_tokens BETWEEN 0 AND prompt_tokens AND output_tokens >= 0", name="tokens"),
+        CheckConstraint("prompt_tokens_per_second >= 0 AND output_tokens_per_second >= 0", name="tokens_per_second"),
+        CheckConstraint(
+            "kv_tokens >= 0 AND kv_reusable_tokens >= 0 AND kv_tokens + kv_reusable_tokens <= kv_total_tokens",
+            name="kv_tokens",
+        ),
+    )
 
 
 class ModelLoad(Base):
@@ -90,21 +111,23 @@ class Counter(Base):
 
 class ModelRequest(Base):
     """Requests of admins concerning a model. `load_at` is empty when no load is open; an unload concerns the engines that
-    began to load before `unload_at`.
+    began to load before `unload_at`. A model with a `pinned_at` counts as pinned, whatever its file says.
     """
 
     __tablename__ = "model_requests"
     model: Mapped[str] = mapped_column(primary_key=True)
     load_at: Mapped[datetime | None]
     unload_at: Mapped[datetime | None]
+    pinned_at: Mapped[datetime | None]
 
 
 class EngineCrash(Base):
-    """A crash of an engine, inserted by its launcher. `exit_code` is negative for a signal."""
+    """A crash of an engine, inserted by its launcher. `exit_code` is negative for a signal; `reason` has it in words."""
 
     __tablename__ = "engine_crashes"
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     model: Mapped[str]
     worker: Mapped[str]
     exit_code: Mapped[int] = mapped_column(Integer)
+    reason: Mapped[str] = mapped_column(server_default="")
     crashed_at: Mapped[datetime] = mapped_column(server_default=func.now(), index=True)

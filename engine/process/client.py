@@ -82,6 +82,7 @@ class EngineClient:
 
     A request submitted while no engine is connected waits for the next one, without a time limit.
     `info`: description of the last engine connected; None before the first.
+    `tick`: the last one of the engine that is connected; None without. `ticked_at`: its time by the monotonic clock.
     `answered_at`: time of the last HelloReply by the monotonic clock; it proves that the engine receives messages. Its own
     watchdog looks after its loop.
     """
@@ -96,7 +97,8 @@ class EngineClient:
         self._numbers = itertools.count(1)
         self._boot_id: str | None = None
         self.info: EngineInfo | None = None
-        self._last_tick_at = 0.0
+        self.tick: Tick | None = None
+        self.ticked_at = 0.0
         self.answered_at = 0.0
         self._next_hello_at = 0.0
         self._is_ready = threading.Event()
@@ -115,7 +117,7 @@ class EngineClient:
 
     def seconds_since_tick(self, now: float) -> float:
         """Seconds from the last Tick of the engine to `now`, by the monotonic clock."""
-        return now - self._last_tick_at
+        return now - self.ticked_at
 
     def submit(self, request: Request | ForwardRequest, sink: Sink) -> str:
         """Start a request and return its id here: its own, or another one while an earlier request with that id runs."""
@@ -211,7 +213,7 @@ class EngineClient:
             case HelloReply(boot_id=boot_id, info=info):
                 self._on_hello_reply(boot_id, info)
             case Tick() if message.boot_id == self._boot_id:
-                self._last_tick_at = time.monotonic()
+                self.ticked_at, self.tick = time.monotonic(), message
             case Outputs() if message.boot_id == self._boot_id:
                 for item in message.items:
                     self._deliver(item)
@@ -221,7 +223,7 @@ class EngineClient:
             self._on_disconnect()
         with self._lock:
             self._boot_id, self.info = boot_id, info
-            self._last_tick_at = self.answered_at = time.monotonic()
+            self.ticked_at = self.answered_at = time.monotonic()
             if self._unsent:
                 self._send(Submit(client=self._name, boot_id=boot_id, requests=self._unsent))
                 self._unsent = []
@@ -250,7 +252,7 @@ class EngineClient:
         `inflight`: keys of the requests that were running; None if unknown.
         """
         with self._lock:
-            self._boot_id = None
+            self._boot_id = self.tick = None
             self._is_ready.clear()
             kept = {request.id for request in self._unsent} if keep_unsent else set()
             lost = {request_id: sink for request_id, sink in self._sinks.items() if request_id not in kept}

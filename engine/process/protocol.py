@@ -68,12 +68,24 @@ class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):
 
 
 class Tick(msgspec.Struct, frozen=True, kw_only=True, tag="tick"):
-    """Heartbeat, sent about twice a second by a thread of its own, also during a long step. A watchdog ends a hung engine."""
+    """Heartbeat, sent about twice a second by a thread of its own, also during a long step. A watchdog ends a hung engine.
+
+    `num_running` are sequences in slots, or requests at the servers upstream; `num_embeddings` requests for embeddings that have
+    not ended. `prompt_tokens`, of which `cached_tokens` were not computed, and `output_tokens` count from the boot.
+    Of `kv_total_tokens` of memory, 0 for an engine without, sequences hold `kv_tokens`; `kv_reusable_tokens` are of ended ones.
+    """
 
     boot_id: str
     num_steps: int
     num_running: int
     num_waiting: int
+    num_embeddings: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    kv_tokens: int = 0
+    kv_reusable_tokens: int = 0
+    kv_total_tokens: int = 0
 
 
 class Outputs(msgspec.Struct, frozen=True, kw_only=True, tag="outputs"):

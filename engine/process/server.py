@@ -195,11 +195,19 @@ class Server:
     def _tick(self) -> None:
         """Send a heartbeat to every client; drop disconnected clients and cancel their requests."""
         scheduler = self.engine.scheduler
+        counts, memory = scheduler.counts, scheduler.memory_use()
         tick = Tick(
             boot_id=self._boot_id,
             num_steps=self.engine.num_steps,
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting,
+            num_embeddings=self.engine.num_embeddings,
+            prompt_tokens=counts.prompt,
+            cached_tokens=counts.cached,
+            output_tokens=counts.output,
+            kv_tokens=memory.held,
+            kv_reusable_tokens=memory.reusable,
+            kv_total_tokens=memory.total,
         )
         for client in list(self._clients):
             if not self._output.send(client, tick):

@@ -6,6 +6,7 @@ Operations are collected until the next step takes them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from engine.scheduler.sequence import Sequence
@@ -16,6 +17,15 @@ from engine.scheduler.step import Shift, StepEntry
 MIN_PREFIX_TO_WAIT_FOR: Final = 16
 # One more pass over the weights costs a CPU about as much as this many more tokens in another pass.
 _TOKENS_PER_PASS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUse:
+    """Tokens in the memory of the model: `held` by sequences, `reusable` of ended ones, and all that it has room for."""
+
+    held: int
+    reusable: int
+    total: int
 
 
 class KvCacheManager:
@@ -93,6 +103,12 @@ class KvCacheManager:
         slot.num_valid, slot.used_at = entry.sequence.num_computed, self._clock
         if entry.sequence.num_computed == entry.sequence.snapshot_at:
             self._take_snapshot(entry.sequence, slot)
+
+    def use(self, total: int) -> MemoryUse:
+        """The use of a memory for `total` tokens. Slots that share a prefix count it each, so the sums are limited."""
+        held = sum(slot.num_valid for slot in self._slots if slot.holder is not None)
+        reusable = sum(slot.num_valid for slot in self._slots if slot.holder is None)
+        return MemoryUse(min(held, total), min(reusable, max(0, total - held)), total)
 
     def shift(self, sequence: Sequence, context_size: int) -> Shift:
         """Plan to make room in a full context. The rest of the slot then matches no prompt, so no tenant may reuse it."""

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.errors import DecodeFailed
-from engine.scheduler.kv_cache import MIN_PREFIX_TO_WAIT_FOR, KvCacheManager, slot_of
+from engine.scheduler.kv_cache import MIN_PREFIX_TO_WAIT_FOR, KvCacheManager, MemoryUse, slot_of
 from engine.scheduler.queue import WaitingQueue
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits, common_prefix
-from engine.scheduler.step import SampleResult, StepPlan
+from engine.scheduler.step import SampleResult, StepPlan, TokenCounts
 from engine.scheduler.step_builder import StepBuilder
 from engine.types import FinishReason, Priority, RequestKey
 
@@ -49,6 +49,7 @@ class Scheduler:
         max_drafts: int = 0,
     ) -> None:
         traits = traits or MemoryTraits()
+        self._memory_tokens = context_size * (slots + spare_slots if traits.is_split else slots)
         self._max_running = slots
         self._context_size = context_size
         self._is_end = is_end
@@ -61,6 +62,7 @@ class Scheduler:
             prefill_tokens=prefill_tokens,
             max_drafts=max_drafts if traits.can_trim else 0,
         )
+        self.counts = TokenCounts()
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []
         self._paused: list[Sequence] = []
@@ -153,6 +155,9 @@ class Scheduler:
             if not self._should_wait_for_prefix(sequence) and self._assign_slot(sequence):
                 admitted.append(sequence)
         self._kv_cache.align_prefills(admitted)
+        for sequence in admitted:
+            self.counts.prompt += sequence.num_computed
+            self.counts.cached += sequence.num_computed
         return admitted
 
     def plan(self) -> StepPlan:
@@ -183,6 +188,8 @@ class Scheduler:
         for entry in plan.entries:
             sequence = entry.sequence
             result = next(results) if entry.num_rows else None
+            if sequence.is_prefilling:
+                self.counts.prompt += len(entry.tokens)
             sequence.num_computed += len(entry.tokens) - entry.num_drafts
             if result is not None:
                 if entry.num_drafts:
@@ -191,7 +198,9 @@ class Scheduler:
                 if entry.wants_prompt_logprobs:
                     sequence.prompt_logprobs += result.prompt_logprobs
                 if result.tokens or result.failure is not None:
-                    grown.append((sequence, self._append(sequence, result), result))
+                    new = self._append(sequence, result)
+                    self.counts.output += len(new)
+                    grown.append((sequence, new, result))
             self._kv_cache.record_computed(entry)
         return grown
 
@@ -208,6 +217,10 @@ class Scheduler:
         slot = slot_of(self._paused[-1])
         self._requeue(self._paused[-1])
         return self._kv_cache.clear_slot(slot)
+
+    def memory_use(self) -> MemoryUse:
+        """The use of the KV cache; callable from any thread, with an approximate result."""
+        return self._kv_cache.use(self._memory_tokens)
 
     def check_integrity(self) -> None:
         """Check the invariants that hold between any two calls."""

@@ -59,6 +59,15 @@ class StepPlan:
         return [entry for entry in self.entries if entry.num_rows]
 
 
+@dataclass(slots=True)
+class TokenCounts:
+    """Tokens since the engine started; `cached` ones are part of `prompt`. What is computed again counts again."""
+
+    prompt: int = 0
+    cached: int = 0
+    output: int = 0
+
+
 class SampleResult(msgspec.Struct, frozen=True, gc=False):
     """New tokens of one entry: accepted drafts, then the sampled token, then those that its constraint forces.
 

@@ -90,6 +90,7 @@ class Dispatcher:
         uniform: Uniform = draw,
     ) -> None:
         self.num_answers = 0
+        self.num_prompt_tokens = self.num_cached_tokens = self.num_output_tokens = 0  # by the usage in answers
         self._replicas = replicas
         self._model = model
         self._emit = emit
@@ -299,6 +300,10 @@ class Dispatcher:
             if timer is not None:
                 timer.cancel()
         self.num_answers += 1
+        if not isinstance(outcome, Failed):
+            self.num_prompt_tokens += outcome.usage.prompt_tokens
+            self.num_cached_tokens += outcome.usage.cached_tokens
+            self.num_output_tokens += outcome.usage.completion_tokens
         if job.is_watched and not job.has_sent_text and isinstance(outcome, Finished):
             for choice in outcome.choices:
                 self._emit(job.client, _delta(outcome, choice))

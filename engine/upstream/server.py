@@ -151,6 +151,9 @@ class Server:
             num_steps=self._dispatcher.num_answers,
             num_running=self._dispatcher.num_running,
             num_waiting=self._dispatcher.num_waiting,
+            prompt_tokens=self._dispatcher.num_prompt_tokens,
+            cached_tokens=self._dispatcher.num_cached_tokens,
+            output_tokens=self._dispatcher.num_output_tokens,
         )
         for client in list(self._clients):
             if not self._output.send(client, tick):

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from core.models.capabilities import Feature
 from engine.process.client import EngineLost
+from engine.process.protocol import Tick
 from engine.types import EmbedRequest, Failed, Finished, FinishReason, ForwardRequest, Priority, TextPrompt
 from tests.conformance.backend_under_test import Ask, EngineUnderTest
 from tests.support.recorder import SECONDS, Recorder
+from tests.support.stack import wait_for
 
 QUESTIONS = [f"What is the capital of {country}?" for country in ("France", "Peru", "Japan", "Chad", "Cuba", "Iran")]
 LONG = 900  # tokens that take longer than everything else that a test does meanwhile
@@ -60,14 +62,24 @@ def stop_strings(engine: EngineUnderTest) -> None:
         assert recorder.text == (finished.text if stream else "")
 
 
+def _grown(engine: EngineUnderTest, before: Tick | None, name: str) -> int:
+    """The growth of a number of the ticks."""
+    now = engine.client.tick
+    return int(getattr(now, name, 0)) - int(getattr(before, name, 0))
+
+
 def usage(engine: EngineUnderTest) -> None:
-    """Tokens are counted: those of the prompt once, and those of all answers together."""
+    """Tokens are counted, in each answer and in all: those of the prompt once, and those of all answers together."""
+    before = engine.client.tick
     one = engine.ask(max_tokens=7, is_endless=True)
     assert (one.reason, one.usage.completion_tokens) == (FinishReason.LENGTH, 7)
     three = engine.ask(max_tokens=7, n=3, is_endless=True)
     assert [choice.index for choice in three.choices] == [0, 1, 2]
     assert three.usage.completion_tokens == 21
     assert three.usage.prompt_tokens == one.usage.prompt_tokens > 0
+    prompts = one.usage.prompt_tokens + three.usage.prompt_tokens
+    wait_for(lambda: _grown(engine, before, "output_tokens") >= 28, "a tick counts the answers")
+    wait_for(lambda: _grown(engine, before, "prompt_tokens") >= prompts, "a tick counts the prompts")
     longer = engine.ask(Ask.text + " Answer in one word, please.", max_tokens=1)
     assert longer.usage.prompt_tokens > one.usage.prompt_tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.support.command import Terminal
@@ -79,3 +80,16 @@ def test_a_pinned_model_is_loaded_by_a_running_server_and_not_unloaded(machine: 
     wait_for(
         lambda: "unloaded" in machine.terminal.ask("models", "unload", "lab/a", "--wait"), "it is not pinned any more"
     )
+
+
+def test_a_pin_over_http_keeps_a_model_in_memory_without_its_file(machine: Machine) -> None:
+    with httpx2.Client(base_url=machine.stack.url, timeout=30) as http:
+        assert http.post("/v1/models/c/pin").json()["pinned"] is True
+        wait_for(lambda: machine.states()["c"] == "ready", "the pinned model is loaded")
+        assert http.post("/v1/models/c/unload").status_code == 409
+        for name in ("lab/a", "b", "lab/a"):
+            machine.terminal.ask("models", "load", name, "--wait")
+            assert machine.states()["c"] == "ready"
+        assert http.post("/v1/models/c/unpin").json()["pinned"] is False
+        assert http.post("/v1/models/c/unload").status_code == 202
+        wait_for(lambda: machine.states()["c"] == "unloaded", "it leaves")

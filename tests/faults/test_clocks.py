@@ -33,6 +33,7 @@ WALL_CLOCKS = {
     "api/app.py": "start time of this api, for display",
     "api/batches/estimates.py": "estimated end of a batch, for display",
     "api/batches/waiting.py": "when a batch's model is in memory, for display",
+    "api/services/activity.py": "when the activity was read, for display",
     "api/services/rate_limiter.py": "when a rate is full again; a time too far ahead is treated as a wrong clock",
     "api/live/response_records.py": "created_at of a response",
     "api/routes/batch_control.py": "when a file expires, in days",

@@ -15,6 +15,7 @@ import structlog
 from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
 from core.settings import Settings
 from workers.launcher.consumer_processes import ConsumerProcesses
+from workers.launcher.engines.activity import ActivityReporter
 from workers.launcher.engines.engines import Engines
 from workers.launcher.residency_control import ResidencyControl
 from workers.residency.link import LinkServer
@@ -36,12 +37,14 @@ class WorkerLauncher:
         control: ResidencyControl,
         engines: Engines,
         consumers: ConsumerProcesses,
+        activity: ActivityReporter,
     ) -> None:
         self._settings = settings
         self._link = link
         self._control = control
         self._engines = engines
         self._consumers = consumers
+        self._activity = activity
 
     def run(self, is_stopping: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Run until `is_stopping`; `link.wake` ends a wait. `on_ready` is called once it serves."""
@@ -75,3 +78,4 @@ class WorkerLauncher:
         now = time.monotonic()
         self._consumers.check(now)
         self._control.advance(self._consumers, now, decides=decides)
+        self._activity.advance(self._engines.all(), now)

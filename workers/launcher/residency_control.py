@@ -26,6 +26,7 @@ from workers.residency.types import Demand, Load, ResidentState, Retire
 
 log = structlog.get_logger()
 
+_NO_ROOM: Final = "it is pinned, but there is no room for it beside the other pinned models, so it may be unloaded"
 _YIELD_SECONDS: Final = 2.0  # for which a launcher with free memory may take what this one would have to make room for
 
 
@@ -80,7 +81,8 @@ class ResidencyControl:
         return bool(self.failures) and all(self._reports.has_failed(name) for name in self._reports.models())
 
     def advance(self, consumers: ConsumerProcesses, now: float, *, decides: bool = True) -> None:
-        """Follow files, engines and consumers; with `decides`, also begin what the policy wants next."""
+        """Follow files, pins, engines and consumers; with `decides`, also begin what the policy wants next."""
+        self._servable.pin(self._demand.waiting.pins)
         self._follow_files(now)
         for event in self._engines.advance(consumers, now):
             match event:
@@ -104,6 +106,7 @@ class ResidencyControl:
         names = self._servable.names()
         for name in names:
             self._reports.add(name)
+            self._reports.set_remark(name, _NO_ROOM if name in self._servable.pins_without_room else None)
         for name in self._servable.changed:
             self._policy.forget(name)
             self._too_large.pop(name, None)

@@ -23,6 +23,7 @@ from workers.context import Database
 from workers.heartbeat import WorkerHeartbeat, consumer_slot, launcher_identity
 from workers.launcher.consumer_processes import ConsumerProcesses
 from workers.launcher.device_reports import with_device
+from workers.launcher.engines.activity import ActivityReporter
 from workers.launcher.engines.crash_log import CrashLog
 from workers.launcher.engines.engine_reports import EngineReports
 from workers.launcher.engines.engines import Engines
@@ -96,7 +97,8 @@ def _run(
         on_failure=callers.fail,
     )
     consumers = ConsumerProcesses(settings, link, slot, logs, device)
-    launcher = WorkerLauncher(settings, link, control, engines, consumers)
+    activity = ActivityReporter(identity.id, reports, demand.write)
+    launcher = WorkerLauncher(settings, link, control, engines, consumers, activity)
     budget_bytes = None if servable.device_bytes == UNLIMITED else servable.device_bytes
     status = with_device(reports.status, device, budget_bytes)
     heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)

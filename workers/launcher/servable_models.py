@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 import msgspec
@@ -66,11 +67,21 @@ class ServableModels:
         self._configs: dict[str, ModelConfig] = {}
         self._stamps: dict[str, str] = {}
         self._models: dict[str, ServableModel] = {}
+        self._pins: tuple[str, ...] = ()
+        self.pins_without_room: set[str] = (
+            set()
+        )  # pins of admins that do not fit beside the models that are pinned already
         self.changed: set[str] = set()  # names that are new, or whose files were changed, at the last refresh
 
     def files_changed(self) -> None:
         """Look at the catalog with the next `refresh`. Callable from any thread."""
         self._is_due.set()
+
+    def pin(self, names: tuple[str, ...]) -> None:
+        """Take over the models that admins have pinned, the oldest pin first, with the next `refresh`."""
+        if names != self._pins:
+            self._pins = names
+            self._is_due.set()
 
     def refresh(self) -> bool:
         """Take over the catalog's models; return whether anything may have changed."""
@@ -92,6 +103,7 @@ class ServableModels:
         self._models = {name: self._servable(model) for name, model in self._configs.items()}
         guests = [model for model in listed if is_guest(model, self._device, self._deployment)]
         self.budget = self.device_bytes - sum(self._bytes_here(model, self._config(model), 0) for model in guests)
+        self._keep_pins()
         return True
 
     def __contains__(self, name: str) -> bool:
@@ -172,6 +184,20 @@ class ServableModels:
             is_pinned=model.pinned,
             keep_alive_seconds=model.keep_alive_seconds,
         )
+
+    def _keep_pins(self) -> None:
+        """Pin the models of admins that fit beside those pinned in files; another pin would keep a pinned model from loading."""
+        free = self.budget - sum(each.num_bytes for each in self._models.values() if each.is_pinned)
+        self.pins_without_room = set()
+        for name in self._pins:
+            model = self._models.get(name)
+            if model is None or model.is_pinned:
+                continue
+            if model.num_bytes > free:
+                self.pins_without_room.add(name)
+                continue
+            self._models[name] = replace(model, is_pinned=True)
+            free -= model.num_bytes
 
     def _config(self, model: ModelConfig) -> EngineConfig:
         devices = engine_devices(model, self._device, self._deployment)

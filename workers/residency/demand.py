@@ -50,12 +50,14 @@ class AdminRequest:
 class Waiting:
     """What waits at the time of a look, by model. `chats` are the times since when, by the monotonic clock.
 
-    `others` are the states of each model at the other launchers, by their ids.
+    `pins` are the models that admins have pinned, the oldest pin first. `others` are the states of each model at the other
+    launchers, by their ids.
     """
 
     chats: Mapping[str, float] = field(default_factory=dict)
     batches: Mapping[str, int] = field(default_factory=dict)
     admins: Mapping[str, AdminRequest] = field(default_factory=dict)
+    pins: tuple[str, ...] = ()
     others: Mapping[str, Mapping[str, EngineState]] = field(default_factory=dict)
 
     def is_elsewhere(self, model: str) -> bool:
@@ -150,11 +152,13 @@ class DemandReader(threading.Thread):
             )
             for row in model_requests.pending_requests().fetch_all(connection)
         }
+        pins = tuple(connection.execute(model_requests.pinned_models()).scalars())
         others: dict[str, dict[str, EngineState]] = {}
         for row in demand.other_engines(self._launcher_id, self._silence).fetch_all(connection):
             others.setdefault(row.model, {})[row.launcher] = row.state
         self._wished = {model: since for model, since in self._wished.items() if now - since < _WISH_SECONDS}
-        self.waiting = Waiting(chats={**self._wished, **chats}, batches=batches, admins=admins, others=others)
+        chats = {**self._wished, **chats}
+        self.waiting = Waiting(chats=chats, batches=batches, admins=admins, pins=pins, others=others)
         self.looked_at = now
 
     def _reserve(self, model: str, memory_bytes: int, most: int | None) -> None:

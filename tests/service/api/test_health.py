@@ -52,6 +52,13 @@ def test_metrics_include_processes_without_a_port(http: httpx2.Client) -> None:
     place = f'device="cpu",host="{gethostname()}"'
     for labels in (f'model_memory_bytes{{{place},model="slow"}}', f'device_memory_bytes{{{place},memory="free"}}'):
         assert f"\nmillrace_{labels} " in text
+    for name in ("slots", "running", "kv_total_tokens"):
+        assert f'\nmillrace_model_{name}{{model="slow"}} ' in text
+    for labels in (
+        'model_waiting{class="chat",model="slow"}',
+        'model_oldest_waiting_seconds{class="batch",model="slow"}',
+    ):
+        assert f"\nmillrace_{labels} " in text
     assert 'millrace_disk_free_bytes{place="files"}' in text
     assert "# TYPE millrace_engine_deaths_total counter" in text
 

@@ -47,6 +47,8 @@ def requested(database: Database) -> dict[str, tuple[bool, bool]]:
         ("load", (True, False), "loading"),
         ("unload", (False, True), "unloaded"),
         ("reload", (True, True), "loading"),
+        ("pin", (True, False), "loading"),
+        ("unpin", (False, False), "unloaded"),
     ],
 )
 @pytest.mark.parametrize("name", ["lab/small", "little", "lab%2Fsmall"])
@@ -87,7 +89,7 @@ async def test_a_pinned_model_is_not_unloaded_and_may_be_reloaded(http: httpx2.A
     assert (await http.post("/v1/models/fixed/reload")).status_code == 202
 
 
-@pytest.mark.parametrize("action", ["load", "reload"])
+@pytest.mark.parametrize("action", ["load", "reload", "pin"])
 async def test_a_model_that_never_fits_is_refused_with_its_need_in_words(
     http: httpx2.AsyncClient, database: Database, action: str
 ) -> None:
@@ -109,3 +111,25 @@ async def test_an_unknown_model_or_action_is_refused(
 ) -> None:
     assert (await http.post(f"/v1/models/{path}")).status_code == status
     assert requested(database) == {}
+
+
+async def test_a_pin_holds_until_it_is_taken_back_and_forbids_to_unload(
+    http: httpx2.AsyncClient, database: Database
+) -> None:
+    assert (await http.get("/v1/models/lab/small")).json()["pinned"] is False
+    assert (await http.get("/v1/models/fixed")).json()["pinned"] is True, "its file pins it"
+    for _ in range(2):
+        assert (await http.post("/v1/models/little/pin")).json()["pinned"] is True
+    refused = await http.post("/v1/models/lab/small/unload")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_pinned")
+    assert "Unpin it first" in refused.json()["error"]["message"]
+    assert (await http.post("/v1/models/lab/small/unpin")).json()["pinned"] is False
+    assert (await http.post("/v1/models/lab/small/unload")).status_code == 202
+
+
+async def test_the_pin_of_a_file_is_taken_back_in_the_file_only(http: httpx2.AsyncClient, database: Database) -> None:
+    refused = await http.post("/v1/models/fixed/unpin")
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "model_pinned")
+    assert "pinned by its file" in refused.json()["error"]["message"]
+    assert requested(database) == {}
+    assert (await http.post("/v1/models/fixed/pin")).json()["pinned"] is True

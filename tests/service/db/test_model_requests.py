@@ -26,7 +26,14 @@ def pending(connection: Connection) -> PendingRequest | None:
 
 
 def open_loads(connection: Connection) -> list[str]:
-    return list(connection.execute(model_requests.open_loads()).scalars())
+    return [each.model for each in model_requests.model_wishes().fetch_all(connection) if each.has_load]
+
+
+def pins(connection: Connection) -> list[str]:
+    known = {each.model for each in model_requests.model_wishes().fetch_all(connection) if each.is_pinned}
+    listed = list(connection.execute(model_requests.pinned_models()).scalars())
+    assert set(listed) == known
+    return listed
 
 
 def test_a_load_is_open_until_it_is_finished_and_keeps_its_age(connection: Connection) -> None:
@@ -82,3 +89,31 @@ def test_old_requests_are_left_alone_then_deleted(connection: Connection) -> Non
     assert open_loads(connection) == ["new"]
     connection.execute(model_requests.delete_old_requests())
     assert connection.execute(text("SELECT model FROM model_requests")).scalars().all() == ["new"]
+
+
+def test_a_pin_loads_its_model_and_outlives_all_other_requests_until_it_is_taken_back(connection: Connection) -> None:
+    ask(connection, ModelAction.PIN)
+    assert (open_loads(connection), pins(connection)) == (["org/a"], ["org/a"])
+    for action in (ModelAction.RELOAD, ModelAction.UNLOAD, ModelAction.LOAD):
+        ask(connection, action)
+    age(connection, 7200)
+    connection.execute(model_requests.delete_old_requests())
+    assert (open_loads(connection), pins(connection)) == ([], ["org/a"])
+    ask(connection, ModelAction.UNPIN)
+    assert pins(connection) == []
+    connection.execute(model_requests.delete_old_requests())
+    assert connection.execute(text("SELECT count(*) FROM model_requests")).scalar_one() == 0
+
+
+def test_the_oldest_pin_comes_first_also_when_it_is_repeated(connection: Connection) -> None:
+    for model in ("b", "a"):
+        ask(connection, ModelAction.PIN, model)
+        connection.execute(text("UPDATE model_requests SET pinned_at = pinned_at - interval '1 s'"))
+    ask(connection, ModelAction.PIN, "b")
+    assert pins(connection) == ["b", "a"]
+
+
+def test_taking_back_a_pin_leaves_an_open_load_alone(connection: Connection) -> None:
+    ask(connection, ModelAction.LOAD)
+    ask(connection, ModelAction.UNPIN)
+    assert (open_loads(connection), pins(connection)) == (["org/a"], [])

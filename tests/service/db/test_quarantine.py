@@ -127,3 +127,13 @@ def test_what_metrics_count(connection: Connection) -> None:
     record(connection, crashes=0)
     record(connection, crashes=2, fingerprint="g")
     assert sorted(quarantine.count_quarantined().fetch_all(connection)) == [("fake", False, 1), ("fake", True, 1)]
+
+
+def test_the_last_crash_of_each_model_has_its_place_and_its_reason(connection: Connection) -> None:
+    connection.execute(quarantine.add_engine_crash("fake", "host/cpu", -11, "it was ended by SIGSEGV"))
+    age(connection, EngineCrash, timedelta(minutes=5))
+    connection.execute(quarantine.add_engine_crash("fake", "host/cuda:1", 86, "a decode step hung"))
+    crash(connection, 0)
+    connection.execute(quarantine.add_engine_crash("other", "host/cpu", -6))
+    found = {each.model: each[1:3] for each in quarantine.last_crashes().fetch_all(connection)}
+    assert found == {"fake": ("host/cuda:1", "a decode step hung"), "other": ("host/cpu", "")}

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import IntegrityError
 
 from core.readiness import WorkerSeen
 from core.states import EngineState
 from db import backlog, workers
-from db.workers import DeviceReport, EngineReport, WorkerReport
+from db.workers import DeviceReport, EngineActivity, EngineReport, WorkerReport
 from tests.support.rows import make_batch, make_job, make_running_batch
 
 
@@ -108,3 +109,65 @@ def test_what_waits_is_counted_by_class_with_the_age_of_the_first(connection: Co
     connection.execute(text("UPDATE shards SET state = 'running', owner = 'w', lease_until = now() WHERE position = 0"))
     row = backlog.backlog().fetch_one(connection)
     assert (row.lines, row.line_seconds, row.shard_leases, row.job_leases) == (5, 0, 1, 0), "it runs: it does not wait"
+
+
+ACTIVITY = EngineActivity(
+    num_running=3,
+    num_waiting=1,
+    prompt_tokens=40,
+    cached_tokens=30,
+    output_tokens=9,
+    output_tokens_per_second=4.5,
+    kv_tokens=20,
+    kv_total_tokens=100,
+)
+
+
+def test_an_activity_is_reported_with_its_engine_and_renewed_between_reports(connection: Connection) -> None:
+    enter(connection, report(kind="launcher", engines=[EngineReport(model="a", activity=ACTIVITY)]))
+    (first,) = seen(connection)
+    assert (first.num_running, first.cached_tokens, first.output_tokens_per_second) == (3, 30, 4.5)
+    connection.execute(workers.report_activity("w", "a", replace(ACTIVITY, num_running=4)))
+    assert seen(connection)[0].num_running == 4
+    connection.execute(workers.report_activity("gone", "a", ACTIVITY))
+    connection.execute(workers.report_activity("w", "a", None))
+    assert seen(connection)[0].kv_total_tokens is None
+    enter(connection, report(kind="launcher", engines=[EngineReport(model="a", activity=ACTIVITY)]))
+    enter(connection, report(kind="launcher", engines=[EngineReport(model="a")]))
+    assert seen(connection)[0].prompt_tokens is None, "an engine that left has none"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"num_waiting": -1}, "requests"),
+        ({"cached_tokens": 41}, "tokens"),
+        ({"prompt_tokens_per_second": -0.1}, "tokens_per_second"),
+        ({"kv_reusable_tokens": 81}, "kv_tokens"),
+    ],
+)
+def test_an_activity_that_cannot_be_is_refused_by_the_table(
+    connection: Connection, changes: dict[str, Any], name: str
+) -> None:
+    enter(connection, report(kind="launcher", engines=[EngineReport(model="a")]))
+    with pytest.raises(IntegrityError, match=f"ck_worker_engines_{name}"):
+        connection.execute(workers.report_activity("w", "a", replace(ACTIVITY, **changes)))
+
+
+def test_what_waits_is_counted_by_model(connection: Connection) -> None:
+    assert backlog.chats_by_model().fetch_all(connection) == []
+    assert backlog.lines_by_model().fetch_all(connection) == []
+    for model in ("a", "a", "b"):
+        make_job(connection, model)
+    connection.execute(text("UPDATE jobs SET created_at = now() - interval '90 s' WHERE model = 'a'"))
+    running, _ = make_running_batch(connection, (2, 3), model="a")
+    make_running_batch(connection, (4,), model="a")
+    paused, _ = make_running_batch(connection, (1,), model="b")
+    connection.execute(text("UPDATE batches SET in_progress_at = now() - interval '50 s'"))
+    connection.execute(text("UPDATE batches SET paused_at = now() WHERE id = :id"), {"id": paused})
+    take = "UPDATE shards SET state = 'running', owner = 'w', lease_until = now(), lines_completed = 1"
+    connection.execute(text(f"{take} WHERE batch_id = :id AND position = 0"), {"id": running})
+    chats = {each.model: (each.waiting, each.seconds) for each in backlog.chats_by_model().fetch_all(connection)}
+    assert chats == {"a": (2, pytest.approx(90, abs=1)), "b": (1, pytest.approx(0, abs=1))}
+    lines = backlog.lines_by_model().fetch_all(connection)
+    assert lines == [("a", 8, 1, 1, pytest.approx(50, abs=1))], "a batch that is paused does not wait"

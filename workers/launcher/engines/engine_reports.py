@@ -17,7 +17,7 @@ import structlog
 
 from core.counters import CounterName
 from core.states import EngineState
-from db.workers import EngineReport
+from db.workers import EngineActivity, EngineReport
 from engine.process.exit_codes import NOT_LOADED, Exit
 from engine.process.protocol import EngineInfo
 from workers.heartbeat import Status
@@ -45,6 +45,8 @@ class _Engine:
     exit_reason: str | None = None
     memory_bytes: int | None = None
     info: EngineInfo | None = None
+    activity: EngineActivity | None = None
+    remark: str | None = None
 
 
 class EngineReports:
@@ -99,7 +101,7 @@ class EngineReports:
     def set_unloaded(self, model: str) -> None:
         """Record that a model is not in memory, and loads when it is needed."""
         engine = self._engines[model]
-        engine.exit_reason = engine.memory_bytes = engine.info = None
+        engine.exit_reason = engine.memory_bytes = engine.info = engine.activity = None
         self._set(engine, EngineState.UNLOADED)
 
     def add_exit(self, model: str, exit_code: int, log: Path) -> None:
@@ -119,7 +121,7 @@ class EngineReports:
         """Record an engine that is not started again; without a reason it keeps its own."""
         engine = self._engines[model]
         engine.exit_reason = reason or engine.exit_reason or "it was not ready in time"
-        engine.memory_bytes = engine.info = None
+        engine.memory_bytes = engine.info = engine.activity = None
         if engine.state not in _STOPPED:
             self._set(engine, EngineState.FAILED)
 
@@ -130,6 +132,17 @@ class EngineReports:
             log.warning("model_warning", model=model, warning=info.warning)
         engine.num_failed_starts, engine.exit_reason, engine.info = 0, None, info
         self._set(engine, EngineState.READY)
+
+    def set_remark(self, model: str, remark: str | None) -> None:
+        """Set a remark on a model that its engine does not make; it is reported in front of the engine's own."""
+        engine = self._engines[model]
+        if engine.remark != remark:
+            engine.remark = remark
+            self.on_change()
+
+    def set_activity(self, model: str, activity: EngineActivity | None) -> None:
+        """Set the activity of an engine; None while it does not answer."""
+        self._engines[model].activity = activity
 
     def set_held(self, models: Collection[str]) -> None:
         """Set the models that the consumers take work of; others that have replied are reported as loading."""
@@ -153,11 +166,12 @@ class EngineReports:
             num_deaths=engine.num_exits,
             exit_reason=engine.exit_reason,
             state=EngineState.LOADING if is_waiting else engine.state,
-            warning=None if info is None else info.warning,
+            warning=engine.remark or (None if info is None else info.warning),
             device=None if engine.memory_bytes is None else self._device,
             memory_bytes=engine.memory_bytes,
             slots=None if info is None else info.slots,
             context_size=None if info is None else info.context_size,
+            activity=engine.activity,
         )
 
     def _set(self, engine: _Engine, state: EngineState, *, quietly: bool = False) -> None:
@@ -167,7 +181,7 @@ class EngineReports:
                 self.on_change()
 
 
-def exit_reason(exit_code: int, last_line: str) -> str:
+def exit_reason(exit_code: int, last_line: str = "") -> str:
     """A sentence on how an engine ended. Folders are cut from the paths in its own message."""
     if exit_code in NOT_LOADED:
         return _FOLDERS.sub("", last_line)[:_MAX_CHARACTERS]

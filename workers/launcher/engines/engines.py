@@ -20,7 +20,7 @@ from engine.process.exit_codes import NOT_LOADED
 from workers.launcher.consumer_processes import ConsumerProcesses
 from workers.launcher.engines.crash_log import CrashLog
 from workers.launcher.engines.engine_process import EngineProcess, LoadPlan
-from workers.launcher.engines.engine_reports import EngineReports
+from workers.launcher.engines.engine_reports import EngineReports, exit_reason
 from workers.residency.link import LinkedModel
 from workers.residency.types import Resident, ResidentState, RetireHow
 
@@ -143,7 +143,7 @@ class Engines:
         engine = self._engines[model]
         engine.note_exit(exit_code)
         if self.crash_log is not None and exit_code not in NOT_LOADED:  # not to load is no unexplained crash
-            self.crash_log.add(model, exit_code)
+            self.crash_log.add(model, exit_code, exit_reason(exit_code))
         self._reports.add_exit(model, exit_code, self._logs / engine_log(model, self._device))
 
     def on_crash_count(self, model: str, crashes: int) -> None:

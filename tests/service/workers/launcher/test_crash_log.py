@@ -15,9 +15,11 @@ def test_a_crash_is_written_by_its_own_thread_and_unexplained_crashes_are_counte
     crashes = CrashLog(database.engine, "host/cpu", lambda model, count: counted.append((model, count)))
     crashes.start()
     for code in (-11, -6, 86):
-        crashes.add("fake", code)
+        crashes.add("fake", code, f"code {code}")
     wait_for(lambda: len(counted) == 3, "all are written")
     assert counted == [("fake", 1), ("fake", 2), ("fake", 3)]
     with database.begin() as connection:
-        rows = connection.execute(select(EngineCrash.worker, EngineCrash.exit_code).order_by(EngineCrash.id)).all()
-    assert rows == [("host/cpu", -11), ("host/cpu", -6), ("host/cpu", 86)]
+        rows = connection.execute(
+            select(EngineCrash.worker, EngineCrash.exit_code, EngineCrash.reason).order_by(EngineCrash.id)
+        ).all()
+    assert rows == [("host/cpu", code, f"code {code}") for code in (-11, -6, 86)]

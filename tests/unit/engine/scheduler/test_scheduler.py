@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from engine.errors import DecodeFailed
+from engine.scheduler.kv_cache import MemoryUse
 from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, StepPlan
@@ -43,6 +44,47 @@ def test_a_long_prompt_is_prefilled_in_chunks_and_sampled_after_the_last() -> No
     plans = [step(scheduler) for _ in range(4)]
     assert [plan.num_tokens for plan in plans] == [4, 4, 2, 1]
     assert [len(plan.sampled) for plan in plans] == [0, 0, 1, 1]
+
+
+def test_tokens_are_counted_once_and_those_of_a_reused_prefix_as_cached() -> None:
+    scheduler = make_scheduler(slots=1, prefill_tokens=4)
+    scheduler.add(make_sequence("a", list(range(10)), max_tokens=3))
+    step(scheduler)
+    assert (scheduler.counts.prompt, scheduler.counts.output) == (4, 0), "by chunk, not only in the end"
+    run_to_end(scheduler)
+    assert (scheduler.counts.prompt, scheduler.counts.cached, scheduler.counts.output) == (10, 0, 3)
+    scheduler.add(make_sequence("b", [*range(8), 77, 78], max_tokens=2))
+    run_to_end(scheduler)
+    assert (scheduler.counts.prompt, scheduler.counts.cached, scheduler.counts.output) == (20, 8, 5)
+
+
+def test_accepted_drafts_count_as_output_and_rejected_ones_do_not() -> None:
+    scheduler = make_scheduler(slots=1)
+    scheduler.add(make_sequence("a", [1, 2, 3], max_tokens=9))
+    scheduler.admit()
+    plan = scheduler.plan()
+    scheduler.apply(plan, [SampleResult([5, 6, 7])])
+    assert (scheduler.counts.prompt, scheduler.counts.output) == (3, 3)
+
+
+@pytest.mark.parametrize(("traits", "total"), [(MemoryTraits(), 128), (MemoryTraits(is_split=True), 192)])
+def test_memory_is_held_by_running_sequences_and_reusable_after_them(traits: MemoryTraits, total: int) -> None:
+    scheduler = make_scheduler(slots=2, spare_slots=1, traits=traits)
+    scheduler.add(make_sequence("a", [1, 2, 3, 4], max_tokens=2))
+    step(scheduler)
+    assert scheduler.memory_use() == MemoryUse(held=4, reusable=0, total=total)
+    run_to_end(scheduler)
+    use = scheduler.memory_use()
+    assert (use.held, use.reusable, use.total) == (0, 5, total)
+
+
+def test_the_histories_of_all_slots_never_use_more_than_all_memory() -> None:
+    scheduler = make_scheduler(slots=2, spare_slots=6, context_size=16)
+    for number in range(8):
+        scheduler.add(make_sequence(str(number), [100 * number + n for n in range(1, 11)], max_tokens=2))
+        run_to_end(scheduler)
+    use = scheduler.memory_use()
+    assert (use.held, use.reusable, use.total) == (0, 32, 32)
 
 
 def test_decoding_sequences_are_not_delayed_by_a_long_prompt() -> None:

@@ -17,6 +17,7 @@ from tests.support.upstream import (
     DONE,
     Reply,
     ScriptedTransport,
+    chat_answer,
     chunk,
     events,
     forward,
@@ -481,3 +482,14 @@ async def test_a_key_that_is_refused_is_a_warning() -> None:
     bench = Bench(ScriptedTransport(probes=lambda: status(401)))
     await bench.run(1)
     assert bench.replicas[0].warning == "server 0 refuses the key of `api_key_env` (HTTP 401)."
+
+
+@virtual
+async def test_the_tokens_of_answers_are_counted_by_their_usage() -> None:
+    nonsense = {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 9}}
+    more = Reply(pieces=(chat_answer(usage=nonsense),))
+    bench = Bench(ScriptedTransport(good(), more, status(422)))
+    bench.submit(forward("a"), forward("b"), forward("c"))
+    await bench.run(5)
+    counts = bench.dispatcher.num_prompt_tokens, bench.dispatcher.num_cached_tokens, bench.dispatcher.num_output_tokens
+    assert counts == (8, 3, 8), "no more than the prompt comes from a cache"

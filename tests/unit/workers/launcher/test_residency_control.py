@@ -303,3 +303,37 @@ def test_all_models_failed_is_hopeless_and_one_that_may_load_is_not(bench: Bench
     assert not bench.control.is_hopeless, "c may still be loaded"
     bench.reports.fail("c", "x")
     assert bench.control.is_hopeless
+
+
+def pinned(bench: Bench) -> list[str]:
+    return sorted(name for name, model in bench.models.models().items() if model.is_pinned)
+
+
+def test_a_model_that_an_admin_pins_makes_room_loads_and_stays_until_it_is_unpinned(bench: Bench) -> None:
+    bench.demand.waiting = Waiting(pins=("c",))
+    bench.turn(100)
+    assert bench.engines.retired == [("a", "drain")]
+    bench.stop("a")
+    bench.turn()
+    bench.answer("c")
+    assert pinned(bench) == ["c"]
+    bench.demand.waiting = Waiting(pins=("c",), chats={"a": bench.now})
+    bench.turn(100)
+    assert bench.engines.retired == [("a", "drain"), ("b", "drain")], "b leaves, though it was loaded later"
+    bench.demand.waiting = Waiting()
+    bench.turn()
+    assert pinned(bench) == []
+
+
+def test_a_pin_that_would_keep_an_older_pin_from_loading_is_not_kept_and_the_model_has_a_warning(bench: Bench) -> None:
+    bench.write("a", "pinned: true\n")
+    bench.demand.waiting = Waiting(pins=("b", "gone", "c"))
+    bench.change_files()
+    assert pinned(bench) == ["a", "b"], "c does not fit beside them"
+    warnings = {engine.model: engine.warning for engine in bench.reports.status().engines}
+    assert [warnings["a"], warnings["b"]] == [None, None]
+    assert "no room for it beside the other pinned models" in (warnings["c"] or "")
+    bench.demand.waiting = Waiting(pins=("c",))
+    bench.turn()
+    assert pinned(bench) == ["a", "c"]
+    assert {engine.warning for engine in bench.reports.status().engines} == {None}
