@@ -13,6 +13,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
 
 from api.access.admission import Admission
+from api.batches.feed import BatchFeeds
 from api.dependencies import Authenticator
 from api.files.multipart import FORM_OVERHEAD
 from api.http.connection_limits import BodyTimeout
@@ -28,6 +29,7 @@ from api.routes import (
     api_keys,
     batch_control,
     batch_events,
+    batch_feed,
     batch_requests,
     batch_validation,
     batches,
@@ -70,8 +72,8 @@ from db.schema_version import check_schema
 _ROUTERS = tuple(
     module.router
     for module in (
-        chat, stored_chats, completions, responses, batches, batch_requests, batch_control, batch_events, jobs, models,
-        activity, webhooks, usage, me, api_keys, health, files, uploads, pages,
+        chat, stored_chats, completions, responses, batch_feed, batches, batch_requests, batch_control, batch_events, jobs,
+        models, activity, webhooks, usage, me, api_keys, health, files, uploads, pages,
     )
 )  # fmt: skip
 
@@ -169,6 +171,7 @@ def _build_services(state: State, settings: Settings) -> None:
     )
     state.model_states = ModelStates(database, state.live_catalog, settings, state.relay.send_wanted)
     state.activity = ActivityReader(database, state.model_states, settings.silence_seconds)
+    state.batch_feeds = BatchFeeds(database, state.model_states)
     state.limiter = RateLimiter(settings.redis_url, settings.key_prefix)
     state.tickets = TicketSender(Tickets(make_sender(settings)))
     state.key_ring = KeyRing(

@@ -1,21 +1,30 @@
-"""Statements that list the batches of a tenant."""
+"""Statements that list the batches of a tenant, and follow them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, cast, exists, or_, select
+from sqlalchemy import ARRAY, ColumnElement, Text, cast, exists, func, literal, or_, select, union
 from sqlalchemy.dialects.postgresql import JSONB
 
-from core.states import FINAL_BATCH_STATES, BatchState
+from core.states import FINAL_BATCH_STATES, BatchState, ShardState
 from db.batches import BATCH, BatchRow
 from db.query import Query
 from db.tables import Batch, Shard
 
 _METADATA: Final = cast(Batch.metadata_json, JSONB)
 _TAKES_NO_LINES: Final = (*FINAL_BATCH_STATES, BatchState.CANCELLING)
+_OPEN: Final = tuple(state for state in BatchState if state not in FINAL_BATCH_STATES)
+
+
+class BatchNews(NamedTuple):
+    """The clock of the database, and whether the batches of a tenant may have changed."""
+
+    now: datetime
+    has_news: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +50,27 @@ def list_batches(tenant_id: str, wanted: BatchFilter, *, after: str | None, limi
     if after is not None:
         statement = statement.where(Batch.id < after)
     return Query(statement.order_by(Batch.id.desc()).limit(limit), BatchRow)
+
+
+def batch_news(tenant_id: str, since: datetime) -> Query[BatchNews]:
+    """Look for a reason to read the batches of a tenant again: one was changed after `since`, or shards run."""
+    changed = exists().where(Batch.tenant_id == tenant_id, Batch.updated_at > since)
+    running = exists().where(Shard.tenant_id == tenant_id, Shard.state == ShardState.RUNNING)
+    return Query(select(func.now().label("now"), (changed | running).label("has_news")), BatchNews)
+
+
+def live_batches(tenant_id: str, *, since: datetime, known: Sequence[str], limit: int) -> Query[BatchRow]:
+    """List, newest first, the `limit` newest batches that have not ended, all that have running shards, those changed after
+    `since`, and those of these ids.
+    """
+    is_mine = Batch.tenant_id == tenant_id
+    newest = select(Batch.id).where(is_mine, Batch.status.in_(_OPEN)).order_by(Batch.id.desc()).limit(limit)
+    running = select(Shard.batch_id).where(Shard.tenant_id == tenant_id, Shard.state == ShardState.RUNNING)
+    changed = select(Batch.id).where(is_mine, Batch.updated_at > since)
+    named = select(func.unnest(literal([*known], ARRAY(Text))))
+    ids = union(newest.subquery().select(), running, changed, named).subquery()
+    statement = select(*BATCH).where(is_mine, Batch.id.in_(ids.select())).order_by(Batch.id.desc())
+    return Query(statement, BatchRow)
 
 
 def _conditions(wanted: BatchFilter) -> Iterator[ColumnElement[bool]]:
