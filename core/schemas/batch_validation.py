@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, computed_field, field_validator
 
+from core import error_codes
 from core.schemas.base import RequestModel
 from core.schemas.endpoints import ENDPOINTS
 from core.schemas.objects import ResponseModel
@@ -29,7 +30,7 @@ class BatchValidate(RequestModel):
 class LineProblem(ResponseModel):
     """An error of a line (1-based, blank lines count), or of the file when `line` is null.
 
-    `fails` is its effect: no batch is created, or this line of the batch fails.
+    `fails` is its effect: no batch is created, or this line of the batch fails. `remedy` is the next step for its code.
     """
 
     line: int | None = None
@@ -38,6 +39,12 @@ class LineProblem(ResponseModel):
     message: str
     param: str | None = None
     fails: Literal["file", "line"]
+
+    @computed_field  # type: ignore[prop-decorator]  # pydantic's own way to serialize a property
+    @property
+    def remedy(self) -> str:
+        """The next step, of `core.error_codes`."""
+        return error_codes.remedy(self.code)
 
 
 class ModelLines(ResponseModel):

@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from core.error_codes import remedy
 from core.schemas.batch_validation import BatchValidation
 from tests.support.check import check_problem
 from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
@@ -30,6 +31,7 @@ def test_an_uploaded_file_gets_all_its_errors_and_is_not_kept(
     assert answer.status_code == 200, answer.text
     report = BatchValidation.model_validate_json(answer.text)
     assert summarize(answer.json()["errors"]) == EXPECTED
+    assert all(error["remedy"] == remedy(error["code"]) for error in answer.json()["errors"])
     assert (report.is_valid, report.lines, report.lines_over_context) == (False, 12, 1)
     assert {file.id for file in client.files.list()} == before
 
