@@ -10,9 +10,15 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, sync_playwright
 
+from core.settings import ROOT
 from tests.browser.journey import Journey, find_chromium, missing_chromium
 from tests.support.stack import StackProcess
 
+THINKER = """\
+name: thinker
+backend: fake
+chat_template: "{% for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{% endfor %}assistant: <think>\\n"
+"""
 FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
 
 
@@ -53,6 +59,26 @@ def fake_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProces
     models = folder / "models"
     models.mkdir()
     (models / "fake.yaml").write_text(FAKE_MODEL)
+    stack = StackProcess(folder, models)
+    stack.start()
+    try:
+        yield stack
+    finally:
+        stack.close()
+
+
+@pytest.fixture(scope="package")
+def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
+    """A stack with the demo model, a slow model and one that reasons, for the files that share it."""
+    folder = tmp_path_factory.mktemp("demo")
+    models = folder / "models"
+    models.mkdir()
+    weights = ROOT / "models" / "demo.gguf"
+    (models / "demo.yaml").write_text(
+        f"name: demo\nparameters: {{model: {weights}, temperature: 0}}\ncontext_size: 1024\nslots: 8\nthreads: 1\n"
+    )
+    (models / "slow.yaml").write_text("name: slow\nbackend: fake\nstep_seconds: 0.05\n")
+    (models / "thinker.yaml").write_text(THINKER)
     stack = StackProcess(folder, models)
     stack.start()
     try:

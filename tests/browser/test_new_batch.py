@@ -1,0 +1,158 @@
+"""New batch: a file is dropped, explained, and started, without the keyboard; hostile and wrong files do no harm."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from playwright.sync_api import Page, Route, expect
+
+from core.settings import ROOT
+from tests.browser.journey import Journey
+from tests.support.stack import StackProcess, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+OpenJourney = Callable[..., Journey]
+INPUTS = ROOT / "batch_inputs"
+HOSTILE = '<img src=x onerror="alert(1)"> {{ 7*7 }} </script>'
+
+
+def drop(page: Page, name: str, content: bytes) -> None:
+    """Drop a file onto the page, once it knows its caller."""
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    page.evaluate(
+        """([name, content]) => {
+            const data = new DataTransfer();
+            data.items.add(new File([Uint8Array.from(atob(content), (char) => char.charCodeAt(0))], name));
+            for (const kind of ["dragover", "drop"]) {
+                document.body.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data }));
+            }
+        }""",
+        [name, base64.b64encode(content).decode()],
+    )
+
+
+def line(custom_id: str = "a", **fields: Any) -> bytes:
+    body = {"model": "demo", "messages": [{"role": "user", "content": "What is the capital of Peru?"}]} | fields
+    whole = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
+    return json.dumps(whole).encode() + b"\n"
+
+
+def started(page: Page, stack: StackProcess) -> dict[str, Any]:
+    """The batch whose view the page has gone to."""
+    page.wait_for_url(re.compile(r"#/batches/batch_"))
+    batch: dict[str, Any] = httpx2.get(f"{stack.url}/v1/batches/{page.url.rpartition('/')[2]}").json()
+    return batch
+
+
+def test_requests_dropped_anywhere_are_checked_and_started(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    journey = open_journey(demo_stack.url)
+    page = journey.open("#/models")
+    expect(page.get_by_role("heading", name="Models")).to_be_visible()
+    drop(page, "support_tickets.jsonl", (INPUTS / "support_tickets.jsonl").read_bytes())
+    expect(page.get_by_text("240 lines, no errors")).to_be_visible()
+    page.get_by_label("Priority").select_option("high")
+    page.get_by_role("button", name="Start 240 lines").click()
+    batch = started(page, demo_stack)
+    assert (batch["metadata"], batch["priority"]) == ({"name": "support_tickets"}, 50)
+    page.get_by_role("link", name="New batch").click()
+    expect(page.get_by_text("Drop a file here")).to_be_visible()
+    journey.screenshots("new-batch-empty")
+
+
+def test_bad_lines_are_explained_at_their_place(
+    demo_stack: StackProcess, open_journey: OpenJourney, tmp_path: Path
+) -> None:
+    lines = [line(f"good-{number}") for number in range(20)]
+    lines[3] = line("ünknown", model="gpt-9")
+    lines[5] = b"\n"
+    lines[7] = line("warm", temperature=7)
+    lines[9] = line(HOSTILE, padding="x" * 30_000, top_p=0)
+    lines[12] = line("nöne").replace(b"}}\n", b', "seed": None}}\n')
+    path = tmp_path / "mixed.jsonl"
+    path.write_bytes(b"".join(lines))
+    journey = open_journey(demo_stack.url)
+    page = journey.open("#/new")
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Choose a file").click()
+    chooser.value.set_files(path)
+    expect(page.get_by_text("4 of 19 lines would fail")).to_be_visible()
+    for number, marked in ((4, '"gpt-9"'), (8, "7"), (10, "0"), (13, "None")):
+        page.get_by_role("button", name=f"Line {number}", exact=True).click()
+        place = page.get_by_role("listitem").filter(has=page.get_by_role("button", name=f"Line {number}", exact=True))
+        expect(place.locator("mark")).to_have_text(marked)
+    expect(page.get_by_text("The 15 good lines run.")).to_be_visible()
+    expect(page.get_by_text(HOSTILE).first).to_be_visible()
+    journey.screenshots("new-batch-report")
+    page.get_by_label("Name").fill("mended later")
+    page.get_by_role("button", name="Start 19 lines").click()
+    assert started(page, demo_stack)["metadata"] == {"name": "mended later"}
+
+
+def test_a_file_that_is_not_accepted_is_not_started(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    drop(page, "double.jsonl", line("a") + line("a") + b"{oh no\n")
+    expect(page.get_by_text("This file would not be accepted")).to_be_visible()
+    expect(page.get_by_text("This custom_id was used before, on line 1.")).to_be_visible()
+    expect(page.get_by_role("button", name="Start 3 lines")).to_be_disabled()
+    expect(page.get_by_text("takes a file only as a whole")).to_be_visible()
+    page.get_by_label("Name").fill("my name for it")
+    drop(page, "double.jsonl", line("a") + line("b"))
+    expect(page.get_by_role("button", name="Start 2 lines")).to_be_enabled()
+    expect(page.get_by_label("Name")).to_have_value("my name for it")
+
+
+WRONG = {
+    "cat.png": (b"\x89PNG\r\n\x1a\n\0\0", "“cat.png” is an image."),
+    "in.zip": (b"PK\x03\x04\x14\0in.csv", "“in.zip” is a zip archive or an Office file."),
+    "old.xls": (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "Save it as .xlsx or CSV."),
+    "a.exe": (b"MZ\x90\0\3\0", "“a.exe” is not text."),
+    "none.jsonl": (b"", "“none.jsonl” is empty."),
+    "out.jsonl": (b'{"custom_id":"a","response":null,"error":{}}\n', "“out.jsonl” has the results of a batch"),
+    f"{HOSTILE}.gif": (b"GIF89a", f"“{HOSTILE}.gif” is an image."),
+    "array.jsonl": (b"[" + line().strip() + b"]", "The file is one JSON array."),
+}
+
+
+def test_wrong_files_get_a_plain_sentence(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    for name, (content, reason) in WRONG.items():
+        drop(page, name, content)
+        expect(page.get_by_text(reason)).to_be_visible()
+        expect(page.get_by_role("button", name="Choose a")).to_be_visible()
+        expect(page.get_by_role("button", name="Start 1 line")).to_be_hidden()
+
+
+def test_a_lost_connection_costs_one_part(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    """The second part is cut at each try; the first one is not sent again."""
+    journey = open_journey(demo_stack.url)
+    journey.expect_errors("ERR_FAILED", "net::", "Failed to load")
+    page = journey.open("#/new")
+    sent: list[str] = []
+    is_cut = True
+
+    def cut(route: Route) -> None:
+        sent.append(route.request.url)
+        if is_cut and len(sent) > 1:
+            route.abort()
+        else:
+            route.continue_()
+
+    page.route("**/parts", cut)
+    page.clock.install()
+    drop(page, "big.jsonl", b"".join(line(f"line-{n}", padding="x" * 100_000) for n in range(86)))
+    lost = page.get_by_text("The connection was lost")
+    wait_for(lambda: page.clock.run_for(3000) or lost.is_visible(), "all tries have failed")
+    is_cut = False
+    page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_text("86 lines, no errors")).to_be_visible(timeout=20_000)
+    assert len(set(sent)) == 1, "one upload from its beginning to its end"
