@@ -6,7 +6,7 @@
     counts = write_requests(plan_rows(table, mapper, previous), file)      # mapping.join: the input file of the batch
     # … the batch runs …
     with Answers() as answers:                            # mapping.answers: output and error files of one or more batches
-        answers.add(lines)
+        answers.add(lines)                                # `read_answer` reads the body of a single response
         joined = join_rows(plan_rows(table, mapper, previous), mapper, answers)
         counts = write_table(joined, table, mapper.added, file, TableFormat.CSV)   # mapping.formats.writing
 

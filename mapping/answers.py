@@ -1,24 +1,57 @@
-"""Answers of batches by custom_id, kept in a temporary database that spills to disk."""
+"""Answers of batches by custom_id, read from output and error files."""
 
 from __future__ import annotations
 
-import sqlite3
+import base64
+from array import array
 from collections.abc import Iterable
 from types import TracebackType
+from typing import Final, NamedTuple
 
 import msgspec
 
+from mapping.disk_map import DiskMap
 from mapping.errors import MappingError, RowError
 
+_TEXT, _CUT, _VECTOR, _PROBLEM = b"+", b"~", b"=", b"-"  # first byte of a stored outcome
+_KEY_LENGTH: Final = 40  # of a custom_id of a mapping, with 144 bits of its hash
 
-class _Response(msgspec.Struct):
-    status_code: int
-    body: msgspec.Raw
+
+class Answer(NamedTuple):
+    """A text, which may be cut off at `max_tokens`, or a vector."""
+
+    text: str = ""
+    is_cut: bool = False
+    vector: list[float] | None = None
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+    refusal: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Embedding(msgspec.Struct):
+    embedding: list[float] | str
 
 
 class _Error(msgspec.Struct):
     message: str = ""
     code: str | None = None
+
+
+class _Body(msgspec.Struct):
+    choices: list[_Choice] = []
+    data: list[_Embedding] = []
+    error: _Error | None = None
+
+
+class _Response(msgspec.Struct):
+    body: _Body
 
 
 class _Line(msgspec.Struct):
@@ -27,23 +60,15 @@ class _Line(msgspec.Struct):
     error: _Error | None = None
 
 
-class _Failure(msgspec.Struct):
-    error: _Error
-
-
-_read_line = msgspec.json.Decoder(_Line).decode
-_read_failure = msgspec.json.Decoder(_Failure).decode
+_read_line: Final = msgspec.json.Decoder(_Line).decode
+_read_body: Final = msgspec.json.Decoder(_Body).decode
 
 
 class Answers:
-    """Answers that were read from output and error files. A custom_id that has an answer keeps it whatever else is added."""
+    """Answers of all lines that were added. A custom_id that has an answer keeps it, whatever failure is added later."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA cache_size = -32768")
-        self._database.execute(
-            "CREATE TABLE answers (custom_id TEXT PRIMARY KEY, body BLOB, problem TEXT) WITHOUT ROWID"
-        )
+        self._outcomes = DiskMap()
 
     def __enter__(self) -> Answers:
         return self
@@ -51,44 +76,64 @@ class Answers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._database.close()
+        self._outcomes.close()
 
-    def add(self, lines: Iterable[bytes]) -> int:
-        """Add the lines of an output or error file; return their number. Raises MappingError for a line of another form."""
-        self._database.execute("BEGIN")
-        try:
-            cursor = self._database.executemany(
-                "INSERT INTO answers VALUES (?, ?, ?) ON CONFLICT (custom_id) DO UPDATE "
-                "SET body = excluded.body, problem = excluded.problem WHERE answers.body IS NULL",
-                map(_outcome, filter(bytes.strip, lines)),
-            )
-        finally:
-            self._database.execute("COMMIT")
-        return cursor.rowcount
+    def add(self, lines: Iterable[bytes]) -> None:
+        """Add the lines of an output or error file. Raises MappingError for a line of another form."""
+        for line in lines:
+            if line.isspace():
+                continue
+            try:
+                result = _read_line(line)
+                outcome = _outcome(result.response.body if result.response else _Body(error=result.error))
+            except ValueError as error:
+                raise MappingError(f"a result line has an unknown form: {error}") from None
+            key = _key(result.custom_id)
+            if outcome[:1] != _PROBLEM or (self._outcomes.get(key) or _PROBLEM)[:1] == _PROBLEM:
+                self._outcomes.put(key, outcome)
 
-    def body(self, custom_id: str) -> bytes:
-        """Return the body of the response to a request. Raises RowError with the reason when there is none."""
-        found = self._database.execute("SELECT body, problem FROM answers WHERE custom_id = ?", (custom_id,)).fetchone()
-        if found is None:
+    def get(self, custom_id: str) -> Answer:
+        """Return the answer to a request. Raises RowError with the reason when there is none."""
+        outcome = self._outcomes.get(_key(custom_id))
+        if outcome is None:
             raise RowError("not answered: the batch ended before this row")
-        if found[0] is None:
-            raise RowError(found[1])
-        body: bytes = found[0]
-        return body
+        return _answer(outcome)
 
     def __contains__(self, custom_id: str) -> bool:
         """Return whether a request has an answer."""
-        query = "SELECT 1 FROM answers WHERE custom_id = ? AND body IS NOT NULL"
-        return self._database.execute(query, (custom_id,)).fetchone() is not None
+        return (self._outcomes.get(_key(custom_id)) or _PROBLEM)[:1] != _PROBLEM
 
 
-def _outcome(line: bytes) -> tuple[str, bytes | None, str | None]:
-    """Return the custom_id of a line, and its body or problem."""
+def read_answer(body: bytes) -> Answer:
+    """Read the body of a response. Raises RowError for one without an answer."""
     try:
-        result = _read_line(line)
-        if result.response is not None and result.response.status_code == 200:
-            return result.custom_id, bytes(result.response.body), None
-        error = result.error or _read_failure(result.response.body if result.response else b"").error
-    except ValueError as problem:
-        raise MappingError(f"a result line has an unknown form: {problem}") from None
-    return result.custom_id, None, f"{error.code}: {error.message}" if error.code else error.message
+        return _answer(_outcome(_read_body(body)))
+    except ValueError as error:
+        raise RowError(f"the answer has an unknown form: {error}") from None
+
+
+def _key(custom_id: str) -> bytes:
+    return custom_id[:_KEY_LENGTH].encode()
+
+
+def _outcome(body: _Body) -> bytes:
+    """Return the bytes that are stored for a response."""
+    if body.choices:
+        choice = body.choices[0]
+        if choice.message.refusal:
+            return _PROBLEM + f"the model refused: {choice.message.refusal}".encode()
+        return (_CUT if choice.finish_reason == "length" else _TEXT) + (choice.message.content or "").encode()
+    if body.data:
+        vector = body.data[0].embedding
+        return _VECTOR + (base64.b64decode(vector) if isinstance(vector, str) else array("f", vector).tobytes())
+    error = body.error or _Error("the response has no answer")
+    return _PROBLEM + (f"{error.code}: {error.message}" if error.code else error.message).encode()
+
+
+def _answer(outcome: bytes) -> Answer:
+    mark = outcome[:1]
+    if mark == _VECTOR:
+        return Answer(vector=array("f", outcome[1:]).tolist())
+    if mark == _PROBLEM:
+        raise RowError(outcome[1:].decode())
+    return Answer(outcome[1:].decode(), mark == _CUT)

@@ -12,6 +12,7 @@ from mapping.errors import RowError
 
 _INT64: Final = 1 << 63
 _EXACT_FLOAT: Final = 1 << 53
+_EXACT: Final = {Kind.STRING: str, Kind.NUMBER: float, Kind.BOOLEAN: bool, Kind.VECTOR: list}
 _encode: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -36,23 +37,19 @@ def conform(value: Any, kind: ColumnType, name: str) -> Any:  # Any: JSON
     """Return a value of an answer as a cell. Raises RowError for a value of another type."""
     if value is None or kind.kind is Kind.JSON:
         return value
+    if type(value) is _EXACT.get(kind.kind) and (not kind.choices or value in kind.choices):
+        return value
     match kind.kind:
-        case Kind.STRING if isinstance(value, str):
-            return value
         case Kind.INTEGER if _is_number(value) and value == value // 1 and -_INT64 <= value < _INT64:
             return int(value)
         case Kind.NUMBER if _is_number(value):
             return float(value)
-        case Kind.BOOLEAN if isinstance(value, bool):
-            return value
         case Kind.DATE if isinstance(value, str):
             try:
                 return datetime.date.fromisoformat(value)
             except ValueError:
                 pass
         case Kind.DATE if isinstance(value, datetime.date):
-            return value
-        case Kind.VECTOR if isinstance(value, list):
             return value
         case Kind.ARRAY if isinstance(value, list) and kind.item:
             return [conform(item, kind.item, name) for item in value]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
 from mapping.answers import Answers
+from mapping.disk_map import DiskMap
 from mapping.errors import RowError
 from mapping.formats.table import JoinedRow, Row, Table
 from mapping.previous import Previous
@@ -58,7 +59,7 @@ def plan_rows(table: Table, mapper: RowMapper, previous: Previous | None = None)
 def write_requests(planned: Iterable[PlannedRow], file: IO[bytes], answered: Answers | None = None) -> PlanCounts:
     """Write the distinct requests as lines of a batch file, without those that are answered already."""
     counts = PlanCounts()
-    seen: set[bytes] = set()
+    seen = DiskMap()
     for each in planned:
         counts.rows += 1
         if each.kept is not None:
@@ -70,12 +71,10 @@ def write_requests(planned: Iterable[PlannedRow], file: IO[bytes], answered: Ans
         else:
             counts.asked += 1
             request = each.request
-            digest = bytes.fromhex(request.custom_id[4:36])
-            if digest not in seen:
-                seen.add(digest)
-                if answered is None or request.custom_id not in answered:
-                    counts.requests += 1
-                    file.write(request.line)
+            if seen.add(request.custom_id.encode()) and (answered is None or request.custom_id not in answered):
+                counts.requests += 1
+                file.write(request.line)
+    seen.close()
     return counts
 
 
@@ -89,6 +88,6 @@ def join_rows(planned: Iterable[PlannedRow], mapper: RowMapper, answers: Answers
             yield JoinedRow(each.row, (*nothing, each.problem))
         else:
             try:
-                yield JoinedRow(each.row, (*mapper.cells(answers.body(each.request.custom_id)), None))
+                yield JoinedRow(each.row, mapper.cells(answers.get(each.request.custom_id)))
             except RowError as error:
                 yield JoinedRow(each.row, (*nothing, str(error)))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
-import numpy as np
 
 from core.field_errors import nearest
 from core.schemas.endpoints import CHAT_ENDPOINT, EMBEDDINGS_ENDPOINT
 from mapping.answer_schema import AnswerSchema
+from mapping.answers import Answer
 from mapping.cells import cell_text, conform, from_text
 from mapping.columns import Column, ColumnType, Kind
 from mapping.errors import MappingError, RowError
@@ -22,12 +20,10 @@ from mapping.formats.table import Row, Table
 from mapping.spec import MapSpec
 from mapping.template import Template
 
-_encode: Final = msgspec.json.Encoder().encode
 _PREFIX: Final = "map-"
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request of a row. Its id is made of the body, so equal rows share it."""
 
     custom_id: str
@@ -37,37 +33,11 @@ class Request:
     @property
     def line(self) -> bytes:
         """Return the line of a batch file."""
-        return b'{"custom_id":"%b","method":"POST","url":"%b","body":%b}\n' % (
-            self.custom_id.encode(),
-            self.endpoint.encode(),
-            self.body,
-        )
+        start = f'{{"custom_id":"{self.custom_id}","method":"POST","url":"{self.endpoint}","body":'
+        return b"".join((start.encode(), self.body, b"}\n"))
 
 
-class _Message(msgspec.Struct):
-    content: str | None = None
-    refusal: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Chat(msgspec.Struct):
-    choices: list[_Choice]
-
-
-class _Vector(msgspec.Struct):
-    embedding: list[float] | str
-
-
-class _Embeddings(msgspec.Struct):
-    data: list[_Vector]
-
-
-_read_chat: Final = msgspec.json.Decoder(_Chat).decode
-_read_embeddings: Final = msgspec.json.Decoder(_Embeddings).decode
+_encode: Final = msgspec.json.Encoder().encode
 _read_object: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -110,36 +80,36 @@ class RowMapper:
         body = self._body(values)
         return Request(f"{_PREFIX}{hashlib.sha256(body).hexdigest()}", self.endpoint, body)
 
-    def cells(self, body: bytes) -> tuple[Any, ...]:  # Any: cells
-        """Return the cells of the answer columns, from the body of a response. Raises RowError."""
-        try:
-            if self.spec.embed is not None:
-                return (_vector(_read_embeddings(body).data[0].embedding),)
-            choice = _read_chat(body).choices[0]
-        except (ValueError, IndexError) as error:
-            raise RowError(f"the answer has an unknown form: {str(error)[:200]}") from None
-        text = (choice.message.content or "").strip()
-        if choice.message.refusal:
-            raise RowError(f"the model refused: {choice.message.refusal}")
-        is_cut = choice.finish_reason == "length"
+    def cells(self, answer: Answer) -> tuple[Any, ...]:  # Any: cells
+        """Return the added cells, of which the last is the error. Raises RowError for an answer that cannot be used."""
+        if self.spec.embed is not None:
+            if answer.vector is None:
+                raise RowError("the response has no vector")
+            return answer.vector, None
+        text = answer.text.strip()
         if self.schema is None:
-            return (text,)
+            if not text:
+                raise RowError("the answer is empty")
+            return text, "the answer is cut off: it reached max_tokens" if answer.is_cut else None
         try:
-            values = _read_object(_without_fence(text))
+            values = _read_object(_without_fence(text) if text.startswith("`") else text)
         except (ValueError, RecursionError) as error:
-            reason = "it reached max_tokens before its end" if is_cut else str(error)[:200]
+            reason = "it is cut off, since it reached max_tokens" if answer.is_cut else str(error)[:200]
             raise RowError(f"the answer is no JSON object: {reason}") from None
-        return tuple(conform(values.get(column.name), column.type, column.name) for column in self.answer_columns)
+        cells = [conform(values.get(column.name), column.type, column.name) for column in self.answer_columns]
+        return (*cells, None)
 
-    def stored_cells(self, values: Mapping[str, Any]) -> tuple[Any, ...] | None:  # Any: cells
+    def earlier_cells(self, stored: list[Any]) -> tuple[Any, ...] | None:  # Any: cells
         """Return the added cells of a row of an earlier output; None for one that failed or was not answered."""
-        if values.get(self.spec.error_column):
-            return None
+        *stored, problem = stored
         try:
-            cells = [conform(from_text(values.get(c.name), c.type), c.type, c.name) for c in self.answer_columns]
+            cells = [
+                conform(from_text(value, column.type), column.type, column.name)
+                for value, column in zip(stored, self.answer_columns, strict=True)
+            ]
         except RowError:
             return None
-        return (*cells, None) if any(cell not in (None, "") for cell in cells) else None
+        return None if problem or all(cell in (None, "") for cell in cells) else (*cells, None)
 
     def _answer_column(self) -> Column:
         if self.spec.embed is not None:
@@ -214,15 +184,6 @@ def _text(text: str) -> bytes:
         raise RowError("a cell has bytes that are no text in the encoding of the file") from None
 
 
-def _vector(value: list[float] | str) -> list[float]:
-    if isinstance(value, str):
-        floats: list[float] = np.frombuffer(base64.b64decode(value), dtype="<f4").tolist()
-        return floats
-    return value
-
-
 def _without_fence(text: str) -> str:
     """Return JSON without the fence of Markdown that servers without structured output may add."""
-    if text.startswith("```") and text.endswith("```"):
-        return text.strip("`").removeprefix("json")
-    return text
+    return text.strip("`").removeprefix("json")

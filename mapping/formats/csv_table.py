@@ -10,19 +10,20 @@ from typing import Any, Final, NamedTuple
 
 from mapping.columns import Column
 from mapping.errors import MappingError
-from mapping.formats.encodings import bom_of, check_encoding, detect_encoding, errors_of, read_lines
-from mapping.formats.table import Row, Table, TableFormat
+from mapping.formats.encodings import bom_of, encoding_of, read_lines
+from mapping.formats.table import Row, Table, TableFormat, unique_names
 
-DELIMITERS: Final = ",;\t|"
+_DELIMITERS: Final = ",;\t|"
 _SAMPLE_LINES: Final = 100
-_MAX_FIELD: Final = 64 << 20
+_SAMPLE_ROWS: Final = 20
+_MAX_FIELD: Final = 16 << 20
 _EXCEL_HINT: Final = "sep="
 
-csv.field_size_limit(_MAX_FIELD)  # of the whole process: 128 KiB, the default, is less than a long document
+csv.field_size_limit(_MAX_FIELD)  # of the whole process; 128 KiB, the default, is less than a long document
 
 
 class Record(NamedTuple):
-    """A record of the file: its first line, bytes, and fields, or the reason why it has none."""
+    """A record of the file: its first line, bytes and fields, and the reason why it cannot be used."""
 
     line: int
     raw: bytes
@@ -31,120 +32,168 @@ class Record(NamedTuple):
 
 
 class _Lines:
-    """Iterator of text for `csv.reader`, which keeps the bytes of the lines that it gave."""
+    """Iterator of text for `csv.reader`, which keeps the lines that it gave and can give lines again."""
 
     def __init__(self, lines: Iterator[tuple[bytes, str]]) -> None:
         self._lines = lines
-        self.raw: list[bytes] = []
+        self.taken: list[tuple[bytes, str]] = []
 
     def __iter__(self) -> _Lines:
         return self
 
     def __next__(self) -> str:
-        raw, text = next(self._lines)
-        self.raw.append(raw)
-        return text
+        line = next(self._lines)
+        self.taken.append(line)
+        return line[1]
+
+    def give_again(self, lines: list[tuple[bytes, str]]) -> None:
+        self._lines = itertools.chain(lines, self._lines)
 
 
 @dataclass(kw_only=True)
 class CsvTable(Table):
-    """A CSV file. Its first record names the columns."""
+    """A CSV file, whose first record names the columns.
+
+    `head` and `tail` are bytes before the header and after the last row; `unnamed` is the number of last columns that all
+    rows have and the header lacks.
+    """
 
     bom: bytes = field(init=False)
     head: bytes = field(init=False, default=b"")
     header: bytes = field(init=False)
     tail: bytes = field(init=False, default=b"")
-    line_end: str = field(init=False, default="\n")
+    unnamed: int = field(init=False, default=0)
     is_quoted: bool = field(init=False)
+    _has_hint: bool = field(init=False, default=False)
+    _ends_at_cr: bool = field(init=False, default=False)
+    _skips_space: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
-        with self.path.open("rb") as file:
-            self.bom, from_bom = bom_of(file.read(4))
-        self.encoding = from_bom or (check_encoding(self.encoding) if self.encoding else detect_encoding(self.path))
-        sample = list(itertools.islice(self._lines(), _SAMPLE_LINES))
-        if len(sample) == 1 and "\r" in sample[0][1].rstrip("\r\n"):
-            self.line_end = "\r"  # of old Macs
-            sample = list(itertools.islice(self._lines(), _SAMPLE_LINES))
-        if not any(text.strip() for _, text in sample):
-            raise MappingError(f"{self.path.name} is empty: the first line must name the columns")
-        texts = [text for _, text in sample]
-        if texts[0].lower().startswith(_EXCEL_HINT) and len(texts[0].rstrip("\r\n")) == len(_EXCEL_HINT) + 1:
-            self.delimiter = self.delimiter or texts[0][len(_EXCEL_HINT)]
-            self.head = sample[0][0]
-            texts = texts[1:]
-        if self.delimiter is None:
-            self.delimiter = _guess_delimiter(texts, self.format)
+        self.bom = bom_of(self.path)[0]
+        self.encoding = encoding_of(self.path, self.encoding)
+        self._read_sample()
         records = self._records()
         first = next(records, None)
+        while first is not None and not first.fields and not first.problem:
+            self.head += first.raw  # blank lines
+            first = next(records, None)
         if first is None or first.problem:
-            raise MappingError(f"{self.path.name}: the first line must name the columns")
+            raise MappingError(f"{self.label} has no header: its first line must name the columns")
         self.header = first.raw
-        self._first_line = first.line
-        names = _unique([name.strip() for name in first.fields])
-        rest = list(itertools.islice(records, 20))
-        if rest and all(len(record.fields) == len(names) + 1 for record in rest):
-            names = _unique(["row", *names])  # R's write.table names no column of row names
-        self.columns = tuple(Column(name) for name in names)
-        self.is_quoted = self.header.strip().startswith(b'"')
+        self._name_columns(first.fields, [r for r in itertools.islice(records, _SAMPLE_ROWS) if r.fields])
 
     def rows(self) -> Iterator[Row]:
         """Read the rows. A row with missing fields has None in their place, one with surplus fields has a problem."""
         names = self.names
         width = len(names)
-        records = self._records()
-        next(records)
         blank = b""
         number = 0
-        for record in records:
-            fields, problem = record.fields, record.problem
-            if not fields and not problem:
-                blank += record.raw
+        records = itertools.dropwhile(lambda record: not record.fields, self._records())
+        next(records)
+        for line, raw, fields, problem in records:
+            if not fields:
+                blank += raw
                 continue
             number += 1
-            if len(fields) > width and not problem:
-                problem = f"line {record.line} has {len(fields)} fields, {width} are named in the header"
             values: dict[str, Any] = dict(zip(names, fields, strict=False))
-            if len(fields) < width:
+            if len(fields) != width:
                 values.update(dict.fromkeys(names[len(fields) :]))
-            yield Row(number, values, record.line, blank + record.raw if blank else record.raw, problem)
+                if len(fields) > width and not problem:
+                    problem = f"line {line} has {len(fields)} fields, but the header {width}"
+            yield Row(number, values, line, blank + raw if blank else raw, problem)
             blank = b""
         self.tail = blank
 
+    def _read_sample(self) -> None:
+        """Find out line ends, Excel's hint and delimiter."""
+        sample = list(itertools.islice(self._lines(), _SAMPLE_LINES))
+        if sample and sample[0][0].endswith(b"\r"):
+            self._ends_at_cr = True  # of old Macs
+        texts = [text for _, text in sample]
+        if not any(map(str.strip, texts)):
+            raise MappingError(f"{self.label} is empty: its first line must name the columns")
+        hint = texts[0].rstrip("\r\n")
+        if hint.lower().startswith(_EXCEL_HINT) and len(hint) == len(_EXCEL_HINT) + 1:
+            self.delimiter = self.delimiter or hint[-1]
+            self.head = sample[0][0]
+            self._has_hint = True
+            texts = texts[1:]
+        if self.delimiter is None:
+            self.delimiter = _guess_delimiter(texts, self.format)
+        elif len(self.delimiter) != 1 or self.delimiter in '"\r\n':
+            raise MappingError(f"a delimiter is one character, not {self.delimiter!r}", param="delimiter")
+        self.is_quoted = texts[0].startswith('"')
+        self._skips_space = any(f'{self.delimiter} "' in text for text in texts) and self.delimiter != " "
+
+    def _name_columns(self, names: list[str], rest: list[Record]) -> None:
+        """Name the columns, also those that the header lacks."""
+        widths = {len(record.fields) for record in rest}
+        if widths == {len(names) + 1}:
+            if all(record.fields[-1] == "" for record in rest):
+                self.unnamed = 1
+                names = [*names, ""]
+            else:
+                names = ["row_name", *names]  # R's write.table names no column of row names
+        elif widths and min(widths) > len(names) + 1:
+            raise MappingError(
+                f"{self.label} has {len(names)} fields in line 1, and {min(widths)} in the next ones: "
+                "delete lines above the header, or give the delimiter"
+            )
+        self.columns = tuple(map(Column, unique_names([name.strip() for name in names])))
+
     def _lines(self) -> Iterator[tuple[bytes, str]]:
-        return read_lines(self.path, self.encoding or "utf-8", self.line_end)
+        return read_lines(self.path, self.encoding or "utf-8", ends_at_cr=self._ends_at_cr)
 
     def _records(self) -> Iterator[Record]:
-        """Read all records, the header too, after Excel's hint."""
+        """Read all records after Excel's hint, the header too.
+
+        A record whose quote is not closed properly takes only its first line with it, and not those up to the next quote.
+        """
         lines = _Lines(self._lines())
-        if self.head:
+        line = 1
+        if self._has_hint:
             next(lines)
-            lines.raw.clear()
-        reader = csv.reader(lines, delimiter=self.delimiter or ",")
-        line = 2 if self.head else 1
+            lines.taken.clear()
+            line = 2
+        dialect: dict[str, Any] = {"delimiter": self.delimiter or ",", "skipinitialspace": self._skips_space}
+        reader = csv.reader(lines, strict=True, **dialect)
         while True:
+            taken = lines.taken
             problem = None
             try:
                 fields = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
-                fields, problem = [], f"line {line} is no CSV: {error}"
-            raw = lines.raw
-            yield Record(line, raw[0] if len(raw) == 1 else b"".join(raw), fields, problem)
-            line += len(raw)
-            raw.clear()
+                fields, problem = [], str(error)
+            if problem:
+                lines.give_again(taken[1:])
+                del taken[1:]
+                fields, problem = _sloppy(taken[0][1], dialect, line)
+                reader = csv.reader(lines, strict=True, **dialect)
+            yield Record(line, taken[0][0] if len(taken) == 1 else b"".join(raw for raw, _ in taken), fields, problem)
+            line += len(taken)
+            taken.clear()
 
-    def encode(self, text: str) -> bytes:
-        """Encode added cells; a character that the encoding lacks is written as an escape such as `\\u4f60`."""
-        encoding = self.encoding or "utf-8"
-        try:
-            return text.encode(encoding)
-        except UnicodeEncodeError:
-            return text.encode(encoding, errors_of(encoding) if encoding.startswith("utf") else "backslashreplace")
+
+def _sloppy(text: str, dialect: dict[str, Any], line: int) -> tuple[list[str], str | None]:
+    """Return the fields of a line with wrong quotes, and a problem unless they are closed in the same line."""
+    try:
+        fields = next(csv.reader([text], **dialect))
+    except csv.Error as error:
+        return [text], f"line {line} is no CSV: {error}"
+    if has_open_quote(text, dialect["delimiter"]):
+        return [*fields[:-1], fields[-1].rstrip("\r\n")], f"line {line} has a quote that is not closed"
+    return fields, None
+
+
+def has_open_quote(text: str, delimiter: str) -> bool:
+    """Return whether a record ends inside of quotes."""
+    return next(csv.reader([text, "\x1e"], delimiter=delimiter))[-1].endswith("\x1e")
 
 
 def _guess_delimiter(lines: list[str], kind: TableFormat) -> str:
-    """Return the delimiter by which most records have as many fields as the header."""
+    """Return the delimiter by which most records have as many fields as the header; a space only if nothing else fits."""
 
     def score(delimiter: str) -> tuple[float, int]:
         try:
@@ -155,19 +204,8 @@ def _guess_delimiter(lines: list[str], kind: TableFormat) -> str:
             return (0, 0)
         return (sum(width in (widths[0], widths[0] + 1) for width in widths) / len(widths), widths[0])
 
-    order = "\t,;|" if kind is TableFormat.TSV else DELIMITERS
+    order = "\t,;|" if kind is TableFormat.TSV else _DELIMITERS
     best = max(order, key=score)
-    return best if score(best) > (0, 0) else order[0]
-
-
-def _unique(names: list[str]) -> list[str]:
-    """Name columns without a name by their position, and number repeated names."""
-    unique: list[str] = []
-    for index, name in enumerate(names, 1):
-        wanted = name or f"column_{index}"
-        name, count = wanted, 1
-        while name in unique:
-            count += 1
-            name = f"{wanted}_{count}"
-        unique.append(name)
-    return unique
+    if score(best) > (0, 0):
+        return best
+    return " " if '" "' in lines[0] else order[0]

@@ -8,7 +8,7 @@ from typing import IO, Any, Final
 
 from mapping.cells import cell_text
 from mapping.columns import Column, Kind
-from mapping.formats.csv_table import CsvTable
+from mapping.formats.csv_table import CsvTable, has_open_quote
 from mapping.formats.table import JoinedRow, Row, Table, TableFormat, WriteCounts
 
 _FORMULA: Final = re.compile(
@@ -33,7 +33,7 @@ class CsvWriter:
         self._delimiter = (source and source.delimiter) or ("\t" if format is TableFormat.TSV else ",")
         self._encoding = (source and source.encoding) or "utf-8"
         self._quotes_all = source is not None and source.is_quoted
-        self._special = re.compile(rf'["\r\n{re.escape(self._delimiter)}]|^\s|\s$')
+        self._special = re.compile(rf'["\r\n{re.escape(self._delimiter)}]').search
         self._ends = [end.encode(self._encoding) for end in ("\r\n", "\n", "\r")]
         self._line_end = "\r\n" if table.format is TableFormat.XLSX else "\n"
         self._names = [column.name for column in added]
@@ -44,42 +44,46 @@ class CsvWriter:
         """Write the header and all rows."""
         source, counts = self._source, self._counts
         if source:
-            file.write(source.bom + source.head + self._appended(source.header, self._names))
+            file.write(source.bom + source.head)
+            file.write(self._appended(source.header, self._delimiter * source.unnamed + self._joined(self._names)))
         else:
             file.write(_EXCEL_BOM if self._table.format is TableFormat.XLSX else b"")
-            file.write(self._record([*self._table.names, *self._names]))
+            file.write(self._encoded(self._joined([*self._table.names, *self._names]) + self._line_end))
+        last = self._table.names[-1]
         for row, cells in joined:
             counts.rows += 1
             counts.failed += cells[-1] is not None
-            safe = [
-                "'" + cell if is_free and type(cell) is str and _FORMULA.match(cell) else cell
-                for cell, is_free in zip(cells, self._is_free, strict=True)
-            ]
-            if source:
-                file.write(self._appended(row.raw, [*self._missing(row), *safe]))
+            added = self._delimiter.join(map(self._field, cells, self._is_free))
+            if not source:
+                file.write(self._encoded(self._joined(row.values.values()) + self._delimiter + added + self._line_end))
+            elif row.problem or row.values[last] is None:
+                file.write(self._appended(row.raw, added, self._repair(row)))
             else:
-                file.write(self._record([*row.values.values(), *safe]))
+                file.write(self._appended(row.raw, added))
         file.write(source.tail if source else b"")
         return counts
 
-    def _missing(self, row: Row) -> list[None]:
-        """Return an empty cell for each field that a record lacks, so that the added cells stand in their columns."""
-        values = row.values
-        return [] if values[self._table.names[-1]] is not None else [None for cell in values.values() if cell is None]
+    def _repair(self, row: Row) -> str:
+        """Return the quote and the delimiters that a record lacks, so that what follows stands in its columns."""
+        text = row.raw.decode(self._encoding, "replace")
+        num_missing = sum(cell is None for cell in row.values.values())
+        return ('"' if row.problem and has_open_quote(text, self._delimiter) else "") + self._delimiter * num_missing
 
-    def _appended(self, raw: bytes, cells: Iterable[Any]) -> bytes:
+    def _appended(self, raw: bytes, added: str, repair: str = "") -> bytes:
         end = next((end for end in self._ends if raw.endswith(end)), b"")
-        fields = self._delimiter + self._delimiter.join(map(self._field, cells))
-        return raw[: len(raw) - len(end)] + self._encoded(fields) + end
+        return raw[: len(raw) - len(end)] + self._encoded(f"{repair}{self._delimiter}{added}") + end
 
-    def _record(self, cells: Iterable[Any]) -> bytes:
-        return self._encoded(self._delimiter.join(map(self._field, cells)) + self._line_end)
+    def _joined(self, cells: Iterable[Any]) -> str:
+        return self._delimiter.join(map(self._field, cells))
 
-    def _field(self, cell: Any) -> str:  # Any: a cell
-        text = cell_text(cell)
-        if self._special.search(text) or (self._quotes_all and isinstance(cell, str)):
-            return '"' + text.replace('"', '""') + '"'
-        return text
+    def _field(self, cell: Any, is_free: bool = False) -> str:  # Any: a cell
+        if cell is None:
+            return ""
+        is_text = isinstance(cell, str)
+        text = cell if is_text else cell_text(cell)
+        if is_free and _FORMULA.match(text):
+            text = "'" + text
+        return '"' + text.replace('"', '""') + '"' if (is_text and self._quotes_all) or self._special(text) else text
 
     def _encoded(self, fields: str) -> bytes:
         """Encode fields; a character that the encoding lacks becomes an escape such as `\\u4f60`."""

@@ -4,50 +4,47 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from mapping.columns import Column, ColumnType, Kind
 from mapping.errors import MappingError
-from mapping.formats.encodings import bom_of, detect_encoding, read_lines
+from mapping.formats.encodings import bom_of, encoding_of, read_lines
 from mapping.formats.table import Row, Table
+
+_INT64: Final = 1 << 63
+_KINDS: Final = {str: Kind.STRING, bool: Kind.BOOLEAN, int: Kind.INTEGER, float: Kind.NUMBER}
 
 
 @dataclass(kw_only=True)
 class JsonlTable(Table):
-    """A file with a JSON object in each line; its columns are the keys of all objects."""
+    """A file with a JSON object in each line. Its columns are the keys of all objects, with a type if all values share it."""
 
     bom: bytes = field(init=False)
     tail: bytes = field(init=False, default=b"")
+    _missing: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        with self.path.open("rb") as file:
-            self.bom, from_bom = bom_of(file.read(4))
-        self.encoding = from_bom or self.encoding or detect_encoding(self.path)
-        keys: dict[str, None] = {}
-        num_rows = 0
+        self.bom = bom_of(self.path)[0]
+        self.encoding = encoding_of(self.path, self.encoding)
+        tags: dict[str, set[Any]] = {}  # Any: see _tag
+        start = ""
         for row in self._read():
-            num_rows += 1
-            keys.update(dict.fromkeys(row.values))
-        if not keys:
-            reason = "is empty" if not num_rows else "has no JSON object in any line"
-            raise MappingError(
-                f"{self.path.name} {reason}: each line of JSON Lines is an object with the cells of a row"
-            )
-        self.columns = tuple(Column(key, ColumnType(Kind.JSON)) for key in keys)
+            start = start or row.raw.decode(self.encoding, "replace").lstrip()[:1]
+            for key, value in row.values.items():
+                tags.setdefault(key, set()).add(_tag(value))
+        if not tags:
+            reason = f"{self.label} has no JSON object in any line: each line of JSON Lines is a row"
+            raise MappingError(f"{reason}. `jq -c .[]` makes lines of an array" if start == "[" else reason)
+        self.columns = tuple(Column(key, _type(found)) for key, found in tags.items())
+        self._missing = dict.fromkeys(tags)
 
     def rows(self) -> Iterator[Row]:
         """Read the rows. A key that an object lacks has None."""
-        missing = self._missing
-        width = len(missing)
+        width = len(self._missing)
         for row in self._read():
-            yield row if len(row.values) == width else row._replace(values={**missing, **row.values})
-
-    @cached_property
-    def _missing(self) -> dict[str, Any]:
-        return dict.fromkeys(self.names)
+            yield row if len(row.values) == width else row._replace(values={**self._missing, **row.values})
 
     def _read(self) -> Iterator[Row]:
         """Read the objects as they are."""
@@ -67,3 +64,22 @@ class JsonlTable(Table):
             yield Row(number, values, line, blank + raw if blank else raw, problem)
             blank = b""
         self.tail = blank
+
+
+def _tag(value: Any) -> Any:  # Any: a JSON value, and its type, or the set of the types of a list's items
+    """Return the type of a value, as far as columns can have it."""
+    kind = type(value)
+    if kind is list:
+        return frozenset(map(_tag, value))
+    return kind if kind is not int or -_INT64 <= value < _INT64 else object
+
+
+def _type(tags: set[Any] | frozenset[Any]) -> ColumnType:  # Any: tags
+    """Return the type that all values of a column share, or `json`."""
+    kinds = {tag for tag in tags if tag is not type(None)}
+    if kinds and all(isinstance(kind, frozenset) for kind in kinds):
+        item = _type(frozenset().union(*kinds))
+        return ColumnType(Kind.JSON) if item.kind is Kind.JSON else ColumnType(Kind.ARRAY, item)
+    if kinds == {int, float}:
+        return ColumnType(Kind.NUMBER)
+    return ColumnType(_KINDS.get(kinds.pop(), Kind.JSON) if len(kinds) == 1 else Kind.JSON)

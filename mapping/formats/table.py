@@ -41,9 +41,10 @@ class Row(NamedTuple):
 
 @dataclass(kw_only=True)
 class Table(ABC):
-    """An open table. `encoding` and `delimiter` are those of text files."""
+    """An open table. `label` names it in messages; `encoding` and `delimiter` are those of text files."""
 
     path: Path
+    label: str
     format: TableFormat
     columns: tuple[Column, ...] = field(init=False)
     encoding: str | None = None
@@ -72,3 +73,15 @@ class WriteCounts:
     rows: int = 0
     failed: int = 0
     escaped: int = 0
+
+
+def unique_names(names: list[str]) -> list[str]:
+    """Name columns without a name by their position, and number repeated names."""
+    unique: dict[str, None] = {}
+    for index, name in enumerate(names, 1):
+        wanted = name or f"column_{index}"
+        count = 1
+        while (numbered := wanted if count == 1 else f"{wanted}_{count}") in unique:
+            count += 1
+        unique[numbered] = None
+    return list(unique)

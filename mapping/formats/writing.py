@@ -8,6 +8,7 @@ from typing import IO
 from mapping.columns import Column
 from mapping.errors import MappingError
 from mapping.formats.csv_writer import CsvWriter
+from mapping.formats.frames import write_parquet
 from mapping.formats.jsonl_writer import write_jsonl
 from mapping.formats.table import JoinedRow, Table, TableFormat, WriteCounts
 
@@ -29,4 +30,6 @@ def write_table(
         return CsvWriter(table, added, format, escape_formulas=escape_formulas).write(joined, file)
     if format is TableFormat.JSONL:
         return write_jsonl(joined, table, added, file)
+    if format is TableFormat.PARQUET:
+        return write_parquet(joined, table, added, file)
     raise MappingError(f"{format} cannot be written: use csv, tsv, jsonl or parquet", param="format")
