@@ -183,15 +183,19 @@ class Template:
         used = meta.find_undeclared_variables(tree)
         if unknown := sorted(used - known):
             raise self._error(f"{self._unknown(unknown[0])}. {_BRACES}")
-        for item in tree.find_all(nodes.Getitem):
-            if (
-                isinstance(item.node, nodes.Name)
-                and item.node.name in (_ROW, _CELL)
-                and isinstance(item.arg, nodes.Const)
-            ):
-                used.add(item.arg.value)
+        named = [
+            item
+            for item in tree.find_all(nodes.Getitem)
+            if isinstance(item.node, nodes.Name)
+            and item.node.name in (_ROW, _CELL)
+            and isinstance(item.arg, nodes.Const)
+        ]
+        used.update(item.arg.value for item in named)  # type: ignore[attr-defined]  # a Const, as was checked
         if unknown := sorted(used - known, key=str):
             raise self._error(self._unknown(str(unknown[0])))
+        rows = {id(name) for name in tree.find_all(nodes.Name) if name.name == _ROW}
+        if _ROW not in self._columns and rows - {id(item.node) for item in named}:
+            used.update(self._columns)  # `row` stands for the whole row
         self.used = frozenset(used & set(self._columns))
         for loop in tree.find_all(nodes.For):
             loop.iter = nodes.Filter(loop.iter, "__counted", [], [], None, None)
