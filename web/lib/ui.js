@@ -8,11 +8,13 @@ export const useId = (prefix = "id") => useState(() => `${prefix}-${++lastId}`)[
 export const Badge = ({ tone = "off", children }) => html`<span class=${`badge ${tone}`}>${children}</span>`;
 
 // A button that runs `onClick`, is disabled until that has ended, and shows its error as a toast unless `onError` takes it.
+// `aria-disabled` instead of `disabled`, since a browser takes the keyboard's focus from a disabled button.
 export function Button({ onClick, kind = "", children, disabled = false, onError = toastError, ...rest }) {
   const [isBusy, setBusy] = useState(false);
   const isGone = useRef(false);
   useEffect(() => () => void (isGone.current = true), []);
   const run = async (event) => {
+    if (disabled || isBusy) return;
     setBusy(true);
     try {
       await onClick?.(event);
@@ -22,7 +24,7 @@ export function Button({ onClick, kind = "", children, disabled = false, onError
       if (!isGone.current) setBusy(false);
     }
   };
-  return html`<button type="button" ...${rest} class=${`button ${kind}`} disabled=${disabled || isBusy} aria-busy=${isBusy} onClick=${run}>
+  return html`<button type="button" ...${rest} class=${`button ${kind}`} aria-disabled=${disabled || isBusy} aria-busy=${isBusy} onClick=${run}>
     ${children}
   </button>`;
 }
