@@ -20,7 +20,13 @@ _TYPES: Final = {
 }
 _ALIASES: Final = {"text": "string", "str": "string", "float": "number", "int": "integer", "bool": "boolean"}
 _PARAM: Final = "schema"
-_FIELD: Final = re.compile(r"\s*(?P<name>[^:,]*?)\s*:\s*(?P<type>(?:'[^']*'|\"[^\"]*\"|[^,])*)(?:,|\Z)")
+_FIELD: Final = re.compile(
+    r"\s*(?P<name>[^:,\n]*?)[ \t]*:[ \t]*(?P<type>(?:'[^'\n]*'|\"[^\"\n]*\"|[^,\n])*)(?:,|\n|\Z)"
+)
+_CHOICE: Final = re.compile(r"(?:'[^']*'|\"[^\"]*\"|[^|])+|(?<=\|)(?=\||$)|^(?=\|)")
+_INTEGER: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,17})")
+_NAMED: Final = frozenset(("properties", "$defs", "definitions"))  # their values are schemas by name
+_LITERAL: Final = frozenset(("enum", "const", "default", "examples", "allOf"))  # parts of one object do not close it
 
 
 class AnswerSchema:
@@ -103,23 +109,27 @@ def _strict(part: Any) -> Any:  # Any: JSON
         return [_strict(each) for each in part]
     if not isinstance(part, dict):
         return part
-    strict = {key: value if key in ("enum", "const", "default") else _strict(value) for key, value in part.items()}
-    if isinstance(properties := part.get("properties"), dict) and part.get("type") in ("object", None):
-        strict.setdefault("type", "object")
-        strict["required"] = list(properties)
+    strict: dict[str, Any] = {}
+    for key, value in part.items():
+        if key in _NAMED and isinstance(value, dict):
+            strict[key] = {name: _strict(each) for name, each in value.items()}
+        else:
+            strict[key] = value if key in _LITERAL else _strict(value)
+    if isinstance(properties := part.get("properties"), dict):
+        strict = {"type": "object", **strict, "required": list(properties)}
         strict.setdefault("additionalProperties", False)
     return strict
 
 
 def _from_shorthand(text: str) -> dict[str, Any]:
-    """Read `name: type, …`: types are string, number, integer, boolean, date, choices `a|b`; `[]` is a list, `?` allows null."""
+    """Read `name: type, …`: a type is one of _TYPES or choices `a|b`; `[]` makes a list of it, and `?` allows null."""
     properties: dict[str, Any] = {}
     position = 0
     while text[position:].strip():
         match = _FIELD.match(text, position)
         if match is None or not match["name"]:
-            part = text[position:].split(",", 1)[0].strip()
-            raise _wrong(f"{part!r} is not of the form `name: type`", position)
+            part = re.split("[,\n]", text[position:].lstrip(), maxsplit=1)[0].strip()
+            raise _wrong(f"{part!r} is not of the form `name: type`", len(text) - len(text[position:].lstrip()))
         name = match["name"].strip("\"'")
         if name in properties:
             raise _wrong(f"{name!r} appears twice", match.start("name"))
@@ -130,28 +140,34 @@ def _from_shorthand(text: str) -> dict[str, Any]:
 
 def _from_type(text: str, name: str, position: int) -> dict[str, Any]:
     if text.endswith("?"):
-        inner = _from_type(text[:-1].rstrip(), name, position)
-        return {"anyOf": [inner, {"type": "null"}]}
+        return {"anyOf": [_from_type(text[:-1].rstrip(), name, position), {"type": "null"}]}
     if text.endswith("[]"):
-        item = text[:-2].strip()
-        item = item[1:-1] if item.startswith("(") and item.endswith(")") else item
-        return {"type": "array", "items": _from_type(item, name, position)}
-    words = [word.strip() for word in re.findall(r"(?:'[^']*'|\"[^\"]*\"|[^|])+|(?<=\|)(?=\||$)", text)]
+        return {"type": "array", "items": _from_type(text[:-2].rstrip(), name, position)}
+    if text.startswith("(") and text.endswith(")"):
+        return _from_type(text[1:-1].strip(), name, position)
+    words = [word.strip() for word in _CHOICE.findall(text)]
     if len(words) > 1:
-        choices = [
-            word[1:-1] if word[:1] in "'\"" and word[-1:] == word[:1] and len(word) > 1 else word for word in words
-        ]
-        if not all(choices):
-            raise _wrong(f"{name!r} has an empty choice", position)
-        if len(set(choices)) < len(choices):
-            raise _wrong(f"{name!r} has a choice twice", position)
-        return {"type": "string", "enum": choices}
+        return _from_choices(words, name, position)
     if (kind := _ALIASES.get(text.lower(), text.lower())) in _TYPES:
         return dict(_TYPES[kind])
-    raise _wrong(
-        f"{name!r} has the type {text!r}{nearest(text, _TYPES)}; types are {', '.join(_TYPES)}, or choices such as low|high",
-        position,
-    )
+    known = f"types are {', '.join(_TYPES)}, or choices such as low|high"
+    raise _wrong(f"{name!r} has the type {text!r}{nearest(text, _TYPES)}; {known}", position)
+
+
+def _from_choices(words: list[str], name: str, position: int) -> dict[str, Any]:
+    if "null" in words:
+        left = "|".join(word for word in words if word != "null")
+        return {"anyOf": [_from_type(left, name, position), {"type": "null"}]}
+    if types := [word for word in words if word in _TYPES]:
+        raise _wrong(f"{name!r} mixes types; put quotes around a choice that is named {types[0]!r}", position)
+    choices = [word[1:-1] if len(word) > 1 and word[0] in "'\"" and word[-1] == word[0] else word for word in words]
+    if not all(choices):
+        raise _wrong(f"{name!r} has an empty choice", position)
+    if len(set(choices)) < len(choices):
+        raise _wrong(f"{name!r} has a choice twice", position)
+    if all(_INTEGER.fullmatch(word) for word in words):
+        return {"type": "integer", "enum": [int(word) for word in words]}
+    return {"type": "string", "enum": choices}
 
 
 def _wrong(problem: str, position: int) -> MappingError:

@@ -54,13 +54,17 @@ class _Response(msgspec.Struct):
     body: _Body
 
 
-class _Line(msgspec.Struct):
+class _Id(msgspec.Struct):
     custom_id: str
+
+
+class _Line(_Id):
     response: _Response | None = None
     error: _Error | None = None
 
 
 _read_line: Final = msgspec.json.Decoder(_Line).decode
+_read_id: Final = msgspec.json.Decoder(_Id).decode
 _read_body: Final = msgspec.json.Decoder(_Body).decode
 
 
@@ -83,12 +87,8 @@ class Answers:
         for line in lines:
             if line.isspace():
                 continue
-            try:
-                result = _read_line(line)
-                outcome = _outcome(result.response.body if result.response else _Body(error=result.error))
-            except ValueError as error:
-                raise MappingError(f"a result line has an unknown form: {error}") from None
-            key = _key(result.custom_id)
+            custom_id, outcome = _read(line)
+            key = _key(custom_id)
             if outcome[:1] != _PROBLEM or (self._outcomes.get(key) or _PROBLEM)[:1] == _PROBLEM:
                 self._outcomes.put(key, outcome)
 
@@ -114,6 +114,19 @@ def read_answer(body: bytes) -> Answer:
 
 def _key(custom_id: str) -> bytes:
     return custom_id[:_KEY_LENGTH].encode()
+
+
+def _read(line: bytes) -> tuple[str, bytes]:
+    """Return the custom_id of a line, and the bytes that are stored for it."""
+    try:
+        result = _read_line(line)
+        return result.custom_id, _outcome(result.response.body if result.response else _Body(error=result.error))
+    except ValueError as error:
+        problem = f"the answer has an unknown form: {error}"
+    try:
+        return _read_id(line).custom_id, _PROBLEM + problem.encode()
+    except ValueError as error:
+        raise MappingError(f"a line of the results has no custom_id: {error}") from None
 
 
 def _outcome(body: _Body) -> bytes:

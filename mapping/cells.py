@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from typing import Any, Final
 
 import msgspec
@@ -13,7 +14,7 @@ from mapping.errors import RowError
 _INT64: Final = 1 << 63
 _EXACT_FLOAT: Final = 1 << 53
 _EXACT: Final = {Kind.STRING: str, Kind.NUMBER: float, Kind.BOOLEAN: bool, Kind.VECTOR: list}
-_encode: Final = msgspec.json.Encoder(decimal_format="number").encode
+to_json: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def cell_text(value: Any) -> str:  # Any: a cell
@@ -24,13 +25,22 @@ def cell_text(value: Any) -> str:  # Any: a cell
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT_FLOAT:
-        return str(int(value))
+    if isinstance(value, float):
+        return (
+            "" if math.isnan(value) else str(int(value) if value.is_integer() and abs(value) < _EXACT_FLOAT else value)
+        )
     if isinstance(value, datetime.datetime):
         return value.isoformat(" ")
     if isinstance(value, dict | list | tuple):
-        return _encode(value).decode()
+        return to_json(value).decode()
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "backslashreplace")  # of Parquet files that do not mark texts as such
     return str(value)
+
+
+def is_empty(value: Any) -> bool:  # Any: a cell
+    """Return whether a cell is missing, or text of spaces."""
+    return value is None or not cell_text(value).strip()
 
 
 def conform(value: Any, kind: ColumnType, name: str) -> Any:  # Any: JSON

@@ -29,8 +29,9 @@ class Previous:
             raise MappingError(f"{earlier.label} has no column {missing[0]!r}: it is no earlier output of this mapping")
         self._cells = DiskMap()
         for row in earlier.rows():
-            if not row.problem:
-                self._cells.put(self._key(row), _write([row.values[name] for name in added]))
+            stored = [row.values[name] for name in added]
+            if not row.problem and mapper.earlier_cells(stored) is not None:
+                self._cells.put(self._key(row), _write(stored))
 
     def cells(self, row: Row) -> tuple[Any, ...] | None:  # Any: cells
         """Return the added cells of an unchanged row that was answered; None for any other."""

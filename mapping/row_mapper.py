@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -13,7 +12,7 @@ from core.field_errors import nearest
 from core.schemas.endpoints import CHAT_ENDPOINT, EMBEDDINGS_ENDPOINT
 from mapping.answer_schema import AnswerSchema
 from mapping.answers import Answer
-from mapping.cells import cell_text, conform, from_text
+from mapping.cells import cell_text, conform, from_text, is_empty, to_json
 from mapping.columns import Column, ColumnType, Kind
 from mapping.errors import MappingError, RowError
 from mapping.formats.table import Row, Table
@@ -65,15 +64,18 @@ class RowMapper:
                 f"the prompt names no column, so every row would be asked the same; name one, such as {{{names[0]}}}",
                 param="prompt" if spec.embed is None else "embed",
             )
+        self._names = names
         self._used = tuple(name for name in names if name in used)
         self._where = None if spec.where is None else _condition(spec.where, names)
+        self._frame = self._make_frame()
+        self._turns = self._make_turns()
 
     def request(self, row: Row) -> Request | None:
         """Return the request of a row; None if `where` leaves it out or all cells of its prompt are empty. Raises RowError."""
         if row.problem:
             raise RowError(row.problem)
         values = row.values
-        if not any(values[name] not in (None, "") for name in self._used):
+        if all(is_empty(values[name]) for name in self._used):
             return None
         if self._where is not None and not self._where.render(values):
             return None
@@ -141,8 +143,7 @@ class RowMapper:
         first = b"" if system is None else b'{"role":"system","content":' + _text(system.render(values)) + b"},"
         return b"".join((start, first, self._turns, b'{"role":"user","content":', _text(text), b"}]", end))
 
-    @cached_property
-    def _frame(self) -> tuple[bytes, bytes]:
+    def _make_frame(self) -> tuple[bytes, bytes]:
         """Return the constant start and end of each body."""
         fields: dict[str, Any] = dict(self.spec.parameters)
         if self.schema is not None:
@@ -152,20 +153,29 @@ class RowMapper:
         start += b',"input":' if self.spec.embed is not None else b',"messages":['
         return start, (b"," + rest if rest else b"") + b"}"
 
-    @cached_property
-    def _turns(self) -> bytes:
-        """Return the messages of the examples, each followed by a comma."""
+    def _make_turns(self) -> bytes:
+        """Return the messages of the examples, each followed by a comma. Raises MappingError."""
         messages = b""
         for index, example in enumerate(self.spec.examples or (), 1):
-            if missing := [column.name for column in self.answer_columns if column.name not in example]:
-                raise MappingError(
-                    f"example {index} has no {missing[0]!r}{nearest(missing[0], example)}", param="examples"
-                )
-            answer: Any = {column.name: from_text(example[column.name], column.type) for column in self.answer_columns}
-            content = _encode(answer).decode() if self.schema else cell_text(example[self.answer_columns[0].name])
-            turn = (("user", self._main.render({**dict.fromkeys(self._used), **example})), ("assistant", content))
-            messages += b"".join(_encode({"role": role, "content": said}) + b"," for role, said in turn)
+            needed = (*self._used, *(column.name for column in self.answer_columns))
+            if missing := [name for name in needed if name not in example]:
+                problem = f"example {index} has no {missing[0]!r}{nearest(missing[0], example)}"
+                raise MappingError(problem, param="examples")
+            try:
+                texts = (self._main.render({**dict.fromkeys(self._names), **example}), self._example_answer(example))
+            except RowError as error:
+                raise MappingError(f"example {index}: {error}", param="examples") from None
+            for role, text in zip(("user", "assistant"), texts, strict=True):
+                messages += _encode({"role": role, "content": text}) + b","
         return messages
+
+    def _example_answer(self, example: Mapping[str, Any]) -> str:
+        """Return the answer of an example as the model shall write it. Raises RowError."""
+        values = {
+            column.name: conform(from_text(example[column.name], column.type), column.type, column.name)
+            for column in self.answer_columns
+        }
+        return to_json(values).decode() if self.schema else cell_text(*values.values())
 
 
 def _condition(source: str, names: tuple[str, ...]) -> Template:

@@ -193,19 +193,21 @@ def has_open_quote(text: str, delimiter: str) -> bool:
 
 
 def _guess_delimiter(lines: list[str], kind: TableFormat) -> str:
-    """Return the delimiter by which most records have as many fields as the header; a space only if nothing else fits."""
+    """Return the delimiter by which most records have as many fields as the header; a space only if nothing else fits.
 
-    def score(delimiter: str) -> tuple[float, int]:
+    With a header of one field it is one that splits all rows alike, or none.
+    """
+
+    def score(delimiter: str) -> tuple[bool, float, int]:
         try:
-            widths = [len(fields) for fields in csv.reader(lines, delimiter=delimiter) if fields]
+            header, *widths = [len(fields) for fields in csv.reader(lines, delimiter=delimiter) if fields]
         except csv.Error:
-            return (0, 0)
-        if widths[0] < 2:
-            return (0, 0)
-        return (sum(width in (widths[0], widths[0] + 1) for width in widths) / len(widths), widths[0])
+            return (False, 0, 0)
+        if header == 1:
+            return (False, len(set(widths)) == 1, widths[0] if widths else 0)
+        is_used = not widths or any(delimiter in line for line in lines[1:])
+        return (is_used, sum(width in (header, header + 1) for width in widths) / max(1, len(widths)), header)
 
     order = "\t,;|" if kind is TableFormat.TSV else _DELIMITERS
     best = max(order, key=score)
-    if score(best) > (0, 0):
-        return best
-    return " " if '" "' in lines[0] else order[0]
+    return " " if not score(best)[0] and '" "' in lines[0] else best

@@ -14,6 +14,7 @@ from mapping.formats.encodings import bom_of, encoding_of, read_lines
 from mapping.formats.table import Row, Table
 
 _INT64: Final = 1 << 63
+_INEXACT: Final = frozenset((int, list))  # their tag is not always their type
 _KINDS: Final = {str: Kind.STRING, bool: Kind.BOOLEAN, int: Kind.INTEGER, float: Kind.NUMBER}
 
 
@@ -70,7 +71,8 @@ def _tag(value: Any) -> Any:  # Any: a JSON value, and its type, or the set of t
     """Return the type of a value, as far as columns can have it."""
     kind = type(value)
     if kind is list:
-        return frozenset(map(_tag, value))
+        kinds = frozenset(map(type, value))
+        return frozenset(map(_tag, value)) if kinds & _INEXACT else kinds
     return kind if kind is not int or -_INT64 <= value < _INT64 else object
 
 

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import IO, Any, Final
 
-import msgspec
-
 from core.strict_json import escape_line_ends
+from mapping.cells import to_json
 from mapping.columns import Column
 from mapping.formats.encodings import errors_of
 from mapping.formats.jsonl_table import JsonlTable
 from mapping.formats.table import JoinedRow, Row, Table, WriteCounts
 
 RAW_KEY: Final = "_raw"
-_json: Final = msgspec.json.Encoder(decimal_format="number").encode
 
 
 def write_jsonl(joined: Iterable[JoinedRow], table: Table, added: tuple[Column, ...], file: IO[bytes]) -> WriteCounts:
@@ -52,10 +50,10 @@ def _text(row: Row, encoding: str) -> str:
 def _encode(value: dict[str, Any]) -> bytes:
     """Encode an object; bytes of a CSV file that are no text become U+FFFD."""
     try:
-        return escape_line_ends(_json(value))
+        return escape_line_ends(to_json(value))
     except UnicodeEncodeError:
         cleaned = {key: _clean(cell) for key, cell in value.items()}
-        return escape_line_ends(_json(cleaned))
+        return escape_line_ends(to_json(cleaned))
 
 
 def _clean(cell: Any) -> Any:  # Any: a cell
