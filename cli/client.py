@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, NamedTuple
+from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import httpx2
 
-from cli.errors import CommandFailed, ExitCode
+from cli.errors import CommandFailed, ExitCode, Refused, TryAgainLater
 
 _TIMEOUT: Final = httpx2.Timeout(30, read=120)
 _PRESENCE_TIMEOUT: Final = httpx2.Timeout(3, read=30)  # a busy server is slow, a missing one refuses at once
@@ -30,6 +30,7 @@ _REASONS: Final = {
 }
 
 Json = dict[str, Any]  # Any: an answer of the API
+_Result = TypeVar("_Result")
 
 
 class Client:
@@ -61,15 +62,24 @@ class Client:
         with path.open("rb") as stream:
             return str(self.send_file(path.name, stream, purpose)["id"])
 
-    def send_file(self, name: str, stream: BinaryIO, purpose: str) -> Json:
-        """Send a seekable stream under a name; returns the file object."""
+    def send_file(self, name: str, stream: BinaryIO, purpose: str, *, once: str | None = None) -> Json:
+        """Send a seekable stream under a name; returns the file object. `once`: an Idempotency-Key."""
         files = {"file": (name, stream, "application/jsonl")}
-        return self._call("POST", "/files", data={"purpose": purpose}, files=files)
+        return self._call("POST", "/files", data={"purpose": purpose}, files=files, headers=_once(once))
 
-    def create_batch(self, file_id: str, endpoint: str, window: str, metadata: dict[str, str] | None = None) -> Json:
-        """Start a batch of an uploaded file."""
+    def create_batch(
+        self,
+        file_id: str,
+        endpoint: str,
+        window: str,
+        metadata: dict[str, str] | None = None,
+        *,
+        once: str | None = None,
+    ) -> Json:
+        """Start a batch of an uploaded file. `once`: an Idempotency-Key."""
         body: Json = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": window}
-        return self._call("POST", "/batches", json={**body, "metadata": metadata} if metadata else body)
+        body = {**body, "metadata": metadata} if metadata else body
+        return self._call("POST", "/batches", json=body, headers=_once(once))
 
     def validate(self, name: str, stream: BinaryIO, endpoint: str | None) -> Json:
         """Return the errors of a batch file and an estimate of its duration."""
@@ -119,10 +129,14 @@ class Client:
 
     def batch(self, batch_id: str) -> Json:
         """Return the batch as of now; waits up to 90 s for a server that restarts."""
+        return self.patiently(lambda: self._call("GET", f"/batches/{batch_id}"))
+
+    def patiently(self, call: Callable[[], _Result]) -> _Result:
+        """Return the result of a call that may be repeated; waits up to 90 s for a server that restarts."""
         deadline = time.monotonic() + _RETRY_SECONDS
         while True:
             try:
-                return self._call("GET", f"/batches/{batch_id}")
+                return call()
             except CommandFailed as error:
                 if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
                     raise
@@ -133,12 +147,10 @@ class Client:
         with self._stream("GET", f"/files/{file_id}/content") as response:
             yield from response.iter_bytes()
 
-    def content_lines(self, file_id: str) -> Iterator[str]:
+    def content_lines(self, file_id: str) -> Iterator[bytes]:
         """Yield a file's lines."""
         with self._stream("GET", f"/files/{file_id}/content") as response:
-            for line in _lines(response):
-                if line:
-                    yield line
+            yield from filter(None, _lines(response))
 
     def finished_lines(self, batch_id: str, *, is_merged: bool) -> Iterator[bytes]:
         """Yield the output lines of a batch that have ended so far; the server returns the start of the next page in a header."""
@@ -165,7 +177,7 @@ class Client:
             try:
                 with self._stream("GET", path, headers=headers) as response:
                     deadline = None
-                    for event in read_events(_lines(response)):
+                    for event in read_events(map(bytes.decode, _lines(response))):
                         _check_event(event)
                         if event.id is not None:
                             headers["Last-Event-ID"] = event.id
@@ -186,7 +198,7 @@ class Client:
     def chat_chunks(self, body: Json) -> Iterator[Json]:
         """Yield the chunks of a streamed answer."""
         with self._stream("POST", "/chat/completions", json={**body, "stream": True}) as response:
-            for line in _lines(response):
+            for line in map(bytes.decode, _lines(response)):
                 if line.startswith("data: ") and line != "data: [DONE]":
                     event: Json = json.loads(line.removeprefix("data: "))
                     if "error" in event:
@@ -237,14 +249,14 @@ def read_events(lines: Iterator[str]) -> Iterator[ServerEvent]:
             fields = {}
 
 
-def _lines(response: httpx2.Response) -> Iterator[str]:
+def _lines(response: httpx2.Response) -> Iterator[bytes]:
     """Split at LF only: `iter_lines` also splits at other Unicode line ends, which JSON may contain."""
     rest = b""
     for chunk in response.iter_bytes():
         *whole, rest = (rest + chunk).split(b"\n")
-        yield from (line.removesuffix(b"\r").decode() for line in whole)
+        yield from (line.removesuffix(b"\r") for line in whole)
     if rest:
-        yield rest.decode()
+        yield rest
 
 
 def _parse(response: httpx2.Response) -> Json:
@@ -271,10 +283,17 @@ def _check(response: httpx2.Response) -> None:
         message = response.json()["error"]["message"]
     except (ValueError, KeyError, TypeError):
         raise _not_ours(response) from None
-    code = ExitCode.NOT_ALLOWED if response.status_code in (401, 403) else ExitCode.ERROR
-    if response.status_code == 503:
-        code = ExitCode.UNREACHABLE
-    raise CommandFailed(f"The server answered {response.status_code}: {message}", code)
+    status = response.status_code
+    message = f"The server answered {status}: {message}"
+    if status in (409, 429) and response.headers.get("x-should-retry") != "false":
+        wait = response.headers.get("retry-after", "")
+        raise TryAgainLater(message, status, int(wait) if wait.isdecimal() else 1)
+    codes = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 503: ExitCode.UNREACHABLE}
+    raise Refused(message, status, codes.get(status, ExitCode.ERROR))
+
+
+def _once(key: str | None) -> dict[str, str]:
+    return {} if key is None else {"Idempotency-Key": key}
 
 
 def _not_ours(response: httpx2.Response) -> CommandFailed:

@@ -36,3 +36,19 @@ class CommandFailed(MillraceError):
     def __init__(self, message: str, code: ExitCode = ExitCode.ERROR) -> None:
         super().__init__(message)
         self.code = code
+
+
+class Refused(CommandFailed):
+    """The server refused a call with this HTTP status."""
+
+    def __init__(self, message: str, status: int, code: ExitCode = ExitCode.ERROR) -> None:
+        super().__init__(message, code)
+        self.status = status
+
+
+class TryAgainLater(Refused):
+    """The server refused a call for now, since a limit is reached; `seconds` is the wait that it advises."""
+
+    def __init__(self, message: str, status: int, seconds: int) -> None:
+        super().__init__(message, status)
+        self.seconds = seconds

@@ -13,6 +13,7 @@ from cli.commands.db import database
 from cli.commands.demo import demo
 from cli.commands.files import files
 from cli.commands.keys import keys
+from cli.commands.map import map_table
 from cli.commands.models import models
 from cli.commands.process import api, clerk, worker
 from cli.commands.run import run
@@ -35,6 +36,7 @@ app.add_typer(files, name="files")
 app.add_typer(database, name="db")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
+app.command("map")(map_table)
 for verb in (serve, run, demo, status, chat, validate, estimate, doctor, api, worker, clerk):
     app.command()(verb)
 

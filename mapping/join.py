@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
 
@@ -56,10 +57,10 @@ def plan_rows(table: Table, mapper: RowMapper, previous: Previous | None = None)
         yield PlannedRow(row, request)
 
 
-def write_requests(planned: Iterable[PlannedRow], file: IO[bytes], answered: Answers | None = None) -> PlanCounts:
-    """Write the distinct requests as lines of a batch file, without those that are answered already."""
-    counts = PlanCounts()
-    seen = DiskMap()
+def new_requests(
+    planned: Iterable[PlannedRow], counts: PlanCounts, asked: DiskMap, answered: Answers | None = None
+) -> Iterator[Request]:
+    """Yield each request that is neither asked nor answered yet, and note it as asked; the counts grow with the rows."""
     for each in planned:
         counts.rows += 1
         if each.kept is not None:
@@ -71,10 +72,16 @@ def write_requests(planned: Iterable[PlannedRow], file: IO[bytes], answered: Ans
         else:
             counts.asked += 1
             request = each.request
-            if seen.add(request.custom_id.encode()) and (answered is None or request.custom_id not in answered):
+            if asked.add(request.custom_id.encode()) and (answered is None or request.custom_id not in answered):
                 counts.requests += 1
-                file.write(request.line)
-    seen.close()
+                yield request
+
+
+def write_requests(planned: Iterable[PlannedRow], file: IO[bytes], answered: Answers | None = None) -> PlanCounts:
+    """Write the distinct requests as lines of a batch file, without those that are answered already."""
+    counts = PlanCounts()
+    with closing(DiskMap()) as asked:
+        file.writelines(request.line for request in new_requests(planned, counts, asked, answered))
     return counts
 
 

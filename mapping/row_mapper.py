@@ -20,6 +20,7 @@ from mapping.spec import MapSpec
 from mapping.template import Template
 
 _PREFIX: Final = "map-"
+_USER: Final = b'{"role":"user","content":'
 
 
 class Request(NamedTuple):
@@ -67,8 +68,11 @@ class RowMapper:
         self._names = names
         self._used = tuple(name for name in names if name in used)
         self._where = None if spec.where is None else _condition(spec.where, names)
-        self._frame = self._make_frame()
+        system = self._templates.get("system")
+        self._system = system if system and system.used else None
         self._turns = self._make_turns()
+        self._start, self._end = self._make_start(system), b"}" if spec.embed is not None else b"}]}"
+        self._start_hash = hashlib.sha256(self._start)
 
     def request(self, row: Row) -> Request | None:
         """Return the request of a row; None if `where` leaves it out or all cells of its prompt are empty. Raises RowError."""
@@ -79,8 +83,10 @@ class RowMapper:
             return None
         if self._where is not None and not self._where.render(values):
             return None
-        body = self._body(values)
-        return Request(f"{_PREFIX}{hashlib.sha256(body).hexdigest()}", self.endpoint, body)
+        rest = self._rest(values)
+        digest = self._start_hash.copy()
+        digest.update(rest)
+        return Request(f"{_PREFIX}{digest.hexdigest()}", self.endpoint, self._start + rest)
 
     def cells(self, answer: Answer) -> tuple[Any, ...]:  # Any: cells
         """Return the added cells, of which the last is the error. Raises RowError for an answer that cannot be used."""
@@ -133,25 +139,23 @@ class RowMapper:
             where = "the table" if column.name in names else "the answer"
             raise MappingError(f"{where} already has a column {column.name!r}: {way}", param=param)
 
-    def _body(self, values: Mapping[str, Any]) -> bytes:
-        """Return the body of a request; only the texts of this row are encoded."""
-        start, end = self._frame
-        text = self._main.render(values)
-        if self.spec.embed is not None:
-            return b"".join((start, _text(text), end))
-        system = self._templates.get("system")
-        first = b"" if system is None else b'{"role":"system","content":' + _text(system.render(values)) + b"},"
-        return b"".join((start, first, self._turns, b'{"role":"user","content":', _text(text), b"}]", end))
+    def _rest(self, values: Mapping[str, Any]) -> bytes:  # Any: cells
+        """Return the end of a body, which depends on the row."""
+        rest = _text(self._main.render(values)) + self._end
+        return rest if self._system is None else _system(self._system.render(values)) + self._turns + _USER + rest
 
-    def _make_frame(self) -> tuple[bytes, bytes]:
-        """Return the constant start and end of each body."""
-        fields: dict[str, Any] = dict(self.spec.parameters)
+    def _make_start(self, system: Template | None) -> bytes:
+        """Return the constant start of all bodies, as long as possible: it is hashed once."""
+        fields = {"model": self.spec.model, **self.spec.parameters}
         if self.schema is not None:
             fields["response_format"] = self.schema.response_format()
-        rest = _encode(fields)[1:-1]
-        start = b'{"model":' + _encode(self.spec.model)
-        start += b',"input":' if self.spec.embed is not None else b',"messages":['
-        return start, (b"," + rest if rest else b"") + b"}"
+        start = _encode(fields)[:-1]
+        if self.spec.embed is not None:
+            return start + b',"input":'
+        start += b',"messages":['
+        if self._system is not None:
+            return start
+        return start + (_system(system.render({})) if system else b"") + self._turns + _USER
 
     def _make_turns(self) -> bytes:
         """Return the messages of the examples, each followed by a comma. Raises MappingError."""
@@ -182,6 +186,11 @@ def _condition(source: str, names: tuple[str, ...]) -> Template:
     if "%}" in source:
         raise MappingError("'where' is one expression, such as priority == 'high'", param="where")
     return Template("{% if " + source + " %}1{% endif %}", names, param="where")
+
+
+def _system(text: str) -> bytes:
+    """Return a system message, followed by a comma."""
+    return b'{"role":"system","content":' + _text(text) + b"},"
 
 
 def _text(text: str) -> bytes:

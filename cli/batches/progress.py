@@ -24,7 +24,7 @@ _MAX_NAME: Final = 16
 
 def wait(client: Client, console: Console, batch: Json, name: str, restart_dead: Callable[[], None]) -> Json:
     """Show progress until the batch has ended. Calls `restart_dead` between polls, for a stack that this command started."""
-    with _meter(console, name) as show:
+    with meter(console, name) as show:
         show(batch)
         while batch["status"] not in FINAL_BATCH_STATES:
             time.sleep(_POLL_SECONDS)
@@ -35,7 +35,8 @@ def wait(client: Client, console: Console, batch: Json, name: str, restart_dead:
 
 
 @contextmanager
-def _meter(console: Console, name: str) -> Iterator[Callable[[Json], None]]:
+def meter(console: Console, name: str) -> Iterator[Callable[[Json], None]]:
+    """Yield a function that shows the progress of a batch."""
     if not console.is_terminal or os.environ.get("TERM") == "dumb":
         yield _lines(console)
         return

@@ -120,6 +120,19 @@ def error_text(error: Json) -> str:
     return f"{where}{error['message']} ({error['code']})"
 
 
+def estimate_text(found: Json) -> str:
+    """Return the estimate of a `BatchValidation` as two lines."""
+    if found["seconds"] is None:
+        return "Time: unknown; no batch of these models has ended on this server yet."
+    behind = f", behind {found['queued_lines']} lines that wait" if found["queued_lines"] else ""
+    number = found["measured_batches"]
+    return (
+        f"Time: about {duration(found['seconds'])}{behind}; done at {moment(found['finish_at'])}.\n"
+        f"{found['total_tokens']:,} tokens, {found['output_tokens']:,} of them answers; "
+        f"{found['tokens_per_second']:,.0f} tokens/s, as in the last {'batch' if number == 1 else f'{number} batches'}."
+    )
+
+
 def _errors(batch: Json) -> Iterator[tuple[str, str]]:
     found = (batch.get("errors") or {}).get("data", [])
     for error in found[:_SHOWN_ERRORS]:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.batches.text import duration, error_text
+from cli.batches.text import error_text, estimate_text
 from cli.errors import CommandFailed, ExitCode
 from cli.options import ApiKey, AsJson, BaseUrl, ModelsDir, connected
-from cli.output import Source, moment, opened, print_json, printable, remark
+from cli.output import Source, opened, print_json, printable, remark
 
 if TYPE_CHECKING:
     from cli.client import Json
@@ -58,7 +58,7 @@ def estimate(
         report = client.validate(content.name, content.stream, endpoint)
     print_report(report, as_json=as_json)
     if not as_json:
-        print(_estimate_text(report["estimate"]))
+        print(estimate_text(report["estimate"]))
     raise typer.Exit(_outcome(report))
 
 
@@ -116,18 +116,6 @@ def print_report(report: Json, *, as_json: bool) -> None:
             "only a server upstream can"
         )
     print(f"{report['lines']} lines{failing}{over}; the file {verdict}")
-
-
-def _estimate_text(found: Json) -> str:
-    if found["seconds"] is None:
-        return "Time: unknown; no batch of these models has ended on this server yet."
-    behind = f", behind {found['queued_lines']} lines that wait" if found["queued_lines"] else ""
-    number = found["measured_batches"]
-    return (
-        f"Time: about {duration(found['seconds'])}{behind}; done at {moment(found['finish_at'])}.\n"
-        f"{found['total_tokens']:,} tokens, {found['output_tokens']:,} of them answers; "
-        f"{found['tokens_per_second']:,.0f} tokens/s, as in the last {'batch' if number == 1 else f'{number} batches'}."
-    )
 
 
 def _outcome(report: Json) -> ExitCode:

@@ -47,8 +47,8 @@ class Terminal:
     def run(self, *arguments: str | Path, stdin: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
         return millrace(*arguments, cwd=self.folder, stdin=stdin, **self._environment, **more)
 
-    def start(self, *arguments: str, stdin: int = subprocess.PIPE) -> subprocess.Popen[str]:
-        environment = clean_environment() | self._environment
+    def start(self, *arguments: str, stdin: int = subprocess.PIPE, **more: str) -> subprocess.Popen[str]:
+        environment = clean_environment() | self._environment | more
         pipe = subprocess.PIPE
         return subprocess.Popen(
             [MILLRACE, *arguments], cwd=self.folder, env=environment, stdin=stdin, stdout=pipe, stderr=pipe, text=True

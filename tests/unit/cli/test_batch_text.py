@@ -115,7 +115,7 @@ def test_the_bar_fits_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "bar_numbers", lambda shown: bar_numbers(shown, NOW))
     monkeypatch.delenv("TERM", raising=False)
     console = Console(force_terminal=True, width=80, color_system=None)
-    with console.capture() as written, progress._meter(console, "support_tickets_of_november.jsonl") as show:
+    with console.capture() as written, progress.meter(console, "support_tickets_of_november.jsonl") as show:
         show(batch(request_counts=RequestCounts(total=50000, completed=20000, failed=12)))
     lines = [part.strip("\r") for part in written.get().splitlines() if "tok/s" in part]
     assert lines
