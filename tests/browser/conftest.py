@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, expect, sync_playwright
 
 from core.settings import ROOT
 from tests.browser.journey import Journey, find_chromium, missing_chromium
@@ -28,6 +28,7 @@ def browser() -> Iterator[Browser]:
     path = find_chromium()
     if path is None:
         missing_chromium()
+    expect.set_options(timeout=15_000)
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
         arguments += ["--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"]

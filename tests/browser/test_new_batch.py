@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Route, expect
 
-from core.settings import ROOT
+from tests.browser.dropping import HOSTILE, INPUTS, drop, started
 from tests.browser.journey import Journey
 from tests.support.stack import StackProcess, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
 OpenJourney = Callable[..., Journey]
-INPUTS = ROOT / "batch_inputs"
-HOSTILE = '<img src=x onerror="alert(1)"> {{ 7*7 }} </script>'
-
-
-def drop(page: Page, name: str, content: bytes) -> None:
-    """Drop a file onto the page, once it knows its caller."""
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-    page.evaluate(
-        """([name, content]) => {
-            const data = new DataTransfer();
-            data.items.add(new File([Uint8Array.from(atob(content), (char) => char.charCodeAt(0))], name));
-            for (const kind of ["dragover", "drop"]) {
-                document.body.dispatchEvent(new DragEvent(kind, { bubbles: true, cancelable: true, dataTransfer: data }));
-            }
-        }""",
-        [name, base64.b64encode(content).decode()],
-    )
 
 
 def line(custom_id: str = "a", **fields: Any) -> bytes:
     body = {"model": "demo", "messages": [{"role": "user", "content": "What is the capital of Peru?"}]} | fields
     whole = {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions", "body": body}
     return json.dumps(whole).encode() + b"\n"
-
-
-def started(page: Page, stack: StackProcess) -> dict[str, Any]:
-    """The batch whose view the page has gone to."""
-    page.wait_for_url(re.compile(r"#/batches/batch_"))
-    batch: dict[str, Any] = httpx2.get(f"{stack.url}/v1/batches/{page.url.rpartition('/')[2]}").json()
-    return batch
 
 
 def test_requests_dropped_anywhere_are_checked_and_started(demo_stack: StackProcess, open_journey: OpenJourney) -> None:

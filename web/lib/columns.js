@@ -16,15 +16,15 @@ export const toShorthand = (fields) =>
     })
     .join(", ");
 
-// The shorthand as rows; null for what the form cannot show, such as a JSON Schema or lists.
+// The shorthand as rows; null for what the form cannot show, such as a JSON Schema, lists, or words with commas.
 export function toFields(text) {
   const parts = text.match(/(?:'[^']*'|"[^"]*"|[^,])+/g) || [];
   const fields = parts.map((part) => {
     const [, name, type, optional] = /^\s*([^:{]+?)\s*:\s*(.+?)\s*(\?)?\s*$/.exec(part) || [];
     if (!name || type.endsWith("[]")) return null;
     const words = type.match(/(?:'[^']*'|"[^"]*"|[^|])+/g).map(unquote);
-    const isKnown = KINDS.some(([kind]) => kind === type);
-    return words.length > 1 || isKnown ? { name, kind: words.length > 1 ? "choices" : type, choices: words.length > 1 ? words.join(", ") : "", isOptional: Boolean(optional) } : null;
+    const isKnown = words.length > 1 ? !words.some((word) => word.includes(",")) : KINDS.some(([kind]) => kind === type);
+    return isKnown ? { name, kind: words.length > 1 ? "choices" : type, choices: words.length > 1 ? words.join(", ") : "", isOptional: Boolean(optional) } : null;
   });
   return fields.includes(null) ? null : fields;
 }

@@ -73,6 +73,7 @@ const SCALAR = /"(?:[^"\\]|\\.)*"|[^\s,\]}]+/y;
 
 function valueAt(text, path) {
   let found = null;
+  let deepest = 0;
   const skip = (pattern, at) => {
     pattern.lastIndex = at;
     return pattern.exec(text) ? pattern.lastIndex : null;
@@ -98,7 +99,8 @@ function valueAt(text, path) {
       }
       end += 1;
     } else end = skip(SCALAR, begin);
-    if (rest && !found) found = [begin, end]; // children come before their parent
+    const depth = rest ? path.length - rest.length : -1;
+    if (depth >= deepest) [found, deepest] = [[begin, end], depth]; // children come before their parent; of equal keys the last one counts
     return end;
   };
   try {

@@ -13,7 +13,9 @@ const MODES = [["columns", "columns"], ["text", "free text"], ["embed", "an embe
 const PAUSE_MS = 600; // of typing, before the preview follows
 
 const serving = (mode) => models.value.filter((model) => model.endpoints.includes(mode === "embed" ? EMBEDDINGS : CHAT));
-const set = (patch) => change(job.value.id, { form: { ...job.value.form, ...patch } });
+const answered = (found) => found?.added_columns.slice(0, -1) || []; // the last column is that of errors
+const set = (patch) => change(job.value.id, { form: { ...job.value.form, isSuggested: false, ...patch } });
+const suggest = ({ columns, sample }, model) => ({ ...firstForm(columns, sample.map(({ values }) => values), model), isSuggested: true });
 
 // A real model that answers now before the demo, if there is one.
 const firstModel = () => [...serving("text")].sort((one, other) => rank(one) - rank(other))[0]?.id || serving("embed")[0]?.id;
@@ -28,9 +30,8 @@ export function MapForm() {
     const { id, sender } = job.value;
     try {
       const model = firstModel();
-      const found = await post(PREVIEW, { input_file_id: sender.id, mapping: { model, prompt: " " } }, { signal: job.value.stopping.signal });
-      const rows = found.sample.map(({ values }) => values);
-      change(id, { table: found, form: withOffer(firstForm(found.columns, rows, model)) });
+      const found = await post(PREVIEW, { input_file_id: sender.id, mapping: { model, prompt: "{{ row }}" } }, { signal: job.value.stopping.signal });
+      change(id, { table: found, form: withOffer(suggest(found, model)) });
       setTable(found);
     } catch (failed) {
       if (failed.name !== "AbortError") setError(failed);
@@ -51,7 +52,7 @@ function withOffer(form) {
   const { schema, parameters, model, system } = prompt;
   const text = `${prompt.prompt}\n\n${form.prompt.split("\n").at(-1)}`;
   const shape = schema ? { mode: "columns", schemaText: JSON.stringify(schema, null, 2) } : { mode: "text", column: form.column || "answer" };
-  return { ...form, model, system, prompt: text, parameters, ...shape };
+  return { ...form, model, system, prompt: text, parameters, ...shape, isSuggested: false };
 }
 
 function Form({ table, form }) {
@@ -60,14 +61,7 @@ function Form({ table, form }) {
   const errorAt = (name) => error?.param === `mapping.${name}` && error.message;
   const isPlaced = ["prompt", "system", "embed", "schema", "column", "where", "limit", "parameters"].some((name) => errorAt(name));
   return html`
-    <section class="card stack" aria-label="Table">
-      <${Facts} items=${[
-        ["Table", [table.format.toUpperCase(), table.encoding].filter(Boolean).join(", ")],
-        ["Rows", count(table.rows)],
-        ["Columns", count(table.columns.length)],
-      ]} />
-    </section>
-    <div class="two map">
+    <div class="two">
       <${Prompt} table=${table} form=${form} errorAt=${errorAt} />
       <${Shape} form=${form} errorAt=${errorAt} />
     </div>
@@ -93,7 +87,7 @@ function usePreview(form) {
       put({ text, found, mode: form.mode, error: null, answers: {}, isRun });
       if (!isRun) return;
       await Promise.all(found.sample.map(async ({ custom_id: name, body }) => {
-        const answer = await post(found.endpoint, body, { signal: abort }).then((got) => cellsOf(form.mode, found.added_columns, got)).catch((error) => error);
+        const answer = await post(found.endpoint, body, { signal: abort }).then((got) => cellsOf(form.mode, answered(found), got)).catch((error) => error);
         if (!abort.aborted) setState((old) => ({ ...old, answers: { ...old.answers, [name]: answer } }));
       }));
     } catch (error) {
@@ -125,8 +119,8 @@ function Prompt({ table, form, errorAt }) {
     <textarea ...${props} ref=${areas[name]} rows=${rows} value=${form[name]} onFocus=${() => (last.current = name)} onInput=${(event) => set({ [name]: event.target.value })}></textarea>`}<//>`;
   const options = serving(form.mode).map(({ id }) => [id, id]);
   return html`<section class="card" aria-label="Prompt">
-    <div class="field"><${Select} label="Model" value=${form.model} options=${options} onChange=${(model) => set({ model })} /></div>
-    ${field("prompt", isEmbedding ? "Text to embed" : "Prompt, for each row", 4, errorAt(isEmbedding ? "embed" : "prompt"))}
+    <div class="field"><${Select} label="Model" value=${form.model} options=${options} onChange=${(model) => set(form.isSuggested ? suggest(table, model) : { model })} /></div>
+    ${field("prompt", isEmbedding ? "Text to embed" : "Prompt, for each row", 3, errorAt(isEmbedding ? "embed" : "prompt"))}
     <div class="chips" role="group" aria-label="Columns of the table">${table.columns.map((column) => html`<button key=${column} type="button" class="button small" title="Insert the column" onClick=${() => insert(column)}>${short(inserted(column), 40)}</button>`)}</div>
     ${!isEmbedding && field("system", "System prompt", 3, errorAt("system"))}
   </section>`;
@@ -166,38 +160,43 @@ function Schema({ form: { fields, schemaText }, error }) {
   return html`${fields.map(({ name, kind, choices, isOptional }, index) => html`<div key=${index} class="column-row" role="group" aria-label=${`Column ${index + 1}`}>
       <input aria-label="Name of the column" placeholder="name" value=${name} onInput=${typed(index, "name")} />
       <select aria-label="Type" onChange=${typed(index, "kind")}>${KINDS.map(([value, text]) => html`<option value=${value} selected=${value === kind}>${text}</option>`)}</select>
+      <label class="check small"><input type="checkbox" checked=${isOptional} onChange=${(event) => put(index, { isOptional: event.target.checked })} />may be empty</label>
       <button type="button" class="button quiet icon" aria-label=${`Remove the column ${name}`} onClick=${() => set({ fields: fields.filter((_, at) => at !== index) })}>✕</button>
       ${kind === "choices" && html`<input class="wide" aria-label="Words, with commas between" placeholder="low, medium, high" value=${choices} onInput=${typed(index, "choices")} />`}
-      <label class="check small"><input type="checkbox" checked=${isOptional} onChange=${(event) => put(index, { isOptional: event.target.checked })} />may be empty</label>
     </div>`)}
     ${error && html`<p class="error" role="alert">${error}</p>`}
-    <div class="row field"><${Button} kind="small" onClick=${() => set({ fields: [...fields, { name: "", kind: "string", choices: "", isOptional: false }] })}>Add a column<//>
+    <div class="row schema"><${Button} kind="small" onClick=${() => set({ fields: [...fields, { name: "", kind: "string", choices: "", isOptional: false }] })}>Add a column<//>
     <${Button} kind="small quiet" onClick=${() => set({ schemaText: toShorthand(fields) })}>Write it as text<//></div>`;
 }
 
 function Preview({ form, table, preview: { found, answers = {}, error, isOld, isRun, mode, run }, isPlaced }) {
   const sample = found?.sample || [];
-  const added = found?.added_columns || [];
+  const added = answered(found);
   const isPending = (isOld || (isRun && sample.some(({ custom_id: name }) => !answers[name]))) && !error;
   return html`<section class="card stack" aria-label="Preview" aria-busy=${isPending}>
     <div class="row between"><h2>The first rows, answered by ${form.model}</h2>
       <span class="row"><span role="status" class="muted small">${isPending ? "Running…" : ""}</span><${Button} kind="small" onClick=${run}>Run again<//></span></div>
     ${error && !isOld && html`<${ErrorBox} error=${isPlaced ? new Error("See the field that is marked red.") : error} />`}
-    ${found && !sample.length && html`<p class="muted">No row is asked. Change “Only rows where”.</p>`}
+    ${found && !found.rows_asked && html`<p class="muted">No row is asked. Change “Only rows where”.</p>`}
+    ${found?.rows_failed > 0 && html`<div class="error-box"><strong>${plural(found.rows_failed, "row")} cannot be asked, and get the reason in the column of errors.</strong>
+      <ul>${found.problems.map(({ row, message }) => html`<li key=${row}>Row ${count(row)}: ${message}</li>`)}</ul></div>`}
     ${sample.length > 0 && html`<div class=${`scroll ${isOld ? "old" : ""}`} tabindex="0" role="region" aria-label="Rows">
-      <table class="rows"><thead><tr><th scope="col" class="num">Row</th>${table.columns.map((name) => html`<th scope="col" key=${name}>${short(name)}</th>`)}
-        ${added.map(({ name }) => html`<th scope="col" class="new" key=${name}>${short(name)}</th>`)}</tr></thead>
+      <table class="rows"><thead><tr><th scope="col" class="num">Row</th>${added.map(({ name }) => html`<th scope="col" class="new" key=${name}>${short(name)}</th>`)}
+        ${table.columns.map((name) => html`<th scope="col" key=${name}>${short(name)}</th>`)}</tr></thead>
       <tbody>${sample.map((each) => html`<tr key=${each.row}><td class="num muted">${count(each.row)}</td>
-        ${table.columns.map((name) => html`<td key=${name}>${short(cellText(each.values[name]), 300)}</td>`)}
-        <${Answers} added=${added} answer=${answers[each.custom_id]} isRun=${isRun} /></tr>`)}</tbody></table></div>
+        <${Answers} added=${added} answer=${answers[each.custom_id]} isRun=${isRun} />
+        ${table.columns.map((name) => html`<${Cell} key=${name} text=${cellText(each.values[name])} />`)}</tr>`)}</tbody></table></div>
       <details><summary>The request of the first row</summary><pre tabindex="0"><code>${JSON.stringify(sample[0].body, null, 2)}</code></pre></details>`}
     ${found && !isRun && html`<p class="muted">${mode === form.mode && "This model is at another server, which may charge for it: "}run the rows with the button.</p>`}
   </section>`;
 }
 
+const Cell = ({ text, class: kind = "" }) => html`<td class=${`${kind} ${text.length > 60 ? "long" : ""}`}>${short(text, 400)}</td>`;
+
+// The new columns stand first here, since a table may be wide.
 function Answers({ added, answer, isRun }) {
   if (answer instanceof Error) return html`<td colspan=${added.length} class="new error">${answer instanceof SyntaxError ? "The answer was cut before its JSON was whole. Raise “Most tokens”." : answer.message}</td>`;
-  return added.map(({ name }) => html`<td key=${name} class="new">${answer ? short(answer[name] ?? "", 600) : isRun ? "…" : ""}</td>`);
+  return added.map(({ name }) => html`<${Cell} key=${name} class="new" text=${answer ? answer[name] ?? "" : isRun ? "…" : ""} />`);
 }
 
 function Begin({ form, preview: { found, error, isOld } }) {

@@ -133,12 +133,12 @@ function Offer() {
 
 // The file, and how far it is.
 function Sent() {
-  const { file, stage, share = 0, error, reason } = job.value;
+  const { file, stage, share = 0, error, reason, table } = job.value;
   const isBusy = !reason && !error && stage !== "ready";
   const text = { send: `Sending, ${Math.floor(100 * share)} %`, check: "Checking every line…", ready: "Sent" }[stage] || "Reading…";
   return html`<section class="card stack" aria-label="File">
     <div class="row between"><strong class="wrap">${file.name}</strong>
-      <span class="row"><span class="muted">${bytes(file.size)}</span><span role="status" class="muted">${!reason && !error && text}</span>${isBusy && html`<${Button} kind="small" onClick=${leave}>Stop<//>`}</span></div>
+      <span class="row"><span class="muted">${bytes(file.size)}${table && html` · ${table.format.toUpperCase()}${table.encoding && `, ${table.encoding}`} · ${plural(table.rows, "row")}, ${plural(table.columns.length, "column")}`}</span><span role="status" class="muted">${!reason && !error && text}</span>${isBusy && html`<${Button} kind="small" onClick=${leave}>Stop<//>`}</span></div>
     ${isBusy && html`<progress aria-label=${text} max="1" value=${stage === "send" ? share : undefined}></progress>`}
     ${reason && html`<${ErrorBox} error=${new Error(reason)} />`}
     ${error && html`<${ErrorBox} error=${error} /><div><${Button} onClick=${advance}>Try again<//></div>`}
@@ -148,7 +148,7 @@ function Sent() {
 export function Estimate({ estimate }) {
   const { seconds, finish_at, queued_lines: queued } = estimate || {};
   if (!seconds) return html`not measured yet: no batch has ended on this model`;
-  return html`about ${duration(seconds)}, until ${clock(finish_at)}${queued > 0 && `, behind ${plural(queued, "waiting line")}`}`;
+  return html`about ${duration(seconds)}${seconds > 90 && `, until ${clock(finish_at)}`}${queued > 0 && `, behind ${plural(queued, "waiting line")}`}`;
 }
 
 function Report({ report }) {
@@ -181,7 +181,7 @@ function Group({ errors, isOpen }) {
       <${Badge} tone=${fails === "file" ? "bad" : "wait"}>${fails === "file" ? "the file is not accepted" : "these lines fail"}<//></summary>
     ${isSame && html`<p class="wrap">${message}</p>`}
     ${remedy && html`<p class="muted">${remedy}</p>`}
-    <ul>${errors.slice(0, shown).map((error) => html`<${Problem} key=${error.line} error=${error} isSame=${isSame} />`)}</ul>
+    <ul>${errors.slice(0, shown).map((error, index) => html`<${Problem} key=${index} error=${error} isSame=${isSame} />`)}</ul>
     ${errors.length > shown && html`<${Button} kind="small" onClick=${() => setShown(shown + 200)}>Show more (${count(errors.length - shown)})<//>`}
   </details>`;
 }

@@ -196,6 +196,7 @@ function Answer({ turn: { role, text, reasoning, calls = [], finish, stats, erro
     FINISH[finish],
   ].filter(Boolean).join(" · ");
   return html`
+    ${isLive && !text && !reasoning && !calls.length && html`<p class="muted">Waiting for the first token…</p>`}
     ${reasoning && html`<details class="reasoning" open=${!text}><summary>Reasoning</summary><div class="wrap muted">${reasoning}</div></details>`}
     <div class="wrap" role=${role === "assistant" ? "log" : undefined} aria-label=${role === "assistant" ? "Answer" : undefined} aria-busy=${isLive ? "true" : undefined}>${text}${isLive && html`<span class="caret" aria-hidden="true"></span>`}</div>
     ${calls.map((call) => html`<pre class="call"><code>${call.function.name}(${call.function.arguments})</code></pre>`)}

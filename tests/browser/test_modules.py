@@ -1,0 +1,80 @@
+"""Modules of the page without a view: lines of big files, places of errors, the shorthand of schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.browser.journey import Journey
+from tests.support.stack import StackProcess
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+
+OpenJourney = Callable[..., Journey]
+
+_AROUND = """async (numbers) => {
+    const { FileLines } = await import("/web/lib/file_lines.js");
+    const line = (n) => `${n} ${"é".repeat((n * 7919) % 300)}`;
+    const whole = Array.from({ length: 60_000 }, (_, index) => line(index + 1)).join("\\r\\n");
+    const lines = new FileLines(new File([whole], "big.jsonl"));
+    const wrong = [];
+    for (const number of numbers) {
+        for (const found of await lines.around(number)) if (found.text !== line(found.number)) wrong.push(found.number);
+    }
+    return [wrong, (await lines.around(60_000)).length, (await lines.around(70_000)).length, whole.length];
+}"""
+
+
+def test_any_line_of_a_big_file_is_found(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    numbers = [59_999, 1, 2, *range(20, 60_000, 1499), 60_000]
+    wrong, at_end, behind, size = page.evaluate(_AROUND, numbers)
+    assert (wrong, at_end, behind) == ([], 2, 0)
+    assert size > 8 << 20, "several pieces"
+
+
+PLACES: list[tuple[str, dict[str, Any], str | None]] = [
+    ('{"a": {"b": [1, {"c": "x, }"}]}}', {"param": "a.b[1].c"}, '"x, }"'),
+    ('{"a": 1, "a": {"b": 2}}', {"param": "a.b"}, "2"),
+    ('{"body": {"messages": []}}', {"param": "body.messages[0].role"}, "[]"),
+    ('{"é": 1, "b": tru', {"message": "… (column 16)"}, "tru"),
+    ('{"a": "\\\\\\"", "b": 3}', {"param": "b"}, "3"),
+    ("nothing", {"param": "b"}, "nothing"),
+    ("{}", {}, None),
+]
+
+
+def test_an_error_is_marked_at_its_place(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    marked = page.evaluate(
+        """async (places) => {
+            const { placeOf } = await import("/web/lib/file_lines.js");
+            return places.map(([line, error]) => placeOf(line, error)).map((at, n) => at && places[n][0].slice(...at));
+        }""",
+        [[line, error] for line, error, _ in PLACES],
+    )
+    assert marked == [expected for *_, expected in PLACES]
+
+
+def test_the_shorthand_of_a_schema_and_its_form_say_the_same(
+    demo_stack: StackProcess, open_journey: OpenJourney
+) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    texts = [
+        "a: low|high?, b: number, c: 'x|y'|\"it's so\"",
+        "a: 'x, y'|z",
+        "tags: string[]",
+        "oh no",
+        '{"type": "object"}',
+        "n: integer?",
+    ]
+    made = page.evaluate(
+        """async (texts) => {
+            const { toFields, toShorthand } = await import("/web/lib/columns.js");
+            return texts.map(toFields).map((fields) => fields && toShorthand(fields));
+        }""",
+        texts,
+    )
+    assert made == [texts[0], None, None, None, None, texts[5]]
