@@ -16,8 +16,8 @@ export class Resumable {
   async send({ onProgress, signal }) {
     const { file, name, purpose } = this;
     if (this.id) return this.id;
-    const expires_after = { anchor: "created_at", seconds: 30 * 86_400 };
-    const body = { filename: name, bytes: file.size, mime_type: file.type || "application/octet-stream", purpose, expires_after };
+    const body = { filename: name, bytes: file.size, mime_type: file.type || "application/octet-stream", purpose };
+    if (purpose !== "batch") body.expires_after = { anchor: "created_at", seconds: 30 * 86_400 }; // others are kept for ever
     this.#upload ??= (await again(() => post("/v1/uploads", body), signal)).id;
     for (let begin = PART_BYTES * this.#parts.length; begin < file.size; begin += PART_BYTES) {
       const part = file.slice(begin, begin + PART_BYTES);
@@ -58,8 +58,9 @@ async function again(call, signal) {
     try {
       return await call();
     } catch (error) {
-      const isPassing = error.status === 0 || error.status === 429 || error.status >= 500;
-      if (!isPassing || error.status === 507 || tries === MOST_TRIES || signal?.aborted) throw error;
+      const { status, code } = error;
+      const isPassing = status === 0 || (status === 429 && code !== "insufficient_quota") || (status >= 500 && status !== 507);
+      if (!isPassing || tries === MOST_TRIES || signal?.aborted) throw error;
       await sleep(500 * 2 ** tries, signal);
     }
   }
