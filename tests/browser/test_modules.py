@@ -78,3 +78,28 @@ def test_the_shorthand_of_a_schema_and_its_form_say_the_same(
         texts,
     )
     assert made == [texts[0], None, None, None, None, texts[5]]
+
+
+KINDS = {
+    'a.jsonl {"custom_id": "1", "method": "POST"}': "batch",
+    'a.txt {"body": {"model": "demo"}}': "batch",
+    'a.jsonl {oh no\n{"custom_id": "1", "body": {}}': "batch",
+    "a.jsonl oh no": "batch",
+    'a.jsonl {"custom_id": "1", "text": "x"}': "table",
+    'pages.jsonl {"url": "http://x", "body": "text of a page"}': "table",
+    "a.csv id,text": "table",
+    "a.csv \ufeffid;text": "table",
+}
+
+
+def test_requests_and_rows_are_told_apart(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    kinds = page.evaluate(
+        """async (files) => {
+            const { kindOf } = await import("/web/lib/file_kind.js");
+            const read = ([name, ...text]) => kindOf(new File([text.join(" ")], name));
+            return Promise.all(files.map((file) => read(file.split(" ")).then(({ kind }) => kind)));
+        }""",
+        list(KINDS),
+    )
+    assert kinds == list(KINDS.values())

@@ -27,7 +27,7 @@ export async function kindOf(file) {
   if (known) return refused(`“${file.name}” is ${known[1]}. ${known[2] || WANTED}`);
   const isUtf16 = magic.startsWith("fffe") || magic.startsWith("feff");
   if (!isUtf16 && head.includes(0)) return refused(`“${file.name}” is not text. ${WANTED}`);
-  return textKind(new TextDecoder(isUtf16 ? "utf-16" : "utf-8").decode(head), file.name, isUtf16);
+  return textKind(new TextDecoder(magic.startsWith("feff") ? "utf-16be" : isUtf16 ? "utf-16le" : "utf-8").decode(head), file.name, isUtf16);
 }
 
 const refused = (reason) => ({ kind: null, reason });
@@ -39,7 +39,8 @@ function textKind(text, name, isUtf16) {
     const row = parsed(line);
     if (!row) continue;
     if (row.custom_id && "response" in row && "error" in row) return refused(`“${name}” has the results of a batch, not requests.`);
-    return { kind: typeof row.body === "object" || "custom_id" in row ? "batch" : "table" };
+    const isRequest = typeof row.body === "object" || ("custom_id" in row && ["method", "url", "body"].some((name) => name in row));
+    return { kind: isRequest ? "batch" : "table" };
   }
   return { kind: "batch" }; // the server explains each line
 }
