@@ -105,6 +105,8 @@ def test_a_column_may_have_any_name():
 
 def test_used_columns_are_found():
     assert Template("{text} {{ user.name }} {{ row['amount'] }}", tuple(ROW)).used == {"text", "user", "amount"}
+    assert Template("{{ row }}", tuple(ROW)).used == set(ROW)
+    assert Template("{% for name in row %}{{ row[name] }}{% endfor %}", tuple(ROW)).used == set(ROW)
 
 
 @pytest.mark.parametrize(
