@@ -33,7 +33,7 @@ class BatchFilter:
 
     `statuses` and `is_paused` are alternatives: any of these statuses, or paused. `model` is one of its lines; `text` is part of
     its id, of its name in the metadata or of the name of its file, in any case; `metadata` holds pairs that it must have;
-    `parent_id` is the batch that it retries.
+    `parent_id` is the batch that it retries; `file_id` is its input, its output or its errors.
     """
 
     statuses: Collection[BatchState] = ()
@@ -42,6 +42,7 @@ class BatchFilter:
     text: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     parent_id: str | None = None
+    file_id: str | None = None
 
 
 def list_batches(tenant_id: str, wanted: BatchFilter, *, after: str | None, limit: int) -> Query[BatchRow]:
@@ -88,3 +89,7 @@ def _conditions(wanted: BatchFilter) -> Iterator[ColumnElement[bool]]:
         yield Batch.parent_batch_id == wanted.parent_id
     if wanted.metadata:
         yield _METADATA.contains(dict(wanted.metadata))
+    if wanted.file_id is not None:
+        yield or_(
+            *(each == wanted.file_id for each in (Batch.input_file_id, Batch.output_file_id, Batch.error_file_id))
+        )

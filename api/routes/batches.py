@@ -89,11 +89,12 @@ async def list_batches(
     model: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
     q: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
     parent_batch_id: Annotated[str | None, Query(max_length=64, pattern=_TEXT)] = None,
+    file_id: Annotated[str | None, Query(max_length=256, pattern=_TEXT)] = None,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> ListObject[BatchObject]:
     """Newest first: those of any given `status`, with lines of the `model`, with `q` in id, name or file name, with the
-    metadata, and the retries of a batch."""
+    metadata, the retries of a batch, and those with this file as input, output or errors."""
     check_cursor(after, ids.BATCH)
     wanted = BatchFilter(
         statuses=[BatchState(each) for each in status if each != "paused"],
@@ -102,6 +103,7 @@ async def list_batches(
         text=q,
         metadata=metadata,
         parent_id=parent_batch_id,
+        file_id=file_id,
     )
     async with database.connect() as connection:
         rows = await batch_lists.list_batches(tenant, wanted, after=after, limit=limit + 1).async_fetch_all(connection)

@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from api.access.scopes import require_scopes
 from api.dependencies import CallerDep
+from api.http.pagination import unix_seconds
 from api.schemas.api_keys import CallerObject
 from core.api_keys import Scope
 
@@ -21,5 +22,6 @@ async def get_me(caller: CallerDep) -> CallerObject:
         name=caller.name,
         scopes=[scope for scope in Scope if scope in caller.scopes],
         models=None if caller.models is None else sorted(caller.models),
+        expires_at=unix_seconds(caller.expires_at),
         keys_required=caller.key_id is not None,
     )

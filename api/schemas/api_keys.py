@@ -33,7 +33,8 @@ Lifetime = Annotated[int, Field(ge=1, le=_MAX_LIFETIME_SECONDS)] | None
 
 
 class CallerObject(ResponseModel):
-    """The sender of a request and its rights. Without a key, `api_key_id` and `name` are null; `models` null is all of them."""
+    """The sender of a request and its rights. Without a key, `api_key_id` and `name` are null; `models` null is all of them,
+    `expires_at` null is never."""
 
     object: Literal["caller"] = "caller"
     tenant: str
@@ -41,6 +42,7 @@ class CallerObject(ResponseModel):
     name: str | None
     scopes: list[Scope]
     models: list[str] | None
+    expires_at: int | None
     keys_required: bool
 
 

@@ -31,6 +31,7 @@ def test_a_caller_without_a_key_sees_the_rights_of_this_machine(http: httpx2.Cli
         "name": None,
         "scopes": ["admin"],
         "models": None,
+        "expires_at": None,
         "keys_required": False,
     }
 
@@ -146,6 +147,7 @@ def test_a_key_that_expires_gives_no_longer_life(guarded: Guarded) -> None:
         admin.http.post(URL, json={"expires_after_seconds": 7200}), 403, "insufficient_permissions",
         "expires_after_seconds",
     )  # fmt: skip
+    assert admin.http.get("/v1/me").json()["expires_at"] == int(ends_at.timestamp())
     assert admin.http.post(URL, json={}).json()["expires_at"] == int(ends_at.timestamp())
     assert admin.http.post(f"{URL}/{admin.id}/rotate").json()["expires_at"] == int(ends_at.timestamp())
 

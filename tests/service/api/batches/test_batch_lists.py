@@ -104,6 +104,17 @@ async def test_metadata_finds_batches_with_exactly_these_pairs(http: httpx2.Asyn
     assert await found(http, **{"metadata[team]": batch["metadata"]["team"]}) == [two]
 
 
+async def test_a_file_finds_the_batches_that_read_or_wrote_it(http: httpx2.AsyncClient, database: Database) -> None:
+    with database.begin() as connection:
+        file_id, other = make_file(connection), make_file(connection)
+        reader, again = make_batch(connection, file_id=file_id), make_batch(connection, file_id=file_id)
+        writer = make_batch(connection)
+        connection.execute(text("UPDATE batches SET error_file_id = :f WHERE id = :id"), {"f": other, "id": writer})
+    assert await found(http, file_id=file_id) == [again, reader]
+    assert await found(http, file_id=other) == [writer]
+    assert await found(http, file_id="file-none") == []
+
+
 async def test_filters_go_on_from_page_to_page(http: httpx2.AsyncClient, database: Database) -> None:
     made = [named(database, f"{'even' if number % 2 == 0 else 'odd'} {number}.jsonl") for number in range(8)]
     first = (await http.get("/v1/batches", params={"q": "even", "limit": 3})).json()
@@ -115,7 +126,7 @@ async def test_filters_go_on_from_page_to_page(http: httpx2.AsyncClient, databas
 
 async def test_wrong_filters_name_the_parameter(http: httpx2.AsyncClient) -> None:
     for query in (
-        "status=pauzed", "status=failed&status=", "status=Completed", "q=%00", f"q={'x' * 257}", "model=%00",
+        "status=pauzed", "status=failed&status=", "status=Completed", "q=%00", "file_id=%00", f"q={'x' * 257}", "model=%00",
         "metadata[a]=%00", "metadata=a", "metadata[]=a", "metadata[a=b", f"metadata[{'k' * 65}]=v",
         "metadata[a]=1&metadata[a]=2", "&".join(["status=failed"] * 101),
     ):  # fmt: skip
