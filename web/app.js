@@ -1,28 +1,29 @@
 // The shell of the page: navigation, the key that a server may ask for, the state of the connection, and the view of the address.
 import { html, render, useEffect, useRef, useState } from "./lib/html.js";
-import { caller, can, isOnline, key, needsKey, setKey, signIn } from "./lib/api.js";
+import { caller, can, isOnline, key, needsKey, setKey, signIn, signOut } from "./lib/api.js";
 import { go, href, route } from "./lib/router.js";
-import { Button, Empty, ErrorBox, Field, Loading, Question, Toasts, toastError } from "./lib/ui.js";
+import { Button, Dialog, Empty, ErrorBox, Field, Loading, Question, Toasts, toastError } from "./lib/ui.js";
 import { sleep } from "./lib/sse.js";
 
-// The views by the first part of their address: [text of the navigation or null, module, is it shown].
-const always = () => true;
+// The views by the first part of their address: [text of the navigation or null, module, scopes of which one is needed].
+const READS = ["inference", "read-only"];
 const VIEWS = {
-  batches: ["Batches", () => import("./views/batches.js"), always],
-  batch: [null, () => import("./views/batch.js"), always],
-  line: [null, () => import("./views/line.js"), always],
-  new: ["New batch", () => import("./views/new_batch.js"), () => can("inference")],
-  playground: ["Playground", () => import("./views/playground.js"), () => can("inference")],
-  models: ["Models", () => import("./views/models.js"), always],
-  files: ["Files", () => import("./views/files.js"), () => can("files", "read-only")],
-  usage: ["Usage", () => import("./views/usage.js"), () => can("read-only")],
-  webhooks: ["Webhooks", () => import("./views/webhooks.js"), () => can("admin")],
-  keys: ["Keys", () => import("./views/keys.js"), () => can("admin")],
+  batches: ["Batches", () => import("./views/batches.js"), READS],
+  batch: [null, () => import("./views/batch.js"), READS],
+  line: [null, () => import("./views/line.js"), READS],
+  new: ["New batch", () => import("./views/new_batch.js"), ["inference"]],
+  playground: ["Playground", () => import("./views/playground.js"), ["inference"]],
+  models: ["Models", () => import("./views/models.js"), ["inference", "files", "read-only"]],
+  files: ["Files", () => import("./views/files.js"), ["files", "read-only"]],
+  usage: ["Usage", () => import("./views/usage.js"), ["read-only"]],
+  webhooks: ["Webhooks", () => import("./views/webhooks.js"), ["read-only"]],
+  keys: ["Keys", () => import("./views/keys.js"), ["read-only"]],
 };
+const isShown = (view) => can(...VIEWS[view][2]);
 
-// `#/batches/ID` is the view of a batch, `#/batches/ID/lines/LINE` that of a line.
+// `#/batches/ID` is the view of a batch, `#/batches/ID/lines/LINE` that of a line; without a view, the first that the key may see.
 function viewOf({ path }) {
-  const [name = "batches", id, part] = path;
+  const [name = Object.keys(VIEWS).find(isShown), id, part] = path;
   if (name === "batches" && id) return part === "lines" && path[3] ? "line" : "batch";
   return name in VIEWS && VIEWS[name][0] ? name : null;
 }
@@ -33,6 +34,7 @@ function App() {
   }, []);
   return html`
     <a class="skip" href="#main" onClick=${skip}>Skip to the content</a>
+    ${caller.value && needsKey.value && html`<${Expired} />`}
     ${caller.value ? html`<${Shell} />` : needsKey.value ? html`<${Gate} />` : html`<main id="main" class="center"><${Start} /></main>`}
     <${Toasts} /><${Question} />`;
 }
@@ -55,10 +57,10 @@ function Shell() {
   useEffect(() => setOpen(false), [route.value]);
   return html`<div class="shell">
     <header class="side">
-      <a class="brand" href="#/batches"><img src="/web/icon.svg" alt="" width="26" height="26" />Millrace</a>
+      <a class="brand" href="#/"><img src="/web/icon.svg" alt="" width="26" height="26" />Millrace</a>
       <button type="button" class="button quiet menu" aria-expanded=${isOpen} aria-controls="nav" onClick=${() => setOpen(!isOpen)}>Menu</button>
       <nav id="nav" class=${isOpen ? "open" : ""} aria-label="Views">
-        ${Object.entries(VIEWS).map(([view, [text, , isShown]]) => text && isShown() && html`
+        ${Object.entries(VIEWS).map(([view, [text]]) => text && isShown(view) && html`
           <a href=${href([view])} class=${view === "new" ? "accent" : ""} aria-current=${view === active ? "page" : undefined}>${text}</a>`)}
         <${Identity} />
       </nav>
@@ -69,14 +71,9 @@ function Shell() {
 
 function Identity() {
   const { tenant, name, api_key_id: id } = caller.value;
-  const leave = () => {
-    setKey("");
-    caller.value = null;
-    needsKey.value = true;
-  };
   return html`<div class="identity">
     <a href="/docs">API</a>
-    ${id && html`<p class="small muted">${name || id} · ${tenant}</p><button type="button" class="button small" onClick=${leave}>Sign out</button>`}
+    ${id && html`<p class="small muted">${name || id} · ${tenant}</p><button type="button" class="button small" onClick=${signOut}>Sign out</button>`}
   </div>`;
 }
 
@@ -118,35 +115,46 @@ function View({ name }) {
     if (ref.current) document.querySelector("#main")?.focus({ preventScroll: true });
     ref.current = true;
   }, [name, route.value.path[1], route.value.path[3]]);
-  if (!name) return html`<${Empty} title="There is no such view"><a href="#/batches">Show the batches</a><//>`;
-  if (!VIEWS[name][2]()) return html`<${Empty} title="Your key may not see this"><p>An admin can make one that may: <code>millrace keys create --scope admin</code>.</p><//>`;
+  if (!name) return html`<h1>Nothing here</h1><${Empty} title="There is no such view"><a href="#/batches">Show the batches</a><//>`;
+  if (!isShown(name)) {
+    const scopes = VIEWS[name][2].map((scope, n) => html`${n > 0 && " or "}<code>${scope}</code>`);
+    return html`<h1>${VIEWS[name][0] || "Batches"}</h1><${Empty} title="Your key may not see this"><p>It needs the scope ${scopes}. An admin can create a key that has it: <code>millrace keys create</code>.</p><//>`;
+  }
   if (loaded.name !== name) return html`<${Loading} />`;
   if (loaded.error) return html`<${ErrorBox} error=${new Error("This view could not be loaded. Reload the page.")} />`;
   return html`<${loaded.View} key=${`${name}/${route.value.path.slice(1).join("/")}`} path=${route.value.path} query=${route.value.query} />`;
 }
 
-function Gate() {
+const Gate = () => html`<main id="main" class="center" tabindex="-1"><div class="card gate">
+  <h1><img src="/web/icon.svg" alt="" width="32" height="32" /> Millrace</h1>
+  <p>This server asks for an API key. It is kept in this tab only, until you close it.</p><${KeyForm} />
+</div></main>`;
+
+// The key has ended, or the first one was created elsewhere: what is typed in the view behind it stays.
+const Expired = () => html`<${Dialog} title="A valid key is needed" onClose=${signOut}>
+  <p>${key.value ? "The key of this page is no longer valid." : "This server asks for an API key now."} Nothing typed is lost.</p><${KeyForm} />
+<//>`;
+
+function KeyForm() {
   const [typed, setTyped] = useState("");
   const [error, setError] = useState(null);
   const enter = async (event) => {
     event.preventDefault();
-    setKey(typed.trim());
+    const given = typed.trim();
+    if (!/^[!-~]+$/.test(given)) return setError(new Error("This is no key: a key is “sk-” with letters and digits. Was it copied as a whole?"));
+    setKey(given);
     try {
       await signIn();
     } catch (failed) {
       setKey("");
-      setError(failed);
+      setError(failed.status === 401 ? new Error("The server does not accept this key. It may be mistyped, or have expired or been revoked.") : failed);
     }
   };
-  return html`<main id="main" class="center" tabindex="-1">
-    <form class="card gate" onSubmit=${enter}>
-      <h1><img src="/web/icon.svg" alt="" width="32" height="32" /> Millrace</h1>
-      <p>This server asks for an API key. It is kept in this tab only, until you close it.</p>
-      <${Field} label="API key" error=${error?.message}>${(props) => html`<input ...${props} type="password" autocomplete="off" required value=${typed} onInput=${(event) => setTyped(event.target.value)} />`}<//>
-      <button class="button primary">Enter</button>
-      <p class="hint">The operator makes one with <code>millrace keys create</code>.</p>
-    </form>
-  </main>`;
+  return html`<form onSubmit=${enter}>
+    <${Field} label="API key" error=${error?.message}>${(props) => html`<input ...${props} type="password" autocomplete="off" required value=${typed} onInput=${(event) => setTyped(event.target.value)} />`}<//>
+    <button class="button primary">Enter</button>
+    <p class="hint">The operator makes one with <code>millrace keys create</code>.</p>
+  </form>`;
 }
 
 // A file that is dropped anywhere becomes a new batch: views/new_batch.js takes it from here.

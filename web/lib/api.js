@@ -122,6 +122,12 @@ export async function signIn() {
   needsKey.value = false;
 }
 
+export function signOut() {
+  setKey("");
+  caller.value = null;
+  needsKey.value = true;
+}
+
 export async function readModels() {
   const all = (await get("/v1/models")).data;
   models.value = all.filter((model) => model.id === model.root);

@@ -13,8 +13,9 @@ function load() {
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-// `x` are unix seconds; `series` are {label, values, colour: "accent", isBar, unit}. `label` and `summary` are read to those who do not see it.
-export function Chart({ x, series, height = 180, label, summary = "" }) {
+// `x` are unix seconds, shown in local time or as UTC; `series` are {label, values, shown, colour: "accent", isBar, unit}: the legend has `shown` if
+// given, else `values`. `label` and `summary` are read to those who do not see it.
+export function Chart({ x, series, height = 180, label, summary = "", isUtc = false }) {
   const box = useRef(null);
   const plot = useRef(null);
   const shape = JSON.stringify(series.map(({ values, ...rest }) => rest));
@@ -27,7 +28,7 @@ export function Chart({ x, series, height = 180, label, summary = "" }) {
       const UPlot = await load();
       if (isGone) return;
       plot.current?.destroy();
-      plot.current = new UPlot(options(UPlot, series, box.current.clientWidth, height), data, box.current);
+      plot.current = new UPlot(options(UPlot, { series, x, isUtc, width: box.current.clientWidth, height }), data, box.current);
     };
     draw().then(() => {
       if (isGone) return;
@@ -47,20 +48,26 @@ export function Chart({ x, series, height = 180, label, summary = "" }) {
   return html`<figure class="chart" role="img" aria-label=${`${label}. ${summary}`}><div ref=${box} style=${{ minHeight: `${height}px` }}></div></figure>`;
 }
 
-function options(UPlot, series, width, height) {
+function options(UPlot, { series, x, isUtc, width, height }) {
   const axis = { stroke: colour("muted"), grid: { stroke: colour("line"), width: 1 }, ticks: { stroke: colour("line"), width: 1 } };
   const bars = UPlot.paths.bars({ size: [0.7, 60] });
+  const half = series.some(({ isBar }) => isBar) ? (x.length > 1 ? x[1] - x[0] : 86400) / 2 : 0; // whole bars at both ends
   return {
     width,
     height,
     legend: { show: series.length > 1 },
     cursor: { points: { size: 6 } },
-    scales: { y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? 1.08 * high : 1] } },
+    ...(isUtc && { tzDate: (at) => UPlot.tzDate(new Date(1000 * at), "Etc/UTC") }),
+    scales: {
+      x: half ? { range: (_, low, high) => [low - half, high + half] } : {},
+      y: { range: (_, low, high) => [Math.min(0, low), high > 0 ? 1.08 * high : 1] },
+    },
     axes: [axis, { ...axis, size: 56, values: (_, ticks) => ticks.map((tick) => Intl.NumberFormat("en", { notation: "compact" }).format(tick)) }],
     series: [
-      {},
-      ...series.map(({ label, colour: name = "accent", isBar = false }) => ({
+      isUtc ? { label: "Day", value: (_, at) => (at ? new Date(1000 * at).toISOString().slice(0, 10) : "–") } : {},
+      ...series.map(({ label, shown, colour: name = "accent", isBar = false }) => ({
         label,
+        ...(shown && { value: (_, value, __, at) => (at === null || at === undefined ? "–" : Intl.NumberFormat("en").format(shown[at])) }),
         stroke: colour(name),
         width: 2,
         fill: isBar ? colour(name) : undefined,

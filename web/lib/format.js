@@ -44,6 +44,8 @@ export const age = (at) => (at ? duration(Math.max(0, Math.round(now() - at))) :
 export const clock = (at) =>
   at ? new Date(1000 * at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "medium" }) : "–";
 export const rate = (value) => (value ? `${compact(value)} tok/s` : "–");
+// Text without the controls that turn the direction of what follows, so that a name shows its letters in their order.
+export const plain = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "\ufffd");
 export const short = (text, most = 60) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
 
 export const FINAL = ["completed", "failed", "expired", "cancelled"];
