@@ -22,9 +22,10 @@ chat_template: "{% for message in messages %}{{ message.role + ': ' + message.co
 FAKE_MODEL = "name: fake\nbackend: fake\nslots: 8\nstep_seconds: 0.002\n"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    """Chromium, without its calls to servers of its maker."""
+    """Chromium, without its calls to servers of its maker. While it is open, Playwright runs the event loop of this thread, so
+    it ends with this folder: other tests need a loop of their own."""
     path = find_chromium()
     if path is None:
         missing_chromium()

@@ -144,7 +144,7 @@ def test_a_key_with_few_rights_sees_only_what_it_may_do(guarded: Guarded, open_j
     page = enter(journey, guarded.key(scopes=["files"]), "")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     links = page.get_by_role("navigation").get_by_role("link")
-    expect(links).to_have_text(["Models", "Files", "API"])
+    expect(links).to_have_text(["Files", "API"])
     page.goto(f"{guarded.url}/#/keys")
     expect(page.get_by_text("Your key may not see this")).to_be_visible()
     expect(page.get_by_role("main").get_by_text("read-only")).to_be_visible()

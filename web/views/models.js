@@ -48,9 +48,6 @@ export default function View() {
     readModels().catch(() => {});
   };
   const title = html`<h1>Models and devices</h1>`;
-  if (error?.status === 403) {
-    return html`${title}<${Empty} title="Your key may not see this"><p>It needs the scope <code>inference</code> or <code>read-only</code>.</p><//>`;
-  }
   if (!activity) return html`${title}${error ? html`<${ErrorBox} error=${error} />` : html`<${Loading} />`}`;
   const { models, devices } = activity;
   const shown = models.filter(({ model }) => model.toLowerCase().includes(words.trim().toLowerCase()));
