@@ -31,6 +31,7 @@ from api.routes import (
     batch_events,
     batch_feed,
     batch_requests,
+    batch_tables,
     batch_validation,
     batches,
     chat,
@@ -59,6 +60,8 @@ from api.services.service_metrics import ServiceMetrics
 from api.services.stream_limiter import StreamLimiter
 from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
+from api.tables.table_input import MAX_FIELD_BYTES
+from api.tables.table_processes import TableProcesses
 from core.file_store import FileStore
 from core.models.live_catalog import LiveCatalog
 from core.queue.celery_app import make_sender
@@ -149,6 +152,7 @@ def _include_routers(app: FastAPI, settings: Settings) -> None:
     app.include_router(models.control_router)
     app.include_router(files.upload_router, max_body_size=file_bytes + FORM_OVERHEAD)
     app.include_router(uploads.part_router, max_body_size=settings.upload_part_bytes + FORM_OVERHEAD)
+    app.include_router(batch_tables.router, max_body_size=settings.file_bytes + MAX_FIELD_BYTES + FORM_OVERHEAD)
     app.include_router(batch_validation.router, max_body_size=settings.batch_file_bytes + FORM_OVERHEAD)
 
 
@@ -165,6 +169,7 @@ def _build_services(state: State, settings: Settings) -> None:
     state.database = database
     state.live_catalog = LiveCatalog(settings.models_dir)
     state.files = FileStore(settings.files_root)
+    state.table_processes = TableProcesses()
     state.waiters = Waiters()
     state.relay = Relay(
         settings.redis_url, settings.key_prefix, state.waiters, dropped=state.metrics.dropped_subscribers

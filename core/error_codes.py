@@ -159,7 +159,12 @@ REQUESTS: Final[dict[str, ErrorHelp]] = {
         "The file was uploaded for another purpose.", "Upload it again with the purpose that the message names."
     ),
     "invalid_http": ErrorHelp("The request is not valid HTTP.", "Use an HTTP client, and look at what it sends."),
+    "invalid_mapping": ErrorHelp("The mapping of a table cannot be used.", "Correct the field that the message names."),
     "invalid_multipart": ErrorHelp("The form cannot be read.", "Send it as multipart/form-data with its boundary."),
+    "invalid_table": ErrorHelp(
+        "The file cannot be read as a table.",
+        "Send CSV, TSV, JSON Lines, Parquet or XLSX; the message says what it is.",
+    ),
     "md5_mismatch": ErrorHelp("The upload has another MD5 than was stated.", "Upload the file again."),
     "method_not_allowed": ErrorHelp("The path exists, but not with this method.", "Use a method that Allow names."),
     "model_pinned": ErrorHelp(
@@ -173,6 +178,9 @@ REQUESTS: Final[dict[str, ErrorHelp]] = {
     "not_local": ErrorHelp(
         "Without keys, this server only answers this machine.",
         "Create a key with `millrace keys create`, and send it.",
+    ),
+    "nothing_to_ask": ErrorHelp(
+        "No row of the table becomes a request.", "Change `where`, or the columns that the prompt uses."
     ),
     "nothing_to_retry": ErrorHelp("Every line of the batch has an answer.", "Name the lines that are to run again."),
     "previous_response_not_completed": ErrorHelp(
@@ -197,6 +205,16 @@ REQUESTS: Final[dict[str, ErrorHelp]] = {
     ),
     "service_unavailable": ErrorHelp("A part of the service does not answer.", "Send it again shortly."),
     "stream_interrupted": ErrorHelp("Part of the stream was lost.", "Read the whole answer of the job, or send again."),
+    "table_deleted": ErrorHelp(
+        "The table that the batch was mapped from was deleted.", "Read the answers from `GET /v1/batches/{id}/output`."
+    ),
+    "table_failed": ErrorHelp(
+        "The server failed to read the table.", "Ask the operator of this server for the reason in its log."
+    ),
+    "table_too_large": ErrorHelp(
+        "The table or its template needs more time, memory or bytes than this server gives.",
+        "Use fewer rows or a simpler template, or `millrace map`, which runs on your machine.",
+    ),
     "too_many_webhook_endpoints": ErrorHelp("The tenant has as many webhooks as it may.", "Delete one first."),
     "unknown_url": ErrorHelp("There is no such path.", "Use the path that the message names; `/docs` lists all."),
     "unsupported_media_type": ErrorHelp(

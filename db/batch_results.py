@@ -28,6 +28,7 @@ from sqlalchemy import (
     true,
     tuple_,
 )
+from sqlalchemy.orm import aliased
 
 from core.schemas.batch import NO_BODY
 from core.states import JobState
@@ -66,6 +67,20 @@ class EndedMark(NamedTuple):
     custom_id: str
     state: JobState
     problem: str | None
+
+
+class TableLine(NamedTuple):
+    """A line with its best result so far; `body` is empty where it was not asked for."""
+
+    line: int
+    id: str
+    custom_id: str
+    state: JobState
+    body: str
+    answer: str | None
+    problem: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
 
 
 class RetryLine(NamedTuple):
@@ -127,16 +142,10 @@ def merged_lines(root_id: str, family_ids: list[str], after_line: int, limit: in
 
     An answer is better than none, and a later one than an earlier one. A line without a result in any batch is left out.
     """
-    page = (
-        select(Job.line, Job.custom_id)
-        .where(Job.batch_id == root_id, Job.line > after_line)
-        .order_by(Job.line)
-        .limit(limit)
-        .subquery("page")
-    )
+    root = aliased(Job, name="root")
     best = (
         select(Job.id, Job.state, Job.answer, Job.problem)
-        .where(Job.batch_id.in_(family_ids), Job.custom_id == page.c.custom_id, Job.finished_at.is_not(None))
+        .where(Job.batch_id.in_(family_ids), Job.custom_id == root.custom_id, Job.finished_at.is_not(None))
         .order_by(case((Job.state == JobState.COMPLETED, 0), else_=1), Job.batch_id.desc())
         .limit(1)
         .lateral("best")
@@ -144,17 +153,43 @@ def merged_lines(root_id: str, family_ids: list[str], after_line: int, limit: in
     statement = (
         select(
             literal(0).label("finish_xact"),
-            page.c.line,
+            root.line,
             best.c.id,
-            page.c.custom_id,
+            root.custom_id,
             best.c.state,
             best.c.answer,
             best.c.problem,
         )
         .join(best, true())
-        .order_by(page.c.line)
+        .where(root.batch_id == root_id, root.line > after_line)
+        .order_by(root.line)
+        .limit(limit)
     )
     return Query(statement, EndedLine)
+
+
+def table_lines(
+    root_id: str, family_ids: list[str], after_line: int, limit: int, *, with_body: bool
+) -> Query[TableLine]:
+    """List all lines of the root in its order, each with its best result in the family; one without any is in its own state."""
+    body = Job.body if with_body else literal("")
+    page = (
+        select(Job.line, Job.custom_id, body.label("body"))
+        .where(Job.batch_id == root_id, Job.line > after_line)
+        .order_by(Job.line)
+        .limit(limit)
+        .subquery("page")
+    )
+    rank = case((Job.state == JobState.COMPLETED, 0), (Job.finished_at.is_not(None), 1), else_=2)
+    best = (
+        select(Job.id, Job.state, Job.answer, Job.problem, Job.prompt_tokens, Job.completion_tokens)
+        .where(Job.batch_id.in_(family_ids), Job.custom_id == page.c.custom_id)
+        .order_by(rank, Job.batch_id.desc())
+        .limit(1)
+        .lateral("best")
+    )
+    columns = (getattr(page.c if name in page.c else best.c, name) for name in TableLine._fields)
+    return Query(select(*columns).join(best, true()).order_by(page.c.line), TableLine)
 
 
 def retry_lines(batch_id: str, custom_ids: list[str] | None, after_line: int, limit: int) -> Query[RetryLine]:

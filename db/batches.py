@@ -33,6 +33,7 @@ class BatchRow(NamedTuple):
     output_expires_seconds: int | None
     metadata_json: str | None
     parent_batch_id: str | None
+    table_file_id: str | None
     priority: int
     paused_at: datetime | None
     errors_json: str | None
@@ -129,6 +130,11 @@ def insert_batch(**columns: Any) -> Query[BatchRow]:  # Any: the columns' own ty
 def find_batch(batch_id: str, tenant_id: str) -> Query[BatchRow]:
     """Find a batch of this tenant."""
     return Query(select(*BATCH).where(Batch.id == batch_id, Batch.tenant_id == tenant_id), BatchRow)
+
+
+def mapping_of(batch_id: str) -> Select[str | None]:
+    """Return the mapping of a batch, which may be large, as JSON; None for one that was not mapped from a table."""
+    return select(Batch.mapping_json).where(Batch.id == batch_id)
 
 
 def find_batch_of_any_tenant(batch_id: str) -> Query[BatchRow]:

@@ -17,9 +17,11 @@ from sqlalchemy import (
     exists,
     func,
     insert,
+    or_,
     select,
     update,
 )
+from sqlalchemy.orm import InstrumentedAttribute, aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.states import FINAL_BATCH_STATES
@@ -81,10 +83,16 @@ def hide_file(file_id: str, tenant_id: str) -> ReturningUpdate[str]:
 
 
 def hide_expired_files() -> ReturningUpdate[str]:
-    """Delete files past their `expires_at` in the same way."""
+    """Delete files past their `expires_at` in the same way; a table stays for as long as the results of its batches."""
+    results = aliased(File)
+    has_results = exists().where(
+        results.id.in_((Batch.output_file_id, Batch.error_file_id)), _visible(Batch.tenant_id, results)
+    )
+    is_needed = or_(Batch.status.not_in(FINAL_BATCH_STATES), has_results)
+    is_table = exists().where(Batch.table_file_id == File.id, is_needed)
     return (
         update(File)
-        .where(File.deleted_at.is_(None), File.expires_at < func.now())
+        .where(File.deleted_at.is_(None), File.expires_at < func.now(), ~is_table)
         .values(deleted_at=func.now())
         .returning(File.id)
     )
@@ -120,6 +128,11 @@ def known_files(file_ids: list[str]) -> Select[str]:
     return select(File.id).where(File.id.in_(file_ids))
 
 
-def _visible(tenant_id: str) -> ColumnElement[bool]:
-    is_current = File.expires_at.is_(None) | (File.expires_at > func.now())
-    return (File.tenant_id == tenant_id) & File.deleted_at.is_(None) & is_current
+def table_name(file_id: str) -> Select[str]:
+    """Return the file name of a batch's table. No row: it was deleted, or has expired with the results of its batches."""
+    return select(File.filename).where(File.id == file_id, File.deleted_at.is_(None))
+
+
+def _visible(tenant_id: str | InstrumentedAttribute[str], file: type[File] = File) -> ColumnElement[bool]:
+    is_current = file.expires_at.is_(None) | (file.expires_at > func.now())
+    return (file.tenant_id == tenant_id) & file.deleted_at.is_(None) & is_current

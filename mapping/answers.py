@@ -71,7 +71,9 @@ _read_body: Final = msgspec.json.Decoder(_Body).decode
 class Answers:
     """Answers of all lines that were added. A custom_id that has an answer keeps it, whatever failure is added later."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, unanswered: str = "not answered: the batch ended before this row") -> None:
+        """`unanswered` is the reason of a request without any outcome."""
+        self._unanswered = unanswered
         self._outcomes = DiskMap()
 
     def __enter__(self) -> Answers:
@@ -96,7 +98,7 @@ class Answers:
         """Return the answer to a request. Raises RowError with the reason when there is none."""
         outcome = self._outcomes.get(_key(custom_id))
         if outcome is None:
-            raise RowError("not answered: the batch ended before this row")
+            raise RowError(self._unanswered)
         return _answer(outcome)
 
     def __contains__(self, custom_id: str) -> bool:

@@ -104,6 +104,7 @@ def to_batch_object(row: BatchRow, running: RunningTotals | None) -> BatchObject
         input_file_name=row.input_file_name,
         api_key_id=row.key_id,
         parent_batch_id=row.parent_batch_id,
+        table_file_id=row.table_file_id,
         priority=row.priority,
         expires_at=unix_seconds(end_of_window),
         paused_at=unix_seconds(row.paused_at),

@@ -1,6 +1,8 @@
-"""Look-ups of files: the row of a tenant's file, and its API object."""
+"""Look-ups of files: the row of a tenant's file, its API object, and the header of its download."""
 
 from __future__ import annotations
+
+from urllib.parse import quote
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -48,3 +50,9 @@ async def check_input(database: AsyncEngine, file_id: str, tenant: str) -> None:
     if row.purpose != "batch":
         message = f"The input file has the purpose '{row.purpose}'; upload it with purpose 'batch'."
         raise bad_request(message, code="invalid_file_purpose", param="input_file_id")
+
+
+def attachment(filename: str) -> str:
+    """A Content-Disposition with a plain ASCII name for old clients, and the true name in the `filename*` of RFC 6266."""
+    plain = "".join(char if char.isascii() and char not in '"\\%/;' else "_" for char in filename)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

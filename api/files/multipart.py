@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
-from typing import Annotated, Final
+from typing import IO, Annotated, Final
 
 import anyio.to_thread
 from fastapi import Depends, Request
@@ -32,7 +32,7 @@ from core.settings import Settings
 FORM_OVERHEAD: Final = 1 << 16  # bytes of a form around its file
 BINARY: Final = {"type": "string", "format": "binary"}
 _MAX_FIELD_BYTES: Final = 64 * 1024
-_MAX_FILENAME: Final = 255
+MAX_FILENAME: Final = 255
 _NOT_INERT: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # Unicode's categories
 _EXPIRY_FIELDS: Final = ("expires_after", "expires_after[anchor]", "expires_after[seconds]")
 _SECONDS: Final = re.compile(r"[0-9]{1,7}")
@@ -50,9 +50,9 @@ class Upload:
 
 
 @asynccontextmanager
-async def open_form(request: Request) -> AsyncIterator[FormData]:
+async def open_form(request: Request, *, max_field_bytes: int = _MAX_FIELD_BYTES) -> AsyncIterator[FormData]:
     """Parse the multipart body, whose file is written to a temporary one as it arrives; leaving deletes that file."""
-    form = await _parse(request)
+    form = await _parse(request, max_field_bytes)
     try:
         yield form
     finally:
@@ -85,7 +85,7 @@ FileForm = Annotated[
 PartForm = Annotated[FormData, _FORM, RequestBody({"multipart/form-data": form_schema({"data": BINARY})})]
 
 
-async def _parse(request: Request) -> FormData:
+async def _parse(request: Request, max_field_bytes: int) -> FormData:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
         message = "Send the bytes as a file of a form: 'Content-Type: multipart/form-data'."
@@ -93,7 +93,7 @@ async def _parse(request: Request) -> FormData:
     check_not_compressed(request)
     try:
         with full_disk_is_a_problem():
-            return await request.form(max_files=1, max_fields=8, max_part_size=_MAX_FIELD_BYTES)
+            return await request.form(max_files=1, max_fields=8, max_part_size=max_field_bytes)
     except HTTPException as error:
         if error.status_code == 413:
             raise
@@ -186,16 +186,16 @@ def clean_filename(name: str) -> str:
     """Keep the last part of a path, without control and direction characters, line ends and surrogates, and cut to 255."""
     kept = "".join(char for char in name if unicodedata.category(char) not in _NOT_INERT)
     last = kept.replace("\\", "/").rstrip("/").rpartition("/")[2]
-    return last[-_MAX_FILENAME:] if last.strip(".") else "file"
+    return last[-MAX_FILENAME:] if last.strip(".") else "file"
 
 
-async def store(content: UploadFile, files: FileStore, file_id: str) -> None:
+async def store(content: IO[bytes], files: FileStore, file_id: str) -> None:
     """Copy the content into the store in a thread; the file is complete and synced, or absent."""
 
     def copy() -> None:
-        content.file.seek(0)
+        content.seek(0)
         with files.write(file_id) as target:
-            shutil.copyfileobj(content.file, target, READ_BYTES)
+            shutil.copyfileobj(content, target, READ_BYTES)
 
     with full_disk_is_a_problem():
         await anyio.to_thread.run_sync(copy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -39,15 +39,16 @@ async def unless_disconnected(
             task.cancel()
 
 
-class EventStream(Response):
-    """Sends what `events` yields. When the client leaves, the iterator is closed, so its `finally` runs."""
+class ByteStream(Response):
+    """Sends what `chunks` yields. When the client leaves, the iterator is closed, so its `finally` runs.
 
-    media_type = "text/event-stream"
+    An error of the iterator ends the connection in the middle of the body, so that the client does not take it for whole.
+    """
 
-    def __init__(self, events: AsyncIterator[bytes]) -> None:
-        super().__init__(headers=_HEADERS)
+    def __init__(self, chunks: AsyncIterator[bytes], headers: Mapping[str, str], media_type: str) -> None:
+        super().__init__(headers=headers, media_type=media_type)
         del self.headers["content-length"]
-        self._events = events
+        self._chunks = chunks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One stream."""
@@ -65,10 +66,17 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            async for data in self._events:
+            async for data in self._chunks:
                 await send({"type": "http.response.body", "body": data, "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            closing = getattr(self._events, "aclose", None)
+            closing = getattr(self._chunks, "aclose", None)
             if closing is not None:
                 await closing()
+
+
+class EventStream(ByteStream):
+    """Server-sent events."""
+
+    def __init__(self, events: AsyncIterator[bytes]) -> None:
+        super().__init__(events, _HEADERS, "text/event-stream")

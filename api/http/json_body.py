@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Request
 
+from api.http.errors import TOO_LARGE
 from api.http.openapi import RequestBody
 from core.errors import ApiError, Problem, bad_request
 from core.schemas.base import RequestModel, parse_body
@@ -21,12 +22,32 @@ JSON = "application/json"
 
 async def read_json(request: Request) -> Any:  # Any: parsed JSON of unknown shape
     """The parsed body; raises the 415 of another content type and the 400 of invalid JSON."""
+    _check_json(request)
+    return _parse(await request.body())
+
+
+async def read_small_json(request: Request, max_bytes: int) -> Any:  # Any: parsed JSON of unknown shape
+    """The same for a route whose own limit is that of a file; raises the 413 of a body over `max_bytes`."""
+    _check_json(request)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > max_bytes:
+            raise ApiError(TOO_LARGE)
+    return _parse(bytes(body))
+
+
+def _check_json(request: Request) -> None:
+    """Raise the 415 of a body that is not declared as JSON, or is compressed."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != JSON:
         raise ApiError(_unsupported("Send the body as JSON, with 'Content-Type: application/json'."))
     check_not_compressed(request)
+
+
+def _parse(body: bytes) -> Any:  # Any: parsed JSON of unknown shape
     try:
-        return parse_json(await request.body())
+        return parse_json(body)
     except InvalidJson as error:
         raise bad_request(f"The request body is not valid JSON: {error}.", code="invalid_json") from None
 

@@ -241,12 +241,13 @@ async def _insert_retry(
         expires_at=expires_at,
     )
     inherited = ("tenant_id", "endpoint", "completion_window", "window_seconds", "output_expires_seconds",
-                  "metadata_json", "priority")  # fmt: skip
+                  "metadata_json", "table_file_id", "priority")  # fmt: skip
     statement = batches.insert_batch(
         id=batch_id,
         input_file_id=file_id,
         parent_batch_id=batch.id,
         key_id=key_id,
+        mapping_json=batches.mapping_of(batch.id).scalar_subquery(),
         **{name: getattr(batch, name) for name in inherited},
     )
 

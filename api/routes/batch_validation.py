@@ -19,7 +19,7 @@ from api.dependencies import CallerDep, DatabaseDep, FilesDep, RelayDep, Setting
 from api.files.lookup import check_input
 from api.files.multipart import BINARY, check_upload, open_form, store
 from api.http.event_stream import unless_disconnected
-from api.http.json_body import JSON, read_json
+from api.http.json_body import JSON, read_small_json
 from api.http.openapi import RequestBody, form_schema
 from api.live.outcome import wait_for_outcome
 from api.services.rate_limiter import too_many
@@ -52,7 +52,7 @@ async def read_input(
 ) -> AsyncIterator[_Input]:
     """The file to check; an uploaded one is deleted afterwards."""
     if not request.headers.get("content-type", "").lower().startswith("multipart/"):
-        body = parse_body(BatchValidate, await read_json(request))
+        body = parse_body(BatchValidate, await read_small_json(request, settings.body_bytes))
         await check_input(database, body.input_file_id, tenant)
         yield _Input(body.input_file_id, body.endpoint)
         return
@@ -121,7 +121,7 @@ async def _store_file(
         message = "Invalid value for 'purpose': only 'batch' files can be validated."
         raise bad_request(message, code="invalid_file_purpose", param="purpose")
     file_id = ids.new_id(ids.FILE)
-    await store(upload.content, file_store, file_id)
+    await store(upload.content.file, file_store, file_id)
     statement = files.add_file(
         id=file_id,
         tenant_id=tenant,

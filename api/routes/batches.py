@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Query, Request
@@ -20,7 +19,7 @@ from core import ids
 from core.api_keys import Scope
 from core.errors import bad_request
 from core.failpoints import Point, failpoint
-from core.schemas.batch import BatchCreate, window_seconds
+from core.schemas.batch import BatchCreate
 from core.schemas.objects import BatchObject, ListObject
 from core.states import BatchState
 from db import batch_lists, batches
@@ -48,7 +47,6 @@ async def create_batch(
     create_once: CreateOnceDep,
 ) -> BatchObject:
     """Accept a file's lines; a clerk checks them right after."""
-    expiry = body.output_expires_after
 
     async def create(batch_id: str) -> BatchObject:
         await check_input(database, body.input_file_id, tenant)
@@ -59,11 +57,7 @@ async def create_batch(
             key_id=caller.key_id,
             endpoint=body.endpoint,
             input_file_id=body.input_file_id,
-            completion_window=body.completion_window,
-            window_seconds=window_seconds(body.completion_window),
-            output_expires_seconds=expiry.seconds if expiry else None,
-            metadata_json=json.dumps(body.metadata) if body.metadata is not None else None,
-            priority=body.priority,
+            **body.columns(),
         )
         async with async_transaction(
             database, committing=Point.BATCH_INSERTED, committed=Point.BATCH_COMMITTED

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Annotated, BinaryIO, Literal
-from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
@@ -13,7 +12,7 @@ from api.access.quotas import check_storage
 from api.access.scopes import require_scopes
 from api.dependencies import DatabaseDep, FilesDep, SettingsDep, TenantDep
 from api.files.disk_space import check_room_for_body
-from api.files.lookup import find_file, missing_file, to_file_object
+from api.files.lookup import attachment, find_file, missing_file, to_file_object
 from api.files.multipart import FileForm, check_upload, digest_of_form, store
 from api.http.openapi import response_docs
 from api.http.pagination import check_cursor, page
@@ -50,7 +49,7 @@ async def create_file(
         """Bytes first, then the row: bytes without a row are swept, and a commit that failed may have happened."""
         async with database.begin() as connection:
             await check_storage(connection, settings, tenant, upload.size, param="file")
-        await store(upload.content, file_store, file_id)
+        await store(upload.content.file, file_store, file_id)
         failpoint(Point.UPLOAD_STORED)
         statement = files.insert_file(
             id=file_id,
@@ -135,9 +134,3 @@ def _chunks(stream: BinaryIO, span: Span) -> Iterator[bytes]:
         while left > 0 and (chunk := stream.read(min(READ_BYTES, left))):
             left -= len(chunk)
             yield chunk
-
-
-def attachment(filename: str) -> str:
-    """A Content-Disposition with a plain ASCII name for old clients, and the true name in the `filename*` of RFC 6266."""
-    plain = "".join(char if char.isascii() and char not in '"\\%/;' else "_" for char in filename)
-    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(filename, safe='')}"

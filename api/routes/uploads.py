@@ -103,7 +103,7 @@ async def add_part(
     size = content.size or 0
     _check_part_size(size, settings.upload_part_bytes)
     part_id = ids.new_id(ids.PART)
-    await store(content, file_store, part_id)
+    await store(content.file, file_store, part_id)
     failpoint(Point.PART_STORED)
     try:
         async with database.begin() as connection:

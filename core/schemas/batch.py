@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Annotated, Any, Final, Literal, NamedTuple
 
@@ -30,15 +31,36 @@ class OutputExpiry(RequestModel):
     seconds: int = Field(ge=3600, le=2_592_000)
 
 
-class BatchCreate(RequestModel):
-    """`POST /v1/batches`; `priority` is an extension."""
+class BatchOptions(RequestModel):
+    """What a new batch may be given beside its input; `priority` is an extension."""
+
+    completion_window: str = Field("24h", max_length=16)
+    metadata: Metadata | None = None
+    output_expires_after: OutputExpiry | None = None
+    priority: BatchPriority = 0
+
+    @field_validator("completion_window")
+    @classmethod
+    def _known_window(cls, value: str) -> str:
+        return check_window(value)
+
+    def columns(self) -> dict[str, Any]:  # Any: the columns' own types
+        """Return the columns of the batch's row that hold these options."""
+        return {
+            "completion_window": self.completion_window,
+            "window_seconds": window_seconds(self.completion_window),
+            "output_expires_seconds": self.output_expires_after.seconds if self.output_expires_after else None,
+            "metadata_json": json.dumps(self.metadata) if self.metadata is not None else None,
+            "priority": self.priority,
+        }
+
+
+class BatchCreate(BatchOptions):
+    """`POST /v1/batches`."""
 
     input_file_id: str = Field(min_length=1, max_length=256)
     endpoint: str = Field(max_length=256)
     completion_window: str = Field(max_length=16)
-    metadata: Metadata | None = None
-    output_expires_after: OutputExpiry | None = None
-    priority: BatchPriority = 0
 
     @field_validator("endpoint")
     @classmethod
@@ -46,11 +68,6 @@ class BatchCreate(RequestModel):
         if value not in ENDPOINTS:
             raise ValueError(f"supported endpoints are {', '.join(ENDPOINTS)}")
         return value
-
-    @field_validator("completion_window")
-    @classmethod
-    def _known_window(cls, value: str) -> str:
-        return check_window(value)
 
 
 def window_seconds(window: str) -> int | None:

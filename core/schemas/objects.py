@@ -115,6 +115,7 @@ class BatchObject(ResponseModel):
     input_file_name: str | None = None
     api_key_id: str | None = None
     parent_batch_id: str | None = None
+    table_file_id: str | None = None
     priority: int = 0
     paused_at: int | None = None
     tokens_per_second: float | None = None

@@ -16,7 +16,8 @@ class Batch(Base):
 
     `outcome` is the state that follows FINALIZING. `lines_failed` starts with the lines that prepare rejected. `key_id` is
     the key that created it; `queued_tokens` estimates the prompts of its lines, for that key's limit. `input_file_name` stays
-    when the file is deleted. Every statement on a row moves `updated_at`; counts of shards do not.
+    when the file is deleted. Every statement on a row moves `updated_at`; counts of shards do not. The lines of a mapped batch
+    were made from the rows of `table_file_id` by the `mapping.spec.MapSpec` in `mapping_json`.
     """
 
     __tablename__ = "batches"
@@ -37,6 +38,8 @@ class Batch(Base):
     output_expires_seconds: Mapped[int | None] = mapped_column(Integer)
     metadata_json: Mapped[str | None]
     parent_batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="SET NULL"), index=True)
+    table_file_id: Mapped[str | None]
+    mapping_json: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     paused_at: Mapped[datetime | None]
     resumed_at: Mapped[datetime | None]
@@ -70,6 +73,7 @@ class Batch(Base):
         CheckConstraint("(status <> 'finalizing') OR (outcome IS NOT NULL)", name="outcome"),
         CheckConstraint("lines_completed + lines_failed <= lines", name="counts"),
         CheckConstraint("priority BETWEEN -100 AND 100", name="priority"),
+        CheckConstraint("(table_file_id IS NULL) = (mapping_json IS NULL)", name="mapping"),
         Index(None, "tenant_id", "id"),
         Index(None, "tenant_id", "updated_at"),
         Index(
@@ -88,6 +92,7 @@ class Batch(Base):
             "tenant_id",
             postgresql_where=text(f"NOT ({one_of('status', FINAL_BATCH_STATES)})"),
         ),
+        Index("ix_batches_table_file_id", "table_file_id", postgresql_where=text("table_file_id IS NOT NULL")),
         Index("ix_batches_measured", "model", "id", postgresql_where=text("status = 'completed'")),
     )
 

@@ -33,6 +33,8 @@ _STARTS: Final = (
 _REFUSED: Final = (
     (b"\x1f\x8b", "is compressed: decompress it first, with gunzip"),
     (b"\x28\xb5\x2f\xfd", "is compressed: decompress it first, with unzstd"),
+    (b"\x89PNG", "is an image, no table"),
+    (b"\xff\xd8\xff", "is an image, no table"),
     (b"%PDF", "is a PDF file, no table"),
     (b"<", "is HTML or XML, no table: save it as CSV or XLSX"),
 )

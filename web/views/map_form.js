@@ -30,7 +30,7 @@ export function MapForm() {
     const { id, sender } = job.value;
     try {
       const model = firstModel();
-      const found = await post(PREVIEW, { input_file_id: sender.id, mapping: { model, prompt: "{{ row }}" } }, { signal: job.value.stopping.signal });
+      const found = await post(PREVIEW, { input_file_id: sender.id }, { signal: job.value.stopping.signal });
       change(id, { table: found, form: withOffer(suggest(found, model)) });
       setTable(found);
     } catch (failed) {

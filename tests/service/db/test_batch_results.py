@@ -108,6 +108,35 @@ def test_the_best_result_of_a_line_in_its_family_wins(connection: Connection) ->
     assert merged() == [(1, JobState.COMPLETED), (2, JobState.COMPLETED)]
 
 
+def test_a_page_of_merged_results_is_full_although_lines_in_front_have_none(connection: Connection) -> None:
+    root, (_, late) = make_running_batch(connection, [3, 2])
+    end(connection, late)
+    assert [row.line for row in batch_results.merged_lines(root, [root], 0, 2).fetch_all(connection)] == [4]
+
+
+def test_a_table_has_every_line_with_its_best_result_so_far(connection: Connection) -> None:
+    root, (root_shard,) = make_running_batch(connection, [3])
+    retry, _ = make_running_batch(connection, [3])
+    end(connection, root_shard)
+    connection.execute(
+        update(Job)
+        .where(Job.batch_id == root, Job.line == 2)
+        .values(state=JobState.FAILED, problem="{}", finished_at=func.now())
+    )
+
+    def rows(*, with_body: bool) -> list[Any]:
+        page = batch_results.table_lines(root, [root, retry], 0, 10, with_body=with_body)
+        return page.fetch_all(connection)
+
+    assert [(row.line, row.custom_id, row.state, row.prompt_tokens) for row in rows(with_body=False)] == [
+        (1, "line-1", JobState.COMPLETED, 3),
+        (2, "line-2", JobState.FAILED, None),
+        (3, "line-3", JobState.QUEUED, None),
+    ]
+    assert {row.body for row in rows(with_body=False)} == {""}
+    assert all("hello" in row.body for row in rows(with_body=True))
+
+
 def test_parallel_lines_count_their_time_once(connection: Connection) -> None:
     batch_id, (shard_id,) = make_running_batch(connection, [3])
     for seconds in (2.0, 3.0, None):
@@ -163,3 +192,4 @@ def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
     assert "ix_jobs_batch_unanswered" in plan(connection, batch_requests.error_codes(batch_id, 10))
     assert "Seq Scan" not in plan(connection, batch_requests.timeline(batch_id, datetime.now(UTC), 1.0, 60))
     assert "Seq Scan" not in plan(connection, batch_results.merged_lines(batch_id, made[7:9], 0, 20))
+    assert "Seq Scan" not in plan(connection, batch_results.table_lines(batch_id, made[7:9], 0, 20, with_body=True))

@@ -6,9 +6,10 @@ from datetime import timedelta
 
 from sqlalchemy import Connection, func, update
 
+from core.states import BatchState
 from db import files, keys, uploads
-from db.tables import DEFAULT_TENANT, File
-from tests.support.rows import make_file
+from db.tables import DEFAULT_TENANT, Batch, File
+from tests.support.rows import make_batch, make_file
 
 
 def stored(
@@ -54,3 +55,33 @@ def test_a_tenants_own_limit_comes_before_the_default_and_without_any_nothing_is
     assert stored(connection, None) == (None, 0)
     connection.execute(keys.set_caps(DEFAULT_TENANT, open_batches=None, queued_lines=None, storage_bytes=50)).one()
     assert stored(connection, None) == stored(connection, 100) == (50, 7)
+
+
+def test_the_table_of_a_batch_expires_with_the_results_and_no_earlier(connection: Connection) -> None:
+    table, output = make_file(connection, "user_data"), make_file(connection, "batch_output")
+    batch_id = make_batch(connection, file_id=make_file(connection))
+    mapped = {"table_file_id": table, "mapping_json": "{}"}
+    connection.execute(update(Batch).where(Batch.id == batch_id).values(mapped))
+    past = func.now() - timedelta(seconds=1)
+    connection.execute(update(File).where(File.id == table).values(expires_at=past))
+
+    def hidden() -> list[str]:
+        return list(connection.execute(files.hide_expired_files()).scalars())
+
+    assert hidden() == [], "the batch runs"
+    ended = {"status": BatchState.COMPLETED, "completed_at": func.now(), "output_file_id": output}
+    connection.execute(update(Batch).where(Batch.id == batch_id).values(ended))
+    assert hidden() == [], "its results are there"
+    assert connection.execute(files.table_name(table)).scalar_one() == "in.jsonl"
+    connection.execute(update(File).where(File.id == output).values(expires_at=past))
+    assert sorted(hidden()) == sorted([table, output])
+    assert connection.execute(files.table_name(table)).scalar_one_or_none() is None
+
+
+def test_a_table_that_its_owner_deletes_is_gone_at_once(connection: Connection) -> None:
+    table = make_file(connection, "user_data")
+    batch_id = make_batch(connection, file_id=make_file(connection))
+    connection.execute(update(Batch).where(Batch.id == batch_id).values(table_file_id=table, mapping_json="{}"))
+    connection.execute(files.hide_file(table, DEFAULT_TENANT)).one()
+    assert connection.execute(files.table_name(table)).scalar_one_or_none() is None
+    assert list(connection.execute(files.removable_files(10)).scalars()) == [table]
