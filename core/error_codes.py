@@ -125,6 +125,7 @@ FILES: Final[dict[str, ErrorHelp]] = {
 }
 
 REQUESTS: Final[dict[str, ErrorHelp]] = {
+    "api_key_revoked": ErrorHelp("The API key is revoked, so it cannot be changed.", "Create a new key."),
     "batch_not_cancellable": ErrorHelp("The batch has ended.", "Nothing has to be cancelled."),
     "batch_not_changeable": ErrorHelp(
         "The batch is too far for another priority or window.", "Change them before its lines have ended."
@@ -215,6 +216,7 @@ REQUESTS: Final[dict[str, ErrorHelp]] = {
         "The table or its template needs more time, memory or bytes than this server gives.",
         "Use fewer rows or a simpler template, or `millrace map`, which runs on your machine.",
     ),
+    "too_many_api_keys": ErrorHelp("The tenant has as many keys as it may.", "Revoke keys that are not used."),
     "too_many_webhook_endpoints": ErrorHelp("The tenant has as many webhooks as it may.", "Delete one first."),
     "unknown_url": ErrorHelp("There is no such path.", "Use the path that the message names; `/docs` lists all."),
     "unsupported_media_type": ErrorHelp(

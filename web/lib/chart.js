@@ -26,13 +26,13 @@ export function Chart({ x, series, height = 180, label, summary = "", isUtc = fa
     const dark = matchMedia("(prefers-color-scheme: dark)");
     const draw = async () => {
       const UPlot = await load();
-      if (isGone) return;
+      if (isGone || !box.current) return;
       plot.current?.destroy();
       plot.current = new UPlot(options(UPlot, { series, x, isUtc, width: box.current.clientWidth, height }), data, box.current);
     };
     draw().then(() => {
       if (isGone) return;
-      observer = new ResizeObserver(() => plot.current?.setSize({ width: box.current.clientWidth, height }));
+      observer = new ResizeObserver(() => box.current && plot.current?.setSize({ width: box.current.clientWidth, height }));
       observer.observe(box.current);
     });
     dark.addEventListener("change", draw);
