@@ -41,6 +41,12 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/service/api/access/test_isolation.py::test_a_list_holds_nothing_of_others_wherever_it_starts",
         "tests/service/api/access/test_isolation.py::test_objects_outlive_the_attempts_of_another_tenant",
     ),
+    "a key sees the load of the models that it may use, in sums over all tenants, and no more of these": (
+        "tests/service/api/test_activity.py::test_all_tenants_see_the_same_sums_and_no_id_of_another",
+        "tests/service/api/test_activity.py::test_a_key_for_some_models_sees_only_these_and_not_where_others_are",
+        "tests/service/api/test_activity.py::test_keys_for_inference_and_for_reading_see_it",
+        "tests/browser/test_models.py::test_a_key_for_reading_sees_no_buttons_and_text_from_elsewhere_is_only_text",
+    ),
     "every route asks for a key and a scope, whatever the Host header says": (
         "tests/service/api/access/test_isolation.py::test_no_route_answers_without_a_key",
         "tests/service/api/access/test_isolation.py::test_every_route_declares_its_scope",

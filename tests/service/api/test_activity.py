@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,22 @@ async def test_a_key_for_some_models_sees_only_these_and_not_where_others_are(
     (device,) = answer.json()["devices"]
     assert [each["model"] for each in device["engines"]] == ["b"]
     assert device["engine_bytes"] == 400, "the memory of others is in use all the same"
+
+
+async def test_all_tenants_see_the_same_sums_and_no_id_of_another(
+    settings: Settings, database: Database, valkey: object, key: Callable[..., str]
+) -> None:
+    with database.begin() as connection:
+        secrets = [make_job(connection, "b"), *make_running_batch(connection, (1,), model="b")[1], DEFAULT_TENANT]
+        connection.execute(keys.add_tenant("other"))
+    answers = []
+    for tenant in (DEFAULT_TENANT, "other"):
+        async with inside(settings, key=key(Scope.INFERENCE, tenant_id=tenant)) as http:
+            answers.append((await http.get("/v1/activity")).text)
+    for answer in answers:
+        (model,) = (each for each in json.loads(answer)["models"] if each["model"] == "b")
+        assert (model["queue"]["chats"]["waiting"], model["queue"]["lines"]["waiting"]) == (1, 1)
+        assert not any(secret in answer for secret in secrets)
 
 
 async def test_many_pages_read_the_database_once_a_second(
