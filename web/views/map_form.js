@@ -59,13 +59,12 @@ function Form({ table, form }) {
   const preview = usePreview(form);
   const { error } = preview;
   const errorAt = (name) => error?.param === `mapping.${name}` && error.message;
-  const isPlaced = ["prompt", "system", "embed", "schema", "column", "where", "limit", "parameters"].some((name) => errorAt(name));
   return html`
     <div class="two">
       <${Prompt} table=${table} form=${form} errorAt=${errorAt} />
       <${Shape} form=${form} errorAt=${errorAt} />
     </div>
-    <${Preview} form=${form} table=${table} preview=${preview} isPlaced=${isPlaced} />
+    <${Preview} form=${form} table=${table} preview=${preview} />
     <${Begin} form=${form} preview=${preview} />`;
 }
 
@@ -131,17 +130,17 @@ function Shape({ form, errorAt }) {
   const id = `mode-${job.value.id}`;
   const choose = (next) => set({ mode: next, model: serving(next).some((model) => model.id === form.model) ? form.model : serving(next)[0]?.id });
   const modes = MODES.filter(([name]) => serving(name).length);
-  const input = (name, label, hint, rest = {}) => html`<${Field} label=${label} hint=${hint} error=${errorAt(name)}>${(props) => html`<input ...${props} ...${rest} value=${form[name]} onInput=${(event) => set({ [name]: event.target.value })} />`}<//>`;
+  const input = (name, label, hint, { isWide, ...rest } = {}) => html`<${Field} class=${isWide ? "wide" : ""} label=${label} hint=${hint} error=${errorAt(name)}>${(props) => html`<input ...${props} ...${rest} value=${form[name]} onInput=${(event) => set({ [name]: event.target.value })} />`}<//>`;
   return html`<section class="card" aria-label="Answer">
     <fieldset><legend>The answer becomes</legend><div class="row">${modes.map(([name, text]) => html`
       <label key=${name} class="check"><input type="radio" name=${id} checked=${mode === name} onChange=${() => choose(name)} />${text}</label>`)}</div></fieldset>
     ${mode === "columns" ? html`<${Schema} form=${form} error=${errorAt("schema")} />` : input("column", "Name of the new column", "", { placeholder: mode === "embed" ? "embedding" : "answer" })}
-    <details open=${Boolean(form.where || form.limit)}><summary>Rows and parameters</summary>
+    <details open=${Boolean(form.where || form.limit || errorAt("limit") || errorAt("parameters"))}><summary>Rows and parameters</summary>
       <div class="pairs">
-        ${input("where", "Only rows where", "such as: amount > 100 and country == 'FR'")}
-        ${input("limit", "At most so many rows", "", { type: "number", min: 1, placeholder: "all" })}
+        ${input("where", "Only rows where", "such as: amount > 100 and country == 'FR'", { isWide: true })}
+        ${input("limit", "Row limit", "", { type: "number", min: 1, placeholder: "all" })}
         ${mode !== "embed" && input("temperature", "Temperature", "", { type: "number", min: 0, max: 2, step: 0.1, placeholder: "model’s own" })}
-        ${mode !== "embed" && input("max_tokens", "Most tokens of an answer", "", { type: "number", min: 1, placeholder: "model’s own" })}
+        ${mode !== "embed" && input("max_tokens", "Max tokens", "", { type: "number", min: 1, placeholder: "model’s own" })}
       </div>
       ${errorAt("parameters") && html`<p class="error">${errorAt("parameters")}</p>`}
     </details>
@@ -169,33 +168,35 @@ function Schema({ form: { fields, schemaText }, error }) {
     <${Button} kind="small quiet" onClick=${() => set({ schemaText: toShorthand(fields) })}>Write it as text<//></div>`;
 }
 
-function Preview({ form, table, preview: { found, answers = {}, error, isOld, isRun, mode, run }, isPlaced }) {
+function Preview({ form, table, preview: { found, answers = {}, error, isOld, isRun, mode, run } }) {
   const sample = found?.sample || [];
   const added = answered(found);
-  const isPending = (isOld || (isRun && sample.some(({ custom_id: name }) => !answers[name]))) && !error;
+  const isPending = isOld || (!error && isRun && sample.some(({ custom_id: name }) => !answers[name]));
+  // The new columns stand first, then those of the prompt: a table may be wide.
+  const isUsed = (name) => `${form.prompt}${form.system}`.includes(inserted(name));
+  const columns = [...table.columns.filter(isUsed), ...table.columns.filter((name) => !isUsed(name))];
   return html`<section class="card stack" aria-label="Preview" aria-busy=${isPending}>
     <div class="row between"><h2>The first rows, answered by ${form.model}</h2>
       <span class="row"><span role="status" class="muted small">${isPending ? "Running…" : ""}</span><${Button} kind="small" onClick=${run}>Run again<//></span></div>
-    ${error && !isOld && html`<${ErrorBox} error=${isPlaced ? new Error("See the field that is marked red.") : error} />`}
+    <${ErrorBox} error=${!isOld && error} />
     ${found && !found.rows_asked && html`<p class="muted">No row is asked. Change “Only rows where”.</p>`}
     ${found?.rows_failed > 0 && html`<div class="error-box"><strong>${plural(found.rows_failed, "row")} cannot be asked, and get the reason in the column of errors.</strong>
       <ul>${found.problems.map(({ row, message }) => html`<li key=${row}>Row ${count(row)}: ${message}</li>`)}</ul></div>`}
     ${sample.length > 0 && html`<div class=${`scroll ${isOld ? "old" : ""}`} tabindex="0" role="region" aria-label="Rows">
       <table class="rows"><thead><tr><th scope="col" class="num">Row</th>${added.map(({ name }) => html`<th scope="col" class="new" key=${name}>${short(name)}</th>`)}
-        ${table.columns.map((name) => html`<th scope="col" key=${name}>${short(name)}</th>`)}</tr></thead>
+        ${columns.map((name) => html`<th scope="col" key=${name}>${short(name)}</th>`)}</tr></thead>
       <tbody>${sample.map((each) => html`<tr key=${each.row}><td class="num muted">${count(each.row)}</td>
         <${Answers} added=${added} answer=${answers[each.custom_id]} isRun=${isRun} />
-        ${table.columns.map((name) => html`<${Cell} key=${name} text=${cellText(each.values[name])} />`)}</tr>`)}</tbody></table></div>
+        ${columns.map((name) => html`<${Cell} key=${name} text=${cellText(each.values[name])} />`)}</tr>`)}</tbody></table></div>
       <details><summary>The request of the first row</summary><pre tabindex="0"><code>${JSON.stringify(sample[0].body, null, 2)}</code></pre></details>`}
     ${found && !isRun && html`<p class="muted">${mode === form.mode && "This model is at another server, which may charge for it: "}run the rows with the button.</p>`}
   </section>`;
 }
 
-const Cell = ({ text, class: kind = "" }) => html`<td class=${`${kind} ${text.length > 60 ? "long" : ""}`}>${short(text, 400)}</td>`;
+const Cell = ({ text, class: kind = "" }) => html`<td class=${`${kind} ${text.length > 60 ? "long" : text.length > 20 ? "mid" : ""}`}>${short(text, 400)}</td>`;
 
-// The new columns stand first here, since a table may be wide.
 function Answers({ added, answer, isRun }) {
-  if (answer instanceof Error) return html`<td colspan=${added.length} class="new error">${answer instanceof SyntaxError ? "The answer was cut before its JSON was whole. Raise “Most tokens”." : answer.message}</td>`;
+  if (answer instanceof Error) return html`<td colspan=${added.length} class="new error">${answer instanceof SyntaxError ? "The answer was cut before its JSON was whole. Raise “Max tokens”." : answer.message}</td>`;
   return added.map(({ name }) => html`<${Cell} key=${name} class="new" text=${answer ? answer[name] ?? "" : isRun ? "…" : ""} />`);
 }
 
