@@ -151,7 +151,7 @@ function KeyForm() {
     }
   };
   return html`<form onSubmit=${enter}>
-    <${Field} label="API key" error=${error?.message}>${(props) => html`<input ...${props} type="password" autocomplete="off" required value=${typed} onInput=${(event) => setTyped(event.target.value)} />`}<//>
+    <${Field} label="API key" error=${error?.message}>${(props) => html`<input ...${props} type="password" autofocus autocomplete="off" required value=${typed} onInput=${(event) => setTyped(event.target.value)} />`}<//>
     <button class="button primary">Enter</button>
     <p class="hint">The operator makes one with <code>millrace keys create</code>.</p>
   </form>`;

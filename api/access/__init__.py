@@ -1,1 +1,1 @@
-"""Access of a key: scopes, admission of new work, quotas."""
+"""Access of a key: scopes, rights that it may give, admission of new work, quotas."""

@@ -45,8 +45,11 @@ async def get_usage(
         rows = await usage_between(tenant, first, behind - _DAY, groups).async_fetch_all(connection)
     if "day" not in groups:
         return UsagePage(data=[_bucket(first, behind, rows, tenant)])
+    by_day: dict[date | None, list[UsageRow]] = {}
+    for row in rows:
+        by_day.setdefault(row.day, []).append(row)
     days = [first + n * _DAY for n in range((behind - first).days)]
-    return UsagePage(data=[_bucket(day, day + _DAY, [row for row in rows if row.day == day], tenant) for day in days])
+    return UsagePage(data=[_bucket(day, day + _DAY, by_day.get(day, []), tenant) for day in days])
 
 
 def _groups(text: str) -> frozenset[Group]:

@@ -12,7 +12,7 @@ export function SecretDialog({ title, label, secret, warning, onClose, children 
   return html`<${Dialog} title=${title} onClose=${close}>
     ${warning && html`<p class="note"><strong>${warning}</strong></p>`}
     <${Field} label=${label} hint="It is shown this once. Copy it now and keep it where only its user can read it.">
-      ${(props) => html`<input ...${props} class="mono" readonly value=${secret} onCopy=${copied} onFocus=${(event) => event.target.select()} />`}<//>
+      ${(props) => html`<input ...${props} autofocus class="mono" readonly value=${secret} onCopy=${copied} onFocus=${(event) => event.target.select()} />`}<//>
     ${children}
     <div class="row end"><span onClick=${copied}><${CopyButton} text=${secret} /></span>
       <button type="button" class="button primary" onClick=${close}>Done</button></div>

@@ -1,5 +1,5 @@
 // A table whose rows become cards on a narrow screen, and the loading of a list page by page.
-import { html, useState } from "./html.js";
+import { html, useRef, useState } from "./html.js";
 import { get, withQuery } from "./api.js";
 import { Button, toastError } from "./ui.js";
 
@@ -15,8 +15,11 @@ export const Table = ({ label, head, rows }) => html`<table class="cards" role="
 // A list of the API: `load()` reads its first page (again), `more` is a button while there are further ones.
 export function useList(path, query = {}, limit = 100) {
   const [state, setState] = useState({ items: null, hasMore: false, error: null });
+  const last = useRef(0); // an answer to an earlier question comes too late
   const read = async (after) => {
+    const question = ++last.current;
     const page = await get(withQuery(path, { ...query, limit, after }));
+    if (question !== last.current) return;
     setState((old) => ({ items: after ? [...old.items, ...page.data] : page.data, hasMore: page.has_more, error: null }));
   };
   const load = () => read().catch((error) => setState((old) => (old.items ? (toastError(error), old) : { ...old, error })));

@@ -38,7 +38,7 @@ export function Field({ label, hint, error, children, class: kind = "" }) {
     <label for=${id}>${label}</label>
     ${children(props)}
     ${hint && html`<p class="hint" id=${`${id}-hint`}>${hint}</p>`}
-    ${error && html`<p class="error" id=${`${id}-error`}>${error}</p>`}
+    ${error && html`<p class="error" id=${`${id}-error`} role="alert">${error}</p>`}
   </div>`;
 }
 
@@ -95,8 +95,11 @@ export function Dialog({ title, onClose, children, isWide = false }) {
     event.preventDefault();
     onClose();
   };
-  return html`<dialog ref=${ref} aria-labelledby=${id} class=${isWide ? "wide" : ""} onCancel=${cancel}
-    onClick=${(event) => event.target === ref.current && onClose()}>
+  const escape = (event) => event.key === "Escape" && cancel(event); // a browser closes at the second `cancel` whatever is answered
+  const began = useRef(null); // a text may be selected from inside to beside the dialog
+  return html`<dialog ref=${ref} aria-labelledby=${id} class=${isWide ? "wide" : ""} onCancel=${cancel} onKeyDown=${escape}
+    onPointerDown=${(event) => (began.current = event.target)}
+    onClick=${(event) => event.target === ref.current && began.current === ref.current && onClose()}>
     <div class="dialog-body">
       <header class="row between"><h2 id=${id}>${title}</h2>
         <button type="button" class="button quiet icon" aria-label="Close" onClick=${onClose}>✕</button></header>
@@ -104,6 +107,9 @@ export function Dialog({ title, onClose, children, isWide = false }) {
     </div>
   </dialog>`;
 }
+
+// A form inside a dialog: Enter presses its button of the type "submit". The browser shows no messages of its own.
+export const Form = ({ children }) => html`<form novalidate onSubmit=${(event) => event.preventDefault()}>${children}</form>`;
 
 // Ask before something is done: `await ask({title, text, action: "Cancel 3 batches", isDanger: true})` is true or false.
 const question = signal(null);

@@ -4,7 +4,7 @@ import { can, del, download, get, upload, withQuery } from "../lib/api.js";
 import { batchName, bytes, clock, isFinal, percent, plain, plural } from "../lib/format.js";
 import { setQuery } from "../lib/router.js";
 import { Table, useList } from "../lib/table.js";
-import { ask, Button, Dialog, Empty, ErrorBox, Field, Loading, Select, toast, useTitle } from "../lib/ui.js";
+import { ask, Button, Dialog, Empty, ErrorBox, Field, Form, Loading, Select, toast, useTitle } from "../lib/ui.js";
 
 const PURPOSES = ["batch", "user_data", "assistants", "fine-tune", "vision", "evals"];
 const MADE = ["batch_output"];
@@ -97,11 +97,12 @@ function UploadDialog({ chosen, onClose, onSent }) {
     }
   };
   return html`<${Dialog} title="Upload a file" onClose=${close}>
-    ${chosen ? html`<p>File: <strong class="wrap">${plain(file.name)}</strong> <span class="muted">${bytes(file.size)}</span></p>` : html`<${Field} label="File">${(props) => html`<input ...${props} type="file" onChange=${choose} />`}<//>`}
+  <${Form}>
+    ${chosen ? html`<p>File: <strong class="wrap">${plain(file.name)}</strong> <span class="muted">${bytes(file.size)}</span></p>` : html`<${Field} label="File">${(props) => html`<input ...${props} autofocus type="file" onChange=${choose} />`}<//>`}
     <${Field} label="Purpose" hint="“batch” is a JSONL file of requests, “user_data” any other file.">${(props) => html`<select ...${props} value=${purpose} onChange=${(event) => setPurpose(event.target.value)}>
       ${PURPOSES.map((each) => html`<option value=${each} selected=${each === purpose}>${each}</option>`)}</select>`}<//>
     <${ErrorBox} error=${error} />
     ${progress !== null && html`<p class="muted" role="status">${progress < 1 ? `${percent(progress, 1)} sent` : "Storing it…"}</p>`}
-    <div class="row end"><button type="button" class="button" onClick=${close}>Cancel</button><${Button} kind="primary" disabled=${!file} onClick=${begin} onError=${setError}>Upload<//></div>
-  <//>`;
+    <div class="row end"><button type="button" class="button" onClick=${close}>Cancel</button><${Button} type="submit" kind="primary" disabled=${!file} onClick=${begin} onError=${setError}>Upload<//></div>
+  <//><//>`;
 }

@@ -4,7 +4,7 @@ import { caller, can, models, post, setKey, signIn, signOut } from "../lib/api.j
 import { clock, count, plain } from "../lib/format.js";
 import { SecretDialog } from "../lib/secret.js";
 import { Table, useList } from "../lib/table.js";
-import { ask, Badge, Button, Dialog, Empty, ErrorBox, Field, Loading, toast, useTitle } from "../lib/ui.js";
+import { ask, Badge, Button, Dialog, Empty, ErrorBox, Field, Form, Loading, toast, useTitle } from "../lib/ui.js";
 
 const SCOPES = [
   ["inference", "chats, embeddings, batches and their results"],
@@ -119,10 +119,11 @@ function CreateDialog({ isFirst, onClose, onCreated }) {
     await onCreated(await post("/v1/api_keys", body), isFirst);
   };
   return html`<${Dialog} title=${isFirst ? "Create the first key" : "Create a key"} onClose=${onClose}>
+  <${Form}>
     ${isFirst && html`<p class="note">From now on <strong>every request needs a key</strong>, from this machine, too: programs that use this server without one are refused until they
       have one. This key has the scope <code>admin</code>, and this page goes on with it.</p>`}
     <${Field} label="Name" error=${errorOf("name")} hint="Who or what will use it, such as “nightly report”.">
-      ${(props) => html`<input ...${props} value=${name} maxlength="256" autocomplete="off" onInput=${(event) => setName(event.target.value)} />`}<//>
+      ${(props) => html`<input ...${props} autofocus value=${name} maxlength="256" autocomplete="off" onInput=${(event) => setName(event.target.value)} />`}<//>
     ${!isFirst && html`<fieldset><legend>It may</legend><div class="stack tight">
         ${SCOPES.map(([scope, text]) => html`<label class="check"><input type="checkbox" checked=${scopes.includes(scope)} onChange=${() => setScopes(toggle(scopes, scope))} />
           <span><strong>${scope}</strong> <span class="muted">${text}</span></span></label>`)}</div></fieldset>
@@ -138,8 +139,8 @@ function CreateDialog({ isFirst, onClose, onCreated }) {
       </details>`}
     ${!hasField && html`<${ErrorBox} error=${error} />`}
     <div class="row end"><button type="button" class="button" onClick=${onClose}>Cancel</button>
-      <${Button} kind="primary" onClick=${create} onError=${setError} disabled=${!scopes.length || some?.length === 0}>${isFirst ? "Create it and require keys" : "Create it"}<//></div>
-  <//>`;
+      <${Button} type="submit" kind="primary" onClick=${create} onError=${setError} disabled=${!scopes.length || some?.length === 0}>${isFirst ? "Create it and require keys" : "Create it"}<//></div>
+  <//><//>`;
 }
 
 function RotateDialog({ old, isOwn, onClose, onCreated }) {
@@ -151,10 +152,11 @@ function RotateDialog({ old, isOwn, onClose, onCreated }) {
     await onCreated(await post(`/v1/api_keys/${old.id}/rotate`, body), isOwn);
   };
   return html`<${Dialog} title=${`Rotate “${plain(old.name)}”`} onClose=${onClose}>
+  <${Form}>
     <p>A new key gets the same name and rights. The old one stays valid for a while, so that its users can change over.</p>
     <${Field} label="The old key ends">${(props) => html`<${Options} props=${props} value=${grace} set=${setGrace} options=${GRACES} />`}<//>
     <${Field} label="The new key ends">${(props) => html`<${Options} props=${props} value=${life} set=${setLife} options=${livesOf()} />`}<//>
     <${ErrorBox} error=${error} />
-    <div class="row end"><button type="button" class="button" onClick=${onClose}>Cancel</button><${Button} kind="primary" onClick=${rotate} onError=${setError}>Rotate it<//></div>
-  <//>`;
+    <div class="row end"><button type="button" class="button" onClick=${onClose}>Cancel</button><${Button} type="submit" kind="primary" onClick=${rotate} onError=${setError}>Rotate it<//></div>
+  <//><//>`;
 }

@@ -10,6 +10,7 @@ import { Empty, ErrorBox, Facts, Loading, Select, useTitle } from "../lib/ui.js"
 
 const SPANS = [["7", "7 days"], ["30", "30 days"], ["90", "90 days"], ["365", "a year"]];
 const SPLITS = [["model", "model"], ["key", "key"], ["kind", "kind of token"]];
+const GROUPS = { model: "model,day", key: "key,day", kind: "day" };
 const SUMS = ["input_tokens", "input_cached_tokens", "output_tokens", "num_model_requests"];
 const KINDS = [
   ["Input", (sums) => sums.input_tokens - sums.input_cached_tokens],
@@ -38,19 +39,19 @@ export default function Usage({ query }) {
   }, []);
   useEffect(() => {
     const read = () =>
-      get(withQuery("/v1/usage", { start: first(days), group_by: "key,model,day" })).then(
-        ({ data }) => (setPage({ days, buckets: data }), setError(null)),
+      get(withQuery("/v1/usage", { start: first(days), group_by: GROUPS[split] })).then(
+        ({ data }) => (setPage({ days, split, buckets: data }), setError(null)),
         setError,
       );
-    return poll(read, 30_000);
-  }, [days]);
+    return poll(read, 60_000);
+  }, [days, split]);
   const choices = html`<div class="row">
     <${Select} label="Span" value=${days} options=${SPANS} onChange=${(value) => setQuery({ days: value })} />
     <${Select} label="By" value=${split} options=${SPLITS} onChange=${(value) => setQuery({ by: value })} /></div>`;
   return html`<div class="row between"><h1>Usage</h1>${choices}</div>
     <${ErrorBox} error=${error} />
     ${!page && !error && html`<${Loading} />`}
-    ${page && html`<${Shown} buckets=${page.buckets} days=${page.days} split=${split} names=${names} />`}`;
+    ${page && html`<${Shown} buckets=${page.buckets} days=${page.days} split=${page.split} names=${names} />`}`;
 }
 
 function Shown({ buckets, days, split, names }) {

@@ -6,7 +6,7 @@ import { href, setQuery } from "../lib/router.js";
 import { SecretDialog } from "../lib/secret.js";
 import { poll } from "../lib/sse.js";
 import { Table, useList } from "../lib/table.js";
-import { ask, Badge, Button, Dialog, Empty, ErrorBox, Field, Loading, Select, toast, useTitle } from "../lib/ui.js";
+import { ask, Badge, Button, Dialog, Empty, ErrorBox, Field, Form, Loading, Select, toast, useTitle } from "../lib/ui.js";
 
 const URL = "/v1/webhook_endpoints";
 const STATES = [["", "all"], ["waiting", "waiting"], ["retrying", "retrying"], ["delivered", "delivered"], ["given_up", "given up"]];
@@ -62,14 +62,15 @@ function EditDialog({ endpoint = null, onClose, onSaved }) {
   const toggle = (type) => setChosen(chosen.includes(type) ? chosen.filter((each) => each !== type) : [...chosen, type]);
   const errorOf = (param) => (error?.param === param ? error.message : null);
   return html`<${Dialog} title=${endpoint ? `Change “${plain(endpoint.name)}”` : "Create an endpoint"} onClose=${onClose}>
-    <${Field} label="Name" error=${errorOf("name")}>${(props) => html`<input ...${props} value=${name} maxlength="256" autocomplete="off" onInput=${(event) => setName(event.target.value)} />`}<//>
+  <${Form}>
+    <${Field} label="Name" error=${errorOf("name")}>${(props) => html`<input ...${props} autofocus value=${name} maxlength="256" autocomplete="off" onInput=${(event) => setName(event.target.value)} />`}<//>
     <${Field} label="URL" error=${errorOf("url")} hint="An https address of your receiver, such as https://hooks.example.com/millrace">
       ${(props) => html`<input ...${props} type="url" value=${url} maxlength="2048" autocomplete="off" onInput=${(event) => setUrl(event.target.value)} />`}<//>
     <fieldset><legend>Events</legend><div class="events">${types.map((type) => html`<label class="check"><input type="checkbox" checked=${chosen.includes(type)} onChange=${() => toggle(type)} /> ${type}</label>`)}</div></fieldset>
     ${!["name", "url"].includes(error?.param) && html`<${ErrorBox} error=${error} />`}
     <div class="row end"><button type="button" class="button" onClick=${onClose}>Cancel</button>
-      <${Button} kind="primary" disabled=${!name.trim() || !url.trim() || !chosen.length} onClick=${save} onError=${setError}>${endpoint ? "Save" : "Create it"}<//></div>
-  <//>`;
+      <${Button} type="submit" kind="primary" disabled=${!name.trim() || !url.trim() || !chosen.length} onClick=${save} onError=${setError}>${endpoint ? "Save" : "Create it"}<//></div>
+  <//><//>`;
 }
 
 function Endpoint({ id, query }) {
