@@ -27,7 +27,7 @@ METADATA_PARAMETER: Final[dict[str, Any]] = {  # Any: a piece of an OpenAPI docu
 }
 
 
-def _wanted_metadata(request: Request) -> dict[str, str]:
+async def _wanted_metadata(request: Request) -> dict[str, str]:
     """The pairs that an object must have; raises the 400 of a name that is not of this form."""
     wanted: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
