@@ -60,16 +60,18 @@ def batch_news(tenant_id: str, since: datetime) -> Query[BatchNews]:
     return Query(select(func.now().label("now"), (changed | running).label("has_news")), BatchNews)
 
 
-def live_batches(tenant_id: str, *, since: datetime, known: Sequence[str], limit: int) -> Query[BatchRow]:
-    """List, newest first, the `limit` newest batches that have not ended, all that have running shards, those changed after
-    `since`, and those of these ids.
+def live_batches(
+    tenant_id: str, *, since: datetime, known: Sequence[str], most_open: int, most_changed: int | None
+) -> Query[BatchRow]:
+    """List, newest first, the newest batches that have not ended, all that have running shards, those changed after `since`,
+    and those of these ids. `most_changed` None: all of them.
     """
     is_mine = Batch.tenant_id == tenant_id
-    newest = select(Batch.id).where(is_mine, Batch.status.in_(_OPEN)).order_by(Batch.id.desc()).limit(limit)
+    newest = select(Batch.id).where(is_mine, Batch.status.in_(_OPEN)).order_by(Batch.id.desc()).limit(most_open)
     running = select(Shard.batch_id).where(Shard.tenant_id == tenant_id, Shard.state == ShardState.RUNNING)
-    changed = select(Batch.id).where(is_mine, Batch.updated_at > since)
+    changed = select(Batch.id).where(is_mine, Batch.updated_at > since).order_by(Batch.updated_at.desc())
     named = select(func.unnest(literal([*known], ARRAY(Text))))
-    ids = union(newest.subquery().select(), running, changed, named).subquery()
+    ids = union(newest.subquery().select(), running, changed.limit(most_changed).subquery().select(), named).subquery()
     statement = select(*BATCH).where(is_mine, Batch.id.in_(ids.select())).order_by(Batch.id.desc())
     return Query(statement, BatchRow)
 

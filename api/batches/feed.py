@@ -28,10 +28,13 @@ from db import batch_lists
 log = structlog.get_logger()
 
 _POLL_SECONDS: Final = 0.8  # with the time of the read, an event is at most a second behind the database
-_OVERLAP: Final = timedelta(seconds=10)  # a transaction may commit this long after the time that it writes
-_SHORT_OVERLAP: Final = timedelta(seconds=2)  # most commit within this time, and only these are looked for at once
+_RECENT: Final = timedelta(seconds=10)  # batches changed so long ago are in the first read
+_OVERLAP: Final = timedelta(
+    seconds=2
+)  # a transaction commits after the time that it writes; batches that are followed may take longer
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_OPEN: Final = 500  # of the batches that wait; those that run are all followed
+_MAX_RECENT: Final = 500
 _SHARE_AT_REST: Final = 0.005
 _SHARE_AT_WORK: Final = 0.2
 _MOMENTS: Final = ("eta_at", "model_ready_at")
@@ -133,14 +136,20 @@ class _Feed:
     async def _poll(self) -> None:
         begun_at, begun_cpu = time.monotonic(), time.thread_time()
         async with self._database.connect() as connection:
-            since = _LONG_AGO if self._read_at is None else self._read_at - _SHORT_OVERLAP
+            since = _LONG_AGO if self._read_at is None else self._read_at - _OVERLAP
             news = await batch_lists.batch_news(self._tenant, since).async_fetch_one(connection)
             share = _SHARE_AT_WORK if news.has_news else _SHARE_AT_REST
             if (begun_at - self._rests_since) * share < self._busy_seconds:
                 return
-            since = (self._read_at or news.now) - _OVERLAP
+            is_first = self._read_at is None
             followed = [batch.id for batch in self._known.values() if batch.status not in FINAL_BATCH_STATES]
-            statement = batch_lists.live_batches(self._tenant, since=since, known=followed, limit=_MAX_OPEN)
+            statement = batch_lists.live_batches(
+                self._tenant,
+                since=news.now - _RECENT if is_first else since,
+                known=followed,
+                most_open=_MAX_OPEN,
+                most_changed=_MAX_RECENT if is_first else None,
+            )
             rows = await statement.async_fetch_all(connection)
             batches = await with_totals(connection, rows, self._states)
         self._read_at = news.now

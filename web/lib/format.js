@@ -28,6 +28,7 @@ export function percent(part, whole) {
 // Seconds as "45 s", "3 min", "2 h 5 min", "3 d 4 h".
 export function duration(seconds) {
   if (seconds === null || seconds === undefined || Number.isNaN(seconds)) return "–";
+  if (seconds < 59.5 && Number.isInteger(seconds)) return `${seconds} s`;
   if (seconds < 0.9995) return `${Math.round(1000 * seconds)} ms`;
   if (seconds < 10 && seconds % 1) return `${seconds.toFixed(1)} s`;
   if (seconds < 59.5) return `${Math.round(seconds)} s`;

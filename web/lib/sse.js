@@ -1,5 +1,6 @@
 // Server-sent events over fetch, since EventSource cannot send a key: parsed, resumed after a cut, paused while hidden.
 import { headers, errorOf, isOnline, ApiError } from "./api.js";
+import { effect } from "./html.js";
 
 const MOST_WAIT_MS = 10_000;
 
@@ -82,11 +83,20 @@ export function follow(path, { onEvent, onOpen = () => {}, onEnd = () => {}, onE
         if (error instanceof ApiError && error.status && error.status < 500 && error.status !== 429) return onError(error);
         if (!document.hidden) isOnline.value = false;
       }
-      await sleep(document.hidden ? 0 : wait, signal);
+      if (!document.hidden) await pause(wait, signal);
       wait = Math.min(2 * wait, MOST_WAIT_MS);
     }
   })();
   return () => stopping.abort();
+}
+
+// Wait before the next attempt, at most until the server has answered another call.
+async function pause(ms, signal) {
+  const isBack = new AbortController();
+  const wasOnline = isOnline.value;
+  const unwatch = effect(() => isOnline.value && !wasOnline && isBack.abort());
+  await sleep(ms, AbortSignal.any([signal, isBack.signal]));
+  unwatch();
 }
 
 function visible(signal) {
