@@ -13,7 +13,8 @@ from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
 
 import httpx2
 
-from cli.errors import CommandFailed, ExitCode, Refused, TryAgainLater
+from cli.errors import CommandFailed, ExitCode, TryAgainLater
+from cli.refusals import check, check_event, parse, reason_of
 
 _TIMEOUT: Final = httpx2.Timeout(30, read=120)
 _PRESENCE_TIMEOUT: Final = httpx2.Timeout(3, read=30)  # a busy server is slow, a missing one refuses at once
@@ -21,13 +22,6 @@ _RETRY_SECONDS: Final = 90.0
 _PAUSE_SECONDS: Final = 1.0  # between two attempts
 _PAGE: Final = 100
 _LONG_TIMEOUT: Final = httpx2.Timeout(30, read=600, write=600)
-
-_REASONS: Final = {
-    "Connection refused": "the connection was refused, so nothing listens there",
-    "Name or service not known": "this host name is unknown",
-    "Temporary failure in name resolution": "the host name cannot be looked up",
-    "No address associated": "this host name has no address",
-}
 
 Json = dict[str, Any]  # Any: an answer of the API
 _Result = TypeVar("_Result")
@@ -53,7 +47,7 @@ class Client:
         try:
             answer = self._http.get(f"{self.base_url}/models", timeout=_PRESENCE_TIMEOUT)
         except httpx2.HTTPError as error:
-            return _reason(error)
+            return reason_of(error)
         is_ours = answer.status_code in (200, 401, 403, 429)
         return "" if is_ours else f"{answer.url} answers {answer.status_code}, as no Millrace does"
 
@@ -128,15 +122,19 @@ class Client:
         return list(islice(self.pages(path, limit=min(limit, _PAGE), **params), limit))
 
     def batch(self, batch_id: str) -> Json:
-        """Return the batch as of now; waits up to 90 s for a server that restarts."""
+        """Return the batch as of now; waits up to 90 s for a server that restarts, or for a rate limit."""
         return self.patiently(lambda: self._call("GET", f"/batches/{batch_id}"))
 
-    def patiently(self, call: Callable[[], _Result]) -> _Result:
-        """Return the result of a call that may be repeated; waits up to 90 s for a server that restarts."""
+    def patiently(self, call: Callable[[], _Result], *, waits_for_limits: bool = True) -> _Result:
+        """Return the result of a call that may be repeated; waits up to 90 s for a server that restarts, or for a limit."""
         deadline = time.monotonic() + _RETRY_SECONDS
         while True:
             try:
                 return call()
+            except TryAgainLater as refusal:
+                if not waits_for_limits or time.monotonic() > deadline:
+                    raise
+                time.sleep(refusal.seconds)
             except CommandFailed as error:
                 if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
                     raise
@@ -178,7 +176,7 @@ class Client:
                 with self._stream("GET", path, headers=headers) as response:
                     deadline = None
                     for event in read_events(map(bytes.decode, _lines(response))):
-                        _check_event(event)
+                        check_event(event.data)
                         if event.id is not None:
                             headers["Last-Event-ID"] = event.id
                         yield event.name, event.data
@@ -208,15 +206,15 @@ class Client:
     def _call(self, method: str, path: str, **arguments: Any) -> Json:  # Any: the library's own arguments
         with self._translated():
             response = self._http.request(method, self.base_url + path, **arguments)
-            _check(response)
-            return _parse(response)
+            check(response)
+            return parse(response)
 
     @contextmanager
     def _stream(self, method: str, path: str, **arguments: Any) -> Iterator[httpx2.Response]:  # Any: as above
         with self._translated(), self._http.stream(method, self.base_url + path, **arguments) as response:
             if response.is_error:
                 response.read()
-            _check(response)
+            check(response)
             yield response
 
     @contextmanager
@@ -224,7 +222,9 @@ class Client:
         try:
             yield
         except httpx2.HTTPError as error:
-            message = f"There is no answer from {self.base_url}: {_reason(error)}. Start a server with: millrace serve"
+            message = (
+                f"There is no answer from {self.base_url}: {reason_of(error)}. Start a server with: millrace serve"
+            )
             raise CommandFailed(f"{message}; or name another with --base-url.", ExitCode.UNREACHABLE) from None
 
 
@@ -259,57 +259,5 @@ def _lines(response: httpx2.Response) -> Iterator[bytes]:
         yield rest
 
 
-def _parse(response: httpx2.Response) -> Json:
-    try:
-        answer = response.json()
-    except ValueError:
-        answer = None
-    if not isinstance(answer, dict):
-        raise _not_ours(response)
-    return answer
-
-
-def _check_event(event: ServerEvent) -> None:
-    """Raise the error that ends a stream, such as that of a server which shuts down."""
-    if (problem := event.data.get("error")) is not None:
-        codes = {"service_unavailable": ExitCode.UNREACHABLE, "invalid_api_key": ExitCode.NOT_ALLOWED}
-        raise CommandFailed(f"The stream ended early: {problem['message']}", codes.get(problem["code"], ExitCode.ERROR))
-
-
-def _check(response: httpx2.Response) -> None:
-    if not response.is_error and not response.is_redirect:
-        return
-    try:
-        message = response.json()["error"]["message"]
-    except (ValueError, KeyError, TypeError):
-        raise _not_ours(response) from None
-    status = response.status_code
-    message = f"The server answered {status}: {message}"
-    if status in (409, 429) and response.headers.get("x-should-retry") != "false":
-        wait = response.headers.get("retry-after", "")
-        raise TryAgainLater(message, status, int(wait) if wait.isdecimal() else 1)
-    codes = {401: ExitCode.NOT_ALLOWED, 403: ExitCode.NOT_ALLOWED, 503: ExitCode.UNREACHABLE}
-    raise Refused(message, status, codes.get(status, ExitCode.ERROR))
-
-
 def _once(key: str | None) -> dict[str, str]:
     return {} if key is None else {"Idempotency-Key": key}
-
-
-def _not_ours(response: httpx2.Response) -> CommandFailed:
-    """The failure for an answer without OpenAI's error object: another program listens there, or a proxy answered."""
-    message = f"{response.url} answered {response.status_code} {response.reason_phrase}".rstrip()
-    advice = "That is no answer of Millrace: check the address, which ends in /v1, and any proxy before it."
-    code = ExitCode.UNREACHABLE if response.status_code in (502, 503, 504) else ExitCode.ERROR
-    return CommandFailed(f"{message}. {advice}", code)
-
-
-def _reason(error: httpx2.HTTPError) -> str:
-    """The reason for a failed call, in common words."""
-    text = str(error)
-    if isinstance(error, httpx2.TimeoutException):
-        return "it did not answer in time"
-    for part, reason in _REASONS.items():
-        if part in text:
-            return reason
-    return text or type(error).__name__

@@ -176,8 +176,9 @@ def map_table(
 
     millrace map tickets.csv -o labels.csv --prompt 'Classify this ticket: {text}' --schema 'category: billing|shipping'
 
-    Rows keep their order and their other columns. A row without an answer says why in the column error. When interrupted, the
-    same command goes on, and asks for nothing twice. Starts a server for the length of the command where none runs.
+    Rows keep their order and their other columns. A row without an answer says why in the column error.
+
+    When interrupted, the same command goes on, and asks for nothing twice. Starts a server for its length where none runs.
     """
     from cli.maps.inputs import (
         check_window,
@@ -202,6 +203,11 @@ def map_table(
 
     if output is None and not dry_run:
         message = "Name the file to write with -o, or see prompts, tokens and time first with --dry-run."
+        raise CommandFailed(message, ExitCode.USAGE)
+    if update and output == STDOUT:
+        raise CommandFailed("--update reads the output of an earlier command, so -o must name a file.", ExitCode.USAGE)
+    if prompt is None and prompt_file is None and embed is None:
+        message = "Name what to ask of each row with --prompt, such as --prompt 'Summarise: {text}'; or --embed."
         raise CommandFailed(message, ExitCode.USAGE)
     check_window(window)
     is_stdout = output == STDOUT

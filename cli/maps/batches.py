@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
@@ -14,14 +14,17 @@ import msgspec
 from cli.batches.text import error_text
 from cli.client import Client, Json
 from cli.errors import CommandFailed, ExitCode, Refused, TryAgainLater
-from cli.maps.mapping import Chunk
+from cli.maps.mapping import Chunk, Mapping
 from core.states import FINAL_BATCH_STATES, BatchState
 from mapping.answers import Answers
 from mapping.disk_map import DiskMap
+from mapping.join import PlanCounts, PlannedRow, new_requests
+from mapping.row_mapper import Request
 
 KEY: Final = "map"  # of the metadata: the batches of a mapping have the same value
 POLL_SECONDS: Final = 0.25
 _POLLED: Final = 8  # batches that are asked for at a time
+_PAGE: Final = 100
 _GONE: Final = 404
 _Result = TypeVar("_Result")
 
@@ -35,12 +38,17 @@ _read_input: Final = msgspec.json.Decoder(_InputLine).decode
 
 @dataclass(kw_only=True)
 class MapBatches:
-    """Sends requests and collects their answers. `show` gets the sum of the batches; `restart_dead` is called between polls."""
+    """Sends requests and collects their answers.
+
+    `asked` has the requests of all batches, those of another command that runs with the id of its batch. Of batches that ended
+    before `since`, no answer is used. `show` gets the sum of the batches; `restart_dead` is called between polls.
+    """
 
     client: Client
     answers: Answers
     asked: DiskMap
     key: str
+    since: float
     name: str
     endpoint: str
     window: str
@@ -49,6 +57,7 @@ class MapBatches:
     restart_dead: Callable[[], None]
     ids: list[str] = field(default_factory=list)
     _open: dict[str, Json] = field(default_factory=dict)
+    _running: dict[str, Json] = field(default_factory=dict)
     _turns: deque[str] = field(default_factory=deque)
     _num_lines: dict[str, int] = field(default_factory=dict)
     _ended: dict[str, int] = field(default_factory=lambda: {"total": 0, "completed": 0, "failed": 0})
@@ -56,20 +65,27 @@ class MapBatches:
     _started_at: float = field(default_factory=time.time)
 
     def find_earlier(self) -> None:
-        """Read the answers of earlier batches of this mapping, and follow those that have not ended."""
-        listed = self.client.patiently(lambda: list(self.client.pages("/batches", **{f"metadata[{KEY}]": self.key})))
-        ours = [each for each in listed if (each.get("metadata") or {}).get(KEY) == self.key]
-        for batch in sorted(
-            ours, key=lambda each: str(each["id"]), reverse=True
-        ):  # of two answers, the newer one is kept
+        """Read the answers of earlier batches of this mapping, and the requests of those that have not ended."""
+        params: dict[str, str | int] = {f"metadata[{KEY}]": self.key, "limit": _PAGE}
+        listed = self.client.patiently(lambda: list(self.client.pages("/batches", **params)))
+        ours = [
+            each for each in listed if (each.get("metadata") or {}).get(KEY) == self.key
+        ]  # older servers do not filter
+        for batch in sorted(ours, key=_id, reverse=True):  # of two answers, the newer one is kept
             self._newest = max(self._newest, batch["id"])
             while batch["status"] == BatchState.CANCELLING:
                 time.sleep(POLL_SECONDS)
                 batch = self.client.batch(batch["id"])
-            if batch["status"] in FINAL_BATCH_STATES:
+            if batch["status"] not in FINAL_BATCH_STATES:
+                self._running[batch["id"]] = batch
+                self._num_lines[batch["id"]] = self._read_requests(batch)
+            elif batch["created_at"] >= self.since:
                 self._read(batch["output_file_id"])
-            else:
-                self._follow(batch, self._expect_lines(batch))
+
+    def requests(self, mapping: Mapping, counts: PlanCounts) -> Iterator[Request]:
+        """Yield the different requests that have no answer and are in no batch; follows batches that have some of the others."""
+        planned = mapping.planned()
+        return new_requests(self._followed(planned) if self._running else planned, counts, self.asked, self.answers)
 
     def send(self, chunk: Chunk) -> None:
         """Upload a file of requests and start its batch. Waits while a limit of the server is reached."""
@@ -119,11 +135,20 @@ class MapBatches:
             "eta_at": max((end for end in ends if end is not None), default=None) if None not in ends else None,
         }
 
+    def _followed(self, planned: Iterable[PlannedRow]) -> Iterator[PlannedRow]:
+        """Follow each batch of another command when a row needs it."""
+        for each in planned:
+            if each.request is not None and each.request.custom_id not in self.answers:
+                batch_id = (self.asked.get(each.request.custom_id.encode()) or b"").decode()
+                if (batch := self._running.pop(batch_id, None)) is not None:
+                    self._follow(batch, self._num_lines[batch_id])
+            yield each
+
     def _persist(self, call: Callable[[], _Result]) -> _Result:
         """Call again while the server restarts or has reached a limit."""
         while True:
             try:
-                return self.client.patiently(call)
+                return self.client.patiently(call, waits_for_limits=False)
             except TryAgainLater as refusal:
                 until = time.monotonic() + refusal.seconds
             while time.monotonic() < until:
@@ -177,17 +202,22 @@ class MapBatches:
             if refusal.status != _GONE:
                 raise
 
-    def _expect_lines(self, batch: Json) -> int:
-        """Note the requests that a batch has already; returns their number."""
+    def _read_requests(self, batch: Json) -> int:
+        """Note the requests that a batch has; returns their number."""
+        mark = batch["id"].encode()
 
         def read() -> int:
             number = 0
             for line in self.client.content_lines(batch["input_file_id"]):
-                self.asked.add(_read_input(line).custom_id.encode())
+                self.asked.put(_read_input(line).custom_id.encode(), mark)
                 number += 1
             return number
 
         return self.client.patiently(read)
+
+
+def _id(batch: Json) -> str:
+    return str(batch["id"])
 
 
 def _stopped(batch: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,25 +16,27 @@ import msgspec
 
 from cli.client import Client
 from cli.errors import CommandFailed, ExitCode
-from cli.output import no_file
+from cli.output import no_file, printable
 from cli.output_files import STDOUT
 from mapping.errors import MappingError
 from mapping.formats.opening import format_of, open_table
 from mapping.formats.table import TableFormat
 
+_FIELD: Final = re.compile(r"(?:^'|`)(prompt|system|embed|column|schema|examples|where|limit|error_column)(?:'|`)")
 _MAX_NAME: Final = 256
 _TABS: Final = ("tab", "\\t")
 
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Report a mapping or a table that cannot be used as wrong usage."""
+    """Report a mapping or a table that cannot be used as wrong usage, with the names of options."""
     try:
         yield
     except MappingError as error:
-        message = str(error)
-        end = "" if message.endswith((".", "?")) else "."
-        raise CommandFailed(f"{message[:1].upper()}{message[1:]}{end}", ExitCode.USAGE) from None
+        message = _FIELD.sub(lambda match: f"--{match[1].replace('_', '-')}", printable(str(error)))
+        first = message.partition(" ")[0]
+        message = message if "." in first or first == first.upper() else message[:1].upper() + message[1:]
+        raise CommandFailed(message if message.endswith((".", "?", "%}")) else f"{message}.", ExitCode.USAGE) from None
 
 
 @contextmanager
@@ -62,12 +65,15 @@ def named_format(name: str | None) -> TableFormat | None:
 
 
 def output_format(output: Path | None, name: str | None, source: TableFormat) -> TableFormat:
-    """Return the format of the output: the one that is named, that of its extension, else that of the table."""
+    """Return the format of the output: the one that is named, that of its extension, or without one that of the table."""
     kind = named_format(name) or (format_of(output) if output else None)
     if kind is TableFormat.XLSX:
         raise CommandFailed(
             "Excel files are read, not written: use .csv, which Excel opens, or .parquet.", ExitCode.USAGE
         )
+    if kind is None and output is not None and output.suffix and output.name != "-" and not output.is_char_device():
+        message = f"No format is known by {output.suffix}: use .csv, .tsv, .jsonl or .parquet, or name one with --to."
+        raise CommandFailed(message, ExitCode.USAGE)
     return kind or (TableFormat.CSV if source is TableFormat.XLSX else source)
 
 
@@ -99,7 +105,7 @@ def examples_of(path: Path | None) -> list[dict[str, Any]] | None:  # Any: cells
 
 def schema_of(given: str | None) -> str | None:
     """Return the text of a schema's file, or what was given: a JSON Schema or its shorthand."""
-    if given is None or (set(given) & set("{:") and not (len(given) < _MAX_NAME and Path(given).is_file())):
+    if given is None or (set(given) & set("{:| ") and not (len(given) < _MAX_NAME and Path(given).is_file())):
         return given
     return _text_of(Path(given))
 

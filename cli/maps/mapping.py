@@ -12,15 +12,15 @@ import msgspec
 
 from cli.errors import CommandFailed
 from mapping.answers import Answers
-from mapping.disk_map import DiskMap
 from mapping.formats.opening import open_table
 from mapping.formats.table import JoinedRow, Table, TableFormat
-from mapping.join import PlanCounts, PlannedRow, join_rows, new_requests, plan_rows
+from mapping.join import PlannedRow, join_rows, plan_rows
 from mapping.previous import Previous
 from mapping.row_mapper import Request, RowMapper
 from mapping.spec import MapSpec
 
 _KEY_DIGITS: Final = 32
+_CLOCKS_DIFFER: Final = 86_400.0  # at most by so many seconds
 
 
 class Limits(NamedTuple):
@@ -32,12 +32,16 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
-    """A mapping that fits its table. `previous` is the earlier output, of which unchanged rows are kept."""
+    """A mapping that fits its table.
+
+    `previous` is the earlier output, of which unchanged rows are kept; it has the answers of batches older than `since`.
+    """
 
     table: Table
     mapper: RowMapper
     state: tuple[int, ...]
     previous: Previous | None = None
+    since: float = 0.0
 
     @classmethod
     def of(cls, spec: MapSpec, table: Table) -> Self:
@@ -51,7 +55,8 @@ class Mapping:
         given = (
             {"encoding": self.table.encoding, "delimiter": self.table.delimiter} if kind is self.table.format else {}
         )
-        return replace(self, previous=Previous(open_table(output, format=kind, **given), self.table, self.mapper))
+        previous = Previous(open_table(output, format=kind, **given), self.table, self.mapper)
+        return replace(self, previous=previous, since=output.stat().st_mtime - _CLOCKS_DIFFER)
 
     def with_model(self, model: str) -> Mapping:
         """Return the mapping for this model."""
@@ -66,10 +71,6 @@ class Mapping:
     def planned(self) -> Iterator[PlannedRow]:
         """Yield the rows with their requests."""
         return plan_rows(self.table, self.mapper, self.previous)
-
-    def requests(self, answers: Answers, asked: DiskMap, counts: PlanCounts) -> Iterator[Request]:
-        """Yield the different requests that have no answer and are not asked already."""
-        return new_requests(self.planned(), counts, asked, answers)
 
     def rows(self, answers: Answers) -> Iterator[JoinedRow]:
         """Yield the rows with their answers."""

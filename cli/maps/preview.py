@@ -26,7 +26,7 @@ def preview(mapping: Mapping, batches: MapBatches, limits: Limits) -> Json:
     counts = PlanCounts()
     validation: Json | None = None
     with TemporaryDirectory(prefix="millrace-") as folder:
-        requests = mapping.requests(batches.answers, batches.asked, counts)
+        requests = batches.requests(mapping, counts)
         for chunk in chunks(requests, Path(folder) / "requests.jsonl", limits):
             if validation is None:
                 with chunk.path.open("rb") as stream:
@@ -56,13 +56,16 @@ def preview_lines(report: Json) -> Iterator[str]:
     shown = ", ".join(f"{column['name']} ({column['type']})" for column in report["columns"])
     yield f"New columns: {shown}"
     parts = {
-        "to ask": report["asked"],
+        "with a request": report["asked"],
         "kept": report["kept"],
         "left out": report["left_out"],
         "unusable": report["failed"],
     }
-    rows = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number or word == "to ask")
-    yield f"{plural(report['rows'], 'row')}: {rows}; {plural(report['requests'], 'request')} without an answer yet"
+    rows = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number or word == "with a request")
+    yield f"{plural(report['rows'], 'row')}: {rows}"
+    is_less = report["requests"] < report["asked"]
+    reason = "; equal rows share one, and answers of earlier commands are used again" if is_less else ""
+    yield f"{plural(report['requests'], 'request')} to send{reason}"
     if (found := report["validation"]) is not None:
         yield from _validation_lines(found, report["requests"])
 

@@ -82,6 +82,7 @@ class MapRun:
             answers=answers,
             asked=asked,
             key=self.mapping.key(self.name),
+            since=self.mapping.since,
             name=self.name,
             endpoint=self.mapping.mapper.endpoint,
             window=self.window,
@@ -96,7 +97,7 @@ class MapRun:
     def _ask(self, batches: MapBatches) -> PlanCounts:
         """Send the requests of all rows that have no answer, and wait for the end of their batches."""
         counts = PlanCounts()
-        requests = self.mapping.requests(batches.answers, batches.asked, counts)
+        requests = batches.requests(self.mapping, counts)
         with TemporaryDirectory(prefix="millrace-") as folder:
             for number, chunk in enumerate(chunks(requests, Path(folder) / "requests.jsonl", self.limits)):
                 if not number:
@@ -145,6 +146,9 @@ class MapRun:
             "left out": plan.left_out,
         }
         shown = ", ".join(f"{number:,} {word}" for word, number in parts.items() if number or word == "answered")
+        if written.rows and plan.left_out == written.rows:
+            reason = "the condition of --where holds for none, or " if self.mapping.mapper.spec.where else ""
+            self._say(f"No row was asked: {reason}the columns in the prompt are empty.")
         if plan.asked and not plan.requests:
             self._say("No request was sent: the answers are those of earlier commands. --fresh asks anew.")
         self._say(f"{plural(written.rows, 'row')}: {shown}" + ("" if output.path == STDOUT else f" → {output.path}"))

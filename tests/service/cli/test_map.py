@@ -143,7 +143,7 @@ def test_a_dry_run_shows_prompts_columns_and_tokens_and_asks_nothing(terminal: T
     shown = terminal.ask(*command, "--model", "fake")
     assert "Row 1\n  system     Be brief.\n  user       Dry: Late parcel\nRow 3\n" in shown
     assert "New columns: category (billing|shipping), amount (number), error (string)\n" in shown
-    assert "3 rows: 2 to ask, 1 left out" in shown
+    assert "3 rows: 2 with a request, 1 left out\n2 requests to send\n" in shown
     assert "prompt tokens" in shown
     assert not asked(server, "Dry: ")
     report = terminal.json(*command, "--model", "fake")
@@ -182,14 +182,19 @@ def test_a_mapping_that_would_fail_every_row_is_refused_at_once(terminal: Termin
     assert not (terminal.folder / "out.csv").exists()
 
 
-def test_a_batch_that_is_cancelled_leaves_its_other_rows_to_the_same_command(terminal: Terminal) -> None:
+def test_a_batch_that_is_stopped_leaves_its_rows_to_the_same_command_and_other_rows_alone(terminal: Terminal) -> None:
     write_csv(terminal.folder / "in.csv", [f"row {number}" for number in range(16)])
-    command = ("map", "in.csv", "-o", "out.csv", "--model", "slow", "--prompt", "Stopped: {text}", "--max-tokens", "20")
+    (terminal.folder / "other").mkdir()
+    write_csv(terminal.folder / "other" / "in.csv", ["another row"])
+    options = ("--model", "slow", "--prompt", "Stopped: {text}", "--max-tokens", "20")
+    command = ("map", "in.csv", "-o", "out.csv", *options)
     with terminal.start(*command) as process:
         assert process.stdout is not None
-        line = next(line for line in process.stdout if "in_progress" in line)
-        assert line
+        assert next(line for line in process.stdout if "in_progress" in line)
         (batch,) = [each for each in terminal.json("batch", "list") if each["status"] == "in_progress"]
+        terminal.ask("batch", "pause", batch["id"])
+        other = terminal.run("map", "other/in.csv", "-o", "other.csv", *options, "--json")
+        assert json.loads(other.stdout)["requests"] == 1, "it does not wait for a batch without its rows"
         terminal.ask("batch", "cancel", batch["id"])
         _, stderr = process.communicate(timeout=60)
     assert process.returncode == 4

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cli.client import Client, read_events
-from cli.errors import CommandFailed, ExitCode
+from cli.errors import CommandFailed, ExitCode, TryAgainLater
 from cli.output import printable
 from tests.support.command import NO_SERVER, millrace
 from tests.support.stack import batch_lines, write_lines
@@ -91,6 +91,34 @@ def test_a_refusal_of_the_server_has_an_exit_code(tmp_path: Path, status: int, c
         thread.join()
     assert done.returncode == code
     assert f"The server answered {status}: No." in done.stderr
+
+
+def test_a_rate_limit_is_waited_for_unless_the_caller_has_other_work() -> None:
+    answers = [(429, b'{"error": {"message": "Slowly.", "code": "c"}}'), (200, b'{"id": "batch_a"}')]
+
+    class Limited(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, body = answers.pop(0)
+            self.send_response(status)
+            self.send_header("Retry-After", "0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Limited) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        with Client(f"http://127.0.0.1:{server.server_port}", "any") as client:
+            refused = [answers[0], *answers]
+            assert client.batch("batch_a") == {"id": "batch_a"}
+            answers[:] = refused
+            with pytest.raises(TryAgainLater, match="Slowly"):
+                client.patiently(lambda: client.get("/batches"), waits_for_limits=False)
+        server.shutdown()
+        thread.join()
 
 
 class Streaming(BaseHTTPRequestHandler):
