@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
+import polars
 import pytest
 from playwright.sync_api import Page, expect
 from sqlalchemy import Connection, Engine, func, literal, update
@@ -276,3 +279,44 @@ def test_results_are_saved_in_every_form(stack: StackProcess, open_journey: Open
     assert sorted(parsed["answers and errors"], key=lambda line: str(line["id"])) == sorted(
         answers + failures, key=lambda line: str(line["id"])
     )
+    table_rows = list(csv.DictReader(io.StringIO(save("answers and errors", "CSV").decode("utf-8-sig"))))
+    assert [row["custom_id"] for row in table_rows] == [f"line-{number}" for number in range(30)]
+    said = {str(line["custom_id"]): line["response"]["body"] for line in answers}  # type: ignore[index]
+    for row in table_rows:
+        if row["custom_id"] == "line-4":
+            error = failures[0]["response"]["body"]["error"]  # type: ignore[index]
+            assert (row["answer"], row["error"], row["error_code"]) == ("", error["message"], error["code"])
+        else:
+            assert row["answer"] == said[row["custom_id"]]["choices"][0]["message"]["content"]
+    assert len(list(csv.DictReader(io.StringIO(save("errors only", "CSV").decode("utf-8-sig"))))) == 1
+    frame = polars.read_parquet(save("answers and errors", "Parquet"))
+    assert frame["custom_id"].to_list() == [row["custom_id"] for row in table_rows]
+
+
+def test_a_key_that_only_reads_sees_and_saves_and_changes_nothing(
+    stack: StackProcess, open_journey: OpenJourney, tmp_path: Path
+) -> None:
+    """The last test of this file: the server asks for keys from here on."""
+    batch_id = begin(stack, tmp_path, batch_lines(3))
+    batch = wait_end(stack, batch_id)
+    with httpx2.Client(base_url=stack.url) as http:
+        owner = http.post("/v1/api_keys", json={"name": "owner", "scopes": ["admin"]}).raise_for_status().json()
+        http.headers["authorization"] = f"Bearer {owner['key']}"
+        made = http.post("/v1/api_keys", json={"name": "reader", "scopes": ["read-only"]}).raise_for_status().json()
+        answers = http.get(f"/v1/files/{batch['output_file_id']}/content").content
+    journey = open_journey(stack.url)
+    journey.expect_errors("401 (Unauthorized)")
+    page = journey.open(f"#/batches/{batch_id}")
+    page.get_by_label("API key").fill(made["key"])
+    page.get_by_role("button", name="Enter").click()
+    expect(page.get_by_text("Your key may read this batch, but not change it.")).to_be_visible()
+    expect(page.get_by_role("button", name=re.compile("^Retry"))).to_have_count(0)
+    expect(page.get_by_role("button", name="Download").first).to_be_visible()
+    page.get_by_label("Save").select_option("answers only")
+    page.get_by_label("as", exact=True).select_option("JSONL")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download").first.click()
+    assert download.value.path().read_bytes() == answers
+    table(page).get_by_role("link", name="line-1").click()
+    expect(page.get_by_label("Answer to the line")).to_be_visible()
+    expect(page.get_by_role("button", name="Retry this line")).to_have_count(0)

@@ -62,6 +62,11 @@ export default function BatchView({ path, query }) {
   useEffect(() => {
     read().then(soon);
   }, [id]);
+  useEffect(() => {
+    if (!more.retries?.some((each) => !isFinal(each))) return undefined;
+    const timer = setTimeout(() => readMore().catch(() => {}), 3000);
+    return () => clearTimeout(timer);
+  }, [more]);
   const isOver = batch && isFinal(batch);
   useEffect(() => {
     if (!batch || isOver) return undefined;
@@ -167,8 +172,8 @@ function FileErrors({ batch }) {
     <h2>The file was not accepted</h2>
     <p>No line of it ran. Correct ${errors.length === 1 ? "this" : "these"} and <a href="#/new">make a new batch</a>; there the whole file can be checked before the start.</p>
     <div class="scroll" tabindex="0" role="region" aria-label="Errors by line"><table>
-      <thead><tr><th class="num">Line</th><th>What is wrong</th><th>Field</th><th>Code</th></tr></thead>
-      <tbody>${errors.map(({ line, message, param, code }) => html`<tr><td class="num">${line ? count(line) : "–"}</td><td class="wrap">${message}</td><td>${param && html`<code>${param}</code>`}</td><td><code>${code}</code></td></tr>`)}</tbody>
+      <thead><tr><th class="num">Line</th><th>What is wrong</th></tr></thead>
+      <tbody>${errors.map(({ line, message, param, code }) => html`<tr><td class="num">${line ? count(line) : "–"}</td><td><span class="wrap">${message}</span><br /><span class="muted small">${param && html`field <code>${param}</code>, `}<code>${code}</code></span></td></tr>`)}</tbody>
     </table></div>
   </section>`;
 }

@@ -138,6 +138,7 @@ export default function LineView({ path }) {
   const [error, setError] = useState(null);
   const [near, setNear] = useState([]);
   const [remedy, setRemedy] = useState("");
+  const [round, setRound] = useState(0); // of the stream, which begins again if it ended before the line
   const read = async () => {
     try {
       setLine(await get(here));
@@ -145,10 +146,11 @@ export default function LineView({ path }) {
       setError(failed);
     }
   };
-  useEffect(() => {
-    read();
-    get(place).then(setBatch, () => {});
-  }, [here]);
+  const readAll = () => Promise.all([read(), get(place).then(setBatch, () => {})]);
+  useEffect(() => void readAll(), [here]);
+  const again = useRef(0);
+  useEffect(() => () => clearTimeout(again.current), []);
+  const onEnd = () => readAll().then(() => (again.current = setTimeout(() => setRound((number) => number + 1), 1000)));
   useEffect(() => {
     if (!line) return;
     const one = async (from, offset) => (await get(`${place}/requests?after_line=${from}&limit=1`)).data.find((each) => each.line === line.line + offset)?.id;
@@ -190,7 +192,7 @@ export default function LineView({ path }) {
           ${line.error && html`<div class="error-box"><strong>${line.error.code || line.error.type}</strong>${line.error.param && html` (${line.error.param})`}<br />${line.error.message}</div>`}
           ${remedy && html`<p><strong>What to do: </strong>${withCode(remedy)}</p>`}
           ${answerOf(line.response).map(([name, text]) => html`<${Part} name=${name} text=${text} />`)}
-          ${isLive && html`<${LiveAnswer} path=${here} onEnd=${read} />`}
+          ${isLive && html`<${LiveAnswer} key=${round} path=${here} onEnd=${onEnd} />`}
           ${!isLive && !line.response && !line.error && html`<p class="muted">It has no answer.</p>`}
         </section>
       </div>
