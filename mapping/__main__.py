@@ -6,6 +6,7 @@ result: an unexpected error is reported by its class and place.
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -19,16 +20,27 @@ import msgspec
 from core.process.child_process import set_parent_death_signal
 from core.process.hardening import harden_process
 from mapping.jobs.input import Refused
-from mapping.jobs.messages import FAILED, REFUSED, JobLimits, JoinTable, ListResults, PrepareTable, TableJob
+from mapping.jobs.messages import (
+    DISK_FULL,
+    FAILED,
+    REFUSED,
+    TOO_LARGE,
+    JobLimits,
+    JoinTable,
+    ListResults,
+    PrepareTable,
+    TableJob,
+)
 from mapping.jobs.prepare import prepare
 from mapping.jobs.results import join_table, list_results
 
+_EXIT_CODES: Final = {errno.EFBIG: TOO_LARGE, errno.ENOSPC: DISK_FULL, errno.EDQUOT: DISK_FULL}
 _NICENESS: Final = 10  # the api and the engines come first
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
 def main() -> None:
-    """Run the job on standard input; end with 0, REFUSED, FAILED or a signal."""
+    """Run the job on standard input; end with 0, an exit code of `mapping.jobs.messages`, or a signal."""
     source, target = sys.stdin.buffer, sys.stdout.buffer
     job = msgspec.json.decode(source.readline(), type=TableJob)
     _limit(job.limits, job.parent)
@@ -47,7 +59,8 @@ def main() -> None:
         signal.raise_signal(signal.SIGKILL)  # the allocator of polars ends the process as well
     except BaseException as error:  # the panics of polars are no Exception
         place = traceback.extract_tb(error.__traceback__)[-1]
-        _end(FAILED, f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}".encode())
+        cause = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
+        _end(_EXIT_CODES.get(getattr(error, "errno", None), FAILED), cause.encode())
 
 
 def _limit(limits: JobLimits, parent: int) -> None:

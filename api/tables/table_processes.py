@@ -8,6 +8,7 @@ when the api ends.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -22,9 +23,10 @@ import msgspec
 import structlog
 
 from api.dependencies import from_app
+from api.files.disk_space import full_disk_is_a_problem
 from api.services.rate_limiter import too_many
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request
-from mapping.jobs.messages import FAILED, REFUSED, JobLimits, Refusal, TableJob
+from mapping.jobs.messages import DISK_FULL, FAILED, REFUSED, TOO_LARGE, JobLimits, Refusal, TableJob
 
 log = structlog.get_logger()
 
@@ -50,7 +52,7 @@ class TableProcesses:
 
         Raises the 400 of a table or mapping that is refused or exceeds the limits, and the 429 of a tenant with too many jobs.
         """
-        with TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
+        with full_disk_is_a_problem(), TemporaryFile() as stdin, TemporaryFile() as stdout, TemporaryFile() as stderr:
             stdin.write(_first_line(job))
             stdin.seek(0)
             async with self._start(tenant, stdin, stdout, stderr, files) as process:
@@ -66,7 +68,7 @@ class TableProcesses:
         self, tenant: str, job: TableJob, files: Sequence[int], lines: AsyncIterator[bytes]
     ) -> AsyncGenerator[bytes]:
         """Feed `lines` to a job, and yield its output. Raises as `run` does: before the first chunk, or in the middle."""
-        with TemporaryFile() as stderr:
+        with full_disk_is_a_problem(), TemporaryFile() as stderr:
             async with self._start(tenant, PIPE, PIPE, stderr, files) as process:
                 assert process.stdout is not None, "a pipe"
                 feeding = asyncio.create_task(_feed(process, job, lines))
@@ -98,6 +100,8 @@ class TableProcesses:
             finally:
                 with suppress(ProcessLookupError):
                     process.kill()
+                if process.stdout is not None:
+                    await process.stdout.read()  # a pipe that is not read to its end stays open
                 await process.wait()
         finally:
             self._running -= Counter([tenant])  # leaves out zeros
@@ -147,20 +151,28 @@ def _check(process: Process, stderr: IO[bytes], job: TableJob) -> None:
     if code == REFUSED:
         refusal = msgspec.json.decode(reason, type=Refusal)
         raise bad_request(refusal.message, code=refusal.code, param=refusal.param)
+    if code == DISK_FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if code == -signal.SIGXCPU:
         raise _too_slow(job.limits.cpu_seconds)
+    if code == TOO_LARGE:
+        raise _too_large("writes", job.limits.output_bytes)
     if code is not None and code < 0:
-        raise _too_large(job.limits.memory_bytes)
+        raise _too_large("needs", job.limits.memory_bytes)
     log.error("table_job_failed", exit_code=code, reason=reason.decode() if code == FAILED else None)
     message = "The table could not be read; the log of the server has the reason."
     raise ApiError(Problem(status=500, message=message, type=SERVER_ERROR, code="table_failed"))
 
 
 def _too_slow(seconds: float) -> ApiError:
-    message = f"Reading the table and rendering its rows takes more than {seconds:.0f} seconds. {_ADVICE}"
-    return bad_request(message, code="table_too_large")
+    return _over_limit(f"takes more than {seconds:.0f} seconds")
 
 
-def _too_large(num_bytes: int) -> ApiError:
-    message = f"Reading the table and rendering its rows takes more than {num_bytes >> 20} MiB of memory. {_ADVICE}"
-    return bad_request(message, code="table_too_large")
+def _too_large(verb: str, num_bytes: int) -> ApiError:
+    return _over_limit(f"{verb} more than {num_bytes >> 20} MiB")
+
+
+def _over_limit(what: str) -> ApiError:
+    return bad_request(
+        f"Reading the table and rendering its rows {what}. {_ADVICE}", code="table_too_large", param="file"
+    )

@@ -12,6 +12,8 @@ import msgspec
 
 REFUSED: Final = 3
 FAILED: Final = 4  # the last line on standard error names the cause, without text of the client
+TOO_LARGE: Final = 5  # a file would exceed `output_bytes`
+DISK_FULL: Final = 6
 
 
 class JobLimits(msgspec.Struct, frozen=True, kw_only=True):

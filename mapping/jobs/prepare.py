@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import IO, Any, Final
 
@@ -104,19 +103,8 @@ class _Notes:
         self.body_bytes += len(request.body)
 
 
-@contextmanager
-def _output(job: PrepareTable) -> Iterator[IO[bytes]]:
-    """The file of the requests. Raises Refused when they are more than its limit."""
-    try:
-        with os.fdopen(job.output if job.output is not None else os.open(os.devnull, os.O_WRONLY), "wb") as file:
-            yield file
-    except OSError as error:
-        if error.errno != errno.EFBIG:
-            raise
-        message = (
-            f"the requests of the table have more than {job.limits.output_bytes} bytes: use 'limit', or split the table"
-        )
-        raise refused(message, "table_too_large", job.table.param) from None
+def _output(job: PrepareTable) -> IO[bytes]:
+    return os.fdopen(job.output if job.output is not None else os.open(os.devnull, os.O_WRONLY), "wb")
 
 
 def _too_many(most: int) -> MappingError:
