@@ -60,7 +60,7 @@ def main() -> None:
     except BaseException as error:  # the panics of polars are no Exception
         place = traceback.extract_tb(error.__traceback__)[-1]
         cause = f"{type(error).__name__} in {Path(place.filename).name}:{place.lineno}"
-        _end(_EXIT_CODES.get(getattr(error, "errno", None), FAILED), cause.encode())
+        _end(_EXIT_CODES.get(getattr(error, "errno", 0), FAILED), cause.encode())
 
 
 def _limit(limits: JobLimits, parent: int) -> None:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mapping.errors import MappingError
-from mapping.formats.opening import open_table
+from mapping.formats.opening import format_of, open_table
 from mapping.formats.table import Table
 from mapping.jobs.messages import Refusal, TableFile
 
@@ -39,5 +39,6 @@ def refusing(param: str) -> Iterator[None]:
 
 
 def open_input(file: TableFile) -> Table:
-    """Open a table by its descriptor. Raises MappingError."""
-    return open_table(Path(f"/proc/self/fd/{file.descriptor}"), name=file.name)
+    """Open a table by its descriptor. Raises MappingError, whose message does not repeat the file's name."""
+    suffix = Path(file.name).suffix if format_of(file.name) else ""
+    return open_table(Path(f"/proc/self/fd/{file.descriptor}"), name=f"table{suffix}")

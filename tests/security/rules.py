@@ -13,6 +13,13 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/engine/inputs/test_chat_template.py::test_a_hostile_template_only_hurts_its_own_requests",
         "tests/unit/core/schemas/test_chat_body.py::test_a_bad_body_is_a_400_that_names_the_field",
     ),
+    "tables and the templates of a mapping are read in a process with limits, which knows nothing of the api": (
+        "tests/unit/api/test_table_processes.py::test_a_hostile_template_is_over_in_a_moment",
+        "tests/unit/api/test_table_processes.py::test_a_zip_bomb_ends_at_the_memory_limit",
+        "tests/unit/api/test_table_processes.py::test_a_child_has_no_secret_of_the_api_and_its_limits",
+        "tests/unit/api/test_table_processes.py::test_a_request_that_is_given_up_leaves_no_child",
+        "tests/service/api/batches/test_batch_tables.py::test_a_client_that_leaves_ends_its_child",
+    ),
     "no text of a request becomes a control token": (
         "tests/unit/engine/inputs/test_chat_template.py::test_no_text_of_a_request_becomes_a_control_token",
         "tests/unit/engine/inputs/test_special_text.py::test_a_text_that_the_marks_change_gets_no_control_token",

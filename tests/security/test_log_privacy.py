@@ -47,6 +47,10 @@ def traffic(secured: Guarded, tmp_path_factory: pytest.TempPathFactory) -> tuple
         assert key.http.post(chat, json=body).status_code >= 400, body
     key.http.post(chat, content=f'{{"model": "{MARKER}'.encode(), headers={"content-type": "application/json"})
     key.http.post("/v1/files", data={"purpose": MARKER}, files={"file": (f"{MARKER}.jsonl", MARKER.encode())})
+    for content, prompt in ((MARKER, f"{{{{ '{MARKER}' "), ("", "{text}"), (f"text\n{MARKER}", "{text}{{ 1 // 0 }}")):
+        mapping = json.dumps({"model": "fake", "prompt": prompt})
+        sent = {"file": (f"{MARKER}.csv", content.encode())}
+        assert key.http.post("/v1/batches/map", files=sent, data={"mapping": mapping}).status_code == 400
     wait_for(lambda: _is_answering(key), "the engine runs again")
     _run_batch(key, tmp_path_factory.mktemp("traffic"))
     return key, errors

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import polars as pl
+import psutil
 import pytest
 from openai import OpenAI
 
+from core.settings import ROOT
 from tests.support.check import check_problem
-from tests.support.stack import batch_lines, start_batch, wait_for, write_lines
+from tests.support.stack import StackProcess, batch_lines, start_batch, wait_for, write_lines
 
 MAP = "/v1/batches/map"
 PREVIEW = "/v1/batches/map/preview"
@@ -166,6 +169,30 @@ def test_a_table_is_read_without_a_mapping_and_shown_when_no_row_is_asked(http: 
     shown = send(http, PREVIEW, CSV, {**TEXT, "where": "text == 'none'"}).json()
     assert (shown["rows"], shown["rows_asked"], shown["sample"]) == (3, 0, [])
     check_problem(http.post(MAP, files={"file": ("in.csv", CSV)}), 400, "missing_required_parameter", "mapping")
+
+
+def test_the_program_of_the_manual_adds_columns_to_a_data_frame(server: StackProcess) -> None:
+    program = (ROOT / "docs" / "tables.md").read_text().partition("```python\n")[2].partition("```")[0]
+    program = program.replace("http://127.0.0.1:8000", server.url).replace('model="demo"', 'model="fake"')
+    names: dict[str, Any] = {}
+    exec(program.replace('"batch_inputs', f'"{ROOT}/batch_inputs'), names)
+    assert names["labels"].columns == ["id", "text", "category", "error"]
+    assert names["labels"]["category"].null_count() == names["labels"].height - 20
+
+
+def test_a_client_that_leaves_ends_its_child(server: StackProcess, http: httpx2.Client) -> None:
+    def children() -> list[psutil.Process]:
+        return [process for process in server.descendants() if "mapping" in process.cmdline()]
+
+    content = b"text\n" + b"".join(b"row %d\n" % n for n in range(20_000))
+    slow = json.dumps({**TEXT, "prompt": "{text}{% for n in range(15000) %}{{ n }}{% endfor %}"})
+    with ThreadPoolExecutor(1) as thread:
+        sent: dict[str, Any] = {"files": {"file": ("in.csv", content)}, "data": {"mapping": slow}}
+        asked = thread.submit(http.post, PREVIEW, **sent, timeout=2)
+        wait_for(lambda: len(children()) == 1, "a child reads the table")
+        with pytest.raises(httpx2.ReadTimeout):
+            asked.result()
+    wait_for(lambda: not children(), "it has ended with the request", 5)
 
 
 def test_a_map_that_is_sent_twice_makes_one_batch(http: httpx2.Client) -> None:
