@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import httpx2
 import pytest
 from playwright.sync_api import expect
 
 from tests.browser.dropping import HOSTILE, INPUTS, drop, started
 from tests.browser.journey import Journey
-from tests.support.stack import StackProcess, wait_for
+from tests.support.stack import StackProcess
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
 
@@ -29,10 +28,14 @@ def test_a_table_gets_labels_without_the_keyboard(demo_stack: StackProcess, open
         expect(rows.nth(number).locator("td.new").first).to_have_text(label)
     journey.screenshots("new-batch-table")
     page.get_by_role("button", name="Start 240 rows").click()
-    batch = started(page, demo_stack)
-    path = f"{demo_stack.url}/v1/batches/{batch['id']}"
-    wait_for(lambda: httpx2.get(path).json()["status"] == "completed", "the batch")
-    lines = httpx2.get(f"{path}/table?format=csv").text.splitlines()
+    started(page, demo_stack)
+    expect(page.get_by_role("progressbar", name="Progress")).to_have_attribute("aria-valuenow", "240")
+    results = page.get_by_role("region", name="Results")
+    expect(results.get_by_text("So far.")).to_be_hidden()
+    with page.expect_download() as download:
+        results.get_by_role("button", name="Download").click()
+    assert download.value.suggested_filename == "support_tickets.csv"
+    lines = download.value.path().read_text().splitlines()
     assert (lines[0], len(lines)) == ("id,text,category,priority,error", 241)
     assert lines[1].endswith(",shipping,medium,")
 
