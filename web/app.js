@@ -2,7 +2,7 @@
 import { html, render, useEffect, useRef, useState } from "./lib/html.js";
 import { caller, can, isOnline, key, needsKey, setKey, signIn, signOut } from "./lib/api.js";
 import { go, href, route } from "./lib/router.js";
-import { Button, Dialog, Empty, ErrorBox, Field, Loading, Question, Toasts, toastError } from "./lib/ui.js";
+import { Button, Dialog, Empty, ErrorBox, Field, Loading, Question, Toasts, toast, toastError } from "./lib/ui.js";
 import { sleep } from "./lib/sse.js";
 
 // The views by the first part of their address: [text of the navigation or null, module, scopes of which one is needed].
@@ -163,10 +163,12 @@ addEventListener("dragover", (event) => {
   if ([...(event.dataTransfer?.types || [])].includes("Files")) event.preventDefault();
 });
 addEventListener("drop", (event) => {
-  const [file] = event.dataTransfer?.files || [];
+  const [file, ...others] = event.dataTransfer?.files || [];
   if (!file || event.defaultPrevented) return;
   event.preventDefault();
-  if (!caller.value || !can("inference")) return;
+  if (!caller.value) return;
+  if (!can("inference")) return toast("Your key may not start batches.", "bad");
+  if (others.length) toast(`A batch has one file: “${file.name}” is taken, the others are not.`, "wait");
   dropped.file = file;
   go(["new"]);
   dispatchEvent(new CustomEvent("millrace-drop"));

@@ -35,6 +35,25 @@ def test_any_line_of_a_big_file_is_found(demo_stack: StackProcess, open_journey:
     assert size > 8 << 20, "several pieces"
 
 
+_REPLACE = """async ([text, count]) => {
+    const { withModel } = await import("/web/lib/file_lines.js");
+    const lines = Array.from({ length: count }, () => text);
+    const file = new File([...lines, new Uint8Array([123, 255, 10]), text.trimEnd()], "in.jsonl");
+    const made = await withModel(file, "demo", (name) => name === "gpt-9");
+    const bytes = new Uint8Array(await made.slice(-text.length - 20).arrayBuffer());
+    return [made.name, (await made.text()).split('"demo"').length - 1, [...bytes].includes(255), made.size - file.size];
+}"""
+
+
+def test_a_model_is_replaced_in_every_line_and_other_bytes_stay(
+    demo_stack: StackProcess, open_journey: OpenJourney
+) -> None:
+    page = open_journey(demo_stack.url).open("#/new")
+    text = '{"custom_id": "a", "body": {"user": "' + "x" * 5000 + '", "model": "gpt-9", "n": 1.50}}\r\n'
+    name, replaced, is_kept, growth = page.evaluate(_REPLACE, [text, 2000])
+    assert (name, replaced, is_kept, growth) == ("in.jsonl", 2001, True, -2001)
+
+
 PLACES: list[tuple[str, dict[str, Any], str | None]] = [
     ('{"a": {"b": [1, {"c": "x, }"}]}}', {"param": "a.b[1].c"}, '"x, }"'),
     ('{"a": 1, "a": {"b": 2}}', {"param": "a.b"}, "2"),

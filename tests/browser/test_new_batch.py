@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from playwright.sync_api import Route, expect
 
@@ -68,6 +69,21 @@ def test_bad_lines_are_explained_at_their_place(
     page.get_by_label("Name").fill("mended later")
     page.get_by_role("button", name="Start 19 lines").click()
     assert started(page, demo_stack)["metadata"] == {"name": "mended later"}
+
+
+def test_lines_for_a_model_of_elsewhere_run_on_one_of_here(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    """Only the model changes; other lines and other bytes stay, whatever stands in them."""
+    theirs = line("ä", model="gpt-9", user='"model": "gpt-9", {"a').replace(b"\n", b"\r\n")
+    ours = line("b", seed=12345678901234567)
+    page = open_journey(demo_stack.url).open("#/new")
+    drop(page, "moved.jsonl", theirs + ours + line("c", model="slow").rstrip())
+    expect(page.get_by_text("1 of 3 lines would fail")).to_be_visible()
+    page.get_by_label("Run their lines on").select_option("demo")
+    page.get_by_role("button", name="Replace and check again").click()
+    page.get_by_text("3 lines, no errors").wait_for()
+    page.get_by_role("button", name="Start 3 lines").click()
+    sent = httpx2.get(f"{demo_stack.url}/v1/files/{started(page, demo_stack)['input_file_id']}/content").content
+    assert sent == theirs.replace(b'"gpt-9"', b'"demo"', 1) + ours + line("c", model="slow").rstrip()
 
 
 def test_a_file_that_is_not_accepted_is_not_started(demo_stack: StackProcess, open_journey: OpenJourney) -> None:

@@ -52,7 +52,7 @@ def test_a_mapping_is_made_by_hand_and_wrong_parts_are_marked(
     drop(
         page,
         "hostile.csv",
-        f'"{cell}";n\n"What is the capital of Peru? {cell}";1\nWhat is the capital of Peru?;2\n'.encode(),
+        f'"{cell}";error\n"What is the capital of Peru? {cell}";1\nWhat is the capital of Peru?;2\n'.encode(),
     )
     expect(page.get_by_role("columnheader", name=HOSTILE)).to_be_visible()
     page.get_by_label("Model", exact=True).select_option("demo")
@@ -60,12 +60,12 @@ def test_a_mapping_is_made_by_hand_and_wrong_parts_are_marked(
     page.get_by_label("System prompt").fill("")
     page.get_by_label("Name of the new column").fill("<b>answer</b>")
     prompt = page.get_by_label("Prompt, for each row")
-    prompt.fill("{nn}")
-    expect(page.get_by_text("the table has no column 'nn'")).to_have_count(2)
+    prompt.fill("{erorr}")
+    expect(page.get_by_text("the table has no column 'erorr'")).to_have_count(2)
     prompt.fill("")
     page.get_by_role("group", name="Columns of the table").get_by_role("button").first.click()
     page.get_by_text("Rows and parameters").click()
-    page.get_by_label("Only rows where").fill("n == '2'")
+    page.get_by_label("Only rows where").fill("error == '2'")
     expect(page.get_by_role("cell", name="The capital of Peru is Lima.")).to_be_visible()
     expect(page.get_by_role("columnheader", name="<b>answer</b>")).to_be_visible()
     expect(page.get_by_role("button", name="Start 1 row")).to_be_enabled()

@@ -40,20 +40,31 @@ export function textColumn(columns, rows) {
 
 const TICKETS = "Label the support ticket. Answer with JSON: {\"category\": \"billing|shipping|technical|account\", \"priority\": \"low|medium|high\"}";
 
+// A name that the table does not have yet.
+function free(name, columns) {
+  for (let number = 1; ; number += 1) {
+    const tried = number > 1 ? `${name}_${number}` : name;
+    if (!columns.includes(tried)) return tried;
+  }
+}
+
 // A mapping to begin with: the labels that the demo model was made for, or a summary by any other model.
 export function firstForm(columns, rows, model) {
   const column = inserted(textColumn(columns, rows));
-  const fields = toFields("category: billing|shipping|technical|account, priority: low|medium|high");
-  const shared = { model, fields, schemaText: null, where: "", limit: "", temperature: "", max_tokens: "" };
+  const labels = toFields("category: billing|shipping|technical|account, priority: low|medium|high");
+  const fields = labels.map((field) => ({ ...field, name: free(field.name, columns) }));
+  const error_column = free("error", columns);
+  const shared = { model, fields, error_column, schemaText: null, where: "", limit: "", temperature: "", max_tokens: "" };
   if (model === "demo") return { ...shared, mode: "columns", system: TICKETS, prompt: column, column: "" };
-  return { ...shared, mode: "text", system: "", prompt: `Summarise this in one sentence:\n\n${column}`, column: "summary" };
+  return { ...shared, mode: "text", system: "", prompt: `Summarise this in one sentence:\n\n${column}`, column: free("summary", columns) };
 }
 
 // The form as the mapping of POST /v1/batches/map.
-export function toMapping({ model, mode, system, prompt, column, fields, schemaText, where, limit, temperature, max_tokens, parameters }) {
+export function toMapping(form) {
+  const { model, mode, system, prompt, column, fields, schemaText, where, limit, temperature, max_tokens, parameters } = form;
   const numbers = { temperature, max_tokens };
   const given = Object.entries(numbers).filter(([, text]) => text !== "").map(([name, text]) => [name, Number(text)]);
-  const mapping = { model, where: where.trim() || undefined, limit: limit ? Number(limit) : undefined };
+  const mapping = { model, error_column: form.error_column, where: where.trim() || undefined, limit: limit ? Number(limit) : undefined };
   if (mode === "embed") return { ...mapping, embed: prompt, column: column.trim() || undefined };
   const all = { ...parameters, ...Object.fromEntries(given) };
   return {

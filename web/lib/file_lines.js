@@ -56,6 +56,34 @@ export class FileLines {
   }
 }
 
+// The file with `model` in each request whose model `isUnknown`; other lines keep their bytes.
+export async function withModel(file, model, isUnknown) {
+  const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  const parts = [];
+  let rest = new Uint8Array();
+  const changed = (bytes) => {
+    try {
+      const line = decoder.decode(bytes);
+      const [begin, end] = placeOf(line, { param: "body.model" });
+      return isUnknown(JSON.parse(line.slice(begin, end))) ? line.slice(0, begin) + JSON.stringify(model) + line.slice(end) : bytes;
+    } catch {
+      return bytes; // no JSON, or no UTF-8
+    }
+  };
+  for (let begin = 0; begin < file.size; begin += PIECE) {
+    const piece = new Uint8Array(await new Blob([rest, file.slice(begin, begin + PIECE)]).arrayBuffer());
+    const lines = [];
+    let at = 0;
+    for (let end = piece.indexOf(10); end >= 0; end = piece.indexOf(10, at)) {
+      lines.push(changed(piece.subarray(at, end + 1)));
+      at = end + 1;
+    }
+    rest = piece.subarray(at);
+    parts.push(new Blob(lines));
+  }
+  return new File([...parts, changed(rest)], file.name);
+}
+
 // [begin, end) in a line of the place that an error names: a column, or the value at `param` or the nearest object around it.
 export function placeOf(line, { message = "", param = "" }) {
   const column = / \(column (\d+)\)/.exec(message);

@@ -1,10 +1,10 @@
 // New batch: a file is dropped or chosen, sent, checked by the server, and started. A table goes on in map_form.js.
 import { html, signal, useEffect, useRef, useState } from "../lib/html.js";
-import { can, post } from "../lib/api.js";
+import { can, models, post, readModels } from "../lib/api.js";
 import { bytes, clock, count, duration, plural } from "../lib/format.js";
 import { go } from "../lib/router.js";
-import { Badge, Button, ErrorBox, Facts, Field, useTitle } from "../lib/ui.js";
-import { FileLines, placeOf } from "../lib/file_lines.js";
+import { Badge, Button, ErrorBox, Facts, Field, Select, useTitle } from "../lib/ui.js";
+import { FileLines, placeOf, withModel } from "../lib/file_lines.js";
 import { kindOf } from "../lib/file_kind.js";
 import { idempotent, Resumable } from "../lib/resumable.js";
 import { dropped } from "../app.js";
@@ -80,6 +80,7 @@ export default function NewBatch() {
       if (file) take(file);
     };
     look();
+    readModels().catch(() => {});
     addEventListener("millrace-drop", look);
     return () => removeEventListener("millrace-drop", look);
   }, []);
@@ -151,9 +152,15 @@ export function Estimate({ estimate }) {
   return html`about ${duration(seconds)}${seconds > 90 && `, until ${clock(finish_at)}`}${queued > 0 && `, behind ${plural(queued, "waiting line")}`}`;
 }
 
+function grouped(errors) {
+  const groups = {};
+  for (const error of errors) (groups[`${error.fails} ${error.code}`] ??= []).push(error);
+  return groups;
+}
+
 function Report({ report }) {
   const { lines, lines_failing: failing, is_valid: isValid, errors, num_errors: all, models } = report;
-  const groups = Object.values(Object.groupBy(errors, (error) => `${error.fails} ${error.code}`)).sort((one, other) => (one[0].fails > other[0].fails) - (one[0].fails < other[0].fails));
+  const groups = Object.values(grouped(errors)).sort((one, other) => (one[0].fails > other[0].fails) - (one[0].fails < other[0].fails));
   const verdict = !isValid
     ? ["bad", "This file would not be accepted"]
     : failing ? ["wait", `${count(failing)} of ${plural(lines, "line")} would fail`] : ["ok", `${plural(lines, "line")}, no errors`];
@@ -167,9 +174,21 @@ function Report({ report }) {
       ["Time", html`<${Estimate} estimate=${report.estimate} />`],
     ]} />
     ${report.lines_unchecked > 0 && html`<p class="muted">${plural(report.lines_unchecked, "line")} could not be checked in full, and may fail.</p>`}
+    ${errors.some(({ code }) => code === "model_not_found") && html`<${OtherModel} endpoint=${report.endpoint} />`}
     ${groups.map((group) => html`<${Group} key=${`${group[0].fails}${group[0].code}`} errors=${group} isOpen=${groups.length < 4} />`)}
     ${all > errors.length && html`<p class="muted">${count(all - errors.length)} more errors are not listed. Mend these first.</p>`}
   </section>`;
+}
+
+// Lines for a model of another server run on one of this one: the file is written anew, line by line, and checked again.
+function OtherModel({ endpoint }) {
+  const fitting = models.value.filter((model) => model.endpoints.includes(endpoint));
+  const [name, setName] = useState(fitting[0]?.id);
+  const known = new Set(models.value.flatMap(({ id, aliases }) => [id, ...aliases]));
+  const isUnknown = (model) => typeof model === "string" && !known.has(model);
+  const use = async () => take(await withModel(job.value.file, name, isUnknown));
+  return fitting.length > 0 && html`<div class="note row"><span>Models that are not served here can be replaced in a copy of the file.</span>
+    <${Select} label="Run their lines on" value=${name} options=${fitting.map(({ id }) => [id, id])} onChange=${setName} /><${Button} kind="small" onClick=${use}>Replace and check again<//></div>`;
 }
 
 function Group({ errors, isOpen }) {

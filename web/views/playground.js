@@ -1,6 +1,6 @@
 // Playground: chat with a model, see how fast it answers, and take the request along as a command, a program or a batch.
 import { html, signal, useEffect, useRef, useState } from "../lib/html.js";
-import { key, models, send } from "../lib/api.js";
+import { key, models, readModels, send } from "../lib/api.js";
 import { count, duration } from "../lib/format.js";
 import { go } from "../lib/router.js";
 import { events } from "../lib/sse.js";
@@ -67,11 +67,16 @@ async function answer(said) {
   const began = performance.now();
   let first = null;
   let usage = null;
+  let shown = 0;
   let pieces = 0; // of text: about one for each token, until the usage has their number
   const stats = () => {
     const seconds = (performance.now() - first) / 1000;
     const tokens = usage?.completion_tokens ?? pieces;
     return first === null ? { usage } : { first: (first - began) / 1000, usage, speed: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null };
+  };
+  const show = () => {
+    shown = performance.now();
+    change(id, { ...turn, calls: [...turn.calls], stats: stats() });
   };
   try {
     const json = { ...body, stream: true, stream_options: { include_usage: true } };
@@ -95,12 +100,14 @@ async function answer(said) {
         known.function.name += part?.name || "";
         known.function.arguments += part?.arguments || "";
       }
-      change(id, { text: turn.text, reasoning: turn.reasoning, calls: [...turn.calls], finish: choice.finish_reason, stats: stats() });
+      turn.finish = choice.finish_reason || turn.finish;
+      if (performance.now() - shown > 40) show();
     }
-    change(id, { stats: stats() });
+    show();
   } catch (error) {
-    if (error.name === "AbortError") change(id, { finish: "stopped", stats: stats() });
-    else change(id, { error });
+    if (error.name === "AbortError") turn.finish = "stopped";
+    else turn.error = error;
+    show();
   } finally {
     if (running.value === stopping) running.value = null;
   }
@@ -109,6 +116,7 @@ async function answer(said) {
 export default function Playground() {
   useTitle("Playground");
   const [wrong, setWrong] = useState(null); // the error of a field
+  useEffect(() => void readModels().catch(() => {}), []);
   if (!chatModels().length) {
     return html`<h1>Playground</h1><${Empty} title="No model that chats is served"><p>Put a model file into the models folder, or see what the models do.</p><a class="button" href="#/models">Models</a><//>`;
   }
