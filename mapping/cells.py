@@ -38,6 +38,11 @@ def cell_text(value: Any) -> str:  # Any: a cell
     return str(value)
 
 
+def clean_text(text: str) -> str:
+    """Return text with U+FFFD in place of bytes that were no text, which are halves of surrogate pairs until then."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
 def is_empty(value: Any) -> bool:  # Any: a cell
     """Return whether a cell is missing, or text of spaces."""
     return value is None or not cell_text(value).strip()

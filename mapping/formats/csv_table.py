@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
+from mapping.cells import clean_text
 from mapping.columns import Column
 from mapping.errors import MappingError
 from mapping.formats.encodings import bom_of, encoding_of, read_lines
 from mapping.formats.table import Row, Table, TableFormat, unique_names
 
 _DELIMITERS: Final = ",;\t|"
+_DELIMITERS_OF_R: Final = ("\t", " ")
 _SAMPLE_LINES: Final = 100
 _SAMPLE_ROWS: Final = 20
 _MAX_FIELD: Final = 16 << 20
@@ -110,14 +112,14 @@ class CsvTable(Table):
         if sample and sample[0][0].endswith(b"\r"):
             self._ends_at_cr = True  # of old Macs
         texts = [text for _, text in sample]
-        if not any(map(str.strip, texts)):
-            raise MappingError(f"{self.label} is empty: its first line must name the columns")
-        hint = texts[0].rstrip("\r\n")
+        hint = texts[0].rstrip("\r\n") if texts else ""
         if hint.lower().startswith(_EXCEL_HINT) and len(hint) == len(_EXCEL_HINT) + 1:
             self.delimiter = self.delimiter or hint[-1]
             self.head = sample[0][0]
             self._has_hint = True
             texts = texts[1:]
+        if not any(map(str.strip, texts)):
+            raise MappingError(f"{self.label} is empty: its first line must name the columns")
         if self.delimiter is None:
             self.delimiter = _guess_delimiter(texts, self.format)
         elif len(self.delimiter) != 1 or self.delimiter in '"\r\n':
@@ -128,18 +130,17 @@ class CsvTable(Table):
     def _name_columns(self, names: list[str], rest: list[Record]) -> None:
         """Name the columns, also those that the header lacks."""
         widths = {len(record.fields) for record in rest}
-        if widths == {len(names) + 1}:
-            if all(record.fields[-1] == "" for record in rest):
-                self.unnamed = 1
-                names = [*names, ""]
-            else:
-                names = ["row_name", *names]  # R's write.table names no column of row names
+        if widths == {len(names) + 1} and all(record.fields[-1] == "" for record in rest):
+            self.unnamed = 1
+            names = [*names, ""]
+        elif widths == {len(names) + 1} and (self.is_quoted or self.delimiter in _DELIMITERS_OF_R):
+            names = ["row_name", *names]  # R's write.table names no column of row names
         elif widths and min(widths) > len(names) + 1:
             raise MappingError(
                 f"{self.label} has {len(names)} fields in line 1, and {min(widths)} in the next ones: "
                 "delete lines above the header, or give the delimiter"
             )
-        self.columns = tuple(map(Column, unique_names([name.strip() for name in names])))
+        self.columns = tuple(map(Column, unique_names([clean_text(name).strip() for name in names])))
 
     def _lines(self) -> Iterator[tuple[bytes, str]]:
         return read_lines(self.path, self.encoding or "utf-8", ends_at_cr=self._ends_at_cr)

@@ -65,7 +65,7 @@ class CsvWriter:
 
     def _repair(self, row: Row) -> str:
         """Return the quote and the delimiters that a record lacks, so that what follows stands in its columns."""
-        text = row.raw.decode(self._encoding, "replace")
+        text = row.raw.decode(self._encoding, "replace").lstrip("\r\n")  # without blank lines before it
         num_missing = sum(cell is None for cell in row.values.values())
         return ('"' if row.problem and has_open_quote(text, self._delimiter) else "") + self._delimiter * num_missing
 

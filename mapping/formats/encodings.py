@@ -19,6 +19,7 @@ _BOMS: Final = (  # the longer ones first
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
+_HANDLER: Final = "millrace.pass_or_mark"
 _WIDE: Final = ("utf-16", "utf-32")
 _UNDEFINED_IN_CP1252: Final = re.compile(rb"[\x81\x8d\x8f\x90\x9d]")
 _AFTER_CR: Final = re.compile(rb"(?<=\r)(?!\n)")
@@ -59,6 +60,7 @@ def _detected(path: Path) -> str:
             num_wrong += wrong
             num_right += len(text) - len(text.encode("ascii", "ignore")) - wrong
             has_undefined = has_undefined or _UNDEFINED_IN_CP1252.search(block) is not None
+    num_wrong += len(decoder.decode(b"", final=True))
     if num_wrong <= num_right:
         return "utf-8"
     return "latin-1" if has_undefined else "cp1252"
@@ -78,7 +80,18 @@ def _checked(name: str) -> str:
 
 def errors_of(encoding: str) -> str:
     """Return the error handler by which damaged text is decoded and encoded to the same bytes again."""
-    return "surrogatepass" if encoding.startswith(_WIDE) else "surrogateescape"
+    return _HANDLER if encoding.startswith(_WIDE) else "surrogateescape"
+
+
+def _pass_or_mark(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Pass halves of surrogate pairs through, and mark what is no code point or is cut off at the end of the file."""
+    try:
+        return codecs.lookup_error("surrogatepass")(error)
+    except UnicodeDecodeError as other:
+        return "\ufffd", other.end
+
+
+codecs.register_error(_HANDLER, _pass_or_mark)
 
 
 def read_lines(path: Path, encoding: str, *, ends_at_cr: bool = False) -> Iterator[tuple[bytes, str]]:
@@ -96,7 +109,7 @@ def read_lines(path: Path, encoding: str, *, ends_at_cr: bool = False) -> Iterat
                     yield text.encode(encoding, errors), text
             return
         for raw in file:
-            if raw.find(b"\r", 0, -2) < 0:
+            if (at := raw.find(b"\r")) < 0 or raw[at + 1 :] in (b"", b"\n"):
                 yield raw, raw.decode(encoding, errors)
                 continue
             for part in _AFTER_CR.split(raw):

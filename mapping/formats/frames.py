@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from mapping.cells import cell_text
+from mapping.cells import cell_text, clean_text
 from mapping.columns import Column, ColumnType, Kind
 from mapping.errors import MappingError
 from mapping.formats.table import JoinedRow, Row, Table, WriteCounts, unique_names
@@ -115,6 +115,7 @@ def write_parquet(joined: Iterable[JoinedRow], table: Table, added: tuple[Column
     added_schema = {column.name: _dtype(column.type) for column in added}
     source = table if isinstance(table, FrameTable) else None
     schema = source.schema if source else {column.name: _dtype(column.type) for column in table.columns}
+    names = unique_names([*schema, *added_schema])  # polars takes no empty name
     rows = iter(joined)
 
     def added_frame(batch: list[JoinedRow]) -> pl.DataFrame:
@@ -123,7 +124,7 @@ def write_parquet(joined: Iterable[JoinedRow], table: Table, added: tuple[Column
         columns = zip(*(each.cells for each in batch), strict=True)
         return _frame(columns, added, added_schema)
 
-    def batches(*_: object) -> Iterator[pl.DataFrame]:
+    def batches() -> Iterator[pl.DataFrame]:
         if source:
             for frame in source.frames():
                 yield frame.hstack(added_frame(list(itertools.islice(rows, len(frame)))))
@@ -132,8 +133,13 @@ def write_parquet(joined: Iterable[JoinedRow], table: Table, added: tuple[Column
             columns = zip(*(each.row.values.values() for each in batch), strict=True)
             yield _frame(columns, table.columns, schema).hstack(added_frame(batch))
 
-    frame = register_io_source(batches, schema={**schema, **added_schema})
-    frame.sink_parquet(file, row_group_size=_BATCH)
+    def named(*_: object) -> Iterator[pl.DataFrame]:
+        for frame in batches():
+            frame.columns = names
+            yield frame
+
+    types = dict(zip(names, (*schema.values(), *added_schema.values()), strict=True))
+    register_io_source(named, schema=types).sink_parquet(file, row_group_size=_BATCH)
     return counts
 
 
@@ -167,7 +173,7 @@ def _plain(cells: tuple[Any, ...], kind: ColumnType) -> list[Any]:  # Any: cells
         cells = tuple(None if cell is None else cell_text(cell) for cell in cells)
     elif kind.kind is not Kind.STRING:
         return list(cells)
-    return [cell if cell is None or cell.isascii() else cell.encode("utf-8", "replace").decode() for cell in cells]
+    return [cell if cell is None else clean_text(cell) for cell in cells]
 
 
 def _dtype(kind: ColumnType) -> Any:  # Any: a type of polars

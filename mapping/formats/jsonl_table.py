@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from core.strict_json import InvalidJson, parse_json
 from mapping.columns import Column, ColumnType, Kind
 from mapping.errors import MappingError
 from mapping.formats.encodings import bom_of, encoding_of, read_lines
@@ -32,12 +33,14 @@ class JsonlTable(Table):
         tags: dict[str, set[Any]] = {}  # Any: see _tag
         start = ""
         for row in self._read():
-            start = start or row.raw.decode(self.encoding, "replace").lstrip()[:1]
+            start = start or row.raw.decode(self.encoding, "replace").strip()
+            if start == "[":
+                break
             for key, value in row.values.items():
                 tags.setdefault(key, set()).add(_tag(value))
         if not tags:
-            reason = f"{self.label} has no JSON object in any line: each line of JSON Lines is a row"
-            raise MappingError(f"{reason}. `jq -c .[]` makes lines of an array" if start == "[" else reason)
+            hint = ": `jq -c .[]` makes lines of an array" if start.startswith("[") else ": each line is a row"
+            raise MappingError(f"{self.label} has no JSON object in any line{hint}")
         self.columns = tuple(Column(key, _type(found)) for key, found in tags.items())
         self._missing = dict.fromkeys(tags)
 
@@ -60,11 +63,20 @@ class JsonlTable(Table):
             problem, values = None, {}
             try:
                 values = decode(text)
-            except (ValueError, RecursionError) as error:
-                problem = f"line {line} is no JSON object: {str(error)[:200]}"
+            except (ValueError, RecursionError):
+                problem = f"line {line} is no JSON object{_reason(text)}"
             yield Row(number, values, line, blank + raw if blank else raw, problem)
             blank = b""
         self.tail = blank
+
+
+def _reason(text: str) -> str:
+    """Return the reason why a text is no JSON, in words of its author."""
+    try:
+        parse_json(text.strip().encode("utf-8", "replace"))
+    except InvalidJson as error:
+        return f": {error}"
+    return ""
 
 
 def _tag(value: Any) -> Any:  # Any: a JSON value, and its type, or the set of the types of a list's items

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import IO, Any, Final
 
 from core.strict_json import escape_line_ends
-from mapping.cells import to_json
+from mapping.cells import clean_text, to_json
 from mapping.columns import Column
 from mapping.formats.encodings import errors_of
 from mapping.formats.jsonl_table import JsonlTable
@@ -52,9 +52,5 @@ def _encode(value: dict[str, Any]) -> bytes:
     try:
         return escape_line_ends(to_json(value))
     except UnicodeEncodeError:
-        cleaned = {key: _clean(cell) for key, cell in value.items()}
+        cleaned = {key: clean_text(cell) if isinstance(cell, str) else cell for key, cell in value.items()}
         return escape_line_ends(to_json(cleaned))
-
-
-def _clean(cell: Any) -> Any:  # Any: a cell
-    return cell.encode("utf-8", "replace").decode() if isinstance(cell, str) else cell

@@ -91,6 +91,7 @@ def labelled(folder: Path, content: bytes, name: str = "in.csv", **given: Any) -
             b'"id" "text" "label" "error"\n"1" 5 "a b" "billing" \n',
             id="write.table of R",
         ),
+        pytest.param(b"id\ttext\nr1\t5\ta\n", b"id\ttext\tlabel\terror\nr1\t5\ta\tbilling\t\n", id="R without quotes"),
         pytest.param(b",text\n0,a\n1,b\n", b",text,label,error\n0,a,billing,\n1,b,billing,\n", id="index of pandas"),
         pytest.param(b"id|text\n1|a,b;c\n", b"id|text|label|error\n1|a,b;c|billing|\n", id="pipes"),
         pytest.param(
@@ -197,6 +198,7 @@ def test_a_field_without_end_is_a_failed_row(tmp_path, monkeypatch):
         (b"\n \n", "in.csv is empty"),
         (b"Report of May\nmade by x\nid,text,more\n" + b"1,2,3\n" * 5, None),
         (b"Report\n" + b"id,text,more\n" * 5, "delete lines above the header"),
+        (b"\x89PNG\r\n", "is an image"),
         (b"\x1f\x8b\x08\x00abc", "is compressed"),
         (b"%PDF-1.7", "is a PDF"),
         (b"<html><table>", "is HTML"),
