@@ -1,6 +1,7 @@
 // The shell of the page: navigation, the key that a server may ask for, the state of the connection, and the view of the address.
 import { html, render, useEffect, useRef, useState } from "./lib/html.js";
 import { caller, can, isOnline, key, needsKey, setKey, signIn, signOut } from "./lib/api.js";
+import { plain } from "./lib/format.js";
 import { go, href, route } from "./lib/router.js";
 import { Button, Dialog, Empty, ErrorBox, Field, Loading, Question, Toasts, toast, toastError } from "./lib/ui.js";
 import { sleep } from "./lib/sse.js";
@@ -73,7 +74,7 @@ function Identity() {
   const { tenant, name, api_key_id: id } = caller.value;
   return html`<div class="identity">
     <a href="/docs">API</a>
-    ${id && html`<p class="small muted">${name || id} · ${tenant}</p><button type="button" class="button small" onClick=${signOut}>Sign out</button>`}
+    ${id && html`<p class="small muted">${plain(name || id)} · ${tenant}</p><button type="button" class="button small" onClick=${signOut}>Sign out</button>`}
   </div>`;
 }
 

@@ -51,7 +51,7 @@ export const short = (text, most = 60) => (text.length > most ? `${text.slice(0,
 
 export const FINAL = ["completed", "failed", "expired", "cancelled"];
 export const isFinal = (batch) => FINAL.includes(batch.status);
-export const batchName = (batch) => batch.metadata?.name || batch.input_file_name || batch.id;
+export const batchName = (batch) => plain(batch.metadata?.name || batch.input_file_name || batch.id);
 
 // The state of a batch in plain words, and the tone of its badge: "ok", "run", "wait", "bad" or "off".
 export function batchState(batch) {

@@ -60,7 +60,7 @@ async function usesOf(file) {
   if (!can("inference", "read-only")) return `Batches that still read it finish; results that were not downloaded are lost. ${end}`;
   const { data, has_more: hasMore } = await get(withQuery("/v1/batches", { file_id: file.id, limit: 3 }));
   if (!data.length) return `No batch uses it. ${end}`;
-  const names = data.map((batch) => `“${plain(batchName(batch))}”`).join(", ") + (hasMore ? " and others" : "");
+  const names = data.map((batch) => `“${batchName(batch)}”`).join(", ") + (hasMore ? " and others" : "");
   const isInput = data.some((batch) => batch.input_file_id === file.id);
   if (!isInput) return `It holds the results of the batch ${names}, which cannot be downloaded after that. ${end}`;
   const open = data.filter((batch) => !isFinal(batch)).length;

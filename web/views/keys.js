@@ -68,7 +68,7 @@ export default function Keys() {
         [
           html`<span class="wrap">${plain(key.name)}</span>${key.id === own && html` <${Badge} tone="run">this page<//>`}<br /><code title=${key.id}>${key.prefix}…</code>`,
           html`<${Badge} tone=${TONES[key.state]}>${key.state}<//>`,
-          html`<span class="wrap">${key.scopes.join(", ")}</span>${key.models && html`<div class="muted small wrap">only ${key.models.join(", ")}</div>`}`,
+          html`${key.scopes.join(", ")}${key.models && html`<div class="muted small wrap">only ${key.models.join(", ")}</div>`}`,
           limitsOf(key),
           clock(key.created_at),
           key.revoked_at ? clock(key.revoked_at) : key.expires_at ? clock(key.expires_at) : "never",
@@ -91,7 +91,7 @@ export default function Keys() {
 function limitsOf(key) {
   const limits = LIMITS.filter(([name]) => key[name] !== null);
   if (!limits.length) return html`<span class="muted">none</span>`;
-  return html`<ul class="plain small">${limits.map(([name, text]) => html`<li>${text}: ${count(key[name])}</li>`)}</ul>`;
+  return html`<ul class="small">${limits.map(([name, text]) => html`<li>${text}: ${count(key[name])}</li>`)}</ul>`;
 }
 
 const Options = ({ props, value, set, options }) => html`<select ...${props} value=${value} onChange=${(event) => set(event.target.value)}>
