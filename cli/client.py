@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Final, NamedTuple, TypeVar
+from typing import IO, Any, Final, NamedTuple, TypeVar
 
 import httpx2
 
@@ -56,7 +56,7 @@ class Client:
         with path.open("rb") as stream:
             return str(self.send_file(path.name, stream, purpose)["id"])
 
-    def send_file(self, name: str, stream: BinaryIO, purpose: str, *, once: str | None = None) -> Json:
+    def send_file(self, name: str, stream: IO[bytes], purpose: str, *, once: str | None = None) -> Json:
         """Send a seekable stream under a name; returns the file object. `once`: an Idempotency-Key."""
         files = {"file": (name, stream, "application/jsonl")}
         return self._call("POST", "/files", data={"purpose": purpose}, files=files, headers=_once(once))
@@ -75,7 +75,7 @@ class Client:
         body = {**body, "metadata": metadata} if metadata else body
         return self._call("POST", "/batches", json=body, headers=_once(once))
 
-    def validate(self, name: str, stream: BinaryIO, endpoint: str | None) -> Json:
+    def validate(self, name: str, stream: IO[bytes], endpoint: str | None) -> Json:
         """Return the errors of a batch file and an estimate of its duration."""
         files = {"file": (name, stream, "application/jsonl")}
         data = {"purpose": "batch", **({"endpoint": endpoint} if endpoint else {})}

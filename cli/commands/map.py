@@ -189,6 +189,7 @@ def map_table(
         output_format,
         parameters,
         prompt_of,
+        schema_file,
         schema_of,
         table_file,
         usage_errors,
@@ -239,7 +240,7 @@ def map_table(
         kind = output_format(output, target_format, table.format)
         file = None
         if output is not None and not dry_run:
-            given = [each for each in (source, prompt_file, examples) if each is not None]
+            given = [each for each in (source, prompt_file, schema_file(schema), examples) if each is not None]
             (file,) = choose_outputs([output], inputs=given, force=force or update)
         if update and output is not None:
             mapping = mapping.updating(output, kind)

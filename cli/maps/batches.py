@@ -55,13 +55,13 @@ class MapBatches:
     priority: int | None = None
     show: Callable[[Json], None]
     restart_dead: Callable[[], None]
+    salt: str = ""  # the newest batch of the mapping: the same requests in a later batch are another one
     ids: list[str] = field(default_factory=list)
     _open: dict[str, Json] = field(default_factory=dict)
     _running: dict[str, Json] = field(default_factory=dict)
     _turns: deque[str] = field(default_factory=deque)
     _num_lines: dict[str, int] = field(default_factory=dict)
     _ended: dict[str, int] = field(default_factory=lambda: {"total": 0, "completed": 0, "failed": 0})
-    _newest: str = ""
     _started_at: float = field(default_factory=time.time)
 
     def find_earlier(self) -> None:
@@ -72,7 +72,7 @@ class MapBatches:
             each for each in listed if (each.get("metadata") or {}).get(KEY) == self.key
         ]  # older servers do not filter
         for batch in sorted(ours, key=_id, reverse=True):  # of two answers, the newer one is kept
-            self._newest = max(self._newest, batch["id"])
+            self.salt = max(self.salt, batch["id"])
             while batch["status"] == BatchState.CANCELLING:
                 time.sleep(POLL_SECONDS)
                 batch = self.client.batch(batch["id"])
@@ -89,21 +89,19 @@ class MapBatches:
 
     def send(self, chunk: Chunk) -> None:
         """Upload a file of requests and start its batch. Waits while a limit of the server is reached."""
-        once = hashlib.sha256(f"{self.key} {chunk.digest} {self._newest}".encode()).hexdigest()
+        once = hashlib.sha256(f"{self.key} {chunk.digest} {self.salt}".encode()).hexdigest()
         metadata = {"name": self.name, KEY: self.key}
 
-        def upload() -> Json:
-            with chunk.path.open("rb") as stream:
-                return self.client.send_file("map.jsonl", stream, "batch", once=f"file-{once}")
-
-        file_id = self._persist(upload)["id"]
+        file_id = self._persist(
+            lambda: self.client.send_file("map.jsonl", chunk.rewound(), "batch", once=f"file-{once}")
+        )["id"]
         batch = self._persist(
             lambda: self.client.create_batch(file_id, self.endpoint, self.window, metadata, once=f"batch-{once}")
         )
         if self.priority is not None:
             path_of_batch, change = f"/batches/{batch['id']}", {"priority": self.priority}
             batch = self._persist(lambda: self.client.patch(path_of_batch, change))
-        self._newest = batch["id"]
+        self.salt = batch["id"]
         self._follow(batch, chunk.num_lines)
 
     def finish(self) -> None:

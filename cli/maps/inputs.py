@@ -105,9 +105,14 @@ def examples_of(path: Path | None) -> list[dict[str, Any]] | None:  # Any: cells
 
 def schema_of(given: str | None) -> str | None:
     """Return the text of a schema's file, or what was given: a JSON Schema or its shorthand."""
-    if given is None or (set(given) & set("{:| ") and not (len(given) < _MAX_NAME and Path(given).is_file())):
-        return given
-    return _text_of(Path(given))
+    path = schema_file(given)
+    return given if path is None else _text_of(path)
+
+
+def schema_file(given: str | None) -> Path | None:
+    """Return the file that a schema stands for; None for a schema itself."""
+    is_schema = given is None or (set(given) & set("{:| ") and not (len(given) < _MAX_NAME and Path(given).is_file()))
+    return None if given is None or is_schema else Path(given)
 
 
 def prompt_of(text: str | None, path: Path | None) -> str | None:

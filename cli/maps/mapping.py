@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Self
+from tempfile import TemporaryFile
+from typing import IO, Final, NamedTuple, Self
 
 import msgspec
 
@@ -86,14 +87,13 @@ class Mapping:
 
 
 class Chunk:
-    """The input file of a batch."""
+    """The input file of a batch: a temporary file without a name, which no killed command leaves behind."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self) -> None:
+        self.file: IO[bytes] = TemporaryFile(prefix="millrace-")  # noqa: SIM115 - `chunks` closes it
         self.num_lines = 0
         self.num_bytes = 0
         self._digest = hashlib.sha256()
-        self._file: BinaryIO = path.open("wb")
 
     @property
     def digest(self) -> str:
@@ -106,30 +106,30 @@ class Chunk:
 
     def add(self, line: bytes) -> None:
         """Write a request."""
-        self._file.write(line)
+        self.file.write(line)
         self._digest.update(line)
         self.num_lines += 1
         self.num_bytes += len(line)
 
-    def close(self) -> None:
-        """Write what is in memory."""
-        self._file.close()
+    def rewound(self) -> IO[bytes]:
+        """Return the file at its start."""
+        self.file.seek(0)
+        return self.file
 
 
-def chunks(requests: Iterator[Request], path: Path, limits: Limits) -> Iterator[Chunk]:
-    """Yield files of as many requests as a batch may have, one after the other under the same path."""
-    chunk: Chunk | None = None
+def chunks(requests: Iterable[Request], limits: Limits) -> Iterator[Chunk]:
+    """Yield files of as many requests as a batch may have; each is deleted when the next one is asked for."""
+    chunk = Chunk()
     for request in requests:
         line = request.line
-        if chunk is not None and not chunk.has_room(line, limits):
-            chunk.close()
+        if chunk.num_lines and not chunk.has_room(line, limits):
             yield chunk
-            chunk = None
-        chunk = chunk or Chunk(path)
+            chunk.file.close()
+            chunk = Chunk()
         chunk.add(line)
-    if chunk is not None:
-        chunk.close()
+    if chunk.num_lines:
         yield chunk
+    chunk.file.close()
 
 
 def _state(path: Path) -> tuple[int, ...]:

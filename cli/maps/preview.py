@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import msgspec
@@ -25,12 +23,9 @@ def preview(mapping: Mapping, batches: MapBatches, limits: Limits) -> Json:
     """Plan all rows and validate the requests of the first batch; returns a report."""
     counts = PlanCounts()
     validation: Json | None = None
-    with TemporaryDirectory(prefix="millrace-") as folder:
-        requests = batches.requests(mapping, counts)
-        for chunk in chunks(requests, Path(folder) / "requests.jsonl", limits):
-            if validation is None:
-                with chunk.path.open("rb") as stream:
-                    validation = batches.client.validate("map.jsonl", stream, mapping.mapper.endpoint)
+    for chunk in chunks(batches.requests(mapping, counts), limits):
+        if validation is None:
+            validation = batches.client.validate("map.jsonl", chunk.rewound(), mapping.mapper.endpoint)
     columns = [{"name": column.name, "type": str(column.type)} for column in mapping.mapper.added]
     return {
         "rows": counts.rows,

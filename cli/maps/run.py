@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
+from uuid import uuid4
 
 from rich.console import Console
 
@@ -90,7 +89,9 @@ class MapRun:
             show=show,
             restart_dead=self.session.restart_dead,
         )
-        if not self.is_fresh:
+        if self.is_fresh:
+            batches.salt = uuid4().hex
+        else:
             batches.find_earlier()
         return batches
 
@@ -98,18 +99,15 @@ class MapRun:
         """Send the requests of all rows that have no answer, and wait for the end of their batches."""
         counts = PlanCounts()
         requests = batches.requests(self.mapping, counts)
-        with TemporaryDirectory(prefix="millrace-") as folder:
-            for number, chunk in enumerate(chunks(requests, Path(folder) / "requests.jsonl", self.limits)):
-                if not number:
-                    self._check_first(chunk.path)
-                batches.send(chunk)
+        for number, chunk in enumerate(chunks(requests, self.limits)):
+            if not number:
+                self._check_first(chunk.rewound().readline())
+            batches.send(chunk)
         batches.finish()
         return counts
 
-    def _check_first(self, path: Path) -> None:
+    def _check_first(self, first: bytes) -> None:
         """Raise CommandFailed for what would fail every row, such as a schema that the model cannot follow."""
-        with path.open("rb") as file:
-            first = file.readline()
         report = self.session.client.validate("map.jsonl", BytesIO(first), self.mapping.mapper.endpoint)
         for error in report["errors"]:
             if error["code"] not in _OF_ONE_ROW:
