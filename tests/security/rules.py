@@ -109,6 +109,13 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "tests/unit/core/test_file_store.py::test_content_is_private",
         "tests/security/test_attack_surface.py::test_a_symlink_in_place_of_a_stored_file_is_not_followed",
     ),
+    "text of clients and models is only text on the page, which runs and loads its own files alone": (
+        "tests/browser/test_batch.py::test_hostile_text_is_shown_as_text",
+        "tests/browser/test_batches.py::test_states_are_plain_words_and_hostile_text_is_text",
+        "tests/browser/test_models.py::test_a_key_for_reading_sees_no_buttons_and_text_from_elsewhere_is_only_text",
+        "tests/unit/api/test_web.py::test_the_page_allows_only_its_own_files",
+        "tests/unit/api/test_web.py::test_the_page_has_no_inline_code_and_no_address_elsewhere",
+    ),
     "no form, page or cookie of a browser has an effect": (
         "tests/hostile_input/test_http.py::test_a_body_that_a_form_could_send_is_a_415_without_effect",
         "tests/security/test_attack_surface.py::test_no_other_origin_may_read_a_response",
