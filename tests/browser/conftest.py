@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, expect, sync_playwright
 
 from core.settings import ROOT
 from tests.browser.journey import Journey, find_chromium, missing_chromium
+from tests.service.api.conftest import TOOLS_TEMPLATE, indented
 from tests.support.stack import StackProcess
 
 THINKER = """\
@@ -71,7 +72,7 @@ def fake_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProces
 
 @pytest.fixture(scope="package")
 def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProcess]:
-    """A stack with the demo model, a slow model and one that reasons, for the files that share it."""
+    """A stack with the demo model, a slow one, one that reasons and one that calls tools, for the files that share it."""
     folder = tmp_path_factory.mktemp("demo")
     models = folder / "models"
     models.mkdir()
@@ -81,6 +82,10 @@ def demo_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackProces
     )
     (models / "slow.yaml").write_text("name: slow\nbackend: fake\nstep_seconds: 0.05\n")
     (models / "thinker.yaml").write_text(THINKER)
+    (models / "caller.yaml").write_text(
+        f"name: caller\nparameters: {{model: {weights}, temperature: 0}}\ncontext_size: 512\nthreads: 1\n"
+        f"chat_template: |-\n{indented(TOOLS_TEMPLATE)}"
+    )
     stack = StackProcess(folder, models)
     stack.start()
     try:

@@ -129,6 +129,20 @@ def test_reasoning_stands_apart(demo_stack: StackProcess, open_journey: OpenJour
     assert "wheel turns" not in answers(page)[0]
 
 
+def test_tool_calls_are_shown(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
+    page = open_journey(demo_stack.url).open("#/playground")
+    page.get_by_label("Model", exact=True).select_option("caller")
+    page.get_by_text("More parameters").click()
+    parameters = {"type": "object", "properties": {"country": {"enum": ["Peru"]}}, "required": ["country"]}
+    tool = {"type": "function", "function": {"name": "capital_of", "parameters": parameters}}
+    page.get_by_label("Tools", exact=True).fill(json.dumps([tool]))
+    page.get_by_label("Tool calls").select_option("required")
+    page.get_by_label("Max tokens").fill("60")
+    say(page, "What is the capital of Peru?")
+    expect(page.locator(".call").first).to_have_text('capital_of({"country": "Peru"})')
+    expect(page.get_by_role("button", name="Regenerate")).to_be_visible()
+
+
 def test_the_request_is_taken_along_as_it_is(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
     """Hostile text stays text: on the page, in a shell, in Python, and in a batch."""
     page = open_journey(demo_stack.url).open("#/playground")

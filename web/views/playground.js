@@ -44,7 +44,10 @@ function bodyOf(said) {
   const stops = stop.split("\n").filter(Boolean);
   if (stops.length) body.stop = stops;
   if (schema.trim()) body.response_format = { type: "json_schema", json_schema: { name: "answer", schema: parsed("schema", schema), strict: true } };
-  if (tools.trim()) body.tools = parsed("tools", tools);
+  if (tools.trim()) {
+    body.tools = parsed("tools", tools);
+    if (form.value.tool_choice) body.tool_choice = form.value.tool_choice;
+  }
   return body;
 }
 
@@ -155,6 +158,7 @@ function Settings({ wrong }) {
     <details open=${Boolean(isOdd)}><summary>More parameters</summary>
       <div class="pairs">${MORE.map(number)}</div>
       <${Field} label="Stop strings" hint="One per line; the answer ends before the first of them.">${(props) => html`<textarea ...${props} class="mono" rows="2" ...${text("stop")}></textarea>`}<//>
+      <${Select} label="Tool calls" value=${form.value.tool_choice || ""} options=${[["", "as the model likes"], ["required", "at least one"], ["none", "none"]]} onChange=${(choice) => set({ tool_choice: choice })} />
       <${Field} label="Tools" hint="A JSON list of functions, as in OpenAI’s API." error=${errorAt("tools")}>${(props) => html`<textarea ...${props} class="mono" rows="3" spellcheck="false" ...${text("tools")}></textarea>`}<//>
     </details>
   </section>`;
