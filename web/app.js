@@ -112,7 +112,7 @@ function View({ name }) {
     return () => void (isGone = true);
   }, [name]);
   useEffect(() => {
-    scrollTo(0, 0);
+    scrollTo(0, history.state?.scroll ?? 0); // a view may note its place before it is left
     if (ref.current) document.querySelector("#main")?.focus({ preventScroll: true });
     ref.current = true;
   }, [name, route.value.path[1], route.value.path[3]]);

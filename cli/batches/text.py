@@ -105,7 +105,8 @@ def details(batch: Json, now: float | None = None) -> Iterator[tuple[str, str]]:
     else:
         yield "window", f"{batch['completion_window']}, until {moment(batch['expires_at'])}"
     yield "tokens", _tokens(batch)
-    yield "input", batch["input_file_id"]
+    file_name = batch.get("input_file_name")
+    yield "input", f"{batch['input_file_id']} ({file_name})" if file_name else batch["input_file_id"]
     yield "answers", batch.get("output_file_id") or ""
     yield "failed lines", batch.get("error_file_id") or ""
     yield "retries", batch.get("parent_batch_id") or ""

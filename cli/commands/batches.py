@@ -304,7 +304,7 @@ def _follow(client: Client, batch: Json, *, as_json: bool) -> Json:
             return _print_changes(client, batch)
         from cli.batches.progress import wait
 
-        return wait(client, console(), batch, _file_name(client, batch), lambda: None)
+        return wait(client, console(), batch, batch.get("input_file_name") or batch["id"], lambda: None)
     except KeyboardInterrupt as interrupt:
         message = f"Stopped watching; the batch continues. Watch it again with: millrace batch watch {batch['id']}"
         raise CommandFailed(message, ExitCode.of(interrupt)) from None
@@ -333,14 +333,6 @@ def _follow_lines(client: Client, batch_id: str, *, as_json: bool) -> None:
     except KeyboardInterrupt as interrupt:
         message = f"Stopped watching; the batch continues. Watch it again with: millrace batch watch --lines {batch_id}"
         raise CommandFailed(message, ExitCode.of(interrupt)) from None
-
-
-def _file_name(client: Client, batch: Json) -> str:
-    """Return the name of the batch's file, or the batch's id where the file is deleted."""
-    try:
-        return str(client.get(f"/files/{batch['input_file_id']}")["filename"])
-    except CommandFailed:
-        return str(batch["id"])
 
 
 def _outcome(batch: Json) -> ExitCode:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 from openai import OpenAI
 from playwright.sync_api import Locator, Page, expect
@@ -15,6 +16,8 @@ from sqlalchemy import Engine, text
 
 from cli.stack.services import running_database
 from core import ids
+from core.api_keys import KEY, new_key
+from db import keys
 from db.connections import database_engine
 from tests.browser.journey import Journey
 from tests.support.stack import StackProcess, batch_lines, start_batch, wait_for, write_lines
@@ -281,3 +284,36 @@ def test_a_server_that_restarts_under_the_page_is_shown_and_nothing_is_lost(
     expect(row_of(page, "Run later")).to_be_visible()
     expect(rows_of(page)).to_have_count(7)
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_key_with_few_rights_sees_the_owners_and_no_actions(
+    fake_stack: StackProcess, database: Engine, open_journey: OpenJourney
+) -> None:
+    """The last test of this file: from here on the server asks for keys."""
+    made = {name: new_key() for name in ("reader", HOSTILE)}
+    key_ids = {name: ids.new_id(KEY) for name in made}
+    with database.begin() as connection:
+        for name, key in made.items():
+            scopes = ["read-only"] if name == "reader" else ["admin"]
+            connection.execute(
+                keys.insert_key(
+                    id=key_ids[name],
+                    tenant_id="default",
+                    name=name,
+                    prefix=key.prefix,
+                    digest=key.digest,
+                    scopes=scopes,
+                )
+            )
+    insert(database, {"metadata": named("Mine"), "owner": key_ids[HOSTILE]})
+    wait_for(lambda: httpx2.get(f"{fake_stack.url}/v1/batches").status_code == 401, "a key is asked for")
+    for name, owner in (("reader", f"{key_ids[HOSTILE][:13]}…"), (HOSTILE, HOSTILE)):
+        journey = open_journey(fake_stack.url)
+        journey.expect_errors("401")
+        page = journey.open()
+        page.get_by_label("API key").fill(made[name].text)
+        page.get_by_role("button", name="Enter").click()
+        expect(row_of(page, "Mine").get_by_role("cell").last).to_have_text(owner)
+        actions = page.get_by_role("checkbox").or_(page.get_by_role("main").get_by_role("link", name="New batch"))
+        expect(actions).to_have_count(0 if name == "reader" else 3)
+        journey.check_accessibility()

@@ -75,8 +75,8 @@ function useLiveList(filter) {
   if (list.isLoaded) last.current = list;
   useEffect(() => {
     list.isLoaded ? list.renew() : list.load();
+    if (kept && kept.list !== list) kept.list.stop();
     kept = { key, list };
-    return () => list !== kept.list && list.stop();
   }, [list]);
   useEffect(
     () =>
@@ -169,7 +169,7 @@ const HEADINGS = [["name", "Name"], ["model", "Model"], ["state", "Status"], ["b
 
 function Head({ items, selected, select }) {
   const isAll = items.length > 0 && items.every((batch) => selected.has(batch.id));
-  return html`<span role="columnheader" class="c-pick">
+  return html`<span role="columnheader" class="c-pick"><span class="sr">Selection</span>
       <input type="checkbox" aria-label="Select all batches that are loaded" checked=${isAll} indeterminate=${!isAll && selected.size > 0} onClick=${(event) => select("all", event)} />
     </span>
     ${HEADINGS.map(([name, text, kind = ""]) => html`<span role="columnheader" class=${`c-${name} ${kind}`}>${text}</span>`)}`;

@@ -183,6 +183,19 @@ async def test_streams_of_a_tenant_share_one_poll_that_ends_with_the_last(stream
         assert (await third.next())["status"] == "completed", "it was changed just now"
 
 
+async def test_every_process_has_the_same_feed(streams: Streams, settings: Settings, database: Database) -> None:
+    engine = async_database_engine(settings.database_url or "", pool_size=1)
+    async with streams.follow() as one, Streams(engine, settings).follow() as other:
+        with database.begin() as connection:
+            batch_id, _ = make_running_batch(connection)
+        for follower in (one, other):
+            assert (await follower.next())["id"] == batch_id
+        end(database, batch_id)
+        for follower in (one, other):
+            assert (await follower.next())["status"] == "completed"
+    await engine.dispose()
+
+
 async def test_a_feed_at_rest_asks_one_small_question(streams: Streams, database: Database) -> None:
     with database.begin() as connection:
         make_running_batch(connection)
