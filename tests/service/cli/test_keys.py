@@ -101,7 +101,9 @@ def test_rotation_leaves_the_old_key_valid_for_the_grace_period(run: Run, migrat
             select(ApiKey.expires_at - func.now()).where(ApiKey.id == old["id"])
         ).scalar_one()
     assert timedelta(hours=11, minutes=55) < left <= timedelta(hours=12)
-    newest = run("rotate", new["id"], "--grace", "0s", "--json")
+    newest = run("rotate", new["id"], "--grace", "0s", "--expires", "1h", "--json")
+    assert newest["expires_at"] - newest["created_at"] in range(3595, 3601)
+    assert new["expires_at"] is None
     states = {key["id"]: key["state"] for key in run("list", "--json")}
     assert states == {old["id"]: "valid", new["id"]: "expired", newest["id"]: "valid"}
 
