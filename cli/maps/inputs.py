@@ -21,6 +21,7 @@ from cli.output_files import STDOUT
 from mapping.errors import MappingError
 from mapping.formats.opening import format_of, open_table
 from mapping.formats.table import TableFormat
+from mapping.formats.writing import check_writable
 
 _FIELD: Final = re.compile(r"(?:^'|`)(prompt|system|embed|column|schema|examples|where|limit|error_column)(?:'|`)")
 _MAX_NAME: Final = 256
@@ -65,16 +66,17 @@ def named_format(name: str | None) -> TableFormat | None:
 
 
 def output_format(output: Path | None, name: str | None, source: TableFormat) -> TableFormat:
-    """Return the format of the output: the one that is named, that of its extension, or without one that of the table."""
+    """Return the format of the output: the one that is named, that of its extension, or without one that of the table.
+
+    Raises CommandFailed or MappingError for one that is unknown or cannot be written here.
+    """
     kind = named_format(name) or (format_of(output) if output else None)
-    if kind is TableFormat.XLSX:
-        raise CommandFailed(
-            "Excel files are read, not written: use .csv, which Excel opens, or .parquet.", ExitCode.USAGE
-        )
     if kind is None and output is not None and output.suffix and output.name != "-" and not output.is_char_device():
         message = f"No format is known by {output.suffix}: use .csv, .tsv, .jsonl or .parquet, or name one with --to."
         raise CommandFailed(message, ExitCode.USAGE)
-    return kind or (TableFormat.CSV if source is TableFormat.XLSX else source)
+    kind = kind or (TableFormat.CSV if source is TableFormat.XLSX else source)
+    check_writable(kind)
+    return kind
 
 
 def check_window(given: str) -> None:

@@ -23,7 +23,8 @@ _FIRST_DAYS: Final = [datetime.date(1899, 12, 30), datetime.date(1899, 12, 31)] 
 _UNNAMED: Final = "__UNNAMED__"  # fastexcel's name of a column without one
 
 
-def _polars() -> Any:  # Any: the module, which is optional
+def polars_module() -> Any:  # Any: the module, which is optional
+    """Return polars. Raises MappingError where the extra is not installed."""
     try:
         import polars
     except ImportError as error:
@@ -57,7 +58,7 @@ class ParquetTable(FrameTable):
     """A Parquet file."""
 
     def __post_init__(self) -> None:
-        pl = _polars()
+        pl = polars_module()
         try:
             self.schema = dict(pl.read_parquet_schema(self.path))
         except Exception as error:  # polars has no common base of its errors
@@ -66,7 +67,7 @@ class ParquetTable(FrameTable):
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Read the file row group by row group."""
-        yield from _polars().scan_parquet(self.path).collect_batches(chunk_size=_BATCH, maintain_order=True)
+        yield from polars_module().scan_parquet(self.path).collect_batches(chunk_size=_BATCH, maintain_order=True)
 
 
 @dataclass(kw_only=True)
@@ -76,7 +77,7 @@ class ExcelTable(FrameTable):
     sheet: str | None = None
 
     def __post_init__(self) -> None:
-        pl = _polars()
+        pl = polars_module()
         import fastexcel
 
         try:
@@ -108,7 +109,7 @@ class ExcelTable(FrameTable):
 
 def write_parquet(joined: Iterable[JoinedRow], table: Table, added: tuple[Column, ...], file: IO[bytes]) -> WriteCounts:
     """Write all rows. Columns that polars read keep their types; nested values of mixed types become JSON text."""
-    _polars()
+    polars_module()
     from polars.io.plugins import register_io_source
 
     counts = WriteCounts()
@@ -178,7 +179,7 @@ def _plain(cells: tuple[Any, ...], kind: ColumnType) -> list[Any]:  # Any: cells
 
 def _dtype(kind: ColumnType) -> Any:  # Any: a type of polars
     """Return polars' type of a column."""
-    pl = _polars()
+    pl = polars_module()
     if kind.kind is Kind.ARRAY and kind.item:
         return pl.List(_dtype(kind.item))
     if kind.kind is Kind.OBJECT:
@@ -195,7 +196,7 @@ def _dtype(kind: ColumnType) -> Any:  # Any: a type of polars
 
 def _column_type(dtype: Any) -> ColumnType:  # Any: a type of polars
     """Return the type of a column that polars read."""
-    pl = _polars()
+    pl = polars_module()
     if isinstance(dtype, pl.List):
         return ColumnType(Kind.ARRAY, _column_type(dtype.inner))
     if isinstance(dtype, pl.Struct):
@@ -209,7 +210,7 @@ def _column_type(dtype: Any) -> ColumnType:  # Any: a type of polars
 
 def _tidy(frame: pl.DataFrame) -> pl.DataFrame:
     """Name columns as other formats do, drop empty rows at the end, and turn moments on Excel's first day into times."""
-    pl = _polars()
+    pl = polars_module()
     names = unique_names(["" if name.startswith(_UNNAMED) else name.strip() for name in frame.columns])
     frame = frame.rename(dict(zip(frame.columns, names, strict=True)))
     if len(frame):

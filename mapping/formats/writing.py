@@ -8,7 +8,7 @@ from typing import IO
 from mapping.columns import Column
 from mapping.errors import MappingError
 from mapping.formats.csv_writer import CsvWriter
-from mapping.formats.frames import write_parquet
+from mapping.formats.frames import polars_module, write_parquet
 from mapping.formats.jsonl_writer import write_jsonl
 from mapping.formats.table import JoinedRow, Table, TableFormat, WriteCounts
 
@@ -32,4 +32,16 @@ def write_table(
         return write_jsonl(joined, table, added, file)
     if format is TableFormat.PARQUET:
         return write_parquet(joined, table, added, file)
-    raise MappingError(f"{format} cannot be written: use csv, tsv, jsonl or parquet", param="format")
+    raise _not_written(format)
+
+
+def check_writable(format: TableFormat) -> None:  # noqa: A002 - as above
+    """Raise MappingError for a format that cannot be written, or not without an extra."""
+    if format is TableFormat.XLSX:
+        raise _not_written(format)
+    if format is TableFormat.PARQUET:
+        polars_module()
+
+
+def _not_written(format: TableFormat) -> MappingError:  # noqa: A002 - as above
+    return MappingError(f"{format} cannot be written: use csv, tsv, jsonl or parquet", param="format")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -31,9 +32,15 @@ def test_the_format_of_the_output_is_named_or_found(
 
 @pytest.mark.parametrize(("output", "named"), [("out.xlsx", None), ("out.parqet", None), ("out.csv", "xml")])
 def test_a_format_that_cannot_be_written_is_wrong_usage(output: str, named: str | None) -> None:
-    with pytest.raises(CommandFailed) as caught:
+    with pytest.raises(CommandFailed) as caught, usage_errors():
         output_format(Path(output), named, TableFormat.CSV)
     assert caught.value.code is ExitCode.USAGE
+
+
+def test_an_extra_that_the_output_needs_is_missed_before_anything_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(CommandFailed, match=r"pip install 'millrace\[tables\]'"), usage_errors():
+        output_format(Path("out.parquet"), None, TableFormat.CSV)
 
 
 def test_a_schema_is_a_file_or_the_text_itself(tmp_path: Path) -> None:
