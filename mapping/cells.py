@@ -45,7 +45,7 @@ def clean_text(text: str) -> str:
 
 def is_empty(value: Any) -> bool:  # Any: a cell
     """Return whether a cell is missing, or text of spaces."""
-    return value is None or not cell_text(value).strip()
+    return value is None or not (value if type(value) is str else cell_text(value)).strip()
 
 
 def conform(value: Any, kind: ColumnType, name: str) -> Any:  # Any: JSON

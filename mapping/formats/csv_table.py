@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -31,25 +32,6 @@ class Record(NamedTuple):
     raw: bytes
     fields: list[str]
     problem: str | None = None
-
-
-class _Lines:
-    """Iterator of text for `csv.reader`, which keeps the lines that it gave and can give lines again."""
-
-    def __init__(self, lines: Iterator[tuple[bytes, str]]) -> None:
-        self._lines = lines
-        self.taken: list[tuple[bytes, str]] = []
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._lines)
-        self.taken.append(line)
-        return line[1]
-
-    def give_again(self, lines: list[tuple[bytes, str]]) -> None:
-        self._lines = itertools.chain(lines, self._lines)
 
 
 @dataclass(kw_only=True)
@@ -150,31 +132,38 @@ class CsvTable(Table):
 
         A record whose quote is not closed properly takes only its first line with it, and not those up to the next quote.
         """
-        lines = _Lines(self._lines())
+        lines = self._lines()
+        again: deque[tuple[bytes, str]] = deque()  # lines that a damaged record had taken
+        taken: list[tuple[bytes, str]] = []
         line = 1
         if self._has_hint:
             next(lines)
-            lines.taken.clear()
             line = 2
         dialect: dict[str, Any] = {"delimiter": self.delimiter or ",", "skipinitialspace": self._skips_space}
-        reader = csv.reader(lines, strict=True, **dialect)
+        reader = csv.reader(_taking(lines, again, taken), strict=True, **dialect)
         while True:
-            taken = lines.taken
             problem = None
             try:
                 fields = next(reader)
             except StopIteration:
                 return
-            except csv.Error as error:
-                fields, problem = [], str(error)
-            if problem:
-                lines.give_again(taken[1:])
+            except csv.Error:
+                again.extendleft(reversed(taken[1:]))
                 del taken[1:]
                 fields, problem = _sloppy(taken[0][1], dialect, line)
-                reader = csv.reader(lines, strict=True, **dialect)
+                reader = csv.reader(_taking(lines, again, taken), strict=True, **dialect)
             yield Record(line, taken[0][0] if len(taken) == 1 else b"".join(raw for raw, _ in taken), fields, problem)
             line += len(taken)
             taken.clear()
+
+
+def _taking(
+    lines: Iterator[tuple[bytes, str]], again: deque[tuple[bytes, str]], taken: list[tuple[bytes, str]]
+) -> Iterator[str]:
+    """Yield the text of each line, those of `again` first, and note what was taken."""
+    while line := again.popleft() if again else next(lines, None):
+        taken.append(line)
+        yield line[1]
 
 
 def _sloppy(text: str, dialect: dict[str, Any], line: int) -> tuple[list[str], str | None]:

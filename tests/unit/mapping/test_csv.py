@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,14 @@ def test_a_quote_that_is_not_closed_takes_only_its_row(tmp_path, content, expect
     assert result == expected
     rows = list(csv.reader(io.StringIO(result.decode()), strict=True))
     assert {len(row) for row in rows} == {4}
+
+
+def test_many_damaged_rows_take_no_longer_than_others(tmp_path):
+    (tmp_path / "in.csv").write_text("id,text\n" + '1,"a" b\n2,"c\n3,d\n' * 15000)
+    start = time.process_time()
+    rows = list(open_table(tmp_path / "in.csv").rows())
+    assert (len(rows), sum(row.problem is not None for row in rows)) == (45000, 15000)
+    assert time.process_time() - start < 2
 
 
 def test_one_row_in_another_encoding_is_a_failed_row(tmp_path):
