@@ -35,7 +35,7 @@ from mapping.jobs.prepare import prepare
 from mapping.jobs.results import join_table, list_results
 
 _EXIT_CODES: Final = {errno.EFBIG: TOO_LARGE, errno.ENOSPC: DISK_FULL, errno.EDQUOT: DISK_FULL}
-_NICENESS: Final = 10  # the api and the engines come first
+_NICENESS: Final = 5  # the api and the engines come first
 _encode: Final = msgspec.json.Encoder(enc_hook=str).encode
 
 
