@@ -6,6 +6,7 @@ import datetime
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -33,6 +34,18 @@ def polars_module() -> Any:  # Any: the module, which is optional
     return polars
 
 
+@contextmanager
+def _reading(label: str, kind: str) -> Iterator[None]:
+    """Raise the error of a damaged file as a MappingError. Errors of polars have no common base, and some are panics."""
+    try:
+        yield
+    except (Exception, polars_module().exceptions.PanicException) as error:
+        if isinstance(error, MappingError | MemoryError):
+            raise
+        reason = str(error).partition("\n")[0]
+        raise MappingError(f"{label} cannot be read as {kind}: {reason}") from error
+
+
 @dataclass(kw_only=True)
 class FrameTable(Table):
     """A table that polars reads."""
@@ -58,16 +71,14 @@ class ParquetTable(FrameTable):
     """A Parquet file."""
 
     def __post_init__(self) -> None:
-        pl = polars_module()
-        try:
-            self.schema = dict(pl.read_parquet_schema(self.path))
-        except Exception as error:  # polars has no common base of its errors
-            raise MappingError(f"{self.label} cannot be read as Parquet: {error}") from error
+        with _reading(self.label, "Parquet"):
+            self.schema = dict(polars_module().read_parquet_schema(self.path))
         self.columns = tuple(Column(name, _column_type(dtype)) for name, dtype in self.schema.items())
 
     def frames(self) -> Iterator[pl.DataFrame]:
         """Read the file row group by row group."""
-        yield from polars_module().scan_parquet(self.path).collect_batches(chunk_size=_BATCH, maintain_order=True)
+        with _reading(self.label, "Parquet"):
+            yield from polars_module().scan_parquet(self.path).collect_batches(chunk_size=_BATCH, maintain_order=True)
 
 
 @dataclass(kw_only=True)
@@ -80,20 +91,19 @@ class ExcelTable(FrameTable):
         pl = polars_module()
         import fastexcel
 
-        try:
+        with _reading(self.label, "an Excel file"):
             sheets = fastexcel.read_excel(self.path).sheet_names
-        except Exception as error:  # fastexcel's errors depend on the file
-            raise MappingError(f"{self.label} cannot be read as an Excel file: {error}") from error
         if self.sheet is not None and self.sheet not in sheets:
             raise MappingError(f"{self.label} has no sheet {self.sheet!r}; it has {', '.join(sheets)}", param="sheet")
-        frame = pl.read_excel(
-            self.path,
-            sheet_name=self.sheet or sheets[0],
-            infer_schema_length=None,
-            drop_empty_rows=False,
-            drop_empty_cols=False,
-            raise_if_empty=False,
-        )
+        with _reading(self.label, "an Excel file"):
+            frame = pl.read_excel(
+                self.path,
+                sheet_name=self.sheet or sheets[0],
+                infer_schema_length=None,
+                drop_empty_rows=False,
+                drop_empty_cols=False,
+                raise_if_empty=False,
+            )
         if not frame.width:
             raise MappingError(
                 f"sheet {self.sheet or sheets[0]!r} of {self.label} is empty: its first row must name the columns"

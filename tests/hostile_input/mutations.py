@@ -13,6 +13,7 @@ from random import Random
 from typing import Any, Final
 
 CHAT: Final = "/v1/chat/completions"
+MAPPING: Final = {"model": "fake", "prompt": "{custom_id} {{ body }}", "schema": "a: x|y, b: number?", "where": "url"}
 BATCHABLE: Final = (CHAT, "/v1/completions", "/v1/embeddings", "/v1/responses")
 
 # Written as JSON text, since Python's writer cannot produce some of them.
@@ -198,7 +199,7 @@ def body_request(rng: Random, path: str | None = None) -> Fuzzed:
 
 
 def create_request(rng: Random, file_id: str) -> Fuzzed:
-    """Return a mutated request for a batch, an upload in parts, or seldom a validation, since each is a process."""
+    """Return a mutated request for a batch, an upload in parts, or seldom a validation or mapping: each is a process."""
     good: dict[str, dict[str, Any]] = {
         "/v1/batches": {
             "input_file_id": file_id,
@@ -208,8 +209,10 @@ def create_request(rng: Random, file_id: str) -> Fuzzed:
         },
         "/v1/uploads": {"purpose": "batch", "filename": "a.jsonl", "bytes": 9, "mime_type": "text/jsonl"},
         "/v1/batches/validate": {"input_file_id": file_id, "endpoint": CHAT},
+        "/v1/batches/map": {"input_file_id": file_id, "mapping": MAPPING, "priority": 1},
+        "/v1/batches/map/preview": {"input_file_id": file_id, "mapping": MAPPING, "sample": 2},
     }
-    (path,) = rng.choices(list(good), weights=(10, 10, 1))
+    (path,) = rng.choices(list(good), weights=(10, 10, 1, 1, 1))
     return Fuzzed(path, write(mutate(rng, good[path])).encode(), "application/json")
 
 

@@ -114,7 +114,7 @@ def test_no_log_contains_a_key_or_the_address_of_a_service(secured: Guarded, tra
 
 def test_no_error_repeats_text_of_the_request(traffic: tuple[Key, list[str]]) -> None:
     _, errors = traffic
-    assert len(errors) == 9
+    assert len(errors) == 12
     assert [error for error in errors if MARKER in error] == []
 
 

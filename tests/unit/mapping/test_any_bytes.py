@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -85,3 +86,13 @@ def test_a_damaged_csv_file_becomes_one_in_which_every_cell_is_in_its_column(tmp
         if not (old.problem and new.problem and "fields" in new.problem):  # surplus fields stay where they are
             assert new.problem is None
             assert list(new.values.values())[: len(old.values)] == [cell or "" for cell in old.values.values()]
+
+
+def test_a_parquet_file_that_is_damaged_behind_its_schema_is_an_error_in_words(tmp_path):
+    path = tmp_path / "in.parquet"
+    pl.DataFrame({"text": [f"row {number}" for number in range(1000)]}).write_parquet(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    table = open_table(path)
+    with pytest.raises(MappingError, match=r"^in.parquet cannot be read as Parquet: [^\n]+$"):
+        list(table.rows())

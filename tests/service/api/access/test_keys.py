@@ -146,7 +146,7 @@ def test_a_model_that_is_not_allowed_does_not_exist(guarded: Guarded) -> None:
     said = [check_problem(answer, 404, "model_not_found", "model")["message"] for answer in answers]
     assert said[0].replace("'fake'", "'none'") == said[1]
     mapping = json.dumps({"model": "fake", "prompt": "{text}"})
-    sent = {"files": {"file": ("a.csv", b"text\nx\n")}, "data": {"mapping": mapping}}
+    sent: Any = {"files": {"file": ("a.csv", b"text\nx\n")}, "data": {"mapping": mapping}}
     check_problem(key.http.post("/v1/batches/map/preview", **sent), 404, "model_not_found", "mapping.model")
     assert key.client.chat.completions.create(model="other", messages=HELLO).choices
 
