@@ -32,6 +32,7 @@ class Client:
 
     def __init__(self, base_url: str, api_key: str) -> None:
         self.base_url = base_url.rstrip("/")
+        self.restart_server: Callable[[], object] = lambda: None  # called between attempts to reach a server
         self._http = httpx2.Client(timeout=_TIMEOUT, headers={"Authorization": f"Bearer {api_key}"})
 
     def __enter__(self) -> Client:
@@ -138,6 +139,7 @@ class Client:
             except CommandFailed as error:
                 if error.code is not ExitCode.UNREACHABLE or time.monotonic() > deadline:
                     raise
+                self.restart_server()
                 time.sleep(_PAUSE_SECONDS)
 
     def content(self, file_id: str) -> Iterator[bytes]:

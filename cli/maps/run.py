@@ -108,7 +108,8 @@ class MapRun:
 
     def _check_first(self, first: bytes) -> None:
         """Raise CommandFailed for what would fail every row, such as a schema that the model cannot follow."""
-        report = self.session.client.validate("map.jsonl", BytesIO(first), self.mapping.mapper.endpoint)
+        client, endpoint = self.session.client, self.mapping.mapper.endpoint
+        report = client.patiently(lambda: client.validate("map.jsonl", BytesIO(first), endpoint))
         for error in report["errors"]:
             if error["code"] not in _OF_ONE_ROW:
                 raise CommandFailed(f"No row can be asked: {error['message']}", ExitCode.USAGE)

@@ -59,6 +59,7 @@ def server_session(console: Console, base_url: str | None, key: str, settings: S
     console.print(f"The stack is ready after {time.monotonic() - started_at:.1f} s, at {stack.url}", highlight=False)
     try:
         with Client(f"{stack.url}/v1", api_key(key)) as client:
+            client.restart_server = stack.restart_dead
             yield Session(client, stack.restart_dead, is_started=True)
     finally:
         with console.status("Stopping the stack …"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +92,22 @@ def test_a_refusal_of_the_server_has_an_exit_code(tmp_path: Path, status: int, c
         thread.join()
     assert done.returncode == code
     assert f"The server answered {status}: No." in done.stderr
+
+
+def test_a_server_that_has_ended_is_started_between_two_attempts() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    started: list[HTTPServer] = []
+
+    def start() -> None:
+        Streaming.streams, Streaming.last_ids = ['{"id": "batch_a"}'], []
+        started.append(HTTPServer(("127.0.0.1", port), Streaming))
+        threading.Thread(target=started[0].handle_request, daemon=True).start()
+
+    with Client(f"http://127.0.0.1:{port}", "any") as client:
+        client.restart_server = start
+        assert client.batch("batch_a") == {"id": "batch_a"}
+    started[0].server_close()
 
 
 def test_a_rate_limit_is_waited_for_unless_the_caller_has_other_work() -> None:
