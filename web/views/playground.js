@@ -31,7 +31,7 @@ const running = signal(null); // the AbortController of the answer that arrives
 let lastId = 0;
 
 const set = (patch) => (form.value = { ...form.value, ...patch });
-const model = () => (chatModels().find(({ id }) => id === form.value.model) || chatModels()[0])?.id;
+const model = () => (chatModels().find(({ id }) => id === form.value.model) || chatModels().find(({ status }) => status === "ready") || chatModels()[0])?.id;
 const chatModels = () => models.value.filter((each) => each.endpoints.includes(CHAT));
 const change = (id, patch) => (turns.value = turns.value.map((turn) => (turn.id === id ? { ...turn, ...patch } : turn)));
 
