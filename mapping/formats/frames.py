@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -26,12 +27,15 @@ _UNNAMED: Final = "__UNNAMED__"  # fastexcel's name of a column without one
 
 def polars_module() -> Any:  # Any: the module, which is optional
     """Return polars. Raises MappingError where the extra is not installed."""
+    return _module("polars")
+
+
+def _module(name: str) -> Any:  # Any: an optional module
     try:
-        import polars
+        return importlib.import_module(name)
     except ImportError as error:
         problem = "Parquet and Excel files need the extra 'tables': pip install 'millrace[tables]'"
         raise MappingError(problem) from error
-    return polars
 
 
 @contextmanager
@@ -89,8 +93,7 @@ class ExcelTable(FrameTable):
 
     def __post_init__(self) -> None:
         pl = polars_module()
-        import fastexcel
-
+        fastexcel = _module("fastexcel")
         with _reading(self.label, "an Excel file"):
             sheets = fastexcel.read_excel(self.path).sheet_names
         if self.sheet is not None and self.sheet not in sheets:

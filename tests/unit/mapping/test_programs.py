@@ -6,6 +6,7 @@ import csv
 import datetime as dt
 import json
 import re
+import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -307,3 +308,27 @@ def test_columns_of_json_lines_have_the_type_that_all_values_share(tmp_path):
     Run(tmp_path / "in.jsonl", tmp_path / "out.parquet", prompt="{n}")
     out = pl.read_parquet(tmp_path / "out.parquet").to_dicts()
     assert (out[0]["o"], out[0]["mix"], out[0]["v"], out[1]["x"], out[1]["ok"]) == ('{"a":1}', "1", [0.5], 1.5, None)
+
+
+def test_a_parquet_file_that_is_damaged_inside_is_explained(tmp_path):
+    pl.DataFrame({"text": [f"text {n}" for n in range(1000)]}).write_parquet(
+        tmp_path / "in.parquet", compression="uncompressed"
+    )
+    content = bytearray((tmp_path / "in.parquet").read_bytes())
+    content[4:400] = bytes(396)
+    (tmp_path / "in.parquet").write_bytes(content)
+    with pytest.raises(MappingError, match="in.parquet cannot be read as Parquet: "):
+        list(open_table(tmp_path / "in.parquet").rows())
+
+
+@pytest.mark.parametrize(
+    ("missing", "name"), [("polars", "in.parquet"), ("polars", "in.xlsx"), ("fastexcel", "in.xlsx")]
+)
+def test_a_missing_extra_is_named(tmp_path, monkeypatch, missing, name):
+    pl.DataFrame({"text": ["a"]}).write_parquet(tmp_path / "in.parquet")
+    excel(tmp_path / "in.xlsx", [["text"]])
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(MappingError, match=re.escape("pip install 'millrace[tables]'")):
+        open_table(tmp_path / name)
+    (tmp_path / "in.csv").write_text("text\na\n")
+    assert Run(tmp_path / "in.csv", tmp_path / "out.jsonl").written.rows == 1
