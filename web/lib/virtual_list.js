@@ -7,7 +7,7 @@ const MARGIN = 8; // rows kept above and below the view
 // The list scrolls with the page. `label` names it; rows have the ARIA roles of a table: `row(index)` returns cells.
 export function VirtualList({ count, height, row, onRange = () => {}, label, header = null, keyOf = (index) => index }) {
   const ref = useRef(null);
-  const [range, setRange] = useState([0, Math.min(count, 40)]);
+  const [range, setRange] = useState([0, Math.min(count, Math.ceil(innerHeight / height) + MARGIN)]);
   const look = () => {
     if (!ref.current) return;
     const top = -ref.current.getBoundingClientRect().top;

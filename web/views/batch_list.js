@@ -2,7 +2,7 @@
 import { get, withQuery } from "../lib/api.js";
 import { batchName, isFinal } from "../lib/format.js";
 
-const FIRST_PAGE = 50; // enough for the first view
+const FIRST_PAGE = 30; // enough for the first view
 const PAGE = 100;
 const AHEAD = 40; // rows loaded before they are in view
 const MARGIN = 8; // of the virtual list: rows above the view
