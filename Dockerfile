@@ -33,7 +33,7 @@ COPY mapping mapping
 COPY web web
 COPY cli cli
 COPY migrations migrations
-RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable .
+RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable '.[tables]'
 
 FROM ${RUN_BASE}
 ARG GPU

@@ -81,6 +81,8 @@ def test_a_chat_completion_and_its_chunks_match_the_published_schema(client: Ope
 
 def _cases() -> Iterator[Any]:  # Any: pytest's parameters
     for operation in _operations():
+        if operation.path == "/v1/batches/events":  # it ends only with its client; test_batch_feed.py reads it
+            continue
         yield pytest.param(operation, GenerationMode.POSITIVE, id=f"{operation.label} valid")
         if len(operation.body) or len(operation.query):  # without them no request can violate the schema
             yield pytest.param(operation, GenerationMode.NEGATIVE, id=f"{operation.label} invalid")
