@@ -1,6 +1,6 @@
 // The shell of the page: navigation, the key that a server may ask for, the state of the connection, and the view of the address.
 import { html, render, useEffect, useRef, useState } from "./lib/html.js";
-import { caller, can, isOnline, key, needsKey, setKey, signIn, signOut } from "./lib/api.js";
+import { begin, caller, can, isOnline, key, needsKey, setKey, signIn, signOut } from "./lib/api.js";
 import { plain } from "./lib/format.js";
 import { go, href, route } from "./lib/router.js";
 import { Button, Dialog, Empty, ErrorBox, Field, Loading, Question, Toasts, toast, toastError } from "./lib/ui.js";
@@ -175,4 +175,5 @@ addEventListener("drop", (event) => {
   dispatchEvent(new CustomEvent("millrace-drop"));
 });
 
+if (viewOf(route.value) === "batches" && !route.value.query.size) begin("/v1/batches?limit=30"); // beside the first calls
 render(html`<${App} />`, document.querySelector("#app"));

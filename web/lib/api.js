@@ -69,7 +69,18 @@ export async function errorOf(response) {
 }
 
 const call = (method) => async (path, options) => (await send(method, path, options)).json();
-export const get = call("GET");
+const begun = new Map(); // answers of `begin` that no view has taken yet
+export const get = (path, options) => {
+  const early = begun.get(path);
+  begun.delete(path);
+  return early || call("GET")(path, options);
+};
+// Ask before the view that needs the answer is there; the first `get` of the path takes it.
+export const begin = (path) => {
+  const answer = call("GET")(path);
+  answer.catch(() => {});
+  begun.set(path, answer);
+};
 export const del = call("DELETE");
 export const post = (path, json = {}, options = {}) => call("POST")(path, { json, ...options });
 export const patch = (path, json) => call("PATCH")(path, { json });

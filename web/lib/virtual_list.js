@@ -12,7 +12,7 @@ export function VirtualList({ count, height, row, onRange = () => {}, label, hea
     if (!ref.current) return;
     const top = -ref.current.getBoundingClientRect().top;
     const first = Math.max(0, Math.floor(top / height) - MARGIN);
-    const last = Math.min(count, Math.ceil((top + innerHeight) / height) + MARGIN);
+    const last = Math.min(count, Math.max(MARGIN, Math.ceil((top + innerHeight) / height) + MARGIN)); // some rows also below the view
     setRange((old) => (old[0] === first && old[1] === last ? old : [first, Math.max(first, last)]));
   };
   useLayoutEffect(look, [count, height]);
