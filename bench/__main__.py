@@ -27,10 +27,12 @@ from bench.interactive import first_token_under_load
 from bench.json_schema import compare_json
 from bench.models import DEMO, QWEN05, SMOL135
 from bench.overhead import milliseconds_per_step
+from bench.page import BATCHES, open_page
 from bench.pipeline import big_file, pipeline
 from bench.residency import NAMES, PLACES, measure
 from bench.sampling import compare_sampling
 from bench.speculation import compare_speculation
+from bench.tables import ROWS, microseconds_per_row
 from bench.upstream import ANSWER_SECONDS, LINES, PARALLEL, batch, first_token_overhead
 
 _RESULTS = Path(".bench") / "results.json"
@@ -264,6 +266,41 @@ def _residency(folder: Path, *, minutes: float, is_real: bool) -> list[Result]:
     ]
 
 
+def _page(_: Path) -> list[Result]:
+    run = open_page()
+    return [
+        Result(
+            name=f"page: list of {BATCHES:,} batches drawn", value=run.ready_ms, unit="ms", target=300, is_limit=True
+        ),
+        Result(
+            name="page: the same, first load of a browser",
+            value=run.first_ready_ms,
+            unit="ms",
+            target=500,
+            is_limit=True,
+        ),
+        Result(
+            name="page: slowest of 8 updates behind the database",
+            value=run.update_ms,
+            unit="ms",
+            target=1000,
+            is_limit=True,
+        ),
+        Result(
+            name=f"api at rest with an open page ({run.closed_percent:.2f} % without)",
+            value=run.open_percent,
+            unit="% of a core",
+            target=1,
+            is_limit=True,
+        ),
+    ]
+
+
+def _tables(folder: Path) -> list[Result]:
+    value = statistics.median(microseconds_per_row(folder) for _ in range(3))
+    return [Result(name=f"mapped CSV of {ROWS:,} rows", value=value, unit="us/row", target=20, is_limit=True)]
+
+
 def _upstream(folder: Path) -> list[Result]:
     runs = batch(folder)
     server = f"a server of {PARALLEL} x {1000 * ANSWER_SECONDS:.0f} ms"
@@ -299,6 +336,8 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "step": _step,
     "engine-memory": _engine_memory,
     "speculation": _speculation,
+    "page": _page,
+    "tables": _tables,
     "upstream": _upstream,
     "transformers": _transformers,
 }
