@@ -29,7 +29,7 @@ def line(custom_id: str = "a", **fields: Any) -> bytes:
 def test_requests_dropped_anywhere_are_checked_and_started(demo_stack: StackProcess, open_journey: OpenJourney) -> None:
     journey = open_journey(demo_stack.url)
     page = journey.open("#/models")
-    expect(page.get_by_role("heading", name="Models")).to_be_visible()
+    expect(page.get_by_role("heading", name="Models", level=1)).to_be_visible()
     drop(page, "support_tickets.jsonl", (INPUTS / "support_tickets.jsonl").read_bytes())
     expect(page.get_by_text("240 lines, no errors")).to_be_visible()
     page.get_by_label("Priority").select_option("high")

@@ -28,7 +28,11 @@ ENGINE = ("engine.process.server", '"model":"first"')
 def models(shared_stack: FaultStack) -> Iterator[list[str]]:
     """Two models, each of which needs more than half of the budget."""
     names, folder = ["first", "second"], shared_stack.folder / "models"
-    ((budget,),) = shared_stack.query("SELECT budget_bytes FROM workers WHERE kind = 'launcher'")
+    # A killed launcher leaves its row until its successor removes it: only the one that runs now is meant.
+    ((budget,),) = shared_stack.query(
+        "SELECT budget_bytes FROM workers WHERE kind = 'launcher' AND pid = :pid",
+        pid=shared_stack.process.find(*LAUNCHER).pid,
+    )
     for name in names:
         (folder / f"{name}.yaml").write_text(MODEL.format(name=name, size=budget * 6 // 10))
     wait_for(lambda: set(names) <= served(shared_stack), "they are listed")
