@@ -34,6 +34,12 @@ SKIP_REASONS: Final = (
     "needs npm",
     "needs two CPUs",
     "needs the extra transformers",
+    "needs network namespaces",
+    "needs nginx",
+    "needs pgbouncer",
+    "needs promtool",
+    "needs systemd-analyze",
+    "needs helm-python-sdk",
 )
 
 FAKE_MODEL = "name: fake\nbackend: fake\nembeddings: true\nslots: 8\ncontext_size: 4096\naliases: [also-fake]\n"
