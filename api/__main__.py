@@ -19,18 +19,22 @@ from core.logs import configure_logging
 from core.process.child_process import exit_with, notify_ready
 from core.process.hangup import on_hangup
 from core.process.listening import bound_socket
+from core.process.signs_of_life import Phase, Role, SignsOfLife
 from core.settings import load_settings
 
 _IDLE_SECONDS = 75
+_SIGN_SECONDS = 5.0
 
 
 class Server(uvicorn.Server):
     """Uvicorn that reports its address when it is ready, and ends waiters at shutdown."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, url: str) -> None:
+    def __init__(self, config: uvicorn.Config, app: FastAPI, url: str, signs: SignsOfLife) -> None:
         super().__init__(config)
         self._app = app
         self._url = url
+        self._signs = signs
+        self._giving: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then report readiness."""
@@ -40,10 +44,19 @@ class Server(uvicorn.Server):
             gc.freeze()  # objects so far are permanent; each full collection over them would stop all streams for 0.1 s
             print(f"listening on {self._url}", flush=True)
             notify_ready(self._url)
+            self._giving = asyncio.create_task(self._give_signs(), name="signs_of_life")
+
+    async def _give_signs(self) -> None:
+        while True:
+            self._signs.give(url=self._url)
+            await asyncio.sleep(_SIGN_SECONDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting connections; open streams have some time to complete."""
         state = self._app.state
+        if self._giving is not None:
+            self._giving.cancel()
+        self._signs.give(Phase.STOPPING)
         ending = asyncio.create_task(end_waiters(state.waiters, state.shutting_down, state.settings.drain_seconds))
         try:
             await super().shutdown(sockets)
@@ -60,6 +73,7 @@ def main() -> None:
         check_database(settings)
         app = create_app(settings)
         listener = bound_socket(settings.host, settings.port)
+        signs = SignsOfLife(settings.state_dir, Role.API)
     except MillraceError as error:
         exit_with("api", error)
     set_tcp_user_timeout(listener, settings.unread_seconds)
@@ -74,7 +88,7 @@ def main() -> None:
         timeout_graceful_shutdown=int(settings.drain_seconds),
         server_header=False,
     )
-    server = Server(config, app, f"http://{host}:{listener.getsockname()[1]}")
+    server = Server(config, app, f"http://{host}:{listener.getsockname()[1]}", signs)
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(3)

@@ -40,8 +40,13 @@ def local_url(settings: Settings) -> str:
         launcher = running_launcher(settings.state_dir)
         if launcher is not None and launcher.url:
             return f"{launcher.url}/v1"
-    host = _ANY_ADDRESS.get(settings.host, settings.host)
+    host = host_to_call(settings.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.port or 8000}/v1"
+
+
+def host_to_call(host: str) -> str:
+    """Return the host at which a server of this machine that listens on `host` can be called."""
+    return _ANY_ADDRESS.get(host, host)
 
 
 def api_key(given: str) -> str:

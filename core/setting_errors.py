@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from core.field_errors import describe, nearest
+from core.setting_files import SUFFIX
 
 _OPTIONS: Final = ("host", "port", "state_dir", "models_dir")
 TOML_FILE: Final = "millrace.toml"
@@ -32,7 +33,7 @@ def warn_of_unknown(names: Collection[str]) -> list[str]:
     return [
         f"there is no setting {name}{nearest(key, known) or '; it is ignored.'}".replace("mean '", f"mean '{PREFIX}")
         for name, key in keys.items()
-        if key not in known and not key.startswith(_OTHERS)
+        if key not in known and key.removesuffix(SUFFIX) not in known and not key.startswith(_OTHERS)
     ]
 
 
@@ -46,7 +47,8 @@ def _describe(
         option = f"--{field.replace('_', '-')}" if field in _OPTIONS else field
         return f"{option} {describe(error)}"
     spellings = (f"{PREFIX}{field.upper()}", field.upper() if field.endswith("_url") else "")
-    variable = next((name for name in os.environ if name.upper() in spellings), None)
+    given = sorted(os.environ, key=lambda name: name.upper().endswith(SUFFIX))  # a variable is stronger than its file
+    variable = next((name for name in given if name.upper().removesuffix(SUFFIX) in spellings), None)
     return f"{variable or f'{_toml_place(field)}: {field}'} {describe(error)}"
 
 

@@ -1,6 +1,7 @@
 """Settings: one class, which each process loads once at its entry point. This file is the operator's manual.
 
-Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_URL`/`REDIS_URL`), `millrace.toml`, defaults.
+Sources, strongest first: arguments, environment (`MILLRACE_*`, and `DATABASE_URL`/`REDIS_URL`), files that variables with the
+suffix `_FILE` name, `millrace.toml`, defaults.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from core.errors import ConfigError
 from core.memory_sizes import AUTO, parse_device_memory
 from core.service_urls import check_database_url, check_redis_url
 from core.setting_errors import PREFIX, TOML_FILE, describe_settings, warn_of_unknown
+from core.setting_files import SettingFiles
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 MIB: Final = 1 << 20
@@ -291,8 +293,8 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Use arguments, environment and TOML, in this order, and no .env file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+        """Use arguments, environment, files of variables and TOML, in this order, and no .env file."""
+        return init_settings, env_settings, SettingFiles(settings_cls), TomlConfigSettingsSource(settings_cls)
 
     @property
     def is_loopback(self) -> bool:

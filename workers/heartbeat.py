@@ -100,13 +100,22 @@ def _engine_reports(models: Mapping[str, ServedModel], now: float) -> list[Engin
 
 
 class WorkerHeartbeat:
-    """Writes the row of this process, and removes it in the end."""
+    """Writes the row of this process, and removes it in the end. `on_turn` is called after each attempt to write it."""
 
-    def __init__(self, identity: Identity, database: Database, status: Callable[[], Status], *, seconds: float) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        database: Database,
+        status: Callable[[], Status],
+        *,
+        seconds: float,
+        on_turn: Callable[[], None] = lambda: None,
+    ) -> None:
         self._identity = identity
         self._database = database
         self._status = status
         self._seconds = seconds
+        self._on_turn = on_turn
         self._reported: dict[tuple[str, str], int] = {}
         self._is_row_kept = False
         self._stop = threading.Event()
@@ -124,6 +133,7 @@ class WorkerHeartbeat:
     def report(self) -> None:
         """Report now, in this thread; a database that is away is logged."""
         self._try(self.beat)
+        self._on_turn()
 
     def wake(self) -> None:
         """Report soon, in the thread of the heartbeat. Callable from any thread."""

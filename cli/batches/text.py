@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cli.client import Json
 from cli.output import moment, plural
 from core.states import FINAL_BATCH_STATES
+
+if TYPE_CHECKING:
+    from cli.client import Json
 
 PAUSED: Final = "paused"
 WAITING_FOR_MODEL: Final = "waiting_for_model"

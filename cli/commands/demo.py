@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cli.options import ApiKey, ModelsDir, ServerOrStack, StateDir, given_settings, server_options
-from core.settings import ROOT
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,7 +18,8 @@ if TYPE_CHECKING:
     from cli.client import Client
     from cli.errors import ExitCode
 
-_TICKETS = ROOT / "batch_inputs" / "support_tickets.jsonl"
+_ROOT = Path(__file__).resolve().parent.parent.parent
+_TICKETS = _ROOT / "batch_inputs" / "support_tickets.jsonl"
 _SHOWN = 8
 _QUESTION = "What is the capital of France?"
 
@@ -58,7 +58,7 @@ def run_demo(
     from cli.batches.run import BatchRun, summarise
     from cli.output_files import OutputFile
 
-    console.print(f"\nLabelling {_TICKETS.relative_to(ROOT)} through the Batch API:", highlight=False)
+    console.print(f"\nLabelling {_TICKETS.relative_to(_ROOT)} through the Batch API:", highlight=False)
     answers, failed = (OutputFile(path=path, may_replace=True) for path in (output, error_path(output)))
     files = ResultFiles(answers, failed)
     work = BatchRun(

@@ -169,9 +169,19 @@ def exit_with(name: str, error: Exception) -> NoReturn:
 
 def notify_ready(status: str = "") -> None:
     """Report readiness, with one status line, to the process that set NOTIFY_SOCKET, if any."""
+    _notify(f"READY=1\nSTATUS={status}")
+
+
+def notify_watchdog() -> None:
+    """Report to systemd that this process works, if its unit has a watchdog for it and not for a parent of it."""
+    if os.environ.get("WATCHDOG_PID") == str(os.getpid()):
+        _notify("WATCHDOG=1")
+
+
+def _notify(message: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as stream, suppress(OSError):
         stream.connect("\0" + address[1:] if address.startswith("@") else address)
-        stream.send(f"READY=1\nSTATUS={status}".encode())
+        stream.send(message.encode())

@@ -15,12 +15,17 @@ _MAX_DIRECTORY: Final = 70  # of 107 bytes, the rest is for names below it
 
 def socket_directory(state_dir: Path) -> Path:
     """Create a 0700 directory for sockets, always the same one for a state directory."""
+    return private_directory(socket_directory_path(state_dir))
+
+
+def socket_directory_path(state_dir: Path) -> Path:
+    """Return that directory, which may not exist yet."""
     path = state_dir.resolve() / "run"
     if len(os.fsencode(path)) > _MAX_DIRECTORY:
         digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:12]
         base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
         path = base / f"millrace-{os.getuid()}-{digest}"
-    return private_directory(path)
+    return path
 
 
 def private_directory(path: Path) -> Path:

@@ -45,6 +45,10 @@ class Consumer(ABC):
     def status(self, now: float) -> Status:
         """The next heartbeat's report; `now` is the monotonic clock's."""
 
+    def problem(self, now: float) -> str:  # noqa: ARG002
+        """Describe what only a restart of the process ends; empty without it. `now` is the monotonic clock's."""
+        return ""
+
     @abstractmethod
     def close(self) -> None:
         """Publish the last events and stop the threads."""

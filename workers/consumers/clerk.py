@@ -23,6 +23,7 @@ from workers.maintenance.webhook_sender import WebhookSender
 from workers.validation.task import answer_validation
 
 _SWEEP_THREADS: Final = 2
+_LONG_SWEEP_SECONDS: Final = 1800.0  # more than many files to delete take
 
 
 class ClerkConsumer(Consumer):
@@ -79,6 +80,11 @@ class ClerkConsumer(Consumer):
             poll_seconds=None if swept_at is None else now - swept_at,
             totals={(CounterName.EVENTS_DROPPED, ""): self._context.publisher.num_dropped},
         )
+
+    def problem(self, now: float) -> str:
+        began_at = self._sweeper.began_at
+        seconds = 0.0 if began_at is None else now - began_at
+        return f"a sweep has taken {seconds / 60:.0f} minutes" if seconds > _LONG_SWEEP_SECONDS else ""
 
     def close(self) -> None:
         self._context.publisher.close()

@@ -26,6 +26,7 @@ from core.logs import configure_logging
 from core.models.live_catalog import LiveCatalog
 from core.process.child_process import exit_with, notify_ready
 from core.process.hangup import on_hangup
+from core.process.signs_of_life import WITHIN_SECONDS, Phase, Role, SignsOfLife
 from core.queue.celery_app import make_celery, make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings, load_settings
@@ -116,9 +117,21 @@ def _build(identity: Identity, settings: Settings, app: Celery) -> Consumer:
     return ChatConsumer(app, worker, client) if identity.kind == "chat" else BatchConsumer(app, worker, client)
 
 
-def _heartbeat(settings: Settings, identity: Identity, consumer: Consumer) -> WorkerHeartbeat:
-    own = Database(database_engine(settings.database_url or "", pool_size=1))
-    return WorkerHeartbeat(identity, own, lambda: consumer.status(time.monotonic()), seconds=settings.heartbeat_seconds)
+def _heartbeat(
+    settings: Settings, identity: Identity, consumer: Consumer, signs: SignsOfLife | None
+) -> WorkerHeartbeat:
+    def on_turn() -> None:
+        if signs is not None:
+            signs.give(problem=consumer.problem(time.monotonic()))
+
+    own, seconds = Database(database_engine(settings.database_url or "", pool_size=1)), settings.heartbeat_seconds
+    return WorkerHeartbeat(identity, own, lambda: consumer.status(time.monotonic()), seconds=seconds, on_turn=on_turn)
+
+
+def _signs_of_life(settings: Settings, kind: str) -> SignsOfLife | None:
+    """Return the signs of a clerk; for the consumers of a worker its launcher gives them."""
+    within_seconds = WITHIN_SECONDS + settings.heartbeat_seconds
+    return SignsOfLife(settings.state_dir, Role.CLERK, within_seconds=within_seconds) if kind == "clerk" else None
 
 
 def main() -> None:
@@ -135,10 +148,17 @@ def main() -> None:
         app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
         identity = clerk_identity() if arguments.kind == "clerk" else consumer_identity(arguments.kind, arguments.slot)
         consumer = _build(identity, settings, app)
+        signs = _signs_of_life(settings, identity.kind)
     except (MillraceError, TimeoutError) as error:
         exit_with(arguments.kind, error)
-    heartbeat = _heartbeat(settings, identity, consumer)
-    shutdown = GracefulShutdown(consumer, settings.drain_seconds, heartbeat.close)
+    heartbeat = _heartbeat(settings, identity, consumer, signs)
+
+    def on_drain() -> None:
+        if signs is not None:
+            signs.give(Phase.STOPPING)
+        heartbeat.close()
+
+    shutdown = GracefulShutdown(consumer, settings.drain_seconds, on_drain)
 
     def on_ready(sender: Any, **_: Any) -> None:  # Any: what Celery's signal carries
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -93,6 +93,17 @@ class ConsumerProcesses:
                 log.error("consumer_unresponsive", name=kind)
                 child.send(signal.SIGKILL)
 
+    def problem(self, now: float) -> str:
+        """Describe a consumer that has ended, or has not reported for long; empty without one."""
+        for kind, process in self._processes.items():
+            child = process.child
+            if child is None or child.exit_code() is not None:
+                if kind not in self._starting:
+                    return f"its {kind} process has ended, and is started again"
+            elif (silent_seconds := self._link.silent_seconds(kind, child.pid, now)) > _FROZEN_SECONDS:
+                return f"its {kind} process has not reported for {silent_seconds:.0f} s"
+        return ""
+
     def stop(self, drain_seconds: float) -> None:
         """Let them drain, then kill them."""
         running = [process.child for process in self._processes.values() if process.child is not None]

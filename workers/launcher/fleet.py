@@ -25,6 +25,7 @@ from core.errors import MillraceError
 from core.logs import configure_logging
 from core.process.child_process import STDERR, ChildFailed, StartInterrupted, exit_with, notify_ready
 from core.process.hangup import on_hangup
+from core.process.signs_of_life import Phase, Role, SignsOfLife
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
 from workers.launcher.device_lock import lock_device
@@ -42,6 +43,7 @@ class Fleet:
 
     def __init__(self, settings: Settings, devices: Sequence[Device], models: str) -> None:
         self._drain_seconds = settings.drain_seconds
+        self._signs = SignsOfLife(settings.state_dir, Role.WORKER, ",".join(device.name for device in devices))
         command = [sys.executable, "-P", "-m", "workers", "--models", models]
         command += ["--measured", msgspec.json.encode(devices).decode(), "--only"]
         self._launchers = [
@@ -64,6 +66,7 @@ class Fleet:
             notify_ready()
             on_hangup(self._hang_up)
             while not is_stopping.wait(_CHECK_SECONDS):
+                self._signs.give()
                 for launcher in self._launchers:
                     launcher.restart_if_exited(time.monotonic())
         except StartInterrupted:
@@ -75,6 +78,7 @@ class Fleet:
         """Wait for all launchers. One that is killed is started again; one that exits with an error ends the worker."""
         deadline, waiting = time.monotonic() + _READY_SECONDS, list(self._launchers)
         while waiting:
+            self._signs.give(Phase.STARTING)
             for launcher in list(waiting):
                 child = launcher.child
                 exit_code = None if child is None else child.exit_code()
@@ -96,6 +100,7 @@ class Fleet:
 
     def _stop(self) -> None:
         """Stop all at the same time: each of them drains."""
+        self._signs.give(Phase.STOPPING)
         running = [launcher.child for launcher in self._launchers if launcher.child is not None]
         for child in running:
             child.send(signal.SIGTERM)

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from core.process.child_process import ChildFailed, StartInterrupted, notify_ready
+from core.process.signs_of_life import Phase, SignsOfLife
 from core.settings import Settings
 from workers.launcher.consumer_processes import ConsumerProcesses
 from workers.launcher.engines.activity import ActivityReporter
@@ -38,6 +39,7 @@ class WorkerLauncher:
         engines: Engines,
         consumers: ConsumerProcesses,
         activity: ActivityReporter,
+        signs: SignsOfLife,
     ) -> None:
         self._settings = settings
         self._link = link
@@ -45,6 +47,7 @@ class WorkerLauncher:
         self._engines = engines
         self._consumers = consumers
         self._activity = activity
+        self._signs = signs
 
     def run(self, is_stopping: Callable[[], bool], on_ready: Callable[[], None]) -> None:
         """Run until `is_stopping`; `link.wake` ends a wait. `on_ready` is called once it serves."""
@@ -59,6 +62,7 @@ class WorkerLauncher:
         except StartInterrupted:
             log.info("stopped_while_starting")
         finally:
+            self._signs.give(Phase.STOPPING)
             self._consumers.stop(self._settings.drain_seconds + _GRACE_SECONDS)
             self._engines.stop(_GRACE_SECONDS, time.monotonic())
 
@@ -76,6 +80,7 @@ class WorkerLauncher:
 
     def _turn(self, *, decides: bool) -> None:
         now = time.monotonic()
+        self._signs.give(Phase.READY if decides else Phase.STARTING, problem=self._consumers.problem(now))
         self._consumers.check(now)
         self._control.advance(self._consumers, now, decides=decides)
         self._activity.advance(self._engines.all(), now)

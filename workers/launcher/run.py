@@ -15,6 +15,7 @@ from core.errors import ConfigError, MillraceError
 from core.models.live_catalog import LiveCatalog
 from core.process.hangup import on_hangup
 from core.process.runtime_dirs import private_directory, socket_directory
+from core.process.signs_of_life import Role, SignsOfLife
 from core.settings import Settings, split_commas
 from db.connections import database_engine
 from db.model_loads import record_load
@@ -98,7 +99,8 @@ def _run(
     )
     consumers = ConsumerProcesses(settings, link, slot, logs, device)
     activity = ActivityReporter(identity.id, reports, demand.write)
-    launcher = WorkerLauncher(settings, link, control, engines, consumers, activity)
+    signs = SignsOfLife(settings.state_dir, Role.WORKER, device.name)
+    launcher = WorkerLauncher(settings, link, control, engines, consumers, activity, signs)
     budget_bytes = None if servable.device_bytes == UNLIMITED else servable.device_bytes
     status = with_device(reports.status, device, budget_bytes)
     heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)

@@ -54,6 +54,7 @@ class Sweeper:
         self._retention = Retention(context)
         self._missing_models = MissingModels(context)
         self.swept_at: float | None = None
+        self.began_at: float | None = None  # of the sweep in progress
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sweeper", daemon=True)
 
@@ -68,6 +69,7 @@ class Sweeper:
 
     def _run(self) -> None:
         while not self._stop.is_set():
+            self.began_at = time.monotonic()
             try:
                 self.sweep()
                 self.swept_at = time.monotonic()
@@ -75,6 +77,7 @@ class Sweeper:
                 log.warning("sweep_failed", reason=type(error).__name__)
             except Exception as error:  # the edge of this thread: the next sweep must come
                 log.error("sweep_failed", exc_info=error)
+            self.began_at = None
             self._stop.wait(self._context.settings.sweep_seconds)
 
     def sweep(self) -> None:

@@ -99,3 +99,51 @@ def test_variables_that_are_nearly_settings_are_found(monkeypatch: pytest.Monkey
         "there is no setting MILLRACE_PROT; did you mean 'MILLRACE_PORT'?",
         "there is no setting MILLRACE_XYZZY; it is ignored.",
     ]
+
+
+def test_a_variable_with_the_suffix_names_a_file_with_the_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "millrace.toml").write_text("slots = 3\n")
+    for name, text in {"url": "postgresql://a:secret@b/c\n", "redis": "redis://d", "slots": "5\r\n"}.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+    monkeypatch.setenv("MILLRACE_REDIS_URL_FILE", str(tmp_path / "redis"))
+    monkeypatch.setenv("MILLRACE_SLOTS_FILE", str(tmp_path / "slots"))
+    settings = load_settings()
+    assert (settings.database_url, settings.redis_url) == ("postgresql://a:secret@b/c", "redis://d")
+    assert settings.slots == 5, "it is stronger than millrace.toml"
+    assert unknown_variables() == []
+    monkeypatch.setenv("DATABASE_URL", "postgresql://e/f")
+    assert load_settings().database_url == "postgresql://e/f", "a variable is stronger than its file"
+    monkeypatch.setenv("DATABASE_URL", "")
+    assert load_settings().database_url == "postgresql://a:secret@b/c"
+
+
+@pytest.mark.parametrize(
+    ("variable", "content", "said"),
+    [
+        ("DATABASE_URL_FILE", None, "DATABASE_URL_FILE: FILE cannot be read: No such file or directory."),
+        ("DATABASE_URL_FILE", b"\n", "DATABASE_URL_FILE: FILE is empty. Write the value of the setting into it"),
+        ("MILLRACE_REDIS_URL_FILE", b"\xff\xfe", "MILLRACE_REDIS_URL_FILE: FILE cannot be read: it is not UTF-8."),
+        ("DATABASE_URL_FILE", b"mysql://me:secret@db/x", "DATABASE_URL_FILE must be a URL of Postgres"),
+        ("MILLRACE_SLOTS_FILE", b"many\n", "MILLRACE_SLOTS_FILE must be a whole number, not 'many'."),
+    ],
+)
+def test_a_wrong_file_of_a_setting_is_named_with_its_variable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, content: bytes | None, said: str
+) -> None:
+    file = tmp_path / "value"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv(variable, str(file))
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+    assert said.replace("FILE is", f"{file} is").replace("FILE cannot", f"{file} cannot") in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_the_file_of_no_setting_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MILLRACE_SLOTZ_FILE", "x")
+    assert unknown_variables() == ["there is no setting MILLRACE_SLOTZ_FILE; it is ignored."]
