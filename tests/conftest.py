@@ -31,6 +31,7 @@ SKIP_REASONS: Final = (
     "Postgres keeps its data outside the mounted disk, since user namespaces are refused here",
     "needs root",
     "needs openssl",
+    "needs curl",
     "needs npm",
     "needs two CPUs",
     "needs the extra transformers",

@@ -41,7 +41,7 @@ class StackProcess:
     def __init__(self, folder: Path, models: Path, *, device: str = "cpu", **settings: str) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
-        self._models = models
+        self.models_dir = models
         self._device = device
         self.environment = {**clean_environment(), **QUICK_RECOVERY, **settings}
         self._process: subprocess.Popen[str] | None = None
@@ -53,7 +53,7 @@ class StackProcess:
     def start(self) -> None:
         """Start the stack and wait until it reports that it is ready."""
         command = [str(Path(sys.executable).with_name("millrace")), "serve", "--port", "0"]
-        command += ["--state-dir", str(self.state_dir), "--models-dir", str(self._models), "--device", self._device]
+        command += ["--state-dir", str(self.state_dir), "--models-dir", str(self.models_dir), "--device", self._device]
         self._process = subprocess.Popen(
             command,
             cwd=self.folder,
