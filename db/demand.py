@@ -23,10 +23,11 @@ class WaitingChats(NamedTuple):
 
 
 class WaitingShards(NamedTuple):
-    """A model with shards to take, and the highest priority of their batches."""
+    """A model with shards to take, the highest priority of their batches, and the number of these shards."""
 
     model: str
     priority: int
+    shards: int
 
 
 class OtherEngine(NamedTuple):
@@ -47,7 +48,7 @@ def waiting_chats() -> Query[WaitingChats]:
 def waiting_shards() -> Query[WaitingShards]:
     """List the models with shards to take."""
     statement = (
-        select(Shard.model, func.max(Batch.priority).label("priority"))
+        select(Shard.model, func.max(Batch.priority).label("priority"), func.count().label("shards"))
         .join(Batch, Batch.id == Shard.batch_id)
         .where(is_claimable(), Batch.status == BatchState.IN_PROGRESS, Batch.paused_at.is_(None))
         .group_by(Shard.model)

@@ -54,3 +54,28 @@ def test_two_parts_of_the_cpu_serve_chats_and_a_batch(tmp_path: Path) -> None:
         assert httpx2.get(f"{stack.url}/readyz").json()["status"] == "ok"
     finally:
         stack.close()
+
+
+def test_a_second_device_helps_with_the_batch_of_a_model_that_the_first_has_loaded(tmp_path: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))[:2]
+    if len(cpus) < 2:
+        pytest.skip("needs two CPUs")
+    models = tmp_path / "models"
+    models.mkdir()
+    model = "name: late\nbackend: fake\nload: lazy\nslots: 2\nstep_seconds: 0.02\ncontext_size: 512\n"
+    (models / "late.yaml").write_text(model)
+    stack = StackProcess(tmp_path, models, device=f"cpu@{cpus[0]},cpu@{cpus[1]}", MILLRACE_SHARD_LINES="4")
+    stack.start()
+
+    def engines() -> int:
+        return sum("engine.process.server" in process.cmdline() for process in stack.descendants())
+
+    try:
+        assert engines() == 0
+        with stack.client() as client:
+            batch = start_batch(client, write_lines(tmp_path / "lines.jsonl", batch_lines(400, "late", max_tokens=16)))
+            wait_for(lambda: engines() == 2, "both devices have it")
+            wait_for(lambda: client.batches.retrieve(batch).status == "completed", "the batch ends")
+            assert len(result_lines(client, client.batches.retrieve(batch).output_file_id)) == 400
+    finally:
+        stack.close()

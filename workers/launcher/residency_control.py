@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
@@ -22,7 +23,8 @@ from workers.launcher.servable_models import ServableModels
 from workers.residency.demand import DemandReader
 from workers.residency.link import LinkServer
 from workers.residency.policy import ResidencyPolicy
-from workers.residency.types import Demand, Load, ResidentState, Retire
+from workers.residency.spreading import most_engines
+from workers.residency.types import Demand, Load, Resident, ResidentState, Retire
 
 log = structlog.get_logger()
 
@@ -33,6 +35,7 @@ _YIELD_SECONDS: Final = 2.0  # for which a launcher with free memory may take wh
 class ResidencyControl:
     """The models of one device.
 
+    `lanes` are the shards of a model that a consumer runs at a time.
     `on_load(model, seconds)` is called after each load, `on_failure(model, reason)` when callers cannot be served.
     """
 
@@ -46,6 +49,7 @@ class ResidencyControl:
         reports: EngineReports,
         demand: DemandReader,
         *,
+        lanes: int,
         on_load: Callable[[str, float], None] = lambda *_: None,
         on_failure: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
@@ -56,6 +60,7 @@ class ResidencyControl:
         self._link = link
         self._reports = reports
         self._demand = demand
+        self._lanes = lanes
         self._on_load = on_load
         self._on_failure = on_failure
         self._reserving: str | None = None
@@ -161,9 +166,12 @@ class ResidencyControl:
             request = self._demand.waiting.admins[name]
             if request.load_since is not None and request.load_since > self._failed_at.get(name, 0.0):
                 self._policy.clear_failures(name)
-        action = self._policy.decide(
-            now, self._servable.models(), self._engines.residents(), self._demands(now), self._servable.budget
-        )
+        residents = [
+            dataclasses.replace(each, is_elsewhere=self._demand.waiting.is_elsewhere(each.name))
+            for each in self._engines.residents()
+        ]
+        demands = self._demands(now, residents)
+        action = self._policy.decide(now, self._servable.models(), residents, demands, self._servable.budget)
         match action:
             case Load(name=name) if self._is_local(name):
                 self._load(name, now)
@@ -171,9 +179,7 @@ class ResidencyControl:
                 self._reserving = name
                 num_bytes = self._servable.num_bytes(name)
                 self._reports.begin_load(name, num_bytes, quietly=True)
-                self._demand.reserve(
-                    name, num_bytes, most=1 if self._is_waited_for(name) else self._servable.replicas(name)
-                )
+                self._demand.reserve(name, num_bytes, most=self._most_engines(name, demands))
             case Retire(name=name, how=how):
                 self._engines.retire(name, how)
 
@@ -185,21 +191,38 @@ class ResidencyControl:
         waiting = self._demand.waiting
         return name in waiting.chats or name in waiting.batches or name in waiting.admins
 
-    def _demands(self, now: float) -> list[Demand]:
+    def _most_engines(self, name: str, demands: Sequence[Demand]) -> int | None:
+        """How many launchers may have a model, whatever is the reason to load it here; None: any number."""
+        if any(each.name == name and each.is_further for each in demands):
+            shards = self._demand.waiting.shards.get(name, 0)
+            return most_engines(shards, self._lanes, self._servable.replicas(name))
+        return 1 if self._is_waited_for(name) else self._servable.replicas(name)
+
+    def _demands(self, now: float, residents: Sequence[Resident]) -> list[Demand]:
         """The demands that this launcher is to serve; those of models in memory too."""
         waiting, demands = self._demand.waiting, []
+        has_work = any(each.num_chats or each.num_lines or self._is_waited_for(each.name) for each in residents)
         for name in self._servable.names():
             since = [waiting.chats.get(name), self._reloads.get(name)]
-            priority = waiting.batches.get(name)
+            priority, is_further = waiting.batches.get(name), False
             if name not in self._engines and not self._is_ours(name, now):
-                since, priority = [self._reloads.get(name)], None
+                is_further = not has_work and self._may_help(name)
+                since, priority = [self._reloads.get(name)], priority if is_further else None
             if (request := waiting.admins.get(name)) is not None and request.load_at is not None:
                 since.append(request.load_since)
             known = [each for each in since if each is not None]
             if known or priority is not None:
                 waiting_since = min(known, default=None)
-                demands.append(Demand(name=name, waiting_since=waiting_since, batch_priority=priority))
+                demands.append(
+                    Demand(name=name, waiting_since=waiting_since, batch_priority=priority, is_further=is_further)
+                )
         return demands
+
+    def _may_help(self, name: str) -> bool:
+        """Is more left of the model's batches than the launchers that have it can begin?"""
+        waiting = self._demand.waiting
+        others, shards = waiting.num_elsewhere(name), waiting.shards.get(name, 0)
+        return 0 < others < most_engines(shards, self._lanes, self._servable.replicas(name))
 
     def _is_ours(self, name: str, now: float) -> bool:
         """Is a waiting model to be loaded here: no other launcher has it, and this one has room or is the one to make it?"""

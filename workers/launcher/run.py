@@ -94,6 +94,7 @@ def _run(
         link,
         reports,
         demand,
+        lanes=settings.batch_lanes,
         on_load=lambda model, seconds: demand.write(record_load(model, identity.host, device.name, seconds)),
         on_failure=callers.fail,
     )

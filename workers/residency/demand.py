@@ -50,19 +50,25 @@ class AdminRequest:
 class Waiting:
     """What waits at the time of a look, by model. `chats` are the times since when, by the monotonic clock.
 
+    `batches` are the highest priorities of batches with shards to take, and `shards` the numbers of these.
     `pins` are the models that admins have pinned, the oldest pin first. `others` are the states of each model at the other
     launchers, by their ids.
     """
 
     chats: Mapping[str, float] = field(default_factory=dict)
     batches: Mapping[str, int] = field(default_factory=dict)
+    shards: Mapping[str, int] = field(default_factory=dict)
     admins: Mapping[str, AdminRequest] = field(default_factory=dict)
     pins: tuple[str, ...] = ()
     others: Mapping[str, Mapping[str, EngineState]] = field(default_factory=dict)
 
     def is_elsewhere(self, model: str) -> bool:
         """Does another launcher have the model in memory, or load it?"""
-        return any(state in _IN_MEMORY for state in self.others.get(model, {}).values())
+        return self.num_elsewhere(model) > 0
+
+    def num_elsewhere(self, model: str) -> int:
+        """Count the other launchers that have the model in memory, or load it."""
+        return sum(state in _IN_MEMORY for state in self.others.get(model, {}).values())
 
     def may_be_served_elsewhere(self, model: str) -> bool:
         """Does another launcher have the model, or can it load it?"""
@@ -143,7 +149,7 @@ class DemandReader(threading.Thread):
     def _look(self, connection: Connection) -> None:
         now = self._clock()
         chats = {row.model: now - row.seconds for row in demand.waiting_chats().fetch_all(connection)}
-        batches = {row.model: row.priority for row in demand.waiting_shards().fetch_all(connection)}
+        shards = demand.waiting_shards().fetch_all(connection)
         admins = {
             row.model: AdminRequest(
                 load_at=row.load_at,
@@ -158,7 +164,14 @@ class DemandReader(threading.Thread):
             others.setdefault(row.model, {})[row.launcher] = row.state
         self._wished = {model: since for model, since in self._wished.items() if now - since < _WISH_SECONDS}
         chats = {**self._wished, **chats}
-        self.waiting = Waiting(chats=chats, batches=batches, admins=admins, pins=pins, others=others)
+        self.waiting = Waiting(
+            chats=chats,
+            batches={row.model: row.priority for row in shards},
+            shards={row.model: row.shards for row in shards},
+            admins=admins,
+            pins=pins,
+            others=others,
+        )
         self.looked_at = now
 
     def _reserve(self, model: str, memory_bytes: int, most: int | None) -> None:

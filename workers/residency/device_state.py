@@ -42,6 +42,7 @@ class Wish:
     since: float
     priority: int = 0
     is_out_of_patience: bool = False
+    is_further: bool = False
 
     @property
     def is_urgent(self) -> bool:
@@ -98,7 +99,7 @@ class DeviceState:
             rank = Rank.PINNED
         elif demand.waiting_since is not None:
             rank = Rank.URGENT
-        elif waited >= limits.batch_patience_seconds:
+        elif waited >= limits.batch_patience_seconds and not demand.is_further:
             rank = Rank.OVERDUE
         return Wish(
             name=model.name,
@@ -107,6 +108,7 @@ class DeviceState:
             since=since,
             priority=demand.batch_priority or 0,
             is_out_of_patience=rank is not Rank.BATCH and waited >= limits.chat_patience_seconds,
+            is_further=demand.is_further,
         )
 
     def make_room(self, wish: Wish) -> Action | None:
@@ -162,6 +164,8 @@ class DeviceState:
             return is_settled or is_of_chat or self._is_idle(each)
         if self._is_chatting(each) or self.now - each.last_chat_at < self._min_residence(each):
             return False
+        if wish.is_further:
+            return self._is_idle(each) and each.is_elsewhere
         own = self._demand(each.name).batch_priority
         return self._is_idle(each) or (is_settled and own is not None and own < wish.priority)
 

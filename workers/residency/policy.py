@@ -10,7 +10,8 @@ and has no thread and no clock. The rules, the first that applies:
 3. Models that batches wait for come after them, by priority, then by age. Room is made by idle models that chat did not use
    within their minimum residence, and by models with batches of a lower priority, after their minimum residence. A batch that
    has waited for `batch_patience_seconds` counts as a chat of that age: it also gets the place of a model that batches or
-   chats use, and keeps it for `batch_turn_seconds`.
+   chats use, and keeps it for `batch_turn_seconds`. A further device for a model takes only free memory, or that of idle models
+   that other devices have too.
 4. Eager models are loaded once, in order of their names, while there is room.
 5. A model that nothing has used for its `keep_alive_seconds` is drained.
 

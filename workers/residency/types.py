@@ -55,8 +55,8 @@ class ServableModel:
 class Resident:
     """A model in memory. `last_used_at` is of chats and lines alike; being loaded for a chat or an admin counts as a chat.
 
-    `retiring` is the way in which a RETIRING model leaves. `is_unwanted` asks for its retirement: an admin unloads or reloads
-    it, or its file was changed or removed.
+    `retiring` is the way in which a RETIRING model leaves. `is_elsewhere`: another device has it in memory too.
+    `is_unwanted` asks for its retirement: an admin unloads or reloads it, or its file was changed or removed.
     """
 
     name: str
@@ -69,6 +69,7 @@ class Resident:
     last_chat_at: float = NEVER
     last_used_at: float = NEVER
     retiring: RetireHow | None = None
+    is_elsewhere: bool = False
     is_unwanted: bool = False
 
 
@@ -77,12 +78,14 @@ class Demand:
     """Work that waits for a model: for one that is not resident, and shards of a resident one that are left to be taken.
 
     `waiting_since` is the time of the oldest waiting chat or of an admin's request to load. `batch_priority` is the highest
-    priority of batches with shards to take; None without any.
+    priority of batches with shards to take; None without any. `is_further`: another device has the model, and this one, which
+    has nothing to do, is to help it.
     """
 
     name: str
     waiting_since: float | None = None
     batch_priority: int | None = None
+    is_further: bool = False
 
 
 @dataclass(frozen=True, slots=True)

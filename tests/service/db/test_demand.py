@@ -28,7 +28,7 @@ def test_the_models_that_jobs_and_shards_wait_for(database: Database) -> None:
         connection.execute(update(Batch).where(Batch.id == batch_id).values(priority=3))
     with database.begin() as connection:
         (chat,) = demand.waiting_chats().fetch_all(connection)
-        assert demand.waiting_shards().fetch_all(connection) == [("fake", 3)]
+        assert demand.waiting_shards().fetch_all(connection) == [("fake", 3, 1)]
     assert chat.model == "chatty"
     assert 0 <= chat.seconds < 60
     with database.begin() as connection:
@@ -49,6 +49,7 @@ def test_a_look_has_jobs_batches_admins_and_other_launchers(database: Database) 
     assert set(waiting.chats) == {"chatty", "hurried"}
     assert waiting.chats["chatty"] <= 1000
     assert set(waiting.batches) == {"fake"}
+    assert waiting.shards == {"fake": 1}
     asked = waiting.admins["asked"]
     assert asked.load_at is not None
     assert asked.load_since is not None

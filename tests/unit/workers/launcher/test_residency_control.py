@@ -95,11 +95,13 @@ class Demand:
         self.waiting = Waiting()
         self.reservations: dict[str, bool] = {}
         self.reserved: list[str] = []
+        self.most: list[int | None] = []
         self.written: list[Any] = []
         self.is_granted: bool | None = True
 
     def reserve(self, model: str, _: int, *, most: int | None) -> None:
         self.reserved.append(model)
+        self.most.append(most)
         if self.is_granted is not None:
             self.reservations[model] = self.is_granted
 
@@ -135,6 +137,7 @@ class Bench:
             Link(),  # type: ignore[arg-type]
             self.reports,
             self.demand,  # type: ignore[arg-type]
+            lanes=2,
             on_load=lambda model, _: self.loads.append(model),
             on_failure=lambda model, reason: self.failed.append((model, reason)),
         )
@@ -227,6 +230,54 @@ def test_among_several_launchers_those_with_room_come_first(bench: Bench, has_ro
     bench.turn()
     assert bench.demand.reserved == (["c"] if has_room else [])
     assert bench.engines.retired == []
+
+
+def helping(bench: Bench, shards: int, engines: int = 1, **waiting: Any) -> list[int | None]:
+    """Let batches wait for `c`, which other launchers have in memory; the limits of the loads that are reserved."""
+    others = {"c": {f"launcher-{number}": EngineState.READY for number in range(engines)}}
+    bench.demand.waiting = Waiting(batches={"c": 0}, shards={"c": shards}, others=others, **waiting)
+    bench.turn(100)
+    bench.turn()
+    return bench.demand.most
+
+
+def test_a_device_without_work_helps_those_that_have_more_shards_than_they_can_begin(bench: Bench) -> None:
+    bench.engines.engines.pop("a")
+    assert helping(bench, shards=3) == [], "one engine has two lanes, and the third shard is soon taken"
+    assert helping(bench, shards=9) == [4]
+    assert "c" in bench.engines
+
+
+def test_a_further_engine_is_within_the_replicas_of_its_model(bench: Bench) -> None:
+    bench.write("c", "replicas: 2\n")
+    bench.change_files()
+    bench.engines.engines.pop("a")
+    assert helping(bench, shards=100, engines=2) == []
+    assert helping(bench, shards=100, engines=1) == [2]
+
+
+def test_a_device_with_work_does_not_help(bench: Bench) -> None:
+    bench.engines.engines.pop("a")
+    others = {"c": {"other": EngineState.READY}}
+    bench.demand.waiting = Waiting(batches={"b": 0, "c": 0}, shards={"b": 1, "c": 100}, others=others)
+    bench.turn(100)
+    assert bench.demand.reserved == []
+
+
+def test_a_further_engine_takes_only_the_place_of_a_model_that_another_device_has(bench: Bench) -> None:
+    assert helping(bench, shards=100) == []
+    assert bench.engines.retired == []
+    others = {name: {"other": EngineState.READY} for name in "bc"}
+    bench.demand.waiting = Waiting(batches={"c": 0}, shards={"c": 100}, others=others)
+    bench.turn(1000)  # beyond the patience of a batch too
+    assert bench.engines.retired == [("b", "drain")]
+
+
+def test_chats_do_not_load_a_model_that_another_device_has(bench: Bench) -> None:
+    bench.engines.engines.pop("a")
+    bench.demand.waiting = Waiting(chats={"c": bench.now}, others={"c": {"other": EngineState.READY}})
+    bench.turn(100)
+    assert bench.demand.reserved == []
 
 
 def test_a_changed_file_drains_its_engine_and_loads_it_again(bench: Bench) -> None:
