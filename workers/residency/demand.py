@@ -1,5 +1,7 @@
 """Demand: the work that waits for models, which a launcher reads from the database every second.
 
+A look costs more where more shards are open, so many launchers look less often: see `poll_seconds`.
+
 A message on the channel `wanted`, with the name of a model, hurries the next look: the api sends it when a live job is queued for
 a model that is not ready. It also counts as a wish for a model that has failed, whose requests the api refuses. The database is
 the truth; without it the last look stays.
@@ -30,6 +32,8 @@ from workers.context import Database
 log = structlog.get_logger()
 
 _POLL_SECONDS: Final = 1.0
+_MAX_POLL_SECONDS: Final = 15.0
+_DATABASE_SHARE: Final = 0.5  # of one core of the database, which the looks of all launchers may take
 _WISH_SECONDS: Final = 3.0  # for which a message counts; the row of its job comes with the next look
 _IN_MEMORY: Final = (EngineState.LOADING, EngineState.READY)
 _STOPPED: Final = (EngineState.FAILED, EngineState.MISSING)
@@ -75,8 +79,13 @@ class Waiting:
         return any(state not in _STOPPED for state in self.others.get(model, {}).values())
 
 
+def poll_seconds(look_seconds: float, launchers: int) -> float:
+    """Return the pause after a look that took so long, so that the looks of all launchers keep half a core busy at most."""
+    return min(max(_POLL_SECONDS, look_seconds * launchers / _DATABASE_SHARE), _MAX_POLL_SECONDS)
+
+
 class DemandReader(threading.Thread):
-    """Looks at the database every second, and calls `on_change` after each look and each task."""
+    """Looks at the database again and again, and calls `on_change` after each look and each task."""
 
     def __init__(
         self,
@@ -123,9 +132,11 @@ class DemandReader(threading.Thread):
 
     def run(self) -> None:
         while not self._is_closing:
+            began_at = self._clock()
             self._try(lambda: self._in_transaction(self._look))
+            launchers = {launcher for states in self.waiting.others.values() for launcher in states}
+            until = self._clock() + poll_seconds(self._clock() - began_at, 1 + len(launchers))
             self._on_change()
-            until = self._clock() + _POLL_SECONDS
             while (seconds := until - self._clock()) > 0 and not self._is_closing:
                 with suppress(queue.Empty):
                     task = self._tasks.get(timeout=seconds)
