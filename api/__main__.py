@@ -21,6 +21,7 @@ from core.process.hangup import on_hangup
 from core.process.listening import bound_socket
 from core.process.signs_of_life import Phase, Role, SignsOfLife
 from core.settings import load_settings
+from core.telemetry.tracing import start_tracing
 
 _IDLE_SECONDS = 75
 _SIGN_SECONDS = 5.0
@@ -69,6 +70,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
+        start_tracing("api")
         raise_limit()
         check_database(settings)
         app = create_app(settings)

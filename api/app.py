@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.datastructures import State
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.middleware.cors import CORSMiddleware
@@ -23,7 +24,7 @@ from api.http.openapi import ERRORS, install_openapi
 from api.live.job_client import JobClient
 from api.live.live_job import LiveJobs
 from api.live.shutdown import ShutdownResponses
-from api.middleware import AccessLog, HeadAsGet, ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
+from api.middleware import PROBES, AccessLog, HeadAsGet, ResponseHeaders, TooLargeEnvelope, UnexpectedErrors
 from api.routes import (
     activity,
     api_keys,
@@ -67,6 +68,7 @@ from core.models.live_catalog import LiveCatalog
 from core.queue.celery_app import make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings
+from core.telemetry import tracing
 from core.version import VERSION
 from db.connections import ConnectionLosses, async_database_engine, database_engine
 from db.keys import check_exposure
@@ -106,6 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
             state.tickets.close()
             await state.database.dispose()
             await state.jobs.async_commit.dispose()
+            await asyncio.to_thread(tracing.stop_tracing)
 
     app = FastAPI(
         title="Millrace",
@@ -115,6 +118,7 @@ def create_app(settings: Settings) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         responses=ERRORS,
+        telemetry=_telemetry(),
     )
     install_openapi(app)
     app.add_middleware(HeadAsGet)
@@ -130,6 +134,20 @@ def create_app(settings: Settings) -> FastAPI:
     install_error_handlers(app)
     _include_routers(app, settings)
     return app
+
+
+def _telemetry() -> TelemetryConfig:
+    """A span for each request if tracing is on, and nothing else of what FastAPI can record."""
+    provider = tracing.tracer_provider()
+    return {
+        "tracing": provider is not None,
+        "tracer_provider": provider,
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "auto_configure": False,
+        "exclude": lambda scope: scope.get("path") in PROBES,
+    }
 
 
 def check_database(settings: Settings) -> None:

@@ -14,9 +14,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.http.errors import TOO_LARGE, problem_response
+from api.http.request_log import RequestLog, request_log
 from api.services.metrics import Metrics
 from core import ids
 from core.errors import SERVER_ERROR, Problem
+from core.telemetry.origin import Origin
+from core.telemetry.tracing import request_origin
 
 log = structlog.get_logger()
 
@@ -30,7 +33,7 @@ _UNEXPECTED: Final = Problem(
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/+=@-]{0,127}")
 _CLIENT_CLOSED: Final = 499  # nginx's status of a request whose client left before a response
-_PROBES: Final = ("/health", "/healthz", "/readyz", "/metrics")  # logged at level debug
+PROBES: Final = ("/health", "/healthz", "/readyz", "/metrics")  # logged at level debug, and not traced
 _MAX_PATH: Final = 256
 _SECRET: Final = re.compile(rb"(sk-)[0-9A-Za-z-]{16,}")  # a key in place of its id
 
@@ -48,7 +51,8 @@ class AccessLog:
     """Gives each request an id, which is in all of its log lines, and logs one line when it has ended.
 
     The id is the client's own `x-request-id` or `x-client-request-id` if that is short and plain, else a new one. It is in
-    the request's `state.request_id`. The line has no query, whose values may be private, and no client text but the path.
+    the request's `state.request_id`, and with its trace in `request_log`. The line has no query, whose values may be private,
+    and no client text but the path.
     """
 
     def __init__(self, app: ASGIApp, *, is_on: bool = True) -> None:
@@ -60,8 +64,10 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         began, sent = time.perf_counter(), _Sent()
-        request_id = _request_id(Headers(scope=scope))
-        scope.setdefault("state", {})["request_id"] = request_id
+        path = _shown_path(scope)
+        log_of = RequestLog(_request_origin(scope, path))
+        scope.setdefault("state", {})["request_id"] = log_of.origin.request_id
+        request_log.set(log_of)
 
         async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -71,12 +77,21 @@ class AccessLog:
                 sent.is_complete = not message.get("more_body", False)
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        with structlog.contextvars.bound_contextvars(**log_of.origin.log_fields()):
             try:
                 await self._app(scope, receive, send_and_count)
             finally:
                 if self._is_on:
-                    _log_access(scope, sent, time.perf_counter() - began)
+                    _log_access(scope, path, log_of, sent, time.perf_counter() - began)
+
+
+def _request_origin(scope: Scope, path: str) -> Origin:
+    """The id and trace of a request: those of its client, else a new id, and a new trace if traces are on."""
+    headers = Headers(scope=scope)
+    origin = Origin(request_id=_request_id(headers))
+    if (parent := headers.get("traceparent")) is not None:
+        origin = Origin.of_headers(origin.request_id, parent, ",".join(headers.getlist("tracestate")))
+    return request_origin(origin, path)
 
 
 def _request_id(headers: Headers) -> str:
@@ -86,16 +101,19 @@ def _request_id(headers: Headers) -> str:
     return ids.new_id(ids.REQUEST)
 
 
-def _log_access(scope: Scope, sent: _Sent, seconds: float) -> None:
+def _shown_path(scope: Scope) -> str:
     path = scope.get("raw_path") or scope["path"].encode("ascii", "backslashreplace")  # raw: without control characters
-    path = _SECRET.sub(rb"\1...", path)
-    caller, job_id = scope["state"].get("caller"), scope["state"].get("job_id")
-    fields = {"key": caller and caller.key_id, "tenant": caller and caller.tenant, "job": job_id}
-    write = log.debug if scope["path"] in _PROBES else log.info
+    return _SECRET.sub(rb"\1...", path)[:_MAX_PATH].decode("ascii", "replace")
+
+
+def _log_access(scope: Scope, path: str, log_of: RequestLog, sent: _Sent, seconds: float) -> None:
+    caller = scope["state"].get("caller")
+    fields = {"key": caller and caller.key_id, "tenant": caller and caller.tenant, **log_of.ids}
+    write = log.debug if scope["path"] in PROBES else log.info
     write(
         "request",
         method=scope["method"],
-        path=path[:_MAX_PATH].decode("ascii", "replace"),
+        path=path,
         status=sent.status,
         ms=round(1000 * seconds, 1),
         bytes=sent.num_bytes,

@@ -26,8 +26,8 @@ def configure_logging(level: str = "info") -> None:
     )
     structlog.configure(
         processors=[
+            DropRepeats(),  # before ids are added, by which repeats differ
             structlog.contextvars.merge_contextvars,
-            DropRepeats(),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,

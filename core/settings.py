@@ -99,6 +99,12 @@ class Settings(BaseSettings):
     access_log: bool = Field(
         True, description="Log a line per request; those of probes (/health, /readyz, /metrics) at level debug."
     )
+    trace_lines: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Share of batch lines with a span of their own, from 0 to 1, while traces are exported.",
+    )
     log_bytes: int = Field(
         16 * MIB,
         ge=0,

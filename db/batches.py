@@ -34,6 +34,7 @@ class BatchRow(NamedTuple):
     metadata_json: str | None
     parent_batch_id: str | None
     table_file_id: str | None
+    origin_json: str | None
     priority: int
     paused_at: datetime | None
     errors_json: str | None

@@ -74,6 +74,7 @@ class ClaimedJob(NamedTuple):
     attempt: int
     fence: int
     key_id: str | None
+    origin_json: str | None
     has_quarantined: bool
 
 
@@ -97,10 +98,18 @@ _QUEUED: Final = columns_of(Job, QueuedJob)
 
 
 def insert_job(
-    job_id: str, tenant_id: str, model: str, body: str, key_id: str | None = None, *, endpoint: str = CHAT_ENDPOINT
+    job_id: str,
+    tenant_id: str,
+    model: str,
+    body: str,
+    key_id: str | None = None,
+    *,
+    endpoint: str = CHAT_ENDPOINT,
+    origin_json: str | None = None,
 ) -> Insert:
     """Insert a queued job; its body is one of the endpoint's."""
-    return insert(Job).values(id=job_id, tenant_id=tenant_id, model=model, body=body, key_id=key_id, endpoint=endpoint)
+    columns = {"id": job_id, "tenant_id": tenant_id, "model": model, "body": body, "key_id": key_id}
+    return insert(Job).values(**columns, endpoint=endpoint, origin_json=origin_json)
 
 
 def find_job(job_id: str, tenant_id: str) -> Query[JobRow]:
@@ -132,6 +141,7 @@ def claim_job(job_id: str, owner: str, lease: timedelta, models: Collection[str]
             Job.attempt,
             Job.fence,
             Job.key_id,
+            Job.origin_json,
             has_quarantined(Job.tenant_id, Job.model),
         )
     )

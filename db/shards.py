@@ -56,7 +56,7 @@ class LineResult:
 
 
 class ClaimedShard(NamedTuple):
-    """A shard under a lease; `key_id` is that of its batch, or empty."""
+    """A shard under a lease; `key_id` is that of its batch, or empty, and `origin_json` is the batch's, too."""
 
     id: str
     batch_id: str
@@ -66,6 +66,7 @@ class ClaimedShard(NamedTuple):
     attempt: int
     endpoint: str
     key_id: str
+    origin_json: str | None
 
 
 class QueuedLine(NamedTuple):
@@ -134,6 +135,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
     of_batch = Batch.id == Shard.batch_id
     endpoint = select(Batch.endpoint).where(of_batch).scalar_subquery().label("endpoint")
     key_id = select(func.coalesce(Batch.key_id, "")).where(of_batch).scalar_subquery().label("key_id")
+    origin_json = select(Batch.origin_json).where(of_batch).scalar_subquery().label("origin_json")
     statement = (
         update(Shard)
         .where(Shard.id == best, is_claimable())
@@ -153,6 +155,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
             Shard.attempt,
             endpoint,
             key_id,
+            origin_json,
         )
     )
     return Query(statement, ClaimedShard)

@@ -167,12 +167,14 @@ class ForwardRequest(msgspec.Struct, frozen=True, kw_only=True, tag="forward", o
     """A request for an OpenAI-compatible server, in the words of the client.
 
     `path` is that of the endpoint, such as `/v1/chat/completions`; `body` is the client's JSON, in which only `model` and the
-    fields that ask for a stream are replaced. The other fields are those of `Request`.
+    fields that ask for a stream are replaced. `headers` are sent in addition to those of the model, as for a trace. The other
+    fields are those of `Request`.
     """
 
     id: str
     path: str
     body: bytes
+    headers: dict[str, str] = {}
     stream: bool = False
     priority: Priority = Priority.CHAT
     tenant: str = ""

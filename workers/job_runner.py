@@ -7,10 +7,11 @@ Answers are committed before the end is published, so a reader that sees `done` 
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from sqlalchemy import Executable
@@ -19,8 +20,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.queue.events import EventKind
+from core.queue.names import chat_queue
 from core.states import JobState
 from core.strict_json import parse_json
+from core.telemetry import names, tracing
+from core.telemetry.names import Attributes
+from core.telemetry.origin import Origin
 from db import jobs, quarantine
 from db.jobs import ClaimedJob
 from db.query import Query
@@ -37,11 +42,15 @@ from workers.generation.endpoints.base import (
 )
 from workers.generation.endpoints.registry import read_accepted
 from workers.generation.engine_call import EngineCall
+from workers.generation.inference_span import end_inference, error_type_of, start_inference
 from workers.generation.job_sink import GiveBack, JobSink
 from workers.generation.problems import engine_crash
 from workers.generation.quarantine import JsonObject, QuarantineView, as_exclusive, blocked_failure, read_quarantine
 from workers.runtime.db_retry import retry_write
 from workers.runtime.leases import Lease
+
+if TYPE_CHECKING:
+    from core.telemetry.sdk import Span
 
 log = structlog.get_logger()
 
@@ -58,6 +67,8 @@ class _RunningJob:
     call: EngineCall
     sink: JobSink
     quarantine: QuarantineView
+    inference: Span | None
+    begun_at: float  # by the monotonic clock
 
 
 class JobRunner:
@@ -143,8 +154,20 @@ class JobRunner:
             return statement.fetch_optional(connection)
 
     def _run(self, job: ClaimedJob, served: ServedModel) -> None:
+        origin, source = Origin.from_json(job.origin_json), chat_queue(job.model)
+        taken: Attributes = {
+            names.MESSAGING_DESTINATION: source,
+            names.MESSAGE_ID: job.id,
+            names.JOB: job.id,
+            names.ATTEMPT: job.attempt,
+        }
+        with tracing.work(f"process {source}", origin, attributes=taken, job=job.id) as span:
+            self._run_in(span, job, served, tracing.origin_of(span, origin))
+
+    def _run_in(self, span: Span | None, job: ClaimedJob, served: ServedModel, origin: Origin) -> None:
+        """Run a claimed job inside the span of its work."""
         job_id = job.id
-        running = self._prepare(job, served)
+        running = self._prepare(job, served, origin)
         with self._lock:
             self._running[job_id] = running
             self._claiming.pop(job_id, None)
@@ -153,7 +176,10 @@ class JobRunner:
         if is_retired:  # while it was being claimed
             running.sink.give_back()
         try:
-            self._record(job, served, running, self._outcome(job, running))
+            outcome = self._outcome(job, running)
+            if span is not None:
+                _end_spans(span, running, outcome)
+            self._record(job, served, running, outcome)
         except SQLAlchemyError as error:  # the lease runs out, and another worker takes the job
             log.error("end_not_recorded", job=job_id, reason=type(error).__name__)
         finally:
@@ -161,14 +187,20 @@ class JobRunner:
                 del self._running[job_id]
             self._context.leases.drop(running.lease)
 
-    def _prepare(self, job: ClaimedJob, served: ServedModel) -> _RunningJob:
+    def _prepare(self, job: ClaimedJob, served: ServedModel, origin: Origin) -> _RunningJob:
         """Parse the body and build the engine call, without starting it."""
         job_id = job.id
         body = parse_json(job.body.encode())
         adapter, header = read_accepted(job.endpoint, body, served.model), served.header(job_id)
-        origin = RequestOrigin(job_id=job_id, tenant=job.tenant_id, priority=Priority.CHAT)
+        inference = start_inference(served.model, job.endpoint, body, origin, job_id)
+        asked_by = RequestOrigin(
+            job_id=job_id,
+            tenant=job.tenant_id,
+            priority=Priority.CHAT,
+            trace=tracing.origin_of(inference, origin),
+        )
         sink = JobSink(job_id, job.fence, adapter.stream_encoder(header), self._context.publisher.publish)
-        requests, quarantine_view = adapter.engine_requests(served.model, origin), self._read_quarantine(job)
+        requests, quarantine_view = adapter.engine_requests(served.model, asked_by), self._read_quarantine(job)
         if quarantine_view.is_suspect(body):
             requests = [as_exclusive(request) for request in requests]
         return _RunningJob(
@@ -180,6 +212,8 @@ class JobRunner:
             call=EngineCall(served.engine, requests, sink),
             sink=sink,
             quarantine=quarantine_view,
+            inference=inference,
+            begun_at=time.monotonic(),
         )
 
     def _read_quarantine(self, job: ClaimedJob) -> QuarantineView:
@@ -223,11 +257,13 @@ class JobRunner:
                 running.call.cancel()
                 self._requeue(job)
             case Finished(reason=FinishReason.CANCELLED):
+                log.info("job_cancelled")
                 if self._end(job, running, JobState.CANCELLED, jobs.end_cancelled_job(job.id, job.fence)):
                     sink.send_end(EventKind.CANCELLED)
             case Finished() | Embedded():
                 if self._complete(job, served, running, outcome):
                     sink.send_done(outcome)
+                    _log_completed(job, running, outcome)
             case Failed():
                 self._fail(job, running, running.adapter.to_problem(outcome))
             case EngineLost(was_running=False) if not sink.has_sent_frames:
@@ -307,6 +343,7 @@ class JobRunner:
 
     def _requeue(self, job: ClaimedJob) -> None:
         """Queue the job again for another worker; without a row another one already has it."""
+        log.info("job_released", model=job.model)
 
         def write() -> bool:
             with self._context.database.begin() as connection:
@@ -315,3 +352,24 @@ class JobRunner:
         if retry_write(write, lambda: True):
             failpoint(Point.CHAT_RELEASED)
             self._context.tickets.run_chat(job.id, job.model)
+
+
+def _end_spans(span: Span, running: _RunningJob, outcome: EngineOutcome | GiveBack) -> None:
+    """End the span of the call, and mark that of the work, which goes on until the outcome is stored."""
+    ended = None if isinstance(outcome, GiveBack) else outcome
+    first_at = running.sink.first_delta_at
+    if running.inference is not None:
+        end_inference(running.inference, ended, None if first_at is None else first_at - running.begun_at)
+    if (error := error_type_of(ended)) is not None:
+        span.fail(error)
+
+
+def _log_completed(job: ClaimedJob, running: _RunningJob, result: EngineResult) -> None:
+    log.info(
+        "job_completed",
+        model=job.model,
+        attempt=job.attempt,
+        ms=round(1000 * (time.monotonic() - running.begun_at)),
+        prompt_tokens=result.usage.prompt_tokens,
+        completion_tokens=result.usage.completion_tokens,
+    )

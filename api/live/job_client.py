@@ -10,12 +10,18 @@ import pydantic_core
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.dependencies import from_app
+from api.http.request_log import current_origin, note_ids
 from api.live.follower import Follower
 from api.live.submission import Submission
 from api.services.model_states import ModelStates
 from api.services.relay import Relay, Subscription
 from api.services.ticket_sender import TicketSender
 from core.failpoints import Point, failpoint
+from core.queue.names import chat_queue
+from core.telemetry import names, tracing
+from core.telemetry.names import Kind
+from core.telemetry.origin import Origin
+from core.telemetry.tracing import origin_of
 from db import jobs
 from db.connections import async_transaction
 from db.jobs import JobRow
@@ -37,6 +43,13 @@ class JobClient:
 
         A job that is not `durable` may be lost in a power cut, as the connection of its client is.
         """
+        note_ids(job=submission.job_id)
+        origin, queue = current_origin(), chat_queue(submission.model.name)
+        sent = {names.MESSAGING_DESTINATION: queue, names.MESSAGE_ID: submission.job_id, names.JOB: submission.job_id}
+        with tracing.span(f"send {queue}", origin, kind=Kind.PRODUCER, attributes=sent) as span:
+            return await self._submit(submission, origin_of(span, origin), is_durable=durable)
+
+    async def _submit(self, submission: Submission, origin: Origin, *, is_durable: bool) -> bool:
         insert = jobs.insert_job(
             submission.job_id,
             submission.tenant,
@@ -44,8 +57,9 @@ class JobClient:
             pydantic_core.to_json(submission.document).decode(),
             submission.caller.key_id,
             endpoint=submission.endpoint,
+            origin_json=origin.to_json(),
         )
-        pool = self.database if durable or submission.rows else self.async_commit
+        pool = self.database if is_durable or submission.rows else self.async_commit
         async with async_transaction(pool, committed=Point.JOB_COMMITTED) as connection:
             await connection.execute(insert)
             for row in submission.rows:

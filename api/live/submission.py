@@ -110,7 +110,6 @@ class SubmissionBuilder:
             submission = await self.fall_back(submission) or submission
         await self._states.check_startable(submission.model.name)
         await self._admit(submission)
-        self._request.state.job_id = submission.job_id  # for the access log
         return submission
 
     async def fall_back(self, submission: Submission) -> Submission | None:
@@ -125,7 +124,7 @@ class SubmissionBuilder:
             except ApiError:  # a body that its own model takes
                 continue
             log.info("fell_back", job=submission.job_id, model=submission.model.name, to=model.name)
-            job_id = self._request.state.job_id = ids.new_id(row.id_prefix)
+            job_id = ids.new_id(row.id_prefix)
             set_header(self._request, FALLBACK_HEADER, model.name)
             others = submission.others[number:]
             return replace(submission, job_id=job_id, body=body, model=model, rows=(), others=others)

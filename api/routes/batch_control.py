@@ -17,6 +17,7 @@ from api.batches.lookup import existing_batch, show_batch
 from api.batches.timeline import read_timeline
 from api.dependencies import CallerDep, DatabaseDep, FilesDep, ModelStatesDep, SettingsDep, TenantDep, TicketsDep
 from api.http.json_body import JsonBody, OptionalJsonBody
+from api.http.request_log import current_origin, note_ids
 from api.schemas.batch_extensions import (
     BatchPatch,
     BatchReport,
@@ -232,6 +233,7 @@ async def _insert_retry(
 ) -> BatchRow:
     """Insert the input file and the new batch, which inherits the options of its parent."""
     batch_id = ids.new_id(ids.BATCH)
+    note_ids(batch=batch_id, file=file_id)
     file = files.add_file(
         id=file_id,
         tenant_id=batch.tenant_id,
@@ -248,6 +250,7 @@ async def _insert_retry(
         parent_batch_id=batch.id,
         key_id=key_id,
         mapping_json=batches.mapping_of(batch.id).scalar_subquery(),
+        origin_json=current_origin().to_json(),
         **{name: getattr(batch, name) for name in inherited},
     )
 

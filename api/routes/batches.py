@@ -14,6 +14,7 @@ from api.files.lookup import check_input
 from api.http.json_body import JsonBody
 from api.http.metadata_filter import METADATA_PARAMETER, MetadataDep
 from api.http.pagination import check_cursor, page
+from api.http.request_log import current_origin, note_ids
 from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
@@ -49,6 +50,7 @@ async def create_batch(
     """Accept a file's lines; a clerk checks them right after."""
 
     async def create(batch_id: str) -> BatchObject:
+        note_ids(file=body.input_file_id)
         await check_input(database, body.input_file_id, tenant)
         await admission.charge_batch(request, caller)
         statement = batches.insert_batch(
@@ -57,6 +59,7 @@ async def create_batch(
             key_id=caller.key_id,
             endpoint=body.endpoint,
             input_file_id=body.input_file_id,
+            origin_json=current_origin().to_json(),
             **body.columns(),
         )
         async with async_transaction(

@@ -18,6 +18,7 @@ from api.files.lookup import find_file, to_file_object
 from api.files.multipart import FORM_OVERHEAD, PartForm, check_name, check_size, clean_filename, expiry, store
 from api.http.json_body import JsonBody
 from api.http.pagination import unix_seconds
+from api.http.request_log import note_ids
 from api.schemas.uploads import UploadComplete, UploadCreate, UploadObject, UploadPartObject
 from api.writes.idempotency import CreateOnceDep
 from core import ids
@@ -136,6 +137,7 @@ async def complete_upload(
         sizes = {row.id: row.bytes for row in await uploads.parts_of(upload_id).async_fetch_all(connection)}
     _check_parts(body.part_ids, sizes, upload.bytes)
     file_id = ids.new_id(ids.FILE)
+    note_ids(upload=upload_id, file=file_id)
     await _join(file_store, file_id, body)
     failpoint(Point.PARTS_JOINED)
     file = files.add_file(

@@ -16,6 +16,7 @@ from api.access.quotas import check_storage
 from api.dependencies import CallerDep, DatabaseDep, FilesDep, SettingsDep, TenantDep
 from api.files.disk_space import check_room
 from api.files.multipart import MAX_FILENAME, store
+from api.http.request_log import current_origin
 from api.schemas.batch_tables import BatchMap, as_document
 from api.tables.table_input import TABLE_PURPOSE, TableInput
 from core import ids
@@ -73,6 +74,7 @@ class BatchWriter:
             input_file_id=lines.id,
             table_file_id=table_id,
             mapping_json=json.dumps(as_document(options.mapping)),
+            origin_json=current_origin().to_json(),
             **options.columns(),
         )
         try:

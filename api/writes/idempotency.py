@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.dependencies import DatabaseDep, SettingsDep, TenantDep
+from api.http.request_log import note_created
 from api.writes.commit_check import create_or_find
 from core import ids
 from core.errors import ApiError, Problem, bad_request
@@ -59,6 +60,7 @@ class CreateOnce:
         """
         key = _read_key(self._request)
         object_id = ids.new_id(prefix)
+        create = _noted(prefix, create)
         if key is None:
             return await create_or_find(lambda: create(object_id), lambda: _find_or_none(find, object_id))
         digest = await (body_digest or self._digest_of_body)()
@@ -134,6 +136,16 @@ async def get_create_once(
 
 
 CreateOnceDep = Annotated[CreateOnce, Depends(get_create_once)]
+
+
+def _noted(prefix: str, create: Callable[[str], Awaitable[_Object]]) -> Callable[[str], Awaitable[_Object]]:
+    """The same, with the id of the object in the access log."""
+
+    def create_noted(object_id: str) -> Awaitable[_Object]:
+        note_created(prefix, object_id)
+        return create(object_id)
+
+    return create_noted
 
 
 def _read_key(request: Request) -> str | None:

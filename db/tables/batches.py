@@ -17,7 +17,8 @@ class Batch(Base):
     `outcome` is the state that follows FINALIZING. `lines_failed` starts with the lines that prepare rejected. `key_id` is
     the key that created it; `queued_tokens` estimates the prompts of its lines, for that key's limit. `input_file_name` stays
     when the file is deleted. Every statement on a row moves `updated_at`; counts of shards do not. The lines of a mapped batch
-    were made from the rows of `table_file_id` by the `mapping.spec.MapSpec` in `mapping_json`.
+    were made from the rows of `table_file_id` by the `mapping.spec.MapSpec` in `mapping_json`. `origin_json` is the
+    `core.telemetry.origin.Origin` of the request that created it.
     """
 
     __tablename__ = "batches"
@@ -40,6 +41,7 @@ class Batch(Base):
     parent_batch_id: Mapped[str | None] = mapped_column(ForeignKey("batches.id", ondelete="SET NULL"), index=True)
     table_file_id: Mapped[str | None]
     mapping_json: Mapped[str | None]
+    origin_json: Mapped[str | None]
     priority: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     paused_at: Mapped[datetime | None]
     resumed_at: Mapped[datetime | None]

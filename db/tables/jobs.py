@@ -19,6 +19,7 @@ class Job(Base):
     `position` is the index of a line in the plan of its batch, and so in its shard; a line that prepare rejected has neither.
     `model_parameters` is JSON: the sampling parameters of the model file (see `core.schemas.generation`).
     `answer` is the whole response body, `problem` a `core.errors.Problem`. A job that is no line has its own lease.
+    `origin_json` is the `core.telemetry.origin.Origin` of a single request; lines have that of their batch.
     `finish_xact` is the transaction that ended a line (see `db.batch_results`); every statement that ends lines sets it.
     `crashes` counts crashes that a line is suspected of: those it was in, and, once it runs alone, each run without an end.
     """
@@ -41,6 +42,7 @@ class Job(Base):
     cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
     crashes: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     endpoint: Mapped[str] = mapped_column(server_default="/v1/chat/completions")
+    origin_json: Mapped[str | None]
     body: Mapped[str]
     answer: Mapped[str | None]
     problem: Mapped[str | None]

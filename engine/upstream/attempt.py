@@ -56,7 +56,7 @@ async def attempt(
 ) -> Finished | Embedded:
     """Return the answer; with `send_deltas`, pass on its parts as they come. Raises Trouble and Refused."""
     path = request.path.removeprefix(_PREFIX)
-    async with transport.send("POST", path, body, timeout_seconds) as answer:
+    async with transport.send("POST", path, body, timeout_seconds, request.headers) as answer:
         if answer.status != 200:
             raise error_answer(answer.status, answer.headers, await answer.read())
         if request.path == _EMBEDDINGS:

@@ -34,6 +34,9 @@ _KEEP_ALIVE: Final = (
 )
 
 
+_NONE: Final[Mapping[str, str]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The status and headers of an answer, with names in lower case, and the pieces of its body."""
@@ -57,9 +60,10 @@ class Transport(Protocol):
     """Sends requests to one server."""
 
     def send(
-        self, method: str, path: str, body: bytes | None, timeout_seconds: float
+        self, method: str, path: str, body: bytes | None, timeout_seconds: float, headers: Mapping[str, str] = _NONE
     ) -> AbstractAsyncContextManager[Answer]:
-        """Send a request; the body of its answer is read inside the context. `path` is below that of the address.
+        """Send a request; the body of its answer is read inside the context. `path` is below that of the address,
+        and `headers` are sent beside those of the server.
 
         Raises Unreachable, and Broken for a time-out, which is for the whole context, a reset or half an answer.
         """
@@ -79,13 +83,17 @@ class HttpClient:
         self._keeps_idle = True
 
     @asynccontextmanager
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def send(
+        self, method: str, path: str, body: bytes | None, timeout_seconds: float, headers: Mapping[str, str] = _NONE
+    ) -> AsyncIterator[Answer]:
         """As in Transport."""
-        length = [] if body is None else [(b"content-length", str(len(body)).encode())]
+        added = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        if body is not None:
+            added.append((b"content-length", str(len(body)).encode()))
         request = httpcore2.Request(
             method,
             self._url(path),
-            headers=[*self._headers, *length],
+            headers=[*self._headers, *added],
             content=body,
             extensions={"timeout": {"connect": min(_CONNECT_SECONDS, timeout_seconds)}},
         )
@@ -93,15 +101,15 @@ class HttpClient:
             async with asyncio.timeout(timeout_seconds), self._connection() as connection:
                 response = await connection.handle_async_request(request)
                 try:
-                    headers = {
+                    received = {
                         name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers
                     }
-                    if "max=" in headers.get("keep-alive", ""):
+                    if "max=" in received.get("keep-alive", ""):
                         # As llama.cpp's: it has a few threads, and each waits at one connection, idle or not, while
                         # requests on others wait for a thread.
                         self._keeps_idle = False
                     async with aclosing(response.aiter_stream()) as pieces:
-                        yield Answer(response.status, headers, pieces)
+                        yield Answer(response.status, received, pieces)
                 finally:
                     await response.aclose()
         except TimeoutError:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -92,7 +92,9 @@ class ScriptedTransport:
         self.num_running = self.most_running = 0
 
     @asynccontextmanager
-    async def send(self, method: str, path: str, body: bytes | None, timeout_seconds: float) -> AsyncIterator[Answer]:
+    async def send(
+        self, method: str, path: str, body: bytes | None, timeout_seconds: float, headers: Mapping[str, str] = {}
+    ) -> AsyncIterator[Answer]:
         if body is None:
             reply = self.probes()
         else:

@@ -24,6 +24,7 @@ from core.states import BatchState, JobState
 from db import batches, files
 from db.batches import BatchRow
 from db.connections import allow_long_transaction
+from workers.batches.batch_trace import batch_ended, batch_work
 from workers.context import ClerkContext
 from workers.runtime.webhook_outbox import record_webhook_event
 
@@ -64,33 +65,37 @@ _EVENTS: Final[dict[BatchState, EventType]] = {
 
 def finalize(context: ClerkContext, batch_id: str) -> None:
     """End a finalizing or cancelling batch; do nothing in any other status, or when another clerk finalizes it."""
-    with context.database.begin() as connection:
-        connection.execute(allow_long_transaction())
-        if not connection.execute(batches.try_lock(batch_id)).scalar_one():
-            return
-        batch = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
-        if batch is None or batch.status not in (BatchState.FINALIZING, BatchState.CANCELLING):
-            return
-        to = BatchState.CANCELLED if batch.status is BatchState.CANCELLING else batch.outcome
-        assert to is not None, "a batch that is finalizing has an outcome"
-        connection.execute(batches.close_shards(batch_id))
-        if (ending := _ENDINGS.get(to)) is not None:
-            problem = ending.problem.to_json()
-            connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
-        columns = _write_files(context, connection, batch)
-        failpoint(Point.FINALIZE_STORED)
-        move = batches.move(batch_id, to, **columns, **_totals(connection, batch_id))
-        if move.fetch_optional(connection) is None:  # cancelled meanwhile: the files are not its own
-            connection.rollback()
-            for file_id in columns.values():
-                context.files.delete(file_id)
-            context.tickets.finalize(batch_id)
-            return
-        record_webhook_event(connection, batch.tenant_id, _EVENTS[to], batch_id)
-        failpoint(Point.FINALIZE_ENDING)
-    failpoint(Point.FINALIZE_COMMITTED)
-    log.info("batch_ended", batch=batch_id, status=to)
-    context.tickets.deliver(batch_id)
+    with ExitStack() as working:
+        with context.database.begin() as connection:
+            connection.execute(allow_long_transaction())
+            if not connection.execute(batches.try_lock(batch_id)).scalar_one():
+                return
+            batch = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
+            if batch is None or batch.status not in (BatchState.FINALIZING, BatchState.CANCELLING):
+                return
+            working.enter_context(batch_work("finalize", batch))
+            to = BatchState.CANCELLED if batch.status is BatchState.CANCELLING else batch.outcome
+            assert to is not None, "a batch that is finalizing has an outcome"
+            connection.execute(batches.close_shards(batch_id))
+            if (ending := _ENDINGS.get(to)) is not None:
+                problem = ending.problem.to_json()
+                connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
+            columns = _write_files(context, connection, batch)
+            failpoint(Point.FINALIZE_STORED)
+            totals = _totals(connection, batch_id)
+            move = batches.move(batch_id, to, **columns, **totals)
+            if move.fetch_optional(connection) is None:  # cancelled meanwhile: the files are not its own
+                connection.rollback()
+                for file_id in columns.values():
+                    context.files.delete(file_id)
+                context.tickets.finalize(batch_id)
+                return
+            record_webhook_event(connection, batch.tenant_id, _EVENTS[to], batch_id)
+            failpoint(Point.FINALIZE_ENDING)
+        failpoint(Point.FINALIZE_COMMITTED)
+        log.info("batch_ended", batch=batch_id, status=to)
+        batch_ended(batch, to, totals)
+        context.tickets.deliver(batch_id)
 
 
 def _totals(connection: Connection, batch_id: str) -> dict[str, int]:

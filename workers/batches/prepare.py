@@ -9,6 +9,7 @@ that is broken off as an ERROR. A line whose body the endpoint would reject, or 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -29,6 +30,7 @@ from db import batches, workers
 from db.batches import BatchRow
 from db.bulk_insert import LineRow, ShardRow, copy_lines, copy_shards
 from db.connections import allow_long_transaction
+from workers.batches.batch_trace import batch_ended, batch_work
 from workers.batches.file_kind import check_kind
 from workers.batches.line_checker import LineChecker, RejectedLine
 from workers.batches.line_reader import LineParser, LineSpan, RawLine, UnreadableLine, read_lines, read_span
@@ -51,23 +53,26 @@ class _BadFile(Exception):
 
 def prepare(context: ClerkContext, batch_id: str) -> None:
     """Move a validating batch to in_progress or failed; do nothing when it is past that, or another clerk prepares it."""
-    try:
-        with context.database.begin() as connection:
-            connection.execute(allow_long_transaction())
-            if not connection.execute(batches.try_lock(batch_id)).scalar_one():
-                return
-            batch = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
-            if batch is None or batch.status != BatchState.VALIDATING:
-                return
-            shards = _copy_file(context, connection, batch)
-            failpoint(Point.PREPARE_COPIED)
-    except _BadFile as bad:
-        _fail(context, batch_id, bad)
-        return
-    log.info("batch_prepared", batch=batch_id, shards=len(shards))
-    failpoint(Point.PREPARE_COMMITTED)
-    _send_tickets(context, batch_id, shards)
-    failpoint(Point.PREPARE_TICKETED)
+    with ExitStack() as working:
+        try:
+            with context.database.begin() as connection:
+                connection.execute(allow_long_transaction())
+                if not connection.execute(batches.try_lock(batch_id)).scalar_one():
+                    return
+                batch = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
+                if batch is None or batch.status != BatchState.VALIDATING:
+                    return
+                working.enter_context(batch_work("prepare", batch))
+                shards = _copy_file(context, connection, batch)
+                failpoint(Point.PREPARE_COPIED)
+        except _BadFile as bad:
+            assert batch is not None, "its file was read"
+            _fail(context, batch, bad)
+            return
+        log.info("batch_prepared", batch=batch_id, shards=len(shards))
+        failpoint(Point.PREPARE_COMMITTED)
+        _send_tickets(context, batch_id, shards)
+        failpoint(Point.PREPARE_TICKETED)
 
 
 def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -> list[ShardRow]:
@@ -240,8 +245,8 @@ class _FirstPass:
             self.spans.append(raw.span)
 
 
-def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
-    listed = bad.errors
+def _fail(context: ClerkContext, batch: BatchRow, bad: _BadFile) -> None:
+    batch_id, listed = batch.id, bad.errors
     if bad.num_errors > len(listed):
         note = f"{bad.num_errors} lines are wrong; the first {len(listed)} are listed."
         listed = [*listed[:-1], BatchError(code="too_many_errors", message=note)]
@@ -251,6 +256,8 @@ def _fail(context: ClerkContext, batch_id: str, bad: _BadFile) -> None:
         if moved is not None:
             record_webhook_event(connection, moved.tenant_id, "batch.failed", batch_id)
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
+    if moved is not None:
+        batch_ended(batch, BatchState.FAILED, {})
     context.tickets.deliver(batch_id)
 
 

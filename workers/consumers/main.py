@@ -31,6 +31,7 @@ from core.queue.celery_app import make_celery, make_sender
 from core.queue.tickets import Tickets
 from core.settings import Settings, load_settings
 from core.states import BatchState
+from core.telemetry.tracing import start_tracing
 from db import jobs, shards
 from db.connections import ConnectionLosses, database_engine
 from db.schema_version import check_schema
@@ -144,6 +145,7 @@ def main() -> None:
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
+        start_tracing(arguments.kind)
         app = make_celery(settings)
         app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
         identity = clerk_identity() if arguments.kind == "clerk" else consumer_identity(arguments.kind, arguments.slot)

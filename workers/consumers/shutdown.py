@@ -13,10 +13,12 @@ from typing import Any, Final
 import structlog
 from celery.worker import state as celery_state
 
+from core.telemetry.tracing import stop_tracing
 from workers.consumers.base import Consumer
 
 log = structlog.get_logger()
 
+_EXIT_SECONDS: Final = 0.2
 _FLUSH_SECONDS: Final = 8.0  # at most; a third of a short deadline
 
 
@@ -53,6 +55,7 @@ class GracefulShutdown:
             self._skip_wait.clear()
             self._wait_idle(began + self._seconds - 1)
         self._consumer.close()
+        stop_tracing(max(0.1, began + self._seconds - time.monotonic() - _EXIT_SECONDS))
         with suppress(OSError):  # the log's disk may be full
             sys.stderr.flush()
         os._exit(0)  # Celery would wait for its threads, and for a broker that may be gone

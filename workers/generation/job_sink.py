@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 
 from core.queue.events import Event
@@ -27,9 +28,12 @@ class JobSink(JobStream):
         self.outcomes: queue.SimpleQueue[EngineOutcome | GiveBack] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._is_given_back = False
+        self.first_delta_at: float | None = None  # by the monotonic clock
 
     def on_delta(self, delta: Delta) -> None:
         """Called in the client's I/O thread."""
+        if self.first_delta_at is None:
+            self.first_delta_at = time.monotonic()
         with self._lock:
             if not self._is_given_back:
                 self.send_delta(delta)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from core.counters import CounterName
 from core.failpoints import Point, failpoint
+from core.telemetry.origin import Origin
 from db import shards
 from workers.context import ServedModel, WorkerContext
 from workers.shards.isolation import Isolation
@@ -106,7 +107,8 @@ class ShardLanes:
         failpoint(Point.SHARD_CLAIMED)
         if claim.attempt > 1:
             context.counters.add(CounterName.SHARDS_RETRIED, self._served.model.name)
-        log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence)
+        fields = Origin.from_json(claim.origin_json).log_fields()
+        log.info("shard_claimed", shard=claim.id, batch=claim.batch_id, fence=claim.fence, **fields)
         run = ShardRun(context, claim, self._served, self._is_watched, self._isolation)
         with self._lock:
             self._runs.add(run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -20,15 +21,19 @@ from workers.generation.endpoints.base import (
     ResponseHeader,
 )
 from workers.generation.engine_call import EngineCall
+from workers.generation.inference_span import end_inference
 from workers.generation.job_stream import JobStream
 from workers.generation.problems import engine_crash
 from workers.shards.shard_progress import EndedLine
+
+if TYPE_CHECKING:
+    from core.telemetry.sdk import Span
 
 
 class LineRun:
     """The `number`th attempt. The engine client's thread calls `on_delta` and `on_end`, the lane's thread everything else.
 
-    `seconds` is the time from `begin` to the engine's outcome, None before it.
+    `seconds` is the time from `begin` to the engine's outcome, None before it. `inference` is its span, if it has one.
     """
 
     def __init__(
@@ -38,8 +43,10 @@ class LineRun:
         ended: Callable[[EngineOutcome], None],
         *,
         number: int = 0,
+        inference: Span | None = None,
     ) -> None:
         self.number = number
+        self._inference = inference
         self.seconds: float | None = None
         self._call = EngineCall(engine, engine_requests, self)
         self._ended = ended
@@ -79,6 +86,8 @@ class LineRun:
         """Keep the outcome, and pass it to the lane."""
         self._outcome = outcome
         self.seconds = time.monotonic() - self._begun_at
+        if self._inference is not None:
+            end_inference(self._inference, outcome)
         self._ended(outcome)
 
 

@@ -22,6 +22,7 @@ from core.models.engine_options import BackendKind
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, ShardState, is_suspicious
 from core.strict_json import parse_json
+from core.telemetry.origin import Origin
 from db import batches, jobs, shards
 from db.shards import ClaimedShard, LineResult
 from engine.process.client import EngineLost
@@ -29,6 +30,7 @@ from engine.types import Priority
 from workers.context import ServedModel, WorkerContext
 from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, EngineRequest, RequestOrigin
 from workers.generation.endpoints.registry import read_accepted
+from workers.generation.inference_span import start_inference
 from workers.generation.job_stream import JobStream
 from workers.generation.quarantine import as_exclusive
 from workers.runtime.db_retry import retry_write
@@ -36,6 +38,7 @@ from workers.shards.isolation import Isolation
 from workers.shards.line_run import LineRun, line_result
 from workers.shards.poison import LeaseLost, PoisonTracker
 from workers.shards.shard_progress import Block, EndedLine, Line, LineState, ParsedBody, Retry, ShardProgress, Window
+from workers.shards.shard_trace import ShardTrace
 
 log = structlog.get_logger()
 
@@ -65,6 +68,7 @@ class ShardRun:
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # calls for the lane's thread
         self._lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._endpoint = claim.endpoint
+        self._trace = ShardTrace(claim, context.settings.trace_lines)
         self._key_id = claim.key_id
         self._runs: dict[str, LineRun] = {}  # the last attempt at each line that is not written yet
         self._progress = ShardProgress(context.settings.line_attempts, all_suspects=is_suspicious(claim.attempt))
@@ -95,6 +99,10 @@ class ShardRun:
 
     def run(self) -> None:
         """Run until every line has ended, the batch is not wanted any more, or the lease is lost."""
+        with self._trace.work():
+            self._run()
+
+    def _run(self) -> None:
         try:
             self._load()
             self._generate()
@@ -179,20 +187,27 @@ class ShardRun:
 
     def _submit(self, line: Line, adapter: EndpointAdapter) -> None:
         before = self._runs.get(line.id)
+        inference = None
+        if self._trace.has_span(line.id):
+            fields = self._parse(line).fields
+            inference = start_inference(self._served.model, self._endpoint, fields, self._trace.origin, line.id)
         self._runs[line.id] = LineRun(
             self._served.engine,
-            self._engine_requests(line, adapter),
+            self._engine_requests(line, adapter, self._trace.origin_of_line(inference)),
             partial(self._hand_over, line),
             number=0 if before is None else before.number + 1,
+            inference=inference,
         )
         self._runs[line.id].begin()
         if self._is_watched(line.id):
             self._watch(line.id)
 
-    def _engine_requests(self, line: Line, adapter: EndpointAdapter) -> list[EngineRequest]:
+    def _engine_requests(self, line: Line, adapter: EndpointAdapter, trace: Origin) -> list[EngineRequest]:
         """Lines of one shard are one group: the engine begins them before those of the next shard."""
-        origin = RequestOrigin(job_id=line.id, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id)
-        requests = adapter.engine_requests(self._served.model, origin)
+        asked_by = RequestOrigin(
+            job_id=line.id, tenant=self._tenant_id, priority=Priority.BATCH, group=self.id, trace=trace
+        )
+        requests = adapter.engine_requests(self._served.model, asked_by)
         return [as_exclusive(request) for request in requests] if line.is_suspect else requests
 
     def _hand_over(self, line: Line, outcome: EngineOutcome) -> None:
@@ -293,6 +308,7 @@ class ShardRun:
                     cached_tokens=sum(result.cached_tokens for result in written),
                 )
             )
+        self._trace.add_results(written)
         for result in written:
             if (run := self._runs.get(result.job_id)) is not None:
                 run.publish_end(None if result.problem is None else Problem.from_json(result.problem))
@@ -308,7 +324,7 @@ class ShardRun:
         if retry_write(self._begin_finalizing, lambda: True):
             failpoint(Point.SHARD_FINALIZING)
             self._context.tickets.finalize(self._batch_id)
-        log.info("shard_left", shard=self.id, state=left)
+        log.info("shard_left", shard=self.id, state=left, **self._trace.summary())
 
     def _write_left(self) -> ShardState | None:
         with self._context.database.begin(committing=Point.SHARD_LEAVING, committed=Point.SHARD_LEFT) as connection:

@@ -15,6 +15,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from api.http.errors import install_error_handlers
 from api.http.event_stream import EventStream
+from api.http.request_log import note_ids
 from api.middleware import AccessLog, HeadAsGet, ResponseHeaders, UnexpectedErrors
 from api.services.key_ring import Caller
 from api.services.metrics import Metrics
@@ -40,7 +41,7 @@ def app_of(metrics: Metrics) -> FastAPI:
     @app.get("/plain/{name}")
     async def plain(request: Request, name: str) -> PlainTextResponse:
         request.state.caller = Caller(tenant="acme", key_id="key_1")
-        request.state.job_id = "chatcmpl-1"
+        note_ids(job="chatcmpl-1")
         structlog.get_logger().warning("inside")
         return PlainTextResponse("hello", headers={"x-name": name[:1]})
 

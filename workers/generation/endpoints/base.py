@@ -15,6 +15,7 @@ from core.errors import Problem
 from core.models.model_files import ModelConfig
 from core.schemas.chunks import usage_object
 from core.schemas.generation import GenerationBody, ModelRequest
+from core.telemetry.origin import Origin
 from engine.process.client import EngineLost
 from engine.types import AnyRequest, Delta, Embedded, Failed, Finished, Priority, Usage
 from workers.generation.problems import to_problem, truncated_problem
@@ -26,12 +27,22 @@ EngineOutcome = EngineResult | Failed | EngineLost
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestOrigin:
-    """The job behind an engine request, and its place in the scheduler; see `engine.types.Request`."""
+    """The job behind an engine request, and its place in the scheduler; see `engine.types.Request`.
+
+    `trace` is the span that a server upstream continues.
+    """
 
     job_id: str
     tenant: str
     priority: Priority
     group: str = ""
+    trace: Origin = field(default_factory=Origin)
+
+    @property
+    def trace_headers(self) -> dict[str, str]:
+        """W3C's headers of the trace, if there is one."""
+        headers = {"traceparent": self.trace.traceparent, "tracestate": self.trace.tracestate}
+        return {name: value for name, value in headers.items() if value}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,6 +54,7 @@ class ForwardAdapter(EndpointAdapter):
                 id=origin.job_id,
                 path=self.path,
                 body=_encode(self.document),
+                headers=origin.trace_headers,
                 stream=self.body.is_stream and origin.priority is Priority.CHAT,
                 priority=origin.priority,
                 tenant=origin.tenant,
