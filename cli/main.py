@@ -14,6 +14,7 @@ from cli.commands.demo import demo
 from cli.commands.files import files
 from cli.commands.health import health
 from cli.commands.keys import keys
+from cli.commands.logs import logs
 from cli.commands.map import map_table
 from cli.commands.models import models
 from cli.commands.process import api, clerk, worker
@@ -38,7 +39,7 @@ app.add_typer(database, name="db")
 app.add_typer(keys, name="keys")
 app.add_typer(models, name="models")
 app.command("map")(map_table)
-for verb in (serve, run, demo, status, chat, validate, estimate, doctor, health, api, worker, clerk):
+for verb in (serve, run, demo, status, logs, chat, validate, estimate, doctor, health, api, worker, clerk):
     app.command()(verb)
 
 

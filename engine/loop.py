@@ -295,7 +295,7 @@ class EngineLoop:
         except MemoryError:
             raise
         except Exception:
-            log_stderr(traceback.format_exc())
+            log_stderr(f"request {key[1]} failed: {traceback.format_exc()}")
             self._fail(key, EngineError())
             for sequence in sequences:
                 self._output_processor.discard(sequence)

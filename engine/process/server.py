@@ -158,7 +158,7 @@ class Server:
         except EngineError as error:
             self._reject(client, request.id, error)
         except Exception:  # one request must not end the thread of all others
-            log_stderr(traceback.format_exc())
+            log_stderr(f"request {request.id} failed: {traceback.format_exc()}")
             self._reject(client, request.id, EngineError())
         finally:
             self._inflight_log.record(section, [])

@@ -235,7 +235,8 @@ class Dispatcher:
             self._end(job, error.problem.failed(job.request.id, self._redact))
         else:
             if not isinstance(error, EngineError):
-                log_stderr(self._redact("".join(traceback.format_exception(error))))
+                text = "".join(traceback.format_exception(error))
+                log_stderr(self._redact(f"request {job.request.id} failed: {text}"))
             reason = error if isinstance(error, EngineError) else EngineError()
             self._end(job, Failed.from_error(job.request.id, reason))
         self._pump()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,15 @@ import httpx2
 import pytest
 
 from tests.support.collector import Collector, ReceivedSpan, otlp_collector
-from tests.support.stack import StackProcess, batch_lines, start_batch, wait_for, write_lines
+from tests.support.stack import (
+    StackProcess,
+    batch_lines,
+    clean_environment,
+    result_lines,
+    start_batch,
+    wait_for,
+    write_lines,
+)
 from tests.support.upstream import chat_answer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
@@ -183,5 +193,36 @@ def test_every_process_logs_the_ids_of_the_request(traced: StackProcess) -> None
         return [entry for entry in entries if entry.get("job") == job_id]
 
     for name in ("api", "chat"):
-        wait_for(lambda name=name: bool(lines(name)), f"a line in the log of {name}", 20)  # type: ignore[misc]
+        wait_for(lambda: bool(lines(name)), f"a line in the log of {name}", 20)  # noqa: B023
         assert {(line["request_id"], line["trace_id"]) for line in lines(name)} == {("mine-2", "d" * 32)}
+
+
+def test_the_logs_of_a_batch_are_found_by_the_id_of_one_of_its_lines(traced: StackProcess, tmp_path: Path) -> None:
+    client = traced.client()
+    batch_id = start_batch(client, write_lines(tmp_path / "in.jsonl", batch_lines(1, max_tokens=4)))
+    wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch")
+    output = client.batches.retrieve(batch_id).output_file_id
+    line_id = str(result_lines(client, output)[0]["id"])
+    events = {"request", "batch_prepared", "shard_claimed", "shard_left", "batch_ended"}
+    for wanted in (line_id, batch_id, str(output)):
+        wait_for(lambda: events <= {line["event"] for line in logs(traced, wanted)}, f"logs of {wanted}", 20)  # noqa: B023
+        assert {line.get("batch", batch_id) for line in logs(traced, wanted)} == {batch_id}
+
+
+def test_an_id_that_no_log_has_is_an_error_that_names_the_place(traced: StackProcess) -> None:
+    done = run_logs(traced, "req_nothing")
+    assert done.returncode == 1
+    assert str(traced.state_dir / "logs") in done.stderr
+
+
+def run_logs(stack: StackProcess, wanted: str) -> subprocess.CompletedProcess[str]:
+    command = [str(Path(sys.executable).with_name("millrace")), "logs", wanted, "--json"]
+    command += ["--state-dir", str(stack.state_dir)]
+    environment = clean_environment()
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60, env=environment)
+
+
+def logs(stack: StackProcess, wanted: str) -> list[dict[str, object]]:
+    """The lines of `millrace logs`, except those about requests that only read."""
+    lines = [json.loads(line) for line in run_logs(stack, wanted).stdout.splitlines()]
+    return [line for line in lines if line.get("method") != "GET" and "event" in line]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -31,6 +32,25 @@ def test_a_full_disk_under_the_log_fails_no_caller() -> None:
         command = [sys.executable, "-c", f"from {__name__} import talk; talk()"]
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, text=True, check=False, timeout=60)
     assert done.stdout == "still here\n"
+
+
+def log_of_a_library() -> None:
+    """Log as Celery does, inside a piece of work."""
+    configure_logging()
+    with structlog.contextvars.bound_contextvars(job="j1"):
+        try:
+            raise ValueError("broken")
+        except ValueError:
+            logging.getLogger("celery.worker").exception("Task %s failed", "x")
+
+
+def test_lines_of_libraries_are_json_with_the_ids_of_the_work() -> None:
+    command = [sys.executable, "-c", f"from {__name__} import log_of_a_library; log_of_a_library()"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    fields = json.loads(line)
+    assert (fields["event"], fields["job"], fields["logger"]) == ("Task x failed", "j1", "celery.worker")
+    assert "ValueError: broken" in fields["exception"]
 
 
 class Lines:
