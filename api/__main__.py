@@ -10,7 +10,7 @@ import sys
 import uvicorn
 from fastapi import FastAPI
 
-from api.app import check_database, create_app
+from api.app import check_database, check_files, create_app
 from api.http.connection_limits import hardened_protocol, set_tcp_user_timeout
 from api.http.open_files import raise_limit
 from api.live.shutdown import end_waiters
@@ -73,6 +73,7 @@ def main() -> None:
         start_tracing("api")
         raise_limit()
         check_database(settings)
+        check_files(settings)
         app = create_app(settings)
         listener = bound_socket(settings.host, settings.port)
         signs = SignsOfLife(settings.state_dir, Role.API)

@@ -63,7 +63,7 @@ from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
 from api.tables.table_input import MAX_FIELD_BYTES
 from api.tables.table_processes import TableProcesses
-from core.file_store import FileStore
+from core.files.open_store import open_file_store
 from core.models.live_catalog import LiveCatalog
 from core.queue.celery_app import make_sender
 from core.queue.tickets import Tickets
@@ -150,6 +150,11 @@ def _telemetry() -> TelemetryConfig:
     }
 
 
+def check_files(settings: Settings) -> None:
+    """Raise the MillraceError of a file store that cannot be used."""
+    open_file_store(settings).check()
+
+
 def check_database(settings: Settings) -> None:
     """Raise the MillraceError of a database with another schema, or of an address that needs API keys."""
     assert settings.database_url, "a process is started with the addresses it needs"
@@ -186,7 +191,7 @@ def _build_services(state: State, settings: Settings) -> None:
     state.shutting_down = asyncio.Event()  # set when the process begins to stop
     state.database = database
     state.live_catalog = LiveCatalog(settings.models_dir)
-    state.files = FileStore(settings.files_root)
+    state.files = open_file_store(settings)
     state.table_processes = TableProcesses()
     state.waiters = Waiters()
     state.relay = Relay(

@@ -26,7 +26,7 @@ from api.services.ticket_sender import TicketSender
 from api.services.waiters import Waiters
 from core.api_keys import Scope
 from core.errors import ApiError
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelCatalog
 from core.settings import Settings, is_loopback

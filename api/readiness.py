@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+import anyio.to_thread
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from api.services.model_states import read_service_state
 from api.services.relay import Relay
+from core.files.file_store import FileStore, FileStoreUnavailable
 from core.models.live_catalog import LiveCatalog
 from core.readiness import Check, ModelState, check_model
 from core.settings import Settings
@@ -42,16 +44,20 @@ class ReadyReport:
     checks: list[Check]
 
 
-async def run_checks(database: AsyncEngine, relay: Relay, catalog: LiveCatalog, settings: Settings) -> ReadyReport:
+async def run_checks(
+    database: AsyncEngine, relay: Relay, catalog: LiveCatalog, store: FileStore, settings: Settings
+) -> ReadyReport:
     """Run all checks; each has a time-out of a few seconds. Files that are no models are listed, and change no status."""
     names = catalog.current.names()
-    (rows, models), queue = await asyncio.gather(_database(database, names, settings), _queue(relay))
-    checks = [*rows, *map(check_model, models), queue]
+    (rows, models), *others = await asyncio.gather(
+        _database(database, names, settings), _queue(relay), _file_store(store)
+    )
+    checks = [*rows, *map(check_model, models), *others]
     files = [Check(f"file {file}", problem, _FILE_ADVICE) for file, problem in catalog.problems.items()]
     if not any(check.message for check in checks):
         return ReadyReport(ReadyStatus.OK, [*checks, *files])
     is_available = any(model.is_available for model in models)
-    is_degraded = is_available and not any(check.message for check in (*rows, queue))
+    is_degraded = is_available and not any(check.message for check in (*rows, *others))
     return ReadyReport(ReadyStatus.DEGRADED if is_degraded else ReadyStatus.UNAVAILABLE, [*checks, *files])
 
 
@@ -85,3 +91,15 @@ async def _queue(relay: Relay) -> Check:
     except (RedisError, OSError) as error:
         return Check("queue", f"does not answer ({type(error).__name__})", advice)
     return Check("queue") if relay.is_connected else Check("queue", "events do not arrive yet", advice)
+
+
+async def _file_store(store: FileStore) -> Check:
+    advice = "Look at the storage. Chats and running batches go on without it; uploads and downloads are refused."
+    try:
+        async with asyncio.timeout(_TIMEOUT_SECONDS):
+            await anyio.to_thread.run_sync(store.ping, abandon_on_cancel=True)
+    except FileStoreUnavailable as error:
+        return Check("file store", error.reason, error.advice)
+    except TimeoutError:
+        return Check("file store", f"does not answer within {_TIMEOUT_SECONDS:.0f} s", advice)
+    return Check("file store")

@@ -1,4 +1,4 @@
-"""Backup and restore: a dump of the database, then a copy of the file store.
+"""Backup and restore: a dump of the database, then a copy of the file store. Files in object storage stay there.
 
 The order matters: a file's bytes are stored before its row is committed, so a dump names no file that the later copy lacks,
 except files deleted in between. The content of Valkey need not be kept.
@@ -16,9 +16,13 @@ from sqlalchemy import make_url
 
 from cli.stack.postgres import find_binaries
 from core.errors import ConfigError, MillraceError
+from core.files.file_store import BUCKETS, READ_BYTES, FileStore
+from core.ids import is_id
 
 _DUMP: Final = "database.dump"
 _FILES: Final = "files"
+_PLACE: Final = "files.url"  # names the object storage of a backup without files
+_DAY_SECONDS: Final = 86400
 _TEMPORARY: Final = "*.part"  # files that a file store is still writing
 
 
@@ -26,35 +30,52 @@ class BackupFailed(MillraceError):
     """The backup could not be made or restored."""
 
 
-def backup(database_url: str, files_root: Path, target: Path) -> None:
-    """Write a backup into a folder that does not exist yet, while the service runs; a failed backup leaves no folder."""
+def backup(database_url: str, files: Path | str, target: Path) -> None:
+    """Write a backup into a folder that does not exist yet, while the service runs; a failed backup leaves no folder.
+
+    `files` is the directory of the file store, or the URL of object storage, which is only noted.
+    """
     try:
         target.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         raise BackupFailed(f"{target} exists. Name a folder that does not exist yet.") from None
     try:
         _postgres("pg_dump", database_url, "--format=custom", "--no-owner", f"--file={target / _DUMP}")
-        if files_root.is_dir():
-            shutil.copytree(files_root, target / _FILES, ignore=_skip_temporary, copy_function=_copy)
+        if isinstance(files, str):
+            (target / _PLACE).write_text(f"{files}\n", encoding="utf-8")
+        elif files.is_dir():
+            shutil.copytree(files, target / _FILES, ignore=_skip_temporary, copy_function=_copy)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise
 
 
-def restore(database_url: str, files_root: Path, source: Path) -> None:
+def restore(database_url: str, store: FileStore, source: Path) -> None:
     """Restore into a database without tables and a file store without files; files first, so that no row lacks its bytes.
 
     A failed restore can be tried again: the database is restored in one transaction, and files of this backup may exist.
+    A backup of files in a directory may be restored into object storage. One of object storage has no files.
     """
     if not (source / _DUMP).is_file():
         raise BackupFailed(f"{source} is not a backup: there is no {_DUMP} in it.")
     if _has_tables(database_url):
         raise BackupFailed("The database is not empty. Restore into a new one, or with another --state-dir.")
-    if _paths(files_root) - _paths(source / _FILES):
-        raise BackupFailed(f"The file store {files_root} is not empty. Restore with another, or move it away.")
-    if (source / _FILES).is_dir():
-        shutil.copytree(source / _FILES, files_root, dirs_exist_ok=True)
+    if (place := source / _PLACE).is_file() and store.directory is not None:
+        url = place.read_text(encoding="utf-8").strip()
+        raise BackupFailed(f"The files of this backup are in {url}. Set MILLRACE_FILES_URL to it, or to a copy of it.")
+    if not place.is_file():
+        _restore_files(store, source / _FILES)
     _postgres("pg_restore", database_url, "--no-owner", "--single-transaction", str(source / _DUMP))
+
+
+def _restore_files(store: FileStore, source: Path) -> None:
+    kept = {path.name: path for path in source.rglob("*") if path.is_file() and is_id(path.name)}
+    in_store = {name for bucket in range(BUCKETS) for name in store.old_ids(bucket, older_than_seconds=-_DAY_SECONDS)}
+    if in_store - kept.keys():
+        raise BackupFailed(f"The file store {store.place} is not empty. Restore with another, or move it away.")
+    for name, path in kept.items():
+        with path.open("rb") as content, store.write(name) as target:
+            shutil.copyfileobj(content, target, READ_BYTES)
 
 
 def _postgres(program: str, database_url: str, *arguments: str) -> None:
@@ -80,11 +101,6 @@ def _find(program: str) -> str:
     if (path := shutil.which(program)) is None:
         raise BackupFailed(f"There is no {program} here. Install Postgres's client programs.")
     return path
-
-
-def _paths(root: Path) -> set[Path]:
-    """List all files below a folder; empty without the folder."""
-    return {path.relative_to(root) for path in root.rglob("*") if not path.is_dir()}
 
 
 def _has_tables(database_url: str) -> bool:

@@ -1,15 +1,18 @@
-"""Addresses of Postgres and Redis: their form, and sentences about those that cannot be reached. No password is repeated."""
+"""Addresses of Postgres, Redis and files: their form, and sentences about those out of reach. No password is repeated."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from core.errors import Unreachable
 
 _DATABASE: Final = "postgresql://USER:PASSWORD@HOST:5432/NAME"
 _QUEUE: Final = "redis://HOST:6379/0"
+_FILES: Final = "a URL of a place for files, such as s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX or file:///DIRECTORY"
+_OBJECTS: Final = re.compile(r"(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,221}[A-Za-z0-9](?:/[A-Za-z0-9._=+-]+)*/?")
 _WRAPPED: Final = re.compile(
     r"^.*\bfailed: (?=\S)|^Error -?\d+ (?:while )?connecting to \S+\. |^\[Errno -?\d+\] |^FATAL:\s+"
 )
@@ -23,6 +26,36 @@ def check_database_url(text: str) -> str:
 def check_redis_url(text: str) -> str:
     """Return the text. Raises ValueError for the URL of anything but a Valkey or Redis."""
     return _check(text, re.compile(r"rediss?|unix"), f"a URL of Valkey or Redis, such as {_QUEUE}")
+
+
+def check_files_url(text: str) -> str:
+    """Return the text, without a slash at its end. Raises ValueError for a URL that names no place for files."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("s3", "gs", "az", "file"):
+        raise ValueError(
+            f"must be {_FILES}; not {scheme[:16]}://…" if separator else f"must be {_FILES}; this one has no ://"
+        )
+    if "@" in rest.partition("/")[0]:
+        raise ValueError(
+            "must have no credentials in it: set them in the variables of the cloud's own tools, see docs/files.md"
+        )
+    if scheme == "file":
+        if not rest.startswith("/") or any(sign in rest for sign in "?#"):
+            raise ValueError("must have three slashes and an absolute path, such as file:///srv/millrace/files")
+        return text
+    if rest.strip("/") == "" or rest.startswith("/"):
+        raise ValueError(f"has no bucket: write {scheme}://BUCKET/PREFIX")
+    if not _OBJECTS.fullmatch(text) or "/../" in f"{rest}/" or "/./" in f"{rest}/":
+        raise ValueError(
+            f"must be {scheme}://BUCKET/PREFIX, where both have letters, digits and . _ - only, and nothing follows the prefix"
+        )
+    return text.rstrip("/")
+
+
+def directory_of(files_url: str) -> Path | None:
+    """Return the directory of a `file:` URL; None for object storage."""
+    scheme, _, rest = files_url.partition("://")
+    return Path(unquote(rest)) if scheme == "file" else None
 
 
 def host_and_port(url: str, default_port: int) -> str:

@@ -12,12 +12,12 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, AliasChoices, Field, ValidationError
+from pydantic import AfterValidator, AliasChoices, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import ConfigError
 from core.memory_sizes import AUTO, parse_device_memory
-from core.service_urls import check_database_url, check_redis_url
+from core.service_urls import check_database_url, check_files_url, check_redis_url, directory_of
 from core.setting_errors import PREFIX, TOML_FILE, describe_settings, warn_of_unknown
 from core.setting_files import SettingFiles
 
@@ -52,6 +52,12 @@ def _check_origins(text: str) -> str:
     return text
 
 
+def _check_only_place(text: str, info: ValidationInfo) -> str:
+    if info.data.get("files_dir") is not None:
+        raise ValueError("and files_dir are both set: remove one, since files have one place")
+    return text
+
+
 class Settings(BaseSettings):
     """All settings of an operator."""
 
@@ -73,6 +79,11 @@ class Settings(BaseSettings):
     )
     files_dir: Path | None = Field(
         None, description="Directory of uploaded and result files; default: `files` in state_dir."
+    )
+    files_url: Annotated[str, AfterValidator(check_files_url), AfterValidator(_check_only_place)] | None = Field(
+        None,
+        description="URL of the place of these files, in place of files_dir: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, "
+        "az://CONTAINER/PREFIX or file:///DIRECTORY. Credentials come from the variables of the cloud's own tools.",
     )
     database_url: Annotated[str, AfterValidator(check_database_url)] | None = Field(
         None,
@@ -313,8 +324,10 @@ class Settings(BaseSettings):
         return self.body_bytes + ENVELOPE_BYTES
 
     @property
-    def files_root(self) -> Path:
-        """The directory of the file store."""
+    def files_root(self) -> Path | None:
+        """The directory of the file store; None when it is in object storage."""
+        if self.files_url is not None:
+            return directory_of(self.files_url)
         return self.files_dir or self.state_dir / "files"
 
 

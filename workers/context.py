@@ -11,7 +11,7 @@ from datetime import timedelta
 from sqlalchemy import Connection, Engine
 
 from core.failpoints import Point
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.models.engine_options import BackendKind
 from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelCatalog, ModelConfig

@@ -14,16 +14,20 @@ from fastapi import Request
 
 from api.dependencies import FilesDep, SettingsDep
 from core.errors import SERVER_ERROR, ApiError, Problem
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 
-_COPIES: Final = 2  # the body as it arrives, and the file in the store
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 async def check_room(files: FileStore, reserved_bytes: int, num_bytes: int) -> None:
-    """Raise the 507 when storing so many bytes would leave less than `reserved_bytes` free."""
-    free = await anyio.to_thread.run_sync(_free_bytes, str(files.root))
-    if free < _COPIES * num_bytes + reserved_bytes:
+    """Raise the 507 when storing so many bytes would leave less than `reserved_bytes` free.
+
+    A directory needs room for two copies: the body as it arrives, and the file. For object storage the first must fit.
+    """
+    places, needed = [tempfile.gettempdir()], num_bytes
+    if files.directory is not None:
+        places, needed = [str(files.directory), *places], 2 * num_bytes + reserved_bytes
+    if await anyio.to_thread.run_sync(_free_bytes, places) < needed:
         raise _no_room(f"The server has no room for {num_bytes} bytes: its disk is nearly full.")
 
 
@@ -49,8 +53,8 @@ def full_disk_is_a_problem() -> Iterator[None]:
         raise _no_room("The server's disk is full.") from None
 
 
-def _free_bytes(root: str) -> int:
-    return min(shutil.disk_usage(place).free for place in (root, tempfile.gettempdir()))
+def _free_bytes(places: list[str]) -> int:
+    return min(shutil.disk_usage(place).free for place in places)
 
 
 def _no_room(message: str) -> ApiError:

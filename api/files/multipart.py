@@ -25,7 +25,7 @@ from api.http.json_body import check_not_compressed
 from api.http.openapi import RequestBody, form_schema
 from api.schemas.uploads import PURPOSES
 from core.errors import ApiError, Problem, bad_request
-from core.file_store import READ_BYTES, FileStore
+from core.files.file_store import READ_BYTES, FileStore
 from core.schemas.batch import OutputExpiry
 from core.settings import Settings
 

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from api.http.open_files import EXHAUSTED
 from api.http.unknown_paths import unknown_path, wrong_method
 from core.errors import OPERATORS_FAULT, ApiError, Problem, unavailable
+from core.files.file_store import FileStoreUnavailable
 from db.connections import is_transient
 
 log = structlog.get_logger()
@@ -74,6 +75,13 @@ def install_error_handlers(app: FastAPI) -> None:
             raise error
         log.warning("database_unavailable", reason=type(getattr(error, "orig", error)).__name__)
         away = unavailable("The database does not answer. Nothing was lost; try again shortly.")
+        return problem_response(away.problem)
+
+    @app.exception_handler(FileStoreUnavailable)
+    async def on_file_store_error(_: Request, error: FileStoreUnavailable) -> JSONResponse:
+        """The client reads no address of the storage; the log has it."""
+        log.warning("file_store_unavailable", reason=error.problem)
+        away = unavailable("The file store does not answer. Nothing was lost; try again shortly.")
         return problem_response(away.problem)
 
     @app.exception_handler(OSError)

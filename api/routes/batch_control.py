@@ -9,6 +9,7 @@ from typing import Annotated, BinaryIO, Final
 
 import msgspec
 from fastapi import APIRouter, Query, Request
+from fastapi.concurrency import contextmanager_in_threadpool
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from api.access.admission import AdmissionDep, check_open_batches
@@ -33,7 +34,7 @@ from core.api_keys import Scope
 from core.error_codes import remedy
 from core.errors import ApiError, Problem, bad_request
 from core.failpoints import Point, failpoint
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.schemas.batch import encode_line, window_seconds
 from core.schemas.objects import BatchObject
 from core.states import FINAL_BATCH_STATES, BatchState
@@ -124,10 +125,10 @@ async def retry_batch(
             raise bad_request(message, code="batch_not_ended")
         await admission.charge_batch(request, caller)
         file_id = ids.new_id(ids.FILE)
-        await _write_input(store, connection, batch, retry.custom_ids, file_id)
+        num_bytes = await _write_input(store, connection, batch, retry.custom_ids, file_id)
     failpoint(Point.RETRY_STORED)
     expires_at = datetime.now(UTC) + timedelta(days=settings.file_days)
-    row = await _insert_retry(database, store, batch, file_id, caller.key_id, expires_at)
+    row = await _insert_retry(database, store, batch, file_id, num_bytes, caller.key_id, expires_at)
     failpoint(Point.RETRY_COMMITTED)
     await tickets.send(lambda tickets: tickets.prepare(row.id))
     async with database.connect() as connection:
@@ -197,10 +198,10 @@ async def _set_urgency(connection: AsyncConnection, batch: BatchRow, change: Bat
 
 async def _write_input(
     store: FileStore, connection: AsyncConnection, batch: BatchRow, names: list[str] | None, file_id: str
-) -> None:
-    """Write the chosen lines as an input file, a page at a time; every name must be one of the batch's."""
+) -> int:
+    """Write the chosen lines as an input file, a page at a time; every name must be one of the batch's. Returns its size."""
     num_lines = after = 0
-    with store.write(file_id) as stream:
+    async with contextmanager_in_threadpool(store.write(file_id)) as stream:
         while rows := await _retry_page(batch.id, names, after).async_fetch_all(connection):
             await asyncio.to_thread(_write_lines, stream, batch.endpoint, rows)
             num_lines, after = num_lines + len(rows), rows[-1].line
@@ -212,6 +213,7 @@ async def _write_input(
                 "Every line of the batch has an answer, or a body that cannot be read; there is nothing to retry.",
                 code="nothing_to_retry",
             )
+        return stream.tell()
 
 
 def _retry_page(batch_id: str, names: list[str] | None, after: int) -> Statement[RetryLine]:
@@ -228,6 +230,7 @@ async def _insert_retry(
     store: FileStore,
     batch: BatchRow,
     file_id: str,
+    num_bytes: int,
     key_id: str | None,
     expires_at: datetime,
 ) -> BatchRow:
@@ -239,7 +242,7 @@ async def _insert_retry(
         tenant_id=batch.tenant_id,
         purpose="batch",
         filename=f"{batch.id}_retry.jsonl",
-        bytes=store.size(file_id),
+        bytes=num_bytes,
         expires_at=expires_at,
     )
     inherited = ("tenant_id", "endpoint", "completion_window", "window_seconds", "output_expires_seconds",

@@ -29,7 +29,7 @@ from core import ids
 from core.api_keys import Scope
 from core.errors import SERVER_ERROR, ApiError, Problem, bad_request, unavailable
 from core.failpoints import Point, failpoint
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.schemas.base import parse_body
 from core.schemas.batch_validation import BatchValidate, BatchValidation, check_endpoint
 from core.settings import Settings

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Literal
+from typing import Annotated, Literal
 
+import anyio.to_thread
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response, StreamingResponse
 
@@ -16,12 +16,11 @@ from api.files.lookup import attachment, find_file, missing_file, to_file_object
 from api.files.multipart import FileForm, check_upload, digest_of_form, store
 from api.http.openapi import response_docs
 from api.http.pagination import check_cursor, page
-from api.http.ranges import Span, Validators, requested_span
+from api.http.ranges import Validators, requested_span
 from api.writes.idempotency import CreateOnceDep
 from core import ids
 from core.api_keys import Scope
 from core.failpoints import Point, failpoint
-from core.file_store import READ_BYTES
 from core.schemas.objects import DeletedObject, FileObject, ListObject
 from db import files
 from db.connections import async_transaction
@@ -113,7 +112,7 @@ async def get_content(
     validators = Validators.of(file_id, row.created_at)
     span = requested_span(request.headers, row.bytes, validators)
     try:
-        stream = file_store.open(file_id)
+        chunks = await anyio.to_thread.run_sync(file_store.read, file_id, span.start, span.end)
     except FileNotFoundError:
         raise missing_file(file_id) from None
     headers = {
@@ -124,13 +123,4 @@ async def get_content(
     if span.is_partial:
         headers["content-range"] = f"bytes {span.start}-{span.end - 1}/{span.size}"
     status = 206 if span.is_partial else 200
-    return StreamingResponse(_chunks(stream, span), status, headers, media_type="application/octet-stream")
-
-
-def _chunks(stream: BinaryIO, span: Span) -> Iterator[bytes]:
-    with stream:
-        stream.seek(span.start)
-        left = span.end - span.start
-        while left > 0 and (chunk := stream.read(min(READ_BYTES, left))):
-            left -= len(chunk)
-            yield chunk
+    return StreamingResponse(chunks, status, headers, media_type="application/octet-stream")

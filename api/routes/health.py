@@ -8,6 +8,7 @@ from fastapi.responses import JSONResponse, Response
 from api.dependencies import (
     CatalogDep,
     DatabaseDep,
+    FilesDep,
     LiveCatalogDep,
     MetricsDep,
     RelayDep,
@@ -39,12 +40,12 @@ class Readiness(ResponseModel):
 @router.get("/health", include_in_schema=False)
 @router.get("/readyz", response_model=Readiness, responses={503: {"model": Readiness}})
 async def readyz(
-    database: DatabaseDep, relay: RelayDep, catalog: LiveCatalogDep, settings: SettingsDep
+    database: DatabaseDep, relay: RelayDep, catalog: LiveCatalogDep, file_store: FilesDep, settings: SettingsDep
 ) -> JSONResponse:
-    """Check database, schema, queue and clerk, and for each model a worker that polls for work and an engine that runs. Each
-    failure is named, with its remedy, and so is each file of the models folder that cannot be used. 200 with `degraded`
-    while only models fail, and not all of them."""
-    report = await run_checks(database, relay, catalog, settings)
+    """Check database, schema, queue, file store and clerk, and for each model a worker that polls for work and an engine that
+    runs. Each failure is named, with its remedy, and so is each file of the models folder that cannot be used. 200 with
+    `degraded` while only models fail, and not all of them."""
+    report = await run_checks(database, relay, catalog, file_store, settings)
     body = {
         "status": report.status,
         "checks": {check.name: check.message or "ok" for check in report.checks},

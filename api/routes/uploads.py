@@ -25,7 +25,7 @@ from core import ids
 from core.api_keys import Scope
 from core.errors import ApiError, Problem, bad_request, not_found
 from core.failpoints import Point, failpoint
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.ids import is_id
 from core.schemas.objects import FileObject
 from db import files, uploads

@@ -79,7 +79,9 @@ class ServiceMetrics(Collector):
     """Exports the values of the last `refresh`."""
 
     def __init__(self, settings: Settings) -> None:
-        self._disks = {"state": settings.state_dir, "files": settings.files_root}
+        self._disks = {"state": settings.state_dir} | (
+            {} if settings.files_root is None else {"files": settings.files_root}
+        )
         self._silence_seconds = settings.silence_seconds
         self._max_crashes = settings.engine_crashes
         self._models: Sequence[str] = ()

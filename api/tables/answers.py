@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Final
 
+import anyio.to_thread
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from api.files.disk_space import full_disk_is_a_problem
 from api.tables.table_processes import TableProcesses, job_limits
 from core.errors import ApiError, Problem, not_found
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.schemas.batch import answered_line, failed_line
 from core.states import FINAL_BATCH_STATES
 from db import batch_results, batches, files
@@ -76,7 +78,8 @@ async def write_answers(
             lines = _result_rows(database, table)
         else:
             try:
-                stream = opened.enter_context(file_store.open(batch.table_file_id))
+                with full_disk_is_a_problem():
+                    stream = opened.enter_context(await anyio.to_thread.run_sync(file_store.open, batch.table_file_id))
             except FileNotFoundError:
                 raise _no_table(batch) from None
             descriptors = [stream.fileno()]

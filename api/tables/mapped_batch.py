@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import IO, Annotated
 
+import anyio.to_thread
 from fastapi import Depends
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -22,7 +23,7 @@ from api.tables.table_input import TABLE_PURPOSE, TableInput
 from core import ids
 from core.errors import ApiError
 from core.failpoints import Point
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.settings import Settings
 from db import batches, files
 from db.batches import BatchRow
@@ -87,8 +88,7 @@ class BatchWriter:
                     await connection.execute(files.add_file(**self._columns(file)))
                 return await batch.async_fetch_one(connection)
         except ApiError:
-            for file in new:
-                self.file_store.delete(file.id)
+            await anyio.to_thread.run_sync(self.file_store.delete, *(file.id for file in new))
             raise
 
     def _columns(self, file: _NewFile) -> dict[str, object]:

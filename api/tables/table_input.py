@@ -9,18 +9,19 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Final, Generic, TypeVar
 
+import anyio.to_thread
 from fastapi import Request
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.datastructures import FormData
 
-from api.files.disk_space import check_room_for_body
+from api.files.disk_space import check_room_for_body, full_disk_is_a_problem
 from api.files.lookup import find_file
 from api.files.multipart import BINARY, check_upload, digest_of_form, open_form
 from api.http.json_body import read_small_json
 from api.http.openapi import form_schema
 from api.schemas.batch_tables import MapOptions
 from core.errors import ApiError, bad_request, not_found
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from core.schemas.base import parse_body
 from core.settings import Settings
 from core.strict_json import InvalidJson, parse_json
@@ -87,7 +88,8 @@ async def open_table_input(
 
     try:
         row = await find_file(database, options.input_file_id, tenant)
-        stream = files.open(row.id)
+        with full_disk_is_a_problem():
+            stream = await anyio.to_thread.run_sync(files.open, row.id)
     except (ApiError, FileNotFoundError):
         raise not_found(f"There is no file '{options.input_file_id[:64]}'.", param="input_file_id") from None
     with stream:

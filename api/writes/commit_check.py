@@ -11,11 +11,12 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
+import anyio.to_thread
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.errors import ApiError
-from core.file_store import FileStore
+from core.files.file_store import FileStore
 from db.connections import is_transient
 
 log = structlog.get_logger()
@@ -51,5 +52,5 @@ async def create_with_file(
     try:
         return await create_or_find(create, find)
     except ApiError:
-        files.delete(file_id)
+        await anyio.to_thread.run_sync(files.delete, file_id)
         raise

@@ -43,7 +43,7 @@ def backup(
     target: Annotated[Path, typer.Argument(help="A folder that does not exist yet.", metavar="FOLDER")],
     state_dir: StateDir = None,
 ) -> None:
-    """Copy the database, then the file store, into a new folder. The service may run meanwhile."""
+    """Copy the database, then the file store, into a new folder. The service may run meanwhile. Object storage is not copied."""
     from cli.backup import backup as make_backup
     from cli.stack.services import database_url
     from core.process.hardening import harden_process
@@ -51,8 +51,10 @@ def backup(
     settings = given_settings(state_dir=state_dir)
     harden_process()
     with database_url(settings) as (url, _):
-        make_backup(url, settings.files_root, target)
+        make_backup(url, settings.files_root or str(settings.files_url), target)
     print(f"The backup is in {target}.")
+    if settings.files_root is None:
+        print(f"The files stay in {settings.files_url}: back them up with the tools of that storage.")
 
 
 @database.command()
@@ -62,12 +64,13 @@ def restore(
 ) -> None:
     """Restore a backup into an empty database and an empty file store, while no service runs."""
     from cli.backup import restore as restore_backup
+    from core.files.open_store import open_file_store
     from core.process.hardening import harden_process
 
     settings = given_settings(state_dir=state_dir)
     harden_process()
     with _exclusive_database(state_dir) as url:
-        restore_backup(url, settings.files_root, source)
+        restore_backup(url, open_file_store(settings), source)
     print("The backup is restored. The next start continues from there.")
 
 

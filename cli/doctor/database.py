@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
+from cli.doctor.files import newest_file
 from cli.doctor.findings import Finding, Level
 from cli.stack.postgres import needed_connections
 from core.errors import ConfigError
@@ -35,7 +35,7 @@ def database_findings(settings: Settings, url: str, num_devices: int = 1) -> tup
             findings = [version(connection), connections(connection, num_devices), clock(connection)]
             if not _has_schema(connection):
                 return findings, None
-            findings += [*workers(connection, settings), *files(connection, settings)]
+            findings += [*workers(connection, settings), *newest_file(connection, settings)]
             return findings, bool(connection.execute(any_key()).scalar_one())
     except SQLAlchemyError:
         return [], None  # the finding about the schema reports that it does not answer
@@ -120,28 +120,6 @@ def _devices(connection: Connection, silence_seconds: float) -> list[Finding]:
             parts.append(", ".join(seen.models) or "no model")
             found.append(Finding(Level.OK, f"{seen.host} {seen.device}", "; ".join(parts)))
     return found
-
-
-def files(connection: Connection, settings: Settings) -> list[Finding]:
-    """Check that this host can write to the file store, and that all hosts share it."""
-    root = settings.files_root
-    place = next(path for path in (root.resolve(), *root.resolve().parents) if path.exists())
-    if not os.access(place, os.W_OK | os.X_OK):
-        advice = "Change its owner to the user of Millrace, or choose another folder with MILLRACE_FILES_DIR."
-        return [Finding(Level.BAD, "files", f"nothing can be written to {root}", advice)]
-    return [_shared(connection, settings)]
-
-
-def _shared(connection: Connection, settings: Settings) -> Finding:
-    """The newest file of the database must exist here; if not, another host uses another folder."""
-    root = settings.files_root
-    query = "SELECT id FROM files WHERE deleted_at IS NULL ORDER BY created_at DESC LIMIT 1"
-    newest = connection.execute(text(query)).scalar_one_or_none()
-    if newest is None or (root.is_dir() and any(root.glob(f"*/{newest}"))):
-        return Finding(Level.OK, "files", f"{root} can be written to" + (", and has the newest file" if newest else ""))
-    message = f"the newest file ({newest}) is not in {root}: another host writes to another folder"
-    advice = "Every api, worker and clerk needs the same MILLRACE_FILES_DIR, on a shared disk."
-    return Finding(Level.BAD, "files", message, advice)
 
 
 def _silent(worker: WorkerSeen) -> Finding:

@@ -39,6 +39,7 @@ def doctor(
 
 def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
     from cli.doctor import devices as device_findings
+    from cli.doctor import files as file_findings
     from cli.doctor import machine
     from cli.doctor import settings as settings_findings
     from cli.doctor import stack as stack_findings
@@ -60,6 +61,7 @@ def _findings(state_dir: Path | None, models_dir: Path | None) -> list[Finding]:
         lambda: stack_findings.services(settings),
         lambda: [stack_findings.state(settings.state_dir)],
         lambda: [stack_findings.schema(settings)],
+        lambda: [file_findings.file_store(settings)],
         lambda: settings_findings.timing(settings),
         lambda: [settings_findings.webhooks(settings), settings_findings.open_files()],
         lambda: settings_findings.privacy(settings),

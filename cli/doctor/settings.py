@@ -94,7 +94,7 @@ def open_files(limit: int | None = None) -> Finding:
 def privacy(settings: Settings) -> list[Finding]:
     """Report directories with prompts and answers that other users may enter."""
     places = {"state": settings.state_dir, "file store": settings.files_root}
-    findings = [_private(name, path) for name, path in places.items() if path.is_dir()]
+    findings = [_private(name, path) for name, path in places.items() if path is not None and path.is_dir()]
     return [finding for finding in findings if finding is not None] or [
         Finding(Level.OK, "privacy", "stored data is readable by this user only")
     ]

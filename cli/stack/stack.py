@@ -177,10 +177,11 @@ class Stack:
         values |= {
             "state_dir": str(settings.state_dir.resolve()),
             "models_dir": str(settings.models_dir.resolve()),
-            "files_dir": str(settings.files_root.resolve()),
             "database_url": self.services.database_url,
             "redis_url": self.services.redis_url,
         }
+        if settings.files_url is None and settings.files_root is not None:
+            values["files_dir"] = str(settings.files_root.resolve())
         return {f"MILLRACE_{name.upper()}": value for name, value in values.items()}
 
     def _child(self, name: str, arguments: list[str], environment: dict[str, str]) -> SupervisedProcess:
@@ -202,6 +203,7 @@ def _models(settings: Settings) -> list[str]:
 
 def _check_external(settings: Settings) -> None:
     """Raise Unreachable when a server that the settings name does not answer, before anything is started."""
+    from core.files.open_store import open_file_store
     from db.connections import database_engine, first_connection
 
     if settings.database_url:
@@ -211,6 +213,7 @@ def _check_external(settings: Settings) -> None:
         engine.dispose()
     if settings.redis_url:
         check_queue(settings.redis_url)
+    open_file_store(settings).check()
 
 
 def _migrate(database_url: str, settings: Settings, *, creates_key: bool) -> str | None:

@@ -20,13 +20,14 @@ import psutil
 from openai import OpenAI
 from sqlalchemy.exc import SQLAlchemyError
 
-from core.file_store import BUCKETS
+from core.files.file_store import BUCKETS
 from core.models.live_catalog import LiveCatalog
 from core.settings import Settings
 from core.states import BATCH_MOVES, BatchState
 from tests.faults.load import FINAL, MARKER, expected_answer
 from tests.faults.stack import FaultStack, Role
 from tests.support.stack import wait_for
+from tests.support.stored import size_in
 from workers.context import ClerkContext, Database
 from workers.maintenance.retention import Retention
 
@@ -216,7 +217,7 @@ class Oracle:
     def _check_store(self) -> None:
         """Check that every row has its bytes, and that bytes without a row are deleted when they are old."""
         for file_id, size in self._stack.query("SELECT id, bytes FROM files WHERE deleted_at IS NULL"):
-            assert self._stack.files.size(file_id) == size, f"{file_id} does not have the size in its row"
+            assert size_in(self._stack.files, file_id) == size, f"{file_id} does not have the size in its row"
         known = {row[0] for row in self._stack.query("SELECT id FROM files UNION ALL SELECT id FROM upload_parts")}
         leftovers = [path for path in self._stack.files.root.glob("*/*") if path.name not in known]
         if not leftovers:

@@ -29,7 +29,7 @@ from cli.stack.services import Services
 from core import ids
 from core.api_keys import KEY, new_key
 from core.failpoints import FOLDER_VARIABLE, Point
-from core.file_store import FileStore
+from core.files.directory import DirectoryStore
 from core.process.runtime_dirs import socket_directory
 from db import keys
 from db.connections import database_engine
@@ -113,7 +113,7 @@ class FaultStack:
             FOLDER_VARIABLE: str(self.failpoints),
         }
         self.process = StackProcess(folder, models, **{**QUICK, **addresses, **settings})
-        self.files = FileStore(self.process.state_dir / "files")
+        self.files = DirectoryStore(self.process.state_dir / "files")
         self.keys = self._make_keys()  # by tenant
         self._clients: dict[str, OpenAI] = {}
 

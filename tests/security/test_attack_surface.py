@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from cli.stack.services import running_queue
-from core.file_store import FileStore
+from core.files.directory import DirectoryStore
 from core.ids import BATCH, FILE, new_id
 from core.queue.names import CLERK_QUEUE, PREPARE
 from tests.support.guarded import Guarded
@@ -94,7 +94,7 @@ def test_a_pickled_message_is_not_run_and_the_next_message_is_served(secured: Gu
 
 
 def test_a_symlink_in_place_of_a_stored_file_is_not_followed(tmp_path: Path) -> None:
-    store, outside = FileStore(tmp_path / "store"), tmp_path / "outside"
+    store, outside = DirectoryStore(tmp_path / "store"), tmp_path / "outside"
     outside.write_text("private")
     file_id = new_id(FILE)
     place = store.path(file_id)

@@ -5,12 +5,11 @@ The files are in the store before the transaction that names them commits; a cli
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import BinaryIO, Final
+from typing import Final
 
 import structlog
 from sqlalchemy import Connection
@@ -86,8 +85,7 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             move = batches.move(batch_id, to, **columns, **totals)
             if move.fetch_optional(connection) is None:  # cancelled meanwhile: the files are not its own
                 connection.rollback()
-                for file_id in columns.values():
-                    context.files.delete(file_id)
+                context.files.delete(*columns.values())
                 context.tickets.finalize(batch_id)
                 return
             record_webhook_event(connection, batch.tenant_id, _EVENTS[to], batch_id)
@@ -111,7 +109,7 @@ def _write_files(context: ClerkContext, connection: Connection, batch: BatchRow)
         errors = stack.enter_context(context.files.write(error_id))
         for line in _result_lines(connection, batch.id):
             (output if line.is_answer else errors).write(line.data)
-        sizes = {"output": _length(output), "error": _length(errors)}
+        sizes = {"output": output.tell(), "error": errors.tell()}
     columns = {}
     for kind, file_id in (("output", output_id), ("error", error_id)):
         if sizes[kind] == 0:
@@ -148,11 +146,6 @@ def _result_lines(connection: Connection, batch_id: str) -> Iterator[_Line]:
             else:
                 assert problem is not None, "a line that ended without an answer has a problem"
                 yield _Line(failed_line(job_id, custom_id, Problem.from_json(problem)), False)
-
-
-def _length(stream: BinaryIO) -> int:
-    stream.flush()
-    return os.fstat(stream.fileno()).st_size
 
 
 def _expiry(context: ClerkContext, seconds: int | None) -> datetime:

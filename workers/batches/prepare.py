@@ -53,9 +53,13 @@ class _BadFile(Exception):
 
 def prepare(context: ClerkContext, batch_id: str) -> None:
     """Move a validating batch to in_progress or failed; do nothing when it is past that, or another clerk prepares it."""
+    with context.database.begin() as connection:
+        waiting = batches.find_batch_of_any_tenant(batch_id).fetch_optional(connection)
+    if waiting is None or waiting.status != BatchState.VALIDATING:
+        return
     with ExitStack() as working:
-        try:
-            with context.database.begin() as connection:
+        try:  # the file first: from object storage it may take longer to arrive than a transaction may idle
+            with _open(context, waiting.input_file_id) as stream, context.database.begin() as connection:
                 connection.execute(allow_long_transaction())
                 if not connection.execute(batches.try_lock(batch_id)).scalar_one():
                     return
@@ -63,11 +67,10 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
                 if batch is None or batch.status != BatchState.VALIDATING:
                     return
                 working.enter_context(batch_work("prepare", batch))
-                shards = _copy_file(context, connection, batch)
+                shards = _copy_file(context, connection, batch, stream)
                 failpoint(Point.PREPARE_COPIED)
         except _BadFile as bad:
-            assert batch is not None, "its file was read"
-            _fail(context, batch, bad)
+            _fail(context, waiting, bad)
             return
         log.info("batch_prepared", batch=batch_id, shards=len(shards))
         failpoint(Point.PREPARE_COMMITTED)
@@ -75,22 +78,21 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
         failpoint(Point.PREPARE_TICKETED)
 
 
-def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow) -> list[ShardRow]:
+def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow, stream: BinaryIO) -> list[ShardRow]:
     """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
     quota = read_quota(connection, batch.tenant_id, batch.key_id)
-    with _open(context, batch.input_file_id) as stream:
-        catalog = context.look_at_models().only(quota.models)
-        first = _FirstPass(context, batch.endpoint, catalog, _stopped(context, connection, catalog))
-        first.read(stream)
-        tokens = estimated_tokens(first.num_bytes)
-        if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:
-            raise _BadFile([excess], 1)
-        planned = plan_shards(first.lines, context.settings.shard_lines)
-        with copy_lines(connection) as copy:
-            rows = _Rows(batch, copy)
-            for failed in first.failed:
-                rows.write_failed(failed, stream)
-            shards = [rows.write_shard(n, shard, first.spans, stream) for n, shard in enumerate(planned)]
+    catalog = context.look_at_models().only(quota.models)
+    first = _FirstPass(context, batch.endpoint, catalog, _stopped(context, connection, catalog))
+    first.read(stream)
+    tokens = estimated_tokens(first.num_bytes)
+    if (excess := check_quota(connection, quota, lines=len(first.lines), tokens=tokens)) is not None:
+        raise _BadFile([excess], 1)
+    planned = plan_shards(first.lines, context.settings.shard_lines)
+    with copy_lines(connection) as copy:
+        rows = _Rows(batch, copy)
+        for failed in first.failed:
+            rows.write_failed(failed, stream)
+        shards = [rows.write_shard(n, shard, first.spans, stream) for n, shard in enumerate(planned)]
     copy_shards(connection, shards)
     models = list(first.models)
     start = batches.start(

@@ -6,9 +6,11 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
+import structlog
 from celery import Celery
 
 from core.counters import CounterName
+from core.files.file_store import FileStoreUnavailable
 from core.queue.names import CLERK_QUEUE, DELIVER, FINALIZE, PREPARE, VALIDATE
 from core.url_guard import url_guard
 from workers.batches.finalize import finalize
@@ -21,6 +23,8 @@ from workers.maintenance.sweeper import Sweeper
 from workers.maintenance.webhook_delivery import WebhookDispatcher
 from workers.maintenance.webhook_sender import WebhookSender
 from workers.validation.task import answer_validation
+
+log = structlog.get_logger()
 
 _SWEEP_THREADS: Final = 2
 _LONG_SWEEP_SECONDS: Final = 1800.0  # more than many files to delete take
@@ -94,6 +98,8 @@ class ClerkConsumer(Consumer):
             self._num_running += 1
         try:
             task(self._context, subject_id)
+        except FileStoreUnavailable as error:  # a sweep finds the work again
+            log.warning("work_failed", id=subject_id, reason=error.problem)
         finally:
             with self._lock:
                 self._num_running -= 1

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.files.file_store import FileStoreUnavailable
+
 log = structlog.get_logger()
 
 
@@ -47,6 +49,8 @@ class DedupExecutor:
                 work()
         except SQLAlchemyError as error:
             log.warning("work_failed", id=key, reason=type(error).__name__)
+        except FileStoreUnavailable as error:
+            log.warning("work_failed", id=key, reason=error.problem)
         except Exception as error:  # the edge of this thread: the next poll or sweep finds the work again
             log.error("work_failed", id=key, exc_info=error)
         finally:

@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from core.errors import MillraceError
-from core.file_store import FileStore
+from core.files.open_store import open_file_store
 from core.logs import configure_logging
 from core.models.live_catalog import LiveCatalog
 from core.process.child_process import exit_with, notify_ready
@@ -104,11 +104,13 @@ def _build(identity: Identity, settings: Settings, app: Celery) -> Consumer:
     if identity.kind == "clerk":
         database = Database(database_engine(settings.database_url or "", pool_size=5))
         check_schema(database.engine)
+        files = open_file_store(settings)
+        files.check()
         context = ClerkContext(
             settings=settings,
             database=database,
             live_catalog=LiveCatalog(settings.models_dir),
-            files=FileStore(settings.files_root),
+            files=files,
             tickets=Tickets(make_sender(settings)),
             publisher=Publisher(client, settings.key_prefix),
         )

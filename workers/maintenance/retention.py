@@ -8,11 +8,15 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Final
 
+import structlog
+
 from core import ids
 from core.failpoints import Point, failpoint
-from core.file_store import BUCKETS
+from core.files.file_store import BUCKETS, FileStoreUnavailable
 from db import files, idempotency, model_requests, uploads, workers
 from workers.context import ClerkContext
+
+log = structlog.get_logger()
 
 _PAGE: Final = 500
 _LEFTOVER_SECONDS: Final = 7200  # far longer than from a file's last byte to its row, even if a clock jumps by an hour
@@ -27,12 +31,15 @@ class Retention:
 
     def sweep(self) -> None:
         """Sweep once; every step is idempotent."""
-        self._sweep_files()
-        self._sweep_uploads()
         self._sweep_keys()
         self._sweep_workers()
-        self._context.files.remove_leftovers(_LEFTOVER_SECONDS)
-        self.sweep_orphans(self._bucket)
+        try:
+            self._sweep_files()
+            self._sweep_uploads()
+            self._context.files.remove_leftovers(_LEFTOVER_SECONDS)
+            self.sweep_orphans(self._bucket)
+        except FileStoreUnavailable as error:  # all else was swept; the files are, once the store is back
+            log.warning("files_not_swept", reason=error.problem)
         self._bucket = (self._bucket + 1) % BUCKETS
 
     def _sweep_files(self) -> None:
@@ -41,8 +48,8 @@ class Retention:
         with context.database.begin() as connection:
             connection.execute(files.hide_expired_files())
             removable = list(connection.execute(files.removable_files(_PAGE)).scalars())
-            for file_id in removable:
-                context.files.delete(file_id)
+            context.files.delete(*removable)
+            if removable:
                 failpoint(Point.RETENTION_FILE)
             connection.execute(files.delete_files(removable))
 
@@ -52,8 +59,8 @@ class Retention:
         with context.database.begin() as connection:
             connection.execute(uploads.expire_uploads())
             removable = list(connection.execute(uploads.removable_parts(_PAGE)).scalars())
-            for part_id in removable:
-                context.files.delete(part_id)
+            context.files.delete(*removable)
+            if removable:
                 failpoint(Point.RETENTION_PART)
             connection.execute(uploads.delete_parts(removable))
             connection.execute(uploads.delete_old_uploads(timedelta(days=context.settings.file_days)))
@@ -78,6 +85,6 @@ class Retention:
         with self._context.database.begin() as connection:
             stored = {*connection.execute(files.known_files(stored_files)).scalars()}
             stored |= {*connection.execute(uploads.known_parts(parts)).scalars()}
-        for orphan in {*stored_files, *parts} - stored:
+        if orphans := {*stored_files, *parts} - stored:
             failpoint(Point.RETENTION_ORPHAN)
-            self._context.files.delete(orphan)
+            self._context.files.delete(*orphans)

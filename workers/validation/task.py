@@ -10,14 +10,14 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.failpoints import Point
+from core.files.file_store import FileStoreUnavailable
 from core.queue.events import outcome_event
 from db import validations
 from workers.context import ClerkContext
@@ -42,7 +42,14 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
         row = validations.claim_validation(validation_id, lease).fetch_optional(connection)
     if row is None:
         return
-    result = _run_report(context, validation_id, context.files.path(row.file_id), row.endpoint)
+    try:
+        with context.files.open(row.file_id) as stream:
+            result = _run_report(context, validation_id, stream, row.endpoint)
+    except FileNotFoundError:
+        result = _Result(None, "The input file does not exist any more.")
+    except FileStoreUnavailable as error:
+        log.warning("validation_failed", reason=error.problem)
+        result = _Result(None, "The file store does not answer. Try again shortly.")
     if result is None:
         log.info("validation_abandoned", validation=validation_id)
         return
@@ -52,11 +59,10 @@ def answer_validation(context: ClerkContext, validation_id: str) -> None:
     log.info("validation_ended", validation=validation_id, failure=result.failure)
 
 
-def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint: str | None) -> _Result | None:
+def _run_report(context: ClerkContext, validation_id: str, stream: BinaryIO, endpoint: str | None) -> _Result | None:
     """Return the result, or None when the validation is not wanted any more."""
-    if not path.is_file():
-        return _Result(None, "The input file does not exist any more.")
-    command = [sys.executable, "-P", "-m", "workers.validation.report", str(path), "--max-errors", str(_LISTED_ERRORS)]
+    path = f"/dev/fd/{stream.fileno()}"  # a copy of an object has no name
+    command = [sys.executable, "-P", "-m", "workers.validation.report", path, "--max-errors", str(_LISTED_ERRORS)]
     command += ["--models-from-stdin"]  # those served, whatever state their files are in now
     if endpoint is not None:
         command += ["--endpoint", endpoint]
@@ -71,6 +77,7 @@ def _run_report(context: ClerkContext, validation_id: str, path: Path, endpoint:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            pass_fds=(stream.fileno(),),
         )
     with process:
         try:

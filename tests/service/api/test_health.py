@@ -34,7 +34,7 @@ def test_a_started_stack_is_ready(http: httpx2.Client) -> None:
     assert http.get("/healthz").json() == {"status": "ok"}
     ready = http.get("/readyz")
     assert ready.status_code == 200, ready.text
-    names = ["database", "schema", "clerk", "model fake", "model slow", "queue"]
+    names = ["database", "schema", "clerk", "model fake", "model slow", "queue", "file store"]
     assert ready.json() == {"status": "ok", "checks": dict.fromkeys(names, "ok"), "advice": {}}
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from cli.backup import BackupFailed, backup, restore
 from cli.stack.services import Services
-from core.file_store import FileStore
+from core.files.directory import DirectoryStore
 from core.ids import FILE, new_id
 from db.connections import database_engine
 from db.schema_version import check_schema
@@ -31,7 +31,7 @@ def private() -> Iterator[None]:
 
 @pytest.fixture
 def made(services: Services, database: Database, tmp_path: Path) -> Path:
-    with FileStore(tmp_path / "files").write(new_id(FILE)) as stream:
+    with DirectoryStore(tmp_path / "files").write(new_id(FILE)) as stream:
         stream.write(b"x")
     backup(services.database_url, tmp_path / "files", tmp_path / "kept")
     return tmp_path / "kept"
@@ -59,7 +59,7 @@ def test_a_backup_goes_over_no_other_and_leaves_nothing_when_it_fails(
 
 
 def test_a_half_written_file_is_not_in_a_backup(services: Services, database: Database, tmp_path: Path) -> None:
-    with FileStore(tmp_path / "files").write(new_id(FILE)) as stream:
+    with DirectoryStore(tmp_path / "files").write(new_id(FILE)) as stream:
         stream.write(b"x")
         backup(services.database_url, tmp_path / "files", tmp_path / "kept")
     assert [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()] == ["database.dump"]
@@ -67,14 +67,14 @@ def test_a_half_written_file_is_not_in_a_backup(services: Services, database: Da
 
 def test_a_restore_overwrites_neither_a_database_nor_files(services: Services, made: Path, tmp_path: Path) -> None:
     with pytest.raises(BackupFailed, match="The database is not empty"):
-        restore(services.database_url, tmp_path / "new", made)
-    with FileStore(tmp_path / "files").write(new_id(FILE)) as stream:
+        restore(services.database_url, DirectoryStore(tmp_path / "new"), made)
+    with DirectoryStore(tmp_path / "files").write(new_id(FILE)) as stream:
         stream.write(b"of nobody's backup")
     with pytest.raises(BackupFailed, match="files is not empty"):
-        restore(empty(services), tmp_path / "files", made)
+        restore(empty(services), DirectoryStore(tmp_path / "files"), made)
     with pytest.raises(BackupFailed, match="is not a backup"):
-        restore(empty(services), tmp_path / "new", tmp_path)
-    assert not (tmp_path / "new").exists()
+        restore(empty(services), DirectoryStore(tmp_path / "new"), tmp_path)
+    assert not list((tmp_path / "new").rglob("*"))
 
 
 @pytest.fixture
@@ -90,11 +90,11 @@ def test_a_restore_that_failed_can_be_tried_again(another: str, made: Path, tmp_
     whole = (made / "database.dump").read_bytes()
     (made / "database.dump").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(BackupFailed, match="pg_restore failed"):
-        restore(another, tmp_path / "new", made)
+        restore(another, DirectoryStore(tmp_path / "new"), made)
     (kept,) = [path for path in (tmp_path / "new").rglob("*") if path.is_file()]
     kept.write_bytes(b"")  # as when the copying itself was interrupted
     (made / "database.dump").write_bytes(whole)
-    restore(another, tmp_path / "new", made)
+    restore(another, DirectoryStore(tmp_path / "new"), made)
     assert kept.read_bytes() == b"x"
     engine = database_engine(another, pool_size=1)
     check_schema(engine)

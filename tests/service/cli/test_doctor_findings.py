@@ -11,12 +11,12 @@ import pytest
 import redis
 from sqlalchemy import Connection, text
 
-from cli.doctor import database
+from cli.doctor import database, files
 from cli.doctor.database import database_findings
 from cli.doctor.findings import Finding, Level
 from cli.doctor.queue import queue_findings
 from cli.stack.services import Services
-from core.file_store import FileStore
+from core.files.open_store import open_file_store
 from core.settings import Settings
 from db import workers
 from db.workers import EngineReport, WorkerReport
@@ -50,7 +50,7 @@ def test_a_queue_that_evicts_or_is_nearly_full_is_found(services: Services, tune
 
 def test_a_healthy_database_has_no_bad_findings(settings: Settings, database: Database) -> None:
     findings, has_key = database_findings(settings, settings.database_url or "")
-    assert [finding.name for finding in findings] == ["database", "connections", "clock", "workers", "files"]
+    assert [finding.name for finding in findings] == ["database", "connections", "clock", "workers"]
     assert {finding.level for finding in findings} == {Level.OK}
     assert has_key is False
 
@@ -105,21 +105,13 @@ def test_a_model_without_a_worker_and_a_silent_worker_are_found(connection: Conn
 
 def test_a_file_store_that_hosts_do_not_share_is_found(connection: Connection, settings: Settings) -> None:
     file_id = make_file(connection)
-    (finding,) = database.files(connection, settings)
+    (finding,) = files.newest_file(connection, settings)
     assert finding.level is Level.BAD
     assert "MILLRACE_FILES_DIR" in finding.advice
-    with FileStore(settings.files_root).write(file_id) as stream:
+    with open_file_store(settings).write(file_id) as stream:
         stream.write(b"x")
-    (finding,) = database.files(connection, settings)
+    (finding,) = files.newest_file(connection, settings)
     assert finding.level is Level.OK
-
-
-def test_a_file_store_that_cannot_be_written_to_is_found(
-    connection: Connection, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
-    (finding,) = database.files(connection, settings)
-    assert finding.level is Level.BAD
 
 
 def test_a_running_stack_is_checked(server: StackProcess, tmp_path: Path) -> None:

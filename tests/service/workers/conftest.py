@@ -9,7 +9,7 @@ import pytest
 import redis
 from celery import Celery
 
-from core.file_store import FileStore
+from core.files.open_store import open_file_store
 from core.models.live_catalog import LiveCatalog
 from core.models.models_folder import load_models
 from core.queue.celery_app import make_celery
@@ -37,7 +37,7 @@ def clerk(settings: Settings, database: Database, valkey: redis.Redis, celery_ap
         settings=settings,
         database=database,
         live_catalog=LiveCatalog(settings.models_dir),
-        files=FileStore(settings.files_root),
+        files=open_file_store(settings),
         tickets=Tickets(celery_app),
         publisher=publisher,
     )

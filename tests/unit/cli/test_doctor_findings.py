@@ -75,10 +75,10 @@ def test_few_open_files_are_found() -> None:
 
 def test_directories_that_other_users_may_enter_are_found(tmp_path: Path) -> None:
     settings = settings_of(state_dir=tmp_path / "state", files_dir=tmp_path / "files")
-    for path in (settings.state_dir, settings.files_root):
+    for path in (settings.state_dir, tmp_path / "files"):
         path.mkdir(mode=0o700)
     assert only(settings_findings.privacy(settings), Level.OK)
-    settings.files_root.chmod(0o750)
+    (tmp_path / "files").chmod(0o750)
     (said,) = only(settings_findings.privacy(settings), Level.WARNING)
     assert "file store" in said
     assert "0750" in said

@@ -1,53 +1,28 @@
+"""A file store in a directory: what it has beside the behaviours of every store (tests/service/core)."""
+
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from core import ids
-from core.file_store import BUCKETS, FileStore
+from core.files.directory import DirectoryStore
+from core.files.file_store import BUCKETS, FileStoreUnavailable
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FileStore:
-    return FileStore(tmp_path / "files")
+def store(tmp_path: Path) -> DirectoryStore:
+    return DirectoryStore(tmp_path / "files")
 
 
-def everything_in(store: FileStore) -> list[Path]:
+def everything_in(store: DirectoryStore) -> list[Path]:
     return [path for path in store.root.rglob("*") if path.is_file()]
 
 
-def test_a_written_file_can_be_read_and_deleted(store: FileStore) -> None:
-    file_id = ids.new_id(ids.FILE)
-    with store.write(file_id) as stream:
-        stream.write(b"content")
-    with store.open(file_id) as stream:
-        assert stream.read() == b"content"
-    assert store.size(file_id) == 7
-    store.delete(file_id)
-    store.delete(file_id)
-    with pytest.raises(FileNotFoundError):
-        store.open(file_id)
-
-
-def test_a_failed_write_leaves_nothing(store: FileStore) -> None:
-    with pytest.raises(RuntimeError), store.write(ids.new_id(ids.FILE)) as stream:
-        stream.write(b"half")
-        raise RuntimeError
-    assert everything_in(store) == []
-
-
-def test_a_file_does_not_exist_before_it_is_whole(store: FileStore) -> None:
-    file_id = ids.new_id(ids.FILE)
-    with store.write(file_id) as stream:
-        stream.write(b"half")
-        assert not store.path(file_id).exists()
-
-
-def test_content_is_private(store: FileStore) -> None:
+def test_content_is_private(store: DirectoryStore) -> None:
     file_id = ids.new_id(ids.FILE)
     with store.write(file_id):
         pass
@@ -55,7 +30,7 @@ def test_content_is_private(store: FileStore) -> None:
     assert store.root.stat().st_mode & 0o777 == 0o700
 
 
-def test_files_of_a_dead_writer_are_removed_later(store: FileStore) -> None:
+def test_files_of_a_dead_writer_are_removed_later(store: DirectoryStore) -> None:
     file_id = ids.new_id(ids.FILE)
     left = store.path(file_id).with_name(f"{file_id}.1.part")
     left.parent.mkdir()
@@ -66,34 +41,21 @@ def test_files_of_a_dead_writer_are_removed_later(store: FileStore) -> None:
     assert everything_in(store) == []
 
 
-def test_names_that_are_no_ids_never_become_paths(store: FileStore) -> None:
+def test_names_that_are_no_ids_never_become_paths(store: DirectoryStore) -> None:
     with pytest.raises(AssertionError):
         store.path("../../etc/passwd")
 
 
-def make(store: FileStore, content: bytes) -> str:
+def make(store: DirectoryStore, content: bytes) -> str:
     file_id = ids.new_id(ids.PART)
     with store.write(file_id) as stream:
         stream.write(content)
     return file_id
 
 
-@pytest.mark.parametrize("is_hashed", [False, True])
-def test_files_are_joined_in_the_order_asked(store: FileStore, is_hashed: bool) -> None:
-    parts = [make(store, b"one" * 500_000), make(store, b"two"), make(store, b"")]
-    digest = hashlib.md5() if is_hashed else None
-    joined = ids.new_id(ids.FILE)
-    store.join(joined, [parts[1], parts[0], parts[2]], digest)
-    with store.open(joined) as stream:
-        content = stream.read()
-    assert content == b"two" + b"one" * 500_000
-    if digest is not None:
-        assert digest.hexdigest() == hashlib.md5(content).hexdigest()
-
-
 @pytest.mark.parametrize("number", [errno.EXDEV, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_files_are_joined_where_the_kernel_cannot_copy(
-    store: FileStore, monkeypatch: pytest.MonkeyPatch, number: int
+    store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     calls: list[int] = []
     copy = os.copy_file_range
@@ -112,16 +74,21 @@ def test_files_are_joined_where_the_kernel_cannot_copy(
     assert len(calls) > 1
 
 
-def test_a_join_with_a_part_that_is_gone_leaves_nothing(store: FileStore) -> None:
-    part, joined = make(store, b"x"), ids.new_id(ids.FILE)
-    with pytest.raises(FileNotFoundError):
-        store.join(joined, [part, ids.new_id(ids.PART)])
-    assert everything_in(store) == [store.path(part)]
-
-
-def test_content_is_called_old_by_the_time_it_was_written(store: FileStore) -> None:
+def test_content_is_called_old_by_the_time_it_was_written(store: DirectoryStore) -> None:
     old, fresh = make(store, b"x"), make(store, b"x")
     os.utime(store.path(old), (0, 0))
     found = [name for bucket in range(BUCKETS) for name in store.old_ids(bucket, 3600)]
     assert old in found
     assert fresh not in found
+
+
+def test_a_directory_that_cannot_be_used_is_named_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(FileStoreUnavailable, match=r"file/below cannot be used: .* MILLRACE_FILES_DIR"):
+        DirectoryStore(tmp_path / "file" / "below")
+    store = DirectoryStore(tmp_path / "files")
+    monkeypatch.setattr("os.access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(FileStoreUnavailable, match="nothing can be written to it"):
+        store.check()

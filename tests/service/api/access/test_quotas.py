@@ -10,11 +10,13 @@ import openai
 import pytest
 from openai import OpenAI
 
+from core.files.open_store import open_file_store
 from core.settings import Settings
 from db import keys
 from tests.support.check import check_problem
 from tests.support.guarded import Guarded
 from tests.support.inside import inside
+from tests.support.stored import names_in
 from workers.context import Database
 
 TEXT: dict[str, Any] = {"mime_type": "text/plain", "purpose": "user_data"}
@@ -138,7 +140,7 @@ async def test_a_refused_part_leaves_no_bytes_behind(settings: Settings, databas
         made = await http.post("/v1/uploads", json={"bytes": 1000, "filename": "b.txt", **TEXT})
         url = f"/v1/uploads/{made.json()['id']}/parts"
         assert (await http.post(url, files={"data": b"x" * 1025})).status_code == 429
-        assert not [path for path in settings.files_root.rglob("*") if path.is_file()]
+        assert not names_in(open_file_store(settings))
 
 
 async def test_a_part_whose_length_is_too_large_is_refused_before_it_is_read(

@@ -9,12 +9,14 @@ import httpx2
 import pytest
 from sqlalchemy import func, select
 
+from core.files.open_store import open_file_store
 from core.settings import Settings
 from db import keys
 from db.tables import Batch, File
 from tests.service.api.conftest import MakeKey
 from tests.support.check import check_problem
 from tests.support.inside import inside
+from tests.support.stored import names_in
 from workers.context import Database
 
 MAP = "/v1/batches/map"
@@ -30,7 +32,7 @@ def stored(database: Database, settings: Settings) -> tuple[int, int, int]:
     """Numbers of batches, rows of files, and files in the store."""
     with database.begin() as connection:
         rows = [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in (Batch, File)]
-    return rows[0], rows[1], sum(path.is_file() for path in settings.files_root.rglob("*"))
+    return rows[0], rows[1], len(names_in(open_file_store(settings)))
 
 
 @pytest.mark.parametrize(

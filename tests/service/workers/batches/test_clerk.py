@@ -15,7 +15,7 @@ import redis
 from sqlalchemy import func, select, update
 
 from core import ids
-from core.file_store import FileStore
+from core.files.directory import DirectoryStore
 from core.models.live_catalog import LiveCatalog
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
 from core.states import BatchState, JobState
@@ -26,6 +26,7 @@ from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
 from tests.support.contexts import with_settings
 from tests.support.model_files import write_model
 from tests.support.rows import make_batch, make_job, make_running_batch
+from tests.support.stored import names_in, size_in
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext
@@ -375,16 +376,16 @@ def test_results_come_in_input_order_each_in_one_file(clerk: ClerkContext) -> No
     assert (batch.prompt_tokens, batch.completion_tokens) == (698 * 2, 698)
     with clerk.database.begin() as connection:
         row = connection.execute(select(File).where(File.id == batch.output_file_id)).one()
-    assert (row.purpose, row.bytes) == ("batch_output", clerk.files.size(batch.output_file_id))
+    assert (row.purpose, row.bytes) == ("batch_output", size_in(clerk.files, batch.output_file_id or ""))
     finalize(clerk, batch_id)
     assert batch_of(clerk, batch_id).output_file_id == batch.output_file_id
 
 
-class _CancelledMeanwhile(FileStore):
+class _CancelledMeanwhile(DirectoryStore):
     """A store in which the batch is cancelled before its first file is written."""
 
     def __init__(self, clerk: ClerkContext, batch_id: str) -> None:
-        super().__init__(clerk.files.root)
+        super().__init__(clerk.files.directory or Path())
         self._database = clerk.database
         self._batch_id = batch_id
 
@@ -411,7 +412,7 @@ def test_a_batch_that_is_cancelled_while_its_files_are_written_leaves_no_others_
     with clerk.database.begin() as connection:
         made = connection.execute(select(File.id).where(File.purpose == "batch_output")).scalars().all()
     assert made == [batch.output_file_id]
-    stored = {path.name for path in clerk.files.root.glob("*/*")}
+    stored = names_in(clerk.files)
     assert stored == {batch.input_file_id, batch.output_file_id}
 
 
@@ -479,10 +480,10 @@ def test_a_deleted_file_keeps_its_bytes_until_its_batch_has_ended(clerk: ClerkCo
     with clerk.database.begin() as connection:
         batches.begin_finalizing(batch_id).fetch_one(connection)
     Sweeper(clerk).sweep()
-    assert clerk.files.size(file_id) > 0
+    assert size_in(clerk.files, file_id) > 0
     with clerk.database.begin() as connection:
         assert batches.move(batch_id, BatchState.COMPLETED).fetch_one(connection)
     Sweeper(clerk).sweep()
-    assert not clerk.files.path(file_id).exists()
+    assert not clerk.files.exists(file_id)
     with clerk.database.begin() as connection:
         assert files.find_file(file_id, DEFAULT_TENANT).fetch_optional(connection) is None

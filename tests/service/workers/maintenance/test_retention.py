@@ -9,9 +9,10 @@ from datetime import timedelta
 from sqlalchemy import select, text, update
 
 from core import ids
-from core.file_store import BUCKETS
+from core.files.file_store import BUCKETS
 from db import files, idempotency, uploads
 from db.tables import DEFAULT_TENANT, File, IdempotencyKey, Upload, UploadPart
+from tests.support.stored import path_in
 from workers.context import ClerkContext
 from workers.maintenance.retention import Retention
 
@@ -22,7 +23,7 @@ def store(clerk: ClerkContext, prefix: str, *, is_old: bool = False) -> str:
     with clerk.files.write(name) as stream:
         stream.write(b"content")
     if is_old:
-        os.utime(clerk.files.path(name), (0, 0))
+        os.utime(path_in(clerk.files, name), (0, 0))
     return name
 
 
@@ -57,7 +58,7 @@ def sweep_everything(clerk: ClerkContext) -> None:
 
 
 def exists(clerk: ClerkContext, name: str) -> bool:
-    return clerk.files.path(name).exists()
+    return clerk.files.exists(name)
 
 
 def test_an_expired_file_is_hidden_at_once_and_its_bytes_go_with_the_sweep(clerk: ClerkContext) -> None:
@@ -97,7 +98,7 @@ def test_old_bytes_without_a_row_are_deleted_and_others_stay(clerk: ClerkContext
 def test_a_clock_that_jumps_an_hour_makes_no_leftovers(clerk: ClerkContext) -> None:
     """F44: the row of these bytes is not committed yet."""
     name, jumped = store(clerk, ids.FILE), time.time() - 3600 - 60
-    path = clerk.files.path(name)
+    path = path_in(clerk.files, name)
     unfinished = path.with_name(f"{name}.1.part")
     unfinished.write_bytes(b"half")
     for file in (path, unfinished):

@@ -1,51 +1,52 @@
-"""The file store: bytes under random ids, in one local directory. Names, owners and sizes are rows of the database.
+"""A file store in a local directory, or on a file system that all hosts mount.
 
-A file is written in its directory under a temporary name, synced, then renamed, so that a name either has the whole content
-or does not exist. Paths are made from ids of this server only.
+A file is written in its directory under a temporary name, synced, then renamed.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 import secrets
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Final, Protocol
+from typing import BinaryIO, Final
 
 from core.failpoints import Point, failpoint
+from core.files.file_store import READ_BYTES, FileStore, FileStoreUnavailable, Hash, bucket_name, file_key
 from core.ids import is_id
 
 _TEMPORARY: Final = ".part"
-READ_BYTES: Final = 1 << 20
-BUCKETS: Final = 256
+_ADVICE: Final = "Change its owner to the user of Millrace, or choose another folder with MILLRACE_FILES_DIR."
 
 
-class Hash(Protocol):
-    """A hash object of hashlib."""
-
-    def update(self, data: bytes, /) -> None:
-        """Add bytes."""
-
-
-class FileStore:
-    """Files of one deployment. Safe for many processes: ids are unique and renames atomic."""
+class DirectoryStore(FileStore):
+    """Files below one directory; creates it. Renames are atomic."""
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.place = str(root)
+        self.directory = self.root = root
+        try:
+            root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or type(error).__name__).lower()
+            raise FileStoreUnavailable(self.place, f"it cannot be created ({reason})", _ADVICE) from None
 
     def path(self, file_id: str) -> Path:
-        """Return the path of a file's content. There are two levels, since a directory of a million names is slow."""
-        assert is_id(file_id), "file ids are ours"
-        return self.root / hashlib.sha256(file_id.encode()).hexdigest()[:2] / file_id
+        """Return the path of a file's content."""
+        return self.root / file_key(file_id)
+
+    def check(self) -> None:
+        self.ping()
+
+    def ping(self) -> None:
+        if not os.access(self.root, os.W_OK | os.X_OK):
+            raise FileStoreUnavailable(self.place, "nothing can be written to it", _ADVICE)
 
     @contextmanager
     def write(self, file_id: str) -> Iterator[BinaryIO]:
-        """Open a file that appears under its id when the block ends, and leaves nothing when the block raises."""
         final = self.path(file_id)
         final.parent.mkdir(mode=0o700, exist_ok=True)
         temporary = final.with_name(f"{file_id}.{secrets.token_hex(8)}{_TEMPORARY}")
@@ -65,29 +66,25 @@ class FileStore:
             raise
 
     def join(self, file_id: str, part_ids: Sequence[str], digest: Hash | None = None) -> None:
-        """Concatenate files in this order into one, and add its content to `digest`.
-
-        Raises FileNotFoundError when a part is gone.
-        """
         with self.write(file_id) as target:
             for part_id in part_ids:
                 with self.open(part_id) as source:
                     _append(source, target, digest)
 
     def open(self, file_id: str) -> BinaryIO:
-        """Open the content of a file. Raises FileNotFoundError."""
         return os.fdopen(os.open(self.path(file_id), os.O_RDONLY | os.O_NOFOLLOW), "rb")
 
-    def size(self, file_id: str) -> int:
-        """Return the size of the content in bytes."""
-        return self.path(file_id).stat().st_size
+    def read(self, file_id: str, start: int, end: int) -> Iterator[bytes]:
+        return _chunks(self.open(file_id), start, end)
 
-    def delete(self, file_id: str) -> None:
-        """Delete the content, if it exists."""
-        self.path(file_id).unlink(missing_ok=True)
+    def exists(self, file_id: str) -> bool:
+        return self.path(file_id).is_file()
+
+    def delete(self, *file_ids: str) -> None:
+        for file_id in file_ids:
+            self.path(file_id).unlink(missing_ok=True)
 
     def remove_leftovers(self, older_than_seconds: float) -> int:
-        """Delete temporary files of writers that ended early, and return their number."""
         removed = 0
         for path in self.root.glob(f"*/*{_TEMPORARY}"):
             with suppress(FileNotFoundError):
@@ -97,15 +94,23 @@ class FileStore:
         return removed
 
     def old_ids(self, bucket: int, older_than_seconds: float) -> list[str]:
-        """List the old ids of one of the `BUCKETS` directories; a whole store may have millions."""
         found = []
-        with suppress(FileNotFoundError), os.scandir(self.root / f"{bucket:02x}") as entries:
+        with suppress(FileNotFoundError), os.scandir(self.root / bucket_name(bucket)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
                     is_old = entry.stat(follow_symlinks=False).st_mtime < time.time() - older_than_seconds
                     if is_old and is_id(entry.name):
                         found.append(entry.name)
         return found
+
+
+def _chunks(stream: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    with stream:
+        stream.seek(start)
+        left = end - start
+        while left > 0 and (chunk := stream.read(min(READ_BYTES, left))):
+            left -= len(chunk)
+            yield chunk
 
 
 def _append(source: BinaryIO, target: BinaryIO, digest: Hash | None) -> None:

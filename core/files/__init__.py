@@ -1,0 +1,1 @@
+"""The file store: the interface, a directory, object storage, and the choice between them."""
