@@ -189,6 +189,11 @@ class Settings(BaseSettings):
         gt=0,
         description="Seconds without an event after which a stream sends a comment and reads the row of its job.",
     )
+    chats_wait_for_workers: bool = Field(
+        False,
+        description="Queue a chat for a model that no worker has, instead of refusing it after silence_seconds: for workers that "
+        "are started when work waits.",
+    )
     chat_timeout_seconds: float = Field(
         570, gt=0, description="Seconds that a chat waits for its answer; SDKs time out at 600."
     )

@@ -132,14 +132,17 @@ class ModelStates:
     async def check_startable(self, model: str) -> None:
         """Raise the 503 of a model that does not answer: its engine does not start, or no worker has it for long.
 
-        A model that loads, or whose worker restarts, is waited for. One whose engine does not start is tried again, if it may be.
+        A model that loads, or whose worker restarts, is waited for; with `chats_wait_for_workers` any that no worker has.
+        One whose engine does not start is tried again, if it may be.
         """
         state = (await self.read()).model(model)
         if state.is_stopped:
             await self._send_wanted(model)
             raise ApiError(not_ready(state), {"x-should-retry": "false"})
-        since = self._unserved_since.get(model)
-        if since is not None and self._clock() - since >= self._state.settings.silence_seconds:
+        settings, since = self._state.settings, self._unserved_since.get(model)
+        if since is None or settings.chats_wait_for_workers:
+            return
+        if self._clock() - since >= settings.silence_seconds:
             raise ApiError(not_ready(state))
 
     async def announce_job(self, model: str) -> None:

@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from cli.options import StateDir, given_settings
+from core.errors import SchemaMismatch, Unreachable
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
 
 database = typer.Typer(help="The database schema, backup and restore.", no_args_is_help=True)
 
+Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until that is possible.", show_default="0")]
+
+_PAUSE_SECONDS: Final = 1.0
+
 
 @database.command()
-def upgrade(state_dir: StateDir = None) -> None:
+def upgrade(
+    state_dir: StateDir = None,
+    wait: Wait = 0,
+    create_key: Annotated[
+        bool, typer.Option("--create-key", help="Create a first API key and print it, if there is none.")
+    ] = False,
+) -> None:
     """Upgrade the database to the schema that this version needs."""
     from db.connections import database_engine
     from db.schema_version import needed_version
     from db.schema_version import upgrade as upgrade_schema
 
     with _exclusive_database(state_dir) as url:
-        upgrade_schema(database_engine(url, pool_size=1))
-    print(f"The database now has schema {needed_version()}.")
+        engine = database_engine(url, pool_size=1)
+        _persist(lambda: upgrade_schema(engine), wait)
+        print(f"The database now has schema {needed_version()}.")
+        if create_key and (key := _first_key(engine)):
+            print(f"The first API key, shown only now: {key}")
 
 
 @database.command()
-def check(state_dir: StateDir = None) -> None:
+def check(state_dir: StateDir = None, wait: Wait = 0) -> None:
     """Check that the database has the schema that this version needs."""
     from cli.stack.services import database_url
     from db.connections import database_engine
     from db.schema_version import check_schema, needed_version
 
     with database_url(given_settings(state_dir=state_dir)) as (url, _):
-        check_schema(database_engine(url, pool_size=1))
+        engine = database_engine(url, pool_size=1)
+        _persist(lambda: check_schema(engine), wait)
     print(f"The database has schema {needed_version()}, which this version needs.")
 
 
@@ -72,6 +91,29 @@ def restore(
     with _exclusive_database(state_dir) as url:
         restore_backup(url, open_file_store(settings), source)
     print("The backup is restored. The next start continues from there.")
+
+
+def _persist(action: Callable[[], None], wait_seconds: float) -> None:
+    """Call it until it succeeds; raises its last error when the time is over."""
+    until = time.monotonic() + wait_seconds
+    while True:
+        try:
+            action()
+        except (Unreachable, SchemaMismatch):
+            if time.monotonic() + _PAUSE_SECONDS > until:
+                raise
+            time.sleep(_PAUSE_SECONDS)
+        else:
+            return
+
+
+def _first_key(engine: Engine) -> str | None:
+    """Create a key, unless there is one. Return its text."""
+    from cli.stack.first_key import create_first_key
+    from db.keys import any_key
+
+    with engine.begin() as connection:
+        return None if connection.execute(any_key()).scalar_one() else create_first_key(connection)
 
 
 @contextmanager

@@ -11,15 +11,13 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
 
 from cli.interrupts import check_interrupt
+from cli.stack.first_key import create_first_key
 from cli.stack.services import Services
-from core import ids
-from core.api_keys import DEFAULT_SCOPES, KEY, new_key
 from core.devices.budget import check_device_memory
 from core.devices.inventory import read_inventory
 from core.devices.selection import choose_devices
@@ -34,9 +32,6 @@ from core.process.supervisor import SupervisedProcess
 from core.queue.reachable import check_queue
 from core.readiness import ModelState, model_state
 from core.settings import Settings
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
 
 log = structlog.get_logger()
 
@@ -228,17 +223,7 @@ def _migrate(database_url: str, settings: Settings, *, creates_key: bool) -> str
     engine = database_engine(database_url, pool_size=1)
     upgrade(engine)
     with engine.begin() as connection:
-        key = _create_key(connection) if creates_key and needs_key(connection, settings) else None
+        key = create_first_key(connection) if creates_key and needs_key(connection, settings) else None
         check_exposure(connection, settings)
     engine.dispose()
     return key
-
-
-def _create_key(connection: Connection) -> str:
-    from db.keys import insert_key
-    from db.tables import DEFAULT_TENANT
-
-    made = new_key()
-    columns = {"prefix": made.prefix, "digest": made.digest, "scopes": [str(scope) for scope in DEFAULT_SCOPES]}
-    connection.execute(insert_key(id=ids.new_id(KEY), tenant_id=DEFAULT_TENANT, name="first", **columns))
-    return made.text

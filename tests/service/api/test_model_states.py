@@ -150,6 +150,23 @@ async def test_a_model_that_no_worker_serves_is_waited_for_and_then_refused(
     await pool.dispose()
 
 
+async def test_a_model_of_workers_that_start_when_work_waits_is_never_refused(
+    settings: Settings, database: Database
+) -> None:
+    now = 0.0
+    pool = async_database_engine(settings.database_url or "", pool_size=1)
+    waiting = settings.model_copy(update={"chats_wait_for_workers": True})
+    states = ModelStates(pool, LiveCatalog(settings.models_dir), waiting, clock=lambda: now)
+    await states.check_startable("away")
+    now = 10 * settings.silence_seconds
+    await states.check_startable("away")
+    report_engine(database, "short", EngineState.FAILED, reason=REASON)
+    now += 2
+    with pytest.raises(ApiError, match="its engine does not start"):
+        await states.check_startable("short")
+    await pool.dispose()
+
+
 async def test_without_the_database_nothing_is_refused_and_the_status_is_unknown(settings: Settings) -> None:
     pool = async_database_engine("postgresql://nobody@127.0.0.1:1/none", pool_size=1)
     states = ModelStates(pool, LiveCatalog(settings.models_dir), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -126,8 +127,27 @@ def test_the_database_is_upgraded_and_checked(tmp_path: Path) -> None:
     refused = millrace("db", "check", "--state-dir", "state", cwd=tmp_path)
     assert refused.returncode == 1
     assert "millrace db upgrade" in refused.stderr
-    assert millrace("db", "upgrade", "--state-dir", "state", cwd=tmp_path).returncode == 0
+    made = millrace("db", "upgrade", "--create-key", "--state-dir", "state", cwd=tmp_path)
+    assert made.returncode == 0
+    assert re.search(r"^The first API key, shown only now: sk-\S+$", made.stdout, re.MULTILINE)
     assert millrace("db", "check", "--state-dir", "state", cwd=tmp_path).returncode == 0
+
+
+def test_a_check_waits_for_the_upgrade_of_a_database(tmp_path: Path, services) -> None:
+    admin = services.database_url.replace("/millrace?", "/postgres?")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS awaited")
+        connection.execute("CREATE DATABASE awaited")
+    url = {"DATABASE_URL": services.database_url.replace("/millrace?", "/awaited?")}
+    late = millrace("db", "check", "--wait", "1.5", cwd=tmp_path, **url)
+    assert (late.returncode, "The database has no tables yet" in late.stderr) == (1, True)
+    command = [MILLRACE, "db", "check", "--wait", "60"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=clean_environment() | url, stdout=subprocess.PIPE, text=True
+    ) as waiting:
+        keyed = [millrace("db", "upgrade", "--create-key", cwd=tmp_path, **url).stdout for _ in range(2)]
+        assert waiting.wait(60) == 0
+    assert ["The first API key" in each for each in keyed] == [True, False]
 
 
 def test_a_process_on_an_old_schema_refuses_to_start(tmp_path: Path, services) -> None:
