@@ -33,7 +33,9 @@ COPY mapping mapping
 COPY web web
 COPY cli cli
 COPY migrations migrations
-RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable '.[tables]'
+# Compiled here, since a container may run with a read-only root: else each start, and each health check, compiles everything again.
+RUN .venv/bin/pip install --no-cache-dir --constraint constraints.txt --build-constraint constraints.txt --editable '.[tables,objects,telemetry]' \
+ && .venv/bin/python -m compileall -q --invalidation-mode unchecked-hash api workers engine db core mapping cli migrations
 
 FROM ${RUN_BASE}
 ARG GPU
@@ -52,5 +54,7 @@ ENV PATH=/app/.venv/bin:$PATH MILLRACE_STATE_DIR=/data
 USER millrace
 VOLUME /data
 EXPOSE 8000
+# Asks whichever of our processes the container runs; they write to /data and /tmp only.
+HEALTHCHECK --interval=30s --timeout=10s --start-period=600s CMD ["millrace", "health"]
 # A container is reached from outside only on a public address, which needs a key: the first start makes one and prints it.
 CMD ["millrace", "serve", "--host", "0.0.0.0", "--create-key"]

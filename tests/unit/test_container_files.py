@@ -6,12 +6,14 @@ import fnmatch
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from core.settings import ROOT
+from core.settings import ROOT, Settings
+from tests.unit.deploy.command_lines import parse
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text().replace("\\\n", " ")
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -140,3 +142,35 @@ def test_everything_that_the_dockerfile_copies_is_sent() -> None:
     assert [path for path in files if not is_sent(path)] == []
     assert is_sent("models/demo.gguf")
     assert is_sent("models/demo.yaml")
+
+
+def test_each_command_of_compose_parses_and_each_variable_is_a_setting() -> None:
+    for name in OURS:
+        service = SERVICES[name]
+        checks = [service["healthcheck"]["test"][1:]] if "test" in service["healthcheck"] else []
+        for command in [service["command"], *checks]:
+            assert command[0] == "millrace"
+            parse(command[1:])
+        for variable in service["environment"]:
+            assert variable.removesuffix("_FILE").removeprefix("MILLRACE_").lower() in Settings.model_fields, variable
+
+
+def test_passwords_are_files_and_processes_are_asked_themselves(tmp_path: Path) -> None:
+    script = tmp_path / "deploy" / "compose" / "secrets.sh"
+    script.parent.mkdir(parents=True)
+    script.write_text((ROOT / "deploy" / "compose" / "secrets.sh").read_text())
+    for _ in range(2):
+        subprocess.run(["sh", script], check=True, capture_output=True)
+        made = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+    assert {each["file"] for each in COMPOSE["secrets"].values()} == {f"./secrets/{name}" for name in made}
+    assert made["postgres_password"] in made["database_url"]
+    assert f"requirepass {made['valkey_password']}\n" in made["valkey.conf"]
+    assert Settings(database_url=made["database_url"], redis_url=made["redis_url"]).redis_url
+    for name, service in SERVICES.items():
+        used = set(re.findall(r"/run/secrets/(\w+)", str(service)))
+        assert used <= set(service["secrets"]) <= set(COMPOSE["secrets"]), name
+        assert not re.search(r"PASSWORD'|://", str(service.get("environment"))), name
+    for name in ("api", "clerk", "worker", "worker-gpu"):
+        assert SERVICES[name]["healthcheck"]["test"][:3] == ["CMD", "millrace", "health"], name
+        assert SERVICES[name]["read_only"]
+        assert SERVICES[name]["tmpfs"] == ["/tmp"]

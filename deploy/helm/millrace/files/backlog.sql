@@ -8,7 +8,7 @@ SELECT (
   + (
     SELECT coalesce(sum(shards.lines - shards.lines_completed - shards.lines_failed), 0)
     FROM shards JOIN batches ON batches.id = shards.batch_id
-    WHERE batches.status = 'in_progress' AND batches.paused_at IS NULL AND shards.state <> 'done' {{ .only }}
+    WHERE batches.status = 'in_progress' AND batches.paused_at IS NULL AND shards.state <> 'done' {{ .only | replace "model IN" "shards.model IN" }}
   ) / {{ .lines }}.0
   + (
     SELECT count(*) FROM model_requests

@@ -157,7 +157,7 @@ affinity:
   value: /tmp
 {{- range $name, $value := $settings }}
 - name: MILLRACE_{{ upper $name }}
-  value: {{ toString $value | quote }}
+  value: {{ if and (kindIs "float64" $value) (eq (floor $value) $value) }}{{ printf "%.0f" $value | quote }}{{ else }}{{ toString $value | quote }}{{ end }}
 {{- end }}
 {{- with $root.Values.secretEnv }}
 {{ toYaml . }}
