@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import typer
 
+from cli.address import local_url
 from cli.errors import CommandFailed, ExitCode
 from cli.options import AsJson, Force, ModelsDir, connected, given_settings
 from cli.output import console, print_json, print_pairs, remark
@@ -83,10 +84,10 @@ def add(
     if as_json:
         print_json(_summary(chosen_name, file, weights, plan))
     else:
-        _print_choices(chosen_name, file, facts, plan)
+        _print_choices(chosen_name, file, facts, plan, local_url(settings))
 
 
-def _print_choices(name: str, file: Path, facts: ModelFacts, plan: Plan) -> None:
+def _print_choices(name: str, file: Path, facts: ModelFacts, plan: Plan, url: str) -> None:
     print_pairs(
         [
             ("added", name),
@@ -94,7 +95,7 @@ def _print_choices(name: str, file: Path, facts: ModelFacts, plan: Plan) -> None
             ("memory", plan.describe_need()),
             ("slots", "" if plan.slots is None else f"{plan.slots} of {plan.context_size:,} tokens"),
             ("file", str(file)),
-            ("try", _line_to_try(name, generates=facts.generates, has_template=facts.has_template)),
+            ("try", _line_to_try(name, url, generates=facts.generates, has_template=facts.has_template)),
         ]
     )
 
@@ -164,12 +165,12 @@ def _summary(name: str, file: Path, weights: str, plan: Plan) -> dict[str, objec
     }
 
 
-def _line_to_try(name: str, *, generates: bool, has_template: bool) -> str:
+def _line_to_try(name: str, url: str, *, generates: bool, has_template: bool) -> str:
     if generates and has_template:
         return f'millrace chat --model {name} "Who are you?"'
     kind: Literal["completions", "embeddings"] = "completions" if generates else "embeddings"
     body = '"prompt": "The mill by the river", "max_tokens": 32' if generates else '"input": "The mill by the river"'
-    return f"curl http://127.0.0.1:8000/v1/{kind} -H 'content-type: application/json' -d '{{\"model\": \"{name}\", {body}}}'"
+    return f"curl {url}/{kind} -H 'content-type: application/json' -d '{{\"model\": \"{name}\", {body}}}'"
 
 
 class _Bar:

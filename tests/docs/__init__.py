@@ -8,8 +8,8 @@ status from 400.
 
 | language | |
 |---|---|
-| `sh` | run by one bash for the page, with `set -e`; variables stay. A `text` or `json` block directly behind is its output |
-| `console` | lines after `$ ` are commands, as in `sh`, and the lines below each are its output |
+| `sh` | run by one bash for the page, with `set -e`; variables stay. A `text` or `json` block directly behind is its stdout |
+| `console` | lines after `$ ` are commands, as in `sh`, and the lines below each are its output, stderr included |
 | `python` | run in one namespace for the page; an output block may follow, too |
 | `json`, `jsonl` | parsed; a body of a request, or a line of a batch, is checked by the server's schemas |
 | `yaml` | parsed; a file with `name` and `backend` or `parameters` is loaded as a model file |

@@ -15,7 +15,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
-BLOCK_SECONDS: Final = 60.0
+BLOCK_SECONDS: Final = 100.0
 
 
 class PythonKernel:

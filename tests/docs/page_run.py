@@ -57,7 +57,7 @@ class PageRun:
         """Run a block; returns what is wrong, empty if nothing is."""
         match block.language:
             case "sh":
-                return self._checked(block, *self._bash(block.code, pipes="-o"))
+                return self._checked(block, *self._bash(block.code, as_script=True))
             case "console":
                 return self._transcript(block)
             case "python":
@@ -105,10 +105,10 @@ class PageRun:
                 return f"line {block.line + line}: {problem}"
         return ""
 
-    def _bash(self, script: str, *, pipes: str = "+o") -> tuple[str, str]:
+    def _bash(self, script: str, *, as_script: bool = False) -> tuple[str, str]:
         """Run a script in the page's shell; returns its output, and its failure, which ends the shell.
 
-        With `-o` as `pipes`, a failure within a pipe counts; without, its last command decides, as in a terminal.
+        As a script, stderr is no output, and a failure within a pipe counts; otherwise it is as in a terminal.
         """
         if self._shell is None or self._shell.poll() is not None:
             pipe = subprocess.PIPE
@@ -124,24 +124,26 @@ class PageRun:
         shell = self._shell
         assert shell.stdin is not None
         assert shell.stdout is not None
-        source, printed = self._folder / ".block.sh", self._folder / ".printed"
+        source, printed, errors, failed = (
+            self._folder / f".{name}" for name in ("block.sh", "output", "errors", "failed")
+        )
         source.write_text(self._here(script) + "\n")
+        errors.write_text("")
+        failed.write_text("the shell ended")
+        pipes, stderr = ("-o", f"'{errors}'") if as_script else ("+o", "&1")
         shell.stdin.write(
-            f"set -eE {pipes} pipefail; trap 'echo; echo \"failed: $BASH_COMMAND\"' ERR; exec 3>&1; "
-            f". '{source}' >'{printed}' 2>&1 3>&- </dev/null; trap - ERR; set +e; echo done >&3\n"
+            f'set -eE {pipes} pipefail; trap \'echo "failed: $BASH_COMMAND" >"{failed}"\' ERR; exec 3>&1; '
+            f". '{source}' >'{printed}' 2>{stderr} 3>&- </dev/null; trap - ERR; set +e; echo done >&3\n"
         )
         shell.stdin.flush()
         if not select.select([shell.stdout], [], [], BLOCK_SECONDS)[0]:
             os.killpg(shell.pid, signal.SIGKILL)
             shell.wait()
             return printed.read_text(), f"it did not end within {BLOCK_SECONDS:.0f} s"
-        answer = shell.stdout.readline()
-        output = printed.read_text()
-        if answer.strip() == "done":
-            return output, ""
+        if shell.stdout.readline().strip() == "done":
+            return printed.read_text(), ""
         shell.wait()
-        before, _, last = output.rstrip("\n").rpartition("\n")
-        return (before, last) if last.startswith("failed: ") else (output, "the shell ended")
+        return printed.read_text(), f"{failed.read_text()}\n{errors.read_text()}"
 
     def _sql(self, code: str) -> str:
         url = running_database(self._stack.state_dir)

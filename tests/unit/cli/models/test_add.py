@@ -196,12 +196,15 @@ def test_a_model_of_embeddings_is_served_as_one(command: Command, tmp_path: Path
     assert "/v1/embeddings" in printed
 
 
-def test_a_base_model_is_tried_with_completions(command: Command, tmp_path: Path) -> None:
+def test_a_base_model_is_tried_with_completions_of_this_machines_server(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MILLRACE_PORT", "9123")
     path = tmp_path / "base.gguf"
     path.write_bytes(DEMO.replace(b"tokenizer.chat_template", b"tokenizer.chat_templatX"))
     printed = command.text(path)
     assert "no chat template" in printed
-    assert "/v1/completions" in printed
+    assert "http://127.0.0.1:9123/v1/completions" in printed
     assert (
         "# The GGUF has no chat template, as a base model: use /v1/completions"
         in (command.models / "base.yaml").read_text()
