@@ -30,6 +30,7 @@ from bench.overhead import milliseconds_per_step
 from bench.page import BATCHES, open_page
 from bench.pipeline import big_file, pipeline
 from bench.residency import NAMES, PLACES, measure
+from bench.rest import at_rest
 from bench.sampling import compare_sampling
 from bench.speculation import compare_speculation
 from bench.tables import ROWS, microseconds_per_row
@@ -301,6 +302,21 @@ def _tables(folder: Path) -> list[Result]:
     return [Result(name=f"mapped CSV of {ROWS:,} rows", value=value, unit="us/row", target=20, is_limit=True)]
 
 
+def _rest(folder: Path) -> list[Result]:
+    found = at_rest(folder)
+    for name, mib in found.mib_by_process:
+        print(f"{mib:7.1f} MiB  {name}", flush=True)
+    number, memory_mib = len(found.mib_by_process), sum(mib for _, mib in found.mib_by_process)
+    first = f"first start {found.first_seconds:.1f} s"
+    rows = [
+        ("serve at rest: processes", number, "", 24),
+        ("serve at rest: memory (PSS) of all", memory_mib, "MiB", 300),
+        ("serve at rest: processor time of all", found.percent_of_core, "% of a core", 1),
+        (f"serve until it is ready, second start ({first})", found.second_seconds, "s", 3),
+    ]
+    return [Result(name=name, value=value, unit=unit, target=most, is_limit=True) for name, value, unit, most in rows]
+
+
 def _upstream(folder: Path) -> list[Result]:
     runs = batch(folder)
     server = f"a server of {PARALLEL} x {1000 * ANSWER_SECONDS:.0f} ms"
@@ -338,6 +354,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "speculation": _speculation,
     "page": _page,
     "tables": _tables,
+    "rest": _rest,
     "upstream": _upstream,
     "transformers": _transformers,
 }

@@ -72,10 +72,12 @@ def _refuse_newer(connection: Connection) -> None:
 
 def upgrade(engine: Engine, version: str = "head") -> None:
     """Upgrade the database to a version; concurrent upgrades wait for each other. Raises SchemaMismatch for a newer one."""
-    from alembic import command
-
     with first_connection(engine) as connection, connection.begin():
         _refuse_newer(connection)
+        if version == "head" and current_version(connection) == needed_version():
+            return
+        from alembic import command
+
         command.upgrade(_config(connection), version)
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-from core.process.child_process import set_parent_death_signal
+from core.process.clone import set_parent_death_signal
 from core.process.hardening import harden_process
 from mapping.jobs.input import Refused
 from mapping.jobs.messages import (

@@ -2,4 +2,5 @@
 
 from workers.launcher.fleet import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -29,6 +29,8 @@ _SETTINGS: Final = {
     "listen_addresses": "",
     "shared_buffers": "64MB",
     "jit": "off",
+    "io_method": "sync",  # its workers would be three more processes, and its reads come from the page cache
+    "max_logical_replication_workers": "0",  # nothing replicates; without them there is no launcher of theirs either
     "max_wal_size": "2GB",
     "wal_compression": "on",
     "checkpoint_timeout": "15min",

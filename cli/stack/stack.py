@@ -25,6 +25,7 @@ from core.errors import ConfigError
 from core.models.model_files import has_weights
 from core.models.models_folder import load_models
 from core.process.child_process import ChildFailed
+from core.process.fork_server import ForkServer
 from core.process.listening import bound_socket
 from core.process.log_rotation import LogRotation
 from core.process.runtime_dirs import private_directory
@@ -50,8 +51,10 @@ class Stack:
         devices: Sequence[str] = (),
         cpus: Sequence[str] = (),
         creates_key: bool = False,
+        fork_server: ForkServer | None = None,
     ) -> None:
         self._settings = settings
+        self._fork_server = fork_server
         self._creates_key = creates_key
         self.first_key: str | None = None
         inventory = read_inventory()
@@ -88,9 +91,11 @@ class Stack:
         self.services.start()
         try:
             self.first_key = _migrate(self.services.database_url, self._settings, creates_key=self._creates_key)
-            started = [child.start() for child in self.children]
-            self.url = started[0].wait_ready(_READY_SECONDS, check_interrupt)
-            for child in started[1:]:
+            worker = self._worker.start()  # first: its engine takes longest
+            api = self._api.start()
+            clerk = self._clerk.start()
+            self.url = api.wait_ready(_READY_SECONDS, check_interrupt)
+            for child in (worker, clerk):
                 child.wait_ready(_READY_SECONDS, check_interrupt)
         except BaseException:
             self.stop(drain_seconds=0)
@@ -116,6 +121,8 @@ class Stack:
 
     def restart_dead(self) -> None:
         """Restart services and processes that have ended."""
+        if self._fork_server is not None:
+            self._fork_server.check()
         self._restart_services()
         for child in self.children:
             child.restart_if_exited(time.monotonic())
@@ -150,6 +157,8 @@ class Stack:
             process.wait(max(0.1, deadline - time.monotonic()))
         for child in self.children:
             child.stop(0.1)
+        if self._fork_server is not None:
+            self._fork_server.close()
         self.services.stop()
 
     def __enter__(self) -> Stack:
@@ -183,7 +192,8 @@ class Stack:
         # -P: a folder `api` in the working directory must not be imported instead of ours
         command = [sys.executable, "-P", *arguments]
         pause = self._settings.engine_restart_seconds
-        return SupervisedProcess(name, command, self.services.logs / f"{name}.log", dict(environment), pause)
+        log_file = self.services.logs / f"{name}.log"
+        return SupervisedProcess(name, command, log_file, dict(environment), pause, fork_server=self._fork_server)
 
 
 def _models(settings: Settings) -> list[str]:

@@ -8,7 +8,6 @@ Readiness is systemd's protocol: a datagram `READY=1` to the socket named in NOT
 
 from __future__ import annotations
 
-import ctypes
 import os
 import secrets
 import select
@@ -20,16 +19,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import IO, Final, NoReturn
 
 from core.errors import MillraceError, Unreachable
+from core.process.clone import set_parent_death_signal
+from core.process.fork_server import ForkServer
 from core.process.hardening import harden_process
 
 STDERR: Final = Path("/dev/stderr")  # as a log: the child writes to the standard error of its parent
 
-_PR_SET_PDEATHSIG: Final = 1
 _UNREACHABLE: Final = 5
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 class ChildFailed(MillraceError):
@@ -40,15 +39,11 @@ class StartInterrupted(MillraceError):
     """The start was cancelled before everything was ready."""
 
 
-def set_parent_death_signal(parent: int, number: signal.Signals) -> None:
-    """Let the kernel send this signal to the calling child when the parent ends. System calls only."""
-    _libc.prctl(_PR_SET_PDEATHSIG, int(number))
-    if os.getppid() != parent:  # the parent ended before the signal was set
-        os._exit(1)
-
-
 class Child:
-    """A child process. `prepare` runs in it before the program starts, and must be limited to system calls."""
+    """A child process. `prepare` runs in it before the program starts, and must be limited to system calls.
+
+    With a `fork_server`, the command is `python -P -m MODULE …`, and its process shares memory with others of that server.
+    """
 
     def __init__(
         self,
@@ -59,30 +54,18 @@ class Child:
         env: Mapping[str, str] | None = None,
         death_signal: signal.Signals = signal.SIGKILL,
         prepare: Callable[[], None] | None = None,
+        fork_server: ForkServer | None = None,
     ) -> None:
         self.name = name
         self.log = log
         self._ready = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         address = f"\0millrace-{secrets.token_hex(8)}"
         self._ready.bind(address)
-        parent = os.getpid()
-
-        def before_exec() -> None:
-            harden_process()
-            if prepare is not None:
-                prepare()
-            set_parent_death_signal(parent, death_signal)
-
+        words = [str(part) for part in command]
+        environment = {**(os.environ if env is None else env), "NOTIFY_SOCKET": "@" + address[1:]}
         with log.open("ab") if log != STDERR else os.fdopen(os.dup(2), "ab") as output:
-            self._process = subprocess.Popen(
-                [str(part) for part in command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=before_exec,
-                env={**(os.environ if env is None else env), "NOTIFY_SOCKET": "@" + address[1:]},
-            )
+            forked = fork_server and fork_server.spawn(words, output.fileno(), environment, death_signal)
+            self._process = forked or _execute(words, output, environment, death_signal, prepare)
 
     @property
     def pid(self) -> int:
@@ -144,6 +127,32 @@ class Child:
     def exit_report(self) -> str:
         """Describe the exit, with the end of the log."""
         return exit_report(self.name, self.exit_code(), self.log)
+
+
+def _execute(
+    command: list[str],
+    output: IO[bytes],
+    environment: dict[str, str],
+    death_signal: signal.Signals,
+    prepare: Callable[[], None] | None,
+) -> subprocess.Popen[bytes]:
+    parent = os.getpid()
+
+    def before_exec() -> None:
+        harden_process()
+        if prepare is not None:
+            prepare()
+        set_parent_death_signal(parent, death_signal)
+
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        preexec_fn=before_exec,
+        env=environment,
+    )
 
 
 def exit_report(name: str, exit_code: int | None, log: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Final
 import structlog
 
 from core.process.child_process import Child
+from core.process.fork_server import ForkServer
 
 log = structlog.get_logger()
 
@@ -36,6 +37,7 @@ class SupervisedProcess:
     first_pause_seconds: float
     tolerated_exits: int = 1
     on_exit: Callable[[int], None] = lambda _: None
+    fork_server: ForkServer | None = None
     child: Child | None = None
     started_at: float = 0.0
     restart_at: float = 0.0
@@ -45,7 +47,8 @@ class SupervisedProcess:
 
     def start(self) -> Child:
         """Start the command."""
-        self.child = Child(self.name, self.command, self.log, env={**os.environ, **self.environment})
+        environment = {**os.environ, **self.environment}
+        self.child = Child(self.name, self.command, self.log, env=environment, fork_server=self.fork_server)
         self.started_at = time.monotonic()
         return self.child
 

@@ -17,7 +17,7 @@ import pytest
 
 from core import ids
 from core.failpoints import Point
-from core.process.child_process import set_parent_death_signal
+from core.process.clone import set_parent_death_signal
 from tests.faults.load import batch_content, create_batch, start_batch, upload, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack

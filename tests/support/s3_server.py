@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn, cast
 
 import httpx2
 
-from core.process.child_process import set_parent_death_signal
+from core.process.clone import set_parent_death_signal
 
 KEY_ID, SECRET = "AKIAMILLRACETEST", "a secret of the tests"
 _ACCOUNT = "123456789012"

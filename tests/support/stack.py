@@ -18,7 +18,7 @@ import httpx2
 import psutil
 from openai import DefaultHttpxClient, OpenAI
 
-from core.process.child_process import set_parent_death_signal
+from core.process.clone import set_parent_death_signal
 from tests.support.published import Published
 
 READY_SECONDS = 60.0

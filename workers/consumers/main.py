@@ -9,6 +9,7 @@ import argparse
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
@@ -17,6 +18,7 @@ from typing import Any, Final
 
 import redis
 from celery import Celery, signals
+from celery.apps.worker import Worker
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -179,9 +181,18 @@ def main() -> None:
 
     signals.worker_ready.connect(on_ready, weak=False)
     name = f"{arguments.kind}-{os.getpid()}@{socket.gethostname()}"
-    flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    queues = ",".join(consumer.queues)
-    app.worker_main(["worker", "-c", str(consumer.threads), "-Q", queues, "-n", name, *flags])
+    worker = Worker(  # Celery's own command would import a prompt toolkit
+        app=app,
+        hostname=name,
+        concurrency=consumer.threads,
+        queues=consumer.queues,
+        loglevel="WARNING",
+        without_gossip=True,
+        without_mingle=True,
+        without_heartbeat=True,
+    )
+    worker.start()
+    sys.exit(worker.exitcode)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from core.devices.environment import device_environment
 from core.devices.inventory import Device
 from core.logs import device_log
 from core.process.child_process import ChildFailed
+from core.process.fork_server import ForkServer
 from core.process.log_rotation import LogRotation
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings
@@ -30,7 +31,9 @@ _FROZEN_SECONDS: Final = 30.0
 class ConsumerProcesses:
     """The consumers of one launcher, which they follow over its link."""
 
-    def __init__(self, settings: Settings, link: LinkServer, slot: str, logs: Path, device: Device) -> None:
+    def __init__(
+        self, settings: Settings, link: LinkServer, slot: str, logs: Path, device: Device, fork_server: ForkServer
+    ) -> None:
         self._link = link
         self._processes = {
             kind: SupervisedProcess(
@@ -39,6 +42,7 @@ class ConsumerProcesses:
                 logs / device_log(kind, device.name),
                 device_environment([device]),
                 settings.engine_restart_seconds,
+                fork_server=fork_server,
             )
             for kind in KINDS
         }

@@ -24,6 +24,7 @@ from core.devices.selection import choose_devices
 from core.errors import MillraceError
 from core.logs import configure_logging
 from core.process.child_process import STDERR, ChildFailed, StartInterrupted, exit_with, notify_ready
+from core.process.fork_server import ForkServer
 from core.process.hangup import on_hangup
 from core.process.signs_of_life import Phase, Role, SignsOfLife
 from core.process.supervisor import SupervisedProcess
@@ -41,7 +42,7 @@ _GRACE_SECONDS: Final = 1.5  # more than a launcher takes for its own children
 class Fleet:
     """The launchers of several devices."""
 
-    def __init__(self, settings: Settings, devices: Sequence[Device], models: str) -> None:
+    def __init__(self, settings: Settings, devices: Sequence[Device], models: str, fork_server: ForkServer) -> None:
         self._drain_seconds = settings.drain_seconds
         self._signs = SignsOfLife(settings.state_dir, Role.WORKER, ",".join(device.name for device in devices))
         command = [sys.executable, "-P", "-m", "workers", "--models", models]
@@ -53,6 +54,7 @@ class Fleet:
                 STDERR,
                 {},
                 settings.engine_restart_seconds,
+                fork_server=fork_server,
             )
             for device in devices
         ]
@@ -123,6 +125,7 @@ def main() -> None:
     )  # devices in JSON, from the process that has measured them
     parser.add_argument("--only", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    fork_server = ForkServer("workers.consumers.main")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -137,12 +140,14 @@ def main() -> None:
         else:
             devices = msgspec.json.decode(arguments.measured, type=tuple[Device, ...])
         if len(devices) > 1 and arguments.only is None:
-            Fleet(settings, devices, arguments.models).run(stopping)
+            fork_server.start()
+            Fleet(settings, devices, arguments.models, fork_server).run(stopping)
             return
         own = next(device for device in devices if arguments.only in (None, device.name))
         if own.cpus is not None:
             os.sched_setaffinity(0, own.cpus)  # before any thread starts: they and all children inherit it
+        fork_server.start()  # before any thread, too
         with lock_device(settings.state_dir, own.name):
-            run_launcher(settings, arguments.models, own, devices, stopping)
+            run_launcher(settings, arguments.models, own, devices, stopping, fork_server)
     except MillraceError as error:
         exit_with("worker", error)

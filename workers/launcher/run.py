@@ -13,6 +13,7 @@ from core.devices.budget import UNLIMITED
 from core.devices.inventory import Device
 from core.errors import ConfigError, MillraceError
 from core.models.live_catalog import LiveCatalog
+from core.process.fork_server import ForkServer
 from core.process.hangup import on_hangup
 from core.process.runtime_dirs import private_directory, socket_directory
 from core.process.signs_of_life import Role, SignsOfLife
@@ -41,16 +42,24 @@ log = structlog.get_logger()
 
 
 def run_launcher(
-    settings: Settings, models: str, device: Device, deployment: Sequence[Device], is_stopping: threading.Event
+    settings: Settings,
+    models: str,
+    device: Device,
+    deployment: Sequence[Device],
+    is_stopping: threading.Event,
+    fork_server: ForkServer,
 ) -> None:
-    """Run the launcher of one of a worker's devices until it is stopped. `models` are names, separated by commas; empty: all."""
+    """Run the launcher of one of a worker's devices until it is stopped. `models` are names, separated by commas; empty: all.
+
+    `fork_server` starts the consumers.
+    """
     database = database_engine(settings.database_url or "", pool_size=1)
     check_schema(database)
     names = split_commas(models)
     catalog = _catalog(settings, names)
     servable = ServableModels(settings, catalog, names, device, deployment or [device], usable_cores())
     slot = consumer_slot(settings.state_dir, device.name, models)
-    _run(settings, catalog, servable, slot, device, Database(database), is_stopping)
+    _run(settings, catalog, servable, slot, device, Database(database), is_stopping, fork_server)
 
 
 def _catalog(settings: Settings, names: tuple[str, ...]) -> LiveCatalog:
@@ -74,6 +83,7 @@ def _run(
     device: Device,
     database: Database,
     is_stopping: threading.Event,
+    fork_server: ForkServer,
 ) -> None:
     """Build the parts and run them. The row of the launcher is kept if no engine starts, since it has the reason."""
     identity = launcher_identity(settings.state_dir, device.name)
@@ -98,7 +108,7 @@ def _run(
         on_load=lambda model, seconds: demand.write(record_load(model, identity.host, device.name, seconds)),
         on_failure=callers.fail,
     )
-    consumers = ConsumerProcesses(settings, link, slot, logs, device)
+    consumers = ConsumerProcesses(settings, link, slot, logs, device, fork_server)
     activity = ActivityReporter(identity.id, reports, demand.write)
     signs = SignsOfLife(settings.state_dir, Role.WORKER, device.name)
     launcher = WorkerLauncher(settings, link, control, engines, consumers, activity, signs)
