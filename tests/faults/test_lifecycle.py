@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,8 +146,7 @@ def second_clerk(stack: FaultStack) -> Iterator[None]:
         process.send_signal(signal.SIGCONT)
         process.terminate()
         process.wait(30)
-        (folder / "clerk.log").unlink()
-        folder.rmdir()
+        shutil.rmtree(folder)
 
 
 def lose_a_batch(stack: FaultStack) -> str:
