@@ -16,6 +16,7 @@ _OBJECTS: Final = re.compile(r"(?:s3|gs|az)://[A-Za-z0-9][A-Za-z0-9._-]{1,221}[A
 _WRAPPED: Final = re.compile(
     r"^.*\bfailed: (?=\S)|^Error -?\d+ (?:while )?connecting to \S+\. |^\[Errno -?\d+\] |^FATAL:\s+"
 )
+_OPENSSL_LINE: Final = re.compile(r"\.? \(_ssl\.c:\d+\)")
 
 
 def check_database_url(text: str) -> str:
@@ -72,7 +73,11 @@ def database_unreachable(url: str, error: Exception) -> Unreachable:
     """Return the failure of a connection to Postgres, from the driver's error."""
     reason = _reason(error)
     name = urlsplit(url).path.lstrip("/")
-    if re.search(r'database ".*" does not exist', reason):
+    if advice := _tls_advice(reason, "sslrootcert", "DATABASE_URL"):
+        pass
+    elif re.search(r"unsupported startup parameter|command-line options", reason):
+        advice = "Let the pooler ignore it: ignore_startup_parameters = options (see deploy/pgbouncer/pgbouncer.ini)."
+    elif re.search(r'database ".*" does not exist|no such database', reason):
         advice = f"Create it (createdb {name}), or correct DATABASE_URL."
     elif re.search(r'password|role ".*" does not exist|pg_hba', reason):
         advice = "Correct the user and the password in DATABASE_URL, or create that user."
@@ -85,10 +90,29 @@ def queue_unreachable(url: str, error: Exception) -> Unreachable:
     """Return the failure of a connection to Valkey or Redis, from the driver's error."""
     reason = _reason(error)
     is_refused = re.search(r"password|[Aa]uthentication|NOAUTH|WRONGPASS", reason)
-    advice = (
-        "Correct the password in REDIS_URL." if is_refused else "Start Valkey or Redis there, or correct REDIS_URL."
+    with_tls = " with TLS on this port" if url.startswith("rediss:") else ""
+    if with_tls and re.search("no such file", reason, re.IGNORECASE):
+        reason = "the URL names a file of certificates that does not exist"
+    advice = _tls_advice(reason, "ssl_ca_certs", "REDIS_URL") or (
+        "Correct the password in REDIS_URL."
+        if is_refused
+        else f"Start Valkey or Redis there{with_tls}, or correct REDIS_URL."
     )
     return Unreachable(f"The queue at {host_and_port(url, 6379)} cannot be used: {reason}.", advice)
+
+
+def _tls_advice(reason: str, option: str, variable: str) -> str:
+    """Return the remedy for a failure of TLS; empty for another failure."""
+    if re.search(r"match|not valid for", reason) and re.search(r"host ?name|IP address|not valid for", reason):
+        return f"Use a name of its certificate as the host in {variable}, or give it a certificate with this name."
+    if re.search(r"certificate", reason, re.IGNORECASE):
+        return f"Name the certificate of its authority in {variable}: ?{option}=/path/ca.pem"
+    if re.search(r"WRONG_VERSION_NUMBER|wrong version number|does not support SSL", reason):
+        return f"The server has no TLS on this port: correct the port in {variable}, or turn TLS on there."
+    if re.search(r"SSL required|no encryption|SSL off|connection closed by server", reason, re.IGNORECASE):
+        with_tls = "rediss://" if variable == "REDIS_URL" else "?sslmode=verify-full&sslrootcert=/path/ca.pem"
+        return f"If the server wants TLS on this port, write {with_tls} in {variable}."
+    return ""
 
 
 def _check(text: str, scheme: re.Pattern[str], wanted: str) -> str:
@@ -111,5 +135,6 @@ def _reason(error: Exception) -> str:
     reason = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
     while (shorter := _WRAPPED.sub("", reason, count=1)) != reason:
         reason = shorter
+    reason = _OPENSSL_LINE.sub("", reason)
     reason = reason.strip().rstrip(".")
     return reason[:1].lower() + reason[1:] if reason[1:2].islower() else reason

@@ -2,6 +2,9 @@
 
 A pool with `async_commit` is for single statements that may be repeated: each is its own transaction, in one round trip, and
 its commit does not wait for the disk. It takes claims and chat jobs, never answers.
+
+Behind a pooler in transaction mode (PgBouncer) each transaction may run in another session: no statement is prepared, nothing
+sets session state, and locks are those of transactions. `deploy/pgbouncer` sets the timeouts there.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ def database_engine(
 ) -> Engine:
     """Create a pool for threads. Pools that share `losses` cost one failure in all after a restart of the server."""
     engine = create_engine(_driver(url), **_arguments(pool_size, async_commit=async_commit))
+    _prepare_nothing_behind_poolers(engine)
     _ping_suspects(engine, losses or ConnectionLosses())
     return engine
 
@@ -50,6 +54,7 @@ def async_database_engine(
 ) -> AsyncEngine:
     """Create a pool for one event loop."""
     engine = create_async_engine(_driver(url), **_arguments(pool_size, async_commit=async_commit))
+    _prepare_nothing_behind_poolers(engine.sync_engine)
     _ping_suspects(engine.sync_engine, losses or ConnectionLosses())
     return engine
 
@@ -108,8 +113,31 @@ def is_transient(error: SQLAlchemyError) -> bool:
     return error.connection_invalidated or (getattr(error.orig, "sqlstate", None) or "")[:2] in _TRANSIENT
 
 
+def is_pooled(connection: Any, driver: Any) -> bool:  # Any: a connection of DBAPI, and psycopg's own below it
+    """Is there a pooler between? It gives its clients a process id of its own, and the server's backend has another."""
+    cursor = connection.cursor()
+    try:
+        cursor.execute("SELECT pg_backend_pid()")
+        return bool(cursor.fetchone()[0] != driver.info.backend_pid)
+    finally:
+        cursor.close()
+
+
 def _driver(url: str) -> URL:
     return make_url(url).set(drivername="postgresql+psycopg")
+
+
+def _prepare_nothing_behind_poolers(engine: Engine) -> None:
+    """Turn prepared statements off if the first connection finds a pooler: the next transaction may be in another session."""
+    found: list[bool] = []
+
+    @event.listens_for(engine, "connect")
+    def detect(connection: Any, record: Any) -> None:  # Any: as in _ping_suspects
+        if not found:
+            found.append(is_pooled(connection, record.driver_connection))
+            connection.rollback()
+        if found[0]:
+            record.driver_connection.prepare_threshold = None
 
 
 def _ping_suspects(engine: Engine, losses: ConnectionLosses) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Connection, text
@@ -32,7 +32,8 @@ def database_findings(settings: Settings, url: str, num_devices: int = 1) -> tup
     engine = database_engine(url, pool_size=1)
     try:
         with engine.connect() as connection:
-            findings = [version(connection), connections(connection, num_devices), clock(connection)]
+            room = pooler(connection) or connections(connection, num_devices)
+            findings = [version(connection), room, clock(connection)]
             if not _has_schema(connection):
                 return findings, None
             findings += [*workers(connection, settings), *newest_file(connection, settings)]
@@ -71,6 +72,19 @@ def connections(connection: Connection, num_devices: int = 1) -> Finding:
     return Finding(Level.BAD if most - others < ours / 2 else Level.WARNING, "connections", message, advice)
 
 
+def pooler(connection: Connection) -> Finding | None:
+    """Check a pooler between: it shares sessions, and must give each of them a timeout. None for a direct connection."""
+    from db.connections import is_pooled
+
+    if not is_pooled(connection.connection, connection.connection.driver_connection):
+        return None
+    message = "a pooler is between; statements are not prepared"
+    if connection.execute(text("SHOW statement_timeout")).scalar_one() != "0":
+        return Finding(Level.OK, "connections", message)
+    advice = "Set connect_query as deploy/pgbouncer/pgbouncer.ini does, or: ALTER ROLE … SET statement_timeout = '10s'."
+    return Finding(Level.WARNING, "connections", f"{message}, and none has a time limit", advice)
+
+
 def clock(connection: Connection, now: Callable[[], float] = time.time) -> Finding:
     """Compare the clocks: leases and deadlines use the database's clock, logs and signed webhooks this machine's."""
     before = now()
@@ -100,9 +114,28 @@ def workers(connection: Connection, settings: Settings) -> list[Finding]:
     found = [Finding(Level.BAD, c.name, c.message, c.advice) for c in checks if c.message]
     found += [Finding(Level.WARNING, f"model {state.model}", state.warning) for state in states if state.warning]
     found += [_silent(worker) for worker in _once(seen) if worker.seen_seconds > settings.silence_seconds]
+    found += models_of_hosts([worker for worker in seen if worker.seen_seconds <= settings.silence_seconds], models)
     hosts = sorted({worker.host for worker in seen})
     working = Finding(Level.OK, "workers", f"{len(_once(seen))} processes on {', '.join(hosts)}")
     return [*_devices(connection, settings.silence_seconds), *(found or [working])]
+
+
+def models_of_hosts(seen: Sequence[WorkerSeen], models: Sequence[str]) -> list[Finding]:
+    """Compare the models of the hosts with one another, and with `models`, those that this host has files of."""
+    hosts: dict[str, set[str]] = {}
+    for worker in seen:
+        if worker.model is not None:
+            hosts.setdefault(worker.host, set()).add(worker.model)
+    found = []
+    if missing := sorted(set().union(*hosts.values()) - set(models)):
+        message = f"workers serve {', '.join(missing)}, and no file of models_dir here describes it"
+        advice = "Copy the model's YAML file here: an api answers only for models that it has a file of."
+        found.append(Finding(Level.WARNING, "models of hosts", message, advice))
+    if len(set(map(frozenset, hosts.values()))) > 1:
+        message = "; ".join(f"{host} serves {', '.join(sorted(served))}" for host, served in sorted(hosts.items()))
+        advice = "If this is not meant (worker --models), copy the same model files to all hosts."
+        found.append(Finding(Level.WARNING, "models of hosts", message, advice))
+    return found
 
 
 def _devices(connection: Connection, silence_seconds: float) -> list[Finding]:

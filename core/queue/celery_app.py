@@ -8,8 +8,10 @@ are not stored, and one thread takes one message. Limits, revocation and soft sh
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from celery import Celery
+from redis.connection import parse_url
 
 from core.queue.redis_transport import install_transport
 from core.settings import Settings
@@ -24,6 +26,7 @@ def make_celery(settings: Settings) -> Celery:
     install_transport()
     app = Celery("millrace", broker=broker_url(settings.redis_url), set_as_current=False)
     app.conf.update(
+        broker_use_ssl=broker_tls(settings.redis_url),
         task_serializer="json",
         accept_content=["json"],
         event_serializer="json",
@@ -77,9 +80,26 @@ def transport_options(settings: Settings) -> dict[str, Any]:  # Any: kombu's opt
 
 
 def broker_url(redis_url: str) -> str:
-    """Translate redis-py's `unix://PATH?db=N` to kombu's `redis+socket://PATH?virtual_host=N`; other URLs are the same."""
+    """Translate a URL of redis-py to one of kombu, which has other names for the same options.
+
+    `unix://PATH?db=N` becomes `redis+socket://PATH?virtual_host=N`. Of a TCP URL only user, password, host, port and database
+    remain: kombu takes each option as an argument of its own connection, and fails on those that it does not have.
+    """
     if not redis_url.startswith("unix://"):
-        return redis_url
+        number = _redis_options(redis_url).get("db", 0)
+        return urlsplit(redis_url)._replace(path=f"/{number}", query="").geturl()
     path, _, query = redis_url.removeprefix("unix://").partition("?")
     number = query.removeprefix("db=") or "0"
     return f"redis+socket://{path}?virtual_host={number}"
+
+
+def broker_tls(redis_url: str) -> dict[str, Any] | None:  # Any: redis-py's options
+    """Return the `ssl_*` options of a `rediss://` URL; None for others. Without any, kombu would connect in plain text."""
+    if not redis_url.startswith("rediss://"):
+        return None
+    options = {name: value for name, value in _redis_options(redis_url).items() if name.startswith("ssl_")}
+    return {"ssl_cert_reqs": "required", **options}
+
+
+def _redis_options(redis_url: str) -> dict[str, Any]:  # Any: redis-py's options
+    return dict(parse_url(redis_url))  # type: ignore[no-untyped-call]  # redis-py has no type for it

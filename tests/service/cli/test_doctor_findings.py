@@ -103,6 +103,21 @@ def test_a_model_without_a_worker_and_a_silent_worker_are_found(connection: Conn
     assert only(findings, Level.WARNING) == ["workers: batch 7 on elsewhere last reported 90 s ago"]
 
 
+def test_hosts_with_different_models_are_found(connection: Connection, settings: Settings) -> None:
+    for host, models in (("gpu-a", ("fake", "large")), ("gpu-b", ("fake",))):
+        engines = [EngineReport(model=name, tick_seconds=0) for name in models]
+        report = WorkerReport(id=host, kind="chat", host=host, pid=7, poll_seconds=1, engines=engines)
+        connection.execute(workers.report_worker(report))
+        connection.execute(workers.report_engines(report))
+    found = only(database.workers(connection, settings), Level.WARNING)
+    assert found == [
+        "models of hosts: workers serve large, and no file of models_dir here describes it",
+        "models of hosts: gpu-a serves fake, large; gpu-b serves fake",
+    ]
+    connection.execute(text("UPDATE workers SET seen_at = now() - interval '90 s' WHERE host = 'gpu-a'"))
+    assert not [each for each in only(database.workers(connection, settings), Level.WARNING) if "models of" in each]
+
+
 def test_a_file_store_that_hosts_do_not_share_is_found(connection: Connection, settings: Settings) -> None:
     file_id = make_file(connection)
     (finding,) = files.newest_file(connection, settings)

@@ -68,6 +68,35 @@ def test_a_host_that_does_not_exist_is_the_reason() -> None:
             'failed for user "me"',
             'password authentication failed for user "me". Correct the user and the password in DATABASE_URL',
         ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 5432 failed: root certificate file "/ca.pem" does '
+            "not exist\nEither provide the file",
+            "Name the certificate of its authority in DATABASE_URL: ?sslrootcert=",
+        ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 5432 failed: SSL error: certificate verify failed',
+            "Name the certificate of its authority in DATABASE_URL: ?sslrootcert=",
+        ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 5432 failed: server certificate for "db.test" does '
+            'not match host name "db"',
+            "Use a name of its certificate as the host in DATABASE_URL",
+        ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 5432 failed: server does not support SSL, but SSL '
+            "was required",
+            "The server has no TLS on this port",
+        ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 5432 failed: FATAL:  no pg_hba.conf entry for host '
+            '"10.0.0.2", user "me", database "x", no encryption',
+            "If the server wants TLS on this port, write ?sslmode=verify-full",
+        ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 6432 failed: FATAL:  unsupported startup parameter '
+            "in options: statement_timeout",
+            "ignore_startup_parameters = options",
+        ),
         ("connection timeout expired", "cannot be used: connection timeout expired. Start Postgres there"),
     ],
 )
