@@ -21,7 +21,7 @@ from core.files.file_store import FileStore, FileStoreUnavailable
 from core.models.live_catalog import LiveCatalog
 from core.readiness import Check, ModelState, check_model
 from core.settings import Settings
-from db.schema_version import ADVICE, current_version, needed_version
+from db.schema_version import schema_problem
 from db.shards import models_with_claimable_shards
 
 _TIMEOUT_SECONDS: Final = 2.0
@@ -67,9 +67,8 @@ async def _database(
     """Check the database, its schema and the clerk, and derive the states of the models, also of those that lines wait for."""
     try:
         async with asyncio.timeout(_TIMEOUT_SECONDS), database.connect() as connection:
-            have, needed = await connection.run_sync(current_version), needed_version()
-            if have != needed:
-                return [Check("database"), _wrong_schema(have, needed)], []
+            if (problem := await connection.run_sync(schema_problem)) is not None:
+                return [Check("database"), Check("schema", problem)], []
             state = await read_service_state(connection, listed, settings)
             waiting = set((await connection.execute(models_with_claimable_shards())).scalars())
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is one
@@ -77,10 +76,6 @@ async def _database(
         return [Check("database", f"does not answer ({type(error).__name__})", advice)], []
     unlisted = [state.model(name) for name in sorted(waiting - set(state.listed))]
     return [Check("database"), Check("schema"), state.clerk()], [*state.models(), *unlisted]
-
-
-def _wrong_schema(have: str | None, needed: str) -> Check:
-    return Check("schema", f"is {have or 'missing'}, this api needs {needed}", ADVICE)
 
 
 async def _queue(relay: Relay) -> Check:

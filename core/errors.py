@@ -68,6 +68,10 @@ class SchemaMismatch(MillraceError):
     """The database schema is not the one this code needs. Run `millrace db upgrade`."""
 
 
+class SchemaLocked(MillraceError):
+    """A migration did not get the lock on a table. Run `millrace db upgrade` again."""
+
+
 class ApiError(MillraceError):
     """Answers a request with a problem."""
 

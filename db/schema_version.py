@@ -11,15 +11,24 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import OperationalError
 
-from core.errors import SchemaMismatch
+from core.errors import SchemaLocked, SchemaMismatch
 from db.connections import first_connection
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 ADVICE: Final = "Run `millrace db upgrade`, or start the version of Millrace that fits the database."
+LOCK_SECONDS: Final = 5.0  # while a migration waits for a table, every later statement on it waits behind
+_LOCK_ATTEMPTS: Final = 6
+_LOCKED: Final = (
+    "The upgrade waited {attempts} times for {seconds:g} s and did not get the table that it changes ({at}): a long transaction "
+    "uses it. Migrations before that are done. Wait for the batch that is prepared or finalized, or end the transaction, "
+    "then run `millrace db upgrade` again."
+)
 _MIGRATIONS: Final = Path(__file__).resolve().parent.parent / "migrations"
 _IDENTIFIER: Final = re.compile(r'^(revision|down_revision)\b[^=\n]*= "(\w+)"', re.MULTILINE)
 
@@ -50,49 +59,93 @@ def current_version(connection: Connection) -> str | None:
     return version
 
 
-def check_schema(engine: Engine) -> None:
-    """Raise SchemaMismatch unless the database is exactly at the version this code needs."""
-    with first_connection(engine) as connection:
-        _refuse_newer(connection)
-        current, needed = current_version(connection), needed_version()
-    if current != needed:
-        found = f"The database has schema {current}" if current else "The database has no tables yet"
-        raise SchemaMismatch(f"{found}; this version needs schema {needed}. {ADVICE}")
+def schema_problem(connection: Connection) -> str | None:
+    """Return the reason why this code must not run on the database, with what to do; None when it may.
 
-
-def _refuse_newer(connection: Connection) -> None:
-    """Raise SchemaMismatch for a version without a migration here, from which this code can go neither up nor down."""
-    current = current_version(connection)
+    It may at the version that it needs, and at a newer one whose `oldest_code` it is, or a later version than that: see
+    `docs/upgrading.md`.
+    """
+    current, needed = current_version(connection), needed_version()
+    if current == needed:
+        return None
     if current is not None and current not in _identifiers()["revision"]:
-        raise SchemaMismatch(
-            f"A newer Millrace has upgraded the database, to schema {current}. "
-            f"Start that version here too; this one needs schema {needed_version()}."
-        )
+        return _newer_problem(connection, current)
+    found = f"The database has schema {current}" if current else "The database has no tables yet"
+    return f"{found}; this version needs schema {needed}. {ADVICE}"
 
 
-def upgrade(engine: Engine, version: str = "head") -> None:
-    """Upgrade the database to a version; concurrent upgrades wait for each other. Raises SchemaMismatch for a newer one."""
-    with first_connection(engine) as connection, connection.begin():
-        _refuse_newer(connection)
-        if version == "head" and current_version(connection) == needed_version():
-            return
-        from alembic import command
+def _newer_problem(connection: Connection, current: str) -> str | None:
+    """The problem with a version that has no migration here, from which this code can go neither up nor down."""
+    oldest = _oldest_code(connection)
+    if oldest in _identifiers()["revision"]:
+        return None
+    reach = f", which needs code of schema {oldest} or later" if oldest else ""
+    return (
+        f"A newer Millrace has upgraded the database, to schema {current}{reach}. "
+        f"Start that version here too; this one needs schema {needed_version()}."
+    )
 
-        command.upgrade(_config(connection), version)
+
+def _oldest_code(connection: Connection) -> str | None:
+    """Return the needed version of the oldest code that may run on the database, as its migrations have recorded it."""
+    if connection.execute(text("SELECT to_regclass('schema_compatibility')")).scalar_one() is None:
+        return None
+    oldest: str | None = connection.execute(text("SELECT oldest_code FROM schema_compatibility")).scalar_one_or_none()
+    return oldest
+
+
+def check_schema(engine: Engine) -> str:
+    """Return the version of the database. Raises SchemaMismatch unless this code may run on it."""
+    with first_connection(engine) as connection:
+        problem, current = schema_problem(connection), current_version(connection)
+    if problem is not None or current is None:
+        raise SchemaMismatch(problem)
+    return current
+
+
+def upgrade(engine: Engine, version: str = "head", *, lock_seconds: float = LOCK_SECONDS) -> None:
+    """Upgrade the database to a version; concurrent upgrades wait for each other. One that is newer and compatible stays.
+
+    Raises SchemaMismatch for one that is newer and not compatible, and SchemaLocked when others hold a table for long.
+    """
+    with first_connection(engine) as connection:
+        current = current_version(connection)
+        is_newer = current is not None and current not in _identifiers()["revision"]
+        problem = schema_problem(connection) if is_newer else None
+    if problem is not None:
+        raise SchemaMismatch(problem)
+    if not is_newer and not (version == "head" and current == needed_version()):
+        _migrate(engine, "upgrade", version, lock_seconds)
 
 
 def downgrade(engine: Engine, version: str) -> None:
     """Downgrade the database to a version."""
+    _migrate(engine, "downgrade", version, LOCK_SECONDS)
+
+
+def _migrate(engine: Engine, verb: str, version: str, lock_seconds: float) -> None:
+    """Run migrations, each in its own transaction. One that gets no lock is tried again, and those before it stay."""
     from alembic import command
 
-    with engine.begin() as connection:
-        command.downgrade(_config(connection), version)
+    for is_last in (*[False] * (_LOCK_ATTEMPTS - 1), True):
+        try:
+            with engine.connect() as connection:
+                getattr(command, verb)(_config(connection, lock_seconds), version)
+            return
+        except OperationalError as error:
+            if not isinstance(error.orig, LockNotAvailable):
+                raise
+            if is_last:
+                statement = " ".join((error.statement or "").split())
+                raise SchemaLocked(
+                    _LOCKED.format(attempts=_LOCK_ATTEMPTS, seconds=lock_seconds, at=statement)
+                ) from None
 
 
-def _config(connection: Connection) -> Config:
+def _config(connection: Connection, lock_seconds: float) -> Config:
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS))
-    config.attributes["connection"] = connection
+    config.attributes.update(connection=connection, lock_seconds=lock_seconds)
     return config

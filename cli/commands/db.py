@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
 from cli.options import StateDir, given_settings
-from core.errors import SchemaMismatch, Unreachable
+from core.errors import SchemaLocked, SchemaMismatch, Unreachable
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -21,6 +21,7 @@ database = typer.Typer(help="The database schema, backup and restore.", no_args_
 Wait = Annotated[float, typer.Option(min=0, help="Seconds to wait until that is possible.", show_default="0")]
 
 _PAUSE_SECONDS: Final = 1.0
+_T = TypeVar("_T")
 
 
 @database.command()
@@ -33,28 +34,29 @@ def upgrade(
 ) -> None:
     """Upgrade the database to the schema that this version needs."""
     from db.connections import database_engine
-    from db.schema_version import needed_version
+    from db.schema_version import check_schema
     from db.schema_version import upgrade as upgrade_schema
 
     with _exclusive_database(state_dir) as url:
         engine = database_engine(url, pool_size=1)
         _persist(lambda: upgrade_schema(engine), wait)
-        print(f"The database now has schema {needed_version()}.")
+        print(f"The database now has schema {check_schema(engine)}.")
         if create_key and (key := _first_key(engine)):
             print(f"The first API key, shown only now: {key}")
 
 
 @database.command()
 def check(state_dir: StateDir = None, wait: Wait = 0) -> None:
-    """Check that the database has the schema that this version needs."""
+    """Check that this version can run on the schema of the database."""
     from cli.stack.services import database_url
     from db.connections import database_engine
     from db.schema_version import check_schema, needed_version
 
     with database_url(given_settings(state_dir=state_dir)) as (url, _):
         engine = database_engine(url, pool_size=1)
-        _persist(lambda: check_schema(engine), wait)
-    print(f"The database has schema {needed_version()}, which this version needs.")
+        version = _persist(lambda: check_schema(engine), wait)
+    is_needed = version == needed_version()
+    print(f"The database has schema {version}, which this version {'needs' if is_needed else 'can use'}.")
 
 
 @database.command()
@@ -93,18 +95,16 @@ def restore(
     print("The backup is restored. The next start continues from there.")
 
 
-def _persist(action: Callable[[], None], wait_seconds: float) -> None:
-    """Call it until it succeeds; raises its last error when the time is over."""
+def _persist(action: Callable[[], _T], wait_seconds: float) -> _T:
+    """Call it until it succeeds, and return its result; raises its last error when the time is over."""
     until = time.monotonic() + wait_seconds
     while True:
         try:
-            action()
-        except (Unreachable, SchemaMismatch):
+            return action()
+        except (Unreachable, SchemaMismatch, SchemaLocked):
             if time.monotonic() + _PAUSE_SECONDS > until:
                 raise
             time.sleep(_PAUSE_SECONDS)
-        else:
-            return
 
 
 def _first_key(engine: Engine) -> str | None:

@@ -167,6 +167,6 @@ def _once(seen: list[WorkerSeen]) -> list[WorkerSeen]:
 
 
 def _has_schema(connection: Connection) -> bool:
-    from db.schema_version import current_version, needed_version
+    from db.schema_version import schema_problem
 
-    return current_version(connection) == needed_version()
+    return schema_problem(connection) is None

@@ -54,7 +54,7 @@ def schema(settings: Settings) -> Finding:
         return Finding(Level.OK, "schema", f"this version needs {needed}; serve upgrades the bundled database")
     engine = database_engine(settings.database_url, pool_size=1)
     try:
-        check_schema(engine)
+        version = check_schema(engine)
     except SchemaMismatch as error:
         return Finding(Level.BAD, "schema", str(error), "millrace db upgrade")
     except Unreachable as error:
@@ -64,7 +64,7 @@ def schema(settings: Settings) -> Finding:
         return Finding(Level.BAD, "schema", message, "Look at its log.")
     finally:
         engine.dispose()
-    return Finding(Level.OK, "schema", f"{needed}, which this version needs")
+    return Finding(Level.OK, "schema", f"{version}, which this version {'needs' if version == needed else 'can use'}")
 
 
 def _service(name: str, url: str | None, variable: str, find: Callable[[], Path]) -> Finding:

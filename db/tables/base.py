@@ -11,8 +11,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 
-from sqlalchemy import DateTime, Dialect, MetaData, Text, TypeDecorator
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import CheckConstraint, DateTime, Dialect, MetaData, Text, TypeDecorator, true
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from core.states import BatchState, EngineState, JobState, ShardState
 
@@ -51,6 +51,16 @@ class Base(DeclarativeBase):
         ShardState: State(ShardState),
         EngineState: State(EngineState),
     }
+
+
+class SchemaCompatibility(Base):
+    """One row: the needed version of the oldest code that may run on this database; only migrations write it."""
+
+    __tablename__ = "schema_compatibility"
+    is_only: Mapped[bool] = mapped_column(primary_key=True, server_default=true())
+    oldest_code: Mapped[str]
+
+    __table_args__ = (CheckConstraint("is_only", name="is_only"),)
 
 
 def one_of(column: str, values: type[StrEnum] | tuple[str, ...]) -> str:
