@@ -133,9 +133,10 @@ class ResponseHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began = time.perf_counter()
+        began, route = time.perf_counter(), None
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal route
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = scope["state"]["request_id"]
@@ -149,6 +150,8 @@ class ResponseHeaders:
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
+        if route is not None:
+            self._metrics.request_seconds.labels(route).observe(time.perf_counter() - began)
 
 
 class UnexpectedErrors:

@@ -20,4 +20,17 @@ class CounterName(StrEnum):
     PROMPT_TOKENS = "prompt_tokens"  # of a model
     CACHED_PROMPT_TOKENS = "cached_prompt_tokens"  # of a model
     GENERATED_TOKENS = "generated_tokens"  # of a model
+    CHATS_COMPLETED = "chats_completed"  # of a model
+    CHATS_FAILED = "chats_failed"  # of a model
+    CHATS_CANCELLED = "chats_cancelled"  # of a model
+    LINES_COMPLETED = "lines_completed"  # of a model
+    LINES_FAILED = "lines_failed"  # of a model
+    LINES_REJECTED = "lines_rejected"
+    LINES_CANCELLED = "lines_cancelled"
+    LINES_EXPIRED = "lines_expired"
+    BATCHES_COMPLETED = "batches_completed"
+    BATCHES_FAILED = "batches_failed"
+    BATCHES_EXPIRED = "batches_expired"
+    BATCHES_CANCELLED = "batches_cancelled"
+    TICKETS_RESENT = "tickets_resent"
     EVENTS_DROPPED = "events_dropped"

@@ -295,6 +295,22 @@ class Settings(BaseSettings):
         30, gt=0, description="Days for which batch input and output files without an expiry are kept."
     )
 
+    metrics_port: int | None = Field(
+        None,
+        ge=0,
+        le=65535,
+        description="Port of /metrics of a worker or clerk; 0 picks a free one, none serves none. The second device of a worker "
+        "has the next port, and so on; in `serve` the clerk has the one after them.",
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="Address on which workers and clerks serve /metrics, without a key."
+    )
+    metrics_tenants: int = Field(
+        100,
+        ge=0,
+        description="Tenants that have a label of their own in the metrics of a worker process; all others are `other`.",
+    )
+
     webhook_hosts: str = Field(
         "",
         description="Hosts that may receive webhooks, separated by commas: names, .example.com for all below it, * for all; "

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Float, Label, ScalarSelect, cast, exists, func, literal, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    Label,
+    ScalarSelect,
+    and_,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
 
-from core.states import BatchState, JobState, ShardState
+from core.states import FINAL_BATCH_STATES, BatchState, JobState, ShardState
 from db.query import Query
 from db.tables import Base, Batch, Job, Shard
+
+_TENTH: Final = 10  # of its window must have passed before a batch is called at risk
 
 
 class Backlog(NamedTuple):
@@ -44,6 +59,52 @@ class ModelLines(NamedTuple):
     running: int
     waiting: int
     seconds: float
+
+
+class OpenBatches(NamedTuple):
+    """The batches of a status that have not ended.
+
+    `at_risk` of them, at the pace since they began, do not end within their windows; the first window ends in `seconds_left`,
+    None without one.
+    """
+
+    status: BatchState
+    batches: int
+    at_risk: int
+    seconds_left: float | None
+
+
+def open_batches() -> Query[OpenBatches]:
+    """Count batches that have not ended, by the indexes of open batches and open shards.
+
+    A batch is at risk whose lines left need more time than its window has left, by the lines that ended since it began; and one
+    that has used a tenth of its window without any.
+    """
+    left = func.coalesce(func.sum(Shard.lines - Shard.lines_completed - Shard.lines_failed), 0)
+    each = (
+        select(
+            Batch.status,
+            Batch.lines,
+            left.label("left"),
+            func.extract("epoch", func.now() - Batch.in_progress_at).label("used"),
+            func.extract("epoch", Batch.expires_at - func.now()).label("remaining"),
+        )
+        .outerjoin(Shard, and_(Shard.batch_id == Batch.id, Shard.state != ShardState.DONE))
+        .where(Batch.status.not_in(FINAL_BATCH_STATES))
+        .group_by(Batch.id)
+        .subquery()
+    )
+    used, remaining, lines_left = each.c.used, each.c.remaining, each.c.left
+    is_slow = used * lines_left > remaining * (each.c.lines - lines_left)
+    is_measured = used * _TENTH > used + remaining
+    at_risk = (each.c.status == BatchState.IN_PROGRESS) & (lines_left > 0) & is_measured & is_slow
+    statement = select(
+        each.c.status,
+        func.count().label("batches"),
+        func.count().filter(at_risk).label("at_risk"),
+        cast(func.min(remaining).filter(lines_left > 0), Float).label("seconds_left"),
+    )
+    return Query(statement.group_by(each.c.status), OpenBatches)
 
 
 def chats_by_model() -> Query[ModelChats]:

@@ -5,6 +5,8 @@ A request with several choices ends when its last choice ends.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -33,13 +35,16 @@ class _Output:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_logprobs_sent: int = 0
     echoed_text: str = ""
+    first_token_at: float | None = None
 
 
 @dataclass(slots=True)
 class _RequestOutputs:
-    """`num_open` sequences of the request still generate."""
+    """`num_open` sequences of the request still generate. It arrived at `began`; times are those of the clock."""
 
     num_open: int
+    began: float
+    first_token_at: float | None = None
     choices: list[Choice] = field(default_factory=list)
     completion_tokens: int = 0
     reasoning_tokens: int = 0
@@ -49,7 +54,8 @@ class _RequestOutputs:
 class OutputProcessor:
     """The outputs of one engine. Only the thread of the loop uses it."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._piece = tokenizer.piece
         self._adds_space = tokenizer.adds_space
         self._is_end = tokenizer.is_end
@@ -58,7 +64,7 @@ class OutputProcessor:
 
     def add_request(self, sequences: list[Sequence]) -> None:
         """Start the outputs of a request: one for each of its sequences."""
-        self._requests[sequences[0].key] = _RequestOutputs(len(sequences))
+        self._requests[sequences[0].key] = _RequestOutputs(len(sequences), self._clock())
         for sequence in sequences:
             stream = OutputStream(sequence.spec)
             is_deferred = stream.is_plain and not (sequence.stream or sequence.spec.stop) and sequence.logprobs is None
@@ -78,6 +84,8 @@ class OutputProcessor:
     ) -> tuple[Delta | None, FinishReason | None]:
         """Add new tokens; return the delta to send and the reason why the output ends, None for neither."""
         output, reason = self._outputs[sequence], sequence.finish_reason
+        if output.first_token_at is None and tokens:
+            output.first_token_at = self._clock()
         if output.is_deferred:
             return None, reason
         stream = output.stream
@@ -164,6 +172,8 @@ class OutputProcessor:
         request.reasoning_tokens += output.stream.num_reasoning_tokens
         if sequence.index == 0:
             request.cached_tokens = sequence.num_cached
+        times = (request.first_token_at, output.first_token_at)
+        request.first_token_at = min((each for each in times if each is not None), default=None)
         request.num_open -= 1
         if request.num_open:
             return None
@@ -177,6 +187,7 @@ class OutputProcessor:
                 cached_tokens=request.cached_tokens or 0,
                 reasoning_tokens=request.reasoning_tokens,
             ),
+            first_token_seconds=None if request.first_token_at is None else request.first_token_at - request.began,
         )
 
     def discard(self, sequence: Sequence) -> None:

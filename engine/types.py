@@ -1,7 +1,7 @@
 """Requests and outputs of an engine: the values that cross its socket.
 
 Every value is frozen, encodes to msgpack, and means the same in the engine process and in its clients. Token counts are in
-the model's own tokens. No value holds a time, since each process has its own clock.
+the model's own tokens. No value holds a moment, since each process has its own clock; durations are in seconds.
 """
 
 from __future__ import annotations
@@ -248,11 +248,16 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finished(msgspec.Struct, frozen=True, kw_only=True, tag="finished"):
-    """End of a request: its `n` answers by index, and the token counts of all of them."""
+    """End of a request: its `n` answers by index, and the token counts of all of them.
+
+    `first_token_seconds`: from its arrival in the engine to its first new token, with the wait for a slot; None where there was
+    none, or where a server upstream sent the answer as a whole.
+    """
 
     request_id: str
     choices: list[Choice]
     usage: Usage
+    first_token_seconds: float | None = None
 
     @property
     def reason(self) -> FinishReason:

@@ -24,6 +24,8 @@ from workers.generation.endpoints.base import ResponseHeader
 from workers.runtime.counters import Counters
 from workers.runtime.leases import LeaseKeeper
 from workers.runtime.publisher import Publisher
+from workers.runtime.recorder import Recorder
+from workers.runtime.request_metrics import RequestMetrics
 
 
 class Database:
@@ -112,6 +114,8 @@ class ClerkContext:
     files: FileStore
     tickets: Tickets
     publisher: Publisher
+    counters: Counters = field(default_factory=Counters)
+    recorder: Recorder = field(default_factory=Recorder)
 
     @property
     def catalog(self) -> ModelCatalog:
@@ -141,6 +145,7 @@ class WorkerContext:
     tickets: Tickets
     publisher: Publisher
     counters: Counters = field(default_factory=Counters)
+    metrics: RequestMetrics = field(default_factory=RequestMetrics)
 
     @property
     def lease(self) -> timedelta:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+import msgspec
 import structlog
 from sqlalchemy import Executable
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.queue.events import EventKind
@@ -54,6 +56,11 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+_COUNTERS: Final = {
+    JobState.COMPLETED: CounterName.CHATS_COMPLETED,
+    JobState.FAILED: CounterName.CHATS_FAILED,
+    JobState.CANCELLED: CounterName.CHATS_CANCELLED,
+}
 _CUT: Final = (FinishReason.LENGTH, FinishReason.CONTENT_FILTER)
 
 
@@ -307,12 +314,19 @@ class JobRunner:
                     cached_tokens=usage.cached_tokens,
                 )
             )
-        return self._end(job, running, JobState.COMPLETED, statement, *more)
+        seconds = time.monotonic() - running.begun_at
+        if not self._end(job, running, JobState.COMPLETED, statement, *more):
+            return False
+        metrics = self._context.metrics
+        metrics.add_latency(model, seconds, result)
+        if running.adapter.is_metered:
+            metrics.add_usage(job.tenant_id, model, requests=1, **msgspec.structs.asdict(usage))
+        return True
 
     def _fail(self, job: ClaimedJob, running: _RunningJob, problem: Problem, *more: Executable) -> None:
         log.info("job_failed", job=job.id, code=problem.code)
         statement = jobs.fail_job(job.id, job.fence, problem.to_json())
-        if self._end(job, running, JobState.FAILED, statement, *more):
+        if self._end(job, running, JobState.FAILED, statement, *more, code=problem.code):
             running.sink.send_end(EventKind.FAILED, problem)
 
     def _end(
@@ -322,8 +336,11 @@ class JobRunner:
         state: JobState,
         statement: Query[EndedJob],
         *more: Executable,
+        code: str | None = None,
     ) -> bool:
-        """Write how the job ended together with `more`, with retries. False: the job is no longer held here."""
+        """Write how the job ended together with `more`, with retries; `code` is that of its error. False: the job is no longer
+        held here.
+        """
         is_answer = state is JobState.COMPLETED
         committing = Point.CHAT_COMPLETING if is_answer else Point.CHAT_ENDING
         committed = Point.CHAT_COMPLETED if is_answer else Point.CHAT_ENDED
@@ -339,7 +356,11 @@ class JobRunner:
                 self._context.tickets.deliver(ended.id)
             return True
 
-        return retry_write(write, lambda: not running.lease.is_lost)
+        is_ended = retry_write(write, lambda: not running.lease.is_lost)
+        if is_ended:
+            self._context.metrics.add_end(job.model, state, code)
+            self._context.counters.add(_COUNTERS[state], job.model)
+        return is_ended
 
     def _requeue(self, job: ClaimedJob) -> None:
         """Queue the job again for another worker; without a row another one already has it."""

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+
+from core.process.process_metrics import process_families
+from core.process.resource_use import OwnProcess
 
 
 class Metrics:
@@ -13,6 +20,13 @@ class Metrics:
         registry = CollectorRegistry()
         self.requests = Counter(
             "millrace_http_requests_total", "Requests answered.", ["route", "status"], registry=registry
+        )
+        self.request_seconds = Histogram(
+            "millrace_http_request_seconds",
+            "From the request line to the end of the response.",
+            ["route"],
+            registry=registry,
+            buckets=(0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
         )
         self.first_event_seconds = Histogram(
             "millrace_chat_first_event_seconds",
@@ -25,6 +39,7 @@ class Metrics:
             "millrace_dropped_subscribers_total", "Streams that read too slowly.", registry=registry
         )
         self._registry = registry
+        self.add(_OwnProcess())
 
     def add(self, collector: Collector) -> None:
         """Export the metrics of another collector too."""
@@ -33,3 +48,10 @@ class Metrics:
     def text(self) -> bytes:
         """Return all metrics in the exposition format."""
         return generate_latest(self._registry)
+
+
+class _OwnProcess(Collector):
+    """Version, memory and CPU time of this api process."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield from process_families([OwnProcess("api", os.getpid())])

@@ -1,4 +1,4 @@
-"""Metrics of workers, clerks and engines, which have no port: read from their rows in the database.
+"""Metrics of the whole service: read from the rows of the database, and the same from every api process.
 
 The database is read at most every few seconds, whatever the number of scrapes; while it is down the last values stay.
 """
@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
+from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -23,8 +24,9 @@ from api.services.model_states import degraded_models
 from core.counters import CounterName
 from core.readiness import WorkerSeen, check_workers
 from core.settings import Settings
+from core.states import FINAL_BATCH_STATES, BatchState
 from db import backlog, quarantine, webhooks, workers
-from db.backlog import Backlog, ModelChats, ModelLines
+from db.backlog import Backlog, ModelChats, ModelLines, OpenBatches
 from db.tables import WORKER_KINDS
 from db.webhooks import DeliveryCounts
 from db.workers import DeviceSeen
@@ -44,6 +46,19 @@ _HELP: Final = {
     CounterName.PROMPT_TOKENS: "Tokens of prompts that engines took, also those from the prefix cache.",
     CounterName.CACHED_PROMPT_TOKENS: "Those of them that came from the prefix cache.",
     CounterName.GENERATED_TOKENS: "Tokens that engines generated.",
+    CounterName.CHATS_COMPLETED: "Requests that are no batch lines and were answered.",
+    CounterName.CHATS_FAILED: "Those that failed.",
+    CounterName.CHATS_CANCELLED: "Those that were cancelled, as by a client that left.",
+    CounterName.LINES_COMPLETED: "Lines that were answered.",
+    CounterName.LINES_FAILED: "Lines that ran and failed.",
+    CounterName.LINES_REJECTED: "Lines that failed before they ran, since their request is not valid.",
+    CounterName.LINES_CANCELLED: "Lines that did not run, since their batch was cancelled.",
+    CounterName.LINES_EXPIRED: "Lines that did not run within the window of their batch.",
+    CounterName.BATCHES_COMPLETED: "Batches that ended with all their lines.",
+    CounterName.BATCHES_FAILED: "Batches whose file is not valid.",
+    CounterName.BATCHES_EXPIRED: "Batches whose window was over.",
+    CounterName.BATCHES_CANCELLED: "Batches that were cancelled.",
+    CounterName.TICKETS_RESENT: "Tickets sent again for work that had not begun: the first was lost, or workers are busy.",
     CounterName.EVENTS_DROPPED: "Events of running jobs that did not reach the broker; streams recover from the rows.",
 }
 _OF_ENGINES: Final = {
@@ -56,8 +71,22 @@ _OF_ENGINES: Final = {
         "kv_reusable_tokens",
     ),
     "model_kv_total_tokens": ("Tokens that the KV cache has room for.", "kv_total_tokens"),
+    "model_prompt_tokens_per_second": ("Tokens of prompts in the last five seconds.", "prompt_tokens_per_second"),
+    "model_generated_tokens_per_second": ("Tokens generated in the last five seconds.", "output_tokens_per_second"),
 }
-_WITHOUT_MODEL: Final = {CounterName.LEASES_LOST, CounterName.EVENTS_DROPPED}
+_WITHOUT_MODEL: Final = {
+    CounterName.LEASES_LOST,
+    CounterName.LINES_REJECTED,
+    CounterName.LINES_CANCELLED,
+    CounterName.LINES_EXPIRED,
+    CounterName.BATCHES_COMPLETED,
+    CounterName.BATCHES_FAILED,
+    CounterName.BATCHES_EXPIRED,
+    CounterName.BATCHES_CANCELLED,
+    CounterName.TICKETS_RESENT,
+    CounterName.EVENTS_DROPPED,
+}
+_OPEN_STATUSES: Final = tuple(status for status in BatchState if status not in FINAL_BATCH_STATES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +102,8 @@ class _Snapshot:
     devices: Sequence[DeviceSeen]
     chats: Sequence[ModelChats]
     lines: Sequence[ModelLines]
+    batches: Sequence[OpenBatches]
+    database_seconds: float
 
 
 class ServiceMetrics(Collector):
@@ -86,6 +117,7 @@ class ServiceMetrics(Collector):
         self._max_crashes = settings.engine_crashes
         self._models: Sequence[str] = ()
         self._snapshot: _Snapshot | None = None
+        self._is_database_up = False
         self._read_at = -_FRESH_SECONDS
         self._lock = asyncio.Lock()
 
@@ -96,20 +128,32 @@ class ServiceMetrics(Collector):
             if time.monotonic() - self._read_at < _FRESH_SECONDS:
                 return
             try:
+                began = time.monotonic()
                 async with asyncio.timeout(_READ_SECONDS), database.connect() as connection:
-                    self._snapshot = await _read(connection, self._max_crashes)
+                    await connection.execute(select(1))
+                    seconds = time.monotonic() - began
+                    self._snapshot = await _read(connection, self._max_crashes, seconds)
             except (SQLAlchemyError, OSError):  # TimeoutError is one
+                self._is_database_up = False
                 return
+            self._is_database_up = True
             self._read_at = time.monotonic()
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         """Yield metric families for prometheus_client; those of the database only after the first read."""
-        yield _gauge("disk_free_bytes", "Free on the disk of each place of this host.", "place", self._free_bytes())
+        disks = {name: shutil.disk_usage(path) for name, path in self._disks.items() if path.exists()}
+        free, total = ({name: getattr(disk, kind) for name, disk in disks.items()} for kind in ("free", "total"))
+        yield _gauge("disk_free_bytes", "Free on the disk of each place of this host.", "place", free)
+        yield _gauge("disk_total_bytes", "Size of the disk of each place of this host.", "place", total)
+        yield _number("database_up", "1: the last read of the database succeeded.", self._is_database_up)
         if self._snapshot is not None:
             yield from self._families(self._snapshot)
 
     def _families(self, snapshot: _Snapshot) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        text = "Time in which the database answered its last read, with the wait for a connection."
+        yield _number("database_read_seconds", text, snapshot.database_seconds)
         yield from _backlog(snapshot.backlog)
+        yield from _batches(snapshot.batches)
         yield from _webhooks(snapshot.webhooks)
         yield from _counts(snapshot.counts)
         yield _quarantined(snapshot.quarantined)
@@ -123,11 +167,8 @@ class ServiceMetrics(Collector):
         ready = {c.name.removeprefix("model "): float(not c.message) for c in checks if c.name.startswith("model ")}
         yield _gauge("model_ready", "1: workers and an engine serve this model, as in /readyz.", "model", ready)
 
-    def _free_bytes(self) -> dict[str, float]:
-        return {name: shutil.disk_usage(path).free for name, path in self._disks.items() if path.exists()}
 
-
-async def _read(connection: AsyncConnection, max_crashes: int) -> _Snapshot:
+async def _read(connection: AsyncConnection, max_crashes: int, database_seconds: float) -> _Snapshot:
     counts = await workers.read_counts().async_fetch_all(connection)
     quarantined = await quarantine.count_quarantined().async_fetch_all(connection)
     return _Snapshot(
@@ -140,6 +181,8 @@ async def _read(connection: AsyncConnection, max_crashes: int) -> _Snapshot:
         quarantined={(row.model, row.is_blocked): row.requests for row in quarantined},
         chats=await backlog.chats_by_model().async_fetch_all(connection),
         lines=await backlog.lines_by_model().async_fetch_all(connection),
+        batches=await backlog.open_batches().async_fetch_all(connection),
+        database_seconds=database_seconds,
     )
 
 
@@ -151,13 +194,26 @@ def _backlog(row: Backlog) -> Iterator[GaugeMetricFamily]:
     yield _gauge("leases", "Leases that are held.", "class", {"chat": row.job_leases, "batch": row.shard_leases})
 
 
+def _batches(rows: Sequence[OpenBatches]) -> Iterator[GaugeMetricFamily]:
+    counts = {str(row.status): row.batches for row in rows}
+    text = "Batches that have not ended, by status."
+    yield _gauge("batches", text, "status", {str(status): counts.get(status, 0) for status in _OPEN_STATUSES})
+    at_risk = sum(row.at_risk for row in rows)
+    yield _number("batches_at_risk", "Batches that do not end within their windows at their present pace.", at_risk)
+    soonest = GaugeMetricFamily(
+        "millrace_batch_soonest_deadline_seconds", "Time until the first window ends of a batch with lines left."
+    )
+    left = [row.seconds_left for row in rows if row.seconds_left is not None]
+    if left:
+        soonest.add_metric([], min(left))
+    yield soonest
+
+
 def _webhooks(row: DeliveryCounts) -> Iterator[GaugeMetricFamily]:
     states = {name: getattr(row, name) for name in ("waiting", "retrying", "delivered", "given_up")}
     text = "Webhook events of all tenants: waiting (some of them retrying), delivered, given up."
     yield _gauge("webhook_events", text, "state", states)
-    oldest = GaugeMetricFamily("millrace_webhook_oldest_seconds", "Age of the oldest waiting webhook event.")
-    oldest.add_metric([], float(row.oldest))
-    yield oldest
+    yield _number("webhook_oldest_seconds", "Age of the oldest waiting webhook event.", row.oldest)
 
 
 def _counts(values: dict[tuple[str, str], int]) -> Iterator[CounterMetricFamily]:
@@ -232,6 +288,10 @@ def _queues(snapshot: _Snapshot, models: Sequence[str]) -> Iterator[GaugeMetricF
         oldest.add_metric([model, "batch"], line.seconds if line else 0)
     yield waiting
     yield oldest
+
+
+def _number(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"millrace_{name}", text, value=float(value))
 
 
 def _gauge(name: str, text: str, label: str, values: dict[str, Any]) -> GaugeMetricFamily:  # Any: numbers of any kind

@@ -62,6 +62,7 @@ class Stack:
         check_device_memory(settings, self.devices, inventory)
         self.models = _models(settings)
         bound_socket(settings.host, settings.port).close()  # the api would fail a few seconds later
+        self._check_metrics_ports()
         private_directory(settings.state_dir)
         self.services = Services(
             settings.state_dir, settings.database_url, settings.redis_url, num_devices=len(self.devices)
@@ -69,7 +70,8 @@ class Stack:
         environment = self._environment()
         measured = msgspec.json.encode(self.devices).decode()  # before any engine takes memory
         self._worker = self._child("worker", ["-m", "workers", "--measured", measured], environment)
-        self._clerk = self._child("clerk", ["-m", "workers.consumers.main", "clerk"], environment)
+        of_clerk = {**environment, **self._clerk_metrics()}
+        self._clerk = self._child("clerk", ["-m", "workers.consumers.main", "clerk"], of_clerk)
         self._api = self._child("api", ["-m", "api"], environment)
         names = (*(child.name for child in self.children), "postgres", "valkey")
         self._rotations = [LogRotation(self.services.logs / f"{name}.log", settings.log_bytes) for name in names]
@@ -169,6 +171,17 @@ class Stack:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.stop()
+
+    def _check_metrics_ports(self) -> None:
+        """Raise ConfigError where a worker or the clerk could not serve its metrics."""
+        if port := self._settings.metrics_port:
+            for offset in range(len(self.devices) + 1):
+                bound_socket(self._settings.metrics_host, port + offset, setting="METRICS_PORT").close()
+
+    def _clerk_metrics(self) -> dict[str, str]:
+        """The port of the clerk's metrics: the one after those of all devices."""
+        port = self._settings.metrics_port
+        return {"MILLRACE_METRICS_PORT": str(port + len(self.devices))} if port else {}
 
     def _environment(self) -> dict[str, str]:
         """Return the settings as environment variables for the children, with the addresses of the services."""

@@ -19,7 +19,7 @@ from core.cgroups import read_text
 from core.devices.build import Build, installed_build
 from core.devices.host_memory import Memory, Node, host_memory, numa_nodes
 from core.devices.names import DeviceKind, node_number, parse_cpus, parse_device
-from core.devices.nvidia import Nvidia, card_memory, read_nvidia
+from core.devices.nvidia import Nvidia, card_memory, card_utilization, read_nvidia
 
 CPU: Final = "cpu"
 TEST_VARIABLE: Final = "MILLRACE_TEST_DEVICES"
@@ -120,6 +120,14 @@ def read_memory(device: Device, environment: Mapping[str, str] = os.environ) -> 
     if device.total_bytes is None or now.free_bytes is None:
         return now
     return Memory(total_bytes=device.total_bytes, free_bytes=min(now.free_bytes, device.total_bytes))
+
+
+def read_utilization(device: Device, environment: Mapping[str, str] = os.environ) -> float | None:
+    """The part of the last moment in which a GPU computed, from 0 to 1; None where nothing reports it, as for the CPU."""
+    if file := environment.get(TEST_VARIABLE):
+        gpus = json.loads(Path(file).read_text()).get("gpus", [])
+        return next((gpu.get("utilization") for gpu in gpus if gpu["name"] == device.name), None)
+    return card_utilization(device.id) if device.kind is DeviceKind.CUDA else None
 
 
 def _visible(nvidia: Nvidia, chosen: str | None) -> list[Device]:

@@ -57,12 +57,28 @@ def card_memory(card_id: str) -> Memory | None:
     except ImportError:
         return None
     try:
-        pynvml.nvmlInit()
-        is_number = card_id.isdigit()
-        find = pynvml.nvmlDeviceGetHandleByIndex if is_number else pynvml.nvmlDeviceGetHandleByUUID
-        return _nvml_card(pynvml, find(int(card_id) if is_number else card_id.encode())).memory
+        return _nvml_card(pynvml, _nvml_handle(pynvml, card_id)).memory
     except pynvml.NVMLError:
         return None
+
+
+def card_utilization(card_id: str) -> float | None:
+    """The part of the last moment in which a card computed, from 0 to 1, by NVML; None without it."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        return float(pynvml.nvmlDeviceGetUtilizationRates(_nvml_handle(pynvml, card_id)).gpu) / 100
+    except pynvml.NVMLError:
+        return None
+
+
+def _nvml_handle(nvml: Any, card_id: str) -> Any:  # Any: a module without types, and its pointer
+    nvml.nvmlInit()
+    is_number = card_id.isdigit()
+    find = nvml.nvmlDeviceGetHandleByIndex if is_number else nvml.nvmlDeviceGetHandleByUUID
+    return find(int(card_id) if is_number else card_id.encode())
 
 
 def _by_nvml() -> Nvidia | None:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
+
 from engine.errors import EngineError
 from engine.log import log_stderr
 from engine.types import (
@@ -48,8 +50,9 @@ class _Job:
     client: str
     request: ForwardRequest
     is_watched: bool
+    began: float
     num_attempts: int = 0
-    has_sent_text: bool = False
+    first_text_at: float | None = None  # of a stream
     is_cancelled: bool = False
     problem: Problem | None = None
     deadline: asyncio.Handle | None = None  # of a chat that has met trouble
@@ -57,6 +60,11 @@ class _Job:
     replica: Replica | None = None
     task: asyncio.Task[_Outcome] | None = None
     timer: asyncio.TimerHandle | None = None
+
+    @property
+    def has_sent_text(self) -> bool:
+        """Has the client a part of the answer?"""
+        return self.first_text_at is not None
 
     @property
     def key(self) -> RequestKey:
@@ -120,7 +128,7 @@ class Dispatcher:
 
     def submit(self, client: str, request: ForwardRequest) -> None:
         """Start a request."""
-        job = _Job(client, request, is_watched=request.stream)
+        job = _Job(client, request, is_watched=request.stream, began=asyncio.get_running_loop().time())
         self._jobs[job.key] = job
         self._queue(job).append(job)
         self._pump()
@@ -198,7 +206,7 @@ class Dispatcher:
         is_streamed = job.is_watched and job.is_chat
 
         def send(deltas: list[Delta]) -> None:
-            job.has_sent_text = True
+            job.first_text_at = job.first_text_at or asyncio.get_running_loop().time()
             replica.note_text()
             for delta in deltas:
                 self._emit(job.client, delta)
@@ -305,7 +313,9 @@ class Dispatcher:
             self.num_prompt_tokens += outcome.usage.prompt_tokens
             self.num_cached_tokens += outcome.usage.cached_tokens
             self.num_output_tokens += outcome.usage.completion_tokens
-        if job.is_watched and not job.has_sent_text and isinstance(outcome, Finished):
+        if job.first_text_at is not None and isinstance(outcome, Finished):
+            outcome = msgspec.structs.replace(outcome, first_token_seconds=job.first_text_at - job.began)
+        elif job.is_watched and isinstance(outcome, Finished):
             for choice in outcome.choices:
                 self._emit(job.client, _delta(outcome, choice))
         self._emit(job.client, outcome)

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import Connection
 
 from core import ids
+from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.schemas.batch import answered_line, failed_line, unrun_line_problem
@@ -25,6 +26,8 @@ from db.batches import BatchRow
 from db.connections import allow_long_transaction
 from workers.batches.batch_trace import batch_ended, batch_work
 from workers.context import ClerkContext
+from workers.runtime.clerk_metrics import TASK_FAILURES, TASK_SECONDS
+from workers.runtime.recorder import timed
 from workers.runtime.webhook_outbox import record_webhook_event
 
 log = structlog.get_logger()
@@ -35,10 +38,11 @@ _OUTPUT_PURPOSE: Final = "batch_output"
 
 @dataclass(frozen=True, slots=True)
 class _Ending:
-    """A batch status, and the state and problem of lines that never ran."""
+    """A batch status, and the state, the counter and the problem of lines that never ran."""
 
     status: BatchState
     line_state: JobState
+    lines: CounterName
     problem: Problem
 
 
@@ -46,11 +50,13 @@ _ENDINGS: Final = {
     BatchState.CANCELLED: _Ending(
         BatchState.CANCELLED,
         JobState.CANCELLED,
+        CounterName.LINES_CANCELLED,
         unrun_line_problem("batch_cancelled", "The batch was cancelled before this line ran."),
     ),
     BatchState.EXPIRED: _Ending(
         BatchState.EXPIRED,
         JobState.EXPIRED,
+        CounterName.LINES_EXPIRED,
         unrun_line_problem("batch_expired", "The batch's window was over before this line ran."),
     ),
 }
@@ -62,6 +68,14 @@ _EVENTS: Final[dict[BatchState, EventType]] = {
 }
 
 
+_COUNTERS: Final = {
+    BatchState.COMPLETED: CounterName.BATCHES_COMPLETED,
+    BatchState.EXPIRED: CounterName.BATCHES_EXPIRED,
+    BatchState.CANCELLED: CounterName.BATCHES_CANCELLED,
+}
+
+
+@timed(TASK_SECONDS, TASK_FAILURES, "finalize")
 def finalize(context: ClerkContext, batch_id: str) -> None:
     """End a finalizing or cancelling batch; do nothing in any other status, or when another clerk finalizes it."""
     with ExitStack() as working:
@@ -75,10 +89,11 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             working.enter_context(batch_work("finalize", batch))
             to = BatchState.CANCELLED if batch.status is BatchState.CANCELLING else batch.outcome
             assert to is not None, "a batch that is finalizing has an outcome"
+            num_left = 0
             connection.execute(batches.close_shards(batch_id))
             if (ending := _ENDINGS.get(to)) is not None:
                 problem = ending.problem.to_json()
-                connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem))
+                num_left = connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem)).rowcount
             columns = _write_files(context, connection, batch)
             failpoint(Point.FINALIZE_STORED)
             totals = _totals(connection, batch_id)
@@ -93,6 +108,9 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
         failpoint(Point.FINALIZE_COMMITTED)
         log.info("batch_ended", batch=batch_id, status=to)
         batch_ended(batch, to, totals)
+        context.counters.add(_COUNTERS[to])
+        if ending is not None:
+            context.counters.add(ending.lines, number=num_left)
         context.tickets.deliver(batch_id)
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection
 
 from core import ids
 from core.api_keys import estimated_tokens
+from core.counters import CounterName
 from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.models.model_files import ModelCatalog
@@ -37,6 +38,8 @@ from workers.batches.line_reader import LineParser, LineSpan, RawLine, Unreadabl
 from workers.batches.plan import PlanLine, PlannedShard, plan_shards
 from workers.batches.quota import check_quota, read_quota
 from workers.context import ClerkContext
+from workers.runtime.clerk_metrics import TASK_FAILURES, TASK_SECONDS
+from workers.runtime.recorder import timed
 from workers.runtime.webhook_outbox import record_webhook_event
 
 log = structlog.get_logger()
@@ -51,6 +54,7 @@ class _BadFile(Exception):
         self.num_errors = num_errors
 
 
+@timed(TASK_SECONDS, TASK_FAILURES, "prepare")
 def prepare(context: ClerkContext, batch_id: str) -> None:
     """Move a validating batch to in_progress or failed; do nothing when it is past that, or another clerk prepares it."""
     with context.database.begin() as connection:
@@ -105,6 +109,7 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow, s
     if start.fetch_optional(connection) is None:
         connection.rollback()
         return []
+    context.counters.add(CounterName.LINES_REJECTED, number=len(first.failed))
     return shards
 
 
@@ -260,6 +265,7 @@ def _fail(context: ClerkContext, batch: BatchRow, bad: _BadFile) -> None:
     log.info("batch_failed", batch=batch_id, errors=bad.num_errors)
     if moved is not None:
         batch_ended(batch, BatchState.FAILED, {})
+        context.counters.add(CounterName.BATCHES_FAILED)
     context.tickets.deliver(batch_id)
 
 

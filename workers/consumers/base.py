@@ -13,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from workers.consumers.queue_control import QueueControl
 from workers.context import ServedModel
 from workers.heartbeat import Status
+from workers.runtime.recorder import Recorder
 
 log = structlog.get_logger()
 
@@ -20,11 +21,12 @@ log = structlog.get_logger()
 class Consumer(ABC):
     """One kind of consumer. It registers its tasks when it is built, and polls for work whose ticket was lost.
 
-    `queues` are those it reads, `threads` the tasks it runs at once.
+    `queues` are those it reads, `threads` the tasks it runs at once, `recorder` has its metrics.
     """
 
     queues: list[str]
     threads: int
+    recorder: Recorder
 
     @abstractmethod
     def start(self) -> None:

@@ -29,6 +29,7 @@ class BatchConsumer(ModelConsumer):
         settings = context.settings
         self.threads = _TICKET_THREADS
         self._context = context
+        self.recorder = context.metrics.recorder
         self._isolation = Isolation()
         self._lanes: dict[str, ShardLanes] = {}
         self._poll = PeriodicThread(settings.poll_seconds, self._find_shards, "batch-poll")

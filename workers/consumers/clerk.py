@@ -37,10 +37,15 @@ class ClerkConsumer(Consumer):
         self.queues = [CLERK_QUEUE]
         self.threads = 2
         self._context = context
+        self.recorder = context.recorder
         self._executor = DedupExecutor(_SWEEP_THREADS, "clerk-sweep")
         self._sweeper = Sweeper(context, self._executor.submit)
         self._webhooks = WebhookDispatcher(
-            context.settings, context.database, WebhookSender(url_guard(context.settings)), context.publisher.publish
+            context.settings,
+            context.database,
+            WebhookSender(url_guard(context.settings)),
+            context.publisher.publish,
+            context.recorder,
         )
         self._num_running = 0
         self._lock = threading.Lock()
@@ -82,7 +87,10 @@ class ClerkConsumer(Consumer):
         swept_at = self._sweeper.swept_at
         return Status(
             poll_seconds=None if swept_at is None else now - swept_at,
-            totals={(CounterName.EVENTS_DROPPED, ""): self._context.publisher.num_dropped},
+            totals={
+                (CounterName.EVENTS_DROPPED, ""): self._context.publisher.num_dropped,
+                **self._context.counters.totals(),
+            },
         )
 
     def problem(self, now: float) -> str:

@@ -45,9 +45,12 @@ from workers.consumers.model_follower import ModelFollower
 from workers.consumers.shutdown import GracefulShutdown
 from workers.context import ClerkContext, Database, ServedModel, WorkerContext
 from workers.heartbeat import Identity, WorkerHeartbeat, clerk_identity, consumer_identity
+from workers.metrics.server import open_metrics_server
+from workers.metrics.snapshots import SnapshotSocket, snapshot_socket
 from workers.residency.link import LinkClient
 from workers.runtime.leases import LeaseKeeper, Renew, Renewed
 from workers.runtime.publisher import Publisher
+from workers.runtime.request_metrics import RequestMetrics
 
 _TICK_IS_OLD_SECONDS: Final = 5.0
 _BROKER_SECONDS: Final = 3.0
@@ -76,6 +79,7 @@ def _worker_context(settings: Settings, identity: Identity, client: redis.Redis)
         ),
         tickets=Tickets(make_sender(settings)),
         publisher=Publisher(client, settings.key_prefix),
+        metrics=RequestMetrics(identity.kind, max_tenants=settings.metrics_tenants),
     )
 
 
@@ -139,6 +143,18 @@ def _signs_of_life(settings: Settings, kind: str) -> SignsOfLife | None:
     return SignsOfLife(settings.state_dir, Role.CLERK, within_seconds=within_seconds) if kind == "clerk" else None
 
 
+def _serve_metrics(consumer: Consumer, settings: Settings, kind: str, link: Path | None) -> None:
+    """Hand metrics to the launcher, or serve them if there is none. Does nothing unless the settings name a port."""
+    if settings.metrics_port is None:
+        return
+    if link is not None:
+        SnapshotSocket(snapshot_socket(link, kind), consumer.recorder.snapshot).start()
+        return
+    from workers.metrics.families import clerk_exposition  # prometheus_client, only where it is used
+
+    open_metrics_server(settings, lambda: clerk_exposition(consumer.recorder.snapshot()))
+
+
 def main() -> None:
     """Run the consumer until it is stopped."""
     parser = argparse.ArgumentParser(description="One Celery consumer of a Millrace worker.")
@@ -155,6 +171,7 @@ def main() -> None:
         identity = clerk_identity() if arguments.kind == "clerk" else consumer_identity(arguments.kind, arguments.slot)
         consumer = _build(identity, settings, app)
         signs = _signs_of_life(settings, identity.kind)
+        _serve_metrics(consumer, settings, arguments.kind, arguments.link)
     except (MillraceError, TimeoutError) as error:
         exit_with(arguments.kind, error)
     heartbeat = _heartbeat(settings, identity, consumer, signs)

@@ -96,13 +96,21 @@ class EngineCall:
             return self._outcomes[0]
         choices: list[Choice] = []
         usages: list[Usage] = []
+        first_tokens: list[float] = []
         for number in range(len(self._requests)):
             finished = self._outcomes[number]
             assert isinstance(finished, Finished), "only requests that generate text come in several parts"
             first = self._first_index(number)
             choices += [msgspec.structs.replace(each, index=first + each.index) for each in finished.choices]
             usages.append(finished.usage)
-        return Finished(request_id=self._requests[0].id, choices=choices, usage=_sum(usages))
+            if finished.first_token_seconds is not None:
+                first_tokens.append(finished.first_token_seconds)
+        return Finished(
+            request_id=self._requests[0].id,
+            choices=choices,
+            usage=_sum(usages),
+            first_token_seconds=min(first_tokens, default=None),
+        )
 
     def _first_index(self, number: int) -> int:
         return sum(request.n for request in self._requests[:number] if isinstance(request, Request))

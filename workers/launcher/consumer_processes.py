@@ -89,6 +89,11 @@ class ConsumerProcesses:
                     reports[kind] = held
         return reports
 
+    def pids(self) -> dict[str, int]:
+        """The process ids of those that run, by kind. Callable from any thread."""
+        children = {kind: process.child for kind, process in self._processes.items()}
+        return {kind: child.pid for kind, child in children.items() if child is not None}
+
     def kill_frozen(self, now: float) -> None:
         """Kill consumers that have not reported for long: they keep a model that is to leave, and its work."""
         for kind, process in self._processes.items():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import structlog
 
@@ -15,6 +16,7 @@ from core.errors import ConfigError, MillraceError
 from core.models.live_catalog import LiveCatalog
 from core.process.fork_server import ForkServer
 from core.process.hangup import on_hangup
+from core.process.resource_use import OwnProcess
 from core.process.runtime_dirs import private_directory, socket_directory
 from core.process.signs_of_life import Role, SignsOfLife
 from core.settings import Settings, split_commas
@@ -23,7 +25,7 @@ from db.model_loads import record_load
 from db.schema_version import check_schema
 from workers.context import Database
 from workers.heartbeat import WorkerHeartbeat, consumer_slot, launcher_identity
-from workers.launcher.consumer_processes import ConsumerProcesses
+from workers.launcher.consumer_processes import KINDS, ConsumerProcesses
 from workers.launcher.device_reports import with_device
 from workers.launcher.engines.activity import ActivityReporter
 from workers.launcher.engines.crash_log import CrashLog
@@ -33,6 +35,8 @@ from workers.launcher.failed_callers import FailedCallers
 from workers.launcher.launcher import WorkerLauncher
 from workers.launcher.residency_control import ResidencyControl
 from workers.launcher.servable_models import ServableModels
+from workers.metrics.server import open_metrics_server
+from workers.metrics.snapshots import snapshot_socket
 from workers.residency.demand import DemandReader
 from workers.residency.link import LinkServer
 from workers.residency.policy import ResidencyPolicy
@@ -59,7 +63,8 @@ def run_launcher(
     catalog = _catalog(settings, names)
     servable = ServableModels(settings, catalog, names, device, deployment or [device], usable_cores())
     slot = consumer_slot(settings.state_dir, device.name, models)
-    _run(settings, catalog, servable, slot, device, Database(database), is_stopping, fork_server)
+    position = deployment.index(device) if device in deployment else 0
+    _run(settings, catalog, servable, slot, device, position, Database(database), is_stopping, fork_server)
 
 
 def _catalog(settings: Settings, names: tuple[str, ...]) -> LiveCatalog:
@@ -81,11 +86,15 @@ def _run(
     servable: ServableModels,
     slot: str,
     device: Device,
+    position: int,
     database: Database,
     is_stopping: threading.Event,
     fork_server: ForkServer,
 ) -> None:
-    """Build the parts and run them. The row of the launcher is kept if no engine starts, since it has the reason."""
+    """Build the parts and run them; `position` is that of the device among those of the worker.
+
+    The row of the launcher is kept if no engine starts, since it has the reason.
+    """
     identity = launcher_identity(settings.state_dir, device.name)
     link = LinkServer(socket_directory(settings.state_dir) / f"l-{slot}.sock")
     reports = EngineReports(device.name, tolerated_exits=settings.line_attempts)
@@ -116,6 +125,12 @@ def _run(
     status = with_device(reports.status, device, budget_bytes)
     heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
     reports.on_change = heartbeat.wake
+    if settings.metrics_port is not None:
+        from workers.launcher.metrics import LauncherMetrics  # prometheus_client, only where it is used
+
+        sockets = [snapshot_socket(link.path, kind) for kind in KINDS]
+        metrics = LauncherMetrics(device, status, lambda: _processes(consumers, engines), sockets)
+        open_metrics_server(settings, metrics.format, offset=position)
     on_hangup(catalog.refresh_soon)
 
     def files_changed() -> None:
@@ -137,6 +152,13 @@ def _run(
         heartbeat.close(is_row_kept=True)
         raise
     heartbeat.close()
+
+
+def _processes(consumers: ConsumerProcesses, engines: Engines) -> Iterator[OwnProcess]:
+    """The launcher and its children. Callable from any thread."""
+    yield OwnProcess("launcher", os.getpid())
+    yield from (OwnProcess(kind, pid) for kind, pid in consumers.pids().items())
+    yield from (OwnProcess("engine", pid, model) for model, pid in engines.pids().items())
 
 
 def _limits(settings: Settings) -> Limits:

@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 
+from core.counters import CounterName
 from core.errors import SERVER_ERROR, Problem
 from core.failpoints import Point, failpoint
 from core.queue.events import Event, EventKind
@@ -31,6 +32,7 @@ from workers.batches.prepare import prepare
 from workers.context import ClerkContext
 from workers.maintenance.missing_models import MissingModels
 from workers.maintenance.retention import Retention
+from workers.runtime.clerk_metrics import SWEEP_SECONDS
 from workers.validation.task import answer_validation
 
 log = structlog.get_logger()
@@ -71,8 +73,10 @@ class Sweeper:
         while not self._stop.is_set():
             self.began_at = time.monotonic()
             try:
+                began = time.monotonic()
                 self.sweep()
                 self.swept_at = time.monotonic()
+                self._context.recorder.observe(SWEEP_SECONDS, (), self.swept_at - began)
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", reason=type(error).__name__)
             except Exception as error:  # the edge of this thread: the next sweep must come
@@ -111,6 +115,7 @@ class Sweeper:
             send, work = (context.tickets.prepare, prepare) if is_new else (context.tickets.finalize, finalize)
             if not send(batch_id) or is_unanswered:
                 self._run_here(batch_id, partial(work, context, batch_id))
+        self._context.counters.add(CounterName.TICKETS_RESENT, number=len(waiting))
         if expired or waiting:
             log.info("swept_batches", expired=len(expired), waiting=len(waiting))
 
@@ -161,6 +166,7 @@ class Sweeper:
         for job_id, model in [*again, *overdue]:
             failpoint(Point.SWEEP_JOBS)
             context.tickets.run_chat(job_id, model)
+        context.counters.add(CounterName.TICKETS_RESENT, number=len(overdue))
         if cancelled or failed or again or overdue:
             log.info("swept_jobs", failed=len(failed), again=len(again), overdue=len(overdue))
 

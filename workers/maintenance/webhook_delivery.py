@@ -24,6 +24,8 @@ from db import webhooks
 from db.webhooks import DueDelivery
 from workers.context import Database
 from workers.maintenance.webhook_sender import SEND_SECONDS, SendResult, WebhookRequest, WebhookSender
+from workers.runtime.clerk_metrics import WEBHOOK_ATTEMPTS
+from workers.runtime.recorder import Recorder
 
 log = structlog.get_logger()
 
@@ -48,12 +50,18 @@ class WebhookDispatcher:
     """Sends due events, many at once, in a thread of its own; any number of clerks may have one."""
 
     def __init__(
-        self, settings: Settings, database: Database, sender: WebhookSender, publish: Callable[[Event], None]
+        self,
+        settings: Settings,
+        database: Database,
+        sender: WebhookSender,
+        publish: Callable[[Event], None],
+        recorder: Recorder | None = None,
     ) -> None:
         self._settings = settings
         self._database = database
         self._sender = sender
         self._publish = publish
+        self._recorder = recorder or Recorder()
         self._max_age = timedelta(hours=settings.webhook_hours)
         self._is_stopping = False
         self._wake = threading.Event()
@@ -134,8 +142,9 @@ class WebhookDispatcher:
                 connection.execute(_mark(row.webhook_id, error, is_given_up=is_last))
         if row.is_test:
             self._publish(outcome_event(row.event_id))
-        event = "webhook_delivered" if error is None else "webhook_given_up" if is_last else "webhook_failed"
-        log.info(event, event_id=row.event_id, webhook=row.webhook_id, attempt=row.attempt, reason=error)
+        outcome = "delivered" if error is None else "given_up" if is_last else "failed"
+        self._recorder.add(WEBHOOK_ATTEMPTS, (outcome,))
+        log.info(f"webhook_{outcome}", event_id=row.event_id, webhook=row.webhook_id, attempt=row.attempt, reason=error)
 
     def _clean_up(self) -> None:
         """Every ten minutes, delete deliveries that ended long ago."""

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 class LineRun:
     """The `number`th attempt. The engine client's thread calls `on_delta` and `on_end`, the lane's thread everything else.
 
-    `seconds` is the time from `begin` to the engine's outcome, None before it. `inference` is its span, if it has one.
+    `seconds` is the time from `begin` to the engine's `outcome`; both are None before it. `inference` is its span, if it has one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class LineRun:
         self._call = EngineCall(engine, engine_requests, self)
         self._ended = ended
         self._stream: JobStream | None = None
-        self._outcome: EngineOutcome | None = None
+        self.outcome: EngineOutcome | None = None
         self._begun_at = time.monotonic()
 
     def begin(self) -> None:
@@ -72,8 +72,8 @@ class LineRun:
         """Publish how the line ended, after its row is stored."""
         if self._stream is None:
             return
-        if problem is None and isinstance(self._outcome, Finished | Embedded):
-            self._stream.send_done(self._outcome)
+        if problem is None and isinstance(self.outcome, Finished | Embedded):
+            self._stream.send_done(self.outcome)
         else:
             self._stream.send_end(EventKind.FAILED, problem)
 
@@ -84,7 +84,7 @@ class LineRun:
 
     def on_end(self, outcome: EngineOutcome) -> None:
         """Keep the outcome, and pass it to the lane."""
-        self._outcome = outcome
+        self.outcome = outcome
         self.seconds = time.monotonic() - self._begun_at
         if self._inference is not None:
             end_inference(self._inference, outcome)

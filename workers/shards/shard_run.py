@@ -20,7 +20,7 @@ from core.errors import Problem
 from core.failpoints import Point, failpoint
 from core.models.engine_options import BackendKind
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
-from core.states import BatchState, ShardState, is_suspicious
+from core.states import BatchState, JobState, ShardState, is_suspicious
 from core.strict_json import parse_json
 from core.telemetry.origin import Origin
 from db import batches, jobs, shards
@@ -297,24 +297,40 @@ class ShardRun:
                 raise LeaseLost
             status, is_paused = counted
             self._poison.record_blocked(connection, stored)
-            connection.execute(
-                jobs.add_usage(
-                    self._tenant_id,
-                    served.model.name,
-                    key=self._key_id,
-                    requests=len(written),
-                    prompt_tokens=sum(result.prompt_tokens for result in written),
-                    completion_tokens=sum(result.completion_tokens for result in written),
-                    cached_tokens=sum(result.cached_tokens for result in written),
-                )
-            )
+            usage = {
+                "requests": len(written),
+                "prompt_tokens": sum(result.prompt_tokens for result in written),
+                "completion_tokens": sum(result.completion_tokens for result in written),
+                "cached_tokens": sum(result.cached_tokens for result in written),
+            }
+            connection.execute(jobs.add_usage(self._tenant_id, served.model.name, key=self._key_id, **usage))
+        self._context.metrics.add_usage(
+            self._tenant_id,
+            served.model.name,
+            reasoning_tokens=sum(result.reasoning_tokens for result in written),
+            **usage,
+        )
         self._trace.add_results(written)
         for result in written:
-            if (run := self._runs.get(result.job_id)) is not None:
-                run.publish_end(None if result.problem is None else Problem.from_json(result.problem))
+            self._end_line(result)
         if is_paused:
             self.stop(abort=False)
         return status
+
+    def _end_line(self, result: LineResult) -> None:
+        """Publish and measure the end of a line, whose row is stored."""
+        context, model, run = self._context, self._served.model.name, self._runs.get(result.job_id)
+        problem = None if result.problem is None else Problem.from_json(result.problem)
+        if run is not None:
+            run.publish_end(problem)
+            if problem is None and run.seconds is not None:
+                context.metrics.add_latency(model, run.seconds, run.outcome)
+        context.metrics.add_end(
+            model,
+            JobState.COMPLETED if problem is None else JobState.FAILED,
+            None if problem is None else problem.code,
+        )
+        context.counters.add(CounterName.LINES_COMPLETED if problem is None else CounterName.LINES_FAILED, model)
 
     def _leave(self) -> None:
         """End the shard or leave it to the next worker; the worker that leaves the last shard sends the batch to the clerk."""

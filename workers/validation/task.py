@@ -21,6 +21,8 @@ from core.files.file_store import FileStoreUnavailable
 from core.queue.events import outcome_event
 from db import validations
 from workers.context import ClerkContext
+from workers.runtime.clerk_metrics import TASK_FAILURES, TASK_SECONDS
+from workers.runtime.recorder import timed
 
 log = structlog.get_logger()
 
@@ -35,6 +37,7 @@ class _Result(NamedTuple):
     failure: str | None
 
 
+@timed(TASK_SECONDS, TASK_FAILURES, "validate")
 def answer_validation(context: ClerkContext, validation_id: str) -> None:
     """Run a waiting validation; do nothing when it has a result, was deleted, or another clerk runs it."""
     lease = timedelta(seconds=context.settings.lease_seconds)

@@ -46,6 +46,14 @@ def test_deltas_add_up_to_the_answer() -> None:
     assert (unstreamed.text, unstreamed.reason, unstreamed.usage) == (finished.text, finished.reason, finished.usage)
 
 
+def test_the_time_to_the_first_token_is_in_the_end_of_a_request() -> None:
+    for stream in (False, True):
+        finished = Bench().ask("hello", stream=stream)
+        assert finished.first_token_seconds is not None
+        assert finished.first_token_seconds > 0
+    assert Bench().ask("hello", max_tokens=0).first_token_seconds is None, "nothing is generated"
+
+
 def test_logprobs_of_deltas_add_up_to_those_of_the_answer_which_leave_out_its_end() -> None:
     whole = Bench().ask("hello").text
     for stop in ([], [whole[10:16]], ["never generated"]):

@@ -53,7 +53,7 @@ Event = Loaded | LoadFailed | Stopped
 
 
 class Engines:
-    """The engines by model. Only the launcher's main thread uses it, apart from `on_crash_count`."""
+    """The engines by model. Only the launcher's main thread uses it, apart from `on_crash_count` and `pids`."""
 
     crash_log: CrashLog | None = None
 
@@ -80,6 +80,11 @@ class Engines:
     def all(self) -> list[EngineProcess]:
         """All engines, also those that load or leave."""
         return list(self._engines.values())
+
+    def pids(self) -> dict[str, int]:
+        """The process ids of those that run, by model. Callable from any thread."""
+        children = {engine.name: engine.process.child for engine in self.all()}
+        return {model: child.pid for model, child in children.items() if child is not None}
 
     def start(self, plan: LoadPlan, now: float) -> EngineProcess:
         """Start the engine of a model that is not in memory."""

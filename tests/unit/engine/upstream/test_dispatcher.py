@@ -276,6 +276,21 @@ async def test_a_stream_is_relayed_as_it_comes() -> None:
 
 
 @virtual
+async def test_the_time_to_the_first_text_of_a_stream_is_known_and_that_of_a_whole_answer_is_not() -> None:
+    bench = Bench(ScriptedTransport(status(429, retry_after="2"), events(chunk("a", finish="stop"), DONE), good("hi")))
+    bench.submit(forward(stream=True))
+    await bench.run(5)
+    streamed = bench.end()
+    assert isinstance(streamed, Finished)
+    assert streamed.first_token_seconds == pytest.approx(3.1), "with the pause before it"
+    bench.submit(forward("whole"))
+    await bench.run(10)
+    whole = bench.end("whole")
+    assert isinstance(whole, Finished)
+    assert whole.first_token_seconds is None
+
+
+@virtual
 async def test_a_stream_that_breaks_before_its_text_is_tried_again() -> None:
     broken = events(b": ping\n\n", error=reset().error)
     bench = Bench(ScriptedTransport(broken, events(chunk("a"), chunk(finish="stop"), DONE)))
