@@ -155,7 +155,7 @@ class ServiceMetrics(Collector):
         yield from _backlog(snapshot.backlog)
         yield from _batches(snapshot.batches)
         yield from _webhooks(snapshot.webhooks)
-        yield from _counts(snapshot.counts)
+        yield from _counts(snapshot.counts, self._models)
         yield _quarantined(snapshot.quarantined)
         yield from _devices(snapshot, self._silence_seconds)
         yield from _engines(engines_in_memory(snapshot.workers, self._silence_seconds))
@@ -216,13 +216,13 @@ def _webhooks(row: DeliveryCounts) -> Iterator[GaugeMetricFamily]:
     yield _number("webhook_oldest_seconds", "Age of the oldest waiting webhook event.", row.oldest)
 
 
-def _counts(values: dict[tuple[str, str], int]) -> Iterator[CounterMetricFamily]:
+def _counts(values: dict[tuple[str, str], int], models: Sequence[str]) -> Iterator[CounterMetricFamily]:
     """Export every counter from the start with 0: an increase from a missing series is invisible in Prometheus."""
     for count in CounterName:
         labels = [] if count in _WITHOUT_MODEL else ["model"]
         family = CounterMetricFamily(f"millrace_{count}", _HELP[count], labels=labels)
         by_model = {model: value for (name, model), value in values.items() if name == count}
-        for model, value in (by_model or ({} if labels else {"": 0})).items():
+        for model, value in {**dict.fromkeys(models if labels else [""], 0), **by_model}.items():
             family.add_metric([model] if labels else [], value)
         yield family
 

@@ -89,7 +89,7 @@ def test_a_consumer_takes_the_place_of_the_socket_of_the_one_before(tmp_path: Pa
     path = snapshot_socket(tmp_path / "l-x.sock", "batch")
     with socket.socket(socket.AF_UNIX) as old:
         old.bind(str(path))
-    SnapshotSocket(path, lambda: {}).start()
+    SnapshotSocket(path, dict).start()
     assert read_snapshot(path) == {}
 
 
