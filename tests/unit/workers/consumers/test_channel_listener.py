@@ -33,7 +33,8 @@ class BlackHole:
         self._socket.bind(path)
         self._socket.listen()
         self._kept: list[socket.socket] = []
-        threading.Thread(target=self._take, daemon=True).start()
+        self._thread = threading.Thread(target=self._take, daemon=True)
+        self._thread.start()
 
     def _take(self) -> None:
         while True:
@@ -44,14 +45,19 @@ class BlackHole:
             self.num_taken += 1
 
     def close(self) -> None:
-        self._socket.close()
+        self._socket.shutdown(socket.SHUT_RDWR)  # a close alone does not wake `accept`
+        self._thread.join(10)
+        for each in (self._socket, *self._kept):
+            each.close()
 
 
 @pytest.fixture
 def black_hole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[BlackHole, Callable[[], redis.Redis]]]:
     path = str(tmp_path_factory.mktemp("h") / "s")
     hole = BlackHole(path)
-    yield hole, lambda: redis.Redis(unix_socket_path=path, socket_timeout=0.2, protocol=2, retry=Retry(NoBackoff(), 0))
+    client = redis.Redis(unix_socket_path=path, socket_timeout=0.2, protocol=2, retry=Retry(NoBackoff(), 0))
+    yield hole, lambda: client
+    client.close()
     hole.close()
 
 
