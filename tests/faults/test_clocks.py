@@ -48,6 +48,7 @@ WALL_CLOCKS = {
     "api/tables/mapped_batch.py": "when a file expires, in days",
     "core/files/directory.py": "the age of leftovers, beside the file system's own times, with an hour to spare",
     "core/files/object_store.py": "the age of objects, beside the storage's own times, with an hour to spare",
+    "core/telemetry/sdk.py": "the end of a span, for display",
     "core/ids.py": "the order of ids, for display",
     "core/models/folder_files.py": "whether a file was just written, and is read once more",
     "db/keys.py": "whether a key is shown as expired; it is refused by the clock of the database",
