@@ -32,7 +32,7 @@ def test_a_machine_that_can_run_it_gets_exit_code_0(tmp_path: Path, models: Path
     names = [finding["name"] for finding in json.loads(done.stdout)]
     assert names == [
         "python", "compiler", "device cpu", "threads", "gpu", "disk", "port", "model fake", "memory", "postgres", "valkey",
-        "state", "schema", "timing", "webhooks", "open files", "privacy", "access",
+        "state", "schema", "files", "timing", "webhooks", "open files", "privacy", "access",
     ]  # fmt: skip
     assert not (tmp_path / "state").exists(), "looking changes nothing"
 
