@@ -189,7 +189,7 @@ class Stack:
         values = {
             name: str(getattr(settings, name))
             for name in type(settings).model_fields
-            if name in settings.model_fields_set
+            if name in settings.model_fields_set and getattr(settings, name) is not None
         }
         values |= {
             "state_dir": str(settings.state_dir.resolve()),

@@ -13,13 +13,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from core.devices.inventory import TEST_VARIABLE, read_inventory
 from core.errors import ConfigError
 from core.process.resource_use import OwnProcess, resource_use
+from core.settings import load_settings
 from core.states import EngineState
 from db.workers import DeviceReport, EngineActivity, EngineReport
 from tests.support.devices import fake_devices, gpus
 from workers.heartbeat import Status
 from workers.launcher.metrics import LauncherMetrics
 from workers.metrics.families import clerk_exposition
-from workers.metrics.server import CONTENT_TYPE, MetricsServer
+from workers.metrics.server import CONTENT_TYPE, MetricsServer, open_metrics_server
 from workers.metrics.snapshots import SnapshotSocket, read_snapshot, snapshot_socket
 from workers.runtime.clerk_metrics import TASK_SECONDS
 from workers.runtime.recorder import Metric, Recorder
@@ -67,6 +68,15 @@ def test_a_port_in_use_is_refused_with_the_setting_to_change() -> None:
         taken.listen()
         with pytest.raises(ConfigError, match="another port with MILLRACE_METRICS_PORT"):
             MetricsServer("127.0.0.1", taken.getsockname()[1], lambda: b"")
+
+
+def test_the_second_device_of_a_worker_has_the_next_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        settings = load_settings(metrics_port=taken.getsockname()[1] - 1)
+        with pytest.raises(ConfigError, match=f":{taken.getsockname()[1]}: "):
+            open_metrics_server(settings, bytes, offset=1)
 
 
 def test_a_launcher_reads_the_numbers_of_its_consumers(tmp_path: Path) -> None:
