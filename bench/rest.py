@@ -37,10 +37,10 @@ def at_rest(folder: Path, *, seconds: float = 30) -> Rest:
         pass
     with _served(folder) as (root, second_seconds):
         time.sleep(_SETTLE_SECONDS)
-        family = [root, *root.children(recursive=True)]
-        before = sum(map(_cpu_seconds, family))
+        before = {process: _cpu_seconds(process) for process in [root, *root.children(recursive=True)]}
         time.sleep(seconds)
-        used = sum(map(_cpu_seconds, family)) - before
+        family = [process for process in before if process.is_running()]  # without workers of Postgres that come and go
+        used = sum(_cpu_seconds(process) - before[process] for process in family)
         sizes = [(" ".join(process.cmdline())[:100], _pss_mib(process)) for process in family]
     return Rest(
         first_seconds=first_seconds,

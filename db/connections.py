@@ -40,10 +40,21 @@ class ConnectionLosses:
 
 
 def database_engine(
-    url: str, *, pool_size: int = 5, async_commit: bool = False, losses: ConnectionLosses | None = None
+    url: str,
+    *,
+    pool_size: int = 5,
+    max_connections: int | None = None,
+    async_commit: bool = False,
+    losses: ConnectionLosses | None = None,
 ) -> Engine:
-    """Create a pool for threads. Pools that share `losses` cost one failure in all after a restart of the server."""
-    engine = create_engine(_driver(url), **_arguments(pool_size, async_commit=async_commit))
+    """Create a pool for threads. It keeps `pool_size` connections, and opens more up to `max_connections`, by default thrice.
+
+    Pools that share `losses` cost one failure in all after a restart of the server.
+    """
+    arguments = _arguments(pool_size, async_commit=async_commit)
+    if max_connections is not None:
+        arguments["max_overflow"] = max_connections - pool_size
+    engine = create_engine(_driver(url), **arguments)
     _prepare_nothing_behind_poolers(engine)
     _ping_suspects(engine, losses or ConnectionLosses())
     return engine

@@ -54,9 +54,10 @@ from workers.runtime.request_metrics import RequestMetrics
 
 _TICK_IS_OLD_SECONDS: Final = 5.0
 _BROKER_SECONDS: Final = 3.0
+_CLERK_CONNECTIONS: Final = 15  # for all its threads; one of them stays open
 
 
-def _worker_context(settings: Settings, identity: Identity, client: redis.Redis) -> WorkerContext:
+def _worker_context(settings: Settings, identity: Identity, client: redis.Redis, own: Database) -> WorkerContext:
     losses = ConnectionLosses()
     database = Database(database_engine(settings.database_url or "", pool_size=10, losses=losses))
     models: dict[str, ServedModel] = {}
@@ -72,7 +73,7 @@ def _worker_context(settings: Settings, identity: Identity, client: redis.Redis)
         claims=Database(database_engine(settings.database_url or "", pool_size=5, async_commit=True, losses=losses)),
         models=models,
         leases=LeaseKeeper(
-            _renewal(settings, identity.kind),
+            _renewal(settings, identity.kind, own),
             is_alive,
             heartbeat_seconds=settings.heartbeat_seconds,
             lease_seconds=settings.lease_seconds,
@@ -83,9 +84,8 @@ def _worker_context(settings: Settings, identity: Identity, client: redis.Redis)
     )
 
 
-def _renewal(settings: Settings, kind: str) -> Renew:
-    """The statement that renews leases, on a connection of its own that no other thread can use up."""
-    own = Database(database_engine(settings.database_url or "", pool_size=1))
+def _renewal(settings: Settings, kind: str, own: Database) -> Renew:
+    """The statement that renews leases, on a pool that only the heartbeat shares, so that no other thread can use it up."""
     with own.begin():
         pass  # opens the connection before others can take the server's last one
     lease = timedelta(seconds=settings.lease_seconds)
@@ -100,7 +100,7 @@ def _renewal(settings: Settings, kind: str) -> Renew:
     return renew
 
 
-def _build(identity: Identity, settings: Settings, app: Celery) -> Consumer:
+def _build(identity: Identity, settings: Settings, app: Celery, own: Database) -> Consumer:
     client = redis.Redis.from_url(
         settings.redis_url or "",
         socket_timeout=_BROKER_SECONDS,
@@ -108,32 +108,31 @@ def _build(identity: Identity, settings: Settings, app: Celery) -> Consumer:
         retry=Retry(NoBackoff(), 0),  # messages sent through it may get lost, but must not be waited for
     )
     if identity.kind == "clerk":
-        database = Database(database_engine(settings.database_url or "", pool_size=5))
-        check_schema(database.engine)
+        check_schema(own.engine)
         files = open_file_store(settings)
         files.check()
         context = ClerkContext(
             settings=settings,
-            database=database,
+            database=own,
             live_catalog=LiveCatalog(settings.models_dir),
             files=files,
             tickets=Tickets(make_sender(settings)),
             publisher=Publisher(client, settings.key_prefix),
         )
         return ClerkConsumer(app, context)
-    worker = _worker_context(settings, identity, client)
+    worker = _worker_context(settings, identity, client, own)
     check_schema(worker.database.engine)
     return ChatConsumer(app, worker, client) if identity.kind == "chat" else BatchConsumer(app, worker, client)
 
 
 def _heartbeat(
-    settings: Settings, identity: Identity, consumer: Consumer, signs: SignsOfLife | None
+    settings: Settings, identity: Identity, consumer: Consumer, own: Database, signs: SignsOfLife | None
 ) -> WorkerHeartbeat:
     def on_turn() -> None:
         if signs is not None:
             signs.give(problem=consumer.problem(time.monotonic()))
 
-    own, seconds = Database(database_engine(settings.database_url or "", pool_size=1)), settings.heartbeat_seconds
+    seconds = settings.heartbeat_seconds
     return WorkerHeartbeat(identity, own, lambda: consumer.status(time.monotonic()), seconds=seconds, on_turn=on_turn)
 
 
@@ -169,12 +168,14 @@ def main() -> None:
         app = make_celery(settings)
         app.conf.worker_pool = "workers.consumers.celery_pool:Pool"
         identity = clerk_identity() if arguments.kind == "clerk" else consumer_identity(arguments.kind, arguments.slot)
-        consumer = _build(identity, settings, app)
+        most = _CLERK_CONNECTIONS if identity.kind == "clerk" else 3  # a worker's renew its leases and report
+        own = Database(database_engine(settings.database_url or "", pool_size=1, max_connections=most))
+        consumer = _build(identity, settings, app, own)
         signs = _signs_of_life(settings, identity.kind)
         _serve_metrics(consumer, settings, arguments.kind, arguments.link)
     except (MillraceError, TimeoutError) as error:
         exit_with(arguments.kind, error)
-    heartbeat = _heartbeat(settings, identity, consumer, signs)
+    heartbeat = _heartbeat(settings, identity, consumer, own, signs)
 
     def on_drain() -> None:
         if signs is not None:

@@ -60,6 +60,11 @@ class ConsumerProcesses:
         """Has each of them been ready once?"""
         return not self._starting
 
+    @property
+    def are_running(self) -> bool:
+        """Has none of them ended, or is about to be restarted?"""
+        return all(process.child is not None for process in self._processes.values())
+
     def check(self, now: float) -> None:
         """Restart what has ended. Raises ChildFailed for a consumer that exits with an error before it was ever ready."""
         for kind, process in self._processes.items():

@@ -25,6 +25,7 @@ log = structlog.get_logger()
 
 _GRACE_SECONDS: Final = 0.4
 _CHECK_SECONDS: Final = 0.1
+_STEADY_CHECK_SECONDS: Final = 0.5  # an end of a child, a message and a change of the models folder wake it
 _START_CHECK_SECONDS: Final = 0.02
 
 
@@ -57,7 +58,7 @@ class WorkerLauncher:
             notify_ready()
             log.info("worker_ready", models=[engine.name for engine in self._engines.all()])
             while not is_stopping():
-                self._link.wait(_CHECK_SECONDS)
+                self._link.wait(_STEADY_CHECK_SECONDS if self._is_steady() else _CHECK_SECONDS)
                 self._turn(decides=True)
         except StartInterrupted:
             log.info("stopped_while_starting")
@@ -77,6 +78,10 @@ class WorkerLauncher:
             if self._control.is_hopeless:
                 name, report = next(iter(self._control.failures.items()))
                 raise ChildFailed(f"The model {name} did not load. {report}")
+
+    def _is_steady(self) -> bool:
+        """Do all children run, and is no model coming or going?"""
+        return self._consumers.are_running and all(engine.is_steady for engine in self._engines.all())
 
     def _turn(self, *, decides: bool) -> None:
         now = time.monotonic()

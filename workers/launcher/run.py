@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -57,7 +58,9 @@ def run_launcher(
 
     `fork_server` starts the consumers.
     """
-    database = database_engine(settings.database_url or "", pool_size=1)
+    database = database_engine(
+        settings.database_url or "", pool_size=1
+    )  # and one more for each thread that finds it in use
     check_schema(database)
     names = split_commas(models)
     catalog = _catalog(settings, names)
@@ -98,13 +101,12 @@ def _run(
     identity = launcher_identity(settings.state_dir, device.name)
     link = LinkServer(socket_directory(settings.state_dir) / f"l-{slot}.sock")
     reports = EngineReports(device.name, tolerated_exits=settings.line_attempts)
-    of_demand = _own(settings)
-    demand = DemandReader(of_demand, identity.id, settings.silence_seconds, link.wake)
-    callers = FailedCallers(settings, of_demand, demand)
+    demand = DemandReader(database, identity.id, settings.silence_seconds, link.wake)
+    callers = FailedCallers(settings, database, demand)
     logs = private_directory(settings.state_dir / "logs")
     engines = Engines(settings, logs, device.name, reports)
     worker = f"{identity.host}/{device.name}"
-    engines.crash_log = CrashLog(_own(settings).engine, worker, engines.on_crash_count)
+    engines.crash_log = CrashLog(database.engine, worker, engines.on_crash_count)
     control = ResidencyControl(
         identity.id,
         servable,
@@ -142,6 +144,13 @@ def _run(
         heartbeat.report()
         callers.start()
 
+    def stop(*_: object) -> None:
+        is_stopping.set()
+        link.wake()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGCHLD, lambda *_: link.wake())  # the loop waits longer while nothing happens
     engines.crash_log.start()
     catalog.start(files_changed)
     demand.start()
@@ -168,8 +177,3 @@ def _limits(settings: Settings) -> Limits:
         chat_patience_seconds=settings.chat_patience_seconds,
         batch_patience_seconds=settings.batch_patience_seconds,
     )
-
-
-def _own(settings: Settings) -> Database:
-    """A connection that no other thread uses."""
-    return Database(database_engine(settings.database_url or "", pool_size=1))

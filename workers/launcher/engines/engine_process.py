@@ -140,6 +140,11 @@ class EngineProcess:
         return True
 
     @property
+    def is_steady(self) -> bool:
+        """Does it serve, and is its process neither loading nor restarting?"""
+        return self.state is ResidentState.READY and self.process.child is not None and self.has_answered
+
+    @property
     def is_stopping(self) -> bool:
         """Was the engine asked to end?"""
         return self._stopping_at is not None
