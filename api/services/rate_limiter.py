@@ -30,10 +30,15 @@ _BACK_OFF_SECONDS: Final = 5.0
 _MAX_LOCAL: Final = 10_000
 _MAX_RETRY_SECONDS: Final = 120.0  # SDKs give up on a longer wait
 
-# KEYS: the limit. ARGV: now, seconds in which the cost refills, window. Returns (1 if taken, seconds until full).
-# A stored time more than a window ahead comes from a wrong clock; a refused request corrects it too.
+# KEYS: the limit. ARGV: now or nothing, seconds in which the cost refills, window. Returns (1 if taken, seconds until full).
+# Now is by the clock of Valkey, since those of hosts differ; a stored time more than a window ahead comes from a clock that was
+# wrong, and a refused request corrects it too.
 _TAKE: Final = """
 local now, cost, window = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if not now then
+    local clock = redis.call('TIME')
+    now = tonumber(clock[1]) + tonumber(clock[2]) / 1000000
+end
 local stored = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') - now, 0)
 local debt = math.min(stored, window)
 local taken = 0
@@ -70,9 +75,9 @@ class Level:
 
 
 class RateLimiter:
-    """Takes units from limits. `clock` returns unix seconds, since all api processes compare them."""
+    """Takes units from limits, by the clock of Valkey, or this machine's while Valkey is down. `clock` replaces both."""
 
-    def __init__(self, url: str, key_prefix: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, url: str, key_prefix: str, clock: Callable[[], float] | None = None) -> None:
         retry = Retry(NoBackoff(), 0)
         self.client = valkey_client(
             url, socket_timeout=_TIMEOUT_SECONDS, socket_connect_timeout=_TIMEOUT_SECONDS, retry=retry
@@ -86,7 +91,7 @@ class RateLimiter:
     async def take(self, rate: Rate, cost: int) -> Level:
         """Take `cost` units or none. A cost above the limit is never taken."""
         window = _WINDOW_SECONDS[rate.per]
-        now, cost_seconds = self._clock(), cost * window / rate.limit
+        now, cost_seconds = self._clock() if self._clock else time.time(), cost * window / rate.limit
         is_taken, debt = await self._take_seconds(f"{rate.owner}:{rate.kind}", now, cost_seconds, window)
         return Level(
             limit=rate.limit,
@@ -104,7 +109,8 @@ class RateLimiter:
         if now < self._local_until:
             return self._take_locally(name, now, cost_seconds, window)
         try:
-            taken, debt = await self._take(keys=[self._prefix + name], args=[now, cost_seconds, window])
+            given = "" if self._clock is None else now
+            taken, debt = await self._take(keys=[self._prefix + name], args=[given, cost_seconds, window])
         except (RedisError, OSError) as error:
             log.warning("rate_limits_local", reason=type(error).__name__)
             self._local_until = now + _BACK_OFF_SECONDS

@@ -35,7 +35,7 @@ WALL_CLOCKS = {
     "api/batches/timeline.py": "the end of the last bucket of a running batch, for display",
     "api/batches/waiting.py": "when a batch's model is in memory, for display",
     "api/services/activity.py": "when the activity was read, for display",
-    "api/services/rate_limiter.py": "when a rate is full again; a time too far ahead is treated as a wrong clock",
+    "api/services/rate_limiter.py": "when a rate is full again while Valkey is down, in one process",
     "api/live/response_records.py": "created_at of a response",
     "api/routes/api_keys.py": "when a new key ends, as the command line computes it",
     "api/routes/batch_control.py": "when a file expires, in days",

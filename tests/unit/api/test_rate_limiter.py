@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,3 +101,20 @@ async def test_limits_are_kept_in_the_process_while_valkey_is_away(fake_valkey: 
 )
 def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+async def test_hosts_whose_clocks_differ_by_minutes_share_a_limit(
+    fake_valkey: FakeValkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their requests alternate, as behind a load balancer: the clock of Valkey decides."""
+    early, late = (RateLimiter("redis://fake", "test:") for _ in range(2))
+    rate = Rate(owner="key", kind="requests", limit=10)
+    taken = []
+    for _ in range(4):
+        for limiter, shift in ((late, 300), (early, 0)):
+            with monkeypatch.context() as patch:
+                patch.setattr("api.services.rate_limiter.time", SimpleNamespace(time=lambda: time.time() + shift))  # noqa: B023
+                taken.append((await limiter.take(rate, 1)).is_taken)
+    assert taken == [True] * 8
+    for limiter in (early, late):
+        await limiter.close()
