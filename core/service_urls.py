@@ -25,8 +25,11 @@ def check_database_url(text: str) -> str:
 
 
 def check_redis_url(text: str) -> str:
-    """Return the text. Raises ValueError for the URL of anything but a Valkey or Redis."""
-    return _check(text, re.compile(r"rediss?|unix"), f"a URL of Valkey or Redis, such as {_QUEUE}")
+    """Return the text. Raises ValueError for the URL of anything but a Valkey or Redis, and for TLS in one without it."""
+    _check(text, re.compile(r"rediss?|unix"), f"a URL of Valkey or Redis, such as {_QUEUE}")
+    if not text.startswith("rediss:") and "ssl_" in urlsplit(text).query:
+        raise ValueError("must begin with rediss:// if it has ssl_ options, since only that is TLS")
+    return text
 
 
 def check_files_url(text: str) -> str:
@@ -75,11 +78,13 @@ def database_unreachable(url: str, error: Exception) -> Unreachable:
     name = urlsplit(url).path.lstrip("/")
     if advice := _tls_advice(reason, "sslrootcert", "DATABASE_URL"):
         pass
+    elif re.search(r"invalid (connection option|\w+ value)", reason):
+        advice = "Correct the part of DATABASE_URL behind the question mark."
     elif re.search(r"unsupported startup parameter|command-line options", reason):
         advice = "Let the pooler ignore it: ignore_startup_parameters = options (see deploy/pgbouncer/pgbouncer.ini)."
     elif re.search(r'database ".*" does not exist|no such database', reason):
         advice = f"Create it (createdb {name}), or correct DATABASE_URL."
-    elif re.search(r'password|role ".*" does not exist|pg_hba', reason):
+    elif re.search(r'password|SASL|role ".*" does not exist|pg_hba', reason):
         advice = "Correct the user and the password in DATABASE_URL, or create that user."
     else:
         advice = "Start Postgres there, or correct DATABASE_URL."

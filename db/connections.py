@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, TextClause, create_engine, event, make_url, text
 from sqlalchemy.engine import URL, Engine, ExceptionContext
-from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -75,7 +75,7 @@ def first_connection(engine: Engine) -> Iterator[Connection]:
     """Open the first connection of a process. Raises Unreachable, with host, port and reason."""
     try:
         connection = engine.connect()
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:  # the latter: an option of the URL that there is not
         raise database_unreachable(engine.url.render_as_string(hide_password=True), error) from None
     with connection:
         yield connection

@@ -74,9 +74,10 @@ async def get_job_events(
     """The frames of a job as they arrive, numbered; a client that reconnects sends the last number it received."""
     job = await _existing_job(jobs, job_id, tenant)
     next_seq = seq_after(last_event_id)
-    options = json.loads(job.body).get("stream_options") or {}
-    include_usage = bool(options.get("include_usage"))
-    return EventStream(_events(jobs, job_id, caller, next_seq, include_usage=include_usage))
+    body = json.loads(job.body)
+    include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+    is_stream = bool(body.get("stream"))
+    return EventStream(_events(jobs, job_id, caller, next_seq, is_stream=is_stream, include_usage=include_usage))
 
 
 def seq_after(last_event_id: str | None) -> int:
@@ -90,11 +91,15 @@ def seq_after(last_event_id: str | None) -> int:
 
 
 async def _events(
-    jobs: JobClient, job_id: str, caller: Caller, next_seq: int, *, include_usage: bool
+    jobs: JobClient, job_id: str, caller: Caller, next_seq: int, *, is_stream: bool, include_usage: bool
 ) -> AsyncIterator[bytes]:
-    """No row is held while the job is waited for: with its SQLAlchemy overhead, one takes 10 KB."""
+    """No row is held while the job is waited for: with its SQLAlchemy overhead, one takes 10 KB.
+
+    Only a body with `stream` has frames of a worker. Those of another body are cut from its answer, always in the same way, so
+    that a client can read on after any of them.
+    """
     async with jobs.relay.follow(job_id, caller.key_id) as subscription:
-        follower = jobs.follower(subscription, caller.tenant, next_seq=next_seq)
+        follower = jobs.follower(subscription, caller.tenant, next_seq=next_seq if is_stream else 0)
         async for item in follower.updates(from_replay=True):
             match item:
                 case FramesReceived(seq=seq, frames=frames):
@@ -105,7 +110,9 @@ async def _events(
                     if follower.next_seq == 0:
                         row = item.row or await jobs.find(job_id, caller.tenant)
                         assert row is not None, "a job that is done has a row"
-                        yield numbered_events(0, chunks_of(str(row.answer), include_usage=include_usage))
+                        first = 0 if is_stream else next_seq
+                        chunks = chunks_of(str(row.answer), include_usage=include_usage)
+                        yield numbered_events(first, chunks[first:])
                     yield DONE
                 case JobEnded(problem=problem):
                     yield error_event(problem or cancelled_problem())

@@ -22,7 +22,7 @@ def queue_findings(url: str) -> list[Finding]:
             url, socket_timeout=_ANSWER_SECONDS, socket_connect_timeout=_ANSWER_SECONDS
         ) as client:
             info: dict[str, Any] = client.info()  # Any: numbers and strings by name
-    except (redis.RedisError, OSError, ValueError) as error:
+    except (redis.RedisError, OSError, ValueError, TypeError) as error:  # an option that redis-py does not have
         failure = queue_unreachable(url, error)
         return [Finding(Level.BAD, "queue", failure.problem, f"{failure.advice} Without it batches run, chats do not.")]
     return [version(info), eviction(info), memory(info)]

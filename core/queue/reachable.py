@@ -20,5 +20,5 @@ def check_queue(url: str) -> None:
             url, socket_timeout=_SECONDS, socket_connect_timeout=_SECONDS, retry=Retry(NoBackoff(), 0)
         ) as client:
             client.ping()
-    except (redis.RedisError, OSError, ValueError) as error:
+    except (redis.RedisError, OSError, ValueError, TypeError) as error:  # an option that redis-py does not have
         raise queue_unreachable(url, error) from None

@@ -10,16 +10,34 @@ import json
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Protocol, Self, TypeVar
 
 import openai
+from openai import OpenAI
 
 from core import ids
-from tests.faults.stack import FaultStack
 from tests.support.engine import Bench
 from tests.support.stack import wait_for
+
+_Result = TypeVar("_Result")
+
+
+class Served(Protocol):
+    """A stack or a fleet under load."""
+
+    @property
+    def client(self) -> OpenAI:
+        """The official client, without retries of its own."""
+
+    def retry(self, action: Callable[[], _Result], timeout_seconds: float = ..., /) -> _Result:
+        """Repeat a request after a broken connection or stream, a 5xx or a 429, until the time-out."""
+
+    def execute(self, statement: str, **values: object) -> None:
+        """Change rows."""
+
 
 MARKER: Final = "xyzzy-prompts-are-private"
 FINAL: Final = ("completed", "failed", "expired", "cancelled")
@@ -60,13 +78,13 @@ def batch_content(num_lines: int, **more: object) -> bytes:
     return "".join(json.dumps(line) + "\n" for line in lines).encode()
 
 
-def upload(stack: FaultStack, content: bytes) -> str:
+def upload(stack: Served, content: bytes) -> str:
     """Store a batch input file; return its id."""
     file = stack.retry(lambda: stack.client.files.create(file=("in.jsonl", content), purpose="batch"))
     return file.id
 
 
-def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
+def create_batch(stack: Served, file_id: str, **more: Any) -> str:
     """Create a batch of a stored file, once however often the request is repeated; return its id."""
     headers = {"Idempotency-Key": ids.new_id("once_")}
     endpoint, window = "/v1/chat/completions", "24h"
@@ -79,7 +97,7 @@ def create_batch(stack: FaultStack, file_id: str, **more: Any) -> str:
     return retry_with_key(stack, create)
 
 
-def retry_with_key(stack: FaultStack, create: Any) -> Any:
+def retry_with_key(stack: Served, create: Any) -> Any:
     """Repeat while an earlier attempt holds the key: the key of a process that died stays locked for two minutes."""
 
     def unlocked() -> Any:
@@ -92,17 +110,17 @@ def retry_with_key(stack: FaultStack, create: Any) -> Any:
     return stack.retry(unlocked)
 
 
-def expire_idempotency_locks(stack: FaultStack) -> None:
+def expire_idempotency_locks(stack: Served) -> None:
     """Expire the locks of all Idempotency-Keys, as time would."""
     stack.execute("UPDATE idempotency_keys SET locked_until = now() WHERE finished_at IS NULL")
 
 
-def start_batch(stack: FaultStack, num_lines: int, **more: object) -> str:
+def start_batch(stack: Served, num_lines: int, **more: object) -> str:
     """Upload a file and create a batch; return its id."""
     return create_batch(stack, upload(stack, batch_content(num_lines, **more)))
 
 
-def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds: float = 60) -> str:
+def wait_batch(stack: Served, batch_id: str, *statuses: str, timeout_seconds: float = 60) -> str:
     """Wait until the batch has one of these statuses, by default any final one; return it."""
     wanted = statuses or FINAL
 
@@ -113,19 +131,19 @@ def wait_batch(stack: FaultStack, batch_id: str, *statuses: str, timeout_seconds
     return stack.retry(status)
 
 
-def ask(stack: FaultStack, prompt: str, **more: object) -> str:
+def ask(stack: Served, prompt: str, **more: object) -> str:
     """Return the response to one chat without streaming."""
     answer = stack.client.chat.completions.create(**chat_body(prompt, **more))
     return str(answer.choices[0].message.content)
 
 
-def stream_chat(stack: FaultStack, prompt: str, **more: object) -> list[str]:
+def stream_chat(stack: Served, prompt: str, **more: object) -> list[str]:
     """Return the pieces of one streamed chat."""
     with stack.client.chat.completions.create(**chat_body(prompt, stream=True, **more)) as stream:
         return [chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices]
 
 
-def check_everyday(stack: FaultStack, timeout_seconds: float = 30) -> None:
+def check_everyday(stack: Served, timeout_seconds: float = 30) -> None:
     """Check that a batch and a streamed chat succeed within this time."""
     batch_id, prompt = start_batch(stack, 2), new_prompt()
     assert "".join(stack.retry(lambda: stream_chat(stack, prompt), timeout_seconds)) == expected_answer(prompt)
@@ -139,7 +157,7 @@ class Chats:
     With `injects_errors` a failpoint may raise in the api: a 500 without a code is a refusal too.
     """
 
-    def __init__(self, stack: FaultStack, threads: int = 2, *, injects_errors: bool = False) -> None:
+    def __init__(self, stack: Served, threads: int = 2, *, injects_errors: bool = False) -> None:
         self._stack = stack
         self._injects_errors = injects_errors
         self._stop = threading.Event()

@@ -159,14 +159,7 @@ class FaultStack:
 
     def retry(self, action: Callable[[], _Result], timeout_seconds: float = 30) -> _Result:
         """Repeat a request after a broken connection or stream, a 5xx or a 429, until the time-out."""
-        deadline = time.monotonic() + timeout_seconds
-        while True:
-            try:
-                return action()
-            except (openai.APIError, httpx2.HTTPError) as error:
-                if time.monotonic() > deadline or _is_client_error(error):
-                    raise
-                time.sleep(0.05)
+        return retry(action, timeout_seconds)
 
     # --- rows ---------------------------------------------------------------------------------------------------------
 
@@ -323,6 +316,18 @@ class FaultStack:
                 connection.execute(keys.add_tenant(tenant))
                 connection.execute(keys.insert_key(prefix=key.prefix, digest=key.digest, **columns))
         return {tenant: key.text for tenant, key in made.items()}
+
+
+def retry(action: Callable[[], _Result], timeout_seconds: float) -> _Result:
+    """Repeat a request after a broken connection or stream, a 5xx or a 429, until the time-out."""
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        try:
+            return action()
+        except (openai.APIError, httpx2.HTTPError) as error:
+            if time.monotonic() > deadline or _is_client_error(error):
+                raise
+            time.sleep(0.05)
 
 
 def _is_client_error(error: Exception) -> bool:

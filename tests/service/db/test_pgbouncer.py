@@ -6,11 +6,10 @@ import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, Engine, make_url, text
+from sqlalchemy import Connection, Engine, text
 
 from cli.doctor.database import pooler
 from cli.doctor.findings import Level
@@ -19,7 +18,7 @@ from core.errors import Unreachable
 from core.process.listening import bound_socket
 from db.connections import allow_long_transaction, async_database_engine, database_engine
 from db.schema_version import check_schema
-from tests.support import pgbouncer
+from tests.support.pgbouncer import PgBouncer
 
 
 def free_port() -> int:
@@ -27,23 +26,23 @@ def free_port() -> int:
         return int(held.getsockname()[1])
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made = tmp_path_factory.mktemp("pgbouncer")
-    (made / "userlist.txt").write_text('"millrace" ""\n')
-    return made
+class Bouncer(PgBouncer):
+    """A PgBouncer before the Postgres of the tests, without TLS or passwords; `url` is the database behind it."""
+
+    def __init__(self, services: Services, **pooler: str) -> None:
+        port = free_port()
+        self.url = f"postgresql://millrace@127.0.0.1:{port}/millrace"
+        assert services._postgres is not None
+        plain = {"auth_type": "trust", "client_tls_sslmode": "disable", **pooler}
+        super().__init__(services._postgres.user, port, users={"millrace": ""}, pooler=plain)
 
 
 @pytest.fixture(scope="module")
-def bouncer(services: Services, migrated: Engine, folder: Path) -> Iterator[str]:
+def bouncer(services: Services, migrated: Engine) -> Iterator[str]:
     """Yield the URL of the database behind a PgBouncer with two sessions."""
-    sockets, port = str(make_url(services.database_url).query["host"]), free_port()
-    config = pgbouncer.write_config(
-        folder, sockets, port, auth_type="trust", client_tls_sslmode="disable", default_pool_size="2"
-    )
-    url = f"postgresql://millrace@127.0.0.1:{port}/millrace"
-    with pgbouncer.running(config, sockets, url):
-        yield url
+    with Bouncer(services, default_pool_size="2") as running:
+        running.start(running.url)
+        yield running.url
 
 
 @pytest.fixture
@@ -119,14 +118,11 @@ def test_the_timeouts_of_a_long_transaction_end_with_it(pool: Engine) -> None:
             assert scalar(connection, "SHOW statement_timeout") == "10s"
 
 
-def test_a_pooler_without_the_timeouts_is_found(services: Services, folder: Path, tmp_path: Path) -> None:
-    sockets, port = str(make_url(services.database_url).query["host"]), free_port()
-    (tmp_path / "userlist.txt").write_text((folder / "userlist.txt").read_text())
-    config = pgbouncer.write_config(tmp_path, sockets, port, auth_type="trust", client_tls_sslmode="disable")
-    config.write_text(re.sub(r" connect_query='.*'", "", config.read_text()))
-    url = f"postgresql://millrace@127.0.0.1:{port}/millrace"
-    with pgbouncer.running(config, sockets, url):
-        engine = database_engine(url, pool_size=1)
+def test_a_pooler_without_the_timeouts_is_found(services: Services) -> None:
+    with Bouncer(services) as running:
+        running.config.write_text(re.sub(r" connect_query='.*'", "", running.config.read_text()))
+        running.start(running.url)
+        engine = database_engine(running.url, pool_size=1)
         with engine.connect() as connection:
             finding = pooler(connection)
         engine.dispose()
@@ -135,15 +131,10 @@ def test_a_pooler_without_the_timeouts_is_found(services: Services, folder: Path
     assert "connect_query" in finding.advice
 
 
-def test_a_pooler_that_refuses_options_is_one_sentence(services: Services, folder: Path, tmp_path: Path) -> None:
-    sockets, port = str(make_url(services.database_url).query["host"]), free_port()
-    (tmp_path / "userlist.txt").write_text((folder / "userlist.txt").read_text())
-    config = pgbouncer.write_config(
-        tmp_path, sockets, port, auth_type="trust", client_tls_sslmode="disable", ignore_startup_parameters=""
-    )
-    url = f"postgresql://millrace@127.0.0.1:{port}/millrace"
-    with pgbouncer.running(config, sockets, url):
-        engine = database_engine(url, pool_size=1)
+def test_a_pooler_that_refuses_options_is_one_sentence(services: Services) -> None:
+    with Bouncer(services, ignore_startup_parameters="") as running:
+        running.start(running.url)
+        engine = database_engine(running.url, pool_size=1)
         with pytest.raises(Unreachable, match="ignore_startup_parameters"):
             check_schema(engine)
         engine.dispose()

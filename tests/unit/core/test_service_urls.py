@@ -97,6 +97,10 @@ def test_a_host_that_does_not_exist_is_the_reason() -> None:
             "in options: statement_timeout",
             "ignore_startup_parameters = options",
         ),
+        (
+            'connection failed: connection to server at "10.0.0.1", port 6432 failed: FATAL:  SASL authentication failed',
+            "Correct the user and the password in DATABASE_URL",
+        ),
         ("connection timeout expired", "cannot be used: connection timeout expired. Start Postgres there"),
     ],
 )
@@ -118,3 +122,23 @@ def test_common_spellings_of_addresses_are_taken() -> None:
         assert check_database_url(url) == url
     for url in ("redis://mine", "rediss://:p@a:1/0", "unix:///run/s?db=0"):
         assert check_redis_url(url) == url
+
+
+def test_tls_options_in_a_url_without_tls_are_refused() -> None:
+    with pytest.raises(ValueError, match="rediss://"):
+        check_redis_url("redis://:p@host:6380/0?ssl_ca_certs=/etc/ca.pem")
+    assert check_redis_url("rediss://host:6380/0?ssl_ca_certs=/etc/ca.pem")
+    assert check_redis_url("redis://:ssl_@host:6379/0")
+
+
+def test_an_option_that_does_not_exist_is_one_sentence(closed_port: int) -> None:
+    with pytest.raises(Unreachable, match="no_such_option"):
+        check_queue(f"redis://127.0.0.1:{closed_port}/0?no_such_option=1")
+
+
+@pytest.mark.parametrize("option", ["no_such_option=1", "sslmode=verify-everything"])
+def test_a_wrong_option_of_the_database_is_one_sentence(closed_port: int, option: str) -> None:
+    engine = database_engine(f"postgresql://me:secret@127.0.0.1:{closed_port}/x?{option}", pool_size=1)
+    with pytest.raises(Unreachable, match="Correct the part of DATABASE_URL behind the question mark"):
+        check_schema(engine)
+    engine.dispose()

@@ -100,6 +100,15 @@ def test_a_running_job_can_be_cancelled_and_an_ended_one_stays(http: httpx2.Clie
     assert http.post(f"/v1/jobs/{done['id']}/cancel").json()["status"] == "completed"
 
 
+def test_a_job_without_a_stream_is_read_again_from_any_event_too(http: httpx2.Client) -> None:
+    """Its events are cut from the stored answer, each time with the same numbers."""
+    job_id = ended(http, submit(http))["id"]
+    whole = events(http, job_id)
+    assert len(whole) > 2
+    for last in range(len(whole) - 1):
+        assert events(http, job_id, last) == whole[last + 1 :]
+
+
 def test_bad_requests(http: httpx2.Client) -> None:
     check_problem(http.post("/v1/jobs", json={"model": "fake"}), 400, "missing_required_parameter", "messages")
     check_problem(http.get("/v1/jobs/chatcmpl-unknown"), 404, None, "job_id")
