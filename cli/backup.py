@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from sqlalchemy import make_url
 
 from cli.stack.postgres import find_binaries
-from core.errors import ConfigError, MillraceError
+from core.errors import ConfigError, MillraceError, Unreachable
 from core.files.file_store import BUCKETS, READ_BYTES, FileStore
 from core.ids import is_id
 
@@ -79,27 +80,41 @@ def _restore_files(store: FileStore, source: Path) -> None:
 
 
 def _postgres(program: str, database_url: str, *arguments: str) -> None:
-    """Run the bundled program or the one on the path. The password is in its environment, since any user can list arguments."""
+    """Run the bundled program or the one on the path. The password is in its environment, since any user can list arguments.
+
+    These programs change settings of their session, such as search_path, which a shared session would keep for others.
+    """
+    from db.connections import shares_sessions
+
+    with suppress(Unreachable):  # the program itself has the reason
+        if shares_sessions(database_url):
+            raise BackupFailed(
+                f"A pooler in transaction mode is before this database, and {program} would change the sessions of other "
+                "programs. Name Postgres itself in DATABASE_URL, or a database of the pooler with pool_mode=session."
+            )
     url = make_url(database_url).set(drivername="postgresql")
     environment = {**os.environ, "PGCONNECT_TIMEOUT": "5"}
     if url.password is not None:
         environment["PGPASSWORD"] = str(url.password)
     address = url._replace(password=None).render_as_string(hide_password=False)
-    command = [_find(program), f"--dbname={address}", *arguments]
+    has_tls = url.query.get("sslmode", "disable") != "disable"
+    command = [_find(program, has_tls=has_tls), f"--dbname={address}", *arguments]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BackupFailed(f"{program} failed: {done.stderr.strip()[-1000:]}")
 
 
-def _find(program: str) -> str:
+def _find(program: str, *, has_tls: bool) -> str:
+    """Return the bundled program, or the one on the path where there is none or TLS is needed, which it is built without."""
     try:
         bundled = find_binaries() / program
-        if bundled.is_file():
+        if bundled.is_file() and not has_tls:
             return str(bundled)
     except ConfigError:
         pass  # an external database needs no bundled one
     if (path := shutil.which(program)) is None:
-        raise BackupFailed(f"There is no {program} here. Install Postgres's client programs.")
+        reason = f"The bundled {program} has no TLS." if has_tls else f"There is no {program} here."
+        raise BackupFailed(f"{reason} Install Postgres's client programs (Debian: postgresql-client).")
     return path
 
 

@@ -29,6 +29,7 @@ _OPTIONS: Final = (
     "-c statement_timeout=10000 -c lock_timeout=3000 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
 )
 _IDLE_SECONDS: Final = 1.0
+_SHARING_TRIES: Final = 5
 _TRANSIENT: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, resources, locks, an operator at work
 
 
@@ -132,6 +133,28 @@ def is_pooled(connection: Any, driver: Any) -> bool:  # Any: a connection of DBA
         return bool(cursor.fetchone()[0] != driver.info.backend_pid)
     finally:
         cursor.close()
+
+
+def shares_sessions(url: str) -> bool:
+    """Is there a pooler that gives a session to other clients after each transaction?
+
+    Of two clients that are connected, one is then given the session that the other one had. Raises Unreachable.
+    """
+    engine = database_engine(url, pool_size=2)
+    seen: tuple[set[int], set[int]] = set(), set()
+    try:
+        with first_connection(engine) as one:
+            if not is_pooled(one.connection, one.connection.driver_connection):
+                return False
+            one.rollback()
+            with engine.connect() as other:
+                for _ in range(_SHARING_TRIES):
+                    for connection, pids in zip((one, other), seen, strict=True):
+                        pids.add(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
+                        connection.rollback()
+    finally:
+        engine.dispose()
+    return bool(seen[0] & seen[1]) or len(seen[0]) > 1 or len(seen[1]) > 1
 
 
 def _driver(url: str) -> URL:

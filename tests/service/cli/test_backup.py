@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,8 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from cli.backup import BackupFailed, backup, restore
+from cli.backup import BackupFailed, _find, backup, restore
+from cli.stack.postgres import find_binaries
 from cli.stack.services import Services
 from core.files.directory import DirectoryStore
 from core.ids import FILE, new_id
@@ -112,6 +114,7 @@ def test_no_argument_of_a_process_has_the_password_of_the_database(tmp_path: Pat
         silent.settimeout(20)
         url = f"postgresql+psycopg://someone:pass%40word@127.0.0.1:{silent.getsockname()[1]}/none"
         made = thread.submit(backup, url, tmp_path / "files", tmp_path / "kept")
+        silent.accept()[0].close()  # the look for a pooler
         client, _ = silent.accept()
         (dump,) = dumps()
         arguments, environment = " ".join(dump.cmdline()), dump.environ()
@@ -122,3 +125,13 @@ def test_no_argument_of_a_process_has_the_password_of_the_database(tmp_path: Pat
     assert "127.0.0.1" in arguments
     assert "pass" not in arguments
     assert environment["PGPASSWORD"] == "pass@word"
+
+
+def test_a_database_with_tls_is_dumped_by_a_program_with_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bundled pg_dump is built without it."""
+    assert Path(_find("pg_dump", has_tls=False)).is_relative_to(find_binaries())
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/pg_dump")
+    assert _find("pg_dump", has_tls=True) == "/usr/bin/pg_dump"
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(BackupFailed, match=r"has no TLS\. Install Postgres's client programs"):
+        _find("pg_dump", has_tls=True)

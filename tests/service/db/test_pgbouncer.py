@@ -6,11 +6,13 @@ import asyncio
 import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Connection, Engine, text
 
+from cli.backup import BackupFailed, backup
 from cli.doctor.database import pooler
 from cli.doctor.findings import Level
 from cli.stack.services import Services
@@ -138,3 +140,14 @@ def test_a_pooler_that_refuses_options_is_one_sentence(services: Services) -> No
         with pytest.raises(Unreachable, match="ignore_startup_parameters"):
             check_schema(engine)
         engine.dispose()
+
+
+def test_a_backup_runs_in_a_session_of_its_own_or_not_at_all(services: Services, tmp_path: Path) -> None:
+    """pg_dump empties the search path of its session: statements of others would not find their tables there."""
+    with Bouncer(services) as running:
+        running.start(running.url)
+        with pytest.raises(BackupFailed, match="pool_mode=session"):
+            backup(running.url, tmp_path / "files", tmp_path / "shared")
+        backup(f"{running.url}_session", tmp_path / "files", tmp_path / "own")
+    assert (tmp_path / "own" / "database.dump").is_file()
+    assert not (tmp_path / "shared").exists()
