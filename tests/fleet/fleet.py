@@ -143,7 +143,8 @@ class Fleet:
             environment = self._environment(host, shift * CLOCK_SECONDS)
             roles = ("api", "clerk") if host in self.hosts[1:3] else ("worker",)
             self.processes += [FleetProcess(role, host, self.folder / host.name, environment) for role in roles]
-        made = self.millrace(self.processes[0], "db", "upgrade", "--create-key")
+        session = {"DATABASE_URL": self.services.database_url.replace("/millrace?", "/millrace_session?")}
+        made = self.millrace(self.processes[0], "db", "upgrade", "--create-key", **session)
         self.key = made.stdout.strip().rpartition(" ")[2]
         for process in self.processes:
             process.start()
@@ -152,14 +153,14 @@ class Fleet:
         self.client = self._client("https", self.hosts[0], HTTPS_PORT)
         self.apis = [self._client("http", host, API_PORT) for host in self.hosts[1:3]]
 
-    def millrace(self, process: FleetProcess, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def millrace(self, process: FleetProcess, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the host of a process, with its settings."""
         return process.host.call(
             partial(
                 subprocess.run,
                 [str(Path(sys.executable).with_name("millrace")), *arguments],
                 cwd=process.folder,
-                env={**clean_environment(), **process.environment},
+                env={**clean_environment(), **process.environment, **environment},
                 capture_output=True,
                 text=True,
                 check=False,
