@@ -18,7 +18,6 @@ _OTHER_UPGRADE = "10min"
 
 
 def _run(connection: Connection) -> None:
-    connection.detach()  # it keeps these limits, so it does not go back to the pool
     lock_seconds = context.config.attributes.get("lock_seconds", LOCK_SECONDS)
 
     @event.listens_for(connection, "begin")
@@ -32,6 +31,7 @@ def _run(connection: Connection) -> None:
         context.configure(connection=connection, target_metadata=Base.metadata, transaction_per_migration=True)
         with context.begin_transaction():
             context.run_migrations()
+    connection.invalidate()  # it may have kept these limits, so it does not go back to the pool
 
 
 @contextmanager

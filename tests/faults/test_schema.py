@@ -94,24 +94,28 @@ def test_a_stack_goes_on_while_a_newer_version_expands_its_schema(
         stack = StackProcess(tmp_path, models_dir, MILLRACE_DATABASE_URL=url)
         try:
             stack.start()
-            use(stack)
+            assert use(stack) == (8, 3)
             expand = (
                 "ALTER TABLE jobs ADD COLUMN region text",
                 "ALTER TABLE batches ADD COLUMN tags text[] DEFAULT '{}'",
             )
             execute(url, *expand, "CREATE TABLE regions (id text PRIMARY KEY)", SET_VERSION)
-            use(stack)
+            assert use(stack) == (8, 3)
         finally:
             stack.close()
 
 
-def use(stack: StackProcess) -> None:
-    """Run chats, more of them than a statement needs to become a prepared one, and a batch."""
+def use(stack: StackProcess) -> tuple[int, int]:
+    """Run chats, more of them than a statement needs to become a prepared one, and a batch; count what was answered."""
+    answers = 0
     with stack.client() as client:
         for number in range(8):
             message = {"role": "user", "content": f"hello {number}"}
-            client.chat.completions.create(model="fake", messages=[message], max_tokens=1)  # type: ignore[list-item]
+            chat = client.chat.completions.create(model="fake", messages=[message], max_tokens=1)  # type: ignore[list-item]
+            answers += bool(chat.choices[0].message.content)
         source = write_lines(stack.folder / "in.jsonl", batch_lines(3, max_tokens=1))
         batch_id = start_batch(client, source)
         wait_for(lambda: client.batches.retrieve(batch_id).status == "completed", "the batch")
+        counts = client.batches.retrieve(batch_id).request_counts
     assert httpx2.get(f"{stack.url}/readyz").json()["status"] == "ok"
+    return answers, counts.completed if counts else 0

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
@@ -25,7 +25,7 @@ from db.connections import database_engine
 from db.model_loads import record_load
 from db.schema_version import check_schema
 from workers.context import Database
-from workers.heartbeat import WorkerHeartbeat, consumer_slot, launcher_identity
+from workers.heartbeat import Status, WorkerHeartbeat, consumer_slot, launcher_identity
 from workers.launcher.consumer_processes import KINDS, ConsumerProcesses
 from workers.launcher.device_reports import with_device
 from workers.launcher.engines.activity import ActivityReporter
@@ -127,12 +127,7 @@ def _run(
     status = with_device(reports.status, device, budget_bytes)
     heartbeat = WorkerHeartbeat(identity, database, status, seconds=settings.heartbeat_seconds)
     reports.on_change = heartbeat.wake
-    if settings.metrics_port is not None:
-        from workers.launcher.metrics import LauncherMetrics  # prometheus_client, only where it is used
-
-        sockets = [snapshot_socket(link.path, kind) for kind in KINDS]
-        metrics = LauncherMetrics(device, status, lambda: _processes(consumers, engines), sockets)
-        open_metrics_server(settings, metrics.format, offset=position)
+    _serve_metrics(settings, position, device, status, consumers, engines, link)
     on_hangup(catalog.refresh_soon)
 
     def files_changed() -> None:
@@ -144,13 +139,7 @@ def _run(
         heartbeat.report()
         callers.start()
 
-    def stop(*_: object) -> None:
-        is_stopping.set()
-        link.wake()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    signal.signal(signal.SIGCHLD, lambda *_: link.wake())  # the loop waits longer while nothing happens
+    _follow_signals(is_stopping, link)
     engines.crash_log.start()
     catalog.start(files_changed)
     demand.start()
@@ -161,6 +150,37 @@ def _run(
         heartbeat.close(is_row_kept=True)
         raise
     heartbeat.close()
+
+
+def _follow_signals(is_stopping: threading.Event, link: LinkServer) -> None:
+    """Let signals wake the launcher's loop, which waits longer while nothing happens."""
+
+    def stop(*_: object) -> None:
+        is_stopping.set()
+        link.wake()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    signal.signal(signal.SIGCHLD, lambda *_: link.wake())
+
+
+def _serve_metrics(
+    settings: Settings,
+    position: int,
+    device: Device,
+    status: Callable[[], Status],
+    consumers: ConsumerProcesses,
+    engines: Engines,
+    link: LinkServer,
+) -> None:
+    """Serve the metrics of this device, if the settings name a port."""
+    if settings.metrics_port is None:
+        return
+    from workers.launcher.metrics import LauncherMetrics  # prometheus_client, only where it is used
+
+    sockets = [snapshot_socket(link.path, kind) for kind in KINDS]
+    metrics = LauncherMetrics(device, status, lambda: _processes(consumers, engines), sockets)
+    open_metrics_server(settings, metrics.format, offset=position)
 
 
 def _processes(consumers: ConsumerProcesses, engines: Engines) -> Iterator[OwnProcess]:

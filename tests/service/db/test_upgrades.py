@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -15,7 +17,7 @@ from cli.stack.services import Services
 from core.errors import SchemaLocked, SchemaMismatch
 from core.settings import ROOT
 from core.states import BatchState, JobState
-from db import batch_requests, batches, files, jobs, shards
+from db import batch_requests, batches, files, jobs, schema_version, shards
 from db.batch_requests import LineFilter
 from db.connections import database_engine
 from db.jobs import Provenance
@@ -117,6 +119,32 @@ def test_rows_of_the_first_schema_survive_every_step_up_and_down(scratch: Engine
     for revision in steps[-2::-1]:
         downgrade(scratch, revision)
         assert kept(scratch) == before, revision
+
+
+INDEX_WITHOUT_LOCK = """
+from alembic import op
+
+revision, down_revision, branch_labels, depends_on = "2099_01_01_index", {head!r}, None, None
+
+
+def upgrade() -> None:
+    with op.get_context().autocommit_block():
+        op.create_index("ix_jobs_later", "jobs", ["model"], postgresql_concurrently=True)
+"""
+
+
+def test_a_migration_can_create_an_index_without_a_long_lock(
+    scratch: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(scratch)
+    later = shutil.copytree(ROOT / "migrations", tmp_path / "migrations")
+    (later / "versions" / "2099_01_01_index.py").write_text(INDEX_WITHOUT_LOCK.format(head=revisions()[-1]))
+    monkeypatch.setattr(schema_version, "_MIGRATIONS", later)
+    upgrade(scratch, "2099_01_01_index")
+    with scratch.connect() as connection:
+        assert current_version(connection) == "2099_01_01_index"
+        assert connection.scalar(text("SELECT indisvalid FROM pg_index WHERE indexrelid = 'ix_jobs_later'::regclass"))
+        assert connection.scalar(text("SHOW lock_timeout")) != "5s", "the limits of the upgrade do not stay"
 
 
 def test_work_of_the_first_schema_goes_on_after_the_upgrade(scratch: Engine) -> None:

@@ -81,15 +81,16 @@ def panels(path: Path) -> list[dict[str, Any]]:
     return [panel for panel in json.loads(path.read_text())["panels"] if panel["type"] != "row"]
 
 
-def promtool(*arguments: str | Path) -> None:
+def promtool(*arguments: str | Path) -> str:
     if shutil.which("promtool") is None:
         pytest.skip("needs promtool")
     done = subprocess.run(["promtool", *arguments], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_files_of_prometheus_are_valid() -> None:
-    promtool("check", "config", PROMETHEUS / "prometheus.yml")
+    assert "SUCCESS" in promtool("check", "config", PROMETHEUS / "prometheus.yml")
 
 
 def test_each_alert_fires_for_its_case_and_for_no_healthy_one(tmp_path: Path) -> None:
@@ -164,4 +165,4 @@ def test_every_query_of_a_dashboard_can_be_parsed(tmp_path: Path) -> None:
         rules.append({"record": f"query:{number}", "expr": query})
     file = tmp_path / "queries.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
-    promtool("check", "rules", file)
+    assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", file)
