@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from tests.support.llama_server import llama_server
+from tests.support.processes import command_of
 from tests.support.stack import StackProcess, result_lines, start_batch, wait_for, write_lines
 from tools.export_demo_hf import export
 from tools.phrases import CAPITALS
@@ -79,7 +80,7 @@ def process_of(model: str, stack: StackProcess, behind: StackProcess) -> psutil.
     """The process that computes a model, wherever it is."""
     if model == "command":
         children = stack.find("engine.upstream.server", '"model":"command"').children()
-        return next(child for child in children if str(DEMO) in child.cmdline())
+        return next(child for child in children if str(DEMO) in command_of(child))
     if model == "address":
         return behind.find("engine.process.server")
     return stack.find("engine.process.server", f'"model":"{model}"')

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from engine.config import EngineConfig
+from tests.support.processes import command_of
 from tests.support.stack import StackProcess, batch_lines, result_lines, start_batch, wait_for, write_lines
 from tests.support.tiny_models import TinyModel, write_tiny_model
 
@@ -31,7 +32,7 @@ def test_two_parts_of_the_cpu_serve_chats_and_a_batch(tmp_path: Path) -> None:
     stack = StackProcess(tmp_path, models, device=f"{first},{second}", **budgets)
     stack.start()
     try:
-        engines = [process for process in stack.descendants() if "engine.process.server" in process.cmdline()]
+        engines = [process for process in stack.descendants() if "engine.process.server" in command_of(process)]
         configs = [msgspec.json.decode(process.cmdline()[-1], type=EngineConfig) for process in engines]
         places = sorted(
             (config.model, process.cpu_affinity()) for config, process in zip(configs, engines, strict=True)
@@ -68,7 +69,7 @@ def test_a_second_device_helps_with_the_batch_of_a_model_that_the_first_has_load
     stack.start()
 
     def engines() -> int:
-        return sum("engine.process.server" in process.cmdline() for process in stack.descendants())
+        return sum("engine.process.server" in command_of(process) for process in stack.descendants())
 
     try:
         assert engines() == 0

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from openai import OpenAI
 
+from tests.support.processes import command_of
 from tests.support.stack import StackProcess, result_lines, start_batch, wait_for, write_lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
@@ -170,7 +171,7 @@ def test_the_model_is_listed_with_its_backend_and_no_secret_is_shown(front: Stac
     assert "org/real" in str(listed["wrong"]["warning"]), "the names that the server has"
     ready = httpx2.get(f"{front.url}/readyz")
     assert ready.status_code == 200, ready.text
-    commands = [" ".join(process.cmdline()) for process in front.descendants()]
+    commands = [" ".join(command_of(process)) for process in front.descendants()]
     assert any("engine.upstream.server" in line for line in commands)
     shown = [*commands, json.dumps(listed), ready.text, front.output, front.metrics()]
     shown += [path.read_text() for path in (front.state_dir / "logs").glob("*.log")]

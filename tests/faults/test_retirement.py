@@ -14,6 +14,7 @@ from core.failpoints import Point
 from tests.faults.load import ask, expected_answer, new_prompt, start_batch, wait_batch
 from tests.faults.oracle import Oracle
 from tests.faults.stack import FaultStack
+from tests.support.processes import command_of
 from tests.support.stack import wait_for
 
 pytestmark = pytest.mark.timeout(90)
@@ -60,7 +61,7 @@ def loaded(stack: FaultStack) -> set[str]:
 
 def running(stack: FaultStack) -> set[str]:
     """The models that have an engine."""
-    commands = [" ".join(process.cmdline()) for process in stack.process.descendants()]
+    commands = [" ".join(command_of(process)) for process in stack.process.descendants()]
     engines = [command for command in commands if "engine.process.server" in command]
     return {name for name in ("fake", "first", "second") for command in engines if f'"model":"{name}"' in command}
 

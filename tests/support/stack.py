@@ -19,6 +19,7 @@ import psutil
 from openai import DefaultHttpxClient, OpenAI
 
 from core.process.clone import set_parent_death_signal
+from tests.support.processes import command_of
 from tests.support.published import Published
 
 READY_SECONDS = 60.0
@@ -107,10 +108,7 @@ class StackProcess:
     def find(self, *words: str) -> psutil.Process:
         """Return the first descendant whose command line contains all these words; raises AssertionError."""
         for process in self.descendants():
-            try:
-                line = " ".join(process.cmdline())
-            except psutil.NoSuchProcess:
-                continue
+            line = " ".join(command_of(process))
             if all(word in line for word in words):
                 return process
         raise AssertionError(f"no process with {words}")

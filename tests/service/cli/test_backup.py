@@ -20,6 +20,7 @@ from core.files.directory import DirectoryStore
 from core.ids import FILE, new_id
 from db.connections import database_engine
 from db.schema_version import check_schema
+from tests.support.processes import command_of
 from workers.context import Database
 
 
@@ -108,7 +109,7 @@ def test_no_argument_of_a_process_has_the_password_of_the_database(tmp_path: Pat
 
     def dumps() -> list[psutil.Process]:
         children = psutil.Process().children(recursive=True)
-        return [child for child in children if any("pg_dump" in part for part in child.cmdline()[:1])]
+        return [child for child in children if any("pg_dump" in part for part in command_of(child)[:1])]
 
     with socket.create_server(("127.0.0.1", 0)) as silent, ThreadPoolExecutor(1) as thread:
         silent.settimeout(20)

@@ -20,6 +20,7 @@ import pytest
 from api.tables.table_processes import TableProcesses, job_limits
 from core.errors import ApiError
 from mapping.jobs.messages import JobLimits, ListResults, MapSummary, PrepareTable, ResultRow, TableFile
+from tests.support.processes import command_of
 
 MIB: Final = 1 << 20
 SMALL: Final = JobLimits(cpu_seconds=1, memory_bytes=256 * MIB, output_bytes=MIB)
@@ -47,7 +48,7 @@ async def prepare(
 def children() -> list[psutil.Process]:
     """The children that run a job, of all children of this process."""
     alive = (child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE)
-    return [child for child in alive if "mapping" in child.cmdline()]
+    return [child for child in alive if "mapping" in command_of(child)]
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from openai import OpenAI
 
 from core.settings import ROOT
 from tests.support.check import check_problem
+from tests.support.processes import command_of
 from tests.support.stack import StackProcess, batch_lines, start_batch, wait_for, write_lines
 
 MAP = "/v1/batches/map"
@@ -182,7 +183,7 @@ def test_the_program_of_the_manual_adds_columns_to_a_data_frame(server: StackPro
 
 def test_a_client_that_leaves_ends_its_child(server: StackProcess, http: httpx2.Client) -> None:
     def children() -> list[psutil.Process]:
-        return [process for process in server.descendants() if "mapping" in process.cmdline()]
+        return [process for process in server.descendants() if "mapping" in command_of(process)]
 
     content = b"text\n" + b"".join(b"row %d\n" % n for n in range(20_000))
     slow = json.dumps({**TEXT, "prompt": "{text}{% for n in range(15000) %}{{ n }}{% endfor %}"})

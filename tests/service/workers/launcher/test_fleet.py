@@ -17,6 +17,7 @@ from core.settings import Settings
 from db.tables import Worker as WorkerRow
 from engine.config import EngineConfig
 from tests.support.devices import CUDA_BUILD, GIB, fake_devices, gpus
+from tests.support.processes import command_of
 from tests.support.stack import clean_environment, wait_for
 from workers.context import Database
 
@@ -60,13 +61,13 @@ class Worker:
         return fake_devices(self._folder, gpus=cards, build=CUDA_BUILD)
 
     def launchers(self) -> list[psutil.Process]:
-        return [each for each in psutil.Process(self.process.pid).children() if "--only" in each.cmdline()]
+        return [each for each in psutil.Process(self.process.pid).children() if "--only" in command_of(each)]
 
     def engines(self) -> list[tuple[EngineConfig, dict[str, str]]]:
         """The configuration and the environment of each engine."""
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
-            command = process.cmdline()
+            command = command_of(process)
             if "engine.process.server" in command:
                 found.append((msgspec.json.decode(command[-1], type=EngineConfig), process.environ()))
         return found

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from core.settings import Settings
+from tests.support.processes import command_of
 from tests.support.stack import clean_environment, wait_for
 from workers.context import Database
 
@@ -53,7 +54,7 @@ class Launcher:
 
     def _find(self, *words: str) -> psutil.Process | None:
         for process in psutil.Process(self.process.pid).children():
-            command = process.cmdline()  # empty if the process has ended
+            command = command_of(process)  # empty if the process has ended
             if all(word in command for word in words):
                 return process
         return None
