@@ -173,6 +173,7 @@ def test_filters_are_in_the_address_and_stay_live(
     page.get_by_label("Search").fill("")
     page.get_by_label("Model").select_option("fake")
     expect(page).to_have_url(re.compile(r"model=fake"))
+    expect(row_of(page, "others")).to_be_visible()  # the list without the search; that of the model lacks the next
     expect(row_of(page, "Long run")).to_have_count(0)
     first = rows_of(page).first.get_by_role("link")
     first.focus()
