@@ -93,7 +93,7 @@ def database(migrated: Engine) -> Database:
         connection.execute(
             text(
                 "TRUNCATE files, batches, shards, jobs, usage_daily, uploads, idempotency_keys, webhooks, validations, "
-                "quarantine, engine_crashes, workers, counters, model_requests CASCADE"
+                "quarantine, engine_crashes, workers, counters, model_requests, model_loads CASCADE"
             )
         )
         connection.execute(text("DELETE FROM tenants WHERE id <> 'default'"))

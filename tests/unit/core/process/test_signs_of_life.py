@@ -20,6 +20,7 @@ import pytest
 
 from cli.commands.health import health, problem_of
 from cli.errors import CommandFailed
+from core.process.runtime_dirs import socket_directory_path
 from core.process.signs_of_life import Phase, Role, Sign, SignsOfLife
 from tests.support.clock import Clock
 
@@ -174,7 +175,7 @@ def test_signs_are_written_when_they_differ_or_are_old(tmp_path: Path) -> None:
     signs = SignsOfLife(tmp_path, Role.WORKER, "cpu", clock=clock)
 
     def last() -> tuple[Phase, float, str]:
-        sign = msgspec.json.decode(next(tmp_path.glob("run/*.alive")).read_bytes(), type=Sign)
+        sign = msgspec.json.decode(next(socket_directory_path(tmp_path).glob("*.alive")).read_bytes(), type=Sign)
         return sign.phase, sign.at, sign.problem
 
     assert last() == (Phase.STARTING, 500.0, "")
