@@ -98,17 +98,6 @@ class OpenWork(NamedTuple):
     priority: int
 
 
-class LineTotals(NamedTuple):
-    """Sums over the lines of a batch."""
-
-    lines_completed: int
-    lines_failed: int
-    prompt_tokens: int
-    completion_tokens: int
-    cached_tokens: int
-    reasoning_tokens: int
-
-
 class ResultRow(NamedTuple):
     """A line that has ended: with an answer, or with a problem."""
 
@@ -117,6 +106,10 @@ class ResultRow(NamedTuple):
     custom_id: str
     answer: str | None
     problem: str | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    cached_tokens: int | None
+    reasoning_tokens: int | None
 
 
 BATCH: Final = columns_of(Batch, BatchRow)
@@ -266,14 +259,6 @@ def end_leftover_lines(batch_id: str, state: JobState, problem: str) -> Update:
         .where(Job.batch_id == batch_id, Job.state == JobState.QUEUED)
         .values(state=state, problem=problem, finished_at=func.now(), finish_xact=this_transaction())
     )
-
-
-def line_totals(batch_id: str) -> Query[LineTotals]:
-    """Count the lines of a batch itself, rather than its shards' counts."""
-    completed = func.count().filter(Job.state == JobState.COMPLETED)
-    sums = (total(getattr(Job, name)).label(name) for name in LineTotals._fields[2:])
-    statement = select(completed.label("lines_completed"), (func.count() - completed).label("lines_failed"), *sums)
-    return Query(statement.where(Job.batch_id == batch_id), LineTotals)
 
 
 def result_rows(batch_id: str, after_line: int, limit: int) -> Query[ResultRow]:

@@ -34,13 +34,13 @@ class DiskMap:
         found = self._database.execute("SELECT value FROM entries WHERE key = ?", (key,)).fetchone()
         return found[0] if found else None
 
-    def add(self, key: bytes) -> bool:
-        """Add a key without a value; return whether it is new."""
+    def add(self, key: bytes, value: bytes = b"") -> bool:
+        """Add a key that is new; return whether it is."""
         if self._database is not None:
-            return self._database.execute("INSERT OR IGNORE INTO entries VALUES (?, ?)", (key, b"")).rowcount == 1
+            return self._database.execute("INSERT OR IGNORE INTO entries VALUES (?, ?)", (key, value)).rowcount == 1
         if key in self._entries:
             return False
-        self.put(key, b"")
+        self.put(key, value)
         return True
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from core.schemas.batch import answered_line, failed_line, unrun_line_problem
 from core.schemas.webhooks import EventType
 from core.states import BatchState, JobState
 from db import batches, files
-from db.batches import BatchRow
+from db.batches import BatchRow, ResultRow
 from db.connections import allow_long_transaction
 from workers.batches.batch_trace import batch_ended, batch_work
 from workers.context import ClerkContext
@@ -33,6 +33,7 @@ from workers.runtime.webhook_outbox import record_webhook_event
 log = structlog.get_logger()
 
 _PAGE_LINES: Final = 500
+_TOKENS: Final = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
 _OUTPUT_PURPOSE: Final = "batch_output"
 
 
@@ -94,9 +95,8 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
             if (ending := _ENDINGS.get(to)) is not None:
                 problem = ending.problem.to_json()
                 num_left = connection.execute(batches.end_leftover_lines(batch_id, ending.line_state, problem)).rowcount
-            columns = _write_files(context, connection, batch)
+            columns, totals = _write_files(context, connection, batch)
             failpoint(Point.FINALIZE_STORED)
-            totals = _totals(connection, batch_id)
             move = batches.move(batch_id, to, **columns, **totals)
             if move.fetch_optional(connection) is None:  # cancelled meanwhile: the files are not its own
                 connection.rollback()
@@ -114,19 +114,31 @@ def finalize(context: ClerkContext, batch_id: str) -> None:
         context.tickets.deliver(batch_id)
 
 
-def _totals(connection: Connection, batch_id: str) -> dict[str, int]:
-    totals = batches.line_totals(batch_id).fetch_one(connection)
-    return {"lines": totals.lines_completed + totals.lines_failed, **totals._asdict()}
+class _Totals:
+    """Counts the lines of a batch themselves, rather than its shards' counts."""
+
+    def __init__(self) -> None:
+        self.columns = dict.fromkeys(("lines", "lines_completed", "lines_failed", *_TOKENS), 0)
+
+    def add(self, row: ResultRow) -> None:
+        """Count a line that has ended."""
+        self.columns["lines"] += 1
+        self.columns["lines_failed" if row.answer is None else "lines_completed"] += 1
+        for name in _TOKENS:
+            self.columns[name] += getattr(row, name) or 0
 
 
-def _write_files(context: ClerkContext, connection: Connection, batch: BatchRow) -> dict[str, str]:
-    """Write both files and delete an empty one. Returns the batch's columns that name them."""
-    output_id, error_id = ids.new_id(ids.FILE), ids.new_id(ids.FILE)
+def _write_files(
+    context: ClerkContext, connection: Connection, batch: BatchRow
+) -> tuple[dict[str, str], dict[str, int]]:
+    """Write both files and delete an empty one. Returns the columns of the batch that name them, and those of its counts."""
+    output_id, error_id, totals = ids.new_id(ids.FILE), ids.new_id(ids.FILE), _Totals()
     with ExitStack() as stack:
         output = stack.enter_context(context.files.write(output_id))
         errors = stack.enter_context(context.files.write(error_id))
-        for line in _result_lines(connection, batch.id):
-            (output if line.is_answer else errors).write(line.data)
+        for row in _result_rows(connection, batch.id):
+            totals.add(row)
+            (errors if row.answer is None else output).write(_result_line(row))
         sizes = {"output": output.tell(), "error": errors.tell()}
     columns = {}
     for kind, file_id in (("output", output_id), ("error", error_id)):
@@ -144,26 +156,22 @@ def _write_files(context: ClerkContext, connection: Connection, batch: BatchRow)
                 expires_at=_expiry(context, batch.output_expires_seconds),
             )
         )
-    return columns
+    return columns, totals.columns
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    data: bytes
-    is_answer: bool
-
-
-def _result_lines(connection: Connection, batch_id: str) -> Iterator[_Line]:
+def _result_rows(connection: Connection, batch_id: str) -> Iterator[ResultRow]:
     """Yield all lines in input order, read a page at a time, so that memory stays flat."""
     after = 0
     while page := batches.result_rows(batch_id, after, _PAGE_LINES).fetch_all(connection):
         after = page[-1].line
-        for _, job_id, custom_id, answer, problem in page:
-            if answer is not None:
-                yield _Line(answered_line(job_id, custom_id, answer), True)
-            else:
-                assert problem is not None, "a line that ended without an answer has a problem"
-                yield _Line(failed_line(job_id, custom_id, Problem.from_json(problem)), False)
+        yield from page
+
+
+def _result_line(row: ResultRow) -> bytes:
+    if row.answer is not None:
+        return answered_line(row.id, row.custom_id, row.answer)
+    assert row.problem is not None, "a line that ended without an answer has a problem"
+    return failed_line(row.id, row.custom_id, Problem.from_json(row.problem))
 
 
 def _expiry(context: ClerkContext, seconds: int | None) -> datetime:

@@ -54,6 +54,11 @@ class LineChecker:
         self._down = down
         self._first_with_body: dict[tuple[str, int], int] = {}
 
+    def begin_window(self) -> None:
+        """Number planned lines from 0 again, and forget their bodies."""
+        self._num_planned = 0
+        self._first_with_body.clear()
+
     def check(self, line: BatchLine, content: bytes) -> AcceptedLine | RejectedLine:
         """Check a line; `content` is its text in the file."""
         try:

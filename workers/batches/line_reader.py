@@ -17,9 +17,11 @@ from core.schemas.base import parse_body
 from core.schemas.batch import BatchLine
 from core.schemas.objects import BatchError
 from core.strict_json import InvalidJson, parse_json
+from mapping.disk_map import DiskMap
 from workers.batches.envelope import Envelope, read_cut_envelope, read_envelope
 
 _CHUNK: Final = 1 << 16
+_ID_BYTES: Final = 32 << 20
 
 
 class LineSpan(NamedTuple):
@@ -86,12 +88,16 @@ class UnreadableLine:
 
 
 class LineParser:
-    """Parses raw lines into batch lines; keeps every `custom_id`, since they may not repeat."""
+    """Parses raw lines into batch lines; keeps every `custom_id`, since they may not repeat, many of them on disk."""
 
     def __init__(self, endpoint: str, max_bytes: int) -> None:
         self._endpoint = endpoint
         self._max_bytes = max_bytes
-        self._first_line_of: dict[str, int] = {}
+        self._first_line_of = DiskMap(_ID_BYTES)
+
+    def close(self) -> None:
+        """Delete the `custom_id`s."""
+        self._first_line_of.close()
 
     def parse(self, raw: RawLine) -> BatchLine | UnreadableLine | BatchError:
         """Parse a line, or return the problem of the line alone, or the error for which the whole file is rejected."""
@@ -145,15 +151,13 @@ class LineParser:
                 param="body.stream",
                 line=number,
             )
-        first = self._first_line_of.setdefault(line.custom_id, number)
-        if first != number:
-            return BatchError(
-                code="duplicate_custom_id",
-                message=f"This custom_id was used before, on line {first}.",
-                param="custom_id",
-                line=number,
-            )
-        return line
+        name = line.custom_id.encode("utf-8", "surrogatepass")
+        if self._first_line_of.add(name, b"%d" % number):
+            return line
+        first = self._first_line_of.get(name)
+        assert first is not None, "a name that cannot be added is there"
+        message = f"This custom_id was used before, on line {int(first)}."
+        return BatchError(code="duplicate_custom_id", message=message, param="custom_id", line=number)
 
 
 def _line_error(error: ApiError, value: Any, number: int) -> BatchError:  # Any: parsed JSON of unknown shape

@@ -41,7 +41,7 @@ class PlannedShard:
     """A shard: line numbers in the order in which they run."""
 
     model: str
-    lines: list[int]
+    lines: Sequence[int]
 
 
 def plan_shards(lines: Sequence[PlanLine], shard_lines: int) -> list[PlannedShard]:

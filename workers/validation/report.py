@@ -49,8 +49,9 @@ def validate(
     `budget` limits the compiling of schemas.
     """
     endpoint = endpoint or first_endpoint(stream, settings.line_bytes)
-    with closing(BatchDryRun(budget)) as dry_run:
-        report = _Report(endpoint, catalog, settings, max_errors, dry_run)
+    parser = LineParser(endpoint, settings.line_bytes)
+    with closing(BatchDryRun(budget)) as dry_run, closing(parser):
+        report = _Report(endpoint, catalog, settings, max_errors, dry_run, parser)
         if (error := check_kind(stream)) is not None:
             report.add_file_error(error)
             return report.finish()
@@ -71,11 +72,17 @@ class _Report:
     """Checks raw lines in order; keeps counts, the first errors, and the parser's `custom_id`s."""
 
     def __init__(
-        self, endpoint: str, catalog: ModelCatalog, settings: Settings, max_errors: int, dry_run: BatchDryRun
+        self,
+        endpoint: str,
+        catalog: ModelCatalog,
+        settings: Settings,
+        max_errors: int,
+        dry_run: BatchDryRun,
+        parser: LineParser,
     ) -> None:
         self._endpoint = endpoint
         self._max_lines = settings.batch_lines
-        self._parser = LineParser(endpoint, settings.line_bytes)
+        self._parser = parser
         self._checker = LineChecker(catalog, share_identical_lines=False, endpoint=endpoint)
         self._dry_run = dry_run
         self._max_errors = max_errors

@@ -15,6 +15,9 @@ def test_a_map_is_the_same_in_memory_and_on_disk(max_memory):
         entries.put(f"key {number % 10}".encode(), b"%d" % number)
     assert not entries.add(b"seen 0")
     assert not entries.add(b"seen 99")
+    assert entries.add(b"line", b"1")
+    assert not entries.add(b"line", b"2")
+    assert entries.get(b"line") == b"1"
     assert [entries.get(f"key {n}".encode()) for n in range(10)] == [b"%d" % n for n in range(90, 100)]
     assert entries.get(b"seen 5") == b""
     assert entries.get(b"none") is None
