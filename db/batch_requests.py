@@ -6,13 +6,28 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import JSON, ColumnElement, Float, Integer, Select, and_, case, cast, func, literal, or_, select, true
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Float,
+    Integer,
+    ScalarSelect,
+    Select,
+    and_,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+)
 from sqlalchemy.orm import InstrumentedAttribute
 
-from core.states import JobState
+from core.states import JobState, ShardState
 from db.jobs import JOB, JobRow
 from db.query import Query, columns_of, total
-from db.tables import Batch, Job
+from db.tables import Batch, Job, Shard
 
 _RECENT_LINES: Final = 256
 _UNANSWERED: Final = (JobState.FAILED, JobState.CANCELLED, JobState.EXPIRED)
@@ -129,6 +144,8 @@ def _conditions(batch_id: str, chosen: LineFilter) -> list[ColumnElement[bool]]:
     conditions = [Job.batch_id == batch_id, Job.line > chosen.after_line]
     if chosen.status is not None:
         conditions.append(Job.state == chosen.status)
+    if chosen.status is JobState.QUEUED:
+        conditions.append(Job.line >= _first_open_line(batch_id))
     if chosen.code is not None:
         # written as OR so that the planner uses the index on lines without an answer
         conditions += [or_(*(Job.state == state for state in _UNANSWERED)), _code() == chosen.code]
@@ -137,6 +154,12 @@ def _conditions(batch_id: str, chosen: LineFilter) -> list[ColumnElement[bool]]:
     if chosen.lines is not None:
         conditions.append(Job.line.in_(chosen.lines))
     return conditions
+
+
+def _first_open_line(batch_id: str) -> ScalarSelect[int]:
+    """The first line that may wait, so that the ended ones in front of it are not read; NULL when no shard is open."""
+    is_open = (Shard.batch_id == batch_id, Shard.state != ShardState.DONE)
+    return select(func.min(func.coalesce(Shard.first_line, 0))).where(*is_open).scalar_subquery()
 
 
 def _may_have(
@@ -165,11 +188,18 @@ def recent_pace(batch_ids: list[str]) -> Query[RecentPace]:
     marks the beginning.
     """
     begun_at = func.greatest(Batch.in_progress_at, Batch.resumed_at)
-    recent = (
-        select(Job.finished_at, (Job.prompt_tokens - Job.cached_tokens + Job.completion_tokens).label("tokens"))
-        .where(Job.batch_id == Batch.id, Job.finished_at > begun_at, Job.shard_id.is_not(None))
+    tokens = (Job.prompt_tokens - Job.cached_tokens + Job.completion_tokens).label("tokens")
+    last = (  # filtered afterwards, so that no more lines are read than these; rejected ones ended before all others
+        select(Job.finished_at, Job.shard_id, tokens)
+        .where(Job.batch_id == Batch.id, Job.finished_at.is_not(None))
         .order_by(Job.finish_xact.desc(), Job.line.desc())
         .limit(_RECENT_LINES)
+        .correlate(Batch)
+        .subquery("last")
+    )
+    recent = (
+        select(last.c.finished_at, last.c.tokens)
+        .where(last.c.finished_at > begun_at, last.c.shard_id.is_not(None))
         .correlate(Batch)
         .subquery("recent")
     )

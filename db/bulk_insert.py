@@ -42,6 +42,7 @@ class ShardRow(NamedTuple):
     model: str
     position: int
     lines: int
+    first_line: int
 
 
 _COPY_LINES: Final = f"COPY jobs ({', '.join(LineRow._fields)}) FROM STDIN"

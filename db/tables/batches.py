@@ -102,7 +102,8 @@ class Batch(Base):
 class Shard(Base):
     """A run of a batch's lines for one model, claimed under a lease.
 
-    Each claim raises `fence`; only the holder of the current fence may write.
+    Each claim raises `fence`; only the holder of the current fence may write. `first_line` is the smallest number of its lines;
+    None in batches of older versions.
     """
 
     __tablename__ = "shards"
@@ -117,6 +118,7 @@ class Shard(Base):
     lease_until: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(SmallInteger, server_default="0")
     lines: Mapped[int] = mapped_column(Integer)
+    first_line: Mapped[int | None] = mapped_column(Integer)
     lines_completed: Mapped[int] = mapped_column(Integer, server_default="0")
     lines_failed: Mapped[int] = mapped_column(Integer, server_default="0")
     prompt_tokens: Mapped[int] = mapped_column(BigInteger, server_default="0")

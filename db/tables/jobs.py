@@ -103,6 +103,13 @@ class Job(Base):
             "line",
             postgresql_where=text("batch_id IS NOT NULL AND state IN ('failed', 'cancelled', 'expired')"),
         ),
+        Index(
+            "ix_jobs_batch_state",
+            "batch_id",
+            "state",
+            "line",
+            postgresql_where=text("batch_id IS NOT NULL AND state IN ('failed', 'cancelled', 'expired')"),
+        ),
     )
 
 

@@ -62,7 +62,9 @@ def make_running_batch(
     """
     batch_id = make_batch(connection, window_seconds=window_seconds, endpoint=endpoint)
     shards = [
-        ShardRow(ids.new_id(ids.SHARD), batch_id, DEFAULT_TENANT, model, position, size)
+        ShardRow(
+            ids.new_id(ids.SHARD), batch_id, DEFAULT_TENANT, model, position, size, sum(shard_sizes[:position]) + 1
+        )
         for position, size in enumerate(shard_sizes)
     ]
     body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "hello"}}]{options}}}'

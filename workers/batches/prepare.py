@@ -8,6 +8,7 @@ that is broken off as an ERROR. A line whose body the endpoint would reject, or 
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -152,9 +153,10 @@ class _Rows:
         return self._row(line.number, CheckedLine(line.custom_id, body), model=line.model, problem=line.problem)
 
     def _placed(self, planned: PlannedShard) -> Iterator[LineRow]:
-        shard_id, batch = ids.new_id(ids.SHARD), self._batch
+        shard_id, batch, first_line = ids.new_id(ids.SHARD), self._batch, sys.maxsize
         for index in planned.lines:
             span = self._first.spans[index]
+            first_line = min(first_line, span.number)
             line = read_checked_line(read_span(self._stream, span))
             yield self._row(span.number, line, model=planned.model, shard_id=shard_id)
             self._num_placed += 1
@@ -166,6 +168,7 @@ class _Rows:
                 model=planned.model,
                 position=len(self.shards),
                 lines=len(planned.lines),
+                first_line=first_line,
             )
         )
 

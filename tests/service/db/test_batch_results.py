@@ -9,14 +9,14 @@ import pytest
 from sqlalchemy import Connection, func, text, update
 from sqlalchemy.dialects import postgresql
 
-from core.states import JobState
+from core.states import JobState, ShardState
 from db import batch_control, batch_requests, batch_results, shards
 from db.batch_requests import LineFilter
 from db.batch_results import EndedAt
 from db.jobs import Provenance
 from db.query import Query
 from db.shards import LineResult
-from db.tables import Batch, Job
+from db.tables import Batch, Job, Shard
 from tests.support.rows import make_running_batch
 from workers.context import Database
 
@@ -159,6 +159,27 @@ def test_the_pace_is_that_of_the_lines_since_the_last_pause(connection: Connecti
     assert (pace[1], float(pace[2]), pace[3]) == (2, pytest.approx(10), 10)
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_waiting_lines_are_those_of_the_open_shards(connection: Connection, *, is_new: bool) -> None:
+    batch_id, (first, second, _) = make_running_batch(connection, [2, 2, 2])
+    if not is_new:  # a batch of a version that did not record the first lines of shards
+        connection.execute(update(Shard).values(first_line=None))
+
+    def waiting() -> list[int]:
+        found = batch_requests.list_requests(batch_id, LineFilter(status=JobState.QUEUED), 10).fetch_all(connection)
+        return [line.line for line in found]
+
+    assert waiting() == [1, 2, 3, 4, 5, 6]
+    end(connection, second)
+    assert waiting() == [1, 2, 4, 5, 6]
+    for _ in range(2):
+        end(connection, first)
+    connection.execute(update(Shard).where(Shard.id == first).values(state=ShardState.DONE))
+    assert waiting() == [4, 5, 6]
+    connection.execute(update(Shard).values(state=ShardState.DONE))
+    assert waiting() == []
+
+
 def plan(connection: Connection, query: Query[Any]) -> str:
     sql = query.statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[attr-defined]
     return "\n".join(connection.execute(text(f"EXPLAIN {str(sql).replace(':', chr(92) + ':')}")).scalars())
@@ -179,7 +200,7 @@ def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
 
     assert "uq_jobs_batch_id_line" in listed()
     assert "uq_jobs_batch_id_line" in listed(query="line-7")
-    assert "ix_jobs_batch_unanswered" in listed(status=JobState.FAILED)
+    assert "ix_jobs_batch_state" in listed(status=JobState.FAILED)
     assert "ix_jobs_batch_unanswered" in listed(code="x")
     assert "ix_jobs_batch_custom_id" in plan(connection, batch_requests.find_request(batch_id, "line-7"))
     for is_over in (False, True):
@@ -189,7 +210,8 @@ def test_lists_of_lines_are_served_by_indexes(connection: Connection) -> None:
     assert "uq_jobs_batch_id_line" in plan(
         connection, batch_requests.list_texts(batch_id, LineFilter(), ["hello"], None)
     )
-    assert "ix_jobs_batch_unanswered" in plan(connection, batch_requests.error_codes(batch_id, 10))
+    counted = plan(connection, batch_requests.error_codes(batch_id, 10))
+    assert "ix_jobs_batch_unanswered" in counted or "ix_jobs_batch_state" in counted
     assert "Seq Scan" not in plan(connection, batch_requests.timeline(batch_id, datetime.now(UTC), 1.0, 60))
     assert "Seq Scan" not in plan(connection, batch_results.merged_lines(batch_id, made[7:9], 0, 20))
     assert "Seq Scan" not in plan(connection, batch_results.table_lines(batch_id, made[7:9], 0, 20, with_body=True))
