@@ -10,6 +10,7 @@ import re
 import secrets
 import time
 import zlib
+from datetime import datetime
 from typing import Final
 
 FILE: Final = "file-"
@@ -33,9 +34,12 @@ _RANDOM: Final = re.compile(r"[0-9a-v]{36}")
 
 def new_id(prefix: str) -> str:
     """Create an id such as `batch_0d9k…`: lower-case base32hex keeps the order of the bytes."""
-    raw = time.time_ns() // 1_000_000 % 2**48
-    data = raw.to_bytes(6, "big") + secrets.token_bytes(16)
-    return prefix + base64.b32hexencode(data).decode().rstrip("=").lower()
+    return prefix + _encode(time.time_ns() // 1_000_000, secrets.token_bytes(16))
+
+
+def first_id(prefix: str, at: datetime) -> str:
+    """Return the id behind which all ids sort that are made from a moment on."""
+    return prefix + _encode(int(at.timestamp() * 1000), bytes(16))
 
 
 def is_id(text: str) -> bool:
@@ -51,3 +55,8 @@ def has_prefix(text: str, prefix: str) -> bool:
 def derive_seed(request_id: str) -> int:
     """Return 32 bits derived from an id: a job without a seed gets the same one whenever it runs again."""
     return zlib.crc32(request_id.encode())
+
+
+def _encode(milliseconds: int, random: bytes) -> str:
+    data = (milliseconds % 2**48).to_bytes(6, "big") + random
+    return base64.b32hexencode(data).decode().rstrip("=").lower()

@@ -294,6 +294,12 @@ class Settings(BaseSettings):
     file_days: float = Field(
         30, gt=0, description="Days for which batch input and output files without an expiry are kept."
     )
+    history_days: float = Field(
+        0,
+        ge=0,
+        description="Days after their end for which batches with their lines, and requests without `store`, are kept; 0 is "
+        "for ever.",
+    )
 
     metrics_port: int | None = Field(
         None,

@@ -44,7 +44,7 @@ from workers.runtime.webhook_outbox import record_webhook_event
 
 log = structlog.get_logger()
 
-_COPY_LINES: Final = 20_000
+_COPY_LINES: Final = 1000
 
 
 @timed(TASK_SECONDS, TASK_FAILURES, "prepare")

@@ -30,6 +30,7 @@ from db import batches, demand, jobs, quarantine, shards, validations
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext
+from workers.maintenance.history import History
 from workers.maintenance.missing_models import MissingModels
 from workers.maintenance.retention import Retention
 from workers.runtime.clerk_metrics import SWEEP_SECONDS
@@ -54,6 +55,7 @@ class Sweeper:
         self._context = context
         self._run_here = run_here
         self._retention = Retention(context)
+        self._history = History(context)
         self._missing_models = MissingModels(context)
         self.swept_at: float | None = None
         self.began_at: float | None = None  # of the sweep in progress
@@ -96,6 +98,7 @@ class Sweeper:
             self._missing_models.sweep()
             self._sweep_quarantine()
             self._retention.sweep()
+            self._history.sweep()
 
     def _sweep_batches(self) -> None:
         """Expire batches whose window is over, and send lost tickets of the clerk again."""

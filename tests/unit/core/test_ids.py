@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime, timedelta
 
 from core import ids
 
@@ -9,6 +10,14 @@ def test_ids_of_one_table_sort_by_age() -> None:
     first = ids.new_id(ids.BATCH)
     time.sleep(0.002)
     assert first < ids.new_id(ids.BATCH)
+
+
+def test_the_first_id_of_a_moment_sorts_behind_all_that_were_made_before_it() -> None:
+    before, moment = ids.new_id(ids.BATCH), datetime.now(UTC) + timedelta(milliseconds=1)
+    first = ids.first_id(ids.BATCH, moment)
+    assert before < first
+    assert first < ids.first_id(ids.BATCH, moment + timedelta(milliseconds=1))
+    assert len(first) == len(before)
 
 
 def test_an_id_carries_128_random_bits_behind_its_prefix() -> None:
