@@ -10,7 +10,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -31,28 +30,14 @@ from bench.page import BATCHES, open_page
 from bench.pipeline import big_file, pipeline
 from bench.residency import NAMES, PLACES, measure
 from bench.rest import at_rest
+from bench.result import Result
 from bench.sampling import compare_sampling
+from bench.scale import scale
 from bench.speculation import compare_speculation
 from bench.tables import ROWS, microseconds_per_row
 from bench.upstream import ANSWER_SECONDS, LINES, PARALLEL, batch, first_token_overhead
 
 _RESULTS = Path(".bench") / "results.json"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One measured value and its target, which is a minimum unless `is_limit`."""
-
-    name: str
-    value: float
-    unit: str
-    target: float
-    is_limit: bool = False
-
-    @property
-    def is_met(self) -> bool:
-        """True when the value reaches its target."""
-        return self.value <= self.target if self.is_limit else self.value >= self.target
 
 
 def _pipeline(folder: Path) -> list[Result]:
@@ -358,7 +343,11 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "upstream": _upstream,
     "transformers": _transformers,
 }
-_LONG = {"residency": False, "residency-gguf": True}  # whether the models are real
+_LONG: dict[str, Callable[[Path, argparse.Namespace], list[Result]]] = {
+    "residency": lambda folder, options: _residency(folder, minutes=options.minutes, is_real=False),
+    "residency-gguf": lambda folder, options: _residency(folder, minutes=options.minutes, is_real=True),
+    "scale": lambda folder, options: scale(folder, lines=options.lines, rows=options.rows),
+}
 
 
 def main() -> None:
@@ -369,16 +358,16 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=float, default=10, help="duration of residency and residency-gguf; default: 10"
     )
+    parser.add_argument("--lines", type=int, default=200_000, help="of the batch of scale; default: 200,000; 0: none")
+    parser.add_argument(
+        "--rows", type=int, default=2_000_000, help="of scale, in the database; default: 2,000,000; 0: none"
+    )
     arguments = parser.parse_args()
     chosen: list[str] = arguments.names or list(_MEASUREMENTS)
     results: list[Result] = []
     for name in chosen:
         with tempfile.TemporaryDirectory(prefix="millrace-bench-") as folder:
-            rows = (
-                _residency(Path(folder), minutes=arguments.minutes, is_real=_LONG[name])
-                if name in _LONG
-                else _MEASUREMENTS[name](Path(folder))
-            )
+            rows = _LONG[name](Path(folder), arguments) if name in _LONG else _MEASUREMENTS[name](Path(folder))
         for row in rows:
             print(f"{row.name}: {row.value:,.2f} {row.unit}", flush=True)
         results += rows
