@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,17 +22,24 @@ _ENDED = ("completed", "failed", "expired", "cancelled")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineRun:
-    """Seconds of each stage of one batch."""
+    """Seconds of each stage of one batch, and of processor time by process."""
 
     lines: int
     upload_seconds: float
     prepare_seconds: float
     total_seconds: float
+    cpu_seconds: dict[str, float]
 
     @property
     def lines_per_second(self) -> float:
         """Lines per second from the first byte of the upload to the last byte of the download."""
         return self.lines / self.total_seconds
+
+    @property
+    def cpu_microseconds(self) -> dict[str, float]:
+        """Microseconds of processor time per line, by process; largest first."""
+        per_line = {name: 1e6 * seconds / self.lines for name, seconds in self.cpu_seconds.items()}
+        return dict(sorted(per_line.items(), key=lambda each: -each[1]))
 
 
 def write_input(path: Path, lines: int, *, padding: int = 0) -> int:
@@ -48,7 +56,7 @@ def write_input(path: Path, lines: int, *, padding: int = 0) -> int:
 
 def run_batch(client: Client, source: Path, output: Path, lines: int) -> PipelineRun:
     """Run one batch and check that every line has a result."""
-    began = time.perf_counter()
+    used, began = _cpu_seconds(), time.perf_counter()
     file_id = client.upload(source)
     uploaded = time.perf_counter()
     batch = client.create_batch(file_id, "/v1/chat/completions", "24h")
@@ -68,6 +76,7 @@ def run_batch(client: Client, source: Path, output: Path, lines: int) -> Pipelin
         upload_seconds=uploaded - began,
         prepare_seconds=(prepared or ended) - uploaded,
         total_seconds=ended - began,
+        cpu_seconds={name: seconds - used.get(name, 0.0) for name, seconds in _cpu_seconds().items()},
     )
 
 
@@ -115,6 +124,15 @@ def watched_memory() -> Iterator[PeakMemory]:
     finally:
         stopping.set()
         thread.join()
+
+
+def _cpu_seconds() -> dict[str, float]:
+    """Seconds of processor time that the descendants have used, with those of their children that have ended, by name."""
+    seconds: Counter[str] = Counter()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            seconds[_name(process.cmdline()) or process.name()] += sum(process.cpu_times()[:4])
+    return dict(seconds)
 
 
 def _name(command: list[str]) -> str | None:

@@ -226,7 +226,7 @@ class Settings(BaseSettings):
     heartbeat_seconds: float = Field(
         10, gt=0, description="Seconds between two heartbeats of a worker, which renew its leases."
     )
-    commit_lines: int = Field(32, ge=1, description="Maximum of results that one transaction writes.")
+    commit_lines: int = Field(128, ge=1, description="Maximum of results that one transaction writes.")
     commit_seconds: float = Field(
         0.5, gt=0, description="Maximum of seconds between the end of a line and the write of its result."
     )

@@ -7,9 +7,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Insert, Select, Update, and_, exists, func, insert, select, tuple_, update
-from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Select,
+    TextClause,
+    Update,
+    and_,
+    exists,
+    func,
+    insert,
+    select,
+    text,
+    tuple_,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.schemas.endpoints import CHAT_ENDPOINT
@@ -17,7 +29,7 @@ from core.states import JobState
 from db.quarantine import has_quarantined
 from db.query import Query, columns_of
 from db.response_events import EndedJob, with_response_events
-from db.tables import Job, UsageDaily
+from db.tables import Job
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,6 +330,20 @@ def _lost() -> ColumnElement[bool]:
     return and_(Job.state == JobState.RUNNING, Job.lease_until < func.now())
 
 
+_ADD_USAGE: Final = text(
+    """
+    INSERT INTO usage_daily AS today
+        (tenant_id, model, day, key_id, requests, prompt_tokens, completion_tokens, cached_tokens)
+    VALUES (:tenant_id, :model, CAST(now() AT TIME ZONE 'UTC' AS date), :key, :requests, :prompt, :completion, :cached)
+    ON CONFLICT (tenant_id, model, day, key_id) DO UPDATE SET
+        requests = today.requests + excluded.requests,
+        prompt_tokens = today.prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = today.completion_tokens + excluded.completion_tokens,
+        cached_tokens = today.cached_tokens + excluded.cached_tokens
+    """
+)
+
+
 def add_usage(
     tenant_id: str,
     model: str,
@@ -327,17 +353,14 @@ def add_usage(
     prompt_tokens: int,
     completion_tokens: int,
     cached_tokens: int,
-) -> PostgresInsert:
+) -> TextClause:
     """Raise today's usage of a key (empty: none). Always the last statement of its transaction: many lock this row."""
-    counts = {
-        "requests": requests,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "cached_tokens": cached_tokens,
-    }
-    today = func.timezone("UTC", func.now()).cast(UsageDaily.day.type)
-    new = postgres_insert(UsageDaily).values(tenant_id=tenant_id, model=model, day=today, key_id=key, **counts)
-    return new.on_conflict_do_update(
-        index_elements=[UsageDaily.tenant_id, UsageDaily.model, UsageDaily.day, UsageDaily.key_id],
-        set_={name: UsageDaily.__table__.c[name] + new.excluded[name] for name in counts},
+    return _ADD_USAGE.bindparams(
+        tenant_id=tenant_id,
+        model=model,
+        key=key,
+        requests=requests,
+        prompt=prompt_tokens,
+        completion=completion_tokens,
+        cached=cached_tokens,
     )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
+    Interval,
     Select,
     TextClause,
     and_,
@@ -23,7 +26,7 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, DOUBLE_PRECISION, INTEGER, TEXT
+from sqlalchemy.dialects.postgresql import ARRAY, INTEGER, TEXT
 from sqlalchemy.orm import aliased
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -107,6 +110,11 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
     Reads the first open shard of each open batch, so the cost grows with batches, not with their lines. Two workers never
     get the same shard (SKIP LOCKED, then the condition again).
     """
+    return Query(_claim_statement(), ClaimedShard, {"of_model": model, "new_owner": owner, "lease": lease})
+
+
+@cache
+def _claim_statement() -> ReturningUpdate[*tuple[Any, ...]]:  # Any: the columns of ClaimedShard
     held = aliased(Shard)
     running_of_tenant = (
         select(func.count())
@@ -116,7 +124,7 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
     )
     first_of_batch = (
         select(Shard.id)
-        .where(Shard.batch_id == Batch.id, Shard.model == model, is_claimable())
+        .where(Shard.batch_id == Batch.id, Shard.model == bindparam("of_model"), is_claimable())
         .order_by(Shard.position)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -136,15 +144,15 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
     endpoint = select(Batch.endpoint).where(of_batch).scalar_subquery().label("endpoint")
     key_id = select(func.coalesce(Batch.key_id, "")).where(of_batch).scalar_subquery().label("key_id")
     origin_json = select(Batch.origin_json).where(of_batch).scalar_subquery().label("origin_json")
-    statement = (
+    return (
         update(Shard)
         .where(Shard.id == best, is_claimable())
         .values(
             state=ShardState.RUNNING,
-            owner=owner,
+            owner=bindparam("new_owner"),
             fence=Shard.fence + 1,
             attempt=Shard.attempt + 1,
-            lease_until=func.now() + lease,
+            lease_until=func.now() + bindparam("lease", type_=Interval()),
         )
         .returning(
             Shard.id,
@@ -158,7 +166,6 @@ def claim_next_shard(model: str, owner: str, lease: timedelta) -> Query[ClaimedS
             origin_json,
         )
     )
-    return Query(statement, ClaimedShard)
 
 
 def queued_lines(shard_id: str) -> Query[QueuedLine]:
@@ -220,25 +227,28 @@ _WRITE_LINES: Final = text(
         engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash,
         template_hash = :template_hash, model_parameters = :model_parameters, finished_at = now(),
         started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
-    FROM unnest(:ids, :answers, :problems, :prompt, :completion, :cached, :reasoning, :seconds)
-        AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
+    FROM unnest(
+        string_to_array(:ids, chr(10)),
+        string_to_array(:answers, chr(10), ''),
+        string_to_array(:problems, chr(10), ''),
+        CAST(string_to_array(:prompt, chr(10)) AS integer[]),
+        CAST(string_to_array(:completion, chr(10)) AS integer[]),
+        CAST(string_to_array(:cached, chr(10)) AS integer[]),
+        CAST(string_to_array(:reasoning, chr(10)) AS integer[]),
+        CAST(string_to_array(:seconds, chr(10), '') AS double precision[])
+    ) AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
     WHERE jobs.id = new.id AND jobs.shard_id = :shard_id AND jobs.state = 'queued'
     RETURNING jobs.id
     """
-).bindparams(
-    bindparam("ids", type_=ARRAY(TEXT)),
-    bindparam("answers", type_=ARRAY(TEXT)),
-    bindparam("problems", type_=ARRAY(TEXT)),
-    bindparam("prompt", type_=ARRAY(INTEGER)),
-    bindparam("completion", type_=ARRAY(INTEGER)),
-    bindparam("cached", type_=ARRAY(INTEGER)),
-    bindparam("reasoning", type_=ARRAY(INTEGER)),
-    bindparam("seconds", type_=ARRAY(DOUBLE_PRECISION)),
 )
 
 
 def write_lines(shard_id: str, results: list[LineResult], provenance: Provenance) -> TextClause:
-    """Store results of a shard's lines, and return the ids of those that were still open. Follow with `count_lines`."""
+    """Store results of a shard's lines, and return the ids of those that were still open. Follow with `count_lines`.
+
+    Each column is sent as one text with a value a line, since JSON needs no line break: an array would be searched for quotes
+    and backslashes, which takes a hundred times as long.
+    """
     return _WRITE_LINES.bindparams(
         shard_id=shard_id,
         build=provenance.build,
@@ -246,15 +256,33 @@ def write_lines(shard_id: str, results: list[LineResult], provenance: Provenance
         settings_hash=provenance.settings_hash,
         template_hash=provenance.template_hash,
         model_parameters=provenance.model_parameters,
-        ids=[result.job_id for result in results],
-        answers=[result.answer for result in results],
-        problems=[result.problem for result in results],
-        prompt=[result.prompt_tokens for result in results],
-        completion=[result.completion_tokens for result in results],
-        cached=[result.cached_tokens for result in results],
-        reasoning=[result.reasoning_tokens for result in results],
-        seconds=[result.seconds for result in results],
+        ids=_column(result.job_id for result in results),
+        answers=_column(result.answer for result in results),
+        problems=_column(result.problem for result in results),
+        prompt=_column(result.prompt_tokens for result in results),
+        completion=_column(result.completion_tokens for result in results),
+        cached=_column(result.cached_tokens for result in results),
+        reasoning=_column(result.reasoning_tokens for result in results),
+        seconds=_column(result.seconds for result in results),
     )
+
+
+def _column(values: Iterable[str | float | None]) -> str:
+    """A text with one value a line; an empty one is NULL."""
+    return "\n".join(["" if value is None else str(value) for value in values])
+
+
+_COUNT_LINES: Final = text(
+    """
+    UPDATE shards SET
+        lines_completed = shards.lines_completed + :completed, lines_failed = shards.lines_failed + :failed,
+        prompt_tokens = shards.prompt_tokens + :prompt, completion_tokens = shards.completion_tokens + :completion,
+        cached_tokens = shards.cached_tokens + :cached, reasoning_tokens = shards.reasoning_tokens + :reasoning
+    FROM batches
+    WHERE shards.id = :shard_id AND shards.fence = :fence AND shards.state = 'running' AND batches.id = shards.batch_id
+    RETURNING batches.status, batches.paused_at IS NOT NULL AS is_paused
+    """
+).columns(status=Batch.status.type, is_paused=Boolean())
 
 
 def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Query[BatchStatus]:
@@ -263,22 +291,15 @@ def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Query[B
     No row: the lease is lost, and the transaction must be rolled back.
     """
     completed = sum(result.is_completed for result in written)
-    status = select(Batch.status).where(Batch.id == Shard.batch_id).scalar_subquery()
-    is_paused = select(Batch.paused_at.is_not(None)).where(Batch.id == Shard.batch_id).scalar_subquery()
-    statement = (
-        update(Shard)
-        .where(Shard.id == shard_id, Shard.fence == fence, Shard.state == ShardState.RUNNING)
-        .values(
-            lines_completed=Shard.lines_completed + completed,
-            lines_failed=Shard.lines_failed + len(written) - completed,
-            prompt_tokens=Shard.prompt_tokens + sum(result.prompt_tokens for result in written),
-            completion_tokens=Shard.completion_tokens + sum(result.completion_tokens for result in written),
-            cached_tokens=Shard.cached_tokens + sum(result.cached_tokens for result in written),
-            reasoning_tokens=Shard.reasoning_tokens + sum(result.reasoning_tokens for result in written),
-        )
-        .returning(status.label("status"), is_paused.label("is_paused"))
-    )
-    return Query(statement, BatchStatus)
+    counts = {
+        "completed": completed,
+        "failed": len(written) - completed,
+        "prompt": sum(result.prompt_tokens for result in written),
+        "completion": sum(result.completion_tokens for result in written),
+        "cached": sum(result.cached_tokens for result in written),
+        "reasoning": sum(result.reasoning_tokens for result in written),
+    }
+    return Query(_COUNT_LINES, BatchStatus, {"shard_id": shard_id, "fence": fence, **counts})
 
 
 def leave_shard(shard_id: str, fence: int) -> ReturningUpdate[ShardState]:

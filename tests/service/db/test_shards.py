@@ -5,6 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
+import msgspec
 from sqlalchemy import Connection, func, select, update
 
 from core.states import BatchState, JobState, ShardState
@@ -36,6 +37,29 @@ def write(connection: Connection, shard_id: str, fence: int, results: list[LineR
 
 def answers(ids: list[str]) -> list[LineResult]:
     return [LineResult(job_id=one, answer="{}", prompt_tokens=3, completion_tokens=2, cached_tokens=1) for one in ids]
+
+
+def test_results_are_stored_as_they_are_whatever_characters_they_have(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [4])
+    assert claim(connection) is not None
+    made = lines_of(connection, shard_id)
+    hard = msgspec.json.encode({"text": 'a "quoted" \\ line\n\r\t\u2028\x85,{NULL}\u00e9\U0001f600'}).decode()
+    results = [
+        LineResult(job_id=made[0], answer=hard, prompt_tokens=3, reasoning_tokens=1, seconds=0.25),
+        LineResult(job_id=made[1], problem=hard),
+        LineResult(job_id=made[2], answer="NULL", seconds=1e-7),
+        LineResult(job_id=made[3], problem="{}", completion_tokens=7),
+    ]
+    assert write(connection, shard_id, 1, results) is BatchState.IN_PROGRESS
+    columns = (Job.answer, Job.problem, Job.prompt_tokens, Job.completion_tokens, Job.reasoning_tokens, Job.started_at)
+    rows = connection.execute(select(*columns).where(Job.id.in_(made)).order_by(Job.position)).all()
+    assert [row[:5] for row in rows] == [
+        (hard, None, 3, 0, 1),
+        (None, hard, 0, 0, 0),
+        ("NULL", None, 0, 0, 0),
+        (None, "{}", 0, 7, 0),
+    ]
+    assert [row.started_at is None for row in rows] == [False, True, False, True]
 
 
 def test_two_workers_never_take_the_same_shard(database: Database) -> None:
