@@ -193,8 +193,19 @@ def effective_parameters(body: GenerationBody, model: Parameters) -> GenerationP
 
     Workers send them to the engine, and the api shows them with a stored answer.
     """
-    of_endpoint = {"max_tokens": body.default_tokens}
-    of_file = {name: getattr(model, name) for name in GenerationParameters.model_fields}
-    of_body = {name: getattr(body, name) for name in of_file} | {"max_tokens": body.max_answer_tokens}
-    layers = (of_endpoint, of_file, of_body)
-    return GenerationParameters(**{k: v for layer in layers for k, v in layer.items() if v is not None})
+    most = (body.max_answer_tokens, model.max_tokens, body.default_tokens)
+    return GenerationParameters(
+        **effective_sampling(body, model), max_tokens=next((each for each in most if each is not None), None)
+    )
+
+
+def effective_sampling(body: GenerationBody, model: Parameters) -> dict[str, Any]:  # Any: the types of the parameters
+    """Those of the effective parameters that the body or the model file sets, without the limit of tokens."""
+    found = {}
+    for name in _SAMPLING:
+        if (value := getattr(body, name)) is not None or (value := getattr(model, name)) is not None:
+            found[name] = value
+    return found
+
+
+_SAMPLING: Final = tuple(name for name in GenerationParameters.model_fields if name != "max_tokens")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -93,7 +95,8 @@ class EngineClient:
         self._context = zmq.Context()
         self._lock = threading.Lock()
         self._sinks: dict[str, Any] = {}  # Any: a Sink, or an EmbedSink for an EmbedRequest
-        self._unsent: list[AnyRequest] = []
+        self._unsent: list[AnyRequest] = []  # until an engine is connected, or a group ends
+        self._num_groups = 0
         self._numbers = itertools.count(1)
         self._boot_id: str | None = None
         self.info: EngineInfo | None = None
@@ -127,12 +130,25 @@ class EngineClient:
         """Start a request for embeddings and return its id here, as `submit` does."""
         return self._start(request, sink)
 
+    @contextmanager
+    def group(self) -> Iterator[None]:
+        """Send the requests that are started meanwhile in one message: one for each costs more than most of its requests do."""
+        with self._lock:
+            self._num_groups += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_groups -= 1
+                self._send_unsent()
+
     def cancel(self, request_id: str) -> None:
         """Stop a request, which still ends through its sink. Does nothing for an unknown id."""
         with self._lock:
             if request_id not in self._sinks:
                 return
             if self._boot_id is not None:
+                self._send_unsent()
                 self._send(Cancel(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
                 return
             self._unsent = [request for request in self._unsent if request.id != request_id]
@@ -145,6 +161,7 @@ class EngineClient:
             if request_id not in self._sinks:
                 return
             if self._boot_id is not None:
+                self._send_unsent()
                 self._send(StreamRequest(client=self._name, boot_id=self._boot_id, request_ids=[request_id]))
                 return
             self._unsent = [
@@ -179,11 +196,16 @@ class EngineClient:
             if request.id in self._sinks:  # of a holder that has lost its lease, until the engine has cancelled it
                 request = msgspec.structs.replace(request, id=f"{request.id}~{next(self._numbers)}")
             self._sinks[request.id] = sink
-            if self._boot_id is None:
-                self._unsent.append(request)
-            else:
-                self._send(Submit(client=self._name, boot_id=self._boot_id, requests=[request]))
+            self._unsent.append(request)
+            if not self._num_groups:
+                self._send_unsent()
         return request.id
+
+    def _send_unsent(self) -> None:
+        """Send the requests that wait, if an engine is connected. Called under the lock."""
+        if self._unsent and self._boot_id is not None:
+            self._send(Submit(client=self._name, boot_id=self._boot_id, requests=self._unsent))
+            self._unsent = []
 
     def _send(self, message: ToEngine) -> None:
         """Send a message. Called under the lock."""
@@ -215,8 +237,7 @@ class EngineClient:
             case Tick() if message.boot_id == self._boot_id:
                 self.ticked_at, self.tick = time.monotonic(), message
             case Outputs() if message.boot_id == self._boot_id:
-                for item in message.items:
-                    self._deliver(item)
+                self._deliver(message.items)
 
     def _on_hello_reply(self, boot_id: str, info: EngineInfo) -> None:
         if self._boot_id not in (None, boot_id):
@@ -224,21 +245,23 @@ class EngineClient:
         with self._lock:
             self._boot_id, self.info = boot_id, info
             self.ticked_at = self.answered_at = time.monotonic()
-            if self._unsent:
-                self._send(Submit(client=self._name, boot_id=boot_id, requests=self._unsent))
-                self._unsent = []
+            self._send_unsent()
         self._is_ready.set()
 
-    def _deliver(self, item: Delta | Finished | Embedded | Failed) -> None:
-        if isinstance(item, Delta):
-            sink = self._sinks.get(item.request_id)
-            if sink is not None:
-                sink.on_delta(item)
-            return
+    def _deliver(self, items: list[Delta | Finished | Embedded | Failed]) -> None:
+        """Pass the outputs of a step to their sinks, in order."""
         with self._lock:
-            sink = self._sinks.pop(item.request_id, None)
-        if sink is not None:
-            sink.on_end(item)
+            sinks = [
+                (self._sinks.get if isinstance(item, Delta) else self._sinks.pop)(item.request_id, None)
+                for item in items
+            ]
+        for item, sink in zip(items, sinks, strict=True):
+            if sink is None:
+                continue
+            if isinstance(item, Delta):
+                sink.on_delta(item)
+            else:
+                sink.on_end(item)
 
     def _on_disconnect(self) -> None:
         """End every request that the engine had; its in-flight log shows which of them were running."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from engine.process.client import EngineLost, Sink
 from engine.process.protocol import EngineInfo
@@ -46,6 +47,9 @@ class ScriptedEngine:
         if outcome is not None:
             self.end(request.id, outcome)
         return request.id
+
+    def group(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def end(self, request_id: str, outcome: Finished | Failed | EngineLost) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ import msgspec
 from core.ids import derive_seed
 from core.models.model_files import ModelConfig, Parameters
 from core.schemas.chat import ChatRequest, Message
-from core.schemas.generation import GenerationBody, effective_parameters
+from core.schemas.generation import GenerationBody, effective_sampling
 from core.schemas.response_format import ResponseFormat, StructuredOutputs
 from core.schemas.tools import NamedTool
 from engine.types import ChatPrompt, Constraint, ConstraintKind, Priority, Request, SamplingParams, ToolChoice, ToolMode
@@ -101,10 +101,9 @@ def tool_choice_of(chat: ChatRequest) -> ToolChoice:
 
 def sampling_of(body: GenerationBody, model: Parameters, request_id: str) -> SamplingParams:
     """The request's value, else the model file's, else the neutral one. The seed is derived from the id if neither sets one."""
-    parameters = effective_parameters(body, model)
     seed = body.seed if body.seed is not None else model.seed
     return SamplingParams(
-        **parameters.model_dump(exclude={"max_tokens"}),
+        **effective_sampling(body, model),
         seed=derive_seed(request_id) if seed is None else seed % 2**32,
         logit_bias={int(token): bias for token, bias in (body.logit_bias or {}).items()},
     )

@@ -71,11 +71,11 @@ class RequestMetrics:
         self._tenants: set[str] = set()
         self._lock = threading.Lock()
 
-    def add_end(self, model: str, state: JobState, code: str | None = None) -> None:
-        """Count a recorded end; `code` is that of its error. Codes of a server upstream that are not ours count as `other`."""
-        self.recorder.add(REQUESTS, (model, self._kind, str(state)))
+    def add_end(self, model: str, state: JobState, code: str | None = None, *, number: int = 1) -> None:
+        """Count recorded ends; `code` is that of its error. Codes of a server upstream that are not ours count as `other`."""
+        self.recorder.add(REQUESTS, (model, self._kind, str(state)), number)
         if state is JobState.FAILED:
-            self.recorder.add(FAILURES, (model, self._kind, code if code in LINES else OTHER))
+            self.recorder.add(FAILURES, (model, self._kind, code if code in LINES else OTHER), number)
 
     def add_latency(self, model: str, seconds: float, outcome: object) -> None:
         """Record the time of a request that ended well, and that of its tokens where it generated some."""

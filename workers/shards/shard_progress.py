@@ -148,9 +148,8 @@ class ShardProgress:
             return False
         if self.suspects:
             return not self.running
-        return (
-            bool(self.waiting) and window.has_room(self.running) and not any(line.is_suspect for line in self.running)
-        )
+        runs_suspect = len(self.running) == 1 and next(iter(self.running)).is_suspect  # which runs alone
+        return bool(self.waiting) and not runs_suspect and window.has_room(self.running)
 
     def begin(self) -> Line:
         """Begin the next line, after `may_begin`. The count of a suspect must be stored before its engine gets it."""

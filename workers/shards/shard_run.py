@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
 from typing import Final
@@ -156,6 +157,10 @@ class ShardRun:
         return Window(_EMBEDDED_LINES, _STEPS_AHEAD * model.prefill_tokens * _CHARACTERS_PER_TOKEN)
 
     def _begin_lines(self, window: Window) -> None:
+        with self._served.engine.group():
+            self._begin_until_full(window)
+
+    def _begin_until_full(self, window: Window) -> None:
         while self._try_enter(window):
             line = self._progress.begin()
             adapter = self._parse(line).adapter
@@ -311,26 +316,30 @@ class ShardRun:
             **usage,
         )
         self._trace.add_results(written)
-        for result in written:
-            self._end_line(result)
+        self._end_lines(written)
         if is_paused:
             self.stop(abort=False)
         return status
 
-    def _end_line(self, result: LineResult) -> None:
-        """Publish and measure the end of a line, whose row is stored."""
-        context, model, run = self._context, self._served.model.name, self._runs.get(result.job_id)
-        problem = None if result.problem is None else Problem.from_json(result.problem)
-        if run is not None:
-            run.publish_end(problem)
-            if problem is None and run.seconds is not None:
-                context.metrics.add_latency(model, run.seconds, run.outcome)
-        context.metrics.add_end(
-            model,
-            JobState.COMPLETED if problem is None else JobState.FAILED,
-            None if problem is None else problem.code,
-        )
-        context.counters.add(CounterName.LINES_COMPLETED if problem is None else CounterName.LINES_FAILED, model)
+    def _end_lines(self, results: Sequence[LineResult]) -> None:
+        """Publish and measure the ends of lines, whose rows are stored."""
+        metrics, counters, model = self._context.metrics, self._context.counters, self._served.model.name
+        failed: Counter[str | None] = Counter()
+        for result in results:
+            run = self._runs.get(result.job_id)
+            problem = None if result.problem is None else Problem.from_json(result.problem)
+            if problem is not None:
+                failed[problem.code] += 1
+            if run is not None:
+                run.publish_end(problem)
+                if problem is None and run.seconds is not None:
+                    metrics.add_latency(model, run.seconds, run.outcome)
+        for code, number in failed.items():
+            metrics.add_end(model, JobState.FAILED, code, number=number)
+            counters.add(CounterName.LINES_FAILED, model, number)
+        if num_completed := len(results) - failed.total():
+            metrics.add_end(model, JobState.COMPLETED, number=num_completed)
+            counters.add(CounterName.LINES_COMPLETED, model, num_completed)
 
     def _leave(self) -> None:
         """End the shard or leave it to the next worker; the worker that leaves the last shard sends the batch to the clerk."""
