@@ -1,6 +1,8 @@
 """KV cache manager: assigns slots to sequences, releases them, and plans the memory operations that this takes.
 
-Operations are collected until the next step takes them.
+Operations are collected until the next step takes them. A memory with a window, or without trimming, forgets the places where
+another prompt could diverge. So places where prompts have diverged are copied to free slots while a prompt is computed
+(a snapshot), and a history is continued in a copy where room allows it.
 """
 
 from __future__ import annotations
@@ -9,14 +11,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from engine.scheduler.sequence import Sequence
-from engine.scheduler.slots import Fork, MemoryTraits, Slot, SlotTable, common_prefix, count_runs
+from engine.scheduler.prefix_index import Match, common_prefix, members
+from engine.scheduler.sequence import Sequence, Snapshot
+from engine.scheduler.slots import Fork, MemoryTraits, Slot, SlotTable
 from engine.scheduler.step import Shift, StepEntry
 
 # Tokens that a wait for a prefix, or a snapshot of one, must save at least.
 MIN_PREFIX_TO_WAIT_FOR: Final = 16
 # One more pass over the weights costs a CPU about as much as this many more tokens in another pass.
 _TOKENS_PER_PASS: Final = 16
+# A sequence that decodes gets fewer tokens than this in a step, forced ones and drafts included.
+_MOST_DECODED: Final = 72
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,40 +34,66 @@ class MemoryUse:
 
 
 class KvCacheManager:
-    """The slots of one engine. `first_position` is that of `SlotTable`."""
+    """The slots of one engine, of which `num_spare` are beyond those that run side by side. A step has at most `prefill_tokens`
+    of a prompt. `first_position` is that of `SlotTable`.
+    """
 
-    def __init__(self, num_slots: int, traits: MemoryTraits, first_position: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        num_spare: int,
+        prefill_tokens: int,
+        traits: MemoryTraits,
+        first_position: Callable[[int], int],
+    ) -> None:
         self.traits = traits
-        self._slots = SlotTable(num_slots, traits, first_position)
+        self._prefill_tokens = prefill_tokens
+        self._memory_first_position = first_position
+        self._slots = SlotTable(num_slots, num_spare, traits, self._first_position)
         self._forks: list[Fork] = []
-        self._clock = 0
-
-    def tick(self) -> None:
-        """Advance the clock of slot use by one step."""
-        self._clock += 1
 
     def take_forks(self) -> list[Fork]:
         """Return the copies to make before the next step, and clear the list."""
         forks, self._forks = self._forks, []
         return forks
 
-    def num_reusable(self, sequence: Sequence) -> int:
-        """Tokens of a prompt that the best slot holds now."""
-        return max(self._slots.num_reusable(slot, sequence) for slot in self._slots)
+    # --- slots of sequences ----------------------------------------------------------------------------------------------
 
-    def assign_slot(self, sequence: Sequence, running: list[Sequence]) -> bool:
+    def search(self, sequence: Sequence) -> list[Match]:
+        """Find the slots that begin like a prompt. The result holds until a slot is assigned or released."""
+        return self._slots.search(sequence)
+
+    def should_wait(self, sequence: Sequence, matches: list[Match]) -> bool:
+        """Is a running sequence prefilling a prefix that this one needs? Then it waits, and copies that slot."""
+        reusable, _ = self._slots.longest(matches)
+        for match in matches:
+            if match.length <= reusable:
+                break
+            for index in members(match.mask & self._slots.running):
+                other = self._slots[index].holder
+                if other is not None and other.is_prefilling and match.length > other.num_computed:
+                    min_saved = 1 if other.key == sequence.key else MIN_PREFIX_TO_WAIT_FOR
+                    return match.length - reusable >= min_saved and self._will_offer(other, match.length)
+        return False
+
+    def assign_slot(self, sequence: Sequence, matches: list[Match]) -> bool:
         """Assign a slot and reuse as much of the prompt as some slot holds; False when all slots are held."""
-        chosen = self._slots.choose(sequence, {slot_of(other) for other in running})
+        chosen = self._slots.choose(sequence, matches)
         if chosen is None:
             return False
         source, target, length = chosen
+        if source is not target and source.holder is None and length == source.num_valid:
+            self._slots.add_followers(source, 1)
         self._fork(source, target, length)
-        target.tenant, target.tokens, target.holder = sequence.tenant, sequence.tokens, sequence
-        target.num_valid = sequence.num_computed = length
+        self._slots.fill(target, sequence.tenant, sequence.tokens, length)
+        self._slots.hold(target, sequence)
+        sequence.num_computed = length
         if sequence.num_cached is None:
             sequence.num_cached = min(length, sequence.num_prompt_tokens)  # forced tokens after the prompt do not count
-        sequence.slot, sequence.prefill_until = target.index, len(sequence.tokens)
-        sequence.snapshot_at = None
+        sequence.prefill_until = len(sequence.tokens)
+        sequence.snapshot = None
+        if self.traits.forgets and matches:
+            self._plan_snapshot(sequence, matches[0].length)
         return True
 
     def align_prefills(self, assigned: list[Sequence]) -> None:
@@ -71,7 +102,7 @@ class KvCacheManager:
         Split memory computes only equal lengths side by side: seven questions of 23 to 29 tokens on one document would take a
         pass each.
         """
-        if not self.traits.is_split or not self.traits.can_trim or self.traits.window:
+        if not self.traits.is_split or self.traits.forgets:
             return
         target = 0
         for sequence in sorted(assigned, key=lambda sequence: sequence.num_uncomputed, reverse=True):
@@ -87,22 +118,34 @@ class KvCacheManager:
         sequence.num_cached = min(sequence.num_cached or 0, slot.num_valid)
         self._forks.append(Fork(slot.index, slot.index, slot.num_valid))
 
+    def pause(self, sequence: Sequence) -> None:
+        """Record that a sequence does not compute; it keeps its slot."""
+        self._slots.running &= ~(1 << slot_of(sequence))
+
+    def resume(self, sequence: Sequence) -> None:
+        """Record that a paused sequence computes again."""
+        self._slots.running |= 1 << slot_of(sequence)
+
     def release_slot(self, sequence: Sequence) -> None:
         """Release the slot of a sequence, if it has one; the history stays for prompts that begin the same way."""
         if sequence.slot is None:
             return
         slot = self._slots[sequence.slot]
-        slot.holder, slot.used_at = None, self._clock
         slot.num_valid = min(slot.num_valid, len(sequence.tokens))
-        slot.tokens = sequence.tokens[: slot.num_valid]
+        self._slots.release(slot)
+        if not slot.num_valid:
+            self._slots.clear(slot)
         sequence.slot = None
 
     def record_computed(self, entry: StepEntry) -> None:
         """Record that the tokens of an entry are in memory."""
-        slot = self._slots[entry.slot]
-        slot.num_valid, slot.used_at = entry.sequence.num_computed, self._clock
-        if entry.sequence.num_computed == entry.sequence.snapshot_at:
-            self._take_snapshot(entry.sequence, slot)
+        slot, sequence = self._slots[entry.slot], entry.sequence
+        slot.num_valid = sequence.num_computed
+        if self.traits.forgets:
+            if sequence.snapshot is not None:
+                self._take_snapshot(sequence, sequence.snapshot, slot)
+            elif self.traits.slack and 0 <= sequence.num_computed - sequence.prefill_until < len(entry.tokens):
+                self._plan_end(sequence)
 
     def use(self, total: int) -> MemoryUse:
         """The use of a memory for `total` tokens. Slots that share a prefix count it each, so the sums are limited."""
@@ -116,54 +159,84 @@ class KvCacheManager:
         discard = (context_size - keep) // 2
         sequence.num_shifted += discard
         slot = self._slots[slot_of(sequence)]
-        slot.tenant = None
+        self._slots.fill(slot, None, slot.tokens, slot.num_valid)
         return Shift(slot.index, keep, discard)
 
+    # --- snapshots -------------------------------------------------------------------------------------------------------
+
     def plan_snapshot(self, sequence: Sequence, follower: Sequence) -> None:
-        """Plan to stop the prefill where the prompt of the next sequence diverges, and to copy the state there.
-
-        Only for memory that cannot be trimmed: such a history can be copied only at its end.
-        """
-        if self.traits.can_trim or follower.tenant != sequence.tenant:
+        """Plan to keep the place where the prompt of the next sequence diverges from that of a newly assigned one."""
+        if not self.traits.forgets or follower.tenant != sequence.tenant:
             return
-        length = common_prefix(sequence.tokens, follower.tokens, min(len(sequence.tokens), len(follower.tokens)) - 1)
-        if length - sequence.num_computed >= MIN_PREFIX_TO_WAIT_FOR:
-            sequence.snapshot_at = length
+        most = min(len(sequence.tokens), len(follower.tokens)) - 1
+        self._plan_snapshot(sequence, common_prefix(sequence.tokens, follower.tokens, most))
 
-    def defragment(self, running: list[Sequence]) -> None:
+    def _plan_snapshot(self, sequence: Sequence, place: int) -> None:
+        """Plan to keep a place that is still to be computed: the prefill stops where it would be lost."""
+        if place - sequence.num_computed >= MIN_PREFIX_TO_WAIT_FOR:
+            sequence.snapshot = Snapshot(place, place + self.traits.slack, is_known=True)
+
+    def _plan_end(self, sequence: Sequence) -> None:
+        """Plan to keep the end of a computed prompt, which a long answer would lose.
+
+        The same prompt may come again, and a conversation may go on without the reasoning that an answer begins with.
+        """
+        place = sequence.prefill_until - 1
+        sequence.snapshot = Snapshot(place, place + self.traits.slack, is_known=False)
+
+    def _will_offer(self, prefilling: Sequence, place: int) -> bool:
+        """Plan that a sequence leaves a history of this place, unless another is planned; True if it ends there or before."""
+        if not self.traits.forgets:
+            return True
+        if prefilling.snapshot is None:
+            prefilling.snapshot = Snapshot(place, place + self.traits.slack, is_known=True)
+        return prefilling.snapshot.length <= place
+
+    def _take_snapshot(self, sequence: Sequence, snapshot: Snapshot, slot: Slot) -> None:
+        """Copy a planned place to a free slot, if it is computed and the next step could lose it."""
+        most = self._prefill_tokens if sequence.is_prefilling else _MOST_DECODED
+        if sequence.num_computed < snapshot.length or sequence.num_computed + most <= snapshot.latest:
+            return
+        sequence.snapshot = None
+        if slot.tenant is None or self._slots.num_reusable(slot, snapshot.length) < snapshot.length:
+            return
+        target = self._slots.snapshot_target(is_known=snapshot.is_known)
+        if target is not None:
+            self._fork(slot, target, snapshot.length)
+            self._slots.fill(target, slot.tenant, sequence.tokens[: snapshot.length], snapshot.length)
+            self._slots.touch(target)
+            self._slots.add_followers(target, 2 if snapshot.is_known else 1)
+
+    # --- memory ----------------------------------------------------------------------------------------------------------
+
+    def defragment(self) -> None:
         """Move the sequence of the last slot into a gap if that leaves fewer gaps: in split memory each costs a pass."""
         if not self.traits.is_split or self._forks:
             return
-        held = {slot_of(sequence): sequence for sequence in running}
-        num_runs_now = count_runs(set(held))
-        if num_runs_now < 2:
-            return
-        last = max(held)
-        moves = ((count_runs(set(held) - {last} | {slot.index}), slot) for slot in self._slots.free())
-        num_runs, target = min(moves, key=lambda move: move[0])
-        if num_runs < num_runs_now:
-            self._move(held[last], self._slots[last], target)
+        move = self._slots.best_move()
+        if move is not None:
+            self._move(*move)
 
     def evict_history(self) -> Fork | None:
-        """Clear the least recently used history; None when there is none."""
-        held = [slot for slot in self._slots.free() if slot.num_valid]
-        return self.clear_slot(min(held, key=lambda slot: slot.used_at).index) if held else None
+        """Clear the least used history; None when there is none."""
+        slot = self._slots.least_used()
+        return None if slot is None else self.clear_slot(slot.index)
 
     def clear_slot(self, index: int) -> Fork:
         """Clear a slot that no sequence holds; return the operation that clears its memory."""
-        self._slots[index].clear()
+        self._slots.clear(self._slots[index])
         return Fork(index, index, 0)
 
     def reset(self) -> None:
         """Clear all slots after the memory was cleared."""
         for slot in self._slots:
-            slot.clear()
+            self._slots.clear(slot)
         self._forks.clear()
 
     def check_integrity(self, assigned: list[Sequence]) -> None:
         """Check the invariants that hold between two steps; each of the `assigned` sequences must have a slot."""
+        self._slots.check_integrity()
         for slot in self._slots:
-            assert slot.num_valid <= len(slot.tokens), "more memory than tokens"
             holder = slot.holder
             assert holder is None or holder.slot == slot.index, "the sequence in a slot has another slot"
             assert holder is None or holder in assigned, "a slot holds a released sequence"
@@ -172,26 +245,25 @@ class KvCacheManager:
             assert self._slots[slot_of(sequence)].holder is sequence, "the slot of a sequence holds another one"
             assert sequence.num_computed <= len(sequence.tokens), "computed more than there is"
 
+    def _first_position(self, slot: int) -> int:
+        """The first position that a slot will have after the planned copies."""
+        for fork in reversed(self._forks):
+            if fork.target == slot:
+                slot = fork.source
+        return self._memory_first_position(slot)
+
     def _fork(self, source: Slot, target: Slot, length: int) -> None:
         if source is not target or target.num_valid != length:
             self._forks.append(Fork(source.index, target.index, length))
-        source.used_at = target.used_at = self._clock
+        self._slots.touch(source)
 
-    def _take_snapshot(self, sequence: Sequence, slot: Slot) -> None:
-        """Copy what is computed so far into a free slot, away from the slots that are assigned first."""
-        sequence.snapshot_at = None
-        free = self._slots.free()
-        if free:
-            target = min(free, key=lambda slot: (slot.num_valid > 0, slot.used_at, -slot.index))
-            self._fork(slot, target, slot.num_valid)
-            target.tokens = sequence.tokens[: slot.num_valid]
-            target.num_valid, target.tenant = slot.num_valid, slot.tenant
-
-    def _move(self, sequence: Sequence, source: Slot, target: Slot) -> None:
+    def _move(self, source: Slot, target: Slot) -> None:
+        sequence = source.holder
+        assert sequence is not None, "a running slot is held"
         self._fork(source, target, source.num_valid)
-        target.tokens, target.num_valid, target.tenant = source.tokens, source.num_valid, source.tenant
-        target.holder, source.holder = sequence, None
-        sequence.slot = target.index
+        self._slots.fill(target, source.tenant, source.tokens, source.num_valid)
+        self._slots.release(source)
+        self._slots.hold(target, sequence)
         self._forks.append(self.clear_slot(source.index))
 
 

@@ -20,10 +20,11 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.errors import DecodeFailed
-from engine.scheduler.kv_cache import MIN_PREFIX_TO_WAIT_FOR, KvCacheManager, MemoryUse, slot_of
+from engine.scheduler.kv_cache import KvCacheManager, MemoryUse, slot_of
+from engine.scheduler.prefix_index import Match
 from engine.scheduler.queue import WaitingQueue
 from engine.scheduler.sequence import Sequence
-from engine.scheduler.slots import Fork, MemoryTraits, common_prefix
+from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, StepPlan, TokenCounts
 from engine.scheduler.step_builder import StepBuilder
 from engine.types import FinishReason, Priority, RequestKey
@@ -54,7 +55,7 @@ class Scheduler:
         self._context_size = context_size
         self._is_end = is_end
         self._shifts_context = shifts_context
-        self._kv_cache = KvCacheManager(slots + spare_slots, traits, first_position)
+        self._kv_cache = KvCacheManager(slots + spare_slots, spare_slots, prefill_tokens, traits, first_position)
         self._step_builder = StepBuilder(
             slots=slots,
             context_size=context_size,
@@ -145,14 +146,14 @@ class Scheduler:
 
     def admit(self) -> list[Sequence]:
         """Preempt, resume and admit sequences; return those that got a slot."""
-        self._kv_cache.tick()
         self._preempt_batch()
         self._resume_paused()
         admitted = []
         for sequence in self._candidates():
             if len(self._running) >= self._max_running:
                 break
-            if not self._should_wait_for_prefix(sequence) and self._assign_slot(sequence):
+            matches = self._kv_cache.search(sequence)
+            if not self._kv_cache.should_wait(sequence, matches) and self._assign_slot(sequence, matches):
                 admitted.append(sequence)
         self._kv_cache.align_prefills(admitted)
         for sequence in admitted:
@@ -163,7 +164,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """Plan the next step; it is empty when no sequence runs."""
         if not self.num_waiting:
-            self._kv_cache.defragment(self._running)
+            self._kv_cache.defragment()
         members = self._step_members()
         shifts = [self._kv_cache.shift(sequence, self._context_size) for sequence in members if self._is_full(sequence)]
         return StepPlan(self._step_builder.build(members), self._kv_cache.take_forks(), shifts)
@@ -250,46 +251,27 @@ class Scheduler:
             youngest = max(batch, key=lambda sequence: sequence.admission)
             self._running.remove(youngest)
             self._paused.append(youngest)
+            self._kv_cache.pause(youngest)
 
     def _resume_paused(self) -> None:
         """Resume paused sequences: before any new sequence starts, but after chat."""
         self._paused.sort(key=lambda sequence: sequence.admission)
         while self._paused and len(self._running) < self._max_running and not self._waiting.has_chat:
             self._running.append(self._paused.pop(0))
+            self._kv_cache.resume(self._running[-1])
 
     def _candidates(self) -> list[Sequence]:
         """The next sequences to admit, and a few more in case some of these must wait for a prefix."""
         free = self._max_running - len(self._running)
         return list(itertools.islice(self._waiting, free + _LOOK_AHEAD)) if free > 0 else []
 
-    def _should_wait_for_prefix(self, sequence: Sequence) -> bool:
-        """Is a running sequence prefilling a prefix that this one needs? Then it waits, and copies that slot."""
-        if sequence.wants_prompt_logprobs:
-            return False
-        longest, prefilling = 0, None
-        for other in self._running:
-            if other.is_prefilling and other.tenant == sequence.tenant:
-                most = min(len(other.tokens), len(sequence.tokens) - 1)
-                length = common_prefix(other.tokens, sequence.tokens, most)
-                if length > max(longest, other.num_computed):
-                    longest, prefilling = length, other
-        if prefilling is None:
-            return False
-        min_saved = 1 if prefilling.key == sequence.key else MIN_PREFIX_TO_WAIT_FOR
-        if longest - self._kv_cache.num_reusable(sequence) < min_saved:
-            return False
-        if self._kv_cache.traits.can_trim:
-            return True
-        prefilling.snapshot_at = longest if prefilling.snapshot_at is None else prefilling.snapshot_at
-        return prefilling.snapshot_at <= longest
-
-    def _assign_slot(self, sequence: Sequence) -> bool:
+    def _assign_slot(self, sequence: Sequence, matches: list[Match]) -> bool:
         """Assign a slot, for chat also that of a paused sequence; False when there is none."""
-        if not self._kv_cache.assign_slot(sequence, self._running):
+        if not self._kv_cache.assign_slot(sequence, matches):
             if not self._paused or not _is_chat(sequence):
                 return False
             self._requeue(self._paused[-1])
-            self._kv_cache.assign_slot(sequence, self._running)
+            self._kv_cache.assign_slot(sequence, self._kv_cache.search(sequence))
         sequence.admission = sequence.admission or next(self._admissions)
         self._waiting.remove(sequence)
         self._running.append(sequence)

@@ -9,6 +9,18 @@ from engine.structured.grammar import GrammarState
 from engine.types import FinishReason, Priority, RequestKey, SamplingParams, TokenLogprob
 
 
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The first `length` tokens of a sequence are to be copied before more than `latest` are computed.
+
+    `is_known`: another prompt diverges there.
+    """
+
+    length: int
+    latest: int
+    is_known: bool
+
+
 @dataclass(slots=True, eq=False, kw_only=True)
 class Sequence:
     """`tokens` are prompt and output; `num_computed` of them are in the memory of the slot.
@@ -40,7 +52,7 @@ class Sequence:
     num_cached: int | None = None
     num_shifted: int = 0
     prefill_until: int = 0
-    snapshot_at: int | None = None
+    snapshot: Snapshot | None = None
     arrival: int = 0
     admission: int = 0
     finish_reason: FinishReason | None = None

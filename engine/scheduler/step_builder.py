@@ -101,8 +101,8 @@ class StepBuilder:
 
     def _prefill(self, sequence: Sequence, budget: int) -> StepEntry:
         start, end = sequence.num_computed, len(sequence.tokens)
-        if sequence.snapshot_at is not None and start < sequence.snapshot_at:
-            end = sequence.snapshot_at
+        if sequence.snapshot is not None and start < sequence.snapshot.length:
+            end = min(end, sequence.snapshot.latest)
         tokens = sequence.tokens[start : min(end, start + budget)]
         rows = len(tokens) if sequence.wants_prompt_logprobs else int(start + len(tokens) == len(sequence.tokens))
         position = start - sequence.num_shifted

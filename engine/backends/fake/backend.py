@@ -18,6 +18,7 @@ from llguidance import LLTokenizer
 
 from engine.backends.base import InputPiece
 from engine.backends.fake.faults import trigger_fault
+from engine.backends.fake.memory import FakeMemory
 from engine.backends.fake.tokenizer import BOS, END, FakeTokenizer, fake_grammar_tokenizer
 from engine.backends.vectors import Vectors, normalised
 from engine.errors import EngineError, OutOfKvMemory
@@ -64,13 +65,11 @@ class FakeDecoder:
         self.num_computed = 0
         self._step_seconds = step_seconds
         self._capacity = capacity
-        self._memory: list[list[int]] = [[] for _ in range(slots + spare_slots)]
+        self._memory = FakeMemory(slots + spare_slots, self.traits)
         self._scripts: dict[Sequence, _Script] = {}
 
     def first_position(self, slot: int) -> int:
-        """The first position that the window leaves."""
-        window = self.traits.window
-        return max(0, len(self._memory[slot]) - window) if window else 0
+        return self._memory.first_position(slot)
 
     def open(self, sequence: Sequence) -> None:
         """Do nothing: a script is made when it is first needed."""
@@ -80,31 +79,24 @@ class FakeDecoder:
         self._scripts.pop(sequence, None)
 
     def update_memory(self, forks: list[Fork], shifts: list[Shift]) -> None:
-        """Copy and cut the lists of tokens."""
         for fork in forks:
-            source = self._memory[fork.source]
-            assert fork.length <= len(source), "a fork of more tokens than the slot holds"
-            assert self.traits.can_trim or fork.length in (0, len(source)), "this memory cannot be trimmed"
-            self._memory[fork.target] = source[: fork.length]
+            self._memory.fork(fork)
         for shift in shifts:
-            del self._memory[shift.slot][shift.keep : shift.keep + shift.discard]
+            self._memory.shift(shift)
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
         """Give one token of its script to each sampled entry, and those of its drafts that match the script."""
-        held = sum(map(len, self._memory)) + plan.num_tokens
-        if self._capacity is not None and held > self._capacity:
+        if self._capacity is not None and self._memory.num_held + plan.num_tokens > self._capacity:
             raise OutOfKvMemory
         if self._step_seconds:
             time.sleep(self._step_seconds)
         for entry in plan.entries:
-            memory = self._memory[entry.slot]
-            assert len(memory) == entry.start, "an entry does not start at the end of its slot"
-            memory.extend(entry.tokens)
+            self._memory.append(entry)
         self.num_computed += plan.num_tokens
         return [self._sample(entry) for entry in plan.sampled]
 
     def reset(self) -> None:
-        self._memory = [[] for _ in self._memory]
+        self._memory = FakeMemory(self.slots + self.spare_slots, self.traits)
 
     def warm_up(self) -> None:
         """Do nothing: the speed of the fake is not that of a model."""
@@ -126,9 +118,7 @@ class FakeDecoder:
         tokens = [self._next_token(entry.sequence, 0)]
         while len(tokens) <= len(drafts) and tokens[-1] == drafts[len(tokens) - 1]:
             tokens.append(self._next_token(entry.sequence, len(tokens)))
-        wrong = len(drafts) - (len(tokens) - 1)
-        if wrong:
-            del self._memory[entry.slot][-wrong:]
+        self._memory.cut(entry.slot, len(drafts) - (len(tokens) - 1))
         return SampleResult(tokens, len(tokens) - 1, _logprobs(entry.sequence, tokens))
 
     def _constrained(self, sequence: Sequence, state: GrammarState) -> SampleResult:

@@ -11,6 +11,7 @@ import llama_cpp as llama
 from llama_cpp._ggml import libggml
 
 from engine.backends.llama.gguf import metadata
+from engine.backends.memory import CELLS
 from engine.config import PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
 from engine.errors import ModelFailed, ModelMissing
 
@@ -61,6 +62,11 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
         )
     attach(context, model, config.lora)
     return context
+
+
+def window_cells(window: int, config: EngineConfig) -> int:
+    """Positions that the layers with a window keep for a slot of split memory: the window and a micro-batch, rounded up."""
+    return -(-(window + config.ubatch_tokens) // CELLS) * CELLS
 
 
 def embedding_context(model: Any, config: EngineConfig, max_tokens: int, step_tokens: int) -> Any:  # Any: pointers

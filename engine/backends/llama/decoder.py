@@ -15,7 +15,7 @@ import llama_cpp as llama
 import numpy as np
 
 from engine.backends.llama.batch import Batch
-from engine.backends.llama.context import decoding_context
+from engine.backends.llama.context import decoding_context, window_cells
 from engine.backends.llama.openmp import BoundThread
 from engine.backends.llama.sampling import ChainChooser
 from engine.backends.llama.tokenizer import LlamaTokenizer
@@ -38,7 +38,7 @@ class LlamaDecoder:
         self.build = f"llama-cpp-python-{llama.__version__}"
         self.slots = config.slots
         self.spare_slots = spare_slots(config)
-        self.traits = _traits(model, is_split=config.kv_layout is not KvLayout.UNIFIED)
+        self.traits = _traits(model, config)
         self.max_drafts = _MAX_DRAFTS if config.speculation else 0
         self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)
         self._memory = llama.llama_get_memory(self._context)
@@ -129,6 +129,9 @@ class LlamaDecoder:
             llama.llama_memory_seq_rm(self._memory, fork.target, fork.length, -1)
 
 
-def _traits(model: Any, *, is_split: bool) -> MemoryTraits:  # Any: a pointer
+def _traits(model: Any, config: EngineConfig) -> MemoryTraits:  # Any: a pointer
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
-    return MemoryTraits(can_trim=not is_recurrent, window=int(llama.llama_model_n_swa(model)), is_split=is_split)
+    is_split = config.kv_layout is not KvLayout.UNIFIED
+    window = int(llama.llama_model_n_swa(model))
+    slack = window_cells(window, config) - window if window and is_split and not is_recurrent else 0
+    return MemoryTraits(can_trim=not is_recurrent, window=window, slack=max(0, slack), is_split=is_split)
