@@ -30,6 +30,7 @@ EVENT: Final = "evt_"
 
 _MAX_LENGTH: Final = 80
 _RANDOM: Final = re.compile(r"[0-9a-v]{36}")
+_MADE_HERE: Final = re.compile(r"[a-z]+(_[a-z]+)*[-_][0-9a-v]{36}")
 
 
 def new_id(prefix: str) -> str:
@@ -45,6 +46,11 @@ def first_id(prefix: str, at: datetime) -> str:
 def is_id(text: str) -> bool:
     """Does the text have the form of an id? A cheap test that saves queries."""
     return 0 < len(text) <= _MAX_LENGTH and text.isascii() and text.replace("-", "").replace("_", "").isalnum()
+
+
+def is_made_here(text: str) -> bool:
+    """Does the text have the form of an id of `new_id`, with any prefix?"""
+    return _MADE_HERE.fullmatch(text) is not None
 
 
 def has_prefix(text: str, prefix: str) -> bool:

@@ -32,10 +32,14 @@ def current_origin() -> Origin:
 
 
 def note_ids(**noted: str) -> None:
-    """Put ids of what the request works on into its line of the access log, and into all lines of it from now on."""
+    """Put ids of what the request works on into its line of the access log, and into all lines of it from now on.
+
+    A text that does not have the form of an id is left out: it came from a client, and may be anything.
+    """
     if (log := request_log.get()) is not None:
-        log.ids.update(noted)
-        structlog.contextvars.bind_contextvars(**noted)
+        made_here = {name: text for name, text in noted.items() if ids.is_made_here(text)}
+        log.ids.update(made_here)
+        structlog.contextvars.bind_contextvars(**made_here)
 
 
 def note_created(prefix: str, object_id: str) -> None:

@@ -436,6 +436,7 @@ def test_no_log_contains_input_of_these_tests(target: Target) -> None:
     """Neither refused nor accepted input."""
     target.http.post(CHAT, json=chat(messages=hello(MARK)))
     target.http.post(CHAT, json=chat(messages=[{"role": MARK, "content": MARK}]))
+    target.http.post("/v1/batches", json={"input_file_id": MARK, "endpoint": CHAT, "completion_window": "24h"})
     logs = "".join(path.read_text(errors="replace") for path in (target.process.state_dir / "logs").glob("*.log"))
     for secret in (MARK, target.owner.text):
         assert secret not in logs

@@ -19,7 +19,10 @@ from api.http.request_log import note_ids
 from api.middleware import AccessLog, HeadAsGet, ResponseHeaders, UnexpectedErrors
 from api.services.key_ring import Caller
 from api.services.metrics import Metrics
+from core import ids
 from tests.support.check import check_problem
+
+JOB = ids.new_id(ids.CHAT)
 
 
 def app_of(metrics: Metrics) -> FastAPI:
@@ -41,7 +44,7 @@ def app_of(metrics: Metrics) -> FastAPI:
     @app.get("/plain/{name}")
     async def plain(request: Request, name: str) -> PlainTextResponse:
         request.state.caller = Caller(tenant="acme", key_id="key_1")
-        note_ids(job="chatcmpl-1")
+        note_ids(job=JOB, file="a private text")
         structlog.get_logger().warning("inside")
         return PlainTextResponse("hello", headers={"x-name": name[:1]})
 
@@ -115,7 +118,7 @@ async def test_a_request_is_one_line_of_the_log_and_its_id_is_in_all_of_them() -
         "bytes": 5,
         "key": "key_1",
         "tenant": "acme",
-        "job": "chatcmpl-1",
+        "job": JOB,
         "request_id": "order-7/2",
     }
 

@@ -30,3 +30,19 @@ def test_text_that_cannot_be_an_id_is_recognised() -> None:
     assert ids.is_id(ids.new_id(ids.CHAT))
     for text in ("", "a" * 81, "file/../../etc/passwd", "file-\0", "fïle", "a b", "x;y", "…"):
         assert not ids.is_id(text), text
+
+
+def test_ids_that_were_made_here_are_told_from_other_texts() -> None:
+    for prefix in (ids.FILE, ids.BATCH_LINE, ids.CHAT, ids.WEBHOOK):
+        made = ids.new_id(prefix)
+        assert ids.is_made_here(made)
+        for text in (
+            made[:-1],
+            made + "0",
+            made.upper(),
+            f"{made}\n",
+            f" {made}",
+            made.removeprefix(prefix),
+            "Ann Smith",
+        ):
+            assert not ids.is_made_here(text), text
