@@ -108,6 +108,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    timeout = 2  # seconds that a connection may be idle, so that its thread ends soon after the tests
     server_hub: StandInHub
 
     def do_GET(self) -> None:
