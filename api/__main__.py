@@ -6,6 +6,8 @@ import asyncio
 import gc
 import socket
 import sys
+from contextlib import suppress
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -25,10 +27,12 @@ from core.telemetry.tracing import start_tracing
 
 _IDLE_SECONDS = 75
 _SIGN_SECONDS = 5.0
+_TICK_SECONDS = 1.0
+_TICKS_PER_DATE = 10  # uvicorn takes the time for the Date header with every tenth of its own ticks
 
 
 class Server(uvicorn.Server):
-    """Uvicorn that reports its address when it is ready, and ends waiters at shutdown."""
+    """Uvicorn that reports its address when it is ready, ends waiters at shutdown, and wakes once a second, not ten times."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, url: str, signs: SignsOfLife) -> None:
         super().__init__(config)
@@ -36,6 +40,22 @@ class Server(uvicorn.Server):
         self._url = url
         self._signs = signs
         self._giving: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._exit = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        """Serve until a signal comes, which ends the wait at once."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(_TICKS_PER_DATE):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_SECONDS):
+                    await self._exit.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called by Python between two instructions of the main thread, whatever that does."""
+        super().handle_exit(sig, frame)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._exit.set)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start listening, then report readiness."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Final, NamedTuple
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Float, Select, cast, func, select
+from sqlalchemy import Connection, Executable, Float, ScalarSelect, Select, cast, func, select
 
 from core.states import BatchState, EngineState, JobState
+from db.model_requests import PendingRequest, pending_requests, pinned_models
 from db.query import Query
 from db.shards import is_claimable
 from db.tables import Batch, Job, Shard, Worker, WorkerEngine
@@ -36,6 +37,50 @@ class OtherEngine(NamedTuple):
     launcher: str
     model: str
     state: EngineState
+
+
+class Look(NamedTuple):
+    """What waits, and the other launchers; `pins` are the models that admins have pinned, the oldest pin first."""
+
+    chats: list[WaitingChats]
+    shards: list[WaitingShards]
+    requests: list[PendingRequest]
+    pins: list[str]
+    others: list[OtherEngine]
+
+
+class LookStatement:
+    """One statement that reads a Look: every launcher executes it every second, so it is one round trip and built once."""
+
+    def __init__(self, launcher: str, silence: timedelta) -> None:
+        self._statement = select(
+            _json_rows(waiting_chats().statement),
+            _json_rows(waiting_shards().statement),
+            _json_rows(pending_requests().statement),
+            _json_rows(pinned_models()),
+            _json_rows(other_engines(launcher, silence).statement),
+        )
+
+    def fetch(self, connection: Connection) -> Look:
+        """Look now."""
+        chats, shards, requests, pins, others = (rows or [] for rows in connection.execute(self._statement).one())
+        return Look(
+            chats=[WaitingChats(**row) for row in chats],
+            shards=[WaitingShards(**row) for row in shards],
+            requests=[PendingRequest(**{**row, "load_at": _time(row["load_at"])}) for row in requests],
+            pins=[row["model"] for row in pins],
+            others=[OtherEngine(**{**row, "state": EngineState(row["state"])}) for row in others],
+        )
+
+
+def _json_rows(statement: Executable) -> ScalarSelect[Any]:  # Any: a list of objects; None without rows
+    assert isinstance(statement, Select)
+    rows = statement.subquery()
+    return select(func.json_agg(func.row_to_json(rows.table_valued()))).scalar_subquery()
+
+
+def _time(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def waiting_chats() -> Query[WaitingChats]:

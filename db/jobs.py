@@ -19,6 +19,7 @@ from sqlalchemy import (
     insert,
     select,
     text,
+    true,
     tuple_,
     update,
 )
@@ -160,12 +161,12 @@ def claim_job(job_id: str, owner: str, lease: timedelta, models: Collection[str]
     return Query(statement, ClaimedJob)
 
 
-def overdue_jobs(models: list[str], age: timedelta, limit: int) -> Query[QueuedJob]:
-    """List queued jobs with a last ticket older than `age`, which is taken for lost."""
+def overdue_jobs(models: list[str] | None, age: timedelta, limit: int) -> Query[QueuedJob]:
+    """List queued jobs of these models, or of all, with a last ticket older than `age`, which is taken for lost."""
     statement = (
         select(*_QUEUED)
         .where(
-            Job.model.in_(models),
+            true() if models is None else Job.model.in_(models),
             Job.state == JobState.QUEUED,
             Job.batch_id.is_(None),
             Job.dispatched_at < func.now() - age,
@@ -323,6 +324,11 @@ def cancel_lost_jobs() -> Query[EndedJob]:
         .values(state=JobState.CANCELLED, owner=None, lease_until=None, finished_at=func.now())
     )
     return with_response_events(end, "response.cancelled")
+
+
+def lost_jobs() -> Select[str]:
+    """List the running jobs whose leases are over."""
+    return select(Job.id).where(_lost())
 
 
 def _lost() -> ColumnElement[bool]:

@@ -40,6 +40,12 @@ class Database:
         with transaction(self.engine, committing=committing, committed=committed) as connection:
             yield connection
 
+    @contextmanager
+    def look(self) -> Iterator[Connection]:
+        """Open a connection for single statements that only read: without BEGIN and COMMIT, one round trip for each."""
+        with self.engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:

@@ -29,6 +29,7 @@ from core.process.fork_server import ForkServer
 from core.process.listening import bound_socket
 from core.process.log_rotation import LogRotation
 from core.process.runtime_dirs import private_directory
+from core.process.signal_wakeup import woken_by_signals
 from core.process.supervisor import SupervisedProcess
 from core.queue.reachable import check_queue
 from core.readiness import ModelState, model_state
@@ -39,6 +40,8 @@ log = structlog.get_logger()
 _READY_SECONDS = 600.0
 _GRACE_SECONDS = 4.0
 _SERVICE_PAUSE_SECONDS = 2.0
+_CHECK_SECONDS = 0.2
+_STEADY_CHECK_SECONDS = 2.0
 
 
 class Stack:
@@ -118,8 +121,14 @@ class Stack:
 
     def run(self, is_stopping: threading.Event) -> None:
         """Restart dead processes until `is_stopping` is set."""
-        while not is_stopping.wait(0.2):
-            self.restart_dead()
+        with woken_by_signals() as wait:
+            while not is_stopping.is_set():
+                wait(_STEADY_CHECK_SECONDS if self._is_steady() else _CHECK_SECONDS)
+                self.restart_dead()
+
+    def _is_steady(self) -> bool:
+        """Does everything run? An end of it wakes the loop."""
+        return all(child.child is not None for child in self.children) and time.monotonic() >= self._services_at
 
     def restart_dead(self) -> None:
         """Restart services and processes that have ended."""

@@ -66,7 +66,7 @@ def transport_options(settings: Settings) -> dict[str, Any]:  # Any: kombu's opt
     """Return the options of kombu's Redis transport; `socket_timeout` must exceed its 1 s BRPOP."""
     return {
         "visibility_timeout": VISIBILITY_SECONDS,
-        "unacked_restore_interval": 5,
+        "unacked_restore_interval": 60,  # far less than the visibility timeout
         "unacked_restore_throttle": 1,
         "socket_timeout": 10,
         "socket_connect_timeout": 3,

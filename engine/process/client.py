@@ -7,6 +7,7 @@ once: Finished, Embedded, Failed, or EngineLost if its engine ends first.
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -45,7 +46,7 @@ from engine.types import (
 )
 
 _HELLO_SECONDS: Final = 0.1
-_HELLO_AGAIN_SECONDS: Final = 1.0  # to a connected engine, as a health check
+_HELLO_AGAIN_SECONDS: Final = 2.0  # to a connected engine, as a health check
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -109,6 +110,7 @@ class EngineClient:
         self._submit_socket = self._socket(zmq.PUSH, self._folder / "submit.sock")  # used under the lock
         self._output_socket = self._socket(zmq.DEALER, self._folder / "output.sock")  # used by the client's thread only
         self._monitor = self._output_socket.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+        self._closing = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._run, name=f"engine-client-{name}", daemon=True)
         self._thread.start()
 
@@ -174,7 +176,9 @@ class EngineClient:
     def close(self) -> None:
         """Close the connection; running requests end as lost."""
         self._is_closing = True
+        os.eventfd_write(self._closing, 1)
         self._thread.join()
+        os.close(self._closing)
         self._end_as_lost(frozenset(), keep_unsent=False)
         self._output_socket.disable_monitor()
         for socket in (self._monitor, self._output_socket, self._submit_socket):
@@ -216,6 +220,7 @@ class EngineClient:
         poller = zmq.Poller()
         poller.register(self._output_socket, zmq.POLLIN)
         poller.register(self._monitor, zmq.POLLIN)
+        poller.register(self._closing, zmq.POLLIN)
         decoder = msgspec.msgpack.Decoder(FromEngine)
         while not self._is_closing:
             if time.monotonic() >= self._next_hello_at:
@@ -223,7 +228,7 @@ class EngineClient:
                 self._next_hello_at = time.monotonic() + pause
                 with self._lock:
                     self._send(Hello(client=self._name))
-            ready = dict(poller.poll(100 if self._boot_id else 20))
+            ready = dict(poller.poll(1 + max(0, int(1000 * (self._next_hello_at - time.monotonic())))))
             if self._output_socket in ready:
                 self._handle(decoder.decode(self._output_socket.recv()))
             if self._monitor in ready:

@@ -53,6 +53,7 @@ from engine.structured.compiler import GrammarCompiler
 from engine.types import AnyRequest, ChatPrompt, EmbedRequest, Failed, ForwardRequest, RequestKey
 
 TICK_SECONDS: Final = 0.5
+IDLE_TICK_SECONDS: Final = 2.0
 
 
 class Server:
@@ -73,6 +74,7 @@ class Server:
         self._is_ready_for_grammars = (
             False  # prepared when it is first idle: requests that it was loaded for come first
         )
+        self._submitted = threading.Event()
         self._queues = {Section.COMPILE: InputQueue("compile-queue"), Section.EMBED: InputQueue("embed-queue")}
         warning = _warning(config, backend, encoder)
         if warning is not None:
@@ -131,6 +133,7 @@ class Server:
             case Hello(client=client):
                 self._reply_hello(client)
             case Submit(boot_id=boot_id) if boot_id == self._boot_id:
+                self._submitted.set()
                 for request in message.requests:
                     self._submit(message.client, request)
             case Cancel() | StreamRequest() if message.boot_id == self._boot_id:
@@ -187,12 +190,20 @@ class Server:
         self._output.send(client, Outputs(boot_id=self._boot_id, items=items))
 
     def _send_ticks(self) -> None:
-        """Run the thread of the heartbeat, which goes on during a step of any length; the watchdog ends a hung one."""
-        while True:
-            time.sleep(TICK_SECONDS)
-            self._tick()
+        """Run the thread of the heartbeat, which goes on during a step of any length; the watchdog ends a hung one.
 
-    def _tick(self) -> None:
+        An engine at rest sends one only every `IDLE_TICK_SECONDS`, until a request arrives.
+        """
+        last: Tick | None = None
+        is_idle = False
+        while True:
+            if not is_idle or self._submitted.wait(IDLE_TICK_SECONDS):
+                time.sleep(TICK_SECONDS)
+            self._submitted.clear()
+            tick = self._tick()
+            is_idle, last = tick == last and not (tick.num_running or tick.num_waiting or tick.num_embeddings), tick
+
+    def _tick(self) -> Tick:
         """Send a heartbeat to every client; drop disconnected clients and cancel their requests."""
         scheduler = self.engine.scheduler
         counts, memory = scheduler.counts, scheduler.memory_use()
@@ -216,6 +227,7 @@ class Server:
         if not (self._is_ready_for_grammars or scheduler.num_running or scheduler.num_waiting):
             self._is_ready_for_grammars = True
             self._queues[Section.COMPILE].submit(self._grammars.prepare)
+        return tick
 
 
 class InputQueue:

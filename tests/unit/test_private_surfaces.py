@@ -74,6 +74,11 @@ def test_the_redis_transport_of_kombu_reads_messages_in_one_method() -> None:
     assert "'BRPOP': self._brpop_read" in inspect.getsource(redis.Channel.__init__), look
     assert redis.Transport.Channel is redis.Channel, look
     assert {"redis", "rediss"} <= TRANSPORT_ALIASES.keys(), look
+    registers = inspect.getsource(redis.Transport.register_with_event_loop)
+    assert (
+        "cycle._binding_expiry_tref = loop.call_repeatedly(\n            1, cycle.maybe_refresh_binding_expiry"
+        in registers
+    ), look
 
 
 def test_the_thread_pool_of_celery_returns_its_future() -> None:

@@ -26,6 +26,7 @@ from core.logs import configure_logging
 from core.process.child_process import STDERR, ChildFailed, StartInterrupted, exit_with, notify_ready
 from core.process.fork_server import ForkServer
 from core.process.hangup import on_hangup
+from core.process.signal_wakeup import woken_by_signals
 from core.process.signs_of_life import Phase, Role, SignsOfLife
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings, load_settings
@@ -36,6 +37,7 @@ log = structlog.get_logger()
 
 _READY_SECONDS: Final = 600.0
 _CHECK_SECONDS: Final = 0.1
+_STEADY_CHECK_SECONDS: Final = 2.0  # the end of a launcher wakes it
 _GRACE_SECONDS: Final = 1.5  # more than a launcher takes for its own children
 
 
@@ -67,10 +69,13 @@ class Fleet:
             self._wait(is_stopping.is_set)
             notify_ready()
             on_hangup(self._hang_up)
-            while not is_stopping.wait(_CHECK_SECONDS):
-                self._signs.give()
-                for launcher in self._launchers:
-                    launcher.restart_if_exited(time.monotonic())
+            with woken_by_signals() as wait:
+                while not is_stopping.is_set():
+                    is_steady = all(launcher.child is not None for launcher in self._launchers)
+                    wait(_STEADY_CHECK_SECONDS if is_steady else _CHECK_SECONDS)
+                    self._signs.give()
+                    for launcher in self._launchers:
+                        launcher.restart_if_exited(time.monotonic())
         except StartInterrupted:
             log.info("stopped_while_starting")
         finally:

@@ -26,6 +26,7 @@ log = structlog.get_logger()
 _GRACE_SECONDS: Final = 0.4
 _CHECK_SECONDS: Final = 0.1
 _STEADY_CHECK_SECONDS: Final = 0.5  # an end of a child, a message and a change of the models folder wake it
+_REST_CHECK_SECONDS: Final = 2.0
 _START_CHECK_SECONDS: Final = 0.02
 
 
@@ -58,7 +59,7 @@ class WorkerLauncher:
             notify_ready()
             log.info("worker_ready", models=[engine.name for engine in self._engines.all()])
             while not is_stopping():
-                self._link.wait(_STEADY_CHECK_SECONDS if self._is_steady() else _CHECK_SECONDS)
+                self._link.wait(self._pause_seconds())
                 self._turn(decides=True)
         except StartInterrupted:
             log.info("stopped_while_starting")
@@ -79,9 +80,13 @@ class WorkerLauncher:
                 name, report = next(iter(self._control.failures.items()))
                 raise ChildFailed(f"The model {name} did not load. {report}")
 
-    def _is_steady(self) -> bool:
-        """Do all children run, and is no model coming or going?"""
-        return self._consumers.are_running and all(engine.is_steady for engine in self._engines.all())
+    def _pause_seconds(self) -> float:
+        """The longest wait: a while when nothing is asked of a worker whose children all run, and no model comes or goes."""
+        engines = self._engines.all()
+        if not (self._consumers.are_running and all(engine.is_steady for engine in engines)):
+            return _CHECK_SECONDS
+        is_used = any(engine.is_used for engine in engines) or self._control.has_demand or not self._activity.is_settled
+        return _STEADY_CHECK_SECONDS if is_used else _REST_CHECK_SECONDS
 
     def _turn(self, *, decides: bool) -> None:
         now = time.monotonic()

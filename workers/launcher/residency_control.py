@@ -1,6 +1,6 @@
 """Residency control: brings the engines of a launcher to what its model files, the demand and the policy want.
 
-`advance` is called some ten times a second by the launcher's main thread and never waits.
+`advance` is called between ten times a second and every two seconds by the launcher's main thread and never waits.
 """
 
 from __future__ import annotations
@@ -84,6 +84,12 @@ class ResidencyControl:
     def is_hopeless(self) -> bool:
         """Is there no model that is in memory, or that could be loaded?"""
         return bool(self.failures) and all(self._reports.has_failed(name) for name in self._reports.models())
+
+    @property
+    def has_demand(self) -> bool:
+        """Does anything wait for a model, in memory or not?"""
+        waiting = self._demand.waiting
+        return bool(waiting.chats or waiting.batches or waiting.admins)
 
     def advance(self, consumers: ConsumerProcesses, now: float, *, decides: bool = True) -> None:
         """Follow files, pins, engines and consumers; with `decides`, also begin what the policy wants next."""

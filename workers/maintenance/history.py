@@ -35,11 +35,17 @@ class History:
         self._steps: Iterator[None] | None = None
         self._next_pass_at = clock()
 
+    @property
+    def is_due(self) -> bool:
+        """Is a pass in progress, or is it time for the next one?"""
+        is_time = self._steps is not None or self._clock() >= self._next_pass_at
+        return bool(self._context.settings.history_days) and is_time
+
     def sweep(self) -> None:
         """Go on with a pass for some seconds, or begin one when it is time."""
-        now = self._clock()
-        if not self._context.settings.history_days or (self._steps is None and now < self._next_pass_at):
+        if not self.is_due:
             return
+        now = self._clock()
         steps, self._steps = self._steps or self._pass(), None  # after an error the next pass begins afresh
         for _ in steps:
             if self._clock() - now >= _SWEEP_SECONDS:

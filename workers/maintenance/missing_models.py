@@ -36,6 +36,10 @@ class MissingModels:
             if now - since >= self._context.settings.missing_model_seconds:
                 self._fail(missing[name])
 
+    def forget(self) -> None:
+        """Begin to count anew: nothing waits for any model."""
+        self._missing_since = {}
+
     def _find(self) -> dict[str, ModelState]:
         context = self._context
         with context.database.begin() as connection:

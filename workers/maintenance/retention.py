@@ -29,18 +29,23 @@ class Retention:
         self._context = context
         self._bucket = 0
 
-    def sweep(self) -> None:
-        """Sweep once; every step is idempotent."""
-        self._sweep_keys()
-        self._sweep_workers()
+    def sweep(self, *, has_rows: bool = True) -> None:
+        """Sweep once; every step is idempotent. Without `has_rows`, no row is past its time."""
         try:
-            self._sweep_files()
-            self._sweep_uploads()
-            self._context.files.remove_leftovers(_LEFTOVER_SECONDS)
+            if has_rows:
+                self._sweep_rows()
+            if self._bucket == 0:  # in each pass over the store, since it looks at all of it
+                self._context.files.remove_leftovers(_LEFTOVER_SECONDS)
             self.sweep_orphans(self._bucket)
         except FileStoreUnavailable as error:  # all else was swept; the files are, once the store is back
             log.warning("files_not_swept", reason=error.problem)
         self._bucket = (self._bucket + 1) % BUCKETS
+
+    def _sweep_rows(self) -> None:
+        self._sweep_keys()
+        self._sweep_workers()
+        self._sweep_files()
+        self._sweep_uploads()
 
     def _sweep_files(self) -> None:
         """Hide files past their time, and delete hidden files that no open batch reads."""

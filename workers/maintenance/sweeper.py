@@ -1,5 +1,7 @@
 """Sweeper: finds work with a lost ticket, a lost worker or an expired deadline, and starts or ends it.
 
+A sweep first finds out, in one statement, which of its parts have anything to do; at rest, none has.
+
 Every statement is idempotent and conditional, so two clerks that sweep at once do no harm; an advisory lock keeps it to one.
 The lock belongs to a transaction that stays open during the sweep. If a clerk freezes, the database ends that transaction after
 the time that `db.connections` lets it be idle. A clerk whose sweep takes longer than that goes on without the lock.
@@ -26,7 +28,7 @@ from core.errors import SERVER_ERROR, Problem
 from core.failpoints import Point, failpoint
 from core.queue.events import Event, EventKind
 from core.states import BatchState
-from db import batches, demand, jobs, quarantine, shards, validations
+from db import batches, demand, jobs, quarantine, shards, sweeps, validations
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
 from workers.context import ClerkContext
@@ -57,6 +59,14 @@ class Sweeper:
         self._retention = Retention(context)
         self._history = History(context)
         self._missing_models = MissingModels(context)
+        settings = context.settings
+        self._due_parts = sweeps.due_parts(
+            ticket_age=timedelta(seconds=settings.ticket_seconds),
+            idempotency_age=timedelta(hours=settings.idempotency_hours),
+            quarantine_age=timedelta(hours=settings.quarantine_hours),
+            crash_age=_CRASHES_KEPT,
+            file_age=timedelta(days=settings.file_days),
+        )
         self.swept_at: float | None = None
         self.began_at: float | None = None  # of the sweep in progress
         self._stop = threading.Event()
@@ -88,17 +98,32 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Sweep once; does nothing while another clerk sweeps."""
+        with self._context.database.look() as connection:
+            due = self._due_parts.fetch_one(connection)
+        if not due.models:
+            self._missing_models.forget()
+        if not any(due) and not self._history.is_due:
+            self._retention.sweep(has_rows=False)
+            return
         with self._context.database.begin() as connection:
-            if not connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one():
-                return
+            if connection.execute(select(func.pg_try_advisory_xact_lock(_LOCK))).scalar_one():
+                self._sweep_parts(due)
+
+    def _sweep_parts(self, due: sweeps.DueParts) -> None:
+        if due.batches:
             self._sweep_batches()
+        if due.validations:
             self._sweep_validations()
+        if due.models:
             self._sweep_shards()
+        if due.jobs:
             self._sweep_jobs()
+        if due.models:
             self._missing_models.sweep()
+        if due.quarantine:
             self._sweep_quarantine()
-            self._retention.sweep()
-            self._history.sweep()
+        self._retention.sweep(has_rows=due.rows)
+        self._history.sweep()
 
     def _sweep_batches(self) -> None:
         """Expire batches whose window is over, and send lost tickets of the clerk again."""

@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Executable
 from sqlalchemy.exc import SQLAlchemyError
 
 from core.states import EngineState
-from db import demand, model_requests, workers
+from db import demand, workers
 from db.workers import EngineReport, WorkerReport
 from workers.context import Database
 
@@ -85,7 +85,7 @@ def poll_seconds(look_seconds: float, launchers: int) -> float:
 
 
 class DemandReader(threading.Thread):
-    """Looks at the database again and again, and calls `on_change` after each look and each task."""
+    """Looks at the database again and again; calls `on_change` after each look that finds a change, and after each task."""
 
     def __init__(
         self,
@@ -99,6 +99,7 @@ class DemandReader(threading.Thread):
         self._database = database
         self._launcher_id = launcher_id
         self._silence = timedelta(seconds=silence_seconds)
+        self._statement = demand.LookStatement(launcher_id, self._silence)
         self._on_change = on_change
         self._clock = clock
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -132,11 +133,12 @@ class DemandReader(threading.Thread):
 
     def run(self) -> None:
         while not self._is_closing:
-            began_at = self._clock()
-            self._try(lambda: self._in_transaction(self._look))
+            began_at, before = self._clock(), self.waiting
+            self._try(self._look)
             launchers = {launcher for states in self.waiting.others.values() for launcher in states}
             until = self._clock() + poll_seconds(self._clock() - began_at, 1 + len(launchers))
-            self._on_change()
+            if self.waiting != before:
+                self._on_change()
             while (seconds := until - self._clock()) > 0 and not self._is_closing:
                 with suppress(queue.Empty):
                     task = self._tasks.get(timeout=seconds)
@@ -157,30 +159,29 @@ class DemandReader(threading.Thread):
         except Exception as error:  # the edge of this thread: the next look must come
             log.error("demand_failed", exc_info=error)
 
-    def _look(self, connection: Connection) -> None:
+    def _look(self) -> None:
         now = self._clock()
-        chats = {row.model: now - row.seconds for row in demand.waiting_chats().fetch_all(connection)}
-        shards = demand.waiting_shards().fetch_all(connection)
+        with self._database.look() as connection:
+            look = self._statement.fetch(connection)
         admins = {
             row.model: AdminRequest(
                 load_at=row.load_at,
                 load_since=None if row.load_seconds is None else now - row.load_seconds,
                 unload_since=None if row.unload_seconds is None else now - row.unload_seconds,
             )
-            for row in model_requests.pending_requests().fetch_all(connection)
+            for row in look.requests
         }
-        pins = tuple(connection.execute(model_requests.pinned_models()).scalars())
         others: dict[str, dict[str, EngineState]] = {}
-        for row in demand.other_engines(self._launcher_id, self._silence).fetch_all(connection):
+        for row in look.others:
             others.setdefault(row.model, {})[row.launcher] = row.state
         self._wished = {model: since for model, since in self._wished.items() if now - since < _WISH_SECONDS}
-        chats = {**self._wished, **chats}
+        chats = {row.model: now - row.seconds for row in look.chats}
         self.waiting = Waiting(
-            chats=chats,
-            batches={row.model: row.priority for row in shards},
-            shards={row.model: row.shards for row in shards},
+            chats={**self._wished, **chats},
+            batches={row.model: row.priority for row in look.shards},
+            shards={row.model: row.shards for row in look.shards},
             admins=admins,
-            pins=pins,
+            pins=tuple(look.pins),
             others=others,
         )
         self.looked_at = now

@@ -1,8 +1,8 @@
 """Link between a launcher and its consumers: the models to serve in one direction, those that are held in the other.
 
-Each message is the whole state of its sender, so a lost or repeated one does no harm, and either side may restart: the launcher
-sends on each change, to a consumer that joins, and every second; a consumer on each change and twice a second. `revision` is the
-number of the launcher's last change, which a consumer returns: it has acted on that set, or on a later one.
+Each message is the whole state of its sender, so a lost or repeated one does no harm, and either side may restart: both send on
+each change, the launcher also to a consumer that joins, and every few seconds. A consumer looks for changes twice a second.
+`revision` is the number of the launcher's last change, which a consumer returns: it has acted on that set, or on a later one.
 
 It is a Unix socket of ZeroMQ in the socket directory: a ROUTER in the launcher, whose main loop polls it; a DEALER in a thread of
 each consumer.
@@ -25,8 +25,8 @@ import zmq
 
 log = structlog.get_logger()
 
-_SEND_SECONDS: Final = 1.0  # of the launcher
-_REPORT_SECONDS: Final = 0.5  # of a consumer
+_SEND_SECONDS: Final = 5.0  # between two messages without a change
+_LOOK_SECONDS: Final = 0.5
 _BUSY_SECONDS: Final = 0.02  # between two looks of a consumer at models that come or go
 _encode: Final = msgspec.msgpack.Encoder().encode
 
@@ -128,7 +128,7 @@ class LinkServer:
                 self._send_to(peer)
 
     def publish(self, models: list[LinkedModel], now: float) -> None:
-        """Send the models, if they have changed or a second has passed."""
+        """Send the models, if they have changed or some seconds have passed."""
         if models != self._models:
             self._models = models
             self.revision += 1
@@ -203,14 +203,14 @@ class LinkClient(threading.Thread):
         decoder = msgspec.msgpack.Decoder(ModelSet)
         last, reported_at, is_busy = None, float("-inf"), False
         while not self._is_closing:
-            if socket.poll(int((_BUSY_SECONDS if is_busy else _REPORT_SECONDS) * 1000)):
+            if socket.poll(int((_BUSY_SECONDS if is_busy else _LOOK_SECONDS) * 1000)):
                 models = decoder.decode(socket.recv())
                 self._try(lambda models=models: self._follower.apply(models.models))  # type: ignore[misc]
                 self._revision = models.revision
             is_busy = self._try(self._follower.advance) is not False
             report = Held(kind=self._kind, pid=os.getpid(), revision=self._revision, models=self._follower.held())
             now = self._clock()
-            if report != last or now - reported_at >= _REPORT_SECONDS:
+            if report != last or now - reported_at >= _SEND_SECONDS:
                 last, reported_at = report, now
                 with suppress(zmq.Again):  # no launcher: it ends this process with itself
                     socket.send(_encode(report), zmq.NOBLOCK)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from core.states import EngineState, ModelAction
 from db import demand, model_loads, model_requests
@@ -44,7 +44,7 @@ def test_a_look_has_jobs_batches_admins_and_other_launchers(database: Database) 
         connection.execute(model_requests.add_request("asked", ModelAction.RELOAD))
     mine = reader(database, "me")
     mine.wish("hurried")
-    mine._in_transaction(mine._look)
+    mine._look()
     waiting = mine.waiting
     assert set(waiting.chats) == {"chatty", "hurried"}
     assert waiting.chats["chatty"] <= 1000
@@ -56,6 +56,27 @@ def test_a_look_has_jobs_batches_admins_and_other_launchers(database: Database) 
     assert asked.unload_since is not None
     assert waiting.is_elsewhere("elsewhere")
     assert not waiting.is_elsewhere("chatty")
+
+
+def test_a_look_is_one_statement(database: Database) -> None:
+    mine, statements = reader(database, "me"), list[str]()
+    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    event.listen(database.engine, "commit", lambda _: statements.append("COMMIT"))
+    mine._look()
+    assert len(statements) == 1
+
+
+def test_a_request_to_load_is_ended_by_the_time_that_a_look_has(database: Database) -> None:
+    with database.begin() as connection:
+        connection.execute(model_requests.add_request("m", ModelAction.LOAD))
+    mine = reader(database, "me")
+    mine._look()
+    load_at = mine.waiting.admins["m"].load_at
+    assert load_at is not None
+    with database.begin() as connection:
+        connection.execute(model_requests.finish_load("m", load_at))
+    mine._look()
+    assert mine.waiting.admins == {}
 
 
 def test_one_launcher_reserves_a_load(database: Database) -> None:

@@ -18,6 +18,7 @@ import msgspec
 import psutil
 import pytest
 
+import engine.process.client as engine_client
 from engine.config import BackendKind, EngineConfig
 from engine.inputs.chat_template import CHATML
 from engine.process.client import EngineClient, EngineLost
@@ -470,6 +471,38 @@ def test_a_chat_does_not_wait_while_the_inputs_of_a_large_embedding_request_are_
     finally:
         process.kill()
         process.wait()
+
+
+# The server whose heartbeat stops while it is idle.
+RESTING = """
+import engine.process.server as server
+server.IDLE_TICK_SECONDS = 3600
+server.main()
+"""
+
+
+def test_an_idle_engine_ticks_again_when_a_request_arrives(folder: Path, client: EngineClient) -> None:
+    config = EngineConfig(model="fake", endpoint=str(folder), backend=BackendKind.FAKE)
+    process = subprocess.Popen([sys.executable, "-c", RESTING, msgspec.json.encode(config).decode()])
+    try:
+        client.wait_ready(20)
+        wait_for(lambda: client.tick is not None, "the first tick", 20)
+        assert isinstance(submit(client, chat("hello")).outcome, Finished)
+        wait_for(lambda: client.tick is not None and client.tick.output_tokens > 0, "a tick after the request", 20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_client_closes_at_once_between_two_hellos(
+    engine: EngineProcess, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_client, "_HELLO_AGAIN_SECONDS", 3600.0)
+    client = EngineClient(str(folder), "seldom")
+    client.wait_ready(20)
+    assert isinstance(submit(client, chat("hello")).outcome, Finished)
+    client.close()
+    assert not client._thread.is_alive()
 
 
 # The server without heartbeats, which also does nothing when it is idle.

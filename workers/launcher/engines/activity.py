@@ -67,6 +67,12 @@ class _Engine:
         self.written: EngineActivity | None = None
         self.written_at = float("-inf")
 
+    @property
+    def is_settled(self) -> bool:
+        tick = self.tick
+        is_idle = tick is None or not (tick.num_running or tick.num_waiting or tick.num_embeddings)
+        return is_idle and self.activity == self.written
+
 
 class ActivityReporter:
     """The activities of a launcher's engines. Only its main thread calls it; `write` executes a statement in another one."""
@@ -76,6 +82,11 @@ class ActivityReporter:
         self._reports = reports
         self._write = write
         self._engines: dict[str, _Engine] = {}  # by load
+
+    @property
+    def is_settled(self) -> bool:
+        """Is all written, and does no engine compute?"""
+        return all(engine.is_settled for engine in self._engines.values())
 
     def advance(self, engines: Iterable[EngineProcess], now: float) -> None:
         """Take over the ticks that have arrived, and write what has changed; `now` is the monotonic clock's."""

@@ -79,6 +79,7 @@ class EngineProcess:
         self.client = EngineClient(plan.config.endpoint, f"launcher-{os.getpid()}")
         silence_seconds = 2 * settings.engine_hang_seconds + _SILENT_SECONDS
         self._health = HealthCheck(process, self.client, silence_seconds)
+        self._config_json = plan.model.model_dump_json()
         self._hash = _Hash(settings, plan.model.weights)
 
     @property
@@ -145,6 +146,11 @@ class EngineProcess:
         return self.state is ResidentState.READY and self.process.child is not None and self.has_answered
 
     @property
+    def is_used(self) -> bool:
+        """Do the consumers run any work of it?"""
+        return bool(self._num_chats or self._num_lines)
+
+    @property
     def is_stopping(self) -> bool:
         """Was the engine asked to end?"""
         return self._stopping_at is not None
@@ -186,7 +192,7 @@ class EngineProcess:
         return LinkedModel(
             load_id=self.load_id,
             name=self.name,
-            config=self.plan.model.model_dump_json(),
+            config=self._config_json,
             endpoint=self.plan.config.endpoint,
             model_hash=self._hash.value,
             mode=_MODES[self._retiring],

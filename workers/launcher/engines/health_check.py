@@ -20,7 +20,7 @@ from engine.process.client import EngineClient
 log = structlog.get_logger()
 
 LOAD_SECONDS: Final = 600.0
-_MAX_INTERVAL_SECONDS: Final = 1.0
+_MAX_INTERVAL_SECONDS: Final = 2.0  # as long as the launcher waits at rest
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ import threading
 from datetime import timedelta
 
 import redis
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from core.states import JobState
 from db import jobs, quarantine
@@ -60,6 +60,14 @@ def test_two_sweepers_at_once_requeue_each_lost_job_once(clerk: ClerkContext, va
         thread.join(30)
     assert states(clerk) == [(JobState.QUEUED, 1, 1)] * NUM_JOBS
     assert valkey.llen("millrace:chat.fake") == NUM_JOBS
+
+
+def test_a_sweep_at_rest_is_one_statement(clerk: ClerkContext) -> None:
+    sweeper, statements = Sweeper(clerk), list[str]()
+    event.listen(clerk.database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    event.listen(clerk.database.engine, "commit", lambda _: statements.append("COMMIT"))
+    sweeper.sweep()
+    assert len(statements) == 1
 
 
 def test_old_quarantine_entries_and_crashes_are_swept(clerk: ClerkContext) -> None:

@@ -23,7 +23,7 @@ class ScriptedFollower:
     def __init__(self) -> None:
         self.sets: list[list[LinkedModel]] = []
         self.is_wrong = False
-        self.num_errors = 0
+        self.num_errors = self.num_running = self.num_looks = 0
 
     def apply(self, models: list[LinkedModel]) -> None:
         if self.is_wrong:
@@ -35,8 +35,9 @@ class ScriptedFollower:
         return False
 
     def held(self) -> list[HeldModel]:
+        self.num_looks += 1
         models = self.sets[-1] if self.sets else []
-        return [HeldModel(load_id=each.load_id, num_running=0, num_begun=0) for each in models]
+        return [HeldModel(load_id=each.load_id, num_running=self.num_running, num_begun=0) for each in models]
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def server(tmp_path: Path) -> Iterator[LinkServer]:
 @pytest.fixture
 def follower(server: LinkServer) -> Iterator[ScriptedFollower]:
     scripted = ScriptedFollower()
-    client = LinkClient(server.path, "chat", scripted)
+    client = LinkClient(server.path, "chat", scripted, clock=lambda: 0.0)
     client.start()
     yield scripted
     client.close()
@@ -70,6 +71,11 @@ def holds(server: LinkServer) -> list[str]:
     return [] if held is None else [each.load_id for each in held.models]
 
 
+def num_running(server: LinkServer) -> int:
+    held = server.held("chat", os.getpid())
+    return 0 if held is None else sum(each.num_running for each in held.models)
+
+
 def test_a_consumer_that_joins_gets_the_present_set_and_reports_what_it_holds(
     server: LinkServer, follower: ScriptedFollower
 ) -> None:
@@ -82,15 +88,28 @@ def test_a_consumer_that_joins_gets_the_present_set_and_reports_what_it_holds(
     assert server.held("batch", os.getpid()) is None
 
 
-def test_a_change_is_sent_at_once_and_the_same_set_every_second(server: LinkServer, follower: ScriptedFollower) -> None:
+def test_a_change_is_sent_at_once_and_the_same_set_after_seconds(
+    server: LinkServer, follower: ScriptedFollower
+) -> None:
     turn_until(server, [linked()], lambda: holds(server) == ["1"])
     num_sets = len(follower.sets)
     draining = [linked(mode=Mode.DRAINING)]
     turn_until(server, draining, lambda: follower.sets[-1] == draining)
     assert len(follower.sets) == num_sets + 1
     assert server.revision == 2
-    turn_until(server, draining, lambda: len(follower.sets) == num_sets + 2, now=1.5)
+    turn_until(server, draining, lambda: len(follower.sets) == num_sets + 2, now=5.5)
     assert server.revision == 2, "a repeated set is no change"
+
+
+def test_a_consumer_reports_a_change_at_once_and_otherwise_nothing_for_seconds(
+    server: LinkServer, follower: ScriptedFollower
+) -> None:
+    turn_until(server, [linked()], lambda: holds(server) == ["1"])
+    follower.num_running = 1
+    turn_until(server, [linked()], lambda: num_running(server) == 1)
+    num_looks = follower.num_looks
+    wait_for(lambda: follower.num_looks >= num_looks + 2, "two looks", 10)
+    assert not server._socket.poll(0)
 
 
 def test_an_error_of_a_consumer_does_not_end_its_link(server: LinkServer, follower: ScriptedFollower) -> None:
