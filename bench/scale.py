@@ -210,7 +210,7 @@ def _line_results(cost: LineCost) -> list[Result]:
             name=f"{lines:,} lines: peak of {process} (at rest {cost.rest.get(process, 0) / 2**20:.0f})",
             value=peak / 2**20,
             unit="MiB",
-            target=200,
+            target=300,
             is_limit=True,
         )
         for process, peak in sorted(cost.peaks.items())

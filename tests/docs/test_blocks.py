@@ -24,6 +24,7 @@ NOT_RUN = {  # the number of blocks that no test runs, by page
     "docs/operations.md": 1,
     "docs/quickstart.md": 1,
     "docs/recipes/evaluation.md": 1,
+    "docs/scale.md": 2,
     "docs/several-machines.md": 10,
     "docs/systemd.md": 1,
     "docs/tables.md": 1,
