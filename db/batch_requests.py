@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
@@ -14,6 +15,7 @@ from sqlalchemy import (
     ScalarSelect,
     Select,
     and_,
+    bindparam,
     case,
     cast,
     func,
@@ -187,6 +189,11 @@ def recent_pace(batch_ids: list[str]) -> Query[RecentPace]:
     Counts from its start or its last pause; in a long batch from the end of the oldest of those lines, which then only
     marks the beginning.
     """
+    return Query(_recent_pace_statement(), RecentPace, {"batch_ids": batch_ids})
+
+
+@cache
+def _recent_pace_statement() -> Select[*tuple[Any, ...]]:  # Any: the columns of RecentPace
     begun_at = func.greatest(Batch.in_progress_at, Batch.resumed_at)
     tokens = (Job.prompt_tokens - Job.cached_tokens + Job.completion_tokens).label("tokens")
     last = (  # filtered afterwards, so that no more lines are read than these; rejected ones ended before all others
@@ -207,7 +214,7 @@ def recent_pace(batch_ids: list[str]) -> Query[RecentPace]:
     marked = (
         select(recent, case((is_whole, begun_at), else_=oldest).label("from_at")).correlate(Batch).lateral("marked")
     )
-    statement = (
+    return (
         select(
             Batch.id.label("batch_id"),
             func.count().label("lines"),
@@ -217,10 +224,9 @@ def recent_pace(batch_ids: list[str]) -> Query[RecentPace]:
         )
         .select_from(Batch)
         .join(marked, marked.c.finished_at > marked.c.from_at)
-        .where(Batch.id.in_(batch_ids))
+        .where(Batch.id.in_(bindparam("batch_ids", expanding=True)))
         .group_by(Batch.id, marked.c.from_at)
     )
-    return Query(statement, RecentPace)
 
 
 def latencies(batch_id: str) -> Query[Latencies]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, Update, exists, func, insert, or_, select, update
+from sqlalchemy import Select, TextClause, Update, bindparam, exists, func, insert, or_, select, text, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.states import BATCH_MOVES, FINAL_BATCH_STATES, BatchState, JobState, ShardState
@@ -123,7 +123,10 @@ def insert_batch(**columns: Any) -> Query[BatchRow]:  # Any: the columns' own ty
 
 def find_batch(batch_id: str, tenant_id: str) -> Query[BatchRow]:
     """Find a batch of this tenant."""
-    return Query(select(*BATCH).where(Batch.id == batch_id, Batch.tenant_id == tenant_id), BatchRow)
+    return Query(_FIND_BATCH, BatchRow, {"batch_id": batch_id, "tenant_id": tenant_id})
+
+
+_FIND_BATCH: Final = select(*BATCH).where(Batch.id == bindparam("batch_id"), Batch.tenant_id == bindparam("tenant_id"))
 
 
 def mapping_of(batch_id: str) -> Select[str | None]:
@@ -138,16 +141,28 @@ def find_batch_of_any_tenant(batch_id: str) -> Query[BatchRow]:
 
 def running_totals(batch_ids: list[str]) -> Query[RunningTotals]:
     """Sum up the shards of each batch so far."""
-    sums = (total(getattr(Shard, name)).label(name) for name in RunningTotals._fields[1:])
-    statement = select(Shard.batch_id, *sums).where(Shard.batch_id.in_(batch_ids)).group_by(Shard.batch_id)
-    return Query(statement, RunningTotals)
+    return Query(_RUNNING_TOTALS, RunningTotals, {"batch_ids": batch_ids})
+
+
+_IS_OF_BATCHES: Final = Shard.batch_id.in_(bindparam("batch_ids", expanding=True))
+_RUNNING_TOTALS: Final = (
+    select(Shard.batch_id, *(total(getattr(Shard, name)).label(name) for name in RunningTotals._fields[1:]))
+    .where(_IS_OF_BATCHES)
+    .group_by(Shard.batch_id)
+)
 
 
 def open_models(batch_ids: list[str]) -> Query[OpenModel]:
     """List the models that have lines of these batches to run, by name."""
-    is_open = Shard.batch_id.in_(batch_ids) & (Shard.state != ShardState.DONE)
-    columns = (Shard.batch_id, Shard.model)
-    return Query(select(*columns).where(is_open).distinct().order_by(*columns), OpenModel)
+    return Query(_OPEN_MODELS, OpenModel, {"batch_ids": batch_ids})
+
+
+_OPEN_MODELS: Final = (
+    select(Shard.batch_id, Shard.model)
+    .where(_IS_OF_BATCHES, Shard.state != ShardState.DONE)
+    .distinct()
+    .order_by(Shard.batch_id, Shard.model)
+)
 
 
 def open_work() -> Query[OpenWork]:
@@ -193,6 +208,19 @@ def begin_finalizing(batch_id: str) -> Query[MovedBatch]:
     open_shard = exists().where(Shard.batch_id == batch_id, Shard.state != ShardState.DONE)
     change = _move(batch_id, BatchState.FINALIZING, outcome=BatchState.COMPLETED)
     return Query(change.where(Batch.status == BatchState.IN_PROGRESS, ~open_shard), MovedBatch)
+
+
+_MAY_BE_OVER: Final = text(
+    """
+    SELECT status <> 'in_progress' OR NOT EXISTS (SELECT FROM shards WHERE batch_id = :batch_id AND state <> 'done')
+    FROM batches WHERE id = :batch_id
+    """
+)
+
+
+def may_be_over(batch_id: str) -> TextClause:
+    """Has a batch left its running state, or no open shard? A cheap look before `begin_finalizing` at the end of each shard."""
+    return _MAY_BE_OVER.bindparams(batch_id=batch_id)
 
 
 def is_ready_to_finalize(batch_id: str) -> Select[bool]:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NamedTuple
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Insert,
+    Interval,
     Select,
     TextClause,
     Update,
     and_,
+    bindparam,
     exists,
     func,
     insert,
@@ -133,14 +136,21 @@ def find_job(job_id: str, tenant_id: str) -> Query[JobRow]:
 
 def claim_job(job_id: str, owner: str, lease: timedelta, models: Collection[str] | None = None) -> Query[ClaimedJob]:
     """Take a queued job, of one of these models. No row: another worker has it, it has ended, or its model is another one."""
-    is_of_models = () if models is None else (Job.model.in_(models),)
-    statement = (
+    of_models = {} if models is None else {"of_models": list(models)}
+    values = {"job_id": job_id, "new_owner": owner, "lease": lease, **of_models}
+    return Query(_claim_job_statement(is_of_models=models is not None), ClaimedJob, values)
+
+
+@cache
+def _claim_job_statement(*, is_of_models: bool) -> ReturningUpdate[*tuple[Any, ...]]:  # Any: the columns of ClaimedJob
+    of_models = (Job.model.in_(bindparam("of_models", expanding=True)),) if is_of_models else ()
+    return (
         update(Job)
-        .where(Job.id == job_id, Job.state == JobState.QUEUED, *is_of_models)
+        .where(Job.id == bindparam("job_id"), Job.state == JobState.QUEUED, *of_models)
         .values(
             state=JobState.RUNNING,
-            owner=owner,
-            lease_until=func.now() + lease,
+            owner=bindparam("new_owner"),
+            lease_until=func.now() + bindparam("lease", type_=Interval()),
             fence=Job.fence + 1,
             attempt=Job.attempt + 1,
             started_at=func.coalesce(Job.started_at, func.now()),
@@ -158,7 +168,6 @@ def claim_job(job_id: str, owner: str, lease: timedelta, models: Collection[str]
             has_quarantined(Job.tenant_id, Job.model),
         )
     )
-    return Query(statement, ClaimedJob)
 
 
 def overdue_jobs(models: list[str] | None, age: timedelta, limit: int) -> Query[QueuedJob]:

@@ -6,7 +6,22 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Delete, Insert, Label, Select, case, delete, exists, func, insert, literal, select
+from sqlalchemy import (
+    ColumnElement,
+    Delete,
+    Insert,
+    Interval,
+    Label,
+    Select,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+)
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
@@ -83,10 +98,14 @@ def clear(fingerprint: str) -> Delete:
 
 def list_quarantined(tenant_id: str, model: str, kept: timedelta) -> Query[QuarantinedRequest]:
     """List a tenant's requests to a model that crashed an engine within `kept`."""
-    statement = select(Quarantine.fingerprint, Quarantine.blocked_at.is_not(None).label("is_blocked")).where(
-        Quarantine.tenant_id == tenant_id, Quarantine.model == model, Quarantine.crashed_at > func.now() - kept
-    )
-    return Query(statement, QuarantinedRequest)
+    return Query(_LIST_QUARANTINED, QuarantinedRequest, {"of_tenant": tenant_id, "to_model": model, "kept": kept})
+
+
+_LIST_QUARANTINED: Final = select(Quarantine.fingerprint, Quarantine.blocked_at.is_not(None).label("is_blocked")).where(
+    Quarantine.tenant_id == bindparam("of_tenant"),
+    Quarantine.model == bindparam("to_model"),
+    Quarantine.crashed_at > func.now() - bindparam("kept", type_=Interval()),
+)
 
 
 def has_quarantined(

@@ -17,7 +17,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
     or_,
     select,
@@ -174,13 +173,17 @@ def queued_lines(shard_id: str) -> Query[QueuedLine]:
     A body that repeats that of the line before is not read again, so a shard with the same body in each of its lines is
     no larger than that body.
     """
+    return Query(_queued_lines_statement(), QueuedLine, {"of_shard": shard_id})
+
+
+@cache
+def _queued_lines_statement() -> Select[*tuple[Any, ...]]:  # Any: the columns of QueuedLine
     before = func.lag(Job.body).over(order_by=Job.position)
-    statement = (
+    return (
         select(Job.id, case((Job.body == before, None), else_=Job.body).label("body"), Job.crashes)
-        .where(Job.shard_id == shard_id, Job.state == JobState.QUEUED)
+        .where(Job.shard_id == bindparam("of_shard"), Job.state == JobState.QUEUED)
         .order_by(Job.position)
     )
-    return Query(statement, QueuedLine)
 
 
 def renew_shards(held: Mapping[str, int], lease: timedelta) -> Query[RenewedShard]:
@@ -302,20 +305,22 @@ def count_lines(shard_id: str, fence: int, written: list[LineResult]) -> Query[B
     return Query(_COUNT_LINES, BatchStatus, {"shard_id": shard_id, "fence": fence, **counts})
 
 
-def leave_shard(shard_id: str, fence: int) -> ReturningUpdate[ShardState]:
+_LEAVE_SHARD: Final = text(
+    """
+    UPDATE shards SET
+        state = CASE WHEN left_over.is_open THEN 'ready' ELSE 'done' END,
+        attempt = CASE WHEN left_over.is_open THEN attempt - 1 ELSE attempt END,
+        owner = NULL, lease_until = NULL
+    FROM (SELECT EXISTS (SELECT FROM jobs WHERE shard_id = :shard_id AND state = 'queued') AS is_open) AS left_over
+    WHERE id = :shard_id AND fence = :fence AND state = 'running'
+    RETURNING state
+    """
+)
+
+
+def leave_shard(shard_id: str, fence: int) -> TextClause:
     """Release a shard, and return its state: done when no line is open, else ready, without counting the attempt."""
-    open_line = exists().where(Job.shard_id == shard_id, Job.state == JobState.QUEUED)
-    return (
-        update(Shard)
-        .where(Shard.id == shard_id, Shard.fence == fence, Shard.state == ShardState.RUNNING)
-        .values(
-            state=case((open_line, ShardState.READY), else_=ShardState.DONE),
-            attempt=case((open_line, Shard.attempt - 1), else_=Shard.attempt),
-            owner=None,
-            lease_until=None,
-        )
-        .returning(Shard.state)
-    )
+    return _LEAVE_SHARD.bindparams(shard_id=shard_id, fence=fence)
 
 
 def find_left(shard_id: str, fence: int) -> Select[ShardState]:

@@ -5,6 +5,7 @@ Defaults that a model sets are `None` here. Fields of OpenAI's that may be ignor
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
@@ -87,7 +88,7 @@ class ModelRequest(RequestModel):
     @classmethod
     def _refuse(cls, body: object) -> object:
         """Refuse fields of the operator, and fields that would have no effect."""
-        if not isinstance(body, dict):
+        if not isinstance(body, dict) or _refusable(cls).isdisjoint(body):
             return body
         for name in cls.operator_only:
             if body.get(name) is not None:
@@ -118,6 +119,12 @@ class ModelRequest(RequestModel):
     def num_answers(self) -> int:
         """The number of answers that are generated."""
         return 0
+
+
+@cache
+def _refusable(kind: type[ModelRequest]) -> frozenset[str]:
+    """The fields of which an endpoint refuses some or all values."""
+    return frozenset((*kind.operator_only, *kind.unsupported))
 
 
 class GenerationBody(SamplingFields, ModelRequest):

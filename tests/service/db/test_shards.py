@@ -169,9 +169,11 @@ def test_the_last_shard_lets_the_batch_finalize_and_no_other(connection: Connect
     batch_id, made = make_running_batch(connection, [1, 1])
     for shard_id in made:
         assert batches.begin_finalizing(batch_id).fetch_optional(connection) is None
+        assert not connection.execute(batches.may_be_over(batch_id)).scalar_one()
         fence = claim(connection).fence
         write(connection, shard_id, fence, answers(lines_of(connection, shard_id)))
         connection.execute(shards.leave_shard(shard_id, fence))
+    assert connection.execute(batches.may_be_over(batch_id)).scalar_one()
     assert batches.begin_finalizing(batch_id).fetch_optional(connection) is not None
     assert connection.execute(batches.is_ready_to_finalize(batch_id)).scalar_one()
 

@@ -419,7 +419,7 @@ def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     """F29, F31: the transaction is repeated, and its results count once."""
     make(worker, [3])
     database = SickDatabase(worker.database)
-    worker = replace(worker, database=database)
+    worker = replace(worker, database=database, claims=database)
     begin, num_begun = database.begin, 0
 
     def count(**points: Any) -> Any:
