@@ -31,7 +31,7 @@ from bench.pipeline import big_file, pipeline
 from bench.residency import NAMES, PLACES, measure
 from bench.rest import at_rest
 from bench.result import Result
-from bench.sampling import compare_sampling
+from bench.sampling import compare_sampling, large_vocabulary
 from bench.scale import scale
 from bench.speculation import compare_speculation
 from bench.tables import ROWS, microseconds_per_row
@@ -216,6 +216,13 @@ def _step(_: Path) -> list[Result]:
     ]
 
 
+def _sampling(_: Path) -> list[Result]:
+    return [
+        _ratio(f"16 at once, {share.name} ({share.by_processor:.2f} by processor time)", share.by_clock, share.target)
+        for share in large_vocabulary()
+    ]
+
+
 def _engine_memory(_: Path) -> list[Result]:
     rows = []
     for model, path, requests, num_tokens in (
@@ -355,6 +362,7 @@ _MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "interactive": _interactive,
     "contention": _contention,
     "step": _step,
+    "sampling": _sampling,
     "engine-memory": _engine_memory,
     "speculation": _speculation,
     "page": _page,

@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.errors import DecodeFailed, EngineError
+from engine.backends.logits import Logits, best_token, best_tokens, log_total, top_tokens
+from engine.errors import EngineError
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepEntry
 from engine.structured.bitmask import best_allowed, forbid, scratch_mask
@@ -23,17 +24,16 @@ from engine.structured.grammar import GrammarState
 from engine.types import SamplingParams, TokenLogprob
 
 PENALTY_WINDOW: Final = 64  # tokens, of the prompt too, that `repeat_penalty` counts
-_THREADED_LOGITS: Final = 1 << 16
+_THREADED_LOGITS: Final = 1 << 20  # fewer take less time than it takes to share them out
 
-Logits = NDArray[np.float32]
-_Job = tuple[int, StepEntry, int, int]  # index of the result, entry, first row of logits, first index in the batch
+_Job = tuple[int, StepEntry, int]  # index of the result, entry, first row of logits
 
 
 class Chooser(Protocol):
     """Chooses the next tokens of one sequence; it has the state of its random numbers and of its penalties."""
 
-    def choose(self, row: Logits, batch_index: int) -> int:
-        """Choose a token by its logits, and count it; `row` may be changed. `batch_index` is the index of the row's token."""
+    def choose(self, row: Logits) -> int:
+        """Choose a token by its logits, and count it; `row` is unchanged afterwards. Raises DecodeFailed."""
 
     def close(self) -> None:
         """Free the state."""
@@ -66,6 +66,13 @@ class _SamplerState:
         return self.chooser is None and not self.bias_ids.size
 
 
+class _Distribution(NamedTuple):
+    """Logarithm of the sum of exponentials of a row, and the likeliest tokens."""
+
+    log_total: float
+    top: list[TokenLogprob]
+
+
 class Sampler:
     """Samplers of all open sequences. The rows of a step lie in `logits` in the order of its entries.
 
@@ -92,12 +99,12 @@ class Sampler:
         if state is not None and state.chooser is not None:
             state.chooser.close()
 
-    def sample(self, entries: list[StepEntry], logits: Logits, first_rows: list[int]) -> list[SampleResult]:
-        """Return one result per entry. `first_rows` are the indices in the batch of the first sampled token of each entry."""
+    def sample(self, entries: list[StepEntry], logits: Logits) -> list[SampleResult]:
+        """Return one result per entry."""
         self._forbid_ends(entries, logits)
         plain = [self._is_plain(entry) for entry in entries]
         if all(plain):
-            return [SampleResult([token]) for token in _best(logits)]
+            return [SampleResult([token]) for token in best_tokens(logits)]
         results: list[SampleResult | None] = [None] * len(entries)
         jobs: list[_Job] = []
         rows, first_row = [], 0
@@ -105,10 +112,10 @@ class Sampler:
             if plain[index]:
                 rows.append((index, first_row))
             else:
-                jobs.append((index, entry, first_row, first_rows[index]))
+                jobs.append((index, entry, first_row))
             first_row += entry.num_rows
         if rows:
-            best = _best(logits[[row for _, row in rows]])
+            best = best_tokens(logits[[row for _, row in rows]])
             for (index, _), token in zip(rows, best, strict=True):
                 results[index] = SampleResult([token])
         for index, sampled in self._run(jobs, logits):
@@ -127,10 +134,7 @@ class Sampler:
 
     def _run(self, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
         def work(part: list[_Job]) -> list[tuple[int, SampleResult]]:
-            return [
-                (index, self._sample(entry, logits, first_row, batch_index))
-                for index, entry, first_row, batch_index in part
-            ]
+            return [(index, self._sample(entry, logits, first_row)) for index, entry, first_row in part]
 
         if self._pool is None or len(jobs) < 2 or len(jobs) * logits.shape[1] < _THREADED_LOGITS:
             return work(jobs)
@@ -139,33 +143,34 @@ class Sampler:
         results = work(parts[0])
         return results + [result for future in futures for result in future.result()]
 
-    def _sample(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+    def _sample(self, entry: StepEntry, logits: Logits, first_row: int) -> SampleResult:
         if entry.wants_prompt_logprobs:
-            return self._score(entry, logits, first_row, batch_index)
-        return self._sample_next(entry, logits, first_row, batch_index)
+            return self._score(entry, logits, first_row)
+        return self._sample_next(entry, logits, first_row)
 
-    def _score(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+    def _score(self, entry: StepEntry, logits: Logits, first_row: int) -> SampleResult:
         """Compute the logprob of each token of a prompt chunk; sample the next token after the last chunk."""
-        sequence, top = entry.sequence, entry.sequence.logprobs or 0
+        sequence = entry.sequence
         scored = [] if entry.start else [self._named(entry.tokens[0], 0.0)]
         end = entry.start + len(entry.tokens)
         for number, token in enumerate(sequence.tokens[entry.start + 1 : end + 1]):
-            scored.append(self._logprob(logits[first_row + number], token, top))
+            row = logits[first_row + number]
+            scored.append(self._logprob(row, token, self._distribution(row, sequence.logprobs or 0)))
         if end < len(sequence.tokens):
             return SampleResult([], prompt_logprobs=scored)
         last = msgspec.structs.replace(entry, num_rows=1, wants_prompt_logprobs=False)
-        sampled = self._sample_next(last, logits, first_row + entry.num_rows - 1, batch_index + entry.num_rows - 1)
+        sampled = self._sample_next(last, logits, first_row + entry.num_rows - 1)
         return msgspec.structs.replace(sampled, prompt_logprobs=scored)
 
-    def _sample_next(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+    def _sample_next(self, entry: StepEntry, logits: Logits, first_row: int) -> SampleResult:
         if entry.sequence.constraint is None:
-            return self._sample_free(entry, logits, first_row, batch_index)
+            return self._sample_free(entry, logits, first_row)
         try:
-            return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[first_row], batch_index)
+            return self._sample_constrained(entry.sequence, entry.sequence.constraint, logits[first_row])
         except EngineError as error:
             return SampleResult([], failure=error)
 
-    def _sample_free(self, entry: StepEntry, logits: Logits, first_row: int, batch_index: int) -> SampleResult:
+    def _sample_free(self, entry: StepEntry, logits: Logits, first_row: int) -> SampleResult:
         """Sample the rows of an entry one by one, as long as its drafts are accepted."""
         sequence, state = entry.sequence, self._states[entry.sequence]
         drafts = entry.tokens[len(entry.tokens) - entry.num_drafts :]
@@ -173,61 +178,62 @@ class Sampler:
         logprobs: list[TokenLogprob] = []
         for number in range(entry.num_rows):
             row = logits[first_row + number]
-            unbiased = self._add_bias(state, row, sequence)
-            token = self._pick(state, row, batch_index + number)
+            token = self._pick(state, row)
             tokens.append(token)
             if sequence.logprobs is not None:
-                logprobs.append(self._logprob(unbiased, token, sequence.logprobs))
+                logprobs.append(self._logprob(row, token, self._distribution(row, sequence.logprobs)))
             if number == len(drafts) or token != drafts[number]:
                 break
         return SampleResult(tokens, len(tokens) - 1, logprobs)
 
-    def _sample_constrained(
-        self, sequence: Sequence, grammar: GrammarState, row: Logits, batch_index: int
-    ) -> SampleResult:
-        """Check the likeliest token first: a mask is computed only where the grammar forbids it."""
+    def _sample_constrained(self, sequence: Sequence, grammar: GrammarState, row: Logits) -> SampleResult:
+        """Sample an allowed token. The logprobs are those without the constraint, which may change the row."""
         if grammar.is_finished:
             return SampleResult([grammar.end_token])
-        state = self._states[sequence]
-        unbiased = self._add_bias(state, row, sequence)
-        token = int(row.argmax()) if state.chooser is None else -1
-        if token < 0 or not grammar.allows(token):
-            mask = scratch_mask(len(row))
-            grammar.fill_mask(mask)
-            if state.chooser is None:
-                token = best_allowed(row, mask)
-            else:
-                forbid(row, mask)
-                token = self._pick(state, row, batch_index)
-        logprobs = [] if sequence.logprobs is None else [self._logprob(unbiased, token, sequence.logprobs)]
+        wants_logprobs = sequence.logprobs is not None
+        distribution = self._distribution(row, sequence.logprobs or 0) if wants_logprobs else None
+        token = self._pick(self._states[sequence], row, grammar)
+        logprobs = [] if distribution is None else [self._logprob(row, token, distribution)]
         forced = grammar.accept(token)
         return SampleResult([token, *forced], 0, logprobs, is_complete=grammar.is_finished)
 
-    def _add_bias(self, state: _SamplerState, row: Logits, sequence: Sequence) -> Logits:
-        """Add the logit bias in place; return the unbiased row if logprobs are requested."""
-        unbiased = row.copy() if sequence.logprobs is not None else row
-        if state.bias_ids.size:
-            row[state.bias_ids] += state.bias
-        return unbiased
+    def _pick(self, state: _SamplerState, row: Logits, grammar: GrammarState | None = None) -> int:
+        """Choose a token with the logit bias. The row is unchanged afterwards, but for the tokens that a grammar forbids."""
+        unbiased = row[state.bias_ids]
+        row[state.bias_ids] = unbiased + state.bias
+        if grammar is not None:
+            token = self._pick_allowed(state, row, grammar)
+        else:
+            token = best_token(row) if state.chooser is None else state.chooser.choose(row)
+        row[state.bias_ids] = unbiased
+        return token
 
-    def _pick(self, state: _SamplerState, row: Logits, batch_index: int) -> int:
-        token = int(row.argmax())
-        if not np.isfinite(row[token]):
-            raise DecodeFailed("The model computed a logit that is not a number.")
+    def _pick_allowed(self, state: _SamplerState, row: Logits, grammar: GrammarState) -> int:
+        """Check the likeliest token first: a mask is computed only where the grammar forbids it."""
+        if state.chooser is None and grammar.allows(best := best_token(row)):
+            return best
+        mask = scratch_mask(len(row))
+        grammar.fill_mask(mask)
         if state.chooser is None:
-            return token
-        return state.chooser.choose(row, batch_index)
+            return best_allowed(row, mask)
+        forbid(row, mask)
+        return state.chooser.choose(row)
 
-    def _logprob(self, row: Logits, token: int, num_top: int) -> TokenLogprob:
-        """Natural logarithms of the softmax of a row, before temperature and filters."""
-        largest = float(row.max())
-        total = largest + float(np.log(np.exp(row - largest).sum()))
+    def _distribution(self, row: Logits, num_top: int) -> _Distribution:
+        """What logprobs need of a row: those of the softmax, before temperature and filters."""
+        best = best_token(row)
+        total = log_total(row, best)
         top = []
         if num_top:
-            likely = np.argpartition(row, -num_top)[-num_top:]
-            likely = likely[np.argsort(-row[likely], kind="stable")]
-            top = [self._named(int(other), float(row[other]) - total) for other in likely]
-        return self._named(token, float(row[token]) - total, top)
+            likely = top_tokens(row, num_top)
+            logits = row[likely]
+            order = np.argsort(-logits, kind="stable")[:num_top]
+            pairs = zip(likely[order].tolist(), logits[order].tolist(), strict=True)
+            top = [self._named(token, logit - total) for token, logit in pairs]
+        return _Distribution(total, top)
+
+    def _logprob(self, row: Logits, token: int, distribution: _Distribution) -> TokenLogprob:
+        return self._named(token, float(row[token]) - distribution.log_total, distribution.top)
 
     def _named(self, token: int, logprob: float, top: list[TokenLogprob] | None = None) -> TokenLogprob:
         piece = self._tokenizer.piece(token)
@@ -249,15 +255,6 @@ class Sampler:
         chooser = None if plain else self._make_chooser(sequence)
         ids = np.array(list(sampling.logit_bias), np.int64)
         return _SamplerState(chooser, ids, np.array(list(sampling.logit_bias.values()), np.float32))
-
-
-def _best(logits: Logits) -> list[int]:
-    """The token with the largest logit of each row."""
-    best = logits.argmax(axis=1)
-    if not np.isfinite(logits[np.arange(len(logits)), best]).all():
-        raise DecodeFailed("The model computed a logit that is not a number.")
-    tokens: list[int] = best.tolist()
-    return tokens
 
 
 def has_penalty(sampling: SamplingParams) -> bool:

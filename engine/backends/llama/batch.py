@@ -26,11 +26,12 @@ class Batch:
             self.raw.seq_id[index] = cell
         _view(self.raw.n_seq_id, room, np.int32)[:] = 1
 
-    def fill(self, plan: StepPlan) -> list[int]:
-        """Write a step; return the batch index of the first row of each sampled entry."""
+    def fill(self, plan: StepPlan) -> None:
+        """Write a step."""
         if all(len(entry.tokens) == 1 and entry.num_rows == 1 for entry in plan.entries):
-            return self._fill_singles(plan.entries)
-        rows, at = [], 0
+            self._fill_singles(plan.entries)
+            return
+        at = 0
         for entry in plan.entries:
             end = at + len(entry.tokens)
             self.tokens[at:end] = entry.tokens
@@ -39,12 +40,10 @@ class Batch:
             self.wants_logits[at:end] = 0
             if entry.num_rows:
                 self.wants_logits[end - entry.num_rows : end] = 1
-                rows.append(end - entry.num_rows)
             at = end
         self.raw.n_tokens = at
-        return rows
 
-    def _fill_singles(self, entries: list[StepEntry]) -> list[int]:
+    def _fill_singles(self, entries: list[StepEntry]) -> None:
         """Write a step in which every sequence decodes one token, by far the most frequent kind."""
         number = len(entries)
         self.tokens[:number] = [entry.tokens[0] for entry in entries]
@@ -52,7 +51,6 @@ class Batch:
         self.slots[:number] = [entry.slot for entry in entries]
         self.wants_logits[:number] = 1
         self.raw.n_tokens = number
-        return list(range(number))
 
 
 def _view(pointer: Any, length: int, kind: Any) -> NDArray[Any]:  # Any: a pointer, and any scalar type

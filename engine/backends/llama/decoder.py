@@ -19,8 +19,9 @@ from engine.backends.llama.context import decoding_context, window_cells
 from engine.backends.llama.openmp import BoundThread
 from engine.backends.llama.sampling import ChainChooser
 from engine.backends.llama.tokenizer import LlamaTokenizer
+from engine.backends.logits import Logits
 from engine.backends.memory import spare_slots
-from engine.backends.sampler import Logits, Sampler
+from engine.backends.sampler import Sampler
 from engine.config import EngineConfig, KvLayout
 from engine.errors import DecodeFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
@@ -48,7 +49,7 @@ class LlamaDecoder:
         self.decode_seconds = self.sample_seconds = 0.0
         self._views: dict[tuple[int, int], Logits] = {}
         self._address = 0
-        chooser = partial(ChainChooser, self._context, num_vocab=tokenizer.num_vocab, context_size=config.context_size)
+        chooser = partial(ChainChooser, num_vocab=tokenizer.num_vocab, context_size=config.context_size)
         self._sampler = Sampler(chooser, tokenizer, config.threads)
 
     def first_position(self, slot: int) -> int:
@@ -70,7 +71,7 @@ class LlamaDecoder:
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
         """Decode, sample, and remove rejected drafts from memory."""
-        rows = self._batch.fill(plan)
+        self._batch.fill(plan)
         began = time.perf_counter()
         self._bound_thread.bind()
         code = llama.llama_decode(self._context, self._batch.raw)
@@ -84,7 +85,7 @@ class LlamaDecoder:
             return []
         logits = self._logits(sum(entry.num_rows for entry in entries))
         decoded = time.perf_counter()
-        sampled = self._sampler.sample(entries, logits, rows)
+        sampled = self._sampler.sample(entries, logits)
         self.decode_seconds += decoded - began
         self.sample_seconds += time.perf_counter() - decoded
         for entry, result in zip(entries, sampled, strict=True):

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
+from engine.backends.logits import Logits
 from engine.backends.memory import spare_slots
-from engine.backends.sampler import Logits, Sampler
+from engine.backends.sampler import Sampler
 from engine.backends.transformers.attention import LaneAttention
 from engine.backends.transformers.groups import Span, StepLayout, Tokens
 from engine.backends.transformers.lanes import Lanes, LaneShape
@@ -81,11 +82,7 @@ class TransformersDecoder:
         entries = plan.sampled
         if not entries:
             return []
-        first_rows, at = [], 0
-        for entry in entries:
-            first_rows.append(at)
-            at += entry.num_rows
-        sampled = self._sampler.sample(entries, logits, first_rows)
+        sampled = self._sampler.sample(entries, logits)
         self.sample_seconds += time.perf_counter() - decoded
         return sampled
 

@@ -1,0 +1,131 @@
+"""Candidates are chosen as llama.cpp chooses from the whole vocabulary: the same seed gives the same tokens."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+import pytest
+
+from engine.backends.llama.sampling import ChainChooser
+from engine.errors import DecodeFailed
+from engine.types import SamplingParams
+from tests.support.engine import make_sequence
+from tests.unit.engine.backends.rows import rows_of
+
+PROMPT = [5, 3, 17, 3]
+SIZES = (1000, 20_003)
+NUM_DRAWS = 4
+
+
+class WholeChain:
+    """llama.cpp's samplers in one chain, which gets a whole row."""
+
+    def __init__(self, sampling: SamplingParams, size: int) -> None:
+        self.chain = llama.llama_sampler_chain_init(llama.llama_sampler_chain_default_params())
+        repeat = llama.llama_sampler_init_penalties(size, 64, sampling.repeat_penalty, 0.0, 0.0)
+        for token in PROMPT:
+            llama.llama_sampler_accept(repeat, token)
+        samplers = [
+            repeat,
+            llama.llama_sampler_init_penalties(size, 64, 1.0, sampling.frequency_penalty, sampling.presence_penalty),
+            llama.llama_sampler_init_top_k(sampling.top_k),
+            llama.llama_sampler_init_typical(sampling.typical_p, 1),
+            llama.llama_sampler_init_top_p(sampling.top_p, 1),
+            llama.llama_sampler_init_min_p(sampling.min_p, 1),
+            llama.llama_sampler_init_temp(sampling.temperature),
+            llama.llama_sampler_init_dist(sampling.seed) if sampling.temperature else llama.llama_sampler_init_greedy(),
+        ]
+        for sampler in samplers:
+            llama.llama_sampler_chain_add(self.chain, sampler)
+
+    def choose(self, row: np.ndarray) -> int:
+        items = np.zeros(len(row), [("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+        items["id"], items["logit"] = np.arange(len(row)), row
+        pointer: Any = ctypes.cast(items.ctypes.data, ctypes.POINTER(llama.llama_token_data))
+        array = llama.llama_token_data_array(pointer, len(row), -1, False)
+        llama.llama_sampler_apply(self.chain, ctypes.byref(array))
+        token = int(array.data[array.selected].id)
+        llama.llama_sampler_accept(self.chain, token)
+        return token
+
+
+CASES: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.3},
+    {"temperature": 1.9},
+    {"temperature": 1e-6},
+    {"temperature": 0, "repeat_penalty": 1.3, "frequency_penalty": 0.5},
+    {"top_k": 1},
+    {"top_k": 40},
+    {"top_k": 500, "temperature": 1.5},
+    {"top_k": 30_000},
+    {"top_p": 0.0001},
+    {"top_p": 0.9},
+    {"top_p": 0.9999, "temperature": 1.5},
+    {"min_p": 0.02},
+    {"min_p": 1.0},
+    {"top_k": 64, "top_p": 0.95, "min_p": 0.01, "temperature": 0.8},
+    {"top_p": 0.95, "min_p": 0.05},
+    {"top_k": 30, "typical_p": 0.7},
+    {"frequency_penalty": 0.7, "presence_penalty": -0.4},
+    {"repeat_penalty": 1.2, "top_p": 0.9},
+    {"frequency_penalty": -1.5, "top_k": 20},
+]
+
+
+@pytest.mark.parametrize("sampling", CASES, ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_the_choice_is_that_of_the_whole_vocabulary(size: int, sampling: dict[str, Any]) -> None:
+    for name, row in rows_of(size).items():
+        if "typical_p" in sampling and name == "three allowed":
+            continue  # forbidden tokens have no entropy: see below
+        params = SamplingParams(seed=7, **sampling)
+        chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=size, context_size=64)
+        reference = WholeChain(params, size)
+        given = row.copy()
+        for _ in range(NUM_DRAWS):
+            assert chooser.choose(given) == reference.choose(row), name
+        assert given.tobytes() == row.tobytes(), "the row is left as it was"
+        chooser.close()
+        llama.llama_sampler_free(reference.chain)
+
+
+@pytest.mark.parametrize("sampling", [{"typical_p": 0.5}, {"typical_p": 0.5, "top_k": 8}], ids=str)
+def test_typical_p_chooses_among_allowed_tokens(sampling: dict[str, Any]) -> None:
+    """llama.cpp's own entropy of a row with forbidden tokens is not a number, and its choice is any token."""
+    row = rows_of(20_003)["three allowed"]
+    params = SamplingParams(seed=1, **sampling)
+    chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=len(row), context_size=64)
+    assert {chooser.choose(row) for _ in range(30)} <= set(np.flatnonzero(row > -np.inf).tolist())
+
+
+@pytest.mark.parametrize("sampling", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}], ids=str)
+def test_a_temperature_that_rounds_to_nothing_is_greedy(sampling: dict[str, Any]) -> None:
+    row = rows_of(20_003)["usual"]
+    params = SamplingParams(seed=1, temperature=1e-42, **sampling)
+    chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=len(row), context_size=64)
+    assert {chooser.choose(row) for _ in range(5)} == {int(row.argmax())}
+
+
+def test_the_largest_seed_is_a_seed_too() -> None:
+    row = rows_of(20_003)["usual"]
+
+    def drawn() -> list[int]:
+        params = SamplingParams(seed=2**32 - 1, top_k=100, temperature=2.0)
+        chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=len(row), context_size=64)
+        return [chooser.choose(row) for _ in range(8)]
+
+    assert drawn() == drawn()
+
+
+@pytest.mark.parametrize("sampling", CASES, ids=str)
+def test_a_row_that_is_not_a_number_fails(sampling: dict[str, Any]) -> None:
+    row = rows_of(20_003)["usual"]
+    row[19_000] = np.nan
+    params = SamplingParams(seed=1, **sampling)
+    chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=len(row), context_size=64)
+    with pytest.raises(DecodeFailed, match="not a number"):
+        chooser.choose(row)

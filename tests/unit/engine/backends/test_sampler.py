@@ -1,0 +1,124 @@
+"""Logprobs, biases and constraints of steps over a large vocabulary, against the softmax in double precision."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import pytest
+
+from engine.backends.llama.sampling import ChainChooser
+from engine.backends.sampler import Sampler
+from engine.errors import DecodeFailed
+from engine.scheduler.step import SampleResult, StepEntry
+from engine.types import SamplingParams, TokenLogprob
+from tests.support.engine import make_sequence
+from tests.unit.engine.backends.rows import rows_of
+
+SIZE: Final = 40_003
+ROWS: Final = rows_of(SIZE)
+
+
+class Numbers:
+    """A vocabulary in which a token stands for its number."""
+
+    end_tokens: Final = [0]
+
+    def piece(self, token: int) -> bytes:
+        return str(token).encode()
+
+    def text(self, token: int) -> str:
+        return str(token)
+
+
+class EvenTokens:
+    """A constraint that allows even tokens."""
+
+    is_finished = False
+
+    def allows(self, token: int) -> bool:
+        return token % 2 == 0
+
+    def fill_mask(self, mask: np.ndarray) -> None:
+        mask[:] = 0x55555555
+
+    def accept(self, token: int) -> list[int]:
+        assert self.allows(token)
+        return []
+
+
+def sample(*rows: np.ndarray, threads: int = 1, tokens: tuple[int, ...] = (9,), **given: Any) -> list[SampleResult]:
+    """The results of a step of sequences with a row each."""
+    chooser = partial(ChainChooser, num_vocab=SIZE, context_size=64)
+    sampler = Sampler(chooser, Numbers(), threads)
+    given = {"sampling": SamplingParams(temperature=0), **given}
+    entries = [
+        StepEntry(make_sequence(str(number), [*tokens], **given), number, 0, [*tokens], 1)
+        for number in range(len(rows))
+    ]
+    for entry in entries:
+        sampler.open(entry.sequence)
+    results = sampler.sample(entries, np.array(rows))
+    for entry in entries:
+        sampler.close(entry.sequence)
+    return results
+
+
+def log_softmax(row: np.ndarray) -> np.ndarray:
+    wide = row.astype(np.float64)
+    return np.asarray(wide - wide.max() - np.log(np.exp(wide - wide.max()).sum()))
+
+
+def assert_right(found: TokenLogprob, row: np.ndarray, num_top: int) -> None:
+    expected = log_softmax(row)
+    assert found.logprob == pytest.approx(expected[int(found.piece)], abs=1e-5, rel=1e-6)
+    tops = [int(top.piece) for top in found.top]
+    assert tops == np.argsort(-row, kind="stable")[:num_top][: len(tops)].tolist(), "the first of equals first"
+    assert [top.logprob for top in found.top] == pytest.approx(expected[tops].tolist(), abs=1e-5, rel=1e-6)
+    assert len(tops) == min(num_top, np.count_nonzero(row > -np.inf))
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.parametrize("num_top", [0, 1, 2, 20])
+def test_logprobs_are_those_of_the_softmax(name: str, num_top: int) -> None:
+    [result] = sample(ROWS[name], logprobs=num_top)
+    assert result.tokens == [int(ROWS[name].argmax())]
+    assert_right(result.logprobs[0], ROWS[name], num_top)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_logprobs_of_a_sampled_token_are_those_before_bias_penalties_and_filters(name: str) -> None:
+    sampling = SamplingParams(seed=3, top_p=0.9, repeat_penalty=1.5, logit_bias={3: 2.0, 9: -100.0, 11: 5.0})
+    [result] = sample(ROWS[name], logprobs=5, sampling=sampling, tokens=(9, 11, 3))
+    assert_right(result.logprobs[0], ROWS[name], 5)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logprobs_of_a_constrained_token_are_those_without_the_constraint(temperature: float) -> None:
+    row = ROWS["usual"].copy()
+    row[13] = row.max() + 1
+    sampling = SamplingParams(temperature=temperature, seed=3, logit_bias={7: 50.0, 20: 60.0})
+    [result] = sample(row, logprobs=3, sampling=sampling, constraint=EvenTokens())
+    assert result.tokens == [20]
+    assert_right(result.logprobs[0], row, 3)
+
+
+def test_a_bias_decides_a_greedy_token() -> None:
+    row = ROWS["usual"]
+    [result] = sample(row, sampling=SamplingParams(temperature=0, logit_bias={77: 100.0, int(row.argmax()): -50.0}))
+    assert result.tokens == [77]
+
+
+@pytest.mark.parametrize("given", [{}, {"logprobs": 2}, {"sampling": SamplingParams(seed=1, top_k=40)}], ids=str)
+def test_a_row_that_is_not_a_number_fails_the_step(given: dict[str, Any]) -> None:
+    broken = ROWS["usual"].copy()
+    broken[5] = np.nan
+    with pytest.raises(DecodeFailed, match="not a number"):
+        sample(ROWS["usual"], broken, **given)
+
+
+def test_threads_change_nothing() -> None:
+    rows = [ROWS["usual"], ROWS["peaked"], ROWS["many ties"], ROWS["half forbidden"]] * 8
+    given: dict[str, Any] = {"logprobs": 2, "sampling": SamplingParams(seed=1, top_p=0.9)}
+    assert sample(*rows, threads=4, **given) == sample(*rows, **given)
