@@ -66,7 +66,7 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
 
 def window_cells(window: int, config: EngineConfig) -> int:
     """Positions that the layers with a window keep for a slot of split memory: the window and a micro-batch, rounded up."""
-    return -(-(window + config.ubatch_tokens) // CELLS) * CELLS
+    return -(-(window + min(config.ubatch_tokens, config.batch_tokens)) // CELLS) * CELLS
 
 
 def embedding_context(model: Any, config: EngineConfig, max_tokens: int, step_tokens: int) -> Any:  # Any: pointers
