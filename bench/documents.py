@@ -1,6 +1,7 @@
-"""A shuffled batch of eight questions on each of sixteen documents: the whole stack against llama-server with the same prompts.
+"""Documents that begin alike: as a batch of questions against llama-server, and one after another in a model with a window.
 
-The batch is ordered before it runs, so each document is computed once; llama-server takes requests as they come.
+The batch has eight questions on each of sixteen documents, shuffled. It is ordered before it runs, so each document is computed
+once; llama-server takes requests as they come.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from bench.engine import greedy, running_engine
 from bench.llama_server import LlamaServer, RunningServer
+from bench.models import random_prompts
 from bench.stack import running_stack
 from cli.client import Client
 from cli.output_files import OutputFile
@@ -27,6 +30,8 @@ _ANSWER_TOKENS: Final = 16
 _SLOTS: Final = 8
 _CONTEXT: Final = 512
 _PAIRS: Final = 3
+_SHARED_TOKENS: Final = 784
+_OWN_TOKENS: Final = 750
 _WORDS: Final = (
     "mill",
     "race",
@@ -119,3 +124,17 @@ def compare_documents(path: Path, folder: Path) -> tuple[float, float] | None:
             ours.append(_batch_seconds(client, folder, texts))
             theirs.append(_server_seconds(server, texts))
     return statistics.median(ours), statistics.median(theirs)
+
+
+def windowed_model() -> Path | None:
+    """`window.gguf` in the folder MILLRACE_BENCH_MODELS: a model whose layers have a window, such as Gemma 3; None without it."""
+    path = Path(os.environ.get("MILLRACE_BENCH_MODELS", "")) / "window.gguf"
+    return path if path.is_file() else None
+
+
+def cached_tokens_one_by_one(path: Path) -> list[int]:
+    """Cached tokens of a shared start, then of three texts that begin with it, one request at a time on an idle engine."""
+    start, *texts = random_prompts(4, _SHARED_TOKENS, below=load_vocabulary(path).num_vocab - 8)
+    prompts = [[*start, 1], *([*start, *text[:_OWN_TOKENS]] for text in texts)]
+    with running_engine(path, slots=_SLOTS, context_size=2048, threads=len(os.sched_getaffinity(0))) as engine:
+        return [engine.run([request])[1].num_cached for request in greedy(prompts, 8)]
