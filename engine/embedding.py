@@ -92,6 +92,11 @@ class EmbedStep:
         return sum(len(piece.tokens) for _, piece in self.entries)
 
     @property
+    def has_batch(self) -> bool:
+        """Is an input of a batch in the step?"""
+        return any(job.request.priority is Priority.BATCH for job, _ in self.entries)
+
+    @property
     def jobs(self) -> list[_Job]:
         """The requests of the step, each once."""
         return list(dict.fromkeys(job for job, _ in self.entries))
@@ -151,6 +156,11 @@ class EmbeddingQueue:
     def priority(self) -> Priority | None:
         """The priority of the most urgent request; None when the queue is empty."""
         return next((priority for priority in (Priority.CHAT, Priority.BATCH) if self._jobs[priority]), None)
+
+    @property
+    def has_batch(self) -> bool:
+        """Is there a request of a batch?"""
+        return bool(self._jobs[Priority.BATCH])
 
     def plan(self, max_tokens: int, *, with_batch: bool = True) -> EmbedStep | None:
         """The next step, of `max_tokens` at most; without `with_batch`, of chat requests only. None if there is none.

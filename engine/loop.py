@@ -6,6 +6,7 @@ Other threads put commands into its inbox. It passes outputs to `emit`, once per
 from __future__ import annotations
 
 import queue
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ from engine.errors import DecodeFailed, EngineError, OutOfKvMemory
 from engine.log import log_stderr
 from engine.output_processor import OutputProcessor
 from engine.progress import Pace, Progress
+from engine.scheduler.chat_share import EmbedShare
 from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepPlan
-from engine.scheduler.step_builder import INTERACTIVE_DIVISOR
 from engine.turn import OwnCores, Turn
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, RequestKey
 
@@ -87,6 +88,7 @@ class EngineLoop:
         *,
         record_inflight: RecordInflight = lambda _: None,
         turn: Turn | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._decoder = backend.decoder
@@ -109,10 +111,12 @@ class EngineLoop:
         self._output_processor = OutputProcessor(backend.tokenizer)
         self._embedder = backend.embedder
         self._embeddings = EmbeddingQueue(backend.embedder) if backend.embedder is not None else None
+        self._embed_share = EmbedShare(self.scheduler.share)
         self._embeds_next = False
         self._emit = emit
         self._record_inflight = record_inflight
         self._turn = turn or OwnCores()
+        self._clock = clock
         self._recorded: list[Sequence] = []
         self._pending_outputs: dict[str, list[Output]] = {}
 
@@ -174,6 +178,7 @@ class EngineLoop:
 
     def step(self) -> bool:
         """Run one step of the decoder."""
+        began = self._clock()
         self._open_sequences(self.scheduler.admit())
         plan = self.scheduler.plan()
         self._record([entry.sequence for entry in plan.entries])
@@ -186,6 +191,7 @@ class EngineLoop:
         for sequence, tokens, sampled in decoded:
             if self._output_processor.is_active(sequence):  # another choice of this step may have failed the request
                 self._process_tokens(sequence, tokens, sampled)
+        self.scheduler.record_seconds(plan, self._clock() - began)
         self.num_steps += 1
         return True
 
@@ -202,14 +208,21 @@ class EngineLoop:
             self._record_inflight([sequence.key for sequence in sequences])
 
     def _embed(self) -> bool:
-        """Compute a step of embeddings: small ones beside a chat, and none of a batch while a chat waits for its first token."""
+        """Compute a step of embeddings: small ones beside a chat, and none of a batch while a chat waits for its first token.
+
+        Those of a batch beside a chat have a part of the batch's share of the time.
+        """
         if self._embeddings is None or self._embedder is None:
             return False
-        most = self._embedder.step_tokens
-        budget = max(1, most // INTERACTIVE_DIVISOR) if self.scheduler.has_chat else most
-        step = self._embeddings.plan(budget, with_batch=not self.scheduler.has_new_chat)
+        scheduler, budget, with_batch = self.scheduler, self._embedder.step_tokens, True
+        scheduler.share.has_embeddings = self._embeddings.has_batch
+        if scheduler.has_chat:
+            budget = self._embed_share.tokens(budget)
+            with_batch = not scheduler.has_new_chat and self._embed_share.allows_batch(budget)
+        step = self._embeddings.plan(budget, with_batch=with_batch)
         if step is None:
             return False
+        began = self._clock()
         self._embeds_next = False
         self._recorded = []
         self._record_inflight(step.keys)
@@ -220,6 +233,8 @@ class EngineLoop:
         self._record_inflight([])
         for client, result in ended:
             self._queue_output(client, result)
+        seconds = self._clock() - began
+        self._embed_share.record(step.num_tokens, seconds, from_chat=scheduler.has_chat and step.has_batch)
         self.num_steps += 1
         return True
 

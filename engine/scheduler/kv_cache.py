@@ -63,8 +63,8 @@ class KvCacheManager:
         """Find the slots that begin like a prompt. The result holds until a slot is assigned or released."""
         return self._slots.search(sequence)
 
-    def should_wait(self, sequence: Sequence, matches: list[Match]) -> bool:
-        """Is a running sequence prefilling a prefix that this one needs? Then it waits, and copies that slot."""
+    def find_awaited(self, sequence: Sequence, matches: list[Match]) -> Sequence | None:
+        """The running sequence that is prefilling a prefix that this one needs: it waits, and copies that slot."""
         reusable, _ = self._slots.longest(matches)
         for match in matches:
             if match.length <= reusable:
@@ -73,8 +73,9 @@ class KvCacheManager:
                 other = self._slots[index].holder
                 if other is not None and other.is_prefilling and match.length > other.num_computed:
                     min_saved = 1 if other.key == sequence.key else MIN_PREFIX_TO_WAIT_FOR
-                    return match.length - reusable >= min_saved and self._will_offer(other, match.length)
-        return False
+                    is_worth_it = match.length - reusable >= min_saved and self._will_offer(other, match.length)
+                    return other if is_worth_it else None
+        return None
 
     def assign_slot(self, sequence: Sequence, matches: list[Match]) -> bool:
         """Assign a slot and reuse as much of the prompt as some slot holds; False when all slots are held."""

@@ -20,13 +20,15 @@ from collections.abc import Callable
 from typing import Final
 
 from engine.errors import DecodeFailed
+from engine.scheduler.chat_share import ChatShare
 from engine.scheduler.kv_cache import KvCacheManager, MemoryUse, slot_of
 from engine.scheduler.prefix_index import Match
 from engine.scheduler.queue import WaitingQueue
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
-from engine.scheduler.step import SampleResult, StepPlan, TokenCounts
+from engine.scheduler.step import SampleResult, StepEntry, StepPlan, TokenCounts
 from engine.scheduler.step_builder import StepBuilder
+from engine.scheduler.step_cost import size_of
 from engine.types import FinishReason, Priority, RequestKey
 
 _LOOK_AHEAD: Final = 4
@@ -56,7 +58,9 @@ class Scheduler:
         self._is_end = is_end
         self._shifts_context = shifts_context
         self._kv_cache = KvCacheManager(slots + spare_slots, spare_slots, prefill_tokens, traits, first_position)
+        self.share = ChatShare()
         self._step_builder = StepBuilder(
+            self.share,
             slots=slots,
             context_size=context_size,
             batch_tokens=batch_tokens,
@@ -70,6 +74,7 @@ class Scheduler:
         self._by_key: dict[RequestKey, list[Sequence]] = {}
         self._admissions = itertools.count(1)
         self._was_exclusive = False
+        self._urgent: set[Sequence] = set()
 
     # --- sequences ---------------------------------------------------------------------------------------------------
 
@@ -98,7 +103,12 @@ class Scheduler:
     @property
     def has_chat(self) -> bool:
         """Is there a chat sequence, running or waiting?"""
-        return self._waiting.has_chat or any(map(_is_chat, self._running))
+        return self._waiting.has_chat or self.has_running_chat
+
+    @property
+    def has_running_chat(self) -> bool:
+        """Does a chat sequence compute?"""
+        return any(map(_is_chat, self._running))
 
     @property
     def has_new_chat(self) -> bool:
@@ -146,6 +156,7 @@ class Scheduler:
 
     def admit(self) -> list[Sequence]:
         """Preempt, resume and admit sequences; return those that got a slot."""
+        self._urgent.clear()
         self._preempt_batch()
         self._resume_paused()
         admitted = []
@@ -153,7 +164,7 @@ class Scheduler:
             if len(self._running) >= self._max_running:
                 break
             matches = self._kv_cache.search(sequence)
-            if not self._kv_cache.should_wait(sequence, matches) and self._assign_slot(sequence, matches):
+            if not self._should_wait(sequence, matches) and self._assign_slot(sequence, matches):
                 admitted.append(sequence)
         self._kv_cache.align_prefills(admitted)
         for sequence in admitted:
@@ -165,18 +176,31 @@ class Scheduler:
         """Plan the next step; it is empty when no sequence runs."""
         if not self.num_waiting:
             self._kv_cache.defragment()
-        members = self._step_members()
-        shifts = [self._kv_cache.shift(sequence, self._context_size) for sequence in members if self._is_full(sequence)]
-        return StepPlan(self._step_builder.build(members), self._kv_cache.take_forks(), shifts)
+        full = [sequence for sequence in self._running if self._is_full(sequence)]
+        shifts = [self._kv_cache.shift(sequence, self._context_size) for sequence in full]
+        return StepPlan(self._entries(), self._kv_cache.take_forks(), shifts)
 
-    def _step_members(self) -> list[Sequence]:
-        """The sequences of the next step."""
+    def _entries(self) -> list[StepEntry]:
+        """The entries of the next step: an exclusive sequence has every other step to itself, unless chat comes before it."""
         exclusive = next((sequence for sequence in self._running if sequence.exclusive), None)
         if exclusive is None:
-            return self._running
+            return self._step_builder.build(self._running, urgent=self._urgent)
         others = [sequence for sequence in self._running if not sequence.exclusive]
-        self._was_exclusive = not others or not self._was_exclusive
-        return [exclusive] if self._was_exclusive else others
+        turns = [[exclusive], others] if not self._was_exclusive else [others, [exclusive]]
+        for members in turns:
+            if entries := self._step_builder.build(members, urgent=self._urgent, beside_chat=self.has_running_chat):
+                self._was_exclusive = members[0] is exclusive
+                return entries
+        return []
+
+    def record_seconds(self, plan: StepPlan, seconds: float) -> None:
+        """Record the duration of a step that was applied."""
+        chat = [entry for entry in plan.entries if self._is_urgent(entry.sequence)]
+        batch = [entry for entry in plan.entries if not self._is_urgent(entry.sequence)]
+        if chat or self.has_running_chat:
+            self.share.record(size_of(chat), size_of(batch), seconds)
+        else:
+            self.share.record_without_chat(size_of(batch), seconds)
 
     def apply(self, plan: StepPlan, sampled: list[SampleResult]) -> list[tuple[Sequence, list[int], SampleResult]]:
         """Record a step; return each sequence that has new tokens or failed, with its tokens and its result.
@@ -264,6 +288,17 @@ class Scheduler:
         """The next sequences to admit, and a few more in case some of these must wait for a prefix."""
         free = self._max_running - len(self._running)
         return list(itertools.islice(self._waiting, free + _LOOK_AHEAD)) if free > 0 else []
+
+    def _should_wait(self, sequence: Sequence, matches: list[Match]) -> bool:
+        """Is a prefix being prefilled that this sequence needs? If a chat waits for it, it is as urgent as chat."""
+        prefilling = self._kv_cache.find_awaited(sequence, matches)
+        if prefilling is not None and _is_chat(sequence):
+            self._urgent.add(prefilling)
+        return prefilling is not None
+
+    def _is_urgent(self, sequence: Sequence) -> bool:
+        """Is this a chat, or does a chat wait for its prefix?"""
+        return _is_chat(sequence) or sequence in self._urgent
 
     def _assign_slot(self, sequence: Sequence, matches: list[Match]) -> bool:
         """Assign a slot, for chat also that of a paused sequence; False when there is none."""

@@ -6,18 +6,21 @@ A step has at most `batch_tokens`, of which `prefill_tokens` belong to prompts. 
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Final
 
 from engine.config import PROMPT_LOGPROB_ROWS
+from engine.scheduler.chat_share import INTERACTIVE_DIVISOR, STALL_SECONDS, ChatShare
 from engine.scheduler.kv_cache import slot_of
 from engine.scheduler.ngram_proposer import NgramProposer
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import StepEntry
+from engine.scheduler.step_cost import StepSize, size_of
 from engine.scheduler.step_order import order_entries
 from engine.types import Priority
 
-# While a chat decodes, a step has this part of its usual prompt tokens.
-INTERACTIVE_DIVISOR: Final = 4
+_MIN_CHUNK: Final = 16
+_MIN_BATCH_CHUNK: Final = 128  # attention is computed in tiles from 64 tokens on
 _MAX_FORCED: Final = 64
 _MAX_SPECULATING: Final = 2
 
@@ -26,24 +29,42 @@ class StepBuilder:
     """Builds the entries of steps with at most `slots` sequences."""
 
     def __init__(
-        self, *, slots: int, context_size: int, batch_tokens: int, prefill_tokens: int, max_drafts: int
+        self,
+        share: ChatShare,
+        *,
+        slots: int,
+        context_size: int,
+        batch_tokens: int,
+        prefill_tokens: int,
+        max_drafts: int,
     ) -> None:
         assert batch_tokens >= slots, "every slot must be able to decode in one step"
+        self._share = share
         self._context_size = context_size
         self._batch_tokens = batch_tokens
         self._prefill_tokens = prefill_tokens
-        share = batch_tokens // slots if slots else 1
-        self._max_forced = min(_MAX_FORCED, share)
-        self._max_drafts = min(max_drafts, share - 1)
+        most = batch_tokens // slots if slots else 1
+        self._max_forced = min(_MAX_FORCED, most)
+        self._max_drafts = min(max_drafts, most - 1)
         self._proposers: dict[Sequence, NgramProposer] = {}
+        self._prompts_next = False
+        self._last_slot = -1
 
-    def build(self, running: list[Sequence]) -> list[StepEntry]:
-        """Return the entries, in the order in which split memory computes them in the fewest passes."""
-        decoding = [sequence for sequence in running if not sequence.is_prefilling]
-        entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
-        budget = self._batch_tokens - sum(len(entry.tokens) for entry in entries)
-        prefilling = [sequence for sequence in running if sequence.is_prefilling]
-        entries += self._prefill_all(prefilling, min(budget, self._prefill_budget(decoding)))
+    def build(
+        self, running: list[Sequence], *, urgent: Set[Sequence] = frozenset(), beside_chat: bool = False
+    ) -> list[StepEntry]:
+        """Return the entries, in the order in which split memory computes them in the fewest passes.
+
+        The `urgent` ones count as chat. With `beside_chat` a chat runs that is not in this step; then there may be no entries.
+        """
+        chat = [sequence for sequence in running if sequence.priority is Priority.CHAT or sequence in urgent]
+        if not (chat or beside_chat):
+            return order_entries(self._compute(running, self._batch_prompt_tokens(), self._batch_tokens))
+        batch = [sequence for sequence in running if sequence not in chat]
+        room = self._batch_tokens - sum(map(self._most_decoded, batch))
+        entries = self._compute(chat, self._interactive_tokens(chat), room)
+        if batch:
+            entries += self._compute_beside(entries, batch)
         return order_entries(entries)
 
     def record_accepted(self, sequence: Sequence, num_accepted: int) -> None:
@@ -77,17 +98,75 @@ class StepBuilder:
             room = min(room, sequence.max_tokens - sequence.num_generated - 1)
         return proposer.propose(min(self._max_drafts, room))
 
-    def _prefill_budget(self, decoding: list[Sequence]) -> int:
-        """Prompt tokens of a step: fewer while a chat decodes, since its tokens wait for the step to end."""
-        if any(sequence.priority is Priority.CHAT for sequence in decoding):
-            return max(1, self._prefill_tokens // INTERACTIVE_DIVISOR)
-        return self._prefill_tokens
+    def _compute(self, sequences: list[Sequence], prompt_tokens: int, room: int) -> list[StepEntry]:
+        """Entries of all that decode, and chunks of at most so many prompt tokens; `room` is for both."""
+        decoding = [sequence for sequence in sequences if not sequence.is_prefilling]
+        entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
+        prefilling = [sequence for sequence in sequences if sequence.is_prefilling]
+        return entries + self._prefill_all(prefilling, min(prompt_tokens, room - _num_tokens(entries)))
+
+    def _most_decoded(self, sequence: Sequence) -> int:
+        """Tokens that a sequence may add to a step if it decodes."""
+        forced = min(self._max_forced, sequence.num_uncomputed)
+        return 0 if sequence.is_prefilling else max(forced, 1 + self._max_drafts)
+
+    def _compute_beside(self, chat: list[StepEntry], batch: list[Sequence]) -> list[StepEntry]:
+        """Entries of a batch beside those of chat; none while chat has not earned them.
+
+        Decoding and prompts take turns if both together take too long for one step.
+        """
+        size = size_of(chat)
+        decoding = [sequence for sequence in batch if not sequence.is_prefilling]
+        prefilling = [sequence for sequence in batch if sequence.is_prefilling]
+        if not self._share.cost.is_measured and any(entry.sequence.is_prefilling for entry in chat):
+            prefilling = []  # the first token of a chat comes before prompts that may take long
+        entries = [] if prefilling and self._prompts_next else self._decode_some(size, decoding, len(chat))
+        prompts: list[StepEntry] = []
+        if prefilling:
+            seconds = self._share.stall_seconds(size) - self._share.added_seconds(size, size_of(entries))
+            budget = min(self._prompt_tokens_within(seconds), self._batch_tokens - _num_tokens([*chat, *entries]))
+            if budget >= _MIN_CHUNK or not entries:
+                prompts = self._prefill_all(prefilling, budget)
+        if not self._share.allows(size, size_of([*entries, *prompts])):
+            return []
+        self._prompts_next = bool(prefilling) and not prompts
+        self._last_slot = entries[-1].slot if entries else self._last_slot
+        return entries + prompts
+
+    def _decode_some(self, chat: StepSize, decoding: list[Sequence], num_chat: int) -> list[StepEntry]:
+        """Entries of all that decode, or of as many neighbouring slots as fit beside chat, in turns."""
+        limit = self._share.stall_seconds(chat)
+        entries = [self._decode(sequence, num_chat + len(decoding)) for sequence in decoding]
+        if self._share.added_seconds(chat, size_of(entries)) <= limit:
+            return entries
+        entries.sort(key=lambda entry: (entry.slot <= self._last_slot, entry.slot))
+        number, size = 1, size_of(entries[:1])
+        for entry in entries[1:]:
+            size = size.plus(size_of([entry]))
+            if self._share.added_seconds(chat, size) > limit:
+                break
+            number += 1
+        return entries[:number]
+
+    def _batch_prompt_tokens(self) -> int:
+        """Prompt tokens of a step of a batch alone: a chat that comes waits for its end."""
+        found = self._share.cost.tokens_within(STALL_SECONDS, self._prefill_tokens)
+        return self._prefill_tokens if found is None else min(self._prefill_tokens, max(_MIN_BATCH_CHUNK, found))
+
+    def _interactive_tokens(self, chat: list[Sequence]) -> int:
+        """Prompt tokens of chat in a step: fewer while another chat decodes, since its tokens wait for the step to end."""
+        decoding = [sequence for sequence in chat if not sequence.is_prefilling]
+        return self._prompt_tokens_within(STALL_SECONDS) if decoding else self._prefill_tokens
+
+    def _prompt_tokens_within(self, seconds: float) -> int:
+        """Prompt tokens that take no longer, at least a small chunk; while no prompt was measured, a quarter of the usual."""
+        found = self._share.cost.tokens_within(seconds, self._prefill_tokens)
+        return max(1, self._prefill_tokens // INTERACTIVE_DIVISOR) if found is None else max(_MIN_CHUNK, found)
 
     def _prefill_all(self, prefilling: list[Sequence], budget: int) -> list[StepEntry]:
-        """Prompt chunks in order of admission: only those of chat while there is any."""
-        chat = [sequence for sequence in prefilling if sequence.priority is Priority.CHAT]
+        """Prompt chunks in order of admission."""
         entries: list[StepEntry] = []
-        for sequence in sorted(chat or prefilling, key=lambda sequence: sequence.admission):
+        for sequence in sorted(prefilling, key=lambda sequence: sequence.admission):
             if budget <= 0:
                 break
             if sequence.wants_prompt_logprobs and any(entry.wants_prompt_logprobs for entry in entries):
@@ -109,3 +188,7 @@ class StepBuilder:
         return StepEntry(
             sequence, slot_of(sequence), position, tokens, rows, wants_prompt_logprobs=sequence.wants_prompt_logprobs
         )
+
+
+def _num_tokens(entries: list[StepEntry]) -> int:
+    return sum(len(entry.tokens) for entry in entries)

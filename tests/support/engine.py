@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,7 @@ from engine.scheduler.sequence import Sequence
 from engine.structured.compiler import GrammarCompiler
 from engine.turn import Turn
 from engine.types import ChatPrompt, EmbedRequest, Finished, Priority, Request, SamplingParams
+from tests.support.clock import Clock
 
 
 def make_sequence(request_id: str, tokens: list[int], **given: object) -> Sequence:
@@ -53,9 +55,15 @@ def grammars_of(backend: Backend, *, jump_forward: bool) -> GrammarCompiler:
 
 
 class Bench:
-    """An engine that the test runs step by step, and all its outputs."""
+    """An engine that the test runs step by step, and all its outputs. Steps take no time unless the test moves its `clock`."""
 
-    def __init__(self, backend: Backend | None = None, turn: Turn | None = None, **config: object) -> None:
+    def __init__(
+        self,
+        backend: Backend | None = None,
+        turn: Turn | None = None,
+        clock: Callable[[], float] | None = None,
+        **config: object,
+    ) -> None:
         values: dict[str, object] = {"model": "m", "endpoint": "", "backend": BackendKind.FAKE, "slots": 4}
         self.config = EngineConfig(**{**values, **config})  # type: ignore[arg-type]
         self.backend = backend or FakeBackend(FakeDecoder(slots=self.config.slots, spare_slots=1))
@@ -69,7 +77,9 @@ class Bench:
             context_size=self.config.context_size,
         )
         self.outputs: list[Output] = []
-        self.engine = EngineLoop(self.backend, self.config, lambda _, items: self.outputs.extend(items), turn=turn)
+        self.engine = EngineLoop(
+            self.backend, self.config, lambda _, items: self.outputs.extend(items), turn=turn, clock=clock or Clock()
+        )
 
     def add(self, request: Request) -> None:
         self.engine.inbox.put(AddRequest(self.input_processor.process("c", request)))

@@ -13,7 +13,8 @@ from engine.backends.vectors import Vectors
 from engine.config import EngineConfig
 from engine.loop import CancelRequests
 from engine.scheduler.step import SampleResult, StepPlan
-from engine.types import Delta, Embedded, Failed, Priority, RequestKey
+from engine.types import Delta, Embedded, Failed, Finished, Priority, RequestKey
+from tests.support.clock import Clock
 from tests.support.engine import Bench, chat
 
 
@@ -51,6 +52,50 @@ class Steps(Bench):
     @property
     def last(self) -> tuple[str, int]:
         return self.log[-1]
+
+
+class TimedDecoder(FakeDecoder):
+    """Takes 10 ms for a row, and 1 ms for each other token."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(slots=4, spare_slots=1)
+        self._clock = clock
+
+    def run(self, plan: StepPlan) -> list[SampleResult]:
+        self._clock.now += 0.001 * plan.num_tokens + 0.009 * len(plan.sampled)
+        return super().run(plan)
+
+
+class TimedEmbedder(FakeEmbedder):
+    """Takes 1 ms for a token."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def embed(self, pieces: list[InputPiece]) -> Vectors:
+        self._clock.now += 0.001 * sum(len(piece.tokens) for piece in pieces)
+        return super().embed(pieces)
+
+
+def test_embeddings_and_lines_of_a_batch_beside_a_chat_share_a_quarter_of_the_time() -> None:
+    clock = Clock()
+    embedder = TimedEmbedder(clock)
+    bench = Bench(FakeBackend(TimedDecoder(clock), embedder=embedder), clock=clock, context_size=2048)
+    for number in range(3):
+        bench.add(chat(f"line {number}", str(number), max_tokens=1500, ignore_eos=True, priority=Priority.BATCH))
+    bench.embed("e", *[[97] * 50] * 3000, priority=Priority.BATCH)
+    for _ in range(10):
+        bench.engine.run_once()
+    bench.add(chat("hello", "chat", max_tokens=1000, ignore_eos=True, stream=True))
+    counts, began = bench.engine.scheduler.counts, clock.now
+    lines, embedded = counts.output, len(embedder.num_computed)
+    while not any(isinstance(item, Finished) and item.request_id == "chat" for item in bench.outputs):
+        bench.engine.run_once()
+    seconds = clock.now - began
+    assert 1000 * 0.01 / seconds >= 0.7
+    assert 0.01 * (counts.output - lines - 1000) >= 0.08 * seconds
+    assert 0.001 * sum(embedder.num_computed[embedded:]) >= 0.08 * seconds
 
 
 @pytest.mark.parametrize("priority", Priority)

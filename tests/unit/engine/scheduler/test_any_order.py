@@ -53,8 +53,13 @@ class AnyOrder(RuleBasedStateMachine):
         self.scheduler.add(sequence)
         return sequence
 
-    @rule(token=st.sampled_from([1, 2, END]), forced=st.lists(st.integers(1, 2), max_size=2), is_right=st.booleans())
-    def step(self, token: int, forced: list[int], is_right: bool) -> None:
+    @rule(
+        token=st.sampled_from([1, 2, END]),
+        forced=st.lists(st.integers(1, 2), max_size=2),
+        is_right=st.booleans(),
+        seconds=st.sampled_from([0.0, 0.001, 0.1, 30.0]),
+    )
+    def step(self, token: int, forced: list[int], is_right: bool, seconds: float) -> None:
         self.scheduler.admit()
         plan = self.scheduler.plan()
         assert plan.num_tokens <= 12
@@ -74,6 +79,7 @@ class AnyOrder(RuleBasedStateMachine):
                 assert sequence.request_id not in self.ended
                 self.ended.add(sequence.request_id)
                 self.scheduler.release(sequence)
+        self.scheduler.record_seconds(plan, seconds)
 
     def sampled(self, entry, token: int, forced: list[int], is_right: bool) -> SampleResult:
         if not entry.num_drafts:
@@ -106,7 +112,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         for _ in range(2000):
-            self.step(END, [], False)
+            self.step(END, [], False, 0.01)
             if not self.scheduler.num_running and not self.scheduler.num_waiting:
                 return
         raise AssertionError("a sequence was starved")
