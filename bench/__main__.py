@@ -22,7 +22,7 @@ from bench.documents import cached_tokens_one_by_one, compare_documents, windowe
 from bench.embeddings import compare_embeddings
 from bench.engine import compare
 from bench.engine_memory import memory
-from bench.interactive import first_token_under_load
+from bench.interactive import PAUSE_SECONDS, SHORT, chats_beside_batch
 from bench.json_schema import compare_json
 from bench.models import DEMO, QWEN05, SMOL135
 from bench.overhead import milliseconds_per_step
@@ -175,10 +175,44 @@ def _transformers(_: Path) -> list[Result]:
 
 
 def _interactive(_: Path) -> list[Result]:
-    idle, busy, step = first_token_under_load(SMOL135, SMOL135.path())
-    limit = 1000 * (2 * idle + step)
-    name = f"first token of a chat while 16 slots run a batch (idle {1000 * idle:.0f} ms)"
-    return [Result(name=name, value=1000 * busy, unit="ms", target=round(limit), is_limit=True)]
+    name, path, num_tokens = _interactive_model()
+    rows = []
+    for slots in (8, 16):
+        beside, found = f"beside a batch in {slots} slots", chats_beside_batch(path, num_tokens, slots)
+        rates = statistics.median(found.idle.rates), statistics.median(found.busy.rates)
+        for percentile in (50, 95):
+            for kind, (idle, busy) in (
+                ("first token", found.first(percentile)),
+                (f"{SHORT} tokens", found.whole(percentile)),
+            ):
+                rows.append(
+                    Result(
+                        name=f"{name}: {kind} of a chat {beside}, p{percentile} (idle {1000 * idle:.0f} ms)",
+                        value=1000 * busy,
+                        unit="ms",
+                        target=round(1000 * (2 * idle + found.step)),
+                        is_limit=True,
+                    )
+                )
+        rows += [
+            _ratio(f"{name}: tokens/s of a chat {beside}, over idle", rates[1] / rates[0], 0.7),
+            Result(
+                name=f"{name}: what the batch in {slots} slots loses by a chat of {SHORT} tokens every {PAUSE_SECONDS:g} s",
+                value=100 * found.lost,
+                unit="%",
+                target=25,
+                is_limit=True,
+            ),
+        ]
+    return rows
+
+
+def _interactive_model() -> tuple[str, Path, int]:
+    """Name, path and number of tokens of the GGUF in MILLRACE_BENCH_CHAT_MODEL, or smol135."""
+    given = os.environ.get("MILLRACE_BENCH_CHAT_MODEL")
+    if not given:
+        return SMOL135.name, SMOL135.path(), SMOL135.num_tokens - 8
+    return Path(given).stem, Path(given), 1000  # the ids below are ordinary tokens of any model
 
 
 def _contention(_: Path) -> list[Result]:
