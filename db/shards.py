@@ -240,7 +240,7 @@ _WRITE_LINES: Final = text(
         CAST(string_to_array(:reasoning, chr(10)) AS integer[]),
         CAST(string_to_array(:seconds, chr(10), '') AS double precision[])
     ) AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
-    WHERE jobs.id = new.id AND jobs.shard_id = :shard_id AND jobs.state = 'queued'
+    WHERE jobs.id = new.id AND COALESCE(jobs.shard_id, '') = :shard_id AND jobs.state = 'queued'
     RETURNING jobs.id
     """
 )
@@ -249,6 +249,7 @@ _WRITE_LINES: Final = text(
 def write_lines(shard_id: str, results: list[LineResult], provenance: Provenance) -> TextClause:
     """Store results of a shard's lines, and return the ids of those that were still open. Follow with `count_lines`.
 
+    Rows are found by their ids: the index of the queue, which COALESCE rules out, would compare each line with each result.
     Each column is sent as one text with a value a line, since JSON needs no line break: an array would be searched for quotes
     and backslashes, which takes a hundred times as long.
     """

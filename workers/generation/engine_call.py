@@ -80,6 +80,9 @@ class EngineCall:
         """
         if isinstance(outcome, Failed) and outcome.code == _CANCELLED:
             outcome = _cancelled(outcome.request_id)
+        if len(self._requests) == 1:
+            self._sink.on_end(outcome)
+            return
         with self._lock:
             self._outcomes[number] = outcome
             is_first_failure = self._failure is None and _is_failure(outcome)
@@ -92,8 +95,6 @@ class EngineCall:
             self.cancel()
 
     def _joined(self) -> EngineOutcome:
-        if len(self._requests) == 1:
-            return self._outcomes[0]
         choices: list[Choice] = []
         usages: list[Usage] = []
         first_tokens: list[float] = []
