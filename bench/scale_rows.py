@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import httpx2
-from sqlalchemy import Connection, Engine, Executable, text
+from sqlalchemy import Connection, Engine, Executable, Result, text
 
 from core.states import BatchState, JobState
 from db import backlog, batch_lists, batch_requests, batch_results, batches, demand, jobs, keys, shards
@@ -222,14 +222,20 @@ def time_statements(engine: Engine, filled: Filled) -> Iterator[Timing]:
         seconds = []
         for number in range(_REPEATS + 5):
             query = make(number)
-            statement = query.statement if isinstance(query, Query) else query
             with engine.connect() as connection:
                 connection.begin()
                 began = time.perf_counter()
-                connection.execute(statement).all()
+                run(connection, query).all()
                 seconds.append(time.perf_counter() - began)
                 connection.rollback()
         yield _timing(name, seconds[5:])
+
+
+def run(connection: Connection, query: Executable | Query[Any]) -> Result[Any]:  # Any: rows of any type
+    """Execute a statement, or a query with its values."""
+    return (
+        connection.execute(query.statement, query.parameters) if isinstance(query, Query) else connection.execute(query)
+    )
 
 
 def time_requests(url: str, filled: Filled) -> Iterator[Timing]:

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, text
 
-from bench.scale_rows import Filled, fill, statements
+from bench.scale_rows import Filled, fill, run, statements
 from cli.stack.services import Services
 from db.connections import database_engine
-from db.query import Query
 from db.schema_version import upgrade
 
 ROWS = 60_000
@@ -52,8 +51,8 @@ def test_no_query_reads_lines_that_it_does_not_return(filled: tuple[Connection, 
     for name, make in statements(rows).items():
         query = make(1)
         with connection.begin() as transaction:
-            result = connection.execute(query.statement if isinstance(query, Query) else query)
-            plan = result.cursor.fetchone()[0][0]  # type: ignore[index] # past the types of the columns
+            result = run(connection, query)
+            plan = result.cursor.fetchone()[0][0]  # type: ignore[attr-defined] # past the types of the columns
             transaction.rollback()
         found[name] = read_rows(plan["Plan"])
     assert {name: number for name, number in found.items() if number > MOST_READ} == {}
