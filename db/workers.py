@@ -8,18 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
     ColumnElement,
     Delete,
     Float,
+    TableValuedAlias,
     Text,
     Update,
+    bindparam,
     case,
     cast,
+    column,
     delete,
     func,
     select,
@@ -36,7 +41,6 @@ from db.tables import Counter, Worker, WorkerEngine
 
 KEPT_SILENT: Final = timedelta(hours=1)
 _REPORTED: Final = (
-    "last_tick_at",
     "num_deaths",
     "exit_reason",
     "state",
@@ -140,19 +144,56 @@ class CounterRow(NamedTuple):
     value: int
 
 
-def report_worker(report: WorkerReport) -> PostgresInsert:
-    """Insert or renew a worker. Under the same id, another pid is a process that has just started."""
+class Report(NamedTuple):
+    """A statement with its values: `connection.execute(*report)`. The statement is built once, since its heartbeats are many."""
+
+    statement: PostgresInsert
+    values: dict[str, Any]  # Any: texts and numbers
+
+
+def report_worker(report: WorkerReport) -> Report:
+    """Insert or renew a worker and its engines, and delete engines that it has no more, in one round trip.
+
+    Under the same id, another pid is a process that has just started. A report without a device leaves that as it is.
+    """
     device = {} if report.device is None else asdict(report.device)
+    values = {
+        "given_kind": report.kind,
+        "given_host": report.host,
+        "given_pid": report.pid,
+        "given_poll_seconds": report.poll_seconds,
+        **{f"given_{name}": value for name, value in device.items()},
+    }
+    return Report(_worker_statement(tuple(device)), values | report_engines(report).values)
+
+
+def report_engines(report: WorkerReport) -> Report:
+    """Insert or renew the engines of a worker."""
+    engines = [
+        {
+            **{name: getattr(engine, name) for name in _REPORTED},
+            **(_NO_ACTIVITY if engine.activity is None else asdict(engine.activity)),
+            "model": engine.model,
+            "tick_seconds": engine.tick_seconds,
+        }
+        for engine in report.engines
+    ]
+    return Report(_engines_statement(), {"given_id": report.id, "given_engines": engines})
+
+
+@lru_cache
+def _worker_statement(device: tuple[str, ...]) -> PostgresInsert:
+    given_id = bindparam("given_id", type_=Text)
     new = insert(Worker).values(
-        id=report.id,
-        kind=report.kind,
-        host=report.host,
-        pid=report.pid,
-        last_poll_at=_ago(report.poll_seconds),
-        **device,
+        id=given_id,
+        **{
+            name: bindparam(f"given_{name}", type_=Worker.__table__.c[name].type)
+            for name in ("kind", "host", "pid", *device)
+        },
+        last_poll_at=_ago(bindparam("given_poll_seconds", type_=Float)),
     )
     is_same = Worker.pid == new.excluded.pid
-    return new.on_conflict_do_update(
+    renewed = new.on_conflict_do_update(
         index_elements=[Worker.id],
         set_={
             "started_at": case((is_same, Worker.started_at), else_=func.now()),
@@ -162,45 +203,39 @@ def report_worker(report: WorkerReport) -> PostgresInsert:
             **{name: new.excluded[name] for name in device},
         },
     )
-
-
-def report_engines(report: WorkerReport) -> PostgresInsert:
-    """Insert or renew the engines of a worker, of which there is at least one."""
-    new = insert(WorkerEngine).values(
-        [
-            {
-                "worker_id": report.id,
-                "model": engine.model,
-                "last_tick_at": _ago(engine.tick_seconds),
-                "num_deaths": engine.num_deaths,
-                "exit_reason": engine.exit_reason,
-                "state": engine.state,
-                "warning": engine.warning,
-                "device": engine.device,
-                "memory_bytes": engine.memory_bytes,
-                "slots": engine.slots,
-                "context_size": engine.context_size,
-                **_activity_values(engine.activity),
-            }
-            for engine in report.engines
-        ]
+    gone = delete(WorkerEngine).where(
+        WorkerEngine.worker_id == given_id, WorkerEngine.model.not_in(select(_given_engines().c.model))
     )
+    return _engines_statement().add_cte(
+        renewed.returning(Worker.id).cte("renewed"), gone.returning(WorkerEngine.model).cte("gone")
+    )
+
+
+@lru_cache
+def _engines_statement() -> PostgresInsert:
+    names, given = (*_REPORTED, *_ACTIVITY), _given_engines()
+    rows = select(
+        bindparam("given_id", type_=Text), given.c.model, _ago(given.c.tick_seconds), *(given.c[name] for name in names)
+    )
+    new = insert(WorkerEngine).from_select(["worker_id", "model", "last_tick_at", *names], rows)
     return new.on_conflict_do_update(
         index_elements=[WorkerEngine.worker_id, WorkerEngine.model],
-        set_={name: new.excluded[name] for name in (*_REPORTED, *_ACTIVITY)},
+        set_={name: new.excluded[name] for name in ("last_tick_at", *names)},
     )
+
+
+def _given_engines() -> TableValuedAlias:
+    """The engines of a report, as rows: their number is no part of the statement."""
+    table = WorkerEngine.__table__.c
+    columns = [column(name, table[name].type) for name in ("model", *_REPORTED, *_ACTIVITY)]
+    rows = func.json_to_recordset(bindparam("given_engines", type_=JSON))
+    return rows.table_valued(*columns, column("tick_seconds", Float), name="given").render_derived(with_types=True)
 
 
 def report_activity(worker_id: str, model: str, activity: EngineActivity | None) -> Update:
     """Renew the activity of one engine between two reports; does nothing before the first report."""
     is_it = (WorkerEngine.worker_id == worker_id, WorkerEngine.model == model)
-    return update(WorkerEngine).where(*is_it).values(**_activity_values(activity))
-
-
-def remove_other_engines(report: WorkerReport) -> Delete:
-    """Delete the engines that a worker does not have any more."""
-    models = [engine.model for engine in report.engines]
-    return delete(WorkerEngine).where(WorkerEngine.worker_id == report.id, WorkerEngine.model.not_in(models))
+    return update(WorkerEngine).where(*is_it).values(**(_NO_ACTIVITY if activity is None else asdict(activity)))
 
 
 def remove_worker(worker_id: str) -> Delete:
@@ -285,12 +320,8 @@ def read_counts() -> Query[CounterRow]:
     return Query(select(*columns_of(Counter, CounterRow)), CounterRow)
 
 
-def _activity_values(activity: EngineActivity | None) -> dict[str, Any]:  # Any: numbers or None
-    return _NO_ACTIVITY if activity is None else asdict(activity)
-
-
-def _ago(seconds: float | None) -> ColumnElement[datetime] | None:
-    return None if seconds is None else func.now() - timedelta(seconds=seconds)
+def _ago(seconds: ColumnElement[float]) -> ColumnElement[datetime]:
+    return func.now() - func.make_interval(0, 0, 0, 0, 0, 0, seconds)
 
 
 def _seconds_since(column: InstrumentedAttribute[Any]) -> ColumnElement[float]:  # Any: a timestamp or None

@@ -183,11 +183,8 @@ class WorkerHeartbeat:
         )
         new = {key: total - self._reported.get(key, 0) for key, total in status.totals.items()}
         new = {key: number for key, number in new.items() if number}
-        with self._database.begin() as connection:
-            connection.execute(workers.report_worker(report))
-            connection.execute(workers.remove_other_engines(report))
-            if report.engines:
-                connection.execute(workers.report_engines(report))
+        with self._database.begin() if new else self._database.autocommit() as connection:
+            connection.execute(*workers.report_worker(report))
             if new:
                 connection.execute(workers.add_counts(new))
         self._reported.update(status.totals)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
@@ -79,10 +80,11 @@ class _RunningJob:
 
 
 class JobRunner:
-    """Runs jobs of any endpoint, one per calling thread."""
+    """Runs jobs of any endpoint, one per calling thread. `on_begin` is called when one is to be claimed."""
 
-    def __init__(self, context: WorkerContext) -> None:
+    def __init__(self, context: WorkerContext, on_begin: Callable[[], None] = lambda: None) -> None:
         self._context = context
+        self._on_begin = on_begin
         self._running: dict[str, _RunningJob] = {}
         self._claiming: dict[str, frozenset[str]] = {}  # the models that a claim in progress may be of
         self._num_begun: Counter[str] = Counter()
@@ -100,6 +102,7 @@ class JobRunner:
             if self._is_draining or is_here or not models:
                 return
             self._claiming[job_id] = models
+        self._on_begin()
         try:
             job = self._claim(job_id, models)
             if job is None:

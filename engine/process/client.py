@@ -46,7 +46,8 @@ from engine.types import (
 )
 
 _HELLO_SECONDS: Final = 0.1
-_HELLO_AGAIN_SECONDS: Final = 2.0  # to a connected engine, as a health check
+_HELLO_AGAIN_SECONDS: Final = 10.0  # to a connected engine, which forgets a client that it cannot reach
+HEALTH_SECONDS: Final = 2.0
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -84,14 +85,16 @@ class EngineClient:
     """A connection to one engine, which survives restarts of the engine.
 
     A request submitted while no engine is connected waits for the next one, without a time limit.
+    It sends a hello to a connected engine every `hello_seconds`.
     `info`: description of the last engine connected; None before the first.
     `tick`: the last one of the engine that is connected; None without. `ticked_at`: its time by the monotonic clock.
     `answered_at`: time of the last HelloReply by the monotonic clock; it proves that the engine receives messages. Its own
     watchdog looks after its loop.
     """
 
-    def __init__(self, endpoint: str, name: str) -> None:
+    def __init__(self, endpoint: str, name: str, *, hello_seconds: float = _HELLO_AGAIN_SECONDS) -> None:
         self._name = name
+        self._hello_seconds = hello_seconds
         self._folder = Path(endpoint)
         self._context = zmq.Context()
         self._lock = threading.Lock()
@@ -224,7 +227,7 @@ class EngineClient:
         decoder = msgspec.msgpack.Decoder(FromEngine)
         while not self._is_closing:
             if time.monotonic() >= self._next_hello_at:
-                pause = _HELLO_SECONDS if self._boot_id is None else _HELLO_AGAIN_SECONDS
+                pause = _HELLO_SECONDS if self._boot_id is None else self._hello_seconds
                 self._next_hello_at = time.monotonic() + pause
                 with self._lock:
                     self._send(Hello(client=self._name))

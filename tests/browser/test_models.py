@@ -112,8 +112,7 @@ def test_a_key_for_reading_sees_no_buttons_and_text_from_elsewhere_is_only_text(
         device = DeviceReport(device=HOSTILE, card=HOSTILE, total_bytes=2, free_bytes=1)
         report = WorkerReport(id="other", kind="launcher", host=HOSTILE, pid=1, engines=[engine], device=device)
         with guarded.database.begin() as connection:
-            connection.execute(workers.report_worker(report))
-            connection.execute(workers.report_engines(report))
+            connection.execute(*workers.report_worker(report))
         journey = open_journey(stack.url)
         journey.expect_errors("401")
         page = journey.open("#/models")

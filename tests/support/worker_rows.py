@@ -30,13 +30,12 @@ def report_engine(
         ]
     with database.begin() as connection:
         for report in reports:
-            connection.execute(workers.report_worker(report))
-            connection.execute(workers.report_engines(report))
+            connection.execute(*workers.report_worker(report))
 
 
 def report_clerk(database: Database) -> None:
     """Insert a clerk that has just polled."""
     with database.begin() as connection:
         connection.execute(
-            workers.report_worker(WorkerReport(id="clerk", kind="clerk", host="box", pid=1, poll_seconds=0))
+            *workers.report_worker(WorkerReport(id="clerk", kind="clerk", host="box", pid=1, poll_seconds=0))
         )

@@ -61,6 +61,7 @@ class ModelConsumer(Consumer):
 
     def __init__(self, kind: str) -> None:
         self.control = QueueControl(f"idle.{kind}")
+        self.on_work: Callable[[], None] = lambda: None  # called when work begins, by any thread
         self.queues = [self.control.idle_queue]
 
     @abstractmethod

@@ -64,7 +64,7 @@ class BatchConsumer(ModelConsumer):
     def add_model(self, served: ServedModel) -> None:
         name = served.model.name
         self._context.models[name] = served
-        self._lanes[name] = ShardLanes(self._context, served, self._isolation)
+        self._lanes[name] = ShardLanes(self._context, served, self._isolation, lambda: self.on_work())
         self.control.add(batch_queue(name))
         self._wake(name)
 

@@ -31,7 +31,7 @@ class ChatConsumer(ModelConsumer):
         self.threads = settings.chat_threads
         self._context = context
         self.recorder = context.metrics.recorder
-        self._runner = JobRunner(context)
+        self._runner = JobRunner(context, lambda: self.on_work())
         self._cancels = ChannelListener(client, settings.key_prefix + CANCEL_CHANNEL, self._runner.cancel)
         self._poll = PeriodicThread(settings.poll_seconds, self._take_overdue, "chat-poll")
         self._executor = DedupExecutor(_OVERDUE_THREADS, "chat-overdue")

@@ -194,7 +194,9 @@ def main() -> None:
         if isinstance(consumer, ModelConsumer):
             consumer.control.attach(sender)
             follower = ModelFollower(consumer, identity.id, heartbeat.wake)
-            LinkClient(arguments.link, arguments.kind, follower).start()
+            link = LinkClient(arguments.link, arguments.kind, follower)
+            consumer.on_work = link.begin_work
+            link.start()
         notify_ready()
 
     signals.worker_ready.connect(on_ready, weak=False)

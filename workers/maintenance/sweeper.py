@@ -98,7 +98,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """Sweep once; does nothing while another clerk sweeps."""
-        with self._context.database.look() as connection:
+        with self._context.database.autocommit() as connection:
             due = self._due_parts.fetch_one(connection)
         if not due.models:
             self._missing_models.forget()

@@ -63,6 +63,7 @@ class WebhookDispatcher:
         self._publish = publish
         self._recorder = recorder or Recorder()
         self._max_age = timedelta(hours=settings.webhook_hours)
+        self._claim_due = webhooks.claim_due(LEASE, _MAX_CONCURRENT)
         self._is_stopping = False
         self._wake = threading.Event()
         self._cleanup_at = 0.0
@@ -98,8 +99,8 @@ class WebhookDispatcher:
 
     def deliver_due(self) -> int:
         """Try due events once, up to a limit; returns how many there were."""
-        with self._database.begin() as connection:
-            due = webhooks.claim_due(LEASE, _MAX_CONCURRENT).fetch_all(connection)
+        with self._database.autocommit() as connection:
+            due = self._claim_due.fetch_all(connection)
         if due:
             failpoint(Point.WEBHOOK_CLAIMED)
             asyncio.run(self._deliver_all(due))

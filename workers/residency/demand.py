@@ -161,7 +161,7 @@ class DemandReader(threading.Thread):
 
     def _look(self) -> None:
         now = self._clock()
-        with self._database.look() as connection:
+        with self._database.autocommit() as connection:
             look = self._statement.fetch(connection)
         admins = {
             row.model: AdminRequest(
@@ -197,7 +197,7 @@ class DemandReader(threading.Thread):
                     return
                 engine = EngineReport(model=model, state=EngineState.LOADING, memory_bytes=memory_bytes)
                 report = WorkerReport(id=self._launcher_id, kind="launcher", host="", pid=0, engines=[engine])
-                connection.execute(workers.report_engines(report))
+                connection.execute(*workers.report_engines(report))
             is_granted = True
         finally:
             self.reservations[model] = is_granted

@@ -1,8 +1,9 @@
 """Link between a launcher and its consumers: the models to serve in one direction, those that are held in the other.
 
 Each message is the whole state of its sender, so a lost or repeated one does no harm, and either side may restart: both send on
-each change, the launcher also to a consumer that joins, and every few seconds. A consumer looks for changes twice a second.
-`revision` is the number of the launcher's last change, which a consumer returns: it has acted on that set, or on a later one.
+each change, the launcher also to a consumer that joins, and every few seconds. A consumer looks for changes twice a second while
+it has work. `revision` is the number of the launcher's last change, which a consumer returns: it has acted on that set, or on a
+later one.
 
 It is a Unix socket of ZeroMQ in the socket directory: a ROUTER in the launcher, whose main loop polls it; a DEALER in a thread of
 each consumer.
@@ -184,11 +185,18 @@ class LinkClient(threading.Thread):
         self._follower = follower
         self._clock = clock
         self._revision = -1
-        self._is_closing = False
+        self._is_resting = self._is_closing = False
+        self._wakeup = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def begin_work(self) -> None:
+        """Look for changes from now on: work has begun. Callable from any thread, and cheap."""
+        if self._is_resting:
+            os.eventfd_write(self._wakeup, 1)
 
     def close(self) -> None:
-        """Stop within half a second."""
+        """Stop soon."""
         self._is_closing = True
+        os.eventfd_write(self._wakeup, 1)
 
     def run(self) -> None:
         socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
@@ -198,18 +206,28 @@ class LinkClient(threading.Thread):
         socket.connect(f"ipc://{self._path}")
         with socket:
             self._follow(socket)
+        os.close(self._wakeup)
 
     def _follow(self, socket: zmq.Socket[bytes]) -> None:
         decoder = msgspec.msgpack.Decoder(ModelSet)
-        last, reported_at, is_busy = None, float("-inf"), False
+        last, reported_at, pause = None, float("-inf"), _LOOK_SECONDS
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLIN)
+        poller.register(self._wakeup, zmq.POLLIN)
         while not self._is_closing:
-            if socket.poll(int((_BUSY_SECONDS if is_busy else _LOOK_SECONDS) * 1000)):
+            ready = dict(poller.poll(int(pause * 1000)))
+            if self._wakeup in ready:
+                os.eventfd_read(self._wakeup)
+            if socket in ready:
                 models = decoder.decode(socket.recv())
                 self._try(lambda models=models: self._follower.apply(models.models))  # type: ignore[misc]
                 self._revision = models.revision
             is_busy = self._try(self._follower.advance) is not False
+            self._is_resting = True  # work that begins after the look below ends the rest
             report = Held(kind=self._kind, pid=os.getpid(), revision=self._revision, models=self._follower.held())
             now = self._clock()
+            self._is_resting = not is_busy and report == last and not any(each.num_running for each in report.models)
+            pause = _BUSY_SECONDS if is_busy else _SEND_SECONDS if self._is_resting else _LOOK_SECONDS
             if report != last or now - reported_at >= _SEND_SECONDS:
                 last, reported_at = report, now
                 with suppress(zmq.Again):  # no launcher: it ends this process with itself

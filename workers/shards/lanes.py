@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -26,9 +27,16 @@ _WATCHED_INTERVALS: Final = 3  # keep-alive intervals of the api, which repeats 
 
 
 class ShardLanes:
-    """The lanes of one model in this process."""
+    """The lanes of one model in this process. `on_begin` is called when one begins to claim shards."""
 
-    def __init__(self, context: WorkerContext, served: ServedModel, isolation: Isolation | None = None) -> None:
+    def __init__(
+        self,
+        context: WorkerContext,
+        served: ServedModel,
+        isolation: Isolation | None = None,
+        on_begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_begin = on_begin
         self._context = context
         self._served = served
         self._isolation = isolation or Isolation()
@@ -44,6 +52,7 @@ class ShardLanes:
         """Run shards until none is left to claim; return at once when all lanes are busy."""
         if not self._enter():
             return
+        self._on_begin()
         try:
             while not self._is_draining and (run := self._claim()) is not None:
                 try:

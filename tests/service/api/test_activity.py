@@ -67,8 +67,7 @@ async def http(settings: Settings, database: Database, valkey: object) -> AsyncI
 def report(database: Database, launcher: str, *engines: EngineReport, device: DeviceReport | None = GPU) -> None:
     entered = WorkerReport(id=launcher, kind="launcher", host="box", pid=1, engines=engines, device=device)
     with database.begin() as connection:
-        connection.execute(workers.report_worker(entered))
-        connection.execute(workers.report_engines(entered))
+        connection.execute(*workers.report_worker(entered))
 
 
 def loaded(model: str, activity: EngineActivity | None = BUSY, **fields: Any) -> EngineReport:

@@ -19,8 +19,7 @@ async def test_unexplained_engine_crashes_make_a_model_unready(settings: Setting
             report = WorkerReport(
                 id=kind, kind=kind, host="box", pid=1, engines=[EngineReport(model="fake", tick_seconds=0)]
             )
-            connection.execute(workers.report_worker(report))
-            connection.execute(workers.report_engines(report))
+            connection.execute(*workers.report_worker(report))
         for _ in range(settings.engine_crashes + 1):
             connection.execute(quarantine.add_engine_crash("fake", "box/cpu", -11))
     async with inside(settings) as http:

@@ -88,9 +88,7 @@ def test_a_clock_that_is_wrong_is_found(connection: Connection) -> None:
 def enter(connection: Connection, kind: str, host: str = "elsewhere") -> None:
     engines = [] if kind == "clerk" else [EngineReport(model="fake", tick_seconds=0)]
     report = WorkerReport(id=kind, kind=kind, host=host, pid=7, poll_seconds=1, engines=engines)
-    connection.execute(workers.report_worker(report))
-    if engines:
-        connection.execute(workers.report_engines(report))
+    connection.execute(*workers.report_worker(report))
 
 
 def test_a_model_without_a_worker_and_a_silent_worker_are_found(connection: Connection, settings: Settings) -> None:
@@ -107,8 +105,7 @@ def test_hosts_with_different_models_are_found(connection: Connection, settings:
     for host, models in (("gpu-a", ("fake", "large")), ("gpu-b", ("fake",))):
         engines = [EngineReport(model=name, tick_seconds=0) for name in models]
         report = WorkerReport(id=host, kind="chat", host=host, pid=7, poll_seconds=1, engines=engines)
-        connection.execute(workers.report_worker(report))
-        connection.execute(workers.report_engines(report))
+        connection.execute(*workers.report_worker(report))
     found = only(database.workers(connection, settings), Level.WARNING)
     assert found == [
         "models of hosts: workers serve large, and no file of models_dir here describes it",

@@ -20,7 +20,7 @@ LONG_AGO = func.now() - 2 * HOUR
 
 
 def due(database: Database) -> set[str]:
-    with database.look() as connection:
+    with database.autocommit() as connection:
         found = LOOK.fetch_one(connection)
     return {name for name, is_due in found._asdict().items() if is_due}
 

@@ -22,9 +22,7 @@ def report(**changes: Any) -> WorkerReport:
 
 
 def enter(connection: Connection, entered: WorkerReport) -> None:
-    connection.execute(workers.report_worker(entered))
-    if entered.engines:
-        connection.execute(workers.report_engines(entered))
+    connection.execute(*workers.report_worker(entered))
 
 
 def seen(connection: Connection) -> list[WorkerSeen]:

@@ -18,7 +18,6 @@ import msgspec
 import psutil
 import pytest
 
-import engine.process.client as engine_client
 from engine.config import BackendKind, EngineConfig
 from engine.inputs.chat_template import CHATML
 from engine.process.client import EngineClient, EngineLost
@@ -229,8 +228,9 @@ def test_inputs_that_crash_the_engine_are_found_among_those_that_share_their_ste
     assert outcomes["waiting"] == EngineLost(request_id="waiting", was_running=False)
 
 
-def test_a_long_step_neither_stops_the_ticks_nor_the_replies(folder: Path, client: EngineClient) -> None:
+def test_a_long_step_neither_stops_the_ticks_nor_the_replies(folder: Path) -> None:
     process = EngineProcess(folder, step_seconds=6)
+    client = EngineClient(str(folder), "tester", hello_seconds=1)
     try:
         client.wait_ready(20)
         running = submit(client, chat("hello", max_tokens=1))
@@ -244,6 +244,7 @@ def test_a_long_step_neither_stops_the_ticks_nor_the_replies(folder: Path, clien
         assert not running.ended.is_set(), "all of it was within one step"
     finally:
         process.kill()
+        client.close()
 
 
 def test_an_id_may_be_used_again_while_its_first_request_runs(engine: EngineProcess, client: EngineClient) -> None:
@@ -494,11 +495,8 @@ def test_an_idle_engine_ticks_again_when_a_request_arrives(folder: Path, client:
         process.wait()
 
 
-def test_a_client_closes_at_once_between_two_hellos(
-    engine: EngineProcess, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(engine_client, "_HELLO_AGAIN_SECONDS", 3600.0)
-    client = EngineClient(str(folder), "seldom")
+def test_a_client_closes_at_once_between_two_hellos(engine: EngineProcess, folder: Path) -> None:
+    client = EngineClient(str(folder), "seldom", hello_seconds=3600)
     client.wait_ready(20)
     assert isinstance(submit(client, chat("hello")).outcome, Finished)
     client.close()

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 import redis
 from celery import Celery
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from core.counters import CounterName
 from db import jobs, shards, workers
@@ -47,6 +47,22 @@ def test_the_row_of_a_process_exists_from_start_to_stop(database: Database) -> N
     assert rows(database) == [("me", "m")]
     heartbeat.close(10)
     assert rows(database) == []
+
+
+def test_a_report_renews_the_engines_and_removes_others_in_one_statement(database: Database) -> None:
+    engines, statements = [EngineReport(model="a"), EngineReport(model="b")], list[str]()
+    heartbeat = WorkerHeartbeat(ME, database, lambda: Status(engines=engines), seconds=3600)
+    heartbeat.beat()
+    assert rows(database) == [("me", "a"), ("me", "b")]
+    engines.pop(0)
+    event.listen(database.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    event.listen(database.engine, "commit", lambda _: statements.append("COMMIT"))
+    heartbeat.beat()
+    assert len(statements) == 1
+    assert rows(database) == [("me", "b")]
+    engines.clear()
+    heartbeat.beat()
+    assert rows(database) == [("me", None)]
 
 
 def test_a_process_that_is_closed_before_its_start_has_no_row(database: Database) -> None:
@@ -104,7 +120,7 @@ def test_a_successor_ends_the_leases_of_its_dead_predecessor_only(database: Data
         shards.claim_next_shard("fake", dead.id, LEASE).fetch_optional(connection)
         shards.claim_next_shard("fake", other.id, LEASE).fetch_optional(connection)
         for who in (dead, other):
-            connection.execute(workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
+            connection.execute(*workers.report_worker(WorkerReport(id=who.id, kind="batch", host="box", pid=1)))
     WorkerHeartbeat(heir, database, Status, seconds=3600).claim_slot()
     with database.begin() as connection:
         over = [

@@ -21,7 +21,7 @@ from core.process.log_rotation import LogRotation
 from core.process.supervisor import SupervisedProcess
 from core.settings import Settings
 from engine.config import EngineConfig
-from engine.process.client import EngineClient
+from engine.process.client import HEALTH_SECONDS, EngineClient
 from workers.launcher.engines.health_check import HealthCheck
 from workers.residency.link import Held, LinkedModel, Mode, is_held
 from workers.residency.types import NEVER, Resident, ResidentState, RetireHow
@@ -76,7 +76,7 @@ class EngineProcess:
         self._num_begun: dict[str, int] = {}
         self._rotation = LogRotation(process.log, settings.log_bytes)
         process.start()
-        self.client = EngineClient(plan.config.endpoint, f"launcher-{os.getpid()}")
+        self.client = EngineClient(plan.config.endpoint, f"launcher-{os.getpid()}", hello_seconds=HEALTH_SECONDS)
         silence_seconds = 2 * settings.engine_hang_seconds + _SILENT_SECONDS
         self._health = HealthCheck(process, self.client, silence_seconds)
         self._config_json = plan.model.model_dump_json()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.stack import wait_for
+from workers.residency import link
 from workers.residency.link import Held, HeldModel, LinkClient, LinkedModel, LinkServer, Mode, is_held
 
 
@@ -23,6 +24,8 @@ class ScriptedFollower:
     def __init__(self) -> None:
         self.sets: list[list[LinkedModel]] = []
         self.is_wrong = False
+        self.begin_work: Callable[[], None] = lambda: None
+        self.is_resting: Callable[[], bool] = lambda: False
         self.num_errors = self.num_running = self.num_looks = 0
 
     def apply(self, models: list[LinkedModel]) -> None:
@@ -51,6 +54,8 @@ def server(tmp_path: Path) -> Iterator[LinkServer]:
 def follower(server: LinkServer) -> Iterator[ScriptedFollower]:
     scripted = ScriptedFollower()
     client = LinkClient(server.path, "chat", scripted, clock=lambda: 0.0)
+    scripted.begin_work = client.begin_work
+    scripted.is_resting = lambda: client._is_resting
     client.start()
     yield scripted
     client.close()
@@ -101,11 +106,14 @@ def test_a_change_is_sent_at_once_and_the_same_set_after_seconds(
     assert server.revision == 2, "a repeated set is no change"
 
 
-def test_a_consumer_reports_a_change_at_once_and_otherwise_nothing_for_seconds(
-    server: LinkServer, follower: ScriptedFollower
+def test_a_consumer_at_rest_reports_work_when_it_begins_and_then_only_changes(
+    server: LinkServer, follower: ScriptedFollower, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(link, "_SEND_SECONDS", 3600.0)
     turn_until(server, [linked()], lambda: holds(server) == ["1"])
+    wait_for(follower.is_resting, "it rests", 10)
     follower.num_running = 1
+    follower.begin_work()
     turn_until(server, [linked()], lambda: num_running(server) == 1)
     num_looks = follower.num_looks
     wait_for(lambda: follower.num_looks >= num_looks + 2, "two looks", 10)
