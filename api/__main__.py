@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import importlib
 import socket
 import sys
 from contextlib import suppress
 from types import FrameType
+from typing import Final
 
 import uvicorn
 from fastapi import FastAPI
@@ -24,6 +26,16 @@ from core.process.listening import bound_socket
 from core.process.signs_of_life import Phase, Role, SignsOfLife
 from core.settings import load_settings
 from core.telemetry.tracing import start_tracing
+
+# Modules that others import when they first use them. Imported here, the clones of a fork server share them.
+_LOADED_LATE: Final = (
+    "encodings.utf_8_sig",
+    "fastapi.telemetry._runtime",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.auto",
+)
+for _module in _LOADED_LATE:
+    importlib.import_module(_module)
 
 _IDLE_SECONDS = 75
 _SIGN_SECONDS = 5.0

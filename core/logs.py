@@ -17,6 +17,8 @@ from urllib.parse import quote
 import structlog
 from structlog.typing import EventDict
 
+_processors: Final[list[structlog.types.Processor]] = []  # one list, since loggers keep the one of their first line
+
 
 def configure_logging(level: str = "info") -> None:
     """Set up structlog and the standard library, once in each process; logs go to stderr."""
@@ -24,15 +26,16 @@ def configure_logging(level: str = "info") -> None:
     renderer: structlog.types.Processor = (
         structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     )
+    _processors[:] = [
+        DropRepeats(),  # before ids are added, by which repeats differ
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        renderer,
+    ]
     structlog.configure(
-        processors=[
-            DropRepeats(),  # before ids are added, by which repeats differ
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
+        processors=_processors,
         wrapper_class=structlog.make_filtering_bound_logger(numeric),
         logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _Lossy(sys.stderr))),  # it only writes and flushes
         cache_logger_on_first_use=True,

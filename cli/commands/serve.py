@@ -30,9 +30,6 @@ def serve(
     ] = False,
 ) -> None:
     """Run everything on this machine in the foreground: Postgres, Valkey, the engines and the API."""
-    import db.connections
-    import db.keys
-    import db.workers  # noqa: F401 - imported before the fork server starts, all of these are in memory once
     from cli.stack.stack import Stack
     from core.logs import configure_logging
     from core.process.fork_server import ForkServer
@@ -42,7 +39,6 @@ def serve(
     settings = given_settings(host=host, port=port, state_dir=state_dir, models_dir=models_dir)
     harden_process()
     fork_server = ForkServer("workers.launcher.fleet", "workers.consumers.main", "api")
-    fork_server.start()
     configure_logging(settings.log_level)
     stack = Stack(settings, devices=device or (), cpus=cpus or (), creates_key=create_key, fork_server=fork_server)
     started_at = time.monotonic()

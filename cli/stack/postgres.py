@@ -73,8 +73,8 @@ class Postgres:
         self.url = f"postgresql://{_USER}@/{DATABASE}?host={self.user.sockets}"
         self._child: Child | None = None
 
-    def start(self) -> None:
-        """Create the cluster if there is none, start it, create the database; returns when it answers."""
+    def launch(self) -> None:
+        """Create the cluster if there is none, and start its server; `wait` waits for it."""
         if not (self.user.data / "PG_VERSION").exists():
             self._initialise()
         self._check_version()
@@ -88,11 +88,6 @@ class Postgres:
             death_signal=signal.SIGQUIT,
             prepare=self.user.prepare,
         )
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Shut down fast: open transactions are rolled back, committed data is safe."""
@@ -143,9 +138,19 @@ class Postgres:
                 f"Dump it with Postgres {have} and load the dump here, or start with another --state-dir."
             )
 
-    def _wait(self, timeout_seconds: float = 120) -> None:
-        """Wait until the server answers. After a crash it replays its log first, up to `max_wal_size`."""
-        assert self._child is not None, "called by start"
+    def wait(self, timeout_seconds: float = 120) -> None:
+        """Wait until the server answers, and create the database. After a crash it replays its log first, up to `max_wal_size`.
+
+        Stops it when that fails.
+        """
+        try:
+            self._wait(timeout_seconds)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, timeout_seconds: float) -> None:
+        assert self._child is not None, "launched"
         admin = self.url.replace(f"/{DATABASE}?", "/postgres?")
         deadline = time.monotonic() + timeout_seconds
         while True:

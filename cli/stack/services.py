@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -38,12 +38,15 @@ class Services:
         self.database_url = database_url or (self._postgres.url if self._postgres else "")
         self.redis_url = redis_url or (self._valkey.url if self._valkey else "")
 
-    def start(self) -> None:
-        """Return when both answer; on failure nothing is left running."""
+    def start(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Return when both answer; on failure nothing is left running. `meanwhile` is called while they start."""
+        services = [service for service in (self._postgres, self._valkey) if service is not None]
         try:
-            for service in (self._postgres, self._valkey):
-                if service is not None:
-                    service.start()
+            for service in services:
+                service.launch()
+            meanwhile()
+            for service in services:
+                service.wait()
         except BaseException:
             self.stop()
             raise
@@ -76,7 +79,8 @@ class Services:
             if service.child is None or service.child.exit_code() is not None:
                 names.append(name)
                 service.stop()
-                service.start()
+                service.launch()
+                service.wait()
         return names
 
     def describe(self) -> list[str]:

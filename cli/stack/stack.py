@@ -93,7 +93,7 @@ class Stack:
         except BaseException:
             self.services.stop()
             raise
-        self.services.start()
+        self.services.start(self._load_programs)
         try:
             self.first_key = _migrate(self.services.database_url, self._settings, creates_key=self._creates_key)
             worker = self._worker.start()  # first: its engine takes longest
@@ -107,6 +107,11 @@ class Stack:
             raise
         self._api.environment["MILLRACE_PORT"] = self.url.rpartition(":")[2]  # the same port after a restart
         self.services.announce(self.url)
+
+    def _load_programs(self) -> None:
+        """Import the programs of the children, which are forks."""
+        if self._fork_server is not None:
+            self._fork_server.load()
 
     def model_states(self) -> list[ModelState]:
         """The state of each model, as the worker has reported it."""

@@ -42,8 +42,8 @@ class Valkey:
         """The running server."""
         return self._child
 
-    def start(self) -> None:
-        """Return when it answers PING."""
+    def launch(self) -> None:
+        """Start the server; `wait` waits for it."""
         self._data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
         options = {
@@ -63,11 +63,6 @@ class Valkey:
         arguments += ["--client-output-buffer-limit", "pubsub 32mb 8mb 60"]
         arguments += ["--user", *_ACL.split()]
         self._child = Child("valkey", [find_binary(), *arguments], self._log, death_signal=signal.SIGTERM)
-        try:
-            self._wait()
-        except BaseException:
-            self.stop()
-            raise
 
     def stop(self) -> None:
         """Let it write its log and exit."""
@@ -75,8 +70,16 @@ class Valkey:
             self._child.stop(signal.SIGTERM, timeout_seconds=10)
             self._child = None
 
-    def _wait(self, timeout_seconds: float = 20) -> None:
-        assert self._child is not None, "called by start"
+    def wait(self, timeout_seconds: float = 20) -> None:
+        """Return when it answers PING. Stops it when that fails."""
+        try:
+            self._wait(timeout_seconds)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait(self, timeout_seconds: float) -> None:
+        assert self._child is not None, "launched"
         deadline = time.monotonic() + timeout_seconds
         with redis.Redis.from_url(self.url) as client:
             while True:

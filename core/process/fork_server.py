@@ -1,8 +1,8 @@
 """Fork server: starts programs as forks of a process that has imported them, so that all of them share that memory.
 
-A process forks its server from itself, while it has no other thread. For each start the server imports the program's module,
-then clones itself, and the clone calls `main` of the module. The clone is a child of the process that asked, as one that is
-started by exec: its exit code, its parent-death signal and its place in the tree are the same.
+A process imports the modules of its programs, and forks its server from itself, while it has no other thread. For each start
+the server clones itself, and the clone calls `main` of the program's module. The clone is a child of the process that asked,
+as one that is started by exec: its exit code, its parent-death signal, its place in the tree and its CPUs are the same.
 A clone inherits no open file but its standard streams, no signal handler and no environment variable that it was not given.
 Where that is not possible (see `core.process.clone`), and when the server is lost, `spawn` returns None, and the caller execs.
 """
@@ -46,6 +46,7 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     environment: dict[str, str]
     parent: int
     death_signal: int
+    cpus: set[int]
 
     @property
     def module(self) -> str:
@@ -85,7 +86,8 @@ class ForkedProcess:
 class ForkServer:
     """A server of this process. It starts with the first program, or with `start`, and ends with this process.
 
-    `modules` are imported ahead of the first program. One that has ended is started again where that is still possible.
+    `modules` are imported in this process, so that it shares their memory. A server that has ended is started again where that
+    is still possible.
     """
 
     def __init__(self, *modules: str) -> None:
@@ -98,10 +100,20 @@ class ForkServer:
         """The id of the server that runs; None without one."""
         return None if self._server is None else self._server.pid
 
+    def load(self) -> None:
+        """Import the modules, as `start` does; does nothing where there will be no server."""
+        if not is_supported() or _num_threads() > 1:
+            return
+        gc.disable()  # a collection would find nothing
+        for module in self._modules:
+            _try_import(module)
+        gc.enable()
+
     def start(self) -> None:
         """Fork the server, unless it runs, or this process has other threads: one of them might hold a lock."""
         if self._server is not None or not is_supported() or _num_threads() > 1:
             return
+        self.load()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         ours, theirs = socket.socketpair()
@@ -109,7 +121,7 @@ class ForkServer:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            _serve(theirs, parent, self._modules)
+            _serve(theirs, parent)
         theirs.close()
         ours.settimeout(_START_SECONDS)
         self._server, self._channel = ForkedProcess(pid), ours
@@ -118,14 +130,18 @@ class ForkServer:
         self, command: Sequence[str], output: int, environment: Mapping[str, str], death_signal: signal.Signals
     ) -> ForkedProcess | None:
         """Start `python -P -m MODULE …` with a file for its output; None without a server. Raises OSError if it cannot fork."""
-        start = Start(
-            command=list(command), environment=dict(environment), parent=os.getpid(), death_signal=int(death_signal)
-        )
         self.check()
         for _ in range(2):  # the server may end just now
             self.start()
             if self._channel is None:
                 return None
+            start = Start(
+                command=list(command),
+                environment=dict(environment),
+                parent=os.getpid(),
+                death_signal=int(death_signal),
+                cpus=os.sched_getaffinity(0),
+            )
             try:
                 pid = _request(self._channel, start, output)
             except (OSError, EOFError) as error:
@@ -172,7 +188,7 @@ def _num_threads() -> int:
 # --- the server ------------------------------------------------------------------------------------------------------
 
 
-def _serve(channel: socket.socket, parent: int, modules: Sequence[str]) -> NoReturn:
+def _serve(channel: socket.socket, parent: int) -> NoReturn:
     """Serve until the other end is closed. Nothing here returns, so that no code of the process that was forked runs on."""
     try:
         os.setsid()
@@ -186,8 +202,6 @@ def _serve(channel: socket.socket, parent: int, modules: Sequence[str]) -> NoRet
         _replace_environment(dict(os.environ))
         set_title([sys.executable, "-P", "-m", __name__])
         gc.disable()
-        for module in modules:
-            _try_import(module)
         while True:
             _answer(channel)
     except EOFError:
@@ -238,6 +252,7 @@ def _run(start: Start, output: int) -> NoReturn:
     try:
         set_parent_death_signal(start.parent, signal.Signals(start.death_signal))
         os.setsid()
+        os.sched_setaffinity(0, start.cpus)
         _set_streams(output)
         _replace_environment(start.environment)
         harden_process()

@@ -51,10 +51,9 @@ class GrammarCompiler:
         self._vocabulary: Future[_Vocabulary] | None = None
 
     def prepare(self) -> None:
-        """Start the sandbox and the tokenizer, which the first `compile` waits for. Returns at once; idempotent."""
+        """Start the tokenizer, which the first `compile` waits for. Returns at once; idempotent."""
         with self._compiling:
             self._future_vocabulary()
-            self._sandbox.start()
 
     def compile(self, constraint: Constraint, *, is_internal: bool = False) -> Grammar:
         """Return the grammar of a constraint, compiled or cached. Raises InvalidConstraint, also cached, or ConstraintFailed.

@@ -92,7 +92,8 @@ class FleetServices:
 
     def start(self) -> None:
         """Return when all answer."""
-        self.postgres.start()
+        self.postgres.launch()
+        self.postgres.wait()
         self._host.call(partial(self._pgbouncer.start))
         self._start_valkey()
         self._host.call(self._s3.start)

@@ -146,7 +146,8 @@ def test_postgres_is_restarted_under_load(fleet: Fleet) -> None:
         wait_for(lambda: chats.ends["answered"] > 2, "chats are answered", WAIT_SECONDS)
         for _ in range(2):
             fleet.services.postgres.stop()
-            fleet.services.postgres.start()
+            fleet.services.postgres.launch()
+            fleet.services.postgres.wait()
             before = chats.ends["answered"]
             wait_for(lambda: chats.ends["answered"] > before + 2, "chats are answered again", WAIT_SECONDS)  # noqa: B023
     check_batches(fleet, *batches.ids)

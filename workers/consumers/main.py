@@ -6,6 +6,7 @@ Builds the consumer of this kind with its dependencies, then runs Celery's worke
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import socket
@@ -51,6 +52,28 @@ from workers.residency.link import LinkClient
 from workers.runtime.leases import LeaseKeeper, Renew, Renewed
 from workers.runtime.publisher import Publisher
 from workers.runtime.request_metrics import RequestMetrics
+
+# Modules that others import when they first use them. Imported here, the clones of a fork server share them.
+_LOADED_LATE: Final = (
+    "billiard.pool",
+    "celery.app.amqp",
+    "celery.app.control",
+    "celery.app.events",
+    "celery.app.log",
+    "celery.backends.base",
+    "celery.events.receiver",
+    "celery.fixups.django",
+    "celery.worker.autoscale",
+    "celery.worker.consumer",
+    "celery.worker.consumer.delayed_delivery",
+    "celery.worker.strategy",
+    "encodings.utf_8_sig",
+    "kombu.mixins",
+    "kombu.pidbox",
+    "workers.consumers.celery_pool",
+)
+for _module in _LOADED_LATE:
+    importlib.import_module(_module)
 
 _TICK_IS_OLD_SECONDS: Final = 5.0
 _BROKER_SECONDS: Final = 3.0

@@ -135,6 +135,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
     on_hangup(lambda: None)  # until the launchers follow the models folder
+    fork_server.start()  # before any thread, and before this process writes to the memory that they share
     try:
         settings = load_settings()
         configure_logging(settings.log_level)
@@ -145,13 +146,11 @@ def main() -> None:
         else:
             devices = msgspec.json.decode(arguments.measured, type=tuple[Device, ...])
         if len(devices) > 1 and arguments.only is None:
-            fork_server.start()
             Fleet(settings, devices, arguments.models, fork_server).run(stopping)
             return
         own = next(device for device in devices if arguments.only in (None, device.name))
         if own.cpus is not None:
             os.sched_setaffinity(0, own.cpus)  # before any thread starts: they and all children inherit it
-        fork_server.start()  # before any thread, too
         with lock_device(settings.state_dir, own.name):
             run_launcher(settings, arguments.models, own, devices, stopping, fork_server)
     except MillraceError as error:

@@ -63,7 +63,7 @@ class WebhookSender:
     ) -> None:
         self._url_guard = url_guard
         self._seconds = seconds
-        self._tls = tls or httpx2.create_ssl_context()
+        self._tls = tls  # by default made for the first delivery, since it loads megabytes
         # Not the loop's own threads: a name service that hangs must not block other work.
         self._resolvers = ThreadPoolExecutor(_RESOLVERS, "resolve")
 
@@ -99,6 +99,8 @@ class WebhookSender:
 
         Proxies of the environment are not used, since they would resolve the name again. `send` has the deadline.
         """
+        if self._tls is None:
+            self._tls = httpx2.create_ssl_context()
         url = httpx2.URL(scheme=target.scheme, host=str(address), port=target.port, raw_path=target.path.encode())
         name = {"sni_hostname": target.host}
         async with (

@@ -11,6 +11,7 @@ import llama_cpp as llama
 from llama_cpp._ggml import libggml
 
 from engine.backends.llama.gguf import metadata
+from engine.backends.llama.untouched import left_untouched
 from engine.backends.memory import CELLS
 from engine.config import PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
 from engine.errors import ModelFailed, ModelMissing
@@ -54,7 +55,8 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     set_threads(parameters, config)
     parameters.swa_full = False  # a window's layers keep little more than the window
     set_kv(parameters, config)
-    context = llama.llama_init_from_model(model, parameters)
+    with left_untouched():
+        context = llama.llama_init_from_model(model, parameters)
     if not context:
         raise ModelFailed(
             f"There is not enough memory for {num_slots} slots of {config.context_size} tokens. "

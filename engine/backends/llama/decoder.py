@@ -43,6 +43,7 @@ class LlamaDecoder:
         self.max_drafts = _MAX_DRAFTS if config.speculation else 0
         self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)
         self._memory = llama.llama_get_memory(self._context)
+        self._is_used = False
         self._batch = Batch(config.batch_tokens)
         self._bound_thread = BoundThread(config.cores)
         self._num_vocab = tokenizer.num_vocab
@@ -73,6 +74,7 @@ class LlamaDecoder:
         """Decode, sample, and remove rejected drafts from memory."""
         self._batch.fill(plan)
         began = time.perf_counter()
+        self._is_used = True
         self._bound_thread.bind()
         code = llama.llama_decode(self._context, self._batch.raw)
         if code == _NO_ROOM:
@@ -95,7 +97,10 @@ class LlamaDecoder:
         return sampled
 
     def reset(self) -> None:
-        llama.llama_memory_clear(self._memory, True)
+        llama.llama_memory_clear(
+            self._memory, self._is_used
+        )  # a write to memory that is not used would make it resident
+        self._is_used = False
 
     def warm_up(self) -> None:
         token = (llama.llama_token * 1)(0)

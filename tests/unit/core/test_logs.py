@@ -34,6 +34,25 @@ def test_a_full_disk_under_the_log_fails_no_caller() -> None:
     assert done.stdout == "still here\n"
 
 
+def log_before_and_after() -> None:
+    """Log in a process that is forked from one which has logged to a terminal."""
+    log = structlog.get_logger()
+    real, sys.stderr.isatty = sys.stderr.isatty, lambda: True  # type: ignore[method-assign]
+    configure_logging()
+    log.warning("first")
+    sys.stderr.isatty = real  # type: ignore[method-assign]
+    configure_logging()
+    log.warning("second")
+
+
+def test_a_logger_follows_the_last_configuration() -> None:
+    command = [sys.executable, "-c", f"from {__name__} import log_before_and_after; log_before_and_after()"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    first, second = done.stderr.splitlines()
+    assert not first.startswith("{")
+    assert json.loads(second)["event"] == "second"
+
+
 def log_of_a_library() -> None:
     """Log as Celery does, inside a piece of work."""
     configure_logging()

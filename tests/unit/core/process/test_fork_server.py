@@ -19,6 +19,7 @@ pytestmark = pytest.mark.skipif(not is_supported(), reason="needs Linux")
 
 PROGRAM = """
 import json, os, random, signal, sys, time
+PREPARED = os.getpid()
 from core.process.child_process import notify_ready
 
 def main():
@@ -29,6 +30,7 @@ def main():
     files = sorted(os.listdir("/proc/self/fd"), key=int)[:-1]
     handlers = [signal.getsignal(number) in (signal.SIG_DFL, 0) for number in (signal.SIGTERM, signal.SIGHUP)]
     facts = {"files": files, "variables": [os.environ.get("GIVEN"), os.environ.get("HIDDEN")], "defaults": handlers,
+             "cpus": sorted(os.sched_getaffinity(0)), "module": PREPARED,
              "random": random.random(), "arguments": sys.argv[1:], "session": os.getsid(0) == os.getpid()}
     print(json.dumps(facts), flush=True)
     notify_ready("hello")
@@ -56,6 +58,10 @@ def start(word):
 
 for line in sys.stdin:
     word = line.strip()
+    if word == "pin":
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        print(max(os.sched_getaffinity(0)), flush=True)
+        continue
     if word == "server":
         print(server.pid, flush=True)
         continue
@@ -113,6 +119,8 @@ def test_a_clone_looks_like_a_program_that_was_started_by_exec(owner: Owner) -> 
     assert first.cmdline()[1:] == ["-P", "-m", "program", "one"]
     facts, others = owner.facts("one"), owner.facts("two")
     assert facts.pop("random") != others.pop("random"), "each has random numbers of its own"
+    assert facts.pop("module") == others.pop("module") == owner.process.pid, "the owner has imported it"
+    assert facts.pop("cpus") == sorted(os.sched_getaffinity(0))
     assert facts == {
         "files": ["0", "1", "2"],
         "variables": ["yes", None],
@@ -120,6 +128,13 @@ def test_a_clone_looks_like_a_program_that_was_started_by_exec(owner: Owner) -> 
         "arguments": ["one"],
         "session": True,
     }
+
+
+def test_a_clone_runs_on_the_cpus_of_its_owner(owner: Owner) -> None:
+    owner.start("one")
+    cpu = int(owner.ask("pin"))
+    owner.start("two")
+    assert owner.facts("two")["cpus"] == [cpu]
 
 
 def test_a_clone_that_does_not_start_is_reported_with_its_last_words(owner: Owner) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 
 from core.settings import ROOT
@@ -36,6 +38,15 @@ def bench(backend: LlamaBackend) -> Bench:
 def sampled(text: str, request_id: str = "r", **sampling: object) -> Request:
     prompt = ChatPrompt(messages=[{"role": "user", "content": text}])
     return Request(id=request_id, prompt=prompt, sampling=SamplingParams(**sampling), max_tokens=24)  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_kv_memory_is_not_resident_before_it_is_used() -> None:
+    before = psutil.Process().memory_info().rss
+    backend = LlamaBackend(EngineConfig(model="demo", endpoint="", model_path=str(MODEL), context_size=1024, slots=64))
+    Bench(backend, context_size=1024, slots=64)
+    backend.decoder.warm_up()
+    assert psutil.Process().memory_info().rss - before < 60 << 20, "80 lanes of 1,024 tokens are 200 MiB"
 
 
 def test_a_thread_is_bound_by_its_first_step_and_not_by_the_warm_up() -> None:

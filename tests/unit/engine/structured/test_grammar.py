@@ -13,6 +13,7 @@ import pytest
 
 from engine.backends.fake.tokenizer import FakeTokenizer, fake_grammar_tokenizer
 from engine.errors import ConstraintFailed, InvalidConstraint
+from engine.structured.compile_sandbox import CompileSandbox
 from engine.structured.compiler import GrammarCompiler
 from tests.support.constrain import END, LABELS, accepts, allowed_tokens, constraint, make_grammars
 
@@ -198,11 +199,14 @@ def test_the_vocabulary_is_built_once_and_not_before_it_is_needed() -> None:
         built.append(1)
         return fake_grammar_tokenizer(FakeTokenizer())
 
-    grammars = GrammarCompiler(build, num_vocab=FakeTokenizer.num_vocab)
+    sandbox = CompileSandbox()
+    grammars = GrammarCompiler(build, num_vocab=FakeTokenizer.num_vocab, sandbox=sandbox)
     assert not built
     grammars.prepare()
     grammars.prepare()
+    assert sandbox.pid is None, "its process starts with the first constraint"
     grammars.compile(constraint("json_object"))
+    assert sandbox.pid is not None
     assert built == [1]
     grammars.close()
 
