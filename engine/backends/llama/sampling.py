@@ -1,8 +1,8 @@
 """Chooses tokens by llama.cpp's samplers, which get only the candidates that can matter: the choice is that of all tokens.
 
 A filter or a draw over a large vocabulary takes milliseconds, nearly all of them for tokens that do not count. `_candidates`
-leaves out tokens without any effect on what llama.cpp computes, to the last bit. Where the order of equal logits could matter,
-llama.cpp gets the whole vocabulary.
+leaves out tokens without any effect on what llama.cpp computes, to the last bit. Where the order of equal logits or a rounding
+could matter, llama.cpp gets the whole vocabulary.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from engine.types import SamplingParams
 
 _SMALL: Final = 16_384  # tokens of a vocabulary that llama.cpp gets whole
 _BLOCK: Final = 4096
-_LOST: Final = (
-    18.0  # a logit this far below another is lost in a sum of single precision: exp(-17.33) is half of its last bit
-)
+_LOST: Final = 18.0  # a logit so far below another is lost in a sum of single precision, from 17.33 = 25 log(2) on
 _MARGIN: Final = 0.1  # far more than the rounding of a logit
+_NUCLEI: Final = (256, 8192)  # tokens among which `top_p` is tried
+_ERROR: Final = np.float32(1e-6)  # above those of numpy's and of C's exponentials together: 5 units in the last place
 _LEAST_TEMPERATURE: Final = 1e-30  # quotients of a smaller one overflow
 _UNSEEDED: Final = 0xFFFFFFFF  # llama.cpp takes this seed for none
 _ITEM: Final = np.dtype([("token", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -41,6 +41,7 @@ class ChainChooser:
         self._counted = np.unique(np.array(sequence.tokens[-PENALTY_WINDOW:], np.intp))
         filters = _filters(sampling)
         self._filters = _chain(filters)
+        self._last_filters = _chain(_min_p(sampling))
         seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
         seed = min(seed, _UNSEEDED - 1)
         self._draws = _chain([llama.llama_sampler_init_temp(self._temperature), llama.llama_sampler_init_dist(seed)])
@@ -63,7 +64,7 @@ class ChainChooser:
         return token
 
     def close(self) -> None:
-        for chain in (self._penalties, self._filters, self._draws):
+        for chain in (self._penalties, self._filters, self._last_filters, self._draws):
             llama.llama_sampler_free(chain)
 
     def _choose(self, row: Logits) -> int:
@@ -84,14 +85,13 @@ class ChainChooser:
 
     def _filter(self, row: Logits, best: int) -> None:
         """Fill the array with the tokens that the filters keep."""
-        candidates = _candidates(row, float(row[best]), self._sampling)
-        if candidates is not None:
-            _array.fill(candidates.tokens, candidates.logits, is_sorted=candidates.is_sorted)
+        candidates = _candidates(row, row[best], self._sampling)
+        if candidates is None:
+            _array.fill(None, row)
             _array.apply(self._filters)
-            if candidates.least is None or _is_certain(candidates, _array.logits):
-                return
-        _array.fill(None, row)
-        _array.apply(self._filters)
+        else:
+            _array.fill(candidates.tokens, candidates.logits, is_sorted=candidates.is_sorted)
+            _array.apply(self._last_filters if candidates.is_nucleus else self._filters)
 
     def _catch_up(self) -> None:
         """Draw as often as without llama.cpp; a draw from a single token takes a random number, too."""
@@ -102,15 +102,15 @@ class ChainChooser:
 
 
 class _Candidates(NamedTuple):
-    """Tokens that the filters get, by id or `is_sorted` by logit. With `least`, tokens down to that logit are all there."""
+    """Tokens that the filters get, by id or `is_sorted` by logit; `is_nucleus`: `top_p` has been applied."""
 
     tokens: Tokens
     logits: Logits
     is_sorted: bool = False
-    least: float | None = None
+    is_nucleus: bool = False
 
 
-def _candidates(row: Logits, largest: float, sampling: SamplingParams) -> _Candidates | None:
+def _candidates(row: Logits, largest: np.float32, sampling: SamplingParams) -> _Candidates | None:
     """The tokens that matter to the filters; None for all."""
     if len(row) < _SMALL:
         return None
@@ -119,8 +119,8 @@ def _candidates(row: Logits, largest: float, sampling: SamplingParams) -> _Candi
     if sampling.typical_p < 1:
         return _finite(row)
     if sampling.top_p < 1:
-        return _addends(row, largest)
-    return _above(row, largest + float(np.log(np.float32(sampling.min_p))) - _MARGIN)
+        return _nucleus(row, largest, np.float32(sampling.top_p))
+    return _above(row, float(largest) + float(np.log(np.float32(sampling.min_p))) - _MARGIN)
 
 
 def _top_k(row: Logits, top_k: int) -> _Candidates | None:
@@ -140,38 +140,56 @@ def _finite(row: Logits) -> _Candidates:
     return _Candidates(tokens, row[tokens])
 
 
-def _addends(row: Logits, largest: float) -> _Candidates:
-    """The tokens that change the sum of exponentials of `top_p`.
+def _nucleus(row: Logits, largest: np.float32, top_p: np.float32) -> _Candidates | None:
+    """The tokens that `top_p` keeps, in order; None if there are many, or if ties or rounding leave it open.
 
-    llama.cpp adds in single precision and in the order of ids. An exponential below half of the last bit of the sum so far,
-    which is at least the largest exponential so far, changes nothing.
+    llama.cpp adds and divides in single precision. Both are monotone, also when rounded, so the same operations on bounds of
+    the exponentials give bounds of its cumulative probabilities.
+    """
+    low, high = _sums(_addends(row, largest))
+    for number in _NUCLEI:
+        tokens = top_tokens(row, number)
+        logits = row[tokens]
+        order = np.argsort(-logits)
+        tokens, logits = tokens[order], logits[order]
+        weights = np.exp(logits - largest)
+        least = np.add.accumulate(weights * (1 - _ERROR) / high)
+        if least[-1] < top_p:
+            continue
+        most = np.add.accumulate(weights * (1 + _ERROR) / low)
+        kept = int(np.searchsorted(most, top_p)) + 1
+        if least[kept - 1] < top_p or (logits[1 : kept + 1] == logits[: min(kept, len(logits) - 1)]).any():
+            return None
+        return _Candidates(tokens[:kept], logits[:kept], is_sorted=True, is_nucleus=True)
+    return None
+
+
+def _addends(row: Logits, largest: np.float32) -> Logits:
+    """The exponentials that change their sum, in the order of ids: not those below half of the last bit of the sum so far,
+    which is at least the largest one so far.
     """
     whole = len(row) - len(row) % _BLOCK
     blocks = row[:whole].reshape(-1, _BLOCK)
     so_far = np.maximum.accumulate(blocks.max(axis=1))
-    bounds = np.concatenate([[-np.inf], so_far]).astype(np.float32) - np.float32(_LOST)
+    bounds = np.concatenate([np.full(1, -np.inf, np.float32), so_far]) - np.float32(_LOST)
     found = np.empty(len(row), np.bool_)
     np.greater(blocks, bounds[:-1, None], out=found[:whole].reshape(-1, _BLOCK))
     np.greater(row[whole:], bounds[-1], out=found[whole:])
-    tokens = np.flatnonzero(found)
-    return _Candidates(tokens, row[tokens], least=largest - _LOST + _MARGIN)
+    return np.asarray(np.exp(row.take(np.flatnonzero(found)) - largest))
+
+
+def _sums(addends: Logits) -> tuple[np.float32, np.float32]:
+    """Bounds of the sum, added one by one: the real parts of complex numbers give the lower one, the imaginary ones the upper."""
+    pairs = np.empty(len(addends), np.complex64)
+    pairs.real, pairs.imag = addends * (1 - _ERROR), addends * (1 + _ERROR)
+    total = np.add.accumulate(pairs)[-1]
+    return total.real, total.imag
 
 
 def _above(row: Logits, bound: float) -> _Candidates:
     """The tokens that `min_p` may keep."""
     tokens = np.flatnonzero(row > bound)
     return _Candidates(tokens, row[tokens])
-
-
-def _is_certain(candidates: _Candidates, kept: Logits) -> bool:
-    """Are the sorted tokens that `top_p` kept those of the whole vocabulary, in a certain order?"""
-    last = kept[-1]
-    return (
-        candidates.least is not None
-        and last > candidates.least
-        and bool((kept[1:] < kept[:-1]).all())
-        and np.count_nonzero(candidates.logits >= last) == len(kept)
-    )
 
 
 class _Array(threading.local):
@@ -249,6 +267,9 @@ def _filters(sampling: SamplingParams) -> list[Any]:  # Any: pointers
         samplers.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
     if sampling.top_p < 1:
         samplers.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-    if sampling.min_p > 0:
-        samplers.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-    return samplers
+    return samplers + _min_p(sampling)
+
+
+def _min_p(sampling: SamplingParams) -> list[Any]:  # Any: pointers
+    """The filter behind `top_p`, if there is one."""
+    return [llama.llama_sampler_init_min_p(sampling.min_p, 1)] if sampling.min_p > 0 else []
