@@ -181,7 +181,8 @@ def test_waiting_lines_are_those_of_the_open_shards(connection: Connection, *, i
 
 
 def plan(connection: Connection, query: Query[Any]) -> str:
-    sql = query.statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})  # type: ignore[attr-defined]
+    statement = query.statement.params(query.parameters or {})  # type: ignore[attr-defined]
+    sql = statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
     return "\n".join(connection.execute(text(f"EXPLAIN {str(sql).replace(':', chr(92) + ':')}")).scalars())
 
 
