@@ -36,8 +36,8 @@ unit: .venv/installed-dev ## only the tests that need no service: under a minute
 
 check: format test ## format, then everything `make test` does: before every commit
 
-bench: .venv/installed-dev ## measure speed and memory; writes bench/results.json
-	$(BIN)/python -m bench
+bench: .venv/installed-dev ## measure speed and memory; OPTIONS=--help lists options
+	$(BIN)/python -m bench $(OPTIONS)
 
 bench-gpu: .venv/installed-dev ## tokens per second on a GPU, over a bare loop and llama-server; OPTIONS=--help lists options
 	$(BIN)/python -m bench.gpu $(OPTIONS)

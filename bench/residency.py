@@ -24,6 +24,7 @@ import httpx2
 
 from bench.least_loads import least_loads
 from bench.models import DEMO
+from bench.result import Result
 from cli.client import Client
 from cli.stack.stack import Stack
 from core.settings import load_settings
@@ -285,3 +286,42 @@ def _check_answers(client: Client, files: list[str], lines: int) -> tuple[int, i
         lost += len(wanted - answers.keys())
         doubled += answers.total() - len(answers.keys() & wanted)
     return lost, doubled
+
+
+def residency(folder: Path, *, minutes: float, is_real: bool) -> list[Result]:
+    """Measure, and make the rows of the table; prints what was lost."""
+    found = measure(folder, minutes=minutes, is_real=is_real)
+    for failure in found.failed:
+        print(f"lost: {failure}", flush=True)
+    kind = "copies of the demo model" if is_real else "fake models"
+    name = f"{len(NAMES)} {kind}, {PLACES} fit, {minutes:g} min"
+    limit = round(1000 * (2 * found.idle.p95 + found.step))
+    idle = f"idle: p50 {1000 * found.idle.p50:.0f} ms, p95 {1000 * found.idle.p95:.0f} ms"
+    loaded = f"others: p50 {found.others.p50:.1f} s, worst {found.others.worst:.1f} s"
+    beside = f"p50 {1000 * found.beside_load.p50:.0f} ms, worst {1000 * found.beside_load.worst:.0f} ms"
+    return [
+        Result(name=f"{name}: chats lost, of {found.chats}", value=len(found.failed), unit="", target=0, is_limit=True),
+        Result(name=f"{name}: lines lost, of {found.lines}", value=found.lines_lost, unit="", target=0, is_limit=True),
+        Result(name=f"{name}: lines doubled", value=found.lines_doubled, unit="", target=0, is_limit=True),
+        Result(
+            name=f"{name}: loads (least possible for the chats: {found.least})",
+            value=found.loads,
+            unit="",
+            target=int(1.5 * found.least) + len(NAMES),
+            is_limit=True,
+        ),
+        Result(
+            name=f"{name}: first token of {found.memory.number} chats to a model in memory, p95 ({idle}; {loaded})",
+            value=1000 * found.memory.p95,
+            unit="ms",
+            target=limit,
+            is_limit=True,
+        ),
+        Result(
+            name=f"{name}: the same of the {found.beside_load.number} beside a load of another model, p95 ({beside}; {idle})",
+            value=1000 * found.beside_load.p95,
+            unit="ms",
+            target=limit,
+            is_limit=True,
+        ),
+    ]
