@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +56,8 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     set_threads(parameters, config)
     parameters.swa_full = False  # a window's layers keep little more than the window
     set_kv(parameters, config)
-    with left_untouched():
+    # buffers in the memory of the host that a GPU reads have to stay where they are
+    with left_untouched() if config.gpu_layers == 0 else nullcontext():
         context = llama.llama_init_from_model(model, parameters)
     if not context:
         raise ModelFailed(
