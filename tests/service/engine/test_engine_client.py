@@ -530,11 +530,6 @@ def test_an_engine_that_begins_to_serve_prepares_nothing_for_constraints_and_end
         process.wait()
 
 
-def test_an_idle_engine_prepares_for_constraints(engine: EngineProcess, client: EngineClient) -> None:
-    client.wait_ready(20)
-    wait_for(lambda: len(psutil.Process(engine.process.pid).children()) == 1, "the helper is started", 20)
-
-
 def test_a_model_that_cannot_be_loaded_is_reported_with_exit_code_3(folder: Path) -> None:
     (folder / "bad.gguf").write_bytes(b"not a model")
     config = msgspec.json.decode(msgspec.json.encode(EngineConfig(model="m", endpoint=str(folder))))

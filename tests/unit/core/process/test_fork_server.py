@@ -47,6 +47,7 @@ from core.process.fork_server import ForkServer
 configure_logging()
 os.environ["HIDDEN"] = "secret"
 signal.signal(signal.SIGTERM, lambda *_: None)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, which a clone inherits
 kept = open("/dev/null")
 server = ForkServer("program")
 server.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -24,6 +25,10 @@ def stopped(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         monkeypatch.delenv(name, raising=False)
     yield
     tracing.stop_tracing()
+    for thread in threading.enumerate():  # one that goes on pauses for random times, in the tests of other files
+        if thread.name in ("tracing-stop", "OtelBatchSpanRecordProcessor"):
+            thread.join(20)
+            assert not thread.is_alive()
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.backends.llama.backend import LlamaBackend
@@ -15,6 +17,7 @@ from tests.support.engine import Bench
 from tests.support.tiny_models import TinyModel
 
 CONTEXT = 256
+NEAR = 0.03  # difference of two logprobs
 KINDS = [
     (TinyModel.LLAMA, KvLayout.UNIFIED),
     (TinyModel.LLAMA, KvLayout.SPLIT),
@@ -55,6 +58,16 @@ def single_run(backend: LlamaBackend, request: Request) -> str:
     bench = Bench(backend, context_size=CONTEXT, slots=4)
     bench.add(request)
     return bench.run()[request.id].text
+
+
+def sure_start(backend: LlamaBackend, request: Request) -> str:
+    """The answer of an engine without other requests, up to a near tie, which rounding in a larger step may decide."""
+    bench = Bench(backend, context_size=CONTEXT, slots=4)
+    bench.add(msgspec.structs.replace(request, logprobs=2))
+    scored = bench.run()[request.id].choices[0].logprobs
+    assert scored is not None
+    sure = itertools.takewhile(lambda token: token.top[0].logprob - token.top[1].logprob > NEAR, scored)
+    return b"".join(token.piece for token in sure).decode()
 
 
 def questions(number: int, **given: object) -> list[Request]:
@@ -98,7 +111,7 @@ def test_a_paused_answer_is_unchanged(backend: LlamaBackend) -> None:
         ask(f"b{n}", [33 + (n * 31 + k * 17) % 90 for k in range(30)], max_tokens=40, priority=Priority.BATCH)
         for n in range(6)
     ]
-    wanted = {request.id: single_run(backend, request) for request in requests}
+    wanted = {request.id: sure_start(backend, request) for request in requests}
     bench = Bench(backend, context_size=CONTEXT, slots=4)
     for request in requests:
         bench.add(request)
@@ -112,7 +125,8 @@ def test_a_paused_answer_is_unchanged(backend: LlamaBackend) -> None:
             bench.add(ask(f"chat{n}-{k}", [90 - n, 80 - k, 70], max_tokens=5))
     texts |= {item.request_id: item.text for item in bench.outputs if isinstance(item, Finished)}
     texts |= {key: item.text for key, item in bench.run().items()}
-    assert {key: texts[key] for key in wanted} == wanted
+    assert {key: texts[key][: len(start)] for key, start in wanted.items()} == wanted
+    assert sum(map(len, wanted.values())) > 60, "near ties are few"
 
 
 def test_another_tenant_reuses_nothing(backend: LlamaBackend, bench: Bench) -> None:
