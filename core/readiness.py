@@ -92,13 +92,15 @@ class ModelState:
 class ModelPlace:
     """The engines of a model that are in memory, as their launchers report them; None: not reported, or no such engine.
 
-    `slots` and `memory_bytes` are sums over the engines; `context_size` is the smallest, in tokens of a sequence.
+    `slots` and `memory_bytes` are sums over the engines; `context_size` is the smallest, in tokens of a sequence. `settings_json`
+    are the settings of one engine.
     """
 
     devices: tuple[str, ...] = ()
     slots: int | None = None
     memory_bytes: int | None = None
     context_size: int | None = None
+    settings_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class WorkerSeen(NamedTuple):
     memory_bytes: int | None = None
     slots: int | None = None
     context_size: int | None = None
+    settings_json: str | None = None
     num_running: int | None = None
     num_waiting: int | None = None
     num_embeddings: int | None = None
@@ -254,6 +257,7 @@ def model_place(seen: Sequence[WorkerSeen], name: str, silence_seconds: float) -
         slots=sum(slots) or None,
         memory_bytes=sum(sizes) if sizes else None,
         context_size=min(contexts, default=None),
+        settings_json=next((each.settings_json for each in engines if each.settings_json is not None), None),
     )
 
 

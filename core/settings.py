@@ -10,9 +10,9 @@ import re
 import tomllib
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
-from pydantic import AfterValidator, AliasChoices, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from core.errors import ConfigError
@@ -24,12 +24,21 @@ from core.setting_files import SettingFiles
 ROOT: Final = Path(__file__).resolve().parent.parent
 MIB: Final = 1 << 20
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,@*]+/?", re.IGNORECASE)
+_MAX_SLOTS: Final = 256
 ENVELOPE_BYTES: Final = 1 << 16  # of a batch line, around its body
 
 
 def split_commas(text: str) -> tuple[str, ...]:
     """Split a setting with several values."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _slots(value: object) -> object:
+    """A number as text, as environments have it, and one message where a union would give one for each of its members."""
+    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    if number == AUTO or (type(number) is int and 1 <= number <= _MAX_SLOTS):
+        return number
+    raise ValueError(f"must be a whole number from 1 to {_MAX_SLOTS}, or auto")
 
 
 def _check_networks(text: str) -> str:
@@ -203,11 +212,15 @@ class Settings(BaseSettings):
         description="Memory for the models of each device: auto, a size such as 8GiB, or sizes by device: "
         "cuda:0=20GiB,cpu=8GiB. auto is 0.8 of the memory that a worker may use on the CPU, and 0.9 of a GPU's free memory.",
     )
-    slots: int = Field(
-        8,
-        ge=1,
-        le=256,
-        description="Sequences that an engine decodes in parallel, unless the model file sets a number.",
+    slots: Annotated[int | Literal["auto"], BeforeValidator(_slots)] = Field(
+        "auto",
+        description="Sequences that an engine decodes in parallel, unless the model file sets a number; auto: the fastest "
+        "number on its device, as far as memory holds them.",
+    )
+    tuning: bool = Field(
+        True,
+        description="Measure the fastest settings of a model, in seconds and beside its work, when it is first loaded on a "
+        "device.",
     )
     chat_threads: int = Field(32, ge=1, le=512, description="Chat jobs that a worker runs at a time.")
     batch_lanes: int = Field(

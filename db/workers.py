@@ -49,6 +49,7 @@ _REPORTED: Final = (
     "memory_bytes",
     "slots",
     "context_size",
+    "settings_json",
 )
 
 
@@ -79,7 +80,7 @@ class EngineReport:
 
     `num_deaths` counts exits since the worker started; `exit_reason` describes the one for which it does not serve now,
     without text of a request. `warning` is the engine's remark on the model. An engine in memory has `memory_bytes` of its
-    `device`, and `slots` of `context_size` tokens; one that answers has an `activity`.
+    `device`, and `slots` of `context_size` tokens; one that answers has an `activity`, and `settings_json` if it measures them.
     """
 
     model: str
@@ -92,6 +93,7 @@ class EngineReport:
     memory_bytes: int | None = None
     slots: int | None = None
     context_size: int | None = None
+    settings_json: str | None = None
     activity: EngineActivity | None = None
 
 
@@ -274,6 +276,7 @@ def list_workers() -> Query[WorkerSeen]:
             WorkerEngine.memory_bytes,
             WorkerEngine.slots,
             WorkerEngine.context_size,
+            WorkerEngine.settings_json,
             *(getattr(WorkerEngine, name).label(name) for name in _ACTIVITY),
         )
         .outerjoin(WorkerEngine, WorkerEngine.worker_id == Worker.id)

@@ -10,7 +10,7 @@ from core.models.engine_options import BackendKind, KvLayout, KvType, Pooling, S
 
 __all__ = [
     "AUTO_SLOTS",
-    "PROMPT_LOGPROB_ROWS",
+    "EXTRA_ROWS",
     "BackendKind",
     "EngineConfig",
     "KvLayout",
@@ -20,12 +20,14 @@ __all__ = [
     "SplitMode",
     "Switch",
     "TransformersConfig",
+    "Tuning",
     "UpstreamConfig",
+    "tuned",
 ]
 
 AUTO_SLOTS: Final = 0
-# Rows of logits beyond one (and its drafts) per slot, for a prompt with logprobs of its own.
-PROMPT_LOGPROB_ROWS: Final = 32
+# Rows of logits beyond one per slot: of a prompt with logprobs of its own, or of drafts.
+EXTRA_ROWS: Final = 32
 
 
 class LoraAdapter(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,19 +67,38 @@ class TransformersConfig(msgspec.Struct, frozen=True, kw_only=True):
     attention: str = "auto"
 
 
+class Tuning(msgspec.Struct, frozen=True, kw_only=True):
+    """The fastest settings of a model on a device, and what was measured for them, in `seconds` in all.
+
+    `row_seconds`: a step that computes one token of each of so many sequences, with `depth` tokens before it.
+    `prompt_seconds`: a step of so many tokens of one prompt.
+    """
+
+    slots: int
+    kv_layout: KvLayout
+    flash_attention: Switch
+    ubatch_tokens: int
+    row_seconds: list[tuple[int, float]]
+    prompt_seconds: list[tuple[int, float]]
+    depth: int
+    seconds: float
+
+
 class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     """One engine: one model on one device, with `slots` sequences side by side.
 
     `context_size` is the room of one sequence in tokens; `endpoint` is a directory with the Unix sockets of the engine.
-    `slots` of AUTO_SLOTS is as many as memory holds; `spare_slots` keep paused and idle histories, None lets the engine
-    choose. A step has `batch_tokens` at most, which the device computes `ubatch_tokens` at a time, and `prefill_tokens` of
-    prompts at most, which limits how long decoding sequences wait. `threads` decode and `threads_batch` compute prompts; 0 is
-    one per CPU, and as many as `threads`. Engines with the same `turn_key` compute one at a time. With `cores`, the logical CPUs
-    of each core, a thread is bound to each. The model is divided among `gpus`, by llama.cpp's names, in parts of `tensor_split`;
-    without names, among all that the process sees. `speculation` drafts tokens from the prompt. `stopwords` end every output of
-    this model. `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more
-    than `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process.
-    `upstream` and `transformers` are set for the backends of these names.
+    `slots` of AUTO_SLOTS are the fastest number, as far as memory holds them, and no more than `most_slots`; `spare_slots` keep
+    paused and idle histories, None lets the engine choose. A step has `batch_tokens` at most, which the device computes
+    `ubatch_tokens` at a time, and `prefill_tokens` of prompts at most, which limits how long decoding sequences wait. `threads`
+    decode and `threads_batch` compute prompts; 0 is one per CPU, and as many as `threads`. Engines with the same `turn_key` compute
+    one at a time. With `cores`, the logical CPUs of each core, a thread is bound to each. The model is divided among `gpus`, by
+    llama.cpp's names, in parts of `tensor_split`; without names, among all that the process sees. `speculation` drafts tokens that
+    occurred before: AUTO where measured steps say that it pays. The settings named in `tunable` are measured, unless `tuning` has
+    the result, and then written to `tuning_path`; without a path nothing is measured. `stopwords` end every output of this model.
+    `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more than
+    `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process. `upstream` and
+    `transformers` are set for the backends of these names.
     """
 
     model: str
@@ -86,6 +107,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str = ""
     context_size: int = 2048
     slots: int = 8
+    most_slots: int | None = None
     spare_slots: int | None = None
     threads: int = 0
     threads_batch: int = 0
@@ -103,7 +125,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     cache_type_v: KvType = KvType.F16
     flash_attention: Switch = Switch.AUTO
     context_shift: bool = False
-    speculation: bool = False
+    speculation: Switch = Switch.OFF
     jump_forward: bool = True
     embeddings: bool = False
     pooling: Pooling = Pooling.AUTO
@@ -113,5 +135,16 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     step_seconds: float = 0.0
     load_seconds: float = 0.0
     hang_seconds: float = 60.0
+    tunable: tuple[str, ...] = ()
+    tuning: Tuning | None = None
+    tuning_path: str = ""
     upstream: UpstreamConfig | None = None
     transformers: TransformersConfig | None = None
+
+
+def tuned(config: EngineConfig, tuning: Tuning) -> EngineConfig:
+    """The configuration with a tuning in place of what is tunable; `slots` stay AUTO_SLOTS, since memory may hold fewer."""
+    found = {name: getattr(tuning, name) for name in config.tunable if name not in ("slots", "prefill_tokens")}
+    if "prefill_tokens" in config.tunable:
+        found["prefill_tokens"] = max(config.prefill_tokens, tuning.ubatch_tokens)
+    return msgspec.structs.replace(config, tuning=tuning, **found)

@@ -14,16 +14,17 @@ from typing import NoReturn
 
 from core.failpoints import Point, failpoint
 from engine.backends.base import Backend
-from engine.config import EngineConfig
+from engine.config import EngineConfig, Switch, Tuning, tuned
 from engine.embedding import EmbeddingQueue
 from engine.errors import DecodeFailed, EngineError, OutOfKvMemory
 from engine.log import log_stderr
 from engine.output_processor import OutputProcessor
-from engine.progress import Pace, Progress
+from engine.progress import FIRST_DECODE_SECONDS, Pace, Progress
 from engine.scheduler.chat_share import EmbedShare
 from engine.scheduler.scheduler import Scheduler
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepPlan
+from engine.tuning.tuner import Tuner
 from engine.turn import OwnCores, Turn
 from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, FinishReason, Priority, RequestKey
 
@@ -77,7 +78,8 @@ Command = AddRequest | AddEmbedding | CancelRequests | StartStreaming | RunInLoo
 class EngineLoop:
     """The loop of one engine. One thread calls `run`; any thread may put commands into `inbox`.
 
-    `record_inflight` gets the requests of a step before that step is computed. `turn` is asked before each step.
+    `record_inflight` gets the requests of a step before that step is computed. `turn` is asked before each step. With a `tuner`
+    the model is measured meanwhile; `on_tuned` gets the result, with which the engine serves from then on, or None if there is none.
     """
 
     def __init__(
@@ -89,6 +91,8 @@ class EngineLoop:
         record_inflight: RecordInflight = lambda _: None,
         turn: Turn | None = None,
         clock: Callable[[], float] = time.monotonic,
+        tuner: Tuner | None = None,
+        on_tuned: Callable[[Tuning | None], None] = lambda _: None,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._decoder = backend.decoder
@@ -104,7 +108,13 @@ class EngineLoop:
             first_position=self._decoder.first_position,
             shifts_context=config.context_shift,
             max_drafts=self._decoder.max_drafts,
+            drafts_always=config.speculation is Switch.ON,
         )
+        self._config = config
+        self._tuner = tuner
+        self._on_tuned = on_tuned
+        if config.tuning is not None:
+            self.scheduler.share.cost.begin_with(config.tuning.row_seconds, config.tuning.prompt_seconds)
         self.num_steps = 0
         self.progress = Progress(config.hang_seconds)
         self._pace, self._embed_pace = Pace(), Pace()
@@ -152,9 +162,39 @@ class EngineLoop:
             self._drain_inbox()
             has_work = self._compute() if self._take_turn() else True
             self._flush()
+            if self._tuner is not None:
+                has_work = self._tune(self._tuner, is_idle=not has_work) or has_work
         finally:
             self.progress.end()
         return has_work
+
+    def _tune(self, tuner: Tuner, *, is_idle: bool) -> bool:
+        """Measure one more step of the model unless a chat is here; use the result. Returns whether there is more to do."""
+        if self.scheduler.has_chat or not self.inbox.empty():
+            return True
+        if tuner.allows_step(is_idle=is_idle) and (not is_idle or self._turn.take(is_chat=False)):
+            self.progress.begin(FIRST_DECODE_SECONDS)
+            try:
+                tuner.step()
+            except Exception as error:  # requests go on with the settings that there are
+                tuner.fail(error)
+        if tuner.is_running:
+            return is_idle
+        if tuner.result is not None and self.scheduler.has_shifted:
+            return False  # later
+        self._tuner = None
+        if tuner.result is not None:
+            self._use(tuner, tuner.result)
+        self._on_tuned(tuner.result)
+        return True
+
+    def _use(self, tuner: Tuner, tuning: Tuning) -> None:
+        """Serve with a tuning. Sequences that have begun compute their tokens anew, if the memory becomes another one."""
+        self.scheduler.share.cost.begin_with(tuning.row_seconds, tuning.prompt_seconds)
+        config, decoder = tuned(self._config, tuning), self._decoder
+        if tuner.apply(config):
+            prefill = min(config.prefill_tokens, config.batch_tokens)
+            self.scheduler.set_memory(decoder.slots, decoder.spare_slots, prefill, decoder.traits)
 
     def _take_turn(self) -> bool:
         """Take the turn for the next step; without work, give it back."""
@@ -191,7 +231,10 @@ class EngineLoop:
         for sequence, tokens, sampled in decoded:
             if self._output_processor.is_active(sequence):  # another choice of this step may have failed the request
                 self._process_tokens(sequence, tokens, sampled)
-        self.scheduler.record_seconds(plan, self._clock() - began)
+        seconds = self._clock() - began
+        self.scheduler.record_seconds(plan, seconds)
+        if self._tuner is not None:
+            self._tuner.earn(seconds)
         self.num_steps += 1
         return True
 

@@ -20,7 +20,7 @@ import msgspec
 from core.models.gguf.ggml_types import TENSOR_TYPES, TensorType
 from core.models.gguf.gguf_header import GgufHeader
 from engine.backends.memory import CELLS, CPU_SHARE, GPU_SHARE, SlotCost, slots_that_fit, spare_slots
-from engine.config import AUTO_SLOTS, PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, Switch
+from engine.config import AUTO_SLOTS, EXTRA_ROWS, EngineConfig, KvLayout, KvType, Switch
 from engine.layer_memory import LayerMemory, ModelMemory, model_memory
 
 _TYPES: Final = {kind.name: kind for kind in TENSOR_TYPES.values()}
@@ -124,7 +124,7 @@ def _contexts(header: GgufHeader, memory: ModelMemory, config: EngineConfig) -> 
                 num_sequences=num_sequences,
                 is_unified=is_unified,
                 ubatch=min(num_tokens, config.batch_tokens, config.ubatch_tokens),
-                num_outputs=min(num_sequences + PROMPT_LOGPROB_ROWS, config.batch_tokens),
+                num_outputs=min(num_sequences + EXTRA_ROWS, config.batch_tokens),
             )
         )
     if config.embeddings:

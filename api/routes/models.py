@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from fastapi import APIRouter
 
 from api.access.scopes import require_scopes
@@ -132,6 +134,7 @@ def _object(models: ModelCatalog, name: str, started_at: int, settings: Settings
         device=next(iter(place.devices), None),
         devices=place.devices,
         memory_bytes=place.memory_bytes,
+        settings=None if place.settings_json is None else json.loads(place.settings_json),
         backend=model.backend,
         endpoints=served_endpoints(model),
         status=state.status,

@@ -93,7 +93,7 @@ def _print_choices(name: str, file: Path, facts: ModelFacts, plan: Plan, url: st
             ("added", name),
             ("model", facts.describe()),
             ("memory", plan.describe_need()),
-            ("slots", "" if plan.slots is None else f"{plan.slots} of {plan.context_size:,} tokens"),
+            ("slots", "" if plan.slots is None else _slots_line(plan)),
             ("file", str(file)),
             ("try", _line_to_try(name, url, generates=facts.generates, has_template=facts.has_template)),
         ]
@@ -145,6 +145,11 @@ def _room(settings: Settings) -> Room:
         on_gpu=device.kind is not DeviceKind.CPU,
         usual_slots=settings.slots,
     )
+
+
+def _slots_line(plan: Plan) -> str:
+    number = "as many as are fastest, each" if plan.slots == "auto" else plan.slots
+    return f"{number} of {plan.context_size:,} tokens"
 
 
 def _summary(name: str, file: Path, weights: str, plan: Plan) -> dict[str, object]:

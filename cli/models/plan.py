@@ -17,6 +17,7 @@ MIN_CONTEXT: Final = 64
 _USUAL_CONTEXT: Final = 8192
 _LEAST_CONTEXT: Final = 2048
 _SHARE: Final = 0.5  # of the device's memory, so that another model has room
+_MEASURED_SLOTS: Final = 8  # that have room beside the context, where their number is measured later
 Slots = int | Literal["auto"]
 
 
@@ -28,7 +29,7 @@ class Room:
     budget: int
     free_bytes: int
     on_gpu: bool
-    usual_slots: int
+    usual_slots: Slots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,21 +66,23 @@ def choose_plan(facts: ModelFacts, room: Room, *, slots: Slots | None, context: 
     needs = [(each, _need(facts, room, *each)) for each in candidates]
     limits = (int(room.budget * _SHARE), room.budget)
     fitting = (found for limit in limits for found in needs if found[1].total <= limit)
-    (chosen_slots_, chosen_context), need = next(fitting, needs[-1])
+    (number, chosen_context), need = next(fitting, needs[-1])
+    chosen = "auto" if slots is None and room.usual_slots == "auto" else number
     return Plan(
         context_size=chosen_context,
-        slots=chosen_slots_,
+        slots=chosen,
         need=need,
         context_reason=_context_reason(trained, chosen_context, context),
-        slots_reason=_slots_reason(room, chosen_slots_, slots),
+        slots_reason=_slots_reason(room, chosen, slots),
         room=room,
     )
 
 
-def _candidates(trained: int, usual: int, slots: Slots | None, context: int | None) -> Iterator[tuple[Slots, int]]:
+def _candidates(trained: int, usual: Slots, slots: Slots | None, context: int | None) -> Iterator[tuple[Slots, int]]:
     """Slots and contexts from the best to the least: first the context shrinks to 2048, then the slots."""
     contexts = [context] if context is not None else list(_halves(min(trained, _USUAL_CONTEXT), _LEAST_CONTEXT))
-    numbers: list[Slots] = [slots] if slots is not None else list(_halves(usual, 1))
+    most = _MEASURED_SLOTS if usual == "auto" else usual
+    numbers: list[Slots] = [slots] if slots is not None else list(_halves(most, 1))
     for number in numbers:
         for size in contexts if number == numbers[0] else contexts[-1:]:
             yield number, size
@@ -143,8 +146,10 @@ def _context_reason(trained: int, chosen: int, given: int | None) -> str:
 
 
 def _slots_reason(room: Room, chosen: Slots, given: Slots | None) -> str:
+    if chosen == "auto":
+        return "The fastest number on its device, measured when the model is first loaded, as far as memory holds it."
     if given is not None:
-        return "As asked for; auto is as many as memory holds when the model is loaded."
+        return "As asked for."
     if chosen == room.usual_slots:
         return "Answers that are generated side by side."
     return f"Answers that are generated side by side; {room.usual_slots} need too much memory."

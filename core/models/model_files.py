@@ -57,11 +57,6 @@ def _bytes(value: object) -> object:
     return parse_bytes(value) if isinstance(value, str) else value
 
 
-def _is_on(value: object) -> object:
-    """Turns `on`, `off` and `auto`, which means off, into booleans."""
-    return {"on": True, "off": False, "auto": False}.get(value, value) if isinstance(value, str) else value
-
-
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, protected_namespaces=())
 
@@ -154,7 +149,9 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, RoutingFi
     )
 
     slots: Annotated[int | Literal["auto"] | None, BeforeValidator(_number_or_auto)] = Field(
-        None, description="Sequences side by side; auto: as many as memory holds; default: the setting `slots`."
+        None,
+        description="Sequences side by side; auto: the fastest number on the device, as far as memory holds them; "
+        "default: the setting `slots`.",
     )
     spare_slots: int | None = Field(
         None, ge=0, le=MAX_SLOTS, description="Slots for paused and idle sequences; default: the engine chooses."
@@ -166,13 +163,15 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, RoutingFi
     )
     batch_tokens: int = Field(2048, ge=32, le=65536, description="Maximum of tokens in a step.")
     ubatch_tokens: int = Field(
-        512, ge=32, le=65536, description="Maximum of tokens that the device computes at a time."
+        512, ge=32, le=65536, description="Maximum of tokens that the device computes at a time; default: measured."
     )
     prefill_tokens: int = Field(
         512, ge=1, le=65536, description="Maximum of prompt tokens in a step, which limits its time."
     )
     kv_layout: KvLayout = Field(
-        KvLayout.AUTO, strict=False, description="unified: one memory that all slots share; split: one stream per slot."
+        KvLayout.AUTO,
+        strict=False,
+        description="unified: one memory that all slots share; split: one stream per slot; auto: the faster one.",
     )
     cache_type_k: KvType = Field(
         KvType.F16, strict=False, description="Format of keys: f32, f16, q8_0, q5_1, q5_0, q4_1 or q4_0."
@@ -181,10 +180,13 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, RoutingFi
         KvType.F16, strict=False, description="Format of values; a quantised one needs flash attention."
     )
     flash_attention: Annotated[Switch, BeforeValidator(_on_off)] = Field(
-        Switch.AUTO, strict=False, description="auto, on or off."
+        Switch.AUTO, strict=False, description="on, off, or auto: the faster one."
     )
-    speculation: Annotated[bool, BeforeValidator(_is_on)] = Field(
-        False, description="Draft tokens from the prompt while at most two sequences decode: on or off."
+    speculation: Annotated[Switch, BeforeValidator(_on_off)] = Field(
+        Switch.AUTO,
+        strict=False,
+        description="Draft tokens that occurred before: auto where measured steps say that it pays, on while at most two "
+        "sequences decode, or off.",
     )
     jump_forward: bool = Field(True, description="Append tokens that a constraint forces without sampling.")
     load: Literal["eager", "lazy"] = Field(
@@ -224,7 +226,7 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, RoutingFi
         is_unknown = self.backend is BackendKind.OPENAI and self.context_size == UNKNOWN_CONTEXT
         return None if is_unknown else self.context_size
 
-    def planned_slots(self, default: int) -> int | None:
+    def planned_slots(self, default: int | Literal["auto"]) -> int | None:
         """Requests side by side before an engine has reported them; None where the engine finds the number."""
         chosen = self.max_concurrency if self.backend is BackendKind.OPENAI else self.slots or default
         return None if chosen == "auto" else chosen

@@ -135,6 +135,7 @@ class ModelObject(ResponseModel):
     `memory_bytes` are those of all its engines together, and `device` is the first of `devices`; else they are null, and
     `slots` is the number that the model will have, or null where the engine chooses it. `load_requested`
     is true from an admin's request to load or reload it until that has ended; it is `pinned` by its file or by an admin.
+    `settings` are those with which one of its engines computes, and the speeds that were measured for them.
     `shared_by` are the models between which the requests for an alias are divided by their `weight`; `root` is then the first
     that is not down.
     """
@@ -152,6 +153,7 @@ class ModelObject(ResponseModel):
     device: str | None = None
     devices: tuple[str, ...] = ()
     memory_bytes: int | None = None
+    settings: dict[str, Any] | None = None
     status: str
     reason: str | None = None
     warning: str | None = None

@@ -43,8 +43,9 @@ class WorkerEngine(Base):
     """An engine as seen by one process: a consumer receives its ticks, its launcher sees its state and its exits.
 
     Its launcher reports `warning`, the engine's remark on the model, such as a missing chat template; and of an engine in memory
-    `device`, `memory_bytes` (of weights, KV cache and buffers), `slots` and the `context_size` of a slot in tokens. The columns
-    from `num_running` on are `db.workers.EngineActivity`, which the launcher also renews between heartbeats while it changes.
+    `device`, `memory_bytes` (of weights, KV cache and buffers), `slots`, the `context_size` of a slot in tokens, and
+    `settings_json`, its `engine.process.protocol.EngineSettings`. The columns from `num_running` on are
+    `db.workers.EngineActivity`, which the launcher also renews between heartbeats while it changes.
     """
 
     __tablename__ = "worker_engines"
@@ -59,6 +60,7 @@ class WorkerEngine(Base):
     memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
     slots: Mapped[int | None] = mapped_column(Integer)
     context_size: Mapped[int | None] = mapped_column(Integer)
+    settings_json: Mapped[str | None]
     num_running: Mapped[int | None] = mapped_column(Integer)
     num_waiting: Mapped[int | None] = mapped_column(Integer)
     num_embeddings: Mapped[int | None] = mapped_column(Integer)

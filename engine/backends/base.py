@@ -44,6 +44,7 @@ from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, Shift, StepPlan
 from engine.tokenizer import Tokenizer
+from engine.tuning.lab import Lab
 
 
 class Decoder(Protocol):
@@ -158,6 +159,10 @@ class Backend(Protocol):
 
     def grammar_tokenizer(self) -> LLTokenizer:
         """Build the vocabulary for grammars; takes up to a second."""
+
+    @property
+    def lab(self) -> Lab | None:
+        """Times steps with the settings that are left to measurement; None where the backend has none."""
 
     @property
     def embedder(self) -> Embedder | None:

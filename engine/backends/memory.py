@@ -11,8 +11,8 @@ from engine.config import EngineConfig
 
 CELLS: Final = 256  # llama.cpp rounds the room of a sequence up to a multiple of this
 # More slots than this add no speed, since arithmetic is then the limit.
-_MOST_ON_CPU: Final = 32
-_MOST_ON_GPU: Final = 128
+MOST_ON_CPU: Final = 32
+MOST_ON_GPU: Final = 128
 # The share of the free memory for slots; the rest of a GPU's is for compute buffers.
 CPU_SHARE: Final = 0.5
 GPU_SHARE: Final = 0.8
@@ -31,11 +31,14 @@ class SlotCost:
 
 
 def slots_that_fit(cost: SlotCost | None, config: EngineConfig, *, memory_bytes: int, on_gpu: bool) -> int:
-    """As many slots as the memory holds beside the spare ones; 1 for an encoder, which has no cost."""
+    """The fastest number of slots, as far as memory holds them beside the spare ones; 1 for an encoder, which has no cost."""
     if cost is None:
         return 1
     spare = config.spare_slots or 0
-    most = (_MOST_ON_GPU if on_gpu else _MOST_ON_CPU) + spare
+    most = MOST_ON_GPU if on_gpu else MOST_ON_CPU
+    if config.tuning is not None:
+        most = config.tuning.slots
+    most = min(most, config.most_slots or most) + spare
     num_slots = auto_slots(cost, context_size=config.context_size, memory_bytes=memory_bytes, most=most)
     return max(1, min(num_slots - spare, config.batch_tokens))
 

@@ -45,10 +45,28 @@ ToEngine = Hello | Submit | Cancel | StreamRequest
 # --- engine → client -------------------------------------------------------------------------------------------------
 
 
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What decides the speed of an engine, and what was measured for it; the speeds are None until then.
+
+    `is_measuring`: the settings may still change. The speeds are tokens per second: of as many sequences as there are slots,
+    each `depth` tokens long, and of a prompt.
+    """
+
+    kv_layout: str
+    flash_attention: str
+    ubatch_tokens: int
+    speculation: str
+    is_measuring: bool = False
+    decode_speed: float | None = None
+    prompt_speed: float | None = None
+    depth: int | None = None
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Describes the engine and its model. `template_hash` is the SHA-256 of the chat template's text, in hex.
 
-    `warning` is for the operator, about a model that is served all the same.
+    `warning` is for the operator, about a model that is served all the same. `settings` are those with which the engine computes,
+    where its backend measures them.
     """
 
     model: str
@@ -58,6 +76,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     num_vocab: int
     template_hash: str
     warning: str | None = None
+    settings: EngineSettings | None = None
 
 
 class HelloReply(msgspec.Struct, frozen=True, kw_only=True, tag="hello_reply"):

@@ -26,7 +26,7 @@ from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.backends.llama.openmp import Cores, bind_threads, bound_spinning
 from engine.backends.vocabularies import not_installed
-from engine.config import BackendKind, EngineConfig
+from engine.config import BackendKind, EngineConfig, KvLayout, Tuning, tuned
 from engine.embedding import check_dimensions, encode_inputs
 from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed, ModelMissing
 from engine.inputs.input_processor import InputProcessor
@@ -39,6 +39,7 @@ from engine.process.inflight_log import InflightLog, Section
 from engine.process.protocol import (
     Cancel,
     EngineInfo,
+    EngineSettings,
     Hello,
     HelloReply,
     Outputs,
@@ -50,6 +51,8 @@ from engine.process.protocol import (
 from engine.process.sockets import OutputSocket, bind_submit_socket
 from engine.process.watchdog import Watchdog
 from engine.structured.compiler import GrammarCompiler
+from engine.tuning.store import write_tuning
+from engine.tuning.tuner import Tuner, new_tuner
 from engine.types import AnyRequest, ChatPrompt, EmbedRequest, Failed, ForwardRequest, RequestKey
 
 TICK_SECONDS: Final = 0.5
@@ -79,6 +82,7 @@ class Server:
         warning = _warning(config, backend, encoder)
         if warning is not None:
             log_stderr(f"{warning}\n")
+        tuner = _tuner(backend, config)
         self._info = EngineInfo(
             model=config.model,
             build=backend.decoder.build,
@@ -87,6 +91,7 @@ class Server:
             num_vocab=backend.tokenizer.num_vocab,
             template_hash=encoder.templates.hash,
             warning=warning,
+            settings=None if backend.lab is None else _settings(config, is_measuring=tuner is not None),
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,6 +104,8 @@ class Server:
             self._emit,
             record_inflight=partial(self._inflight_log.record, Section.STEP),
             turn=open_turn(config.turn_key),
+            tuner=tuner,
+            on_tuned=self._on_tuned,
         )
 
     def prepare(self) -> None:
@@ -186,6 +193,20 @@ class Server:
         if self._output.send(client, HelloReply(boot_id=self._boot_id, info=self._info)):
             self._clients.add(client)
 
+    def _on_tuned(self, tuning: Tuning | None) -> None:
+        """Keep the result of the measurement, and tell the clients what serves now."""
+        config = self._config if tuning is None else tuned(self._config, tuning)
+        self._info = msgspec.structs.replace(
+            self._info, slots=self._backend.decoder.slots, settings=_settings(config, is_measuring=False)
+        )
+        for client in list(self._clients):
+            self._reply_hello(client)
+        if tuning is not None:
+            try:
+                write_tuning(Path(config.tuning_path), tuning)
+            except OSError as error:
+                log_stderr(f"the speed of the model was measured, and will be again: {error}\n")
+
     def _emit(self, client: str, items: list[Output]) -> None:
         self._output.send(client, Outputs(boot_id=self._boot_id, items=items))
 
@@ -258,6 +279,31 @@ class InputQueue:
             process()
         finally:
             self._waiting.discard(key)
+
+
+def _tuner(backend: Backend, config: EngineConfig) -> Tuner | None:
+    """The tuner of a model that has settings to measure, and that was not measured before."""
+    if backend.lab is None or not config.tuning_path or config.tuning is not None:
+        return None
+    return new_tuner(backend.lab, config)
+
+
+def _settings(config: EngineConfig, *, is_measuring: bool) -> EngineSettings:
+    tuning = config.tuning
+    decode = prompt = None
+    if tuning is not None:
+        decode = max((rows / seconds for rows, seconds in tuning.row_seconds), default=None)
+        prompt = max((tokens / seconds for tokens, seconds in tuning.prompt_seconds), default=None)
+    return EngineSettings(
+        kv_layout=KvLayout.UNIFIED if config.kv_layout is KvLayout.UNIFIED else KvLayout.SPLIT,
+        flash_attention=config.flash_attention,
+        ubatch_tokens=config.ubatch_tokens,
+        speculation=config.speculation,
+        is_measuring=is_measuring,
+        decode_speed=decode and round(decode, 1),
+        prompt_speed=prompt and round(prompt, 1),
+        depth=None if tuning is None else tuning.depth,
+    )
 
 
 def _run_or_abort(work: Callable[[], None], code: Exit) -> None:

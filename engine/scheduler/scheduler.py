@@ -21,6 +21,7 @@ from typing import Final
 
 from engine.errors import DecodeFailed
 from engine.scheduler.chat_share import ChatShare
+from engine.scheduler.draft_planner import DraftPlanner
 from engine.scheduler.kv_cache import KvCacheManager, MemoryUse, slot_of
 from engine.scheduler.prefix_index import Match
 from engine.scheduler.queue import WaitingQueue
@@ -50,23 +51,16 @@ class Scheduler:
         first_position: Callable[[int], int] = lambda _: 0,
         shifts_context: bool = False,
         max_drafts: int = 0,
+        drafts_always: bool = True,
     ) -> None:
-        traits = traits or MemoryTraits()
-        self._memory_tokens = context_size * (slots + spare_slots if traits.is_split else slots)
-        self._max_running = slots
         self._context_size = context_size
+        self._batch_tokens = batch_tokens
         self._is_end = is_end
+        self._first_position = first_position
         self._shifts_context = shifts_context
-        self._kv_cache = KvCacheManager(slots + spare_slots, spare_slots, prefill_tokens, traits, first_position)
+        self._max_drafts = max_drafts
+        self._drafts_always = drafts_always
         self.share = ChatShare()
-        self._step_builder = StepBuilder(
-            self.share,
-            slots=slots,
-            context_size=context_size,
-            batch_tokens=batch_tokens,
-            prefill_tokens=prefill_tokens,
-            max_drafts=max_drafts if traits.can_trim else 0,
-        )
         self.counts = TokenCounts()
         self._waiting = WaitingQueue()
         self._running: list[Sequence] = []
@@ -75,6 +69,30 @@ class Scheduler:
         self._admissions = itertools.count(1)
         self._was_exclusive = False
         self._urgent: set[Sequence] = set()
+        self.set_memory(slots, spare_slots, prefill_tokens, traits or MemoryTraits())
+
+    def set_memory(self, slots: int, spare_slots: int, prefill_tokens: int, traits: MemoryTraits) -> None:
+        """Go on with another memory of the decoder, which is empty: all sequences wait, and compute their tokens anew."""
+        if self._running or self._paused:
+            self.reset_memory()
+        self._max_running = slots
+        self._memory_tokens = self._context_size * (slots + spare_slots if traits.is_split else slots)
+        self._kv_cache = KvCacheManager(slots + spare_slots, spare_slots, prefill_tokens, traits, self._first_position)
+        self._drafts = DraftPlanner(
+            self.share.cost,
+            context_size=self._context_size,
+            max_drafts=self._max_drafts if traits.can_trim else 0,
+            most_rows=self._batch_tokens - slots,
+            is_always=self._drafts_always,
+            is_split=traits.is_split,
+        )
+        self._step_builder = StepBuilder(
+            self.share,
+            slots=slots,
+            batch_tokens=self._batch_tokens,
+            prefill_tokens=prefill_tokens,
+            drafts=self._drafts,
+        )
 
     # --- sequences ---------------------------------------------------------------------------------------------------
 
@@ -111,6 +129,11 @@ class Scheduler:
         return any(map(_is_chat, self._running))
 
     @property
+    def has_shifted(self) -> bool:
+        """Has a sequence lost the oldest tokens of its context? It could not be computed anew."""
+        return any(sequence.num_shifted for sequence in (*self._running, *self._paused))
+
+    @property
     def has_new_chat(self) -> bool:
         """Does a chat sequence wait for its first token?"""
         running = (sequence for sequence in self._running if _is_chat(sequence))
@@ -143,7 +166,7 @@ class Scheduler:
         else:
             (self._running if sequence in self._running else self._paused).remove(sequence)
         self._waiting.finish(sequence)
-        self._step_builder.discard(sequence)
+        self._drafts.discard(sequence)
         self._kv_cache.release_slot(sequence)
 
     def reset_memory(self) -> None:
@@ -219,7 +242,6 @@ class Scheduler:
             if result is not None:
                 if entry.num_drafts:
                     sequence.num_computed += result.num_accepted
-                    self._step_builder.record_accepted(sequence, result.num_accepted)
                 if entry.wants_prompt_logprobs:
                     sequence.prompt_logprobs += result.prompt_logprobs
                 if result.tokens or result.failure is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Set
 from typing import Final
 
-from engine.config import PROMPT_LOGPROB_ROWS
+from engine.config import EXTRA_ROWS
 from engine.scheduler.chat_share import INTERACTIVE_DIVISOR, STALL_SECONDS, ChatShare
+from engine.scheduler.draft_planner import DraftPlanner
 from engine.scheduler.kv_cache import slot_of
-from engine.scheduler.ngram_proposer import NgramProposer
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import StepEntry
 from engine.scheduler.step_cost import StepSize, size_of
@@ -22,7 +22,8 @@ from engine.types import Priority
 _MIN_CHUNK: Final = 16
 _MIN_BATCH_CHUNK: Final = 128  # attention is computed in tiles from 64 tokens on
 _MAX_FORCED: Final = 64
-_MAX_SPECULATING: Final = 2
+_NO_DRAFTS: Final[dict[Sequence, list[int]]] = {}
+_NO_TOKENS: Final[list[int]] = []
 
 
 class StepBuilder:
@@ -33,20 +34,17 @@ class StepBuilder:
         share: ChatShare,
         *,
         slots: int,
-        context_size: int,
         batch_tokens: int,
         prefill_tokens: int,
-        max_drafts: int,
+        drafts: DraftPlanner,
     ) -> None:
         assert batch_tokens >= slots, "every slot must be able to decode in one step"
         self._share = share
-        self._context_size = context_size
         self._batch_tokens = batch_tokens
         self._prefill_tokens = prefill_tokens
         most = batch_tokens // slots if slots else 1
         self._max_forced = min(_MAX_FORCED, most)
-        self._max_drafts = min(max_drafts, most - 1)
-        self._proposers: dict[Sequence, NgramProposer] = {}
+        self._drafts = drafts
         self._prompts_next = False
         self._last_slot = -1
 
@@ -59,56 +57,36 @@ class StepBuilder:
         """
         chat = [sequence for sequence in running if sequence.priority is Priority.CHAT or sequence in urgent]
         if not (chat or beside_chat):
-            return order_entries(self._compute(running, self._batch_prompt_tokens(), self._batch_tokens))
+            return order_entries(self._compute(running, len(running), self._batch_prompt_tokens(), self._batch_tokens))
         batch = [sequence for sequence in running if sequence not in chat]
         room = self._batch_tokens - sum(map(self._most_decoded, batch))
-        entries = self._compute(chat, self._interactive_tokens(chat), room)
+        entries = self._compute(chat, len(running), self._interactive_tokens(chat), room)
         if batch:
             entries += self._compute_beside(entries, batch)
         return order_entries(entries)
 
-    def record_accepted(self, sequence: Sequence, num_accepted: int) -> None:
-        """Record how many drafts of the last step were accepted."""
-        if (proposer := self._proposers.get(sequence)) is not None:
-            proposer.record_accepted(num_accepted)
-
-    def discard(self, sequence: Sequence) -> None:
-        """Drop the drafting state of a finished sequence."""
-        self._proposers.pop(sequence, None)
-
-    def _decode(self, sequence: Sequence, num_decoding: int) -> StepEntry:
+    def _decode(self, sequence: Sequence, drafts: dict[Sequence, list[int]] = _NO_DRAFTS) -> StepEntry:
         start = sequence.num_computed
         tokens = sequence.tokens[start : start + self._max_forced]
         is_last = start + len(tokens) == len(sequence.tokens)
-        drafts = (
-            self._propose_drafts(sequence) if is_last and num_decoding <= _MAX_SPECULATING and len(tokens) == 1 else []
+        drafted = drafts.get(sequence, _NO_TOKENS) if drafts else _NO_TOKENS
+        rows = 1 + len(drafted) if is_last else 0
+        return StepEntry(
+            sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafted, rows, len(drafted)
         )
-        rows = 1 + len(drafts) if is_last else 0
-        return StepEntry(sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafts, rows, len(drafts))
 
-    def _propose_drafts(self, sequence: Sequence) -> list[int]:
-        """Draft tokens for a sequence that decodes (nearly) alone and so leaves the device idle."""
-        if not self._max_drafts or sequence.constraint is not None:
-            return []
-        proposer = self._proposers.get(sequence)
-        if proposer is None:
-            proposer = self._proposers[sequence] = NgramProposer(sequence.tokens)
-        room = self._context_size - (len(sequence.tokens) - sequence.num_shifted) - 1
-        if sequence.max_tokens is not None:
-            room = min(room, sequence.max_tokens - sequence.num_generated - 1)
-        return proposer.propose(min(self._max_drafts, room))
-
-    def _compute(self, sequences: list[Sequence], prompt_tokens: int, room: int) -> list[StepEntry]:
+    def _compute(self, sequences: list[Sequence], num_running: int, prompt_tokens: int, room: int) -> list[StepEntry]:
         """Entries of all that decode, and chunks of at most so many prompt tokens; `room` is for both."""
         decoding = [sequence for sequence in sequences if not sequence.is_prefilling]
-        entries = [self._decode(sequence, len(decoding)) for sequence in decoding]
         prefilling = [sequence for sequence in sequences if sequence.is_prefilling]
+        drafts = self._drafts.plan(decoding) if len(decoding) == num_running else _NO_DRAFTS
+        entries = [self._decode(sequence, drafts) for sequence in decoding]
         return entries + self._prefill_all(prefilling, min(prompt_tokens, room - _num_tokens(entries)))
 
     def _most_decoded(self, sequence: Sequence) -> int:
         """Tokens that a sequence may add to a step if it decodes."""
         forced = min(self._max_forced, sequence.num_uncomputed)
-        return 0 if sequence.is_prefilling else max(forced, 1 + self._max_drafts)
+        return 0 if sequence.is_prefilling else max(forced, 1)
 
     def _compute_beside(self, chat: list[StepEntry], batch: list[Sequence]) -> list[StepEntry]:
         """Entries of a batch beside those of chat; none while chat has not earned them.
@@ -120,7 +98,7 @@ class StepBuilder:
         prefilling = [sequence for sequence in batch if sequence.is_prefilling]
         if not self._share.cost.is_measured and any(entry.sequence.is_prefilling for entry in chat):
             prefilling = []  # the first token of a chat comes before prompts that may take long
-        entries = [] if prefilling and self._prompts_next else self._decode_some(size, decoding, len(chat))
+        entries = [] if prefilling and self._prompts_next else self._decode_some(size, decoding)
         prompts: list[StepEntry] = []
         if prefilling:
             seconds = self._share.stall_seconds(size) - self._share.added_seconds(size, size_of(entries))
@@ -133,10 +111,10 @@ class StepBuilder:
         self._last_slot = entries[-1].slot if entries else self._last_slot
         return entries + prompts
 
-    def _decode_some(self, chat: StepSize, decoding: list[Sequence], num_chat: int) -> list[StepEntry]:
+    def _decode_some(self, chat: StepSize, decoding: list[Sequence]) -> list[StepEntry]:
         """Entries of all that decode, or of as many neighbouring slots as fit beside chat, in turns."""
         limit = self._share.stall_seconds(chat)
-        entries = [self._decode(sequence, num_chat + len(decoding)) for sequence in decoding]
+        entries = [self._decode(sequence) for sequence in decoding]
         if self._share.added_seconds(chat, size_of(entries)) <= limit:
             return entries
         entries.sort(key=lambda entry: (entry.slot <= self._last_slot, entry.slot))
@@ -171,9 +149,7 @@ class StepBuilder:
                 break
             if sequence.wants_prompt_logprobs and any(entry.wants_prompt_logprobs for entry in entries):
                 continue  # rows are expensive: one such prompt per step
-            entry = self._prefill(
-                sequence, min(budget, PROMPT_LOGPROB_ROWS) if sequence.wants_prompt_logprobs else budget
-            )
+            entry = self._prefill(sequence, min(budget, EXTRA_ROWS) if sequence.wants_prompt_logprobs else budget)
             entries.append(entry)
             budget -= len(entry.tokens)
         return entries

@@ -90,6 +90,13 @@ class StepCost:
         self._others = _Curve()
         self.is_measured = False
 
+    def begin_with(self, rows: Iterable[tuple[int, float]], prompts: Iterable[tuple[int, float]]) -> None:
+        """Take over seconds that were measured before: of steps by their rows, and of prompts by their tokens."""
+        for size, seconds in rows:
+            self.record(StepSize(size), seconds)
+        for size, seconds in prompts:
+            self.record(StepSize(1, size - 1), seconds)
+
     def record(self, size: StepSize, seconds: float) -> None:
         """Add a measured step."""
         self.is_measured = True

@@ -31,7 +31,7 @@ def model_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_by
         return _folder_bytes(model, stamp, config, free_bytes=free_bytes, on_gpu=on_gpu)
     if model.backend is not BackendKind.LLAMA:
         return 0
-    header = _header(model.parameters.model, stamp)
+    header = model_header(model, stamp)
     if header is None:
         return 0
     try:
@@ -47,10 +47,15 @@ def model_slots(model: ModelConfig, stamp: str, config: EngineConfig, *, free_by
     if model.backend is BackendKind.TRANSFORMERS:
         folder = find_folder(model.parameters.model)
         return config.slots if folder is None else folder_slots(folder, config, free_bytes=free_bytes, on_gpu=on_gpu)
-    header = _header(model.parameters.model, stamp)
+    header = model_header(model, stamp)
     if header is None:
         return config.slots
     return chosen_slots(header, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+
+
+def model_header(model: ModelConfig, stamp: str) -> GgufHeader | None:
+    """The header of a GGUF file; None where it cannot be read."""
+    return _header(model.parameters.model, stamp)
 
 
 def _folder_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_bytes: int, on_gpu: bool) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric as Family
 
 from core.counters import CounterName
@@ -30,6 +31,8 @@ _NOW: Final = {
     "kv_reusable_tokens": ("Tokens in the KV cache of ended sequences, which may be reused.", "kv_reusable_tokens"),
     "kv_total_tokens": ("Tokens that the KV cache has room for.", "kv_total_tokens"),
 }
+_SETTINGS: Final = ("kv_layout", "flash_attention", "ubatch_tokens", "speculation")
+_SPEEDS: Final = {"decode_speed": "answers", "prompt_speed": "prompts"}
 _COUNTS: Final = {
     "prompt_tokens": ("Tokens of prompts, also those from the prefix cache.", CounterName.PROMPT_TOKENS),
     "cached_prompt_tokens": ("Those of them that came from the prefix cache.", CounterName.CACHED_PROMPT_TOKENS),
@@ -85,6 +88,12 @@ class LauncherMetrics:
     def _of_engines(self, status: Status) -> Iterator[Family]:
         ready = GaugeMetricFamily("millrace_engine_ready", "1: the engine serves its model.", labels=_LABELS)
         slots = GaugeMetricFamily("millrace_engine_slots", "Slots of the engine.", labels=_LABELS)
+        settings = InfoMetricFamily("millrace_engine_settings", "The settings with which it computes.", labels=_LABELS)
+        speeds = GaugeMetricFamily(
+            "millrace_engine_measured_tokens_per_second",
+            "Speed that was measured for these settings, of answers or prompts.",
+            labels=[*_LABELS, "kind"],
+        )
         now = {
             name: GaugeMetricFamily(f"millrace_engine_{name}", text, labels=_LABELS) for name, (text, _) in _NOW.items()
         }
@@ -92,15 +101,27 @@ class LauncherMetrics:
             labels = [self._device.name, engine.model]
             ready.add_metric(labels, float(engine.state is EngineState.READY))
             slots.add_metric(labels, engine.slots or 0)
+            if engine.settings_json is not None:
+                _add_settings(settings, speeds, labels, json.loads(engine.settings_json))
             for name, family in now.items():
                 family.add_metric(labels, _activity(engine, _NOW[name][1]))
-        yield from (ready, slots, *now.values())
+        yield from (ready, slots, settings, speeds, *now.values())
         totals = Counter(dict(status.totals))
         for name, (text, counter) in _COUNTS.items():
             count = CounterMetricFamily(f"millrace_engine_{name}", text, labels=_LABELS)
             for engine in status.engines:
                 count.add_metric([self._device.name, engine.model], totals[counter, engine.model])
             yield count
+
+
+def _add_settings(
+    settings: InfoMetricFamily, speeds: GaugeMetricFamily, labels: list[str], found: Mapping[str, Any]
+) -> None:  # Any: JSON
+    """Add the settings of an engine, and its speeds where they were measured."""
+    settings.add_metric(labels, {name: str(found[name]) for name in _SETTINGS})
+    for name, kind in _SPEEDS.items():
+        if (speed := found.get(name)) is not None:
+            speeds.add_metric([*labels, kind], speed)
 
 
 def _activity(engine: EngineReport, column: str) -> float:

@@ -249,7 +249,8 @@ class ResidencyControl:
         return self._servable.budget - sum(engine.plan.num_bytes for engine in self._engines.all())
 
     def _load(self, name: str, now: float) -> None:
-        plan = self._servable.plan(name, self._free_bytes())
+        resident = {engine.name for engine in self._engines.all()}
+        plan = self._servable.plan(name, self._free_bytes(), resident)
         self._reports.begin_load(name, plan.num_bytes)
         engine = self._engines.start(plan, now)
         waiting = self._demand.waiting

@@ -16,7 +16,7 @@ from core.devices.environment import device_environment
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind
 from core.errors import ConfigError
-from core.memory_sizes import AUTO, format_bytes
+from core.memory_sizes import format_bytes
 from core.models.live_catalog import LiveCatalog
 from core.models.model_files import ModelConfig
 from core.readiness import too_large
@@ -25,9 +25,11 @@ from engine.config import AUTO_SLOTS, EngineConfig
 from workers.launcher.device_memory import model_bytes, model_slots
 from workers.launcher.engines.engine_config import engine_config
 from workers.launcher.engines.engine_process import LoadPlan
+from workers.launcher.tunings import with_tuning
 from workers.residency.placement import engine_devices, is_guest, owns, part_on, quota_part
 from workers.residency.types import ServableModel, room_for
 
+_USUAL_SLOTS: Final = 8  # a model takes memory for more only where all others of its device have room beside it
 _OF_RESIDENCY: Final = {
     "aliases": (),
     "fallback": (),
@@ -155,13 +157,15 @@ class ServableModels:
         pinned = " beside its pinned models" if room < self.budget else ""
         return too_large(model.num_bytes, self._device.name, room, pinned)
 
-    def plan(self, name: str, free_bytes: int) -> LoadPlan:
-        """The load of a model into free memory."""
+    def plan(self, name: str, free_bytes: int, resident: Collection[str] = ()) -> LoadPlan:
+        """The load of a model into free memory, beside models that are `resident`."""
         model, stamp = self._configs[name], self._stamps[name]
         config = self._config(model)
-        if config.slots == AUTO_SLOTS and self._settings.device_memory != AUTO:
-            slots = model_slots(model, stamp, config, free_bytes=free_bytes, on_gpu=self._is_on_gpu(config))
-            config = msgspec.structs.replace(config, slots=slots)
+        if config.slots == AUTO_SLOTS:
+            absent = [each for each in self._configs.values() if each.name != name and each.name not in resident]
+            room = free_bytes - sum(self._usual_bytes(each) for each in absent)
+            most = max(min(_USUAL_SLOTS, self._slots(model, config, free_bytes)), self._slots(model, config, room))
+            config = msgspec.structs.replace(config, most_slots=most)
         devices = engine_devices(model, self._device, self._deployment)
         return LoadPlan(
             model=model,
@@ -170,6 +174,17 @@ class ServableModels:
             environment=device_environment(devices),
             num_bytes=self._bytes_here(model, config, free_bytes),
         )
+
+    def _slots(self, model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
+        stamp, on_gpu = self._stamps[model.name], self._is_on_gpu(config)
+        return model_slots(model, stamp, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+
+    def _usual_bytes(self, model: ModelConfig) -> int:
+        """The bytes of a model that is not in memory, with the usual slots where they are not set: it may be loaded beside."""
+        config = self._config(model)
+        if config.slots == AUTO_SLOTS:
+            config = msgspec.structs.replace(config, slots=_USUAL_SLOTS)
+        return self._bytes_here(model, config, 0)
 
     def replicas(self, name: str) -> int | None:
         """The number of launchers that may have the model in memory; None for all."""
@@ -201,7 +216,8 @@ class ServableModels:
 
     def _config(self, model: ModelConfig) -> EngineConfig:
         devices = engine_devices(model, self._device, self._deployment)
-        return engine_config(self._settings, model, self._device.name, self._cores, devices)
+        config = engine_config(self._settings, model, self._device.name, self._cores, devices)
+        return with_tuning(self._settings, model, self._stamps[model.name], config, self._device)
 
     def _bytes_here(self, model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
         """The bytes that a model needs on this device, which may have a part of it."""

@@ -217,6 +217,8 @@ class FakeEmbedder:
 class FakeBackend:
     """The fake, loaded."""
 
+    lab = None
+
     def __init__(self, decoder: FakeDecoder | None = None, *, embedder: FakeEmbedder | None = None) -> None:
         self.tokenizer = FakeTokenizer()
         self.decoder = decoder or FakeDecoder()

@@ -16,12 +16,14 @@ from engine.backends.llama.embedder import LlamaEmbedder
 from engine.backends.llama.gguf import load_model, start_llama
 from engine.backends.llama.gpus import divide
 from engine.backends.llama.grammar import grammar_tokenizer
+from engine.backends.llama.lab import LlamaLab
 from engine.backends.llama.memory import resolve_slots
 from engine.backends.llama.openmp import openmp_warning
 from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.config import EngineConfig
 from engine.errors import ModelFailed
 from engine.log import log_stderr
+from engine.tuning.lab import Lab
 
 _ALL_LAYERS: Final = 999
 
@@ -39,10 +41,12 @@ class LlamaBackend:
         self.tokenizer = LlamaTokenizer(self._model)
         self.embedder = LlamaEmbedder(self._model, config) if config.embeddings else None
         self.decoder: Decoder
+        self.lab: Lab | None = None
         if self.embedder is not None and not self.embedder.has_memory:
             self.decoder = EmbeddingsOnly()
         else:
-            self.decoder = LlamaDecoder(self._model, self.tokenizer, config)
+            self.decoder = decoder = LlamaDecoder(self._model, self.tokenizer, config)
+            self.lab = LlamaLab(self._model, decoder, config)
 
     def grammar_tokenizer(self) -> LLTokenizer:
         return grammar_tokenizer(self.tokenizer)

@@ -14,7 +14,7 @@ from llama_cpp._ggml import libggml
 from engine.backends.llama.gguf import metadata
 from engine.backends.llama.untouched import left_untouched
 from engine.backends.memory import CELLS
-from engine.config import PROMPT_LOGPROB_ROWS, EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
+from engine.config import EXTRA_ROWS, EngineConfig, KvLayout, KvType, LoraAdapter, Pooling, Switch
 from engine.errors import ModelFailed, ModelMissing
 
 _MAX_INPUTS: Final = 128  # in one decode, with vectors in memory
@@ -43,7 +43,7 @@ _POOLING: Final = {
 }
 
 
-def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_drafts: int) -> Any:  # Any: pointers
+def decoding_context(model: Any, config: EngineConfig, num_slots: int) -> Any:  # Any: pointers
     """Make a context that decodes `num_slots` sequences, with its LoRA adapters; raises ModelFailed."""
     parameters = llama.llama_context_default_params()
     parameters.n_seq_max = num_slots
@@ -52,7 +52,7 @@ def decoding_context(model: Any, config: EngineConfig, num_slots: int, max_draft
     parameters.n_batch = config.batch_tokens
     parameters.n_ubatch = config.ubatch_tokens
     # by default llama.cpp reserves room for the logits of a whole step
-    parameters.n_outputs_max = min(num_slots * (1 + max_drafts) + PROMPT_LOGPROB_ROWS, config.batch_tokens)
+    parameters.n_outputs_max = min(num_slots + EXTRA_ROWS, config.batch_tokens)
     set_threads(parameters, config)
     parameters.swa_full = False  # a window's layers keep little more than the window
     set_kv(parameters, config)

@@ -22,14 +22,14 @@ from engine.backends.llama.tokenizer import LlamaTokenizer
 from engine.backends.logits import Logits
 from engine.backends.memory import spare_slots
 from engine.backends.sampler import Sampler
-from engine.config import EngineConfig, KvLayout
+from engine.config import EngineConfig, KvLayout, Switch
 from engine.errors import DecodeFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, Shift, StepPlan
 
 _NO_ROOM: Final = 1
-_MAX_DRAFTS: Final = 4
+_MAX_DRAFTS: Final = 15
 
 
 class LlamaDecoder:
@@ -37,21 +37,31 @@ class LlamaDecoder:
 
     def __init__(self, model: Any, tokenizer: LlamaTokenizer, config: EngineConfig) -> None:  # Any: a pointer
         self.build = f"llama-cpp-python-{llama.__version__}"
-        self.slots = config.slots
-        self.spare_slots = spare_slots(config)
-        self.traits = _traits(model, config)
-        self.max_drafts = _MAX_DRAFTS if config.speculation else 0
-        self._context = decoding_context(model, config, self.slots + self.spare_slots, self.max_drafts)
-        self._memory = llama.llama_get_memory(self._context)
-        self._is_used = False
+        self.num_vocab = tokenizer.num_vocab
+        self.decode_seconds = self.sample_seconds = 0.0
+        self._model = model
+        self._context: Any = None
         self._batch = Batch(config.batch_tokens)
         self._bound_thread = BoundThread(config.cores)
-        self._num_vocab = tokenizer.num_vocab
-        self.decode_seconds = self.sample_seconds = 0.0
-        self._views: dict[tuple[int, int], Logits] = {}
-        self._address = 0
+        self.set_up(config)
         chooser = partial(ChainChooser, num_vocab=tokenizer.num_vocab, context_size=config.context_size)
         self._sampler = Sampler(chooser, tokenizer, config.threads)
+
+    def set_up(self, config: EngineConfig) -> None:
+        """Make a new and empty memory; raises ModelFailed. The samplers of open sequences stay."""
+        slots, spare = config.slots, spare_slots(config)
+        if self._context is not None:
+            llama.llama_free(self._context)
+            self._context = None
+        self._context = decoding_context(self._model, config, slots + spare)
+        self.slots, self.spare_slots = slots, spare
+        self.traits = _traits(self._model, config)
+        self.max_drafts = 0 if config.speculation is Switch.OFF else _MAX_DRAFTS
+        self.config = config
+        self._memory = llama.llama_get_memory(self._context)
+        self._is_used = False
+        self._views: dict[tuple[int, int], Logits] = {}
+        self._address = 0
 
     def first_position(self, slot: int) -> int:
         return int(llama.llama_memory_seq_pos_min(self._memory, slot))
@@ -121,7 +131,7 @@ class LlamaDecoder:
             if key[0] != self._address:  # llama.cpp reallocates the buffer when it grows
                 self._views.clear()
                 self._address = key[0]
-            view = self._views[key] = np.ctypeslib.as_array(pointer, shape=(num_rows, self._num_vocab))
+            view = self._views[key] = np.ctypeslib.as_array(pointer, shape=(num_rows, self.num_vocab))
         return view
 
     def _fork(self, fork: Fork) -> None:

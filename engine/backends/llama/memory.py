@@ -22,9 +22,16 @@ def resolve_slots(model: Any, config: EngineConfig) -> int:  # Any: a pointer
     """The configured slots, or with AUTO_SLOTS as many as memory holds beside the spare ones; raises ModelFailed."""
     if config.slots != AUTO_SLOTS:
         return config.slots
+    memory_bytes, on_gpu = free_memory(config)
+    return slots_that_fit(measure_slot(model, config), config, memory_bytes=memory_bytes, on_gpu=on_gpu)
+
+
+def free_memory(config: EngineConfig) -> tuple[int, bool]:
+    """Bytes that are free for slots, and whether they are a GPU's. Raises ModelFailed."""
     gpus = selected_gpus(config) if config.gpu_layers != 0 else []
-    memory_bytes = _gpu_bytes([device_memory(gpu)[0] for gpu in gpus], config.tensor_split) if gpus else host_bytes()
-    return slots_that_fit(measure_slot(model, config), config, memory_bytes=memory_bytes, on_gpu=bool(gpus))
+    if not gpus:
+        return host_bytes(), False
+    return _gpu_bytes([device_memory(gpu)[0] for gpu in gpus], config.tensor_split), True
 
 
 def measure_slot(model: Any, config: EngineConfig) -> SlotCost | None:  # Any: a pointer

@@ -34,6 +34,8 @@ _LARGEST_DIFFERENCE: Final = {torch.float32: 1e-3, torch.float16: 0.05, torch.bf
 class TransformersBackend:
     """A loaded folder; raises ModelFailed when it cannot be used."""
 
+    lab = None
+
     def __init__(self, config: EngineConfig) -> None:
         options = config.transformers or TransformersConfig()
         folder = resolve_folder(config.model_path)

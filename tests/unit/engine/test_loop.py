@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from engine.config import Switch
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
+from engine.config import Switch
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong
 from engine.loop import CancelRequests, StartStreaming
 from engine.progress import Activity
@@ -307,7 +309,7 @@ def test_histories_are_evicted_when_memory_is_short_and_no_request_fails() -> No
 
 
 def test_drafts_change_only_the_number_of_steps() -> None:
-    plain, speculating = Bench(), Bench(FakeBackend(FakeDecoder(max_drafts=4)))
+    plain, speculating = Bench(), Bench(FakeBackend(FakeDecoder(max_drafts=4)), speculation=Switch.ON)
     text = "mill race water wheel stone grain flour river stream gear sack"
     assert (
         speculating.ask(text, ignore_eos=True, max_tokens=100).text

@@ -63,7 +63,7 @@ def test_kv_and_compute_are_the_buffers_that_llama_cpp_allocates(
     header = read_gguf(path)
     need = memory_need(header, wanted)
     with loaded(path) as pointer, logged_buffers() as buffers:
-        llama.llama_free(decoding_context(pointer, wanted, wanted.slots + spare_slots(wanted), 0))
+        llama.llama_free(decoding_context(pointer, wanted, wanted.slots + spare_slots(wanted)))
     assert need.kv_bytes / MEBIBYTE == pytest.approx(buffers.total("KV", "RS"), abs=0.02)  # the log has two decimals
     compute = buffers.total("compute", "output")
     assert compute * 0.8 - 0.2 <= (need.compute_bytes - process_bytes(header)) / MEBIBYTE <= compute * 1.4 + 0.2
@@ -104,7 +104,7 @@ def test_a_model_of_embeddings_needs_a_context_for_them(tiny_models: Models, mod
     wanted = config(slots=2, spare_slots=1, context_size=400, prefill_tokens=128, embeddings=True)
     with loaded(tiny_models[model]) as pointer, logged_buffers() as buffers:
         if model is not TinyModel.BERT:
-            llama.llama_free(decoding_context(pointer, wanted, 3, 0))
+            llama.llama_free(decoding_context(pointer, wanted, 3))
         llama.llama_free(embedding_context(pointer, wanted, 400, 128))
     assert memory_need(header, wanted).kv_bytes / MEBIBYTE == pytest.approx(buffers.total("KV", "RS"), abs=0.02)
 

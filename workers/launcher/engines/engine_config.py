@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
+from typing import Final
 
 from core.cpu_cores import Cores
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind, parse_device
-from core.models.engine_options import BackendKind, SplitMode
+from core.models.engine_options import BackendKind, KvLayout, SplitMode, Switch
 from core.models.model_files import ModelConfig
 from core.settings import Settings
 from engine.config import AUTO_SLOTS, EngineConfig, LoraAdapter, TransformersConfig, UpstreamConfig
 from workers.residency.placement import parts
 from workers.runtime.host_paths import engine_endpoint
+
+_FAKE_SLOTS: Final = 8
 
 
 def engine_config(
@@ -48,6 +51,7 @@ def engine_config(
         flash_attention=model.flash_attention,
         context_shift=model.context_shift,
         speculation=model.speculation,
+        tunable=_tunable(model, slots),
         jump_forward=model.jump_forward,
         embeddings=model.embeddings,
         pooling=model.pooling,
@@ -100,10 +104,23 @@ def _gpus(devices: Sequence[str]) -> tuple[str, ...]:
 
 
 def _slots(settings: Settings, model: ModelConfig) -> int:
-    """Sequences side by side. `auto` is sized from free memory, which the fake backend does not have."""
-    if model.slots == "auto":
-        return settings.slots if model.backend is BackendKind.FAKE else AUTO_SLOTS
-    return model.slots or settings.slots
+    """Sequences side by side. `auto` is measured, and sized from free memory, neither of which the fake backend has."""
+    slots = model.slots or settings.slots
+    if slots == "auto":
+        return _FAKE_SLOTS if model.backend is BackendKind.FAKE else AUTO_SLOTS
+    return slots
+
+
+def _tunable(model: ModelConfig, slots: int) -> tuple[str, ...]:
+    """The settings that the model file leaves to measurement."""
+    free = {
+        "slots": slots == AUTO_SLOTS,
+        "kv_layout": model.kv_layout is KvLayout.AUTO,
+        "flash_attention": model.flash_attention is Switch.AUTO,
+        "ubatch_tokens": "ubatch_tokens" not in model.model_fields_set,
+        "prefill_tokens": "prefill_tokens" not in model.model_fields_set,
+    }
+    return tuple(name for name, is_free in free.items() if is_free)
 
 
 def _takes_turns(model: ModelConfig, device: str, cores: Cores) -> bool:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import structlog
 
 from core.counters import CounterName
@@ -45,6 +46,7 @@ class _Engine:
     exit_reason: str | None = None
     memory_bytes: int | None = None
     info: EngineInfo | None = None
+    settings_json: str | None = None
     activity: EngineActivity | None = None
     remark: str | None = None
 
@@ -130,8 +132,14 @@ class EngineReports:
         engine = self._engines[model]
         if info.warning is not None and (engine.info is None or info.warning != engine.info.warning):
             log.warning("model_warning", model=model, warning=info.warning)
-        engine.num_failed_starts, engine.exit_reason, engine.info = 0, None, info
-        self._set(engine, EngineState.READY)
+        is_other = engine.info is not None and engine.info != info
+        engine.num_failed_starts, engine.exit_reason = 0, None
+        if info != engine.info:
+            engine.info = info
+            engine.settings_json = None if info.settings is None else msgspec.json.encode(info.settings).decode()
+        self._set(engine, EngineState.READY, quietly=is_other)
+        if is_other:  # such as the slots that are fastest
+            self.on_change()
 
     def set_remark(self, model: str, remark: str | None) -> None:
         """Set a remark on a model that its engine does not make; it is reported in front of the engine's own."""
@@ -171,6 +179,7 @@ class EngineReports:
             memory_bytes=engine.memory_bytes,
             slots=None if info is None else info.slots,
             context_size=None if info is None else info.context_size,
+            settings_json=None if info is None else engine.settings_json,
             activity=engine.activity,
         )
 

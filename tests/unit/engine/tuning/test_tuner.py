@@ -1,0 +1,176 @@
+"""A tuner measures while an engine has nothing to do, for a part of the time of a batch, and never beside a chat."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from engine.backends.fake.backend import FakeBackend, FakeDecoder
+from engine.config import AUTO_SLOTS, EngineConfig, KvLayout, Switch, Tuning
+from engine.errors import ModelFailed
+from engine.loop import EngineLoop
+from engine.scheduler.step import SampleResult, StepPlan
+from engine.tuning.lab import Rows, SetUp, Task
+from engine.tuning.store import read_tuning, write_tuning
+from engine.tuning.tuner import Tuner, new_tuner
+from engine.types import Finished, Priority
+from tests.support.clock import Clock
+from tests.support.engine import Bench, chat
+
+TUNING = Tuning(
+    slots=3,
+    kv_layout=KvLayout.SPLIT,
+    flash_attention=Switch.OFF,
+    ubatch_tokens=256,
+    row_seconds=[(1, 0.01), (16, 0.011)],
+    prompt_seconds=[(64, 0.02)],
+    depth=64,
+    seconds=1.0,
+)
+
+
+class FakeLab:
+    """A lab in which each task takes a millisecond; more sequences make no step longer."""
+
+    def __init__(self, decoder: FakeDecoder, clock: Clock, *, fails: bool = False) -> None:
+        self.decoder = decoder
+        self.clock = clock
+        self.fails = fails
+        self.tasks: list[Task] = []
+        self.applied: list[EngineConfig] = []
+        self.is_open = False
+
+    def most_sequences(self, cells: int) -> int:
+        return 32 if cells else 0
+
+    def compute(self, task: Task) -> bool:
+        if self.fails and isinstance(task, Rows):
+            raise RuntimeError("the device is gone")
+        self.is_open = self.is_open or isinstance(task, SetUp)
+        self.tasks.append(task)
+        self.clock.now += 0.001
+        return True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def apply(self, config: EngineConfig) -> bool:
+        assert config.tuning is not None
+        self.applied.append(config)
+        self.decoder.reset()
+        if config.tuning.slots > self.decoder.slots:
+            raise ModelFailed("no room")
+        self.decoder.slots = config.tuning.slots
+        return True
+
+
+class TimedDecoder(FakeDecoder):
+    """A decoder whose steps take ten milliseconds."""
+
+    clock = Clock()
+
+    def run(self, plan: StepPlan) -> list[SampleResult]:
+        self.clock.now += 0.01
+        return super().run(plan)
+
+
+class TunedBench(Bench):
+    """An engine with a lab."""
+
+    def __init__(self, *, fails: bool = False, slots: int = 40) -> None:
+        clock = Clock()
+        decoder = TimedDecoder(slots=slots, spare_slots=2)
+        decoder.clock = clock
+        super().__init__(FakeBackend(decoder), clock=clock, slots=AUTO_SLOTS, tunable=("slots", "flash_attention"))
+        self.lab = FakeLab(decoder, clock, fails=fails)
+        self.tuned: list[Tuning | None] = []
+        self.engine = EngineLoop(
+            self.backend,
+            self.config,
+            lambda _, items: self.outputs.extend(items),
+            clock=clock,
+            tuner=new_tuner(self.lab, self.config),
+            on_tuned=self.tuned.append,
+        )
+
+
+def test_an_idle_engine_measures_until_it_has_a_result_then_serves_with_it() -> None:
+    bench = TunedBench()
+    bench.run()
+    assert [each is not None for each in bench.tuned] == [True]
+    assert not bench.lab.is_open
+    assert bench.lab.applied[0].tuning == bench.tuned[0]
+    assert bench.engine.scheduler._max_running == bench.backend.decoder.slots == 32
+    assert bench.ask("hello").text
+    assert not bench.engine.run_once(), "nothing is left to measure"
+
+
+def test_a_chat_is_answered_before_anything_is_measured() -> None:
+    bench = TunedBench()
+    bench.engine.run_once()
+    measured = len(bench.lab.tasks)
+    bench.add(chat("hello", "r"))
+    while not any(isinstance(output, Finished) for output in bench.outputs):
+        bench.engine.run_once()
+        assert len(bench.lab.tasks) <= measured + 1, "the step after the last token may measure again"
+
+
+def test_a_batch_gives_a_third_of_its_time() -> None:
+    tuner = Tuner(lab := FakeLab(FakeDecoder(), Clock()), iter(()), clock=lab.clock)  # type: ignore[arg-type]
+    assert tuner.allows_step(is_idle=True)
+    assert not tuner.allows_step(is_idle=False)
+    tuner.earn(0.3)
+    assert tuner.allows_step(is_idle=False)
+
+
+def test_a_batch_that_never_ends_is_measured_beside_and_loses_nothing() -> None:
+    bench, plain = TunedBench(), Bench()
+    texts = [f"question {number} about mills and races" for number in range(60)]
+    for each in (bench, plain):
+        for number, text in enumerate(texts):
+            each.add(chat(text, f"r{number}", priority=Priority.BATCH))
+    while bench.engine.scheduler.num_running or bench.engine.scheduler.num_waiting or not bench.tuned:
+        bench.engine.run_once()
+        bench.engine.scheduler.check_integrity()
+    found = {each.request_id: each.text for each in bench.outputs if isinstance(each, Finished)}
+    assert found == {name: each.text for name, each in plain.run().items()}
+    assert bench.tuned[0] is not None
+
+
+def test_a_search_that_fails_leaves_the_settings_as_they_are() -> None:
+    bench = TunedBench(fails=True)
+    bench.run()
+    assert bench.tuned == [None]
+    assert not bench.lab.applied
+    assert bench.ask("hello").text
+
+
+def test_settings_that_do_not_fit_leave_the_engine_as_it_is() -> None:
+    bench = TunedBench(slots=2)
+    bench.run()
+    assert len(bench.tuned) == 1
+    assert bench.engine.scheduler._max_running == 2
+    assert bench.ask("hello").text
+
+
+def test_a_file_keeps_a_tuning_and_an_unreadable_one_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "tuning" / "a.json"
+    assert read_tuning(path) is None
+    write_tuning(path, TUNING)
+    assert read_tuning(path) == TUNING
+    assert [each.name for each in path.parent.iterdir()] == ["a.json"]
+    path.write_text(path.read_text()[:40])
+    assert read_tuning(path) is None
+
+
+def test_a_tuning_of_another_version_is_measured_again(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"slots": 3}')
+    assert read_tuning(path) is None
+
+
+@pytest.mark.parametrize("tuning", [TUNING, None])
+def test_a_known_tuning_tells_the_cost_of_steps_from_the_start(tuning: Tuning | None) -> None:
+    cost = Bench(tuning=tuning).engine.scheduler.share.cost
+    assert cost.is_measured is (tuning is not None)
