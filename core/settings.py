@@ -38,7 +38,7 @@ def _slots(value: object) -> object:
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
     if number == AUTO or (type(number) is int and 1 <= number <= _MAX_SLOTS):
         return number
-    raise ValueError(f"must be a whole number from 1 to {_MAX_SLOTS}, or auto")
+    raise ValueError(f"must be a whole number from 1 to {_MAX_SLOTS}, or auto, not {value!r}")
 
 
 def _check_networks(text: str) -> str:

@@ -91,14 +91,14 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True):
     `slots` of AUTO_SLOTS are the fastest number, as far as memory holds them, and no more than `most_slots`; `spare_slots` keep
     paused and idle histories, None lets the engine choose. A step has `batch_tokens` at most, which the device computes
     `ubatch_tokens` at a time, and `prefill_tokens` of prompts at most, which limits how long decoding sequences wait. `threads`
-    decode and `threads_batch` compute prompts; 0 is one per CPU, and as many as `threads`. Engines with the same `turn_key` compute
-    one at a time. With `cores`, the logical CPUs of each core, a thread is bound to each. The model is divided among `gpus`, by
-    llama.cpp's names, in parts of `tensor_split`; without names, among all that the process sees. `speculation` drafts tokens that
-    occurred before: AUTO where measured steps say that it pays. The settings named in `tunable` are measured, unless `tuning` has
-    the result, and then written to `tuning_path`; without a path nothing is measured. `stopwords` end every output of this model.
-    `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that takes more than
-    `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the process. `upstream` and
-    `transformers` are set for the backends of these names.
+    decode and `threads_batch` compute prompts; 0 is one per CPU, and as many as `threads`. Engines with the same `turn_key`
+    compute one at a time. With `cores`, the logical CPUs of each core, a thread is bound to each. The model is divided among
+    `gpus`, by llama.cpp's names, in parts of `tensor_split`; without names, among all that the process sees. `speculation` drafts
+    tokens that occurred before: AUTO where measured steps say that it pays. The settings named in `tunable` are measured,
+    unless `tuning` has the result, and then written to `tuning_path`; without a path nothing is measured. `stopwords` end every
+    output of this model. `step_seconds` and `load_seconds` are the times of a step and of a load of the fake. Something that
+    takes more than `hang_seconds`, or for a step also much more than the measured speed of the model explains, ends the
+    process. `upstream` and `transformers` are set for the backends of these names.
     """
 
     model: str

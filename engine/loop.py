@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from core.failpoints import Point, failpoint
 from engine.backends.base import Backend
@@ -31,6 +31,15 @@ from engine.types import Delta, Embedded, EmbedRequest, Failed, Finished, Finish
 Output = Delta | Finished | Embedded | Failed
 Emit = Callable[[str, list[Output]], None]
 RecordInflight = Callable[[list[RequestKey]], None]
+
+
+class OnTuned(Protocol):
+    """Gets the result of a search, with which the engine serves from then on, or None; `is_kept`: also after the next load."""
+
+    def __call__(self, tuning: Tuning | None, *, is_kept: bool) -> None: ...
+
+
+def _ignore_tuning(tuning: Tuning | None, *, is_kept: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +88,7 @@ class EngineLoop:
     """The loop of one engine. One thread calls `run`; any thread may put commands into `inbox`.
 
     `record_inflight` gets the requests of a step before that step is computed. `turn` is asked before each step. With a `tuner`
-    the model is measured meanwhile; `on_tuned` gets the result, with which the engine serves from then on, or None if there is none.
+    the model is measured meanwhile, and `on_tuned` gets the result.
     """
 
     def __init__(
@@ -92,7 +101,7 @@ class EngineLoop:
         turn: Turn | None = None,
         clock: Callable[[], float] = time.monotonic,
         tuner: Tuner | None = None,
-        on_tuned: Callable[[Tuning | None], None] = lambda _: None,
+        on_tuned: OnTuned = _ignore_tuning,
     ) -> None:
         self.inbox: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._decoder = backend.decoder
@@ -179,13 +188,13 @@ class EngineLoop:
             except Exception as error:  # requests go on with the settings that there are
                 tuner.fail(error)
         if tuner.is_running:
-            return is_idle
+            return tuner.allows_step(is_idle=is_idle)
         if tuner.result is not None and self.scheduler.has_shifted:
             return False  # later
         self._tuner = None
         if tuner.result is not None:
             self._use(tuner, tuner.result)
-        self._on_tuned(tuner.result)
+        self._on_tuned(tuner.result, is_kept=not tuner.is_disturbed)
         return True
 
     def _use(self, tuner: Tuner, tuning: Tuning) -> None:

@@ -193,7 +193,7 @@ class Server:
         if self._output.send(client, HelloReply(boot_id=self._boot_id, info=self._info)):
             self._clients.add(client)
 
-    def _on_tuned(self, tuning: Tuning | None) -> None:
+    def _on_tuned(self, tuning: Tuning | None, *, is_kept: bool) -> None:
         """Keep the result of the measurement, and tell the clients what serves now."""
         config = self._config if tuning is None else tuned(self._config, tuning)
         self._info = msgspec.structs.replace(
@@ -201,7 +201,7 @@ class Server:
         )
         for client in list(self._clients):
             self._reply_hello(client)
-        if tuning is not None:
+        if tuning is not None and is_kept:
             try:
                 write_tuning(Path(config.tuning_path), tuning)
             except OSError as error:

@@ -116,7 +116,7 @@ class DraftPlanner:
         return _Candidate(sequence, proposer.rate, drafts) if drafts else None
 
     def _seconds(self, number: int, count: int, length: int) -> float:
-        """Seconds of a step of `number` sequences, of which `count` have `length` drafts; infinity where nothing like it was measured."""
+        """Seconds of a step of `number` sequences, of which `count` have `length` drafts; infinity if unknown."""
         rows = number + count * length
         if not self._cost.knows(StepSize(rows)):
             return math.inf

@@ -49,7 +49,13 @@ Task = SetUp | Prompt | Spread | Rows
 
 
 class Lab(Protocol):
-    """Measures a loaded model. Only the thread of the loop uses it."""
+    """Measures a loaded model. Only the thread of the loop uses it.
+
+    `threads` are those of this process that compute a step; 0 where a GPU does.
+    """
+
+    @property
+    def threads(self) -> int: ...
 
     def most_sequences(self, cells: int) -> int:
         """The sequences of so many cells for which memory is free, as far as they may pay; 0 where the model decodes nothing."""

@@ -1,37 +1,64 @@
-"""Tuner: runs a search beside the work of an engine: while it has none, and for a part of the time of a batch."""
+"""Tuner: runs a search beside the work of an engine: while it has none, and for a part of the time of a batch.
+
+Where other processes take the cores meanwhile, the threads of a step get less processor time than the step takes. Such a search
+is made again later, and if it is never undisturbed, its last result serves but is not kept.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from engine.config import AUTO_SLOTS, EngineConfig, KvLayout, Tuning
 from engine.errors import ModelFailed
 from engine.log import log_stderr
-from engine.tuning.lab import Choice, Lab, Task
+from engine.tuning.lab import Choice, Lab, Prompt, Rows, Task
 from engine.tuning.search import CELLS, ROWS_WITH_DRAFTS, Limits, Search, Steps
 
 _SHARE: Final = 1 / 3  # seconds for each second of a batch
 _MOST_CREDIT: Final = 1.0
+_LEAST_CPU: Final = 0.6  # processor time of each thread, over the time of the steps
+_ATTEMPTS: Final = 4
+_PAUSE_SECONDS: Final = 300.0
 
 
 class Tuner:
-    """One search in a lab. `result` is None until it has ended; a search that fails ends without one."""
+    """The search in a lab; `new_steps` begins it. `result` is None until it has ended, and if it fails.
 
-    def __init__(self, lab: Lab, steps: Steps, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    `is_disturbed`: other processes had the cores while the last search ran.
+    """
+
+    def __init__(
+        self,
+        lab: Lab,
+        new_steps: Callable[[], Steps],
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        cpu_clock: Callable[[], float] = time.process_time,
+    ) -> None:
         self._lab = lab
-        self._steps = steps
+        self._new_steps = new_steps
+        self._steps = new_steps()
         self._clock = clock
+        self._cpu_clock = cpu_clock
         self._credit = 0.0
         self._next: Task | None = None
+        self._num_attempts = 1
+        self._waits_until = -math.inf
+        self._seconds = self._cpu_seconds = 0.0
         self.is_running = True
         self.result: Tuning | None = None
 
+    @property
+    def is_disturbed(self) -> bool:
+        return self._cpu_seconds < _LEAST_CPU * self._lab.threads * self._seconds
+
     def allows_step(self, *, is_idle: bool) -> bool:
         """May the next task run now? Beside a batch only when that has computed for long enough."""
-        return self.is_running and (is_idle or self._credit > 0)
+        return self.is_running and (is_idle or self._credit > 0) and self._clock() >= self._waits_until
 
     def earn(self, seconds: float) -> None:
         """Record the time of a step of a batch."""
@@ -39,16 +66,19 @@ class Tuner:
 
     def step(self) -> None:
         """Run the next task. Raises what the backend raises."""
-        began = self._clock()
+        began, cpu_began = self._clock(), self._cpu_clock()
         try:
             if self._next is None:
                 self._next = next(self._steps)
                 return
             is_done = self._lab.compute(self._next)
-            self._next = self._steps.send(self._clock() - began if is_done else math.inf)
+            seconds = self._clock() - began
+            if isinstance(self._next, (Prompt, Rows)):
+                self._seconds += seconds
+                self._cpu_seconds += self._cpu_clock() - cpu_began
+            self._next = self._steps.send(seconds if is_done else math.inf)
         except StopIteration as end:
-            self.result = end.value
-            self.stop()
+            self._end(end.value)
         finally:
             self._credit -= self._clock() - began
 
@@ -56,6 +86,18 @@ class Tuner:
         """End the search, and free the memory of the lab."""
         self.is_running = False
         self._lab.close()
+
+    def _end(self, result: Tuning | None) -> None:
+        self._next = None
+        if result is None or not self.is_disturbed or self._num_attempts == _ATTEMPTS:
+            self.result = result
+            self.stop()
+            return
+        self._lab.close()
+        self._num_attempts += 1
+        self._waits_until = self._clock() + _PAUSE_SECONDS
+        self._seconds = self._cpu_seconds = 0.0
+        self._steps = self._new_steps()
 
     def fail(self, error: Exception) -> None:
         """End the search after an error: the engine serves with the settings that it has."""
@@ -73,10 +115,11 @@ class Tuner:
 
 def new_tuner(lab: Lab, config: EngineConfig) -> Tuner:
     """The tuner of an engine with this configuration, which has not begun."""
-    return Tuner(lab, _steps(lab, config))
+    return Tuner(lab, partial(tuning_steps, lab, config))
 
 
-def _steps(lab: Lab, config: EngineConfig) -> Steps:
+def tuning_steps(lab: Lab, config: EngineConfig) -> Steps:
+    """The search for an engine with this configuration."""
     context = min(CELLS, config.context_size)
     sequences = min(lab.most_sequences(context), config.batch_tokens)
     if not sequences:

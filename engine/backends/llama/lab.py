@@ -32,6 +32,7 @@ class LlamaLab:
         self._batch = Batch(config.batch_tokens)
         self._context: Any = None
         self._positions = [0]
+        self.threads = 0 if config.gpu_layers else config.threads
 
     def most_sequences(self, cells: int) -> int:
         cost = measure_slot(self._model, self._config)

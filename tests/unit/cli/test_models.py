@@ -84,8 +84,8 @@ def test_without_a_server_the_files_of_the_folder_are_listed(run: Run, folder: P
     heading, *rows = (line.split() for line in done.stdout.splitlines())
     assert heading == ["NAME", "STATUS", "BACKEND", "DEVICE", "MEMORY", "CONTEXT", "SLOTS", "ENDPOINTS", "ALIASES"]
     one, two = (row[:7] for row in rows)
-    assert one == ["one", "-", "fake", "-", "-", "4096", "8"]
-    assert two == ["two", "-", "llama", "-", "-", "2048", "8"]
+    assert one == ["one", "-", "fake", "-", "-", "4096", "auto"]
+    assert two == ["two", "-", "llama", "-", "-", "2048", "auto"]
     assert "bad.yaml, line 1 cannot be read as YAML" in done.stderr
     assert "No server runs on this machine" in done.stderr
     assert [each["id"] for each in json.loads(run("--json").stdout)] == ["one", "two"]

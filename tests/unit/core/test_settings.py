@@ -31,8 +31,8 @@ def test_the_usual_names_of_addresses_are_read(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("variable", "value", "said"),
     [
-        ("MILLRACE_SLOTS", "many", "MILLRACE_SLOTS must be a whole number, not 'many'."),
-        ("MILLRACE_SLOTS", "0", "MILLRACE_SLOTS must be at least 1, not '0'."),
+        ("MILLRACE_SLOTS", "many", "MILLRACE_SLOTS must be a whole number from 1 to 256, or auto, not 'many'."),
+        ("MILLRACE_SLOTS", "0", "MILLRACE_SLOTS must be a whole number from 1 to 256, or auto, not '0'."),
         ("MILLRACE_PORT", "99999", "MILLRACE_PORT must be at most 65535, not '99999'."),
         (
             "MILLRACE_SHARE_IDENTICAL_LINES",
@@ -78,7 +78,7 @@ def test_an_empty_variable_is_no_setting(monkeypatch: pytest.MonkeyPatch) -> Non
     ("text", "said"),
     [
         ("port = 5\nslotz = 2\n", "millrace.toml, line 2: there is no setting 'slotz'; did you mean 'slots'?"),
-        ("# a\n\nslots = 0\n", "millrace.toml, line 3: slots must be at least 1, not 0."),
+        ("# a\n\nslots = 0\n", "millrace.toml, line 3: slots must be a whole number from 1 to 256, or auto, not 0."),
         ("port = \n", "millrace.toml cannot be read: Invalid value (at line 1"),
     ],
 )
@@ -128,7 +128,11 @@ def test_a_variable_with_the_suffix_names_a_file_with_the_value(
         ("DATABASE_URL_FILE", b"\n", "DATABASE_URL_FILE: FILE is empty. Write the value of the setting into it"),
         ("MILLRACE_REDIS_URL_FILE", b"\xff\xfe", "MILLRACE_REDIS_URL_FILE: FILE cannot be read: it is not UTF-8."),
         ("DATABASE_URL_FILE", b"mysql://me:secret@db/x", "DATABASE_URL_FILE must be a URL of Postgres"),
-        ("MILLRACE_SLOTS_FILE", b"many\n", "MILLRACE_SLOTS_FILE must be a whole number, not 'many'."),
+        (
+            "MILLRACE_SLOTS_FILE",
+            b"many\n",
+            "MILLRACE_SLOTS_FILE must be a whole number from 1 to 256, or auto, not 'many'.",
+        ),
     ],
 )
 def test_a_wrong_file_of_a_setting_is_named_with_its_variable(

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from engine.config import Switch
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.config import Switch
 from engine.errors import DecodeFailed, InvalidPrompt, PromptTooLong

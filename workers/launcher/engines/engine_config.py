@@ -105,10 +105,10 @@ def _gpus(devices: Sequence[str]) -> tuple[str, ...]:
 
 def _slots(settings: Settings, model: ModelConfig) -> int:
     """Sequences side by side. `auto` is measured, and sized from free memory, neither of which the fake backend has."""
-    slots = model.slots or settings.slots
-    if slots == "auto":
-        return _FAKE_SLOTS if model.backend is BackendKind.FAKE else AUTO_SLOTS
-    return slots
+    chosen = [each for each in (model.slots, settings.slots) if each is not None]
+    if model.backend is BackendKind.FAKE:
+        return next((each for each in chosen if each != "auto"), _FAKE_SLOTS)
+    return AUTO_SLOTS if chosen[0] == "auto" else chosen[0]
 
 
 def _tunable(model: ModelConfig, slots: int) -> tuple[str, ...]:

@@ -40,7 +40,7 @@ def test_a_file_is_served_from_where_it_lies(command: Command, demo: Path) -> No
         "name": "tiny",
         "parameters": {"model": str(demo)},
         "context_size": 1024,
-        "slots": 8,
+        "slots": "auto",
     }
     assert added["memory_bytes"] == added["weights_bytes"] + added["kv_bytes"] + added["compute_bytes"]
     assert (added["fits"], added["device"], added["budget_bytes"]) == (True, "cpu", int(0.8 * 16 * GIB))
@@ -68,7 +68,7 @@ def test_comments_tell_the_choices(command: Command, demo: Path) -> None:
     assert text.startswith("# llama, 1.2 million parameters, Q8_0, trained on 1,024 tokens, chat template.\n")
     assert f"# Written by `millrace models add {demo}`" in text
     assert "# As many tokens as the model was trained on.\ncontext_size: 1024" in text
-    assert "# Answers that are generated side by side.\nslots: 8" in text
+    assert "as far as memory holds it.\nslots: auto" in text
     assert "of 12.8 GiB on cpu: 1 MiB weights + 25 MiB keys and values" in text
 
 
@@ -229,9 +229,11 @@ def test_metadata_with_strange_characters_stays_a_comment(command: Command, tmp_
     }
 
 
+@pytest.mark.parametrize("is_auto", [False, True])
 def test_less_memory_gives_less_context_then_fewer_slots(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_auto: bool
 ) -> None:
+    monkeypatch.setenv("MILLRACE_SLOTS", "auto" if is_auto else "8")
     long = tmp_path / "long.gguf"
     key = b"llama.context_length" + bytes((4, 0, 0, 0))
     long.write_bytes(DEMO.replace(key + (1024).to_bytes(4, "little"), key + (32768).to_bytes(4, "little")))
@@ -241,9 +243,12 @@ def test_less_memory_gives_less_context_then_fewer_slots(
         added = command.add(long, name=f"m{mebibytes}")
         chosen[mebibytes] = added["slots"], added["context_size"], added["fits"]
         assert added["memory_bytes"] <= mebibytes << 20
-    assert chosen == {4000: (8, 8192, True), 400: (8, 4096, True), 250: (4, 2048, True), 120: (4, 2048, True)}
+    contexts = {4000: 8192, 400: 4096, 250: 2048, 120: 2048}
+    slots = {4000: 8, 400: 8, 250: 4, 120: 4}
+    assert chosen == {size: ("auto" if is_auto else slots[size], context, True) for size, context in contexts.items()}
     assert "The model was trained on 32,768 tokens" in (command.models / "m400.yaml").read_text()
-    assert "side by side; 8 need too much memory." in (command.models / "m250.yaml").read_text()
+    reason = "measured when the model is first loaded" if is_auto else "side by side; 8 need too much memory."
+    assert reason in (command.models / "m250.yaml").read_text()
 
 
 def test_a_model_that_does_not_fit_is_added_with_a_warning(
@@ -252,7 +257,7 @@ def test_a_model_that_does_not_fit_is_added_with_a_warning(
     monkeypatch.setenv("MILLRACE_DEVICE_MEMORY", "50MiB")
     printed = command.text(demo)
     assert "tiny needs more memory than its models may have on cpu" in printed
-    assert written(command, "tiny")["slots"] == 1
+    assert written(command, "tiny")["slots"] == "auto"
 
 
 def test_the_memory_of_a_gpu_counts_where_the_inventory_has_one(

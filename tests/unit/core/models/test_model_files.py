@@ -221,13 +221,15 @@ def test_adapters_are_found_beside_the_file_or_missed_by_name(tmp_path: Path) ->
 def test_on_and_off_need_no_quotes(tmp_path: Path, word: str) -> None:
     (tmp_path / "a.yaml").write_text(f"name: one\nbackend: fake\nflash_attention: {word}\nspeculation: {word}\n")
     model = load_models(tmp_path).models[0]
-    assert (model.flash_attention, model.speculation) == (word, word == "on")
+    assert (model.flash_attention, model.speculation) == (word, word)
 
 
 @pytest.mark.parametrize("word", ["on", "off", "auto", "true", "false"])
-def test_speculation_is_a_switch_that_is_on_only_where_the_file_turns_it_on(tmp_path: Path, word: str) -> None:
+def test_speculation_is_a_switch_that_is_auto_unless_the_file_turns_it_on_or_off(tmp_path: Path, word: str) -> None:
     (tmp_path / "a.yaml").write_text(f"name: one\nbackend: fake\nspeculation: {word}\n")
-    assert load_models(tmp_path).models[0].speculation is (word in ("on", "true"))
+    assert load_models(tmp_path).models[0].speculation == {"true": "on", "false": "off"}.get(word, word)
+    (tmp_path / "a.yaml").write_text("name: one\nbackend: fake\n")
+    assert load_models(tmp_path).models[0].speculation == "auto"
 
 
 def test_every_key_is_in_the_manual() -> None:

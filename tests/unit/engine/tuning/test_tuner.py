@@ -13,7 +13,7 @@ from engine.loop import EngineLoop
 from engine.scheduler.step import SampleResult, StepPlan
 from engine.tuning.lab import Rows, SetUp, Task
 from engine.tuning.store import read_tuning, write_tuning
-from engine.tuning.tuner import Tuner, new_tuner
+from engine.tuning.tuner import Tuner, new_tuner, tuning_steps
 from engine.types import Finished, Priority
 from tests.support.clock import Clock
 from tests.support.engine import Bench, chat
@@ -40,6 +40,7 @@ class FakeLab:
         self.tasks: list[Task] = []
         self.applied: list[EngineConfig] = []
         self.is_open = False
+        self.threads = 0
 
     def most_sequences(self, cells: int) -> int:
         return 32 if cells else 0
@@ -85,14 +86,19 @@ class TunedBench(Bench):
         super().__init__(FakeBackend(decoder), clock=clock, slots=AUTO_SLOTS, tunable=("slots", "flash_attention"))
         self.lab = FakeLab(decoder, clock, fails=fails)
         self.tuned: list[Tuning | None] = []
+        self.kept: list[bool] = []
         self.engine = EngineLoop(
             self.backend,
             self.config,
             lambda _, items: self.outputs.extend(items),
             clock=clock,
             tuner=new_tuner(self.lab, self.config),
-            on_tuned=self.tuned.append,
+            on_tuned=self._note,
         )
+
+    def _note(self, tuning: Tuning | None, *, is_kept: bool) -> None:
+        self.tuned.append(tuning)
+        self.kept.append(is_kept)
 
 
 def test_an_idle_engine_measures_until_it_has_a_result_then_serves_with_it() -> None:
@@ -104,6 +110,7 @@ def test_an_idle_engine_measures_until_it_has_a_result_then_serves_with_it() -> 
     assert bench.engine.scheduler._max_running == bench.backend.decoder.slots == 32
     assert bench.ask("hello").text
     assert not bench.engine.run_once(), "nothing is left to measure"
+    assert bench.kept == [True]
 
 
 def test_a_chat_is_answered_before_anything_is_measured() -> None:
@@ -117,7 +124,7 @@ def test_a_chat_is_answered_before_anything_is_measured() -> None:
 
 
 def test_a_batch_gives_a_third_of_its_time() -> None:
-    tuner = Tuner(lab := FakeLab(FakeDecoder(), Clock()), iter(()), clock=lab.clock)  # type: ignore[arg-type]
+    tuner = new_tuner(FakeLab(FakeDecoder(), Clock()), EngineConfig(model="m", endpoint=""))
     assert tuner.allows_step(is_idle=True)
     assert not tuner.allows_step(is_idle=False)
     tuner.earn(0.3)
@@ -144,6 +151,28 @@ def test_a_search_that_fails_leaves_the_settings_as_they_are() -> None:
     assert bench.tuned == [None]
     assert not bench.lab.applied
     assert bench.ask("hello").text
+
+
+@pytest.mark.parametrize("quiet_from", [1, 2, 5])
+def test_a_search_that_others_disturbed_is_made_again_later(quiet_from: int) -> None:
+    clock, searches = Clock(), 1
+    lab = FakeLab(FakeDecoder(), clock)
+    lab.threads = 2
+    config = EngineConfig(model="m", endpoint="", slots=AUTO_SLOTS, tunable=("slots",))
+
+    def cpu() -> float:
+        return clock.now * (2.0 if searches >= quiet_from else 0.7)
+
+    tuner = Tuner(lab, lambda: tuning_steps(lab, config), clock=clock, cpu_clock=cpu)
+    while tuner.is_running:
+        if not tuner.allows_step(is_idle=True):
+            searches += 1
+            clock.now += 1000
+        tuner.step()
+    assert tuner.result is not None
+    assert searches == min(quiet_from, 4)
+    assert tuner.is_disturbed is (quiet_from == 5)
+    assert not lab.is_open
 
 
 def test_settings_that_do_not_fit_leave_the_engine_as_it_is() -> None:

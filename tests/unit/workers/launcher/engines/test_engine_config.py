@@ -37,7 +37,7 @@ KEYS = {
     "cache_type_v": "q4_0",
     "flash_attention": "on",
     "context_shift": True,
-    "speculation": True,
+    "speculation": "on",
     "jump_forward": False,
     "embeddings": True,
     "pooling": "last",
