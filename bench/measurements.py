@@ -29,6 +29,7 @@ from bench.sampling import compare_sampling, large_vocabulary
 from bench.scale import scale
 from bench.speculation import compare_speculation
 from bench.tables import ROWS, microseconds_per_row
+from bench.tuning import compare_tuning
 from bench.upstream import ANSWER_SECONDS, LINES, PARALLEL, batch, first_token_overhead
 
 # microseconds of CPU per line: 9,000 lines/s through one worker, and the rest of 350
@@ -265,6 +266,12 @@ def _engine_memory(_: Path) -> list[Result]:
     return rows
 
 
+def _tuning(_: Path) -> list[Result]:
+    return [
+        _ratio(f"measured settings over the best of a grid: {row.model}", row.ratio, 0.97) for row in compare_tuning()
+    ]
+
+
 def _speculation(_: Path) -> list[Result]:
     ratios = compare_speculation(SMOL135.path(), SMOL135.num_tokens)
     return [_ratio(f"speculation: {kind}", value, 1.0) for kind, value in ratios.items()]
@@ -369,6 +376,7 @@ MEASUREMENTS: dict[str, Callable[[Path], list[Result]]] = {
     "sampling": _sampling,
     "engine-memory": _engine_memory,
     "speculation": _speculation,
+    "tuning": _tuning,
     "page": _page,
     "tables": _tables,
     "rest": _rest,

@@ -1,4 +1,4 @@
-"""Speculation from the prompt for a single sequence: tokens per second with and without it, on favourable and other texts."""
+"""Drafts from the prompt where they pay (`speculation: auto`): tokens per second of a single sequence with and without them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import os
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bench.engine import RunningEngine, alternate, running_engine, salted
 from bench.models import DEMO, random_prompts
+from bench.tuning import measured
+from engine.config import Switch
 from engine.types import ChatPrompt, Request, SamplingParams, TokenPrompt
 from tools.demo_data import Example
 from tools.held_out_data import foreign_again, ticket
@@ -66,10 +68,11 @@ def compare_speculation(random_model: Path, num_tokens: int) -> dict[str, float]
 
 
 def _compare(path: Path, requests: list[Request]) -> float:
-    config = {"slots": 1, "context_size": 512, "threads": len(os.sched_getaffinity(0))}
+    config: dict[str, Any] = {"slots": 1, "context_size": 512, "threads": len(os.sched_getaffinity(0))}
+    tuning = measured(path, **config)
     with (
-        running_engine(path, **config, speculation=True) as speculating,
-        running_engine(path, **config, speculation=False) as plain,
+        running_engine(path, **config, speculation=Switch.AUTO, tuning=tuning) as speculating,
+        running_engine(path, **config, speculation=Switch.OFF) as plain,
     ):
         for engine in (speculating, plain):
             _rate(engine, requests[:1])

@@ -31,7 +31,7 @@ class LlamaLab:
         self._config = config
         self._batch = Batch(config.batch_tokens)
         self._context: Any = None
-        self._positions = [0]
+        self._positions, self._cells = [0], 0
         self.threads = 0 if config.gpu_layers else config.threads
 
     def most_sequences(self, cells: int) -> int:
@@ -92,7 +92,7 @@ class LlamaLab:
             self._context = decoding_context(self._model, config, task.sequences)
         except ModelFailed:
             return False
-        self._positions = [0] * task.sequences
+        self._positions, self._cells = [0] * task.sequences, task.cells
         return True
 
     def _spread(self) -> bool:
@@ -107,6 +107,8 @@ class LlamaLab:
 
     def _decode(self, parts: list[tuple[int, int]]) -> bool:
         """Compute the next tokens of some sequences, with the logits of the last one of each."""
+        if any(self._positions[sequence] + num_tokens > self._cells for sequence, num_tokens in parts):
+            return False  # llama.cpp would end the process
         batch, at = self._batch, 0
         for sequence, num_tokens in parts:
             end, start = at + num_tokens, self._positions[sequence]
