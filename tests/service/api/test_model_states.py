@@ -65,8 +65,8 @@ async def test_a_model_shows_where_it_is_in_memory(http: httpx2.AsyncClient, dat
     fields = ("root", "status", "device", "devices", "slots", "context_size", "memory_bytes")
     assert [tuple(each[field] for field in fields) for each in shown] == [
         ("whole", "ready", "cuda:0", ["cuda:0"], 12, 1024, 1 << 33),
-        ("short", "unloaded", None, [], 8, 2048, None),
-        ("away", "unserved", None, [], 8, 2048, None),
+        ("short", "unloaded", None, [], None, 2048, None),
+        ("away", "unserved", None, [], None, 2048, None),
     ]
     assert shown[0]["aliases"] == ["whole-alias"]
     assert {"/v1/chat/completions", "/v1/embeddings"} <= set(shown[0]["endpoints"])
