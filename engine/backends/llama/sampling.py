@@ -10,11 +10,14 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 import llama_cpp as llama
 import numpy as np
 
+from engine.backends.llama.nucleus import NucleusDraw
+from engine.backends.llama.typical import TypicalDraw
 from engine.backends.logits import Logits, Tokens, best_token, draw, top_tokens
 from engine.backends.sampler import PENALTY_WINDOW, has_penalty
 from engine.scheduler.sequence import Sequence
@@ -22,10 +25,7 @@ from engine.types import SamplingParams
 
 _SMALL: Final = 16_384  # tokens of a vocabulary that llama.cpp gets whole
 _BLOCK: Final = 4096
-_LOST: Final = 18.0  # a logit so far below another is lost in a sum of single precision, from 17.33 = 25 log(2) on
 _MARGIN: Final = 0.1  # far more than the rounding of a logit
-_NUCLEI: Final = (256, 8192)  # tokens among which `top_p` is tried
-_ERROR: Final = np.float32(1e-6)  # above those of numpy's and of C's exponentials together: 5 units in the last place
 _LEAST_TEMPERATURE: Final = 1e-30  # quotients of a smaller one overflow
 _UNSEEDED: Final = 0xFFFFFFFF  # llama.cpp takes this seed for none
 _ITEM: Final = np.dtype([("token", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -41,11 +41,11 @@ class ChainChooser:
         self._counted = np.unique(np.array(sequence.tokens[-PENALTY_WINDOW:], np.intp))
         filters = _filters(sampling)
         self._filters = _chain(filters)
-        self._last_filters = _chain(_min_p(sampling))
         seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
         seed = min(seed, _UNSEEDED - 1)
         self._draws = _chain([llama.llama_sampler_init_temp(self._temperature), llama.llama_sampler_init_dist(seed)])
-        self._random = None if filters or num_vocab < _SMALL else np.random.RandomState(seed)
+        self._draw = _own_draw(sampling, self._temperature) if num_vocab >= _SMALL else None
+        self._random = np.random.RandomState(seed)
         self._num_ahead = 0  # numbers that `_random` has given and `_draws` has not drawn yet
 
     def choose(self, row: Logits) -> int:
@@ -64,34 +64,33 @@ class ChainChooser:
         return token
 
     def close(self) -> None:
-        for chain in (self._penalties, self._filters, self._last_filters, self._draws):
+        for chain in (self._penalties, self._filters, self._draws):
             llama.llama_sampler_free(chain)
 
     def _choose(self, row: Logits) -> int:
-        best = best_token(row)
         if self._sampling.temperature == 0:
-            return best
-        if self._random is None:
-            self._filter(row, best)
+            return best_token(row)
+        if self._draw is None:
+            self._filter(row)
         else:
-            token = draw(row, best, self._temperature, _uniform(self._random))
+            token = self._draw(row, _uniform(self._random))
             if token is not None:
                 self._num_ahead += 1
                 return token
             self._catch_up()
             _array.fill(None, row)
+            _array.apply(self._filters)
         _array.apply(self._draws)
         return _array.selected
 
-    def _filter(self, row: Logits, best: int) -> None:
+    def _filter(self, row: Logits) -> None:
         """Fill the array with the tokens that the filters keep."""
-        candidates = _candidates(row, row[best], self._sampling)
+        candidates = _candidates(row, row[best_token(row)], self._sampling)
         if candidates is None:
             _array.fill(None, row)
-            _array.apply(self._filters)
         else:
             _array.fill(candidates.tokens, candidates.logits, is_sorted=candidates.is_sorted)
-            _array.apply(self._last_filters if candidates.is_nucleus else self._filters)
+        _array.apply(self._filters)
 
     def _catch_up(self) -> None:
         """Draw as often as without llama.cpp; a draw from a single token takes a random number, too."""
@@ -102,12 +101,11 @@ class ChainChooser:
 
 
 class _Candidates(NamedTuple):
-    """Tokens that the filters get, by id or `is_sorted` by logit; `is_nucleus`: `top_p` has been applied."""
+    """Tokens that the filters get, by id or `is_sorted` by logit."""
 
     tokens: Tokens
     logits: Logits
     is_sorted: bool = False
-    is_nucleus: bool = False
 
 
 def _candidates(row: Logits, largest: np.float32, sampling: SamplingParams) -> _Candidates | None:
@@ -118,8 +116,6 @@ def _candidates(row: Logits, largest: np.float32, sampling: SamplingParams) -> _
         return _top_k(row, sampling.top_k) if sampling.top_k < _BLOCK else None
     if sampling.typical_p < 1:
         return _finite(row)
-    if sampling.top_p < 1:
-        return _nucleus(row, largest, np.float32(sampling.top_p))
     return _above(row, float(largest) + float(np.log(np.float32(sampling.min_p))) - _MARGIN)
 
 
@@ -138,52 +134,6 @@ def _finite(row: Logits) -> _Candidates:
     """All but the forbidden tokens, with which the entropy of `typical_p` would not be a number."""
     tokens = np.flatnonzero(row > -np.inf)
     return _Candidates(tokens, row[tokens])
-
-
-def _nucleus(row: Logits, largest: np.float32, top_p: np.float32) -> _Candidates | None:
-    """The tokens that `top_p` keeps, in order; None if there are many, or if ties or rounding leave it open.
-
-    llama.cpp adds and divides in single precision. Both are monotone, also when rounded, so the same operations on bounds of
-    the exponentials give bounds of its cumulative probabilities.
-    """
-    low, high = _sums(_addends(row, largest))
-    for number in _NUCLEI:
-        tokens = top_tokens(row, number)
-        logits = row[tokens]
-        order = np.argsort(-logits)
-        tokens, logits = tokens[order], logits[order]
-        weights = np.exp(logits - largest)
-        least = np.add.accumulate(weights * (1 - _ERROR) / high)
-        if least[-1] < top_p:
-            continue
-        most = np.add.accumulate(weights * (1 + _ERROR) / low)
-        kept = int(np.searchsorted(most, top_p)) + 1
-        if least[kept - 1] < top_p or (logits[1 : kept + 1] == logits[: min(kept, len(logits) - 1)]).any():
-            return None
-        return _Candidates(tokens[:kept], logits[:kept], is_sorted=True, is_nucleus=True)
-    return None
-
-
-def _addends(row: Logits, largest: np.float32) -> Logits:
-    """The exponentials that change their sum, in the order of ids: not those below half of the last bit of the sum so far,
-    which is at least the largest one so far.
-    """
-    whole = len(row) - len(row) % _BLOCK
-    blocks = row[:whole].reshape(-1, _BLOCK)
-    so_far = np.maximum.accumulate(blocks.max(axis=1))
-    bounds = np.concatenate([np.full(1, -np.inf, np.float32), so_far]) - np.float32(_LOST)
-    found = np.empty(len(row), np.bool_)
-    np.greater(blocks, bounds[:-1, None], out=found[:whole].reshape(-1, _BLOCK))
-    np.greater(row[whole:], bounds[-1], out=found[whole:])
-    return np.asarray(np.exp(row.take(np.flatnonzero(found)) - largest))
-
-
-def _sums(addends: Logits) -> tuple[np.float32, np.float32]:
-    """Bounds of the sum, added one by one: the real parts of complex numbers give the lower one, the imaginary ones the upper."""
-    pairs = np.empty(len(addends), np.complex64)
-    pairs.real, pairs.imag = addends * (1 - _ERROR), addends * (1 + _ERROR)
-    total = np.add.accumulate(pairs)[-1]
-    return total.real, total.imag
 
 
 def _above(row: Logits, bound: float) -> _Candidates:
@@ -227,6 +177,18 @@ class _Array(threading.local):
 _array: Final = _Array()
 
 
+def _own_draw(sampling: SamplingParams, temperature: float) -> Callable[[Logits, float], int | None] | None:
+    """The draw from all logits of a large vocabulary by a random number, if there is one for these parameters."""
+    if sampling.top_k > 0:
+        return None
+    if sampling.typical_p < 1:
+        is_alone = sampling.top_p == 1 and sampling.min_p == 0
+        return TypicalDraw(sampling.typical_p, temperature) if is_alone else None
+    if sampling.top_p < 1:
+        return NucleusDraw(sampling.top_p, sampling.min_p, temperature)
+    return None if sampling.min_p > 0 else lambda row, random: draw(row, best_token(row), temperature, random)
+
+
 def _uniform(random: np.random.RandomState) -> float:
     """The number in [0, 1) that C++'s uniform_real_distribution<double> makes of the next 64 bits of a Mersenne Twister."""
     return min(int.from_bytes(random.bytes(8), "little") / 2**64, 1 - 2**-53)
@@ -267,9 +229,6 @@ def _filters(sampling: SamplingParams) -> list[Any]:  # Any: pointers
         samplers.append(llama.llama_sampler_init_typical(sampling.typical_p, 1))
     if sampling.top_p < 1:
         samplers.append(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-    return samplers + _min_p(sampling)
-
-
-def _min_p(sampling: SamplingParams) -> list[Any]:  # Any: pointers
-    """The filter behind `top_p`, if there is one."""
-    return [llama.llama_sampler_init_min_p(sampling.min_p, 1)] if sampling.min_p > 0 else []
+    if sampling.min_p > 0:
+        samplers.append(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+    return samplers

@@ -11,11 +11,14 @@ def rows_of(size: int) -> dict[str, NDArray[np.float32]]:
     usual = (random.standard_normal(size) * 4.5 - 4).astype(np.float32)
     late = usual.copy()
     late[-2] = usual.max() + 3
+    last = usual.copy()
+    last[-2] = usual.max() + 13
     few = np.full(size, -np.inf, np.float32)
     few[[3, size // 2, size - 1]] = [1.0, 2.0, 0.5]
     return {
         "usual": usual,
         "best at the end": late,
+        "peaked at the end": last,
         "best at the start": late[::-1].copy(),
         "peaked": np.where(np.arange(size) == size // 3, usual.max() + 20, usual).astype(np.float32),
         "flat": np.zeros(size, np.float32),

@@ -9,7 +9,9 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
+from engine.backends.llama.nucleus import NucleusDraw, descending, exponentials, sum_in_order
 from engine.backends.llama.sampling import ChainChooser
+from engine.backends.llama.typical import TypicalDraw
 from engine.errors import DecodeFailed
 from engine.types import SamplingParams
 from tests.support.engine import make_sequence
@@ -18,6 +20,7 @@ from tests.unit.engine.backends.rows import rows_of
 PROMPT = [5, 3, 17, 3]
 SIZES = (1000, 20_003)
 NUM_DRAWS = 4
+NO_ENTROPY = ("three allowed", "half forbidden", "large")  # llama.cpp's is not a number with a probability of 0
 
 
 class WholeChain:
@@ -65,6 +68,11 @@ CASES: list[dict[str, Any]] = [
     {"top_p": 0.0001},
     {"top_p": 0.9},
     {"top_p": 0.9999, "temperature": 1.5},
+    {"top_p": 0.99996, "temperature": 20.0},
+    {"top_p": 0.8, "min_p": 0.3},
+    {"typical_p": 0.2},
+    {"typical_p": 0.9, "temperature": 0.7},
+    {"typical_p": 0.8, "top_p": 0.9},
     {"min_p": 0.02},
     {"min_p": 1.0},
     {"top_k": 64, "top_p": 0.95, "min_p": 0.01, "temperature": 0.8},
@@ -80,8 +88,8 @@ CASES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("size", SIZES)
 def test_the_choice_is_that_of_the_whole_vocabulary(size: int, sampling: dict[str, Any]) -> None:
     for name, row in rows_of(size).items():
-        if "typical_p" in sampling and name == "three allowed":
-            continue  # forbidden tokens have no entropy: see below
+        if "typical_p" in sampling and name in NO_ENTROPY[: 3 if "top_k" not in sampling else 1]:
+            continue  # see below
         params = SamplingParams(seed=7, **sampling)
         chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=size, context_size=64)
         reference = WholeChain(params, size)
@@ -91,6 +99,34 @@ def test_the_choice_is_that_of_the_whole_vocabulary(size: int, sampling: dict[st
         assert given.tobytes() == row.tobytes(), "the row is left as it was"
         chooser.close()
         llama.llama_sampler_free(reference.chain)
+
+
+def test_tokens_before_a_late_peak_are_not_left_out() -> None:
+    """Their sum is negligible at first, but there are as many of them in the nucleus as of others."""
+    row = (-12 - np.random.default_rng(1).random(20_003) / 2).astype(np.float32)
+    row[-2] = 0
+    params = SamplingParams(seed=3, top_p=0.97, temperature=20)
+    chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=len(row), context_size=64)
+    reference = WholeChain(params, len(row))
+    assert [chooser.choose(row) for _ in range(9)] == [reference.choose(row) for _ in range(9)]
+
+
+@pytest.mark.parametrize("draw", [NucleusDraw(0.9, 0, 1), NucleusDraw(0.99, 0.001, 0.8), TypicalDraw(0.9, 1)], ids=str)
+def test_hardly_any_draw_is_left_to_the_whole_vocabulary(draw: NucleusDraw | TypicalDraw) -> None:
+    row = rows_of(40_003)["usual"]
+    drawn = [draw(row, number) for number in np.random.default_rng(1).random(200).tolist()]
+    assert drawn.count(None) < 10
+    assert len(set(drawn)) > 10
+
+
+@pytest.mark.parametrize("name", rows_of(20_003))
+def test_bounds_of_a_sum_are_those_of_adding_in_order(name: str) -> None:
+    row = rows_of(20_003)[name]
+    largest = row.max()
+    for logits in (row, descending(row, 9000)):
+        added = np.add.accumulate(np.exp(logits - largest))[-1]
+        low, high = sum_in_order(exponentials(logits, largest))
+        assert low <= added <= high < low * 1.0001
 
 
 @pytest.mark.parametrize("top_k", [0, 8])
