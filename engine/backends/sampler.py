@@ -1,11 +1,13 @@
-"""Sampling: greedy rows of logits all at once, the others one by one on a few threads, by what the backend calls a chooser.
+"""Sampling: greedy rows of logits all at once, the others one by one, by what the backend calls a chooser.
 
-All expensive work happens in C without the lock of Python, so threads help.
+The expensive work happens in C without the lock of Python, but in many short calls, of which each takes the lock again. Whether
+a few threads are faster depends on the parameters and on the machine, so it is measured.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,7 +26,9 @@ from engine.structured.grammar import GrammarState
 from engine.types import SamplingParams, TokenLogprob
 
 PENALTY_WINDOW: Final = 64  # tokens, of the prompt too, that `repeat_penalty` counts
-_THREADED_LOGITS: Final = 1 << 20  # fewer take less time than it takes to share them out
+_WEIGHT: Final = 0.5  # of a new measurement
+_LEAST_GAIN: Final = 0.9  # of the time of one thread: for less, threads of others should not wait
+_TRIAL_STEPS: Final = 32  # from one trial of the other way to the next
 
 _Job = tuple[int, StepEntry, int]  # index of the result, entry, first row of logits
 
@@ -73,6 +77,29 @@ class _Distribution(NamedTuple):
     top: list[TokenLogprob]
 
 
+class Sharing:
+    """Decides whether threads share the rows of a step. The other way is tried now and then, and taken if it is faster."""
+
+    def __init__(self) -> None:
+        self._is_shared = False
+        self._usual_seconds = 0.0  # for a row
+        self._num_steps = 0
+
+    def choose(self) -> bool:
+        """Should the rows of the next step be shared?"""
+        is_trial = self._num_steps % _TRIAL_STEPS == 1
+        self._num_steps += 1
+        return self._is_shared != is_trial
+
+    def record(self, *, is_shared: bool, num_rows: int, seconds: float) -> None:
+        """Record the time of a step."""
+        usual, new = self._usual_seconds, seconds / num_rows
+        if is_shared == self._is_shared:
+            self._usual_seconds = usual + _WEIGHT * (new - usual) if usual else new
+        elif new < (_LEAST_GAIN * usual if is_shared else usual / _LEAST_GAIN):
+            self._is_shared, self._usual_seconds = is_shared, new
+
+
 class Sampler:
     """Samplers of all open sequences. The rows of a step lie in `logits` in the order of its entries.
 
@@ -87,6 +114,7 @@ class Sampler:
         self._threads = threads
         cpus = os.sched_getaffinity(0)  # the thread that decodes is bound to a core later, and starts those of the pool
         self._pool = ThreadPoolExecutor(threads, "sampler", os.sched_setaffinity, (0, cpus)) if threads > 1 else None
+        self._sharing = Sharing()
 
     def open(self, sequence: Sequence) -> None:
         """Make the sampler, unless it exists: its penalties and its seed must survive the loss of a slot."""
@@ -133,14 +161,21 @@ class Sampler:
             logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
 
     def _run(self, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
-        def work(part: list[_Job]) -> list[tuple[int, SampleResult]]:
-            return [(index, self._sample(entry, logits, first_row)) for index, entry, first_row in part]
+        if self._pool is None or len(jobs) < 2:
+            return self._work(jobs, logits)
+        is_shared, began = self._sharing.choose(), time.perf_counter()
+        results = self._share(self._pool, jobs, logits) if is_shared else self._work(jobs, logits)
+        num_rows = sum(entry.num_rows for _, entry, _ in jobs)
+        self._sharing.record(is_shared=is_shared, num_rows=num_rows, seconds=time.perf_counter() - began)
+        return results
 
-        if self._pool is None or len(jobs) < 2 or len(jobs) * logits.shape[1] < _THREADED_LOGITS:
-            return work(jobs)
+    def _work(self, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
+        return [(index, self._sample(entry, logits, first_row)) for index, entry, first_row in jobs]
+
+    def _share(self, pool: ThreadPoolExecutor, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
         parts = [jobs[number :: self._threads] for number in range(min(self._threads, len(jobs)))]
-        futures = [self._pool.submit(work, part) for part in parts[1:]]
-        results = work(parts[0])
+        futures = [pool.submit(self._work, part, logits) for part in parts[1:]]
+        results = self._work(parts[0], logits)
         return results + [result for future in futures for result in future.result()]
 
     def _sample(self, entry: StepEntry, logits: Logits, first_row: int) -> SampleResult:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from engine.backends.llama.sampling import ChainChooser
-from engine.backends.sampler import Sampler
+from engine.backends.sampler import Sampler, Sharing
 from engine.errors import DecodeFailed
 from engine.scheduler.step import SampleResult, StepEntry
 from engine.types import SamplingParams, TokenLogprob
@@ -118,7 +118,30 @@ def test_a_row_that_is_not_a_number_fails_the_step(given: dict[str, Any]) -> Non
         sample(ROWS["usual"], broken, **given)
 
 
-def test_threads_change_nothing() -> None:
+def test_threads_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Sharing, "choose", lambda _: True)
     rows = [ROWS["usual"], ROWS["peaked"], ROWS["many ties"], ROWS["half forbidden"]] * 8
     given: dict[str, Any] = {"logprobs": 2, "sampling": SamplingParams(seed=1, top_p=0.9)}
     assert sample(*rows, threads=4, **given) == sample(*rows, **given)
+
+
+def shares(sharing: Sharing, steps: int, *, alone: float, shared: float) -> list[bool]:
+    """Whether each of these steps of ten rows is shared, if a row takes so many seconds either way."""
+    chosen = []
+    for _ in range(steps):
+        chosen.append(sharing.choose())
+        sharing.record(is_shared=chosen[-1], num_rows=10, seconds=10 * (shared if chosen[-1] else alone))
+    return chosen
+
+
+def test_threads_share_the_rows_where_that_takes_less_time() -> None:
+    assert shares(Sharing(), 320, alone=3e-4, shared=2e-4).count(True) > 300
+    assert shares(Sharing(), 320, alone=6e-5, shared=1e-4).count(True) <= 10
+    assert shares(Sharing(), 320, alone=1e-4, shared=0.95e-4).count(True) <= 10
+
+
+def test_the_choice_follows_the_rows() -> None:
+    sharing = Sharing()
+    shares(sharing, 100, alone=6e-5, shared=1e-4)
+    assert shares(sharing, 320, alone=3e-3, shared=1.6e-3).count(True) > 270
+    assert shares(sharing, 320, alone=6e-5, shared=1e-4).count(True) < 50
