@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final
 
+from cli.address import host_to_call
 from cli.doctor.findings import Finding, Level
 from cli.doctor.upstreams import upstreams
 from core.errors import ConfigError
@@ -24,6 +26,8 @@ _GIB: Final = 1 << 30
 _LOW_DISK: Final = 2 * _GIB
 _NO_DISK: Final = _GIB // 4
 _CHECK_SECONDS: Final = 120.0
+_ANSWER_SECONDS: Final = 2.0
+_ANSWER_BYTES: Final = 1 << 12
 _GGUF: Final = b"GGUF"
 
 
@@ -60,9 +64,25 @@ def port(host: str, number: int) -> Finding:
     try:
         bound_socket(host, number).close()
     except ConfigError as error:
+        if (version := _served_version(host, number)) is not None:
+            return Finding(Level.OK, "port", f"{host}:{number} has a running Millrace, version {version}")
         problem, _, advice = str(error).partition(". ")
         return Finding(Level.WARNING, "port", problem, advice)
     return Finding(Level.OK, "port", f"{host}:{number} is free")
+
+
+def _served_version(host: str, number: int) -> str | None:
+    """The version of the Millrace that answers on a port; None if something else does, or nothing."""
+    connection = HTTPConnection(host_to_call(host), number, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/version")
+        answer = json.loads(connection.getresponse().read(_ANSWER_BYTES))
+    except (OSError, HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()
+    version = answer.get("version") if isinstance(answer, dict) else None
+    return version if isinstance(version, str) else None
 
 
 def models(folder: Path, meminfo: Path = Path("/proc/meminfo")) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,33 @@ def test_a_port_that_is_taken_is_found() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert machine.port("127.0.0.1", taken.getsockname()[1]).level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("answer", "level"),
+    [
+        (b'{"version": "1.2"}', Level.OK),
+        (b'{"version": 1}', Level.WARNING),
+        (b"<html>", Level.WARNING),
+        (b"[]", Level.WARNING),
+    ],
+)
+def test_a_port_on_which_a_millrace_answers_is_no_problem(answer: bytes, level: Level) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(answer)}\r\n\r\n"
+                connection.sendall(head.encode() + answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        finding = machine.port("127.0.0.1", server.getsockname()[1])
+        thread.join()
+    assert finding.level is level
+    assert ("version 1.2" in finding.message) is (level is Level.OK)
 
 
 def test_models_larger_than_memory_are_found(tmp_path: Path) -> None:
