@@ -11,6 +11,7 @@ import secrets
 import time
 import zlib
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 FILE: Final = "file-"
@@ -29,13 +30,20 @@ WEBHOOK: Final = "we_"
 EVENT: Final = "evt_"
 
 _MAX_LENGTH: Final = 80
+_DIGITS: Final = "0123456789abcdefghijklmnopqrstuv"
+_TIME_DIGITS: Final = 9
+_RANDOM_DIGITS: Final = 25
+_RANDOM_DIGIT: Final = bytes(ord(_DIGITS[byte % 32]) for byte in range(256))
 _RANDOM: Final = re.compile(r"[0-9a-v]{36}")
 _MADE_HERE: Final = re.compile(r"[a-z]+(_[a-z]+)*[-_][0-9a-v]{36}")
 
 
 def new_id(prefix: str) -> str:
     """Create an id such as `batch_0d9k…`: lower-case base32hex keeps the order of the bytes."""
-    return prefix + _encode(time.time_ns() // 1_000_000, secrets.token_bytes(16))
+    milliseconds, random = time.time_ns() // 1_000_000, secrets.token_bytes(_RANDOM_DIGITS + 2)
+    middle = _DIGITS[(milliseconds & 7) << 2 | random[0] & 3]  # the last bits of the time, and the first random ones
+    end = _DIGITS[(random[1] & 1) << 4]  # one random bit, and zeros that fill the last byte
+    return f"{prefix}{_time_digits(milliseconds)}{middle}{random[2:].translate(_RANDOM_DIGIT).decode()}{end}"
 
 
 def first_id(prefix: str, at: datetime) -> str:
@@ -61,6 +69,11 @@ def has_prefix(text: str, prefix: str) -> bool:
 def derive_seed(request_id: str) -> int:
     """Return 32 bits derived from an id: a job without a seed gets the same one whenever it runs again."""
     return zlib.crc32(request_id.encode())
+
+
+@lru_cache(maxsize=1)  # thousands of ids are made within a millisecond
+def _time_digits(milliseconds: int) -> str:
+    return _encode(milliseconds, bytes(16))[:_TIME_DIGITS]
 
 
 def _encode(milliseconds: int, random: bytes) -> str:

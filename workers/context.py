@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 
 from sqlalchemy import Connection, Engine
 
@@ -101,6 +102,7 @@ class ServedModel:
         return ResponseHeader(job_id=job_id, model=self.model.name, fingerprint=self.fingerprint)
 
 
+@lru_cache(maxsize=64)  # the same for each answer of a model
 def system_fingerprint(build: str, model_hash: str | None, settings_hash: str, template_hash: str | None) -> str:
     """Equal where all parts are equal.
 

@@ -303,7 +303,8 @@ class ModelCatalog:
 
         Models named in `down` are left out, unless all are.
         """
-        turns = ranked(self.called(name), key)
+        called = self.called(name)
+        turns = ranked(called, key) if len(called) > 1 else called
         return next((model for model in turns if model.name not in down), next(iter(turns), None))
 
     def fallbacks(self, model: ModelConfig, key: str) -> list[ModelConfig]:

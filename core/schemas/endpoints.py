@@ -92,6 +92,9 @@ ENDPOINTS: Final = {
 }
 
 
+_ASKING: Final = frozenset(field for asked in FEATURES.values() for field in asked.fields)
+
+
 def served_endpoints(model: ModelConfig) -> tuple[str, ...]:
     """Return the paths of the endpoints at which a model answers."""
     return tuple(path for path, each in ENDPOINTS.items() if model.serves(each.needs))
@@ -118,12 +121,13 @@ def check_feature(model: ModelConfig, feature: Feature, param: str) -> None:
 
 
 def _asked(body: ModelRequest) -> Iterator[tuple[Feature, str]]:
-    """The features that a body asks for, each with the field that does."""
-    for feature, asked in FEATURES.items():
-        for field in asked.fields:
-            value = getattr(body, field, None)
-            if _is_given(value):
-                yield feature, field
+    """The features that a body asks for, each with the field that does: one that is not set asks for none."""
+    if not _ASKING.isdisjoint(body.model_fields_set):
+        for feature, asked in FEATURES.items():
+            for field in asked.fields:
+                value = getattr(body, field, None)
+                if _is_given(value):
+                    yield feature, field
     if isinstance(body, CompletionBody):
         if body.echo and body.logprobs is not None:
             yield Feature.PROMPT_LOGPROBS, "logprobs"

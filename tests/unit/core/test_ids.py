@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +25,15 @@ def test_an_id_carries_128_random_bits_behind_its_prefix() -> None:
     made = {ids.new_id(ids.FILE) for _ in range(1000)}
     assert len(made) == 1000
     assert all(one.startswith("file-") and len(one) == len("file-") + 36 for one in made)
+
+
+def test_an_id_is_its_time_and_random_bits_in_base32() -> None:
+    ones, zeros = 0, ~0
+    for _ in range(200):
+        made = base64.b32hexdecode(ids.new_id("").upper() + "====")
+        assert abs(int.from_bytes(made[:6]) - time.time() * 1000) < 60_000
+        ones, zeros = ones | int.from_bytes(made[6:]), zeros & int.from_bytes(made[6:])
+    assert (ones, zeros) == (2**128 - 1, 0)
 
 
 def test_text_that_cannot_be_an_id_is_recognised() -> None:
