@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from engine.outputs.detokenizer import plain_text
 from engine.outputs.output_stream import OutputDelta, OutputStream, merge_deltas
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult
@@ -25,12 +26,11 @@ class _Output:
     `logprobs` cover all tokens except the one that ends the output. `num_logprobs_sent` of them were sent with text; the
     logprobs of held-back text are sent with that text, or at the end.
 
-    `pending_deltas` begin every output and are sent with the first sampled token. An output that `is_deferred` is not streamed
-    and cannot be ended by a stop string, so its tokens become text once, at the end.
+    `pending_deltas` begin every output and are sent with the first sampled token. An output without a `stream` is plain text
+    that is not streamed and cannot be ended by a stop string, so its tokens become text once, at the end.
     """
 
-    stream: OutputStream
-    is_deferred: bool
+    stream: OutputStream | None
     pending_deltas: list[OutputDelta] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     num_logprobs_sent: int = 0
@@ -66,14 +66,16 @@ class OutputProcessor:
         """Start the outputs of a request: one for each of its sequences."""
         self._requests[sequences[0].key] = _RequestOutputs(len(sequences), self._clock())
         for sequence in sequences:
-            stream = OutputStream(sequence.spec)
-            is_deferred = stream.is_plain and not (sequence.stream or sequence.spec.stop) and sequence.logprobs is None
-            output = self._outputs[sequence] = _Output(stream, is_deferred)
+            spec = sequence.spec
+            is_deferred = spec.is_plain and not (sequence.stream or spec.stop) and sequence.logprobs is None
+            stream = None if is_deferred else OutputStream(spec)
+            output = self._outputs[sequence] = _Output(stream)
             if sequence.echo:
                 output.echoed_text = self._text(sequence.tokens[: sequence.num_prompt_tokens])
                 output.pending_deltas.append(OutputDelta(output.echoed_text))
-            for token in sequence.tokens[sequence.num_prompt_tokens :] if not is_deferred else ():
-                output.pending_deltas.append(stream.push(token, self._piece(token)))
+            if stream is not None:
+                forced = sequence.tokens[sequence.num_prompt_tokens :]
+                output.pending_deltas += [stream.push(token, self._piece(token)) for token in forced]
 
     def is_active(self, sequence: Sequence) -> bool:
         """Is this sequence still generating?"""
@@ -86,9 +88,9 @@ class OutputProcessor:
         output, reason = self._outputs[sequence], sequence.finish_reason
         if output.first_token_at is None and tokens:
             output.first_token_at = self._clock()
-        if output.is_deferred:
-            return None, reason
         stream = output.stream
+        if stream is None:
+            return None, reason
         if not output.logprobs:
             output.logprobs += self._without_added_space(sequence.prompt_logprobs)
         parts, output.pending_deltas = output.pending_deltas, []
@@ -103,6 +105,8 @@ class OutputProcessor:
             parts.append(stream.finish())
             if reason is FinishReason.STOP and stream.tool_calls:
                 reason = FinishReason.TOOL_CALLS
+        if not sequence.stream:
+            return None, reason
         part = parts[0] if len(parts) == 1 else merge_deltas(parts)
         has_unsent_logprobs = reason is not None and output.num_logprobs_sent < len(output.logprobs)
         return self._delta(sequence, output, part) if has_unsent_logprobs or not part.is_empty else None, reason
@@ -111,8 +115,8 @@ class OutputProcessor:
         """Return everything generated so far as one delta; None if there is nothing. `append_tokens` returns the rest."""
         output = self._outputs[sequence]
         stream, output.pending_deltas = output.stream, []
-        if output.is_deferred:
-            output.is_deferred = False
+        if stream is None:
+            stream = output.stream = OutputStream(sequence.spec)
             stream.push_all(self._bytes(sequence))
         calls = [
             ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
@@ -155,21 +159,21 @@ class OutputProcessor:
     def finish(self, sequence: Sequence, reason: FinishReason) -> Finished | None:
         """End an output; return the `Finished` of its request if this output was the last one."""
         output, request = self._outputs.pop(sequence), self._requests[sequence.key]
-        if output.is_deferred:
-            output.stream.push_all(self._bytes(sequence))
-            output.stream.finish()
-        request.choices.append(
-            Choice(
+        if (stream := output.stream) is None:
+            text = plain_text(self._bytes(sequence))
+            choice = Choice(reason=reason, text=output.echoed_text + text, index=sequence.index)
+        else:
+            choice = Choice(
                 reason=reason,
-                text=output.echoed_text + output.stream.text,
+                text=output.echoed_text + stream.text,
                 index=sequence.index,
-                reasoning=output.stream.reasoning,
-                tool_calls=output.stream.tool_calls,
+                reasoning=stream.reasoning,
+                tool_calls=stream.tool_calls,
                 logprobs=None if sequence.logprobs is None else output.logprobs,
             )
-        )
+            request.reasoning_tokens += stream.num_reasoning_tokens
+        request.choices.append(choice)
         request.completion_tokens += sequence.num_generated
-        request.reasoning_tokens += output.stream.num_reasoning_tokens
         if sequence.index == 0:
             request.cached_tokens = sequence.num_cached
         times = (request.first_token_at, output.first_token_at)

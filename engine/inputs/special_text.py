@@ -43,13 +43,16 @@ class SpecialText:
 
     def is_in(self, value: Any) -> bool:  # Any: JSON
         """Does any text of the value spell a control token, or contain a mark?"""
-        match value:
-            case str():
-                return _MARK.search(value) is not None or self._pattern.search(value) is not None
-            case dict():
-                return any(self.is_in(item) for pair in value.items() for item in pair)
-            case list():
-                return any(self.is_in(item) for item in value)
+        stack = [value]
+        while stack:
+            item = stack.pop()
+            if isinstance(item, str):
+                if self._pattern.search(item) is not None or (not item.isascii() and _MARK.search(item) is not None):
+                    return True
+            elif isinstance(item, dict):
+                stack += (*item, *item.values())
+            elif isinstance(item, list):
+                stack += item
         return False
 
     def without_marks(self, value: Any) -> Any:  # Any: JSON

@@ -30,8 +30,7 @@ class IncrementalDetokenizer:
 
     def decode(self, piece: bytes, *, is_last: bool = False) -> str:
         """Return the characters that these bytes complete. An incomplete character waits for its rest, unless `is_last`."""
-        text = self._decode(piece, is_last)
-        return text.replace("\0", "") if "\0" in text else text  # Postgres and C strings cannot store it
+        return _without_nul(self._decode(piece, is_last))
 
     def show(self, text: str) -> str:
         """Add text and return the part to show now."""
@@ -58,6 +57,15 @@ class IncrementalDetokenizer:
         if shown:
             self._shown.append(shown)
         return shown
+
+
+def plain_text(pieces: bytes) -> str:
+    """Return the text of a whole answer without stop strings."""
+    return _without_nul(pieces.decode(errors="replace"))
+
+
+def _without_nul(text: str) -> str:
+    return text.replace("\0", "") if "\0" in text else text  # Postgres and C strings cannot store it
 
 
 def overlap(text: str, words: Iterable[str]) -> int:

@@ -7,6 +7,8 @@ decoder constrains it by the spec's constraint.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
 
 from engine.errors import InvalidPrompt
@@ -34,6 +36,7 @@ class OutputFormat:
             close = self.reasoning_tags.close
             self._thought_end = tuple(tokenizer.encode(close, special=close in self._tokens, add_bos=False))
         self._marks = {token: mark.encode() for mark, token in self._tokens.items()}
+        self._plain_spec = lru_cache(maxsize=64)(self._make_plain_spec)  # most requests have one of a few
 
     def spec(self, request: Request, prompt: Sequence[int], stopwords: Iterable[str] = ()) -> OutputSpec:
         """Make the spec of a request with these prompt tokens; raises InvalidPrompt for tools that cannot be called."""
@@ -41,21 +44,34 @@ class OutputFormat:
         if not isinstance(request.prompt, ChatPrompt):
             return OutputSpec(stop=stop, constraint=request.constraint)
         tools = callable_tools(request, request.prompt.tools)
-        starts_in_reasoning = self.starts_in_reasoning(prompt)
-        expected = (*(self.reasoning_tags or ()), *(self.tool_format.marks if tools else ()))
-        return OutputSpec(
-            stop=(*stop, *self._turn_ends),
-            constraint=self._constraint(request, tools, prompt),
-            reasoning_tags=self.reasoning_tags,
-            starts_in_reasoning=starts_in_reasoning,
-            tool_format=self.tool_format if tools else None,
+        plain = self._plain_spec((*stop, *self._turn_ends), self.starts_in_reasoning(prompt))
+        if not tools and request.constraint is None:
+            return plain
+        constraint = self._constraint(request, tools, prompt)
+        if not tools:
+            return replace(plain, constraint=constraint)
+        return replace(
+            plain,
+            constraint=constraint,
+            tool_format=self.tool_format,
             tool_names=tuple(tool.name for tool in tools),
-            marks={self._tokens[mark]: mark.encode() for mark in expected if mark in self._tokens},
+            marks={**plain.marks, **self._mark_bytes(self.tool_format.marks)},
         )
 
     def starts_in_reasoning(self, prompt: Sequence[int]) -> bool:
         """Does the prompt end behind an opening reasoning tag, so that the answer begins with reasoning?"""
         return self.reasoning_tags is not None and self._ends_with(prompt, self.reasoning_tags.open)
+
+    def _make_plain_spec(self, stop: tuple[str, ...], starts_in_reasoning: bool) -> OutputSpec:
+        return OutputSpec(
+            stop=stop,
+            reasoning_tags=self.reasoning_tags,
+            starts_in_reasoning=starts_in_reasoning,
+            marks=self._mark_bytes(self.reasoning_tags or ()),
+        )
+
+    def _mark_bytes(self, marks: Iterable[str]) -> dict[int, bytes]:
+        return {self._tokens[mark]: mark.encode() for mark in marks if mark in self._tokens}
 
     def _ends_with(self, prompt: Sequence[int], tag: str) -> bool:
         pieces = [self._marks.get(token) or self._tokenizer.piece(token) for token in prompt[-_TAIL_TOKENS:]]

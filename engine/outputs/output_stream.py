@@ -36,6 +36,11 @@ class OutputSpec:
     tool_names: tuple[str, ...] = ()
     marks: Mapping[int, bytes] = field(default_factory=dict)
 
+    @property
+    def is_plain(self) -> bool:
+        """Is all of the text content?"""
+        return self.reasoning_tags is None and self.tool_format is None
+
 
 class OutputDelta(msgspec.Struct, frozen=True, gc=False):
     """Output to show after a token."""
@@ -75,7 +80,7 @@ class OutputStream:
         if spec.reasoning_tags is not None:
             self._reasoning_parser = ReasoningParser(spec.reasoning_tags, starts_inside=spec.starts_in_reasoning)
         self._tool_parser = ToolParser(spec.tool_format, spec.tool_names) if spec.tool_format else None
-        self.is_plain = self._reasoning_parser is None and self._tool_parser is None
+        self.is_plain = spec.is_plain
         self._reasoning: list[str] = []
         self._num_tokens = 0
         self.num_reasoning_tokens = 0

@@ -7,6 +7,7 @@ Exit codes are in `engine.process.exit_codes`. SIGTERM ends it at once, since it
 
 from __future__ import annotations
 
+import gc
 import os
 import secrets
 import sys
@@ -57,6 +58,7 @@ from engine.types import AnyRequest, ChatPrompt, EmbedRequest, Failed, ForwardRe
 
 TICK_SECONDS: Final = 0.5
 IDLE_TICK_SECONDS: Final = 2.0
+_COLLECTED_AFTER: Final = (50_000, 20, 100)  # objects: a group of requests makes thousands, which are no garbage
 
 
 class Server:
@@ -387,6 +389,7 @@ def main(load: Callable[[EngineConfig], Backend] = load_backend) -> None:
     """Run the engine process."""
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
     sys.setswitchinterval(0.0005)
+    gc.set_threshold(*_COLLECTED_AFTER)
     try:
         server = Server(load(config), config)
         server.prepare()

@@ -155,12 +155,20 @@ class FakeDecoder:
         """Derive the script from the prompt as the slot holds it."""
         assert sequence.slot is not None, "a sampled sequence has a slot"
         prompt = self._memory[sequence.slot][: sequence.num_prompt_tokens]
-        trigger_fault(bytes(token for token in prompt if token < BOS))
-        tail = bytes(token for token in prompt[-2 * len(_THINK_TAG) :] if token < BOS)
-        reasoning = _REASONING if tail.rstrip().endswith(_THINK_TAG) else b""
+        text = _text(prompt)
+        trigger_fault(text)
+        reasoning = _REASONING if text[-2 * len(_THINK_TAG) :].rstrip().endswith(_THINK_TAG) else b""
         script = _Script(reasoning, zlib.crc32(array("i", prompt)) + sequence.index)
         self._scripts[sequence] = script
         return script
+
+
+def _text(tokens: list[int]) -> bytes:
+    """Bytes of tokens without the control tokens, of which most prompts have one at their beginning."""
+    try:
+        return bytes(tokens[1:] if tokens[:1] == [BOS] else tokens)
+    except ValueError:
+        return bytes(token for token in tokens if token < BOS)
 
 
 def _logprobs(sequence: Sequence, tokens: list[int]) -> list[TokenLogprob]:

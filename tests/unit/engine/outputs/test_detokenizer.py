@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engine.outputs.detokenizer import IncrementalDetokenizer
+from engine.outputs.detokenizer import IncrementalDetokenizer, plain_text
 
 SMALL = st.text("abcé😀", max_size=30)
 
@@ -37,7 +37,7 @@ def test_the_text_does_not_depend_on_how_it_falls_into_tokens(text: str, cuts: l
 @given(st.binary(max_size=40), st.lists(st.integers(0, 40), max_size=6))
 def test_any_bytes_become_the_text_python_would_make_of_them(data: bytes, cuts: list[int]) -> None:
     stream = IncrementalDetokenizer([])
-    assert run(stream, pieces_of(data, cuts)) == data.decode(errors="replace").replace("\0", "")
+    assert run(stream, pieces_of(data, cuts)) == plain_text(data) == data.decode(errors="replace").replace("\0", "")
     assert stream.text == data.decode(errors="replace").replace("\0", "")
 
 
