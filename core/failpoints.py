@@ -86,7 +86,7 @@ class Point(StrEnum):
     WEBHOOK_RECORDED = "webhooks.recorded"  # the result is recorded
 
     # batch worker
-    SHARD_CLAIMING = "shards.claiming"  # a claim's transaction has not committed
+    SHARD_CLAIMING = "shards.claiming"  # a lane is about to claim a shard, if there is one
     SHARD_CLAIMED = "shards.claimed"  # the lease is held, no line has started
     SHARD_WRITING = "shards.writing"  # a group of results is written, not committed
     SHARD_WRITTEN = "shards.written"  # the group is committed, the lane still holds it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
@@ -17,20 +17,31 @@ def no_reply() -> OperationalError:
 
 
 class SickDatabase(Database):
-    """Of the next transactions, `refused` many fail, then `unheard` many commit and fail."""
+    """Of the next transactions, and uses of `autocommit`, `refused` many fail, then `unheard` many commit and fail."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.engine)
         self.refused = 0
         self.unheard = 0
+        self.on_use: Callable[[], None] = lambda: None
 
     @contextmanager
     def begin(self, *, committing: Point | None = None, committed: Point | None = None) -> Iterator[Connection]:
+        with self._sick(), super().begin(committing=committing, committed=committed) as connection:
+            yield connection
+
+    @contextmanager
+    def autocommit(self) -> Iterator[Connection]:
+        with self._sick(), super().autocommit() as connection:
+            yield connection
+
+    @contextmanager
+    def _sick(self) -> Iterator[None]:
+        self.on_use()
         if self.refused:
             self.refused -= 1
             raise no_reply()
-        with super().begin(committing=committing, committed=committed) as connection:
-            yield connection
+        yield
         if self.unheard:
             self.unheard -= 1
             raise no_reply()

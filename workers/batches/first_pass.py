@@ -27,6 +27,10 @@ from workers.batches.plan import PlanLine, PlannedShard, plan_shards
 WINDOW_LINES: Final = 50_000
 _ALIVE_LINES: Final = 1000  # even the largest ones take seconds only
 _SPOOL_BYTES: Final = 1 << 20
+_MANY_SHARDS: Final = 64
+_USUAL_TOKENS: Final = 64  # of a line in a shard of the usual size
+_BYTES_PER_TOKEN: Final = 32  # of a prompt, which take about as long as a token of an answer
+_MOST_TIMES: Final = 4
 
 
 class BadFile(Exception):
@@ -148,11 +152,22 @@ class FirstPass:
     def _plan_window(self) -> None:
         """Replace the lines of the window by their shards."""
         begin = len(self.spans) - len(self._window)
-        for shard in plan_shards(self._window, self._settings.shard_lines):
+        for shard in plan_shards(self._window, self._shard_lines()):
             lines = array("I", (begin + line for line in shard.lines))
             self.shards.append(PlannedShard(model=shard.model, lines=lines))
         self._window.clear()
         self._checker.begin_window()
+
+    def _shard_lines(self) -> int:
+        """More lines in the shards of a large batch of little work: each shard costs a few round trips.
+
+        There are enough shards for all devices even so, and none keeps a more urgent batch waiting for longer than usual.
+        """
+        usual, window = self._settings.shard_lines, self._window
+        answers = sum(line.expected_tokens for line in window) / max(1, len(window))
+        prompts = self.num_bytes / max(1, len(self.spans)) / _BYTES_PER_TOKEN
+        most = min(self.num_lines / _MANY_SHARDS, usual * _USUAL_TOKENS / (1 + answers + prompts), usual * _MOST_TIMES)
+        return max(usual, int(most))
 
 
 class _Spans:

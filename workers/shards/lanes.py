@@ -107,10 +107,9 @@ class ShardLanes:
     def _claim(self) -> ShardRun | None:
         context = self._context
         statement = shards.claim_next_shard(self._served.model.name, context.owner, context.lease)
-        with context.database.begin() as connection:
+        failpoint(Point.SHARD_CLAIMING)
+        with context.database.autocommit() as connection:
             claim = statement.fetch_optional(connection)
-            if claim is not None:
-                failpoint(Point.SHARD_CLAIMING)
         if claim is None:
             return None
         failpoint(Point.SHARD_CLAIMED)

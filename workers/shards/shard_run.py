@@ -127,7 +127,7 @@ class ShardRun:
             self._apply(line, EngineLost(request_id=line.id))
 
     def _read_lines(self) -> None:
-        with self._context.database.begin() as connection:
+        with self._context.database.autocommit() as connection:
             rows = shards.queued_lines(self.id).fetch_all(connection)
             self._poison.load(connection)
         self._progress.add((line, body, crashes) for line, body, crashes in rows)
@@ -352,14 +352,16 @@ class ShardRun:
         log.info("shard_left", shard=self.id, state=left, **self._trace.summary())
 
     def _write_left(self) -> ShardState | None:
-        with self._context.database.begin(committing=Point.SHARD_LEAVING, committed=Point.SHARD_LEFT) as connection:
+        failpoint(Point.SHARD_LEAVING)
+        with self._context.database.autocommit() as connection:
             left = connection.execute(shards.leave_shard(self.id, self._fence)).scalar_one_or_none()
             left = left or connection.execute(shards.find_left(self.id, self._fence)).scalar_one_or_none()
+        failpoint(Point.SHARD_LEFT)
         return None if left is None else ShardState(left)
 
     def _begin_finalizing(self) -> bool:
         """Is the batch ready for the clerk?"""
-        with self._context.database.begin() as connection:
+        with self._context.database.autocommit() as connection:
             if not connection.execute(batches.may_be_over(self._batch_id)).scalar_one_or_none():
                 return False
             batches.begin_finalizing(self._batch_id).fetch_optional(connection)

@@ -18,7 +18,7 @@ WINDOW = 4
 CATALOG = ModelCatalog([ModelConfig(name="fake", backend="fake")])
 
 
-def file_of(contents: list[str], model: str = "fake") -> io.BytesIO:
+def file_of(contents: list[str], model: str = "fake", **fields: object) -> io.BytesIO:
     """A line for each content; one that is empty asks for a model that is not served."""
     lines = []
     for number, content in enumerate(contents):
@@ -26,6 +26,7 @@ def file_of(contents: list[str], model: str = "fake") -> io.BytesIO:
             "model": model if content else "none",
             "messages": [{"role": "user", "content": content}],
             "temperature": 0,
+            **fields,
         }
         lines.append({"custom_id": f"c{number}", "method": "POST", "url": URL, "body": body})
     return io.BytesIO(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
@@ -81,4 +82,14 @@ def test_a_custom_id_may_not_come_again_in_a_later_window() -> None:
         first.read(io.BytesIO(lines))
     assert [(error.code, error.line) for error in raised.value.errors] == [("duplicate_custom_id", 9)]
     assert "line 2" in raised.value.errors[0].message
+    first.close()
+
+
+@pytest.mark.parametrize(
+    ("num_lines", "max_tokens", "size"), [(120, 1, 2), (300, 1, 4), (900, 1, 8), (900, 30, 3), (900, 1000, 2)]
+)
+def test_shards_of_large_batches_of_short_answers_have_more_lines(num_lines: int, max_tokens: int, size: int) -> None:
+    first = FirstPass(load_settings(shard_lines=2), URL, CATALOG, frozenset(), lambda: None)
+    first.read(file_of([f"Question {n}" for n in range(num_lines)], max_tokens=max_tokens))
+    assert {len(shard.lines) for shard in first.shards[:-1]} == {size}
     first.close()
