@@ -16,7 +16,6 @@ from redis.connection import parse_url
 from core.queue.redis_transport import install_transport
 from core.settings import Settings
 
-VISIBILITY_SECONDS: Final = 600
 _SEND_SECONDS: Final = 1.0
 
 
@@ -65,9 +64,7 @@ def make_sender(settings: Settings) -> Celery:
 def transport_options(settings: Settings) -> dict[str, Any]:  # Any: kombu's options
     """Return the options of kombu's Redis transport; `socket_timeout` must exceed its 1 s BRPOP."""
     return {
-        "visibility_timeout": VISIBILITY_SECONDS,
-        "unacked_restore_interval": 60,  # far less than the visibility timeout
-        "unacked_restore_throttle": 1,
+        "ack_emulation": False,  # two round trips for each ticket; of a lost one the row is found again
         "socket_timeout": 10,
         "socket_connect_timeout": 3,
         "socket_keepalive": True,

@@ -33,10 +33,11 @@ class Transport(redis.Transport):
     Channel = Channel
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:  # Any: kombu's own
-        """Leave out the timer that looks every second after queues that expire: there are none."""
+        """Leave out the timers that look for queues that expire, and for messages that were not acknowledged: there are none."""
         super().register_with_event_loop(connection, loop)  # type: ignore[no-untyped-call]  # kombu has no types
         poller: Any = self.cycle
         poller._binding_expiry_tref.cancel()
+        poller._restore_messages_tref.cancel()
 
 
 def install_transport() -> None:
