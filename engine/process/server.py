@@ -52,7 +52,7 @@ from engine.process.protocol import (
 from engine.process.sockets import OutputSocket, bind_submit_socket
 from engine.process.watchdog import Watchdog
 from engine.structured.compiler import GrammarCompiler
-from engine.tuning.store import write_tuning
+from engine.tuning.store import Attempts, write_tuning
 from engine.tuning.tuner import Tuner, new_tuner
 from engine.types import AnyRequest, ChatPrompt, EmbedRequest, Failed, ForwardRequest, RequestKey
 
@@ -286,6 +286,9 @@ class InputQueue:
 def _tuner(backend: Backend, config: EngineConfig) -> Tuner | None:
     """The tuner of a model that has settings to measure, and that was not measured before."""
     if backend.lab is None or not config.tuning_path or config.tuning is not None:
+        return None
+    if Attempts(Path(config.tuning_path)).are_too_many:
+        log_stderr("the speed of the model is not measured: engines have ended while they did that\n")
         return None
     return new_tuner(backend.lab, config)
 

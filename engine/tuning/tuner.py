@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from engine.config import AUTO_SLOTS, EngineConfig, KvLayout, Tuning
@@ -17,6 +18,7 @@ from engine.errors import ModelFailed
 from engine.log import log_stderr
 from engine.tuning.lab import Choice, Lab, Prompt, Rows, Task
 from engine.tuning.search import CELLS, ROWS_WITH_DRAFTS, Limits, Search, Steps
+from engine.tuning.store import Attempts
 
 _SHARE: Final = 1 / 3  # seconds for each second of a batch
 _MOST_CREDIT: Final = 1.0
@@ -35,12 +37,14 @@ class Tuner:
         self,
         lab: Lab,
         new_steps: Callable[[], Steps],
+        attempts: Attempts | None = None,
         *,
         clock: Callable[[], float] = time.perf_counter,
         cpu_clock: Callable[[], float] = time.process_time,
     ) -> None:
         self._lab = lab
         self._new_steps = new_steps
+        self._attempts = attempts
         self._steps = new_steps()
         self._clock = clock
         self._cpu_clock = cpu_clock
@@ -69,6 +73,8 @@ class Tuner:
         began, cpu_began = self._clock(), self._cpu_clock()
         try:
             if self._next is None:
+                if self._attempts is not None:
+                    self._attempts.begin()
                 self._next = next(self._steps)
                 return
             is_done = self._lab.compute(self._next)
@@ -83,9 +89,15 @@ class Tuner:
             self._credit -= self._clock() - began
 
     def stop(self) -> None:
-        """End the search, and free the memory of the lab."""
+        """End the search for good."""
         self.is_running = False
+        self._close()
+
+    def _close(self) -> None:
+        """Free the memory of the lab."""
         self._lab.close()
+        if self._attempts is not None:
+            self._attempts.end()
 
     def _end(self, result: Tuning | None) -> None:
         self._next = None
@@ -93,7 +105,7 @@ class Tuner:
             self.result = result
             self.stop()
             return
-        self._lab.close()
+        self._close()
         self._num_attempts += 1
         self._waits_until = self._clock() + _PAUSE_SECONDS
         self._seconds = self._cpu_seconds = 0.0
@@ -115,7 +127,8 @@ class Tuner:
 
 def new_tuner(lab: Lab, config: EngineConfig) -> Tuner:
     """The tuner of an engine with this configuration, which has not begun."""
-    return Tuner(lab, partial(tuning_steps, lab, config))
+    attempts = Attempts(Path(config.tuning_path)) if config.tuning_path else None
+    return Tuner(lab, partial(tuning_steps, lab, config), attempts)
 
 
 def tuning_steps(lab: Lab, config: EngineConfig) -> Steps:

@@ -53,6 +53,7 @@ WALL_CLOCKS = {
     "core/models/folder_files.py": "whether a file was just written, and is read once more",
     "db/keys.py": "whether a key is shown as expired; it is refused by the clock of the database",
     "engine/inputs/jinja_environment.py": "the date in a prompt",
+    "engine/tuning/store.py": "whether a search that ended with its process is a day old, by the clock of the file",
     "engine/upstream/trouble.py": "the pause until a date that a server names, an hour at most",
     "workers/generation/endpoints/base.py": "created of a response",
     "workers/batches/finalize.py": "when a file expires, in days",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from engine.errors import ModelFailed
 from engine.loop import EngineLoop
 from engine.scheduler.step import SampleResult, StepPlan
 from engine.tuning.lab import Rows, SetUp, Task
-from engine.tuning.store import read_tuning, write_tuning
+from engine.tuning.store import Attempts, read_tuning, write_tuning
 from engine.tuning.tuner import Tuner, new_tuner, tuning_steps
 from engine.types import Finished, Priority
 from tests.support.clock import Clock
@@ -191,6 +192,38 @@ def test_a_file_keeps_a_tuning_and_an_unreadable_one_is_measured_again(tmp_path:
     assert [each.name for each in path.parent.iterdir()] == ["a.json"]
     path.write_text(path.read_text()[:40])
     assert read_tuning(path) is None
+
+
+def test_processes_that_end_while_they_measure_are_counted_and_forgotten_after_a_day(tmp_path: Path) -> None:
+    now = [time.time()]
+    attempts = Attempts(tmp_path / "tunings" / "a.json", lambda: now[0])
+    for _ in range(3):
+        assert not attempts.are_too_many
+        attempts.begin()
+    assert attempts.are_too_many
+    now[0] += 100_000
+    assert not attempts.are_too_many
+    now[0] -= 100_000
+    attempts.end()
+    assert not attempts.are_too_many
+    attempts.end()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_search_that_ends_is_no_death(tmp_path: Path, *, fails: bool) -> None:
+    lab = FakeLab(FakeDecoder(), Clock(), fails=fails)
+    path = tmp_path / "a.json"
+    config = EngineConfig(model="m", endpoint="", slots=AUTO_SLOTS, tunable=("slots",), tuning_path=str(path))
+    tuner = new_tuner(lab, config)
+    assert not path.with_suffix(".measuring").exists()
+    tuner.step()
+    assert path.with_suffix(".measuring").exists()
+    while tuner.is_running:
+        try:
+            tuner.step()
+        except RuntimeError as error:
+            tuner.fail(error)
+    assert not path.with_suffix(".measuring").exists()
 
 
 def test_a_tuning_of_another_version_is_measured_again(tmp_path: Path) -> None:
