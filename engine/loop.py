@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from core.failpoints import Point, failpoint
-from engine.backends.base import Backend
+from engine.backends.base import Backend, LayoutChanger
 from engine.config import EngineConfig, Switch, Tuning, tuned
 from engine.embedding import EmbeddingQueue
 from engine.errors import DecodeFailed, EngineError, OutOfKvMemory
@@ -228,6 +228,7 @@ class EngineLoop:
     def step(self) -> bool:
         """Run one step of the decoder."""
         began = self._clock()
+        self._follow_work()
         self._open_sequences(self.scheduler.admit())
         plan = self.scheduler.plan()
         self._record([entry.sequence for entry in plan.entries])
@@ -246,6 +247,14 @@ class EngineLoop:
             self._tuner.earn(seconds)
         self.num_steps += 1
         return True
+
+    def _follow_work(self) -> None:
+        """Change the layout of the memory if the other one suits the work better."""
+        decoder = self._decoder
+        if decoder.traits.can_change_layout and self.scheduler.wants_other_layout:
+            assert isinstance(decoder, LayoutChanger), "a decoder that can change its layout has the method"
+            decoder.change_layout()
+            self.scheduler.set_traits(decoder.traits)
 
     def _open_sequences(self, admitted: list[Sequence]) -> None:
         if admitted:

@@ -33,7 +33,7 @@ Every backend keeps these promises, to which `tests/conformance` holds it:
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import msgspec
 import numpy as np
@@ -96,6 +96,14 @@ class Decoder(Protocol):
 
         It does not bind the calling thread to a core, since the engine starts its other threads afterwards.
         """
+
+
+@runtime_checkable
+class LayoutChanger(Protocol):
+    """A decoder with traits that allow another layout."""
+
+    def change_layout(self) -> None:
+        """Go on with an empty memory of the other layout, or of the same if there is no room; the traits say which it is."""
 
 
 class InputPiece(msgspec.Struct, frozen=True, gc=False):

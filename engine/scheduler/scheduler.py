@@ -23,6 +23,7 @@ from engine.errors import DecodeFailed
 from engine.scheduler.chat_share import ChatShare
 from engine.scheduler.draft_planner import DraftPlanner
 from engine.scheduler.kv_cache import KvCacheManager, MemoryUse, slot_of
+from engine.scheduler.layout import LayoutChoice
 from engine.scheduler.prefix_index import Match
 from engine.scheduler.queue import WaitingQueue
 from engine.scheduler.sequence import Sequence
@@ -69,13 +70,14 @@ class Scheduler:
         self._admissions = itertools.count(1)
         self._was_exclusive = False
         self._urgent: set[Sequence] = set()
+        self._layout_choice = LayoutChoice()
         self.set_memory(slots, spare_slots, prefill_tokens, traits or MemoryTraits())
 
     def set_memory(self, slots: int, spare_slots: int, prefill_tokens: int, traits: MemoryTraits) -> None:
         """Go on with another memory of the decoder, which is empty: all sequences wait, and compute their tokens anew."""
         if self._running or self._paused:
             self.reset_memory()
-        self._max_running = slots
+        self._max_running, self._num_spare, self._prefill_tokens = slots, spare_slots, prefill_tokens
         self._memory_tokens = self._context_size * (slots + spare_slots if traits.is_split else slots)
         self._kv_cache = KvCacheManager(slots + spare_slots, spare_slots, prefill_tokens, traits, self._first_position)
         self._drafts = DraftPlanner(
@@ -93,6 +95,18 @@ class Scheduler:
             prefill_tokens=prefill_tokens,
             drafts=self._drafts,
         )
+
+    @property
+    def wants_other_layout(self) -> bool:
+        """Would the work run faster if slots shared their memory, or did not? Only computed tokens of a batch would be lost."""
+        if self.has_chat or self._paused or self.has_shifted:
+            return False
+        is_split = self._kv_cache.traits.is_split
+        return self._layout_choice.is_due(self._running, self._waiting, slots=self._max_running, is_split=is_split)
+
+    def set_traits(self, traits: MemoryTraits) -> None:
+        """Go on with an empty memory of as many slots but other traits."""
+        self.set_memory(self._max_running, self._num_spare, self._prefill_tokens, traits)
 
     # --- sequences ---------------------------------------------------------------------------------------------------
 
@@ -144,6 +158,7 @@ class Scheduler:
         assert 0 < len(sequence.tokens) < self._context_size, "the input processor checks the length"
         self._by_key.setdefault(sequence.key, []).append(sequence)
         self._waiting.add(sequence)
+        self._layout_choice.add(sequence)
 
     def find(self, client: str, request_id: str) -> list[Sequence]:
         """The waiting and running sequences of a request."""

@@ -22,13 +22,15 @@ class MemoryTraits:
     `can_trim`: the end of a history can be removed; recurrent models cannot, so that only a whole history can be reused.
     `window`: tokens that the model looks back at most, 0 for everything; older positions may be gone (see `first_position`).
     `slack`: tokens beyond the window that a slot keeps at least. `is_split`: each slot has a stream of its own. Then a copy has a
-    cost, and neighbouring slots are computed together, while a gap between them costs one more pass.
+    cost, and neighbouring slots are computed together, while a gap between them costs one more pass. `can_change_layout`: the
+    decoder can go on with an empty memory that is split, or is not.
     """
 
     can_trim: bool = True
     window: int = 0
     slack: int = 0
     is_split: bool = False
+    can_change_layout: bool = False
 
     @property
     def min_copy_tokens(self) -> int:

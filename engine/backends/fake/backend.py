@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import zlib
 from array import array
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import msgspec
@@ -83,6 +84,10 @@ class FakeDecoder:
             self._memory.fork(fork)
         for shift in shifts:
             self._memory.shift(shift)
+
+    def change_layout(self) -> None:
+        self.traits = replace(self.traits, is_split=not self.traits.is_split)
+        self.reset()
 
     def run(self, plan: StepPlan) -> list[SampleResult]:
         """Give one token of its script to each sampled entry, and those of its drafts that match the script."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, Final
 
 import llama_cpp as llama
+import msgspec
 import numpy as np
 
 from engine.backends.llama.batch import Batch
@@ -23,7 +24,7 @@ from engine.backends.logits import Logits
 from engine.backends.memory import spare_slots
 from engine.backends.sampler import Sampler
 from engine.config import EngineConfig, KvLayout, Switch
-from engine.errors import DecodeFailed, OutOfKvMemory
+from engine.errors import DecodeFailed, ModelFailed, OutOfKvMemory
 from engine.scheduler.sequence import Sequence
 from engine.scheduler.slots import Fork, MemoryTraits
 from engine.scheduler.step import SampleResult, Shift, StepPlan
@@ -49,13 +50,29 @@ class LlamaDecoder:
 
     def set_up(self, config: EngineConfig) -> None:
         """Make a new and empty memory; raises ModelFailed. The samplers of open sequences stay."""
+        self._can_change_layout = _can_change_layout(self._model, config)
+        self._make_memory(config)
+
+    def change_layout(self) -> None:
+        before = self.config
+        layout = KvLayout.UNIFIED if self.traits.is_split else KvLayout.SPLIT
+        try:
+            self._make_memory(msgspec.structs.replace(before, kv_layout=layout))
+        except ModelFailed:
+            self._can_change_layout = False
+            try:
+                self._make_memory(before)
+            except ModelFailed as error:
+                raise MemoryError from error  # ends the process: nothing can be computed without memory
+
+    def _make_memory(self, config: EngineConfig) -> None:
         slots, spare = config.slots, spare_slots(config)
         if self._context is not None:
             llama.llama_free(self._context)
             self._context = None
         self._context = decoding_context(self._model, config, slots + spare)
         self.slots, self.spare_slots = slots, spare
-        self.traits = _traits(self._model, config)
+        self.traits = _traits(self._model, config, can_change_layout=self._can_change_layout)
         self.max_drafts = 0 if config.speculation is Switch.OFF else _MAX_DRAFTS
         self.config = config
         self._memory = llama.llama_get_memory(self._context)
@@ -145,9 +162,23 @@ class LlamaDecoder:
             llama.llama_memory_seq_rm(self._memory, fork.target, fork.length, -1)
 
 
-def _traits(model: Any, config: EngineConfig) -> MemoryTraits:  # Any: a pointer
+def _can_change_layout(model: Any, config: EngineConfig) -> bool:  # Any: a pointer
+    """May the layout follow the work? Not on a GPU (not measured), nor with adapters, which each context loads again."""
+    is_free = config.kv_layout is KvLayout.AUTO or "kv_layout" in config.tunable
+    if not is_free or config.kv_layout is KvLayout.UNIFIED or config.gpu_layers or config.lora or config.slots == 1:
+        return False
+    return not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
+
+
+def _traits(model: Any, config: EngineConfig, *, can_change_layout: bool) -> MemoryTraits:  # Any: a pointer
     is_recurrent = llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model)
     is_split = config.kv_layout is not KvLayout.UNIFIED
     window = int(llama.llama_model_n_swa(model))
     slack = window_cells(window, config) - window if window and is_split and not is_recurrent else 0
-    return MemoryTraits(can_trim=not is_recurrent, window=window, slack=max(0, slack), is_split=is_split)
+    return MemoryTraits(
+        can_trim=not is_recurrent,
+        window=window,
+        slack=max(0, slack),
+        is_split=is_split,
+        can_change_layout=can_change_layout,
+    )

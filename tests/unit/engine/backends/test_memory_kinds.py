@@ -10,8 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from engine.backends.llama import context, decoder
 from engine.backends.llama.backend import LlamaBackend
 from engine.config import EngineConfig, KvLayout
+from engine.errors import ModelFailed
 from engine.types import Finished, Priority, Request, SamplingParams, TokenPrompt
 from tests.support.engine import Bench
 from tests.support.tiny_models import TinyModel
@@ -85,6 +87,46 @@ def test_questions_on_one_document_prefill_it_once_and_get_the_same_answers(
     assert {key: item.text for key, item in finished.items()} == wanted
     assert len(set(wanted.values())) > 4
     assert sum(item.usage.cached_tokens for item in finished.values()) >= 7 * 100
+
+
+@pytest.mark.parametrize("model", [TinyModel.LLAMA, TinyModel.GEMMA3])
+def test_memory_is_shared_for_a_batch_that_begins_alike_and_its_answers_stay_the_same(
+    model: TinyModel, tiny_models: Mapping[TinyModel, Path]
+) -> None:
+    config = EngineConfig(model="tiny", endpoint="", model_path=str(tiny_models[model]), context_size=CONTEXT, slots=4)
+    backend = LlamaBackend(config)
+    for requests, is_split in (
+        (questions(12, priority=Priority.BATCH), False),
+        ([ask(f"r{n}", DOCUMENT[n : n + 40], priority=Priority.BATCH) for n in range(40)], True),
+    ):
+        wanted = {request.id: sure_start(backend, request) for request in requests}
+        bench = Bench(backend, context_size=CONTEXT, slots=4)
+        for request in requests:
+            bench.add(request)
+        finished = bench.run()
+        assert {key: finished[key].text[: len(start)] for key, start in wanted.items()} == wanted
+        assert sum(map(len, wanted.values())) > 60, "near ties are few"
+        assert backend.decoder.traits.is_split == is_split
+
+
+def test_an_engine_without_room_for_another_layout_keeps_its_own(
+    tiny_models: Mapping[TinyModel, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tiny_models[TinyModel.LLAMA])
+    backend = LlamaBackend(EngineConfig(model="tiny", endpoint="", model_path=path, context_size=CONTEXT, slots=4))
+    real = context.decoding_context
+
+    def without_room(model: Any, config: EngineConfig, *sizes: int) -> Any:
+        if config.kv_layout is KvLayout.UNIFIED:
+            raise ModelFailed("no room")
+        return real(model, config, *sizes)
+
+    monkeypatch.setattr(decoder, "decoding_context", without_room)
+    bench = Bench(backend, context_size=CONTEXT, slots=4)
+    for request in questions(12, priority=Priority.BATCH):
+        bench.add(request)
+    assert len(bench.run()) == 12
+    assert (backend.decoder.traits.is_split, backend.decoder.traits.can_change_layout) == (True, False)
 
 
 def test_a_conversation_continues_from_its_history(backend: LlamaBackend, bench: Bench) -> None:
