@@ -105,7 +105,7 @@ def create_app(settings: Settings) -> FastAPI:
             state.live_catalog.close()
             await state.relay.close()
             await state.limiter.close()
-            state.tickets.close()
+            await state.tickets.close()
             await state.database.dispose()
             await state.jobs.async_commit.dispose()
             await asyncio.to_thread(tracing.stop_tracing)
@@ -201,7 +201,7 @@ def _build_services(state: State, settings: Settings) -> None:
     state.activity = ActivityReader(database, state.model_states, settings.silence_seconds)
     state.batch_feeds = BatchFeeds(database, state.model_states)
     state.limiter = RateLimiter(settings.redis_url, settings.key_prefix)
-    state.tickets = TicketSender(Tickets(make_sender(settings)))
+    state.tickets = TicketSender(Tickets(make_sender(settings)), settings.redis_url, settings.key_prefix)
     state.key_ring = KeyRing(
         database, cache_seconds=settings.key_cache_seconds, open_without_keys=settings.open_without_keys
     )

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cache
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
-    Insert,
-    Interval,
     Select,
     TextClause,
     Update,
     and_,
-    bindparam,
     exists,
     func,
-    insert,
     select,
     text,
     true,
@@ -30,8 +25,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from core.schemas.endpoints import CHAT_ENDPOINT
 from core.states import JobState
-from db.quarantine import has_quarantined
-from db.query import Query, columns_of
+from db.query import DriverQuery, Query, columns_of
 from db.response_events import EndedJob, with_response_events
 from db.tables import Job
 
@@ -113,6 +107,13 @@ JOB: Final = columns_of(Job, JobRow)
 _QUEUED: Final = columns_of(Job, QueuedJob)
 
 
+_INSERT_JOB: Final = """
+    INSERT INTO jobs (id, tenant_id, model, body, key_id, endpoint, origin_json)
+    VALUES (%(id)s, %(tenant_id)s, %(model)s, %(body)s, %(key_id)s, %(endpoint)s, %(origin_json)s)
+    RETURNING id, model
+"""
+
+
 def insert_job(
     job_id: str,
     tenant_id: str,
@@ -122,10 +123,10 @@ def insert_job(
     *,
     endpoint: str = CHAT_ENDPOINT,
     origin_json: str | None = None,
-) -> Insert:
+) -> DriverQuery[QueuedJob]:
     """Insert a queued job; its body is one of the endpoint's."""
     columns = {"id": job_id, "tenant_id": tenant_id, "model": model, "body": body, "key_id": key_id}
-    return insert(Job).values(**columns, endpoint=endpoint, origin_json=origin_json)
+    return DriverQuery(_INSERT_JOB, QueuedJob, {**columns, "endpoint": endpoint, "origin_json": origin_json})
 
 
 def find_job(job_id: str, tenant_id: str) -> Query[JobRow]:
@@ -134,40 +135,23 @@ def find_job(job_id: str, tenant_id: str) -> Query[JobRow]:
     return Query(statement, JobRow)
 
 
-def claim_job(job_id: str, owner: str, lease: timedelta, models: Collection[str] | None = None) -> Query[ClaimedJob]:
+_CLAIM_JOB: Final = """
+    UPDATE jobs SET
+        state = 'running', owner = %(owner)s, lease_until = now() + %(lease)s, fence = fence + 1, attempt = attempt + 1,
+        started_at = COALESCE(started_at, now())
+    WHERE id = %(id)s AND state = 'queued' AND (%(models)s::text[] IS NULL OR model = ANY(%(models)s::text[]))
+    RETURNING id, tenant_id, model, endpoint, body, attempt, fence, key_id, origin_json, EXISTS (
+        SELECT FROM quarantine WHERE quarantine.tenant_id = jobs.tenant_id AND quarantine.model = jobs.model
+    ) AS has_quarantined
+"""
+
+
+def claim_job(
+    job_id: str, owner: str, lease: timedelta, models: Collection[str] | None = None
+) -> DriverQuery[ClaimedJob]:
     """Take a queued job, of one of these models. No row: another worker has it, it has ended, or its model is another one."""
-    of_models = {} if models is None else {"of_models": list(models)}
-    values = {"job_id": job_id, "new_owner": owner, "lease": lease, **of_models}
-    return Query(_claim_job_statement(is_of_models=models is not None), ClaimedJob, values)
-
-
-@cache
-def _claim_job_statement(*, is_of_models: bool) -> ReturningUpdate[*tuple[Any, ...]]:  # Any: the columns of ClaimedJob
-    of_models = (Job.model.in_(bindparam("of_models", expanding=True)),) if is_of_models else ()
-    return (
-        update(Job)
-        .where(Job.id == bindparam("job_id"), Job.state == JobState.QUEUED, *of_models)
-        .values(
-            state=JobState.RUNNING,
-            owner=bindparam("new_owner"),
-            lease_until=func.now() + bindparam("lease", type_=Interval()),
-            fence=Job.fence + 1,
-            attempt=Job.attempt + 1,
-            started_at=func.coalesce(Job.started_at, func.now()),
-        )
-        .returning(
-            Job.id,
-            Job.tenant_id,
-            Job.model,
-            Job.endpoint,
-            Job.body,
-            Job.attempt,
-            Job.fence,
-            Job.key_id,
-            Job.origin_json,
-            has_quarantined(Job.tenant_id, Job.model),
-        )
-    )
+    of_models = None if models is None else list(models)
+    return DriverQuery(_CLAIM_JOB, ClaimedJob, {"id": job_id, "owner": owner, "lease": lease, "models": of_models})
 
 
 def overdue_jobs(models: list[str] | None, age: timedelta, limit: int) -> Query[QueuedJob]:

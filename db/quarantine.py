@@ -11,12 +11,10 @@ from sqlalchemy import (
     Delete,
     Insert,
     Interval,
-    Label,
     Select,
     bindparam,
     case,
     delete,
-    exists,
     func,
     insert,
     literal,
@@ -25,7 +23,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.orm import InstrumentedAttribute
 
 from db.query import Query, columns_of
 from db.tables import EngineCrash, Quarantine
@@ -106,13 +103,6 @@ _LIST_QUARANTINED: Final = select(Quarantine.fingerprint, Quarantine.blocked_at.
     Quarantine.model == bindparam("to_model"),
     Quarantine.crashed_at > func.now() - bindparam("kept", type_=Interval()),
 )
-
-
-def has_quarantined(
-    tenant_id: InstrumentedAttribute[str], model: InstrumentedAttribute[str]
-) -> Label[bool]:  # columns of the statement it becomes part of
-    """Does this tenant have an entry for this model, of any age? Without one, `list_quarantined` need not run."""
-    return exists().where(Quarantine.tenant_id == tenant_id, Quarantine.model == model).label("has_quarantined")
 
 
 def delete_old_entries(kept: timedelta) -> Delete:

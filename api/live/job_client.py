@@ -61,10 +61,10 @@ class JobClient:
         )
         pool = self.database if is_durable or submission.rows else self.async_commit
         async with async_transaction(pool, committed=Point.JOB_COMMITTED) as connection:
-            await connection.execute(insert)
+            await insert.async_fetch_one(connection)
             for row in submission.rows:
                 await connection.execute(row)
-        is_sent = await self.tickets.send(lambda tickets: tickets.run_chat(submission.job_id, submission.model.name))
+        is_sent = await self.tickets.run_chat(submission.job_id, submission.model.name)
         failpoint(Point.JOB_TICKETED)
         await self.models.announce_job(submission.model.name)
         return is_sent

@@ -64,6 +64,7 @@ def make_sender(settings: Settings) -> Celery:
 def transport_options(settings: Settings) -> dict[str, Any]:  # Any: kombu's options
     """Return the options of kombu's Redis transport; `socket_timeout` must exceed its 1 s BRPOP."""
     return {
+        "priority_steps": [0],  # one list for each queue, since no ticket has a priority
         "ack_emulation": False,  # two round trips for each ticket; of a lost one the row is found again
         "socket_timeout": 10,
         "socket_connect_timeout": 3,

@@ -66,8 +66,13 @@ class Tickets:
         """Send no ticket for a moment, after a failure of the broker."""
         self._backs_off_until = self._clock() + _BACK_OFF_SECONDS
 
+    @property
+    def is_backing_off(self) -> bool:
+        """Is no ticket sent for now?"""
+        return self._clock() < self._backs_off_until
+
     def _send(self, task: str, argument: str, queue: str) -> bool:
-        if self._clock() < self._backs_off_until:
+        if self.is_backing_off:
             return False
         try:
             self._app.send_task(task, args=[argument], queue=queue, retry=False)

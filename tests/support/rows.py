@@ -17,7 +17,7 @@ ENDPOINT = "/v1/chat/completions"
 
 def make_job(connection: Connection, model: str = "fake", body: str = "{}", endpoint: str = ENDPOINT) -> str:
     job_id = ids.new_id(ids.CHAT)
-    connection.execute(jobs.insert_job(job_id, DEFAULT_TENANT, model, body, endpoint=endpoint))
+    jobs.insert_job(job_id, DEFAULT_TENANT, model, body, endpoint=endpoint).fetch_one(connection)
     return job_id
 
 

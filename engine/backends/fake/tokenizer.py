@@ -8,6 +8,10 @@ from llguidance import LLTokenizer, TokenizerWrapper
 
 BOS: Final = 256
 END: Final = 257
+_CHATML: Final = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
 
 
 class FakeTokenizer:
@@ -17,7 +21,7 @@ class FakeTokenizer:
     bos_text = "<s>"
     eos_text = "</s>"
     special_texts = ("<s>", "</s>")
-    chat_template = None
+    chat_template: str | None = _CHATML  # most models have one; without it, an answer is searched for ChatML's end
     tool_template = None
     adds_space = False
 

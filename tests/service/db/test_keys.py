@@ -15,7 +15,7 @@ from tests.support.rows import make_batch, make_running_batch
 
 def queue(connection: Connection, key_id: str, body: str) -> str:
     job_id = ids.new_id(ids.CHAT)
-    connection.execute(jobs.insert_job(job_id, DEFAULT_TENANT, "fake", body, key_id))
+    jobs.insert_job(job_id, DEFAULT_TENANT, "fake", body, key_id).fetch_one(connection)
     return job_id
 
 

@@ -308,13 +308,17 @@ def test_a_bias_of_a_token_the_model_does_not_have_is_refused() -> None:
     assert caught.value.param == "logit_bias"
 
 
+class NoTemplate(FakeTokenizer):
+    chat_template = None
+
+
 def test_chats_of_a_model_without_a_template_end_at_the_mark_of_chatml_and_are_warned_of() -> None:
     chat = Request(id="r", prompt=ChatPrompt(messages=HELLO), stop=["###"])
     text = Request(id="r", prompt=TextPrompt(text="hello"))
-    without = PromptEncoder(FakeTokenizer(), template=None, context_size=512)
+    without = PromptEncoder(NoTemplate(), template=None, context_size=512)
     assert without.output_spec(chat, [1]).stop == ("###", "<|im_end|>")
     assert without.output_spec(text, [1]).stop == ()
     assert "no chat template" in (without.templates.warning or "")
-    own = PromptEncoder(FakeTokenizer(), template=CHATML, context_size=512)
+    own = PromptEncoder(NoTemplate(), template=CHATML, context_size=512)
     assert own.output_spec(chat, [1]).stop == ("###",)
     assert own.templates.warning is None

@@ -25,7 +25,7 @@ CALLS = """\
 
 class ModelTokenizer(FakeTokenizer):
     def __init__(self, chat: str | None = None, tools: str | None = None) -> None:
-        self.chat_template = chat  # type: ignore[assignment]
+        self.chat_template = chat
         self.tool_template = tools  # type: ignore[assignment]
 
 
