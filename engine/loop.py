@@ -238,7 +238,10 @@ class EngineLoop:
         failpoint(Point.ENGINE_STEP)
         decoded = self.scheduler.apply(plan, self._decode(plan))
         failpoint(Point.ENGINE_STEPPED)
+        silent = self._output_processor.silent
         for sequence, tokens, sampled in decoded:
+            if sequence in silent and sequence.finish_reason is None and sampled.failure is None:
+                continue
             if self._output_processor.is_active(sequence):  # another choice of this step may have failed the request
                 self._process_tokens(sequence, tokens, sampled)
         seconds = self._clock() - began

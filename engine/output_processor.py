@@ -52,7 +52,10 @@ class _RequestOutputs:
 
 
 class OutputProcessor:
-    """The outputs of one engine. Only the thread of the loop uses it."""
+    """The outputs of one engine. Only the thread of the loop uses it.
+
+    `silent` are the sequences of which nothing is sent, and nothing to do, until they end.
+    """
 
     def __init__(self, tokenizer: Tokenizer, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -61,6 +64,7 @@ class OutputProcessor:
         self._is_end = tokenizer.is_end
         self._outputs: dict[Sequence, _Output] = {}
         self._requests: dict[RequestKey, _RequestOutputs] = {}
+        self.silent: set[Sequence] = set()
 
     def add_request(self, sequences: list[Sequence]) -> None:
         """Start the outputs of a request: one for each of its sequences."""
@@ -90,6 +94,8 @@ class OutputProcessor:
             output.first_token_at = self._clock()
         stream = output.stream
         if stream is None:
+            if tokens:
+                self.silent.add(sequence)
             return None, reason
         if not output.logprobs:
             output.logprobs += self._without_added_space(sequence.prompt_logprobs)
@@ -117,6 +123,7 @@ class OutputProcessor:
         stream, output.pending_deltas = output.stream, []
         if stream is None:
             stream = output.stream = OutputStream(sequence.spec)
+            self.silent.discard(sequence)
             stream.push_all(self._bytes(sequence))
         calls = [
             ToolCallDelta(index=index, id=call.id, name=call.name, arguments=call.arguments)
@@ -141,7 +148,9 @@ class OutputProcessor:
     def _bytes(self, sequence: Sequence) -> bytes:
         """Bytes of the whole output, without the token that ends it."""
         tokens = sequence.tokens[sequence.num_prompt_tokens :]
-        return b"".join(self._piece(token) for token in tokens if sequence.ignore_eos or not self._is_end(token))
+        if not sequence.ignore_eos:
+            tokens = [token for token in tokens if not self._is_end(token)]
+        return b"".join(map(self._piece, tokens))
 
     def _delta(self, sequence: Sequence, output: _Output, part: OutputDelta) -> Delta:
         logprobs = output.logprobs[output.num_logprobs_sent :]
@@ -159,6 +168,7 @@ class OutputProcessor:
     def finish(self, sequence: Sequence, reason: FinishReason) -> Finished | None:
         """End an output; return the `Finished` of its request if this output was the last one."""
         output, request = self._outputs.pop(sequence), self._requests[sequence.key]
+        self.silent.discard(sequence)
         if (stream := output.stream) is None:
             text = plain_text(self._bytes(sequence))
             choice = Choice(reason=reason, text=output.echoed_text + text, index=sequence.index)
@@ -197,4 +207,5 @@ class OutputProcessor:
     def discard(self, sequence: Sequence) -> None:
         """Drop the output of a sequence, and its request, without a result."""
         self._outputs.pop(sequence, None)
+        self.silent.discard(sequence)
         self._requests.pop(sequence.key, None)

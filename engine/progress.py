@@ -9,8 +9,9 @@ import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Final
+
+import msgspec
 
 _MARGIN: Final = 10.0  # other processes, longer contexts and cold weights may slow a decode down
 _FORGOTTEN: Final = 0.95  # of a slow decode by each faster one after it
@@ -40,8 +41,7 @@ class Pace:
         return _MARGIN * min(expected)
 
 
-@dataclass(frozen=True, slots=True)
-class Activity:
+class Activity(msgspec.Struct, frozen=True, gc=False):
     """One thing that the loop does. The watchdog ends a process that does it for longer than `limit_seconds`."""
 
     number: int

@@ -64,10 +64,7 @@ class _SamplerState:
     chooser: Chooser | None
     bias_ids: NDArray[np.int64]
     bias: NDArray[np.float32]
-
-    @property
-    def is_plain(self) -> bool:
-        return self.chooser is None and not self.bias_ids.size
+    is_plain: bool  # the token is that of the largest logit, and nothing else is asked for
 
 
 class _Distribution(NamedTuple):
@@ -110,6 +107,7 @@ class Sampler:
         self._make_chooser = make_chooser
         self._tokenizer = tokenizer
         self._end_tokens = np.array(tokenizer.end_tokens, np.int64)
+        self._end_set = set(tokenizer.end_tokens)
         self._states: dict[Sequence, _SamplerState] = {}
         self._threads = threads
         cpus = os.sched_getaffinity(0)  # the thread that decodes is bound to a core later, and starts those of the pool
@@ -129,10 +127,10 @@ class Sampler:
 
     def sample(self, entries: list[StepEntry], logits: Logits) -> list[SampleResult]:
         """Return one result per entry."""
-        self._forbid_ends(entries, logits)
         plain = [self._is_plain(entry) for entry in entries]
         if all(plain):
-            return [SampleResult([token]) for token in best_tokens(logits)]
+            return self._sample_plain(entries, logits)
+        self._forbid_ends(entries, logits)
         results: list[SampleResult | None] = [None] * len(entries)
         jobs: list[_Job] = []
         rows, first_row = [], 0
@@ -149,6 +147,16 @@ class Sampler:
         for index, sampled in self._run(jobs, logits):
             results[index] = sampled
         return [result for result in results if result is not None]
+
+    def _sample_plain(self, entries: list[StepEntry], logits: Logits) -> list[SampleResult]:
+        """Take the largest logits. A forbidden end is seldom among them, so only then ends are excluded."""
+        tokens = best_tokens(logits)
+        if not self._end_set.isdisjoint(tokens):
+            for index, entry in enumerate(entries):
+                if tokens[index] in self._end_set and entry.sequence.ignore_eos:
+                    logits[index, self._end_tokens] = -np.inf
+                    tokens[index] = best_token(logits[index])
+        return [SampleResult([token]) for token in tokens]
 
     def _forbid_ends(self, entries: list[StepEntry], logits: Logits) -> None:
         rows: list[int] = []
@@ -276,20 +284,16 @@ class Sampler:
         return TokenLogprob(piece=named, logprob=logprob, is_hidden=not piece, top=top or [])
 
     def _is_plain(self, entry: StepEntry) -> bool:
-        sequence = entry.sequence
-        return (
-            entry.num_rows == 1
-            and sequence.constraint is None
-            and sequence.logprobs is None
-            and self._states[sequence].is_plain
-        )
+        return entry.num_rows == 1 and self._states[entry.sequence].is_plain
 
     def _new_state(self, sequence: Sequence) -> _SamplerState:
         sampling = sequence.sampling
-        plain = sampling.temperature == 0 and not has_penalty(sampling) and sampling.repeat_penalty == 1
-        chooser = None if plain else self._make_chooser(sequence)
+        is_greedy = sampling.temperature == 0 and not has_penalty(sampling) and sampling.repeat_penalty == 1
+        chooser = None if is_greedy else self._make_chooser(sequence)
         ids = np.array(list(sampling.logit_bias), np.int64)
-        return _SamplerState(chooser, ids, np.array(list(sampling.logit_bias.values()), np.float32))
+        bias = np.array(list(sampling.logit_bias.values()), np.float32)
+        is_plain = is_greedy and not len(ids) and sequence.constraint is None and sequence.logprobs is None
+        return _SamplerState(chooser, ids, bias, is_plain)
 
 
 def has_penalty(sampling: SamplingParams) -> bool:

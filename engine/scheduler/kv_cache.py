@@ -49,6 +49,7 @@ class KvCacheManager:
         self.traits = traits
         self._prefill_tokens = prefill_tokens
         self._memory_first_position = first_position
+        self._forgets = traits.forgets
         self._slots = SlotTable(num_slots, num_spare, traits, self._first_position)
         self._forks: list[Fork] = []
 
@@ -142,7 +143,7 @@ class KvCacheManager:
         """Record that the tokens of an entry are in memory."""
         slot, sequence = self._slots[entry.slot], entry.sequence
         slot.num_valid = sequence.num_computed
-        if self.traits.forgets:
+        if self._forgets:
             if sequence.snapshot is not None:
                 self._take_snapshot(sequence, sequence.snapshot, slot)
             elif self.traits.slack and 0 <= sequence.num_computed - sequence.prefill_until < len(entry.tokens):

@@ -69,6 +69,7 @@ class Scheduler:
         self._by_key: dict[RequestKey, list[Sequence]] = {}
         self._admissions = itertools.count(1)
         self._was_exclusive = False
+        self._plans_chat = False  # does the last plan have chat, or might it have had any?
         self._urgent: set[Sequence] = set()
         self._layout_choice = LayoutChoice()
         self.set_memory(slots, spare_slots, prefill_tokens, traits or MemoryTraits())
@@ -212,9 +213,10 @@ class Scheduler:
 
     def plan(self) -> StepPlan:
         """Plan the next step; it is empty when no sequence runs."""
+        self._plans_chat = self.has_running_chat or bool(self._urgent)
         if not self.num_waiting:
             self._kv_cache.defragment()
-        full = [sequence for sequence in self._running if self._is_full(sequence)]
+        full = [sequence for sequence in self._running if self._is_full(sequence)] if self._shifts_context else []
         shifts = [self._kv_cache.shift(sequence, self._context_size) for sequence in full]
         return StepPlan(self._entries(), self._kv_cache.take_forks(), shifts)
 
@@ -233,12 +235,12 @@ class Scheduler:
 
     def record_seconds(self, plan: StepPlan, seconds: float) -> None:
         """Record the duration of a step that was applied."""
+        if not self._plans_chat:
+            self.share.record_without_chat(size_of(plan.entries), seconds)
+            return
         chat = [entry for entry in plan.entries if self._is_urgent(entry.sequence)]
         batch = [entry for entry in plan.entries if not self._is_urgent(entry.sequence)]
-        if chat or self.has_running_chat:
-            self.share.record(size_of(chat), size_of(batch), seconds)
-        else:
-            self.share.record_without_chat(size_of(batch), seconds)
+        self.share.record(size_of(chat), size_of(batch), seconds)
 
     def apply(self, plan: StepPlan, sampled: list[SampleResult]) -> list[tuple[Sequence, list[int], SampleResult]]:
         """Record a step; return each sequence that has new tokens or failed, with its tokens and its result.
@@ -250,11 +252,11 @@ class Scheduler:
         grown = []
         for entry in plan.entries:
             sequence = entry.sequence
-            result = next(results) if entry.num_rows else None
             if sequence.is_prefilling:
                 self.counts.prompt += len(entry.tokens)
             sequence.num_computed += len(entry.tokens) - entry.num_drafts
-            if result is not None:
+            if entry.num_rows:
+                result = next(results)
                 if entry.num_drafts:
                     sequence.num_computed += result.num_accepted
                 if entry.wants_prompt_logprobs:
@@ -304,6 +306,8 @@ class Scheduler:
 
         A sequence with a shifted context stays: it could not be computed again if its slot were needed.
         """
+        if not self._waiting.has_chat:
+            return
         waiting = sum(1 for _ in itertools.takewhile(_is_chat, itertools.islice(self._waiting, self._max_running)))
         for _ in range(waiting - (self._max_running - len(self._running))):
             batch = [sequence for sequence in self._running if not _is_chat(sequence) and not sequence.num_shifted]
@@ -363,27 +367,29 @@ class Scheduler:
 
     def _append(self, sequence: Sequence, result: SampleResult) -> list[int]:
         """Append new tokens up to the one that ends the output; return the appended ones."""
-        new: list[int] = []
         if sequence.max_tokens == 0:  # the prompt was scored, and what follows it is dropped
             sequence.finish_reason = FinishReason.LENGTH
-            return new
-        for token in result.tokens:
+            return []
+        new = result.tokens
+        for number, token in enumerate(result.tokens, 1):
             sequence.tokens.append(token)
-            new.append(token)
-            sequence.finish_reason = self._finish_reason(sequence, token)
-            if sequence.finish_reason is not None:
+            reason = self._finish_reason(sequence, token)
+            if reason is not None:
+                sequence.finish_reason, new = reason, result.tokens[:number]
                 break
         if result.is_complete and len(new) == len(result.tokens):
             sequence.finish_reason = FinishReason.STOP  # even at a limit: the constraint allows no more
-        sequence.num_computed = min(sequence.num_computed, len(sequence.tokens))
+        if sequence.num_computed > len(sequence.tokens):
+            sequence.num_computed = len(sequence.tokens)
         return new
 
     def _finish_reason(self, sequence: Sequence, token: int) -> FinishReason | None:
         if not sequence.ignore_eos and self._is_end(token):
             return FinishReason.STOP
-        if sequence.num_generated == sequence.max_tokens:
+        length = len(sequence.tokens)
+        if length - sequence.num_prompt_tokens == sequence.max_tokens:
             return FinishReason.LENGTH
-        if len(sequence.tokens) >= self._context_size and not self._may_shift(sequence):
+        if length >= self._context_size and not self._may_shift(sequence):
             return FinishReason.LENGTH
         return None
 

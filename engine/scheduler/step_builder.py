@@ -6,7 +6,7 @@ A step has at most `batch_tokens`, of which `prefill_tokens` belong to prompts. 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import Final
 
 from engine.config import EXTRA_ROWS
@@ -57,10 +57,10 @@ class StepBuilder:
         """
         chat = [sequence for sequence in running if sequence.priority is Priority.CHAT or sequence in urgent]
         if not (chat or beside_chat):
-            return order_entries(self._compute(running, len(running), self._batch_prompt_tokens(), self._batch_tokens))
+            return order_entries(self._compute(running, len(running), self._batch_prompt_tokens, self._batch_tokens))
         batch = [sequence for sequence in running if sequence not in chat]
         room = self._batch_tokens - sum(map(self._most_decoded, batch))
-        entries = self._compute(chat, len(running), self._interactive_tokens(chat), room)
+        entries = self._compute(chat, len(running), lambda: self._interactive_tokens(chat), room)
         if batch:
             entries += self._compute_beside(entries, batch)
         return order_entries(entries)
@@ -69,19 +69,23 @@ class StepBuilder:
         start = sequence.num_computed
         tokens = sequence.tokens[start : start + self._max_forced]
         is_last = start + len(tokens) == len(sequence.tokens)
+        slot, position = slot_of(sequence), start - sequence.num_shifted
         drafted = drafts.get(sequence, _NO_TOKENS) if drafts else _NO_TOKENS
-        rows = 1 + len(drafted) if is_last else 0
-        return StepEntry(
-            sequence, slot_of(sequence), start - sequence.num_shifted, tokens + drafted, rows, len(drafted)
-        )
+        if not drafted:
+            return StepEntry(sequence, slot, position, tokens, int(is_last))
+        return StepEntry(sequence, slot, position, tokens + drafted, 1 + len(drafted) if is_last else 0, len(drafted))
 
-    def _compute(self, sequences: list[Sequence], num_running: int, prompt_tokens: int, room: int) -> list[StepEntry]:
+    def _compute(
+        self, sequences: list[Sequence], num_running: int, prompt_tokens: Callable[[], int], room: int
+    ) -> list[StepEntry]:
         """Entries of all that decode, and chunks of at most so many prompt tokens; `room` is for both."""
-        decoding = [sequence for sequence in sequences if not sequence.is_prefilling]
         prefilling = [sequence for sequence in sequences if sequence.is_prefilling]
+        decoding = [sequence for sequence in sequences if not sequence.is_prefilling] if prefilling else sequences
         drafts = self._drafts.plan(decoding) if len(decoding) == num_running else _NO_DRAFTS
         entries = [self._decode(sequence, drafts) for sequence in decoding]
-        return entries + self._prefill_all(prefilling, min(prompt_tokens, room - _num_tokens(entries)))
+        if prefilling:
+            entries += self._prefill_all(prefilling, min(prompt_tokens(), room - _num_tokens(entries)))
+        return entries
 
     def _most_decoded(self, sequence: Sequence) -> int:
         """Tokens that a sequence may add to a step if it decodes."""

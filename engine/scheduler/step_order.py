@@ -16,13 +16,16 @@ from 64 tokens on. With decodes on both sides of a prompt, only the order of slo
 from __future__ import annotations
 
 from itertools import pairwise
+from operator import attrgetter
 
 from engine.scheduler.step import StepEntry
+
+_slot = attrgetter("slot")
 
 
 def order_entries(entries: list[StepEntry]) -> list[StepEntry]:
     """Return the entries in the order that takes fewer passes."""
-    in_order = sorted(entries, key=lambda entry: entry.slot)
+    in_order = sorted(entries, key=_slot)
     if len({len(entry.tokens) for entry in entries}) < 2:
         return in_order
     runs = _runs(in_order)

@@ -110,6 +110,16 @@ def test_a_bias_decides_a_greedy_token() -> None:
     assert result.tokens == [77]
 
 
+@pytest.mark.parametrize("given", [{}, {"logprobs": 0}, {"sampling": SamplingParams(seed=1, top_k=1)}], ids=str)
+def test_an_end_is_taken_unless_it_is_ignored(given: dict[str, Any]) -> None:
+    row = ROWS["usual"].copy()
+    row[0] = row.max() + 1
+    second = int(row[1:].argmax()) + 1
+    assert [result.tokens for result in sample(row, ROWS["peaked"], row, **given)] == [[0], [SIZE // 3], [0]]
+    ignored = sample(row, ROWS["peaked"], row, ignore_eos=True, **given)
+    assert [result.tokens for result in ignored] == [[second], [SIZE // 3], [second]]
+
+
 @pytest.mark.parametrize("given", [{}, {"logprobs": 2}, {"sampling": SamplingParams(seed=1, top_k=40)}], ids=str)
 def test_a_row_that_is_not_a_number_fails_the_step(given: dict[str, Any]) -> None:
     broken = ROWS["usual"].copy()
