@@ -392,13 +392,13 @@ def main(load: Callable[[EngineConfig], Backend] = load_backend) -> None:
     """Run the engine process."""
     config = msgspec.json.decode(sys.argv[1], type=EngineConfig)
     sys.setswitchinterval(0.0005)
-    gc.set_threshold(*_COLLECTED_AFTER)
     try:
         server = Server(load(config), config)
         server.prepare()
     except ModelFailed as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(Exit.NO_FILE if isinstance(error, ModelMissing) else Exit.MODEL)
+    gc.set_threshold(*_COLLECTED_AFTER)  # after the load, which leaves garbage
     server.run()
 
 
