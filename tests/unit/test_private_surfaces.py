@@ -79,6 +79,7 @@ def test_the_redis_transport_of_kombu_reads_messages_in_one_method() -> None:
         "cycle._binding_expiry_tref = loop.call_repeatedly(\n            1, cycle.maybe_refresh_binding_expiry"
         in registers
     ), look
+    assert "cycle._restore_messages_tref = loop.call_repeatedly(" in registers, look
 
 
 def test_the_thread_pool_of_celery_returns_its_future() -> None:
