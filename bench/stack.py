@@ -21,6 +21,7 @@ def running_stack(model: str = FAKE_MODEL, **settings: Any) -> Iterator[Stack]: 
         models = Path(folder) / "models"
         models.mkdir()
         (models / "fake.yaml").write_text(model)
-        given = {"state_dir": Path(folder) / "state", "models_dir": models, "port": 0, **settings}
+        quiet = {"tuning": False}  # an engine that measures itself would disturb
+        given = {"state_dir": Path(folder) / "state", "models_dir": models, "port": 0, **quiet, **settings}
         with Stack(load_settings(**given), devices=["cpu"]) as stack:
             yield stack

@@ -18,6 +18,7 @@ from engine.config import AUTO_SLOTS, EngineConfig
 from engine.errors import ModelFailed
 from engine.tuning.lab import Prompt, Rows, SetUp, Spread, Task
 
+_libc: Final = ctypes.CDLL(None)
 _OF_MEMORY: Final = ("slots", "kv_layout", "flash_attention", "ubatch_tokens")
 _PART: Final = 0.5  # of the memory that is free for slots: the rest is for steps, and for other engines
 
@@ -57,9 +58,12 @@ class LlamaLab:
                 return is_done
 
     def close(self) -> None:
+        """Free the memory of the lab, and give what the allocator keeps of it back to the system."""
         if self._context is not None:
             llama.llama_free(self._context)
             self._context = None
+            if hasattr(_libc, "malloc_trim"):  # of glibc
+                _libc.malloc_trim(0)
 
     def apply(self, config: EngineConfig) -> bool:
         before = self._decoder.config

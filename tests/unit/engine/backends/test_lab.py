@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import platform
 import time
 
+import psutil
 import pytest
 
 from core.settings import ROOT
@@ -47,8 +49,11 @@ def quiet_tuner(backend: LlamaBackend) -> Tuner:
 def test_a_search_on_a_real_model_ends_with_settings_that_serve() -> None:
     backend = load()
     tuner = quiet_tuner(backend)
+    before = psutil.Process().memory_info().rss
     while tuner.is_running:
         tuner.step()
+    if platform.libc_ver()[0] == "glibc":
+        assert psutil.Process().memory_info().rss - before < 16 << 20, "the memory of a search is given back"
     found = tuner.result
     assert found is not None
     sizes = [size for size, _ in found.row_seconds]
