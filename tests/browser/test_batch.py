@@ -157,8 +157,9 @@ def test_a_running_batch_is_paused_changed_and_cancelled(
 def test_a_line_is_watched_while_it_is_generated(
     stack: StackProcess, open_journey: OpenJourney, tmp_path: Path
 ) -> None:
-    batch_id = begin(stack, tmp_path, batch_lines(1, "slow", max_tokens=70, ignore_eos=True))
     journey = open_journey(stack.url)
+    journey.open("#/batches")  # the browser has the page before the line begins
+    batch_id = begin(stack, tmp_path, batch_lines(1, "slow", max_tokens=100, ignore_eos=True))
     page = journey.open(f"#/batches/{batch_id}")
     table(page).get_by_role("link", name="line-0").click()
     live = page.get_by_role("region", name="answer, as it is generated")
