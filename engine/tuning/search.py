@@ -1,10 +1,10 @@
 """Search: decides what to measure next, and which settings are the fastest.
 
     1  memory layout and flash attention    seconds of a usual request: its prompt, and its part of steps of 16 sequences
-    2  sequences side by side               tokens per second over their number: the fewest that reach nearly the most
+    2  sequences side by side               tokens per second over their number: the most of those that are nearly fastest
     3  tokens that are computed at a time   tokens per second of a prompt, where one step of them does not take long
 
-A setting of the user is fixed; the others begin with llama.cpp's usual ones, which another must beat by `_GAIN`, since no two
+A setting of the user is fixed; the others begin with llama.cpp's usual ones, which another must beat clearly, since no two
 measurements are equal. Noise only adds time, so the shortest of some repetitions counts.
 """
 
@@ -27,8 +27,11 @@ CELLS: Final = _DEPTH + _MARGIN
 ROWS_WITH_DRAFTS: Final = 16  # of one sequence: what its drafts cost has to be known, too
 _PROBE: Final = 16
 _USUAL_PROMPT, _USUAL_ANSWER = 256, 64
-_GAIN: Final = 0.03
-_NEARLY: Final = 0.98  # of the most tokens per second is as good, and needs less memory
+_GAIN: Final = 0.05  # of another layout, which lengths of texts may turn into a loss
+_UBATCH_GAIN: Final = 0.03
+_NEARLY: Final = (
+    0.98  # of the most tokens per second is as good, and more sequences have more prompts beside their answers
+)
 _FILL_SECONDS: Final = 4.0  # of a slow device, which then decodes after fewer tokens
 _REPEAT_SECONDS: Final = 0.06
 _MOST_REPEATS, _LEAST_REPEATS = 12, 3
@@ -165,7 +168,7 @@ class Search:
             return self._limits.slots
         rates = {number: number / seconds for number, seconds in self._rows.items()}
         enough = _NEARLY * max(rates.values())
-        return min(number for number, rate in rates.items() if rate >= enough)
+        return max(number for number, rate in rates.items() if rate >= enough)
 
     def _compare_ubatches(self, choice: Choice) -> Generator[Task, float, Choice]:
         """Choose the fewest tokens at a time that compute prompts nearly as fast as any, among those that do not take long."""
@@ -181,7 +184,7 @@ class Search:
             seconds = yield from self._least(Prompt(tokens))
             rates[tokens], per_token = tokens / seconds, min(per_token, seconds / tokens)
         usual = choice.ubatch_tokens
-        if usual not in rates or rates[usual] >= (1 - _GAIN) * max(rates.values()):
+        if usual not in rates or rates[usual] >= (1 - _UBATCH_GAIN) * max(rates.values()):
             return choice
         return replace(choice, ubatch_tokens=max(rates, key=lambda tokens: rates[tokens]))
 
