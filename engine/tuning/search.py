@@ -28,6 +28,7 @@ ROWS_WITH_DRAFTS: Final = 16  # of one sequence: what its drafts cost has to be 
 _PROBE: Final = 16
 _USUAL_PROMPT, _USUAL_ANSWER = 256, 64
 _GAIN: Final = 0.05  # of another layout, which lengths of texts may turn into a loss
+_FLASH_GAIN: Final = 0.15  # without flash attention short texts of small models are slower, longer ones faster
 _UBATCH_GAIN: Final = 0.03
 _NEARLY: Final = (
     0.98  # of the most tokens per second is as good, and more sequences have more prompts beside their answers
@@ -115,7 +116,8 @@ class Search:
             if math.isinf(rows):
                 continue
             seconds = _USUAL_PROMPT * _per_token(prompts) + _USUAL_ANSWER * rows / probe
-            if seconds < least * (1 - _GAIN):
+            gain = _FLASH_GAIN if choice.flash_attention is not self._start.flash_attention else _GAIN
+            if seconds < least * (1 - gain):
                 best, least, self._prompts, self._rows = choice, seconds, prompts, {probe: rows}
         return best
 
