@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Generator, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from engine.config import KvLayout, Switch, Tuning
 from engine.tuning.lab import Choice, Prompt, Rows, SetUp, Spread, Task
@@ -44,6 +44,14 @@ _FIRST_PROMPT: Final = 16
 
 Steps = Generator[Task, float, Tuning | None]
 _Steps = Generator[Task, float, float]
+
+
+class _Probe(NamedTuple):
+    """Seconds of a usual request, and of the steps by which it was computed."""
+
+    seconds: float
+    rows: float
+    prompts: dict[int, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,23 +114,31 @@ class Search:
         )
 
     def _compare_layouts(self) -> Generator[Task, float, Choice]:
-        best, least = self._start, math.inf
-        probe = self._limits.probe
-        for choice in self._layouts():
-            if math.isfinite(least) and self._is_over:
+        """Choose a layout. The usual one is measured first and last, since an engine that starts has other things to do."""
+        found: dict[Choice, _Probe] = {}
+        others = list(self._layouts())
+        for choice in [self._start, *others, self._start] if others else [self._start]:
+            if found and self._is_over:
                 break
             prompts: dict[int, float] = {}
-            rows = yield from self._probe(choice, probe, prompts)
+            rows = yield from self._probe(choice, self._limits.probe, prompts)
             if math.isinf(rows):
                 continue
-            seconds = _USUAL_PROMPT * _per_token(prompts) + _USUAL_ANSWER * rows / probe
-            gain = _FLASH_GAIN if choice.flash_attention is not self._start.flash_attention else _GAIN
-            if seconds < least * (1 - gain):
-                best, least, self._prompts, self._rows = choice, seconds, prompts, {probe: rows}
+            seconds = _USUAL_PROMPT * _per_token(prompts) + _USUAL_ANSWER * rows / self._limits.probe
+            if choice not in found or seconds < found[choice].seconds:
+                found[choice] = _Probe(seconds, rows, prompts)
+        best = min(found, key=lambda choice: self._handicap(choice) * found[choice].seconds, default=self._start)
+        if best in found:
+            self._rows, self._prompts = {self._limits.probe: found[best].rows}, found[best].prompts
         return best
 
+    def _handicap(self, choice: Choice) -> float:
+        if choice == self._start:
+            return 1.0
+        return 1 / (1 - (_GAIN if choice.flash_attention is self._start.flash_attention else _FLASH_GAIN))
+
     def _layouts(self) -> Iterator[Choice]:
-        yield self._start
+        """The others."""
         tunable = self._limits.tunable
         if "kv_layout" in tunable and self._limits.probe > 1:
             is_split = self._start.kv_layout is not KvLayout.UNIFIED
