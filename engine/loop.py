@@ -178,7 +178,7 @@ class EngineLoop:
         return has_work
 
     def _tune(self, tuner: Tuner, *, is_idle: bool) -> bool:
-        """Measure one more step of the model unless a chat is here; use the result. Returns whether there is more to do."""
+        """Measure one more step of the model unless a chat waits or runs, and use the result; return whether more is to do."""
         if self.scheduler.has_chat or not self.inbox.empty():
             return True
         if tuner.allows_step(is_idle=is_idle) and (not is_idle or self._turn.take(is_chat=False)):

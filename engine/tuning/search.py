@@ -30,9 +30,7 @@ _USUAL_PROMPT, _USUAL_ANSWER = 256, 64
 _GAIN: Final = 0.05  # of another layout, which lengths of texts may turn into a loss
 _FLASH_GAIN: Final = 0.15  # without flash attention short texts of small models are slower, longer ones faster
 _UBATCH_GAIN: Final = 0.03
-_NEARLY: Final = (
-    0.98  # of the most tokens per second is as good, and more sequences have more prompts beside their answers
-)
+_NEARLY: Final = 0.98  # of the most tokens per second: then more sequences win, since prompts run beside their answers
 _FILL_SECONDS: Final = 4.0  # of a slow device, which then decodes after fewer tokens
 _REPEAT_SECONDS: Final = 0.06
 _MOST_REPEATS, _LEAST_REPEATS = 12, 3
@@ -116,7 +114,7 @@ class Search:
     def _compare_layouts(self) -> Generator[Task, float, Choice]:
         """Choose a layout. The usual one is measured first and last, since an engine that starts has other things to do."""
         found: dict[Choice, _Probe] = {}
-        others = list(self._layouts())
+        others = list(self._other_layouts())
         for choice in [self._start, *others, self._start] if others else [self._start]:
             if found and self._is_over:
                 break
@@ -133,12 +131,13 @@ class Search:
         return best
 
     def _handicap(self, choice: Choice) -> float:
+        """Return the factor on the seconds of a layout: those of the usual one count as they are."""
         if choice == self._start:
             return 1.0
         return 1 / (1 - (_GAIN if choice.flash_attention is self._start.flash_attention else _FLASH_GAIN))
 
-    def _layouts(self) -> Iterator[Choice]:
-        """The others."""
+    def _other_layouts(self) -> Iterator[Choice]:
+        """Yield the layouts to compare with the usual one."""
         tunable = self._limits.tunable
         if "kv_layout" in tunable and self._limits.probe > 1:
             is_split = self._start.kv_layout is not KvLayout.UNIFIED
@@ -147,7 +146,7 @@ class Search:
             yield replace(self._start, flash_attention=Switch.OFF)
 
     def _probe(self, choice: Choice, sequences: int, prompts: dict[int, float]) -> _Steps:
-        """Seconds of a step of so many; records those of prompts by their tokens."""
+        """Return the seconds of a step of so many sequences; record those of prompts by their tokens."""
         if math.isinf((yield from self._fill(choice, sequences, prompts))):
             return math.inf
         return (yield from self._least(Rows(sequences)))
