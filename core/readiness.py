@@ -216,6 +216,7 @@ def model_state(
             status=ModelStatus.LOADING,
             reason="its engine is loading",
             advice=f"Wait, or look at {_engine_log(name, loading)} on the worker.",
+            warning=warning,
             is_on_demand=any(each.poll_seconds is not None and each.exit_reason is None for each in loading),
         )
     if any(launcher.state is EngineState.UNLOADED for launcher in alive):
@@ -237,7 +238,9 @@ def model_state(
             reason=f"its engine does not start: {stopped[0].exit_reason or 'look at its log'}",
             advice=f"Correct the model's files. If no worker runs, start one: millrace worker --models {name}",
         )
-    return ModelState(model=name, status=ModelStatus.UNSERVED, reason=defect.message, advice=defect.advice)
+    return ModelState(
+        model=name, status=ModelStatus.UNSERVED, reason=defect.message, advice=defect.advice, warning=warning
+    )
 
 
 def model_place(seen: Sequence[WorkerSeen], name: str, silence_seconds: float) -> ModelPlace:

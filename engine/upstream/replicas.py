@@ -158,9 +158,9 @@ class Replica:
                     self._set_down(trouble.problem)
 
     async def watch(self, on_probe: Callable[[], None]) -> None:
-        """Probe it for ever: at the start, while it is down, and when it has answered nothing for a while."""
+        """Probe it for ever: at the start, while it is down or the operator is warned, and after a while without an answer."""
         while True:
-            if self._down.is_set() or not self._has_answered:
+            if self._down.is_set() or self._remark is not None or not self._has_answered:
                 await self._probe()
                 on_probe()
             self._has_answered = False

@@ -164,11 +164,15 @@ def test_an_error_of_the_server_is_that_of_the_request(front: StackProcess, far:
 
 
 def test_the_model_is_listed_with_its_backend_and_no_secret_is_shown(front: StackProcess) -> None:
-    listed = {each["id"]: each for each in httpx2.get(f"{front.url}/v1/models").json()["data"]}
+    def models() -> dict[str, Any]:
+        return {each["id"]: each for each in httpx2.get(f"{front.url}/v1/models").json()["data"]}
+
+    # The list of the server may come after the first requests: it is asked for it when the engine starts.
+    wait_for(lambda: "org/real" in str(models()["wrong"]["warning"]), "the names that the server has are shown", 20)
+    listed = models()
     assert (listed["far"]["backend"], listed["far"]["context_size"]) == ("openai", None)
     assert "/v1/embeddings" in listed["far"]["endpoints"]
     assert "/v1/embeddings" not in listed["wrong"]["endpoints"]
-    assert "org/real" in str(listed["wrong"]["warning"]), "the names that the server has"
     ready = httpx2.get(f"{front.url}/readyz")
     assert ready.status_code == 200, ready.text
     commands = [" ".join(command_of(process)) for process in front.descendants()]

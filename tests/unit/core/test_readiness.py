@@ -168,6 +168,9 @@ def test_a_model_that_loads_when_a_request_needs_it_is_available(seen: list[Work
 def test_the_warning_of_an_engine_is_kept_with_its_model() -> None:
     state = state_of(CHAT, BATCH, launcher(EngineState.READY, warning="no template"))
     assert (state.status, state.warning, state.reason) == (ModelStatus.READY, "no template", "")
+    for engine in (EngineState.LOADING, EngineState.UNLOADED, EngineState.READY):
+        state = state_of(launcher(engine, warning="no template"))
+        assert (state.is_serving, state.warning) == (False, "no template")
 
 
 def test_the_place_of_a_model_is_that_of_all_its_living_engines() -> None:

@@ -483,6 +483,19 @@ async def test_the_list_of_models_is_compared_with_the_model() -> None:
 
 
 @virtual
+async def test_a_server_that_answers_is_asked_for_its_list_again_while_the_model_is_not_in_it() -> None:
+    def probe() -> Reply:
+        name = b"other" if asyncio.get_running_loop().time() < 20 else b"theirs"
+        return Reply(pieces=(b'{"data": [{"id": "%s"}]}' % name,), seconds=0)
+
+    bench = Bench(ScriptedTransport(last=good(), probes=probe))
+    for number in range(1, 20):
+        await bench.run(2 * number)
+        bench.submit(forward(str(number)))
+        assert (bench.replicas[0].warning is None) == (bench.loop.time() > 30), "from the probe after 30 s"
+
+
+@virtual
 async def test_refusals_in_a_row_are_a_warning_until_the_next_answer() -> None:
     bench = Bench(ScriptedTransport(*[status(429, message="quota", retry_after="30")] * 5))
     bench.submit(forward(priority=LINE))
