@@ -193,15 +193,18 @@ class EngineLoop:
             return False  # later
         self._tuner = None
         if tuner.result is not None:
-            self._use(tuner, tuner.result)
+            self._use(tuner, tuned(self._config, tuner.result))
         self._on_tuned(tuner.result, is_kept=not tuner.is_disturbed)
         return True
 
-    def _use(self, tuner: Tuner, tuning: Tuning) -> None:
-        """Serve with a tuning. Sequences that have begun compute their tokens anew, if the memory becomes another one."""
-        self.scheduler.share.cost.begin_with(tuning.row_seconds, tuning.prompt_seconds)
-        config, decoder = tuned(self._config, tuning), self._decoder
-        if tuner.apply(config):
+    def _use(self, tuner: Tuner, config: EngineConfig) -> None:
+        """Serve with a tuned configuration, if it fits. Sequences that have begun compute their tokens anew in a new memory."""
+        is_new, decoder = tuner.apply(config), self._decoder
+        if tuner.result is None:
+            config = self._config
+        else:
+            self.scheduler.share.cost.begin_with(tuner.result.row_seconds, tuner.result.prompt_seconds)
+        if is_new:
             prefill = min(config.prefill_tokens, config.batch_tokens)
             self.scheduler.set_memory(decoder.slots, decoder.spare_slots, prefill, decoder.traits)
 

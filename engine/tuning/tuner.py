@@ -28,7 +28,7 @@ _PAUSE_SECONDS: Final = 300.0
 
 
 class Tuner:
-    """The search in a lab; `new_steps` begins it. `result` is None until it has ended, and if it fails.
+    """The search in a lab; `new_steps` begins it. `result` is None until it has ended, and if it fails or does not fit.
 
     `is_disturbed`: other processes had the cores while the last search ran.
     """
@@ -117,11 +117,15 @@ class Tuner:
         self.stop()
 
     def apply(self, config: EngineConfig) -> bool:
-        """Serve with these settings; return whether the memory of the decoder is a new one."""
+        """Serve with these settings; return whether the memory of the decoder is a new one.
+
+        Where they do not fit, `result` becomes None, and the memory is a new one with the settings of before.
+        """
         try:
             return self._lab.apply(config)
         except ModelFailed as error:
             log_stderr(f"the fastest settings do not fit into memory: {error}\n")
+            self.result = None
             return True
 
 

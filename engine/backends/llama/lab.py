@@ -76,7 +76,10 @@ class LlamaLab:
         try:
             self._decoder.set_up(config)
         except ModelFailed:
-            self._decoder.set_up(before)
+            try:
+                self._decoder.set_up(before)
+            except ModelFailed as error:
+                raise MemoryError from error  # ends the process: nothing can be computed without memory
             raise
         return True
 

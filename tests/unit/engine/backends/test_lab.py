@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import platform
 import time
+from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
 from core.settings import ROOT
 from engine.backends.llama.backend import LlamaBackend
+from engine.backends.llama.context import decoding_context
 from engine.config import AUTO_SLOTS, EngineConfig, KvLayout, Switch, Tuning, tuned
+from engine.errors import ModelFailed
 from engine.loop import EngineLoop
 from engine.tuning.lab import Choice, Prompt, Rows, SetUp, Spread
 from engine.tuning.tuner import Tuner, tuning_steps
@@ -126,4 +130,25 @@ def _tuning(slots: int) -> Tuning:
 
 def _use(engine: EngineLoop, tuner: Tuner, *, slots: int) -> None:
     engine._config = CONFIG
-    engine._use(tuner, _tuning(slots))
+    tuner.result = _tuning(slots)
+    engine._use(tuner, tuned(CONFIG, tuner.result))
+
+
+@pytest.mark.parametrize("num_failures", [1, 2])
+def test_settings_without_room_bring_the_old_memory_back_or_end_the_process(
+    num_failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = load()
+    failures = iter(range(num_failures))
+
+    def make(model: Any, config: EngineConfig, sequences: int) -> Any:  # Any: pointers
+        if next(failures, None) is not None:
+            raise ModelFailed("no room")
+        return decoding_context(model, config, sequences)
+
+    monkeypatch.setattr("engine.backends.llama.decoder.decoding_context", make)
+    assert backend.lab is not None
+    with pytest.raises(ModelFailed if num_failures == 1 else MemoryError):
+        backend.lab.apply(msgspec.structs.replace(CONFIG, kv_layout=KvLayout.UNIFIED))
+    if num_failures == 1:
+        assert bench_of(backend).ask("hello", max_tokens=4).text
