@@ -16,6 +16,7 @@ MOST_ON_GPU: Final = 128
 # The share of the free memory for slots; the rest of a GPU's is for compute buffers.
 CPU_SHARE: Final = 0.5
 GPU_SHARE: Final = 0.8
+SPARE_DIVISOR: Final = 4  # slots for each spare one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,18 +35,20 @@ def slots_that_fit(cost: SlotCost | None, config: EngineConfig, *, memory_bytes:
     """The fastest number of slots, as far as memory holds them beside the spare ones; 1 for an encoder, which has no cost."""
     if cost is None:
         return 1
-    spare = config.spare_slots or 0
     most = MOST_ON_GPU if on_gpu else MOST_ON_CPU
     if config.tuning is not None:
         most = config.tuning.slots
-    most = min(most, config.most_slots or most) + spare
-    num_slots = auto_slots(cost, context_size=config.context_size, memory_bytes=memory_bytes, most=most)
-    return max(1, min(num_slots - spare, config.batch_tokens))
+    most = min(most, config.most_slots or most, config.batch_tokens)
+    spare = max(1, most // SPARE_DIVISOR) if config.spare_slots is None else config.spare_slots
+    fitting = auto_slots(cost, context_size=config.context_size, memory_bytes=memory_bytes, most=most + spare)
+    if config.spare_slots is None and fitting < most + spare:
+        return max(1, min(most, fitting * SPARE_DIVISOR // (SPARE_DIVISOR + 1)))
+    return max(1, fitting - spare)
 
 
 def spare_slots(config: EngineConfig) -> int:
     """The spare slots beside `config.slots`: as configured, or a quarter."""
-    return max(1, config.slots // 4) if config.spare_slots is None else config.spare_slots
+    return max(1, config.slots // SPARE_DIVISOR) if config.spare_slots is None else config.spare_slots
 
 
 def auto_slots(cost: SlotCost, *, context_size: int, memory_bytes: int, most: int) -> int:

@@ -43,14 +43,22 @@ def model_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_by
 
 
 def model_slots(model: ModelConfig, stamp: str, config: EngineConfig, *, free_bytes: int, on_gpu: bool) -> int:
-    """Return the slots of an engine in this much free memory, where they are `auto`. Raises a MillraceError as sizing does."""
+    """Return the slots of an engine in this much free memory, where they are `auto`. Raises a MillraceError as sizing does.
+
+    On a GPU the weights come out of that memory first.
+    """
+    with_weights = on_gpu and config.gpu_layers < 0
     if model.backend is BackendKind.TRANSFORMERS:
         folder = find_folder(model.parameters.model)
-        return config.slots if folder is None else folder_slots(folder, config, free_bytes=free_bytes, on_gpu=on_gpu)
+        if folder is None:
+            return config.slots
+        beside = folder_need(folder, config).weights_bytes if with_weights else 0
+        return folder_slots(folder, config, free_bytes=max(0, free_bytes - beside), on_gpu=on_gpu)
     header = model_header(model, stamp)
     if header is None:
         return config.slots
-    return chosen_slots(header, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+    beside = header.tensor_bytes if with_weights else 0
+    return chosen_slots(header, config, free_bytes=max(0, free_bytes - beside), on_gpu=on_gpu)
 
 
 def model_header(model: ModelConfig, stamp: str) -> GgufHeader | None:
@@ -63,7 +71,7 @@ def _folder_bytes(model: ModelConfig, stamp: str, config: EngineConfig, *, free_
     if (folder := find_folder(model.parameters.model)) is None:
         return 0
     try:
-        slots = model_slots(model, stamp, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+        slots = model_slots(model, stamp, config, free_bytes=free_bytes, on_gpu=on_gpu)
         return folder_need(folder, msgspec.structs.replace(config, slots=slots)).total
     except MillraceError as error:
         log.warning("model_not_sized", model=model.name, reason=str(error))

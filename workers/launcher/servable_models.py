@@ -177,7 +177,12 @@ class ServableModels:
 
     def _slots(self, model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
         stamp, on_gpu = self._stamps[model.name], self._is_on_gpu(config)
-        return model_slots(model, stamp, config, free_bytes=max(0, free_bytes), on_gpu=on_gpu)
+        return model_slots(model, stamp, config, free_bytes=self._free_for(model, free_bytes), on_gpu=on_gpu)
+
+    def _free_for(self, model: ModelConfig, free_bytes: int) -> int:
+        """The memory for a whole model, if that for its part on this device is `free_bytes`."""
+        part = part_on(model, self._device, self._deployment)
+        return int(max(0, free_bytes) / part) if part else 0
 
     def _usual_bytes(self, model: ModelConfig) -> int:
         """The bytes of a model that is not in memory, with the usual slots where they are not set: it may be loaded beside."""
@@ -221,9 +226,8 @@ class ServableModels:
 
     def _bytes_here(self, model: ModelConfig, config: EngineConfig, free_bytes: int) -> int:
         """The bytes that a model needs on this device, which may have a part of it."""
-        whole = model_bytes(
-            model, self._stamps[model.name], config, free_bytes=free_bytes, on_gpu=self._is_on_gpu(config)
-        )
+        free_bytes, on_gpu = self._free_for(model, free_bytes), self._is_on_gpu(config)
+        whole = model_bytes(model, self._stamps[model.name], config, free_bytes=free_bytes, on_gpu=on_gpu)
         return math.ceil(whole * part_on(model, self._device, self._deployment))
 
     def _is_on_gpu(self, config: EngineConfig) -> bool:

@@ -11,8 +11,10 @@ from core.cpu_cores import Cores
 from core.devices.inventory import Device
 from core.devices.names import DeviceKind
 from core.errors import ConfigError
+from core.models.gguf.gguf_header import GgufHeader
 from core.models.live_catalog import LiveCatalog
-from core.settings import Settings, load_settings
+from core.settings import ROOT, Settings, load_settings
+from engine.config import AUTO_SLOTS
 from workers.launcher.servable_models import ServableModels
 
 MIB = 1 << 20
@@ -114,6 +116,19 @@ def test_servers_do_not_hold_up_the_start_of_a_worker(folder: Folder) -> None:
     assert (models.replicas("far"), models.replicas("started")) == (1, None)
     assert models.begin_eager() == ["a"]
     assert (models.num_bytes("far"), models.num_bytes("started")) == (0, 10 * MIB)
+
+
+@pytest.mark.parametrize("free", [1000, 1500])
+def test_automatic_slots_on_a_gpu_leave_room_for_the_weights(
+    folder: Folder, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(GgufHeader, "tensor_bytes", property(lambda _: 500 * MIB))
+    gpu = Device(name="cuda:0", kind=DeviceKind.CUDA, total_bytes=2000 * MIB)
+    model = f"name: a\nparameters: {{model: {ROOT / 'models' / 'demo.gguf'}}}\nslots: auto\ncontext_size: 32768\n"
+    (folder.path / "a.yaml").write_text(model)
+    plan = folder.models(devices=[gpu]).plan("a", free * MIB)
+    assert plan.config.slots == AUTO_SLOTS
+    assert 500 * MIB < plan.num_bytes <= free * MIB
 
 
 def test_devices_on_the_cpu_divide_its_quota_by_their_cpus(folder: Folder) -> None:
