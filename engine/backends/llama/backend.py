@@ -11,6 +11,7 @@ from llguidance import LLTokenizer
 
 from engine.backends.base import Decoder
 from engine.backends.embeddings_only import EmbeddingsOnly
+from engine.backends.llama.context import forget_adapters
 from engine.backends.llama.decoder import LlamaDecoder
 from engine.backends.llama.embedder import LlamaEmbedder
 from engine.backends.llama.gguf import load_model, start_llama
@@ -34,6 +35,7 @@ class LlamaBackend:
     def __init__(self, config: EngineConfig) -> None:
         start_llama()
         self._model = _load(config)
+        forget_adapters(self._model)
         if warning := openmp_warning(config, llama.llama_print_system_info()):
             log_stderr(warning)
         threads = config.threads or len(os.sched_getaffinity(0))

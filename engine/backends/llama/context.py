@@ -22,6 +22,7 @@ _MAX_RECURRENT_INPUTS: Final = 32  # each has a state of constant size, which ma
 _TOKEN_VECTORS: Final = b"result_embd_pooled"  # the node that llama.cpp reads, also where it does not pool
 libggml.ggml_get_name.argtypes = [ctypes.c_void_p]
 libggml.ggml_get_name.restype = ctypes.c_char_p
+_adapters: Final[dict[tuple[Any, int, str], Any]] = {}  # pointers by model, place in its list, and path
 _TYPES: Final = {
     KvType.F32: llama.GGML_TYPE_F32,
     KvType.F16: llama.GGML_TYPE_F16,
@@ -127,17 +128,31 @@ def set_kv(parameters: Any, config: EngineConfig) -> None:  # Any: llama_context
 
 
 def attach(context: Any, model: Any, adapters: Sequence[LoraAdapter]) -> None:  # Any: pointers
-    """Load the adapters and apply them to all computations of the context; raises ModelFailed.
+    """Apply the adapters to all computations of the context; raises ModelFailed.
 
-    They belong to the model and are freed with it. Memory that was computed before lacks them, so attach them to a new
-    context.
+    They belong to the model and are freed with it, so all contexts of a model share them. Memory that was computed before
+    lacks them, so attach them to a new context.
     """
     if not adapters:
         return
-    pointers = (llama.llama_adapter_lora_p_ctypes * len(adapters))(*(_load(model, adapter) for adapter in adapters))
+    loaded = (_loaded_once(model, index, adapter) for index, adapter in enumerate(adapters))
+    pointers = (llama.llama_adapter_lora_p_ctypes * len(adapters))(*loaded)
     scales = (ctypes.c_float * len(adapters))(*(adapter.scale for adapter in adapters))
     if llama.llama_set_adapters_lora(context, pointers, len(adapters), scales) != 0:
         raise ModelFailed("llama.cpp does not accept these LoRA adapters together.")
+
+
+def forget_adapters(model: Any) -> None:  # Any: a pointer
+    """Forget what was loaded for another model that had this address before."""
+    for key in [key for key in _adapters if key[0] == model]:
+        del _adapters[key]
+
+
+def _loaded_once(model: Any, index: int, adapter: LoraAdapter) -> Any:  # Any: pointers
+    key = model, index, adapter.path
+    if key not in _adapters:
+        _adapters[key] = _load(model, adapter)
+    return _adapters[key]
 
 
 def _load(model: Any, adapter: LoraAdapter) -> Any:  # Any: pointers

@@ -10,7 +10,7 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
-from engine.backends.llama.context import attach
+from engine.backends.llama.context import attach, forget_adapters
 from engine.config import LoraAdapter
 from engine.errors import ModelFailed
 from tests.support.loaded import loaded
@@ -60,6 +60,23 @@ def test_several_adapters_add_up(model: ctypes.c_void_p, tmp_path: Path) -> None
     adapter = write(tmp_path / "a.gguf")
     twice = logits(model, scaled(adapter, 0.5), scaled(write(tmp_path / "b.gguf"), 0.5))
     assert np.allclose(twice, logits(model, adapter), atol=1e-3)
+
+
+def test_all_contexts_of_a_model_share_an_adapter(
+    model: ctypes.c_void_p, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[bytes] = []
+    load = llama.llama_adapter_lora_init
+    monkeypatch.setattr(
+        llama, "llama_adapter_lora_init", lambda model, path: (loads.append(path), load(model, path))[1]
+    )
+    adapter = write(tmp_path / "a.gguf")
+    first = logits(model, adapter)
+    assert np.array_equal(logits(model, adapter), first)
+    assert len(loads) == 1, "each would take memory until the model is freed"
+    forget_adapters(model)
+    assert np.array_equal(logits(model, adapter), first)
+    assert len(loads) == 2
 
 
 def test_a_context_without_adapters_is_unchanged(model: ctypes.c_void_p, tmp_path: Path) -> None:
