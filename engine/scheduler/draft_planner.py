@@ -35,7 +35,10 @@ class _Candidate(NamedTuple):
 
 
 class DraftPlanner:
-    """The drafts of one engine, at most `most_rows` in a step: with `is_always` some wherever one or two sequences decode."""
+    """The drafts of one engine, at most `most_rows` in a step: with `is_always` some wherever one or two sequences decode.
+
+    `most_rows` is what a step has room for where each sequence computes one token.
+    """
 
     def __init__(
         self,
@@ -50,7 +53,7 @@ class DraftPlanner:
         self._cost = cost
         self._context_size = context_size
         self._max_drafts = max_drafts
-        self._most_rows = min(_MOST_ROWS, most_rows)
+        self._room = most_rows
         self._is_always = is_always
         self._is_split = is_split
         self._proposers: dict[Sequence, NgramProposer] = {}
@@ -59,22 +62,27 @@ class DraftPlanner:
         """Drop the state of a finished sequence."""
         self._proposers.pop(sequence, None)
 
-    def plan(self, decoding: list[Sequence]) -> dict[Sequence, list[int]]:
-        """Drafts for a step that computes these sequences and nothing else; those that get none are absent."""
+    def plan(self, decoding: list[Sequence], max_forced: int = 1) -> dict[Sequence, list[int]]:
+        """Drafts for a step that computes these sequences and nothing else; those that get none are absent.
+
+        `max_forced`: the tokens that a sequence computes at most beside its drafts.
+        """
         number = len(decoding)
         if not self._max_drafts or not self._may_pay(number):
             return {}
+        forced = sum(min(max_forced, sequence.num_uncomputed) - 1 for sequence in decoding)
+        most_rows = min(_MOST_ROWS, self._room - forced)
         candidates = [each for sequence in decoding if (each := self._candidate(sequence)) is not None]
         candidates.sort(key=lambda each: -each.rate)
         if self._is_always:
-            length = min(_ALWAYS_LENGTH, self._most_rows // number)
-            return {each.sequence: each.drafts[:length] for each in candidates if length}
+            length = min(_ALWAYS_LENGTH, most_rows // number)
+            return {each.sequence: each.drafts[:length] for each in candidates if length > 0}
         best, chosen = number / self._seconds(number, 0, 0) * _GAIN, None
         for length in _LENGTHS:
             able = [each for each in candidates if len(each.drafts) >= length]
             tokens = float(number)
             for count, each in enumerate(able, 1):
-                if count * length > self._most_rows:
+                if count * length > most_rows:
                     break
                 tokens += sum(each.rate**power for power in range(1, length + 1))
                 speed = tokens / self._seconds(number, count, length)
@@ -96,7 +104,7 @@ class DraftPlanner:
         return math.isfinite(plain) and any(
             number * (1 + length) / self._seconds(number, number, length) > least
             for length in _LENGTHS
-            if number * length <= self._most_rows
+            if number * length <= min(_MOST_ROWS, self._room)
         )
 
     def _candidate(self, sequence: Sequence) -> _Candidate | None:

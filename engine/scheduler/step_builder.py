@@ -81,7 +81,7 @@ class StepBuilder:
         """Entries of all that decode, and chunks of at most so many prompt tokens; `room` is for both."""
         prefilling = [sequence for sequence in sequences if sequence.is_prefilling]
         decoding = [sequence for sequence in sequences if not sequence.is_prefilling] if prefilling else sequences
-        drafts = self._drafts.plan(decoding) if len(decoding) == num_running else _NO_DRAFTS
+        drafts = self._drafts.plan(decoding, self._max_forced) if len(decoding) == num_running else _NO_DRAFTS
         entries = [self._decode(sequence, drafts) for sequence in decoding]
         if prefilling:
             entries += self._prefill_all(prefilling, min(prompt_tokens(), room - _num_tokens(entries)))

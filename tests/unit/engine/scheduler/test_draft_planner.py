@@ -18,10 +18,14 @@ LINEAR = {rows: 10.0 * rows for rows in (1, 2, 4, 8, 16, 32)}
 COPIED = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20]
 
 
-def planner(milliseconds: dict[int, float], *, is_split: bool = True, is_always: bool = False) -> DraftPlanner:
+def planner(
+    milliseconds: dict[int, float], *, is_split: bool = True, is_always: bool = False, most_rows: int = 64
+) -> DraftPlanner:
     cost = StepCost()
     cost.begin_with([(rows, each / 1000) for rows, each in milliseconds.items()], [])
-    return DraftPlanner(cost, context_size=512, max_drafts=15, most_rows=64, is_always=is_always, is_split=is_split)
+    return DraftPlanner(
+        cost, context_size=512, max_drafts=15, most_rows=most_rows, is_always=is_always, is_split=is_split
+    )
 
 
 def copying(name: str, copied: int = 12) -> Sequence:
@@ -46,6 +50,20 @@ def test_a_copying_sequence_gets_long_drafts_where_many_rows_are_cheap() -> None
     for costs in (CPU, GPU):
         drafts = planner(costs).plan([sequence := copying("a")])
         assert drafts[sequence] == [*COPIED[12:], 50, 51, *COPIED[:5]]
+
+
+@pytest.mark.parametrize("batch_tokens", [32, 64, 96])
+@pytest.mark.parametrize("is_always", [False, True])
+def test_drafts_fit_into_a_step_beside_forced_tokens(batch_tokens: int, *, is_always: bool) -> None:
+    number = 2 if is_always else 8
+    max_forced = batch_tokens // number
+    forced = [copying(f"f{index}") for index in range(number - 1)]
+    for sequence in forced:
+        sequence.num_computed -= max_forced - 1
+    drafting = planner(GPU, is_split=False, is_always=is_always, most_rows=batch_tokens - number)
+    drafts = drafting.plan([copying("a"), *forced], max_forced)
+    assert sum(map(len, drafts.values())) + 1 + max_forced * len(forced) <= batch_tokens
+    assert drafting.plan([copying("a")], max_forced), "alone it has room"
 
 
 def test_no_drafts_are_made_where_rows_cost_what_steps_do() -> None:
