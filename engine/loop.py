@@ -9,6 +9,7 @@ import queue
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -162,16 +163,18 @@ class EngineLoop:
         """Run steps for as long as the process lives."""
         while True:
             if not self.run_once():
-                self._handle(self.inbox.get())
+                with suppress(queue.Empty):
+                    self._handle(self.inbox.get(timeout=None if self._tuner is None else self._tuner.pause_seconds))
 
     def run_once(self) -> bool:
         """Handle the commands in the inbox and run a step if it is this engine's turn; False when there is none to run."""
         self.progress.begin()
         try:
             self._drain_inbox()
-            has_work = self._compute() if self._take_turn() else True
+            has_turn = self._take_turn()
+            has_work = self._compute() if has_turn else True
             self._flush()
-            if self._tuner is not None:
+            if self._tuner is not None and has_turn:
                 has_work = self._tune(self._tuner, is_idle=not has_work) or has_work
         finally:
             self.progress.end()
@@ -188,7 +191,10 @@ class EngineLoop:
             except Exception as error:  # requests go on with the settings that there are
                 tuner.fail(error)
         if tuner.is_running:
-            return tuner.allows_step(is_idle=is_idle)
+            goes_on = tuner.allows_step(is_idle=is_idle)
+            if is_idle and not goes_on:
+                self._turn.give_back()
+            return goes_on
         if tuner.result is not None and self.scheduler.has_shifted:
             return False  # later
         self._tuner = None

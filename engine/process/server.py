@@ -27,7 +27,7 @@ from engine.backends.base import Backend
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
 from engine.backends.llama.openmp import Cores, bind_threads, bound_spinning
 from engine.backends.vocabularies import not_installed
-from engine.config import BackendKind, EngineConfig, KvLayout, Tuning, tuned
+from engine.config import BackendKind, EngineConfig, KvLayout, Tuning
 from engine.embedding import check_dimensions, encode_inputs
 from engine.errors import DecodeFailed, EngineError, InvalidPrompt, ModelFailed, ModelMissing
 from engine.inputs.input_processor import InputProcessor
@@ -93,7 +93,9 @@ class Server:
             num_vocab=backend.tokenizer.num_vocab,
             template_hash=encoder.templates.hash,
             warning=warning,
-            settings=None if backend.lab is None else _settings(config, is_measuring=tuner is not None),
+            settings=None
+            if backend.lab is None
+            else _settings(config, backend.decoder.slots, is_measuring=tuner is not None),
         )
         folder = Path(config.endpoint)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -197,15 +199,16 @@ class Server:
 
     def _on_tuned(self, tuning: Tuning | None, *, is_kept: bool) -> None:
         """Keep the result of the measurement, and tell the clients what serves now."""
-        config = self._config if tuning is None else tuned(self._config, tuning)
+        slots, lab = self._backend.decoder.slots, self._backend.lab
+        config = self._config if lab is None else msgspec.structs.replace(lab.config, tuning=tuning)
         self._info = msgspec.structs.replace(
-            self._info, slots=self._backend.decoder.slots, settings=_settings(config, is_measuring=False)
+            self._info, slots=slots, settings=_settings(config, slots, is_measuring=False)
         )
         for client in list(self._clients):
             self._reply_hello(client)
         if tuning is not None and is_kept:
             try:
-                write_tuning(Path(config.tuning_path), tuning)
+                write_tuning(Path(self._config.tuning_path), tuning)
             except OSError as error:
                 log_stderr(f"the speed of the model was measured, and will be again: {error}\n")
 
@@ -293,11 +296,11 @@ def _tuner(backend: Backend, config: EngineConfig) -> Tuner | None:
     return new_tuner(backend.lab, config)
 
 
-def _settings(config: EngineConfig, *, is_measuring: bool) -> EngineSettings:
+def _settings(config: EngineConfig, slots: int, *, is_measuring: bool) -> EngineSettings:
     tuning = config.tuning
     decode = prompt = None
     if tuning is not None:
-        decode = max((rows / seconds for rows, seconds in tuning.row_seconds), default=None)
+        decode = max((rows / seconds for rows, seconds in tuning.row_seconds if rows <= slots), default=None)
         prompt = max((tokens / seconds for tokens, seconds in tuning.prompt_seconds), default=None)
     return EngineSettings(
         kv_layout=KvLayout.UNIFIED if config.kv_layout is KvLayout.UNIFIED else KvLayout.SPLIT,

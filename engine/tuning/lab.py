@@ -28,7 +28,7 @@ class SetUp:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Compute the next tokens of the first sequence, as those of a prompt."""
+    """Compute the next tokens of the first sequence, as those of a prompt; without room for them, as its first ones."""
 
     num_tokens: int
 
@@ -57,6 +57,14 @@ class Lab(Protocol):
     @property
     def threads(self) -> int: ...
 
+    @property
+    def config(self) -> EngineConfig:
+        """The settings with which the decoder serves."""
+
+    @property
+    def most_slots(self) -> int:
+        """Sequences beyond which no more speed is expected of this device. Raises ModelFailed."""
+
     def most_sequences(self, cells: int) -> int:
         """The sequences of so many cells for which memory is free, as far as they may pay; 0 where the model decodes nothing."""
 
@@ -67,7 +75,7 @@ class Lab(Protocol):
         """Free the memory of the last SetUp."""
 
     def apply(self, config: EngineConfig) -> bool:
-        """Let the decoder serve with these settings; return whether that needed a new memory.
+        """Let the decoder serve with these settings, as far as they need no more memory; return whether it has a new one.
 
         Raises ModelFailed if that does not fit: then the memory is new as well, with the settings of before.
         """

@@ -56,12 +56,14 @@ class _Probe(NamedTuple):
 class Limits:
     """What may be tried: the names of the settings that are free, tokens of a sequence, and the most sequences.
 
-    `slots` is the number of the user; None leaves it free.
+    `slots` is the number of the user; None leaves it free. `most_slots` are the result where more were faster as far as could be
+    measured: the lab may have less room than the engine.
     """
 
     tunable: Collection[str]
     context_size: int
     sequences: int
+    most_slots: int
     slots: int | None
     batch_tokens: int
     may_turn_flash_off: bool = True
@@ -91,6 +93,7 @@ class Search:
         self._spent = 0.0
         self._prompts: dict[int, float] = {}
         self._rows: dict[int, float] = {}
+        self._depth = math.inf
 
     def steps(self) -> Steps:
         """Measure, and return the result; None where nothing could be measured."""
@@ -107,7 +110,7 @@ class Search:
             ubatch_tokens=choice.ubatch_tokens,
             row_seconds=sorted(self._rows.items()),
             prompt_seconds=sorted(self._prompts.items()),
-            depth=self._limits.depth,
+            depth=int(self._depth),
             seconds=round(self._spent, 3),
         )
 
@@ -161,10 +164,12 @@ class Search:
             seconds = yield from self._run(Prompt(size))
             done += size
             prompts[size] = min(seconds, prompts.get(size, math.inf))
-            if 2 * seconds <= LONGEST_SECONDS and done + 4 * size <= self._limits.depth:
+            is_larger_possible = 2 * size <= self._limits.batch_tokens and done + 4 * size <= self._limits.depth
+            if 2 * seconds <= LONGEST_SECONDS and is_larger_possible:
                 size *= 2  # the largest pieces are computed at least twice
             if self._is_over or self._spent - began > _FILL_SECONDS:
                 break
+        self._depth = min(self._depth, done)
         if math.isfinite(seconds) and sequences > 1:
             seconds = yield from self._run(Spread())
         return seconds if prompts else math.inf
@@ -185,25 +190,30 @@ class Search:
             return self._limits.slots
         rates = {number: number / seconds for number, seconds in self._rows.items()}
         enough = _NEARLY * max(rates.values())
-        return max(number for number, rate in rates.items() if rate >= enough)
+        best = max(number for number, rate in rates.items() if rate >= enough)
+        return best if best < max(rates) else max(best, self._limits.most_slots)
 
     def _compare_ubatches(self, choice: Choice) -> Generator[Task, float, Choice]:
         """Choose the fewest tokens at a time that compute prompts nearly as fast as any, among those that do not take long."""
         per_token = _per_token(self._prompts)
-        rates: dict[int, float] = {}
+        most = min(self._limits.batch_tokens, self._limits.context_size)
+        found: dict[int, float] = {}
         for tokens in _UBATCHES:
-            is_long = tokens * per_token > LONGEST_SECONDS
-            if is_long or tokens > self._limits.batch_tokens or self._is_over:
+            if tokens * per_token > LONGEST_SECONDS or tokens > most or self._is_over:
                 continue
             tried = replace(choice, ubatch_tokens=tokens)
-            if math.isinf((yield from self._run(SetUp(choice=tried, sequences=1, cells=_MOST_REPEATS * tokens)))):
+            if math.isinf((yield from self._run(SetUp(choice=tried, sequences=1, cells=tokens)))):
                 continue
             seconds = yield from self._least(Prompt(tokens))
-            rates[tokens], per_token = tokens / seconds, min(per_token, seconds / tokens)
-        usual = choice.ubatch_tokens
-        if usual not in rates or rates[usual] >= (1 - _UBATCH_GAIN) * max(rates.values()):
-            return choice
-        return replace(choice, ubatch_tokens=max(rates, key=lambda tokens: rates[tokens]))
+            if math.isfinite(seconds):
+                found[tokens], per_token = seconds, min(per_token, seconds / tokens)
+        rates = {tokens: tokens / seconds for tokens, seconds in found.items()}
+        best = choice.ubatch_tokens
+        if best in rates and rates[best] < (1 - _UBATCH_GAIN) * max(rates.values()):
+            best = max(rates, key=lambda tokens: rates[tokens])
+        if best in found:
+            self._prompts[best] = found[best]
+        return replace(choice, ubatch_tokens=best)
 
     @property
     def _is_over(self) -> bool:

@@ -18,15 +18,20 @@ import msgspec
 from engine.config import Tuning
 
 _MOST_DEATHS: Final = 3
+_MOST_SLOTS: Final = 256
+_MOST_TOKENS: Final = 65_536  # of a step
 _FORGOTTEN_SECONDS: Final = 86_400.0
 
 
 def read_tuning(path: Path) -> Tuning | None:
-    """The tuning in a file; None where there is none, or one of another version."""
+    """The tuning in a file; None where there is none, one of another version, or one with numbers that nothing measured."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Tuning)
+        tuning = msgspec.json.decode(path.read_bytes(), type=Tuning)
     except (OSError, msgspec.MsgspecError):
         return None
+    measured = [*tuning.row_seconds, *tuning.prompt_seconds]
+    is_sound = 1 <= tuning.slots <= _MOST_SLOTS and 1 <= tuning.ubatch_tokens <= _MOST_TOKENS
+    return tuning if is_sound and all(size > 0 and seconds > 0 for size, seconds in measured) else None
 
 
 def write_tuning(path: Path, tuning: Tuning) -> None:

@@ -25,6 +25,7 @@ _MOST_CREDIT: Final = 1.0
 _LEAST_CPU: Final = 0.6  # processor time of each thread, over the time of the steps
 _ATTEMPTS: Final = 4
 _PAUSE_SECONDS: Final = 300.0
+_LEAST_SEQUENCES: Final = 8
 
 
 class Tuner:
@@ -59,6 +60,11 @@ class Tuner:
     @property
     def is_disturbed(self) -> bool:
         return self._cpu_seconds < _LEAST_CPU * self._lab.threads * self._seconds
+
+    @property
+    def pause_seconds(self) -> float | None:
+        """Seconds until an engine that is idle may go on; None where nothing is to do."""
+        return max(0.0, self._waits_until - self._clock()) if self.is_running else None
 
     def allows_step(self, *, is_idle: bool) -> bool:
         """May the next task run now? Beside a batch only when that has computed for long enough."""
@@ -138,14 +144,16 @@ def new_tuner(lab: Lab, config: EngineConfig) -> Tuner:
 def tuning_steps(lab: Lab, config: EngineConfig) -> Steps:
     """The search for an engine with this configuration."""
     context = min(CELLS, config.context_size)
+    most_slots = min(lab.most_slots, config.batch_tokens)
     sequences = min(lab.most_sequences(context), config.batch_tokens)
-    if not sequences:
-        return None
     slots = None if config.slots == AUTO_SLOTS else config.slots
+    if sequences < min(_LEAST_SEQUENCES, most_slots if slots is None else max(slots, 1)):
+        return None  # with so little memory left, what is found would not hold with more
     limits = Limits(
         tunable=config.tunable,
         context_size=config.context_size,
         sequences=sequences if slots is None else min(sequences, max(slots, ROWS_WITH_DRAFTS)),
+        most_slots=most_slots,
         slots=slots,
         batch_tokens=config.batch_tokens,
         may_turn_flash_off=not config.cache_type_v.startswith("q"),

@@ -14,7 +14,7 @@ from engine.backends.llama.context import decoding_context
 from engine.backends.llama.decoder import LlamaDecoder
 from engine.backends.llama.memory import free_memory, measure_slot
 from engine.backends.memory import MOST_ON_CPU, MOST_ON_GPU, auto_slots
-from engine.config import AUTO_SLOTS, EngineConfig
+from engine.config import AUTO_SLOTS, EngineConfig, Switch
 from engine.errors import ModelFailed
 from engine.tuning.lab import Prompt, Rows, SetUp, Spread, Task
 
@@ -35,19 +35,29 @@ class LlamaLab:
         self._positions, self._cells = [0], 0
         self.threads = 0 if config.gpu_layers else config.threads
 
+    @property
+    def config(self) -> EngineConfig:
+        return self._decoder.config
+
+    @property
+    def most_slots(self) -> int:
+        _, on_gpu = free_memory(self._config)
+        return MOST_ON_GPU if on_gpu else MOST_ON_CPU
+
     def most_sequences(self, cells: int) -> int:
         cost = measure_slot(self._model, self._config)
         if cost is None:
             return 0
-        memory_bytes, on_gpu = free_memory(self._config)
-        most = MOST_ON_GPU if on_gpu else MOST_ON_CPU
-        return auto_slots(cost, context_size=cells, memory_bytes=int(_PART * memory_bytes), most=most)
+        memory_bytes, _ = free_memory(self._config)
+        return auto_slots(cost, context_size=cells, memory_bytes=int(_PART * memory_bytes), most=self.most_slots)
 
     def compute(self, task: Task) -> bool:
         match task:
             case SetUp():
                 return self._set_up(task)
             case Prompt(num_tokens=num_tokens):
+                if self._positions[0] + num_tokens > self._cells:
+                    self._forget_all()
                 return self._decode([(0, num_tokens)])
             case Spread():
                 return self._spread()
@@ -70,7 +80,16 @@ class LlamaLab:
         slots = before.slots
         if config.slots == AUTO_SLOTS and config.tuning is not None:
             slots = min(slots, config.tuning.slots)  # it has as many as memory holds
-        config = msgspec.structs.replace(config, slots=slots, threads=before.threads, cores=before.cores)
+        is_flash_off = config.flash_attention is Switch.OFF
+        config = msgspec.structs.replace(
+            config,
+            slots=slots,
+            threads=before.threads,
+            cores=before.cores,
+            # what needs larger buffers comes with the next load, for which its memory is planned
+            ubatch_tokens=min(config.ubatch_tokens, before.ubatch_tokens),
+            flash_attention=before.flash_attention if is_flash_off else config.flash_attention,
+        )
         if all(getattr(config, name) == getattr(before, name) for name in _OF_MEMORY):
             return False
         try:
@@ -131,6 +150,10 @@ class LlamaLab:
             return False
         llama.llama_get_logits(self._context)  # waits for the device
         return True
+
+    def _forget_all(self) -> None:
+        llama.llama_memory_clear(llama.llama_get_memory(self._context), False)
+        self._positions = [0] * len(self._positions)
 
     def _forget_last(self, sequence: int) -> None:
         """Remove the last token of a sequence, unless its memory is a state that has taken the token in."""

@@ -77,6 +77,7 @@ def test_sequences_of_a_lab_have_cells_of_their_own(layout: KvLayout) -> None:
     assert lab.compute(Spread())
     for _ in range(200):
         assert lab.compute(Rows(4)), "a token is forgotten after its step"
+    assert lab.compute(Prompt(60)), "without room, the memory begins anew"
     assert not lab.compute(Prompt(4 * 256)), "a prompt beyond the room fails, and ends nothing"
     lab.close()
     lab.close()
@@ -152,3 +153,13 @@ def test_settings_without_room_bring_the_old_memory_back_or_end_the_process(
         backend.lab.apply(msgspec.structs.replace(CONFIG, kv_layout=KvLayout.UNIFIED))
     if num_failures == 1:
         assert bench_of(backend).ask("hello", max_tokens=4).text
+
+
+def test_settings_that_need_larger_buffers_come_with_the_next_load() -> None:
+    backend = load()
+    assert backend.lab is not None
+    large = msgspec.structs.replace(_tuning(slots=3), flash_attention=Switch.OFF, ubatch_tokens=4096)
+    assert backend.lab.apply(tuned(CONFIG, large)), "the memory of fewer slots is a new one"
+    serving = backend.lab.config
+    assert (serving.slots, serving.ubatch_tokens, serving.flash_attention) == (3, CONFIG.ubatch_tokens, Switch.AUTO)
+    assert bench_of(backend).ask("hello", max_tokens=4).text

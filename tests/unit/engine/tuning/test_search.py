@@ -15,7 +15,7 @@ from engine.tuning.search import Limits, Search
 
 START = Choice(kv_layout=KvLayout.SPLIT, flash_attention=Switch.AUTO, ubatch_tokens=512)
 TUNABLE = ("slots", "kv_layout", "flash_attention", "ubatch_tokens")
-LIMITS = Limits(tunable=TUNABLE, context_size=4096, sequences=32, slots=None, batch_tokens=2048)
+LIMITS = Limits(tunable=TUNABLE, context_size=4096, sequences=32, most_slots=32, slots=None, batch_tokens=2048)
 SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 
 Seconds = Callable[[Choice, int], float]
@@ -146,7 +146,47 @@ def test_what_does_not_fit_is_left_out() -> None:
     assert Machine(cpu_rows, cpu_prompt, most=0).run() is None
     found = Machine(cpu_rows, cpu_prompt, most=20).run()
     assert found is not None
-    assert found.slots == 16
+    assert found.slots == 32, "none that was measured was slower"
+
+
+@pytest.mark.parametrize(("sequences", "slots"), [(12, 128), (2, 128), (128, 128)])
+def test_a_lab_with_little_room_does_not_limit_the_slots(sequences: int, slots: int) -> None:
+    limits = replace(LIMITS, sequences=sequences, most_slots=128)
+    found = Machine(flat_rows, gpu_prompt).run(limits)
+    assert found is not None
+    assert found.slots == slots
+    assert found.row_seconds[-1][0] == sequences
+
+
+def test_a_number_that_is_slower_than_fewer_is_not_taken() -> None:
+    found = Machine(small_rows, cpu_prompt).run(replace(LIMITS, most_slots=128))
+    assert found is not None
+    assert found.slots < 32
+
+
+@pytest.mark.parametrize("batch_tokens", [32, 64])
+def test_no_step_is_larger_than_those_of_the_engine(batch_tokens: int) -> None:
+    machine = Machine(flat_rows, gpu_prompt)
+    assert machine.run(replace(LIMITS, batch_tokens=batch_tokens)) is not None
+    assert max(task.num_tokens for task in machine.tasks if isinstance(task, Prompt)) <= batch_tokens
+
+
+def test_no_prompt_is_longer_than_the_context() -> None:
+    machine = Machine(*MACHINES["small"])
+    assert machine.run(replace(LIMITS, context_size=600)) is not None
+    prompts = [task.num_tokens for task in machine.tasks if isinstance(task, Prompt)]
+    assert max(prompts) == 512
+    rooms = [task.cells for task in machine.tasks if isinstance(task, SetUp) and task.sequences == 1]
+    assert max(rooms) <= 600
+
+
+def test_the_depth_is_that_which_was_reached() -> None:
+    found = Machine(cpu_rows, lambda _, number: number / 20).run()
+    assert found is not None
+    assert 16 < found.depth < 512
+    usual = Machine(cpu_rows, cpu_prompt).run()
+    assert usual is not None
+    assert 256 <= usual.depth <= 512
 
 
 def test_a_model_with_quantised_values_keeps_flash_attention() -> None:

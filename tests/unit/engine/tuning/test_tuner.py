@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from engine.backends.fake.backend import FakeBackend, FakeDecoder
@@ -15,6 +18,7 @@ from engine.scheduler.step import SampleResult, StepPlan
 from engine.tuning.lab import Rows, SetUp, Task
 from engine.tuning.store import Attempts, read_tuning, write_tuning
 from engine.tuning.tuner import Tuner, new_tuner, tuning_steps
+from engine.turn import Turn
 from engine.types import Finished, Priority
 from tests.support.clock import Clock
 from tests.support.engine import Bench, chat
@@ -42,9 +46,11 @@ class FakeLab:
         self.applied: list[EngineConfig] = []
         self.is_open = False
         self.threads = 0
+        self.most_slots = 32
+        self.config = EngineConfig(model="", endpoint="")
 
     def most_sequences(self, cells: int) -> int:
-        return 32 if cells else 0
+        return self.most_slots if cells else 0
 
     def compute(self, task: Task) -> bool:
         if self.fails and isinstance(task, Rows):
@@ -80,7 +86,7 @@ class TimedDecoder(FakeDecoder):
 class TunedBench(Bench):
     """An engine with a lab."""
 
-    def __init__(self, *, fails: bool = False, slots: int = 40) -> None:
+    def __init__(self, *, fails: bool = False, slots: int = 40, turn: Turn | None = None) -> None:
         clock = Clock()
         decoder = TimedDecoder(slots=slots, spare_slots=2)
         decoder.clock = clock
@@ -93,7 +99,8 @@ class TunedBench(Bench):
             self.config,
             lambda _, items: self.outputs.extend(items),
             clock=clock,
-            tuner=new_tuner(self.lab, self.config),
+            turn=turn,
+            tuner=Tuner(self.lab, lambda: tuning_steps(self.lab, self.config), clock=clock, cpu_clock=lambda: 0.0),
             on_tuned=self._note,
         )
 
@@ -176,6 +183,62 @@ def test_a_search_that_others_disturbed_is_made_again_later(quiet_from: int) -> 
     assert not lab.is_open
 
 
+class RecordedTurn:
+    """A turn that comes where `is_free`, and knows whether it is held."""
+
+    def __init__(self) -> None:
+        self.is_free = True
+        self.is_held = False
+
+    def take(self, *, is_chat: bool) -> bool:
+        self.is_held = self.is_free
+        return self.is_free
+
+    def give_back(self) -> None:
+        self.is_held = False
+
+
+def test_an_engine_holds_no_turn_while_it_waits_to_measure_again_and_wakes_up_for_it() -> None:
+    turn = RecordedTurn()
+    bench = TunedBench(turn=turn)
+    bench.lab.threads = 2  # a frozen processor clock: others have the cores
+    assert bench.engine.run_once()
+    while bench.engine.run_once():
+        pass
+    tuner = bench.engine._tuner
+    assert tuner is not None, "the search was disturbed"
+    assert not turn.is_held
+    assert tuner.pause_seconds == pytest.approx(300)
+    measured = len(bench.lab.tasks)
+    bench.lab.clock.now += 301
+    assert tuner.pause_seconds == 0
+    bench.engine.run_once()
+    bench.engine.run_once()
+    assert len(bench.lab.tasks) > measured
+
+
+def test_nothing_is_measured_beside_a_batch_that_has_no_turn() -> None:
+    turn = RecordedTurn()
+    bench = TunedBench(turn=turn)
+    for number in range(40):
+        bench.add(chat("hello", f"r{number}", priority=Priority.BATCH, max_tokens=200))
+    while not bench.lab.tasks:
+        bench.engine.run_once()
+    turn.is_free, measured = False, len(bench.lab.tasks)
+    for _ in range(20):
+        assert bench.engine.run_once()
+    assert len(bench.lab.tasks) == measured
+
+
+def test_a_search_with_little_memory_finds_nothing_that_would_be_kept() -> None:
+    lab = FakeLab(FakeDecoder(), Clock())
+    config = EngineConfig(model="m", endpoint="", slots=AUTO_SLOTS, tunable=("slots",))
+    lab.most_sequences = lambda cells: 7 if cells else 0  # type: ignore[method-assign]
+    assert list(tuning_steps(lab, config)) == []
+    lab.most_slots = 7
+    assert list(itertools.islice(tuning_steps(lab, config), 1)), "all that the device may have"
+
+
 def test_settings_that_do_not_fit_leave_the_engine_as_it_is() -> None:
     bench = TunedBench(slots=2)
     bench.run()
@@ -230,6 +293,23 @@ def test_a_search_that_ends_is_no_death(tmp_path: Path, *, fails: bool) -> None:
 def test_a_tuning_of_another_version_is_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('{"slots": 3}')
+    assert read_tuning(path) is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"slots": 0},
+        {"slots": 10**9},
+        {"ubatch_tokens": 0},
+        {"row_seconds": [(1, 0.0)]},
+        {"prompt_seconds": [(0, 0.1)]},
+        {"prompt_seconds": [(16, -1.0)]},
+    ],
+)
+def test_a_tuning_with_impossible_numbers_is_measured_again(wrong: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_tuning(path, msgspec.structs.replace(TUNING, **wrong))
     assert read_tuning(path) is None
 
 
