@@ -31,12 +31,16 @@ class OutcomeSink(Protocol):
 
 
 class EngineCall:
-    """The engine requests of one job, from `start` until its sink receives the end."""
+    """The engine requests of one job, from `start` until its sink receives the end.
+
+    A call that has ended refers to its sink no more: the sink may be its owner, and such a cycle, with the body and the answer
+    of a line in it, would stay in memory until the next garbage collection.
+    """
 
     def __init__(self, engine: EngineClient, requests: Sequence[EngineRequest], sink: OutcomeSink) -> None:
         self._engine = engine
         self._requests = requests
-        self._sink = sink
+        self._sink: OutcomeSink | None = sink  # None once the call has ended
         self._lock = threading.Lock()
         self._ids: list[str] = []  # of the submitted requests; another call for the same job has other ids
         self._is_cancelled = False
@@ -67,11 +71,13 @@ class EngineCall:
                 self._engine.stream(request_id)
 
     def part_delta(self, number: int, delta: Delta) -> None:
-        """Pass on more of request `number`."""
+        """Pass on more of request `number`; nothing once the call has ended."""
+        if (sink := self._sink) is None:
+            return
         if number:
             index = self._first_index(number) + delta.index
             delta = msgspec.structs.replace(delta, request_id=self._requests[0].id, index=index)
-        self._sink.on_delta(delta)
+        sink.on_delta(delta)
 
     def part_end(self, number: int, outcome: EngineOutcome) -> None:
         """Keep the end of request `number`; the last one ends the call.
@@ -81,7 +87,7 @@ class EngineCall:
         if isinstance(outcome, Failed) and outcome.code == _CANCELLED:
             outcome = _cancelled(outcome.request_id)
         if len(self._requests) == 1:
-            self._sink.on_end(outcome)
+            self._end(outcome)
             return
         with self._lock:
             self._outcomes[number] = outcome
@@ -90,9 +96,14 @@ class EngineCall:
                 self._failure = outcome
             is_over = len(self._outcomes) == len(self._requests)
         if is_over:
-            self._sink.on_end(self._failure or self._joined())
+            self._end(self._failure or self._joined())
         elif is_first_failure:
             self.cancel()
+
+    def _end(self, outcome: EngineOutcome) -> None:
+        sink, self._sink = self._sink, None
+        assert sink is not None, "each request ends once"
+        sink.on_end(outcome)
 
     def _joined(self) -> EngineOutcome:
         choices: list[Choice] = []

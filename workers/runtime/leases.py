@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import structlog
@@ -27,6 +27,10 @@ Clock = Callable[[], float]
 _RETRY_SECONDS: Final = 0.5
 
 
+def _ignore() -> None:
+    """Do nothing about a change of a lease."""
+
+
 @dataclass(slots=True)
 class Lease:
     """One claimed row. `is_lost` and `is_unwanted` are set once and never reset."""
@@ -37,7 +41,7 @@ class Lease:
     renewed_at: float
     is_lost: bool = False
     is_unwanted: bool = False
-    changed: Callable[[], None] = field(default=lambda: None)
+    changed: Callable[[], None] = _ignore
 
     def is_trusted(self, now: float, trust_seconds: float) -> bool:
         """May new work start under this lease?"""
@@ -91,7 +95,7 @@ class LeaseKeeper:
         self._stop.set()
         self._thread.join(timeout=5)
 
-    def hold(self, row_id: str, model: str, fence: int, changed: Callable[[], None] = lambda: None) -> Lease:
+    def hold(self, row_id: str, model: str, fence: int, changed: Callable[[], None] = _ignore) -> Lease:
         """Keep the lease of a row that was just claimed; `changed` is called in another thread when it is lost or unwanted.
 
         An earlier holder of the row in this process has lost its lease, as after an outage of the database.
@@ -107,10 +111,11 @@ class LeaseKeeper:
         return lease
 
     def drop(self, lease: Lease) -> None:
-        """Stop renewing: the row was given back or has ended."""
+        """Stop renewing, and let go of the holder, which refers to its lease: the row was given back or has ended."""
         with self._lock:
             if self._leases.get(lease.id) is lease:
                 del self._leases[lease.id]
+        lease.changed = _ignore
 
     def is_trusted(self, lease: Lease) -> bool:
         """May new work start under this lease?"""

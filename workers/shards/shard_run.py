@@ -66,7 +66,8 @@ class ShardRun:
         self._tenant_id = claim.tenant_id
         self._fence = claim.fence
         self._is_watched = is_watched
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # calls for the lane's thread
+        # Calls for the lane's thread. They do not hold the run: one that comes after its end would keep it in memory.
+        self._inbox: queue.SimpleQueue[Callable[[ShardRun], None]] = queue.SimpleQueue()
         self._lease = context.leases.hold(self.id, served.model.name, self._fence, self.wake)
         self._endpoint = claim.endpoint
         self._trace = ShardTrace(claim, context.settings.trace_lines)
@@ -85,12 +86,12 @@ class ShardRun:
 
     def wake(self) -> None:
         """Make the lane check its lease and `stop` again. Thread-safe."""
-        self._inbox.put(lambda: None)
+        self._inbox.put(lambda _: None)
 
     def watch(self, line_id: str) -> None:
         """Stream this line, if it is one of the shard's. Thread-safe."""
         if line_id in self._progress.lines:
-            self._inbox.put(partial(self._watch, line_id))
+            self._inbox.put(lambda run: run._watch(line_id))
 
     def stop(self, *, abort: bool) -> None:
         """Begin no more lines; with `abort`, do not wait for the running ones."""
@@ -114,6 +115,7 @@ class ShardRun:
             log.error("shard_abandoned", shard=self.id, reason=type(error).__name__)
         finally:
             self._cancel_running()
+            self._runs.clear()  # which refer to this run
             self._isolation.remove(self.id)
             self._context.leases.drop(self._lease)
 
@@ -217,7 +219,7 @@ class ShardRun:
 
     def _hand_over(self, line: Line, outcome: EngineOutcome) -> None:
         """Pass an outcome from the engine client's thread to the lane's."""
-        self._inbox.put(partial(self._on_end, line, outcome))
+        self._inbox.put(lambda run: run._on_end(line, outcome))
 
     def _watch(self, line_id: str) -> None:
         line = self._progress.lines.get(line_id)
@@ -235,7 +237,7 @@ class ShardRun:
         try:
             action = self._inbox.get(timeout=timeout_seconds)
             while True:
-                action()
+                action(self)
                 action = self._inbox.get_nowait()
         except queue.Empty:
             return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +25,9 @@ from tests.support.sick import SickDatabase
 from tests.support.stack import wait_for
 from workers.context import WorkerContext
 from workers.shards.lanes import ShardLanes
+from workers.shards.line_run import LineRun
+from workers.shards.shard_progress import Line
+from workers.shards.shard_run import ShardRun
 
 GREEDY = ', "temperature": 0'
 
@@ -435,3 +440,39 @@ def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     assert only(worker, Batch).status == BatchState.FINALIZING
     assert only(worker, UsageDaily).requests == 3
     assert valkey.llen("millrace:clerk") == 1
+
+
+@pytest.fixture
+def without_gc() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def num_kept() -> int:
+    """Parts of shards that are in memory still."""
+    return sum(type(each) in (ShardRun, LineRun, Line) for each in gc.get_objects())
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_nothing_of_a_shard_that_was_left_waits_for_the_garbage_collector(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    """Its collections are rare, and a shard holds the bodies of its lines."""
+    make(worker, [20, 20])
+    work(worker)
+    wait_for(lambda: num_kept() == 0, "the engine's thread has let go of the last outcome")
+    make(worker, [20])
+    lanes = ShardLanes(worker, worker.models["fake"])
+
+    def drain_at_tenth(request: Request) -> Finished | None:
+        if len(engine.asked) < 50:
+            return echo(request)
+        lanes.drain(abort=True)
+        return None
+
+    engine.answer = drain_at_tenth
+    lanes.work()
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED, JobState.QUEUED}
+    wait_for(lambda: num_kept() == 0, "the engine's thread has let go of the last outcome")
