@@ -222,6 +222,9 @@ def mark_lines(shard_id: str, fence: int, crashes: dict[str, int]) -> TextClause
 
 _WRITE_LINES: Final = text(
     """
+    WITH held AS (
+        SELECT id FROM shards WHERE id = :shard_id AND fence = :fence AND state = 'running' FOR NO KEY UPDATE
+    )
     UPDATE jobs SET
         state = CASE WHEN new.answer IS NULL THEN 'failed' ELSE 'completed' END,
         answer = new.answer, problem = new.problem, attempt = jobs.attempt + 1,
@@ -230,7 +233,7 @@ _WRITE_LINES: Final = text(
         engine_build = :build, model_hash = :model_hash, settings_hash = :settings_hash,
         template_hash = :template_hash, model_parameters = :model_parameters, finished_at = now(),
         started_at = now() - make_interval(secs => new.seconds), finish_xact = pg_current_xact_id()::text::bigint
-    FROM unnest(
+    FROM held, unnest(
         string_to_array(:ids, chr(10)),
         string_to_array(:answers, chr(10), ''),
         string_to_array(:problems, chr(10), ''),
@@ -240,14 +243,17 @@ _WRITE_LINES: Final = text(
         CAST(string_to_array(:reasoning, chr(10)) AS integer[]),
         CAST(string_to_array(:seconds, chr(10), '') AS double precision[])
     ) AS new(id, answer, problem, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, seconds)
-    WHERE jobs.id = new.id AND COALESCE(jobs.shard_id, '') = :shard_id AND jobs.state = 'queued'
+    WHERE jobs.id = new.id AND COALESCE(jobs.shard_id, '') = held.id AND jobs.state = 'queued'
     RETURNING jobs.id
     """
 )
 
 
-def write_lines(shard_id: str, results: list[LineResult], provenance: Provenance) -> TextClause:
+def write_lines(shard_id: str, fence: int, results: list[LineResult], provenance: Provenance) -> TextClause:
     """Store results of a shard's lines, and return the ids of those that were still open. Follow with `count_lines`.
+
+    It locks the shard before its lines, as every statement does that ends a shard with its lines: in another order, the results
+    and the end of their batch could each wait for the other. No line is touched under a fence that is lost.
 
     Rows are found by their ids: the index of the queue, which COALESCE rules out, would compare each line with each result.
     Each column is sent as one text with a value a line, since JSON needs no line break: an array would be searched for quotes
@@ -255,6 +261,7 @@ def write_lines(shard_id: str, results: list[LineResult], provenance: Provenance
     """
     return _WRITE_LINES.bindparams(
         shard_id=shard_id,
+        fence=fence,
         build=provenance.build,
         model_hash=provenance.model_hash,
         settings_hash=provenance.settings_hash,

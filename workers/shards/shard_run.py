@@ -295,7 +295,7 @@ class ShardRun:
     def _write(self, group: list[LineResult]) -> BatchState:
         """Store results, counters and usage in one transaction, which is rolled back when the fence has moved on."""
         served = self._served
-        statement = shards.write_lines(self.id, group, served.provenance)
+        statement = shards.write_lines(self.id, self._fence, group, served.provenance)
         with self._context.database.begin(committing=Point.SHARD_WRITING, committed=Point.SHARD_WRITTEN) as connection:
             stored: set[str] = set(connection.execute(statement).scalars())
             written = [result for result in group if result.job_id in stored]

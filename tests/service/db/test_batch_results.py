@@ -32,7 +32,13 @@ def end(connection: Connection, shard_id: str, *, seconds: float | None = 1.0) -
     line = shards.queued_lines(shard_id).fetch_all(connection)[0]
     assert line is not None
     result = LineResult(job_id=line[0], answer="{}", prompt_tokens=3, completion_tokens=2, seconds=seconds)
-    connection.execute(shards.write_lines(shard_id, [result], Provenance(build="b", model_hash="h")))
+    fence = connection.execute(
+        update(Shard)
+        .where(Shard.id == shard_id)
+        .values(state=ShardState.RUNNING, owner="me", lease_until=func.now() + LEASE)
+        .returning(Shard.fence)
+    ).scalar_one()
+    connection.execute(shards.write_lines(shard_id, fence, [result], Provenance(build="b", model_hash="h")))
 
 
 def seen(database: Database, batch_id: str, after: EndedAt) -> list[EndedAt]:
@@ -174,9 +180,10 @@ def test_waiting_lines_are_those_of_the_open_shards(connection: Connection, *, i
     assert waiting() == [1, 2, 4, 5, 6]
     for _ in range(2):
         end(connection, first)
-    connection.execute(update(Shard).where(Shard.id == first).values(state=ShardState.DONE))
+    done = {"state": ShardState.DONE, "owner": None, "lease_until": None}
+    connection.execute(update(Shard).where(Shard.id == first).values(**done))
     assert waiting() == [4, 5, 6]
-    connection.execute(update(Shard).values(state=ShardState.DONE))
+    connection.execute(update(Shard).values(**done))
     assert waiting() == []
 
 

@@ -93,7 +93,7 @@ class SideBySide(RuleBasedStateMachine):
         line = self.lines[index]
         savepoint = self.connection.begin_nested()
         result = LineResult(job_id=line, answer="{}")
-        stored = self.connection.execute(shards.write_lines(self.shard_id, [result], NEVER_WRITTEN)).all()
+        stored = self.connection.execute(shards.write_lines(self.shard_id, fence, [result], NEVER_WRITTEN)).all()
         counted = shards.count_lines(self.shard_id, fence, [result][: len(stored)]).fetch_all(self.connection)
         assert bool(counted) == lease_model.may_write(self.shard, fence)
         if not counted:

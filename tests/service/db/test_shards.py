@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import msgspec
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, select, text, update
 
 from core.states import BatchState, JobState, ShardState
 from db import batches, shards
@@ -14,6 +14,7 @@ from db.jobs import Provenance
 from db.shards import LineResult
 from db.tables import Batch, Job, Shard
 from tests.support.rows import make_batch, make_running_batch
+from tests.support.stack import wait_for
 from workers.context import Database
 
 LEASE = timedelta(seconds=60)
@@ -28,7 +29,7 @@ def lines_of(connection: Connection, shard_id: str) -> list[str]:
 
 
 def write(connection: Connection, shard_id: str, fence: int, results: list[LineResult]) -> BatchState | None:
-    statement = shards.write_lines(shard_id, results, Provenance(build="b", model_hash="h"))
+    statement = shards.write_lines(shard_id, fence, results, Provenance(build="b", model_hash="h"))
     stored = set(connection.execute(statement).scalars())
     written = [result for result in results if result.job_id in stored]
     batch = shards.count_lines(shard_id, fence, written).fetch_optional(connection)
@@ -126,8 +127,9 @@ def test_results_are_written_once_and_counted_once(connection: Connection) -> No
 
 def test_results_have_their_provenance(connection: Connection) -> None:
     _, (shard_id,) = make_running_batch(connection, [1])
+    fence = claim(connection).fence
     provenance = Provenance(build="b", model_hash="m", settings_hash="s", template_hash="t", model_parameters="{}")
-    connection.execute(shards.write_lines(shard_id, answers(lines_of(connection, shard_id)), provenance))
+    connection.execute(shards.write_lines(shard_id, fence, answers(lines_of(connection, shard_id)), provenance))
     columns = (Job.engine_build, Job.model_hash, Job.settings_hash, Job.template_hash, Job.model_parameters)
     assert connection.execute(select(*columns)).one() == ("b", "m", "s", "t", "{}")
 
@@ -153,13 +155,14 @@ def test_a_shard_released_early_is_ready_and_keeps_its_attempt_count(connection:
 
 def test_lines_come_in_the_order_of_the_plan_and_a_repeated_body_only_once(connection: Connection) -> None:
     _, (shard_id,) = make_running_batch(connection, [5])
+    fence = claim(connection).fence
     made = lines_of(connection, shard_id)
     for place, (job_id, body) in enumerate(zip(reversed(made), ["x", "x", "y", "x", "x"], strict=True)):
         connection.execute(update(Job).where(Job.id == job_id).values(position=place, body=body))
     rows = shards.queued_lines(shard_id).fetch_all(connection)
     assert [row[0] for row in rows] == made[::-1]
     assert [row[1] for row in rows] == ["x", None, "y", "x", None]
-    connection.execute(shards.write_lines(shard_id, answers(made[-1:]), Provenance(build="b", model_hash=None)))
+    connection.execute(shards.write_lines(shard_id, fence, answers(made[-1:]), Provenance(build="b", model_hash=None)))
     first = shards.queued_lines(shard_id).fetch_all(connection)[0]
     assert first is not None
     assert first[1] == "x", "the line it was the same as is not there any more"
@@ -183,6 +186,67 @@ def test_a_closed_shard_takes_no_more_writes(connection: Connection) -> None:
     fence = claim(connection).fence
     connection.execute(batches.close_shards(batch_id))
     assert write(connection, shard_id, fence, answers(lines_of(connection, shard_id))) is None
+
+
+def is_anyone_blocked(database: Database) -> bool:
+    with database.begin() as connection:
+        return bool(connection.execute(text("SELECT count(*) FROM pg_locks WHERE NOT granted")).scalar_one())
+
+
+def close(database: Database, batch_id: str) -> int:
+    """End a batch whose window is over, as the clerk does; returns the number of its open lines."""
+    with database.begin() as connection:
+        connection.execute(batches.close_shards(batch_id))
+        return connection.execute(batches.end_leftover_lines(batch_id, JobState.EXPIRED, "{}")).rowcount
+
+
+def test_a_batch_that_ends_beside_a_group_of_results_waits_for_it_and_keeps_it(database: Database) -> None:
+    """Both lock the shard before its lines, so that neither ends in a deadlock."""
+    with database.begin() as connection:
+        batch_id, (shard_id,) = make_running_batch(connection, [5])
+        fence = claim(connection).fence
+    with ThreadPoolExecutor(1) as beside, database.engine.connect() as worker:
+        results = answers(lines_of(worker, shard_id)[:3])
+        worker.execute(shards.write_lines(shard_id, fence, results, Provenance(build="b", model_hash="h")))
+        closing = beside.submit(close, database, batch_id)
+        wait_for(lambda: is_anyone_blocked(database), "the clerk meets the results")
+        assert shards.count_lines(shard_id, fence, results).fetch_optional(worker) is not None
+        worker.commit()
+        assert closing.result(10) == 2
+    with database.begin() as connection:
+        states = connection.execute(select(Job.state).order_by(Job.position)).scalars().all()
+    assert states == [JobState.COMPLETED] * 3 + [JobState.EXPIRED] * 2
+
+
+def test_results_that_come_beside_the_end_of_their_batch_wait_for_it_and_are_refused(database: Database) -> None:
+    with database.begin() as connection:
+        batch_id, (shard_id,) = make_running_batch(connection, [5])
+        fence = claim(connection).fence
+        results = answers(lines_of(connection, shard_id))
+
+    def write_late() -> BatchState | None:
+        with database.begin() as connection:
+            return write(connection, shard_id, fence, results)
+
+    with ThreadPoolExecutor(1) as beside, database.engine.connect() as clerk:
+        clerk.execute(batches.close_shards(batch_id))
+        writing = beside.submit(write_late)
+        wait_for(lambda: is_anyone_blocked(database), "the results meet the clerk")
+        clerk.execute(batches.end_leftover_lines(batch_id, JobState.EXPIRED, "{}"))
+        clerk.commit()
+        assert writing.result(10) is None
+    with database.begin() as connection:
+        assert set(connection.execute(select(Job.state)).scalars()) == {JobState.EXPIRED}
+
+
+def test_no_line_is_touched_under_a_fence_that_is_lost(connection: Connection) -> None:
+    _, (shard_id,) = make_running_batch(connection, [2])
+    fence = claim(connection).fence
+    results = answers(lines_of(connection, shard_id))
+    for wrong in (fence - 1, fence + 1):
+        statement = shards.write_lines(shard_id, wrong, results, Provenance(build="b", model_hash="h"))
+        assert connection.execute(statement).all() == []
+    assert write(connection, shard_id, fence, results) is BatchState.IN_PROGRESS
 
 
 def test_a_window_that_is_over_ends_the_batch_as_expired(connection: Connection) -> None:

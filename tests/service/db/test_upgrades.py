@@ -174,7 +174,7 @@ def answer_waiting_lines(connection: Connection, batch_id: str, model: str, expe
     waiting = shards.queued_lines(claimed.id).fetch_all(connection)
     assert (claimed.batch_id, [line.id for line in waiting]) == (batch_id, expected)
     results = [LineResult(job_id=line.id, answer="{}", prompt_tokens=1, completion_tokens=1) for line in waiting]
-    connection.execute(shards.write_lines(claimed.id, results, Provenance(build="b", model_hash=None)))
+    connection.execute(shards.write_lines(claimed.id, claimed.fence, results, Provenance(build="b", model_hash=None)))
     assert shards.count_lines(claimed.id, claimed.fence, results).fetch_one(connection).status is BatchState.IN_PROGRESS
     assert connection.execute(shards.leave_shard(claimed.id, claimed.fence)).scalar_one() == "done"
 

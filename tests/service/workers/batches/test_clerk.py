@@ -83,7 +83,9 @@ def answer_everything(clerk: ClerkContext, *, fail: frozenset[str] = frozenset()
                 )
                 for job_id, custom_id in lines[: len(lines) - keep_open]
             ]
-            connection.execute(shards.write_lines(claim.id, results, Provenance(build="b", model_hash=None))).all()
+            connection.execute(
+                shards.write_lines(claim.id, claim.fence, results, Provenance(build="b", model_hash=None))
+            ).all()
             shards.count_lines(claim.id, claim.fence, results).fetch_all(connection)
             connection.execute(
                 update(Shard).where(Shard.id == claim.id).values(state="done", owner=None, lease_until=None)
