@@ -113,6 +113,7 @@ class ResultRow(NamedTuple):
 
 
 BATCH: Final = columns_of(Batch, BatchRow)
+_PAGE_BYTES: Final = 16 << 20  # of answers, in a page of results
 
 
 def insert_batch(**columns: Any) -> Query[BatchRow]:  # Any: the columns' own types
@@ -289,15 +290,23 @@ def end_leftover_lines(batch_id: str, state: JobState, problem: str) -> Update:
     )
 
 
-def result_rows(batch_id: str, after_line: int, limit: int) -> Query[ResultRow]:
-    """List lines that have ended, in input order, a page at a time."""
-    statement = (
-        select(*columns_of(Job, ResultRow))
+def result_rows(batch_id: str, after_line: int, limit: int, *, page_bytes: int = _PAGE_BYTES) -> Query[ResultRow]:
+    """List lines that have ended, in input order, a page at a time: no line comes after answers of `page_bytes` bytes.
+
+    So a page of embeddings, of 500 lines of 2 MB, does not fill the memory; and it has at least one line. Postgres gets the
+    size of an answer without reading it.
+    """
+    size = func.coalesce(func.octet_length(Job.answer), 0)
+    bytes_before = func.sum(size).over(order_by=Job.line) - size
+    page = (
+        select(*columns_of(Job, ResultRow), bytes_before.label("bytes_before"))
         .where(Job.batch_id == batch_id, Job.line > after_line, Job.finished_at.is_not(None))
         .order_by(Job.line)
         .limit(limit)
+        .subquery("page")
     )
-    return Query(statement, ResultRow)
+    columns = (page.c[name] for name in ResultRow._fields)
+    return Query(select(*columns).where(page.c.bytes_before < page_bytes).order_by(page.c.line), ResultRow)
 
 
 def _move(batch_id: str, to: BatchState, **columns: Any) -> ReturningUpdate[str, str]:  # Any: the columns' own types

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, func, text, update
 from sqlalchemy.dialects import postgresql
 
 from core.states import JobState, ShardState
-from db import batch_control, batch_requests, batch_results, shards
+from db import batch_control, batch_requests, batch_results, batches, shards
 from db.batch_requests import LineFilter
 from db.batch_results import EndedAt
 from db.jobs import Provenance
@@ -185,6 +185,35 @@ def test_waiting_lines_are_those_of_the_open_shards(connection: Connection, *, i
     assert waiting() == [4, 5, 6]
     connection.execute(update(Shard).values(**done))
     assert waiting() == []
+
+
+def end_with(connection: Connection, batch_id: str, answers: list[str | None]) -> None:
+    """End the lines of a batch, in their order, with these answers; None is a problem."""
+    for line, answer in enumerate(answers, start=1):
+        ended = update(Job).where(Job.batch_id == batch_id, Job.line == line)
+        state = JobState.FAILED if answer is None else JobState.COMPLETED
+        problem = "{}" if answer is None else None
+        connection.execute(ended.values(state=state, answer=answer, problem=problem, finished_at=func.now()))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "pages"),
+    [
+        ([10, 10, 10, 10, 10], [[1, 2, 3], [4, 5]]),  # no more lines than were asked for
+        ([60, 60, 60, 10, 10], [[1, 2], [3, 4, 5]]),
+        ([500, 10, 500, 500], [[1], [2, 3], [4]]),  # at least one, however large it is
+        ([0, 0, 100, 0, 0, 0], [[1, 2, 3], [4, 5, 6]]),
+    ],
+)
+def test_a_page_of_results_ends_once_its_answers_are_large(
+    sizes: list[int], pages: list[list[int]], connection: Connection
+) -> None:
+    batch_id, _ = make_running_batch(connection, [len(sizes)])
+    end_with(connection, batch_id, ["ü" * (size // 2) if size else None for size in sizes])
+    seen: list[list[int]] = []
+    while page := batches.result_rows(batch_id, seen[-1][-1] if seen else 0, 3, page_bytes=100).fetch_all(connection):
+        seen.append([row.line for row in page])
+    assert seen == pages
 
 
 def plan(connection: Connection, query: Query[Any]) -> str:
