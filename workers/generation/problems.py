@@ -86,6 +86,12 @@ def engine_crash() -> Problem:
     return Problem(status=500, message=message, type=SERVER_ERROR, code="engine_crash")
 
 
+def refused_answer() -> Problem:
+    """The error of a line whose answer the database refuses to store."""
+    message = "The answer to this request could not be stored. Ask the operator for the log of the worker."
+    return Problem(status=500, message=message, type=SERVER_ERROR, code=SERVER_ERROR)
+
+
 def truncated_problem(result: Finished | Embedded, body: GenerationBody) -> Problem | None:
     """The error of an answer that was cut before it had what the body asks for."""
     is_call = isinstance(body, ChatRequest) and tool_choice_of(body).mode is ToolMode.REQUIRED

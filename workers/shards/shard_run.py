@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
+from math import inf
 from typing import Final
 
 import structlog
@@ -25,6 +26,7 @@ from core.states import BatchState, JobState, ShardState, is_suspicious
 from core.strict_json import parse_json
 from core.telemetry.origin import Origin
 from db import batches, jobs, shards
+from db.connections import is_transient
 from db.shards import ClaimedShard, LineResult
 from engine.process.client import EngineLost
 from engine.types import Priority
@@ -33,6 +35,7 @@ from workers.generation.endpoints.base import EndpointAdapter, EngineOutcome, En
 from workers.generation.endpoints.registry import read_accepted
 from workers.generation.inference_span import start_inference
 from workers.generation.job_stream import JobStream
+from workers.generation.problems import refused_answer
 from workers.generation.quarantine import as_exclusive
 from workers.runtime.db_retry import retry_write
 from workers.shards.isolation import Isolation
@@ -46,6 +49,7 @@ log = structlog.get_logger()
 _STEPS_AHEAD: Final = 8  # steps of embeddings that the lines of a shard fill
 _CHARACTERS_PER_TOKEN: Final = 4
 _EMBEDDED_LINES: Final = 256  # at a time, however short they are
+_GROUP_CHARACTERS: Final = 32 << 20  # of answers: they are one text, and Postgres takes up to a gigabyte
 
 
 class ShardRun:
@@ -274,23 +278,55 @@ class ShardRun:
         return len(ended) >= settings.commit_lines or (bool(ended) and is_urgent)
 
     def _commit(self) -> None:
-        """Write a group of results, or pause when the database fails; the fence decides whether that took too long."""
-        settings = self._context.settings
-        group = [self._result(ended) for ended in islice(self._progress.ended, settings.commit_lines)]
+        """Write a group of results, or pause while the database fails; the fence decides whether that took too long."""
+        group = self._group()
         try:
-            status = self._write(group)
+            status = self._write_group(group)
         except SQLAlchemyError as error:
             log.warning("commit_failed", shard=self.id, reason=type(error).__name__)
-            time.sleep(settings.commit_seconds)
+            if not is_transient(error):
+                raise
+            time.sleep(self._context.settings.commit_seconds)
             if self._lease.is_lost:
                 raise LeaseLost from None
             return
         self._progress.written(len(group))
         for result in group:
             self._runs.pop(result.job_id, None)
-        self._oldest_result_at = time.monotonic()
+        is_cut = bool(self._progress.ended) and len(group) < self._context.settings.commit_lines
+        self._oldest_result_at = -inf if is_cut else time.monotonic()  # the rest of a group is due at once
         if status is not BatchState.IN_PROGRESS:
             self.stop(abort=True)
+
+    def _group(self) -> list[LineResult]:
+        """The next results to write: at least one, and no more once their answers are long."""
+        group: list[LineResult] = []
+        num_characters = 0
+        for ended in islice(self._progress.ended, self._context.settings.commit_lines):
+            group.append(self._result(ended))
+            num_characters += len(group[-1].answer or "")
+            if num_characters >= _GROUP_CHARACTERS:
+                break
+        return group
+
+    def _write_group(self, group: list[LineResult]) -> BatchState:
+        """Store results: together, or one by one if the database refuses one of them, which is then a failed line."""
+        try:
+            return self._write(group)
+        except SQLAlchemyError as error:
+            if is_transient(error):
+                raise
+            log.warning("group_refused", shard=self.id, lines=len(group), reason=type(error).__name__)
+        return [self._write_alone(result) for result in group][-1]
+
+    def _write_alone(self, result: LineResult) -> BatchState:
+        try:
+            return self._write([result])
+        except SQLAlchemyError as error:
+            if is_transient(error):
+                raise
+            log.error("result_refused", line=result.job_id, reason=type(error).__name__)
+        return self._write([LineResult(job_id=result.job_id, problem=refused_answer().to_json())])
 
     def _write(self, group: list[LineResult]) -> BatchState:
         """Store results, counters and usage in one transaction, which is rolled back when the fence has moved on."""

@@ -6,11 +6,12 @@ import gc
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from core.schemas.endpoints import COMPLETIONS_ENDPOINT
 from core.states import BatchState, JobState, ShardState
@@ -440,6 +441,85 @@ def test_each_transaction_of_a_shard_may_fail_or_be_committed_without_a_reply(
     assert only(worker, Batch).status == BatchState.FINALIZING
     assert only(worker, UsageDaily).requests == 3
     assert valkey.llen("millrace:clerk") == 1
+
+
+def finished(request: Request, answer: str) -> Finished:
+    choices = [Choice(reason=FinishReason.STOP, text=answer)]
+    return Finished(request_id=request.id, choices=choices, usage=Usage(prompt_tokens=3, completion_tokens=2))
+
+
+def test_a_group_of_results_ends_once_its_answers_are_long_and_the_rest_follows_at_once(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    """Identical lines end together, and one statement takes a gigabyte at most."""
+    worker = with_settings(worker, commit_lines=8, commit_seconds=3600)
+    make(worker, [9], GREEDY)
+    change_body(worker, 9, "another")
+    held: list[Request] = []
+
+    def answer(request: Request) -> Finished | None:
+        if request.prompt.messages[0]["content"] == "hello":  # type: ignore[union-attr]
+            return finished(request, 9_000_000 * "x")
+        held.append(request)
+        return None
+
+    def num_written() -> int:
+        with worker.database.begin() as connection:
+            return connection.execute(select(func.count()).where(Job.state == JobState.COMPLETED)).scalar_one()
+
+    engine.answer = answer
+    lane = threading.Thread(target=work, args=(worker,))
+    lane.start()
+    wait_for(lambda: num_written() == 8, "the identical lines are written while another one runs")
+    engine.end(held[0].id, echo(held[0]))
+    lane.join(20)
+    with worker.database.begin() as connection:
+        sizes = select(func.count()).select_from(Job).group_by(Job.finish_xact).order_by(Job.finish_xact)
+        assert list(connection.execute(sizes).scalars()) == [4, 4, 1]
+
+
+@contextmanager
+def refused(worker: WorkerContext, table: str, condition: str) -> Iterator[None]:
+    """Let the database refuse new rows of a table, unless they meet a condition."""
+    with worker.database.begin() as connection:
+        connection.execute(text(f"ALTER TABLE {table} ADD CONSTRAINT refused CHECK ({condition}) NOT VALID"))
+    try:
+        yield
+    finally:
+        with worker.database.begin() as connection:
+            connection.execute(text(f"ALTER TABLE {table} DROP CONSTRAINT refused"))
+
+
+def test_an_answer_that_the_database_refuses_is_a_failed_line_and_its_neighbours_are_written(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    make(worker, [10])
+    change_body(worker, 4, "refused")
+    with refused(worker, "jobs", "answer NOT LIKE '%refused%'"):
+        work(worker)
+    done = rows(worker)
+    assert len(engine.asked) == 10
+    assert [row.line for row in done if row.state == JobState.COMPLETED] == [1, 2, 3, 5, 6, 7, 8, 9, 10]
+    problem = json.loads(done[3].problem)
+    assert (done[3].state, problem["status"], problem["code"]) == (JobState.FAILED, 500, "server_error")
+    shard = only(worker, Shard)
+    assert (shard.state, shard.lines_completed, shard.lines_failed) == (ShardState.DONE, 9, 1)
+    assert only(worker, UsageDaily).requests == 10
+
+
+def test_a_shard_of_which_the_database_refuses_everything_is_abandoned(
+    worker: WorkerContext, engine: ScriptedEngine
+) -> None:
+    """Repeats would have no end, and its lease runs out for a worker that may be able to write."""
+    make(worker, [3])
+    with refused(worker, "shards", "lines_completed + lines_failed = 0"):
+        work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.QUEUED}
+    assert only(worker, Shard).state == ShardState.RUNNING
+    with worker.database.begin() as connection:
+        connection.execute(update(Shard).values(lease_until=func.now()))
+    work(worker)
+    assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
 
 
 @pytest.fixture
