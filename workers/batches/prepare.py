@@ -12,6 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO, Final
 
@@ -64,19 +65,28 @@ def prepare(context: ClerkContext, batch_id: str) -> None:
                 if batch is None or batch.status != BatchState.VALIDATING:
                     return
                 working.enter_context(batch_work("prepare", batch))
-                shards = _copy_file(context, connection, batch, stream)
+                copied = _copy_file(context, connection, batch, stream)
                 failpoint(Point.PREPARE_COPIED)
         except BadFile as bad:
             _fail(context, waiting, bad)
             return
-        log.info("batch_prepared", batch=batch_id, shards=len(shards))
+        log.info("batch_prepared", batch=batch_id, shards=len(copied.shards))
+        context.counters.add(CounterName.LINES_REJECTED, number=copied.num_rejected)
         failpoint(Point.PREPARE_COMMITTED)
-        _send_tickets(context, batch_id, shards)
+        _send_tickets(context, batch_id, copied.shards)
         failpoint(Point.PREPARE_TICKETED)
 
 
-def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow, stream: BinaryIO) -> list[ShardRow]:
-    """Write all rows of a batch; returns its shards, or none when it was cancelled meanwhile."""
+@dataclass(frozen=True, slots=True)
+class _Copied:
+    """The shards of a batch, and the number of its lines that failed already."""
+
+    shards: list[ShardRow]
+    num_rejected: int
+
+
+def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow, stream: BinaryIO) -> _Copied:
+    """Write all rows of a batch, or none when it was cancelled meanwhile."""
     quota = read_quota(connection, batch.tenant_id, batch.key_id)
     catalog = context.look_at_models().only(quota.models)
     down = _stopped(context, connection, catalog)
@@ -101,9 +111,8 @@ def _copy_file(context: ClerkContext, connection: Connection, batch: BatchRow, s
         )
     if start.fetch_optional(connection) is None:
         connection.rollback()
-        return []
-    context.counters.add(CounterName.LINES_REJECTED, number=len(first.failed))
-    return rows.shards
+        return _Copied([], 0)
+    return _Copied(rows.shards, len(first.failed))
 
 
 def _copy(connection: Connection, rows: Iterator[LineRow]) -> None:

@@ -11,10 +11,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import pytest
 import redis
 from sqlalchemy import func, select, update
+from sqlalchemy.exc import OperationalError
 
 from core import ids
+from core.counters import CounterName
 from core.files.directory import DirectoryStore
 from core.models.live_catalog import LiveCatalog
 from core.schemas.endpoints import EMBEDDINGS_ENDPOINT
@@ -26,6 +29,7 @@ from db.tables import DEFAULT_TENANT, Batch, File, Job, Shard
 from tests.support.contexts import with_settings
 from tests.support.model_files import write_model
 from tests.support.rows import make_batch, make_job, make_running_batch
+from tests.support.sick import SickDatabase
 from tests.support.stored import names_in, size_in
 from workers.batches.finalize import finalize
 from workers.batches.prepare import prepare
@@ -350,6 +354,26 @@ def test_lines_the_endpoint_would_reject_fail_alone(clerk: ClerkContext) -> None
     assert rejected["unserved"]["status_code"] == 404
     assert rejected["unserved"]["body"]["error"]["code"] == "model_not_found"
     assert rejected["hot"]["body"]["error"]["param"] == "temperature"
+
+
+def test_rejected_lines_count_once_although_the_first_commit_fails(clerk: ClerkContext) -> None:
+    database = SickDatabase(clerk.database)
+    clerk = replace(clerk, database=database)
+    batch_id = upload(clerk, "\n".join([line("good"), line("bad", temperature="hot")]))
+    num_begun = 0
+
+    def fail_the_second() -> None:
+        nonlocal num_begun
+        num_begun += 1
+        database.uncommitted = int(num_begun == 2)  # the first one only reads
+
+    database.on_use = fail_the_second
+    with pytest.raises(OperationalError):
+        prepare(clerk, batch_id)
+    assert batch_of(clerk, batch_id).status == BatchState.VALIDATING
+    prepare(clerk, batch_id)
+    assert batch_of(clerk, batch_id).lines_failed == 1
+    assert clerk.counters.totals() == {(CounterName.LINES_REJECTED, ""): 1}
 
 
 def test_a_batch_whose_lines_are_all_rejected_ends_by_itself(clerk: ClerkContext, valkey: redis.Redis) -> None:
