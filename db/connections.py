@@ -33,6 +33,7 @@ _OPTIONS: Final = (
 _IDLE_SECONDS: Final = 1.0
 _SHARING_TRIES: Final = 5
 _TRANSIENT: Final = {"08", "40", "53", "55", "57"}  # connections, deadlocks, resources, locks, an operator at work
+_READ_ONLY: Final = "25006"  # another server has become the primary one
 
 
 @dataclass(slots=True)
@@ -124,7 +125,8 @@ def is_transient(error: SQLAlchemyError) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    return error.connection_invalidated or (getattr(error.orig, "sqlstate", None) or "")[:2] in _TRANSIENT
+    code = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or code[:2] in _TRANSIENT or code == _READ_ONLY
 
 
 def is_pooled(connection: Any, driver: Any) -> bool:  # Any: a connection of DBAPI, and psycopg's own below it

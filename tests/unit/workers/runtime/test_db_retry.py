@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.errors import InFailedSqlTransaction, ReadOnlySqlTransaction
 from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -70,4 +71,6 @@ def test_transient_errors_are_distinguished_from_permanent_ones() -> None:
     assert is_transient(no_reply())
     assert is_transient(DBAPIError("", None, Deadlock()))
     assert is_transient(DBAPIError("", None, Exception(), connection_invalidated=True))
+    assert is_transient(DBAPIError("", None, ReadOnlySqlTransaction())), "after a failover"
+    assert not is_transient(DBAPIError("", None, InFailedSqlTransaction()))
     assert not is_transient(DataError("", None, Exception()))
