@@ -108,7 +108,8 @@ class StepBuilder:
             seconds = self._share.stall_seconds(size) - self._share.added_seconds(size, size_of(entries))
             budget = min(self._prompt_tokens_within(seconds), self._batch_tokens - _num_tokens([*chat, *entries]))
             if budget >= _MIN_CHUNK or not entries:
-                prompts = self._prefill_all(prefilling, budget)
+                has_scored = any(entry.wants_prompt_logprobs for entry in chat)
+                prompts = self._prefill_all(prefilling, budget, has_scored=has_scored)
         if not self._share.allows(size, size_of([*entries, *prompts])):
             return []
         self._prompts_next = bool(prefilling) and not prompts
@@ -145,16 +146,17 @@ class StepBuilder:
         found = self._share.cost.tokens_within(seconds, self._prefill_tokens)
         return max(1, self._prefill_tokens // INTERACTIVE_DIVISOR) if found is None else max(_MIN_CHUNK, found)
 
-    def _prefill_all(self, prefilling: list[Sequence], budget: int) -> list[StepEntry]:
-        """Prompt chunks in order of admission."""
+    def _prefill_all(self, prefilling: list[Sequence], budget: int, *, has_scored: bool = False) -> list[StepEntry]:
+        """Prompt chunks in order of admission; `has_scored`: the step has a prompt with logprobs."""
         entries: list[StepEntry] = []
         for sequence in sorted(prefilling, key=lambda sequence: sequence.admission):
             if budget <= 0:
                 break
-            if sequence.wants_prompt_logprobs and any(entry.wants_prompt_logprobs for entry in entries):
-                continue  # rows are expensive: one such prompt per step
+            if sequence.wants_prompt_logprobs and has_scored:
+                continue  # rows are expensive, and the buffer for logits holds those of one such prompt
             entry = self._prefill(sequence, min(budget, EXTRA_ROWS) if sequence.wants_prompt_logprobs else budget)
             entries.append(entry)
+            has_scored = has_scored or entry.wants_prompt_logprobs
             budget -= len(entry.tokens)
         return entries
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from engine.backends.fake.backend import FakeBackend, FakeDecoder, FakeEmbedder
@@ -25,6 +26,7 @@ from engine.types import (
     TextPrompt,
     TokenPrompt,
 )
+from tests.support.clock import Clock
 from tests.support.engine import Bench, chat
 
 
@@ -410,3 +412,27 @@ def test_embeddings_wait_for_the_turn_with_their_own_priority() -> None:
     bench.run()
     assert turn.asked[-1] == "nothing"
     assert len(bench.outputs) == 2
+
+
+class RecordingDecoder(FakeDecoder):
+    """A decoder that records the steps."""
+
+    plans: list[StepPlan]
+
+    def run(self, plan: StepPlan) -> list[SampleResult]:
+        self.plans.append(plan)
+        return super().run(plan)
+
+
+def test_a_step_scores_one_prompt_also_beside_chat() -> None:
+    decoder = RecordingDecoder(slots=4, spare_slots=1)
+    decoder.plans = []
+    bench = Bench(FakeBackend(decoder), clock=Clock(), context_size=512)
+    bench.ask("so that the cost of a step is known", max_tokens=5)
+    for number, priority in enumerate(Priority):
+        prompt = TokenPrompt(tokens=[20 + (number + index) % 60 for index in range(300)])
+        request = chat("", str(priority), priority=priority, max_tokens=1, echo=True, logprobs=1)
+        bench.add(msgspec.structs.replace(request, prompt=prompt))
+    assert len(bench.run()) == len(Priority)
+    scored = [sum(entry.wants_prompt_logprobs for entry in plan.entries) for plan in decoder.plans]
+    assert max(scored) == 1
