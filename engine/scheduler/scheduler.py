@@ -218,18 +218,28 @@ class Scheduler:
             self._kv_cache.defragment()
         full = [sequence for sequence in self._running if self._is_full(sequence)] if self._shifts_context else []
         shifts = [self._kv_cache.shift(sequence, self._context_size) for sequence in full]
-        return StepPlan(self._entries(), self._kv_cache.take_forks(), shifts)
+        entries = self._entries()
+        # copies that are due, such as snapshots, wait for a step that is computed
+        return StepPlan(entries, self._kv_cache.take_forks() if entries else [], shifts)
 
     def _entries(self) -> list[StepEntry]:
-        """The entries of the next step: an exclusive sequence has every other step to itself, unless chat comes before it."""
+        """The entries of the next step: an exclusive sequence has every other step to itself, unless chat comes before it.
+
+        Beside chat, both it and the other lines wait for time that chat has earned. Only a step in which lines were computed is a
+        turn of theirs, and while it is the exclusive one's turn, none of them takes that time from it.
+        """
         exclusive = next((sequence for sequence in self._running if sequence.exclusive), None)
         if exclusive is None:
             return self._step_builder.build(self._running, urgent=self._urgent)
         others = [sequence for sequence in self._running if not sequence.exclusive]
-        turns = [[exclusive], others] if not self._was_exclusive else [others, [exclusive]]
+        chat = [sequence for sequence in others if self._is_urgent(sequence)]
+        turns = [others, [exclusive]] if self._was_exclusive else [[exclusive], chat or others]
         for members in turns:
             if entries := self._step_builder.build(members, urgent=self._urgent, beside_chat=self.has_running_chat):
-                self._was_exclusive = members[0] is exclusive
+                if members[0] is exclusive:
+                    self._was_exclusive = True
+                elif len(chat) == len(others) or not all(self._is_urgent(entry.sequence) for entry in entries):
+                    self._was_exclusive = False
                 return entries
         return []
 

@@ -205,3 +205,21 @@ def test_a_window_that_has_passed_a_prefix_reuses_nothing_of_it(tiny_models: Map
     bench.add(late)
     finished = bench.run()["late"]
     assert (finished.text, finished.usage.cached_tokens) == (wanted["late"], 801)
+
+
+def test_a_snapshot_of_the_last_step_of_an_answer_is_made_all_the_same(tiny_models: Mapping[TinyModel, Path]) -> None:
+    """A slot is known to hold it, so the next prompt would go on from memory that is empty."""
+    sizes: dict[str, Any] = {"context_size": 1024, "slots": 2, "spare_slots": 2, "threads": 1, "ubatch_tokens": 64}
+    path = str(tiny_models[TinyModel.GEMMA3])
+    backend = LlamaBackend(EngineConfig(model="tiny", endpoint="", model_path=path, kv_layout=KvLayout.SPLIT, **sizes))
+    prompt = [*DOCUMENT, *reversed(DOCUMENT)]
+    question = ask("question", prompt, max_tokens=30)
+    alone = Bench(backend, **sizes)
+    alone.add(question)
+    expected = alone.run()["question"].text
+    for num_tokens in range(backend.decoder.traits.slack - 74, backend.decoder.traits.slack - 68):
+        bench = Bench(backend, **sizes)
+        bench.add(ask("first", prompt, max_tokens=num_tokens))
+        bench.run()
+        bench.add(question)
+        assert bench.run()["question"].text == expected, num_tokens

@@ -295,6 +295,34 @@ def test_a_line_that_must_be_alone_hardly_delays_a_chat_and_ends() -> None:
         assert len(plan.entries) == 1 or all(entry.sequence is not alone for entry in plan.entries)
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_line_that_must_be_alone_and_other_lines_both_go_on_beside_chat(device: Device, *, is_first: bool) -> None:
+    busy = Simulation(device=device, line_tokens=2000)
+    busy.fill()
+    busy.add("chat", max_tokens=4000)
+    for _ in range(30):
+        busy.step()
+    busy.line_tokens = 20
+    alone = busy.line(exclusive=True)
+    while alone.slot is None:
+        busy.scheduler.release(next(other for other in busy.scheduler.running if other.priority is Priority.BATCH))
+        busy.step()
+    if is_first:
+        for other in [each for each in busy.scheduler.running if each.priority is Priority.BATCH and each is not alone]:
+            busy.scheduler.release(other)
+        busy.line_tokens = 2000
+        for _ in range(busy.slots):
+            busy.line()
+    began, name = busy.now, alone.request_id
+    for _ in range(3500):
+        busy.step()
+        if alone.finish_reason is not None:
+            break
+    assert alone.finish_reason is not None
+    assert busy.batch_tokens(began) - len(busy.tokens[name]) > 0, "the others, too"
+
+
 def test_lines_between_two_chats_have_the_device() -> None:
     busy = Simulation(device=cpu)
     busy.fill()
