@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -162,9 +162,13 @@ class Sampler:
         rows: list[int] = []
         first_row = 0
         for entry in entries:
+            end = first_row + entry.num_rows
             if entry.sequence.ignore_eos and entry.sequence.constraint is None:
-                rows += range(first_row, first_row + entry.num_rows)
-            first_row += entry.num_rows
+                if not entry.wants_prompt_logprobs:
+                    rows += range(first_row, end)
+                elif entry.start + len(entry.tokens) == len(entry.sequence.tokens):
+                    rows.append(end - 1)  # the other rows score the prompt
+            first_row = end
         if rows:
             logits[np.array(rows)[:, None], self._end_tokens] = -np.inf
 
@@ -183,7 +187,10 @@ class Sampler:
     def _share(self, pool: ThreadPoolExecutor, jobs: list[_Job], logits: Logits) -> list[tuple[int, SampleResult]]:
         parts = [jobs[number :: self._threads] for number in range(min(self._threads, len(jobs)))]
         futures = [pool.submit(self._work, part, logits) for part in parts[1:]]
-        results = self._work(parts[0], logits)
+        try:
+            results = self._work(parts[0], logits)
+        finally:
+            wait(futures)  # a failed step frees samplers, which the other threads use
         return results + [result for future in futures for result in future.result()]
 
     def _sample(self, entry: StepEntry, logits: Logits, first_row: int) -> SampleResult:
@@ -227,6 +234,8 @@ class Sampler:
                 logprobs.append(self._logprob(row, token, self._distribution(row, sequence.logprobs)))
             if number == len(drafts) or token != drafts[number]:
                 break
+            if token in self._end_set and not sequence.ignore_eos:
+                break  # what was computed behind the end leaves the memory as a wrong draft does
         return SampleResult(tokens, len(tokens) - 1, logprobs)
 
     def _sample_constrained(self, sequence: Sequence, grammar: GrammarState, row: Logits) -> SampleResult:

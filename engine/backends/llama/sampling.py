@@ -78,7 +78,7 @@ class ChainChooser:
                 self._num_ahead += 1
                 return token
             self._catch_up()
-            _array.fill(None, row)
+            self._fill_all(row)
             _array.apply(self._filters)
         _array.apply(self._draws)
         return _array.selected
@@ -87,10 +87,18 @@ class ChainChooser:
         """Fill the array with the tokens that the filters keep."""
         candidates = _candidates(row, row[best_token(row)], self._sampling)
         if candidates is None:
-            _array.fill(None, row)
+            self._fill_all(row)
         else:
             _array.fill(candidates.tokens, candidates.logits, is_sorted=candidates.is_sorted)
         _array.apply(self._filters)
+
+    def _fill_all(self, row: Logits) -> None:
+        """Fill the array with all tokens, but for the forbidden ones where their entropy would not be a number."""
+        if self._sampling.typical_p < 1:
+            finite = _finite(row)
+            _array.fill(finite.tokens, finite.logits)
+        else:
+            _array.fill(None, row)
 
     def _catch_up(self) -> None:
         """Draw as often as without llama.cpp; a draw from a single token takes a random number, too."""

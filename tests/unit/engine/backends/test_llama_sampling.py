@@ -138,6 +138,21 @@ def test_typical_p_keeps_allowed_tokens_by_their_surprise(top_k: int) -> None:
     assert {chooser.choose(row) for _ in range(30)} == {len(row) // 2}  # of 0.23, 0.63 and 0.14
 
 
+@pytest.mark.parametrize("size", [1024, 20_003])
+def test_typical_p_leaves_forbidden_tokens_out_where_llama_cpp_gets_all(size: int) -> None:
+    row = (3 * np.random.default_rng(0).standard_normal(size)).astype(np.float32)
+    row[:5] = -np.inf
+    params = SamplingParams(seed=5, typical_p=0.3)
+    chooser = ChainChooser(make_sequence("r", PROMPT, sampling=params), num_vocab=size, context_size=64)
+    chooser._draw = None if chooser._draw is None else lambda _, __: None  # gives up on each row
+    p = np.exp(row[5:].astype(np.float64) - row.max())
+    p /= p.sum()
+    surprise = np.abs(-np.log(p) + (p * np.log(p)).sum())
+    order = np.argsort(surprise)
+    kept = order[: np.searchsorted(np.add.accumulate(p[order]), 0.3) + 2]
+    assert {chooser.choose(row) for _ in range(200)} <= set((kept + 5).tolist())
+
+
 @pytest.mark.parametrize("sampling", [{}, {"top_p": 0.9}, {"top_k": 5}, {"min_p": 0.1}], ids=str)
 def test_a_temperature_that_rounds_to_nothing_is_greedy(sampling: dict[str, Any]) -> None:
     row = rows_of(20_003)["usual"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ import pytest
 from engine.backends.llama.sampling import ChainChooser
 from engine.backends.sampler import Sampler, Sharing
 from engine.errors import DecodeFailed
+from engine.scheduler.sequence import Sequence
 from engine.scheduler.step import SampleResult, StepEntry
 from engine.types import SamplingParams, TokenLogprob
 from tests.support.engine import make_sequence
@@ -155,3 +157,62 @@ def test_the_choice_follows_the_rows() -> None:
     shares(sharing, 100, alone=6e-5, shared=1e-4)
     assert shares(sharing, 320, alone=3e-3, shared=1.6e-3).count(True) > 270
     assert shares(sharing, 320, alone=6e-5, shared=1e-4).count(True) < 50
+
+
+def test_drafts_behind_an_end_are_not_accepted() -> None:
+    sampler = Sampler(partial(ChainChooser, num_vocab=8, context_size=64), Numbers(), 1)
+    rows = np.zeros((4, 8), np.float32)
+    for row, token in zip(rows, [5, 0, 6, 7], strict=True):
+        row[token] = 1.0
+    sequence = make_sequence("a", [9], sampling=SamplingParams(temperature=0))
+    sampler.open(sequence)
+    [result] = sampler.sample([StepEntry(sequence, 0, 0, [9, 5, 0, 6], 4, 3)], rows)
+    assert (result.tokens, result.num_accepted) == ([5, 0], 1), "the memory forgets the end and what follows"
+
+
+def test_a_step_that_fails_ends_in_all_threads_first() -> None:
+    is_busy, may_go = threading.Event(), threading.Event()
+
+    class Blocking:
+        def __init__(self, _: Sequence) -> None: ...
+
+        def choose(self, row: np.ndarray) -> int:
+            if np.isnan(row[0]):
+                assert is_busy.wait(30)
+                threading.Timer(0.05, may_go.set).start()
+                raise DecodeFailed("not a number")
+            if row[0]:
+                is_busy.set()
+                assert may_go.wait(30)
+            return 1
+
+        def close(self) -> None: ...
+
+    sampler = Sampler(Blocking, Numbers(), 2)
+    entries = [
+        StepEntry(make_sequence(str(number), [9], sampling=SamplingParams()), number, 0, [9], 1) for number in range(2)
+    ]
+    for entry in entries:
+        sampler.open(entry.sequence)
+    sampler.sample(entries, np.zeros((2, 8), np.float32))  # one by one; the next step is shared
+    with pytest.raises(DecodeFailed):
+        sampler.sample(entries, np.array([[np.nan] * 8, [1.0] * 8], np.float32))
+    assert may_go.is_set(), "no thread samples any more"
+
+
+def test_ends_that_are_ignored_are_forbidden_only_where_a_token_is_chosen() -> None:
+    rows = np.random.default_rng(1).normal(size=(3, SIZE)).astype(np.float32)
+    rows[2, 0] = 50.0  # the end
+    prompt = [9, 0, 7]
+
+    def score(*, ignore_eos: bool) -> SampleResult:
+        sampler = Sampler(partial(ChainChooser, num_vocab=SIZE, context_size=64), Numbers(), 1)
+        given = {"sampling": SamplingParams(temperature=0), "ignore_eos": ignore_eos, "logprobs": 1}
+        sequence = make_sequence("a", prompt, **given)
+        sampler.open(sequence)
+        [result] = sampler.sample([StepEntry(sequence, 0, 0, prompt, 3, wants_prompt_logprobs=True)], rows.copy())
+        return result
+
+    kept, ignored = score(ignore_eos=False), score(ignore_eos=True)
+    assert ignored.prompt_logprobs == kept.prompt_logprobs
+    assert (kept.tokens[0] == 0, ignored.tokens[0] == 0) == (True, False)
