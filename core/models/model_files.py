@@ -258,6 +258,10 @@ class ModelConfig(UpstreamFields, TransformersFields, PlacementFields, RoutingFi
             check_upstream({**dict(self), "parameters.model": self.parameters.model})
         if self.cache_type_v.startswith("q") and self.flash_attention is Switch.OFF:
             raise ValueError("cache_type_v: quantised values need flash_attention to be auto or on")
+        if self.context_shift and self.kv_layout is KvLayout.UNIFIED:
+            raise ValueError(
+                "context_shift: needs kv_layout to be auto or split: in unified memory, a shift would move what others share"
+            )
         if self.pinned and self.load == "lazy":
             raise ValueError("pinned: a pinned model is loaded at the start, so load must be eager")
         if self.pinned and self.keep_alive_seconds is not None:

@@ -163,9 +163,15 @@ class LlamaDecoder:
 
 
 def _can_change_layout(model: Any, config: EngineConfig) -> bool:  # Any: a pointer
-    """May the layout follow the work? Not on a GPU, where it was not measured."""
+    """May the layout follow the work? Not on a GPU, where it was not measured, nor if a shift would move shared cells."""
     is_free = config.kv_layout is KvLayout.AUTO or "kv_layout" in config.tunable
-    if not is_free or config.kv_layout is KvLayout.UNIFIED or config.gpu_layers or config.slots == 1:
+    if (
+        not is_free
+        or config.kv_layout is KvLayout.UNIFIED
+        or config.gpu_layers
+        or config.context_shift
+        or config.slots == 1
+    ):
         return False
     return not (llama.llama_model_is_recurrent(model) or llama.llama_model_is_hybrid(model))
 

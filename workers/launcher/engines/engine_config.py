@@ -115,7 +115,8 @@ def _tunable(model: ModelConfig, slots: int) -> tuple[str, ...]:
     """The settings that the model file leaves to measurement."""
     free = {
         "slots": slots == AUTO_SLOTS,
-        "kv_layout": model.kv_layout is KvLayout.AUTO,
+        "kv_layout": model.kv_layout is KvLayout.AUTO
+        and not model.context_shift,  # which unified memory does not allow
         "flash_attention": model.flash_attention is Switch.AUTO,
         "ubatch_tokens": "ubatch_tokens" not in model.model_fields_set,
         "prefill_tokens": "prefill_tokens" not in model.model_fields_set,

@@ -45,6 +45,10 @@ BAD = {
         "name: m\nbackend: fake\ncache_type_v: q8_0\nflash_attention: off",
         "cache_type_v",
     ),
+    "a shift of what others share": (
+        f"name: m\nparameters: {{model: {ROOT / 'models' / 'demo.gguf'}}}\ncontext_shift: true\nkv_layout: unified",
+        "context_shift: needs kv_layout to be auto or split",
+    ),
     "a way to pool without embeddings": ("name: m\nbackend: fake\npooling: mean", "pooling"),
     "a key of a level that it does not belong to": (
         "name: m\ntemperature: 1",

@@ -163,3 +163,9 @@ def test_settings_that_need_larger_buffers_come_with_the_next_load() -> None:
     serving = backend.lab.config
     assert (serving.slots, serving.ubatch_tokens, serving.flash_attention) == (3, CONFIG.ubatch_tokens, Switch.AUTO)
     assert bench_of(backend).ask("hello", max_tokens=4).text
+
+
+@pytest.mark.parametrize("context_shift", [False, True])
+def test_memory_that_is_shifted_stays_split(*, context_shift: bool) -> None:
+    config = msgspec.structs.replace(CONFIG, context_shift=context_shift)
+    assert LlamaBackend(config).decoder.traits.can_change_layout is not context_shift

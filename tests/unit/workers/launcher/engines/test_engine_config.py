@@ -32,7 +32,7 @@ KEYS = {
     "batch_tokens": 1024,
     "ubatch_tokens": 256,
     "prefill_tokens": 128,
-    "kv_layout": "unified",
+    "kv_layout": "split",
     "cache_type_k": "q8_0",
     "cache_type_v": "q4_0",
     "flash_attention": "on",
@@ -61,6 +61,12 @@ def test_every_key_of_a_model_file_reaches_its_engine(tmp_path: Path) -> None:
     assert config | KEYS | {"lora": [adapter]} == config
     defaults = msgspec.to_builtins(EngineConfig(model="", endpoint=""))
     assert not [key for key in KEYS if config[key] == defaults[key]]
+
+
+def test_the_layout_of_memory_that_is_shifted_is_not_measured(tmp_path: Path) -> None:
+    tunable = [engine_config(Settings(state_dir=tmp_path), load(tmp_path, **keys), "cpu", CORES).tunable
+               for keys in ({}, {"context_shift": True})]  # fmt: skip
+    assert ("kv_layout" in tunable[0], "kv_layout" in tunable[1]) == (True, False)
 
 
 def test_the_times_of_the_fake_reach_its_engine(tmp_path: Path) -> None:
