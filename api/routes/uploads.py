@@ -138,7 +138,11 @@ async def complete_upload(
     _check_parts(body.part_ids, sizes, upload.bytes)
     file_id = ids.new_id(ids.FILE)
     note_ids(upload=upload_id, file=file_id)
-    await _join(file_store, file_id, body)
+    try:
+        await _join(file_store, file_id, body)
+    except FileNotFoundError:  # the parts were swept, since another request ended the upload meanwhile
+        _check_completed(await _find(database, upload_id, tenant))
+        return await _show_upload(database, upload_id, tenant)
     failpoint(Point.PARTS_JOINED)
     file = files.add_file(
         id=file_id,
@@ -195,16 +199,14 @@ async def _find(database: AsyncEngine, upload_id: str, tenant: str) -> UploadRow
 
 
 async def _join(file_store: FileStore, file_id: str, body: UploadComplete) -> None:
+    """Raises FileNotFoundError for a part that is gone."""
     digest = hashlib.md5(usedforsecurity=False) if body.md5 else None
 
     def join() -> None:
         file_store.join(file_id, body.part_ids, digest)
 
-    try:
-        with full_disk_is_a_problem():
-            await anyio.to_thread.run_sync(join)
-    except FileNotFoundError:
-        raise _ended("no longer pending") from None  # its parts were swept meanwhile
+    with full_disk_is_a_problem():
+        await anyio.to_thread.run_sync(join)
     if digest is not None and digest.hexdigest() != body.md5:
         await anyio.to_thread.run_sync(file_store.delete, file_id)
         message = "The parts in this order do not have this md5. Check them and complete the upload again."
