@@ -62,8 +62,7 @@ class Publisher:
             data = encode_event(event)
             key = self._prefix + replay_key(event.job)
             pipeline.rpush(key, data)
-            if event.seq == 0 or event.kind is not EventKind.FRAMES:
-                pipeline.expire(key, REPLAY_SECONDS)
+            pipeline.expire(key, REPLAY_SECONDS)  # with each event: a job may stream for longer than that
             if event.seq % 256 == 0:
                 pipeline.ltrim(key, -REPLAY_EVENTS, -1)
             pipeline.publish(self._prefix + job_channel(event.job), data)
