@@ -33,9 +33,11 @@ class Message(RequestModel):
     """A message. Content is text, or a list of text parts; only an assistant's message may have none, which is an empty text."""
 
     role: Role
-    content: str | list[TextPart] | None = None
+    content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = Field(None, max_length=64)
-    tool_calls: list[dict[str, Any]] | None = None  # Any: passed to the template unchanged
+    tool_calls: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = (
+        None  # Any: passed to the template unchanged
+    )
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 
@@ -96,7 +98,7 @@ class ChatRequest(StoredChatFields, GenerationBody):
         "best_of": (1,),
     }
 
-    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES, fail_fast=True)
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -18,16 +18,16 @@ DEFAULT_TOKENS: Final = 16  # OpenAI's default; a model file may set another
 
 Prompt = (
     str
-    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[list[str], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
     | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)]
 )
 _Text = Annotated[str, StringConstraints(min_length=1)]
 Inputs = (
     _Text
-    | Annotated[list[_Text], Field(min_length=1, max_length=MAX_INPUTS)]
+    | Annotated[list[_Text], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     | TokenIds
-    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
+    | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
 )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from core.models.fields.sampling import SamplingFields
 from core.models.model_files import Parameters
@@ -127,14 +127,23 @@ def _refusable(kind: type[ModelRequest]) -> frozenset[str]:
     return frozenset((*kind.operator_only, *kind.unsupported))
 
 
+def _few_biases(value: object) -> object:
+    """Refuse more than MAX_BIASES pairs before each is checked."""
+    if isinstance(value, dict) and len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens may have a bias, not {len(value)}")
+    return value
+
+
 class GenerationBody(SamplingFields, ModelRequest):
     """A body that generates text. `default_tokens` is the limit when neither the body nor the model file sets one."""
 
     default_tokens: ClassVar[int | None] = None
 
-    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS)] | None = None
+    stop: StopString | Annotated[list[StopString], Field(max_length=MAX_STOPS, fail_fast=True)] | None = None
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    logit_bias: dict[TokenKey, Bias] | None = Field(None, max_length=MAX_BIASES)
+    logit_bias: Annotated[dict[TokenKey, Bias], BeforeValidator(_few_biases), Field(max_length=MAX_BIASES)] | None = (
+        None
+    )
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None

@@ -77,7 +77,7 @@ ToolChoice = Annotated[
     Annotated[Literal["none", "auto", "required"], Tag("Mode")] | Annotated[NamedTool, Tag("Tool")],
     Discriminator(_kind_of_choice),
 ]
-Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS)]
+Tools = Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True)]
 
 
 def check_tools(tools: Sequence[Tool]) -> None:

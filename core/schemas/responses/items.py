@@ -30,7 +30,9 @@ class OutputText(RequestModel):
     type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[Any] = Field(default_factory=list)  # Any: always empty, since no tool here cites
-    logprobs: list[dict[str, Any]] = Field(default_factory=list)  # Any: OpenAI's logprobs, as chat has them
+    logprobs: list[dict[str, Any]] = Field(
+        default_factory=list, fail_fast=True
+    )  # Any: OpenAI's logprobs, as chat has them
 
 
 class ReasoningText(RequestModel):
@@ -71,7 +73,7 @@ class InputMessage(RequestModel):
     type: Literal["message"] = "message"
     role: Literal["user", "system", "developer"]
     status: ItemStatus = "completed"
-    content: list[InputText]
+    content: list[InputText] = Field(fail_fast=True)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -86,7 +88,7 @@ class OutputMessage(RequestModel):
     type: Literal["message"] = "message"
     role: Literal["assistant"] = "assistant"
     status: ItemStatus = "completed"
-    content: list[OutputText]
+    content: list[OutputText] = Field(fail_fast=True)
 
     @field_validator("content", mode="before")
     @classmethod
@@ -128,8 +130,8 @@ class Reasoning(RequestModel):
 
     id: str = ""
     type: Literal["reasoning"] = "reasoning"
-    summary: list[SummaryText] = Field(default_factory=list)
-    content: list[ReasoningText] = Field(default_factory=list)
+    summary: list[SummaryText] = Field(default_factory=list, fail_fast=True)
+    content: list[ReasoningText] = Field(default_factory=list, fail_fast=True)
     status: ItemStatus = "completed"
 
     @field_validator("content", "summary", mode="before")

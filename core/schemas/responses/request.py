@@ -109,7 +109,7 @@ class ChosenTool(_OnlyFunctions):
     type: Literal["function", "allowed_tools"]
     name: ToolName | None = None
     mode: Literal["auto", "required"] | None = None
-    tools: list[ChosenTool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[ChosenTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
 
     @model_validator(mode="after")
     def _has_its_fields(self) -> ChosenTool:
@@ -143,21 +143,21 @@ class ResponsesRequest(ModelRequest):
     unsupported: ClassVar[dict[str, tuple[Any, ...]]] = UNSUPPORTED  # Any: JSON values
     instead: ClassVar[dict[str, str]] = dict.fromkeys(_LIMITS, "max_output_tokens")
 
-    input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES)]
+    input: str | Annotated[list[InputItem], Field(max_length=MAX_MESSAGES, fail_fast=True)]
     instructions: str | None = None
     previous_response_id: str | None = Field(None, max_length=128)
     background: bool | None = None
     store: bool | None = None
     stream: bool | None = None
     stream_options: ResponseStreamOptions | None = None
-    include: list[Includable] | None = None
+    include: Annotated[list[Includable], Field(fail_fast=True)] | None = None
     max_output_tokens: TokenLimit | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     top_logprobs: int | None = Field(None, ge=0, le=20)
     text: TextConfig | None = None
     reasoning: ReasoningConfig | None = None
-    tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[FunctionTool], Field(max_length=MAX_TOOLS, fail_fast=True)] | None = None
     tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     truncation: Literal["auto", "disabled"] | None = None
