@@ -125,8 +125,8 @@ def is_transient(error: SQLAlchemyError) -> bool:
         return True
     if not isinstance(error, DBAPIError):
         return False
-    code = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or code[:2] in _TRANSIENT or code == _READ_ONLY
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
+    return error.connection_invalidated or sqlstate[:2] in _TRANSIENT or sqlstate == _READ_ONLY
 
 
 def is_pooled(connection: Any, driver: Any) -> bool:  # Any: a connection of DBAPI, and psycopg's own below it
