@@ -14,10 +14,8 @@ from bench.result import Result
 
 _FOLDER: Final = Path(__file__).parent / "committed"
 _TOLERANCE: Final = 0.05  # of the committed ratio; noise alone changes one by less
-_VECTORS: Final = {
-    "avx512f": "AVX-512",
-    "avx2": "AVX2",
-}  # the widest first; without, prompts cost more, and ratios differ
+# The widest instructions first. They decide what prompts cost, so ratios of machines with others cannot be compared.
+_VECTORS: Final = {"avx512f": "AVX-512", "avx2": "AVX2"}
 
 
 def machine(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

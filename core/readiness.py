@@ -21,6 +21,7 @@ from core.states import EngineState
 
 _CONSUMERS: Final = ("chat", "batch")
 _NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_NO_FILE: Final = "no file in models_dir describes it"
 _STOPPED: Final = (EngineState.FAILED, EngineState.MISSING)
 _TOO_LARGE: Final = re.compile(r"it needs [\d.]+ \w+ of memory, and \S+ has [\d.]+ \w+ for models.*")
 _DOWN: Final = (*_STOPPED, EngineState.UNLOADED)
@@ -204,12 +205,8 @@ def model_state(
         reason, advice = f"is degraded: {degraded[name]}", f"Look at {_engine_log(name, launchers)} on the worker."
         return ModelState(model=name, status=ModelStatus.DEGRADED, reason=reason, advice=advice, warning=warning)
     if listed is not None and name not in listed:
-        return ModelState(
-            model=name,
-            status=ModelStatus.MISSING,
-            reason="no file in models_dir describes it",
-            advice="Put its file back, or wait until its requests fail.",
-        )
+        advice = "Put its file back, or wait until its requests fail."
+        return ModelState(model=name, status=ModelStatus.MISSING, reason=_NO_FILE, advice=advice)
     if loading := [launcher for launcher in alive if launcher.state is EngineState.LOADING]:
         return ModelState(
             model=name,

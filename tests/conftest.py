@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Generator, Iterator
@@ -106,6 +107,15 @@ def connection(database: Database) -> Iterator[Connection]:
     with database.engine.connect() as connection, connection.begin() as transaction:
         yield connection
         transaction.rollback()
+
+
+@pytest.fixture
+def without_gc() -> Iterator[None]:
+    """No garbage collection during the test: what is freed meanwhile is in no cycle."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture

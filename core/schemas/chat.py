@@ -35,9 +35,8 @@ class Message(RequestModel):
     role: Role
     content: str | Annotated[list[TextPart], Field(fail_fast=True)] | None = None
     name: str | None = Field(None, max_length=64)
-    tool_calls: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = (
-        None  # Any: passed to the template unchanged
-    )
+    # Any: passed to the template unchanged
+    tool_calls: Annotated[list[dict[str, Any]], Field(fail_fast=True)] | None = None
     tool_call_id: str | None = None
     reasoning_content: str | None = None
 

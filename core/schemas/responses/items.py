@@ -30,9 +30,8 @@ class OutputText(RequestModel):
     type: Literal["output_text"] = "output_text"
     text: str
     annotations: list[Any] = Field(default_factory=list)  # Any: always empty, since no tool here cites
-    logprobs: list[dict[str, Any]] = Field(
-        default_factory=list, fail_fast=True
-    )  # Any: OpenAI's logprobs, as chat has them
+    # Any: OpenAI's logprobs, as chat has them
+    logprobs: list[dict[str, Any]] = Field(default_factory=list, fail_fast=True)
 
 
 class ReasoningText(RequestModel):

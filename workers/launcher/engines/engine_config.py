@@ -115,8 +115,7 @@ def _tunable(model: ModelConfig, slots: int) -> tuple[str, ...]:
     """The settings that the model file leaves to measurement."""
     free = {
         "slots": slots == AUTO_SLOTS,
-        "kv_layout": model.kv_layout is KvLayout.AUTO
-        and not model.context_shift,  # which unified memory does not allow
+        "kv_layout": model.kv_layout is KvLayout.AUTO and not model.context_shift,  # a shift needs split memory
         "flash_attention": model.flash_attention is Switch.AUTO,
         "ubatch_tokens": "ubatch_tokens" not in model.model_fields_set,
         "prefill_tokens": "prefill_tokens" not in model.model_fields_set,

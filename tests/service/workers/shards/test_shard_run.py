@@ -522,14 +522,6 @@ def test_a_shard_of_which_the_database_refuses_everything_is_abandoned(
     assert {row.state for row in rows(worker)} == {JobState.COMPLETED}
 
 
-@pytest.fixture
-def without_gc() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def num_kept() -> int:
     """Parts of shards that are in memory still."""
     return sum(type(each) in (ShardRun, LineRun, Line) for each in gc.get_objects())

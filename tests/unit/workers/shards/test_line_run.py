@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -27,14 +25,6 @@ class HeldEngine:
     def cancel(self, request_id: str) -> None: ...
 
     def stream(self, request_id: str) -> None: ...
-
-
-@pytest.fixture
-def without_gc() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def finished(request_id: str) -> Finished:
